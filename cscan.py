@@ -1,0 +1,2511 @@
+#!/usr/bin/env python3
+"""cscan - Internet-scale IPv4 TCP scanner that needs no privilege.
+
+    python3 cscan.py -f 192.0.2.0/24 -p 22,80 --once
+
+One file, standard library only, Linux, CPython 3.6 or newer and PyPy.  Results are open
+ports, one ip:port a line, or entries of a CBA file (-o).  `-h` lists the options.
+
+Contents
+    1 Formats           range text, .csw, .csp, CBA: what stands in files
+    2 Targets           built-in lists, addresses x ports, random draws, permutation
+    3 Output            console, result text, CBA writer
+    4 Timed socket      what modules talk through: one deadline a conversation
+    5 Module registry   @module, -mod, -mcfg
+    6 Modules           what is done with an open port
+    7 Connect engine    pool of sockets, pace, local limits
+    8 Threads and metrics   module threads, progress, the machine's limits
+    9 Command line
+
+Theory of operation
+    A probe is one non-blocking connect() on a socket of a pool.  All of them share one source
+    port (SO_REUSEPORT) and stand in one edge-triggered epoll set from birth to death.
+    A probe ends in one of two ways:
+      - an event comes: the same connect() is called again.  The kernel then tells what became
+        of this very attempt: 0 open, EALREADY nothing yet (the event was an earlier attempt's),
+        ECONNRESET or EPIPE opened and reset since, anything else is the net's answer;
+        in all cases but 0 the socket is as new afterwards.
+      - its deadline comes: shutdown() takes it back to unconnected, and connect() to the next
+        target follows at once.  If the handshake was done in between, shutdown() or that
+        connect() fails, and says so of the old target (ENOTCONN, EISCONN).
+    So no answer can be credited to another target, and none is lost, whatever comes late.
+    The path of a target: Space -> Engine.draw -> connect() -> collect or turn_over ->
+    Crew (bounded queue) -> module thread -> Out -> stdout or CBA.
+"""
+
+import argparse
+import array
+import bisect
+import collections
+import errno
+import fcntl
+import heapq
+import itertools
+import math
+import os
+import random
+import re
+import resource
+import select
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import struct
+import sys
+import threading
+import time
+import types
+
+__version__ = '1.0'
+
+
+# ==== 1 Formats =========================================================================
+
+# ---- same in cscan.py and cba_reader.py and compile_targets.py ----
+
+class UserError(Exception):
+    """What the user can mend, in one line: what, the value as repr, what was expected."""
+
+
+def why(error: Exception) -> str:
+    """OSError -> the kernel's words, without number and path; others -> their text."""
+    return getattr(error, 'strerror', None) or str(error)
+
+# ---- end of same in cscan.py and cba_reader.py and compile_targets.py ----
+
+
+# ---- same in cscan.py and compile_targets.py ----
+
+TABLE = struct.Struct('<III')       # .csw, .csp header: num max_idx mask; then num u32 pairs
+ADDRESSES_MAX = 1 << 32
+PORT_MAX = 65535
+OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
+RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
+PORTS = re.compile(r'([0-9]{1,5})(?:-([0-9]{1,5}))?(?::([0-9]{1,10}))?')
+
+
+def ip_number(text: str) -> int:
+    """'10.0.0.1', known to be well-formed -> 167772161."""
+    return int.from_bytes(socket.inet_aton(text), 'big')
+
+
+def ip_text(ip: int) -> str:
+    """167772161 -> '10.0.0.1'."""
+    return socket.inet_ntoa(ip.to_bytes(4, 'big'))
+
+
+def parse_range(text: str, where: str) -> 'tuple[int, int]':
+    """a.b.c.d, a.b.c.d/len (host bits cleared) or a.b.c.d-e.f.g.h -> (first, last)."""
+    match = RANGE.fullmatch(text)
+    if not match:
+        raise UserError('%s: %r: not an address, a.b.c.d/length or a.b.c.d-e.f.g.h'
+                        % (where, text))
+    low, length, high = match.groups()
+    first = last = ip_number(low)
+    if length:
+        if int(length) > 32:
+            raise UserError('%s: %r: the length is 0 to 32' % (where, text))
+        hosts = (1 << 32 - int(length)) - 1
+        first, last = first & ~hosts, first | hosts
+    elif high:
+        last = ip_number(high)
+        if last < first:
+            raise UserError('%s: %r: the last address is below the first' % (where, text))
+    return first, last
+
+
+def parse_range_lines(lines: 'list[str]', where: str) -> 'list[tuple[int, int]]':
+    """Range text, a range a line, # comments -> merged ranges."""
+    ranges = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition('#')[0].strip()
+        if text:
+            ranges.append(parse_range(text, '%s:%d' % (where, number)))
+    return merge_ranges(ranges)
+
+
+def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
+    """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
+    merged = []
+    end = -2
+    for first, last in sorted(ranges):
+        if first > end + 1:
+            merged.append((first, last))
+            end = last
+        elif last > end:
+            merged[-1] = merged[-1][0], last
+            end = last
+    return merged
+
+
+def invert_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
+    """Merged ranges -> what they leave of 0.0.0.0-255.255.255.255."""
+    edges = [-1] + [edge for pair in ranges for edge in pair] + [ADDRESSES_MAX]
+    return [(low + 1, high - 1) for low, high in zip(edges[::2], edges[1::2]) if high - low > 1]
+
+
+def count_addresses(ranges: 'list[tuple[int, int]]') -> int:
+    """Merged ranges -> how many addresses they hold."""
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def parse_portspec(text: str) -> 'list[tuple[int, int]]':
+    """'80:2,8000-8002' -> [(80, 2), (8000, 1), (8001, 1), (8002, 1)], in this order."""
+    ports = []
+    for part in text.split(','):
+        match = PORTS.fullmatch(part.strip())
+        low, high, weight = (match.group(1), match.group(2) or match.group(1),
+                             match.group(3) or '1') if match else (0, 0, 0)
+        if not 1 <= int(low) <= int(high) <= PORT_MAX or not int(weight):
+            raise UserError('ports %r: %r: not port, port:weight, a-b or a-b:weight with '
+                            'ports 1-65535 and weights from 1' % (text, part))
+        ports += [(port, int(weight)) for port in range(int(low), int(high) + 1)]
+    return ports
+
+
+def pack_table(pairs: 'list[tuple[int, int]]', where: str) -> bytes:
+    """(key, how many) pairs -> bytes of a .csw (keys: last addresses) or .csp (keys: ports)."""
+    sums = list(itertools.accumulate(count for _, count in pairs))
+    if not sums or sums[-1] > ADDRESSES_MAX:
+        raise UserError('%s: %d in all: from 1 to 4294967296 fit in a table'
+                        % (where, sums[-1] if sums else 0))
+    mask = (1 << (sums[-1] - 1).bit_length()) - 1
+    flat = [word for (key, _), total in zip(pairs, sums) for word in (key, total - 1)]
+    return TABLE.pack(len(pairs), sums[-1] - 1, mask) + struct.pack('<%dI' % len(flat), *flat)
+
+
+def unpack_table(data: bytes, where: str) -> 'list[tuple[int, int]]':
+    """Bytes of a .csw or .csp -> (key, how many) pairs; all but the keys is verified."""
+    if len(data) < TABLE.size:
+        raise UserError('%s: %d bytes: a header of %d was expected'
+                        % (where, len(data), TABLE.size))
+    num, top, mask = TABLE.unpack_from(data)
+    if len(data) != TABLE.size + 8 * num:
+        raise UserError('%s: %d bytes: %d pairs take %d'
+                        % (where, len(data), num, TABLE.size + 8 * num))
+    words = struct.unpack_from('<%dI' % (2 * num), data, TABLE.size)
+    sums = [word + 1 for word in words[1::2]]
+    counts = [high - low for low, high in zip([0] + sums, sums)]
+    if not num or min(counts) < 1:
+        raise UserError('%s: pair %d: its running total does not grow'
+                        % (where, next((i for i, n in enumerate(counts, 1) if n < 1), 0)))
+    if sums[-1] != top + 1 or mask != (1 << top.bit_length()) - 1:
+        raise UserError('%s: total %d and mask %#x: %d and %#x were expected'
+                        % (where, top, mask, sums[-1] - 1, (1 << (sums[-1] - 1).bit_length()) - 1))
+    return list(zip(words[::2], counts))
+
+
+def pack_csw(ranges: 'list[tuple[int, int]]', where: str) -> bytes:
+    """Merged ranges -> bytes of a .csw file."""
+    return pack_table([(last, last - first + 1) for first, last in ranges], where)
+
+
+def unpack_csw(data: bytes, where: str) -> 'list[tuple[int, int]]':
+    """Bytes of a .csw file -> merged ranges; raises UserError unless every field fits."""
+    ranges = [(last - count + 1, last) for last, count in unpack_table(data, where)]
+    end = -1
+    for number, (first, last) in enumerate(ranges, 1):
+        if first <= end:
+            raise UserError('%s: range %d: not above the one before it' % (where, number))
+        end = last
+    return merge_ranges(ranges)
+
+
+def unpack_csp(data: bytes, where: str) -> 'list[tuple[int, int]]':
+    """Bytes of a .csp file -> (port, weight) pairs."""
+    ports = unpack_table(data, where)
+    for port, _ in ports:
+        if not 1 <= port <= PORT_MAX:
+            raise UserError('%s: port %d: ports are 1-65535' % (where, port))
+    return ports
+
+
+def read_file(path: str, what: str) -> bytes:
+    """The bytes of a file, '-' = standard input; what  the option, for the message."""
+    try:
+        if path == '-':
+            return sys.stdin.buffer.read()
+        with open(path, 'rb') as file:
+            return file.read()
+    except OSError as error:
+        raise UserError('%s: %r: %s' % (what, path, why(error))) from None
+
+
+def read_ranges(path: str, what: str) -> 'list[tuple[int, int]]':
+    """A .csw or a file of range text -> merged ranges; told apart by a NUL octet."""
+    data = read_file(path, what)
+    where = 'standard input' if path == '-' else path
+    if b'\0' in data:
+        return unpack_csw(data, where)
+    return parse_range_lines(data.decode('utf-8-sig', 'replace').splitlines(), where)
+
+# ---- end of same in cscan.py and compile_targets.py ----
+
+
+# ---- same in cscan.py and cba_reader.py ----
+
+CBA_HEAD, CBA_STR, CBA_FILE, CBA_DATA, CBA_INT32, CBA_INT64, CBA_BIT = range(7)
+CBA_CHUNK = 7                       # ours, never in a file: a piece of the thread's open stream
+CBA_CODED = 0x80                    # bit of the type octet: a u32 code follows
+CBA_STR_MAX = 32767
+CBA_CHUNK_MAX = 32768
+CBA_FIELDS = {                      # kind: format of the field that starts its body
+    CBA_HEAD: 'B', CBA_STR: 'H', CBA_FILE: 'H', CBA_DATA: '', CBA_INT32: 'i',
+    CBA_INT64: 'q', CBA_BIT: '', CBA_CHUNK: 'H'}
+CBA_COUNTED = (CBA_HEAD, CBA_STR, CBA_FILE, CBA_CHUNK)      # that field counts the octets after it
+CBA_ORDERS = {b'L': '<', b'B': '>'}
+
+
+class CbaPackets:
+    """The packets of a CBA file: iterate for (thread, kind, code, value).
+
+    file    binary, at its first octet; an empty one has no packets
+    value   HEAD, STR, FILE (its name), CHUNK (b'' ends the stream): bytes; INT32, INT64: int;
+            BIT, DATA: True
+    order   '<' or '>', None while the file is empty
+    end     offset behind the last whole packet
+    open    threads whose stream is open, with CBA_FILE or CBA_DATA
+    cut     '' or what ends the packets before the file ends
+    torn    True if that is just the end of the file inside a packet (a kill, a full disk)
+    """
+
+    def __init__(self, file):
+        self.file, self.end, self.open, self.cut, self.torn = file, 0, {}, '', False
+        mark = file.read(1)
+        self.order = CBA_ORDERS.get(mark)
+        if self.order:
+            self.end = len(mark)
+            self.fields = {kind: struct.Struct(self.order + field)
+                           for kind, field in CBA_FIELDS.items()}
+            self.code = struct.Struct(self.order + 'I')
+        elif mark:
+            self.cut = 'first octet %r: L or B was expected' % mark
+
+    def take(self, size):
+        """Exactly size octets; EOFError where the file has no more."""
+        data = self.file.read(size) if size else b''
+        if len(data) < size:
+            raise EOFError
+        self.at += size
+        return data
+
+    def __iter__(self):
+        while self.order and not self.cut:
+            self.at = self.end
+            thread = self.file.read(1)
+            if not thread:
+                return
+            self.at += 1
+            try:
+                packet = self.packet(thread[0])
+            except EOFError:
+                self.torn = True
+                self.cut = 'offset %d: the file ends inside a packet' % self.end
+                return
+            except ValueError as error:
+                self.cut = 'offset %d: %s' % (self.end, error)
+                return
+            self.end = self.at
+            yield packet
+
+    def packet(self, thread):
+        """The packet of this thread that begins at the file's position."""
+        kind, code = CBA_CHUNK, 0
+        if thread not in self.open:
+            octet = self.take(1)[0]
+            kind = octet & ~CBA_CODED
+            if kind >= CBA_CHUNK:
+                raise ValueError('type %d: 0 to 6 was expected' % kind)
+            if octet & CBA_CODED:
+                code = self.code.unpack(self.take(self.code.size))[0]
+        field = self.fields[kind]
+        value = field.unpack(self.take(field.size))[0] if field.size else True
+        if kind in CBA_COUNTED:
+            value = self.take(value)
+        if kind in (CBA_FILE, CBA_DATA):
+            self.open[thread] = kind
+        elif kind == CBA_CHUNK and not value:
+            del self.open[thread]
+        return thread, kind, code, value
+
+
+def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = False):
+    """Open a new file for a name that a stranger chose -> (file, path below folder).
+
+    name    / separates folders, which are made; '', '.', '..' and control characters never pass
+    taken   paths given before in this run, which get a number instead of a second life
+    No link is followed on the way, and nothing is overwritten unless told: a name that is there
+    already gets .1, .2 ... behind it.
+    """
+    parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
+    parts = [part for part in parts if part not in ('', '.', '..')] or ['unnamed']
+    os.makedirs(folder, exist_ok=True)
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            try:
+                os.mkdir(part, dir_fd=here)
+            except FileExistsError:
+                pass                # a folder is welcome, a link fails to open below
+            there = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = there
+        for number in itertools.count():
+            last = parts[-1] + ('.%d' % number if number else '')
+            path = '/'.join(parts[:-1] + [last])
+            if path in taken:
+                continue
+            try:
+                if overwrite:
+                    unlink_quietly(last, here)
+                fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=here)
+            except FileExistsError:
+                continue
+            taken.add(path)
+            return os.fdopen(fd, 'wb'), path
+    finally:
+        os.close(here)
+
+
+def unlink_quietly(name: str, folder_fd: int):
+    """Remove a file (of a link: the link) if it is there."""
+    try:
+        os.unlink(name, dir_fd=folder_fd)
+    except FileNotFoundError:
+        pass                        # nothing to overwrite
+
+# ---- end of same in cscan.py and cba_reader.py ----
+
+
+# ==== 2 Targets =========================================================================
+
+PRESETS = {                         # name -> range text, the same as presets/NAME.txt
+    'private': '''\
+# Private networks (RFC 1918)
+10.0.0.0/8
+172.16.0.0/12
+192.168.0.0/16
+''',
+    'public-all': '''\
+# All that no RFC 6890 registry entry takes from the public Internet, multicast included
+1.0.0.0-9.255.255.255
+11.0.0.0-100.63.255.255
+100.128.0.0-126.255.255.255
+128.0.0.0-169.253.255.255
+169.255.0.0-172.15.255.255
+172.32.0.0-191.255.255.255
+192.0.1.0/24
+192.0.3.0-192.88.98.255
+192.88.100.0-192.167.255.255
+192.169.0.0-198.17.255.255
+198.20.0.0-198.51.99.255
+198.51.101.0-203.0.112.255
+203.0.114.0-239.255.255.255
+''',
+    'public': '''\
+# public-all without some /8 blocks that one holder keeps or leaves dark
+1.0.0.0-3.127.255.255
+4.0.0.0-5.255.255.255
+8.0.0.0-9.255.255.255
+12.0.0.0-14.255.255.255
+18.0.0.0/8
+20.0.0.0/8
+23.0.0.0-25.255.255.255
+27.0.0.0/8
+31.0.0.0-32.255.255.255
+34.0.0.0-43.255.255.255
+45.0.0.0-47.255.255.255
+49.0.0.0-54.255.255.255
+57.0.0.0-100.63.255.255
+100.128.0.0-126.255.255.255
+128.0.0.0-169.253.255.255
+169.255.0.0-172.15.255.255
+172.32.0.0-191.255.255.255
+192.0.1.0/24
+192.0.3.0-192.88.98.255
+192.88.100.0-192.167.255.255
+192.169.0.0-198.17.255.255
+198.20.0.0-198.51.99.255
+198.51.101.0-203.0.112.255
+203.0.114.0-213.255.255.255
+216.0.0.0-239.255.255.255
+''',
+}
+
+# ---- built-in targets ----
+# compile_targets.py -c writes these lines anew.  BAKED is False while they are the project's.
+BAKED = False
+BUILTIN_RANGES = PRESETS['public']
+BUILTIN_PORTS = '80'
+BUILTIN_MODULES = 'print'
+# ---- end of built-in targets ----
+
+MULTICAST = (0xe0000000, 0xefffffff)        # RFC 5771 s3: 224.0.0.0/4, which TCP cannot reach
+BLOCK = 1 << 16                             # octets of randomness fetched at a time
+DOTTED = ['%d.%d' % pair for pair in itertools.product(range(256), repeat=2)]
+
+
+def load_ranges(spec: str, option: str) -> 'list[tuple[int, int]]':
+    """What -f and -xf take: a preset's name, -, a file, or ranges with commas between."""
+    if spec == 'default':
+        return parse_range_lines(BUILTIN_RANGES.splitlines(), 'built-in targets')
+    if spec in PRESETS:
+        return parse_range_lines(PRESETS[spec].splitlines(), spec)
+    if spec == '-' or os.path.exists(spec):
+        return read_ranges(spec, option)
+    if re.fullmatch(r'[0-9./,\s-]+', spec):
+        where = 'argument ' + option
+        return merge_ranges([parse_range(part.strip(), where) for part in spec.split(',')])
+    raise UserError('argument %s: %r: neither a file nor ranges (10.0.0.0/8,192.0.2.1-192.0.2.9) '
+                    'nor one of %s' % (option, spec, ', '.join(sorted(PRESETS) + ['default'])))
+
+
+def random_words(seed: 'int | None' = None):
+    """Endless blocks of uniform 32-bit integers: the kernel's, or those of a seed."""
+    rng = random.Random(seed)
+    while True:
+        octets = (os.urandom(BLOCK) if seed is None else
+                  rng.getrandbits(8 * BLOCK).to_bytes(BLOCK, 'little'))
+        words = array.array('I', octets)
+        if sys.byteorder == 'big':
+            words.byteswap()
+        yield words
+
+
+def uniform(total: int, words):
+    """Endless uniform integers 0..total-1 (total <= 2**32) by rejection, from random_words."""
+    mask = (1 << (total - 1).bit_length()) - 1
+    for block in words:
+        for word in block:
+            word &= mask
+            if word < total:
+                yield word
+
+
+def permutation(size: int, seed: int):
+    """A keyed pseudo-random order of 0..size-1: the generator holds no more than its keys.
+
+    Three rounds of multiply, add, xor-shift, each a bijection of the integers of k bits;
+    what falls outside 0..size-1 walks on (cycle-walking), less than twice on average.
+    """
+    bits = max((size - 1).bit_length(), 1)
+    mask = (1 << bits) - 1
+    half = (bits + 1) // 2
+    rng = random.Random(seed)
+    m1, m2, m3 = (rng.getrandbits(bits) | 1 for _ in range(3))     # odd: invertible mod 2**bits
+    a1, a2, a3 = (rng.getrandbits(bits) for _ in range(3))
+    for x in itertools.islice(itertools.count(), size):
+        while True:
+            x = (x * m1 + a1) & mask
+            x ^= x >> half
+            x = (x * m2 + a2) & mask
+            x ^= x >> half
+            x = (x * m3 + a3) & mask
+            x ^= x >> half
+            if x < size:
+                break
+        yield x
+
+
+class Space:
+    """Addresses x ports: everything a scan may probe.
+
+    ranges  merged (first, last) pairs
+    ports   (port, weight) pairs; --once takes each port once, draws by weight
+    size    how many (address, port) pairs there are
+    """
+
+    def __init__(self, ranges, ports):
+        self.lasts = [last for _, last in ranges]
+        self.tops = list(itertools.accumulate(last - first + 1 for first, last in ranges))
+        self.tops = [top - 1 for top in self.tops]          # running totals - 1, as in a .csw
+        self.ports = list(dict.fromkeys(port for port, _ in ports))
+        self.weighted = [port for port, _ in ports]
+        self.weights = [top - 1 for top in itertools.accumulate(weight for _, weight in ports)]
+        self.addresses = self.tops[-1] + 1
+        self.size = self.addresses * len(self.ports)
+
+    def draws(self, seed=None):
+        """Independent random (host, port) for ever."""
+        words = random_words(seed)
+        return zip(self.hosts(uniform(self.addresses, words)), self.draw_ports(words))
+
+    def draw_ports(self, words):
+        """Endless ports by weight."""
+        if len(self.weighted) == 1:
+            return itertools.repeat(self.weighted[0])
+        draws = uniform(self.weights[-1] + 1, words)
+        if self.weights[-1] + 1 == len(self.weighted):      # all weights are 1
+            return map(self.weighted.__getitem__, draws)
+        return (self.weighted[bisect.bisect_left(self.weights, r)] for r in draws)
+
+    def once(self, seed):
+        """Each (host, port) once, in the order of permutation(size, seed)."""
+        order = permutation(self.size, seed)
+        if len(self.ports) == 1:
+            return zip(self.hosts(order), itertools.repeat(self.ports[0]))
+        a, b = itertools.tee(order)                         # both are read in step: holds one item
+        count, ports = len(self.ports), self.ports
+        return zip(self.hosts(x // count for x in a), (ports[x % count] for x in b))
+
+    def hosts(self, indexes):
+        """Indexes of addresses -> dotted text; 0.1 us less than inet_ntoa, by two table look-ups."""
+        lasts, tops, dotted, find = self.lasts, self.tops, DOTTED, bisect.bisect_left
+        for index in indexes:
+            k = find(tops, index)
+            ip = lasts[k] - tops[k] + index
+            yield dotted[ip >> 16] + '.' + dotted[ip & 0xffff]
+
+
+# ==== 3 Output ==========================================================================
+
+# ---- console ----
+
+def write_all(fd: int, data: bytes):
+    """Write all of data, also to a pipe that somebody made non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view):]
+        except BlockingIOError:
+            select.select([], [fd], [])
+
+
+def printable(text: str) -> str:
+    """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
+class Console:
+    """The standard streams: results to stdout, notes and the status line to stderr.
+
+    gone    True once the reader of stdout went away: the scan ends, and that is no error
+    failed  '' or why stdout cannot be written; results go to stderr from then on
+    """
+
+    def __init__(self, quiet=False):
+        self.quiet = quiet
+        self.gone, self.failed = False, ''
+        self.look()
+        self.shown = ''                             # status line now on the terminal
+        self.out_lock = threading.Lock()            # stdout may block for ever, stderr must not wait
+        self.err_lock = threading.RLock()
+
+    def look(self):
+        """Learn what the streams are, at start and after they were redirected."""
+        self.tty = os.isatty(2)
+        self.shared = self.tty and os.isatty(1)     # results would land in the status line
+
+    def err(self, text):
+        """Text to stderr; a stderr that nobody reads is no reason to stop a scan."""
+        with self.err_lock:
+            try:
+                write_all(2, text.encode('utf-8', 'backslashreplace'))
+            except OSError:
+                pass                                # nowhere left to say it
+
+    def note(self, text):
+        """One line on stderr, from `cscan: ` on."""
+        with self.err_lock:
+            self.clear()
+            self.err('cscan: %s\n' % text)
+
+    def progress(self, text):
+        """A note that -q silences."""
+        if not self.quiet:
+            self.note(text)
+
+    def status(self, text):
+        """Redraw the status line, on a terminal."""
+        if self.tty and not self.quiet:
+            with self.err_lock:
+                columns = shutil.get_terminal_size().columns
+                self.shown = text[:columns - 1]
+                self.err('\r' + self.shown + '\x1b[K')
+
+    def clear(self):
+        """Take the status line away."""
+        if self.shown:
+            with self.err_lock:
+                self.err('\r\x1b[K')
+                self.shown = ''
+
+    def lines(self, lines):
+        """Result lines, at once and together, to stdout."""
+        data = ''.join(line + '\n' for line in lines)
+        if self.shared:
+            self.clear()
+        with self.out_lock:
+            if self.gone:
+                return
+            if not self.failed:
+                try:
+                    return write_all(1, data.encode('utf-8', 'backslashreplace'))
+                except BrokenPipeError:
+                    self.gone = True
+                    return
+                except OSError as error:
+                    self.failed = 'standard output: %s' % why(error)
+        self.err(data)
+
+
+# ---- text ----
+
+def event_lines(kind: int, code: int, value) -> 'list[str]':
+    """An event -> the lines it has without an output file."""
+    if kind == CBA_HEAD:
+        return ['module: ' + value] if value else []
+    if kind == CBA_STR:
+        return [printable(value)]
+    if kind == CBA_BIT:
+        return ['bit set for code %d' % code]
+    if kind == CBA_DATA:
+        return ['binary data of length %d' % len(value)]
+    return ['int%d %d' % (32 if kind == CBA_INT32 else 64, value)]
+
+
+class TextSink:
+    """Entries as text lines; files into a folder.
+
+    write   takes the lines of an entry
+    """
+    failed = ''                     # why entries cannot be kept: the console knows
+
+    def __init__(self, write, folder):
+        self.write_lines, self.folder = write, folder
+        self.taken = set()          # paths of files saved by this run
+        self.entries = {}           # thread -> lines of the entry that it is in the middle of
+        self.lock = threading.Lock()
+
+    def write(self, thread, events):
+        lines = self.entries.setdefault(thread, [])
+        for kind, code, value in events:
+            lines += self.save(*value) if kind == CBA_FILE else event_lines(kind, code, value)
+
+    def save(self, name, data):
+        """Keep a module's file -> the line that says so."""
+        try:
+            with self.lock:
+                file, path = create_below(self.folder, name, self.taken)
+            with file:
+                file.write(data)
+        except OSError as error:
+            return ['file %s not saved in %s: %s' % (printable(name), self.folder, why(error))]
+        return ['saving file %s' % os.path.join(self.folder, path)]
+
+    def finish(self, thread):
+        """The entry is whole: its lines go out together."""
+        lines = self.entries.pop(thread, None)
+        if lines:
+            self.write_lines(lines)
+
+    def start(self):
+        """Nothing is to be started."""
+
+    def close(self):
+        """Nothing waits here."""
+
+
+# ---- cba ----
+
+class CbaSink:
+    """Entries into a CBA file; flushed every half second by a thread of its own.
+
+    failed  '' or why the file cannot be written; entries go to the rescue sink from then on
+    """
+
+    def __init__(self, path, rescue, note):
+        self.path, self.rescue, self.failed = path, rescue, ''
+        self.lock = threading.Lock()
+        self.buffer = bytearray()   # whole packets not yet in the file
+        self.unsaved = []           # (thread, events) of the buffer, for the rescue
+        self.fd = self.open(note)
+        self.size = os.fstat(self.fd).st_size       # of the file, all of it whole packets
+        self.closed = threading.Event()
+        self.flusher = threading.Thread(target=self.flush_often, daemon=True)
+
+    def open(self, note):
+        """The descriptor of the file, whole and ready to append to."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self.regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            if self.regular:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError('argument -o: %r: another program is writing to it' % self.path) from None
+        except OSError as error:
+            raise UserError('argument -o: %r: %s' % (self.path, why(error))) from None
+        self.order = '<'
+        try:
+            if self.regular and os.fstat(fd).st_size:
+                self.repair(fd, note)
+            else:
+                write_all(fd, b'L')
+        except OSError as error:
+            raise UserError('argument -o: %r: %s' % (self.path, why(error))) from None
+        self.code = struct.Struct(self.order + 'I')
+        self.fields = {kind: struct.Struct(self.order + field)
+                       for kind, field in CBA_FIELDS.items()}
+        return fd
+
+    def repair(self, fd, note):
+        """Cut a torn packet off, close open streams: what a kill leaves is made readable."""
+        with open(self.path, 'rb') as file:
+            packets = CbaPackets(file)
+            for _ in packets:
+                pass
+        if packets.cut and not packets.torn:
+            raise UserError('argument -o: %r: not a CBA file to append to: %s'
+                            % (self.path, packets.cut))
+        self.order = packets.order
+        if packets.torn:
+            note('%s: %d octets of a torn packet cut off'
+                 % (self.path, os.fstat(fd).st_size - packets.end))
+            os.ftruncate(fd, packets.end)
+        if packets.open:
+            note('%s: %d open streams closed' % (self.path, len(packets.open)))
+            write_all(fd, b''.join(bytes([thread, 0, 0]) for thread in packets.open))
+
+    def pack(self, thread, kind, code, value):
+        """One event -> its packets."""
+        head = bytes([thread, kind | CBA_CODED]) + self.code.pack(code) if code else (
+            bytes([thread, kind]))
+        if kind in (CBA_INT32, CBA_INT64):
+            return head + self.fields[kind].pack(value)
+        if kind == CBA_BIT:
+            return head
+        if kind == CBA_DATA:
+            return head + self.pack_stream(thread, value)
+        if kind == CBA_FILE:
+            return head + self.pack_counted(kind, value[0]) + self.pack_stream(thread, value[1])
+        return head + self.pack_counted(kind, value)
+
+    def pack_counted(self, kind, text):
+        data = text.encode('latin-1', 'backslashreplace')
+        return self.fields[kind].pack(len(data)) + data
+
+    def pack_stream(self, thread, data):
+        """Chunks, and the empty one that ends them."""
+        pieces = [data[at:at + CBA_CHUNK_MAX] for at in range(0, len(data), CBA_CHUNK_MAX)]
+        chunk = self.fields[CBA_CHUNK]
+        return b''.join(bytes([thread]) + chunk.pack(len(piece)) + piece
+                        for piece in pieces + [b''])
+
+    def write(self, thread, events):
+        packed = b''.join(self.pack(thread, *event) for event in events)
+        with self.lock:
+            if self.failed:
+                return self.rescue.write(thread, events)
+            self.buffer += packed
+            self.unsaved.append((thread, events))
+            if len(self.buffer) > 1 << 20:
+                self.flush_locked()
+
+    def finish(self, thread):
+        if self.failed:
+            self.rescue.finish(thread)
+
+    def flush(self):
+        with self.lock:
+            self.flush_locked()
+
+    def flush_locked(self):
+        """Buffer -> file; on failure what was in it goes to the rescue sink."""
+        if self.failed:
+            return
+        try:
+            self.check_place()
+            write_all(self.fd, self.buffer)
+            self.size += len(self.buffer)
+        except OSError as error:
+            self.fail(why(error))
+        self.buffer, self.unsaved = bytearray(), []
+
+    def check_place(self):
+        """Raises OSError if the file is not where the user will look for it."""
+        if not self.regular:
+            return
+        here = os.stat(self.path)
+        mine = os.fstat(self.fd)
+        if (here.st_dev, here.st_ino) != (mine.st_dev, mine.st_ino):
+            raise FileNotFoundError(errno.ENOENT, 'another file has taken its place')
+
+    def fail(self, reason):
+        """From now on everything goes to the rescue sink; the file ends with a whole packet."""
+        self.failed = '%s: %s' % (self.path, reason)
+        if self.regular:
+            try:
+                os.ftruncate(self.fd, self.size)
+            except OSError:
+                pass                # the next append will cut it
+        for thread, events in self.unsaved:
+            self.rescue.write(thread, events)
+        for thread in {thread for thread, _ in self.unsaved}:
+            self.rescue.finish(thread)
+
+    def flush_often(self):
+        while not self.closed.wait(0.5):
+            self.flush()
+
+    def start(self):
+        """Begin to flush; after a fork, which no thread survives."""
+        self.flusher.start()
+
+    def close(self):
+        self.closed.set()
+        self.flush()
+
+
+class Out:
+    """What a module writes an entry through; one for each thread.
+
+    The name of the module, and strings said `later`, reach the file only if an event follows.
+    """
+
+    def __init__(self, sink, thread):
+        self.sink, self.thread = sink, thread
+        self.deferred = []          # events that wait for a real one
+
+    def begin(self, module):
+        self.deferred = [(CBA_HEAD, 0, module)]
+
+    def later(self, text, code=0):
+        """A string that is written only if something else is."""
+        self.deferred.append((CBA_STR, code, text))
+
+    def event(self, kind, code, value):
+        events, self.deferred = self.deferred + [(kind, code, value)], []
+        self.sink.write(self.thread, events)
+
+    def str(self, text, code=0):
+        """text  at most 32,767 characters, Latin-1 (others are written as \\uXXXX)"""
+        if len(text.encode('latin-1', 'backslashreplace')) > CBA_STR_MAX:
+            raise ValueError('a string of %d characters: at most 32767, use data()' % len(text))
+        self.event(CBA_STR, code, text)
+
+    def bit(self, code):
+        self.event(CBA_BIT, code, True)
+
+    def int32(self, number, code=0):
+        self.event(CBA_INT32, code, number)
+
+    def int64(self, number, code=0):
+        self.event(CBA_INT64, code, number)
+
+    def data(self, octets, code=0):
+        self.event(CBA_DATA, code, bytes(octets))
+
+    def file(self, name, octets, code=0):
+        self.event(CBA_FILE, code, (name, bytes(octets)))
+
+    def finish(self):
+        self.sink.finish(self.thread)
+
+
+# ==== 4 Timed socket ====================================================================
+
+LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() resets at once
+
+
+class TimedSocket:
+    """A TCP connection whose reads and writes all share one deadline.
+
+    timeout_ms  for the connect and the whole conversation after it
+    source      own address, '' = the kernel's choice
+    raises      socket.timeout when the time is up, ConnectionError, OSError
+    """
+
+    def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
+        self.deadline = time.monotonic() + timeout_ms / 1000
+        self.sock = socket.create_connection(
+            (host, port), timeout_ms / 1000, (source, 0) if source else None)
+
+    def extend(self, timeout_ms: float):
+        """A new deadline, from now."""
+        self.deadline = time.monotonic() + timeout_ms / 1000
+
+    def timed(self):
+        """The socket, with the time that is left."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise socket.timeout('timed out')
+        self.sock.settimeout(left)
+        return self.sock
+
+    def read_some(self, limit: int) -> bytes:
+        """What there is, 1 to limit octets; b'' after the peer's end."""
+        return self.timed().recv(limit)
+
+    def read_exact(self, count: int) -> bytes:
+        """count octets; raises ConnectionError if the peer ends before."""
+        data = b''
+        while len(data) < count:
+            piece = self.read_some(min(count - len(data), 65536))
+            if not piece:
+                raise ConnectionResetError('the peer ended after %d of %d octets'
+                                           % (len(data), count))
+            data += piece
+        return data
+
+    def write_all(self, data: bytes):
+        while data:
+            data = data[self.timed().send(data):]
+
+    def close(self):
+        """Reset the connection: no TIME_WAIT is left."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+# ==== 5 Module registry =================================================================
+#
+# A module is a function check(target, out, options) under @module.  It runs on a module thread:
+# straight blocking code, bounded by deadlines.
+#   target   .host (text), .port, .connect(timeout_ms) -> TimedSocket; '%s' of it is ip:port
+#   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
+#   options  the declared options as attributes, set by -mcfg name.option=value
+#   returns  a filter: False drops the result, for all modules; others: ignored
+# What it raises is counted and named; the scan goes on.
+
+Module = collections.namedtuple('Module', [
+    'name',         # as in -mod
+    'check',        # the function
+    'options',      # {name: (default, help)}; the default's type is the option's
+    'codes',        # {code: name} that it writes to the CBA
+    'filter',       # True: runs before the others, may drop the result
+    'aliases',      # other names in -mod and -mcfg
+    'entry',        # module name in the CBA
+    'help'])        # first line of the docstring
+
+MODULES = {}                        # name -> Module, in order of registration
+
+
+def module(name, options=None, codes=None, filter=False, aliases=(), entry=None):
+    """Register the function below as a module."""
+    def register(check):
+        help = (check.__doc__ or '').strip().partition('\n')[0]
+        MODULES[name] = Module(name, check, options or {}, codes or {}, filter, aliases,
+                               name if entry is None else entry, help)
+        return check
+    return register
+
+
+class Target(collections.namedtuple('Target', 'host port source')):
+    """An open port, as modules see it."""
+    __slots__ = ()
+
+    def __str__(self):
+        return '%s:%d' % (self.host, self.port)
+
+    def connect(self, timeout_ms):
+        """A new connection to it; see TimedSocket."""
+        return TimedSocket(self.host, self.port, timeout_ms, self.source)
+
+
+def find_module(name: str) -> Module:
+    """Name or alias -> Module."""
+    for each in MODULES.values():
+        if name == each.name or name in each.aliases:
+            return each
+    raise UserError('module %r: not one of %s, nor a file (./name.py)'
+                    % (name, ', '.join(MODULES)))
+
+
+def load_module_file(path: str) -> 'list[Module]':
+    """Run a user's file -> the modules that it registered.
+
+    `import cscan` in it gives this running program, whatever the program's file is called.
+    """
+    sys.modules.setdefault('cscan', sys.modules[__name__])
+    source = read_file(path, 'argument -mod')
+    before = set(MODULES.values())
+    space = types.ModuleType(os.path.splitext(os.path.basename(path))[0])
+    space.__file__ = path
+    try:
+        exec(compile(source, path, 'exec'), space.__dict__)
+    except SyntaxError as error:
+        raise UserError('argument -mod: %r: line %s: %s' % (path, error.lineno, error.msg)) from None
+    except Exception as error:      # whatever the user's code raises is the user's to mend
+        raise UserError('argument -mod: %r: %s: %s'
+                        % (path, type(error).__name__, error)) from None
+    found = [each for each in MODULES.values() if each not in before]
+    if not found:
+        raise UserError('argument -mod: %r: registers no module with @cscan.module' % path)
+    return found
+
+
+def load_modules(text: str) -> 'list[Module]':
+    """'print,./mine.py' (commas or spaces) -> Modules, filters first."""
+    found = []
+    for word in re.split(r'[,\s]+', text.strip(', \t\n')):
+        is_file = '/' in word or word.endswith('.py')
+        for each in load_module_file(word) if is_file else [find_module(word)]:
+            if each not in found:
+                found.append(each)
+    return sorted(found, key=lambda each: not each.filter)
+
+
+def parse_settings(text: str) -> 'dict[tuple[str, str], str]':
+    """'a.x=1,2 b.y=3' -> {('a', 'x'): '1,2', ('b', 'y'): '3'}."""
+    settings, key = {}, None
+    for piece in re.findall(r'[^,\s]+', text):
+        name, equals, value = piece.partition('=')
+        if equals:
+            key = tuple(name.partition('.')[::2])
+            settings[key] = value
+        elif key:
+            settings[key] += ',' + piece
+        else:
+            raise UserError('argument -mcfg: %r: module.option=value was expected' % piece)
+    return settings
+
+
+def module_options(modules: 'list[Module]', text: str) -> 'dict[str, object]':
+    """-mcfg text -> {module name: its options as attributes}."""
+    options = {each.name: types.SimpleNamespace(
+        **{name: default for name, (default, _) in each.options.items()}) for each in modules}
+    for (name, option), value in parse_settings(text).items():
+        each = find_module(name)
+        if option not in each.options:
+            raise UserError('argument -mcfg: %r: module %s has %s' % (
+                name + '.' + option, each.name, ', '.join(each.options) or 'no options'))
+        kind = type(each.options[option][0])
+        try:
+            value = kind(value)
+        except ValueError:
+            raise UserError('argument -mcfg: %s.%s=%r: a %s was expected' % (
+                name, option, value, {int: 'whole number', float: 'number'}.get(kind, kind.__name__))
+            ) from None
+        if each.name in options:
+            setattr(options[each.name], option, value)
+    return options
+
+
+# ==== 6 Modules =========================================================================
+
+# ---- print ----
+
+@module('print', entry='')
+def check_print(target, out, options):
+    """ip:port, one a line, on standard output or in the CBA."""
+    out.str(str(target))
+
+
+# ==== 7 Connect engine ==================================================================
+
+EINPROGRESS, EALREADY, EISCONN = errno.EINPROGRESS, errno.EALREADY, errno.EISCONN
+OPEN = {0, EISCONN, errno.ECONNRESET, errno.EPIPE}      # the handshake was completed
+LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EPERM}
+CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and target are in use
+NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
+IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
+BATCH = 256                         # probes between two looks at the events
+TICK_S = 0.1
+BURST_S = 1 / 20                    # the bucket holds what the rate gives in this time
+LOCAL_HOLD_S = 0.02                 # after a local error nothing is sent for so long
+LOCAL_WAIT_S = 0.25                 # a target that met one waits this long
+CLASH_WAIT_S = 1.0
+GIVE_UP_S = {True: 75, False: 10}   # clash (TIME_WAIT lasts 60 s), other local errors
+WAITING_MAX = 1000000               # targets that local errors keep waiting; 200 MB
+REMEDIES = {
+    errno.EMFILE: 'raise the descriptor limit (ulimit -n) or lower -m, -mt',
+    errno.ENFILE: 'raise sysctl fs.file-max or lower -m',
+    errno.EPERM: 'a local filter (firewall, container policy) forbids these connects: '
+                 'allow them or exclude the targets (-xf)',
+    errno.EADDRINUSE: 'another program holds the source port: choose another with -b',
+    errno.EADDRNOTAVAIL: 'the source port is in use towards these targets: choose another with -b',
+}
+
+Pace = collections.namedtuple('Pace', [
+    'timeout_s',    # what a target has to answer
+    'window',       # pending connects at most
+    'rate',         # SYNs a second at most, None = no ceiling
+    'syns'])        # SYNs that the kernel sends in timeout_s for one unanswered connect()
+
+
+def plan_pace(rate, timeout_ms, pending, percent, interval_us, linear) -> Pace:
+    """The arithmetic of -r -t -m -a -ct, fractions kept until the window is counted in sockets.
+
+    linear  sysctl net.ipv4.tcp_syn_linear_timeouts, 0 before Linux 6.5
+    """
+    if pending:
+        rate = 1000 * pending / timeout_ms
+    window = pending or rate * timeout_ms / 1000
+    if interval_us is None:
+        rate = min(rate, 1e6 / (percent * timeout_ms * 10 / window))
+    elif interval_us:
+        rate = 1e6 / interval_us
+    else:
+        rate = None
+    return Pace(timeout_ms / 1000, max(1, math.ceil(window)), rate,
+                syns_per_connect(timeout_ms, linear))
+
+
+def syns_per_connect(timeout_ms: float, linear: int) -> int:
+    """How often the kernel sends the SYN of a connect() that is given up after timeout_ms.
+
+    TCP_SYNCNT 1 still lets it repeat after 1 s, and, where the first `linear` repeats are a
+    second apart (ip-sysctl: tcp_syn_linear_timeouts), after each further second.
+    """
+    return min(max(1, math.ceil(timeout_ms / 1000)), 2 + linear)
+
+
+class Bucket:
+    """Token bucket: in no second more than rate plus one burst.
+
+    rate    tokens a second, None = no ceiling
+    cost    tokens of one connect(): its SYNs, also those still to come
+    """
+
+    def __init__(self, rate, cost, now):
+        self.rate, self.cost = rate, cost
+        self.level, self.filled = cost, now         # tokens there are, when they were counted
+
+    def credit(self, now):
+        """How many connects may start now."""
+        if self.rate is None:
+            return BATCH
+        room = max(self.cost, self.rate * BURST_S)
+        self.level = min(room, self.level + (now - self.filled) * self.rate)
+        self.filled = now
+        return min(BATCH, int((self.level + 1e-9) / self.cost))
+
+    def spend(self, connects):
+        self.level -= connects * self.cost
+
+    def wait(self, now):
+        """Seconds until one connect may start."""
+        if self.rate is None:
+            return 0
+        return max(0, (self.cost - self.level) / self.rate - (now - self.filled))
+
+
+class Conntrack:
+    """The connection tracking table: when it is full, SYNs vanish and connect() does not tell.
+
+    count, limit    entries now and at most; 0, 0 where the module is not loaded
+    """
+    COUNT = '/proc/sys/net/netfilter/nf_conntrack_count'
+    LIMIT = '/proc/sys/net/netfilter/nf_conntrack_max'
+    STAT = '/proc/net/stat/nf_conntrack'    # header line, then a line of hex a processor
+
+    def __init__(self):
+        self.count = self.limit = 0
+        self.drops = self.read_drops()
+
+    def read_drops(self):
+        """Packets dropped since boot, all processors; None where this cannot be read."""
+        try:
+            with open(self.STAT) as file:
+                rows = [line.split() for line in file]
+            column = rows[0].index('drop')
+            return sum(int(row[column], 16) for row in rows[1:])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def look(self):
+        """How many packets the full table dropped since the last look."""
+        drops = self.read_drops()
+        if drops is None or self.drops is None:
+            return 0
+        grown, self.drops = drops - self.drops, drops
+        self.count, self.limit = read_sysctl(self.COUNT), read_sysctl(self.LIMIT)
+        return grown if self.count >= 0.9 * self.limit else 0
+
+
+def read_sysctl(path: str) -> int:
+    """The number in a file of /proc/sys, 0 if there is none."""
+    try:
+        with open(path) as file:
+            return int(file.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class Canary:
+    """One connect to a host that is known to answer; its failure tells of lost packets.
+
+    state   'waiting' for its packet count, 'sent', then 'open', 'timed out' or 'not open'
+    """
+
+    def __init__(self, host, port, after, source):
+        self.address, self.after, self.source = (host, port), after, source
+        self.state, self.sock, self.due = 'waiting', None, None
+
+    def start(self, now, timeout_s):
+        """Send it, from a port of its own; OSError of the machine: another time."""
+        try:
+            self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            self.sock.setblocking(False)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            if self.source:
+                self.sock.bind((self.source, 0))
+        except OSError:
+            if self.sock:
+                self.sock.close()
+            return False
+        self.state, self.due = 'sent', now + timeout_s
+        self.look(now, self.sock.connect_ex(self.address))
+        return True
+
+    def look(self, now, code=None):
+        """What became of it, by connect() once more; True when that is known."""
+        if code is None:
+            code = self.sock.connect_ex(self.address)
+        if code not in (EINPROGRESS, EALREADY):
+            self.state = 'open' if code in OPEN else 'not open'
+        elif now >= self.due:
+            self.state = 'timed out'
+        else:
+            return False
+        self.sock.close()
+        return True
+
+
+class Engine:
+    """Connects to what source yields, as fast as pace allows, and reports what is open.
+
+    source      iterator of fresh (host, port) tuples: a tuple's identity names the attempt
+    address     of ours, '' = the kernel's choice; port: 0 = the kernel's choice for each target
+    once        True: a target whose source port clashes is tried again; False: another is drawn
+    quota       how many targets to take from source, None = all
+    retries     how often a target that did not answer is tried again
+    runtime     seconds after which nothing more is sent
+    """
+
+    def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
+                 runtime=math.inf, canary=None):
+        self.source, self.pace, self.address, self.port = source, pace, address, port
+        self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
+        self.canary = canary
+        self.epoll = select.epoll()
+        # a slot is a place in these lists; its socket may be replaced
+        self.sockets = []               # socket, None = could not be replaced
+        self.connects = []              # its connect_ex
+        self.shutdowns = []             # its shutdown
+        self.attempts = []              # (host, port) under way, None = unconnected
+        self.slots = {}                 # descriptor -> slot
+        self.free = []                  # slots ready for connect()
+        self.broken = []                # slots without a socket
+        self.cohorts = collections.deque()  # (due, slots, targets) in order of due; a pair is
+                                            # stale unless attempts[slot] is target
+        self.pending = 0                # attempts that are not None
+        self.window = pace.window       # pending at most, now: local errors shrink it
+        self.waiting = []               # heap of (due, serial, target) to be tried (again)
+        self.serial = itertools.count()
+        self.tries = {}                 # target -> how often it timed out, if it is to be retried
+        self.exhausted = False          # source is at its end, or the quota
+        self.stopping = ''              # why nothing more is sent
+        self.error = ''                 # if that is for the user to mend: what, and how
+        self.sent = 0                   # connects that sent a SYN
+        self.timeouts = 0               # targets that did not answer
+        self.opened = 0
+        self.selfs = 0                  # connected to themselves: no result
+        self.clashes = 0
+        self.repeats = 0                # retries sent
+        self.answers = collections.Counter()    # errno -> answers of the net
+        self.locals = collections.Counter()     # errno -> local errors
+        self.blocked = None             # (since, errno) while local errors let nothing through
+        self.shrunk = -1.0              # when the window last shrank
+        self.held = -1.0                # nothing is sent before this time
+        self.conntrack = Conntrack()
+        self.looked = 0.0               # when conntrack was last looked at
+        self.suspects = collections.deque(maxlen=1024)  # (from, to): SYNs sent then may be lost
+        self.lost = 0                   # targets sent again for that
+        self.real = self.now = time.monotonic()
+        self.frozen = 0.0               # seconds that the clock of deadlines stood still
+        self.next_tick = self.real
+        self.started = self.real
+        self.bucket = Bucket(pace.rate, pace.syns, self.now)
+
+    # ---- sockets ----
+
+    def new_socket(self):
+        """A socket ready to connect, in the epoll set; raises OSError."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+            if self.port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            if self.port or self.address:
+                sock.bind((self.address, self.port))
+            self.epoll.register(sock, select.EPOLLOUT | select.EPOLLET)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def bind_first(self, tries):
+        """Make the first socket; a taken source port gives way to one of the next `tries`."""
+        wanted = self.port
+        for self.port in range(wanted, min(wanted + (tries if wanted else 0), PORT_MAX) + 1):
+            try:
+                return self.free.append(self.put_socket(self.new_socket()))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise UserError('source %s:%d: %s' % (
+                        self.address or '0.0.0.0', self.port, why(error))) from None
+        raise UserError('argument -b: ports %d to %d are in use: choose another, or more with -bt'
+                        % (wanted, self.port))
+
+    def put_socket(self, sock, slot=None):
+        """Give a new socket a slot, or the slot that was broken -> the slot."""
+        if slot is None:
+            slot = len(self.sockets)
+            for column in (self.sockets, self.connects, self.shutdowns, self.attempts):
+                column.append(None)
+        self.sockets[slot] = sock
+        self.connects[slot], self.shutdowns[slot] = sock.connect_ex, sock.shutdown
+        self.slots[sock.fileno()] = slot
+        return slot
+
+    def grow(self):
+        """One more slot -> True, or False and a local error."""
+        slot = self.broken[-1] if self.broken else None
+        try:
+            self.free.append(self.put_socket(self.new_socket(), slot))
+        except OSError as error:
+            self.local_error(error.errno)
+            return False
+        if slot is not None:
+            self.broken.pop()
+        return True
+
+    def renew(self, slot):
+        """Close a slot's socket (with RST, if it is connected) and put a new one in its place."""
+        del self.slots[self.sockets[slot].fileno()]
+        self.sockets[slot].close()
+        self.sockets[slot] = self.connects[slot] = self.shutdowns[slot] = None
+        self.broken.append(slot)
+        self.grow()
+
+    def take(self, count):
+        """Up to count slots ready for connect()."""
+        while len(self.free) < count and self.grow():
+            pass
+        taken = self.free[-count:] if count else []
+        del self.free[len(self.free) - len(taken):]
+        return taken
+
+    # ---- targets ----
+
+    def draw(self, count):
+        """Up to count targets: those that waited long enough, then fresh ones."""
+        drawn = []
+        if self.stopping or count <= 0:
+            return drawn
+        while self.waiting and self.waiting[0][0] <= self.now and len(drawn) < count:
+            drawn.append(heapq.heappop(self.waiting)[2])
+        more = count - len(drawn)
+        if more and not self.exhausted:
+            if self.quota is not None:
+                more = min(more, self.quota)
+                self.quota -= more
+            fresh = list(itertools.islice(self.source, more))
+            self.exhausted = len(fresh) < more or self.quota == 0
+            drawn += fresh
+        return drawn
+
+    def wait_for(self, target, seconds):
+        """The target is tried (again) in so many seconds; as a new attempt, so as a new tuple."""
+        host, port = target
+        heapq.heappush(self.waiting, (self.now + seconds, next(self.serial), (host, port)))
+        if len(self.waiting) > WAITING_MAX and self.locals:
+            self.fail('%d targets wait: %s' % (len(self.waiting), self.name_blocks()))
+
+    # ---- outcomes ----
+
+    def tell(self, target, code, sock=None):
+        """Count what became of a target, and report it if it is open."""
+        if code in OPEN:
+            if sock is not None and is_self_connected(sock):
+                self.selfs += 1
+                return
+            self.opened += 1
+            self.crew.put(*target)
+        elif code == errno.ETIMEDOUT:
+            self.unanswered(target)
+            return
+        else:
+            self.answers[code] += 1
+        if self.tries:
+            self.tries.pop(target, None)
+
+    def unanswered(self, target):
+        """Timed out: the end of it, or another try after a growing while."""
+        tries = self.tries.pop(target, 0)
+        if tries < self.retries and not self.stopping:
+            self.tries[target] = tries + 1
+            self.repeats += 1
+            self.wait_for(target, (tries + 1) * max(1.0, 2 * self.pace.timeout_s))
+        else:
+            self.timeouts += 1
+
+    def local_error(self, code):
+        """The machine, not the net, said no: count it, hold, make the window smaller."""
+        self.locals[code] += 1
+        self.held = self.now + LOCAL_HOLD_S
+        if self.blocked is None:
+            self.blocked = self.now, code
+        if self.now - self.shrunk >= TICK_S:
+            self.shrunk = self.now
+            self.window = max(1, min(self.window * 3 // 4, len(self.slots)))
+
+    def refused_here(self, slot, target, code):
+        """connect() failed at once, or succeeded at once: the slot is free again."""
+        if code == 0:
+            self.sent += 1
+            self.bucket.spend(1)
+            self.tell(target, code, self.sockets[slot])
+            self.renew(slot)
+            return
+        self.free.append(slot)
+        if code in CLASH and self.port:
+            self.clashes += 1
+            if self.once:
+                self.blocked = self.blocked or (self.now, code)
+                self.wait_for(target, CLASH_WAIT_S)
+            elif self.quota is not None:
+                self.quota += 1             # another is drawn in its place
+                self.exhausted = False
+        elif code in LOCAL or code in CLASH:
+            self.local_error(code)
+            self.wait_for(target, LOCAL_WAIT_S)
+        else:
+            self.sent += 1
+            self.bucket.spend(1)
+            self.tell(target, code)
+
+    # ---- the loop ----
+
+    def collect(self, events):
+        """Events -> answers: connect() once more tells what became of this very attempt."""
+        attempts, connects, slots = self.attempts, self.connects, self.slots
+        for fd, _ in events:
+            slot = slots.get(fd)
+            target = None if slot is None else attempts[slot]
+            if target is None:
+                continue                    # the stray HUP of a shutdown()
+            code = connects[slot](target)
+            if code == EALREADY:
+                continue                    # an event of an attempt before this one
+            attempts[slot] = None
+            self.pending -= 1
+            if code == 0 or code == EISCONN:
+                self.tell(target, code, self.sockets[slot])
+                self.renew(slot)
+            else:
+                self.free.append(slot)      # connect() has reset it
+                self.tell(target, code)
+
+    def turn_over(self, credit):
+        """Take back what is overdue, use up to credit of it for the next targets -> used."""
+        used = seen = 0
+        attempts, cohorts = self.attempts, self.cohorts
+        while cohorts and cohorts[0][0] <= self.now and seen < BATCH:
+            due, slots, targets = cohorts.popleft()
+            live = [slot for slot, target in zip(slots, targets) if attempts[slot] is target]
+            seen += len(live)
+            suspect = self.suspects and self.is_suspect(due - self.pace.timeout_s)
+            count = min(len(live), credit - used, self.window - self.pending + len(live))
+            if suspect or self.retries or self.tries:
+                count = 0                   # every old target matters: the slow way
+            news = self.draw(count)
+            self.recycle(live[:len(news)], news)
+            used += len(news)
+            for slot in live[len(news):]:
+                self.retire(slot, suspect)
+        return used
+
+    def recycle(self, slots, news):
+        """Overdue slots -> new targets, two system calls each; all of the speed is here.
+
+        shutdown() and connect() back to back leave no stray event, 0.4 us a probe more otherwise.
+        """
+        attempts, connects, shutdowns = self.attempts, self.connects, self.shutdowns
+        both = socket.SHUT_RDWR
+        odd = []
+        for slot, new in zip(slots, news):
+            try:
+                shutdowns[slot](both)
+            except OSError:
+                odd.append((slot, new, errno.ENOTCONN))
+                continue
+            code = connects[slot](new)
+            if code == EINPROGRESS:
+                attempts[slot] = new
+            else:
+                odd.append((slot, new, code))
+        self.timeouts += len(news) - len(odd)
+        self.enlist(slots, news, len(odd))
+        for slot, new, code in odd:
+            old, attempts[slot] = attempts[slot], None
+            self.pending -= 1
+            if code == errno.ENOTCONN or code == EISCONN:
+                self.bury(slot, old, code)
+                self.wait_for(new, 0)
+            else:
+                self.unanswered(old)
+                self.refused_here(slot, new, code)
+
+    def enlist(self, slots, targets, failed):
+        """A new cohort, in which some may have failed at once (their pairs are stale)."""
+        started = len(targets) - failed
+        self.sent += started
+        self.bucket.spend(started)
+        if started:
+            self.cohorts.append((self.now + self.pace.timeout_s, slots, targets))
+            self.blocked = None
+
+    def retire(self, slot, suspect=False):
+        """Take back an overdue slot that gets no new target now."""
+        old, self.attempts[slot] = self.attempts[slot], None
+        self.pending -= 1
+        try:
+            self.shutdowns[slot](socket.SHUT_RDWR)
+            code = self.connects[slot](NOWHERE)     # EISCONN: it was established before that
+        except OSError:
+            code = errno.ENOTCONN
+        if code == errno.ENOTCONN or code == EISCONN:
+            self.bury(slot, old, code)
+            return
+        self.free.append(slot)
+        if suspect:
+            self.lost += 1
+            self.wait_for(old, LOCAL_WAIT_S)
+        else:
+            self.unanswered(old)
+
+    def bury(self, slot, old, code):
+        """An overdue socket was answered just before: tell that, and replace it."""
+        sock = self.sockets[slot]
+        if code == errno.ENOTCONN:          # refused, or opened and reset: SO_ERROR knows
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ETIMEDOUT
+            self.tell(old, code)
+        else:
+            self.tell(old, code, sock)
+        self.renew(slot)
+
+    def launch(self, credit):
+        """Use free and new slots for up to credit targets, within the window."""
+        news = self.draw(min(credit, self.window - self.pending))
+        slots = self.take(len(news))
+        for target in news[len(slots):]:
+            self.wait_for(target, 0)
+        del news[len(slots):]
+        attempts, connects = self.attempts, self.connects
+        odd = []
+        for slot, new in zip(slots, news):
+            code = connects[slot](new)
+            if code == EINPROGRESS:
+                attempts[slot] = new
+            else:
+                odd.append((slot, new, code))
+        self.pending += len(news) - len(odd)
+        self.enlist(slots, news, len(odd))
+        for slot, new, code in odd:
+            self.refused_here(slot, new, code)
+
+    def clock(self):
+        """Time of deadlines; it stands still while the modules are behind (-pr)."""
+        real = time.monotonic()
+        if self.crew.full():
+            self.frozen += real - self.real
+        self.real = real
+        self.now = real - self.frozen
+
+    def nap(self):
+        """Seconds until there is something to do, if no event comes before."""
+        if self.crew.full():
+            return 0.002
+        wake = self.next_tick - self.real
+        if self.pending < self.window and not self.stopping:
+            ready = max(self.bucket.wait(self.now), self.held - self.now)
+            if not self.exhausted:
+                wake = min(wake, ready)
+            elif self.waiting:
+                wake = min(wake, max(ready, self.waiting[0][0] - self.now))
+        if self.cohorts:
+            wake = min(wake, self.cohorts[0][0] - self.now)
+        return max(wake, 0)
+
+    def finished(self):
+        """Nothing is under way, and nothing more is wanted or to be had."""
+        if self.crew.enough or self.console.gone:
+            return True
+        if self.pending or (self.canary and self.canary.state == 'sent'):
+            return False
+        return bool(self.stopping) or (self.exhausted and not self.waiting)
+
+    def run(self, crew, sink, console, progress):
+        """Scan until finished; `stopping` and `error` tell why, if it was before the end."""
+        self.crew, self.sink, self.console, self.progress = crew, sink, console, progress
+        self.real = self.started = self.next_tick = time.monotonic()
+        self.clock()
+        self.bucket.filled = self.now
+        while not self.finished():
+            self.collect(self.epoll.poll(self.nap(), 2 * BATCH))
+            self.clock()
+            credit = self.credit()
+            credit -= self.turn_over(credit)
+            if credit > 0:
+                self.launch(credit)
+            if self.real >= self.next_tick:
+                self.tick()
+            if self.sent >= self.progress.due:
+                self.progress.statistics(self)
+        self.tick()
+
+    def credit(self):
+        """How many connects may start now."""
+        if self.stopping or self.now < self.held or self.crew.full():
+            return 0
+        return self.bucket.credit(self.now)
+
+    def stop(self, reason):
+        """Send nothing more; what is pending ends by itself."""
+        self.stopping = self.stopping or reason
+
+    def fail(self, error):
+        """Stop, and for a reason that the user has to mend."""
+        self.error = self.error or error
+        self.stop('error')
+
+    # ---- ten times a second ----
+
+    def tick(self):
+        self.next_tick = self.real + TICK_S
+        if self.now - self.shrunk > 1:
+            self.window = min(self.pace.window, self.window + max(1, self.window // 20))
+        if len(self.cohorts) > 64:
+            self.compact()
+        self.watch_conntrack()
+        self.watch_blocks()
+        if self.canary:
+            self.watch_canary()
+        if self.real - self.started > self.runtime:
+            self.stop('--max-runtime')
+        failed = self.console.failed or self.sink.failed
+        if failed:
+            self.fail(failed)
+        self.progress.show(self)
+
+    def compact(self):
+        """Forget stale pairs once they are most of the memory (long timeouts, quick answers)."""
+        held = sum(len(slots) for _, slots, _ in self.cohorts)
+        if held > 65536 + 4 * self.pending:
+            attempts, kept = self.attempts, collections.deque()
+            for due, slots, targets in self.cohorts:
+                pairs = [(s, t) for s, t in zip(slots, targets) if attempts[s] is t]
+                if pairs:
+                    kept.append((due, [s for s, _ in pairs], [t for _, t in pairs]))
+            self.cohorts = kept
+
+    def watch_conntrack(self):
+        """Drops: what was sent since the last look is suspect, and the pace is halved."""
+        dropped = self.conntrack.look()
+        looked, self.looked = self.looked, self.now
+        ceiling = self.pace.rate
+        if dropped:
+            if not self.suspects:
+                self.console.note(
+                    'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
+                    'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
+                    % (self.conntrack.count, self.conntrack.limit))
+            self.suspects.append((looked - TICK_S, self.now))
+            rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
+            self.bucket.rate = max(1.0, rate / 2)
+        elif self.bucket.rate != ceiling and self.suspects:
+            self.bucket.rate *= 1.02
+            if self.bucket.rate >= (ceiling or self.window / self.pace.timeout_s):
+                self.bucket.rate = ceiling
+
+    def is_suspect(self, sent):
+        """Was a SYN of this time perhaps dropped by conntrack?"""
+        return any(low <= sent <= high for low, high in self.suspects)
+
+    def watch_blocks(self):
+        """Give up when local errors let nothing through for long."""
+        if self.blocked and not self.pending and not self.stopping:
+            since, code = self.blocked
+            if self.now - since > GIVE_UP_S[code in CLASH]:
+                self.fail('nothing can be sent: %s' % self.name_blocks())
+
+    def name_blocks(self):
+        """The local error that blocks, and what to change."""
+        code = self.blocked[1] if self.blocked else max(
+            self.locals, key=self.locals.get, default=0)
+        return '%s (%s): %s' % (errno.errorcode.get(code, code), os.strerror(code),
+                                REMEDIES.get(code, 'lower -m and -r'))
+
+    def watch_canary(self):
+        canary = self.canary
+        if canary.state == 'waiting' and self.sent >= canary.after and not self.stopping:
+            if canary.start(self.now, self.pace.timeout_s):
+                self.bucket.spend(1)
+        elif canary.state != 'sent' or not canary.look(self.now):
+            return
+        if canary.state in ('timed out', 'not open'):
+            self.progress.canary(canary)
+
+
+def is_self_connected(sock) -> bool:
+    """True if a connected socket's peer is itself (RFC 9293 s3.5: simultaneous open)."""
+    try:
+        return sock.getsockname() == sock.getpeername()
+    except OSError:
+        return False                        # reset since: it had a peer
+
+
+# ==== 8 Threads and metrics =============================================================
+
+class Crew:
+    """Module threads and the bounded queue that feeds them.
+
+    modules  filters first; options: {module name: namespace}
+    limit    results in the queue from which on full() asks the scan to wait (-pr)
+    most     results that may pass the filters, None = all; `enough` is True from then on
+    """
+
+    def __init__(self, modules, options, sink, console, threads, limit, most=None, source=''):
+        self.modules, self.options, self.sink, self.console = modules, options, sink, console
+        self.limit, self.most, self.source = limit, most, source
+        self.queue = collections.deque()    # (host, port) not yet taken by a thread
+        self.lock = threading.Lock()
+        self.ready = threading.Condition(self.lock)     # the queue has grown, or is closed
+        self.space = threading.Condition(self.lock)     # the queue has shrunk
+        self.closed, self.enough = False, False
+        self.passed = 0                     # results that passed the filters
+        self.bugs = collections.Counter()   # module name -> exceptions
+        self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True)
+                        for number in range(1, threads + 1)]
+
+    def start(self):
+        for thread in self.threads:
+            thread.start()
+
+    def put(self, host, port):
+        """A result; always taken, see full()."""
+        with self.lock:
+            self.queue.append((host, port))
+            self.ready.notify()
+
+    def full(self):
+        return len(self.queue) >= self.limit
+
+    def put_wait(self, host, port):
+        """A result, when there is space."""
+        with self.lock:
+            while len(self.queue) >= self.limit:
+                self.space.wait()
+            self.queue.append((host, port))
+            self.ready.notify()
+
+    def close(self):
+        """Let the threads empty the queue, and end."""
+        with self.lock:
+            self.closed = True
+            self.ready.notify_all()
+        for thread in self.threads:
+            thread.join()
+
+    def take(self):
+        """The oldest result; None when there will be no more."""
+        with self.lock:
+            while not self.queue and not self.closed:
+                self.ready.wait()
+            self.space.notify()
+            return self.queue.popleft() if self.queue else None
+
+    def work(self, number):
+        """A module thread."""
+        out = Out(self.sink, number)
+        for host, port in iter(self.take, None):
+            if not self.enough and not self.console.gone:
+                self.examine(Target(host, port, self.source), out)
+
+    def examine(self, target, out):
+        """One result through the filters and then all modules."""
+        counted = False
+        for each in self.modules:
+            if not each.filter and not counted:
+                if not self.count():
+                    return
+                counted = True
+            if self.call(each, target, out) is False and each.filter:
+                return
+        if not counted:
+            self.count()
+
+    def count(self):
+        """One more result passed the filters -> may it be shown?"""
+        with self.lock:
+            if self.enough:
+                return False
+            self.passed += 1
+            self.enough = self.passed == self.most
+            return True
+
+    def call(self, each, target, out):
+        """Run a module; what it raises is counted, and told the first time."""
+        out.begin(each.entry)
+        try:
+            return each.check(target, out, self.options[each.name])
+        except Exception as error:          # a module's bug must not end the scan
+            with self.lock:
+                self.bugs[each.name] += 1
+                first = self.bugs[each.name] == 1
+            if first:
+                self.console.note('module %s: %s: %s (at %s; counted from now on)' % (
+                    each.name, type(error).__name__, printable(str(error)), target))
+        finally:
+            out.finish()
+
+
+CSCAN_STATS_EVERY, CSCAN_STAT_TIME, CSCAN_EVENT = 10, 11, 20    # codes of the entry `cscan`
+CSCAN_CANARY_FAIL, CSCAN_CANARY_FAIL_RESPONSE = 21, 22
+NAMES = {errno.ECONNREFUSED: 'refused', errno.EHOSTUNREACH: 'host unreachable',
+         errno.ENETUNREACH: 'net unreachable', errno.EACCES: 'prohibited'}
+
+
+class Progress:
+    """What the user sees of a running scan, and the scanner's own entry in the CBA.
+
+    every   packets between two statistics lines
+    out     Out of thread 0 for the CBA, or None
+    total   probes of the whole scan, None = without end
+    """
+
+    def __init__(self, console, every, out, total):
+        self.console, self.every, self.out, self.total = console, every, out, total
+        self.due = every                # packets at the next statistics line
+        self.before = (0, 0)            # events, results at the last one
+        self.drawn = -1.0               # when the status line was last drawn
+        self.rates = collections.deque(maxlen=6)    # (time, sent) of the last seconds
+        self.told = set()               # kinds of local errors already told
+        if out:
+            out.begin('cscan')
+            out.int32(every, CSCAN_STATS_EVERY)
+
+    def event(self, text):
+        """Something that the reader of the results should know, too."""
+        self.console.note(text)
+        if self.out:
+            self.out.str(text[:1000], CSCAN_EVENT)
+
+    def canary(self, canary):
+        timed_out = canary.state == 'timed out'
+        self.console.note('canary %s:%d: %s' % (canary.address + (canary.state,)))
+        if self.out:
+            self.out.bit(CSCAN_CANARY_FAIL if timed_out else CSCAN_CANARY_FAIL_RESPONSE)
+
+    def statistics(self, engine):
+        """The line after each `every` packets, for the CBA and for those without a terminal."""
+        self.due = engine.sent - engine.sent % self.every + self.every
+        events = sum(engine.answers.values()) + sum(engine.locals.values()) + engine.clashes
+        new_events, new_results = events - self.before[0], engine.opened - self.before[1]
+        self.before = events, engine.opened
+        if self.out:
+            self.out.int64(int(time.time()), CSCAN_STAT_TIME)
+            self.out.int32(new_events)
+            self.out.int32(new_results)
+        if not self.console.tty:
+            self.console.progress('%d packets, %d results, %d new events'
+                                  % (engine.sent, engine.opened, new_events))
+
+    def show(self, engine):
+        """Ten times a second: new kinds of local errors; each second the status line."""
+        for code in set(engine.locals) - self.told:
+            self.told.add(code)
+            self.event('local error %s (%s): slowing down, its targets are tried again'
+                       % (errno.errorcode.get(code, code), os.strerror(code)))
+        if engine.real - self.drawn >= 1:
+            self.drawn = engine.real
+            self.rates.append((engine.real, engine.sent))
+            self.console.status(self.status(engine))
+
+    def status(self, engine):
+        """rate, sent, % and time left, results, local errors, pending."""
+        (then, before), (now, sent) = self.rates[0], self.rates[-1]
+        rate = (sent - before) / (now - then) if now > then else 0
+        parts = ['%.0f/s' % rate, '%d sent' % sent]
+        if self.total:
+            done = max(sent - engine.repeats - engine.lost, 0)
+            parts[-1] += ' (%.1f%%)' % min(100 * done / self.total, 100)
+            if rate and not engine.stopping:
+                parts.append(duration_text(max(self.total - done, 0) / rate) + ' left')
+        parts += ['%d open' % engine.opened, '%d pending' % engine.pending]
+        if engine.locals:
+            parts.append('%d local errors' % sum(engine.locals.values()))
+        if self.crew_full(engine):
+            parts.append('waiting for modules')
+        if engine.stopping:
+            parts.append('stopping')
+        return ', '.join(parts)
+
+    @staticmethod
+    def crew_full(engine):
+        return engine.crew.full()
+
+    def final(self, engine):
+        """The last line: what became of everything that was sent."""
+        parts = ['%d open' % engine.opened]
+        parts += ['%d %s' % (count, NAMES.get(code, errno.errorcode.get(code, str(code))))
+                  for code, count in engine.answers.most_common()]
+        parts.append('%d without answer' % engine.timeouts)
+        for count, name in ((engine.repeats, 'retries'), (engine.lost, 'sent again (conntrack)'),
+                            (engine.clashes, 'possible clash'), (engine.selfs, 'self-connected'),
+                            (len(engine.waiting), 'not sent')):
+            if count:
+                parts.append('%d %s' % (count, name))
+        self.console.clear()
+        self.console.progress('%d packets in %s: %s' % (
+            engine.sent, duration_text(engine.real - engine.started), ', '.join(parts)))
+        if engine.locals:
+            self.console.note('local errors: ' + ', '.join(
+                '%s %d' % (errno.errorcode.get(code, code), count)
+                for code, count in engine.locals.most_common()))
+
+
+def duration_text(seconds: float) -> str:
+    """4000 -> '1 h 6 min'."""
+    if seconds < 10:
+        return '%.1f s' % seconds
+    whole = int(seconds)
+    units = [('y', 31557600), ('d', 86400), ('h', 3600), ('min', 60), ('s', 1)]
+    for index, (name, size) in enumerate(units):
+        if whole >= size:
+            text = '%d %s' % (whole // size, name)
+            rest = units[index + 1:index + 2]
+            if rest and whole % size >= rest[0][1]:
+                text += ' %d %s' % (whole % size // rest[0][1], rest[0][0])
+            return text
+    return '0 s'
+
+
+Limits = collections.namedtuple('Limits', [
+    'max_open_files',       # RLIMIT_NOFILE, hard
+    'conntrack_max',        # entries; 0 = not loaded
+    'conntrack_span',       # s that the entry of an unanswered SYN stays
+    'max_user_watches',     # epoll, for this user
+    'local_port_range',     # (low, high)
+    'linear',               # tcp_syn_linear_timeouts
+    'open_now'])            # descriptors already in use
+
+
+def read_limits() -> Limits:
+    """What this machine allows; 0 where it does not tell."""
+    sysctl = '/proc/sys/'
+    try:
+        with open(sysctl + 'net/ipv4/ip_local_port_range') as file:
+            ports = tuple(int(word) for word in file.read().split())
+    except (OSError, ValueError):
+        ports = (32768, 60999)
+    try:
+        open_now = len(os.listdir('/proc/self/fd'))
+    except OSError:
+        open_now = 16
+    return Limits(
+        resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        read_sysctl(sysctl + 'net/netfilter/nf_conntrack_max'),
+        read_sysctl(sysctl + 'net/netfilter/nf_conntrack_tcp_timeout_syn_sent'),
+        read_sysctl(sysctl + 'fs/epoll/max_user_watches'),
+        ports, read_sysctl(sysctl + 'net/ipv4/tcp_syn_linear_timeouts'), open_now)
+
+
+def raise_descriptors():
+    """RLIMIT_NOFILE: soft to hard."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass                        # then the soft limit it is; EMFILE will be told
+
+
+def fit_pace(pace: Pace, limits: Limits, reserve: int, warn) -> Pace:
+    """Make the window fit the machine, and warn of what cannot carry the rate asked."""
+    hard = limits.max_open_files
+    reserve = min(reserve, hard // 4)
+    room = max(1, hard - reserve - limits.open_now) if hard >= 0 else pace.window
+    if pace.window > room:
+        warn('%d pending connects do not fit into %d descriptors: %d are used; raise the limit '
+             'with ulimit -n %d' % (pace.window, hard, room,
+                                    pace.window + reserve + limits.open_now))
+    watches = limits.max_user_watches or pace.window
+    if min(pace.window, room) > watches:
+        warn('%d pending connects: sysctl fs.epoll.max_user_watches allows %d'
+             % (pace.window, watches))
+    return pace._replace(window=min(pace.window, room, watches))
+
+
+def warn_pace(pace: Pace, limits: Limits, port: int, pairs: int, total, once: bool, warn):
+    """Warn of limits that a scan may meet on its way."""
+    rate = pace.rate or pace.window / pace.timeout_s
+    if limits.conntrack_max and limits.conntrack_span:
+        most = limits.conntrack_max / limits.conntrack_span
+        if rate > most and (total is None or total > limits.conntrack_max):
+            warn('if connections are tracked here, nf_conntrack_max %d / tcp_timeout_syn_sent %d s '
+                 'carries %d/s at most: raise sysctl net.netfilter.nf_conntrack_max to %d'
+                 % (limits.conntrack_max, limits.conntrack_span, most,
+                    rate * limits.conntrack_span + 1))
+    low, high = limits.local_port_range
+    if not port and not once and pace.window / pairs > high - low + 1:
+        warn('with -b 0 up to %d connects to one address and port are pending: sysctl '
+             'net.ipv4.ip_local_port_range has %d ports'
+             % (-(-pace.window // pairs), high - low + 1))
+
+
+# ==== 9 Command line ====================================================================
+
+EXAMPLES = '''\
+examples:
+  cscan.py -f 192.0.2.0/24 -p 22,80,443 --once          every port of every address, once
+  cscan.py -f targets.txt -xf never.txt -p 443 --once -r 2000 -o scan.cba
+  cscan.py -f 10.0.0.0/8 -p 1-1024 -n 100000            a random sample
+  cscan.py -f private -p 80:2,8080 -l -n 10             list targets, send nothing
+  cscan.py -x -mod ./mine.py < open.txt                 results from elsewhere to a module
+  cscan.py -f default -p 443 -o world.cba -d            in the background, for ever
+'''
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for a mistake; limits and modules below the options."""
+
+    def error(self, message):
+        sys.stderr.write('cscan: %s (see -h)\n' % message)
+        sys.exit(2)
+
+    def format_help(self):
+        return super().format_help() + '\n' + limits_text() + '\n' + modules_text()
+
+
+def limits_text() -> str:
+    limits = read_limits()
+    return 'limits of this machine:\n' + ''.join('  %-26s%s\n' % row for row in (
+        ('max_open_files (hard)', limits.max_open_files),
+        ('conntrack_max', limits.conntrack_max or 'not loaded'),
+        ('conntrack_span (s)', limits.conntrack_span or '-'),
+        ('max_user_watches', limits.max_user_watches),
+        ('local_port_range', '%d-%d' % limits.local_port_range)))
+
+
+def modules_text() -> str:
+    lines = ['modules:']
+    for each in MODULES.values():
+        lines.append('  %-26s%s' % (each.name, each.help))
+        lines += ['    %-24s%s (default: %s)' % (each.name + '.' + name, help, default)
+                  for name, (default, help) in each.options.items()]
+    return '\n'.join(lines) + '\n'
+
+
+def number(kind, low, high=math.inf):
+    """argparse type: a number from low to high."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError('%r: a %s from %s%s was expected' % (
+                text, 'whole number' if kind is int else 'number', low,
+                '' if high == math.inf else ' to %s' % high))
+        return value
+    return parse
+
+
+def ip_argument(text):
+    """argparse type: an IPv4 address."""
+    if not re.fullmatch(QUAD, text):
+        raise argparse.ArgumentTypeError('%r: an IPv4 address was expected' % text)
+    return text
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog='cscan.py', usage='cscan.py -f TARGETS [-p PORTS] [--once] [options]',
+        description='Scan IPv4 addresses for open TCP ports, without privilege.',
+        epilog=EXAMPLES, allow_abbrev=False, add_help=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=28, width=99))
+    natural, count, positive = number(int, 0), number(int, 1), number(float, 0.001)
+    group = parser.add_argument_group('targets').add_argument
+    group('-f', metavar='FILE|RANGES', action='append', default=[],
+          help='ranges: .csw or text file, -, 10.0.0.0/8,192.0.2.1-192.0.2.9, or one of %s, default '
+               '(the built-in targets)' % ', '.join(sorted(PRESETS)))
+    group('-xf', '--exclude', metavar='FILE|RANGES', action='append', default=[],
+          help='never probe these; taken like -f')
+    group('-p', metavar='SPEC', help='ports with weights: 80:2,443,8000-8010 (default: %s)'
+          % (BUILTIN_PORTS if len(BUILTIN_PORTS) < 40 else 'built-in'))
+    group('-pf', '-fp', metavar='FILE', dest='pf', help='ports from a .csp file')
+    group = parser.add_argument_group('order and end').add_argument
+    group('--once', action='store_true', help='each address and port once, then stop')
+    group('--seed', metavar='N', type=natural, help='repeat an order')
+    group('-n', metavar='N', type=count, help='stop after N probes')
+    group('--max-results', metavar='N', type=count, help='stop after N results')
+    group('--max-runtime', metavar='S', type=positive, help='send for S seconds at most')
+    group('--retries', metavar='N', type=natural, default=0,
+          help='try a target that did not answer N times more (default: 0)')
+    group = parser.add_argument_group('pace').add_argument
+    group('-r', metavar='PPS', type=positive, default=520.0, help='SYNs per second (default: 520)')
+    group('-t', metavar='MS', type=number(float, 1), default=800.0,
+          help='time to answer, ms (default: 800)')
+    group('-m', metavar='N', type=count, help='pending sockets at most; overrides -r')
+    group('-a', metavar='PCT', type=positive, default=90.0,
+          help='a window of packets takes at least this %% of -t (default: 90)')
+    group('-ct', metavar='US', type=number(float, 0),
+          help='microseconds between packets; overrides -r and -a; 0: as the window allows')
+    group('-pr', metavar='N', type=count, default=50,
+          help='results waiting for modules at most (default: 50)')
+    group = parser.add_argument_group('source').add_argument
+    group('-b', metavar='PORT', type=number(int, 0, PORT_MAX), default=32005,
+          help='source port of all connects; 0: the kernel chooses (default: 32005)')
+    group('-bi', metavar='IP', type=ip_argument, help='source address (default: any)')
+    group('-bt', metavar='N', type=natural, default=5,
+          help='try so many ports more if it is taken (default: 5)')
+    group('-e', metavar='N', type=natural, default=1000,
+          help='descriptors kept free for modules (default: 1000)')
+    group = parser.add_argument_group('modules').add_argument
+    group('-mod', metavar='LIST', default=BUILTIN_MODULES,
+          help='enabled modules, ./file.py among them (default: %s)' % BUILTIN_MODULES)
+    group('-mcfg', metavar='STR', default='', help='module.option=value,...')
+    group('-mt', metavar='N', type=number(int, 1, 255), default=4,
+          help='module threads (default: 4)')
+    group = parser.add_argument_group('output').add_argument
+    group('-o', metavar='FILE', help='append to a CBA file, instead of lines on standard output')
+    group('-of', metavar='DIR', default='cba_files',
+          help="where modules' files go without -o (default: cba_files)")
+    group('-st', metavar='N', type=count,
+          help='statistics every N packets (default: 1000; 10000 with -o)')
+    group('-q', action='store_true', help='no progress; warnings and errors only')
+    group('-d', action='store_true', help='run in the background; needs -o or --log')
+    group('--log', metavar='FILE', help='append messages to FILE; with -d results, too')
+    group = parser.add_argument_group('canary').add_argument
+    group('-c', metavar='IP', type=ip_argument, help='tell if a connect to this host fails')
+    group('-cp', metavar='PORT', type=number(int, 1, PORT_MAX), default=80,
+          help='its port (default: 80)')
+    group('-ca', metavar='N', type=count, default=5600,
+          help='after so many packets (default: 5600)')
+    group = parser.add_argument_group('no scan').add_argument
+    group('-l', action='store_true', help='list targets instead of probing them')
+    group('-x', action='store_true', help='read ip:port lines from standard input as results')
+    group('-h', '--help', action='help', help='show this')
+    group('--version', action='version', version='cscan %s' % __version__)
+    return parser
+
+
+def check_args(parser, args):
+    """What single options cannot say."""
+    if args.l and args.x:
+        parser.error('-l and -x: one of them')
+    if args.p and args.pf:
+        parser.error('-p %s and -pf %s: one of them' % (args.p, args.pf))
+    if args.d and not (args.o or args.log):
+        parser.error('-d: the results would be lost: name a file with -o or --log')
+    if args.d and (args.l or args.x):
+        parser.error('-d: goes with a scan only')
+    if args.x and '-' in args.f + args.exclude:
+        parser.error('-x reads results from standard input: -f - and -xf - cannot')
+    if (args.f + args.exclude).count('-') > 1:
+        parser.error('-: standard input can be read once')
+    if not (args.f or args.l or args.x or BAKED):
+        ranges = load_ranges('default', '-f')
+        sys.stderr.write(
+            'cscan: no targets named, nothing was sent; name them with -f (see -h)\n'
+            'cscan: the built-in targets are `public`: %d addresses, port %s; to scan them:\n'
+            'cscan:   %s %s -f default\n' % (
+                count_addresses(ranges), args.p or args.pf or BUILTIN_PORTS,
+                os.path.basename(sys.executable or 'python3'),
+                ' '.join(shlex.quote(word) for word in sys.argv)))
+        sys.exit(2)
+
+
+def load_space(args, console) -> Space:
+    """-f -xf -p -pf -> what may be probed."""
+    ranges = merge_ranges([pair for spec in args.f or ['default']
+                           for pair in load_ranges(spec, '-f')])
+    excluded = [pair for spec in args.exclude for pair in load_ranges(spec, '-xf')]
+    named = count_addresses(ranges)
+    ranges = subtract_ranges(ranges, excluded)
+    if args.exclude:
+        console.progress('%d of %d addresses excluded' % (named - count_addresses(ranges), named))
+    named = count_addresses(ranges)
+    ranges = subtract_ranges(ranges, [MULTICAST])
+    if count_addresses(ranges) < named:
+        console.progress('%d multicast addresses skipped' % (named - count_addresses(ranges)))
+    if not ranges:
+        raise UserError('no addresses are left to scan')
+    if args.pf:
+        ports = unpack_csp(read_file(args.pf, 'argument -pf'), args.pf)
+    else:
+        ports = parse_portspec(args.p or BUILTIN_PORTS)
+    if args.once and len({weight for _, weight in ports}) > 1:
+        console.progress('--once: weights of ports do not apply')
+    return Space(ranges, ports)
+
+
+def subtract_ranges(ranges, others):
+    """Merged ranges without others (in any order)."""
+    keep = invert_ranges(merge_ranges(others))
+    kept, at = [], 0
+    for first, last in ranges:
+        while at < len(keep) and keep[at][1] < first:
+            at += 1
+        for low, high in itertools.islice(keep, at, None):
+            if low > last:
+                break
+            kept.append((max(low, first), min(high, last)))
+    return kept
+
+
+class Interrupted(Exception):
+    """A signal came, and there is no scan to wind up; args[0] is its number."""
+
+
+class Signals:
+    """SIGINT and SIGTERM: the first winds up, the second ends at once.
+
+    came    number of the first, 0 = none yet
+    """
+
+    def __init__(self):
+        self.came, self.wind_up, self.last_words = 0, None, None
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self.handle)
+                           for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(self, number, frame):
+        if self.came:
+            if self.last_words:
+                self.last_words()
+            os._exit(128 + self.came)
+        self.came = number
+        if not self.wind_up:
+            raise Interrupted(number)
+        self.wind_up('interrupted')
+
+    def restore(self):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def main(argv=None) -> int:
+    """Command line -> exit status: 0 done, 1 error, 2 usage, 130 SIGINT, 143 SIGTERM."""
+    fill_standard_descriptors()
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    console = Console(args.q)
+    signals = Signals()
+    try:
+        check_args(parser, args)
+        return run(args, console, signals)
+    except UserError as error:
+        console.note(str(error))
+        return 1
+    except Interrupted as error:
+        return 128 + error.args[0]
+    finally:
+        console.clear()
+        signals.restore()
+
+
+def fill_standard_descriptors():
+    """A closed 0, 1 or 2 would be given to a socket: hold it, so that writes fail instead."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
+
+
+def run(args, console, signals) -> int:
+    modules = load_modules(args.mod)
+    options = module_options(modules, args.mcfg)
+    if args.x:
+        return pass_results(args, console, signals, modules, options)
+    if args.once and args.seed is None:
+        args.seed = random.SystemRandom().getrandbits(32)
+    space = load_space(args, console)
+    source = space.once(args.seed) if args.once else space.draws(args.seed)
+    if args.l:
+        return list_targets(itertools.islice(source, args.n), console)
+    return scan(args, space, source, console, signals, modules, options)
+
+
+def list_targets(source, console) -> int:
+    """-l: targets as ip:port lines, until they or the reader end."""
+    for block in iter(lambda: list(itertools.islice(source, 1024)), []):
+        console.lines(['%s:%d' % target for target in block])
+        if console.failed:
+            raise UserError(console.failed)
+        if console.gone:
+            break
+    return 0
+
+
+def make_sink(args, console):
+    """Where entries go, opened last: a failed start leaves no trace."""
+    if not args.o:
+        return TextSink(console.lines, args.of)
+    rescue = TextSink(lambda lines: console.err(''.join(line + '\n' for line in lines)), args.of)
+    return CbaSink(args.o, rescue, console.note)
+
+
+def make_crew(args, console, sink, modules, options) -> Crew:
+    crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    crew.start()
+    return crew
+
+
+RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)
+
+
+def pass_results(args, console, signals, modules, options) -> int:
+    """-x: ip:port, ip port or ip,port lines -> modules."""
+    sink = make_sink(args, console)
+    sink.start()
+    crew = make_crew(args, console, sink, modules, options)
+    strange = 0
+    try:
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            text = line.decode('utf-8', 'replace').strip()
+            match = RESULT_LINE.fullmatch(text)
+            if match and 1 <= int(match.group(2)) <= PORT_MAX:
+                crew.put_wait(match.group(1), int(match.group(2)))
+            elif text and not text.startswith('#'):
+                strange += 1
+                if strange <= 10:
+                    console.note('standard input:%d: %r: ip:port was expected' % (number, text[:80]))
+            if crew.enough or console.gone or console.failed or sink.failed:
+                break
+    finally:
+        signals.wind_up = lambda reason: None
+        crew.close()
+        sink.close()
+        tell_end(console, crew, '')
+    if strange > 10:
+        console.note('standard input: %d lines were not understood' % strange)
+    if console.failed or sink.failed:
+        raise UserError(console.failed or sink.failed)
+    return 1 if strange else 0
+
+
+def make_engine(args, space, source, total, console) -> Engine:
+    """Pace, limits, canary and the first socket."""
+    def warn(text):
+        console.note('warning: ' + text)
+    raise_descriptors()
+    limits = read_limits()
+    pace = plan_pace(args.r, args.t, args.m, args.a, args.ct, limits.linear)
+    if args.b or args.once:
+        pace = pace._replace(window=min(pace.window, space.size))   # each at most once at a time
+    pace = fit_pace(pace, limits, args.e, warn)
+    canary = Canary(args.c, args.cp, args.ca, args.bi or '') if args.c else None
+    if canary and total and total < args.ca:
+        warn('the canary is due after %d packets (-ca), the scan has %d' % (args.ca, total))
+    engine = Engine(source, pace, args.bi or '', args.b, args.once, args.n, args.retries,
+                    args.max_runtime or math.inf, canary)
+    engine.bind_first(args.bt)
+    if engine.port != args.b:
+        console.note('source port %d is taken: using %d' % (args.b, engine.port))
+    warn_pace(pace, limits, args.b, space.size, total, args.once, warn)
+    return engine
+
+
+def start_text(pace: Pace, args, space: Space, total) -> str:
+    """The start line: sockets, timeout, rate, bytes, targets, time."""
+    rate = pace.rate or 1000 * pace.window / args.t
+    parts = ['%d sockets' % pace.window, '%g ms timeout' % args.t,
+             '%s%g packets/s, %d bytes/s' % ('' if pace.rate else 'about ', rate, 60 * rate)]
+    if pace.syns > 1:
+        parts.append('%d SYNs each if unanswered (-t), so %g targets/s'
+                     % (pace.syns, rate / pace.syns))
+    parts.append('%d addresses x %d ports' % (space.addresses, len(space.ports)))
+    if args.once:
+        parts.append('seed %d' % args.seed)
+    if total:
+        seconds = total * pace.syns / rate + pace.timeout_s
+        parts.append('%d probes, %s %s' % (total, 'about' if pace.rate else 'at most',
+                                           duration_text(seconds)))
+    return ', '.join(parts)
+
+
+def daemonize():
+    """Go on in the background: double fork, so that no terminal can come back (daemon(7))."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+
+
+def redirect(fd: int, *streams: int):
+    """Make standard streams go to fd."""
+    for stream in streams:
+        os.dup2(fd, stream)
+
+
+def open_log(path):
+    """Descriptor of the file of --log, or of /dev/null."""
+    try:
+        return os.open(path or '/dev/null', os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise UserError('argument --log: %r: %s' % (path, why(error))) from None
+
+
+def scan(args, space, source, console, signals, modules, options) -> int:
+    """Everything is checked and opened first, then the scan begins, and last its end is told."""
+    log = open_log(args.log)
+    total = min(args.n or space.size, space.size) if args.once else args.n
+    engine = make_engine(args, space, source, total, console)
+    sink = make_sink(args, console)
+    start = start_text(engine.pace, args, space, total)
+    console.progress(start)
+    if args.d:
+        daemonize()
+        redirect(os.open('/dev/null', os.O_RDWR), 0)
+        redirect(log, 1, 2)
+    elif args.log:
+        redirect(log, 2)
+    if args.log:
+        console.look()
+        console.progress(start)
+    sink.start()
+    progress = Progress(console, args.st or (10000 if args.o else 1000),
+                        Out(sink, 0) if args.o else None, total)
+    crew = make_crew(args, console, sink, modules, options)
+    signals.wind_up, signals.last_words = engine.stop, sink.close
+    engine.run(crew, sink, console, progress)
+    crew.close()
+    sink.close()
+    progress.final(engine)
+    error = engine.error or sink.failed or console.failed
+    tell_end(console, crew, error)
+    return 1 if error else 128 + signals.came if signals.came else 0
+
+
+def tell_end(console, crew, error):
+    """What the user must know at the end, -q or not."""
+    for name, count in crew.bugs.items():
+        console.note('module %s: raised %d times' % (name, count))
+    if error:
+        console.note(error)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
