@@ -1515,22 +1515,34 @@ class Engine:
 
     def turn_over(self, credit):
         """Take back what is overdue, use up to credit of it for the next targets -> used."""
-        used = seen = 0
+        slots = self.overdue()
+        count = min(len(slots), credit, self.window - self.pending + len(slots))
+        if self.retries or self.tries:
+            count = 0                       # every old target matters: the slow way
+        news = self.draw(count)
+        for slot in slots[len(news):]:
+            self.retire(slot)
+        if news:
+            self.recycle(slots[:len(news)], news)
+        return len(news)
+
+    def overdue(self):
+        """Up to BATCH slots whose deadline is over; of suspect ones the targets wait again."""
         attempts, cohorts = self.attempts, self.cohorts
-        while cohorts and cohorts[0][0] <= self.now and seen < BATCH:
+        found = []
+        while cohorts and cohorts[0][0] <= self.now and len(found) < BATCH:
             due, slots, targets = cohorts.popleft()
             live = [slot for slot, target in zip(slots, targets) if attempts[slot] is target]
-            seen += len(live)
-            suspect = self.suspects and self.is_suspect(due - self.pace.timeout_s)
-            count = min(len(live), credit - used, self.window - self.pending + len(live))
-            if suspect or self.retries or self.tries:
-                count = 0                   # every old target matters: the slow way
-            news = self.draw(count)
-            self.recycle(live[:len(news)], news)
-            used += len(news)
-            for slot in live[len(news):]:
-                self.retire(slot, suspect)
-        return used
+            if self.suspects and self.is_suspect(due - self.pace.timeout_s):
+                for slot in live:
+                    self.retire(slot, True)
+            else:
+                found += live
+        if len(found) > BATCH:              # one cohort a batch, not ever smaller pieces of them
+            rest = found[BATCH:]
+            cohorts.appendleft((due, rest, [attempts[slot] for slot in rest]))
+            del found[BATCH:]
+        return found
 
     def recycle(self, slots, news):
         """Overdue slots -> new targets, two system calls each; all of the speed is here.
