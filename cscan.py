@@ -465,6 +465,20 @@ def load_ranges(spec: str, option: str) -> 'list[tuple[int, int]]':
                     'nor one of %s' % (option, spec, ', '.join(sorted(PRESETS) + ['default'])))
 
 
+def subtract_ranges(ranges: 'list[tuple[int, int]]', others: 'list[tuple[int, int]]'):
+    """Merged ranges without others (in any order)."""
+    keep = invert_ranges(merge_ranges(others))
+    kept, at = [], 0
+    for first, last in ranges:
+        while at < len(keep) and keep[at][1] < first:
+            at += 1
+        for low, high in itertools.islice(keep, at, None):
+            if low > last:
+                break
+            kept.append((max(low, first), min(high, last)))
+    return kept
+
+
 def random_words(seed: 'int | None' = None):
     """Endless blocks of uniform 32-bit integers: the kernel's, or those of a seed."""
     rng = random.Random(seed)
@@ -2254,20 +2268,6 @@ def load_space(args, console) -> Space:
     if args.once and len({weight for _, weight in ports}) > 1:
         console.progress('--once: weights of ports do not apply')
     return Space(ranges, ports)
-
-
-def subtract_ranges(ranges, others):
-    """Merged ranges without others (in any order)."""
-    keep = invert_ranges(merge_ranges(others))
-    kept, at = [], 0
-    for first, last in ranges:
-        while at < len(keep) and keep[at][1] < first:
-            at += 1
-        for low, high in itertools.islice(keep, at, None):
-            if low > last:
-                break
-            kept.append((max(low, first), min(high, last)))
-    return kept
 
 
 class Interrupted(Exception):

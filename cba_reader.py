@@ -1,0 +1,495 @@
+#!/usr/bin/env python3
+"""cba_reader - read the CBA files that cscan writes: as a library and on the command line.
+
+    python3 cba_reader.py scan.cba          statistics and results
+
+    with open('scan.cba', 'rb') as file:
+        for entry in cba_reader.CBA(file).entries('rfb'):
+            print(entry.dict[0], entry.events)
+
+One file, standard library only, CPython 3.6 or newer and PyPy.
+
+Contents
+    1 Formats           packets of a CBA file, names that strangers chose
+    2 Entries           the reader's API
+    3 Reports           statistics, results, entries of a module
+    4 Command line
+"""
+
+import argparse
+import itertools
+import os
+import re
+import struct
+import sys
+import time
+
+
+# ==== 1 Formats =========================================================================
+
+# ---- same in cscan.py and cba_reader.py and compile_targets.py ----
+
+class UserError(Exception):
+    """What the user can mend, in one line: what, the value as repr, what was expected."""
+
+
+def why(error: Exception) -> str:
+    """OSError -> the kernel's words, without number and path; others -> their text."""
+    return getattr(error, 'strerror', None) or str(error)
+
+# ---- end of same in cscan.py and cba_reader.py and compile_targets.py ----
+
+
+# ---- same in cscan.py and cba_reader.py ----
+
+CBA_HEAD, CBA_STR, CBA_FILE, CBA_DATA, CBA_INT32, CBA_INT64, CBA_BIT = range(7)
+CBA_CHUNK = 7                       # ours, never in a file: a piece of the thread's open stream
+CBA_CODED = 0x80                    # bit of the type octet: a u32 code follows
+CBA_STR_MAX = 32767
+CBA_CHUNK_MAX = 32768
+CBA_FIELDS = {                      # kind: format of the field that starts its body
+    CBA_HEAD: 'B', CBA_STR: 'H', CBA_FILE: 'H', CBA_DATA: '', CBA_INT32: 'i',
+    CBA_INT64: 'q', CBA_BIT: '', CBA_CHUNK: 'H'}
+CBA_COUNTED = (CBA_HEAD, CBA_STR, CBA_FILE, CBA_CHUNK)      # that field counts the octets after it
+CBA_ORDERS = {b'L': '<', b'B': '>'}
+
+
+class CbaPackets:
+    """The packets of a CBA file: iterate for (thread, kind, code, value).
+
+    file    binary, at its first octet; an empty one has no packets
+    value   HEAD, STR, FILE (its name), CHUNK (b'' ends the stream): bytes; INT32, INT64: int;
+            BIT, DATA: True
+    order   '<' or '>', None while the file is empty
+    end     offset behind the last whole packet
+    open    threads whose stream is open, with CBA_FILE or CBA_DATA
+    cut     '' or what ends the packets before the file ends
+    torn    True if that is just the end of the file inside a packet (a kill, a full disk)
+    """
+
+    def __init__(self, file):
+        self.file, self.end, self.open, self.cut, self.torn = file, 0, {}, '', False
+        mark = file.read(1)
+        self.order = CBA_ORDERS.get(mark)
+        if self.order:
+            self.end = len(mark)
+            self.fields = {kind: struct.Struct(self.order + field)
+                           for kind, field in CBA_FIELDS.items()}
+            self.code = struct.Struct(self.order + 'I')
+        elif mark:
+            self.cut = 'first octet %r: L or B was expected' % mark
+
+    def take(self, size):
+        """Exactly size octets; EOFError where the file has no more."""
+        data = self.file.read(size) if size else b''
+        if len(data) < size:
+            raise EOFError
+        self.at += size
+        return data
+
+    def __iter__(self):
+        while self.order and not self.cut:
+            self.at = self.end
+            thread = self.file.read(1)
+            if not thread:
+                return
+            self.at += 1
+            try:
+                packet = self.packet(thread[0])
+            except EOFError:
+                self.torn = True
+                self.cut = 'offset %d: the file ends inside a packet' % self.end
+                return
+            except ValueError as error:
+                self.cut = 'offset %d: %s' % (self.end, error)
+                return
+            self.end = self.at
+            yield packet
+
+    def packet(self, thread):
+        """The packet of this thread that begins at the file's position."""
+        kind, code = CBA_CHUNK, 0
+        if thread not in self.open:
+            octet = self.take(1)[0]
+            kind = octet & ~CBA_CODED
+            if kind >= CBA_CHUNK:
+                raise ValueError('type %d: 0 to 6 was expected' % kind)
+            if octet & CBA_CODED:
+                code = self.code.unpack(self.take(self.code.size))[0]
+        field = self.fields[kind]
+        value = field.unpack(self.take(field.size))[0] if field.size else True
+        if kind in CBA_COUNTED:
+            value = self.take(value)
+        if kind in (CBA_FILE, CBA_DATA):
+            self.open[thread] = kind
+        elif kind == CBA_CHUNK and not value:
+            del self.open[thread]
+        return thread, kind, code, value
+
+
+def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = False):
+    """Open a new file for a name that a stranger chose -> (file, path below folder).
+
+    name    / separates folders, which are made; '', '.', '..' and control characters never pass
+    taken   paths given before in this run, which get a number instead of a second life
+    No link is followed on the way, and nothing is overwritten unless told: a name that is there
+    already gets .1, .2 ... behind it.
+    """
+    parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
+    parts = [part for part in parts if part not in ('', '.', '..')] or ['unnamed']
+    os.makedirs(folder, exist_ok=True)
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            try:
+                os.mkdir(part, dir_fd=here)
+            except FileExistsError:
+                pass                # a folder is welcome, a link fails to open below
+            there = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = there
+        for number in itertools.count():
+            last = parts[-1] + ('.%d' % number if number else '')
+            path = '/'.join(parts[:-1] + [last])
+            if path in taken:
+                continue
+            try:
+                if overwrite:
+                    unlink_quietly(last, here)
+                fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=here)
+            except FileExistsError:
+                continue
+            taken.add(path)
+            return os.fdopen(fd, 'wb'), path
+    finally:
+        os.close(here)
+
+
+def unlink_quietly(name: str, folder_fd: int):
+    """Remove a file (of a link: the link) if it is there."""
+    try:
+        os.unlink(name, dir_fd=folder_fd)
+    except FileNotFoundError:
+        pass                        # nothing to overwrite
+
+# ---- end of same in cscan.py and cba_reader.py ----
+
+
+# ==== 2 Entries =========================================================================
+
+class Entry:
+    """What a module wrote about one result.
+
+    module  its name, '' = print
+    events  [(kind, code, value)] in order; value: STR str, DATA bytes, FILE its name as str,
+            INT32 and INT64 int, BIT True
+    dict    {code: last value}
+    """
+    __slots__ = 'module', 'events', 'dict'
+
+    def __init__(self, module):
+        self.module, self.events, self.dict = module, [], {}
+
+    def add(self, kind, code, value):
+        self.events.append((kind, code, value))
+        self.dict[code] = value
+
+
+class CBA:
+    """A CBA file.
+
+    fileobj      binary, seekable if entries() is to be called twice
+    extract_dir  where FILEs go, of modules in extract_for; '*' in it = all modules
+    overwrite    replace files that are there already; otherwise new ones get .1, .2 ...
+    cut          after entries() came to its end: '' or what ended it before the file did
+    extracted    paths below extract_dir of the FILEs written
+    refused      (name, reason) of FILEs that could not be written
+    """
+
+    def __init__(self, fileobj, extract_dir='cba_files', extract_for=(), overwrite=False):
+        self.file, self.extract_dir = fileobj, extract_dir
+        self.extract_for, self.overwrite = extract_for, overwrite
+        self.started, self.cut = False, ''
+        self.extracted, self.refused = set(), []
+
+    def entries(self, module=None):
+        """Yield the entries of a module, None = of all, in the order in which they end."""
+        if self.started:
+            self.file.seek(0)
+        self.started = True
+        packets = CbaPackets(self.file)
+        entries, streams = {}, {}       # thread -> Entry, thread -> Stream
+        for thread, kind, code, value in packets:
+            if kind == CBA_HEAD:
+                yield from self.whole(entries.pop(thread, None), module)
+                entries[thread] = Entry(value.decode('latin-1'))
+                continue
+            entry = entries.setdefault(thread, Entry(''))
+            if kind == CBA_CHUNK:
+                if not streams[thread].feed(value):
+                    entry.add(*streams.pop(thread).event())
+            elif kind in (CBA_FILE, CBA_DATA):
+                streams[thread] = self.stream(kind, code, value, entry, module)
+            else:
+                entry.add(kind, code, value.decode('latin-1') if kind == CBA_STR else value)
+        for stream in streams.values():
+            if stream.kind == CBA_FILE and stream.place:
+                self.refused.append((stream.name, 'cut short: %d bytes written'
+                                     % stream.place.tell()))
+            stream.close()
+        for thread in sorted(entries):
+            yield from self.whole(entries[thread], module)
+        self.cut = packets.cut or (
+            'the file ends inside %d streams' % len(streams) if streams else '')
+
+    def whole(self, entry, module):
+        """An entry that has come to its end, if it is wanted and not empty."""
+        if entry and entry.events and module in (None, entry.module):
+            yield entry
+
+    def stream(self, kind, code, value, entry, module):
+        """Where the chunks of a FILE or DATA go."""
+        if kind == CBA_DATA:
+            return Stream(kind, code, None, [])
+        name = value.decode('latin-1')
+        wanted = module in (None, entry.module) and (
+            '*' in self.extract_for or entry.module in self.extract_for)
+        return Stream(kind, code, name, self.create(name) if wanted else None)
+
+    def create(self, name):
+        """A new file for a FILE, or None and a refusal."""
+        try:
+            return create_below(self.extract_dir, name, self.extracted, self.overwrite)[0]
+        except OSError as error:
+            self.refused.append((name, why(error)))
+            return None
+
+
+class Stream:
+    """A FILE or DATA whose chunks are coming; place: list of chunks, file, or None (skip)."""
+
+    def __init__(self, kind, code, name, place):
+        self.kind, self.code, self.name, self.place = kind, code, name, place
+
+    def feed(self, chunk):
+        """Keep a chunk -> False if it was the last one."""
+        if not chunk:
+            self.close()
+        elif isinstance(self.place, list):
+            self.place.append(chunk)
+        elif self.place:
+            self.place.write(chunk)
+        return bool(chunk)
+
+    def event(self):
+        """The event, now that the stream is whole."""
+        return self.kind, self.code, self.name if self.kind == CBA_FILE else b''.join(self.place)
+
+    def close(self):
+        if self.kind == CBA_FILE and self.place:
+            self.place.close()
+
+
+# ==== 3 Reports =========================================================================
+
+STATS_EVERY, STAT_TIME, EVENT = 10, 11, 20          # codes of the entry `cscan`
+CANARY_FAIL, CANARY_FAIL_RESPONSE = 21, 22
+CODES = {                           # module: {code: name}, to select with --module NAME:CODE
+    'cscan': {STATS_EVERY: 'STATS_EVERY', STAT_TIME: 'STAT_TIME', EVENT: 'EVENT',
+              CANARY_FAIL: 'CANARY_FAIL', CANARY_FAIL_RESPONSE: 'CANARY_FAIL_RESPONSE'},
+    'rfb': {1: 'CONN_FAIL', 2: 'BANNER_FAIL', 3: 'READ_FAIL', 4: 'WRITE_FAIL', 5: 'REASON',
+            6: 'WIN', 7: 'ONLY_TLS', 8: 'TLS_FAIL', 9: 'HAS_VENCRYPT'},
+    'x11': {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KINDA_GOOD'},
+}
+
+
+def printable(text: str) -> str:
+    """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
+def stat_text(stat: 'tuple[int, int, int]') -> str:
+    """(unix seconds, new events, new results) -> the line for it."""
+    when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(stat[0]))
+    return '%s: %d new events, %d new results' % (when, stat[1], stat[2])
+
+
+def report_stats(entry: Entry):
+    """Lines for an entry of the scanner itself: what happened, then least and most events."""
+    stats = []
+    if CANARY_FAIL in entry.dict:
+        yield 'canary fail - timeout'
+    if CANARY_FAIL_RESPONSE in entry.dict:
+        yield 'canary fail - invalid response'
+    events = iter(entry.events)
+    for kind, code, value in events:
+        if code == EVENT:
+            yield 'Event: ' + printable(str(value))
+        elif code == STAT_TIME:         # two counters without code follow
+            counters = [number for _, _, number in itertools.islice(events, 2)]
+            if len(counters) == 2:
+                stats.append((value, *counters))
+                yield stat_text(stats[-1])
+    if stats:
+        yield 'Min events: ' + stat_text(min(stats, key=lambda stat: stat[1]))
+        yield 'Max events: ' + stat_text(max(stats, key=lambda stat: stat[1]))
+
+
+def event_text(kind: int, code: int, value, names: 'dict[int, str]') -> str:
+    """An event of any module on one line's part: NAME, NAME=value, or the value of code 0."""
+    if kind == CBA_DATA:
+        value = '%d bytes %s' % (len(value), value[:16].hex())
+    text = printable(str(value))
+    if kind == CBA_BIT:
+        return names.get(code, str(code))
+    return '%s=%s' % (names.get(code, code), text) if code else text
+
+
+def report_module(entries, module: str, code: 'int | None'):
+    """Lines for the entries of a module: all of them, or the targets of those with a code."""
+    names = CODES.get(module, {})
+    for entry in entries:
+        if code is None:
+            yield ' '.join(event_text(*event, names) for event in entry.events)
+        elif code in entry.dict:
+            yield printable(str(entry.dict.get(0, '')).partition('://')[2]
+                            or str(entry.dict.get(0, '')))
+
+
+def parse_module(text: str) -> 'tuple[str, int | None]':
+    """NAME or NAME:CODE, a number or a name -> (name, code or None)."""
+    module, colon, code = text.partition(':')
+    if not colon:
+        return module, None
+    names = {name: number for number, name in CODES.get(module, {}).items()}
+    if code.upper() in names:
+        return module, names[code.upper()]
+    if re.fullmatch('[0-9]{1,10}', code):
+        return module, int(code)
+    raise UserError('argument --module: %r: a code of %s is a number%s' % (
+        text, module, ' or one of ' + ', '.join(names) if names else ''))
+
+
+# ==== 4 Command line ====================================================================
+
+EXAMPLES = '''\
+examples:
+  cba_reader.py scan.cba                    statistics, then results
+  cba_reader.py scan.cba -r | sort -u       open ports only
+  cba_reader.py scan.cba --module rfb:WIN   targets whose entry has this code
+  cba_reader.py scan.cba --extract files    write the files that modules kept
+'''
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for a mistake."""
+
+    def error(self, message):
+        sys.stderr.write('cba_reader: %s (see -h)\n' % message)
+        sys.exit(2)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog='cba_reader.py', description='Read CBA files, the output of cscan.', epilog=EXAMPLES,
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('files', metavar='FILE', nargs='+', help='CBA files')
+    add('-s', action='store_true', help='statistics only')
+    add('-r', action='store_true', help='results only')
+    add('--module', metavar='NAME[:CODE]',
+        help='entries of this module; with CODE (number or name) the targets that have it')
+    add('--extract', metavar='DIR', help='write the files of all modules (or --module) below DIR')
+    add('--overwrite', action='store_true', help='let --extract replace files that are there')
+    return parser
+
+
+def main(argv=None) -> int:
+    """Command line -> exit status: 0 read (cut files, too), 1 error, 2 usage."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.overwrite and not args.extract:
+        parser.error('--overwrite: goes with --extract')
+    if args.module is not None and (args.s or args.r):
+        parser.error('--module %s: goes without -s and -r' % args.module)
+    try:
+        for path in args.files:
+            read_one(path, args)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        say(str(error))
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)        # nothing more to flush at exit
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def say(text: str):
+    """A line on stderr, below what was printed before."""
+    sys.stdout.flush()
+    sys.stderr.write('cba_reader: %s\n' % text)
+
+
+def emit(lines):
+    """Print lines; characters that the terminal's encoding lacks are escaped."""
+    encoding = sys.stdout.encoding or 'ascii'
+    for line in lines:
+        print(line.encode(encoding, 'backslashreplace').decode(encoding))
+
+
+def read_one(path, args):
+    """One file: what the options ask for, then what was cut."""
+    try:
+        with open(path, 'rb') as file:
+            report(CBA(file, args.extract or 'cba_files', '*' if args.extract else (),
+                       args.overwrite), path, args)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError('%r: %s' % (path, why(error))) from None
+
+
+def report(cba, path, args):
+    if args.extract:
+        extract(cba, args)
+    elif args.module is not None:
+        module, code = parse_module(args.module)
+        emit(report_module(cba.entries(module), module, code))
+    else:
+        if args.s or not args.r:
+            emit(['Stats:'])
+            emit(line for entry in cba.entries('cscan') for line in report_stats(entry))
+        if args.s == args.r:
+            emit([''])
+            say_results()
+        if args.r or not args.s:
+            emit(printable(str(entry.dict.get(0, ''))) for entry in cba.entries(''))
+    if cba.cut:
+        if cba.cut.startswith('first octet'):
+            raise UserError('%r: not a CBA file: %s' % (path, cba.cut))
+        say('%s: %s; everything before it was read' % (path, cba.cut))
+
+
+def say_results():
+    """The original prints this heading on stderr, so that stdout holds results only."""
+    sys.stdout.flush()
+    sys.stderr.write('Results:\n')
+
+
+def extract(cba, args):
+    """--extract: write files, tell their paths, and which could not be written."""
+    module = parse_module(args.module)[0] if args.module is not None else None
+    told = set()
+    for _ in cba.entries(module):
+        emit(sorted(cba.extracted - told))
+        told |= cba.extracted
+    emit(sorted(cba.extracted - told))
+    for name, reason in cba.refused:
+        say('%s: not extracted: %s' % (printable(name), reason))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
