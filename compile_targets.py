@@ -143,11 +143,11 @@ def pack_table(pairs: 'list[tuple[int, int]]', where: str) -> bytes:
 def unpack_table(data: bytes, where: str) -> 'list[tuple[int, int]]':
     """Bytes of a .csw or .csp -> (key, how many) pairs; all but the keys is verified."""
     if len(data) < TABLE.size:
-        raise UserError('%s: %d bytes: a header of %d was expected'
+        raise UserError('%s: no .csw or .csp: %d bytes, the header alone has %d'
                         % (where, len(data), TABLE.size))
     num, top, mask = TABLE.unpack_from(data)
     if len(data) != TABLE.size + 8 * num:
-        raise UserError('%s: %d bytes: %d pairs take %d'
+        raise UserError('%s: no .csw or .csp, or cut: %d bytes, its %d pairs take %d'
                         % (where, len(data), num, TABLE.size + 8 * num))
     words = struct.unpack_from('<%dI' % (2 * num), data, TABLE.size)
     sums = [word + 1 for word in words[1::2]]

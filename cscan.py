@@ -180,11 +180,11 @@ def pack_table(pairs: 'list[tuple[int, int]]', where: str) -> bytes:
 def unpack_table(data: bytes, where: str) -> 'list[tuple[int, int]]':
     """Bytes of a .csw or .csp -> (key, how many) pairs; all but the keys is verified."""
     if len(data) < TABLE.size:
-        raise UserError('%s: %d bytes: a header of %d was expected'
+        raise UserError('%s: no .csw or .csp: %d bytes, the header alone has %d'
                         % (where, len(data), TABLE.size))
     num, top, mask = TABLE.unpack_from(data)
     if len(data) != TABLE.size + 8 * num:
-        raise UserError('%s: %d bytes: %d pairs take %d'
+        raise UserError('%s: no .csw or .csp, or cut: %d bytes, its %d pairs take %d'
                         % (where, len(data), num, TABLE.size + 8 * num))
     words = struct.unpack_from('<%dI' % (2 * num), data, TABLE.size)
     sums = [word + 1 for word in words[1::2]]
@@ -457,7 +457,7 @@ def load_ranges(spec: str, option: str) -> 'list[tuple[int, int]]':
     if spec in PRESETS:
         return parse_range_lines(PRESETS[spec].splitlines(), spec)
     if spec == '-' or os.path.exists(spec):
-        return read_ranges(spec, option)
+        return read_ranges(spec, 'argument ' + option)
     if re.fullmatch(r'[0-9./,\s-]+', spec):
         where = 'argument ' + option
         return merge_ranges([parse_range(part.strip(), where) for part in spec.split(',')])
@@ -1133,6 +1133,7 @@ NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect(
 IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 BATCH = 256                         # probes between two looks at the events
 TICK_S = 0.1
+SYN_BYTES = 60                      # IPv4 and TCP header with Linux's options
 BURST_S = 1 / 20                    # the bucket holds what the rate gives in this time
 LOCAL_HOLD_S = 0.02                 # after a local error nothing is sent for so long
 LOCAL_WAIT_S = 0.25                 # a target that met one waits this long
@@ -1435,7 +1436,7 @@ class Engine:
     def tell(self, target, code, sock=None):
         """Count what became of a target, and report it if it is open."""
         if code in OPEN:
-            if sock is not None and is_self_connected(sock):
+            if sock and is_own_name(sock, target):
                 self.selfs += 1
                 return
             self.opened += 1
@@ -1776,12 +1777,12 @@ class Engine:
             self.progress.canary(canary)
 
 
-def is_self_connected(sock) -> bool:
-    """True if a connected socket's peer is itself (RFC 9293 s3.5: simultaneous open)."""
-    try:
-        return sock.getsockname() == sock.getpeername()
-    except OSError:
-        return False                        # reset since: it had a peer
+def is_own_name(sock, target) -> bool:
+    """True if a socket is connected to itself (RFC 9293 s3.5, simultaneous open).
+
+    Not by getpeername(): after shutdown() such a socket has closed with itself and has no peer.
+    """
+    return sock.getsockname() == target
 
 
 # ==== 8 Threads and metrics =============================================================
@@ -1907,8 +1908,8 @@ class Progress:
         self.console, self.every, self.out, self.total = console, every, out, total
         self.due = every                # packets at the next statistics line
         self.before = (0, 0)            # events, results at the last one
-        self.drawn = -1.0               # when the status line was last drawn
-        self.rates = collections.deque(maxlen=6)    # (time, sent) of the last seconds
+        self.drawn = time.monotonic()   # when the status line was last drawn
+        self.rates = collections.deque([(self.drawn, 0)], maxlen=6)     # (time, sent) each second
         self.told = set()               # kinds of local errors already told
         if out:
             out.begin('cscan')
@@ -1964,15 +1965,11 @@ class Progress:
         parts += ['%d open' % engine.opened, '%d pending' % len(engine.attempts)]
         if engine.locals:
             parts.append('%d local errors' % sum(engine.locals.values()))
-        if self.crew_full(engine):
+        if engine.crew.full():
             parts.append('waiting for modules')
         if engine.stopping:
             parts.append('stopping')
         return ', '.join(parts)
-
-    @staticmethod
-    def crew_full(engine):
-        return engine.crew.full()
 
     def final(self, engine):
         """The last line: what became of everything that was sent."""
@@ -1986,12 +1983,18 @@ class Progress:
             if count:
                 parts.append('%d %s' % (count, name))
         self.console.clear()
-        self.console.progress('%d packets in %s: %s' % (
-            engine.sent, duration_text(engine.real - engine.started), ', '.join(parts)))
+        self.console.progress('%s in %s%s: %s' % (
+            many(engine.sent, 'packet'), duration_text(engine.real - engine.started),
+            ' (%s)' % engine.stopping if engine.stopping else '', ', '.join(parts)))
         if engine.locals:
             self.console.note('local errors: ' + ', '.join(
                 '%s %d' % (errno.errorcode.get(code, code), count)
                 for code, count in engine.locals.most_common()))
+
+
+def many(count: int, noun: str) -> str:
+    """(2, 'address') -> '2 addresses'."""
+    return '%d %s%s' % (count, noun, '' if count == 1 else 'es' if noun.endswith('s') else 's')
 
 
 def duration_text(seconds: float) -> str:
@@ -2220,8 +2223,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_args(parser, args):
-    """What single options cannot say."""
+def check_args(parser, args, extra):
+    """What single options cannot say; extra: words that belong to no option."""
+    if extra:
+        parser.error('%r: %s' % (extra[0], 'no such option' if extra[0].startswith('-') else
+                                 'belongs to no option; targets are named with -f'))
     if args.l and args.x:
         parser.error('-l and -x: one of them')
     if args.p and args.pf:
@@ -2252,6 +2258,8 @@ def load_space(args, console) -> Space:
                            for pair in load_ranges(spec, '-f')])
     excluded = [pair for spec in args.exclude for pair in load_ranges(spec, '-xf')]
     named = count_addresses(ranges)
+    if not named:
+        raise UserError('argument -f: %s: no ranges in there' % ', '.join(map(repr, args.f)))
     ranges = subtract_ranges(ranges, excluded)
     if args.exclude:
         console.progress('%d of %d addresses excluded' % (named - count_addresses(ranges), named))
@@ -2306,11 +2314,11 @@ def main(argv=None) -> int:
     """Command line -> exit status: 0 done, 1 error, 2 usage, 130 SIGINT, 143 SIGTERM."""
     fill_standard_descriptors()
     parser = make_parser()
-    args = parser.parse_args(argv)
+    args, extra = parser.parse_known_args(argv)
     console = Console(args.q)
     signals = Signals()
     try:
-        check_args(parser, args)
+        check_args(parser, args, extra)
         return run(args, console, signals)
     except UserError as error:
         console.note(str(error))
@@ -2427,19 +2435,24 @@ def make_engine(args, space, source, total, console) -> Engine:
 
 def start_text(pace: Pace, args, space: Space, total) -> str:
     """The start line: sockets, timeout, rate, bytes, targets, time."""
-    rate = pace.rate or 1000 * pace.window / args.t
-    parts = ['%d sockets' % pace.window, '%g ms timeout' % args.t,
-             '%s%g packets/s, %d bytes/s' % ('' if pace.rate else 'about ', rate, 60 * rate)]
+    silent = pace.window / pace.timeout_s * pace.syns       # SYNs a second while nothing answers
+    rate = min(pace.rate or silent, silent)
+    parts = [many(pace.window, 'socket'), '%g ms timeout' % args.t]
+    parts.append('%.6g packets/s, %d bytes/s%s' % (
+        pace.rate or silent, SYN_BYTES * (pace.rate or silent),
+        '' if pace.rate else ' while nothing answers, else as fast as it can'))
+    if pace.rate and rate < pace.rate - 1:
+        parts.append('%.3g/s while nothing answers' % rate)
     if pace.syns > 1:
-        parts.append('%d SYNs each if unanswered (-t), so %g targets/s'
+        parts.append('up to %d SYNs a target in that time, so %.3g targets/s'
                      % (pace.syns, rate / pace.syns))
-    parts.append('%d addresses x %d ports' % (space.addresses, len(space.ports)))
+    parts.append(many(space.addresses, 'address') + ' x ' + many(len(space.ports), 'port'))
     if args.once:
         parts.append('seed %d' % args.seed)
     if total:
         seconds = total * pace.syns / rate + pace.timeout_s
-        parts.append('%d probes, %s %s' % (total, 'about' if pace.rate else 'at most',
-                                           duration_text(seconds)))
+        parts.append('%s in %s%s' % (many(total, 'probe'), '' if rate == pace.rate else 'at most ',
+                                            duration_text(seconds)))
     return ', '.join(parts)
 
 
