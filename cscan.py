@@ -655,6 +655,13 @@ class Console:
                 self.err('\r\x1b[K')
                 self.shown = ''
 
+    def look_for_reader(self):
+        """Notice that the reader of a pipe left, also while there is nothing to write."""
+        poll = select.poll()
+        poll.register(1, 0)
+        if stat.S_ISFIFO(os.fstat(1).st_mode) and poll.poll(0):
+            self.gone = True
+
     def lines(self, lines):
         """Result lines, at once and together, to stdout."""
         data = ''.join(line + '\n' for line in lines)
@@ -696,8 +703,9 @@ class TextSink:
     """
     failed = ''                     # why entries cannot be kept: the console knows
 
-    def __init__(self, write, folder):
+    def __init__(self, write, folder, look=None):
         self.write_lines, self.folder = write, folder
+        self.look = look or self.start      # learns, now and then, whether anybody reads
         self.taken = set()          # paths of files saved by this run
         self.entries = {}           # thread -> lines of the entry that it is in the middle of
         self.lock = threading.Lock()
@@ -872,6 +880,9 @@ class CbaSink:
         while not self.closed.wait(0.5):
             self.flush()
 
+    def look(self):
+        """The flusher looks."""
+
     def start(self):
         """Begin to flush; after a fork, which no thread survives."""
         self.flusher.start()
@@ -996,7 +1007,8 @@ class TimedSocket:
 #   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
-# What it raises is counted and named; the scan goes on.
+# An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
+# and named as a bug; the scan goes on.
 
 Module = collections.namedtuple('Module', [
     'name',         # as in -mod
@@ -1049,7 +1061,7 @@ def load_module_file(path: str) -> 'list[Module]':
     """
     sys.modules.setdefault('cscan', sys.modules[__name__])
     source = read_file(path, 'argument -mod')
-    before = set(MODULES.values())
+    before = dict(MODULES)
     space = types.ModuleType(os.path.splitext(os.path.basename(path))[0])
     space.__file__ = path
     try:
@@ -1059,7 +1071,7 @@ def load_module_file(path: str) -> 'list[Module]':
     except Exception as error:      # whatever the user's code raises is the user's to mend
         raise UserError('argument -mod: %r: %s: %s'
                         % (path, type(error).__name__, error)) from None
-    found = [each for each in MODULES.values() if each not in before]
+    found = [each for name, each in MODULES.items() if before.get(name) is not each]
     if not found:
         raise UserError('argument -mod: %r: registers no module with @cscan.module' % path)
     return found
@@ -1713,6 +1725,7 @@ class Engine:
             self.watch_canary()
         if self.real - self.started > self.runtime:
             self.stop('--max-runtime')
+        self.sink.look()
         failed = self.console.failed or self.sink.failed
         if failed:
             self.fail(failed)
@@ -1804,7 +1817,8 @@ class Crew:
         self.space = threading.Condition(self.lock)     # the queue has shrunk
         self.closed, self.enough = False, False
         self.passed = 0                     # results that passed the filters
-        self.bugs = collections.Counter()   # module name -> exceptions
+        self.bugs = collections.Counter()   # module name -> exceptions that it let through
+        self.failures = collections.Counter()   # (module name, reason) -> talks that OSError ended
         self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True)
                         for number in range(1, threads + 1)]
 
@@ -1879,6 +1893,9 @@ class Crew:
         out.begin(each.entry)
         try:
             return each.check(target, out, self.options[each.name])
+        except OSError as error:            # timeouts and resets are everyday life
+            with self.lock:
+                self.failures[each.name, why(error)] += 1
         except Exception as error:          # a module's bug must not end the scan
             with self.lock:
                 self.bugs[each.name] += 1
@@ -2367,7 +2384,7 @@ def list_targets(source, console) -> int:
 def make_sink(args, console):
     """Where entries go, opened last: a failed start leaves no trace."""
     if not args.o:
-        return TextSink(console.lines, args.of)
+        return TextSink(console.lines, args.of, console.look_for_reader)
     rescue = TextSink(lambda lines: console.err(''.join(line + '\n' for line in lines)), args.of)
     return CbaSink(args.o, rescue, console.note)
 
@@ -2513,7 +2530,9 @@ def scan(args, space, source, console, signals, modules, options) -> int:
 def tell_end(console, crew, error):
     """What the user must know at the end, -q or not."""
     for name, count in crew.bugs.items():
-        console.note('module %s: raised %d times' % (name, count))
+        console.note('module %s: raised %s' % (name, many(count, 'time')))
+    for (name, reason), count in crew.failures.most_common():
+        console.progress('module %s: %s: %s' % (name, reason, many(count, 'target')))
     if error:
         console.note(error)
 
