@@ -1232,6 +1232,7 @@ class Conntrack:
     """
     COUNT = '/proc/sys/net/netfilter/nf_conntrack_count'
     LIMIT = '/proc/sys/net/netfilter/nf_conntrack_max'
+    SPAN = '/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_syn_sent'
     STAT = '/proc/net/stat/nf_conntrack'    # header line, then a line of hex a processor
 
     def __init__(self):
@@ -1255,7 +1256,14 @@ class Conntrack:
             return 0
         grown, self.drops = drops - self.drops, drops
         self.count, self.limit = read_sysctl(self.COUNT), read_sysctl(self.LIMIT)
-        return grown if self.count >= 0.9 * self.limit else 0
+        return grown if not self.has_room() else 0
+
+    def has_room(self):
+        return self.count < 0.9 * self.limit
+
+    def carries(self):
+        """New unanswered connections a second that the table can hold."""
+        return self.limit / max(1, read_sysctl(self.SPAN))
 
 
 def read_sysctl(path: str) -> int:
@@ -1349,6 +1357,7 @@ class Engine:
         self.held = -1.0                # nothing is sent before this time
         self.conntrack = Conntrack()
         self.looked = 0.0               # when conntrack was last looked at
+        self.slowed = -1.0              # when it last made the pace go down
         self.suspects = collections.deque(maxlen=1024)  # (from, to): SYNs sent then may be lost
         self.lost = 0                   # targets sent again for that
         self.real = self.now = time.monotonic()
@@ -1743,23 +1752,28 @@ class Engine:
             self.cohorts = kept
 
     def watch_conntrack(self):
-        """Drops: what was sent since the last look is suspect, and the pace is halved."""
+        """Drops: what was sent since the last look is suspect, and the pace goes down.
+
+        Expired entries may fill the table for another minute, until the kernel collects them; so
+        the pace is halved each second, and back at half of what the table carries with the room.
+        """
         dropped = self.conntrack.look()
         looked, self.looked = self.looked, self.now
-        ceiling = self.pace.rate
         if dropped:
             if not self.suspects:
-                self.console.note(
+                self.progress.event(
                     'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
                     'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
                     % (self.conntrack.count, self.conntrack.limit))
             self.suspects.append((looked - TICK_S, self.now))
-            rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
-            self.bucket.rate = max(1.0, rate / 2)
-        elif self.bucket.rate != ceiling and self.suspects:
-            self.bucket.rate *= 1.02
-            if self.bucket.rate >= (ceiling or self.window / self.pace.timeout_s):
-                self.bucket.rate = ceiling
+            if self.now - self.slowed > 1:
+                self.slowed = self.now
+                rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
+                self.bucket.rate = max(1.0, min(rate / 2, self.conntrack.carries()))
+        elif self.suspects and self.bucket.rate != self.pace.rate and self.conntrack.has_room():
+            self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
+            if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
+                self.bucket.rate = self.pace.rate
 
     def is_suspect(self, sent):
         """Was a SYN of this time perhaps dropped by conntrack?"""
