@@ -446,7 +446,8 @@ BUILTIN_MODULES = 'print'
 MULTICAST = (0xe0000000, 0xefffffff)        # RFC 5771 s3: 224.0.0.0/4, which TCP cannot reach
 RANDOM_BLOCK = 1 << 14                      # octets of randomness fetched at a time
 LIST_BLOCK = 1 << 12                        # targets made at a time
-LOW = ['%d.%d' % pair for pair in itertools.product(range(256), repeat=2)]
+OCTETS = [str(octet) for octet in range(256)]
+LOW = [high + '.' + low for high in OCTETS for low in OCTETS]      # '0.0' to '255.255'
 HIGH = [half + '.' for half in LOW]
 
 
@@ -1462,23 +1463,25 @@ class Engine:
                 return
             self.opened += 1
             self.crew.put(*target)
-        elif code == errno.ETIMEDOUT:
-            self.unanswered(target)
-            return
-        else:
+        elif code != errno.ETIMEDOUT or not self.try_again(target):
             self.answers[code] += 1
-        if self.tries:
+        if self.tries and code != errno.ETIMEDOUT:
             self.tries.pop(target, None)
 
     def unanswered(self, target):
-        """Timed out: the end of it, or another try after a growing while."""
-        tries = self.tries.pop(target, 0)
-        if tries < self.retries and not self.stopping:
-            self.tries[target] = tries + 1
-            self.repeats += 1
-            self.wait_for(target, (tries + 1) * max(1.0, 2 * self.pace.timeout_s))
-        else:
+        """Its deadline is over: the end of it, or another try."""
+        if not self.try_again(target):
             self.timeouts += 1
+
+    def try_again(self, target):
+        """--retries: let a target wait for its next try, after a growing while, if it has one."""
+        tries = self.tries.pop(target, 0)
+        if tries >= self.retries or self.stopping:
+            return False
+        self.tries[target] = tries + 1
+        self.repeats += 1
+        self.wait_for(target, (tries + 1) * max(1.0, 2 * self.pace.timeout_s))
+        return True
 
     def local_error(self, code):
         """The machine, not the net, said no: count it, hold, make the window smaller."""
@@ -1595,7 +1598,7 @@ class Engine:
             return socks
         for sock in filter(None, failed):   # refused, or opened and reset: SO_ERROR knows
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.tell(self.attempts.pop(sock), code or errno.ETIMEDOUT)
+            self.tell(self.attempts.pop(sock), code)
             self.renew(sock)
         return [sock for sock, odd in zip(socks, failed) if not odd]
 
@@ -1924,7 +1927,8 @@ class Crew:
 CSCAN_STATS_EVERY, CSCAN_STAT_TIME, CSCAN_EVENT = 10, 11, 20    # codes of the entry `cscan`
 CSCAN_CANARY_FAIL, CSCAN_CANARY_FAIL_RESPONSE = 21, 22
 NAMES = {errno.ECONNREFUSED: 'refused', errno.EHOSTUNREACH: 'host unreachable',
-         errno.ENETUNREACH: 'net unreachable', errno.EACCES: 'prohibited'}
+         errno.ENETUNREACH: 'net unreachable', errno.EACCES: 'prohibited',
+         errno.ETIMEDOUT: 'given up by the kernel'}
 
 
 class Progress:
@@ -2272,7 +2276,7 @@ def check_args(parser, args, extra):
     if (args.f + args.exclude).count('-') > 1:
         parser.error('-: standard input can be read once')
     if not (args.f or args.l or args.x or BAKED):
-        ranges = load_ranges('default', '-f')
+        ranges = subtract_ranges(load_ranges('default', '-f'), [MULTICAST])
         sys.stderr.write(
             'cscan: no targets named, nothing was sent; name them with -f (see -h)\n'
             'cscan: the built-in targets are `public`: %d addresses, port %s; to scan them:\n'

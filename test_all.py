@@ -445,7 +445,7 @@ class Engine(unittest.TestCase):
                     engine = self.run_engine([('127.0.0.1', 9)] * 3)
                 self.assertEqual((engine.answers, engine.locals), ({code: 3}, {}))
         with patched(cscan, CONNECT=lambda s, to: errno.ETIMEDOUT):
-            self.assertEqual(self.run_engine([('127.0.0.1', 9)] * 3).timeouts, 3)
+            self.assertEqual(self.run_engine([('127.0.0.1', 9)] * 3).answers, {errno.ETIMEDOUT: 3})
         engine = self.engine([self.hosts.silent()])     # later: as if the kernel gave up
         engine.launch(1)
         fd = next(iter(engine.attempts)).fileno()
@@ -756,9 +756,12 @@ class Cli(Folder):
 
     def test_mistakes(self):
         """One line that names the value and what was expected, no traceback, nothing started."""
-        for name, args, expected, words in self.MISTAKES:
+        rows = list(self.MISTAKES)
+        processes = [start('cscan.py', *args) for _, args, _, _ in rows]    # side by side: faster
+        for (name, _, expected, words), process in zip(rows, processes):
+            out, err = (text.decode() for text in process.communicate(timeout=60))
             with self.subTest(name):
-                status, out, err = run('cscan.py', *args)
+                status = process.returncode
                 err = '\n'.join(line for line in err.splitlines() if 'sockets' not in line)
                 self.assertEqual((status, out, err.count('\n')), (expected, '', 0), err)
                 self.assertIn(words, err)
@@ -781,7 +784,7 @@ class Cli(Folder):
         with open('/proc/net/snmp') as file:
             after = re.findall(r'^Tcp: .*', file.read(), re.M)[1].split()[5]
         self.assertEqual((status, out), (2, ''))
-        self.assertIn('3626760960 addresses, port 22', err)
+        self.assertIn('3358325504 addresses, port 22', err)
         self.assertRegex(err, r'cscan\.py -p 22 -r 1000 -f default\n$')
         self.assertLess(int(after) - int(before), 50)       # ActiveOpens of the whole machine
 
@@ -1203,7 +1206,7 @@ def check(target, out, options):
 
         def drip():
             peer, _ = listener.accept()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), peer:
                 while True:
                     peer.sendall(b'x')
                     time.sleep(0.05)
@@ -1349,7 +1352,7 @@ class Live(Folder):
     def test_ceiling(self):
         """No second has more SYNs than -r and one burst, also around a pause of the process."""
         read = self.sniff()
-        process = self.start('-q', '-f', '10.128.0.0/16', '-r', 500, '-t', 400, '--max-runtime', 3)
+        process = self.start('-q', '-f', '10.128.0.0/16', '-r', 500, '-t', 400, '--max-runtime', 2.3)
         wait_until(lambda: len(read()) > 400)
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.6)
@@ -1358,19 +1361,16 @@ class Live(Folder):
         process.communicate()
         times = [when for when, _, _ in read()]
         self.assertLessEqual(self.most_in_a_second(times), 500 + 25 + 1)
-        self.assertGreater(len(times), 900)
+        self.assertGreater(len(times), 600)
 
     def test_kernel_repeats_count(self):
-        """-t 3000: the kernel sends each SYN thrice, and the rate holds for all of them."""
+        """-t 1500: the kernel sends each SYN twice, and the rate holds for all of them."""
         read = self.sniff()
-        self.scan('-q', '-f', '10.129.0.0/16', '-r', 60, '-t', 3000, '-n', 60)
+        self.scan('-q', '-f', '10.129.0.0/16', '-r', 60, '-t', 1500, '-n', 45)
         syns = read()
         self.assertLessEqual(self.most_in_a_second([when for when, _, _ in syns]), 60 + 3 + 1)
         counts = collections.Counter(host for _, host, _ in syns)
-        with open('/proc/sys/net/ipv4/tcp_syn_retries') as file:
-            file.read()
-        self.assertLessEqual(max(counts.values()),
-                             cscan.syns_per_connect(3000, cscan.read_limits().linear))
+        self.assertEqual(set(counts.values()), {2})
 
     def test_retries_on_the_wire(self):
         """Each silent target is tried again once, at least a second later."""
