@@ -1152,7 +1152,8 @@ LOCAL_HOLD_S = 0.02                 # after a local error nothing is sent for so
 LOCAL_WAIT_S = 0.25                 # a target that met one waits this long
 CLASH_WAIT_S = 1.0
 GIVE_UP_S = {True: 75, False: 10}   # clash (TIME_WAIT lasts 60 s), other local errors
-WAITING_MAX = 1000000               # targets that local errors keep waiting; 200 MB
+GIVE_UP_TRIES = 3                   # at least, however slow the pace
+PARKED_MAX = 1000000                # targets that local errors keep waiting; 200 MB
 REMEDIES = {
     errno.EMFILE: 'raise the descriptor limit (ulimit -n) or lower -m, -mt',
     errno.ENFILE: 'raise sysctl fs.file-max or lower -m',
@@ -1339,7 +1340,8 @@ class Engine:
         self.cohorts = collections.deque()  # (due, sockets, targets) in order of due; a pair is
                                             # stale unless attempts[socket] is target
         self.window = pace.window       # pending at most, now: local errors shrink it
-        self.waiting = []               # heap of (due, serial, target) to be tried (again)
+        self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
+        self.parked = 0                 # how many of them a local error sent there
         self.serial = itertools.count()
         self.tries = {}                 # target -> how often it timed out, if it is to be retried
         self.exhausted = False          # source is at its end, or the quota
@@ -1353,13 +1355,13 @@ class Engine:
         self.repeats = 0                # retries sent
         self.answers = collections.Counter()    # errno -> answers of the net
         self.locals = collections.Counter()     # errno -> local errors
-        self.blocked = None             # (since, errno) while local errors let nothing through
+        self.blocked = None             # (since, errno, how many) local errors in a row
         self.shrunk = -1.0              # when the window last shrank
         self.held = -1.0                # nothing is sent before this time
         self.conntrack = Conntrack()
         self.looked = 0.0               # when conntrack was last looked at
         self.slowed = -1.0              # when it last made the pace go down
-        self.suspects = collections.deque(maxlen=1024)  # (from, to): SYNs sent then may be lost
+        self.suspects = collections.deque()     # (from, to): SYNs sent then may be lost
         self.lost = 0                   # targets sent again for that
         self.real = self.now = time.monotonic()
         self.frozen = 0.0               # seconds that the clock of deadlines stood still
@@ -1435,7 +1437,9 @@ class Engine:
         if self.stopping or count <= 0:
             return drawn
         while self.waiting and self.waiting[0][0] <= self.now and len(drawn) < count:
-            drawn.append(heapq.heappop(self.waiting)[2])
+            _, _, target, parked = heapq.heappop(self.waiting)
+            self.parked -= parked
+            drawn.append(target)
         more = count - len(drawn)
         if more and not self.exhausted:
             if self.quota is not None:
@@ -1446,12 +1450,14 @@ class Engine:
             drawn += fresh
         return drawn
 
-    def wait_for(self, target, seconds):
+    def wait_for(self, target, seconds, parked=False):
         """The target is tried (again) in so many seconds; as a new attempt, so as a new tuple."""
         host, port = target
-        heapq.heappush(self.waiting, (self.now + seconds, next(self.serial), (host, port)))
-        if len(self.waiting) > WAITING_MAX and self.locals:
-            self.fail('%d targets wait: %s' % (len(self.waiting), self.name_blocks()))
+        entry = self.now + seconds, next(self.serial), (host, port), parked
+        heapq.heappush(self.waiting, entry)
+        self.parked += parked
+        if self.parked > PARKED_MAX:
+            self.fail('%d targets wait: %s' % (self.parked, self.name_blocks()))
 
     # ---- outcomes ----
 
@@ -1487,11 +1493,15 @@ class Engine:
         """The machine, not the net, said no: count it, hold, make the window smaller."""
         self.locals[code] += 1
         self.held = self.now + LOCAL_HOLD_S
-        if self.blocked is None:
-            self.blocked = self.now, code
+        self.block(code)
         if self.now - self.shrunk >= TICK_S:
             self.shrunk = self.now
             self.window = max(1, min(self.window * 3 // 4, len(self.socks)))
+
+    def block(self, code):
+        """Nothing came through since the first of these in a row."""
+        since, first, count = self.blocked or (self.now, code, 0)
+        self.blocked = since, first, count + 1
 
     def odd(self, sock, target, code, old):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
@@ -1503,31 +1513,31 @@ class Engine:
         if old:
             self.unanswered(old)
         if code == 0:
-            self.renew_after(sock, target)
-        else:
-            self.free.append(sock)
+            self.count_sent(1)
+            self.tell(target, code, sock)
+            self.renew(sock)
+            return
+        self.free.append(sock)
         if code in CLASH and self.port:
             self.clash(target, code)
         elif code in LOCAL or code in CLASH:
             self.local_error(code)
-            self.wait_for(target, LOCAL_WAIT_S)
+            self.wait_for(target, LOCAL_WAIT_S, True)
         else:
-            self.sent += 1
-            self.bucket.spend(1)
-            if code:
-                self.tell(target, code)
+            self.count_sent(1)
+            self.tell(target, code)
 
-    def renew_after(self, sock, target):
-        """Connected at once: a result."""
-        self.tell(target, 0, sock)
-        self.renew(sock)
+    def count_sent(self, count):
+        self.sent += count
+        self.bucket.spend(count)
 
     def clash(self, target, code):
         """The target is under way already, or its connection in TIME_WAIT."""
         self.clashes += 1
+        self.held = max(self.held, self.now + 0.001)    # do not spin where all targets clash
         if self.once:
-            self.blocked = self.blocked or (self.now, code)
-            self.wait_for(target, CLASH_WAIT_S)
+            self.block(code)
+            self.wait_for(target, CLASH_WAIT_S, True)
         elif self.quota is not None:
             self.quota += 1                 # another is drawn in its place
             self.exhausted = False
@@ -1598,7 +1608,7 @@ class Engine:
             return socks
         for sock in filter(None, failed):   # refused, or opened and reset: SO_ERROR knows
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.tell(self.attempts.pop(sock), code)
+            self.tell(self.attempts.pop(sock), code or errno.ETIMEDOUT)
             self.renew(sock)
         return [sock for sock, odd in zip(socks, failed) if not odd]
 
@@ -1618,8 +1628,7 @@ class Engine:
         if socks:
             attempts.update(zip(socks, targets))
             self.cohorts.append((self.now + self.pace.timeout_s, socks, targets))
-            self.sent += len(socks)
-            self.bucket.spend(len(socks))
+            self.count_sent(len(socks))
             self.blocked = None
         for each in odd:
             self.odd(*each)
@@ -1645,7 +1654,7 @@ class Engine:
         news = self.draw(min(credit, self.window - len(self.attempts)))
         socks = self.take(len(news))
         for target in news[len(socks):]:
-            self.wait_for(target, LOCAL_WAIT_S)
+            self.wait_for(target, LOCAL_WAIT_S, True)
         self.connect_all(socks, news[:len(socks)])
 
     def clock(self):
@@ -1762,8 +1771,10 @@ class Engine:
         """
         dropped = self.conntrack.look()
         looked, self.looked = self.looked, self.now
+        while self.suspects and self.suspects[0][1] < self.now - self.pace.timeout_s - 5:
+            self.suspects.popleft()         # all of them have come to their deadline
         if dropped:
-            if not self.suspects:
+            if self.slowed < 0:
                 self.progress.event(
                     'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
                     'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
@@ -1773,7 +1784,7 @@ class Engine:
                 self.slowed = self.now
                 rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
                 self.bucket.rate = max(1.0, min(rate / 2, self.conntrack.carries()))
-        elif self.suspects and self.bucket.rate != self.pace.rate and self.conntrack.has_room():
+        elif self.slowed >= 0 and self.bucket.rate != self.pace.rate and self.conntrack.has_room():
             self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
             if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
                 self.bucket.rate = self.pace.rate
@@ -1785,8 +1796,8 @@ class Engine:
     def watch_blocks(self):
         """Give up when local errors let nothing through for long."""
         if self.blocked and not self.attempts and not self.stopping:
-            since, code = self.blocked
-            if self.now - since > GIVE_UP_S[code in CLASH]:
+            since, code, count = self.blocked
+            if count >= GIVE_UP_TRIES and self.now - since > GIVE_UP_S[code in CLASH]:
                 self.fail('nothing can be sent: %s' % self.name_blocks())
 
     def name_blocks(self):

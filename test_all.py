@@ -415,10 +415,10 @@ class Engine(unittest.TestCase):
         self.assertEqual(sorted(self.crew.results), sorted(good))
         self.assertIn('EPERM', engine.error)
         self.assertIn('firewall', engine.error)
-        self.assertEqual([target for _, _, target in engine.waiting], [bad])
+        self.assertEqual([entry[2] for entry in engine.waiting], [bad])
 
     def test_too_many_waiting(self):
-        with patched(cscan, WAITING_MAX=50, CONNECT=lambda s, to: errno.EPERM):
+        with patched(cscan, PARKED_MAX=50, CONNECT=lambda s, to: errno.EPERM):
             engine = self.run_engine([('127.0.0.1', port) for port in range(1, 1000)])
         self.assertIn('51 targets wait', engine.error)
 
