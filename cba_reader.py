@@ -20,12 +20,14 @@ import argparse
 import itertools
 import os
 import re
+import shutil
 import struct
 import sys
+import tempfile
 import time
 
 
-# ==== 1 Formats =========================================================================
+# ==== 1 Formats =======================================================================
 
 # ---- same in cscan.py and cba_reader.py and compile_targets.py ----
 
@@ -136,7 +138,7 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
     already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
-    parts = [part for part in parts if part not in ('', '.', '..')] or ['unnamed']
+    parts = [part for part in parts if part not in ('', '.', '..')][-16:] or ['unnamed']
     os.makedirs(folder, exist_ok=True)
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -172,10 +174,15 @@ def unlink_quietly(name: str, folder_fd: int):
     except FileNotFoundError:
         pass                        # nothing to overwrite
 
+
+def printable(text: str) -> str:
+    """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
 # ---- end of same in cscan.py and cba_reader.py ----
 
 
-# ==== 2 Entries =========================================================================
+# ==== 2 Entries =======================================================================
 
 class Entry:
     """What a module wrote about one result.
@@ -290,10 +297,11 @@ class Stream:
             self.place.close()
 
 
-# ==== 3 Reports =========================================================================
+# ==== 3 Reports =======================================================================
 
 STATS_EVERY, STAT_TIME, EVENT = 10, 11, 20          # codes of the entry `cscan`
 CANARY_FAIL, CANARY_FAIL_RESPONSE = 21, 22
+STAT_ROW = [(CBA_INT64, STAT_TIME), (CBA_INT32, 0), (CBA_INT32, 0)]     # time, events, results
 CODES = {                           # module: {code: name}, to select with --module NAME:CODE
     'cscan': {STATS_EVERY: 'STATS_EVERY', STAT_TIME: 'STAT_TIME', EVENT: 'EVENT',
               CANARY_FAIL: 'CANARY_FAIL', CANARY_FAIL_RESPONSE: 'CANARY_FAIL_RESPONSE'},
@@ -303,14 +311,12 @@ CODES = {                           # module: {code: name}, to select with --mod
 }
 
 
-def printable(text: str) -> str:
-    """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
-
-
 def stat_text(stat: 'tuple[int, int, int]') -> str:
     """(unix seconds, new events, new results) -> the line for it."""
-    when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(stat[0]))
+    try:
+        when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(stat[0]))
+    except (OverflowError, OSError, ValueError):    # a damaged file's year 292277026596
+        when = str(stat[0])
     return '%s: %d new events, %d new results' % (when, stat[1], stat[2])
 
 
@@ -321,14 +327,13 @@ def report_stats(entry: Entry):
         yield 'canary fail - timeout'
     if CANARY_FAIL_RESPONSE in entry.dict:
         yield 'canary fail - invalid response'
-    events = iter(entry.events)
-    for kind, code, value in events:
+    for at, (_, code, value) in enumerate(entry.events):
         if code == EVENT:
             yield 'Event: ' + printable(str(value))
-        elif code == STAT_TIME:         # two counters without code follow
-            counters = [number for _, _, number in itertools.islice(events, 2)]
-            if len(counters) == 2:
-                stats.append((value, *counters))
+        elif code == STAT_TIME:
+            row = entry.events[at:at + 3]
+            if [event[:2] for event in row] == STAT_ROW:
+                stats.append(tuple(number for _, _, number in row))
                 yield stat_text(stats[-1])
     if stats:
         yield 'Min events: ' + stat_text(min(stats, key=lambda stat: stat[1]))
@@ -370,7 +375,7 @@ def parse_module(text: str) -> 'tuple[str, int | None]':
         text, module, ' or one of ' + ', '.join(names) if names else ''))
 
 
-# ==== 4 Command line ====================================================================
+# ==== 4 Command line ==================================================================
 
 EXAMPLES = '''\
 examples:
@@ -390,6 +395,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = Parser(
         prog='cba_reader.py', description='Read CBA files, the output of cscan.', epilog=EXAMPLES,
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -413,46 +419,96 @@ def main(argv=None) -> int:
     if args.module is not None and (args.s or args.r):
         parser.error('--module %s: goes without -s and -r' % args.module)
     try:
-        for path in args.files:
-            read_one(path, args)
-        sys.stdout.flush()
-        return 0
-    except UserError as error:
-        say(str(error))
-        return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)        # nothing more to flush at exit
-        return 0
+        status = read_all(args)
+        flush()
+        return status
+    except OutputError as error:
+        drop_output()
+        if error.args[0]:
+            sys.stderr.write('cba_reader: standard output: %s\n' % error)
+        return 1 if error.args[0] else 0
     except KeyboardInterrupt:
         return 130
 
 
+def read_all(args) -> int:
+    """All files, up to the first that cannot be read -> exit status."""
+    try:
+        for path in args.files:
+            read_one(path, args)
+        return 0
+    except UserError as error:
+        say(str(error))
+        return 1
+
+
+class OutputError(Exception):
+    """Standard output cannot be written: args[0] is why, '' if its reader has seen enough."""
+
+
+# ---- same in cba_reader.py and compile_targets.py ----
+
+def drop_output():
+    """Send what Python would flush at exit to nowhere."""
+    if sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+# ---- end of same in cba_reader.py and compile_targets.py ----
+
+
+def output(call, *args):
+    """Write to or flush standard output; raises OutputError."""
+    try:
+        call(*args)
+    except BrokenPipeError:
+        raise OutputError('') from None
+    except OSError as error:
+        raise OutputError(why(error)) from None
+
+
+def flush():
+    """What was printed is out."""
+    if not sys.stdout:
+        raise OutputError('closed')
+    output(sys.stdout.flush)
+
+
 def say(text: str):
     """A line on stderr, below what was printed before."""
-    sys.stdout.flush()
+    flush()
     sys.stderr.write('cba_reader: %s\n' % text)
 
 
 def emit(lines):
     """Print lines; characters that the terminal's encoding lacks are escaped."""
+    flush()
     encoding = sys.stdout.encoding or 'ascii'
     for line in lines:
-        print(line.encode(encoding, 'backslashreplace').decode(encoding))
+        output(print, line.encode(encoding, 'backslashreplace').decode(encoding))
 
 
 def read_one(path, args):
     """One file: what the options ask for, then what was cut."""
     try:
         with open(path, 'rb') as file:
+            if not file.seekable():         # a pipe is read twice, too
+                file = seekable_copy(file)
             report(CBA(file, args.extract or 'cba_files', '*' if args.extract else (),
                        args.overwrite), path, args)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
         raise UserError('%r: %s' % (path, why(error))) from None
 
 
+def seekable_copy(pipe):
+    """A temporary file with all that comes out of a pipe."""
+    copy = tempfile.TemporaryFile()
+    shutil.copyfileobj(pipe, copy)
+    copy.seek(0)
+    return copy
+
+
 def report(cba, path, args):
+    """--extract, --module, or statistics and results."""
     if args.extract:
         extract(cba, args)
     elif args.module is not None:
@@ -467,15 +523,15 @@ def report(cba, path, args):
             say_results()
         if args.r or not args.s:
             emit(printable(str(entry.dict.get(0, ''))) for entry in cba.entries(''))
+    if cba.cut.startswith('first octet'):
+        raise UserError('%r: not a CBA file: %s' % (path, cba.cut))
     if cba.cut:
-        if cba.cut.startswith('first octet'):
-            raise UserError('%r: not a CBA file: %s' % (path, cba.cut))
         say('%s: %s; everything before it was read' % (path, cba.cut))
 
 
 def say_results():
     """The original prints this heading on stderr, so that stdout holds results only."""
-    sys.stdout.flush()
+    flush()
     sys.stderr.write('Results:\n')
 
 

@@ -15,6 +15,7 @@ Input is one range a line: a.b.c.d, a.b.c.d/length (host bits are cleared) or a.
 """
 
 import argparse
+import errno
 import itertools
 import os
 import re
@@ -24,7 +25,7 @@ import sys
 import tempfile
 
 
-# ==== 1 Formats =========================================================================
+# ==== 1 Formats =======================================================================
 
 # ---- same in cscan.py and cba_reader.py and compile_targets.py ----
 
@@ -123,9 +124,13 @@ def parse_portspec(text: str) -> 'list[tuple[int, int]]':
         low, high, weight = (match.group(1), match.group(2) or match.group(1),
                              match.group(3) or '1') if match else (0, 0, 0)
         if not 1 <= int(low) <= int(high) <= PORT_MAX or not int(weight):
-            raise UserError('ports %r: %r: not port, port:weight, a-b or a-b:weight with '
+            raise UserError('argument -p: %r: %r is not port, port:weight, a-b or a-b:weight with '
                             'ports 1-65535 and weights from 1' % (text, part))
         ports += [(port, int(weight)) for port in range(int(low), int(high) + 1)]
+    total = sum(weight for _, weight in ports)
+    if total > ADDRESSES_MAX:
+        raise UserError('argument -p: %r: weights of %d in all: at most %d'
+                        % (text, total, ADDRESSES_MAX))
     return ports
 
 
@@ -190,6 +195,8 @@ def read_file(path: str, what: str) -> bytes:
     """The bytes of a file, '-' = standard input; what  the option, for the message."""
     try:
         if path == '-':
+            if not sys.stdin:
+                raise OSError(errno.EBADF, 'standard input is closed')
             return sys.stdin.buffer.read()
         with open(path, 'rb') as file:
             return file.read()
@@ -203,12 +210,13 @@ def read_ranges(path: str, what: str) -> 'list[tuple[int, int]]':
     where = 'standard input' if path == '-' else path
     if b'\0' in data:
         return unpack_csw(data, where)
-    return parse_range_lines(data.decode('utf-8-sig', 'replace').splitlines(), where)
+    lines = re.split('\r\n?|\n', data.decode('utf-8-sig', 'replace'))     # no others: splitlines()
+    return parse_range_lines(lines, where)
 
 # ---- end of same in cscan.py and compile_targets.py ----
 
 
-# ==== 2 Output ==========================================================================
+# ==== 2 Output ========================================================================
 
 BAKED_BEGIN, BAKED_END = '# ---- built-in targets ----\n', '# ---- end of built-in targets ----\n'
 
@@ -231,10 +239,11 @@ def bake(source: str, ranges, ports: 'str | None', modules: 'str | None', path: 
     head, begin, rest = source.partition(BAKED_BEGIN)
     old, end, tail = rest.partition(BAKED_END)
     if not end:
-        raise UserError('argument -c: %r: no cscan.py: the lines of its built-in targets are missing'
+        raise UserError('argument -c: %r: no cscan.py: its built-in targets are missing' % path)
+    kept = dict(re.findall(r'^(BUILTIN_PORTS|BUILTIN_MODULES) = (.+)$', old, re.M))
+    if len(kept) != 2:
+        raise UserError('argument -c: %r: no cscan.py: its built-in ports or modules are missing'
                         % path)
-    kept = {name: re.search(r"^%s = ('.*')$" % name, old, re.M).group(1)
-            for name in ('BUILTIN_PORTS', 'BUILTIN_MODULES')}
     lines = ['BAKED = True', "BUILTIN_RANGES = '''\\"]
     lines += [range_text(*pair) for pair in ranges]
     lines += ["'''", 'BUILTIN_PORTS = %s' % (repr(ports) if ports else kept['BUILTIN_PORTS']),
@@ -260,7 +269,7 @@ def write_file(path: str, data: bytes, mode: int = 0o666):
         raise UserError('%r: %s' % (path, why(error))) from None
 
 
-# ==== 3 Command line ====================================================================
+# ==== 3 Command line ==================================================================
 
 EXAMPLES = '''\
 examples:
@@ -282,6 +291,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = Parser(
         prog='compile_targets.py', allow_abbrev=False, epilog=EXAMPLES,
         description='Compile target ranges and ports for cscan.',
@@ -312,16 +322,14 @@ def main(argv=None) -> int:
     except UserError as error:
         sys.stderr.write('compile_targets: %s\n' % error)
         return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)        # nothing more to flush at exit
-        return 0
     except KeyboardInterrupt:
         return 130
 
 
 def run(args) -> int:
-    ports = parse_portspec(args.p) if args.p else None
-    if not args.i and sys.stdin.isatty():
+    """Read, then list or write -> exit status."""
+    ports = parse_portspec(args.p) if args.p is not None else None
+    if not args.i and sys.stdin and sys.stdin.isatty():
         sys.stderr.write('compile_targets: reading ranges from the terminal, Ctrl-D ends\n')
     ranges = merge_ranges([pair for path in args.i or ['-']
                            for pair in read_ranges(path, 'argument -i')])
@@ -330,16 +338,35 @@ def run(args) -> int:
     if not ranges:
         raise UserError('no addresses: at least one range was expected')
     if args.list or args.list_ranges:
+        if not sys.stdout:
+            raise UserError('standard output: closed')
         return print_ranges(ranges, args.list_ranges)
     write_tables(args, ranges, ports)
     return 0
 
 
+# ---- same in cba_reader.py and compile_targets.py ----
+
+def drop_output():
+    """Send what Python would flush at exit to nowhere."""
+    if sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+# ---- end of same in cba_reader.py and compile_targets.py ----
+
+
 def print_ranges(ranges, as_ranges) -> int:
-    for first, last in ranges:
-        lines = [range_text(first, last)] if as_ranges else range_blocks(first, last)
-        sys.stdout.write(''.join(line + '\n' for line in lines))
-    sys.stdout.flush()
+    """--list, --list-ranges."""
+    try:
+        for first, last in ranges:
+            lines = [range_text(first, last)] if as_ranges else range_blocks(first, last)
+            sys.stdout.write(''.join(line + '\n' for line in lines))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()                       # the reader has seen enough
+    except OSError as error:
+        drop_output()
+        raise UserError('standard output: %s' % why(error)) from None
     return 0
 
 

@@ -61,7 +61,7 @@ import types
 __version__ = '1.0'
 
 
-# ==== 1 Formats =========================================================================
+# ==== 1 Formats =======================================================================
 
 # ---- same in cscan.py and cba_reader.py and compile_targets.py ----
 
@@ -160,9 +160,13 @@ def parse_portspec(text: str) -> 'list[tuple[int, int]]':
         low, high, weight = (match.group(1), match.group(2) or match.group(1),
                              match.group(3) or '1') if match else (0, 0, 0)
         if not 1 <= int(low) <= int(high) <= PORT_MAX or not int(weight):
-            raise UserError('ports %r: %r: not port, port:weight, a-b or a-b:weight with '
+            raise UserError('argument -p: %r: %r is not port, port:weight, a-b or a-b:weight with '
                             'ports 1-65535 and weights from 1' % (text, part))
         ports += [(port, int(weight)) for port in range(int(low), int(high) + 1)]
+    total = sum(weight for _, weight in ports)
+    if total > ADDRESSES_MAX:
+        raise UserError('argument -p: %r: weights of %d in all: at most %d'
+                        % (text, total, ADDRESSES_MAX))
     return ports
 
 
@@ -227,6 +231,8 @@ def read_file(path: str, what: str) -> bytes:
     """The bytes of a file, '-' = standard input; what  the option, for the message."""
     try:
         if path == '-':
+            if not sys.stdin:
+                raise OSError(errno.EBADF, 'standard input is closed')
             return sys.stdin.buffer.read()
         with open(path, 'rb') as file:
             return file.read()
@@ -240,7 +246,8 @@ def read_ranges(path: str, what: str) -> 'list[tuple[int, int]]':
     where = 'standard input' if path == '-' else path
     if b'\0' in data:
         return unpack_csw(data, where)
-    return parse_range_lines(data.decode('utf-8-sig', 'replace').splitlines(), where)
+    lines = re.split('\r\n?|\n', data.decode('utf-8-sig', 'replace'))     # no others: splitlines()
+    return parse_range_lines(lines, where)
 
 # ---- end of same in cscan.py and compile_targets.py ----
 
@@ -341,7 +348,7 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
     already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
-    parts = [part for part in parts if part not in ('', '.', '..')] or ['unnamed']
+    parts = [part for part in parts if part not in ('', '.', '..')][-16:] or ['unnamed']
     os.makedirs(folder, exist_ok=True)
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -377,10 +384,15 @@ def unlink_quietly(name: str, folder_fd: int):
     except FileNotFoundError:
         pass                        # nothing to overwrite
 
+
+def printable(text: str) -> str:
+    """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
 # ---- end of same in cscan.py and cba_reader.py ----
 
 
-# ==== 2 Targets =========================================================================
+# ==== 2 Targets =======================================================================
 
 PRESETS = {                         # name -> range text, the same as presets/NAME.txt
     'private': '''\
@@ -583,7 +595,7 @@ class Space:
         return [HIGH[ip >> 16] + LOW[ip & 0xffff] for ip in ips]
 
 
-# ==== 3 Output ==========================================================================
+# ==== 3 Output ========================================================================
 
 # ---- console ----
 
@@ -595,11 +607,6 @@ def write_all(fd: int, data: bytes):
             view = view[os.write(fd, view):]
         except BlockingIOError:
             select.select([], [fd], [])
-
-
-def printable(text: str) -> str:
-    """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 class Console:
@@ -614,7 +621,7 @@ class Console:
         self.gone, self.failed = False, ''
         self.look()
         self.shown = ''                             # status line now on the terminal
-        self.out_lock = threading.Lock()            # stdout may block for ever, stderr must not wait
+        self.out_lock = threading.Lock()            # stdout may block for ever, stderr not
         self.err_lock = threading.RLock()
 
     def look(self):
@@ -752,7 +759,9 @@ class CbaSink:
         self.path, self.rescue, self.failed = path, rescue, ''
         self.lock = threading.Lock()
         self.buffer = bytearray()   # whole packets not yet in the file
-        self.unsaved = []           # (thread, events) of the buffer, for the rescue
+        self.unsaved = []           # (thread, events, head) of the buffer, for the rescue
+        self.heads = {}             # thread -> head: the first events of the entry that it is in
+        self.begun = {}             # thread -> head of the entry that the rescue has begun
         self.fd = self.open(note)
         self.size = os.fstat(self.fd).st_size       # of the file, all of it whole packets
         self.closed = threading.Event()
@@ -766,7 +775,8 @@ class CbaSink:
             if self.regular:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError('argument -o: %r: another program is writing to it' % self.path) from None
+            raise UserError('argument -o: %r: another program is writing to it'
+                            % self.path) from None
         except OSError as error:
             raise UserError('argument -o: %r: %s' % (self.path, why(error))) from None
         self.order = '<'
@@ -828,10 +838,13 @@ class CbaSink:
     def write(self, thread, events):
         packed = b''.join(self.pack(thread, *event) for event in events)
         with self.lock:
+            if events[0][0] == CBA_HEAD:
+                self.heads[thread] = events
+            entry = thread, events, self.heads.get(thread, events)
             if self.failed:
-                return self.rescue.write(thread, events)
+                return self.save(*entry)
             self.buffer += packed
-            self.unsaved.append((thread, events))
+            self.unsaved.append(entry)
             if len(self.buffer) > 1 << 20:
                 self.flush_locked()
 
@@ -872,10 +885,21 @@ class CbaSink:
                 os.ftruncate(self.fd, self.size)
             except OSError:
                 pass                # the next append will cut it
-        for thread, events in self.unsaved:
-            self.rescue.write(thread, events)
-        for thread in {thread for thread, _ in self.unsaved}:
+        for entry in self.unsaved:
+            self.save(*entry)
+        for thread in list(self.begun):
             self.rescue.finish(thread)
+
+    def save(self, thread, events, head):
+        """Events to the rescue sink, after the head of their entry; the scanner's own are not."""
+        if thread == 0:
+            return
+        if self.begun.get(thread) is not head:
+            self.begun[thread] = head
+            self.rescue.finish(thread)
+            if events is not head:
+                self.rescue.write(thread, head)
+        self.rescue.write(thread, events)
 
     def flush_often(self):
         while not self.closed.wait(0.5):
@@ -908,6 +932,7 @@ class Out:
 
     def later(self, text, code=0):
         """A string that is written only if something else is."""
+        self.check(text)
         self.deferred.append((CBA_STR, code, text))
 
     def event(self, kind, code, value):
@@ -916,9 +941,13 @@ class Out:
 
     def str(self, text, code=0):
         """text  at most 32,767 characters, Latin-1 (others are written as \\uXXXX)"""
+        self.check(text)
+        self.event(CBA_STR, code, text)
+
+    def check(self, text):
+        """Raises ValueError if a string does not fit."""
         if len(text.encode('latin-1', 'backslashreplace')) > CBA_STR_MAX:
             raise ValueError('a string of %d characters: at most 32767, use data()' % len(text))
-        self.event(CBA_STR, code, text)
 
     def bit(self, code):
         self.event(CBA_BIT, code, True)
@@ -939,7 +968,7 @@ class Out:
         self.sink.finish(self.thread)
 
 
-# ==== 4 Timed socket ====================================================================
+# ==== 4 Timed socket ==================================================================
 
 LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() resets at once
 
@@ -1000,7 +1029,7 @@ class TimedSocket:
         self.close()
 
 
-# ==== 5 Module registry =================================================================
+# ==== 5 Module registry ===============================================================
 #
 # A module is a function check(target, out, options) under @module.  It runs on a module thread:
 # straight blocking code, bounded by deadlines.
@@ -1034,9 +1063,12 @@ def module(name, options=None, codes=None, filter=False, aliases=(), entry=None)
     return register
 
 
-class Target(collections.namedtuple('Target', 'host port source')):
-    """An open port, as modules see it."""
-    __slots__ = ()
+class Target:
+    """An open port, as modules see it; no tuple, so that '%s' % target works."""
+    __slots__ = 'host', 'port', 'source'
+
+    def __init__(self, host, port, source):
+        self.host, self.port, self.source = host, port, source
 
     def __str__(self):
         return '%s:%d' % (self.host, self.port)
@@ -1068,7 +1100,8 @@ def load_module_file(path: str) -> 'list[Module]':
     try:
         exec(compile(source, path, 'exec'), space.__dict__)
     except SyntaxError as error:
-        raise UserError('argument -mod: %r: line %s: %s' % (path, error.lineno, error.msg)) from None
+        raise UserError('argument -mod: %r: line %s: %s'
+                        % (path, error.lineno, error.msg)) from None
     except Exception as error:      # whatever the user's code raises is the user's to mend
         raise UserError('argument -mod: %r: %s: %s'
                         % (path, type(error).__name__, error)) from None
@@ -1117,15 +1150,15 @@ def module_options(modules: 'list[Module]', text: str) -> 'dict[str, object]':
         try:
             value = kind(value)
         except ValueError:
-            raise UserError('argument -mcfg: %s.%s=%r: a %s was expected' % (
-                name, option, value, {int: 'whole number', float: 'number'}.get(kind, kind.__name__))
-            ) from None
+            expected = {int: 'whole number', float: 'number'}.get(kind, kind.__name__)
+            raise UserError('argument -mcfg: %s.%s=%r: a %s was expected'
+                            % (name, option, value, expected)) from None
         if each.name in options:
             setattr(options[each.name], option, value)
     return options
 
 
-# ==== 6 Modules =========================================================================
+# ==== 6 Modules =======================================================================
 
 # ---- print ----
 
@@ -1135,7 +1168,7 @@ def check_print(target, out, options):
     out.str(str(target))
 
 
-# ==== 7 Connect engine ==================================================================
+# ==== 7 Connect engine ================================================================
 
 EINPROGRESS, EALREADY, EISCONN = errno.EINPROGRESS, errno.EALREADY, errno.EISCONN
 OPEN = {0, EISCONN, errno.ECONNRESET, errno.EPIPE}      # the handshake was completed
@@ -1149,7 +1182,8 @@ TICK_S = 0.1
 SYN_BYTES = 60                      # IPv4 and TCP header with Linux's options
 BURST_S = 1 / 20                    # the bucket holds what the rate gives in this time
 LOCAL_HOLD_S = 0.02                 # after a local error nothing is sent for so long
-LOCAL_WAIT_S = 0.25                 # a target that met one waits this long
+LOCAL_WAIT_S = 0.25                 # a target that met one waits this long, then twice, ...
+LOCAL_WAIT_MAX_S = 30               # ... so that the others come to their turn
 CLASH_WAIT_S = 1.0
 GIVE_UP_S = {True: 75, False: 10}   # clash (TIME_WAIT lasts 60 s), other local errors
 GIVE_UP_TRIES = 3                   # at least, however slow the pace
@@ -1342,6 +1376,7 @@ class Engine:
         self.window = pace.window       # pending at most, now: local errors shrink it
         self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
         self.parked = 0                 # how many of them a local error sent there
+        self.stuck = {}                 # target -> its local errors, until it is sent
         self.serial = itertools.count()
         self.tries = {}                 # target -> how often it timed out, if it is to be retried
         self.exhausted = False          # source is at its end, or the quota
@@ -1496,7 +1531,14 @@ class Engine:
         self.block(code)
         if self.now - self.shrunk >= TICK_S:
             self.shrunk = self.now
-            self.window = max(1, min(self.window * 3 // 4, len(self.socks)))
+            least = max(1, self.pace.window // 16)
+            self.window = max(1, min(max(least, self.window * 3 // 4), len(self.socks)))
+
+    def park(self, target):
+        """A target that met a local error waits, longer each time."""
+        count = self.stuck.get(target, 0)
+        self.stuck[target] = count + 1
+        self.wait_for(target, min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S), True)
 
     def block(self, code):
         """Nothing came through since the first of these in a row."""
@@ -1522,7 +1564,7 @@ class Engine:
             self.clash(target, code)
         elif code in LOCAL or code in CLASH:
             self.local_error(code)
-            self.wait_for(target, LOCAL_WAIT_S, True)
+            self.park(target)
         else:
             self.count_sent(1)
             self.tell(target, code)
@@ -1630,8 +1672,13 @@ class Engine:
             self.cohorts.append((self.now + self.pace.timeout_s, socks, targets))
             self.count_sent(len(socks))
             self.blocked = None
+            if self.stuck:
+                for target in targets:
+                    self.stuck.pop(target, None)
         for each in odd:
             self.odd(*each)
+        if self.blocked and self.blocked[1] != errno.EPERM and not socks:
+            self.held = max(self.held, self.now + TICK_S)       # not one came through
         return len(socks)
 
     def give_up(self, socks, suspect=False):
@@ -1794,9 +1841,14 @@ class Engine:
         return any(low <= sent <= high for low, high in self.suspects)
 
     def watch_blocks(self):
-        """Give up when local errors let nothing through for long."""
+        """Give up when local errors let nothing through for long.
+
+        EPERM is a matter of single targets: with --once all others come first.
+        """
         if self.blocked and not self.attempts and not self.stopping:
             since, code, count = self.blocked
+            if code == errno.EPERM and self.once and not self.exhausted:
+                return
             if count >= GIVE_UP_TRIES and self.now - since > GIVE_UP_S[code in CLASH]:
                 self.fail('nothing can be sent: %s' % self.name_blocks())
 
@@ -1826,7 +1878,7 @@ def is_own_name(sock, target) -> bool:
     return sock.getsockname() == target
 
 
-# ==== 8 Threads and metrics =============================================================
+# ==== 8 Threads and metrics ===========================================================
 
 class Crew:
     """Module threads and the bounded queue that feeds them.
@@ -2120,8 +2172,8 @@ def warn_pace(pace: Pace, limits: Limits, port: int, pairs: int, total, once: bo
     if limits.conntrack_max and limits.conntrack_span:
         most = limits.conntrack_max / limits.conntrack_span
         if rate > most and (total is None or total > limits.conntrack_max):
-            warn('if connections are tracked here, nf_conntrack_max %d / tcp_timeout_syn_sent %d s '
-                 'carries %d/s at most: raise sysctl net.netfilter.nf_conntrack_max to %d'
+            warn('if connections are tracked here, nf_conntrack_max %d / tcp_timeout_syn_sent '
+                 '%d s carries %d/s at most: raise sysctl net.netfilter.nf_conntrack_max to %d'
                  % (limits.conntrack_max, limits.conntrack_span, most,
                     rate * limits.conntrack_span + 1))
     low, high = limits.local_port_range
@@ -2131,7 +2183,7 @@ def warn_pace(pace: Pace, limits: Limits, port: int, pairs: int, total, once: bo
              % (-(-pace.window // pairs), high - low + 1))
 
 
-# ==== 9 Command line ====================================================================
+# ==== 9 Command line ==================================================================
 
 EXAMPLES = '''\
 examples:
@@ -2156,6 +2208,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def limits_text() -> str:
+    """The machine's limits, for -h."""
     limits = read_limits()
     return 'limits of this machine:\n' + ''.join('  %-26s%s\n' % row for row in (
         ('max_open_files (hard)', limits.max_open_files),
@@ -2166,6 +2219,7 @@ def limits_text() -> str:
 
 
 def modules_text() -> str:
+    """The modules and their options, for -h."""
     lines = ['modules:']
     for each in MODULES.values():
         lines.append('  %-26s%s' % (each.name, each.help))
@@ -2197,6 +2251,7 @@ def ip_argument(text):
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The options, in the groups that -h shows."""
     parser = Parser(
         prog='cscan.py', usage='cscan.py -f TARGETS [-p PORTS] [--once] [options]',
         description='Scan IPv4 addresses for open TCP ports, without privilege.',
@@ -2206,8 +2261,8 @@ def make_parser() -> argparse.ArgumentParser:
     natural, count, positive = number(int, 0), number(int, 1), number(float, 0.001)
     group = parser.add_argument_group('targets').add_argument
     group('-f', metavar='FILE|RANGES', action='append', default=[],
-          help='ranges: .csw or text file, -, 10.0.0.0/8,192.0.2.1-192.0.2.9, or one of %s, default '
-               '(the built-in targets)' % ', '.join(sorted(PRESETS)))
+          help='ranges: .csw or text file, -, 10.0.0.0/8,192.0.2.1-192.0.2.9, or one of %s, '
+               'default (the built-in targets)' % ', '.join(sorted(PRESETS)))
     group('-xf', '--exclude', metavar='FILE|RANGES', action='append', default=[],
           help='never probe these; taken like -f')
     group('-p', metavar='SPEC', help='ports with weights: 80:2,443,8000-8010 (default: %s)'
@@ -2318,7 +2373,7 @@ def load_space(args, console) -> Space:
     if args.pf:
         ports = unpack_csp(read_file(args.pf, 'argument -pf'), args.pf)
     else:
-        ports = parse_portspec(args.p or BUILTIN_PORTS)
+        ports = parse_portspec(BUILTIN_PORTS if args.p is None else args.p)
     if args.once and len({weight for _, weight in ports}) > 1:
         console.progress('--once: weights of ports do not apply')
     return Space(ranges, ports)
@@ -2386,6 +2441,7 @@ def fill_standard_descriptors():
 
 
 def run(args, console, signals) -> int:
+    """Scan, list (-l) or pass results (-x) -> exit status."""
     modules = load_modules(args.mod)
     options = module_options(modules, args.mcfg)
     if args.x:
@@ -2419,6 +2475,7 @@ def make_sink(args, console):
 
 
 def make_crew(args, console, sink, modules, options) -> Crew:
+    """The module threads, running."""
     crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
     crew.start()
     return crew
@@ -2442,7 +2499,8 @@ def pass_results(args, console, signals, modules, options) -> int:
             elif text and not text.startswith('#'):
                 strange += 1
                 if strange <= 10:
-                    console.note('standard input:%d: %r: ip:port was expected' % (number, text[:80]))
+                    console.note('standard input:%d: %r: ip:port was expected'
+                                 % (number, text[:80]))
             if crew.enough or console.gone or console.failed or sink.failed:
                 break
     finally:
