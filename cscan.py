@@ -485,10 +485,10 @@ def subtract_ranges(ranges: 'list[tuple[int, int]]', others: 'list[tuple[int, in
     for first, last in ranges:
         while at < len(keep) and keep[at][1] < first:
             at += 1
-        for low, high in itertools.islice(keep, at, None):
-            if low > last:
-                break
-            kept.append((max(low, first), min(high, last)))
+        here = at
+        while here < len(keep) and keep[here][0] <= last:
+            kept.append((max(keep[here][0], first), min(keep[here][1], last)))
+            here += 1
     return kept
 
 
@@ -652,7 +652,7 @@ class Console:
         """Redraw the status line, on a terminal."""
         if self.tty and not self.quiet:
             with self.err_lock:
-                columns = shutil.get_terminal_size().columns
+                columns = shutil.get_terminal_size().columns or 80      # 0: unknown to a pty
                 self.shown = text[:columns - 1]
                 self.err('\r' + self.shown + '\x1b[K')
 
@@ -743,6 +743,9 @@ class TextSink:
     def start(self):
         """Nothing is to be started."""
 
+    def hurry(self):
+        """Nothing waits here."""
+
     def close(self):
         """Nothing waits here."""
 
@@ -765,7 +768,6 @@ class CbaSink:
         self.fd = self.open(note)
         self.size = os.fstat(self.fd).st_size       # of the file, all of it whole packets
         self.closed = threading.Event()
-        self.flusher = threading.Thread(target=self.flush_often, daemon=True)
 
     def open(self, note):
         """The descriptor of the file, whole and ready to append to."""
@@ -910,11 +912,17 @@ class CbaSink:
 
     def start(self):
         """Begin to flush; after a fork, which no thread survives."""
+        self.flusher = threading.Thread(target=self.flush_often, daemon=True)
         self.flusher.start()
 
     def close(self):
         self.closed.set()
         self.flush()
+
+    def hurry(self):
+        """Last words before the process ends, in a signal handler: never wait for long."""
+        if self.regular and self.lock.acquire(timeout=0.2):
+            self.flush_locked()
 
 
 class Out:
@@ -2604,7 +2612,7 @@ def scan(args, space, source, console, signals, modules, options) -> int:
     progress = Progress(console, args.st or (10000 if args.o else 1000),
                         Out(sink, 0) if args.o else None, total)
     crew = make_crew(args, console, sink, modules, options)
-    signals.wind_up, signals.last_words = engine.stop, sink.close
+    signals.wind_up, signals.last_words = engine.stop, sink.hurry
     engine.run(crew, sink, console, progress)
     crew.close()
     sink.close()

@@ -1074,6 +1074,12 @@ class Targets(Case):
         done = run_tool('cscan.py', ['-l', '-n', '1', '-f', '-'], redirect='<&-')
         self.assert_stop(done, 1, 'cscan: ')
 
+    def test_many_exclusions(self):
+        """Linear in the number of ranges: each other one of 60,000 is taken away."""
+        ranges = [(16 * i, 16 * i + 7) for i in range(60000)]
+        kept = cscan.subtract_ranges(ranges, [(16 * i + 4, 16 * i + 30) for i in range(0, 60000, 2)])
+        self.assertEqual(kept, [(16 * i, 16 * i + 3) for i in range(0, 60000, 2)])
+
 
 # ==== Compile =========================================================================
 
