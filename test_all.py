@@ -2489,14 +2489,16 @@ class Cli(Case):
         ('setting', ['-f', '127.0.0.1', '-mcfg', 'x'], 1, "-mcfg: 'x': module.option=value"),
         ('setting unknown', ['-f', '127.0.0.1', '-mcfg', 'print.x=1'], 1, 'module print has no options'),
         ('output folder', ['-f', '127.0.0.1', '-o', '/nonexistent/x'], 1, "-o: '/nonexistent/x': No such"),
-        ('output no CBA', ['-f', '127.0.0.1', '-o', os.path.join(HERE, 'LICENSE')], 1, 'not a CBA file'),
+        ('output no CBA', ['-f', '127.0.0.1', '-o', 'TEXT'], 1, 'not a CBA file'),
         ('log', ['-f', '127.0.0.1', '--log', '/nonexistent/x'], 1, "--log: '/nonexistent/x': No such"),
     ]
 
     def test_mistakes(self):
         """One line that names the value and what was expected, no traceback, nothing started."""
         rows = list(self.MISTAKES)
-        processes = [start('cscan.py', *args) for _, args, _, _ in rows]    # side by side: faster
+        text = self.path('text', b'words')
+        processes = [start('cscan.py', *[text if arg == 'TEXT' else arg for arg in args])
+                     for _, args, _, _ in rows]             # side by side: faster
         for (name, _, expected, words), process in zip(rows, processes):
             out, err = (text.decode() for text in process.communicate(timeout=60))
             with self.subTest(name):
