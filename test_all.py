@@ -45,7 +45,7 @@ sys.dont_write_bytecode = True
 import cba_reader           # noqa: E402 - the three stand beside this file
 import compile_targets      # noqa: E402
 import cscan                # noqa: E402
-from cscan import CBA_BIT, CBA_DATA, CBA_FILE, CBA_INT32, CBA_INT64, CBA_STR, UserError   # noqa: E402
+from cscan import CBA_BIT, CBA_DATA, CBA_FILE, CBA_INT32, CBA_INT64, CBA_STR, UserError  # noqa
 
 SEED = int(os.environ.get('SEED') or random.SystemRandom().getrandbits(32))
 TEST_ALL = os.environ.get('TEST_ALL') == '1'
@@ -1077,7 +1077,8 @@ class Targets(Case):
     def test_many_exclusions(self):
         """Linear in the number of ranges: each other one of 60,000 is taken away."""
         ranges = [(16 * i, 16 * i + 7) for i in range(60000)]
-        kept = cscan.subtract_ranges(ranges, [(16 * i + 4, 16 * i + 30) for i in range(0, 60000, 2)])
+        kept = cscan.subtract_ranges(ranges, [(16 * i + 4, 16 * i + 30)
+                                              for i in range(0, 60000, 2)])
         self.assertEqual(kept, [(16 * i, 16 * i + 3) for i in range(0, 60000, 2)])
 
 
@@ -2296,7 +2297,8 @@ class Engine(unittest.TestCase):
         taken = self.hosts.listener('0.0.0.0').getsockname()[1]
         engine = self.engine([self.hosts.closed()], port=taken)
         self.assertNotEqual(engine.port, taken)
-        with self.assertRaisesRegex(cscan.UserError, 'argument -b: ports %d to %d' % (taken, taken)):
+        with self.assertRaisesRegex(cscan.UserError,
+                                    'argument -b: ports %d to %d' % (taken, taken)):
             cscan.Engine(iter([]), engine.pace, port=taken).bind_first(0)
 
     def test_canary(self):
@@ -2394,7 +2396,8 @@ class Pace(unittest.TestCase):
         for pace, limits, reserve, window, word in rows:
             with self.subTest(window=window):
                 notes = []
-                self.assertEqual(cscan.fit_pace(pace, limits, reserve, notes.append).window, window)
+                self.assertEqual(cscan.fit_pace(pace, limits, reserve, notes.append).window,
+                                 window)
                 self.assertEqual(len(notes), 1 if word else 0)
                 self.assertIn(word or '', ''.join(notes))
 
@@ -2466,11 +2469,13 @@ class Cli(Case):
         ('folder', ['-f', '/'], 1, "-f: '/': Is a directory"),
         ('no targets', ['-f', '/dev/null'], 1, "-f: '/dev/null': no ranges"),
         ('multicast only', ['-q', '-f', '224.0.0.0/8'], 1, 'no addresses are left'),
-        ('all excluded', ['-q', '-f', '127.0.0.1', '-xf', '127.0.0.0/8'], 1, 'no addresses are left'),
+        ('all excluded', ['-q', '-f', '127.0.0.1', '-xf', '127.0.0.0/8'], 1,
+         'no addresses are left'),
         ('exclude list missing', ['-f', '127.0.0.1', '-xf', 'gone.txt'], 1, "-xf: 'gone.txt'"),
         ('port 0', ['-f', '127.0.0.1', '-p', '0'], 1, "-p: '0'"),
         ('weight 0', ['-f', '127.0.0.1', '-p', '80:0'], 1, "-p: '80:0'"),
-        ('no csp', ['-f', '127.0.0.1', '-pf', os.path.join(HERE, 'LICENSE')], 1, 'no .csw or .csp'),
+        ('no csp', ['-f', '127.0.0.1', '-pf', os.path.join(HERE, 'LICENSE')], 1,
+         'no .csw or .csp'),
         ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-p 1 and -pf x: one of them'),
         ('rate', ['-f', '127.0.0.1', '-r', 'fast'], 2, "-r: 'fast': a number"),
         ('rate 0', ['-f', '127.0.0.1', '-r', '0'], 2, "-r: '0': a number from"),
@@ -2478,19 +2483,24 @@ class Cli(Case):
         ('source port', ['-f', '127.0.0.1', '-b', '70000'], 2, "-b: '70000'"),
         ('source address', ['-f', '127.0.0.1', '-bi', '1.2.3'], 2, "-bi: '1.2.3'"),
         ('not ours', ['-f', '127.0.0.1', '-bi', '192.0.2.1'], 1, 'source 192.0.2.1'),
-        ('positional', ['127.0.0.1'], 2, "'127.0.0.1': belongs to no option; targets are named with -f"),
+        ('positional', ['127.0.0.1'], 2,
+         "'127.0.0.1': belongs to no option; targets are named with -f"),
         ('abbreviated', ['-f', '127.0.0.1', '--onc'], 2, "'--onc': no such option"),
         ('argument missing', ['-f'], 2, '-f: expected one argument'),
         ('l and x', ['-l', '-x'], 2, '-l and -x: one of them'),
         ('daemon', ['-f', '127.0.0.1', '-d'], 2, '-d: the results would be lost'),
         ('stdin twice', ['-f', '-', '-xf', '-'], 2, 'standard input can be read once'),
         ('no module', ['-f', '127.0.0.1', '-mod', 'nope'], 1, "module 'nope': not one of print"),
-        ('no module file', ['-f', '127.0.0.1', '-mod', './nope.py'], 1, "'./nope.py': No such file"),
+        ('no module file', ['-f', '127.0.0.1', '-mod', './nope.py'], 1,
+         "'./nope.py': No such file"),
         ('setting', ['-f', '127.0.0.1', '-mcfg', 'x'], 1, "-mcfg: 'x': module.option=value"),
-        ('setting unknown', ['-f', '127.0.0.1', '-mcfg', 'print.x=1'], 1, 'module print has no options'),
-        ('output folder', ['-f', '127.0.0.1', '-o', '/nonexistent/x'], 1, "-o: '/nonexistent/x': No such"),
+        ('setting unknown', ['-f', '127.0.0.1', '-mcfg', 'print.x=1'], 1,
+         'module print has no options'),
+        ('output folder', ['-f', '127.0.0.1', '-o', '/nonexistent/x'], 1,
+         "-o: '/nonexistent/x': No such"),
         ('output no CBA', ['-f', '127.0.0.1', '-o', 'TEXT'], 1, 'not a CBA file'),
-        ('log', ['-f', '127.0.0.1', '--log', '/nonexistent/x'], 1, "--log: '/nonexistent/x': No such"),
+        ('log', ['-f', '127.0.0.1', '--log', '/nonexistent/x'], 1,
+         "--log: '/nonexistent/x': No such"),
     ]
 
     def test_mistakes(self):
@@ -2518,7 +2528,7 @@ class Cli(Case):
         self.assertEqual(os.listdir(self.folder), ['old.cba'])
 
     def test_no_targets_no_packet(self):
-        """Without -f: what the built-in targets are, the command that would scan them, status 2."""
+        """Without -f: what the built-in targets are, how to scan them, status 2; no packet."""
         with open('/proc/net/snmp') as file:
             before = re.findall(r'^Tcp: .*', file.read(), re.M)[1].split()[5]
         status, out, err = run('cscan.py', '-p', '22', '-r', '1000')
@@ -2530,7 +2540,7 @@ class Cli(Case):
         self.assertLess(int(after) - int(before), 50)       # ActiveOpens of the whole machine
 
     def test_everything_open_is_found(self):
-        """65,536 addresses x 2 ports, seven open: exactly those, each once; also with 64 descriptors."""
+        """65,536 addresses x 2 ports, seven open: exactly those; also with 64 descriptors."""
         a, b = self.hosts.open()[1], self.hosts.open('127.0.77.9')[1]
         expected = {'127.0.0.1:%d' % a, '127.0.77.9:%d' % b}
         for host, port in (('127.0.0.0', a), ('127.0.255.255', b), ('127.0.3.4', a),
@@ -2544,7 +2554,7 @@ class Cli(Case):
         self.assertIn('64 descriptors', err)
 
     def test_orders(self):
-        """-l: --once is each pair once, --seed repeats, -n ends, and what -xf names is never there."""
+        """-l: --once is each pair once, --seed repeats, -n ends, what -xf names is never there."""
         once = self.lines('-l', '-f', '10.1.0.0/24', '-p', '1-3', '--once')
         self.assertEqual(once, sorted('10.1.0.%d:%d' % pair for pair in itertools.product(
             range(256), (1, 2, 3))))
@@ -2584,7 +2594,8 @@ class Cli(Case):
             with self.subTest(args=args):
                 self.assertEqual(self.lines(*args, '-p', port, '--once', stdin=stdin), found)
         for option in ('-pf', '-fp'):
-            self.assertEqual(self.lines('-f', text, option, self.path('ports.csp'), '--once'), found)
+            self.assertEqual(self.lines('-f', text, option, self.path('ports.csp'), '--once'),
+                             found)
         self.assertEqual(self.lines('-f', text, '-xf', '127.4.0.8/29', '-p', port, '--once'), [])
         self.assertEqual(self.lines('-f', text, '--exclude', '-', '-p', port, '--once',
                                     stdin=b'127.4.0.9\n'), [])
@@ -2617,7 +2628,7 @@ class Cli(Case):
                 process.stderr.close()
 
     def test_signals(self):
-        """The first lets what is pending finish and drains; status 130 and 143; the second ends."""
+        """The first lets pending ones finish and drains; status 130 and 143; the second ends."""
         silent, port = self.hosts.silent(), self.hosts.serving()[1]
         for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             with self.subTest(number=number):
@@ -2633,7 +2644,8 @@ class Cli(Case):
                     found = len(list(cba.entries('')))
                 self.assertEqual(cba.cut, '')
                 self.assertIn(' %d open' % found, err.decode())
-        process = start('cscan.py', *self.base, '-f', '127.0.0.1', '-p', silent[1], '-t', 60000, '--once')
+        process = start('cscan.py', *self.base, '-f', '127.0.0.1', '-p', silent[1], '-t', 60000,
+                        '--once')
         process.stderr.readline()
         time.sleep(0.3)                 # until the scan has begun: it tells nothing more
         process.send_signal(signal.SIGINT)
@@ -2705,7 +2717,7 @@ class Cli(Case):
         self.assertIn('gone.cba: No such file or directory', err.decode())
 
     def test_closed_streams(self):
-        """A closed stdout is an error, not a descriptor for sockets; a closed stderr is silence."""
+        """A closed stdout is an error, not a place for sockets; a closed stderr is silence."""
         port = self.hosts.open()[1]
         args = ['-q', *self.base, '-f', '127.0.0.1', '-p', port, '--once']
         status, _, err = run('cscan.py', *args, preexec_fn=lambda: os.close(1))
@@ -2754,8 +2766,8 @@ class Cli(Case):
         os.close(terminal)
         self.assertEqual(os.waitpid(pid, 0)[1], 0)
         shown = shown.decode()
-        self.assertRegex(shown, r'\r[0-9]+/s, [0-9]+ sent \([0-9.]+%\), [0-9.]+ s left, [01] open, '
-                                r'[0-9]+ pending\x1b\[K')
+        self.assertRegex(shown, r'\r[0-9]+/s, [0-9]+ sent \([0-9.]+%\), [0-9.]+ s left, '
+                                r'[01] open, [0-9]+ pending\x1b\[K')
         self.assertRegex(shown, r'(\n|\x1b\[K)127\.0\.0\.1:%d\r\n' % port)
         self.assertRegex(shown, r'\x1b\[Kcscan: 512 packets in [0-9.]+ s: 1 open, 511 refused')
 
@@ -2768,7 +2780,8 @@ class Cli(Case):
         self.assertEqual((status, out), (1, '1.2.3.4:5\n'))
         self.assertIn("standard input:2: 'rubbish': ip:port was expected", err)
         self.assertEqual(err.count('\n'), 3)
-        many = b''.join(b'10.0.%d.%d:80\n' % pair for pair in itertools.product(range(8), range(256)))
+        pairs_of_octets = itertools.product(range(8), range(256))
+        many = b''.join(b'10.0.%d.%d:80\n' % pair for pair in pairs_of_octets)
         for options in ([], ['-mt', 1], ['-mt', 20, '-pr', 1]):
             status, out, err = run('cscan.py', '-x', *options, stdin=many)
             self.assertEqual((status, sorted(out.split())), (0, sorted(many.decode().split())))
@@ -2777,17 +2790,19 @@ class Cli(Case):
     def test_help(self):
         status, out, err = run('cscan.py', '-h')
         self.assertEqual((status, err), (0, ''))
-        for word in ('(default: 520)', 'max_open_files (hard)', 'conntrack_max', 'conntrack_span (s)',
+        for word in ('(default: 520)', 'max_open_files (hard)', 'conntrack_max',
+                     'conntrack_span (s)',
                      'max_user_watches', 'local_port_range', 'print', 'examples:'):
             self.assertIn(word, out)
 
     def test_canary_in_the_file(self):
         """Bits 21 and 22 of the original."""
-        opened, closed, silent = self.hosts.open()[1], self.hosts.closed()[1], self.hosts.silent()[1]
-        for port, code in ((closed, 22), (silent, 21), (opened, None)):
+        rows = ((self.hosts.closed(), 22), (self.hosts.silent(), 21), (self.hosts.open(), None))
+        for (_, port), code in rows:
             with self.subTest(code=code):
                 path = self.path('%s.cba' % code)
-                status, _, err = self.scan('-f', '127.0.0.0/24', '-p', 9, '--once', '-ct', 0, '-t', 300,
+                status, _, err = self.scan('-f', '127.0.0.0/24', '-p', 9, '--once', '-ct', 0,
+                                           '-t', 300,
                                            '-c', '127.0.0.1', '-cp', port, '-ca', 10, '-o', path)
                 self.assertEqual(status, 0)
                 entry, = cba_entries(path, 'cscan')
@@ -2834,7 +2849,8 @@ def check(target, out, options):
         copy = self.path('other.py')
         shutil.copy(os.path.join(HERE, 'cscan.py'), copy)
         self.path('mine.py', text.encode())
-        process = subprocess.Popen([sys.executable, copy, '-x', '-mod', './mine.py'], cwd=self.folder,
+        process = subprocess.Popen([sys.executable, copy, '-x', '-mod', './mine.py'],
+                                   cwd=self.folder,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.assertEqual(process.communicate(b'1.2.3.4:5\n', 20)[0], b'module: mine\nTrue\n')
 
@@ -2846,12 +2862,13 @@ def check(target, out, options):
     out.str('%r %r %r' % (options.n, options.s, options.f))
 """
         for settings, line in (('', "3 'x' 1.5"), ('mine.n=7', "7 'x' 1.5"),
-                               ('mine.s=1,2 3,mine.n=4', "4 '1,2,3' 1.5"), ('mine.f=2', "3 'x' 2.0")):
+                               ('mine.s=1,2 3,mine.n=4', "4 '1,2,3' 1.5"),
+                               ('mine.f=2', "3 'x' 2.0")):
             with self.subTest(settings):
                 self.assertIn('\n%s\n' % line, self.module(text, '-mcfg', settings)[1])
         status, _, err = self.module(text, '-mcfg', 'mine.n=abc')
-        self.assertEqual((status, err), (1, "cscan: argument -mcfg: mine.n='abc': a whole number was "
-                                            "expected\n"))
+        self.assertEqual((status, err), (
+            1, "cscan: argument -mcfg: mine.n='abc': a whole number was expected\n"))
         self.assertIn('module mine has n, s, f', self.module(text, '-mcfg', 'mine.z=1')[2])
 
     def test_filters(self):
@@ -2867,7 +2884,8 @@ def check_even(target, out, options):
         stdin = b''.join(b'10.0.0.1:%d\n' % port for port in range(1, 101))
         for order in ('print,' + path, path + ' print'):
             _, out, _ = run('cscan.py', '-x', '-mod', order, stdin=stdin)
-            self.assertEqual(sorted(out.split()), sorted('10.0.0.1:%d' % p for p in range(2, 101, 2)))
+            self.assertEqual(sorted(out.split()), sorted('10.0.0.1:%d' % p
+                                                         for p in range(2, 101, 2)))
         _, out, _ = run('cscan.py', '-x', '-mod', 'print,' + path, '--max-results', 9, stdin=stdin)
         self.assertEqual(len(out.split()), 9)
 
@@ -2890,7 +2908,8 @@ def check(target, out, options):
         self.assertIn('module bad: Connection reset by peer: 5 targets', err)
 
     def test_bad_files(self):
-        for text, words in (('def', ': line 1: '), ('1/0', 'ZeroDivisionError'), ('x = 1', 'no module')):
+        for text, words in (('def', ': line 1: '), ('1/0', 'ZeroDivisionError'),
+                            ('x = 1', 'no module')):
             with self.subTest(text):
                 status, out, err = self.module(text)
                 self.assertEqual((status, out, err.count('\n')), (1, '', 1))
@@ -2909,7 +2928,8 @@ def check(target, out, options):
         for i in range(2, 21):
             self.hosts.open('127.6.0.%d' % i, port)
         path = self.path('slow.py', text.encode())
-        status, out, err = run('cscan.py', *self.base[1:], '-f', '127.6.0.1-127.6.0.20', '-p', port,
+        status, out, err = run('cscan.py', *self.base[1:], '-f', '127.6.0.1-127.6.0.20', '-p',
+                               port,
                                '--once', '-mod', path, '-mt', 1, '-pr', 1, '-t', 100, '-m', 4)
         self.assertEqual((status, len(set(out.split()))), (0, 20))
         self.assertIn('20 packets in', err)
@@ -2972,7 +2992,7 @@ def check(target, out, options):
 
 SNIFFER = r"""
 import socket, struct, sys
-sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))     # ETH_P_ALL: outgoing, too
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))     # ETH_P_ALL: both ways
 sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)            # SO_RCVBUFFORCE
 sock.setsockopt(socket.SOL_SOCKET, 35, 1)                   # SO_TIMESTAMPNS
 sock.bind((sys.argv[1], 3))
@@ -2980,7 +3000,7 @@ print('ready', flush=True)
 while True:
     frame, extra, _, _ = sock.recvmsg(128, 64)
     at = 14 + (frame[14] & 15) * 4
-    if frame[12:14] == b'\x08\0' and frame[23] == 6 and frame[at + 13] & 0x12 == 2:       # SYN without ACK
+    if frame[12:14] == b'\x08\0' and frame[23] == 6 and frame[at + 13] & 0x12 == 2:   # SYN, no ACK
         seconds, nanoseconds = struct.unpack('ll', extra[0][2][:16])
         print('%d.%09d %s %d' % (seconds, nanoseconds, socket.inet_ntoa(frame[30:34]),
                                  struct.unpack_from('!H', frame, at + 2)[0]), flush=True)
@@ -3016,9 +3036,11 @@ class Live(Case):
             -n NEAR link add v0 type veth peer name v1 netns FAR
             -n NEAR addr add 10.77.0.1/24 dev v0; -n FAR addr add 10.77.0.2/24 dev v1
             -n NEAR link set v0 up; -n FAR link set v1 up
-            -n NEAR route add 10.64.0.0/10 via 10.77.0.2; -n NEAR route add 10.128.0.0/9 via 10.77.0.2
+            -n NEAR route add 10.64.0.0/10 via 10.77.0.2
+            -n NEAR route add 10.128.0.0/9 via 10.77.0.2
             -n NEAR route add unreachable 10.1.0.0/16; -n NEAR route add prohibit 10.2.0.0/16
-            -n FAR route add local 10.64.0.0/16 dev lo; -n FAR route add blackhole 10.128.0.0/9""".replace('\n', ';').split(';'):
+            -n FAR route add local 10.64.0.0/16 dev lo
+            -n FAR route add blackhole 10.128.0.0/9""".replace('\n', ';').split(';'):
             if line.strip():
                 words = line.replace('NEAR', cls.near).replace('FAR', cls.far).split()
                 subprocess.check_call(['ip'] + words)
@@ -3046,7 +3068,8 @@ class Live(Case):
         """Start to watch SYNs that leave; call the result for [(time, host, port)] so far."""
         path = self.path('syns')
         with open(path, 'wb') as file:
-            process = subprocess.Popen(['ip', 'netns', 'exec', self.near, sys.executable, '-c', SNIFFER,
+            process = subprocess.Popen(['ip', 'netns', 'exec', self.near, sys.executable, '-c',
+                                        SNIFFER,
                                         'v0'], stdout=file)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -3086,14 +3109,16 @@ class Live(Case):
             '-f', '10.64.0.0/23,10.1.0.0/28,10.2.0.0/28,192.0.2.0/28,10.128.0.0/28',
             '--once', '-ct', 0, '-t', 500)
         self.assertEqual((status, sorted(out.split())), (0, ['10.64.0.7:80', '10.64.1.9:80']))
-        self.assertRegex(err, r'576 packets in [0-9.]+ s: 2 open, 510 refused, .*16 without answer\n$')
+        self.assertRegex(err, r'576 packets in [0-9.]+ s: 2 open, 510 refused, '
+                              r'.*16 without answer\n$')
         for words in ('16 host unreachable', '16 prohibited', '16 net unreachable'):
             self.assertIn(words, err)
 
     def test_ceiling(self):
         """No second has more SYNs than -r and one burst, also around a pause of the process."""
         read = self.sniff()
-        process = self.start('-q', '-f', '10.128.0.0/16', '-r', 500, '-t', 400, '--max-runtime', 1.7)
+        process = self.start('-q', '-f', '10.128.0.0/16', '-r', 500, '-t', 400, '--max-runtime',
+                             1.7)
         wait_until(lambda: len(read()) > 400)
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.6)
@@ -3116,7 +3141,8 @@ class Live(Case):
     def test_retries_on_the_wire(self):
         """Each silent target is tried again once, at least a second later."""
         read = self.sniff()
-        status, _, err = self.scan('-f', '10.130.0.0/27', '--once', '-t', 200, '-r', 1000, '--retries', 1)
+        status, _, err = self.scan('-f', '10.130.0.0/27', '--once', '-t', 200, '-r', 1000,
+                                   '--retries', 1)
         self.assertIn('64 packets in', err)
         self.assertIn('32 without answer, 32 retries', err)
         times = collections.defaultdict(list)
@@ -3132,13 +3158,15 @@ class Live(Case):
         self.inside(self.near, 'ip', 'addr', 'add', '10.77.0.55/24', 'dev', 'v0')
         for options in (['-b', 0], ['-b', 0, '-bi', '10.77.0.55'], ['-bi', '10.77.0.55']):
             with self.subTest(options=options):
-                status, out, _ = self.scan('-q', '-f', '10.64.0.0/24', '--once', '-ct', 0, *options)
+                status, out, _ = self.scan('-q', '-f', '10.64.0.0/24', '--once', '-ct', 0,
+                                           *options)
                 self.assertEqual((status, sorted(out.split())),
                                  (0, ['10.64.0.200:80', '10.64.0.7:80']))
 
     def test_two_scans_share_a_source_port(self):
         self.server('10.64.0.7:80', '10.64.0.200:80')
-        scans = [self.start('-q', '-f', '10.64.0.0/22', '--once', '-r', 2000, '-t', 500) for _ in range(2)]
+        scans = [self.start('-q', '-f', '10.64.0.0/22', '--once', '-r', 2000, '-t', 500)
+                 for _ in range(2)]
         for process in scans:
             out, err = process.communicate(timeout=60)
             self.assertEqual(sorted(out.decode().split()), ['10.64.0.200:80', '10.64.0.7:80'])
@@ -3152,9 +3180,10 @@ class Live(Case):
             if REQUIRED:
                 self.fail('LIVE=required: needs iptables and nf_conntrack')
             self.skipTest('needs iptables and nf_conntrack')
-        self.inside(self.near, 'iptables', '-A', 'OUTPUT', '-m', 'conntrack', '--ctstate', 'INVALID')
-        self.inside(self.near, 'sysctl', '-qw', 'net.netfilter.nf_conntrack_tcp_timeout_syn_sent=3')
-        self.inside(self.near, 'sysctl', '-qw', 'net.netfilter.nf_conntrack_tcp_timeout_close=1')
+        self.inside(self.near, *'iptables -A OUTPUT -m conntrack --ctstate INVALID'.split())
+        for setting in ('syn_sent=3', 'close=1'):
+            self.inside(self.near, 'sysctl', '-qw',
+                        'net.netfilter.nf_conntrack_tcp_timeout_' + setting)
         targets = ['10.64.0.%d:80' % i for i in range(10, 250, 10)]
         self.server(*targets)
         with open(path) as file:
@@ -3163,7 +3192,8 @@ class Live(Case):
             with open(path, 'w') as file:
                 file.write('400')
             read = self.sniff()
-            status, out, err = self.scan('-f', '10.64.0.0/24,10.131.0.0/22', '--once', '-r', 2000, '-t', 500,
+            status, out, err = self.scan('-f', '10.64.0.0/24,10.131.0.0/22', '--once', '-r', 2000,
+                                         '-t', 500,
                                          timeout=200)
         finally:
             with open(path, 'w') as file:
