@@ -251,6 +251,14 @@ def bake(source: str, ranges, ports: 'str | None', modules: 'str | None', path: 
     return head + begin + '\n'.join(lines) + '\n' + end + tail
 
 
+def check_modules(source: str, modules: str, path: str):
+    """Raises UserError if that cscan.py has not all of these modules."""
+    known = re.findall(r"^@module\('(\w+)'", source, re.M)
+    for name in re.split(r'[,\s]+', modules.strip(', ')):
+        if name not in known and '/' not in name and not name.endswith('.py'):
+            raise UserError('argument --modules: %r: %s has %s' % (name, path, ', '.join(known)))
+
+
 def write_file(path: str, data: bytes, mode: int = 0o666):
     """Write a whole file or leave the old one: to a neighbour first, then renamed."""
     folder = os.path.dirname(path) or '.'
@@ -377,6 +385,8 @@ def write_tables(args, ranges, ports):
         files.append(('.csp', pack_table(ports, 'argument -p')))
     if args.c:
         source = read_file(args.c, 'argument -c').decode('utf-8', 'replace')
+        if args.modules is not None:
+            check_modules(source, args.modules, args.c)
         files.append(('.py', bake(source, ranges, args.p, args.modules, args.c).encode()))
     for ending, data in files:
         write_file(args.output + ending, data, 0o777 if ending == '.py' else 0o666)

@@ -37,6 +37,7 @@ import argparse
 import array
 import bisect
 import collections
+import contextlib
 import errno
 import fcntl
 import heapq
@@ -48,7 +49,6 @@ import re
 import resource
 import select
 import shlex
-import shutil
 import signal
 import socket
 import stat
@@ -492,6 +492,12 @@ def subtract_ranges(ranges: 'list[tuple[int, int]]', others: 'list[tuple[int, in
     return kept
 
 
+def is_in(ip: int, ranges: 'list[tuple[int, int]]') -> bool:
+    """True if one of these merged ranges has the address."""
+    at = bisect.bisect_right(ranges, (ip, ADDRESSES_MAX))
+    return at > 0 and ip <= ranges[at - 1][1]
+
+
 def random_words(seed: 'int | None' = None):
     """Endless blocks of uniform 32-bit integers: the kernel's, or those of a seed."""
     rng = random.Random(seed)
@@ -606,7 +612,15 @@ def write_all(fd: int, data: bytes):
         try:
             view = view[os.write(fd, view):]
         except BlockingIOError:
-            select.select([], [fd], [])
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+
+
+def complain(text: str):
+    """Text to stderr; if nobody can read that, there is nowhere left to say it."""
+    with contextlib.suppress(OSError):
+        write_all(2, text.encode('utf-8', 'backslashreplace'))
 
 
 class Console:
@@ -632,10 +646,7 @@ class Console:
     def err(self, text):
         """Text to stderr; a stderr that nobody reads is no reason to stop a scan."""
         with self.err_lock:
-            try:
-                write_all(2, text.encode('utf-8', 'backslashreplace'))
-            except OSError:
-                pass                                # nowhere left to say it
+            complain(text)
 
     def note(self, text):
         """One line on stderr, from `cscan: ` on."""
@@ -652,7 +663,7 @@ class Console:
         """Redraw the status line, on a terminal."""
         if self.tty and not self.quiet:
             with self.err_lock:
-                columns = shutil.get_terminal_size().columns or 80      # 0: unknown to a pty
+                columns = os.get_terminal_size(2).columns or 80         # 0: a pty without size
                 self.shown = text[:columns - 1]
                 self.err('\r' + self.shown + '\x1b[K')
 
@@ -758,21 +769,22 @@ class CbaSink:
     failed  '' or why the file cannot be written; entries go to the rescue sink from then on
     """
 
-    def __init__(self, path, rescue, note):
-        self.path, self.rescue, self.failed = path, rescue, ''
+    def __init__(self, path, rescue, console):
+        self.path, self.rescue, self.console, self.failed = path, rescue, console, ''
         self.lock = threading.Lock()
         self.buffer = bytearray()   # whole packets not yet in the file
         self.unsaved = []           # (thread, events, head) of the buffer, for the rescue
         self.heads = {}             # thread -> head: the first events of the entry that it is in
         self.begun = {}             # thread -> head of the entry that the rescue has begun
-        self.fd = self.open(note)
+        self.fd = self.open()
         self.size = os.fstat(self.fd).st_size       # of the file, all of it whole packets
         self.closed = threading.Event()
 
-    def open(self, note):
+    def open(self):
         """The descriptor of the file, whole and ready to append to."""
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                         | os.O_NONBLOCK, 0o666)    # a pipe without reader: ENXIO, no waiting
             self.regular = stat.S_ISREG(os.fstat(fd).st_mode)
             if self.regular:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -784,7 +796,7 @@ class CbaSink:
         self.order = '<'
         try:
             if self.regular and os.fstat(fd).st_size:
-                self.repair(fd, note)
+                self.repair(fd)
             else:
                 write_all(fd, b'L')
         except OSError as error:
@@ -794,7 +806,7 @@ class CbaSink:
                        for kind, field in CBA_FIELDS.items()}
         return fd
 
-    def repair(self, fd, note):
+    def repair(self, fd):
         """Cut a torn packet off, close open streams: what a kill leaves is made readable."""
         with open(self.path, 'rb') as file:
             packets = CbaPackets(file)
@@ -805,11 +817,11 @@ class CbaSink:
                             % (self.path, packets.cut))
         self.order = packets.order
         if packets.torn:
-            note('%s: %d octets of a torn packet cut off'
-                 % (self.path, os.fstat(fd).st_size - packets.end))
+            self.console.note('%s: %d octets of a torn packet cut off'
+                              % (self.path, os.fstat(fd).st_size - packets.end))
             os.ftruncate(fd, packets.end)
         if packets.open:
-            note('%s: %d open streams closed' % (self.path, len(packets.open)))
+            self.console.note('%s: %d open streams closed' % (self.path, len(packets.open)))
             write_all(fd, b''.join(bytes([thread, 0, 0]) for thread in packets.open))
 
     def pack(self, thread, kind, code, value):
@@ -866,6 +878,8 @@ class CbaSink:
             self.check_place()
             write_all(self.fd, self.buffer)
             self.size += len(self.buffer)
+        except BrokenPipeError:
+            self.console.gone = True    # -o to a pipe: the reader has seen enough
         except OSError as error:
             self.fail(why(error))
         self.buffer, self.unsaved = bytearray(), []
@@ -944,8 +958,8 @@ class Out:
         self.deferred.append((CBA_STR, code, text))
 
     def event(self, kind, code, value):
-        events, self.deferred = self.deferred + [(kind, code, value)], []
-        self.sink.write(self.thread, events)
+        self.sink.write(self.thread, self.deferred + [(kind, code, value)])
+        self.deferred = []          # not before: what does not fit raises, and the head stays
 
     def str(self, text, code=0):
         """text  at most 32,767 characters, Latin-1 (others are written as \\uXXXX)"""
@@ -1110,7 +1124,7 @@ def load_module_file(path: str) -> 'list[Module]':
     except SyntaxError as error:
         raise UserError('argument -mod: %r: line %s: %s'
                         % (path, error.lineno, error.msg)) from None
-    except Exception as error:      # whatever the user's code raises is the user's to mend
+    except (Exception, SystemExit, KeyboardInterrupt) as error:     # all the user's to mend
         raise UserError('argument -mod: %r: %s: %s'
                         % (path, type(error).__name__, error)) from None
     found = [each for name, each in MODULES.items() if before.get(name) is not each]
@@ -1187,6 +1201,7 @@ NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect(
 IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 BATCH = 256                         # probes between two looks at the events
 TICK_S = 0.1
+EARLY_S = 0.01                      # a deadline of whole seconds comes before the kernel's repeat
 SYN_BYTES = 60                      # IPv4 and TCP header with Linux's options
 BURST_S = 1 / 20                    # the bucket holds what the rate gives in this time
 LOCAL_HOLD_S = 0.02                 # after a local error nothing is sent for so long
@@ -1226,8 +1241,8 @@ def plan_pace(rate, timeout_ms, pending, percent, interval_us, linear) -> Pace:
         rate = 1e6 / interval_us
     else:
         rate = None
-    return Pace(timeout_ms / 1000, max(1, math.ceil(window)), rate,
-                syns_per_connect(timeout_ms, linear))
+    timeout_s = timeout_ms / 1000 - (0 if timeout_ms % 1000 else EARLY_S)
+    return Pace(timeout_s, max(1, math.ceil(window)), rate, syns_per_connect(timeout_ms, linear))
 
 
 def syns_per_connect(timeout_ms: float, linear: int) -> int:
@@ -1237,6 +1252,11 @@ def syns_per_connect(timeout_ms: float, linear: int) -> int:
     second apart (ip-sysctl: tcp_syn_linear_timeouts), after each further second.
     """
     return min(max(1, math.ceil(timeout_ms / 1000)), 2 + linear)
+
+
+def retry_wait(pace: Pace, number: int) -> float:
+    """Seconds between a time-out and the retry of this number, 1 the first."""
+    return number * max(1.0, 2 * pace.timeout_s)
 
 
 class Bucket:
@@ -1260,7 +1280,13 @@ class Bucket:
         return min(BATCH, int((self.level + 1e-9) / self.cost))
 
     def spend(self, connects):
-        self.level -= connects * self.cost
+        """So many connects were started."""
+        if self.rate is not None:
+            self.level -= connects * self.cost
+
+    def set_rate(self, rate, now):
+        """A new rate from now on, without debts."""
+        self.rate, self.level, self.filled = rate, 0, now
 
     def wait(self, now):
         """Seconds until one connect may start."""
@@ -1443,6 +1469,9 @@ class Engine:
             try:
                 return self.new_socket()
             except OSError as error:
+                if error.errno in LOCAL:
+                    raise UserError('no socket can be made: %s: %s' % (
+                        why(error), REMEDIES.get(error.errno, 'lower -m'))) from None
                 if error.errno != errno.EADDRINUSE:
                     raise UserError('source %s:%d: %s' % (
                         self.address or '0.0.0.0', self.port, why(error))) from None
@@ -1529,7 +1558,7 @@ class Engine:
             return False
         self.tries[target] = tries + 1
         self.repeats += 1
-        self.wait_for(target, (tries + 1) * max(1.0, 2 * self.pace.timeout_s))
+        self.wait_for(target, retry_wait(self.pace, tries + 1))
         return True
 
     def local_error(self, code):
@@ -1562,6 +1591,10 @@ class Engine:
             return
         if old:
             self.unanswered(old)
+            if code == errno.EINVAL:        # shutdown() of a simultaneous open: dead for ever
+                self.renew(sock)
+                self.wait_for(target, 0)
+                return
         if code == 0:
             self.count_sent(1)
             self.tell(target, code, sock)
@@ -1574,6 +1607,7 @@ class Engine:
             self.local_error(code)
             self.park(target)
         else:
+            self.stuck.pop(target, None)
             self.count_sent(1)
             self.tell(target, code)
 
@@ -1638,7 +1672,8 @@ class Engine:
             count = 0                       # every old target matters: one by one
         news = self.draw(count)
         self.give_up(socks[len(news):])
-        self.timeouts += self.connect_all(socks[:len(news)], news)
+        started = self.connect_all(socks[:len(news)], news)     # counts time-outs, too
+        self.timeouts += started
         return len(news)
 
     def take_back(self, socks):
@@ -1693,11 +1728,15 @@ class Engine:
         """Sockets taken back that get no new target now: free, their targets unanswered."""
         for sock in socks:
             old = self.attempts.pop(sock)
-            if CONNECT(sock, NOWHERE) == EISCONN:   # established between deadline and shutdown()
+            code = CONNECT(sock, NOWHERE)
+            if code == EISCONN:             # established between deadline and shutdown()
                 self.tell(old, EISCONN, sock)
                 self.renew(sock)
                 continue
-            self.free.append(sock)
+            if code == errno.EINVAL:        # shutdown() of a simultaneous open: dead for ever
+                self.renew(sock)
+            else:
+                self.free.append(sock)
             if suspect:
                 self.lost += 1
                 self.wait_for(old, LOCAL_WAIT_S)
@@ -1838,7 +1877,8 @@ class Engine:
             if self.now - self.slowed > 1:
                 self.slowed = self.now
                 rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
-                self.bucket.rate = max(1.0, min(rate / 2, self.conntrack.carries()))
+                rate = max(1.0, min(rate / 2, self.conntrack.carries()))
+                self.bucket.set_rate(rate, self.now)
         elif self.slowed >= 0 and self.bucket.rate != self.pace.rate and self.conntrack.has_room():
             self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
             if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
@@ -1883,7 +1923,8 @@ def is_own_name(sock, target) -> bool:
 
     Not by getpeername(): after shutdown() such a socket has closed with itself and has no peer.
     """
-    return sock.getsockname() == target
+    host, port = sock.getsockname()
+    return port == target[1] and target[0] in (host, '0.0.0.0')     # which means loopback
 
 
 # ==== 8 Threads and metrics ===========================================================
@@ -1911,8 +1952,16 @@ class Crew:
                         for number in range(1, threads + 1)]
 
     def start(self):
-        for thread in self.threads:
-            thread.start()
+        """Begin; with fewer threads where the machine allows no more."""
+        for index, thread in enumerate(self.threads):
+            try:
+                thread.start()
+            except RuntimeError:
+                del self.threads[index:]
+                if not index:
+                    raise UserError('module threads: not one can be started') from None
+                self.console.note('warning: %d module threads (-mt): no more can be started'
+                                  % index)
 
     def put(self, host, port):
         """A result; always taken, see full()."""
@@ -1984,7 +2033,7 @@ class Crew:
         except OSError as error:            # timeouts and resets are everyday life
             with self.lock:
                 self.failures[each.name, why(error)] += 1
-        except Exception as error:          # a module's bug must not end the scan
+        except BaseException as error:      # a bug, or sys.exit(): neither must end this thread
             with self.lock:
                 self.bugs[each.name] += 1
                 first = self.bugs[each.name] == 1
@@ -2208,7 +2257,7 @@ class Parser(argparse.ArgumentParser):
     """One line for a mistake; limits and modules below the options."""
 
     def error(self, message):
-        sys.stderr.write('cscan: %s (see -h)\n' % message)
+        complain('cscan: %s (see -h)\n' % message)
         sys.exit(2)
 
     def format_help(self):
@@ -2266,7 +2315,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES, allow_abbrev=False, add_help=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=28, width=99))
-    natural, count, positive = number(int, 0), number(int, 1), number(float, 0.001)
+    natural, count = number(int, 0, sys.maxsize), number(int, 1, sys.maxsize)
     group = parser.add_argument_group('targets').add_argument
     group('-f', metavar='FILE|RANGES', action='append', default=[],
           help='ranges: .csw or text file, -, 10.0.0.0/8,192.0.2.1-192.0.2.9, or one of %s, '
@@ -2281,17 +2330,20 @@ def make_parser() -> argparse.ArgumentParser:
     group('--seed', metavar='N', type=natural, help='repeat an order')
     group('-n', metavar='N', type=count, help='stop after N probes')
     group('--max-results', metavar='N', type=count, help='stop after N results')
-    group('--max-runtime', metavar='S', type=positive, help='send for S seconds at most')
+    group('--max-runtime', metavar='S', type=number(float, 0.001, 1e9),
+          help='send for S seconds at most')
     group('--retries', metavar='N', type=natural, default=0,
           help='try a target that did not answer N times more (default: 0)')
     group = parser.add_argument_group('pace').add_argument
-    group('-r', metavar='PPS', type=positive, default=520.0, help='SYNs per second (default: 520)')
-    group('-t', metavar='MS', type=number(float, 1), default=800.0,
+    group('-r', metavar='PPS', type=number(float, 0.001, 1e7), default=520.0,
+          help='SYNs per second (default: 520)')
+    group('-t', metavar='MS', type=number(float, 1, 3600000), default=800.0,
           help='time to answer, ms (default: 800)')
-    group('-m', metavar='N', type=count, help='pending sockets at most; overrides -r')
-    group('-a', metavar='PCT', type=positive, default=90.0,
+    group('-m', metavar='N', type=number(int, 1, 1 << 20),
+          help='pending sockets at most; overrides -r')
+    group('-a', metavar='PCT', type=number(float, 0.001, 1e6), default=90.0,
           help='a window of packets takes at least this %% of -t (default: 90)')
-    group('-ct', metavar='US', type=number(float, 0),
+    group('-ct', metavar='US', type=number(float, 0, 1e9),
           help='microseconds between packets; overrides -r and -a; 0: as the window allows')
     group('-pr', metavar='N', type=count, default=50,
           help='results waiting for modules at most (default: 50)')
@@ -2345,13 +2397,19 @@ def check_args(parser, args, extra):
         parser.error('-d: the results would be lost: name a file with -o or --log')
     if args.d and (args.l or args.x):
         parser.error('-d: goes with a scan only')
-    if args.x and '-' in args.f + args.exclude:
-        parser.error('-x reads results from standard input: -f - and -xf - cannot')
+    if args.x and '-' in args.exclude:
+        parser.error('-x reads results from standard input: -xf - cannot')
+    for mode, names in (('x', 'f n once retries max_runtime'),
+                        ('l', 'o retries max_runtime max_results')):
+        for name in names.split():
+            if getattr(args, mode) and getattr(args, name) not in (None, False, 0, []):
+                parser.error('-%s: %s goes with a scan only' % (
+                    mode, ('-' if len(name) == 1 else '--') + name.replace('_', '-')))
     if (args.f + args.exclude).count('-') > 1:
         parser.error('-: standard input can be read once')
     if not (args.f or args.l or args.x or BAKED):
         ranges = subtract_ranges(load_ranges('default', '-f'), [MULTICAST])
-        sys.stderr.write(
+        complain(
             'cscan: no targets named, nothing was sent; name them with -f (see -h)\n'
             'cscan: the built-in targets are `public`: %d addresses, port %s; to scan them:\n'
             'cscan:   %s %s -f default\n' % (
@@ -2387,7 +2445,7 @@ def load_space(args, console) -> Space:
     return Space(ranges, ports)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal came, and there is no scan to wind up; args[0] is its number."""
 
 
@@ -2479,7 +2537,7 @@ def make_sink(args, console):
     if not args.o:
         return TextSink(console.lines, args.of, console.look_for_reader)
     rescue = TextSink(lambda lines: console.err(''.join(line + '\n' for line in lines)), args.of)
-    return CbaSink(args.o, rescue, console.note)
+    return CbaSink(args.o, rescue, console)
 
 
 def make_crew(args, console, sink, modules, options) -> Crew:
@@ -2494,16 +2552,23 @@ RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)
 
 def pass_results(args, console, signals, modules, options) -> int:
     """-x: ip:port, ip port or ip,port lines -> modules."""
+    if not sys.stdin:
+        raise UserError('-x: standard input is closed: ip:port lines were expected')
+    excluded = merge_ranges([pair for spec in args.exclude for pair in load_ranges(spec, '-xf')])
     sink = make_sink(args, console)
     sink.start()
     crew = make_crew(args, console, sink, modules, options)
-    strange = 0
+    signals.last_words = sink.hurry
+    strange = barred = 0
     try:
         for number, line in enumerate(sys.stdin.buffer, 1):
             text = line.decode('utf-8', 'replace').strip()
             match = RESULT_LINE.fullmatch(text)
             if match and 1 <= int(match.group(2)) <= PORT_MAX:
-                crew.put_wait(match.group(1), int(match.group(2)))
+                if is_in(ip_number(match.group(1)), excluded):
+                    barred += 1
+                else:
+                    crew.put_wait(match.group(1), int(match.group(2)))
             elif text and not text.startswith('#'):
                 strange += 1
                 if strange <= 10:
@@ -2516,6 +2581,8 @@ def pass_results(args, console, signals, modules, options) -> int:
         crew.close()
         sink.close()
         tell_end(console, crew, '')
+    if barred:
+        console.progress('%s excluded' % many(barred, 'result'))
     if strange > 10:
         console.note('standard input: %d lines were not understood' % strange)
     if console.failed or sink.failed:
@@ -2562,9 +2629,12 @@ def start_text(pace: Pace, args, space: Space, total) -> str:
     if args.once:
         parts.append('seed %d' % args.seed)
     if total:
-        seconds = total * pace.syns / rate + pace.timeout_s
-        parts.append('%s in %s%s' % (many(total, 'probe'), '' if rate == pace.rate else 'at most ',
-                                            duration_text(seconds)))
+        tries = 1 + args.retries
+        seconds = tries * (total * pace.syns / rate + pace.timeout_s)
+        seconds += sum(retry_wait(pace, number) for number in range(1, tries))
+        sure = rate == pace.rate and tries == 1
+        parts.append('%s in %s%s' % (many(total, 'probe'), '' if sure else 'at most ',
+                                     duration_text(seconds)))
     return ', '.join(parts)
 
 

@@ -66,10 +66,10 @@ STANDARD = {                                # file: modules it may import
                       'tempfile', 'time'},
     'compile_targets.py': {'argparse', 'errno', 'itertools', 'os', 're', 'socket', 'struct',
                            'sys', 'tempfile'},
-    'cscan.py': {'argparse', 'array', 'bisect', 'collections', 'ctypes', 'errno', 'fcntl', 'gc',
-                 'heapq', 'itertools', 'math', 'os', 'queue', 'random', 're', 'resource', 'select',
-                 'shlex', 'shutil', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
-                 'threading', 'time', 'types'},
+    'cscan.py': {'argparse', 'array', 'bisect', 'collections', 'contextlib', 'errno', 'fcntl',
+                 'heapq', 'itertools', 'math', 'os', 'random', 're', 'resource', 'select',
+                 'shlex', 'signal', 'socket', 'stat', 'struct', 'sys', 'threading', 'time',
+                 'types'},
 }
 UNWANTED = {'typing', 'dataclasses', 'asyncio', 'enum', 'logging'}
 EACH_ITS_OWN = {'EXAMPLES', 'Parser', 'make_parser', 'main', 'run', '__version__'}
@@ -1280,7 +1280,9 @@ class Cba(Case):
     def sink(self, name='out.cba', data=None):
         """A CbaSink on a file; closed after the test."""
         rescue = cscan.TextSink(self.rescued.extend, self.path('rescue'))
-        sink = cscan.CbaSink(self.path(name, data), rescue, self.notes.append)
+        console = StubConsole()
+        console.notes = self.notes
+        sink = cscan.CbaSink(self.path(name, data), rescue, console)
         self.addCleanup(self.close, sink)
         self.live.add(sink)
         return sink
@@ -2063,6 +2065,32 @@ class Engine(unittest.TestCase):
                 self.assertEqual(self.crew.results, [])
                 self.assertEqual(engine.selfs, 1 + overdue)
 
+    def test_connected_to_itself_through_any(self):
+        """connect() to 0.0.0.0 goes to loopback."""
+        engine = self.engine([])
+        engine.wait_for(('0.0.0.0', engine.port), 0)
+        engine.launch(1)
+        engine.collect(engine.epoll.poll(1))
+        self.assertEqual((self.crew.results, engine.selfs), ([], 1))
+
+    def test_dead_socket_is_replaced(self):
+        """shutdown() of a simultaneous open leaves EINVAL for ever, which is no answer."""
+        connect = cscan.CONNECT
+        for credit in (0, 1):
+            with self.subTest(credit=credit):
+                engine = self.engine([self.hosts.silent(), self.hosts.closed()], window=1)
+                engine.launch(1)
+                dead = next(iter(engine.attempts))
+                self.pass_deadline(engine)
+                with patched(cscan, CONNECT=lambda sock, to: (
+                        errno.EINVAL if sock is dead else connect(sock, to))):
+                    engine.turn_over(credit)
+                    self.assertNotIn(dead, engine.free)
+                    self.assertEqual((engine.answers, engine.timeouts), ({}, 1))
+                    engine.launch(1)
+                    engine.collect(engine.epoll.poll(1))
+                self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
+
     def test_stray_event_of_shutdown(self):
         """shutdown() leaves one HUP behind: it belongs to nobody."""
         engine = self.engine([self.hosts.silent()])
@@ -2194,6 +2222,17 @@ class Engine(unittest.TestCase):
         self.assertEqual((engine.answers, engine.attempts), ({errno.EHOSTUNREACH: 1}, {}))
         self.assertIs(cscan.CONNECT, connect)
 
+    def test_every_timeout_is_counted(self):
+        """Also where one connect() of the same batch fails at once."""
+        connect = cscan.CONNECT
+        silent = [self.hosts.silent() for _ in range(4)]
+        with patched(cscan, CONNECT=lambda s, to: (
+                errno.ENETUNREACH if to[0] == '127.0.0.99' else connect(s, to))):
+            targets = [silent[0], silent[1], ('127.0.0.99', 1), silent[2], ('127.0.0.99', 2),
+                       silent[3]]
+            engine = self.run_engine(targets, window=2, timeout_s=0.05)
+        self.assertEqual((engine.timeouts, engine.answers), (4, {errno.ENETUNREACH: 2}))
+
     def test_retries(self):
         """A silent target is tried N times more, spaced; an answer ends that."""
         times = []
@@ -2260,6 +2299,20 @@ class Engine(unittest.TestCase):
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
         self.assertEqual(engine.bucket.rate, 500)       # halved, and no room since
+
+    def test_conntrack_full_without_ceiling(self):
+        """-ct 0: what was sent before there was a rate is no debt."""
+        engine = self.engine([('127.0.0.1', 9)] * 3000, rate=None, window=100)
+        drops = iter([0, 0, 9])
+        engine.conntrack.look = lambda: next(drops, 0)
+        engine.conntrack.carries = lambda: 3000.0
+        engine.conntrack.has_room = lambda: False
+        engine.launch(100)
+        engine.sent = 10**6
+        for _ in range(3):
+            engine.tick()
+        self.assertEqual(engine.bucket.rate, 3000)
+        self.assertEqual(engine.bucket.credit(engine.now + 0.01), 30)
 
     def test_conntrack_files(self):
         """The drop column is found by its name, hex, all processors; missing files are no news."""
@@ -2341,7 +2394,8 @@ class Pace(unittest.TestCase):
             with self.subTest(r=rate, t=timeout, m=pending, a=percent, ct=interval):
                 pace = cscan.plan_pace(rate, timeout, pending, percent, interval, 4)
                 self.assertEqual((pace.window, pace.rate, pace.syns), expected)
-                self.assertEqual(pace.timeout_s, timeout / 1000)
+                self.assertEqual(pace.timeout_s,        # before the kernel repeats the SYN
+                                 timeout / 1000 - (0.01 if timeout % 1000 == 0 else 0))
 
     def test_syns(self):
         """Kernels before 6.5 double the interval: one repeat in 3 s."""
@@ -2380,6 +2434,12 @@ class Pace(unittest.TestCase):
             sent += count
             now += max(0.001, bucket.wait(now))
         self.assertAlmostEqual(sent, 5200, delta=30)
+
+    def test_rate_instead_of_none(self):
+        bucket = cscan.Bucket(None, 1, 0.0)
+        bucket.spend(10**9)
+        bucket.set_rate(100.0, 5.0)
+        self.assertEqual((bucket.credit(5.0), bucket.credit(5.04)), (0, 4))
 
     def test_limits(self):
         """The window is made to fit, and a line says what to change."""
@@ -2488,6 +2548,11 @@ class Cli(Case):
         ('abbreviated', ['-f', '127.0.0.1', '--onc'], 2, "'--onc': no such option"),
         ('argument missing', ['-f'], 2, '-f: expected one argument'),
         ('l and x', ['-l', '-x'], 2, '-l and -x: one of them'),
+        ('rate infinite', ['-f', '127.0.0.1', '-r', 'inf'], 2, "-r: 'inf': a number from"),
+        ('timeout', ['-f', '127.0.0.1', '-t', '1e300'], 2, "-t: '1e300': a number from 1 to 3600"),
+        ('too many', ['-l', '-n', '9' * 20], 2, "'99999999999999999999': a whole number"),
+        ('x and f', ['-x', '-f', '127.0.0.1'], 2, '-x: -f goes with a scan only'),
+        ('l and runtime', ['-l', '--max-runtime', '1'], 2, '-l: --max-runtime goes with a scan'),
         ('daemon', ['-f', '127.0.0.1', '-d'], 2, '-d: the results would be lost'),
         ('stdin twice', ['-f', '-', '-xf', '-'], 2, 'standard input can be read once'),
         ('no module', ['-f', '127.0.0.1', '-mod', 'nope'], 1, "module 'nope': not one of print"),
@@ -2617,11 +2682,12 @@ class Cli(Case):
         """| head: quietly, status 0, while results come and when none do."""
         port = self.hosts.serving()[1]
         for args in (['-f', '127.0.0.1', '-p', port], ['-f', '127.0.0.2', '-p', port],
-                     ['-l', '-f', 'private']):
+                     ['-l', '-f', 'private'],
+                     ['-f', '127.0.0.1', '-p', port, '-st', 10, '-o', '/dev/stdout']):
             with self.subTest(args=args):
                 process = start('cscan.py', '-q', *self.base, *args)
                 if args[1] != '127.0.0.2':
-                    process.stdout.readline()
+                    process.stdout.read(1)
                 process.stdout.close()
                 self.assertEqual(process.wait(20), 0)
                 self.assertEqual(process.stderr.read(), b'')
@@ -2725,6 +2791,7 @@ class Cli(Case):
         self.assertIn('standard output: Bad file descriptor', err)
         status, out, _ = run('cscan.py', *args, preexec_fn=lambda: os.close(2))
         self.assertEqual((status, out), (0, '127.0.0.1:%d\n' % port))
+        self.assertEqual(run('cscan.py', '-zz', redirect='2>&-'), (2, '', ''))
 
     def test_daemon(self):
         """-d comes back at once; results, statistics and messages are in the files."""
@@ -2769,7 +2836,8 @@ class Cli(Case):
         self.assertRegex(shown, r'\r[0-9]+/s, [0-9]+ sent \([0-9.]+%\), [0-9.]+ s left, '
                                 r'[01] open, [0-9]+ pending\x1b\[K')
         self.assertRegex(shown, r'(\n|\x1b\[K)127\.0\.0\.1:%d\r\n' % port)
-        self.assertRegex(shown, r'\x1b\[Kcscan: 512 packets in [0-9.]+ s: 1 open, 511 refused')
+        self.assertRegex(shown, r'(\n|\x1b\[K)cscan: 512 packets in [0-9.]+ s: 1 open, '
+                                r'511 refused')
 
     def test_x(self):
         """-x: three forms of lines; others are told; comments pass."""
@@ -2780,6 +2848,11 @@ class Cli(Case):
         self.assertEqual((status, out), (1, '1.2.3.4:5\n'))
         self.assertIn("standard input:2: 'rubbish': ip:port was expected", err)
         self.assertEqual(err.count('\n'), 3)
+        status, out, err = run('cscan.py', '-x', '-xf', '1.2.3.0/24',
+                               stdin=b'1.2.3.4:5\n1.2.4.0:6\n')
+        self.assertEqual((status, out, err), (0, '1.2.4.0:6\n', 'cscan: 1 result excluded\n'))
+        status, out, err = run('cscan.py', '-x', redirect='<&-')
+        self.assertEqual((status, out, err.count('\n')), (1, '', 1))
         pairs_of_octets = itertools.product(range(8), range(256))
         many = b''.join(b'10.0.%d.%d:80\n' % pair for pair in pairs_of_octets)
         for options in ([], ['-mt', 1], ['-mt', 20, '-pr', 1]):
@@ -2907,9 +2980,39 @@ def check(target, out, options):
         self.assertIn('module bad: raised 5 times', err)
         self.assertIn('module bad: Connection reset by peer: 5 targets', err)
 
+    def test_exit_in_a_module(self):
+        """sys.exit() is a bug like others: no thread ends, nothing hangs."""
+        text = """
+import cscan, sys
+@cscan.module('quits', entry='')
+def check(target, out, options):
+    out.str(str(target))
+    sys.exit('no')
+"""
+        stdin = b''.join(b'10.0.0.1:%d\n' % port for port in range(1, 101))
+        status, out, err = self.module(text, stdin=stdin)
+        self.assertEqual((status, len(out.split())), (0, 100))
+        self.assertIn('module quits: raised 100 times', err)
+
+    def test_head_stays(self):
+        """An event that does not fit takes nothing with it."""
+        text = """
+import cscan
+@cscan.module('big')
+def check(target, out, options):
+    try:
+        out.int32(1 << 40)
+    except Exception:
+        out.str('too big')
+"""
+        path = self.path('big.cba')
+        self.module(text, '-o', path)
+        self.assertEqual([entry.dict for entry in cba_entries(path, 'big')], [{0: 'too big'}])
+
     def test_bad_files(self):
         for text, words in (('def', ': line 1: '), ('1/0', 'ZeroDivisionError'),
-                            ('x = 1', 'no module')):
+                            ('x = 1', 'no module'),
+                            ('import sys; sys.exit(0)', 'SystemExit')):
             with self.subTest(text):
                 status, out, err = self.module(text)
                 self.assertEqual((status, out, err.count('\n')), (1, '', 1))
