@@ -2340,10 +2340,10 @@ class Engine(unittest.TestCase):
         live = ('127.0.0.1', 1)
         engine.attempts[sock] = live
         for _ in range(400):
-            engine.cohorts.append((1e9, [sock] * 256, [('127.0.0.1', 9)] * 256))
-        engine.cohorts.append((1e9, [sock], [live]))
+            engine.cohorts.append((1e9, [sock] * 256, [('127.0.0.1', 9)] * 256, 0))
+        engine.cohorts.append((1e9, [sock], [live], 0))
         engine.tick()
-        self.assertEqual([targets for _, _, targets in engine.cohorts], [[live]])
+        self.assertEqual([cohort[2] for cohort in engine.cohorts], [[live]])
 
     def test_source_port_taken(self):
         """One of the next -bt ports is used; with none left, one line says so."""
