@@ -478,6 +478,11 @@ def load_ranges(spec: str, option: str) -> 'list[tuple[int, int]]':
                     'nor one of %s' % (option, spec, ', '.join(sorted(PRESETS) + ['default'])))
 
 
+def load_all(specs: 'list[str]', option: str) -> 'list[tuple[int, int]]':
+    """Everything that an option named, each time it was given -> merged ranges."""
+    return merge_ranges([pair for spec in specs for pair in load_ranges(spec, option)])
+
+
 def subtract_ranges(ranges: 'list[tuple[int, int]]', others: 'list[tuple[int, int]]'):
     """Merged ranges without others (in any order)."""
     keep = invert_ranges(merge_ranges(others))
@@ -2427,9 +2432,8 @@ def check_args(parser, args, extra):
 
 def load_space(args, console) -> Space:
     """-f -xf -p -pf -> what may be probed."""
-    ranges = merge_ranges([pair for spec in args.f or ['default']
-                           for pair in load_ranges(spec, '-f')])
-    excluded = [pair for spec in args.exclude for pair in load_ranges(spec, '-xf')]
+    ranges = load_all(args.f or ['default'], '-f')
+    excluded = load_all(args.exclude, '-xf')
     named = count_addresses(ranges)
     if not named:
         raise UserError('argument -f: %s: no ranges in there' % ', '.join(map(repr, args.f)))
@@ -2560,7 +2564,7 @@ def pass_results(args, console, signals, modules, options) -> int:
     """-x: ip:port, ip port or ip,port lines -> modules."""
     if not sys.stdin:
         raise UserError('-x: standard input is closed: ip:port lines were expected')
-    excluded = merge_ranges([pair for spec in args.exclude for pair in load_ranges(spec, '-xf')])
+    excluded = load_all(args.exclude, '-xf')
     sink = make_sink(args, console)
     sink.start()
     crew = make_crew(args, console, sink, modules, options)
@@ -2637,7 +2641,7 @@ def start_text(pace: Pace, args, space: Space, total) -> str:
     if total:
         tries = 1 + args.retries
         seconds = tries * (total * pace.syns / rate + pace.timeout_s)
-        seconds += sum(retry_wait(pace, number) for number in range(1, tries))
+        seconds += retry_wait(pace, 1) * tries * args.retries / 2      # 1 + 2 + ... + retries
         sure = rate == pace.rate and tries == 1
         parts.append('%s in %s%s' % (many(total, 'probe'), '' if sure else 'at most ',
                                      duration_text(seconds)))

@@ -2643,6 +2643,10 @@ class Cli(Case):
         self.assertIn('the canary is due after 5600 packets (-ca), the scan has 1', err)
         self.assertRegex(err, r'1 socket, 3000 ms timeout, 520 packets/s, 31200 bytes/s')
         self.assertRegex(err, r'1 packet in [0-9.]+ s: 1 open, 0 without answer')
+        for retries, seconds in ((3, '10 s'), (10**15, r'[0-9]+ y( \d+ d)?')):
+            _, _, err = run('cscan.py', '-f', '127.0.0.1', '-p', target[10:], '--once', '-t', 500,
+                            '--retries', retries, *self.base)
+            self.assertRegex(err, r', 1 probe in at most %s\n' % seconds)
 
     def test_target_files(self):
         host, port = self.hosts.open('127.4.0.9')
