@@ -29,7 +29,7 @@ import time
 
 # ==== 1 Formats =======================================================================
 
-# ---- same in cscan.py and cba_reader.py and compile_targets.py ----
+# ---- same in cba_reader.py and compile_targets.py and cscan.py and masscanned.py ----
 
 class UserError(Exception):
     """What the user can mend, in one line: what, the value as repr, what was expected."""
@@ -39,7 +39,7 @@ def why(error: Exception) -> str:
     """OSError -> the kernel's words, without number and path; others -> their text."""
     return getattr(error, 'strerror', None) or str(error)
 
-# ---- end of same in cscan.py and cba_reader.py and compile_targets.py ----
+# ---- end of same in cba_reader.py and compile_targets.py and cscan.py and masscanned.py ----
 
 
 # ---- same in cscan.py and cba_reader.py ----
@@ -174,12 +174,16 @@ def unlink_quietly(name: str, folder_fd: int):
     except FileNotFoundError:
         pass                        # nothing to overwrite
 
+# ---- end of same in cscan.py and cba_reader.py ----
+
+
+# ---- same in cba_reader.py and cscan.py and masscanned.py ----
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
-# ---- end of same in cscan.py and cba_reader.py ----
+# ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
 
 
 # ==== 2 Entries =======================================================================

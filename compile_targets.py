@@ -27,7 +27,7 @@ import tempfile
 
 # ==== 1 Formats =======================================================================
 
-# ---- same in cscan.py and cba_reader.py and compile_targets.py ----
+# ---- same in cba_reader.py and compile_targets.py and cscan.py and masscanned.py ----
 
 class UserError(Exception):
     """What the user can mend, in one line: what, the value as repr, what was expected."""
@@ -37,7 +37,25 @@ def why(error: Exception) -> str:
     """OSError -> the kernel's words, without number and path; others -> their text."""
     return getattr(error, 'strerror', None) or str(error)
 
-# ---- end of same in cscan.py and cba_reader.py and compile_targets.py ----
+# ---- end of same in cba_reader.py and compile_targets.py and cscan.py and masscanned.py ----
+
+
+# ---- same in compile_targets.py and cscan.py and masscanned.py ----
+
+def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
+    """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
+    merged = []
+    end = -2
+    for first, last in sorted(ranges):
+        if first > end + 1:
+            merged.append((first, last))
+            end = last
+        elif last > end:
+            merged[-1] = merged[-1][0], last
+            end = last
+    return merged
+
+# ---- end of same in compile_targets.py and cscan.py and masscanned.py ----
 
 
 # ---- same in cscan.py and compile_targets.py ----
@@ -89,20 +107,6 @@ def parse_range_lines(lines: 'list[str]', where: str) -> 'list[tuple[int, int]]'
         if text:
             ranges.append(parse_range(text, '%s:%d' % (where, number)))
     return merge_ranges(ranges)
-
-
-def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
-    """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
-    merged = []
-    end = -2
-    for first, last in sorted(ranges):
-        if first > end + 1:
-            merged.append((first, last))
-            end = last
-        elif last > end:
-            merged[-1] = merged[-1][0], last
-            end = last
-    return merged
 
 
 def invert_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':

@@ -63,7 +63,7 @@ __version__ = '1.0'
 
 # ==== 1 Formats =======================================================================
 
-# ---- same in cscan.py and cba_reader.py and compile_targets.py ----
+# ---- same in cba_reader.py and compile_targets.py and cscan.py and masscanned.py ----
 
 class UserError(Exception):
     """What the user can mend, in one line: what, the value as repr, what was expected."""
@@ -73,7 +73,25 @@ def why(error: Exception) -> str:
     """OSError -> the kernel's words, without number and path; others -> their text."""
     return getattr(error, 'strerror', None) or str(error)
 
-# ---- end of same in cscan.py and cba_reader.py and compile_targets.py ----
+# ---- end of same in cba_reader.py and compile_targets.py and cscan.py and masscanned.py ----
+
+
+# ---- same in compile_targets.py and cscan.py and masscanned.py ----
+
+def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
+    """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
+    merged = []
+    end = -2
+    for first, last in sorted(ranges):
+        if first > end + 1:
+            merged.append((first, last))
+            end = last
+        elif last > end:
+            merged[-1] = merged[-1][0], last
+            end = last
+    return merged
+
+# ---- end of same in compile_targets.py and cscan.py and masscanned.py ----
 
 
 # ---- same in cscan.py and compile_targets.py ----
@@ -125,20 +143,6 @@ def parse_range_lines(lines: 'list[str]', where: str) -> 'list[tuple[int, int]]'
         if text:
             ranges.append(parse_range(text, '%s:%d' % (where, number)))
     return merge_ranges(ranges)
-
-
-def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
-    """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
-    merged = []
-    end = -2
-    for first, last in sorted(ranges):
-        if first > end + 1:
-            merged.append((first, last))
-            end = last
-        elif last > end:
-            merged[-1] = merged[-1][0], last
-            end = last
-    return merged
 
 
 def invert_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
@@ -384,12 +388,16 @@ def unlink_quietly(name: str, folder_fd: int):
     except FileNotFoundError:
         pass                        # nothing to overwrite
 
+# ---- end of same in cscan.py and cba_reader.py ----
+
+
+# ---- same in cba_reader.py and cscan.py and masscanned.py ----
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
-# ---- end of same in cscan.py and cba_reader.py ----
+# ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
 
 
 # ==== 2 Targets =======================================================================
@@ -2507,6 +2515,8 @@ def main(argv=None) -> int:
         signals.restore()
 
 
+# ---- same in cscan.py and masscanned.py ----
+
 def fill_standard_descriptors():
     """A closed 0, 1 or 2 would be given to a socket: hold it, so that writes fail instead."""
     for fd in range(3):
@@ -2514,6 +2524,8 @@ def fill_standard_descriptors():
             os.fstat(fd)
         except OSError:
             os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
+
+# ---- end of same in cscan.py and masscanned.py ----
 
 
 def run(args, console, signals) -> int:
