@@ -2673,6 +2673,9 @@ class PacketLog:
         self.fd, self.texts, self.due, self.failed = fd, [], now, None
         self.lock = lock
         self.now, self.stamp = now, stamp_text(now)
+
+    def begin(self):
+        """The first lines: what is logged."""
         self.texts += [self.line.format(self.stamp, layer, 'init', '').rstrip() + '\n'
                        for layer in LAYERS]
 
@@ -2928,7 +2931,8 @@ TPACKET2_SEND = struct.Struct('=III20x')    # of a frame to send: status size si
 AUXDATA = struct.Struct('=IIIHHHH')     # status size kept mac net vlan_tci vlan_tpid
 TPACKET_REQ = struct.Struct('=IIII')    # block_size blocks frame_size frames
 PACKET_MREQ = struct.Struct('=IHH8s')   # index type alen address
-TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_COPY = b'\0\0\0\0', 1, 2
+TP_STATUS_KERNEL, TP_STATUS_SEND_REQUEST = b'\0\0\0\0', 1
+TP_STATUS_USER, TP_STATUS_COPY = 1, 2
 TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID = 8, 16
 TP_STATUS_VLAN_TPID_VALID, TP_STATUS_CSUM_VALID = 64, 128
 TP_TRUSTED = TP_STATUS_CSUMNOTREADY | TP_STATUS_CSUM_VALID
@@ -3032,7 +3036,9 @@ class PacketLink:
     name, index     of the interface
     mac, mtu        ours
     unsent          {reason: frames the kernel did not take}
+    herald          whether its worker tells of the interface: the first one does
     """
+    herald = True
 
     def __init__(self, name, mac=None, group=None):
         """group: of the workers that share the interface (PACKET_FANOUT), or None."""
@@ -3045,6 +3051,10 @@ class PacketLink:
             raise UserError('%r: not an Ethernet interface' % name)
         self.mac = mac or hwaddr
         attach_filter(self.sock, packet_filter(self.mac))
+        try:
+            self.sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        except OSError:                 # before Linux 4.20: the filter does it, at 0.2 us a frame
+            pass
         self.prepare()
         self.sock.bind((name, ETH_P_ALL))
         for kind in (PACKET_MR_ALLMULTI,) + (PACKET_MR_PROMISC,) * (self.mac != hwaddr):
@@ -3151,14 +3161,14 @@ class RingLink(PacketLink):
 
     def receive(self):
         ring, at, frames, unpack = self.ring, self.at, [], TPACKET2.unpack_from
-        trusted = 0
+        usual = TP_STATUS_USER
         last = min(at + BATCH * RING_SLOT, RING_SLOTS * RING_SLOT)
         for at in range(at, last, RING_SLOT):
             status, _, kept, start = unpack(ring, at)
-            if status & TP_TRUSTED != trusted or not status:    # of the next batch, or none yet
-                if frames or not status:
-                    break
-                trusted = status & TP_TRUSTED
+            if status != usual:
+                if not status or frames and (status ^ usual) & TP_TRUSTED:
+                    break                   # none yet, or of another batch
+                usual = status & ~TP_SPECIAL
             start += at
             frame = ring[start:start + kept]
             if status & TP_SPECIAL:
@@ -3168,33 +3178,40 @@ class RingLink(PacketLink):
         else:
             at = last % (RING_SLOTS * RING_SLOT)
         self.at = at
-        return frames, trusted
+        return frames, usual & TP_TRUSTED
 
     def send(self, frames):
+        if len(set(map(len, frames))) == 1:     # quicker than groupby for a flood of the same
+            return self.send_run(len(frames[0]), frames)
         for size, run in itertools.groupby(frames, len):
-            run = list(run)
-            if len(run) < SEND_RUN or size > SEND_SLOT - TPACKET2_SEND.size:
-                PacketLink.send(self, run)
-                continue
-            while run:
-                taken = min(len(run), SEND_SLOTS - self.out_at)
-                self.send_run(size, run[:taken])
-                run = run[taken:]
+            self.send_run(size, list(run))
 
     def send_run(self, size, frames):
-        """Frames of one size -> slots in a row, by one copy."""
-        start = self.out_at * SEND_SLOT
-        end = start + len(frames) * SEND_SLOT
-        if self.out_ring[start] or self.out_ring[end - SEND_SLOT]:  # some are still under way
+        """Frames of one size: by the ring when there are enough of them and they fit."""
+        if len(frames) < SEND_RUN or size > SEND_SLOT - TPACKET2_SEND.size:
             return PacketLink.send(self, frames)
-        head = TPACKET2_SEND.pack(1, size, size)
-        gap = bytes(SEND_SLOT - len(head) - size)
-        self.out_ring[start:end] = head + (gap + head).join(frames) + gap
-        self.out_at = (self.out_at + len(frames)) % SEND_SLOTS
+        while frames:
+            taken = frames[:SEND_SLOTS - self.out_at]
+            if not self.fill(size, taken):
+                return PacketLink.send(self, frames)
+            frames = frames[len(taken):]
         try:
             self.out.send(b'', socket.MSG_DONTWAIT)
-        except OSError as error:
-            self.unsent[why(error)] += len(frames)
+        except OSError as error:            # they stay in the ring until the next time
+            self.unsent[why(error)] += 1
+
+    def fill(self, size, frames):
+        """Frames of one size -> slots in a row, by one copy; False: some are still under way."""
+        start = self.out_at * SEND_SLOT
+        end = start + len(frames) * SEND_SLOT
+        ring = self.out_ring
+        if ring[start] or ring[end - SEND_SLOT]:
+            return False
+        head = TPACKET2_SEND.pack(TP_STATUS_SEND_REQUEST, size, size)
+        gap = bytes(SEND_SLOT - len(head) - size)
+        ring[start:end] = head + (gap + head).join(frames) + gap
+        self.out_at = (self.out_at + len(frames)) % SEND_SLOTS
+        return True
 
     def mend(self, frame, status, at):
         """A frame that was cut to its slot, or has lost its tag -> the whole."""
@@ -3209,7 +3226,7 @@ class RingLink(PacketLink):
 class TapLink:
     """A TAP device of our own: the host's end has its addresses, ours is behind the descriptor."""
 
-    index = None
+    herald = True
 
     def __init__(self, networks, mac):
         """networks: [ipaddress network]; the first usable address of each is the host's."""
@@ -3336,7 +3353,7 @@ def drop_privileges(user):
 # ---- loop ----
 
 class Stop:
-    """SIGINT and SIGTERM end the loop, also out of its sleep.
+    """SIGINT, SIGTERM and the end of another worker end the loop, also out of its sleep.
 
     came    number of the signal, 0 = none yet
     wake    readable when it came
@@ -3347,10 +3364,10 @@ class Stop:
         self.wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)
         self.before = {number: signal.signal(number, self.handle)
-                       for number in (signal.SIGINT, signal.SIGTERM)}
+                       for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
 
     def handle(self, number, frame):
-        self.came = number
+        self.came = self.came or number
 
     def sleep(self, seconds):
         select.select((self.wake,), (), (), seconds)
@@ -3380,11 +3397,11 @@ def serve(link, stack, stop, log, watch):
         for frame in frames:
             try:
                 got = answer(frame, trusted)
+                if observers:
+                    for observe in observers:
+                        observe(now, frame, None if got else stack.fate, got)
             except Exception as error:          # our bug: keep the frame for the report, go on
                 got = stack.fault(error, frame)
-            if observers:
-                for observe in observers:
-                    observe(now, frame, None if got else stack.fate, got)
             answers += got
         link.send(answers)
         stack.received += len(frames)
@@ -3414,11 +3431,11 @@ def await_interface(link, stop):
             raise UserError('%s is gone' % link.name)
         if not trouble:
             break
-        if not told:
+        if not told and link.herald:
             say('%s is down: waiting for it' % link.name)
-            told = True
+        told = True
         stop.sleep(DOWN_POLL_S)
-    if told and not stop.came:
+    if told and link.herald and not stop.came:
         say('%s is up again' % link.name)
 
 
@@ -3427,6 +3444,8 @@ def await_interface(link, stop):
 def work(link, stack, stop, args, lock) -> 'collections.Counter':
     """One worker's life -> its counters."""
     log = None if args.quiet else LOGS[args.format](1, time.time(), lock)
+    if log and link.herald:
+        log.begin()
     watch = Watch(args.verbose) if args.verbose > 1 else None
     try:
         serve(link, stack, stop, log, watch)
@@ -3460,6 +3479,9 @@ def work_together(links, stack, stop, args) -> 'collections.Counter':
         children[pid] = pipe
     try:
         counts = work(links[0], stack, stop, args, lock)
+        if stop.came == signal.SIGCHLD:
+            raise UserError('%s is gone' % links[0].name if links[0].trouble() == 'gone' else
+                            'a worker has ended by itself')
     finally:
         for pid in children:
             os.kill(pid, signal.SIGTERM)
@@ -3477,6 +3499,7 @@ def be_child(link, stack, args, lock, end):
     status = 1
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        link.herald = False
         counts = work(link, stack, Stop(), args, lock)
         os.write(end, ''.join('%d %s\n' % (count, name)
                               for name, count in counts.items()).encode())
@@ -3741,7 +3764,8 @@ def run(args) -> int:
         args.remote_ip_deny_file, args.remote_ip_deny_list, '--remote-ip-deny-list'))
     stop = Stop()
     links = open_links(args, args.mac_addr)
-    budget = args.udp_budget and Budget(*(each / args.workers for each in args.udp_budget))
+    budget = args.udp_budget and Budget(*(max(1.0, each / args.workers)
+                                          for each in args.udp_budget))
     stack = Stack(
         links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
         Host(boot=time.time(), protocols=protocols), budget or NoBudget(), not args.no_checksum,
