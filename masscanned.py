@@ -1508,7 +1508,7 @@ def answer_dns(data, peer):
 @protocol('dns-tcp', sig=('.. ' * (DNS_SIZE.size + DNS_HEAD.size),), port=53,
           ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp)
 def answer_dns_tcp(data, peer):
-    """Query with its length before it -> as over UDP, never cut."""
+    """The same with its length before it, never cut."""
     if len(data) < DNS_SIZE.size:
         return MORE
     size, = DNS_SIZE.unpack_from(data)
@@ -1771,7 +1771,7 @@ def is_http(data, peer):
 @protocol('http', sig=tuple(verb + b' ' for verb in HTTP_VERBS), port=80,
           ref='RFC 9112 s2.1', check=is_http)
 def answer_http(data, peer):
-    """Request of any kind -> 401 Unauthorized, as nginx words it.
+    """Request of any kind -> 401 Unauthorized.
 
     data     lines, which end in CR LF or LF alone; a body is passed by
     state    HttpRequest; None between requests
@@ -1975,7 +1975,7 @@ def answer_rpc_bare(data, peer):
 
 @protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3')
 def answer_rpc(data, peer):
-    """Call -> reply of a portmapper that knows only itself, at the port asked.
+    """Call -> reply of a portmapper that knows itself.
 
     state  None; 'marked'; 'over' once a call without record mark is answered
     """
@@ -2386,9 +2386,9 @@ def answer_smb2(message, peer):
 
 
 @protocol('smb', sig=('00 00 .. .. ff 53 4d 42', '00 00 .. .. fe 53 4d 42', '81 00 00 .. 20'),
-          port=445, ref='MS-SMB2 s3.3.5, MS-SMB s3.3.5, RFC 1002 s4.3')
+          port=445, ref='MS-SMB2 s3.3.5, MS-SMB s3.3.5')
 def answer_smb(data, peer):
-    """Negotiate -> NT LM 0.12 or the lowest SMB2; session setup -> challenge, then refusal.
+    """Negotiate, session setup -> challenge, refusal.
 
     data        one NetBIOS session packet or more: type, 24 bits of size, contents
     peer.state  id of the logon under way (SMB1: UID), None without
@@ -2432,7 +2432,7 @@ def is_ssh_start(data):
 
 @protocol('ssh', sig=SSH_SIGNATURES, port=22, ref='RFC 4253 s4.2')
 def answer_ssh(data, peer):
-    """Identification line -> ours; the key exchange after it gets silence.
+    """Identification line -> ours, then silence.
 
     data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone
     returns  11 octets, again for each further line; none for our own: two of us would loop
@@ -3669,10 +3669,10 @@ def choose_protocols(only, without):
 
 def protocols_text() -> str:
     """--protocols: what is talked, from the registry."""
-    rows = [('PROTOCOL', 'OVER', 'PORT', 'REFERENCE', 'ANSWER')]
+    rows = [('PROTOCOL', 'OVER', 'PORT', 'ANSWER', 'REFERENCE')]
     for name, each in sorted(PROTOCOLS.items()):
-        rows.append((name, '/'.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over),
-                     str(each.port), each.ref, each.answer.__doc__.partition('\n')[0]))
+        rows.append((name, ' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over),
+                     str(each.port), each.answer.__doc__.partition('\n')[0], each.ref))
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(4)]
     return ''.join(''.join(text.ljust(width) for text, width in zip(row, widths)) + row[4] + '\n'
                    for row in rows)
