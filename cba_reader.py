@@ -229,7 +229,7 @@ class CBA:
             self.file.seek(0)
         self.started = True
         packets = CbaPackets(self.file)
-        entries, streams = {}, {}       # thread -> Entry, thread -> Stream
+        entries, streams = {}, {}       # thread -> Entry, thread -> CbaStream
         for thread, kind, code, value in packets:
             if kind == CBA_HEAD:
                 yield from self.whole(entries.pop(thread, None), module)
@@ -261,11 +261,11 @@ class CBA:
     def stream(self, kind, code, value, entry, module):
         """Where the chunks of a FILE or DATA go."""
         if kind == CBA_DATA:
-            return Stream(kind, code, None, [])
+            return CbaStream(kind, code, None, [])
         name = value.decode('latin-1')
         wanted = module in (None, entry.module) and (
             '*' in self.extract_for or entry.module in self.extract_for)
-        return Stream(kind, code, name, self.create(name) if wanted else None)
+        return CbaStream(kind, code, name, self.create(name) if wanted else None)
 
     def create(self, name):
         """A new file for a FILE, or None and a refusal."""
@@ -276,7 +276,7 @@ class CBA:
             return None
 
 
-class Stream:
+class CbaStream:
     """A FILE or DATA whose chunks are coming; place: list of chunks, file, or None (skip)."""
 
     def __init__(self, kind, code, name, place):

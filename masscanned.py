@@ -10,7 +10,7 @@ is logged on standard output.  `-h` lists the options, `--protocols` what it tal
 Contents
     1 Wire formats      headers as tables, code points
     2 Toolkit           checksum, addresses
-    3 Protocol registry the contract of answerers, signatures, streams
+    3 Protocol registry  the contract of answerers, signatures, streams
     4 Stack             frame in, frames out: cookies, connections, budgets
     5 Answerers         one block a protocol
     6 Log and metrics   packet log, counters
@@ -73,7 +73,8 @@ UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 # Ethernet, IPv4 without options and TCP at once, of a SYN:
 # dst src type vihl total frag proto src dst sport dport seq off-flags
 SYN4 = struct.Struct('!6s6sHBxH2xHxB2xIIHHI4xH6x')
-# and of its answer: dst (all from src to proto) sum src dst sport dport seq ack off-flags win sum mss
+# and of its answer:
+# dst (all from src to proto) sum src dst sport dport seq ack off-flags win sum mss
 SYN_ACK4 = struct.Struct('!6s18sHIIHHIIHHH2x4s')
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86dd  # IEEE 802 numbers
@@ -2952,7 +2953,7 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 TAP_MAC = b'\xc0\xff\xee\xc0\xff\xee'
 
 FRAME_MAX = 1 << 17             # GRO makes frames of up to 64 KiB, and no more than this
-BATCH = 128                     # frames received before their answers are sent
+BATCH_FRAMES = 128                     # frames received before their answers are sent
 RING_BLOCK = 1 << 16
 RING_SLOT, RING_SLOTS = 1 << 9, 1 << 13     # 4 MiB; larger frames come by recv
 SEND_SLOTS = 1 << 10
@@ -3071,7 +3072,7 @@ class PacketLink:
         self.sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
 
     def receive(self):
-        """What has come, at most BATCH -> (frames, whether their sums of layer 4 are beyond doubt).
+        """What has come -> (frames, at most BATCH_FRAMES, whether their sums of layer 4 hold).
 
         Frames of different trust come in different batches.
         """
@@ -3162,7 +3163,7 @@ class RingLink(PacketLink):
     def receive(self):
         ring, at, frames, unpack = self.ring, self.at, [], TPACKET2.unpack_from
         usual = TP_STATUS_USER
-        last = min(at + BATCH * RING_SLOT, RING_SLOTS * RING_SLOT)
+        last = min(at + BATCH_FRAMES * RING_SLOT, RING_SLOTS * RING_SLOT)
         for at in range(at, last, RING_SLOT):
             status, _, kept, start = unpack(ring, at)
             if status != usual:
@@ -3248,7 +3249,7 @@ class TapLink:
     def receive(self):
         frames = []
         try:
-            while len(frames) < BATCH:
+            while len(frames) < BATCH_FRAMES:
                 frames.append(os.read(self.fd, FRAME_MAX))
         except OSError:                     # nothing more, or the device was set down
             pass
@@ -3528,7 +3529,7 @@ examples:
 '''
 
 
-class OptionParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One line for a mistake."""
 
     def error(self, message):
@@ -3547,7 +3548,7 @@ class Once(argparse.Action):
 
 def make_parser() -> argparse.ArgumentParser:
     """The options, in the groups that -h shows."""
-    parser = OptionParser(
+    parser = Parser(
         prog='masscanned.py', usage='masscanned.py (--iface NAME | --tap CIDR) [options]',
         description='Answer ARP, ICMP, TCP and UDP on every port, in userland.',
         epilog=EXAMPLES, allow_abbrev=False, add_help=False,
@@ -3697,7 +3698,7 @@ def by_family(found):
 def announce(link, own4, own6, args):
     """Say for whom we answer, and what may be wrong with it."""
     own = [each for each in (own4, own6) if each]
-    what = ', '.join(range_text(first, last, family) for each, family in (
+    what = ', '.join(addresses_text(first, last, family) for each, family in (
         (own4, ipaddress.IPv4Address), (own6, ipaddress.IPv6Address)) if each
         for first, last in each.ranges[:4])
     more = sum(len(each.ranges[4:]) for each in own)
@@ -3718,7 +3719,7 @@ def announce(link, own4, own6, args):
             % ', '.join(taken[:4]))
 
 
-def range_text(first, last, family):
+def addresses_text(first, last, family):
     """First and last number -> 'a', a CIDR or 'a-b'."""
     networks = list(itertools.islice(
         ipaddress.summarize_address_range(family(first), family(last)), 2))
