@@ -618,6 +618,8 @@ class Space:
 
 # ---- console ----
 
+# ---- same in cscan.py and masscanned.py ----
+
 def write_all(fd: int, data: bytes):
     """Write all of data, also to a pipe that somebody made non-blocking."""
     view = memoryview(data)
@@ -628,6 +630,17 @@ def write_all(fd: int, data: bytes):
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()
+
+
+def fill_standard_descriptors():
+    """A closed 0, 1 or 2 would be given to a socket: hold it, so that writes fail instead."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
+
+# ---- end of same in cscan.py and masscanned.py ----
 
 
 def complain(text: str):
@@ -2513,19 +2526,6 @@ def main(argv=None) -> int:
     finally:
         console.clear()
         signals.restore()
-
-
-# ---- same in cscan.py and masscanned.py ----
-
-def fill_standard_descriptors():
-    """A closed 0, 1 or 2 would be given to a socket: hold it, so that writes fail instead."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
-
-# ---- end of same in cscan.py and masscanned.py ----
 
 
 def run(args, console, signals) -> int:

@@ -29,6 +29,7 @@ Theory of operation
 
 import argparse
 import bisect
+import codecs
 import collections
 import ctypes
 import errno
@@ -43,6 +44,7 @@ import re
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -132,13 +134,47 @@ def printable(text: str) -> str:
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
 
 
+# ---- same in cscan.py and masscanned.py ----
+
+def write_all(fd: int, data: bytes):
+    """Write all of data, also to a pipe that somebody made non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view):]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+
+
+def fill_standard_descriptors():
+    """A closed 0, 1 or 2 would be given to a socket: hold it, so that writes fail instead."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
+
+# ---- end of same in cscan.py and masscanned.py ----
+
+
 def say(text):
-    """One line on standard error, if there is still one."""
+    """One line on standard error; if nobody can read it, there is nowhere left to say it."""
     try:
-        sys.stderr.write('masscanned: %s\n' % printable(text))
-        sys.stderr.flush()
-    except (OSError, ValueError):       # a closed terminal must not end the answers
+        write_all(2, ('masscanned: %s\n' % printable(text)).encode('utf-8', 'backslashreplace'))
+    except OSError:
         pass
+
+
+def print_text(text):
+    """What was asked for, on standard output; a reader that has seen enough may go."""
+    try:
+        write_all(1, text.encode('utf-8', 'backslashreplace'))
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise UserError('standard output: %s' % why(error)) from None
 
 
 class Malformed(ValueError):
@@ -288,9 +324,9 @@ def read_lines(path) -> 'list[str]':
 # The contract of an answerer, for both transports:
 #
 #   data    octets of the client, from the first that no answer has used yet.  UDP: the
-#           datagram.  TCP: as much of the stream as has come, at most 2 * KEPT_MAX; pieces may
-#           be of any size, and more than one request may be there.  The signature and `check`
-#           held when the conversation began; nothing else may be trusted.
+#           datagram.  TCP: a piece of the stream, of any size up to 2 * KEPT_MAX, whole
+#           requests or parts of them.  The signature and `check` held when the conversation
+#           began; nothing else may be trusted.
 #   peer    a Peer: addresses, ports, transport, clock, host, and `state`, which is the
 #           answerer's own from one call to the next on a connection: None at first (and for
 #           each datagram).
@@ -318,7 +354,7 @@ TCP, UDP = IP_TCP, IP_UDP
 BOTH = (TCP, UDP)
 KEPT_MAX = 1 << 16          # octets a stream keeps of an unfinished request
 OUT_MAX = 1 << 14           # octets answered in one go; more waits for the client's ACK
-STEPS_MAX = 256             # calls of an answerer in one go: each may copy what is kept
+WINDOW = 1 << 12            # octets of a stream shown to an answerer first; more if it asks
 MORE = b''
 
 Reply = collections.namedtuple('Reply', 'out used skip close port')
@@ -445,36 +481,34 @@ class Peer:
 class Stream(Peer):
     """One conversation, fed with what the client says.
 
-    kept        octets no answer has used yet
+    kept        octets no answer has used yet; while fed, those before `at` are
     protocol    what it turned out to be; None until then
     skip        octets still to pass by unkept
     deaf        nothing is parsed any more
     closing     our side is done
-    stalled     OUT_MAX or STEPS_MAX ended the last feed: there may be more to answer
+    stalled     OUT_MAX ended the last feed: there may be more to answer
     port        UDP: our port to answer from, 0 = the one asked
     """
-    __slots__ = 'kept', 'protocol', 'skip', 'deaf', 'closing', 'stalled', 'port'
+    __slots__ = 'kept', 'at', 'protocol', 'skip', 'deaf', 'closing', 'stalled', 'port'
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         Peer.__init__(self, transport, src, dst, sport, dport, now, host)
-        self.kept, self.protocol, self.skip = b'', None, 0
+        self.kept, self.at, self.protocol, self.skip = b'', 0, None, 0
         self.deaf = self.closing = self.stalled = False
         self.port = 0
 
     def feed(self, octets: bytes) -> bytes:
         """Octets of the client, in order -> octets to answer."""
         self.kept += octets
-        answers, size = [], 0
-        self.stalled = True
-        for _ in range(STEPS_MAX):
-            if size >= OUT_MAX:
-                break
+        self.at, answers, size = 0, [], 0
+        while size < OUT_MAX:
             answer = self.step()
             if answer is None:
-                self.stalled = False
                 break
             answers.append(answer)
             size += len(answer)
+        self.stalled = size >= OUT_MAX
+        self.kept = self.kept[self.at:]
         if len(self.kept) > KEPT_MAX and not self.stalled:
             self.turn_deaf()
         return b''.join(answers)
@@ -483,24 +517,39 @@ class Stream(Peer):
         """One answer, may be b''; None: nothing more can be had of what is kept."""
         if self.deaf:
             return self.turn_deaf()
+        left = len(self.kept) - self.at
         if self.skip:
-            passed = min(self.skip, len(self.kept))
-            self.kept, self.skip = self.kept[passed:], self.skip - passed
+            passed = min(self.skip, left)
+            self.at += passed
+            self.skip -= passed
             if self.skip:
                 return None
-        elif not self.kept:
+        elif not left:
             return None
         if not self.protocol:
             self.protocol = self.host.registry.find(self.kept, self)
             if not self.protocol:
                 return self.turn_deaf() if self.protocol is None else None
         try:
-            given = self.protocol.answer(self.kept, self)
+            return self.take(*self.ask())
         except Malformed:
-            given = None
-        return self.take(given)
+            return self.turn_deaf()
 
-    def take(self, given):
+    def ask(self):
+        """-> (what the answerer returns, the octets it was given).
+
+        On TCP it is given a part first, and more when it wants more: many small requests
+        at once would cost a copy of all the rest each.
+        """
+        size = WINDOW if self.transport == TCP else KEPT_MAX
+        while True:
+            data = self.kept[self.at:self.at + size]
+            given = self.protocol.answer(data, self)
+            if given != MORE or self.at + size >= len(self.kept):
+                return given, data
+            size *= 4
+
+    def take(self, given, data):
         """What an answerer returned -> octets to send; None: wait, or never mind."""
         if given is None:
             return self.turn_deaf()
@@ -508,7 +557,10 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = reply(given)
-        self.kept = b'' if given.used is None else self.kept[given.used:]
+        used = len(data) if given.used is None else given.used
+        if not (used or given.out or given.skip or given.close):
+            return None                     # it took nothing and said nothing: as MORE
+        self.at += used
         self.skip, self.port = given.skip, given.port
         if given.close:
             self.closing = True
@@ -517,7 +569,7 @@ class Stream(Peer):
 
     def turn_deaf(self):
         """Nothing is parsed from here on -> None."""
-        self.deaf, self.kept, self.skip, self.state = True, b'', 0, None
+        self.deaf, self.kept, self.at, self.skip, self.state = True, b'', 0, 0, None
 
 
 # ==== 4 Stack =========================================================================
@@ -527,6 +579,9 @@ class Stream(Peer):
 COOKIE_KEY = 32             # octets
 KEY_LIFE_S = 300            # a cookie is good for this long at least, twice at most
 MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie tell
+MSS_STEP = b''.join(                    # MSS -> the largest step within it, or the smallest of all
+    bytes((max(step, 0),)) * (end - first) for step, (first, end) in enumerate(
+        zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
 MSS_DEFAULT4, MSS_DEFAULT6 = 536, 1220      # RFC 9293 s3.7.1
 CONNECTIONS_MAX = 65536
 IDLE_S = 300
@@ -594,16 +649,17 @@ class Conn(Stream):
     una         ours, the oldest not acknowledged
     unacked     octets sent from una on, kept to be sent again
     fin         of ours: 0 not sent, 1 sent, 2 acknowledged
+    ended       the client's FIN has come
     mss         octets of data a segment takes
     seen        when it last sent something valid, Unix time
     held        octets it was last counted with
     """
-    __slots__ = 'rcv', 'una', 'unacked', 'fin', 'mss', 'seen', 'held'
+    __slots__ = 'rcv', 'una', 'unacked', 'fin', 'ended', 'mss', 'seen', 'held'
 
     def __init__(self, src, dst, sport, dport, now, host, rcv, una, mss):
         Stream.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.rcv, self.una, self.mss, self.seen = rcv, una, mss, now
-        self.unacked, self.fin, self.held = b'', 0, 0
+        self.unacked, self.fin, self.held, self.ended = b'', 0, 0, False
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -782,7 +838,7 @@ def find_mss(options: bytes, default: int) -> int:
 
 def walk_extensions(proto: int, data: bytes) -> 'tuple[int, bytes, str | None]':
     """IPv6 payload -> (protocol above the extension headers, its octets, why not)."""
-    for count in range(EXTENSIONS_MAX):
+    for count in range(EXTENSIONS_MAX + 1):
         if proto not in (IP_HOPOPT, IP_ROUTING, IP_FRAGMENT, IP_DSTOPTS):
             return proto, data, None
         if len(data) < FRAGMENT.size or proto == IP_HOPOPT and count:
@@ -880,8 +936,6 @@ class Stack:
         self.received = self.sent = 0
         self.handlers = {ETHERTYPE_ARP: self.answer_arp, ETHERTYPE_IPV4: self.answer_ipv4,
                          ETHERTYPE_IPV6: self.answer_ipv6}
-        self.mss_step = bytes(bisect.bisect_right(MSS_STEPS, max(mss, MSS_STEPS[0])) - 1
-                              for mss in range(65536))
         self.mss_option = self.four.pack_mss()
         size = TCP_HEADER.size + len(self.mss_option)
         header = pack_ipv4(IP_TCP, bytes(4), bytes(4), bytes(size))
@@ -943,8 +997,8 @@ class Stack:
                 or client[0] & 1 or client == dst or not 0x01000000 <= src < 0xe0000000):
             return self.answer_ether(frame, trusted)
         own, deny = self.four.own, self.four.deny
-        if (src == our or not 0x01000000 <= our < 0xe0000000 if own is None
-                else our not in own or src in own) or deny and src in deny:
+        if (not 0x01000000 <= our < 0xe0000000 or deny and src in deny
+                or (src == our if own is None else our not in own or src in own)):
             return self.answer_ether(frame, trusted)
         end = ETHER.size + total
         if end > len(frame) or self.verify and (
@@ -955,7 +1009,7 @@ class Stack:
         if flow in self.connections.table:
             self.connections.drop(flow)
         mss = find_mss(frame[SYN4.size:end], MSS_DEFAULT4) if total != 40 else MSS_DEFAULT4
-        cookie = flow_hash(self.cookies.key + flow) & MASK32 ^ self.mss_step[mss]
+        cookie = flow_hash(self.cookies.key + flow) & MASK32 ^ MSS_STEP[mss]
         seq = seq + 1 & MASK32
         addresses = src + our
         return SYN_ACK4.pack(
@@ -1173,7 +1227,7 @@ class Stack:
         self.connections.drop(flow)
         four = len(ports[0]) == 4
         mss = find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)
-        return pack_tcp(ports, self.cookies.make(flow, self.mss_step[mss]), seq + 1, SYN | ACK,
+        return pack_tcp(ports, self.cookies.make(flow, MSS_STEP[mss]), seq + 1, SYN | ACK,
                         option=(self.four if four else self.six).pack_mss()),
 
     def answer_first(self, flow, ports, seq, ack, flags, data):
@@ -1208,14 +1262,15 @@ class Stack:
             out = self.drop('tcp window')
         else:
             conn.rcv = seq + size & MASK32
-            out = self.send(conn, self.converse(conn, data[known:]), closing or conn.closing)
+            conn.ended = conn.ended or bool(closing)
+            out = self.send(conn, self.converse(conn, data[known:]))
         self.connections.touch(flow, conn, self.now)
         return out
 
     def answer_acknowledgement(self, conn, known, flags):
         """No data: what was held back may follow; an empty push or keep-alive gets an ACK."""
         if conn.stalled and not conn.outstanding():
-            return self.send(conn, self.converse(conn, b''), conn.closing)
+            return self.send(conn, self.converse(conn, b''))
         if flags & PSH or known == 1:
             return self.send(conn)
         return self.drop('tcp ack')
@@ -1230,10 +1285,11 @@ class Stack:
                 printable_octets(data)))
         return out
 
-    def send(self, conn, out=b'', closing=False):
-        """Octets, cut to the client's MSS, or a bare ACK; with FIN when our side is done."""
+    def send(self, conn, out=b''):
+        """Octets, cut to the client's MSS, or a bare ACK; with FIN when that was all."""
         seq = conn.una + conn.outstanding()
-        closing = FIN if closing and not conn.fin else 0
+        done = (conn.closing or conn.ended) and not conn.stalled
+        closing = FIN if done and not conn.fin else 0
         conn.unacked += out
         conn.fin = conn.fin or closing
         return self.segments(conn, seq, out, closing)
@@ -1263,8 +1319,8 @@ class Stack:
         if not UDP_HEADER.size <= size <= len(data):
             return self.drop('udp size')
         data = data[:size]
-        if not trusted and (total or not four) and not is_intact(      # RFC 8200 s8.1
-                data, pseudo(src, dst, IP_UDP, size)):
+        if not trusted and not (total and is_intact(data, pseudo(src, dst, IP_UDP, size))
+                                or four and not total):         # RFC 768, RFC 8200 s8.1
             return self.drop('udp checksum')
         stream = Stream(UDP, src, ours, sport, dport, self.now, self.host)
         out = self.converse(stream, data[UDP_HEADER.size:])
@@ -2578,6 +2634,7 @@ def answer_stun(data, peer):
 
 BLOCK_EVENTS = 256              # frames whose lines are written together
 FLUSH_S = 0.2                   # lines wait no longer than this
+WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stalls
 MACS_MAX = 4096
 IPV4_PLAIN = b'\x08\0\x45'       # EtherType, version and header length without options
 EXCHANGE4 = struct.Struct('!34xHHIIH')  # of a frame: sport dport seq ack off-flags
@@ -2662,8 +2719,10 @@ class PacketLog:
     A subclass says how a layer reads.
 
     fd      where to
-    texts   not written yet
-    due     when they must be, Unix time
+    texts   not written yet; due is when they must be, Unix time
+    waiting octets the reader has had no room for
+    full    there are too many of them
+    missed  frames that were not logged because of that
     failed  why they could not; None
     lock    file locked while writing, where workers write together
     now     Unix time of the frame before; stamp is its text
@@ -2672,7 +2731,10 @@ class PacketLog:
 
     def __init__(self, fd, now, lock=None):
         self.fd, self.texts, self.due, self.failed = fd, [], now, None
-        self.lock = lock
+        self.waiting, self.full, self.missed, self.lock = b'', False, 0, lock
+        self.poll = select.poll()
+        self.poll.register(fd, select.POLLOUT)
+        self.piece = 1 << 20 if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
         self.now, self.stamp = now, stamp_text(now)
 
     def begin(self):
@@ -2683,6 +2745,9 @@ class PacketLog:
     def frame(self, now, frame, fate, answers):
         """One frame, its fate ('layer reason', None: answered), the frames that answer it."""
         if self.failed:
+            return
+        if self.full:
+            self.missed += 1
             return
         if not self.texts:
             self.due = now + FLUSH_S
@@ -2718,28 +2783,35 @@ class PacketLog:
         """
         return ''.join(self.layers(stamp, frame, None, (answer,)))
 
-    def flush(self):
-        """Write what there is; a reader that has gone away ends the log, not the program."""
-        data, self.texts = ''.join(self.texts).encode(), []
-        if self.failed:
+    def flush(self, wait_s=0):
+        """Write what there is and the reader has room for; the answers never wait for it.
+
+        A reader that has gone away ends the log, not the program.
+        """
+        if self.texts:
+            self.waiting += ''.join(self.texts).encode()
+            self.texts = []
+        if self.failed or not self.waiting:
             return
         try:
             if self.lock:
                 fcntl.lockf(self.lock, fcntl.LOCK_EX)
-            self.write(data)
+            self.waiting = self.waiting[self.write(self.waiting, wait_s):]
         except OSError as error:
             self.failed = why(error)
             say('standard output: %s: no packet log from here on' % self.failed)
         finally:
             if self.lock:
                 fcntl.lockf(self.lock, fcntl.LOCK_UN)
+        self.full = len(self.waiting) > WAITING_MAX
 
-    def write(self, data):
-        while data:
-            try:
-                data = data[os.write(self.fd, data):]
-            except BlockingIOError:
-                select.select((), (self.fd,), ())
+    def write(self, data, wait_s) -> int:
+        """Write whole lines as long as it does not block -> octets written."""
+        view, at = memoryview(data), 0
+        while at < len(view) and self.poll.poll(wait_s * 1000):
+            end = data.rfind(b'\n', at, at + self.piece) + 1
+            at += os.write(self.fd, view[at:end])
+        return at
 
 
 class ConsoleLog(PacketLog):
@@ -2908,7 +2980,8 @@ def summary_text(counts) -> str:
     """Counters -> one line that leaves nothing out."""
     counts = dict(counts)
     text = '%d frames, %d answers' % (counts.pop('frames', 0), counts.pop('answers', 0))
-    for name, what in (('lost', 'lost by the kernel'), ('evicted', 'connections evicted')):
+    for name, what in (('lost', 'lost by the kernel'), ('evicted', 'connections evicted'),
+                       ('missed', 'not logged')):
         count = counts.pop(name, 0)
         if count:
             text += ', %d %s' % (count, what)
@@ -2952,6 +3025,9 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 TAP_MAC = b'\xc0\xff\xee\xc0\xff\xee'
 
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM
+LAST_FLUSH_S = 1
+LATE_CODECS = 'ascii', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 FRAME_MAX = 1 << 17             # GRO makes frames of up to 64 KiB, and no more than this
 BATCH_FRAMES = 128                     # frames received before their answers are sent
 RING_BLOCK = 1 << 16
@@ -3336,19 +3412,28 @@ def prctl(option, value):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def drop_privileges(user):
-    """Become a user for good; all that is needed is open and imported by now."""
+def find_user(name):
+    """Name of a user -> its entry."""
     try:
-        entry = pwd.getpwnam(user)
+        return pwd.getpwnam(name)
     except KeyError:
-        raise UserError('--user: %r: no such user' % user) from None
+        raise UserError('--user: %r: no such user' % name) from None
+
+
+def drop_privileges(entry):
+    """Become a user for good.
+
+    The interpreter may lie where that user cannot read: what it would load late is loaded now.
+    """
+    for codec in LATE_CODECS:
+        codecs.lookup(codec)
     try:
         os.setgroups([])
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
-        raise UserError('--user: cannot become %r: %s' % (user, why(error))) from None
+        raise UserError('--user: cannot become %r: %s' % (entry.pw_name, why(error))) from None
 
 
 # ---- loop ----
@@ -3365,7 +3450,7 @@ class Stop:
         self.wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)
         self.before = {number: signal.signal(number, self.handle)
-                       for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
+                       for number in STOP_SIGNALS + (signal.SIGCHLD,)}
 
     def handle(self, number, frame):
         self.came = self.came or number
@@ -3413,7 +3498,7 @@ def serve(link, stack, stop, log, watch):
 
 def rest(link, log, stop, now):
     """Nothing to do: write the log when it is due, sleep, look after the interface."""
-    pending = bool(log and log.texts)
+    pending = bool(log and (log.texts or log.waiting))
     if pending and now > log.due:
         log.flush()
         pending = False
@@ -3452,15 +3537,15 @@ def work(link, stack, stop, args, lock) -> 'collections.Counter':
         serve(link, stack, stop, log, watch)
     finally:
         if log:
-            log.flush()
-    return count_up(link, stack)
+            log.flush(LAST_FLUSH_S)
+    return count_up(link, stack, log)
 
 
-def count_up(link, stack) -> 'collections.Counter':
+def count_up(link, stack, log) -> 'collections.Counter':
     """What a worker has seen, by name."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'lost': link.lost(),
-                   'evicted': stack.connections.evicted})
+                   'evicted': stack.connections.evicted, 'missed': log.missed if log else 0})
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     for error, frame in stack.faults:
         say('fault: %r at frame %s' % (error, frame[:256].hex()))
@@ -3473,9 +3558,11 @@ def work_together(links, stack, stop, args) -> 'collections.Counter':
     children = {}
     for link in links[1:]:
         pipe, end = os.pipe2(os.O_CLOEXEC)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         pid = os.fork()
-        if not pid:
+        if not pid:                         # which unblocks them when it can hear them
             be_child(link, stack, args, lock, end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         os.close(end)
         children[pid] = pipe
     try:
@@ -3500,8 +3587,9 @@ def be_child(link, stack, args, lock, end):
     status = 1
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        link.herald = False
-        counts = work(link, stack, Stop(), args, lock)
+        link.herald, stop = False, Stop()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        counts = work(link, stack, stop, args, lock)
         os.write(end, ''.join('%d %s\n' % (count, name)
                               for name, count in counts.items()).encode())
         status = 0
@@ -3536,13 +3624,18 @@ class Parser(argparse.ArgumentParser):
         say('%s (see -h)' % message)
         sys.exit(2)
 
+    def _print_message(self, message, file=None):
+        print_text(message)
+
 
 class Once(argparse.Action):
     """An option that may be given once."""
 
     def __call__(self, parser, namespace, value, option_string=None):
-        if getattr(namespace, self.dest) != self.default:
+        given = namespace.__dict__.setdefault('given', set())
+        if self.dest in given:
             parser.error('%s: given more than once' % option_string)
+        given.add(self.dest)
         setattr(namespace, self.dest, value)
 
 
@@ -3551,7 +3644,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog='masscanned.py', usage='masscanned.py (--iface NAME | --tap CIDR) [options]',
         description='Answer ARP, ICMP, TCP and UDP on every port, in userland.',
-        epilog=EXAMPLES, allow_abbrev=False, add_help=False,
+        epilog=EXAMPLES, add_help=False,
+        allow_abbrev=sys.version_info < (3, 8),     # which took -vv away with it
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=32, width=99))
     group = parser.add_argument_group('where').add_argument
@@ -3608,7 +3702,7 @@ def positive(text):
 def workers_argument(text):
     """argparse type: a number, or auto."""
     if text == 'auto':
-        return len(os.sched_getaffinity(0))
+        return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     if positive(text) > WORKERS_MAX:
         raise argparse.ArgumentTypeError('%r: at most %d' % (text, WORKERS_MAX))
     return int(text)
@@ -3728,28 +3822,15 @@ def addresses_text(first, last, family):
     return str(networks[0]) if len(networks) == 1 else '%s-%s' % (family(first), family(last))
 
 
-# ---- same in cscan.py and masscanned.py ----
-
-def fill_standard_descriptors():
-    """A closed 0, 1 or 2 would be given to a socket: hold it, so that writes fail instead."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
-
-# ---- end of same in cscan.py and masscanned.py ----
-
-
 def main(argv=None) -> int:
     """Command line -> exit status: 0 ended by a signal, 1 error, 2 usage."""
     fill_standard_descriptors()
     parser = make_parser()
-    args = parser.parse_args(argv)
-    check_options(parser, args)
     try:
+        args = parser.parse_args(argv)
+        check_options(parser, args)
         if args.protocols:
-            sys.stdout.write(protocols_text())
+            print_text(protocols_text())
             return 0
         return run(args)
     except UserError as error:
@@ -3763,6 +3844,7 @@ def run(args) -> int:
     own4, own6 = own_addresses(args)
     deny4, deny6 = by_family(load_addresses(
         args.remote_ip_deny_file, args.remote_ip_deny_list, '--remote-ip-deny-list'))
+    user = find_user(args.user or 'nobody') if args.user or os.getuid() == 0 else None
     stop = Stop()
     links = open_links(args, args.mac_addr)
     budget = args.udp_budget and Budget(*(max(1.0, each / args.workers)
@@ -3772,8 +3854,8 @@ def run(args) -> int:
         Host(boot=time.time(), protocols=protocols), budget or NoBudget(), not args.no_checksum,
         Connections(args.max_connections, args.idle_timeout), say if args.verbose else None)
     announce(links[0], own4, own6, args)
-    if args.user or os.getuid() == 0:
-        drop_privileges(args.user or 'nobody')
+    if user:
+        drop_privileges(user)
     try:
         say(summary_text(work_together(links, stack, stop, args)))
     finally:

@@ -70,9 +70,9 @@ STANDARD = {                                # file: modules it may import
                  'heapq', 'itertools', 'math', 'os', 'random', 're', 'resource', 'select',
                  'shlex', 'signal', 'socket', 'stat', 'struct', 'sys', 'threading', 'time',
                  'types'},
-    'masscanned.py': {'argparse', 'bisect', 'collections', 'ctypes', 'errno', 'fcntl', 'hashlib',
-                      'ipaddress', 'itertools', 'mmap', 'os', 'pwd', 're', 'select', 'signal',
-                      'socket', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
+    'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
+                      'hashlib', 'ipaddress', 'itertools', 'mmap', 'os', 'pwd', 're', 'select',
+                      'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
 }
 UNWANTED = {'typing', 'dataclasses', 'asyncio', 'enum', 'logging'}
 EACH_ITS_OWN = {'EXAMPLES', 'Parser', 'make_parser', 'main', 'run', 'say', '__version__'}
