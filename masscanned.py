@@ -3839,24 +3839,25 @@ def main(argv=None) -> int:
 
 
 def run(args) -> int:
-    """Open what is needed, give up privileges, answer until a signal -> exit status."""
+    """Look at what is asked for, then answer until a signal comes -> exit status."""
     protocols = choose_protocols(args.only, args.no_protocol)
     own4, own6 = own_addresses(args)
     deny4, deny6 = by_family(load_addresses(
         args.remote_ip_deny_file, args.remote_ip_deny_list, '--remote-ip-deny-list'))
     user = find_user(args.user or 'nobody') if args.user or os.getuid() == 0 else None
     stop = Stop()
-    links = open_links(args, args.mac_addr)
-    budget = args.udp_budget and Budget(*(max(1.0, each / args.workers)
-                                          for each in args.udp_budget))
-    stack = Stack(
-        links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-        Host(boot=time.time(), protocols=protocols), budget or NoBudget(), not args.no_checksum,
-        Connections(args.max_connections, args.idle_timeout), say if args.verbose else None)
-    announce(links[0], own4, own6, args)
-    if user:
-        drop_privileges(user)
     try:
+        links = open_links(args, args.mac_addr)
+        budget = args.udp_budget and Budget(*(max(1.0, each / args.workers)
+                                              for each in args.udp_budget))
+        stack = Stack(
+            links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
+            Host(boot=time.time(), protocols=protocols), budget or NoBudget(),
+            not args.no_checksum, Connections(args.max_connections, args.idle_timeout),
+            say if args.verbose else None)
+        announce(links[0], own4, own6, args)
+        if user:
+            drop_privileges(user)
         say(summary_text(work_together(links, stack, stop, args)))
     finally:
         stop.restore()

@@ -10,13 +10,17 @@ SEED=N repeats the random ones.
 import ast
 import collections
 import contextlib
+import ctypes
 import errno
+import fcntl
 import hashlib
+import inspect
 import io
 import ipaddress
 import itertools
 import os
 import pty
+import pwd
 import random
 import re
 import resource
@@ -32,6 +36,7 @@ import threading
 import time
 import unittest
 import unittest.mock
+import zlib
 
 try:
     import tracemalloc
@@ -42,9 +47,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
 
-import cba_reader           # noqa: E402 - the three stand beside this file
+import cba_reader           # noqa: E402 - they stand beside this file
 import compile_targets      # noqa: E402
 import cscan                # noqa: E402
+import masscanned           # noqa: E402
 from cscan import CBA_BIT, CBA_DATA, CBA_FILE, CBA_INT32, CBA_INT64, CBA_STR, UserError  # noqa
 
 SEED = int(os.environ.get('SEED') or random.SystemRandom().getrandbits(32))
@@ -3312,6 +3318,4479 @@ class Live(Case):
         self.assertIn('conntrack table full', err)
         self.assertIn('sent again (conntrack)', err)
         self.assertEqual(len({host for _, host, _ in read()}), 256 + 1024)
+
+
+# ==== Responder: tables ===============================================================
+
+TCP, UDP = masscanned.TCP, masscanned.UDP
+NOW = 1795225601.25                         # Sat, 21 Nov 2026 01:46:41 GMT
+BULK = 20 if TEST_ALL else 1                # the random tests are so many times as long
+
+
+def unhex(*fields):
+    return bytes.fromhex(''.join(fields))
+
+
+def maybe_unhex(text):
+    return None if text is None else unhex(text)
+
+
+# MAC text, octets; and what is none
+MACS = [('52:1c:4e:c2:a4:1f', '521c4ec2a41f'), ('2:0:0:0:0:1', '020000000001'),
+        ('AA:bB:0c:D:0:fE', 'aabb0c0d00fe'), ('0:0:0:0:0:0', '000000000000')]
+NO_MACS = ['', '1', '2:0:0:0:0', '2:0:0:0:0:0:0', '2-0-0-0-0-0', '100:0:0:0:0:0', '+2:0:0:0:0:0',
+           '2:0:0:0:0:g', ' 2:0:0:0:0:0', '2:0:0:0:0:0\n', '2:0:0::0:0', '0x2:0:0:0:0:0',
+           '1:0:0:0:0:1', 'ff:ff:ff:ff:ff:ff', '33:33:0:0:0:1', '\u0662:0:0:0:0:0']
+
+# Address text: version, first and last address
+OWN_LISTS = [
+    ('192.0.2.1', 4, '192.0.2.1', '192.0.2.1'),
+    ('192.0.2.0/24', 4, '192.0.2.0', '192.0.2.255'),
+    ('192.0.2.77/24', 4, '192.0.2.0', '192.0.2.255'),           # host bits are cleared
+    ('192.0.2.1/32', 4, '192.0.2.1', '192.0.2.1'),
+    ('0.0.0.0/0', 4, '0.0.0.0', '255.255.255.255'),
+    ('192.0.2.1-192.0.2.9', 4, '192.0.2.1', '192.0.2.9'),
+    ('192.0.2.1 - 192.0.2.9', 4, '192.0.2.1', '192.0.2.9'),
+    ('192.0.2.5-192.0.2.5', 4, '192.0.2.5', '192.0.2.5'),
+    ('::1', 6, '::1', '::1'), ('2001:DB8::/64', 6, '2001:db8::', '2001:db8::ffff:ffff:ffff:ffff'),
+    ('2001:db8::7-2001:db8::1:0', 6, '2001:db8::7', '2001:db8::1:0'),
+    ('::ffff:192.0.2.1', 6, '::ffff:c000:201', '::ffff:c000:201'),      # stays IPv6
+]
+NO_OWN_LISTS = [                            # text, what the message says
+    ('192.0.2.256', 'not an address'), ('192.0.2', 'not an address'), ('x', 'not an address'),
+    ('192.0.2.1:80', 'not an address'), ('[::1]', 'not an address'), ('-', 'not an address'),
+    ('192.0.2.1-', 'not an address'), ('-192.0.2.1', 'not an address'),
+    ('192.0.2.0/33', 'not an address'), ('::/129', 'not an address'),
+    ('192.0.2.1-5', 'not an address'), ('192.0.2.1-192.0.2.9-192.0.2.10', 'not an address'),
+    ('192.0.2.0/24-192.0.2.9', 'not an address'), ('192.0.2.1 192.0.2.2', 'not an address'),
+    ('\x1b[2J', 'not an address'), ('', 'not an address'),
+    ('192.0.2.9-192.0.2.1', 'below the first'), ('::2-::1', 'below the first'),
+    ('192.0.2.1-::1', 'below the first'), ('::1-192.0.2.1', 'below the first'),
+]
+# Files: octets, addresses
+OWN_FILES = [
+    (b'', ''), (b'# a\n\n   \n\t\n#b', ''), (b'192.0.2.1', '192.0.2.1'),
+    (b'192.0.2.1\r\n\r\n192.0.2.2 # b\r\n', '192.0.2.1 192.0.2.2'),
+    (b'\xef\xbb\xbf192.0.2.1\n::1\n', '192.0.2.1 ::1'),
+    (b'2001:db8::1\tfoo\tbar\n', '2001:db8::1'), (b' \t192.0.2.1 \t x y\n', '192.0.2.1'),
+    (b'# caf\xe9\n192.0.2.1\n', '192.0.2.1'), (b'192.0.2.1\n192.0.2.1\n', '192.0.2.1 192.0.2.1'),
+]
+NO_OWN_FILES = [                            # octets, line and what the message says
+    (b'192.0.2.1\n\n192.0.2.x # c\n', ":3: '192.0.2.x'"), (b'x\n', ":1: 'x'"),
+    (b'::1\r\n192.0.2.9-192.0.2.1\r\n', ':2: '), (b'192.0.2.1 192.0.2.2\n', ':1: '),
+    (b'192.0.2.1\n\xff\xfe\n', ':2: '), (b'192.0.2.1,192.0.2.2\n', ':1: '),
+]
+
+# Internet checksums: octets, sum to begin with, checksum; 0 is written as 0xffff
+SUMS = [
+    ('0001 f203 f4f5 f6f7', 0, 0x220d),                                 # RFC 1071 s3
+    ('', 0, 0xffff), ('00', 0, 0xffff), ('ffff', 0, 0xffff), ('ffff ffff', 0, 0xffff),
+    ('ff', 0, 0x00ff), ('0100 02', 0, 0xfcff), ('', 0x1234, 0xedcb), ('0001', 0xffff, 0xfffe),
+    ('4500 0073 0000 4000 4011 0000 c0a8 0001 c0a8 00c7', 0, 0xb861),   # Wikipedia
+    ('0001', 0x123450001, 0xdcb7),                                      # a sum of any size
+]
+
+# TCP options, MSS; None: the default
+MSS_OPTIONS = [
+    ('', None), ('02', None), ('0204 05', None), ('0204 05b4', 1460), ('0204 0000', 0),
+    ('0204 ffff', 65535), ('01 0204 05b4', 1460), ('0101 0204 0218', 536),
+    ('00 0204 05b4', None), ('00 01 0204 05b4', None), ('00 00 0204 05b4', None),
+    ('0402 080a 0000000100000000 01 0303 07 0204 05b4', 1460),
+    ('0303 07 0204 0218 00', 536), ('0300 0204 05b4 0000', None), ('03ff 0204 05b4', None),
+    ('01 01 01 01', None), ('fe04 f989 0204 0400', 1024),
+]
+
+# IPv6 payload: next header, octets; what it comes to: next header, octets or why not
+HOP, ROUTE, DEST = '11 00 0104 00000000', '11 00 0000 00000000', '3c 00 0104 00000000'
+EXTENSION_CHAINS = [
+    (17, 'aabb', (17, 'aabb')), (59, '', (59, '')), (0, HOP + 'aabb', (17, 'aabb')),
+    (43, ROUTE + 'aabb', (17, 'aabb')), (60, HOP + 'aabb', (17, 'aabb')),
+    (0, '3c 00 0104 00000000' + '2b 00 0104 00000000' + ROUTE + 'aabb', (17, 'aabb')),
+    (44, '3a 00 0000 12345678' + 'aabb', (58, 'aabb')),                 # atomic: RFC 6946
+    (44, '3a 07 0000 12345678' + 'aabb', (58, 'aabb')),
+    (44, '3a 00 0006 12345678' + 'aabb', (58, 'aabb')),                 # reserved bits
+    (44, '3a 00 0001 12345678' + 'aabb', 'ipv6 fragment'),
+    (44, '3a 00 0008 12345678' + 'aabb', 'ipv6 fragment'),
+    (44, '3a 00 fff8 12345678' + 'aabb', 'ipv6 fragment'),
+    (60, '11 01 0104 00000000' + '00' * 8 + 'aabb', (17, 'aabb')),
+    (60, '11 01 0104 00000000' + '00' * 7, 'ipv6 extension'),
+    (60, '11 ff 0104 00000000' + '00' * 8, 'ipv6 extension'),
+    (0, '11 00 0104 000000', 'ipv6 extension'), (44, '3a 00 0000 123456', 'ipv6 extension'),
+    (60, '', 'ipv6 extension'), (60, '00 00 0104 00000000' + HOP, 'ipv6 extension'),
+    (0, '00 00 0104 00000000' + HOP, 'ipv6 extension'),                 # only the first may be
+    (43, '11 00 0001 00000000' + 'aabb', 'ipv6 extension'),             # segments left
+    (60, DEST * 6 + HOP + 'aa', (17, 'aa')), (60, DEST * 8 + HOP + 'aa', 'ipv6 extension'),
+    (60, DEST * 200, 'ipv6 extension'),
+]
+
+# Options of a neighbour solicitation: octets, types
+ND_OPTIONS = [
+    ('', set()), ('0101 020000000001', {1}), ('0e01 000102030405', {14}),
+    ('0101 020000000001 0e02' + '00' * 14, {1, 14}), ('01', None), ('0100 020000000001', None),
+    ('0102 020000000001', None), ('0101 0200000000', None), ('0101 020000000001 01', None),
+    ('0101 020000000001 0500', None), ('00' * 8, None),
+]
+
+# ---- requests and the answers due to them --------------------------------------------
+#
+# (name, transport, request, answer, source)
+#   name    the protocol, then what; '@PORT' sets our port, the usual one else; '/6': over IPv6
+#   answer  octets; None: silence; (port of ours it comes from, octets)
+# Client 192.0.0.0:40000 or [2001:41d0::1234:5678]:40000, we 192.0.0.1 or 2001:41d0::ab32:bdb8;
+# the time is NOW, random octets are all 0x11.
+
+OWN6 = '200141d0000000000000 0000ab32bdb8'
+CLIENT6 = '200141d0000000000000 000012345678'
+BY_HAND = 'by hand, '
+
+
+def framed(octets):
+    return octets if octets is None else struct.pack('!H', len(octets)) + octets
+
+
+def marked(octets):
+    return octets if octets is None else struct.pack('!I', 0x80000000 | len(octets)) + octets
+
+
+WWW = '03777777 076578616d706c65 03636f6d 00'           # www.example.com
+A_IN, AAAA_IN, ANY_IN, TXT_CH, TXT_IN = '00010001', '001c0001', '00ff0001', '00100003', '00100001'
+ONE = '0001000000000000'
+ONE_OPT = '0001000000000001'
+RR_A = '0001 0001 0000a8c0 0004 c0000001'
+RR_AAAA = '001c 0001 0000a8c0 0010' + OWN6
+RR_HINFO = '000d 0001 0000a8c0 0009 07 52464338343832 00'
+OPT = '00 0029 1000 00 00 8000 0000'
+OPT_ANSWER = '00 0029 04d0 00 00 8000 0000'
+LONG = ''.join('3f' + '61' * 63 for _ in range(3)) + '00'     # 193 octets
+
+# (name, request, answer, source): over UDP as it stands and over TCP with lengths
+DNS = [
+    ('a', '1234 0100' + ONE + WWW + A_IN,
+     '1234 8500 0001 0001 0000 0000' + WWW + A_IN + 'c00c' + RR_A,
+     'original s24; name compressed'),
+    ('no RD', '1234 0000' + ONE + WWW + A_IN,
+     '1234 8400 0001 0001 0000 0000' + WWW + A_IN + 'c00c' + RR_A, 'RFC 1035 s4.1.1'),
+    ('root', '1234 0100' + ONE + '00' + A_IN,
+     '1234 8500 0001 0001 0000 0000 00' + A_IN + '00' + RR_A, 'original s18.2'),
+    ('a /6', '1234 0100' + ONE + WWW + A_IN,
+     '1234 8500 0001 0000 0000 0000' + WWW + A_IN, 'RFC 2308 s2.2'),
+    ('aaaa /6', '1234 0100' + ONE + WWW + AAAA_IN,
+     '1234 8500 0001 0001 0000 0000' + WWW + AAAA_IN + 'c00c' + RR_AAAA, 'RFC 3596 s2'),
+    ('aaaa', '1234 0100' + ONE + WWW + AAAA_IN,
+     '1234 8500 0001 0000 0000 0000' + WWW + AAAA_IN, 'RFC 2308 s2.2'),
+    ('any', '1234 0100' + ONE + WWW + ANY_IN,
+     '1234 8500 0001 0001 0000 0000' + WWW + ANY_IN + 'c00c' + RR_HINFO, 'RFC 8482 s4.2'),
+    ('version.bind', '0006 0100' + ONE + '0776657273696f6e 0462696e64 00' + TXT_CH,
+     '0006 8500 0001 0000 0000 0000 0776657273696f6e 0462696e64 00' + TXT_CH,
+     'nmap DNSVersionBindReq'),
+    ('txt', '1234 0100' + ONE + WWW + TXT_IN, '1234 8500 0001 0000 0000 0000' + WWW + TXT_IN,
+     'RFC 2308 s2.2'),
+    ('class any', '1234 0100' + ONE + WWW + '0001 00ff',
+     '1234 8500 0001 0000 0000 0000' + WWW + '0001 00ff', BY_HAND + 'RFC 1035 s3.2.5'),
+    ('edns', '1234 0120' + ONE_OPT + WWW + A_IN + OPT,
+     '1234 8500 0001 0001 0000 0001' + WWW + A_IN + 'c00c' + RR_A + OPT_ANSWER, 'RFC 6891 s6.1'),
+    ('edns cookie', '1234 0120' + ONE_OPT + WWW + A_IN
+     + '00 0029 04d0 00 00 0000 000c 000a0008 0123456789abcdef',
+     '1234 8500 0001 0001 0000 0001' + WWW + A_IN + 'c00c' + RR_A + '00 0029 04d0 00 00 0000 0000',
+     'dig 9.18'),
+    ('badvers', '1234 0100' + ONE_OPT + WWW + A_IN + '00 0029 1000 00 01 0000 0000',
+     '1234 8100 0001 0000 0000 0001' + WWW + A_IN + '00 0029 04d0 01 00 0000 0000',
+     'RFC 6891 s6.1.3'),
+    ('two opt', '1234 0100 0001000000000002' + WWW + A_IN + OPT + OPT,
+     '1234 8101 0000 0000 0000 0000', 'RFC 6891 s6.1.1'),
+    ('opt with name', '1234 0100' + ONE_OPT + WWW + A_IN + '0161' + OPT,
+     '1234 8101 0000 0000 0000 0000', 'RFC 6891 s6.1.2'),
+    ('opt in authority', '1234 0100 0001000000010000' + WWW + A_IN + OPT,
+     '1234 8500 0001 0001 0000 0000' + WWW + A_IN + 'c00c' + RR_A, 'RFC 6891 s6.1.1'),
+    ('notify', '1234 2400' + ONE + WWW + '00060001', '1234 a004 0000 0000 0000 0000',
+     'RFC 1996 s4.7'),
+    ('opcode 2, all flags', '1234 17ff' + ONE + WWW + A_IN, '1234 9104 0000 0000 0000 0000',
+     'original s24'),
+    ('status @53', '0000 1000 0000 0000 0000 0000', '0000 9004 0000 0000 0000 0000',
+     'nmap DNSStatusRequest'),
+    ('no question @53', '1234 0000 0000 0000 0000 0000', '1234 8001 0000 0000 0000 0000', BY_HAND
+     + 'RFC 1035 s4.1.2'),
+    ('no question @9999', '1234 0000 0000 0000 0000 0000', None, BY_HAND + 'spec: one question'),
+    ('answer', '1234 8500' + ONE + WWW + A_IN, None, 'RFC 1035 s4.1.1: QR'),
+    ('answer @9999', '1234 8500' + ONE + WWW + A_IN, None, 'RFC 1035 s4.1.1: QR'),
+    ('off port @9999', '1234 0100' + ONE + WWW + A_IN,
+     '1234 8500 0001 0001 0000 0000' + WWW + A_IN + 'c00c' + RR_A, 'original s13'),
+    ('loop', '1234 0100' + ONE + '0161 c00c' + A_IN, '1234 8101 0000 0000 0000 0000',
+     'RFC 1035 s4.1.4'),
+    ('loop @9999', '1234 0100' + ONE + 'c00c' + A_IN + '00', None, 'RFC 1035 s4.1.4'),
+    ('pointer into header', '1234 0100' + ONE + '0161 c000' + A_IN,
+     '1234 8101 0000 0000 0000 0000', 'RFC 1035 s4.1.4'),
+    ('label type 01', '1234 0100' + ONE + '4161 00' + A_IN, '1234 8101 0000 0000 0000 0000',
+     'RFC 6891 s5'),
+    ('name of 257', '1234 0100' + ONE + LONG[:-2] + '3e' + '62' * 62 + '00' + A_IN,
+     '1234 8101 0000 0000 0000 0000', 'RFC 1035 s2.3.4'),
+    ('name of 255', '1234 0100' + ONE + LONG[:-2] + '3d' + '62' * 61 + '00' + A_IN,
+     '1234 8500 0001 0001 0000 0000' + LONG[:-2] + '3d' + '62' * 61 + '00' + A_IN + 'c00c' + RR_A,
+     'RFC 1035 s2.3.4'),
+    ('cut name @9999', '1234 0100' + ONE + '0161 0562 636465', '1234 8101 0000 0000 0000 0000',
+     BY_HAND + 'plainly DNS'),
+    ('cut record @53', '1234 0100' + ONE_OPT + WWW + A_IN + OPT[:-2],
+     '1234 8101 0000 0000 0000 0000', BY_HAND + 'RFC 1035 s4.1.3'),
+    ('cut rdata @53', '1234 0100' + ONE_OPT + WWW + A_IN + OPT[:-4] + '0001',
+     '1234 8101 0000 0000 0000 0000', BY_HAND + 'RFC 1035 s4.1.3'),
+    ('more records than fit @9999', '1234 0100 0001 0009 0000 0000' + WWW + A_IN, None, BY_HAND
+     + 'not plainly DNS'),
+    ('more records than fit @53', '1234 0100 0001 0009 0000 0000' + WWW + A_IN,
+     '1234 8101 0000 0000 0000 0000', BY_HAND + 'RFC 1035 s4.1.1'),
+    ('three questions @53', '1234 0100 0003 0000 0000 0000' + WWW + A_IN + '0161 c010' + TXT_IN
+     + 'c010' + A_IN,
+     '1234 8500 0003 0002 0000 0000' + WWW + A_IN + '0161 c010' + TXT_IN + 'c010' + A_IN
+     + 'c00c' + RR_A + 'c029' + RR_A, 'original s18.2, RFC 1035 s4.1.4'),
+    ('pointer forward @53', '1234 0100 0002 0000 0000 0000 0161 c013' + A_IN + '0162 00' + A_IN,
+     '1234 8101 0000 0000 0000 0000', 'RFC 1035 s4.1.4: prior'),
+    ('65 questions @53', '1234 0100 0041 0000 0000 0000' + ('00' + A_IN) * 65,
+     '1234 8101 0000 0000 0000 0000', BY_HAND + 'bound'),
+    ('mdns QU @5353', '0000 0000' + ONE + '0161 056c6f63616c 00 0001 8001',
+     '0000 8400 0001 0001 0000 0000 0161 056c6f63616c 00 0001 8001 c00c' + RR_A,
+     'RFC 6762 s5.4, s6.7'),
+    ('top bit of class @53', '0000 0000' + ONE + '0161 056c6f63616c 00 0001 8001',
+     '0000 8400 0001 0000 0000 0000 0161 056c6f63616c 00 0001 8001', 'RFC 6762 s5.4'),
+    ('known answer @5353',
+     '0000 0000 0001 0001 0000 0000 0161 00 000c0001 c00c 000c 0001 00000078 0004 0162c00c',
+     '0000 8400 0001 0000 0000 0000 0161 00 000c0001', 'RFC 6762 s7.1'),
+    ('trailing octets', '1234 0100' + ONE + WWW + A_IN + 'ffff',
+     '1234 8500 0001 0001 0000 0000' + WWW + A_IN + 'c00c' + RR_A, 'original s18.1'),
+]
+TEN = '1234 0100 000a 0000 0000 0000' + ('0161' * 20 + '00' + A_IN) * 10
+TEN_OPT = '1234 0100 000a 0000 0000 0001' + ('0161' * 20 + '00' + A_IN) * 10 + OPT
+FOUR = '1234 0100 0004 0000 0000 0000' + (LONG + A_IN) * 4
+TEN_FOUND = ''.join('%04x' % (0xc00c + 45 * i) + RR_A for i in range(10))
+SIX = '0161' * 20 + '00' + A_IN
+
+DNS_VECTORS = [('dns ' + row[0], UDP, unhex(row[1]), maybe_unhex(row[2]), row[3]) for row in DNS]
+DNS_VECTORS += [('dns-tcp ' + row[0], TCP, framed(unhex(row[1])), framed(maybe_unhex(row[2])),
+                 row[3] + '; RFC 1035 s4.2.2') for row in DNS]
+DNS_VECTORS += [
+    ('dns cut to the question', UDP, unhex(TEN),
+     unhex('1234 8700 000a 0000 0000 0000' + SIX * 10), 'RFC 2181 s9'),
+    ('dns room by edns', UDP, unhex(TEN_OPT),
+     unhex('1234 8500 000a 000a 0000 0001' + SIX * 10 + TEN_FOUND + OPT_ANSWER),
+     'RFC 6891 s6.2.3'),
+    ('dns cut to the header', UDP, unhex(FOUR), unhex('1234 8700 0000 0000 0000 0000'),
+     'RFC 2181 s9'),
+    ('dns-tcp never cut', TCP, framed(unhex(TEN)),
+     framed(unhex('1234 8500 000a 000a 0000 0000' + SIX * 10 + TEN_FOUND)), 'RFC 7766 s5'),
+    ('dns opt below 512', UDP, unhex('1234 0100 000a 0000 0000 0001' + SIX * 10
+                                       + '00 0029 0000 00 00 0000 0000'),
+     unhex('1234 8700 000a 0000 0000 0001' + SIX * 10 + '00 0029 04d0 00 00 0000 0000'),
+     'RFC 6891 s6.2.3'),
+    ('dns two questions @9999', UDP, unhex('1234 0100 0002 0000 0000 0000', SIX, SIX),
+     unhex('1234 8500 0002 0002 0000 0000', SIX, SIX, 'c00c', RR_A, 'c039', RR_A),
+     'original s18.2'),
+    ('dns two questions, one cut @9999', UDP,
+     unhex('1234 0100 0002 0000 0000 0000', SIX, SIX[:-2]), None,
+     BY_HAND + 'not plainly DNS'),
+    ('dns Z and junk @9999', UDP, unhex('1234 0140', ONE, '0161 0562 636465'), None, BY_HAND
+     + 'Z not clear'),
+    ('dns Z @9999', UDP, unhex('1234 0140', ONE, WWW, A_IN),
+     unhex('1234 8500 0001 0001 0000 0000', WWW, A_IN, 'c00c', RR_A), 'original s18.1'),
+    ('dns first label junk @9999', UDP, unhex('1234 0100', ONE, 'ff61 0562 636465'), None,
+     BY_HAND + 'not plainly DNS'),
+    ('dns id 1, 20 octets', UDP, unhex('0001 0000', ONE, '02616200', A_IN),
+     unhex('0001 8400 0001 0001 0000 0000 02616200', A_IN, 'c00c', RR_A),
+     'original s18.2: was taken for STUN'),
+    ('dns-tcp two questions @9999', TCP, framed(unhex('1234 0100 0002 0000 0000 0000', SIX,
+                                                        SIX)), None,
+     BY_HAND + 'strict off port'),
+    ('dns-tcp Z @9999', TCP, framed(unhex('1234 0140', ONE, WWW, A_IN)), None, BY_HAND
+     + 'strict off port'),
+    ('dns-tcp 4097 octets', TCP, unhex('1001 1234 0100', ONE, WWW, A_IN) + bytes(4064), None,
+     BY_HAND + 'bound'),
+    ('dns-tcp short for its counts', TCP, unhex('0010 1234 0100', ONE, '0161 00', A_IN), None,
+     BY_HAND + 'bound'),
+    ('dns-tcp then answer', TCP, framed(unhex('1234 0100', ONE, '00', A_IN))
+     + framed(unhex('1234 8100', ONE, '00', A_IN)) * 2,
+     framed(unhex('1234 8500 0001 0001 0000 0000 00', A_IN, '00', RR_A)), BY_HAND + 'QR'),
+    ('dns-tcp then too short', TCP, framed(unhex('1234 0100', ONE, '00', A_IN)) + unhex('000b')
+     + bytes(11),
+     framed(unhex('1234 8500 0001 0001 0000 0000 00', A_IN, '00', RR_A)), BY_HAND
+     + 'below a header'),
+]
+
+XID = '72fe1d13'
+NO_AUTH = '00000000 00000000'
+ACCEPTED = XID + '00000001 00000000 00000000 00000000'
+DENIED = XID + '00000001 00000001'
+PMAP = '000186a3 00000003 00000011 00000000'
+RPCB = '000186a0 00000004 00000003 74637000 00000000 00000001 61000000'
+UADDR = '0000000f 3139322e302e302e312e302e31313100'
+UADDR6 = '0000001a 323030313a343164303a3a616233323a626462382e302e313131 0000'
+OWNER = '00000009 737570657275736572000000'
+
+
+def rpc_call(version, procedure, arguments='', rpc='00000002', program='000186a0',
+             auth=NO_AUTH * 2):
+    return ''.join((XID, '00000000', rpc, program, '%08x' % version, '%08x' % procedure, auth,
+                    arguments))
+
+
+def rpc_dump(netid, address):
+    return ''.join('00000001 000186a0 %08x' % version + netid + address
+                   + OWNER for version in (2, 3, 4)) + '00000000'
+
+
+def rpc_dump2(number):
+    return ''.join('00000001 000186a0 %08x' % version + '%08x' % number
+                   + '0000006f' for version in (2, 3, 4)) + '00000000'
+
+
+# (name, call, answer TCP, answer UDP or '' if the same, source)
+RPC = [
+    ('null 2', rpc_call(2, 0), ACCEPTED + '00000000', '', 'RFC 1833 s3.2'),
+    ('null 4', rpc_call(4, 0), ACCEPTED + '00000000', '', 'RFC 1833 s2.2'),
+    ('rpcinfo probe of nmap', rpc_call(104316, 0), ACCEPTED + '00000002 00000002 00000004', '',
+     'original s24; nmap RPCCheck'),
+    ('version 1', rpc_call(1, 0), ACCEPTED + '00000002 00000002 00000004', '', 'RFC 5531 s9'),
+    ('version 5', rpc_call(5, 3), ACCEPTED + '00000002 00000002 00000004', '', 'RFC 5531 s9'),
+    ('nfs', rpc_call(3, 0, program='000186a3'), ACCEPTED + '00000001', '', 'RFC 5531 s9'),
+    ('rpcvers 9', rpc_call(2, 0, rpc='00000009'), DENIED + '00000000 00000002 00000002', '',
+     'RFC 5531 s9'),
+    ('getport', rpc_call(2, 3, PMAP), ACCEPTED + '00000000 0000006f', '', 'original s19.2'),
+    ('getport without arguments', rpc_call(2, 3), ACCEPTED + '00000004', '', 'RFC 5531 s9'),
+    ('getport, arguments cut', rpc_call(2, 3, PMAP[:-2]), ACCEPTED + '00000004', '',
+     'RFC 5531 s9'),
+    ('getaddr 3', rpc_call(3, 3, RPCB), ACCEPTED + '00000000' + UADDR, '', 'original s19.2'),
+    ('getaddr 4', rpc_call(4, 3, RPCB), ACCEPTED + '00000000' + UADDR, '', 'original s19.2'),
+    ('getversaddr', rpc_call(4, 9, RPCB), ACCEPTED + '00000000' + UADDR, '', 'RFC 1833 s2.2'),
+    ('getversaddr of version 3', rpc_call(3, 9, RPCB), ACCEPTED + '00000003', '', 'RFC 1833 s2.1'),
+    ('getaddr /6', rpc_call(4, 3, RPCB), ACCEPTED + '00000000' + UADDR6, '', 'original s19.2'),
+    ('getaddr, string cut', rpc_call(4, 3, RPCB[:-4]), ACCEPTED + '00000004', '', 'RFC 5531 s9'),
+    ('getaddr, string of 2^32-1', rpc_call(4, 3, '000186a0 00000004 ffffffff 74637000'), ACCEPTED
+     + '00000004', '', 'RFC 5531 s9'),
+    ('gettime', rpc_call(3, 6), ACCEPTED + '00000000 6b00f801', '', 'RFC 1833 s2.2'),
+    ('set', rpc_call(2, 1, PMAP), ACCEPTED + '00000003', '', 'RFC 5531 s9'),
+    ('dump 2', rpc_call(2, 4), ACCEPTED + '00000000' + rpc_dump2(6), ACCEPTED + '00000000'
+     + rpc_dump2(17),
+     'original s19.2; netid by transport'),
+    ('dump 3', rpc_call(3, 4), ACCEPTED + '00000000' + rpc_dump('00000003 74637000', UADDR),
+     ACCEPTED + '00000000' + rpc_dump('00000003 75647000', UADDR),
+     'original s19.2; netid by transport'),
+    ('dump 4 /6', rpc_call(4, 4), ACCEPTED + '00000000' + rpc_dump('00000004 74637036', UADDR6),
+     ACCEPTED + '00000000' + rpc_dump('00000004 75647036', UADDR6),
+     'original s19.2; netid by transport'),
+    ('auth unix', rpc_call(2, 0, auth='00000001 00000016' + '00' * 24
+                           + '00000000 00000004 01020304'),
+     ACCEPTED + '00000000', '', 'RFC 5531 s8.2, appendix A'),
+    ('credential of 401', rpc_call(2, 0, auth='00000001 00000191' + '00' * 404 + NO_AUTH), DENIED
+     + '00000001 00000001', '', 'RFC 5531 s8.2'),
+    ('credential of 400', rpc_call(2, 0, auth='00000001 00000190' + '00' * 400 + NO_AUTH), ACCEPTED
+     + '00000000', '', 'RFC 5531 s8.2'),
+    ('credential of 2^32-1', rpc_call(2, 0, auth='00000001 ffffffff'), DENIED
+     + '00000001 00000001',
+     '', 'RFC 5531 s8.2'),
+    ('verifier of 2^32-1', rpc_call(2, 0, auth=NO_AUTH + '00000001 ffffffff'), DENIED
+     + '00000001 00000003', '', 'RFC 5531 s8.2'),
+    ('verifier cut', rpc_call(2, 0, auth=NO_AUTH + '00000000 00000004 010203'), None, '', BY_HAND
+     + 'RFC 5531 s9'),
+    ('credential cut', rpc_call(2, 0, auth='00000000 00000008 010203'), None, '', BY_HAND
+     + 'RFC 5531 s9'),
+    ('header only', rpc_call(2, 0, auth=''), None, '', BY_HAND + 'RFC 5531 s9'),
+    ('reply', ACCEPTED + '00000000', None, '', 'RFC 5531 s9: mtype'),
+]
+RPC_WAITS = {                               # without a mark nothing says that no more will come
+    'getport without arguments', 'getport, arguments cut', 'getaddr, string cut'}
+
+
+def rpc_vectors(name, request, tcp, udp, source):
+    """A row of RPC -> its vectors over both transports, with record mark and without."""
+    request, tcp = unhex(request), maybe_unhex(tcp)
+    udp = unhex(udp) if udp else tcp
+    return [('rpc ' + name, UDP, request, udp, source),
+            ('rpc marked ' + name, UDP, marked(request), marked(udp), source),
+            ('rpc marked ' + name, TCP, marked(request), marked(tcp), source),
+            ('rpc bare ' + name, TCP, request, None if name in RPC_WAITS else tcp, source)]
+
+
+GETPORT = unhex(rpc_call(2, 3, PMAP))
+GOTPORT = unhex(ACCEPTED, '00000000 0000006f')
+RPC_VECTORS = [vector for row in RPC for vector in rpc_vectors(*row)]
+RPC_VECTORS += [
+    ('rpc fragments', TCP, struct.pack('!I', 28) + GETPORT[:28] + struct.pack('!I', 0)
+     + struct.pack('!I', 5) + GETPORT[28:33]
+     + struct.pack('!I', 0x80000000 | len(GETPORT) - 33) + GETPORT[33:], marked(GOTPORT),
+     'RFC 5531 s11'),
+    ('rpc fragments without end', TCP, struct.pack('!I', 28) + GETPORT[:28] + bytes(4 * 100), None,
+     BY_HAND + 'bound'),
+    ('rpc record of 65535', TCP, unhex('8000ffff') + GETPORT, None, BY_HAND + 'bound'),
+    ('rpc record longer than its call', TCP, marked(unhex(rpc_call(2, 0)) + bytes(100)),
+     marked(unhex(ACCEPTED, '00000000')), BY_HAND + 'RFC 5531 s9'),
+    ('rpc three calls', TCP, marked(GETPORT) + marked(unhex(rpc_call(2, 0)))
+     + marked(b'\xff' + GETPORT[1:]),
+     marked(GOTPORT) + marked(unhex(ACCEPTED, '00000000')) + marked(b'\xff' + GOTPORT[1:]),
+     'RFC 5531 s11'),
+    ('rpc second call of any program', TCP, marked(GETPORT)
+     + marked(unhex(rpc_call(1, 0, program='20000001'))),
+     marked(GOTPORT) + marked(unhex(ACCEPTED, '00000001')), 'RFC 5531 s9'),
+    ('rpc call, reply', TCP, marked(GETPORT) + marked(GOTPORT) + marked(GETPORT), marked(GOTPORT),
+     BY_HAND
+     + 'RFC 5531 s9'),
+    ('rpc xid in 00', UDP, b'\0' + unhex(rpc_call(2, 0))[1:], b'\0'
+     + unhex(ACCEPTED, '00000000')[1:], 'original s13.1: was missed'),
+]
+
+COOKIE = '2112a442'
+IDENT = '000102030405060708090a0b'
+MAPPED = '0001 0008 00 01 9c40 c0000000'
+MAPPED6 = '0001 0014 00 02 9c40' + CLIENT6
+XMAPPED = '0020 0008 00 01 bd52 e112a442'
+XMAPPED6 = '0020 0014 00 02 bd52 0113e592 00010203 04050607 1a3d5c73'
+BOTH4 = MAPPED + XMAPPED
+
+
+def fingerprint(*fields):
+    octets = unhex(*fields)
+    return octets + unhex('8028 0004') + struct.pack('!I',
+                                                     zlib.crc32(octets) & 0xffffffff ^ 0x5354554e)
+
+
+UNKNOWN = '0009 0018 0000 0414 556e6b6e6f776e20417474726962757465 202020'
+# RFC 5769 s2.1, sample request; its FINGERPRINT is right
+SAMPLE = ('0001 0058 2112a442 b7e7a701bc34d686fa87dfae'
+          '8022 0010 5354554e207465737420636c69656e74'
+          '0024 0004 6e0001ff'
+          '8029 0008 932ff9b151263b36'
+          '0006 0009 6576746a3a68367659 202020'
+          '0008 0014 9aeaa70cbfd8cb56781ef2b5b2d3f249c1b571a2'
+          '8028 0004 e57a3bcf')
+SAMPLE_ID = '2112a442 b7e7a701bc34d686fa87dfae'
+
+STUN = [
+    ('empty', '0001 0000' + COOKIE + IDENT, unhex('0101 0018' + COOKIE + IDENT + BOTH4),
+     'RFC 8489 s6.3.1, s14.2'),
+    ('empty /6', '0001 0000' + COOKIE + IDENT,
+     unhex('0101 0030' + COOKIE + IDENT + MAPPED6 + XMAPPED6), 'RFC 8489 s14.2'),
+    ('software', '0001 0008' + COOKIE + IDENT + '8022 0001 61000000',
+     unhex('0101 0018' + COOKIE + IDENT + BOTH4), 'RFC 8489 s14: padding'),
+    ('sample request', SAMPLE, fingerprint('0101 0020', SAMPLE_ID, MAPPED,
+                                           '0020 0008 00 01 bd52 e112a442'), 'RFC 5769 s2.1'),
+    ('unknown attribute', '0001 0004' + COOKIE + IDENT + '000d 0000',
+     unhex('0111 0024' + COOKIE + IDENT + UNKNOWN + '000a 0004 000d 000d'), 'RFC 8489 s6.3.1'),
+    ('two unknown, one twice, fingerprint', '0001 0018' + COOKIE + IDENT
+     + '000d 0000 0026 0004 00000000 000d 0000 8028 0004 00000000',
+     fingerprint('0111 002c' + COOKIE + IDENT + UNKNOWN + '000a 0004 000d 0026'),
+     'RFC 8489 s14.13'),
+    ('many unknown', '0001 0050' + COOKIE + IDENT + ''.join('7f%02x 0000' % i for i in range(20)),
+     unhex('0111 0040' + COOKIE + IDENT + UNKNOWN + '000a 0020'
+           + ''.join('7f%02x' % i for i in range(16))), BY_HAND + 'bound'),
+    ('long attribute', '0001 0104' + COOKIE + IDENT + '8022 0100' + '61' * 256,
+     unhex('0101 0018' + COOKIE + IDENT + BOTH4), 'original s17'),
+    ('attribute past the end', '0001 0008' + COOKIE + IDENT + '8022 0005 61000000', None,
+     'original s23.1 C2'),
+    ('mapped-address in a request', '0001 0008' + COOKIE + IDENT + '0001 0004 00ff0000',
+     unhex('0101 0018' + COOKIE + IDENT + BOTH4), 'original s23.1 C4'),
+    ('change-request of 3', '0001 0008' + COOKIE + IDENT + '0003 0003 00000200', None,
+     'original s23.1 C5'),
+    ('change-request of 0', '0001 0004' + COOKIE + IDENT + '0003 0000', None, 'original s23.1 C5'),
+    ('length not of 4', '0001 0003' + COOKIE + IDENT + '802200', None, 'RFC 8489 s5'),
+    ('cut', '0001 0008' + COOKIE + IDENT + '8022 0004', None, 'RFC 8489 s5'),
+    ('answer', '0101 0018' + COOKIE + IDENT + BOTH4, None, 'RFC 8489 s5: class'),
+    ('too long', '0001 fffc' + COOKIE + IDENT, None, BY_HAND + 'bound'),
+]
+CLASSIC = '00112233445566778899aabbccddeeff'
+STUN_VECTORS = [('stun ' + row[0], over, unhex(row[1]), row[2], row[3])
+                for row in STUN for over in (UDP, TCP)]
+STUN_VECTORS += [
+    ('stun change ip and port', UDP, unhex('0001 0008', COOKIE, IDENT, '0003 0004 00000006'),
+     (3479, unhex('0101 0018', COOKIE, IDENT, BOTH4)), 'original s24'),
+    ('stun change port of 65535 @65535', UDP,
+     unhex('0001 0008', COOKIE, IDENT, '0003 0004 00000002'),
+     (1, unhex('0101 0018', COOKIE, IDENT, BOTH4)), BY_HAND + 'no port 0'),
+    ('stun change ip', UDP, unhex('0001 0008', COOKIE, IDENT, '0003 0004 00000004'),
+     unhex('0101 0018', COOKIE, IDENT, BOTH4), 'original s17'),
+    ('stun change port over tcp', TCP, unhex('0001 0008', COOKIE, IDENT, '0003 0004 00000002'),
+     unhex('0101 0018', COOKIE, IDENT, BOTH4), 'RFC 5780 s7.2'),
+    ('stun trailing octets', UDP, unhex('0001 0000', COOKIE, IDENT, 'ffff'),
+     unhex('0101 0018', COOKIE, IDENT, BOTH4), 'original s17'),
+    ('stun-classic empty', UDP, unhex('0001 0000', CLASSIC),
+     unhex('0101 000c', CLASSIC, MAPPED), 'RFC 3489 s8.1'),
+    ('stun-classic empty /6', UDP, unhex('0001 0000', CLASSIC),
+     unhex('0101 0018', CLASSIC, MAPPED6), 'original s17'),
+    ('stun-classic change port', UDP, unhex('0001 0008', CLASSIC, '0003 0004 00000002'),
+     (3479, unhex('0101 000c', CLASSIC, MAPPED)), 'original s17'),
+    ('stun-classic flags 0', UDP, unhex('0001 0008', CLASSIC, '0003 0004 00000000'),
+     unhex('0101 000c', CLASSIC, MAPPED), 'original s17'),
+    ('stun-classic response-address', UDP, unhex('0001 000c', CLASSIC,
+                                                   '0002 0008 0001 1234 01020304'),
+     unhex('0111 0024', CLASSIC, UNKNOWN, '000a 0004 0002 0002'), 'RFC 3489 s8.1'),
+    ('stun-classic trailing octets', UDP, unhex('0001 0000', CLASSIC, 'ff'), None,
+     'original s17'),
+    ('stun-classic not over tcp', TCP, unhex('0001 0000', CLASSIC), None, BY_HAND
+     + 'RFC 3489 s8.1'),
+    ('stun-classic malformed', UDP, unhex('0001 0008', CLASSIC, '0003 0005 00000000'), None,
+     BY_HAND + 'RFC 3489 s11.2'),
+]
+
+# limits, from both sides
+
+
+def dns_sized(count, names, size=None):
+    """Query of `count` questions of names of these lengths, and its answer if not cut."""
+    tail, name = ('', '') if size is None else ('00 0029 %04x 0000 0000 0000' % size,
+                                                '00 0029 04d0 0000 0000 0000')
+    asked, found, at = '', '', 12
+    for length in names:
+        asked += '%02x' % (length - 2) + '61' * (length - 2) + '00' + A_IN
+        found += '%04x' % (0xc000 | at) + RR_A
+        at += length + 4
+    flags, count = '0001' if tail else '0000', '%04x' % count
+    return (unhex('1234 0100', count, '0000 0000', flags, asked, tail),
+            unhex('1234 8500', count, count, '0000', flags, asked, found, name),
+            unhex('1234 8700', count, '0000 0000', flags, asked, name))
+
+
+DNS_LIMITS = [                              # name, lengths of the names, EDNS size, is it cut?
+    ('512 octets', [30] * 10, None, False), ('513 octets', [30] * 9 + [31], None, True),
+    ('1232 octets', [19] * 31, 5000, False), ('1233 octets', [19] * 30 + [20], 5000, True),
+    ('as many as edns says', [19] * 20, 803, False),
+    ('one more than edns says', [19] * 20, 802, True)]
+ROOTS = '1234 0100 0040 0000 0000 0000' + ('00' + A_IN) * 64
+GETADDR = unhex(rpc_call(3, 3, '000186a0 00000004 00000000 00000000 00000400'))
+DNS_VECTORS += [('dns ' + name, UDP, dns_sized(len(names), names, size)[0],
+                 dns_sized(len(names), names, size)[2 if cut else 1], 'RFC 6891 s6.2.3')
+                for name, names, size, cut in DNS_LIMITS]
+LIMIT_VECTORS = [
+    ('dns-tcp 64 questions', TCP, framed(unhex(ROOTS)),
+     framed(unhex('1234 8500 0040 0040 0000 0000' + ('00' + A_IN) * 64 + ('00' + RR_A) * 64)),
+     BY_HAND + 'bound'),
+    ('dns questions fill 512', UDP, dns_sized(10, [46] * 10)[0], dns_sized(10, [46] * 10)[2],
+     'RFC 2181 s9'),
+    ('dns questions of 513', UDP, dns_sized(10, [46] * 9 + [47])[0],
+     unhex('1234 8700 0000 0000 0000 0000'), 'RFC 2181 s9'),
+    ('dns all edns flags', UDP, unhex('1234 0100', ONE_OPT, '00', A_IN,
+                                        '00 0029 04d0 00 00 ffff 0000'),
+     unhex('1234 8500 0001 0001 0000 0001 00', A_IN, '00', RR_A, OPT_ANSWER), 'RFC 3225 s3'),
+    ('dns root edns @9999', UDP, unhex('1234 0100', ONE_OPT, '00', A_IN, OPT),
+     unhex('1234 8500 0001 0001 0000 0001 00', A_IN, '00', RR_A, OPT_ANSWER), BY_HAND
+     + 'just fits'),
+    ('dns junk, rcode set @9999', UDP, unhex('1234 010f', ONE, '0161 0562 636465'),
+     unhex('1234 8101 0000 0000 0000 0000'), BY_HAND + 'plainly DNS'),
+    ('dns label of 63, cut @9999', UDP, unhex('1234 0100', ONE, LONG[:128]),
+     unhex('1234 8101 0000 0000 0000 0000'), BY_HAND + 'plainly DNS'),
+    ('dns label of 63, shorter @9999', UDP, unhex('1234 0100', ONE, LONG[:126]), None, BY_HAND
+     + 'not plainly DNS'),
+    ('dns label of 64', UDP, unhex('1234 0100', ONE, '40' + '61' * 64 + '00', A_IN),
+     unhex('1234 8101 0000 0000 0000 0000'), 'RFC 1035 s2.3.4'),
+    ('dns no question @5353', UDP, unhex('1234 0000 0000 0000 0000 0000'),
+     unhex('1234 8001 0000 0000 0000 0000'), BY_HAND + 'port of DNS'),
+    ('dns-tcp 4096 octets', TCP, unhex('1000 1234 0100', ONE, '00', A_IN) + bytes(4096 - 17),
+     framed(unhex('1234 8500 0001 0001 0000 0000 00', A_IN, '00', RR_A)), BY_HAND + 'bound'),
+    ('rpc string of 1024', TCP, GETADDR + bytes(1024), unhex(ACCEPTED, '00000000', UADDR),
+     BY_HAND + 'bound'),
+    ('rpc string of 1025', TCP, GETADDR[:-4] + unhex('00000401'), unhex(ACCEPTED, '00000004'),
+     BY_HAND + 'bound'),
+    ('rpc getaddr @40000', UDP, unhex(rpc_call(3, 3, RPCB)),
+     unhex(ACCEPTED, '00000000 00000010 3139322e302e302e312e3135362e3634'), 'RFC 5665 s5.2.3'),
+    ('rpc gettime of version 2', UDP, unhex(rpc_call(2, 6)), unhex(ACCEPTED, '00000003'),
+     'RFC 1833 s3.1'),
+    ('rpc 16 fragments', TCP, struct.pack('!I', 28) + GETPORT[:28] + bytes(4 * 14)
+     + struct.pack('!I', 0x80000000 | len(GETPORT) - 28) + GETPORT[28:],
+     marked(GOTPORT), BY_HAND + 'bound'),
+    ('rpc 17 fragments', TCP, struct.pack('!I', 28) + GETPORT[:28] + bytes(4 * 15)
+     + struct.pack('!I', 0x80000000 | len(GETPORT) - 28) + GETPORT[28:],
+     None, BY_HAND + 'bound'),
+    ('rpc record of 16384', TCP, marked(GETPORT + bytes(16380 - len(GETPORT))), marked(GOTPORT),
+     BY_HAND
+     + 'bound'),
+    ('rpc record of 16385', TCP, marked(GETPORT + bytes(16381 - len(GETPORT))), None, BY_HAND
+     + 'bound'),
+    ('rpc two marked in a datagram', UDP, marked(GETPORT) * 2, marked(GOTPORT), BY_HAND
+     + 'one answer a datagram'),
+    ('rpc call, then a short record', TCP, marked(GETPORT) + marked(bytes(4)), marked(GOTPORT),
+     BY_HAND + 'RFC 5531 s9'),
+    ('rpc call, then nothing marked', TCP, marked(GETPORT) + marked(b''), marked(GOTPORT), BY_HAND
+     + 'RFC 5531 s9'),
+    ('rpc bare null twice', TCP, unhex(rpc_call(2, 0)) * 2, unhex(ACCEPTED, '00000000'), BY_HAND
+     + 'only the first'),
+    ('stun all that is known', UDP, unhex('0001 0050', COOKIE, IDENT, *(
+        '%04x 0000' % kind for kind in (1, 4, 5, 6, 7, 8, 9, 10, 11, 0x14, 0x15, 0x1c, 0x1d, 0x1e,
+                                        0x20, 0x24, 0x25, 0x8000, 0x8022, 0xffff))),
+     unhex('0101 0018', COOKIE, IDENT, BOTH4), 'RFC 8489 s18.3.1'),
+    ('stun unknown below 8000', UDP, unhex('0001 0004', COOKIE, IDENT, '7fff 0000'),
+     unhex('0111 0024', COOKIE, IDENT, UNKNOWN, '000a 0004 7fff 7fff'), 'RFC 8489 s14'),
+    ('stun three unknown', UDP, unhex('0001 000c', COOKIE, IDENT,
+                                        '7ffd 0000 7ffe 0000 7fff 0000'),
+     unhex('0111 0028', COOKIE, IDENT, UNKNOWN, '000a 0008 7ffd 7ffe 7fff 7fff'),
+     'RFC 3489 s11.2.10'),
+    ('stun flags without change', UDP, unhex('0001 0008', COOKIE, IDENT, '0003 0004 fffffffd'),
+     unhex('0101 0018', COOKIE, IDENT, BOTH4), 'RFC 5780 s7.2'),
+]
+
+BANNER = b'SSH-2.0-1\r\n'
+GH0ST = bytes.fromhex('4768307374' '16000000' '01000000' '789c63000000010001')
+PAGE = (b'HTTP/1.1 401 Unauthorized\r\nServer: nginx/1.14.2\r\n'
+        b'Date: Sat, 21 Nov 2026 01:46:41 GMT\r\n'
+        b'Content-Type: text/html\r\nContent-Length: 188\r\nConnection: %s\r\n'
+        b'WWW-Authenticate: Basic realm="Access to admin page"\r\n\r\n%s')
+BODY = (b'<html>\n<head><title>401 Authorization Required</title></head>\n<body bgcolor="white">\n'
+        b'<center><h1>401 Authorization Required</h1></center>\n'
+        b'<hr><center>nginx/1.14.2</center>\n</body>\n</html>\n')
+KEEP, CLOSE = PAGE % (b'keep-alive', BODY), PAGE % (b'close', BODY)
+KEEP_HEAD, CLOSE_HEAD = PAGE % (b'keep-alive', b''), PAGE % (b'close', b'')
+GO = b'HTTP/1.1 100 Continue\r\n\r\n'
+GET = b'GET / HTTP/1.1\r\nHost: a\r\n\r\n'
+
+
+def post(fields, body=b'', version=b'1.1'):
+    return b'POST /x HTTP/%s\r\n%s\r\n\r\n%s' % (version, fields, body)
+
+
+CHUNKED = b'Transfer-Encoding: chunked'
+CHUNKS = b'5\r\nhello\r\n0A;a=b;c="d"\r\n0123456789\r\n000\r\nX-T: 1\r\n\r\n'
+FIVE = b'Content-Length: 5'
+
+HTTP_VECTORS = [
+    # ---- http: forms of the request -----------------------------------------------
+    ('http get', TCP, GET, KEEP, 'RFC 9112 s2.1; page: original s14.2'),
+    ('http shortest', TCP, b'GET / HTTP/.\n\n', CLOSE, 'original s14.1, s23.2'),
+    ('http bare LF', TCP, b'GET / HTTP/1.1\nHost: a\n\n', KEEP, 'original s14.1'),
+    ('http many CR', TCP, b'GET / HTTP/1.1\r\r\nHost: a\r\r\n\r\r\r\n', KEEP, 'original s14.1'),
+    ('http long version', TCP, b'GET / HTTP/0001.%s\r\n\r\n' % (b'9' * 5000), KEEP,
+     'by hand: int() limit'),
+    ('http version 0.9', TCP, b'GET / HTTP/0.9\r\n\r\n', CLOSE, 'by hand'),
+    ('http version 2.0', TCP, b'GET / HTTP/2.0\r\n\r\n', KEEP, 'by hand, RFC 9112 s2.3'),
+    ('http version 1.', TCP, b'GET / HTTP/1.\r\n\r\n', CLOSE, 'original s14.1'),
+    ('http no dot', TCP, b'GET / HTTP/2\r\n\r\n', None, 'original s14.1'),
+    ('http no version', TCP, b'GET /\r\n\r\n', None, 'original s14.1'),
+    ('http lower case', TCP, b'get / HTTP/1.1\r\n\r\n', None, 'original s14.1'),
+    ('http preface', TCP, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', None, 'RFC 9113 s3.4'),
+    ('http blank in target', TCP, b'GET /a b HTTP/1.1\r\n\r\n', None, 'original s14.1'),
+    ('http CR in target', TCP, b'GET /a\rb HTTP/1.1\r\n\r\n', None, 'RFC 9112 s2.2'),
+    ('http not utf-8', TCP, b'GET /\xff HTTP/1.1\r\n\r\n', KEEP, 'original s23.1 C6'),
+    ('http relative', TCP, b'GET a HTTP/1.1\r\n\r\n', None, 'RFC 9112 s3.2'),
+    ('http GET *', TCP, b'GET * HTTP/1.1\r\n\r\n', None, 'RFC 9112 s3.2.4'),
+    ('http OPTIONS *', TCP, b'OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n', KEEP, 'RFC 9112 s3.2.4'),
+    ('http absolute', TCP, b'GET http://www.example.org/pub HTTP/1.1\r\n\r\n', KEEP,
+     'RFC 9112 s3.2.2'),
+    ('http CONNECT', TCP, b'CONNECT www.example.com:80 HTTP/1.1\r\nHost: www.example.com\r\n\r\n',
+     KEEP,
+     'RFC 9112 s3.2.3'),
+    ('http CONNECT v6', TCP, b'CONNECT [::1]:443 HTTP/1.0\r\n\r\n', CLOSE, 'by hand'),
+    ('http CONNECT /', TCP, b'CONNECT / HTTP/1.1\r\n\r\n', KEEP, 'original s13'),
+    ('http CONNECT no port', TCP, b'CONNECT a: HTTP/1.1\r\n\r\n', None, 'RFC 9110 s9.3.6'),
+    ('http GET a:80', TCP, b'GET a:80 HTTP/1.1\r\n\r\n', None, 'RFC 9112 s3.2.3'),
+    ('http sip', UDP, b'OPTIONS sip:nm SIP/2.0\r\nVia: SIP/2.0/UDP nm\r\n\r\n', None,
+     'nmap SIPOptions'),
+    ('http rtsp', TCP, b'OPTIONS / RTSP/1.0\r\n\r\n', None, 'nmap RTSPRequest'),
+    ('http head', TCP, b'HEAD / HTTP/1.1\r\n\r\n', KEEP_HEAD, 'RFC 9110 s9.3.2'),
+    ('http head 1.0', TCP, b'HEAD / HTTP/1.0\r\n\r\n', CLOSE_HEAD, 'RFC 9110 s9.3.2'),
+    # ---- http: fields -------------------------------------------------------------
+    ('http odd names', TCP, b'GET / HTTP/1.1\r\n::\r\n a:b\r\n', None, 'no end'),
+    ('http odd names, end', TCP, b'GET / HTTP/1.1\r\n::\r\n a:b\r\n\r\n', KEEP, 'original s14.1'),
+    ('http no colon', TCP, b'GET / HTTP/1.1\r\nHost\r\n\r\n', None, 'original s14.1'),
+    ('http colon first', TCP, b'GET / HTTP/1.1\r\n:Host\r\n\r\n', None, 'original s14.1'),
+    ('http CR in name', TCP, b'GET / HTTP/1.1\r\nHo\rst:a\r\n\r\n', None, 'original s14.1'),
+    ('http head 16 KiB', TCP, b'GET / HTTP/1.1\r\na:' + b'x' * (16384 - 22) + b'\r\n\r\n', KEEP,
+     'by hand'),
+    ('http head too long', TCP, b'GET / HTTP/1.1\r\na:' + b'x' * (16385 - 22) + b'\r\n\r\n', None,
+     'by hand'),
+    ('http line too long', TCP, b'GET /' + b'x' * 20000, None, 'by hand'),
+    ('http fields too many', TCP, b'GET / HTTP/1.1\r\n' + b'a:\n' * 9000 + b'\n', None, 'by hand'),
+    ('http close', TCP, b'GET / HTTP/1.1\r\nconnection: x , CLOSE\r\n\r\n' + GET, CLOSE,
+     'RFC 9112 s9.6'),
+    ('http 1.0', TCP, b'GET / HTTP/1.0\r\n\r\n' + GET, CLOSE, 'RFC 9112 s9.3'),
+    ('http 1.0 keep-alive', TCP, b'GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n' + GET,
+     KEEP * 2,
+     'RFC 9112 s9.3'),
+    ('http close beats keep-alive', TCP,
+     b'GET / HTTP/1.0\r\nConnection: Keep-Alive\r\nConnection: close\r\n\r\n',
+     CLOSE, 'RFC 9112 s9.3'),
+    ('http close, then other', TCP,
+     b'GET / HTTP/1.1\r\nConnection: close\r\nConnection: x\r\n\r\n' + GET,
+     CLOSE, 'RFC 9112 s9.6'),
+    ('http keep-alive, then other', TCP,
+     post(b'Connection: keep-alive\r\nConnection: x', b'', b'1.0'),
+     KEEP, 'RFC 9112 s9.3'),
+    ('http close, chunked', TCP, post(b'Connection: close\r\n' + CHUNKED, CHUNKS) + GET, CLOSE,
+     'RFC 9112 s9.6'),
+    # ---- http: several requests ---------------------------------------------------
+    ('http two', TCP, GET + b'HEAD / HTTP/1.1\r\n\r\n' + GET, KEEP + KEEP_HEAD + KEEP,
+     'RFC 9112 s9.3.2'),
+    ('http empty lines', TCP, GET + b'\r\n\n\r\n' * 9 + GET, KEEP * 2, 'RFC 9112 s2.2'),
+    ('http then junk', TCP, GET + b'junk\r\n' + GET, KEEP, 'by hand'),
+    # ---- http: bodies -------------------------------------------------------------
+    ('http body', TCP, post(FIVE, b'GET /') + GET, KEEP * 2, 'RFC 9112 s6.3'),
+    ('http body 0', TCP, post(b'Content-Length: 000') + GET, KEEP * 2, 'RFC 9112 s6.3'),
+    ('http body 100 kB', TCP, post(b'Content-Length: 100000', b'\n' * 100000) + GET, KEEP * 2,
+     'RFC 9112 s6.3'),
+    ('http body cut', TCP, post(FIVE, b'1234'), None, 'RFC 9112 s6.3'),
+    ('http length thrice', TCP, post(FIVE + b', 05\r\n' + FIVE, b'12345') + GET, KEEP * 2,
+     'RFC 9110 s8.6'),
+    ('http length blank', TCP, post(b'Content-Length : 5', b'12345') + GET, KEEP * 2, 'by hand'),
+    ('http length folded', TCP, b'GET / HTTP/1.1\r\na: b\r\n content-length: 5\r\n\r\n' + GET,
+     KEEP * 2, 'by hand'),
+    ('http lengths differ', TCP, post(FIVE + b'\r\nContent-Length: 6', b'123456'), CLOSE,
+     'RFC 9112 s6.3'),
+    ('http length list differs', TCP, post(b'Content-Length: 5, 6, 5', b'12345') + GET, CLOSE,
+     'RFC 9112 s6.3'),
+    ('http length -1', TCP, post(b'Content-Length: -1') + GET, CLOSE, 'RFC 9112 s6.3'),
+    ('http length empty', TCP, post(b'Content-Length:') + GET, CLOSE, 'RFC 9112 s6.3'),
+    ('http length huge', TCP, post(b'Content-Length: ' + b'9' * 5000) + GET, CLOSE,
+     'by hand: int() limit'),
+    ('http length large', TCP, post(b'Content-Length: ' + b'9' * 18, b'x' * 99) + GET, None,
+     'by hand'),
+    ('http chunked', TCP, post(CHUNKED, CHUNKS) + GET, KEEP * 2, 'RFC 9112 s7.1'),
+    ('http chunked LF', TCP, post(CHUNKED, CHUNKS.replace(b'\r', b'')) + GET, KEEP * 2, 'by hand'),
+    ('http chunked twice coded', TCP,
+     post(b'Transfer-Encoding: gzip\r\nTransfer-Encoding: x, Chunked', CHUNKS)
+     + GET, KEEP * 2, 'RFC 9112 s6.1'),
+    ('http chunked empty', TCP, post(CHUNKED, b'0\r\n\r\n') + GET, KEEP * 2, 'RFC 9112 s7.1'),
+    ('http chunked cut', TCP, post(CHUNKED, b'0\r\n'), None, 'RFC 9112 s7.1'),
+    ('http chunked and length', TCP, post(FIVE + b'\r\n' + CHUNKED, CHUNKS) + GET, CLOSE,
+     'RFC 9112 s6.3'),
+    ('http chunked 1.0', TCP, post(CHUNKED + b'\r\nConnection: keep-alive', CHUNKS, b'1.0') + GET,
+     CLOSE,
+     'RFC 9112 s6.1'),
+    ('http coding gzip', TCP, post(b'Transfer-Encoding: chunked, gzip', CHUNKS) + GET, CLOSE,
+     'RFC 9112 s6.3'),
+    ('http coding empty', TCP, post(b'Transfer-Encoding:', CHUNKS) + GET, CLOSE, 'by hand'),
+    ('http chunk size none', TCP, post(CHUNKED, b';a\r\n') + GET, CLOSE, 'RFC 9112 s7.1'),
+    ('http chunk size -1', TCP, post(CHUNKED, b'-1\r\n') + GET, CLOSE, 'RFC 9112 s7.1'),
+    ('http chunk size huge', TCP, post(CHUNKED, b'1' * 16 + b'\r\n') + GET, CLOSE, 'by hand'),
+    ('http chunk size zeros', TCP, post(CHUNKED, b'0' * 4000 + b'1\r\nx\r\n0\r\n\r\n') + GET,
+     KEEP * 2, 'by hand'),
+    ('http chunk line long', TCP, post(CHUNKED, b'1;' + b'x' * 5000), CLOSE, 'RFC 9112 s7.1.1'),
+    ('http chunk end not empty', TCP, post(CHUNKED, b'1\r\nxy\r\n') + GET, CLOSE, 'RFC 9112 s7.1'),
+    ('http chunk end not empty, more', TCP, post(CHUNKED, b'1\r\nxy\r\n0\r\n\r\n') + GET, CLOSE,
+     'RFC 9112 s7.1'),
+    ('http trailers long', TCP, post(CHUNKED, b'0\r\n' + b'a: b\r\n' * 3000), CLOSE, 'by hand'),
+    ('http expect', TCP, post(FIVE + b'\r\nExpect: 100-Continue', b'12345') + GET, GO + KEEP * 2,
+     'RFC 9110 s10.1.1'),
+    ('http expect, body to come', TCP, post(FIVE + b'\r\nExpect: 100-continue'), GO,
+     'RFC 9110 s10.1.1'),
+    ('http expect chunked', TCP, post(CHUNKED + b'\r\nExpect: 100-continue', CHUNKS) + GET,
+     GO + KEEP * 2,
+     'RFC 9110 s10.1.1'),
+    ('http expect, then other', TCP, post(FIVE + b'\r\nExpect: 100-continue\r\nExpect: x',
+                                          b'12345'),
+     GO + KEEP, 'RFC 9110 s10.1.1'),
+    ('http expect nothing', TCP, post(b'Expect: 100-continue') + GET, KEEP * 2,
+     'RFC 9110 s10.1.1'),
+    ('http expect 1.0', TCP, post(FIVE + b'\r\nExpect: 100-continue', b'12345', b'1.0'), CLOSE,
+     'RFC 9110 s10.1.1'),
+    ('http expect bad length', TCP, post(b'Content-Length: x\r\nExpect: 100-continue', b'12345'),
+     CLOSE, 'by hand'),
+    # ---- http over UDP ------------------------------------------------------------
+    ('http udp', UDP, GET, KEEP, 'original s14'),
+    ('http udp two', UDP, GET + GET, KEEP, 'by hand'),
+    ('http udp body', UDP, post(FIVE, b'12345'), KEEP, 'by hand'),
+    ('http udp no body', UDP, post(FIVE + b'\r\nExpect: 100-continue'), KEEP, 'by hand'),
+    ('http udp chunked', UDP, post(CHUNKED, b'zz'), KEEP, 'by hand'),
+    ('http udp cut', UDP, GET[:-1], None, 'by hand'),
+    ('http udp no line end', UDP, b'GET / HTTP/1.1', None, 'by hand'),
+    ('http udp own answer', UDP, KEEP, None, 'by hand: no loop'),
+    ('http own answer', TCP, KEEP, None, 'by hand: no loop'),
+    # ---- ssh ----------------------------------------------------------------------
+    ('ssh', TCP, b'SSH-2.0-OpenSSH_9.6 comment\r\n', BANNER, 'RFC 4253 s4.2'),
+    ('ssh 1.99', TCP, b'SSH-1.99-x\r\n', BANNER, 'RFC 4253 s5.1'),
+    ('ssh LF', TCP, b'SSH-2.0-x\n', BANNER, 'masscanned.md'),
+    ('ssh empty software', TCP, b'SSH-2.0-\r\n', BANNER, 'original s15'),
+    ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', BANNER, 'original s15'),
+    ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', None, 'original s15'),
+    ('ssh no dash', TCP, b'SSH-2.0\r\n', None, 'original s15'),
+    ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', None, 'original s15'),
+    ('ssh cut', TCP, b'SSH-2.0-OpenSSH', None, 'original s15'),
+    ('ssh kex', TCP, b'SSH-2.0-x\r\n' + bytes.fromhex('00000014' '06' '14') + b'SSH-2.0-y\r\n',
+     BANNER,
+     'RFC 4253 s6'),
+    ('ssh again', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', BANNER * 2, 'original s15'),
+    ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', BANNER, 'by hand'),
+    ('ssh too long', TCP, b'SSH-2.0-' + b'x' * 1015 + b'\r\n', None, 'by hand'),
+    ('ssh own answer', TCP, BANNER + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
+    ('ssh udp', UDP, b'SSH-2.0-x\r\n', BANNER, 'original s15'),
+    ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', BANNER, 'by hand'),
+    ('ssh udp cut', UDP, b'SSH-2.0-x', None, 'original s15'),
+    ('ssh udp own answer', UDP, BANNER, None, 'original s23.2: no loop'),
+    # ---- gh0st --------------------------------------------------------------------
+    ('gh0st', TCP, b'Gh0st', GH0ST, 'original s16'),
+    ('gh0st twice', TCP, b'Gh0stGh0st', GH0ST * 2, 'by hand: the second is no length'),
+    ('gh0st packets', TCP, (b'Gh0st' + bytes.fromhex('18000000' '20000000') + b'x' * 11) * 3,
+     GH0ST * 3, 'by hand'),
+    ('gh0st skips', TCP, b'Gh0st' + bytes.fromhex('1a000000') + b'Gh0st' * 4 + b'!', GH0ST,
+     'by hand'),
+    ('gh0st head only', TCP, b'Gh0st' + bytes.fromhex('0d000000' '00000000') + b'Gh0st', GH0ST * 2,
+     'by hand'),
+    ('gh0st then junk', TCP, b'Gh0st' + bytes.fromhex('0d000000' '00000000' '0d000000') + b'x' * 4
+     + b'Gh0st', GH0ST, 'by hand'),
+    ('gh0st too short', TCP, b'Gh0st' + bytes.fromhex('0c000000' '00000000') + b'Gh0st', GH0ST,
+     'by hand'),
+    ('gh0st 22 other octets', TCP, b'Gh0st' + bytes.fromhex('16000000') + b'x' * 13 + b'Gh0st',
+     GH0ST * 2, 'by hand'),
+    ('gh0st long', TCP, b'Gh0st' + bytes.fromhex('00000100') + b'x' * 65527 + b'Gh0st', GH0ST * 2,
+     'by hand'),
+    ('gh0st own answer', TCP, GH0ST * 2, GH0ST, 'original s23.2: one each, then silence'),
+    ('gh0st udp', UDP, b'Gh0st', GH0ST, 'original s24'),
+    ('gh0st udp two', UDP, b'Gh0stGh0st', GH0ST, 'by hand'),
+    ('gh0st udp own answer', UDP, GH0ST, None, 'original s23.2: no loop'),
+    ('gh0st cut', TCP, b'Gh0s', None, 'by hand'),
+]
+
+def nbss(*fields):
+    """Fields in hex or octets -> NetBIOS session message."""
+    body = b''.join(each if isinstance(each, bytes) else unhex(each) for each in fields)
+    return struct.pack('!I', len(body)) + body
+
+
+TIME = '203cc927 5a79dd01'              # 100 ns since 1601 at NOW
+GUID = '11' * 16
+NAME = 'WIN-RRRRRRRRRRR'.encode('utf-16-le').hex()
+OID = '060a 2b06010401823702020a'
+INIT = ('6048 0606 2b0601050502 a03e 303c a00e 300c' + OID + 'a32a 3028 a026 1b24'
+        + b'not_defined_in_RFC4178@please_ignore'.hex())
+NTLM = b'NTLMSSP\0'.hex()
+
+# ---- NTLMSSP
+NEGOTIATE = NTLM + '01000000 158208e2' + '00' * 16 + '0a00614a0000000f'     # Windows 10
+AUTHENTICATE = NTLM + '03000000' + '00' * 48 + '158288e2'
+TARGET = ('0200 1e00' + NAME + '0100 1e00' + NAME + '0400 1e00' + NAME + '0300 1e00' + NAME
+          + '0700 0800' + TIME + '0000 0000')       # 4 * 34 + 12 + 4 = 152 = 0x98
+CHALLENGE = (NTLM + '02000000 1e00 1e00 38000000 15828ae2' + '11' * 8 + '00' * 8
+             + '9800 9800 56000000 0a00614a0000000f' + NAME + TARGET)     # 56 + 30 + 152 = 238
+# 5 + 14 + 3 + 3 + 238 = 263 = 0x107
+ANSWERED = ('a182 010b 3082 0107 a003 0a01 01 a10c' + OID + 'a281 f1 0481 ee' + CHALLENGE)
+OEM_CHALLENGE = (NTLM + '02000000 0f00 0f00 38000000 06028202' + '11' * 8 + '00' * 8
+                 + '9800 9800 47000000 0a00614a0000000f' + b'WIN-RRRRRRRRRRR'.hex() + TARGET)
+SPNEGO_FIRST = ('6048 0606 2b0601050502 a03e 303c a00e 300c' + OID + 'a22a 0428' + NEGOTIATE)
+SPNEGO_THIRD = 'a14c 304a a248 0446' + AUTHENTICATE + '00' * 6
+KERBEROS_FIRST = ('602f 0606 2b0601050502 a025 3023 a019 3017 0609 2a864886f712010202' + OID
+                  + 'a206 0404 deadbeef')
+KERBEROS_ONLY = ('6023 0606 2b0601050502 a019 3017 a00d 300b 0609 2a864886f712010202'
+                 + 'a206 0404 deadbeef')
+REQUEST_MIC = 'a115 3013 a003 0a01 03 a10c' + OID
+
+
+# ---- SMB1
+def smb1(command, *body, flags='18', flags2='43c8', uid='0000'):
+    return nbss('ff534d42', command, '00000000', flags, flags2, '0000' + '00' * 10,
+                 '0000 fffe', uid, '0100', *body)
+
+
+def smb1_answer(command, status, *body, flags2='07c8', uid='0000'):
+    return nbss('ff534d42', command, status, '98', flags2, '0000' + '00' * 10, '0000 fffe',
+                 uid, '0100', *body)
+
+
+def dialects(*names):
+    area = b''.join(b'\2' + name + b'\0' for name in names)
+    return b'\0' + struct.pack('<H', len(area)) + area
+
+
+def setup1(blob, more=''):
+    size = struct.pack('<H', len(unhex(blob))).hex()
+    total = struct.pack('<H', len(unhex(blob, more))).hex()
+    return ('0c ff 00 0000 ffff 0200 0100 00000000', size, '00000000 54c00080', total, blob, more)
+
+
+def nt1(index):
+    return (index, '03 3200 3200 00000100 00000100 00000000 fce30180', TIME, '3c00 00 5a00', GUID,
+            INIT)
+
+
+NATIVE = 'Windows 10 Pro 19041\0Windows 10 Pro 6.3\0'
+SPEC_NEGOTIATE = unhex(                 # masscanned-original.md s24
+    '00000054 ff534d4272000000001843c80000000000000000000000000000feff00000000 00 3100',
+    '024e54204c414e4d414e20312e3000 024e54204c4d20302e313200 02534d4220322e30303200',
+    '02534d4220322e3f3f3f00')
+PLAIN_SETUP = ('0d ff 00 0000 ffff 0200 0100 00000000 0100 0000 00000000 d4000000 0500 00'
+               '61 00 62 00')
+
+
+def setup1_answer(blob, text, pad=''):
+    size = struct.pack('<H', len(unhex(blob))).hex()
+    rest = unhex(blob, pad) + text
+    return '04 ff 00 0000 0000', size, struct.pack('<H', len(rest)), rest
+
+
+# ---- SMB2
+ZERO8 = '00' * 8
+
+
+def smb2(command, *body, flags='00000000', mid='01', session=ZERO8, nxt='00000000', charge='0000'):
+    return nbss(smb2_bare(command, *body, flags=flags, mid=mid, session=session, nxt=nxt,
+                           charge=charge))
+
+
+def smb2_bare(command, *body, flags='00000000', mid='01', session=ZERO8, nxt='00000000',
+              charge='0000'):
+    head = unhex('fe534d42 4000', charge, '00000000', command, '1f00', flags, nxt, mid,
+                 '00' * 7, 'fffe0000 00000000', session, '00' * 16)
+    return head + b''.join(f if isinstance(f, bytes) else unhex(f) for f in body)
+
+
+def smb2_answer(command, status, *body, mid='01', session=ZERO8, charge='0000',
+                ids='fffe0000 00000000'):
+    return nbss('fe534d42 4000', charge, status, command, '0100 01000000 00000000', mid, '00' * 7,
+                 ids, session, '00' * 16, *body)
+
+
+ERROR = '0900 00 00 00000000 00'
+SESSION = '8988888888888808'
+FAILURE, DELETED, INVALID = '6d0000c0', '030200c0', '0d0000c0'
+MORE_PROCESSING, BAD_UID = '160000c0', '02005b00'
+
+
+def negotiate2(*numbers, contexts='', at='00000000', count='0000', size='2400', stated=None):
+    stated = len(numbers) if stated is None else stated
+    return (size, struct.pack('<H', stated), '0100 0000 7f000000', 'cc' * 16, at, count, '0000',
+            ''.join(numbers), contexts)
+
+
+def negotiated2(dialect):
+    return ('4100 0100', dialect, '0000', GUID, '01000000 00000100 00000100 00000100', TIME, ZERO8,
+            '8000 4a00 00000000', INIT)
+
+
+NEGOTIATED_311 = ('4100 0100 1103 0100', GUID, '01000000 00000100 00000100 00000100', TIME, ZERO8,
+                  '8000 4a00 d0000000', INIT, '00' * 6,
+                  '0100 2600 00000000 0100 2000 0100', '11' * 32)
+PREAUTH = '0100 2600 00000000 0100 2000 0100' + 'aa' * 32
+
+
+def setup2(blob, at='5800', size=None):
+    size = len(unhex(blob)) if size is None else size
+    return '1900 00 01 01000000 00000000', at, struct.pack('<H', size), ZERO8, blob
+
+
+def setup2_answer(blob):
+    return '0900 0000 4800', struct.pack('<H', len(unhex(blob))), blob
+
+
+SESSION_REQUEST = unhex('81000044 20' + b'CACACACACACACACACACACACACACACACA'.hex() + '00 20'
+                        + b'FGENCACACACACACACACACACACACACAAA'.hex() + '00')
+FIRST_2 = smb2('0100', *setup2(SPNEGO_FIRST))
+THIRD_2 = smb2('0100', *setup2(SPNEGO_THIRD), mid='02', session=SESSION)
+NEGOTIATE_2 = smb2('0000', *negotiate2('0202', '1002', '0003', '0203', '1103'), mid='00')
+NEGOTIATED_2 = smb2_answer('0000', '00000000', *negotiated2('0202'), mid='00')
+CHALLENGED_2 = smb2_answer('0100', MORE_PROCESSING, *setup2_answer(ANSWERED), session=SESSION)
+REFUSED_2 = smb2_answer('0100', FAILURE, ERROR, mid='02', session=SESSION)
+FIRST_1 = smb1('73', *setup1(SPNEGO_FIRST, '00' + '0000' * 2))
+THIRD_1 = smb1('73', *setup1(SPNEGO_THIRD), uid='8808')
+SPEC_ANSWER = nbss('ff534d4272000000009807c80000000000000000000000000000feff00000000 11',
+                    *nt1('0100'))
+UTF16 = NATIVE.encode('utf-16-le')
+# 32 + 1 + 8 + 2 + 271 = 314, even: no pad
+CHALLENGED_1 = smb1_answer('73', MORE_PROCESSING, *setup1_answer(ANSWERED, UTF16), uid='8808')
+REFUSED_1 = smb1_answer('73', FAILURE, '00 0000', uid='8808')
+UPGRADE_ANY = nbss('fe534d42 4000 0000 00000000 0000 0100 01000000 00000000', ZERO8, ZERO8, ZERO8,
+                    '00' * 16, *negotiated2('ff02'))
+UPGRADE_2002 = UPGRADE_ANY.replace(unhex('4100 0100 ff02'), unhex('4100 0100 0202'))
+MS = 'by hand, MS-SMB2 s3.3.5'
+CIFS = 'by hand, MS-CIFS s2.2.4'
+
+SMB_VECTORS = [
+    # -- SMB1
+    ('smb1 negotiate', TCP, SPEC_NEGOTIATE, SPEC_ANSWER, 'masscanned-original.md s24'),
+    ('smb1 negotiate', UDP, SPEC_NEGOTIATE, SPEC_ANSWER, 'masscanned-original.md s24'),
+    ('smb1 first NT LM 0.12 of two', TCP,
+     smb1('72', dialects(b'NT LM 0.12', b'NT LM 0.12')),
+     smb1_answer('72', '00000000', '11', *nt1('0000')), CIFS),
+    ('smb1 nmap empty dialect', TCP, smb1('72', '00 0e00 024e54204c4d20302e313200 0200'),
+     smb1_answer('72', '00000000', '11', *nt1('0000')), 'nmap 7.93 smb-os-discovery'),
+    ('smb1 without extended security', TCP,
+     smb1('72', dialects(b'NT LM 0.12'), flags2='0140'),
+     smb1_answer('72', '00000000', '11 0000 03 3200 3200 00000100 00000100 00000000 fce30100',
+                 TIME,
+                 '3c00 08 3c00', '11' * 8, 'WORKGROUP\0'.encode('utf-16-le'), NAME, '0000',
+                 flags2='0740'), 'MS-CIFS s2.2.4.52.2, nmap 7.93 SMBProgNeg'),
+    ('smb1 SMB 2.??? and 2.002', TCP, smb1('72', dialects(b'SMB 2.002', b'SMB 2.???')),
+     UPGRADE_ANY, 'by hand, MS-SMB2 s3.3.5.3.1'),
+    ('smb1 SMB 2.002', TCP, smb1('72', dialects(b'LANMAN1.0', b'SMB 2.002')), UPGRADE_2002,
+     'by hand, MS-SMB2 s3.3.5.3.2'),
+    ('smb1 then smb2', TCP,
+     smb1('72', dialects(b'SMB 2.002', b'SMB 2.???')) + NEGOTIATE_2 + FIRST_2 + THIRD_2,
+     UPGRADE_ANY + NEGOTIATED_2 + CHALLENGED_2 + REFUSED_2, 'by hand, MS-SMB2 s3.3.5.3.1'),
+    ('smb1 no dialect of ours', TCP, smb1('72', dialects(b'LANMAN1.0', b'LM1.2X002')),
+     smb1_answer('72', '00000000', '01 ffff 0000'), 'by hand, MS-CIFS s2.2.4.52.2'),
+    ('smb1 negotiate no dialects', TCP, smb1('72', '00 0000'),
+     smb1_answer('72', '02000100', '00 0000'), CIFS),
+    ('smb1 negotiate unknown dialect', TCP, smb1('72', '00 0400 024e5400'),
+     smb1_answer('72', '00000000', '01 ffff 0000'), CIFS),
+    ('smb1 negotiate no NUL', TCP, smb1('72', '00 0300 024e54'),
+     smb1_answer('72', '02000100', '00 0000'), CIFS),
+    ('smb1 negotiate with words', TCP, smb1('72', '01 0000 0300 024e00'),
+     smb1_answer('72', '02000100', '00 0000'), CIFS),
+    ('smb1 byte count too large', TCP, smb1('72', '00 3100 024e00'),
+     smb1_answer('72', '02000100', '00 0000'), CIFS),
+    ('smb1 words past the end', TCP, smb1('73', '0c ff00'),
+     smb1_answer('73', '02000100', '00 0000'), CIFS),
+    ('smb1 session setup', TCP, SPEC_NEGOTIATE + FIRST_1 + THIRD_1,
+     SPEC_ANSWER + CHALLENGED_1 + REFUSED_1, 'by hand, MS-SMB s3.3.5.3'),
+    ('smb1 session setup', UDP, FIRST_1, CHALLENGED_1, 'by hand, MS-SMB s3.3.5.3'),
+    ('smb1 second logon', TCP, FIRST_1 + THIRD_1 + FIRST_1 + THIRD_1,
+     (CHALLENGED_1 + REFUSED_1) * 2, 'by hand, MS-SMB s3.3.5.3'),
+    ('smb1 first step again keeps its UID', TCP,
+     FIRST_1 + smb1('73', *setup1(SPNEGO_FIRST, '00' + '0000' * 2), uid='8808'), CHALLENGED_1 * 2,
+     'by hand, MS-SMB s3.3.5.3'),
+    ('smb1 bare NTLMSSP, odd', TCP, smb1('73', *setup1(NEGOTIATE)),
+     smb1_answer('73', MORE_PROCESSING, *setup1_answer(CHALLENGE, UTF16, '00'), uid='8808'),
+     'by hand, MS-SMB s2.2.4.6.2'),
+    ('smb1 ascii', TCP, smb1('73', *setup1(NEGOTIATE), flags2='0148'),
+     smb1_answer('73', MORE_PROCESSING, *setup1_answer(CHALLENGE, NATIVE.encode()), uid='8808',
+                 flags2='0748'), 'by hand, MS-SMB s2.2.4.6.2'),
+    ('smb1 DOS error, more data', TCP, smb1('73', *setup1(NEGOTIATE), flags2='0108'),
+     smb1_answer('73', '0100ea00', *setup1_answer(CHALLENGE, NATIVE.encode()), uid='8808',
+                 flags2='0708'), 'by hand, MS-CIFS s2.2.2.4'),
+    ('smb1 DOS error, bad password', TCP, smb1('73', PLAIN_SETUP, flags2='0100'),
+     smb1_answer('73', '02000200', '00 0000', flags2='0700'), 'by hand, MS-CIFS s2.2.2.4'),
+    ('smb1 plain session setup', TCP, smb1('73', PLAIN_SETUP, flags2='0140'),
+     smb1_answer('73', FAILURE, '00 0000', flags2='0740'), 'by hand, MS-CIFS s2.2.4.53.1'),
+    ('smb1 LANMAN session setup', TCP, smb1('73', '0a' + '00' * 20 + '0000'),
+     smb1_answer('73', FAILURE, '00 0000'), 'by hand, MS-CIFS s2.2.4.53.1'),
+    ('smb1 unknown UID', TCP, smb1('73', *setup1(SPNEGO_THIRD), uid='3412'),
+     smb1_answer('73', BAD_UID, '00 0000', uid='3412'), 'by hand, MS-SMB s3.3.5.3'),
+    ('smb1 empty blob', TCP, smb1('73', *setup1('')), smb1_answer('73', FAILURE, '00 0000'),
+     CIFS),
+    ('smb1 blob too long', TCP,
+     smb1('73', '0c ff 00 0000 ffff 0200 0100 00000000 0900 00000000 54c00080 0200 4e54'),
+     smb1_answer('73', '02000100', '00 0000'), CIFS),
+    ('smb1 odd word count', TCP, smb1('73', '0b' + '00' * 22 + '0000'),
+     smb1_answer('73', '02000100', '00 0000'), CIFS),
+    ('smb1 tree connect', TCP, smb1('75', '04 ff000000 0000 0100 0100 00'),
+     smb1_answer('75', BAD_UID, '00 0000'), 'by hand, MS-CIFS s3.3.5.2'),
+    ('smb1 cancel', TCP, smb1('a4', '00 0000') + SPEC_NEGOTIATE, SPEC_ANSWER, CIFS),
+    ('smb1 answer', TCP, SPEC_ANSWER, None, 'our own answer'),
+    ('smb1 answer', UDP, SPEC_ANSWER, None, 'our own answer'),
+    ('smb1 too short', TCP, nbss('ff534d42 72', '00' * 28), None, CIFS),
+    # -- SMB2
+    ('smb2 logon', TCP, NEGOTIATE_2 + FIRST_2 + THIRD_2, NEGOTIATED_2 + CHALLENGED_2 + REFUSED_2,
+     MS + '.4, .5'),
+    ('smb2 negotiate', UDP, NEGOTIATE_2, NEGOTIATED_2, MS + '.4'),
+    ('smb2 session deleted after refusal', TCP, FIRST_2 + THIRD_2 + THIRD_2,
+     CHALLENGED_2 + REFUSED_2 + smb2_answer('0100', DELETED, ERROR, mid='02', session=SESSION),
+     MS + '.5'),
+    ('smb2 unknown session', UDP, THIRD_2,
+     smb2_answer('0100', DELETED, ERROR, mid='02', session=SESSION), MS + '.5'),
+    ('smb2 first step again keeps its session', TCP,
+     FIRST_2 + smb2('0100', *setup2(SPNEGO_FIRST), session=SESSION), CHALLENGED_2 * 2, MS + '.5'),
+    ('smb2 bare NTLMSSP', TCP, smb2('0100', *setup2(NEGOTIATE)),
+     smb2_answer('0100', MORE_PROCESSING, *setup2_answer(CHALLENGE), session=SESSION),
+     'MS-NLMP s2.2.1'),
+    ('smb2 NTLMSSP without unicode', TCP, smb2('0100', *setup2(NTLM + '01000000 06020000')),
+     smb2_answer('0100', MORE_PROCESSING, *setup2_answer(OEM_CHALLENGE), session=SESSION),
+     'MS-NLMP s2.2.1.2'),
+    ('smb2 Kerberos first', TCP, smb2('0100', *setup2(KERBEROS_FIRST)),
+     smb2_answer('0100', MORE_PROCESSING, *setup2_answer(REQUEST_MIC), session=SESSION),
+     'RFC 4178 s3.2'),
+    ('smb2 Kerberos only', TCP, smb2('0100', *setup2(KERBEROS_ONLY)),
+     smb2_answer('0100', FAILURE, ERROR), 'RFC 4178 s3.2'),
+    ('smb2 cut NTLMSSP', TCP, smb2('0100', *setup2(NTLM + '01000000 0602')),
+     smb2_answer('0100', FAILURE, ERROR), MS + '.5'),
+    ('smb2 empty blob', TCP, smb2('0100', *setup2('')), smb2_answer('0100', FAILURE, ERROR),
+     MS + '.5'),
+    ('smb2 blob past the end', TCP, smb2('0100', *setup2(NEGOTIATE, size=41)),
+     smb2_answer('0100', INVALID, ERROR), MS + '.5'),
+    ('smb2 blob inside the header', TCP, smb2('0100', *setup2(NEGOTIATE, at='4000')),
+     smb2_answer('0100', INVALID, ERROR), MS + '.5'),
+    ('smb2 setup too short', TCP, smb2('0100', '1900 0001'),
+     smb2_answer('0100', INVALID, ERROR), MS + '.5'),
+    ('smb2 setup of wrong size', TCP, smb2('0100', '1800' + '00' * 22),
+     smb2_answer('0100', INVALID, ERROR), MS + '.5'),
+    ('smb2 unordered dialects', TCP, smb2('0000', *negotiate2('0203', '1103', '1002')),
+     smb2_answer('0000', '00000000', *negotiated2('1002')), MS + '.4'),
+    ('smb2 duplicate dialects', TCP, smb2('0000', *negotiate2('0003', '0003'), charge='0100'),
+     smb2_answer('0000', '00000000', *negotiated2('0003'), charge='0100'), MS + '.4'),
+    ('smb2 count smaller than the list', TCP,
+     smb2('0000', *negotiate2('0203', '0202', stated=1)),
+     smb2_answer('0000', '00000000', *negotiated2('0203')), MS + '.4'),
+    ('smb2 3.1.1', TCP,
+     smb2('0000', *negotiate2('1103', contexts='00' * 2 + '0200 0400 00000000 0100 0200 00000000'
+                              + PREAUTH, at='68000000', count='0200')),
+     smb2_answer('0000', '00000000', *NEGOTIATED_311), MS + '.4'),
+    ('smb2 3.1.1 without SHA-512', TCP,
+     smb2('0000', *negotiate2('1103', contexts='0000' + PREAUTH.replace('2000 0100', '2000 0200'),
+                              at='68000000', count='0100')),
+     smb2_answer('0000', '00005dc0', ERROR), MS + '.4'),
+    ('smb2 3.1.1 without contexts', TCP, smb2('0000', *negotiate2('1103')),
+     smb2_answer('0000', INVALID, ERROR), MS + '.4'),
+    ('smb2 3.1.1 contexts past the end', TCP,
+     smb2('0000', *negotiate2('1103', contexts='0000' + PREAUTH.replace('aa' * 32, 'aa' * 8),
+                              at='68000000', count='ffff')),
+     smb2_answer('0000', INVALID, ERROR), MS + '.4'),
+    ('smb2 no dialect of ours', TCP, smb2('0000', *negotiate2('ff02', '1003')),
+     smb2_answer('0000', 'bb0000c0', ERROR), MS + '.4'),
+    ('smb2 no dialects', TCP, smb2('0000', *negotiate2()), smb2_answer('0000', INVALID, ERROR),
+     MS + '.4'),
+    ('smb2 dialects past the end', TCP, smb2('0000', *negotiate2('0202', stated=2)),
+     smb2_answer('0000', INVALID, ERROR), MS + '.4'),
+    ('smb2 negotiate of wrong size', TCP, smb2('0000', *negotiate2('0202', size='2300')),
+     smb2_answer('0000', INVALID, ERROR), MS + '.4'),
+    ('smb2 negotiate too short', TCP, smb2('0000', '2400 0100'),
+     smb2_answer('0000', INVALID, ERROR), MS + '.4'),
+    ('smb2 tree connect', TCP, smb2('0300', '0900 0000 4800 0000'),
+     smb2_answer('0300', DELETED, ERROR), MS + '.2.9'),
+    ('smb2 cancel', TCP, smb2('0c00', '0400 0000') + NEGOTIATE_2, NEGOTIATED_2, MS + '.16'),
+    ('smb2 compound', TCP,
+     nbss(smb2_bare('0100', *(setup2(NEGOTIATE)), nxt='80000000')
+           + smb2_bare('0300', '0900 0000 4800 0000', mid='02', flags='04000000',
+                       session='ff' * 8)),
+     smb2_answer('0100', MORE_PROCESSING, *setup2_answer(CHALLENGE), session=SESSION)
+     + smb2_answer('0300', DELETED, ERROR, mid='02', session='ff' * 8), MS + '.2.7'),
+    ('smb2 compound of ten', TCP,
+     nbss(smb2_bare('0d00', '0400 0000 00000000', nxt='48000000') * 10),
+     smb2_answer('0d00', DELETED, ERROR) * 8, 'ours: 8 of a chain'),
+    ('smb2 compound past the end', TCP, smb2('0d00', '0400 0000', nxt='48000000'),
+     smb2_answer('0d00', INVALID, ERROR), MS + '.2.7'),
+    ('smb2 compound not aligned', TCP,
+     nbss(smb2_bare('0d00', '0400 0000', nxt='44000000') * 2),
+     smb2_answer('0d00', INVALID, ERROR), MS + '.2.7'),
+    ('smb2 compound into itself', TCP, smb2('0d00', '0400 0000', nxt='08000000'),
+     smb2_answer('0d00', INVALID, ERROR), MS + '.2.7'),
+    ('smb2 compound, then an answer', TCP,
+     nbss(smb2_bare('0d00', '0400 0000 00000000', nxt='48000000')
+           + smb2_bare('0d00', '0400 0000', flags='01000000')),
+     smb2_answer('0d00', DELETED, ERROR), MS + '.2.7'),
+    ('smb2 answer', TCP, NEGOTIATED_2, None, 'our own answer'),
+    ('smb2 answer', UDP, CHALLENGED_2, None, 'our own answer'),
+    ('smb2 header too short', TCP, nbss('fe534d42 4000', '00' * 57), None, MS + '.2'),
+    ('smb2 header of wrong size', TCP, nbss('fe534d42 4100', '00' * 70), None, MS + '.2'),
+    ('smb2 encrypted', TCP, NEGOTIATE_2 + nbss('fd534d42', '00' * 70), NEGOTIATED_2,
+     'MS-SMB2 s2.2.41'),
+    # -- NetBIOS session service
+    ('session request', TCP, SESSION_REQUEST + NEGOTIATE_2, b'\x82\0\0\0' + NEGOTIATED_2,
+     'RFC 1002 s4.3.2'),
+    ('session request', UDP, SESSION_REQUEST, b'\x82\0\0\0', 'RFC 1002 s4.3.2'),
+    ('session request too short', TCP, unhex('81000022 20') + b'A' * 33, None,
+     'RFC 1002 s4.3.2'),
+    ('keep alive', TCP, NEGOTIATE_2 + unhex('85000000') + FIRST_2, NEGOTIATED_2 + CHALLENGED_2,
+     'RFC 1002 s4.3.7'),
+    ('positive answer', TCP, NEGOTIATE_2 + unhex('82000000') + FIRST_2, NEGOTIATED_2,
+     'RFC 1002 s4.3.3'),
+    ('too long', TCP, NEGOTIATE_2 + unhex('00010000') + FIRST_2, NEGOTIATED_2, 'ours: KEPT_MAX'),
+    ('unknown packet type', TCP, NEGOTIATE_2 + b'\x83' + NEGOTIATE_2[1:], NEGOTIATED_2,
+     'RFC 1002 s4.3.1'),
+    ('empty message', TCP, NEGOTIATE_2 + unhex('00000000') + FIRST_2, NEGOTIATED_2, 'by hand'),
+]
+VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
+           + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS])
+
+
+# ==== Responder: helpers ==============================================================
+
+MAC, CLIENT_MAC = unhex('521c4ec2a41f'), unhex('020000000001')
+HOST4, PEER4 = bytes((192, 0, 0, 1)), bytes((192, 0, 0, 0))
+HOST6, PEER6 = unhex(OWN6), unhex(CLIENT6)
+BOTH_OWN = '192.0.0.1,2001:41d0::ab32:bdb8'
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR, AE = (1 << bit for bit in range(9))
+ALL_NODES4, ALL_NODES6 = bytes((224, 0, 0, 1)), unhex('ff02', '00' * 13, '01')
+SOLICITED6 = unhex('ff02', '00' * 9, '01ff 32bdb8')     # of HOST6
+ONES = 0xffffffff
+MSS_OF_STEPS = 64, 256, 536, 1220, 1360, 1440, 1460, 8940
+
+
+def packed(text):
+    return ipaddress.ip_address(text).packed
+
+
+def add_up(data):
+    """One's-complement sum in words of 16 bits, 0xffff for what is intact (RFC 1071 s2)."""
+    data += bytes(len(data) & 1)
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return total
+
+
+def pseudo_header(src, dst, proto, size):
+    return src + dst + struct.pack('!I3xB', size, proto)    # IPv4's has the same sum
+
+
+def with_sum(data, at, before=b''):
+    """Octets with their checksum put in."""
+    data = data[:at] + b'\0\0' + data[at + 2:]
+    return data[:at] + struct.pack('!H', 0xffff ^ add_up(before + data)) + data[at + 2:]
+
+
+def ether(payload, kind, dst=MAC, src=CLIENT_MAC, tags=b''):
+    return dst + src + tags + struct.pack('!H', kind) + payload
+
+
+def ip4(payload, proto, src=PEER4, dst=HOST4, vihl=None, total=None, frag=0x4000, options=b''):
+    size = 20 + len(options)
+    head = struct.pack('!BBHHHBBH4s4s', 0x40 | size // 4 if vihl is None else vihl, 0,
+                       size + len(payload) if total is None else total, 7, frag, 63, proto, 0,
+                       src, dst)
+    return with_sum(head + options, 10) + payload
+
+
+def ip6(payload, proto, src=PEER6, dst=HOST6, hops=63, size=None, version=6):
+    return struct.pack('!IHBB', version << 28 | 0xabcde, len(payload) if size is None else size,
+                       proto, hops) + src + dst + payload
+
+
+def packet(payload, proto, src=PEER4, dst=HOST4, mac=MAC, client=CLIENT_MAC, tags=b'', **fields):
+    """Layer 4 -> frame, of the IP version of the addresses."""
+    if len(src) == 4:
+        return ether(ip4(payload, proto, src, dst, **fields), 0x0800, mac, client, tags)
+    return ether(ip6(payload, proto, src, dst, **fields), 0x86dd, mac, client, tags)
+
+
+def tcp_data(seq, ack, flags, data=b'', options=b'', sport=40000, dport=80, src=PEER4, dst=HOST4,
+             offset=None):
+    size = 20 + len(options)
+    word = (size // 4 if offset is None else offset) << 12 | flags
+    segment = struct.pack('!HHIIHHHH', sport, dport, seq & ONES, ack & ONES, word, 4096, 0, 0)
+    segment += options + data
+    return with_sum(segment, 16, pseudo_header(src, dst, 6, len(segment)))
+
+
+def tcp(seq, ack, flags, *args, src=PEER4, dst=HOST4, **options):
+    """Segment -> frame."""
+    link = {key: options.pop(key) for key in ('mac', 'client', 'tags') if key in options}
+    return packet(tcp_data(seq, ack, flags, *args, src=src, dst=dst, **options), 6, src, dst,
+                  **link)
+
+
+def udp(data, sport=40000, dport=53, src=PEER4, dst=HOST4, size=None, total=None, **options):
+    """Datagram -> frame; total: its checksum, if not the right one."""
+    octets = struct.pack('!HHHH', sport, dport, 8 + len(data) if size is None else size, 0) + data
+    octets = with_sum(octets, 6, pseudo_header(src, dst, 17, len(octets)))
+    if total is not None:
+        octets = octets[:6] + struct.pack('!H', total) + octets[8:]
+    return packet(octets, 17, src, dst, **options)
+
+
+def ping(rest=unhex('1234 0001 61626364'), src=PEER4, dst=HOST4, kind=None, code=0, **options):
+    """Echo request of either version -> frame."""
+    if len(src) == 4:
+        kind = 8 if kind is None else kind
+        return packet(with_sum(bytes((kind, code, 0, 0)) + rest, 2), 1, src, dst, **options)
+    return icmp6(128 if kind is None else kind, rest, src, dst, code, **options)
+
+
+def icmp6(kind, rest, src=PEER6, dst=HOST6, code=0, **options):
+    message = bytes((kind, code, 0, 0)) + rest
+    return packet(with_sum(message, 2, pseudo_header(src, dst, 58, len(message))), 58, src, dst,
+                  **options)
+
+
+def solicitation(target=HOST6, src=PEER6, dst=SOLICITED6, options=unhex('0101 020000000001'),
+                 hops=255, **more):
+    return icmp6(135, bytes(4) + target + options, src, dst, hops=hops, **more)
+
+
+def arp(target=HOST4, sender=PEER4, op=1, hardware=1, kind=0x0800, sizes=(6, 4),
+        address=CLIENT_MAC, dst=b'\xff' * 6, more=b'', tags=b''):
+    body = struct.pack('!HHBBH6s4s6s4s', hardware, kind, sizes[0], sizes[1], op, address, sender,
+                       bytes(6), target)
+    return ether(body + more, 0x0806, dst, tags=tags)
+
+
+def spoil(frame, at=-1, bits=1):
+    """A frame with bits of one octet turned over."""
+    frame = bytearray(frame)
+    frame[at] ^= bits
+    return bytes(frame)
+
+
+Answer = collections.namedtuple(
+    'Answer', 'mac client tags kind proto src dst hops sport dport seq ack flags options data')
+NO_ANSWER = Answer(*(None,) * len(Answer._fields))
+
+
+def read_answer(frame):
+    """A frame of ours -> Answer; AssertionError where a length or checksum is not right."""
+    assert len(frame) >= 14
+    at = 12
+    while frame[at:at + 2] in (b'\x81\0', b'\x88\xa8', b'\x91\0'):
+        at += 4
+    kind, payload = int.from_bytes(frame[at:at + 2], 'big'), frame[at + 2:]
+    answer = NO_ANSWER._replace(mac=frame[6:12], client=frame[:6], tags=frame[12:at], kind=kind)
+    if kind == 0x0806:
+        assert len(payload) == 28 and payload[:8] == unhex('0001 0800 06 04 0002'), 'arp'
+        return answer._replace(proto='arp', data=payload)
+    if kind == 0x0800:
+        assert payload[:2] == b'\x45\0' and payload[4:9] == b'\0\0\x40\0\x40', 'ipv4 header'
+        assert int.from_bytes(payload[2:4], 'big') == len(payload), 'ipv4 total'
+        assert add_up(payload[:20]) == 0xffff, 'ipv4 checksum'
+        hops, proto, src, dst, data = (payload[8], payload[9], payload[12:16], payload[16:20],
+                                       payload[20:])
+    else:
+        assert kind == 0x86dd and payload[:4] == b'\x60\0\0\0', 'ipv6 header'
+        assert int.from_bytes(payload[4:6], 'big') == len(payload) - 40, 'ipv6 size'
+        hops, proto, src, dst, data = (payload[7], payload[6], payload[8:24], payload[24:40],
+                                       payload[40:])
+    return read_layer4(answer._replace(hops=hops, proto=proto, src=src, dst=dst, data=data))
+
+
+def read_layer4(answer):
+    data, proto = answer.data, answer.proto
+    before = b'' if proto == 1 else pseudo_header(answer.src, answer.dst, proto, len(data))
+    assert add_up(before + data) == 0xffff, 'checksum of protocol %d' % proto
+    if proto in (1, 58):
+        assert len(data) >= 4 and data[1] == 0 and data[0] in (0, 129, 136), 'icmp'
+        assert answer.hops == (255 if data[0] == 136 else 64), 'hops'
+        return answer
+    assert answer.hops == 64, 'hops'
+    sport, dport = struct.unpack_from('!HH', data)
+    answer = answer._replace(sport=sport, dport=dport)
+    if proto == 17:
+        size, total = struct.unpack_from('!HH', data, 4)
+        assert size == len(data) > 8 and total, 'udp'
+        return answer._replace(data=data[8:])
+    assert proto == 6
+    seq, ack, word, window, _, urgent = struct.unpack_from('!IIHHHH', data, 4)
+    size = word >> 12 << 2
+    assert 20 <= size <= len(data) and not word & 0xe00 and window == 65535 and not urgent, 'tcp'
+    return answer._replace(seq=seq, ack=ack, flags=word & 0x1ff, options=data[20:size],
+                           data=data[size:])
+
+
+def quiet_host(protocols=None):
+    return masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols)
+
+
+HOST = quiet_host()
+
+
+def own_lists(text):
+    """'192.0.0.1,::1' -> (Addresses of IPv4, of IPv6), None where there are none."""
+    return masscanned.by_family([masscanned.parse_addresses(each, 'test')
+                                 for each in text.split(',') if each])
+
+
+def make_stack(own=BOTH_OWN, deny='', mac=MAC, **options):
+    """A Stack of fixed time and randomness; no own: every address."""
+    options.setdefault('host', HOST)
+    options.setdefault('budget', masscanned.NoBudget())
+    stack = masscanned.Stack(mac, *own_lists(own), *own_lists(deny), **options)
+    stack.tick(NOW)
+    return stack
+
+
+def ask(stack, frame, trusted=False):
+    """A frame -> Answers, each one verified."""
+    return [read_answer(each) for each in stack.answer_frame(frame, trusted)]
+
+
+def port_of(name):
+    """Name of a vector -> the port of ours it goes to."""
+    if '@' in name:
+        return int(name.partition('@')[2].split()[0])
+    return masscanned.PROTOCOLS[name.split()[0]].port
+
+
+def addresses_of(name):
+    """Name of a vector -> addresses (client's, ours)."""
+    return (PEER6, HOST6) if '/6' in name else (PEER4, HOST4)
+
+
+def open_stream(name, over, port=None):
+    """Stream for the vector of this name."""
+    return masscanned.Stream(over, *addresses_of(name), 40000,
+                             port_of(name) if port is None else port, NOW, HOST)
+
+
+def feed(stream, *pieces):
+    """Pieces -> all answers, those that wait for an ACK, too."""
+    out = []
+    for piece in pieces:
+        out.append(stream.feed(piece))
+        while stream.stalled:
+            out.append(stream.feed(b''))
+    return b''.join(out)
+
+
+def octet_by_octet(data):
+    return [data[at:at + 1] for at in range(len(data))]
+
+
+def random_pieces(data, draw):
+    """Octets -> pieces of 1 to many of them."""
+    pieces, at = [], 0
+    while at < len(data):
+        size = draw.choice((1, 2, 3, 7, 20, 100, 1000, 10000))
+        pieces.append(data[at:at + size])
+        at += size
+    return pieces
+
+
+def expected_of(answer):
+    """Fourth column of VECTORS -> (our port or 0, octets)."""
+    return answer if isinstance(answer, tuple) else (0, answer or b'')
+
+
+class Client:
+    """The other end of a TCP connection with a Stack.
+
+    seq, ack    what comes next of ours and is expected of the stack's
+    got         octets of the stack, in order
+    closed      it has sent FIN
+    """
+
+    def __init__(self, stack, dport=80, sport=40000, src=PEER4, dst=HOST4, seq=1000, options=b'',
+                 mac=MAC, client=CLIENT_MAC):
+        self.stack, self.got, self.closed = stack, b'', False
+        self.where = dict(sport=sport, dport=dport, src=src, dst=dst, mac=mac, client=client)
+        answer, = self.send(b'', SYN, seq, 0, options)
+        assert answer.flags == SYN | ACK and answer.ack == seq + 1 & ONES and not answer.data
+        self.seq, self.ack = answer.ack, answer.seq + 1 & ONES
+
+    def frame(self, data=b'', flags=PSH | ACK, seq=None, ack=None, options=b''):
+        return tcp(self.seq if seq is None else seq, self.ack if ack is None else ack, flags,
+                   data, options, **self.where)
+
+    def send(self, *args):
+        """A segment -> Answers; nothing is noted."""
+        return ask(self.stack, self.frame(*args))
+
+    def take(self, answers):
+        """Note what is in order."""
+        for answer in answers:
+            if answer.seq == self.ack:
+                self.got += answer.data
+                self.closed = self.closed or bool(answer.flags & FIN)
+                self.ack = self.ack + len(answer.data) + (answer.flags & FIN) & ONES
+        return answers
+
+    def say(self, data, flags=PSH | ACK):
+        """A segment in order -> Answers, noted."""
+        answers = self.send(data, flags)
+        self.seq = self.seq + len(data) + (flags & FIN) & ONES
+        return self.take(answers)
+
+    def acknowledge(self):
+        """ACK what came until no more comes -> self.got."""
+        while self.take(self.send(b'', ACK)):
+            pass
+        return self.got
+
+    def talk(self, data, size=1400):
+        """A request in segments of this size -> all that was said until now."""
+        for at in range(0, len(data), size):
+            self.say(data[at:at + size])
+            self.acknowledge()
+        return self.got
+
+    @property
+    def conn(self):
+        ports = struct.pack('!HH', self.where['sport'], self.where['dport'])
+        return self.stack.connections.get(self.where['src'] + self.where['dst'] + ports)
+
+
+def mutate(data, draw):
+    """Octets with a few changed, cut out, put in, or lengths set to extremes."""
+    data = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
+        at, way = draw.randrange(len(data) + 1), draw.randrange(8)
+        if way < 3 and at < len(data):
+            data[at] ^= 1 << draw.randrange(8)
+        elif way == 3 and at < len(data):
+            data[at] = draw.choice((0, 1, 0x0a, 0x7f, 0x80, 0xc0, 0xff))
+        elif way == 4:
+            del data[at:at + draw.choice((1, 2, 4, 20, 2000))]
+        elif way == 5:
+            data[at:at] = bytes(draw.randrange(256) for _ in range(draw.choice((1, 2, 4))))
+        elif way == 6:
+            data[at:at + 2] = draw.choice((b'\0\0', b'\xff\xff', b'\0\1', b'\x7f\xff', b'\x80\0'))
+        elif way == 7:
+            data[at:at + 4] = draw.choice((bytes(4), b'\xff' * 4, b'\x7f' + b'\xff' * 3))
+    return bytes(data)
+
+
+def bounce(stacks, frame, most=40):
+    """A frame for the first stack, each answer for the other -> frames sent before silence."""
+    waiting, count = [(0, frame)], 0
+    while waiting and count < most:
+        to, frame = waiting.pop(0)
+        for answer in stacks[to].answer_frame(frame):
+            count += 1
+            waiting.append((1 - to, answer))
+    return count
+
+
+def toy(answer, sig=b'x', over=(TCP, UDP), check=None, name='toy'):
+    """An answerer -> Protocol."""
+    return masscanned.Protocol(name, over, (sig,), 1, 'RFC 1 s1', check, answer)
+
+
+def toy_stream(*answers_or_protocols, over=TCP):
+    protocols = [each if isinstance(each, masscanned.Protocol) else toy(each)
+                 for each in answers_or_protocols]
+    return masscanned.Stream(over, PEER4, HOST4, 40000, 80, NOW, quiet_host(protocols))
+
+
+def answer_lines(data, _):
+    """Lines -> each in brackets."""
+    line, end, _ = data.partition(b'\n')
+    return masscanned.reply(b'[' + line + b']', len(line) + 1) if end else masscanned.MORE
+
+
+# ==== Responder: frames that get no answer ============================================
+
+JUNK = b'junk: nothing begins like this'
+V6 = dict(src=PEER6, dst=HOST6)
+TARGET = packed('2001:41d0::ab32:bdb9')
+LINK_OPTION = unhex('0101 020000000001')
+
+
+def with_client(act, **options):
+    """act(Client) -> frame, as function of a stack."""
+    return lambda stack: act(Client(stack, **options))
+
+
+def asked_much(client):
+    """A frame of who asks and asks and acknowledges nothing."""
+    while client.send(GET):
+        client.seq = client.seq + len(GET) & ONES
+    return client.frame(GET)
+
+
+def after_talk(*args, **fields):
+    """A frame of who has asked and heard; seq and ack are counted from what is due."""
+    def act(client):
+        client.talk(GET)
+        return client.frame(*args, **{key: getattr(client, key) + value
+                                      for key, value in fields.items()})
+    return with_client(act)
+
+
+def after_asking(*args, **fields):
+    """A frame of who has asked and acknowledged nothing, likewise."""
+    def act(client):
+        client.send(GET)
+        return client.frame(*args, seq=client.seq + len(GET) + fields.get('seq', 0),
+                            ack=client.ack + fields.get('ack', 0))
+    return with_client(act)
+
+
+def where_zero_fits(**options):
+    """A DNS query over IPv6 whose right checksum is 0xffff, sent with 0: 'no checksum'."""
+    query = unhex('0000 0100', ONE, '00', A_IN)
+    _, total = struct.unpack_from('!HH', udp(query, **options), 14 + 40 + 4)
+    query = struct.pack('!H', total) + query[2:]
+    frame = udp(query, **options)
+    assert frame[14 + 40 + 6:14 + 40 + 8] == b'\0\0', 'the helper is wrong'
+    return frame
+
+
+ANY = dict(own='')                          # no list: every address is ours
+FOUR, SIX = dict(own='192.0.0.1'), dict(own='2001:41d0::ab32:bdb8')
+DENY = dict(deny='192.0.0.0,2001:41d0::1234:0/112')
+NO_TOKENS = dict(budget=masscanned.Budget(0, 0))
+QUERY = unhex('1234 0100', ONE, WWW, A_IN)
+
+# what is special, frame or function(stack) -> frame, options of the stack, fate
+SILENCE = [
+    ('nothing', b'', {}, 'eth short'), ('13 octets', ping()[:13], {}, 'eth short'),
+    ('ARP of 27', arp()[:-1], {}, 'eth short'), ('ARP, empty', arp()[:14], {}, 'eth short'),
+    ('IPv4 of 19', ping()[:33], {}, 'eth short'),
+    ('IPv6 of 39', ping(**V6)[:53], {}, 'eth short'),
+    ('tagged IPv4 of 19', ping(tags=unhex('81000001'))[:37], {}, 'eth short'),
+    ('MAC of another', ping(mac=unhex('521c4ec2a41e')), {}, 'eth address'),
+    ('multicast MAC of another', ping(mac=unhex('01005e000002')), {}, 'eth address'),
+    ('solicited-node MAC of another', solicitation(mac=unhex('3333ff32bdb9')), {}, 'eth address'),
+    ('solicited-node MAC, a list of IPv4', solicitation(mac=unhex('3333ff32bdb8')), FOUR,
+     'eth address'),
+    ('from a multicast MAC', ping(client=unhex('010000000001')), {}, 'eth source'),
+    ('from a broadcast MAC', ping(client=b'\xff' * 6), {}, 'eth source'),
+    ('from our own MAC', ping(client=MAC), {}, 'eth source'),
+    ('14 octets', ping()[:12] + b'\x88\xcc', {}, 'eth type'),
+    ('LLDP', ether(bytes(50), 0x88cc), {}, 'eth type'),
+    ('802.3 length', ether(bytes(50), 50), {}, 'eth type'),
+    ('three tags', ping(tags=unhex('88a80001 81000002 81000003')), {}, 'eth type'),
+    ('tag, cut', ping(tags=unhex('81000001'))[:21], {}, 'eth type'),
+    ('ARP of hardware 2', arp(hardware=2), {}, 'arp hardware'),
+    ('ARP of hardware 0', arp(hardware=0), {}, 'arp hardware'),
+    ('ARP for IPv6', arp(kind=0x86dd), {}, 'arp hardware'),
+    ('ARP, hlen 8', arp(sizes=(8, 4)), {}, 'arp hardware'),
+    ('ARP, plen 16', arp(sizes=(6, 16)), {}, 'arp hardware'),
+    ('ARP reply', arp(op=2), {}, 'arp operation'), ('RARP', arp(op=3), {}, 'arp operation'),
+    ('ARP for another', arp(bytes((192, 0, 0, 2))), {}, 'arp target'),
+    ('ARP, a list of IPv6', arp(), SIX, 'arp target'),
+    ('ARP announcement', arp(sender=HOST4), {}, 'arp announcement'),
+    ('ARP announcement, no list', arp(sender=HOST4), ANY, 'arp announcement'),
+    ('ARP probe, no list', arp(sender=bytes(4)), ANY, 'arp announcement'),
+    ('ARP of a multicast MAC', arp(address=unhex('010000000001')), {}, 'arp source'),
+    ('ARP for multicast', arp(ALL_NODES4), ANY, 'arp source'),
+    ('ARP for broadcast', arp(b'\xff' * 4), ANY, 'arp source'),
+    ('ARP for 0/8', arp(bytes((0, 0, 0, 1))), ANY, 'arp source'),
+
+    ('IPv4 of version 6', ping(vihl=0x65), {}, 'ipv4 header'),
+    ('IPv4 of version 0', ping(vihl=0x05), {}, 'ipv4 header'),
+    ('IHL 4', ping(vihl=0x44), {}, 'ipv4 header'), ('IHL 0', ping(vihl=0x40), {}, 'ipv4 header'),
+    ('IHL beyond the total', ping(vihl=0x4f), {}, 'ipv4 header'),
+    ('total 0', ping(total=0), {}, 'ipv4 header'), ('total 19', ping(total=19), {}, 'ipv4 header'),
+    ('total beyond the frame', ping(total=33), {}, 'ipv4 header'),
+    ('IPv4 checksum', spoil(ping(), 22), {}, 'ipv4 checksum'),
+    ('multicast, no list', ping(dst=ALL_NODES4), ANY, 'ipv4 multicast'),
+    ('broadcast, no list', ping(dst=b'\xff' * 4), ANY, 'ipv4 multicast'),
+    ('0.0.0.1, no list', ping(dst=bytes((0, 0, 0, 1))), ANY, 'ipv4 multicast'),
+    ('multicast, a list of IPv6', ping(dst=ALL_NODES4), SIX, 'ipv4 multicast'),
+    ('SYN to multicast', tcp(1, 0, SYN, dst=ALL_NODES4), {}, 'ipv4 multicast'),
+    ('SYN to multicast, no list', tcp(1, 0, SYN, dst=ALL_NODES4), ANY, 'ipv4 multicast'),
+    ('SYN to a multicast address in the list', tcp(1, 0, SYN, dst=ALL_NODES4),
+     dict(own='192.0.0.1,224.0.0.1'), 'ipv4 multicast'),
+    ('SYN to 0.0.0.1 in the list', tcp(1, 0, SYN, dst=bytes((0, 0, 0, 1))),
+     dict(own='192.0.0.1,0.0.0.1'), 'ipv4 multicast'),
+    ('SYN to broadcast', tcp(1, 0, SYN, dst=b'\xff' * 4), {}, 'ipv4 multicast'),
+    ('IPv4 for another', ping(dst=bytes((192, 0, 0, 2))), {}, 'ipv4 address'),
+    ('SYN for another', tcp(1, 0, SYN, dst=bytes((192, 0, 0, 2))), {}, 'ipv4 address'),
+    ('IPv4, a list of IPv6', ping(), SIX, 'ipv4 address'),
+    ('SYN over IPv4, a list of IPv6', tcp(1, 0, SYN), SIX, 'ipv4 address'),
+    ('IPv4 denied', ping(), DENY, 'ipv4 denied'),
+    ('SYN denied', tcp(1, 0, SYN), DENY, 'ipv4 denied'),
+    ('IPv4 denied, no list', ping(), dict(DENY, own=''), 'ipv4 denied'),
+    ('SYN denied, no list', tcp(1, 0, SYN), dict(DENY, own=''), 'ipv4 denied'),
+    ('UDP denied', udp(QUERY), DENY, 'ipv4 denied'),
+    ('from multicast', ping(src=ALL_NODES4), {}, 'ipv4 source'),
+    ('from broadcast', ping(src=b'\xff' * 4), {}, 'ipv4 source'),
+    ('from 0.0.0.0', ping(src=bytes(4)), {}, 'ipv4 source'),
+    ('from an address of ours', ping(src=packed('192.0.0.9')),
+     dict(own='192.0.0.1,192.0.0.9'), 'ipv4 source'),
+    ('from the address asked', ping(src=HOST4), {}, 'ipv4 source'),
+    ('from the address asked, no list', ping(src=HOST4), ANY, 'ipv4 source'),
+    ('SYN from the address asked, no list', tcp(1, 0, SYN, src=HOST4), ANY, 'ipv4 source'),
+    ('SYN from an address of ours', tcp(1, 0, SYN, src=packed('192.0.0.9')),
+     dict(own='192.0.0.1,192.0.0.9'), 'ipv4 source'),
+    ('SYN from multicast', tcp(1, 0, SYN, src=ALL_NODES4), {}, 'ipv4 source'),
+    ('SYN from 0.0.0.0', tcp(1, 0, SYN, src=bytes(4)), {}, 'ipv4 source'),
+    ('first fragment', ping(frag=0x2000), {}, 'ipv4 fragment'),
+    ('later fragment', ping(frag=0x0001), {}, 'ipv4 fragment'),
+    ('later fragment, DF', ping(frag=0x5000), {}, 'ipv4 fragment'),
+    ('SYN, fragment', packet(tcp_data(1, 0, SYN), 6, frag=0x2000), {}, 'ipv4 fragment'),
+    ('GRE', packet(bytes(20), 47), {}, 'ipv4 protocol'),
+    ('ICMPv6 over IPv4', packet(ping(**V6)[54:], 58), {}, 'ipv4 protocol'),
+    ('ICMP of 3', packet(b'\x08\0\xf7', 1), {}, 'ipv4 short'),
+    ('ICMP of 0', packet(b'', 1), {}, 'ipv4 short'),
+    ('TCP of 19', packet(tcp_data(1, 0, SYN)[:-1], 6), {}, 'ipv4 short'),
+    ('UDP of 7', packet(b'\0\1\0\1\0\7\0', 17), {}, 'ipv4 short'),
+    ('ICMP checksum', spoil(ping()), {}, 'icmpv4 checksum'),
+    ('echo reply', ping(kind=0), {}, 'icmpv4 type'),
+    ('timestamp', ping(kind=13), {}, 'icmpv4 type'), ('echo, code 1', ping(code=1), {},
+                                                      'icmpv4 type'),
+
+    ('IPv6 of version 4', ping(version=4, **V6), {}, 'ipv6 header'),
+    ('IPv6 of 40', ping(size=0, **V6)[:54], {}, 'ipv6 header'),
+    ('IPv6 of size 0', ping(size=0, **V6), {}, 'ipv6 header'),
+    ('IPv6 beyond the frame', ping(size=13, **V6), {}, 'ipv6 header'),
+    ('IPv6 fragment', packet(unhex('3a000008 00000000') + ping(**V6)[54:], 44, **V6), {},
+     'ipv6 fragment'),
+    ('IPv6 first fragment', packet(unhex('3a000001 00000000') + ping(**V6)[54:], 44, **V6), {},
+     'ipv6 fragment'),
+    ('routing, segments left', packet(unhex('3a000001 00000000') + ping(**V6)[54:], 43, **V6), {},
+     'ipv6 extension'),
+    ('extension beyond', packet(unhex('3a040104 00000000') + ping(**V6)[54:], 0, **V6), {},
+     'ipv6 extension'),
+    ('extension of 7', packet(unhex('3a000104 000000'), 60, **V6), {}, 'ipv6 extension'),
+    ('IPv6 multicast, no list', ping(src=PEER6, dst=ALL_NODES6), ANY, 'ipv6 multicast'),
+    ('IPv6 multicast, a list of IPv4', ping(src=PEER6, dst=ALL_NODES6), FOUR, 'ipv6 multicast'),
+    ('SYN to ff02::1', tcp(1, 0, SYN, src=PEER6, dst=ALL_NODES6), {}, 'ipv6 multicast'),
+    ('IPv6 for another', ping(src=PEER6, dst=TARGET), {}, 'ipv6 address'),
+    ('UDP for another', udp(QUERY, src=PEER6, dst=TARGET), {}, 'ipv6 address'),
+    ('IPv6, a list of IPv4', ping(**V6), FOUR, 'ipv6 address'),
+    ('IPv6 denied', ping(**V6), DENY, 'ipv6 denied'),
+    ('NS denied', solicitation(), DENY, 'ipv6 denied'),
+    ('from ff02::1', ping(src=ALL_NODES6, dst=HOST6), {}, 'ipv6 source'),
+    ('from ::', ping(src=bytes(16), dst=HOST6), {}, 'ipv6 source'),
+    ('from the address asked, IPv6', ping(src=HOST6, dst=HOST6), {}, 'ipv6 source'),
+    ('the same, no list', ping(src=HOST6, dst=HOST6), ANY, 'ipv6 source'),
+    ('from an address of ours, IPv6', ping(src=TARGET, dst=HOST6),
+     dict(own='2001:41d0::ab32:bdb8-2001:41d0::ab32:bdb9'), 'ipv6 source'),
+    ('NS from an address of ours', solicitation(src=TARGET),
+     dict(own='2001:41d0::ab32:bdb8-2001:41d0::ab32:bdb9'), 'ipv6 source'),
+    ('IPv6 GRE', packet(bytes(20), 47, **V6), {}, 'ipv6 protocol'),
+    ('IPv6 no next header', packet(bytes(20), 59, **V6), {}, 'ipv6 protocol'),
+    ('ICMP over IPv6', packet(ping()[34:], 1, **V6), {}, 'ipv6 protocol'),
+    ('ICMPv6 of 3', packet(b'\x80\0\0', 58, **V6), {}, 'ipv6 short'),
+    ('nothing behind an extension', packet(unhex('3a000104 00000000'), 60, **V6), {},
+     'ipv6 short'),
+    ('IPv6 TCP of 19', packet(tcp_data(1, 0, SYN, **V6)[:-1], 6, **V6), {}, 'ipv6 short'),
+    ('IPv6 UDP of 7', packet(b'\0\1\0\1\0\7\0', 17, **V6), {}, 'ipv6 short'),
+    ('ICMPv6 of 4', ping(b'', kind=129, **V6), {}, 'icmpv6 type'),
+    ('ICMPv6 checksum', spoil(ping(**V6)), {}, 'icmpv6 checksum'),
+    ('NS checksum', spoil(solicitation()), {}, 'icmpv6 checksum'),
+    ('ICMPv6 echo reply', ping(kind=129, **V6), {}, 'icmpv6 type'),
+    ('router solicitation', icmp6(133, bytes(4)), {}, 'icmpv6 type'),
+    ('NA', icmp6(136, bytes(4) + HOST6), {}, 'icmpv6 type'),
+    ('ICMPv6 echo, code 1', ping(code=1, **V6), {}, 'icmpv6 type'),
+    ('NS of 23', icmp6(135, bytes(4) + HOST6[:-1]), {}, 'icmpv6 solicitation'),
+    ('NS, hops 254', solicitation(hops=254), {}, 'icmpv6 solicitation'),
+    ('NS, code 1', icmp6(135, bytes(4) + HOST6, code=1, hops=255), {}, 'icmpv6 solicitation'),
+    ('NS, option of 0', solicitation(options=unhex('0100')), {}, 'icmpv6 solicitation'),
+    ('NS, option cut', solicitation(options=unhex('0102 020000000001')), {},
+     'icmpv6 solicitation'),
+    ('NS for multicast', solicitation(ALL_NODES6), ANY, 'icmpv6 solicitation'),
+    ('NS from multicast', solicitation(src=ALL_NODES6), {}, 'icmpv6 solicitation'),
+    ('NS from its target', solicitation(src=HOST6), ANY, 'icmpv6 solicitation'),
+    ('NS for another', solicitation(TARGET), {}, 'icmpv6 target'),
+    ('NS, a list of IPv4', solicitation(mac=MAC), FOUR, 'icmpv6 target'),
+    ('duplicate address detection, no list', solicitation(src=bytes(16), options=b''), ANY,
+     'icmpv6 duplicate address'),
+    ('the same to no solicited-node address', solicitation(src=bytes(16), dst=HOST6, options=b''),
+     {}, 'icmpv6 duplicate address'),
+    ('the same with a link-layer address', solicitation(src=bytes(16)), {},
+     'icmpv6 duplicate address'),
+
+    ('data offset 4', tcp(1, 0, SYN, offset=4), {}, 'tcp offset'),
+    ('data offset 0', tcp(1, 0, SYN, offset=0), {}, 'tcp offset'),
+    ('data offset beyond', tcp(1, 0, SYN, offset=6), {}, 'tcp offset'),
+    ('data offset 15', tcp(1, 0, SYN, b'x' * 39, offset=15), {}, 'tcp offset'),
+    ('TCP checksum', spoil(tcp(1, 0, SYN), -5), {}, 'tcp checksum'),
+    ('TCP checksum of the options', spoil(tcp(1, 0, SYN, b'', unhex('020405b4'))), {},
+     'tcp checksum'),
+    ('TCP checksum over IPv6', spoil(tcp(1, 0, SYN, **V6), -5), {}, 'tcp checksum'),
+    ('RST', tcp(1, 0, RST), {}, 'tcp reset'), ('RST+SYN', tcp(1, 0, RST | SYN), {}, 'tcp reset'),
+    ('RST of a connection', after_talk(b'', RST, seq=0), {}, 'tcp reset'),
+    ('no flags', tcp(1, 0, 0, GET), {}, 'tcp flags'), ('FIN', tcp(1, 0, FIN), {}, 'tcp flags'),
+    ('SYN+ACK', tcp(1, 1, SYN | ACK), {}, 'tcp flags'),
+    ('SYN+FIN', tcp(1, 0, SYN | FIN), {}, 'tcp flags'),
+    ('SYN, ECN and PSH', tcp(1, 0, SYN | ECE | CWR | PSH), {}, 'tcp flags'),
+    ('SYN, ECN and URG', tcp(1, 0, SYN | ECE | CWR | URG), {}, 'tcp flags'),
+    ('bare ACK of the handshake', with_client(lambda client: client.frame(b'', ACK)), {},
+     'tcp ack'),
+    ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp ack'),
+    ('data, ACK beyond', after_talk(GET, PSH | ACK, ack=1), {}, 'tcp ack'),
+    ('data, ACK of what is acknowledged', after_talk(GET, PSH | ACK, ack=-1), {}, 'tcp ack'),
+    ('ACK of what we did not send yet', after_asking(b'', ACK, ack=len(KEEP) + 1), {}, 'tcp ack'),
+    ('data without handshake', tcp(1, 1, PSH | ACK, GET), {}, 'tcp cookie'),
+    ('FIN without handshake', tcp(1, 1, FIN | ACK), {}, 'tcp cookie'),
+    ('PSH without handshake', tcp(1, 1, PSH | ACK), {}, 'tcp cookie'),
+    ('cookie and one', with_client(lambda client: client.frame(GET, ack=client.ack + 8)), {},
+     'tcp cookie'),
+    ('cookie of another port', with_client(lambda client: tcp(
+        client.seq, client.ack, PSH | ACK, GET, sport=40001)), {}, 'tcp cookie'),
+    ('client that never acknowledges', with_client(asked_much), {}, 'tcp window'),
+
+    ('UDP size 7', udp(QUERY, size=7), {}, 'udp size'),
+    ('UDP size 0', udp(QUERY, size=0, **V6), {}, 'udp size'),
+    ('UDP size beyond', udp(QUERY, size=9 + len(QUERY)), {}, 'udp size'),
+    ('UDP checksum', spoil(udp(QUERY)), {}, 'udp checksum'),
+    ('UDP checksum over IPv6', spoil(udp(QUERY, **V6)), {}, 'udp checksum'),
+    ('UDP checksum 0 over IPv6', udp(QUERY, total=0, **V6), {}, 'udp checksum'),
+    ('the same where 0 fits', where_zero_fits(**V6), {}, 'udp checksum'),
+    ('UDP junk', udp(JUNK, dport=9999), {}, 'udp silence'),
+    ('UDP empty', udp(b''), {}, 'udp silence'), ('UDP cut', udp(GET[:-1]), {}, 'udp silence'),
+    ('UDP empty of size 8', udp(QUERY, size=8, total=0), {}, 'udp silence'),
+    ('UDP answer beyond the MTU', udp(GET, dport=80), dict(mtu=28 + len(KEEP) - 1), 'udp mtu'),
+    ('UDP answer beyond the MTU, IPv6', udp(GET, dport=80, **V6), dict(mtu=48 + len(KEEP) - 1),
+     'udp mtu'),
+    ('UDP budget', udp(QUERY), NO_TOKENS, 'udp budget'),
+]
+
+
+# ==== Responder: wire formats and toolkit =============================================
+
+class Wire(Case):
+    """Checksums, addresses, options."""
+
+    def assert_refused(self, parts, function, *args):
+        with self.assertRaises(masscanned.UserError) as caught:
+            function(*args)
+        self.assert_line(str(caught.exception), *parts)
+
+    def test_checksum(self):
+        for octets, start, total in SUMS:
+            with self.subTest(octets=octets, start=start):
+                self.assertEqual(masscanned.checksum(unhex(octets), start), total)
+
+    def test_checksum_by_the_loop(self):
+        draw = random.Random(SEED)
+        for size in list(range(70)) + [1459, 1460]:
+            data = bytes(draw.choice((0, 0xff, draw.randrange(256))) for _ in range(size))
+            with self.subTest(data=data, seed=SEED):
+                self.assertEqual(masscanned.checksum(data), (0xffff ^ add_up(data)) or 0xffff)
+
+    def test_is_intact(self):
+        draw = random.Random(SEED)
+        for size in list(range(2, 40)) + [1459]:
+            data = with_sum(bytes(draw.randrange(256) for _ in range(size)), 0)
+            with self.subTest(data=data, seed=SEED):
+                self.assertTrue(masscanned.is_intact(data))
+                self.assertTrue(masscanned.is_intact(data[2:], int.from_bytes(data[:2], 'big')))
+                self.assertTrue(masscanned.is_intact(data + b'\0'))
+                for bit in range(8):
+                    self.assertFalse(masscanned.is_intact(
+                        spoil(data, draw.randrange(size), 1 << bit)))
+        self.assertTrue(masscanned.is_intact(b'\xff\xff'))
+        self.assertFalse(masscanned.is_intact(b'\xff\xfe'))
+
+    def test_macs(self):
+        for text, octets in MACS:
+            with self.subTest(text=text):
+                self.assertEqual(masscanned.parse_mac(text), unhex(octets))
+        self.assertEqual(masscanned.mac_text(MAC), '52:1c:4e:c2:a4:1f')
+        for text in NO_MACS:
+            with self.subTest(text=text):
+                self.assert_refused([repr(text).strip("'\"")[:3], 'MAC address'],
+                                    masscanned.parse_mac, text)
+
+    def test_addresses(self):
+        for text, version, first, last in OWN_LISTS:
+            with self.subTest(text=text):
+                self.assertEqual(masscanned.parse_addresses(text, 'here'), (
+                    version, int(ipaddress.ip_address(first)), int(ipaddress.ip_address(last))))
+
+    def test_no_addresses(self):
+        for text, message in NO_OWN_LISTS:
+            with self.subTest(text=text):
+                self.assert_refused(['here: ' + repr(text), message],
+                                    masscanned.parse_addresses, text, 'here')
+
+    def expected(self, texts):
+        return [masscanned.parse_addresses(text, 'test') for text in texts.split()]
+
+    def test_files(self):
+        for data, addresses in OWN_FILES:
+            with self.subTest(data=data):
+                self.assertEqual(masscanned.load_addresses(self.path('own', data), None, '--x'),
+                                 self.expected(addresses))
+
+    def test_no_files(self):
+        for data, message in NO_OWN_FILES:
+            with self.subTest(data=data):
+                path = self.path('own', data)
+                self.assert_refused([path + message], masscanned.load_addresses, path, None, '--x')
+        for path, message in ((self.path('missing'), 'No such file'),
+                              (self.folder, 'Is a directory')):
+            with self.subTest(path=path):
+                self.assert_refused([path + ': ' + message], masscanned.load_addresses, path,
+                                    None, '--x')
+
+    def test_inline(self):
+        path = self.path('own', b'192.0.2.7\n')
+        for inline, addresses in (
+                ('192.0.2.1', '192.0.2.1'), (' 192.0.2.1 , ::1 ', '192.0.2.1 ::1'), ('', ''),
+                (',,192.0.2.1,', '192.0.2.1'), ('192.0.2.1-192.0.2.2', '192.0.2.1-192.0.2.2')):
+            with self.subTest(inline=inline):
+                self.assertEqual(masscanned.load_addresses(None, inline, '--x'),
+                                 self.expected(addresses))
+                self.assertEqual(masscanned.load_addresses(path, inline, '--x'),
+                                 self.expected('192.0.2.7 ' + addresses))
+        self.assertEqual(masscanned.load_addresses(None, None, '--x'), [])
+        self.assert_refused(["--x: 'bad'", 'not an address'], masscanned.load_addresses, None,
+                            '192.0.2.1,bad', '--x')
+
+    def test_members(self):
+        low = 0x0a000000
+        few = masscanned.Addresses([(low + 9, low + 9), (low, low + 3), (low + 2, low + 5)])
+        self.assertEqual((few.count, few.ranges[0]), (7, (low + 9, low + 9)))
+        self.assertEqual(sorted(few.members), [low + number for number in (0, 1, 2, 3, 4, 5, 9)])
+        many = masscanned.Addresses([(low, low + masscanned.EXPANDED_MAX)])
+        self.assertIsInstance(many.members, masscanned.Ranges)
+        self.assertEqual(many.count, masscanned.EXPANDED_MAX + 1)
+        net, = own_lists('2001:db8::/64')[1:]
+        self.assertEqual(net.count, 1 << 64)
+        for text, there in (('2001:db8::', True), ('2001:db8::ffff:ffff:ffff:ffff', True),
+                            ('2001:db8:0:1::', False), ('2001:db7:ffff::', False), ('::', False)):
+            self.assertEqual(int(ipaddress.ip_address(text)) in net.members, there, text)
+
+    def test_both_representations(self):
+        draw = random.Random(SEED)
+        for _ in range(30 * BULK):
+            ranges = []
+            for _ in range(draw.randrange(1, 12)):
+                first = draw.randrange(300)
+                ranges.append((first, first + draw.choice((0, 0, 1, 2, 30))))
+            with self.subTest(ranges=ranges, seed=SEED):
+                few = masscanned.Addresses(ranges)
+                with patched(masscanned, EXPANDED_MAX=0):
+                    many = masscanned.Addresses(ranges)
+                self.assertIsInstance(few.members, frozenset)
+                self.assertIsInstance(many.members, masscanned.Ranges)
+                self.assertEqual(few.count, many.count)
+                for number in range(-1, 340):
+                    self.assertEqual(number in few.members, number in many.members, number)
+
+    def test_merge_ranges(self):
+        for ranges, merged in (
+                ([], []), ([(5, 5)], [(5, 5)]), ([(5, 9), (0, 4)], [(0, 9)]),
+                ([(0, 3), (5, 9)], [(0, 3), (5, 9)]), ([(0, 9), (2, 3)], [(0, 9)]),
+                ([(0, 5), (3, 9), (20, 20)], [(0, 9), (20, 20)]), ([(0, 0), (0, 0)], [(0, 0)])):
+            self.assertEqual(masscanned.merge_ranges(ranges), merged)
+
+    def test_find_mss(self):
+        for options, mss in MSS_OPTIONS:
+            with self.subTest(options=options):
+                self.assertEqual(masscanned.find_mss(unhex(options), 777),
+                                 777 if mss is None else mss)
+
+    def test_find_mss_ends(self):
+        draw = random.Random(SEED)
+        for _ in range(2000 * BULK):
+            options = bytes(draw.choice((0, 1, 1, 2, 3, 4, 5, 255)) for _ in range(40))
+            self.assertIn(masscanned.find_mss(options, 777), range(65536), options)
+
+    def test_walk_extensions(self):
+        for proto, octets, expected in EXTENSION_CHAINS:
+            with self.subTest(proto=proto, octets=octets):
+                found = masscanned.walk_extensions(proto, unhex(octets))
+                if isinstance(expected, str):
+                    self.assertEqual(found[2], expected)
+                else:
+                    self.assertEqual(found, (expected[0], unhex(expected[1]), None))
+
+    def test_extensions_max(self):
+        """So many headers are walked, and no more."""
+        for count, fate in ((masscanned.EXTENSIONS_MAX, None),
+                            (masscanned.EXTENSIONS_MAX + 1, 'ipv6 extension')):
+            chain = unhex(DEST * (count - 1) + HOP)
+            self.assertEqual(masscanned.walk_extensions(60, chain)[2], fate, count)
+
+    def test_nd_options(self):
+        for octets, kinds in ND_OPTIONS:
+            with self.subTest(octets=octets):
+                self.assertEqual(masscanned.parse_nd_options(unhex(octets)), kinds)
+
+
+# ==== Responder: protocol registry ====================================================
+
+class Registry(unittest.TestCase):
+    """What every protocol owes us, who wins, and what a Stream makes of answers."""
+
+    def test_complete(self):
+        tested = {vector[0].split()[0] for vector in VECTORS if vector[3]}
+        silent = {vector[0].split()[0] for vector in VECTORS if vector[3] is None}
+        for name, each in masscanned.PROTOCOLS.items():
+            with self.subTest(protocol=name):
+                self.assertEqual(each.name, name)
+                self.assertIn(name, tested, 'no vector')
+                self.assertIn(name, silent, 'no vector of silence')
+                self.assertTrue(each.answer.__doc__, 'no docstring')
+                self.assertRegex(each.ref, r'^((RFC \d+|MS-\w+) s\d[\d.]*'
+                                           r'(, ((RFC \d+|MS-\w+) )?s\d[\d.]*)*|https://\S+)$')
+                self.assertIn(each.over, ((TCP, UDP), (TCP,), (UDP,)))
+                self.assertTrue(0 < each.port < 65536 and each.sigs)
+
+    def test_names_are_unique(self):
+        with self.assertRaises(AssertionError):
+            masscanned.protocol('http', sig=(b'x',), port=1, ref='RFC 1 s1')(lambda *_: None)
+        for vector in VECTORS:
+            self.assertIn(vector[0].split()[0], masscanned.PROTOCOLS)
+        names = [(vector[0], vector[1]) for vector in VECTORS]
+        self.assertEqual(sorted(each for each in set(names) if names.count(each) > 1), [])
+
+    def test_no_equal_overlaps(self):
+        """Of two protocols over one transport that fit the same octets one is stronger."""
+        sigs = [(each, masscanned.signature_octets(sig))
+                for each in masscanned.PROTOCOLS.values() for sig in each.sigs]
+        for (first, one), (second, other) in itertools.combinations(sigs, 2):
+            if first.name == second.name or not set(first.over) & set(second.over):
+                continue
+            fixed = [sum(octet is not None for octet in octets) for octets in (one, other)]
+            both_fit = all(a is None or b is None or a == b for a, b in zip(one, other))
+            self.assertFalse(both_fit and fixed[0] == fixed[1], (first.name, second.name))
+
+    def test_signatures(self):
+        self.assertEqual(masscanned.signature_octets(b'GET'), [71, 69, 84])
+        self.assertEqual(masscanned.signature_octets('00 .. ff'), [0, None, 255])
+        self.assertEqual(masscanned.signature_runs([1, 2, None, None, 3, None]),
+                         [(0, b'\1\2'), (4, b'\3')])
+        self.assertEqual(masscanned.signature_runs([None]), [])
+
+    def find(self, protocols, data, over=TCP):
+        found = masscanned.Registry(protocols).find(data, toy_stream(over=over))
+        return found and found.name
+
+    def test_most_fixed_octets_win(self):
+        toys = [toy(None, '.. .. .. ..', name='any'), toy(None, b'AB', name='two'),
+                toy(None, '41 .. 43 44', name='three'), toy(None, b'ABCD', name='four')]
+        for order in itertools.permutations(toys):
+            for data, name in ((b'ABCD', 'four'), (b'AxCD', 'three'), (b'ABxx', 'two'),
+                               (b'xxxx', 'any'), (b'ABCx', 'two'), (b'A*CD', 'three'),
+                               (b'\x2a\x2a\x2a\x2a', 'any')):
+                for over in TCP, UDP:
+                    self.assertEqual(self.find(order, data, over), name)
+
+    def test_more_may_come(self):
+        toys = [toy(None, b'AB', name='two'), toy(None, '41 42 .. 44', name='three')]
+        for data, tcp_name, udp_name in (
+                (b'A', b'', None), (b'AB', b'', 'two'), (b'ABC', b'', 'two'),
+                (b'ABCx', 'two', 'two'), (b'ABCD', 'three', 'three'), (b'AC', None, None),
+                (b'x', None, None)):
+            with self.subTest(data=data):
+                self.assertEqual(self.find(toys, data), tcp_name)
+                self.assertEqual(self.find(toys, data, UDP), udp_name)
+
+    def test_check(self):
+        strong = toy(None, b'ABC', check=lambda data, peer: data.endswith(b'!'), name='strong')
+        toys = [strong, toy(None, b'A', name='weak'), toy(None, b'x', over=(UDP,), name='udp')]
+        for data, name in ((b'ABC!', 'strong'), (b'ABC', 'weak'), (b'AB!', 'weak')):
+            self.assertEqual(self.find(toys, data, UDP), name)
+        self.assertEqual((self.find(toys, b'x', UDP), self.find(toys, b'x')), ('udp', None))
+        self.assertEqual(self.find([], b'x'), None)
+
+    def test_choose_protocols(self):
+        choose, everything = masscanned.choose_protocols, list(masscanned.PROTOCOLS.values())
+
+        def names(*args):
+            return sorted(each.name for each in choose(*args))
+        self.assertEqual(choose(None, []), everything)
+        self.assertEqual(names('http, ssh', []), ['http', 'ssh'])
+        self.assertEqual(names(None, ['http', 'dns']),
+                         sorted(set(masscanned.PROTOCOLS) - {'http', 'dns'}))
+        for args in (('nope', []), (None, ['nope']), ('', []), ('http,,ssh', [])):
+            with self.assertRaises(masscanned.UserError):
+                choose(*args)
+        stream = masscanned.Stream(TCP, PEER4, HOST4, 1, 80, NOW, quiet_host(choose('ssh', [])))
+        self.assertEqual((stream.feed(GET), stream.deaf), (b'', True))
+
+    # ---- streams ---------------------------------------------------------------------
+
+    def test_more_and_used(self):
+        stream = toy_stream(answer_lines)
+        self.assertEqual(stream.feed(b'x'), b'')
+        self.assertEqual(stream.feed(b'yz\nsecond\nthi'), b'[xyz][second]')
+        self.assertEqual((stream.kept, stream.deaf, stream.stalled), (b'thi', False, False))
+        self.assertEqual(stream.feed(b'rd\n'), b'[third]')
+
+    def test_octets_take_all(self):
+        stream = toy_stream(lambda data, peer: b'<%s>' % data)
+        self.assertEqual([stream.feed(each) for each in (b'xa', b'b')], [b'<xa>', b'<b>'])
+
+    def test_nothing_and_malformed_are_deaf(self):
+        def malformed(data, peer):
+            raise masscanned.Malformed('test')
+        for answer in (lambda data, peer: None), malformed:
+            for over in TCP, UDP:
+                stream = toy_stream(answer, over=over)
+                stream.state = 'something'
+                self.assertEqual((stream.feed(b'x'), stream.deaf, stream.kept, stream.state),
+                                 (b'', True, b'', None))
+                self.assertEqual((stream.feed(b'x' * 70000), stream.kept), (b'', b''))
+        stream = toy_stream(answer_lines)
+        self.assertEqual((stream.feed(b'not x\n'), stream.deaf), (b'', True))
+
+    def test_skip(self):
+        def answer(data, peer):
+            if peer.state is None and len(data) < 2:
+                return masscanned.MORE
+            calls.append(data)
+            peer.state = None if peer.state else 'body'
+            if peer.state:
+                return masscanned.reply(b'head', used=2, skip=5)
+            return masscanned.reply(b'end', used=0)
+        for pieces in ([b'xy12345'], [b'xy', b'12345'], [b'xy1', b'23', b'45'],
+                       octet_by_octet(b'xy12345')):
+            calls, stream = [], toy_stream(answer)
+            self.assertEqual(stream.feed(pieces[0]) + b''.join(map(stream.feed, pieces[1:])),
+                             b'headend', pieces)
+            self.assertEqual((calls[-1], stream.kept, stream.skip), (b'', b'', 0))
+        calls, stream = [], toy_stream(answer)
+        self.assertEqual(stream.feed(b'xy12345xy'), b'headendhead')
+        self.assertEqual(calls, [b'xy12345xy', b'xy', b'xy'])
+        self.assertEqual((stream.skip, stream.feed(b'1234'), stream.skip), (5, b'', 1))
+
+    def test_close(self):
+        stream = toy_stream(lambda data, peer: masscanned.reply(b'bye', used=1, close=True))
+        self.assertEqual(stream.feed(b'xxx'), b'bye')
+        self.assertEqual((stream.closing, stream.deaf, stream.kept), (True, True, b''))
+        self.assertEqual(stream.feed(b'x'), b'')
+
+    def test_out_max(self):
+        stream = toy_stream(lambda data, peer: masscanned.reply(b'y' * 1000, used=1))
+        sizes = [len(stream.feed(b'x' * 100))]
+        while stream.stalled:
+            sizes.append(len(stream.feed(b'')))
+        self.assertEqual(sum(sizes), 100000)
+        self.assertLess(max(sizes), masscanned.OUT_MAX + 1000)
+        self.assertEqual(len(sizes), 6)
+
+    def test_many_small_requests(self):
+        """However many say nothing, what follows is reached."""
+        calls = []
+
+        def answer(data, peer):
+            calls.append(len(data))
+            return masscanned.reply(used=1)
+        stream = toy_stream(answer)
+        self.assertEqual((stream.feed(b'x' * 10000), stream.stalled, stream.kept),
+                         (b'', False, b''))
+        self.assertEqual(len(calls), 10000)
+        self.assertLessEqual(max(calls), masscanned.WINDOW)
+
+    def test_kept_max(self):
+        stream = toy_stream(lambda data, peer: masscanned.MORE)
+        stream.feed(b'x' * masscanned.KEPT_MAX)
+        self.assertEqual((len(stream.kept), stream.deaf), (masscanned.KEPT_MAX, False))
+        stream.feed(b'x')
+        self.assertEqual((stream.kept, stream.deaf), (b'', True))
+        stream = toy_stream(lambda data, peer: masscanned.MORE, over=UDP)
+        self.assertEqual(stream.feed(b'x' * 100), b'')
+        stream = toy_stream(lambda data, peer: masscanned.reply(data[:1000], used=1000))
+        out = stream.feed(b'x' * 90000)         # what waits for the client's ACK is not too much
+        self.assertEqual((stream.deaf, stream.stalled), (False, True))
+        self.assertGreater(len(stream.kept), masscanned.KEPT_MAX)
+        self.assertEqual(len(out) + len(feed(stream, b'')), 90000)
+
+    def test_pieces(self):
+        draw = random.Random(SEED)
+        for _ in range(50 * BULK):
+            data = b'x' + bytes(draw.choice(b'ab\n') for _ in range(draw.randrange(900)))
+            pieces = random_pieces(data, draw)
+            with self.subTest(pieces=pieces, seed=SEED):
+                self.assertEqual(feed(toy_stream(answer_lines), *pieces),
+                                 feed(toy_stream(answer_lines), data))
+
+    def test_host(self):
+        one, other = masscanned.Host(), masscanned.Host()
+        self.assertNotEqual((one.guid, one.name), (other.guid, other.name))
+        self.assertRegex(one.name, r'^WIN-[A-Z0-5]{11}$')
+        self.assertEqual((len(one.guid), HOST.name), (16, 'WIN-RRRRRRRRRRR'))
+
+
+# ==== Responder: answerers ============================================================
+
+class Answerers(unittest.TestCase):
+    """Every vector: whole, in pieces, doubled, cut, changed, and its answer sent back."""
+
+    def test_vectors(self):
+        for name, over, request, answer, source in VECTORS:
+            with self.subTest(name=name, over=over, source=source):
+                stream = open_stream(name, over)
+                out = feed(stream, request)
+                self.assertEqual((stream.port, out), expected_of(answer))
+                if out:
+                    self.assertEqual(stream.protocol.name, name.split()[0])
+
+    def test_pieces(self):
+        draw = random.Random(SEED)
+        for name, over, request, answer, _ in VECTORS:
+            if over == TCP:
+                with self.subTest(name=name, seed=SEED):
+                    _, expected = expected_of(answer)
+                    if len(request) < 1000 or TEST_ALL and len(request) < 30000:
+                        self.assertEqual(
+                            feed(open_stream(name, over), *octet_by_octet(request)), expected)
+                    self.assertEqual(
+                        feed(open_stream(name, over), *random_pieces(request, draw)), expected)
+
+    def test_doubled(self):
+        draw = random.Random(SEED)
+        for name, over, request, answer, _ in VECTORS:
+            if over == TCP:
+                with self.subTest(name=name, seed=SEED):
+                    stream = open_stream(name, over)
+                    out = feed(stream, request)
+                    again = not (stream.deaf or stream.kept or stream.skip or name[:4] == 'smb '
+                                 or stream.state == 'over' or name[:4] == 'http' and stream.state)
+                    whole = feed(open_stream(name, over), request * 2)
+                    if again:
+                        self.assertEqual(whole, out * 2)
+                    self.assertEqual(feed(open_stream(name, over), request, request), whole)
+                    self.assertEqual(
+                        feed(open_stream(name, over), *random_pieces(request * 2, draw)), whole)
+
+    def test_cut(self):
+        """At each length: no exception, and no answer that is not the answer's beginning."""
+        most = 10000 if TEST_ALL else 48
+        for name, over, request, answer, _ in VECTORS:
+            _, expected = expected_of(answer)
+            for end in range(0, len(request), 1 + len(request) // most):
+                stream = open_stream(name, over)
+                out = feed(stream, request[:end])
+                if over == TCP and not expected.startswith(out):
+                    self.fail((name, end, out))
+
+    def test_changed(self):
+        """One octet or more: no exception, and pieces are answered as the whole."""
+        draw = random.Random(SEED)
+        for name, over, request, _, _ in VECTORS:
+            if len(request) > 3000 and not TEST_ALL:
+                continue
+            for _ in range(2 * BULK):
+                changed = mutate(request, draw)
+                whole = feed(open_stream(name, over), changed)
+                if over == TCP and whole != feed(open_stream(name, over),
+                                                 *random_pieces(changed, draw)):
+                    self.fail('SEED=%d %s %s' % (SEED, name, changed.hex()))
+
+    def test_trailing_octets(self):
+        for name, over, request, _, _ in VECTORS:
+            for more in b'\0', b'\xff' * 40, b'\r\n\r\n':
+                feed(open_stream(name, over), request + more)
+
+    def test_own_answers_are_no_requests(self):
+        """Sent back to whoever asked, and to the ports where more is taken for a request."""
+        for name, over, _, answer, _ in VECTORS:
+            _, out = expected_of(answer)
+            if not out:
+                continue
+            with self.subTest(name=name):
+                if over == UDP:
+                    self.assertEqual(feed(open_stream(name, UDP, 40000), out), b'')
+                back = feed(open_stream(name, TCP, 40000), out)
+                if out.startswith(GH0ST):       # its magic might be all: one answer, then no more
+                    self.assertEqual(back, GH0ST)
+                else:
+                    self.assertEqual(back, b'')
+                for port in 53, 5353:           # they say FORMERR to much, but not to that
+                    back = feed(open_stream(name, UDP, port), out)
+                    self.assertEqual(feed(open_stream(name, UDP, port), back) if back else b'',
+                                     b'')
+
+    def test_random_of_smb(self):
+        """Challenges, ids and salts differ from connection to connection."""
+        draws = random.Random(SEED)
+        host = masscanned.Host(lambda size: bytes(draws.randrange(256) for _ in range(size)))
+
+        def talk(*requests):
+            stream = masscanned.Stream(TCP, PEER4, HOST4, 40000, 445, NOW, host)
+            return stream, [stream.feed(request) for request in requests]
+        seen = set()
+        for _ in range(3):
+            _, (_, two) = talk(NEGOTIATE_2, FIRST_2)
+            _, (one,) = talk(FIRST_1)
+            self.assertNotEqual(two[44:52], bytes(8))
+            seen.update((two[44:52], two[-238 + 24:][:8], one[32:34]))
+        self.assertEqual(len(seen), 9)
+        for request, at, end in ((FIRST_2, 44, 52), (FIRST_1, 32, 34)):
+            stream, (first,) = talk(request)    # a logon under way keeps its id
+            again = stream.feed(request[:at] + first[at:end] + request[end:])
+            self.assertEqual(again[at:end], first[at:end])
+            self.assertNotEqual(stream.feed(request)[at:end], first[at:end])
+
+    def test_dates(self):
+        for now, text in ((0, b'Thu, 01 Jan 1970 00:00:00 GMT'), (NOW,
+                          b'Sat, 21 Nov 2026 01:46:41 GMT'),
+                          (1709164799.9, b'Wed, 28 Feb 2024 23:59:59 GMT'),
+                          (1709164800, b'Thu, 29 Feb 2024 00:00:00 GMT'),
+                          (2 ** 32, b'Sun, 07 Feb 2106 06:28:16 GMT')):
+            self.assertEqual(masscanned.pack_http_date(now), text)
+            stream = masscanned.Stream(TCP, PEER4, HOST4, 1, 80, now, HOST)
+            self.assertIn(b'\r\nDate: %s\r\n' % text, stream.feed(GET))
+
+    # ---- what killed the original, and what tries to kill us -------------------------
+
+    def test_stun_attributes(self):
+        """Overrunning, unaligned, empty, of lying length, in every position."""
+        head = unhex('2112a442', IDENT)
+        for kind in (0x0001, 0x0003, 0x0006, 0x0009, 0x000a, 0x0020, 0x8022, 0x8028, 0x7777):
+            for said in (0, 1, 2, 3, 4, 5, 7, 8, 20, 255, 256, 0x7fff, 0xfffc, 0xffff):
+                for there in (0, 1, 3, 4, 8, 20, 256, 260):
+                    for magic in head, unhex(CLASSIC):
+                        body = struct.pack('!HH', kind, said) + bytes(there)
+                        request = struct.pack('!HH', 1, len(body)) + magic + body
+                        for over in UDP, TCP:
+                            out = feed(open_stream('stun', over), request)
+                            if said + -said % 4 > there:
+                                self.assertEqual(out, b'', request.hex())
+
+    def test_http_not_utf8(self):
+        told = []
+        stack = make_stack(tell=told.append)
+        for uri in b'/\xff', b'/\xc3\x28', b'/\x1b[2J', b'/\x80' * 100:
+            request = b'GET ' + uri + b' HTTP/1.1\r\n\r\n'
+            self.assertEqual(ask(stack, udp(request, dport=80))[0].data, KEEP)
+            self.assertEqual(Client(stack).talk(request), KEEP)
+        self.assertEqual(len(told), 8)
+        for text in told:
+            self.assertTrue(text.isprintable(), text)
+
+    def test_dns_loops(self):
+        """Compression pointers to themselves, to each other, in a long chain, forwards."""
+        names = ['c00c', '0161 c00c', '0161 c00e', 'c00e c00c', '3f' + '61' * 63 + 'c00c',
+                 'c000', 'cfff', 'ffff', 'c00d', 'c0', '0161 c0']
+        for name in names:
+            for count in 1, 2, 64:
+                for records in ('0000', '0001', 'ffff'):
+                    query = unhex('1234 0100 %04x' % count, records, '0000', records,
+                                  (name + A_IN) * count, name, '0029 04d0 00000000 0000')
+                    for over in UDP, TCP:
+                        out = feed(open_stream('dns', over, 53),
+                                   query if over == UDP else framed(query))
+                        self.assertLess(len(out), 2 * len(query) + 60)
+        chain = ''.join('0161 c0%02x' % (12 + (8 * max(0, at - 1))) + A_IN for at in range(20))
+        begin = time.process_time()
+        for _ in range(20):
+            feed(open_stream('dns', UDP), unhex('1234 0100 0014 0000 0000 0000', chain))
+        self.assertLess(time.process_time() - begin, 1)
+
+    def test_rpc_lengths(self):
+        """Credentials and strings of 2^32-1: refused at once, nothing kept."""
+        for size in 'ffffffff', '7fffffff', '80000000', '00000191', 'fffffffd':
+            for auth in ('00000001' + size, NO_AUTH + '00000001' + size):
+                for over, mark in ((UDP, False), (TCP, False), (TCP, True)):
+                    request = unhex(rpc_call(2, 0, auth=auth))
+                    stream = open_stream('rpc', over)
+                    out = feed(stream, marked(request) if mark else request)
+                    self.assertEqual(out[-20:-16], unhex(XID), size)
+                    feed(stream, bytes(70000))
+                    self.assertLessEqual(len(stream.kept), masscanned.KEPT_MAX)
+        for mark in 'ffffffff', '7fffffff', '80010000', '00010000', '80000000', '00000000':
+            stream = open_stream('rpc', TCP)
+            feed(stream, unhex(mark) + GETPORT, bytes(70000))
+            self.assertLessEqual(len(stream.kept), masscanned.KEPT_MAX)
+
+    def test_smb_lying_lengths(self):
+        """Every 16 and 32 bits of the requests set to extremes: lengths, offsets, counts."""
+        step = 1 if TEST_ALL else 5
+        for name, request in (('1', FIRST_1), ('1', SPEC_NEGOTIATE), ('2', NEGOTIATE_2),
+                              ('2', FIRST_2), ('2', THIRD_2)):
+            for at in range(4, min(len(request) - 4, 160), step):
+                for lie in (b'\xff\xff', b'\0\0', b'\xff\x7f', b'\xff\xff\xff\xff', bytes(4),
+                            b'\1\0'):
+                    lying = request[:at] + lie + request[at + len(lie):]
+                    out = feed(open_stream('smb ' + name, TCP), lying)
+                    self.assertLess(len(out), 1000)
+                    while out:                  # each answer as long as it says
+                        size = int.from_bytes(out[:4], 'big')
+                        self.assertLessEqual(size, len(out) - 4)
+                        out = out[4 + size:]
+
+    def test_slow_requests(self):
+        """What is sent in small pieces costs no more than a small multiple of its size."""
+        for name, data in (('http', b'GET /' + b'x' * 16000), ('gh0st', b'Gh0st' * 3000),
+                           ('smb', b'\0\0\xff\xff\xffSMB' + b'x' * 15000),
+                           ('http', post(CHUNKED, b'1\r\nx\r\n' * 2500)),
+                           ('rpc', unhex(rpc_call(3, 3, 'ffffffff' * 4)) + bytes(10000))):
+            begin = time.process_time()
+            stream = open_stream(name, TCP)
+            feed(stream, *[data[at:at + 8] for at in range(0, len(data), 8)])
+            self.assertLess(time.process_time() - begin, 2, name)
+
+
+# ==== Responder: stack ================================================================
+
+# Frames of the original that ours must equal: name, request, answer
+EXACT = [
+    ('ARP', arp(dst=MAC), '020000000001 521c4ec2a41f 0806'
+     '0001080006040002 521c4ec2a41f c0000001 020000000001 c0000000'),
+    ('ARP to broadcast, padded', arp(more=b'padded up to sixty'), '020000000001 521c4ec2a41f 0806'
+     '0001080006040002 521c4ec2a41f c0000001 020000000001 c0000000'),
+    ('ARP of IEEE 802', arp(hardware=6), '020000000001 521c4ec2a41f 0806'
+     '0001080006040002 521c4ec2a41f c0000001 020000000001 c0000000'),
+    ('ARP probe', arp(sender=bytes(4)), '020000000001 521c4ec2a41f 0806'
+     '0001080006040002 521c4ec2a41f c0000001 020000000001 00000000'),
+    ('echo', ping(), '020000000001 521c4ec2a41f 0800 45000020000040004001badbc0000001c0000000'
+     '0000290412340001 61626364'),
+    ('echo, padded', ping() + bytes(18), '020000000001 521c4ec2a41f 0800'
+     '45000020000040004001badbc0000001c0000000 0000290412340001 61626364'),
+    ('echo with IPv4 options', ping(options=unhex('01010100 94040000')),
+     '020000000001 521c4ec2a41f 0800 45000020000040004001badbc0000001c0000000'
+     '0000290412340001 61626364'),
+    ('echo to ff:ff:ff:ff:ff:ff', ping(mac=b'\xff' * 6), '020000000001 521c4ec2a41f 0800'
+     '45000020000040004001badbc0000001c0000000 0000290412340001 61626364'),
+    ('echo of 4', ping(b''), '020000000001 521c4ec2a41f 0800'
+     '45000018000040004001bae3c0000001c0000000 0000ffff'),
+    ('ICMPv6 echo', ping(**V6), '020000000001 521c4ec2a41f 86dd 60000000000c3a40' + OWN6 + CLIENT6
+     + '8100128312340001 61626364'),
+    ('ICMPv6 echo, atomic fragment', packet(unhex('3a000000 00000007') + ping(**V6)[54:], 44,
+                                            **V6),
+     '020000000001 521c4ec2a41f 86dd 60000000000c3a40' + OWN6 + CLIENT6
+     + '8100128312340001 61626364'),
+    ('NS', solicitation(mac=unhex('3333ff32bdb8')), '020000000001 521c4ec2a41f 86dd'
+     '6000000000203aff' + OWN6 + CLIENT6 + '880070ae 60000000' + OWN6 + '0201 521c4ec2a41f'),
+    ('NS, unicast, no option', solicitation(dst=HOST6, options=b''),
+     '020000000001 521c4ec2a41f 86dd 6000000000203aff' + OWN6 + CLIENT6 + '880070ae 60000000'
+     + OWN6 + '0201 521c4ec2a41f'),
+    ('Gh0st', udp(b'Gh0st'), '020000000001 521c4ec2a41f 0800'
+     '45000032000040004011bab9c0000001c0000000 00359c40001e5a6a'
+     '47683073741600000001000000789c63000000010001'),
+    ('Gh0st without a checksum', udp(b'Gh0st', total=0), '020000000001 521c4ec2a41f 0800'
+     '45000032000040004011bab9c0000001c0000000 00359c40001e5a6a'
+     '47683073741600000001000000789c63000000010001'),
+]
+
+# SYN flags that are answered, besides SYN (original s11.1; ECN and AE: masscanned.md)
+OPENINGS = {0, PSH, URG, CWR, ECE, PSH | URG, PSH | CWR, PSH | ECE, PSH | URG | CWR,
+            PSH | URG | ECE, URG | CWR, URG | ECE, ECE | CWR}
+
+
+class Stack(unittest.TestCase):
+    """Frames in, frames out; every answer is read by code of our own."""
+
+    def test_exact(self):
+        stack = make_stack()
+        for name, request, answer in EXACT:
+            with self.subTest(name=name):
+                self.assertEqual([each.hex() for each in stack.answer_frame(request)],
+                                 [unhex(answer).hex()])
+                self.assertEqual(stack.counts, {})
+                read_answer(stack.answer_frame(request)[0])
+
+    def test_exact_stun(self):
+        """The changed port, and XOR-MAPPED-ADDRESS besides what the original says."""
+        request = unhex('0001 0008 2112a442 000102030405060708090a0b 0003 0004 00000006')
+        answer, = ask(make_stack(), udp(request, dport=3478))
+        self.assertEqual((answer.sport, answer.dport), (3479, 40000))
+        self.assertEqual(answer.data, unhex('0101 0018 2112a442 000102030405060708090a0b',
+                                            '0001 0008 00 01 9c40 c0000000', XMAPPED))
+
+    def test_exact_syn(self):
+        """But for the cookie, its checksum and the MSS option as the original."""
+        for src, dst, mss in ((PEER4, HOST4, '05b4'), (PEER6, HOST6, '05a0')):
+            frame, = make_stack().answer_frame(tcp(1000, 0, SYN, sport=1111, src=src, dst=dst))
+            answer = read_answer(frame)
+            self.assertEqual((answer.sport, answer.dport, answer.ack, answer.flags, answer.data),
+                             (80, 1111, 1001, SYN | ACK, b''))
+            self.assertEqual(answer.options, unhex('0204', mss))
+            self.assertEqual(frame[:12], CLIENT_MAC + MAC)
+            self.assertEqual((answer.src, answer.dst), (dst, src))
+
+    # ---- silence ---------------------------------------------------------------------
+
+    def test_silence(self):
+        stacks = {}
+        for name, frame, options, fate in SILENCE:
+            with self.subTest(name=name):
+                if callable(frame):
+                    stack = make_stack(**options)
+                    frame = frame(stack)
+                else:
+                    if str(options) not in stacks:
+                        stacks[str(options)] = make_stack(**options)
+                    stack = stacks[str(options)]
+                stack.counts.clear()
+                stack.fate = None
+                self.assertEqual(list(stack.answer_frame(frame)), [])
+                self.assertEqual((stack.fate, stack.counts), (fate, {fate: 1}))
+
+    def test_silence_is_complete(self):
+        """Each fate that the source names has a row above."""
+        text = inspect.getsource(masscanned)
+        text = text[text.index('\n# ==== 4 Stack'):text.index('\n# ==== 5 Answerers')]
+        fates = set(re.findall(r"'((?:eth|arp|ipv4|ipv6|icmpv4|icmpv6|tcp|udp) [a-z ]+)'", text))
+        self.assertIn("'ipv%d short'", text)
+        self.assertGreater(len(fates), 40)
+        self.assertEqual(fates - {row[3] for row in SILENCE}, {'eth fault'})   # test_faults
+        self.assertEqual({row[3] for row in SILENCE} - fates, set())
+        self.assertEqual(len({row[0] for row in SILENCE}), len(SILENCE))
+
+    def test_silence_is_near_an_answer(self):
+        """What stands in the rows is wrong in one thing only: the right frames are answered."""
+        listed, unlisted = make_stack(), make_stack(own='')
+        for frame in (ping(), ping(**V6), arp(), solicitation(), udp(QUERY), udp(QUERY, **V6),
+                      tcp(1, 0, SYN), tcp(1, 0, SYN, **V6), udp(QUERY, total=0),
+                      solicitation(src=bytes(16), options=b''),
+                      packet(unhex('3a000104 00000000') + ping(**V6)[54:], 0, **V6),
+                      packet(unhex('3a000000 00000000') + ping(**V6)[54:], 43, **V6),
+                      ping(tags=unhex('81000001')), ping(mac=unhex('01005e000001')),
+                      ping(src=packed('240.0.0.1')), udp(QUERY, src=packed('9.9.9.9'), sport=0)):
+            with self.subTest(frame=frame.hex()):
+                self.assertEqual(len(ask(listed, frame)), 1)
+        for frame in ping(), arp(), tcp(1, 0, SYN), udp(QUERY), ping(**V6), udp(QUERY, **V6):
+            self.assertEqual(len(ask(unlisted, frame)), 1)
+        for size in 28, 48:
+            frame = udp(GET, dport=80) if size == 28 else udp(GET, dport=80, **V6)
+            self.assertEqual(ask(make_stack(mtu=size + len(KEEP)), frame)[0].data, KEEP)
+        self.assertEqual(ask(unlisted, solicitation(TARGET, mac=unhex('3333ff32bdb9')))[0].src,
+                         TARGET)
+
+    def test_faults(self):
+        stack = make_stack()
+        for number in range(20):
+            self.assertEqual(stack.fault(ValueError(number), b'frame'), ())
+        self.assertEqual((stack.fate, stack.counts), ('eth fault', {'eth fault': 20}))
+        self.assertEqual(len(stack.faults), masscanned.FAULTS_KEPT)
+
+    def test_no_checksum(self):
+        """verify=False and `trusted`: layer 4, and without verify the IPv4 header, too."""
+        frames = [spoil(each) for each in (ping(), ping(**V6), tcp(1, 0, SYN), udp(QUERY),
+                                           udp(QUERY, **V6), solicitation())]
+        frames += [spoil(tcp(1, 0, SYN, **V6), -5), udp(QUERY, total=0, **V6)]
+        strict, lax = make_stack(), make_stack(verify=False)
+        for frame in frames:
+            with self.subTest(frame=frame.hex()):
+                self.assertEqual(list(strict.answer_frame(frame)), [])
+                self.assertEqual(len(lax.answer_frame(frame)), 1)
+                self.assertEqual(len(strict.answer_frame(frame, True)), 1)
+        frame = spoil(ping(), 24)
+        self.assertEqual(len(lax.answer_frame(frame)), 1)
+        self.assertEqual(list(strict.answer_frame(frame, True)), [])
+
+    # ---- layers 2 and 3 --------------------------------------------------------------
+
+    def test_tags(self):
+        for tags in ('81000007', '8100e007', '88a80001 81000002', '81000001 81000002', '91000003',
+                     '88a80fff'):
+            for frame in (ping, arp, solicitation):
+                with self.subTest(tags=tags):
+                    answer, = ask(make_stack(), frame(tags=unhex(tags)))
+                    self.assertEqual(answer.tags, unhex(tags))
+            answer, = ask(make_stack(), tcp(1, 0, SYN, tags=unhex(tags)))
+            self.assertEqual((answer.tags, answer.flags), (unhex(tags), SYN | ACK))
+
+    def test_accepted_macs(self):
+        def hears(own, mac):
+            stack = make_stack(own=own)
+            stack.answer_frame(mac + CLIENT_MAC + b'\x12\x34' + bytes(46))
+            return stack.fate == 'eth type'
+        for own, mac, heard in (
+                ('', '333300000001', True), ('', '3333ff123456', True),
+                ('', '01005e000001', False), ('', '333300000002', False),
+                ('170.153.136.119', '01005e198877', True),
+                ('170.153.136.119', '01005e198876', False),
+                ('170.153.136.119', '3333ff123456', False), ('::aabb:ccdd', '3333ffbbccdd', True),
+                ('::aabb:ccdd', '3333ffbbccde', False), ('10.0.0.0/8', '01005e198877', True),
+                ('2001:db8::/64', '3333ff123456', True), ('2001:db8::/64', '333300123456', False),
+                ('10.0.0.0/8', 'ffffffffffff', True), ('10.0.0.0/8', '01005d000000', False)):
+            with self.subTest(own=own, mac=mac):
+                self.assertEqual(hears(own, unhex(mac)), heard)
+
+    def test_denied_and_not(self):
+        stack = make_stack(deny='192.0.0.2,2001:41d0::1234:5679')
+        for frame in ping(), ping(**V6), tcp(1, 0, SYN), solicitation():
+            self.assertEqual(len(ask(stack, frame)), 1)
+        for src in map(packed, ('1.0.0.0', '223.255.255.255', '240.0.0.0', '255.255.255.254')):
+            for frame in ping(src=src), tcp(1, 0, SYN, src=src):
+                self.assertEqual(len(ask(stack, frame)), 1)
+        for src in map(packed, ('0.255.255.255', '224.0.0.0', '239.255.255.255')):
+            for frame in ping(src=src), tcp(1, 0, SYN, src=src):
+                self.assertEqual(ask(stack, frame), [])
+
+    def test_defaults(self):
+        told = []
+        stack = masscanned.Stack(MAC, tell=told.append)
+        for where in ({}, V6):
+            self.assertIn(b'\r\n\r\n<html>', Client(stack, sport=0x8700, **where).talk(GET))
+            self.assertEqual(len([udp(b'Gh0st', **where) for _ in range(99)
+                                  if stack.answer_frame(udp(b'Gh0st', **where))]), 64)
+        self.assertIn('2001:41d0::1234:5678', told[-1])
+
+    def test_multicast(self):
+        """Answered from the first of our addresses, UDP and echo only."""
+        own = '10.0.0.9,10.0.0.1,2001:db8::9,2001:db8::1'
+        src4, src6 = packed('10.0.0.77'), packed('2001:db8::77')
+        for src, dst, ours in ((src4, ALL_NODES4, '10.0.0.9'), (src4, b'\xff' * 4, '10.0.0.9'),
+                               (src6, ALL_NODES6, '2001:db8::9')):
+            for frame in ping(src=src, dst=dst), udp(QUERY, src=src, dst=dst):
+                answer, = ask(make_stack(own), frame)
+                self.assertEqual((answer.src, answer.dst), (packed(ours), src))
+        query = unhex('1234 0100', ONE, WWW, AAAA_IN)
+        answer, = ask(make_stack(own), udp(query, src=src6, dst=ALL_NODES6))
+        self.assertIn(packed('2001:db8::9'), answer.data)
+
+    def test_ipv6_without_list(self):
+        """Solicited-node multicast is accepted, and every target answered."""
+        frame = solicitation(TARGET, mac=unhex('3333ff32bdb9'))
+        answer, = ask(make_stack(own=''), frame)
+        self.assertEqual((answer.src, answer.dst, answer.data[8:24]), (TARGET, PEER6, TARGET))
+
+    def test_duplicate_address_detection(self):
+        answer, = ask(make_stack(), solicitation(src=bytes(16), options=b''))
+        self.assertEqual((answer.src, answer.dst), (HOST6, ALL_NODES6))
+        self.assertEqual(answer.client, unhex('333300000001'))
+        self.assertEqual(answer.data[:4], unhex('8800') + answer.data[2:4])
+        self.assertEqual(answer.data[4:], unhex('20000000', OWN6, '0201') + MAC)    # S=0, O=1
+
+    def test_solicitation_cut(self):
+        """At every length, with right checksums: this killed the original."""
+        whole = bytes(4) + HOST6 + LINK_OPTION
+        for own in BOTH_OWN, '':
+            stack = make_stack(own)
+            for end in range(len(whole) + 1):
+                answers = ask(stack, icmp6(135, whole[:end], dst=SOLICITED6, hops=255))
+                self.assertEqual(len(answers), 1 if end in (20, 28) else 0, end)
+        frame = solicitation()
+        stack = make_stack()
+        for end in range(len(frame)):
+            self.assertEqual(list(stack.answer_frame(frame[:end])), [])
+
+    def test_lengths_of_headers(self):
+        """Every IHL, total length, data offset, with checksums right: no exception."""
+        stack = make_stack()
+        for ihl in range(16):
+            for total in (0, 19, 20, 24, 40, 60, 79, 80, 81, 65535):
+                frame = packet(tcp_data(1, 0, SYN, bytes(40)), 6, vihl=0x40 | ihl, total=total)
+                for answer in ask(stack, frame):
+                    self.assertEqual((ihl, answer.flags), (5, SYN | ACK))
+        for offset in range(16):
+            for flags in SYN, PSH | ACK, ACK, FIN | ACK, RST:
+                for size in 0, 1, 20, 40:
+                    for where in ({}, V6):
+                        answers = ask(stack, tcp(1, 0, flags, bytes(size), offset=offset,
+                                                 **where))
+                        self.assertEqual(len(answers), int(
+                            flags == SYN and 20 <= offset * 4 <= 20 + size), (offset, size))
+
+    # ---- SYN -------------------------------------------------------------------------
+
+    def test_flags(self):
+        """All 512 of them, with options, over both versions; each answer is right or none."""
+        stack = make_stack()
+        for flags in range(512):
+            opening = flags & SYN and not flags & (ACK | FIN | RST) and (
+                flags & ~(SYN | AE) in OPENINGS)
+            for options in b'', unhex('020405b4'), unhex('0101080a0000000100000000'):
+                for where in ({}, V6):
+                    answers = ask(stack, tcp(7, 0, flags, b'', options, sport=flags, **where))
+                    if opening:
+                        self.assertEqual([(each.flags, each.ack) for each in answers],
+                                         [(SYN | ACK, 8)], flags)
+                    else:
+                        self.assertEqual(answers, [], flags)
+        self.assertEqual(len(stack.connections.table), 0)
+
+    def random_syn(self, draw):
+        """A SYN, mostly right, with something special now and then -> (frame, trusted)."""
+        def seldom(often, *others):
+            return draw.choice(others) if draw.random() < 0.08 else often
+        options = draw.choice((b'', unhex('020405b4'), unhex('0204ffff'), unhex('02040001'),
+                               unhex('020405b40402080a000000010000000001030307'),
+                               bytes(draw.choice((0, 1, 2, 3, 4)) for _ in range(
+                                   4 * draw.randrange(11)))))
+        src = seldom(bytes((draw.randrange(256), 0, 0, draw.randrange(4))),
+                     *map(packed, ('224.0.0.1', '255.255.255.255', '0.0.0.0', '0.1.2.3',
+                                   '240.0.0.1', '192.0.0.1', '10.9.8.7', '127.0.0.1')))
+        dst = seldom(HOST4, *map(packed, ('192.0.0.2', '224.0.0.1', '0.0.0.5', '240.0.0.1',
+                                          '255.255.255.255', '10.0.0.1')))
+        flags = seldom(SYN, SYN | ECE, SYN | CWR, SYN | ECE | CWR, SYN | AE, SYN | PSH, SYN | ACK,
+                       SYN | RST, SYN | URG, SYN | 0x200, SYN | ECE | CWR | AE, 0)
+        segment = tcp_data(draw.randrange(1 << 32), draw.choice((0, 1, ONES)), flags,
+                           seldom(b'', b'x', b'GET / HTTP/1.1\r\n\r\n'), options,
+                           draw.randrange(65536), draw.choice((0, 80, 65535)), src, dst,
+                           seldom(None, 0, 4, 5, 6, 15))
+        extra = {name: seldom(None, *others) for name, others in (
+            ('vihl', (0x65, 0x44, 0x46, 0x4f, 0x55)), ('total', (0, 39, 40, 44, 65535)))}
+        frame = packet(segment, seldom(6, 1, 17, 58), src, dst,
+                       seldom(MAC, b'\xff' * 6, unhex('01005e000001'), unhex('521c4ec2a41e')),
+                       seldom(CLIENT_MAC, MAC, unhex('010000000001')), seldom(
+                           b'', unhex('81000001'), unhex('88a80001 81000001')),
+                       frag=seldom(0x4000, 0, 0x8000, 0x2000, 1, 0x1fff),
+                       options=seldom(b'', unhex('01010101'), unhex('94040000')), **extra)
+        frame += seldom(b'', bytes(6), b'padding')
+        if draw.random() < 0.1:
+            frame = spoil(frame, draw.randrange(len(frame)), 1 << draw.randrange(8))
+        return frame[:seldom(None, 53, 54, 57, 20)], draw.random() < 0.2
+
+    def test_quick_syn(self):
+        """The short cut for SYNs says what the layers say, frame for frame."""
+        draw = random.Random(SEED)
+        stacks = [make_stack(own, deny, verify=verify)
+                  for own in (BOTH_OWN, '', '192.0.0.0/24,224.0.0.1,0.0.0.5,240.0.0.1',
+                              '192.0.0.0/8', '2001:db8::1')
+                  for deny in ('', '10.0.0.0/8') for verify in (True, False)]
+        quick = 0
+        for _ in range(1500 * BULK):
+            frame, trusted = self.random_syn(draw)
+            stack = draw.choice(stacks)
+            layers = [each.hex() for each in stack.answer_ether(frame, trusted)]
+            if layers:
+                self.assertEqual([each.hex() for each in stack.answer_frame(frame, trusted)],
+                                 layers, 'SEED=%d' % SEED)
+                with unittest.mock.patch.object(stack, 'answer_ether', return_value=()):
+                    quick += bool(stack.answer_frame(frame, trusted))
+            else:
+                stack.fate = None
+                self.assertEqual((list(stack.answer_frame(frame, trusted)), stack.fate is None),
+                                 ([], False), 'SEED=%d %s' % (SEED, frame.hex()))
+        self.assertGreater(quick, 200)
+
+    def test_quick_syn_ends_a_connection(self):
+        for where in (PEER4, HOST4), (PEER6, HOST6):
+            stack = make_stack()
+            client = Client(stack, src=where[0], dst=where[1])
+            client.say(GET[:9])
+            self.assertEqual(len(stack.connections.table), 1)
+            client.send(b'', SYN, 5, 0)
+            self.assertEqual((len(stack.connections.table), stack.connections.held), (0, 0))
+
+    # ---- cookies ---------------------------------------------------------------------
+
+    def cookie(self, stack, **options):
+        answer, = ask(stack, tcp(1000, 0, SYN, **options))
+        return answer.seq
+
+    def test_cookies(self):
+        stack = make_stack()
+        cookie = self.cookie(stack)
+        self.assertEqual(self.cookie(stack), cookie)
+        stack.tick(NOW + 1)
+        self.assertEqual(self.cookie(stack), cookie)
+        others = [self.cookie(stack, **each) for each in (
+            dict(sport=40001), dict(dport=81), dict(src=packed('192.0.0.9')), V6)]
+        others.append(self.cookie(make_stack(host=masscanned.Host())))
+        others.append(self.cookie(make_stack(own=''), dst=packed('192.0.0.2')))
+        stack.tick(NOW + masscanned.KEY_LIFE_S)
+        others.append(self.cookie(stack))
+        self.assertEqual(len(set(others) | {cookie}), len(others) + 1)
+        self.assertEqual(self.cookie(make_stack()), cookie)     # workers share a secret
+        self.assertNotIn(cookie, (0xdf6a514d, 0xd69013b6))      # the original's, with its zero key
+
+    def test_cookie_life(self):
+        life = masscanned.KEY_LIFE_S
+        for start in NOW, NOW - NOW % life, NOW - NOW % life + life - 0.001:
+            for wait, valid in ((0, True), (life - 1, True), (life, True), (2 * life, False),
+                                (3 * life, False), (1000 * life, False), (-2 * life, False)):
+                with self.subTest(start=start, wait=wait):
+                    stack = make_stack()
+                    stack.tick(start)
+                    client = Client(stack)
+                    stack.tick(start + wait)
+                    client.say(GET)
+                    self.assertEqual(bool(client.got), valid)
+
+    def test_cookie_is_checked(self):
+        draw = random.Random(SEED)
+        stack = make_stack()
+        client = Client(stack)
+        for number in range(300):
+            wrong = 1 << number if number < 32 else draw.randrange(1, 1 << 32)
+            if wrong & ~7:                      # the lowest 3 bits tell the MSS
+                ack = (client.ack - 1 ^ wrong) + 1
+                self.assertEqual(client.send(GET, PSH | ACK, None, ack), [], 'SEED=%d' % SEED)
+        self.assertEqual(len(stack.connections.table), 0)
+        self.assertEqual(client.talk(GET), KEEP)
+
+    def test_mss(self):
+        """The client's MSS comes back with its cookie, rounded down; never more than ours."""
+        stacks = {mtu: make_stack(mtu=mtu) for mtu in (1500, 9000, 100)}
+        for six, default in ((False, 536), (True, 1220)):
+            where = dict(src=PEER6, dst=HOST6) if six else {}
+            for mss in (None, 0, 1, 64, 100, 255, 256, 535, 536, 1219, 1220, 1359, 1360, 1440,
+                        1459, 1460, 1500, 8939, 8940, 65535):
+                for mtu, stack in stacks.items():
+                    with self.subTest(six=six, mss=mss, mtu=mtu):
+                        options = b'' if mss is None else struct.pack('!BBH', 2, 4, mss)
+                        client = Client(stack, options=options, **where)
+                        answers = client.say(GET * 30)
+                        known = max(64, default if mss is None else mss)
+                        step = max(each for each in MSS_OF_STEPS if each <= known)
+                        size = min(step, mtu - (60 if six else 40))
+                        self.assertEqual({len(each.data) for each in answers[:-1]}, {size})
+                        self.assertEqual([each.flags for each in answers],
+                                         [PSH | ACK] * len(answers))
+                        self.assertEqual(client.acknowledge(), KEEP * 30)
+
+    # ---- TCP -------------------------------------------------------------------------
+
+    def test_vectors(self):
+        """Every vector after a handshake, in segments."""
+        stack = make_stack()
+        for name, over, request, answer, _ in VECTORS:
+            if over == TCP:
+                with self.subTest(name=name):
+                    src, dst = addresses_of(name)
+                    client = Client(stack, port_of(name), src=src, dst=dst)
+                    self.assertEqual(client.talk(request), expected_of(answer)[1])
+
+    def test_datagrams(self):
+        stack = make_stack()
+        for name, over, request, answer, _ in VECTORS:
+            if over == UDP:
+                with self.subTest(name=name):
+                    src, dst = addresses_of(name)
+                    answers = ask(stack, udp(request, dport=port_of(name), src=src, dst=dst))
+                    port, out = expected_of(answer)
+                    self.assertEqual([(each.sport, each.dport, each.src, each.dst, each.data)
+                                      for each in answers], [
+                        (port or port_of(name), 40000, dst, src, out)] if out else [])
+
+    def test_in_order(self):
+        client = Client(make_stack())
+        first, = client.say(GET[:9])
+        self.assertEqual((first.flags, first.ack, first.seq, first.data),
+                         (ACK, client.seq, client.ack, b''))
+        answer, = client.say(GET[9:])
+        self.assertEqual((answer.flags, answer.ack, answer.data), (PSH | ACK, client.seq, KEEP))
+        self.assertEqual((answer.sport, answer.dport), (80, 40000))
+
+    def test_data_without_push(self):
+        client = Client(make_stack())
+        self.assertEqual(client.say(GET[:9], ACK)[0].flags, ACK)
+        self.assertEqual(client.say(GET[9:], ACK)[0].data, KEEP)
+        for flags in PSH | ACK | URG, ACK | ECE, ACK | CWR, PSH | ACK | AE:
+            client.acknowledge()
+            self.assertEqual(client.say(GET, flags)[0].data, KEEP)
+
+    def test_retransmission(self):
+        """The same octets again, parsed once."""
+        client = Client(make_stack())
+        answers = client.send(GET)
+        for _ in range(3):
+            self.assertEqual(client.send(GET), answers)
+        self.assertEqual(client.conn.una, client.ack)
+        client.say(GET)
+        client.acknowledge()
+        again, = client.send(GET, PSH | ACK, client.seq - len(GET))      # what is acknowledged
+        self.assertEqual((again.flags, again.data, again.seq, again.ack),
+                         (ACK, b'', client.ack, client.seq))
+        self.assertEqual(client.talk(GET), KEEP * 2)
+
+    def test_part_of_the_answer_again(self):
+        client = Client(make_stack(), options=unhex('02040040'))
+        answers = client.say(GET)
+        self.assertEqual(b''.join(each.data for each in answers), KEEP)
+        again = client.send(GET, PSH | ACK, client.seq - len(GET), answers[2].seq)
+        self.assertEqual(again, answers[2:])
+        self.assertEqual(client.acknowledge(), KEEP)
+
+    def test_overlap(self):
+        client = Client(make_stack())
+        start = client.seq
+        client.say(GET[:20])
+        for end in 10, 20:
+            self.assertEqual(client.send(GET[:end], PSH | ACK, start)[0].data, b'')
+        answer, = client.send(GET, PSH | ACK, start)
+        self.assertEqual((answer.data, answer.ack), (KEEP, start + len(GET)))
+        answers = client.send(GET[5:] + GET, PSH | ACK, start + 5)
+        self.assertEqual((answers[-1].data, answers[-1].ack), (KEEP, start + 2 * len(GET)))
+
+    def test_gap(self):
+        client = Client(make_stack())
+        client.say(GET[:9])
+        gap, = client.send(GET[19:], PSH | ACK, client.seq + 10)
+        self.assertEqual((gap.flags, gap.data, gap.ack), (ACK, b'', client.seq))
+        fin, = client.send(b'', FIN | ACK, client.seq + 10)
+        self.assertEqual((fin.flags, fin.ack), (ACK, client.seq))
+        self.assertEqual(client.talk(GET[9:]), KEEP)
+
+    def test_fin(self):
+        client = Client(make_stack())
+        client.talk(GET)
+        answer, = client.say(b'', FIN | ACK)
+        self.assertEqual((answer.flags, answer.ack, answer.data), (FIN | ACK, client.seq, b''))
+        again, = client.send(b'', FIN | ACK, client.seq - 1, answer.seq)
+        self.assertEqual(again, answer)
+        self.assertEqual(client.send(b'', ACK), [])
+        last, = client.send(b'', FIN | ACK, client.seq - 1)
+        self.assertEqual((last.flags, last.seq, last.ack), (ACK, client.ack, client.seq))
+
+    def test_fin_with_data(self):
+        client = Client(make_stack())
+        answer, = client.say(GET, FIN | PSH | ACK)
+        self.assertEqual((answer.flags, answer.ack, answer.data),
+                         (FIN | PSH | ACK, client.seq, KEEP))
+        again, = client.send(GET, FIN | PSH | ACK, client.seq - len(GET) - 1, answer.seq)
+        self.assertEqual(again, answer)
+        half, = client.send(b'', FIN | ACK, client.seq - 1, answer.seq + 100)
+        self.assertEqual((half.flags, half.data), (FIN | PSH | ACK, KEEP[100:]))
+        self.assertEqual(client.acknowledge(), KEEP)
+
+    def test_fin_of_an_idle_client(self):
+        """Handshake, then FIN: no connection is made, and the cookie is asked for."""
+        stack = make_stack()
+        client = Client(stack)
+        answer, = client.say(b'', FIN | ACK)
+        self.assertEqual((answer.flags, answer.ack), (FIN | ACK, client.seq))
+        self.assertEqual(client.send(b'', ACK), [])
+        self.assertEqual(len(stack.connections.table), 0)
+
+    def test_fin_while_stalled(self):
+        """Whoever asks much and closes gets all answers, then FIN; nothing comes after that."""
+        client = Client(make_stack())
+        client.say(GET * 49, ACK)
+        client.say(GET * 51, FIN | PSH | ACK)
+        for _ in range(30):
+            self.assertFalse(client.closed and len(client.got) < 100 * len(KEEP),
+                             'FIN after %d of %d octets' % (len(client.got), 100 * len(KEEP)))
+            if not client.take(client.send(b'', ACK)):
+                break
+        self.assertEqual((client.got == KEEP * 100, client.closed), (True, True))
+
+    def test_close(self):
+        client = Client(make_stack())
+        request = b'GET / HTTP/1.0\r\n\r\n'
+        answer, = client.say(request)
+        self.assertEqual((answer.flags, answer.data), (FIN | PSH | ACK, CLOSE))
+        again, = client.send(request, PSH | ACK, client.seq - len(request), answer.seq)
+        self.assertEqual(again, answer)
+        more, = client.say(GET)                 # data after our close: acknowledged, no more
+        self.assertEqual((more.flags, more.data, more.ack), (ACK, b'', client.seq))
+        fin, = client.say(b'', FIN | ACK)
+        self.assertEqual((fin.flags, fin.ack), (ACK, client.seq))
+        self.assertEqual(client.got, CLOSE)
+
+    def test_close_in_segments(self):
+        client = Client(make_stack(), options=unhex('02040040'))
+        answers = client.say(b'GET / HTTP/1.0\r\n\r\n')
+        self.assertEqual([bool(each.flags & FIN) for each in answers],
+                         [False] * (len(answers) - 1) + [True])
+        self.assertEqual((client.got, client.closed), (CLOSE, True))
+
+    def test_deaf(self):
+        client = Client(make_stack())
+        for _ in range(3):
+            answer, = client.say(JUNK)
+            self.assertEqual((answer.flags, answer.ack, answer.data), (ACK, client.seq, b''))
+        self.assertEqual(client.conn.kept, b'')
+
+    def test_reset(self):
+        for distance, gone in ((0, True), (1, True), (65534, True), (65535, False), (-1, False),
+                               (1 << 31, False)):
+            stack = make_stack()
+            client = Client(stack)
+            client.say(GET[:9])
+            self.assertEqual(client.send(b'', RST, client.seq + distance), [])
+            self.assertEqual(len(stack.connections.table), 0 if gone else 1, distance)
+            if not gone:
+                self.assertEqual(client.talk(GET[9:]), KEEP)
+
+    def test_second_opening(self):
+        stack = make_stack()
+        client = Client(stack)
+        client.say(b'GET / HTTP/1.1\r\nno end')
+        again = Client(stack, seq=77777)
+        self.assertEqual(len(stack.connections.table), 0)
+        self.assertEqual(again.talk(GET), KEEP)
+        self.assertEqual(Client(stack, 22).talk(b'SSH-2.0-x\r\n'), BANNER)
+
+    def test_push_without_data(self):
+        stack = make_stack()
+        client = Client(stack)
+        answer, = client.send(b'', PSH | ACK)
+        self.assertEqual((answer.flags, answer.seq, answer.ack), (ACK, client.ack, client.seq))
+        self.assertEqual(len(stack.connections.table), 0)
+        client.talk(GET)
+        answer, = client.send(b'', PSH | ACK)
+        self.assertEqual((answer.flags, answer.seq, answer.ack, answer.data),
+                         (ACK, client.ack, client.seq, b''))
+
+    def test_keep_alive(self):
+        client = Client(make_stack())
+        client.talk(GET)
+        for data in b'', b'\0':
+            answer, = client.send(data, ACK, client.seq - 1)
+            self.assertEqual((answer.flags, answer.seq, answer.ack, answer.data),
+                             (ACK, client.ack, client.seq, b''))
+        self.assertEqual(client.talk(GET), KEEP * 2)
+
+    def test_wrap(self):
+        """Sequence numbers of both sides go over 2^32."""
+        for seq in ONES, ONES - 1, ONES - 10, ONES - len(GET), ONES - len(GET) - 1:
+            client = Client(make_stack(), seq=seq)
+            client.talk(GET)
+            self.assertEqual(client.talk(GET, 5), KEEP * 2, seq)
+            self.assertEqual(client.say(GET * 3, FIN | PSH | ACK)[-1].ack, client.seq)
+        for cookie in ONES - 7, ONES - 7 - len(KEEP), ONES - 207:
+            with patched(masscanned, flow_hash=lambda _: cookie & ~7):
+                client = Client(make_stack(), options=unhex('02040040'))
+                answers = client.say(GET)
+                self.assertEqual(client.send(GET, PSH | ACK, client.seq - len(GET),
+                                             answers[0].seq), answers)
+                client.acknowledge()
+                self.assertEqual(client.talk(GET), KEEP * 2)
+                self.assertLess(client.ack, 1 << 20)
+
+    def test_stalled(self):
+        """Pipelined requests beyond OUT_MAX wait for ACKs, and get all they are due."""
+        for size in 1400, 100000:
+            client = Client(make_stack())
+            first = client.say(GET * 50)
+            self.assertTrue(client.conn.stalled)
+            self.assertLess(sum(len(each.data) for each in first),
+                            masscanned.OUT_MAX + len(KEEP))
+            self.assertEqual(client.acknowledge(), KEEP * 50)
+            self.assertEqual(client.talk(GET * 200, size), KEEP * 250)
+
+    def test_stalled_without_answers(self):
+        """Steps that say nothing must not leave the request behind them unanswered.
+
+        The client has nothing to acknowledge, so nothing but an answer would go on.
+        """
+        client = Client(make_stack(), 445)
+        client.talk(NEGOTIATE_2)
+        client.say(unhex('85000000') * 1000 + FIRST_2)
+        self.assertEqual(client.got, NEGOTIATED_2 + CHALLENGED_2)
+
+    def test_never_acknowledges(self):
+        client = Client(make_stack())
+        sent = 0
+        while sent < 100:
+            answers = client.send(GET)
+            if not answers:
+                break
+            client.seq = client.seq + len(GET)
+            sent += 1
+        self.assertEqual(client.stack.fate, 'tcp window')
+        self.assertLess(len(client.conn.unacked), masscanned.OUT_MAX + 2 * len(KEEP))
+        self.assertEqual(len(client.acknowledge()), 0)
+        client.take(client.send(GET, PSH | ACK, client.seq - len(GET)))   # again what is unacked
+        self.assertEqual(client.acknowledge(), KEEP * sent)
+        self.assertEqual(client.talk(GET), KEEP * (sent + 1))
+
+    # ---- connections -----------------------------------------------------------------
+
+    def held(self, stack):
+        return sum(len(conn.kept) + len(conn.unacked)
+                   for conn in stack.connections.table.values())
+
+    def test_maximum(self):
+        stack = make_stack(connections=masscanned.Connections(maximum=10))
+        clients = [Client(stack, sport=port) for port in range(1, 31)]
+        for client in clients[:10]:
+            client.say(GET[:9])
+        clients[0].say(GET[9:12])               # used last
+        for client in clients[10:19]:
+            client.say(GET[:9])
+        self.assertEqual([bool(client.conn) for client in clients],
+                         [True] + [False] * 9 + [True] * 9 + [False] * 11)
+        self.assertEqual(stack.connections.evicted, 9)
+        self.assertEqual(clients[0].talk(GET[12:]), KEEP)
+        self.assertEqual(stack.connections.held, self.held(stack))
+
+    def test_idle(self):
+        stack = make_stack(connections=masscanned.Connections(idle_s=50))
+        one, other = Client(stack, sport=1), Client(stack, sport=2)
+        one.say(GET[:9])
+        stack.tick(NOW + 30)
+        other.say(GET[:9])
+        stack.tick(NOW + 50)
+        self.assertEqual((bool(one.conn), bool(other.conn)), (True, True))
+        stack.tick(NOW + 51)
+        self.assertEqual((bool(one.conn), bool(other.conn)), (False, True))
+        self.assertTrue(other.talk(GET[9:]).endswith(BODY))
+        stack.tick(NOW + 100)
+        self.assertTrue(other.conn)
+        stack.tick(NOW + 102)
+        self.assertEqual((len(stack.connections.table), stack.connections.held), (0, 0))
+
+    def test_held(self):
+        """A flood of handshakes with requests that never end costs bounded memory."""
+        draw = random.Random(SEED)
+        most = 100000
+        stack = make_stack(connections=masscanned.Connections(held_max=most))
+        for number in range(150):
+            client = Client(stack, sport=number + 1)
+            client.say(b'GET /' + b'x' * draw.randrange(1400))
+            for _ in range(draw.randrange(6)):
+                client.say(b'x' * 1400)
+            if number % 3 == 0:
+                client.say(b' HTTP/1.1\r\n\r\n')                # an answer that nobody takes
+            self.assertLessEqual(stack.connections.held, most)
+            self.assertEqual(stack.connections.held, self.held(stack))
+        self.assertGreater(stack.connections.evicted, 50)
+
+    def test_held_by_one(self):
+        """One connection keeps at most 2 * KEPT_MAX of requests and some answers."""
+        client = Client(make_stack())
+        client.say(b'POST / HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n')
+        for _ in range(20):
+            client.say(b'x' * 60000)
+        self.assertEqual(client.conn.kept, b'')
+        client = Client(make_stack(), 445)
+        client.say(b'\0\0\xff\xf0\xfeSMB' + b'x' * 50000)
+        for _ in range(5):
+            client.say(b'x' * 50000)
+            self.assertLessEqual(len(client.conn.kept), 2 * masscanned.KEPT_MAX)
+
+    # ---- UDP -------------------------------------------------------------------------
+
+    def test_udp_size(self):
+        """Octets beyond the length field are padding."""
+        answer, = ask(make_stack(), packet(udp(b'Gh0st')[34:] + b'padding', 17))
+        self.assertEqual(answer.data, GH0ST)
+
+    def test_udp_checksum_is_never_0(self):
+        for where in ({}, V6):
+            answer, = make_stack().answer_frame(udp(unhex('0000 0100', ONE, '00', A_IN), **where))
+            at = 14 + (40 if where else 20) + 6
+            query = answer[at:at + 2] + unhex('0100', ONE, '00', A_IN)
+            answer, = make_stack().answer_frame(udp(query, **where))
+            self.assertEqual(answer[at:at + 2], b'\xff\xff')
+            read_answer(answer)
+
+    def test_ports(self):
+        for sport, dport in ((0, 53), (53, 53), (65535, 0), (80, 65535)):
+            answer, = ask(make_stack(), udp(b'Gh0st', sport, dport))
+            self.assertEqual((answer.sport, answer.dport), (dport, sport))
+            self.assertEqual(Client(make_stack(), dport, sport).talk(GET), KEEP)
+
+    # ---- budget ----------------------------------------------------------------------
+
+    def spend(self, budget, src, now, grows=True):
+        """How many answers src gets until it gets none."""
+        count = 0
+        while budget.allows(src, grows, now):
+            count += 1
+            self.assertLess(count, 10000)
+        return count
+
+    def test_burst_and_refill(self):
+        for near, far in ((packed('10.0.0.9'), packed('10.0.1.1')),
+                          (packed('2001:db8::9'), packed('2001:db8:1::1'))):
+            budget = masscanned.Budget(8, 2)
+            src = near[:-1] + b'\1'
+            self.assertEqual(self.spend(budget, src, NOW), 8)
+            self.assertEqual(self.spend(budget, near, NOW), 0)              # the same prefix
+            self.assertEqual(self.spend(budget, src, NOW + 0.4), 0)
+            self.assertEqual(self.spend(budget, src, NOW + 2), 4)
+            self.assertEqual(self.spend(budget, src, NOW + 1000), 8)
+            self.assertEqual(self.spend(budget, far, NOW + 1000), 8)
+
+    def test_small_answers_go_on(self):
+        budget = masscanned.Budget(8, 2)
+        self.assertEqual(self.spend(budget, HOST4, NOW), 8)
+        self.assertEqual(self.spend(budget, HOST4, NOW, False), 8)
+        self.assertEqual(self.spend(budget, HOST4, NOW), 0)
+        self.assertEqual(self.spend(budget, HOST4, NOW + 2), 0)         # the debt comes first
+        self.assertEqual(self.spend(budget, HOST4, NOW + 2, False), 4)
+
+    def test_total(self):
+        budget = masscanned.Budget(8, 2, 100)
+        count = sum(self.spend(budget, packed('10.0.%d.1' % net), NOW) for net in range(50))
+        self.assertEqual(count, 100)
+        count = sum(self.spend(budget, packed('10.1.%d.1' % net), NOW, False) for net in range(50))
+        self.assertEqual(count, 100)
+        count = sum(self.spend(budget, packed('10.2.%d.1' % net), NOW + 1.5) for net in range(50))
+        self.assertEqual(count, 50)
+
+    def test_prefixes_are_bounded(self):
+        with patched(masscanned, PREFIXES_MAX=20):
+            budget = masscanned.Budget(2, 0)
+            self.assertEqual(self.spend(budget, packed('10.0.0.1'), NOW), 2)
+            for net in range(1, 19):
+                budget.allows(packed('10.0.%d.1' % net), True, NOW)
+            self.assertFalse(budget.allows(packed('10.0.0.1'), True, NOW))      # used again
+            for net in range(19, 38):
+                budget.allows(packed('10.0.%d.1' % net), True, NOW)
+                self.assertLessEqual(len(budget.prefixes), 20)
+            self.assertIn(b'\x0a\0\0', budget.prefixes)
+            self.assertNotIn(b'\x0a\0\1', budget.prefixes)
+
+    def test_clock_goes_backwards(self):
+        budget = masscanned.Budget(8, 2)
+        self.assertEqual(self.spend(budget, HOST4, NOW), 8)
+        self.assertEqual(self.spend(budget, HOST4, NOW - 1000), 0)
+        self.assertEqual(self.spend(budget, HOST4, NOW - 998), 4)
+        stack = make_stack()
+        client = Client(stack)
+        client.say(GET[:9])
+        stack.tick(NOW - 100000)
+        self.assertTrue(client.talk(GET[9:]).endswith(BODY))
+
+    def test_budget_of_the_stack(self):
+        """UDP only; what is no larger than the request goes on."""
+        stack = make_stack(budget=masscanned.Budget(4, 0))
+        large = [bool(ask(stack, udp(b'Gh0st'))) for _ in range(6)]
+        self.assertEqual(large, [True] * 4 + [False] * 2)
+        small = [bool(ask(stack, udp(b'Gh0st' + bytes(17)))) for _ in range(6)]
+        self.assertEqual(small, [True] * 4 + [False] * 2)
+        self.assertEqual(stack.counts, {'udp budget': 4})
+        self.assertEqual(Client(stack).talk(GET * 50), KEEP * 50)
+        self.assertTrue(ask(stack, ping()) and ask(stack, arp()))
+        stack = make_stack(budget=masscanned.Budget(4, 0))
+        for _ in range(10):
+            ask(stack, udp(JUNK, dport=9999))   # silence costs nothing
+        self.assertEqual(len(ask(stack, udp(b'Gh0st'))), 1)
+
+    # ---- loops -----------------------------------------------------------------------
+
+    def facing(self):
+        """Two stacks on one wire; frames for the first are from the second."""
+        return (make_stack(), make_stack('192.0.0.0,2001:41d0::1234:5678', mac=CLIENT_MAC))
+
+    def test_loops_of_vectors(self):
+        stacks = self.facing()
+        for name, over, request, _, _ in VECTORS:
+            src, dst = addresses_of(name)
+            for sport in (40000, 53, port_of(name)):
+                with self.subTest(name=name, sport=sport):
+                    if over == UDP:
+                        frame = udp(request, sport, port_of(name), src, dst)
+                    else:
+                        frame = Client(stacks[0], port_of(name), sport, src, dst).frame(
+                            request[:1400])
+                    size = len(stacks[0].answer_frame(frame)) if over == TCP else 1
+                    self.assertLessEqual(bounce(stacks, frame), 5 + size)
+
+    def test_loops_of_answers(self):
+        """What we say, as the first frame of a loop, between all ports that matter."""
+        stacks = self.facing()
+        for name, over, _, answer, _ in VECTORS:
+            src, dst = addresses_of(name)
+            if answer is not None:
+                for sport, dport in ((40000, 40001), (53, 53), (5353, 53), (111, 445)):
+                    frame = udp(expected_of(answer)[1], sport, dport, src, dst)
+                    self.assertLessEqual(bounce(stacks, frame), 4, (name, sport, dport))
+
+    def test_loops_of_frames(self):
+        frames = [ping(kind=kind, **where) for kind in (0, 8, 128, 129) for where in ({}, V6)]
+        frames += [arp(op=op, sender=sender) for op in (1, 2)
+                   for sender in (PEER4, HOST4, bytes(4))]
+        frames += [solicitation(), solicitation(src=bytes(16), options=b''),
+                   icmp6(136, unhex('60000000') + PEER6 + LINK_OPTION, hops=255)]
+        frames += [ping(dst=ALL_NODES4, mac=b'\xff' * 6), ping(dst=b'\xff' * 4, mac=b'\xff' * 6),
+                   ping(src=PEER6, dst=ALL_NODES6, mac=unhex('333300000001'))]
+        stacks = self.facing()
+        for frame in frames:
+            self.assertLessEqual(bounce(stacks, frame), 2, frame.hex())
+
+    def test_loops_of_segments(self):
+        """All flags, from any number, and with the cookie of either."""
+        stacks = self.facing()
+        for flags in range(512):
+            for where in ({}, V6):
+                client = Client(stacks[0], **where)
+                for data in b'', GET, JUNK:
+                    for seq, ack in ((client.seq, client.ack), (1, 1), (client.ack, client.seq)):
+                        self.assertLessEqual(
+                            bounce(stacks, tcp(seq, ack, flags, data, **where)), 6,
+                            (flags, data, seq, ack))
+
+    # ---- anything --------------------------------------------------------------------
+
+    def first_frames(self, stack):
+        """[(function that makes the frame of a payload, payload)] of all vectors."""
+        made = []
+        for number, (name, over, request, _, _) in enumerate(VECTORS):
+            src, dst = addresses_of(name)
+            if over == UDP:
+                where = dict(sport=40000, dport=port_of(name), src=src, dst=dst)
+                made.append((lambda data, where=where: udp(data, **where), request[:1400]))
+            else:
+                client = Client(stack, port_of(name), 1000 + number, src, dst)
+                made.append((client.frame, request[:1400]))
+        return made
+
+    def test_anything(self):
+        """Vectors as frames, with octets changed above and below the checksums: no exception."""
+        draw = random.Random(SEED)
+        stacks = [make_stack(own, verify=verify, connections=masscanned.Connections(maximum=200))
+                  for own in (BOTH_OWN, '') for verify in (True, False)]
+        made = [self.first_frames(stack) for stack in stacks]
+        others = [arp(), ping(), ping(**V6), solicitation(), tcp(1, 0, SYN), tcp(
+            1, 0, SYN, b'', unhex('020405b4'), **V6), EXACT[10][1]]
+        count = answered = 0
+        for count in range(100000 if TEST_ALL else 5000):
+            at = draw.randrange(4)
+            stack, (build, request) = stacks[at], draw.choice(made[at])
+            way = draw.random()
+            if way < 0.5:
+                frame = build(mutate(request, draw)[:60000])
+            elif way < 0.9:
+                frame = mutate(build(request), draw)
+            else:
+                frame = mutate(draw.choice(others), draw)
+            try:
+                answers = stack.answer_frame(frame, draw.random() < 0.3)
+                for answer in answers:
+                    read_answer(answer)
+            except Exception as error:
+                self.fail('SEED=%d %s: %r %s' % (SEED, frame.hex(), error, count))
+            answered += bool(answers)
+        self.assertGreater(answered, count // 10)
+        for stack in stacks:
+            self.assertEqual(stack.connections.held, self.held(stack))
+
+    def test_cut_anywhere(self):
+        """Frames of each kind, cut at each length."""
+        client = Client(make_stack())
+        stacks = [make_stack(verify=verify) for verify in (True, False)]
+        for frame in [row[1] for row in EXACT] + [tcp(1, 0, SYN), tcp(1, 0, SYN, **V6),
+                                                  client.frame(GET), udp(QUERY, **V6)]:
+            for end in range(len(frame)):
+                for stack in stacks:
+                    for answer in stack.answer_frame(frame[:end]):
+                        read_answer(answer)
+
+
+# ==== Responder: live =================================================================
+
+NEAR_MAC, FAR_MAC, THIRD_MAC, OTHER_MAC = (bytes((2, 0, 0, 0x88, 0, last))
+                                           for last in (1, 2, 9, 0x99))
+PROTO_SUM_AT = {1: 2, 6: 16, 17: 6, 58: 2}      # IP protocol: where its checksum stands
+LAYER_NAMES = 'arp', 'eth', 'ipv4', 'ipv6', 'icmpv4', 'icmpv6', 'tcp', 'udp'
+DNS_QUERY = (b'\x12\x34\x01\0\0\x01\0\0\0\0\0\0' b'\x03www\x07example\x03org\0\0\x01\0\x01')
+STUN_REQUEST = b'\0\x01\0\0\x21\x12\xa4\x42' + bytes(range(12))
+RPC_NULL = struct.pack('!10I', 0x77, 0, 2, 100000, 2, 0, 0, 0, 0, 0)
+
+
+def inet_sum(data):
+    """RFC 1071, never 0."""
+    data += bytes(len(data) % 2)
+    return 0xffff - sum(struct.unpack('!%dH' % (len(data) // 2), data)) % 0xffff
+
+
+def live_packed(address):
+    return ipaddress.ip_address(address).packed
+
+
+def ip_packet(src, dst, proto, data, error=0):
+    """IPv4 or IPv6; the checksum of layer 4 is filled in, wrong by error."""
+    src, dst = live_packed(src), live_packed(dst)
+    pseudo = b'' if proto == 1 else src + dst + struct.pack('!II', len(data), proto)
+    at = PROTO_SUM_AT.get(proto)
+    if at:
+        data = data[:at] + bytes(2) + data[at + 2:]
+        total = (inet_sum(pseudo + data) + error) & 0xffff
+        data = data[:at] + total.to_bytes(2, 'big') + data[at + 2:]
+    if len(src) == 16:
+        return struct.pack('!IHBB', 6 << 28, len(data), proto, 64) + src + dst + data
+    head = struct.pack('!BBHIBBH', 0x45, 0, 20 + len(data), 0, 64, proto, 0) + src + dst
+    return head[:10] + inet_sum(head).to_bytes(2, 'big') + head[12:] + data
+
+
+def echo(number, data=b'abcdefgh', kind=8):
+    return struct.pack('!BBHHH', kind, 0, 0, 0x8888, number) + data
+
+
+def live_udp(sport, dport, data=b''):
+    return struct.pack('!HHHH', sport, dport, 8 + len(data), 0) + data
+
+
+def live_tcp(sport, dport, seq, ack, flags, data=b''):
+    return struct.pack('!HHIIHHHH', sport, dport, seq, ack, 5 << 12 | flags, 64240, 0, 0) + data
+
+
+def arp_request(mac, src, dst):
+    return struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 1, mac, live_packed(src), bytes(6),
+                       live_packed(dst))
+
+
+def mac_text(mac):
+    return ':'.join('%02x' % octet for octet in mac)
+
+
+@contextlib.contextmanager
+def entered(namespace):
+    """This thread stands in a namespace for a while: sockets made here stay there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open('/proc/thread-self/ns/net') as home, open('/run/netns/' + namespace) as there:
+        if libc.setns(there.fileno(), 0):
+            raise OSError(ctypes.get_errno(), 'setns')
+        try:
+            yield
+        finally:
+            if libc.setns(home.fileno(), 0):
+                os._exit(70)                    # nothing may go on in the wrong place
+
+
+class RawPeer:
+    """A raw peer on an interface: whole frames out, what comes in, with its VLAN tags."""
+
+    def __init__(self, case, namespace, name, mac=THIRD_MAC):
+        with entered(namespace):
+            self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.sock.setsockopt(263, 8, 1)         # PACKET_AUXDATA
+        self.sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 23)    # SO_RCVBUFFORCE
+        self.sock.bind((name, 3))
+        self.mac = mac
+        case.addCleanup(self.sock.close)
+
+    def send(self, packet, to=FAR_MAC, tag=b'', kind=None):
+        """A packet of layer 3, or with kind of any EtherType -> the frame sent."""
+        kind = kind or {4: 0x800, 6: 0x86dd}[packet[0] >> 4]
+        frame = to + self.mac + tag + kind.to_bytes(2, 'big') + packet
+        self.sock.send(frame)
+        return frame
+
+    def frames(self, seconds, both=False):
+        """Frames that come (or with both pass) from now on, as long as so many seconds."""
+        end = time.monotonic() + seconds
+        while True:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select((self.sock,), (), (), left)[0]:
+                return
+            frame, extra, _, address = self.sock.recvmsg(1 << 17, 256)
+            if address[2] == 4 and not both:    # PACKET_OUTGOING
+                continue
+            status, _, _, _, _, tci, tpid = struct.unpack('=IIIHHHH', extra[0][2])
+            if status & 16:
+                frame = frame[:12] + struct.pack('!HH', tpid or 0x8100, tci) + frame[12:]
+            yield frame
+
+    def ask(self, packet, seconds=2, **options):
+        """Send -> the first frame that comes back to our MAC, or None."""
+        sent = self.send(packet, **options)
+        for frame in self.frames(seconds):
+            if frame[:6] == sent[6:12]:
+                return frame
+        return None
+
+
+class Running:
+    """masscanned.py at work; its streams are files."""
+
+    def __init__(self, owner, namespace, *args, code=None, redirect='', ready=True, **options):
+        """code: Python that changes `masscanned` before it starts."""
+        self.streams = [tempfile.TemporaryFile() for _ in range(2)]
+        command = tool('masscanned.py', *args) if code is None else [
+            sys.executable, '-c', 'import sys; sys.path.insert(0, %r); import masscanned\n%s\n'
+            'sys.exit(masscanned.main())' % (HERE, code)] + [str(arg) for arg in args]
+        if redirect:
+            command = ['/bin/sh', '-c', 'exec "$0" "$@" ' + redirect] + command
+        options.setdefault('stdout', self.streams[0])
+        self.process = subprocess.Popen(
+            ['ip', 'netns', 'exec', namespace] + command, stdin=subprocess.DEVNULL,
+            stderr=self.streams[1], env=CLEAN, **options)
+        self.pid = self.process.pid
+        owner.addCleanup(self.close)
+        if ready:
+            self.ready()
+
+    def ready(self):
+        """Wait for the last line of its start -> itself."""
+        wait_until(lambda: 'answering on' in self.err() or self.process.poll() is not None)
+        if self.process.poll() is not None:
+            raise AssertionError('ended at its start: ' + self.err())
+        return self
+
+    def text(self, number):
+        return os.pread(self.streams[number].fileno(), 1 << 26, 0).decode()
+
+    def out(self):
+        return self.text(0)
+
+    def err(self):
+        return self.text(1)
+
+    def end(self, number=signal.SIGTERM, seconds=10):
+        """A signal -> exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def counts(self):
+        """The counters it left -> (frames, answers)."""
+        return tuple(map(int, re.search(r'(\d+) frames, (\d+) answers', self.err()).groups()))
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for stream in self.streams:
+            stream.close()
+
+
+CLEAN = {'PATH': os.environ.get('PATH', '') + ':/usr/sbin:/sbin:/usr/bin:/bin', 'HOME': '/tmp',
+         'LC_ALL': 'C', 'TZ': 'UTC', 'PYTHONDONTWRITEBYTECODE': '1'}
+
+
+class ClassCleanups:
+    """addCleanup for what lives as long as a test class (Python 3.8 has it built in)."""
+
+    def __init__(self):
+        self.stack = contextlib.ExitStack()
+        self.addCleanup = self.stack.callback
+
+
+class Responder(Case):
+    """masscanned.py and real clients: two namespaces, one veth pair, as root.
+
+    near    v0: 10.88.0.1/24 and fd88::1/112, the clients
+    far     v1, without an address: the responders, each for addresses of its own;
+            the shared one has 10.88.0.16-127 and fd88::10-7f
+    """
+
+    SHARED = '10.88.0.16-10.88.0.127,fd88::10-fd88::7f'
+
+    @classmethod
+    def setUpClass(cls):
+        if not can_make_namespaces():
+            if REQUIRED:
+                raise AssertionError('LIVE=required: needs root and `ip netns`')
+            raise unittest.SkipTest('needs root and `ip netns`')
+        cls.life = ClassCleanups()
+        cls.near, cls.far, cls.alone = ('responder-%d-%s' % (os.getpid(), name)
+                                        for name in ('near', 'far', 'alone'))
+        try:
+            for name in (cls.near, cls.far, cls.alone):
+                cls.ip('netns', 'add', name)
+                cls.life.addCleanup(subprocess.call, ['ip', 'netns', 'del', name])
+                cls.ip('-n', name, 'link', 'set', 'lo', 'up')
+            cls.make_pair('v')
+            cls.ip('-n', cls.near, 'addr', 'add', '10.88.0.1/24', 'dev', 'v0')
+            cls.ip('-n', cls.near, 'addr', 'add', 'fd88::1/112', 'dev', 'v0', 'nodad')
+            cls.shared = Running(cls.life, cls.far, '-i', 'v1', '--self-ip-list', cls.SHARED)
+        except BaseException:
+            cls.life.stack.close()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            status, words = cls.shared.end(), cls.shared.err()
+        finally:
+            cls.life.stack.close()
+        if status or 'fault' in words:
+            raise AssertionError('the shared responder: exit %d, %s' % (status, words))
+
+    @staticmethod
+    def ip(*words):
+        subprocess.check_call(('ip',) + words)
+
+    @classmethod
+    def make_pair(cls, letter, mtu='1500'):
+        """Both ends of a veth pair, up: 'w' -> w0 near, w1 far."""
+        ends = letter + '0', letter + '1'
+        cls.ip('-n', cls.near, 'link', 'add', ends[0], 'mtu', mtu, 'address', mac_text(NEAR_MAC),
+               'type', 'veth', 'peer', 'name', ends[1], 'mtu', mtu, 'address', mac_text(FAR_MAC),
+               'netns', cls.far)
+        for name, end in zip((cls.near, cls.far), ends):
+            cls.ip('-n', name, 'link', 'set', end, 'up')
+
+    def start(self, own, *args, namespace=None, **options):
+        """masscanned.py on v1 for a list of its own -> Running."""
+        return Running(self, namespace or self.far, '-i', 'v1', '--self-ip-list', own, *args,
+                       **options)
+
+    def wire(self, namespace=None, name='v0', mac=THIRD_MAC):
+        return RawPeer(self, namespace or self.near, name, mac)
+
+    def client(self, *command, namespace=None, **options):
+        """Start a client in the near namespace -> Popen, its streams together."""
+        if not shutil.which(command[0], path=CLEAN['PATH']):
+            if REQUIRED:
+                self.fail('LIVE=required: needs ' + command[0])
+            self.skipTest('needs ' + command[0])
+        process = subprocess.Popen(
+            ('ip', 'netns', 'exec', namespace or self.near) + command, env=CLEAN,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def output(self, *command, **options):
+        """A client's last words -> (status, text)."""
+        process = self.client(*command, **options)
+        with killed_after(process, 20):
+            text = process.stdout.read().decode('utf-8', 'replace')
+        return process.wait(), text
+
+    def assert_answers(self, address, wire=None, **options):
+        """A ping by hand is answered -> the frame."""
+        answer = (wire or self.wire()).ask(
+            ip_packet('10.88.0.9', address, 1, echo(1)), **options)
+        self.assertIsNotNone(answer, 'no answer from ' + address)
+        self.assertEqual(answer[-16:], b'\0\0' + struct.pack(
+            '!HHH', inet_sum(echo(1)[4:]), 0x8888, 1) + b'abcdefgh')
+        return answer
+
+    # Clients: name, command, exit status (None: ended as soon as the output matches), output
+    CLIENTS = [
+        ('ping', 'ping -n -c 3 -i 0.1 10.88.0.20', 0, r'3 received, 0% packet loss'),
+        ('ping of 1,400', 'ping -n -c 1 -s 1400 10.88.0.20', 0, r'1408 bytes from 10\.88\.0\.20'),
+        ('ping6', 'ping -6 -n -c 2 -i 0.1 fd88::20', 0, r'2 received, 0% packet loss'),
+        ('ping6 of 1,400', 'ping -6 -n -c 1 -s 1400 fd88::21', 0, r'1408 bytes from fd88::21'),
+        ('arping', 'arping -f -w 5 -I v0 10.88.0.22', 0,
+         r'reply from 10\.88\.0\.22 \[02:00:00:88:00:02\]'),
+        ('curl', 'curl -sSi http://10.88.0.23/', 0,
+         r'^HTTP/1\.1 401 Unauthorized\r\n.*\nWWW-Authenticate: Basic .*</html>\n$'),
+        ('curl over IPv6', 'curl -sSi http://[fd88::23]:8080/', 0, r'^HTTP/1\.1 401 .*</html>'),
+        ('curl HEAD', 'curl -sSI http://10.88.0.23:81/', 0,
+         r'^HTTP/1\.1 401 [^<]*Content-Length: 188\r\n[^<]*\r\n\r\n$'),
+        ('curl POST of 100 kB', 'curl -sS -H Expect: -w _%{{http_code}}_%{{size_upload}}_ '
+         '--data-binary @{post} http://10.88.0.24/', 0, r'_401_100000_$'),
+        ('curl POST over IPv6', 'curl -sS -w _%{{http_code}}_%{{size_upload}}_ '
+         '--data-binary @{post} http://[fd88::24]/', 0, r'_401_100000_$'),
+        ('curl POST in chunks', 'curl -sS -H Transfer-Encoding:chunked -w _%{{http_code}}_ '
+         '--data-binary @{post} http://10.88.0.24/', 0, r'_401_$'),
+        ('curl keep-alive', 'curl -sS -w _%{{http_code}}_%{{num_connects}}_ '
+         'http://10.88.0.25/a http://10.88.0.25/b', 0, r'_401_1_.*_401_0_$'),
+        ('curl HTTP/1.0', 'curl -sSv -0 http://10.88.0.25/', 0,
+         r'< Connection: close.*Closing connection'),
+        ('dig', 'dig +tries=2 +time=2 +noedns @10.88.0.26 www.example.org', 0,
+         r'status: NOERROR.*\nwww\.example\.org\.\s+\d+\s+IN\s+A\s+10\.88\.0\.26\n'),
+        ('dig +edns', 'dig +tries=2 +time=2 +edns=0 @10.88.0.26 www.example.org', 0,
+         r'EDNS: version: 0.*\sA\s+10\.88\.0\.26\n'),
+        ('dig +tcp', 'dig +tries=2 +time=2 +tcp @10.88.0.26 www.example.org', 0,
+         r'\sA\s+10\.88\.0\.26\n.*\(TCP\)'),
+        ('dig AAAA', 'dig +tries=2 +time=2 @fd88::26 www.example.org AAAA', 0,
+         r'status: NOERROR.*\sIN\s+AAAA\s+fd88::26\n'),
+        ('dig AAAA over IPv4', 'dig +tries=2 +time=2 @10.88.0.26 www.example.org AAAA', 0,
+         r'status: NOERROR.*ANSWER: 0,'),
+        ('dig ANY', 'dig +tries=2 +time=2 +notcp @10.88.0.26 www.example.org ANY', 0,
+         r'status: NOERROR.*\sHINFO\s+"RFC8482"'),
+        ('dig version.bind', 'dig +tries=2 +time=2 @10.88.0.26 version.bind TXT CH', 0,
+         r'status: NOERROR.*ANSWER: 0,'),
+        ('host', 'host -W 5 -t A www.example.org 10.88.0.26', 0, r'has address 10\.88\.0\.26'),
+        ('ssh', 'ssh -v -F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null 10.88.0.27 true',
+         None, r'remote software version 1\r?\n'),
+        ('ssh over IPv6', 'ssh -v -F none -o BatchMode=yes fd88::27 true', None,
+         r'remote software version 1\r?\n'),
+        ('rpcinfo', 'rpcinfo 10.88.0.28', 0, r'100000 +4 +tcp +10\.88\.0\.28\.0\.111 '),
+        ('rpcinfo -p', 'rpcinfo -p 10.88.0.28', 0,
+         r'100000 +2 +tcp +111 .*100000 +3 +tcp +111 .*100000 +4 +tcp +111 '),
+        ('rpcinfo -u', 'rpcinfo -u 10.88.0.28 100000', 0, r'version 4 ready and waiting'),
+        ('rpcinfo -t', 'rpcinfo -t 10.88.0.28 100000', 0, r'version 2 ready and waiting'),
+        ('stun, RFC 3489', 'stun 10.88.0.29', 1, r'Primary: Open'),
+        ('stun, RFC 8489', 'turnutils_stunclient 10.88.0.29', 0,
+         r'UDP reflexive addr: 10\.88\.0\.1:\d+'),
+        ('stun over IPv6', 'turnutils_stunclient fd88::29', 0,
+         r'UDP reflexive addr: (\[?)fd88::1'),
+        ('smbclient SMB1', 'smbclient -s /dev/null -U bob%secret --option=clientminprotocol=NT1 '
+         '-m NT1 -L //10.88.0.30', 1, r'NT_STATUS_LOGON_FAILURE'),
+        ('smbclient SMB1 to SMB2', 'smbclient -s /dev/null -U bob%secret '
+         '--option=clientminprotocol=NT1 -L //10.88.0.30', 1, r'NT_STATUS_LOGON_FAILURE'),
+        ('smbclient SMB2', 'smbclient -s /dev/null -U bob%secret -m SMB2_02 -L //10.88.0.30', 1,
+         r'NT_STATUS_LOGON_FAILURE'),
+        ('smbclient SMB3', 'smbclient -s /dev/null -U bob%secret -m SMB3 -L //10.88.0.30', 1,
+         r'NT_STATUS_LOGON_FAILURE'),
+        ('smbclient SMB 3.1.1', 'smbclient -s /dev/null -U bob%secret '
+         '--option=clientminprotocol=SMB3_11 -m SMB3_11 -L //10.88.0.30', 1,
+         r'NT_STATUS_LOGON_FAILURE'),
+        ('smbclient on 139', 'smbclient -s /dev/null -U bob%secret -p 139 -L //10.88.0.30', 1,
+         r'NT_STATUS_LOGON_FAILURE'),
+        ('nmap -sU', 'nmap -n -Pn -sU -sV -p 111 10.88.0.28', 0, r'111/udp open +rpcbind 2-4'),
+    ]
+    SLOW_CLIENTS = [
+        ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
+         r'111/tcp open +rpcbind 2-4 .*100000 +2,3,4 +111/tcp +rpcbind'),
+        ('nmap -sV of many', 'nmap -n -Pn -sV -p 22,53,80,111,445,3478 10.88.0.31', 0,
+         r'80/tcp +open +http +nginx 1\.14\.2'),
+    ]
+
+    def run_clients(self, clients, seconds):
+        """All at once; each has its own subTest and so many seconds."""
+        post = self.path('post', b'p' * 100000)
+        started = []
+        for name, command, status, pattern in clients:
+            with self.subTest(name):
+                started.append((name, self.client(*command.format(post=post).split(),
+                                                  stdin=subprocess.DEVNULL), status, pattern))
+        end = time.monotonic() + seconds
+        for name, process, status, pattern in started:
+            with self.subTest(name):
+                text = ''
+                with killed_after(process, max(end - time.monotonic(), 0.1)):
+                    for data in iter(lambda: os.read(process.stdout.fileno(), 65536), b''):
+                        text += data.decode('utf-8', 'replace')
+                        if status is None and re.search(pattern, text):
+                            process.kill()
+                    ended = process.wait()
+                self.assertRegex(text, '(?s)' + pattern)
+                if status is not None:
+                    self.assertEqual(ended, status, text)
+
+    def test_clients(self):
+        """Each gets what it came for, all at the same time."""
+        self.run_clients(self.CLIENTS, 15)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
+    def test_slow_clients(self):
+        self.run_clients(self.SLOW_CLIENTS, 120)
+
+    def test_octet_by_octet(self):
+        """nc sends a request in segments of one octet: one answer, then the connection ends."""
+        request = b'GET /octets HTTP/1.0\r\nHost: x\r\n\r\n'
+        process = self.client('nc', '-w', '10', '10.88.0.40', '80', stdin=subprocess.PIPE)
+        with killed_after(process, 15):
+            for octet in request:
+                process.stdin.write(bytes((octet,)))
+                process.stdin.flush()
+                time.sleep(0.005)
+            text = b''
+            while not text.endswith(b'</html>\n'):
+                data = os.read(process.stdout.fileno(), 65536)
+                if not data:
+                    break
+                text += data
+            process.stdin.close()
+            text += process.stdout.read()
+        self.assertEqual(text.count(b'HTTP/1.1 401 Unauthorized\r\n'), 1)
+        self.assertTrue(text.endswith(b'</html>\n'), text)
+
+        def pieces():
+            return re.findall(r'\ttcp\trecv\t24\t.*\t10\.88\.0\.40\t80\t', self.shared.out())
+        wait_until(lambda: len(pieces()) > len(request) // 2)
+
+    def test_idle_ping(self):
+        """A responder with nothing to do answers at once."""
+        wire, times = self.wire(), []
+        for _ in range(20):
+            time.sleep(0.01)
+            before = time.monotonic()
+            self.assert_answers('10.88.0.51', wire)
+            times.append(time.monotonic() - before)
+        self.assertLess(min(times), 0.001)
+        self.assertLess(sorted(times)[10], 0.01)
+
+    def test_interface_down_and_gone(self):
+        """Down: told once, waited for; up: on it goes; deleted: one line and exit 1."""
+        self.make_pair('w')
+        runs = [Running(self, self.far, '-i', 'w1', '--self-ip-list', own, '-q', *more)
+                for own, more in (('10.88.0.131', ()), ('10.88.0.132', ('--workers', 2)),
+                                  ('10.88.0.133', ()))]
+        wire = self.wire(name='w0')
+        own = ['10.88.0.131', '10.88.0.132', '10.88.0.133']
+        for address in own:
+            self.assert_answers(address, wire)
+        self.ip('-n', self.far, 'link', 'set', 'w1', 'down')
+        for each in runs:
+            wait_until(lambda: 'w1 is down: waiting for it' in each.err())
+        self.assertEqual(runs.pop().end(), 0)               # also while it waits
+        self.ip('-n', self.far, 'link', 'set', 'w1', 'up')
+        for each in runs:
+            wait_until(lambda: 'w1 is up again' in each.err())
+        for address in own[:2]:
+            wait_until(lambda: wire.ask(ip_packet('10.88.0.9', address, 1, echo(1)), 0.2))
+        self.ip('-n', self.far, 'link', 'del', 'w1')
+        for number, each in enumerate(runs):
+            with self.subTest(workers=number + 1):
+                self.assertEqual(each.process.wait(10), 1)
+                words = [line.split(': ', 1)[1] for line in each.err().splitlines()]
+                self.assertEqual(words[1:], ['w1 is down: waiting for it', 'w1 is up again',
+                                             'w1 is gone'])
+
+    def test_signals(self):
+        """SIGTERM, SIGINT: exit 0, counters on standard error, the whole log written."""
+        runs = [self.start('10.88.0.14%d' % number) for number in range(2)]
+        wire = self.wire()
+        for number, (each, name) in enumerate(zip(runs, ('SIGTERM', 'SIGINT'))):
+            with self.subTest(name):
+                own = '10.88.0.14%d' % number
+                for _ in range(3):
+                    self.assert_answers(own, wire)
+                before = time.monotonic()
+                self.assertEqual(each.end(getattr(signal, name)), 0)
+                self.assertLess(time.monotonic() - before, 2)
+                lines = each.err().splitlines()
+                self.assertEqual(len(lines), 2)
+                self.assertRegex(lines[1], r'^masscanned: \d+ frames, 3 answers')
+                self.assertEqual(each.out().count('\ticmpv4\tsend\t'), 3)
+                self.assertTrue(each.out().endswith('\n'))
+
+    def test_log_reader_gone(self):
+        """Standard output fails: one line says so, and the answers go on."""
+        pipe, end = os.pipe()
+        os.close(pipe)
+        full = os.open('/dev/full', os.O_WRONLY)
+        runs = [('10.88.0.142', 'Broken pipe', self.start('10.88.0.142', stdout=end)),
+                ('10.88.0.143', 'No space left', self.start('10.88.0.143', stdout=full)),
+                ('10.88.0.144', 'Bad file desc', self.start('10.88.0.144', redirect='>&-'))]
+        os.close(end)
+        os.close(full)
+        wire = self.wire()
+        for own, words, each in runs:
+            with self.subTest(words):
+                self.assert_answers(own, wire)
+                wait_until(lambda: 'standard output' in each.err())
+                for _ in range(5):
+                    self.assert_answers(own, wire)
+                self.assertEqual(each.end(), 0)
+                lines = each.err().splitlines()
+                self.assertEqual([bool(re.search(words, line)) for line in lines],
+                                 [False, True, False])
+                self.assertGreaterEqual(each.counts()[1], 6)
+
+    def test_log_reader_stalled(self):
+        """Nobody reads standard output, and it is full: a signal ends it all the same."""
+        pipe, end = os.pipe()
+        self.addCleanup(os.close, pipe)
+        fcntl.fcntl(end, 1031, 4096)                        # F_SETPIPE_SZ
+        each = self.start('10.88.0.148', stdout=end)
+        os.close(end)
+        wire = self.wire()
+        for _ in range(64):
+            wire.send(ip_packet('10.88.0.9', '10.88.0.148', 1, echo(1)))
+        wait_until(lambda: read_text('/proc/%d/wchan' % each.pid).strip().endswith('pipe_write')
+                   or select.select((pipe,), (), (), 0)[0])
+        time.sleep(0.3)                                     # the rest of it is due
+        self.assertEqual(each.end(seconds=4), 0)
+        self.assertIn('frames', each.err())
+
+    def test_closed_streams(self):
+        """Whatever is closed at the start: no text goes out as a frame, and it answers."""
+        wire = self.wire(mac=OTHER_MAC)
+        closed = ['>&-', '2>&-', '<&- >&- 2>&-']
+        runs = [self.start('10.88.0.%d' % (145 + number), '-vvv', redirect=redirect, ready=False)
+                for number, redirect in enumerate(closed)]
+        for number, (each, redirect) in enumerate(zip(runs, closed)):
+            with self.subTest(redirect):
+                own = '10.88.0.%d' % (145 + number)
+                wait_until(lambda: each.process.poll() is not None
+                           or wire.ask(ip_packet('10.88.0.9', own, 1, echo(1)), 0.05))
+                self.assert_answers(own, wire, seconds=1)
+                self.assertEqual(each.end(), 0)
+        for frame in wire.frames(0.05):
+            self.assertIn(frame[12:14], (b'\x08\0', b'\x08\x06', b'\x86\xdd'))
+            for word in (b'init', b'recv', b'masscanned', b'frames'):
+                self.assertNotIn(word, frame)
+
+    # The packet log: what is sent, in rounds; lines without time stamp.  {own} and {own6} are
+    # the responder's, C and R the MACs, {seq} the number of our SYN+ACK.
+    LOG = [
+        ('arp', '''
+            eth recv Arp C ff:ff:ff:ff:ff:ff
+            arp recv ArpOperation(1) C 10.88.0.9 00:00:00:00:00:00 {own}
+            arp send ArpOperation(2) C 10.88.0.9 R {own}
+            eth send Arp C R''', '''
+            eth recv mac_src=C mac_dst=ff:ff:ff:ff:ff:ff eth_type=Arp
+            arp recv mac_src=C mac_dst=00:00:00:00:00:00 ip_src=10.88.0.9 ip_dst={own} \
+op=ArpOperation(1)
+            arp send mac_dst=C mac_src=R ip_dst=10.88.0.9 ip_src={own} op=ArpOperation(2)
+            eth send mac_src=C mac_dst=R eth_type=Arp'''),
+        ('ping', '''
+            eth recv Ipv4 C R
+            ipv4 recv Icmp C 10.88.0.9 R {own}
+            icmpv4 recv 8/0 C 10.88.0.9 - R {own} -
+            icmpv4 send 0/0 C 10.88.0.9 - R {own} -
+            ipv4 send Icmp C 10.88.0.9 R {own}
+            eth send Ipv4 C R''', '''
+            eth recv mac_src=C mac_dst=R eth_type=Ipv4
+            ipv4 recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} next_proto=Icmp
+            icmpv4 recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Icmp \
+icmp_type=IcmpType(8) icmp_code=IcmpCode(0)
+            icmpv4 send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Icmp \
+icmp_type=IcmpType(0) icmp_code=IcmpCode(0)
+            ipv4 send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Icmp \
+next_proto=Icmp
+            eth send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Icmp \
+eth_type=Ipv4'''),
+        ('ping6', '''
+            eth recv Ipv6 C R
+            ipv6 recv Icmpv6 C fd88::9 R {own6}
+            icmpv6 recv 128/0 C fd88::9 - R {own6} -
+            icmpv6 send 129/0 C fd88::9 - R {own6} -
+            ipv6 send Icmpv6 C fd88::9 R {own6}
+            eth send Ipv6 C R''', '''
+            eth recv mac_src=C mac_dst=R eth_type=Ipv6
+            ipv6 recv mac_src=C mac_dst=R ip_src=fd88::9 ip_dst={own6} next_proto=Icmpv6
+            icmpv6 recv mac_src=C mac_dst=R ip_src=fd88::9 ip_dst={own6} transport=Icmpv6 \
+icmpv6_type=Icmpv6Type(128) icmpv6_code=Icmpv6Code(0)
+            icmpv6 send mac_src=C mac_dst=R ip_src=fd88::9 ip_dst={own6} transport=Icmpv6 \
+icmpv6_type=Icmpv6Type(129) icmpv6_code=Icmpv6Code(0)
+            ipv6 send mac_src=C mac_dst=R ip_src=fd88::9 ip_dst={own6} transport=Icmpv6 \
+next_proto=Icmpv6
+            eth send mac_src=C mac_dst=R ip_src=fd88::9 ip_dst={own6} transport=Icmpv6 \
+eth_type=Ipv6'''),
+        ('syn', '''
+            eth recv Ipv4 C R
+            ipv4 recv Tcp C 10.88.0.9 R {own}
+            tcp recv 2 C 10.88.0.9 4001 R {own} 80 1000 0
+            tcp send 18 C 10.88.0.9 4001 R {own} 80 {seq} 1001
+            ipv4 send Tcp C 10.88.0.9 R {own}
+            eth send Ipv4 C R''', '''
+            eth recv mac_src=C mac_dst=R eth_type=Ipv4
+            ipv4 recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} next_proto=Tcp
+            tcp recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Tcp \
+port_src=4001 port_dst=80 flags=2 seq=1000 ack=0
+            tcp send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Tcp \
+port_src=4001 port_dst=80 flags=18 seq={seq} ack=1001
+            ipv4 send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Tcp \
+port_src=4001 port_dst=80 next_proto=Tcp
+            eth send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Tcp \
+port_src=4001 port_dst=80 eth_type=Ipv4'''),
+        ('dns', '''
+            eth recv Ipv4 C R
+            ipv4 recv Udp C 10.88.0.9 R {own}
+            udp recv - C 10.88.0.9 4002 R {own} 53
+            udp send - C 10.88.0.9 4002 R {own} 53
+            ipv4 send Udp C 10.88.0.9 R {own}
+            eth send Ipv4 C R''', '''
+            eth recv mac_src=C mac_dst=R eth_type=Ipv4
+            ipv4 recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} next_proto=Udp
+            udp recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4002 port_dst=53
+            udp send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4002 port_dst=53
+            ipv4 send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4002 port_dst=53 next_proto=Udp
+            eth send mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4002 port_dst=53 eth_type=Ipv4'''),
+        ('silence', '''
+            eth recv Ipv4 C R
+            ipv4 recv Udp C 10.88.0.9 R {own}
+            udp recv - C 10.88.0.9 4003 R {own} 9
+            udp drop - C 10.88.0.9 4003 R {own} 9
+            ipv4 drop Udp C 10.88.0.9 R {own}
+            eth drop Ipv4 C R''', '''
+            eth recv mac_src=C mac_dst=R eth_type=Ipv4
+            ipv4 recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} next_proto=Udp
+            udp recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4003 port_dst=9
+            udp drop mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4003 port_dst=9
+            ipv4 drop mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4003 port_dst=9 next_proto=Udp
+            eth drop mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst={own} transport=Udp \
+port_src=4003 port_dst=9 eth_type=Ipv4'''),
+        ('not ours', '''
+            eth recv Ipv4 C R
+            ipv4 recv Icmp C 10.88.0.9 R 10.88.0.254
+            ipv4 drop Icmp C 10.88.0.9 R 10.88.0.254
+            eth drop Ipv4 C R''', '''
+            eth recv mac_src=C mac_dst=R eth_type=Ipv4
+            ipv4 recv mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst=10.88.0.254 next_proto=Icmp
+            ipv4 drop mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst=10.88.0.254 next_proto=Icmp
+            eth drop mac_src=C mac_dst=R ip_src=10.88.0.9 ip_dst=10.88.0.254 eth_type=Ipv4'''),
+    ]
+
+    def log_frames(self, wire, own, own6):
+        """Send what LOG tells of -> [(name, time before, sequence number of the SYN+ACK)]."""
+        sent = []
+        for name, options in [
+                ('arp', dict(packet=arp_request(THIRD_MAC, '10.88.0.9', own), kind=0x806,
+                             to=b'\xff' * 6)),
+                ('ping', dict(packet=ip_packet('10.88.0.9', own, 1, echo(1)))),
+                ('ping6', dict(packet=ip_packet('fd88::9', own6, 58, echo(1, kind=128)))),
+                ('syn', dict(packet=ip_packet('10.88.0.9', own, 6, live_tcp(4001, 80, 1000, 0, 2)))),
+                ('dns', dict(packet=ip_packet('10.88.0.9', own, 17, live_udp(4002, 53, DNS_QUERY)))),
+                ('silence', dict(packet=ip_packet('10.88.0.9', own, 17, live_udp(4003, 9, b'\xc1')))),
+                ('not ours', dict(packet=ip_packet('10.88.0.9', '10.88.0.254', 1, echo(1))))]:
+            before, seq = time.time(), None
+            if name in ('silence', 'not ours'):
+                wire.send(**options)
+            else:
+                frame = wire.ask(**options)
+                self.assertIsNotNone(frame, name)
+                seq = struct.unpack_from('!I', frame, 38)[0] if name == 'syn' else None
+            sent.append((name, before, seq))
+        return sent
+
+    def test_log(self):
+        """Both formats say what happened: each event once, at its time, within half a second."""
+        runs = [self.start('10.88.0.15%d,fd88::15%d' % (number, number), '--format', form)
+                for number, form in enumerate(('console', 'logfmt'))]
+        client, ours = mac_text(THIRD_MAC), mac_text(FAR_MAC)
+        for number, each in enumerate(runs):
+            own, own6 = '10.88.0.15%d' % number, 'fd88::15%d' % number
+            mine = re.compile(r'%s|10\.88\.0\.254' % own6.replace('::', '::?') + '|'
+                              + re.escape(own) + r'|%s' % client)
+            wire = self.wire()
+            skip = len(each.out().splitlines())
+            sent = self.log_frames(wire, own, own6)
+            end = time.monotonic() + 0.5
+            wanted = []
+            for (name, *texts), (_, before, seq) in zip(self.LOG, sent):
+                for line in texts[number].strip().splitlines():
+                    words = line.format(own=own, own6=own6, seq=seq).split()
+                    words = [re.sub('^(mac_...=)?([CR])$', lambda found: (found.group(1) or '') + {
+                        'C': client, 'R': ours}[found.group(2)], word) for word in words]
+                    wanted.append((before, '\t'.join('' if word == '-' else word
+                                                     for word in words) if not number else
+                                   'proto=%s verb=%s ' % tuple(words[:2])
+                                   + ' '.join(words[2:])))
+            wanted_lines = [line for _, line in wanted]
+
+            def lines():
+                return [line for line in each.out().splitlines()[skip:] if mine.search(line)
+                        and own_only(line)]
+
+            def own_only(line):
+                return client in line and 'fe80' not in line
+            while len(lines()) < len(wanted) and time.monotonic() < end:
+                time.sleep(0.01)
+            got = [re.fullmatch(r'(?:ts=)?(\d{10}\.\d{3})[\t ](.*)', line) for line in lines()]
+            self.assertNotIn(None, got)
+            with self.subTest(('console', 'logfmt')[number]):
+                self.assertEqual([found.group(2) for found in got], wanted_lines)
+                for found, (before, _) in zip(got, wanted):
+                    self.assertLess(abs(float(found.group(1)) - before), 0.2)
+                head = each.out().splitlines()[:8]
+                self.assertEqual(
+                    [re.sub(r'^(ts=)?\d{10}\.\d{3}[\t ]', '', line) for line in head],
+                    ['%s\tinit' % name for name in LAYER_NAMES] if not number else
+                    ['proto=%s verb=init' % name for name in LAYER_NAMES])
+
+    def test_large_frames(self):
+        """Frames larger than a ring's slot and the MTU arrive whole, by either kind of link."""
+        self.make_pair('j', '9000')
+        self.addCleanup(self.ip, '-n', self.near, 'link', 'del', 'j0')
+        self.ip('-n', self.near, 'addr', 'add', '10.89.0.1/24', 'dev', 'j0')
+        post = self.path('post', b'p' * 100000)
+        kinds = [('ring', '10.89.0.2', ''),
+                 ('plain', '10.89.0.3', 'masscanned.RingLink = masscanned.PacketLink')]
+        runs = [Running(self, self.far, '-i', 'j1', '--self-ip-list', own, '-q', '-vvv',
+                        code=code) for _, own, code in kinds]
+        for (name, own, _), each in zip(kinds, runs):
+            with self.subTest(name):
+                self.assertIn('8908 bytes from', self.output(
+                    'ping', '-n', '-c', '1', '-M', 'do', '-s', '8900', own)[1])
+                self.assertEqual(self.output(
+                    'curl', '-sS', '-H', 'Expect:', '-w', '_%{http_code}', '-m', '10',
+                    '--data-binary', '@' + post, 'http://%s/' % own)[1][-4:], '_401')
+                self.assertEqual(each.end(), 0)
+                frames = re.findall(r'answered[^:]*: ([0-9a-f]+)$', each.err(), re.M)
+                self.assertGreater(max(map(len, frames)) // 2, 20000)
+                self.assertNotIn('lost', each.err().splitlines()[-1])
+
+    def test_plain_link(self):
+        """Where rings are refused, plain recv does: clients, tags, checksums, -m."""
+        own = '10.88.0.161-10.88.0.162'
+        each = self.start(own, code='''
+def refuse(*args):
+    raise OSError(12, 'Cannot allocate memory')
+masscanned.RingLink = refuse''')
+        wire = self.wire()
+        self.assert_answers('10.88.0.161', wire)
+        self.assertEqual(self.assert_answers('10.88.0.161', wire, tag=b'\x81\0\x20\x07')[12:16],
+                         b'\x81\0\x20\x07')
+        self.assertIn('401 Unauthorized', self.output(
+            'curl', '-sSi', '-m', '10', 'http://10.88.0.162/')[1])
+        self.assertIsNone(wire.ask(ip_packet('10.88.0.9', '10.88.0.161', 17, live_udp(
+            4004, 53, DNS_QUERY), 1), 0.2))
+        self.assertEqual(each.end(), 0)
+        self.assertIn('1 udp checksum', each.err())
+
+    def test_vlan(self):
+        """An answer carries the tag of its question: none, one, two."""
+        wire = self.wire()
+        for tag in (b'', b'\x81\0\x20\x07', b'\x81\0\0\0', b'\x88\xa8\0\x05',
+                    b'\x88\xa8\0\x05\x81\0\x20\x07', b'\x81\0\0\x05\x81\0\x0f\xff'):
+            with self.subTest(tag=tag.hex()):
+                answer = self.assert_answers('10.88.0.50', wire, tag=tag)
+                self.assertEqual(answer[12:14 + len(tag)], tag + b'\x08\0')
+        answer = wire.ask(arp_request(THIRD_MAC, '10.88.0.9', '10.88.0.50'), kind=0x806,
+                          to=b'\xff' * 6, tag=b'\x81\0\x20\x07')
+        self.assertEqual(answer[12:18], b'\x81\0\x20\x07\x08\x06')
+
+    def test_own_mac(self):
+        """-m: that MAC is told, listened to and sent from, and the interface's is not."""
+        each = self.start('10.88.0.163,fd88::163', '-q', '-m', mac_text(OTHER_MAC))
+        wire = self.wire()
+        answer = wire.ask(arp_request(THIRD_MAC, '10.88.0.9', '10.88.0.163'), kind=0x806,
+                          to=b'\xff' * 6)
+        self.assertEqual((answer[6:12], answer[22:28]), (OTHER_MAC, OTHER_MAC))
+        self.assertEqual(self.assert_answers('10.88.0.163', wire, to=OTHER_MAC)[6:12], OTHER_MAC)
+        self.assertIsNone(wire.ask(ip_packet('10.88.0.9', '10.88.0.163', 1, echo(1)), 0.2))
+        self.assertEqual(self.output('ping', '-6', '-n', '-c', '1', 'fd88::163')[0], 0)
+        self.assertEqual(each.end(), 0)
+
+    def test_workers(self):
+        """Two of them: every frame is answered once, counters add up, log lines are whole."""
+        each = self.start('10.88.0.164', '--workers', 2)
+        children = wait_until(lambda: child_pids(each.pid))
+        self.assertEqual(len(children), 1)
+        wire, ports = self.wire(), list(range(5000, 5400))
+        for port in ports:
+            wire.send(ip_packet('10.88.0.9', '10.88.0.164', 6, live_tcp(port, 80, 7, 0, 2)))
+        answers = collections.Counter()
+        for frame in wire.frames(5):
+            if frame[26:30] == live_packed('10.88.0.164'):
+                answers[struct.unpack_from('!H', frame, 36)[0]] += 1
+                if len(answers) == len(ports):
+                    break
+        self.assertEqual(answers, collections.Counter(ports))
+        self.assertEqual(each.end(), 0)
+        self.assertGreaterEqual(each.counts()[0], 400)
+        self.assertEqual(each.counts()[1], 400)
+        self.assertEqual(len(each.err().splitlines()), 2)
+        lines = each.out().splitlines()
+        for line in lines:
+            self.assertRegex(line, r'\A\d{10}\.\d{3}\t(%s)\t(init|recv|send|drop)[^\r\n]*\Z'
+                             % '|'.join(LAYER_NAMES))
+        told = collections.Counter(line.split('\t', 1)[1] for line in lines)
+        for port in ports:
+            self.assertEqual(told['tcp\trecv\t2\t%s\t10.88.0.9\t%d\t%s\t10.88.0.164\t80\t7\t0' % (
+                mac_text(THIRD_MAC), port, mac_text(FAR_MAC))], 1)
+        self.assertEqual({told[name + '\tinit'] for name in LAYER_NAMES}, {1})
+        self.assertEqual([pid for pid in children if os.path.exists('/proc/%d' % pid)], [])
+
+    def test_workers_at_once(self):
+        """Ended the moment they start: still exit 0, nobody is left behind."""
+        runs = [self.start('10.88.0.165', '-q', '--workers', 4, ready=False) for _ in range(2)]
+        for each in runs:
+            wait_until(lambda: 'answering on' in each.err())
+            each.process.send_signal(signal.SIGTERM)
+        for each in runs:
+            self.assertEqual(each.process.wait(5), 0)
+            self.assertEqual(each.counts()[1], 0)
+
+    def test_worker_dies(self):
+        """A worker that is killed is noticed: the program ends with exit 1, saying so."""
+        each = self.start('10.88.0.166', '-q', '--workers', 2)
+        os.kill(wait_until(lambda: child_pids(each.pid))[0], signal.SIGKILL)
+        self.assertEqual(each.process.wait(5), 1)
+        self.assert_line(each.err().split('\n', 1)[1])
+
+    def test_tap(self):
+        """--tap: ping, curl and dig of the same host; the device is gone with the process."""
+        if not os.path.exists('/dev/net/tun'):
+            if REQUIRED:
+                self.fail('LIVE=required: needs /dev/net/tun')
+            self.skipTest('needs /dev/net/tun')
+        each = Running(self, self.alone, '--tap', '10.11.12.0/24', '--tap', 'fd11::/112',
+                       '--tap', '10.11.14.0/30')
+
+        def devices():
+            return subprocess.check_output(['ip', '-n', self.alone, '-br', 'addr']).decode()
+        wait_until(lambda: 'try: ping fd11::2' in each.err())
+        self.assertIn('10.11.12.1', devices())
+        self.assertIn('try: ping 10.11.12.2', each.err())
+        for command, pattern in [
+                ('ping -n -c 2 -i 0.1 10.11.12.13', ' 0% packet loss'),
+                ('ping -n -c 1 10.11.14.2', ' 0% packet loss'),
+                ('ping -6 -n -c 2 -i 0.1 fd11::ffff', ' 0% packet loss'),
+                ('curl -sSi -m 5 http://10.11.12.254/', '401 Unauthorized'),
+                ('curl -sSi -m 5 http://[fd11::13]/', '401 Unauthorized'),
+                ('dig +short +time=2 +tries=2 @10.11.12.13 a.b', r'^10\.11\.12\.13$'),
+                ('dig +short +time=2 +tries=2 @fd11::13 a.b AAAA', r'^fd11::13$'),
+                ('dig +short +time=2 +tries=2 +tcp @10.11.12.13 a.b', r'^10\.11\.12\.13$')]:
+            with self.subTest(command):
+                self.assertRegex(self.output(*command.split(), namespace=self.alone)[1],
+                                 '(?m)' + pattern)
+        self.assertEqual(each.end(), 0)
+        self.assertNotIn('masscanned', devices())
+        self.assertNotIn('fault', each.err())
+
+    def test_privileges(self):
+        """Nothing of root is left, in no process of it."""
+        wanted = [(), ('--workers', 2), ('--user', 'daemon')]
+        runs = [self.start('10.88.0.17%d' % number, '-q', *args)
+                for number, args in enumerate(wanted)]
+        wire = self.wire()
+        for number, (args, each) in enumerate(zip(wanted, runs)):
+            self.assert_answers('10.88.0.17%d' % number, wire)
+            entry = pwd.getpwnam('daemon' if 'daemon' in args else 'nobody')
+            if '--workers' in args:
+                wait_until(lambda: child_pids(each.pid))
+            for pid in [each.pid] + child_pids(each.pid):
+                with self.subTest(args=args, child=pid != each.pid):
+                    status = dict(line.split(':', 1) for line in read_text(
+                        '/proc/%d/status' % pid).splitlines())
+                    self.assertEqual(status['Uid'].split(), [str(entry.pw_uid)] * 4)
+                    self.assertEqual(status['Gid'].split(), [str(entry.pw_gid)] * 4)
+                    self.assertEqual(status['Groups'].split(), [])
+                    self.assertEqual(status['NoNewPrivs'].strip(), '1')
+                    for name in ('CapInh', 'CapPrm', 'CapEff', 'CapAmb'):
+                        self.assertEqual(int(status[name], 16), 0, name)
+        for each in runs:
+            self.assertEqual(each.end(), 0)
+
+    # Payloads that are, or look like, what a responder answers
+    STARTERS = [
+        ('dns', 53, DNS_QUERY), ('dns answer', 53, DNS_QUERY[:2] + b'\x81' + DNS_QUERY[3:]),
+        ('dns status', 53, DNS_QUERY[:2] + b'\x11' + DNS_QUERY[3:]),
+        ('dns cut', 53, DNS_QUERY[:-1]), ('dns head only', 53, DNS_QUERY[:12]),
+        ('stun', 3478, STUN_REQUEST), ('stun classic', 3478, b'\0\x01\0\0' + bytes(range(16))),
+        ('stun unknown attribute', 3478, b'\0\x01\0\x04' + STUN_REQUEST[4:] + b'\x7f\xff\0\0'),
+        ('stun success', 3478, b'\x01\x01\0\0' + STUN_REQUEST[4:]),
+        ('stun change port', 3478, b'\0\x01\0\x08' + STUN_REQUEST[4:] + b'\0\x03\0\x04\0\0\0\x02'),
+        ('ssh', 22, b'SSH-2.0-1\r\n'), ('ssh, long', 22, b'SSH-2.0-' + b'x' * 99 + b'\r\n'),
+        ('http', 80, b'GET / HTTP/1.1\r\nHost: x\r\n\r\n'),
+        ('http answer', 80, b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n'),
+        ('rpc', 111, RPC_NULL), ('rpc version', 111, RPC_NULL[:11] + b'\x03' + RPC_NULL[12:]),
+        ('rpc reply', 111, RPC_NULL[:7] + b'\x01' + RPC_NULL[8:]),
+        ('gh0st', 8000, b'Gh0st\x16\0\0\0\x01\0\0\0\x78\x9c\x4b\x04\0\0\x62\0\x62'),
+        ('smb1', 445, b'\0\0\0\x2f\xffSMBr' + bytes(27) + b'\0\x0c\0\x02NT LM 0.12\0'),
+        ('netbios session', 139, b'\x81\0\0\x44' + b' ' + b'A' * 32 + b'\0 ' + b'B' * 32 + b'\0'),
+    ]
+
+    def test_two_responders(self):
+        """Two face each other: whatever single frame begins it, they stop by themselves."""
+        runs = [self.start('10.88.0.210,fd88::210'),
+                Running(self, self.near, '-i', 'v0', '--self-ip-list', '10.88.0.220,fd88::220')]
+        wire = self.wire(mac=NEAR_MAC)
+        names = {}
+        for number, (name, port, data) in enumerate(self.STARTERS):
+            for family, pair in (('', ('10.88.0.220', '10.88.0.210')),
+                                 (', IPv6', ('fd88::220', 'fd88::210'))):
+                for kind, sport in (('', 6000 + number), (', port to port', port)):
+                    if kind and number and port == self.STARTERS[number - 1][1]:
+                        continue
+                    wire.send(ip_packet(*pair, 17, live_udp(sport, port, data)))
+                    names[sport, port, len(live_packed(pair[0]))] = name + kind + family
+        for flags in (2, 16, 17, 18, 24, 20):
+            wire.send(ip_packet('10.88.0.220', '10.88.0.210', 6, live_tcp(
+                6100 + flags, 80, 9, 9, flags, b'GET / HTTP/1.1\r\n\r\n' * (flags == 24))))
+            names[6100 + flags, 80, 4] = 'tcp flags %d' % flags
+        wire.send(ip_packet('10.88.0.220', '10.88.0.210', 1, echo(7)))
+        wire.send(arp_request(NEAR_MAC, '10.88.0.220', '10.88.0.210'), kind=0x806)
+        flows, ours = collections.Counter(), (live_packed('10.88.0.220'), live_packed('fd88::220'))
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            frames = [frame for frame in wire.frames(0.3, both=True)
+                      if any(each in frame for each in ours)]
+            if not frames:
+                break
+            for frame in frames:
+                six = frame[12:14] == b'\x86\xdd'
+                one, two = struct.unpack_from('!HH', frame, 54 if six else 34)
+                size = 16 if six else 4
+                flows[names.get((one, two, size)) or names.get((two, one, size))
+                      or 'others'] += 1
+        self.assertGreater(len(flows), 10)                  # it did begin
+        for name, count in sorted(flows.items()):
+            with self.subTest(name):
+                self.assertLessEqual(count, 12)
+        for each in runs:
+            self.assertEqual(each.end(), 0)
+            self.assertNotIn('fault', each.err())
+
+    def test_checksums(self):
+        """Wrong sums: silence, counted; sums a local sender left to the card: accepted."""
+        checked, unchecked = '10.88.0.180', '10.88.0.181'
+        run, _ = (self.start(own + ',' + own6, '-q', *more) for own, own6, more in (
+            (checked, 'fd88::180', ()),
+            (unchecked, 'fd88::181', ('--no-checksum', '--remote-ip-deny-list', '10.88.0.8'))))
+        wire = self.wire()
+        query = live_udp(4005, 53, DNS_QUERY)
+        bad = [('icmp', 1, echo(1)), ('udp', 17, query), ('tcp', 6, live_tcp(4006, 80, 1, 0, 2))]
+        for name, proto, data in bad:
+            for error in (1, 0x100, 0x8000):
+                with self.subTest(name, error=error):
+                    wire.send(ip_packet('10.88.0.9', checked, proto, data, error))
+                    answer = self.assert_answers(checked, wire)     # the good one is the first
+                    self.assertEqual(answer[23], 1)
+            with self.subTest(name, option='--no-checksum'):
+                self.assertIsNotNone(wire.ask(ip_packet('10.88.0.9', unchecked, proto, data, 1)))
+        for name, proto, data in (('icmpv6', 58, echo(1, kind=128)), ('udp6', 17, query)):
+            with self.subTest(name):
+                self.assertIsNone(wire.ask(
+                    ip_packet('fd88::9', 'fd88::180', proto, data, 1), 0.1))
+                self.assertIsNotNone(wire.ask(ip_packet('fd88::9', 'fd88::180', proto, data)))
+        header = bytearray(ip_packet('10.88.0.9', checked, 1, echo(1)))
+        header[8] -= 1
+        self.assertIsNone(wire.ask(bytes(header), 0.1))
+        self.assertIsNone(wire.ask(ip_packet('10.88.0.8', unchecked, 1, echo(1)), 0.1))
+        watch = self.wire(self.far, 'v1')
+        with entered(self.near):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sock:
+            sock.settimeout(5)
+            sock.connect((checked, 53))
+            sock.send(DNS_QUERY)
+            self.assertEqual(sock.recv(999)[-4:], live_packed(checked))
+            port = sock.getsockname()[1]
+        frame = next(frame for frame in watch.frames(5)
+                     if frame[23:24] == b'\x11' and frame[34:36] == port.to_bytes(2, 'big'))
+        self.assertNotEqual(inet_sum(frame[26:34] + struct.pack('!II', 17, len(frame) - 34)
+                                     + frame[34:]), 0xffff, 'this kernel fills sums in')
+        self.assertEqual(run.end(), 0)
+        for words in ('3 icmpv4 checksum', '3 udp checksum', '3 tcp checksum',
+                      '1 icmpv6 checksum', '1 ipv4 checksum'):
+            with self.subTest(words):
+                self.assertIn(words.replace('3 udp', '4 udp'), run.err())
+
+    def test_start(self):
+        """What only a real interface shows: words at the start, warnings, refusals."""
+        self.ip('-n', self.far, 'link', 'add', 'd0', 'type', 'veth', 'peer', 'name', 'd1')
+        self.addCleanup(self.ip, '-n', self.far, 'link', 'del', 'd0')
+        listed = self.path('own.txt', b'# ours\n\n10.88.0.190 # one\n10.88.0.192/31\n'
+                                      b'fd88::190-fd88::19f\n')
+        started = [Running(self, namespace, *args, '-q', ready=False) for namespace, args in [
+            (self.far, ('-i', 'd0', '--self-ip-list', '10.88.0.190')),
+            (self.far, ('-i', 'nope0')),
+            (self.far, ('-i', 'v1', '--self-ip-list', '10.88.0.190', '--user', 'no such user')),
+            (self.near, ('-i', 'v0', '--self-ip-list', '10.88.0.0/28,fd88::1')),
+            (self.far, ('-i', 'v1', '-f', listed)),
+            (self.alone, ('-i', 'lo')),
+            (self.far, ('-i', 'v1', '--self-ip-list', '')),
+        ]]
+        for each, words in zip(started, ["'d0' is down", "'nope0': no such interface; there are ",
+                                         "'no such user': no such user"]):
+            with self.subTest(words):
+                self.assertEqual(each.process.wait(10), 1)
+                self.assert_stop((1, each.out(), each.err()), 1, words)
+        for each, patterns in zip(started[3:], [
+                [r'answering on v0 \(02:00:00:88:00:01\) for 10\.88\.0\.0/28, fd88::1$',
+                 r': 10\.88\.0\.1, fd88::1: an address of this host'],
+                [r'answering on v1 \(02:00:00:88:00:02\) for 10\.88\.0\.190, 10\.88\.0\.192/31, '
+                 r'fd88::190/124$'],
+                [r'answering on lo \(00:00:00:00:00:00\) for every address, as no list is given$',
+                 r'--self-ip-list limits it'],
+                [r'for every address, as no list is given$', r'--self-ip-list limits it']]):
+            with self.subTest(patterns[0]):
+                each.ready()
+                wait_until(lambda: len(each.err().splitlines()) >= len(patterns))
+                self.assertEqual(each.end(), 0)
+                lines = each.err().splitlines()
+                self.assertEqual(len(lines), len(patterns) + 1, lines)      # and the counters
+                for line, pattern in zip(lines, patterns):
+                    self.assertRegex(line, pattern)
+
+
+@contextlib.contextmanager
+def killed_after(process, seconds):
+    """A process that hangs is killed, and so ends what reads from it."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def child_pids(pid):
+    return [int(word) for word in read_text('/proc/%d/task/%d/children' % (pid, pid)).split()]
+
+
+# ==== Responder: command line =========================================================
+
+class ResponderCli(Case):
+    """masscanned.py as it is started: options, mistakes, refusals.  Needs no rights."""
+
+    # name, arguments, status, what the one line must have
+    MISTAKES = [
+        ('nothing', [], 2, ['--iface NAME or --tap CIDR is needed']),
+        ('no interface', ['-q', '--self-ip-list', '10.0.0.1'], 2, ['--iface NAME']),
+        ('unknown option', ['-i', 'nope0', '--nope'], 2, ['--nope']),
+        ('abbreviated option', ['-i', 'nope0', '--self-ip-l', '10.0.0.1'], 2, ['--self-ip-l']),
+        ('positional', ['nope0'], 2, ['nope0']),
+        ('argument missing', ['-i'], 2, ['expected one argument']),
+        ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
+        ('iface twice', ['-i', 'nope0', '--iface', 'eth0'], 2, ['--iface', 'more than once']),
+        ('iface twice the same', ['-i', 'nope0', '-i', 'nope0'], 2, ['-i', 'more than once']),
+        ('list twice', ['-i', 'nope0', '--self-ip-list', '10.0.0.1', '--self-ip-list', '10.0.0.2'],
+         2, ['--self-ip-list', 'more than once']),
+        ('format twice', ['-i', 'nope0', '--format', 'console', '--format', 'logfmt'], 2,
+         ['--format', 'more than once']),
+        ('the default twice', ['-i', 'nope0', '--format', 'console', '--format', 'console'], 2,
+         ['--format', 'more than once']),
+        ('both', ['-i', 'nope0', '--tap', '10.0.0.0/24'], 2, ['--iface and --tap']),
+        ('tap and workers', ['--tap', '10.0.0.0/24', '--workers', '2'], 2, ['one worker only']),
+        ('workers auto', ['-i', 'nope0', '--workers', 'auto'], 1, ["'nope0'"]),
+        ('MAC short', ['-i', 'nope0', '-m', '02:00:00:00:00'], 2, ['02:00:00:00:00']),
+        ('MAC long', ['-i', 'nope0', '-m', '02:00:00:00:00:00:01'], 2, ['02:00:00:00:00:00:01']),
+        ('MAC text', ['-i', 'nope0', '-a', 'nonsense'], 2, ['nonsense']),
+        ('MAC multicast', ['-i', 'nope0', '--mac-addr', '01:00:5e:00:00:01'], 2,
+         ['01:00:5e:00:00:01']),
+        ('tap text', ['--tap', 'nonsense'], 2, ['nonsense', 'not a network']),
+        ('tap length', ['--tap', '10.0.0.0/33'], 2, ['10.0.0.0/33']),
+        ('tap small', ['--tap', '10.0.0.0/31'], 2, ['10.0.0.0/31', 'no room']),
+        ('tap one', ['--tap', '10.0.0.1'], 2, ['10.0.0.1', 'no room']),
+        ('tap multicast', ['--tap', '224.0.0.0/24'], 2, ['224.0.0.0/24']),
+        ('workers none', ['-i', 'nope0', '--workers', '0'], 2, ['--workers', "'0'"]),
+        ('workers text', ['-i', 'nope0', '--workers', 'many'], 2, ['--workers', 'many']),
+        ('workers many', ['-i', 'nope0', '--workers', '100000'], 2, ['--workers']),
+        ('budget text', ['-i', 'nope0', '--udp-budget', 'x'], 2, ['--udp-budget', "'x'"]),
+        ('budget one', ['-i', 'nope0', '--udp-budget', '5'], 2, ['--udp-budget', "'5'"]),
+        ('budget four', ['-i', 'nope0', '--udp-budget', '1,2,3,4'], 2, ['--udp-budget']),
+        ('budget negative', ['-i', 'nope0', '--udp-budget=-1,2'], 2, ['--udp-budget']),
+        ('budget nan', ['-i', 'nope0', '--udp-budget', 'nan,2'], 2, ['--udp-budget']),
+        ('connections', ['-i', 'nope0', '--max-connections', '0'], 2, ['--max-connections']),
+        ('timeout', ['-i', 'nope0', '--idle-timeout', '-1'], 2, ['--idle-timeout']),
+        ('only and without', ['-i', 'nope0', '--only', 'dns', '--no-protocol', 'http'], 2,
+         ['--only and --no-protocol']),
+        ('escape sequence', ['-i', 'nope0', '--format', '\x1b[2J'], 2, ['--format']),
+        ('only unknown', ['-i', 'nope0', '--only', 'dns,nope'], 1, ["'nope'", 'http']),
+        ('without unknown', ['-i', 'nope0', '--no-protocol', 'nope'], 1, ["'nope'", 'http']),
+        ('only empty', ['-i', 'nope0', '--only', ''], 1, ["''"]),
+        ('interface', ['-i', 'nope0', '-q'], 1, ["'nope0'", 'no such interface', 'lo']),
+        ('interface, log on', ['-i', 'nope0'], 1, ["'nope0'", 'no such interface']),
+        ('interface, workers', ['-i', 'nope0', '--workers', '3'], 1, ["'nope0'"]),
+        ('interface empty', ['-i', ''], 2, ['--iface']),
+        ('interface long', ['-i', 'x' * 40], 1, ['no such interface']),
+        ('interface odd', ['-i', '\x1b[2J\n'], 1, ['no such interface']),
+        ('no file', ['-i', 'nope0', '-f', '/nonexistent/own'], 1,
+         ['/nonexistent/own', 'No such file']),
+        ('folder', ['-i', 'nope0', '--self-ip-file', '/'], 1, ['/: Is a directory']),
+        ('no deny file', ['-i', 'nope0', '--remote-ip-deny-file', '/nonexistent/deny'], 1,
+         ['/nonexistent/deny', 'No such file']),
+        ('inline list', ['-i', 'nope0', '--self-ip-list', '10.0.0.1,10.0.0.300'], 1,
+         ['--self-ip-list', "'10.0.0.300'"]),
+        ('inline deny list', ['-i', 'nope0', '--remote-ip-deny-list', '10.0.0.1,x'], 1,
+         ['--remote-ip-deny-list', "'x'"]),
+        ('list backwards', ['-i', 'nope0', '--self-ip-list', '10.0.0.9-10.0.0.1'], 1,
+         ['10.0.0.9-10.0.0.1', 'below']),
+        ('list of two families', ['-i', 'nope0', '--self-ip-list', '10.0.0.1-fd00::1'], 1,
+         ['10.0.0.1-fd00::1']),
+        ('list, odd octets', ['-i', 'nope0', '--self-ip-list', '\x1b[2J'], 1, ['--self-ip-list']),
+    ]
+
+    # octets of a list file, line, what the message has
+    LIST_FILES = [
+        (b'10.0.0.1\n10.0.0.300\n', 2, "'10.0.0.300'"),
+        (b'# a\n\n10.0.0.0/33 # b\n', 3, "'10.0.0.0/33'"),
+        (b'10.0.0.1\r\n10.0.0.2\r\nfd00::/129\r\n', 3, "'fd00::/129'"),
+        (b'fd00::1-fd00::g', 1, "'fd00::1-fd00::g'"),
+        (b'10.0.0.9-10.0.0.1', 1, 'below'),
+        (b'10.0.0.1 10.0.0.2', 1, '10.0.0.1 10.0.0.2'),
+        (b'\xff\xfe1\x000\x00', 1, 'not an address'),
+        (b'\x1b[2J', 1, 'not an address'),
+    ]
+
+    def start(self, *args, **options):
+        """masscanned.py, streams in pipes."""
+        return subprocess.Popen(tool('masscanned.py', *args), stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN,
+                                **options)
+
+    def finish(self, process):
+        with killed_after(process, 20):
+            out, err = process.communicate()
+        return process.returncode, out.decode(), err.decode('utf-8', 'replace')
+
+    def assert_all_stop(self, cases):
+        """[(name, Popen, status, parts)]: each ends with one line and nothing else."""
+        for name, process, status, parts in cases:
+            with self.subTest(name):
+                done = self.finish(process)
+                self.assertNotIn('Traceback', done[2])
+                self.assert_stop(done, status, 'masscanned: ', *parts)
+
+    def test_mistakes(self):
+        """Every mistake: one line that names it, the right status, no traceback."""
+        for name, args, status, parts in self.MISTAKES:
+            if '--tap' not in args:
+                with self.subTest(name):
+                    self.assert_stop(self.call(args), status, 'masscanned: ', *parts)
+        self.assert_all_stop([(name, self.start(*args), status, parts)
+                              for name, args, status, parts in self.MISTAKES
+                              if '--tap' in args or name in self.REAL])
+
+    REAL = 'unknown option', 'interface, log on'        # as processes, too
+
+    def call(self, args):
+        """main() in this process -> (status, stdout, stderr); no row's interface exists."""
+        streams = {1: b'', 2: b''}
+
+        def write(fd, data):
+            streams[fd] += data
+        with unittest.mock.patch.object(masscanned, 'write_all', write):
+            try:
+                status = masscanned.main(list(args))
+            except SystemExit as leaving:
+                status = leaving.code
+        return status, streams[1].decode(), streams[2].decode()
+
+    def test_list_files(self):
+        """A malformed list: file:line, whichever option it belongs to."""
+        for data, line, words in self.LIST_FILES:
+            path = self.path('list', data)
+            for option in ('-f', '--remote-ip-deny-file'):
+                with self.subTest(data, option=option):
+                    self.assert_stop(self.call(['-i', 'nope0', option, path]), 1,
+                                     'masscanned: %s:%d: ' % (path, line), words)
+
+    def test_unreadable_list(self):
+        """A file without permission, as an ordinary user."""
+        path = self.path('secret', b'10.0.0.1\n')
+        os.chmod(path, 0)
+        self.assert_stop(self.as_nobody('-i', 'nope0', '-f', path), 1, 'Permission denied', path)
+
+    def as_nobody(self, *args):
+        """main() without any right -> (status, stdout, stderr)."""
+        os.chmod(self.folder, 0o755)
+        code = ('import os, sys; sys.path.insert(0, %r); import masscanned\n'
+                'write, masscanned.write_all = masscanned.write_all, lambda *_: None\n'
+                'masscanned.main(["-i", "nope0"])   # nobody may not read what is loaded late\n'
+                'masscanned.write_all = write\n'
+                'if not os.getuid():\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n'
+                'sys.exit(masscanned.main())' % HERE)
+        return self.finish(subprocess.Popen(
+            [sys.executable, '-c', code] + list(args), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN, cwd='/'))
+
+    def test_no_privilege(self):
+        """An ordinary user: one line that says what is missing."""
+        for args, words in ((('-i', 'lo', '--self-ip-list', '127.9.9.9'), 'CAP_NET_RAW'),
+                            (('-i', 'lo', '--self-ip-list', '127.9.9.9', '--workers', '2'),
+                             'CAP_NET_RAW'),
+                            (('--tap', '10.11.12.0/24'), 'run as root')):
+            with self.subTest(args=args):
+                self.assert_stop(self.as_nobody(*args), 1, words)
+
+    def test_help(self):
+        """-h names every option and fits; --version; both on standard output, exit 0."""
+        texts = {}
+        for option in ('-h', '--help', '-V', '--version', '--protocols'):
+            status, texts[option], err = self.finish(self.start(option)) if option[:3] == '--p' \
+                else self.call([option])
+            self.assertEqual((status, err), (0, ''), option)
+        self.assertEqual(texts['-h'], texts['--help'])
+        self.assertEqual(texts['-V'], texts['--version'])
+        self.assertRegex(texts['-V'], r'\Amasscanned \d+\.\d+\n\Z')
+        for option in ('--iface', '--tap', '--mac-addr', '--self-ip-file', '--self-ip-list',
+                       '--remote-ip-deny-file', '--remote-ip-deny-list', '--format', '--workers',
+                       '--user', '--udp-budget', '--no-protocol', '--only', '--protocols',
+                       '--no-checksum', '--quiet', '--version'):
+            self.assertIn(option, texts['-h'])
+        self.assertLessEqual(max(map(len, texts['-h'].splitlines())), 99)
+
+    def test_protocols(self):
+        """--protocols: each of the registry, once, with transport, port and reference."""
+        _, text, _ = self.finish(self.start('--protocols'))
+        rows = [re.split(r' {2,}', line) for line in text.splitlines()]
+        listed = {row[0]: row[1:] for row in rows[1:]}
+        self.assertEqual(len(listed), len(rows) - 1)
+        self.assertEqual(set(listed), set(masscanned.PROTOCOLS))
+        for name, row in listed.items():
+            with self.subTest(name):
+                self.assertIn(row[0], ('tcp', 'udp', 'tcp udp'))
+                self.assertTrue(0 < int(row[1]) < 65536)
+                self.assertEqual(len(row), 4)
+        for name in ('dns', 'gh0st', 'http', 'rpc', 'smb', 'ssh', 'stun'):
+            self.assertIn(name, listed)
+
+    def test_lost_output(self):
+        """--help, --protocols and mistakes with no or a full stream: no traceback."""
+        for option, redirect, wanted in [
+                ('--help', '>&-', (0, 1)), ('--help', '>/dev/full', (0, 1, 120)),
+                ('--protocols', '>&-', (0, 1)), ('--protocols', '>/dev/full', (0, 1)),
+                ('--nope', '2>&-', (2,)), ('--nope', '2>/dev/full', (2,)),
+                ('--nope', '<&- >&- 2>&-', (2,))]:
+            with self.subTest(option, redirect=redirect):
+                status, _, err = run('masscanned.py', option, redirect=redirect)
+                self.assertNotIn('Traceback', err)
+                self.assertIn(status, wanted)
 
 
 # ==== Style ===========================================================================
