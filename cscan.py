@@ -1752,7 +1752,7 @@ class Engine:
                     self.stuck.pop(target, None)
         for each in odd:
             self.odd(*each)
-        if self.blocked and self.blocked[1] != errno.EPERM and not socks:
+        if odd and not socks and self.blocked and self.blocked[1] != errno.EPERM:
             self.held = max(self.held, self.now + TICK_S)       # not one came through
         return len(socks)
 

@@ -284,7 +284,9 @@ def parse_addresses(text: str, where: str) -> 'tuple[int, int, int]':
     except ValueError:
         raise UserError('%s: %r: not an address, address/length or address-address'
                         % (where, text)) from None
-    if low.version != high.version or high < low:
+    if low.version != high.version:
+        raise UserError('%s: %r: one end is IPv4, the other IPv6' % (where, text))
+    if high < low:
         raise UserError('%s: %r: the last address is below the first' % (where, text))
     return low.version, int(low), int(high)
 
@@ -582,6 +584,7 @@ MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a c
 MSS_STEP = b''.join(                    # MSS -> the largest step within it, or the smallest of all
     bytes((max(step, 0),)) * (end - first) for step, (first, end) in enumerate(
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
+MSS_MAX = 65495
 MSS_DEFAULT4, MSS_DEFAULT6 = 536, 1220      # RFC 9293 s3.7.1
 CONNECTIONS_MAX = 65536
 IDLE_S = 300
@@ -881,6 +884,15 @@ SYN4_TOTALS = {size << 10 | SYN: 20 + size for size in range(20, 64, 4)}
 SYN_ACK_FLAGS = TCP_HEADER.size + TCP_MSS_OPTION.size << 10 | SYN | ACK
 
 
+def first_unicast(ranges, size) -> 'bytes | None':
+    """The first address of a list that can be a source, 4 or 16 octets."""
+    least, end = (1 << 24, 0xe0000000) if size == 4 else (1, 0xff << 120)
+    for first, last in ranges:
+        if max(first, least) <= min(last, end - 1):
+            return max(first, least).to_bytes(size, 'big')
+    return None
+
+
 class Family:
     """What the stack must know of IPv4 or IPv6.
 
@@ -893,9 +905,9 @@ class Family:
 
     def __init__(self, own, deny, size, mtu, header):
         self.own = own.members if own else None
-        self.source = own.ranges[0][0].to_bytes(size, 'big') if own else None
+        self.source = first_unicast(own.ranges, size) if own else None
         self.deny = deny.members if deny else False
-        self.mss = mtu - header - TCP_HEADER.size
+        self.mss = min(max(mtu - header - TCP_HEADER.size, 1), MSS_MAX)
 
     def pack_mss(self):
         """-> the TCP option that tells it."""
@@ -1029,7 +1041,7 @@ class Stack:
             at += TAG.size
         if mac not in self.macs and not mac.startswith(self.mac_prefixes):
             return self.drop('eth address')
-        if client[0] & 1 or client == self.mac:
+        if client[0] & 1 or client == self.mac and any(client):     # all zero: loopback
             return self.drop('eth source')
         handler = self.handlers.get(ethertype)
         if not handler:
@@ -1140,7 +1152,7 @@ class Stack:
             if not six.source or proto == IP_TCP:
                 return 'ipv6 multicast', None
             ours = six.source
-        elif six.own is not None and int.from_bytes(dst, 'big') not in six.own:
+        elif not any(dst) or six.own is not None and int.from_bytes(dst, 'big') not in six.own:
             return 'ipv6 address', None
         number = int.from_bytes(src, 'big')
         if six.deny and number in six.deny:
@@ -1164,6 +1176,8 @@ class Stack:
         """RFC 4861 s7.1.1, s7.2.4, RFC 4862 s5.4: solicitation of an address of ours -> frame."""
         six = self.six
         number = int.from_bytes(src, 'big')
+        if len(data) < ICMP.size:
+            return self.drop('ipv6 short')
         if len(data) < SOLICITATION.size or hops != ND_HOPS or data[1]:
             return self.drop('icmpv6 solicitation')
         if self.verify and not trusted and not is_intact(
@@ -1258,8 +1272,10 @@ class Stack:
             out = self.send(conn)
         elif known >= size:
             out = self.repeat(conn)
-        elif len(conn.unacked) > OUT_MAX:       # it asks and asks, and acknowledges nothing
-            out = self.drop('tcp window')
+        elif conn.stalled and not conn.outstanding() and len(conn.kept) > KEPT_MAX:
+            out = self.send(conn, self.converse(conn, b''))     # first what it asked before
+        elif len(conn.unacked) > OUT_MAX or len(conn.kept) > KEPT_MAX:
+            out = self.drop('tcp window')       # it asks and asks, and acknowledges nothing
         else:
             conn.rcv = seq + size & MASK32
             conn.ended = conn.ended or bool(closing)
@@ -2753,7 +2769,7 @@ class PacketLog:
             self.due = now + FLUSH_S
         if now != self.now:
             self.now, self.stamp = now, stamp_text(now)
-        if frame[12:15] == IPV4_PLAIN and frame[23] == IP_TCP and len(answers) == 1:
+        if frame[12:15] == IPV4_PLAIN and len(answers) == 1 and frame[23] == IP_TCP:
             self.texts.append(self.exchange(self.stamp, frame, answers[0]))
         else:
             self.texts += self.layers(self.stamp, frame, fate, answers)
@@ -2997,7 +3013,7 @@ PACKET_AUXDATA, PACKET_VERSION, PACKET_TX_RING = 8, 10, 13
 PACKET_FANOUT, PACKET_IGNORE_OUTGOING = 18, 23
 PACKET_MR_PROMISC, PACKET_MR_ALLMULTI = 1, 2
 PACKET_OUTGOING = 4
-PACKET_FANOUT_HASH = 0
+PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_UNIQUEID = 0, 0x2000
 TPACKET_V2 = 1
 TPACKET2 = struct.Struct('=IIIH')       # status size kept mac; then net sec nsec
 TPACKET2_VLAN = struct.Struct('=24xHH')     # vlan_tci vlan_tpid
@@ -3118,7 +3134,7 @@ class PacketLink:
     herald = True
 
     def __init__(self, name, mac=None, group=None):
-        """group: of the workers that share the interface (PACKET_FANOUT), or None."""
+        """group: of workers that share the interface, 0 for a new one; None: it is ours alone."""
         self.name, self.unsent = name, collections.Counter()
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self.index = interface_index(name)
@@ -3137,10 +3153,18 @@ class PacketLink:
         for kind in (PACKET_MR_ALLMULTI,) + (PACKET_MR_PROMISC,) * (self.mac != hwaddr):
             self.sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP,
                                  PACKET_MREQ.pack(self.index, kind, 0, b''))
-        if group is not None:
-            self.sock.setsockopt(SOL_PACKET, PACKET_FANOUT, group | PACKET_FANOUT_HASH << 16)
+        self.group = group if group is None else self.join(group)
         self.poll = select.poll()
         self.poll.register(self.sock, select.POLLIN)
+
+    def join(self, group):
+        """Share the interface with the sockets of a group, 0 for a new one -> its number."""
+        flags = PACKET_FANOUT_HASH | (0 if group else PACKET_FANOUT_FLAG_UNIQUEID)
+        self.sock.setsockopt(SOL_PACKET, PACKET_FANOUT, group | flags << 16)
+        return self.sock.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xffff
+
+    def settle(self):
+        """Nothing is left unsent behind the back of who goes to sleep."""
 
     def prepare(self):
         """Options that must stand before frames come."""
@@ -3177,8 +3201,9 @@ class PacketLink:
                 self.unsent[why(error)] += 1
 
     def wait(self, timeout_ms):
-        """Sleep until there is something to do -> whether the interface complains."""
-        return any(event & select.POLLERR for _, event in self.poll.poll(timeout_ms))
+        """Sleep until there is something to do -> whether the interface may be the matter."""
+        events = self.poll.poll(timeout_ms)
+        return not events or any(event & select.POLLERR for _, event in events)
 
     def trouble(self):
         """What is wrong with the interface: 'gone', 'down' or ''."""
@@ -3213,17 +3238,26 @@ class RingLink(PacketLink):
     Short answers leave by a ring, too: one system call for many (0.45 us each instead of 0.6).
 
     at      offset of the next slot
-    out     the socket of the other ring, out_at its next slot
+    out     the socket of the other ring; out_at its next slot, out_last the offset of the last
+            one filled, out_max the octets it takes
     """
 
     def __init__(self, name, mac=None, group=None):
         PacketLink.__init__(self, name, mac, group)
+        try:
+            self.open_out(name)
+        except OSError:
+            self.sock.close()
+            raise
+
+    def open_out(self, name):
         self.out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self.out.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         self.out.setsockopt(SOL_PACKET, PACKET_TX_RING, TPACKET_REQ.pack(
             RING_BLOCK, SEND_SLOTS * SEND_SLOT // RING_BLOCK, SEND_SLOT, SEND_SLOTS))
         self.out_ring = mmap.mmap(self.out.fileno(), SEND_SLOTS * SEND_SLOT)
-        self.out_at = 0
+        self.out_at, self.out_last = 0, 0
+        self.out_max = min(SEND_SLOT - TPACKET2_SEND.size, self.mtu + ETHER.size)
         self.out.bind((name, 0))
 
     def prepare(self):
@@ -3265,17 +3299,25 @@ class RingLink(PacketLink):
 
     def send_run(self, size, frames):
         """Frames of one size: by the ring when there are enough of them and they fit."""
-        if len(frames) < SEND_RUN or size > SEND_SLOT - TPACKET2_SEND.size:
+        if len(frames) < SEND_RUN or size > self.out_max:
             return PacketLink.send(self, frames)
         while frames:
             taken = frames[:SEND_SLOTS - self.out_at]
             if not self.fill(size, taken):
                 return PacketLink.send(self, frames)
             frames = frames[len(taken):]
+        self.kick()
+
+    def kick(self):
+        """Let the kernel look at the ring; what it has no buffers for stays there."""
         try:
             self.out.send(b'', socket.MSG_DONTWAIT)
-        except OSError as error:            # they stay in the ring until the next time
+        except OSError as error:
             self.unsent[why(error)] += 1
+
+    def settle(self):
+        if self.out_ring[self.out_last] == TP_STATUS_SEND_REQUEST:
+            self.kick()
 
     def fill(self, size, frames):
         """Frames of one size -> slots in a row, by one copy; False: some are still under way."""
@@ -3288,14 +3330,18 @@ class RingLink(PacketLink):
         gap = bytes(SEND_SLOT - len(head) - size)
         ring[start:end] = head + (gap + head).join(frames) + gap
         self.out_at = (self.out_at + len(frames)) % SEND_SLOTS
+        self.out_last = end - SEND_SLOT
         return True
 
     def mend(self, frame, status, at):
         """A frame that was cut to its slot, or has lost its tag -> the whole."""
-        if status & TP_STATUS_COPY:
+        for _ in range(2 if status & TP_STATUS_COPY else 0):
             try:
                 frame = self.sock.recv(FRAME_MAX)
-            except OSError:                 # no room in the queue: cut, layer 3 will see it
+                break
+            except BlockingIOError:         # no room in the queue: cut, layer 3 will see it
+                break
+            except OSError:                 # that the link was down, told once: now the frame
                 pass
         return restore_tag(frame, status, *TPACKET2_VLAN.unpack_from(self.ring, at))
 
@@ -3318,7 +3364,10 @@ class TapLink:
         skip_duplicate_detection(self.name)
         interface_request(SIOCSIFFLAGS, self.name, struct.pack('=H', IFF_UP))
         for label, network in enumerate(sorted(networks, key=lambda each: each.version)):
-            set_address(self.name, network, label)
+            try:
+                set_address(self.name, network, label)
+            except OSError as error:
+                raise UserError('--tap: %s: %s' % (network, why(error))) from None
         self.poll = select.poll()
         self.poll.register(self.fd, select.POLLIN)
 
@@ -3338,7 +3387,7 @@ class TapLink:
             except OSError as error:
                 self.unsent[why(error)] += 1
 
-    wait = PacketLink.wait
+    wait, settle = PacketLink.wait, PacketLink.settle
 
     def trouble(self):
         try:
@@ -3376,11 +3425,14 @@ def open_links(args, mac):
     """-> a link for each worker; UserError when there can be none."""
     if args.tap:
         return [TapLink(args.tap, mac)]
-    group = os.getpid() & 0xffff if args.workers > 1 else None
+    links, group = [], 0 if args.workers > 1 else None
     try:
         if not is_up(args.iface):
             raise UserError('%r is down: ip link set %s up' % (args.iface, args.iface))
-        return [open_packet_link(args.iface, mac, group) for _ in range(args.workers)]
+        while len(links) < args.workers:
+            links.append(open_packet_link(args.iface, mac, group))
+            group = links[0].group
+        return links
     except PermissionError:
         raise UserError('%r: raw packets are not permitted: run as root (sudo), or with '
                         'CAP_NET_RAW' % args.iface) from None
@@ -3441,18 +3493,24 @@ def drop_privileges(entry):
 class Stop:
     """SIGINT, SIGTERM and the end of another worker end the loop, also out of its sleep.
 
-    came    number of the signal, 0 = none yet
-    wake    readable when it came
+    came        number of the signal, 0 = none yet
+    wake        readable when it came
+    children    process numbers of the other workers
     """
 
     def __init__(self):
-        self.came = 0
+        self.came, self.children = 0, []
         self.wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)
         self.before = {number: signal.signal(number, self.handle)
                        for number in STOP_SIGNALS + (signal.SIGCHLD,)}
 
     def handle(self, number, frame):
+        if number == signal.SIGCHLD:            # a container's first process gets others', too
+            ended = [pid for pid in self.children if os.waitpid(pid, os.WNOHANG)[0]]
+            self.children = [pid for pid in self.children if pid not in ended]
+            if not ended:
+                return
         self.came = self.came or number
 
     def sleep(self, seconds):
@@ -3502,6 +3560,7 @@ def rest(link, log, stop, now):
     if pending and now > log.due:
         log.flush()
         pending = False
+    link.settle()
     if link.wait(FLUSH_S * 1000 if pending else POLL_MS) and link.trouble():
         if log:
             log.flush()
@@ -3552,28 +3611,29 @@ def count_up(link, stack, log) -> 'collections.Counter':
     return counts
 
 
-def work_together(links, stack, stop, args) -> 'collections.Counter':
+def work_together(links, stack, stop, args, lock) -> 'collections.Counter':
     """A process for each link -> the counters of all; the first link's is this one."""
-    lock = open_lock() if len(links) > 1 else None
-    children = {}
+    pipes = []
     for link in links[1:]:
         pipe, end = os.pipe2(os.O_CLOEXEC)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         pid = os.fork()
-        if not pid:                         # which unblocks them when it can hear them
+        if not pid:                             # which unblocks them when it can hear them
             be_child(link, stack, args, lock, end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         os.close(end)
-        children[pid] = pipe
+        pipes.append(pipe)
+        stop.children.append(pid)
     try:
         counts = work(links[0], stack, stop, args, lock)
         if stop.came == signal.SIGCHLD:
             raise UserError('%s is gone' % links[0].name if links[0].trouble() == 'gone' else
                             'a worker has ended by itself')
     finally:
+        children, stop.children = stop.children, []
         for pid in children:
             os.kill(pid, signal.SIGTERM)
-        told = [os.fdopen(pipe).read() for pipe in children.values()]
+        told = [os.fdopen(pipe).read() for pipe in pipes]
         for pid in children:
             os.waitpid(pid, 0)
     for line in ''.join(told).splitlines():
@@ -3601,7 +3661,10 @@ def be_child(link, stack, args, lock, end):
 
 def open_lock():
     """A file that the workers lock while they write the log, so that lines stay whole."""
-    return tempfile.TemporaryFile()
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise UserError('--workers: no temporary file: %s' % why(error)) from None
 
 
 # ==== 8 Command line ==================================================================
@@ -3739,10 +3802,16 @@ def budget_argument(text):
     return tuple(numbers if len(numbers) == 3 else numbers + [20000.0])
 
 
+def share_budget(burst, rate, total, workers):
+    """--udp-budget -> a worker's part of it: not less than one answer, if there is any."""
+    return max(burst / workers, min(burst, 1)), rate / workers, total / workers
+
+
 def check_options(parser, args):
     """What argparse cannot say."""
     if args.protocols:
         return
+    args.tap = list(dict.fromkeys(args.tap))
     if bool(args.iface) == bool(args.tap):
         parser.error('--iface NAME or --tap CIDR is needed' if not args.iface else
                      '--iface and --tap: one of them')
@@ -3797,7 +3866,7 @@ def announce(link, own4, own6, args):
         for first, last in each.ranges[:4])
     more = sum(len(each.ranges[4:]) for each in own)
     say('answering on %s (%s) for %s%s' % (
-        link.name, mac_text(link.mac), what or 'every address, as no list is given',
+        link.name, mac_text(link.mac), what or 'every address: no list is given, or it is empty',
         ' and %d ranges more' % more if more else ''))
     if not own:
         say('every ARP request and neighbour solicitation on this link is answered: '
@@ -3848,8 +3917,8 @@ def run(args) -> int:
     stop = Stop()
     try:
         links = open_links(args, args.mac_addr)
-        budget = args.udp_budget and Budget(*(max(1.0, each / args.workers)
-                                              for each in args.udp_budget))
+        budget = args.udp_budget and Budget(*share_budget(*args.udp_budget, args.workers))
+        lock = open_lock() if args.workers > 1 else None
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
             Host(boot=time.time(), protocols=protocols), budget or NoBudget(),
@@ -3858,7 +3927,7 @@ def run(args) -> int:
         announce(links[0], own4, own6, args)
         if user:
             drop_privileges(user)
-        say(summary_text(work_together(links, stack, stop, args)))
+        say(summary_text(work_together(links, stack, stop, args, lock)))
     finally:
         stop.restore()
     return 0
