@@ -1247,7 +1247,7 @@ class Stack:
     def answer_first(self, flow, ports, seq, ack, flags, data):
         """A segment of no connection: the cookie decides."""
         if not (data or flags & (PSH | FIN)):
-            return self.drop('tcp ack')
+            return self.drop('tcp bare ack')
         step = self.cookies.step(flow, ack)
         if step is None:
             return self.drop('tcp cookie')
@@ -1262,7 +1262,7 @@ class Stack:
     def answer_next(self, flow, conn, seq, ack, flags, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
         if not conn.acknowledge(ack):
-            return self.drop('tcp ack')
+            return self.drop('tcp ack number')
         known = conn.rcv - seq & MASK32         # octets of it that came before
         closing = flags & FIN
         size = len(data) + closing
@@ -1289,7 +1289,7 @@ class Stack:
             return self.send(conn, self.converse(conn, b''))
         if flags & PSH or known == 1:
             return self.send(conn)
-        return self.drop('tcp ack')
+        return self.drop('tcp bare ack')
 
     def converse(self, stream, data):
         """Feed a conversation -> octets to answer."""
@@ -3002,7 +3002,8 @@ def summary_text(counts) -> str:
         if count:
             text += ', %d %s' % (count, what)
     drops = sorted((-count, name) for name, count in counts.items() if count)
-    return text + ''.join(', %d %s' % (-count, name) for count, name in drops)
+    return text + '; not answered: ' * bool(drops) + ', '.join(
+        '%d %s' % (-count, name) for count, name in drops)
 
 
 # ==== 7 Engine ========================================================================
@@ -3786,8 +3787,8 @@ def tap_network(text):
     except ValueError:
         raise argparse.ArgumentTypeError('%r: not a network, as in 10.11.12.0/24'
                                          % text) from None
-    if network.num_addresses < 4 or network.is_multicast:
-        raise argparse.ArgumentTypeError('%r: no room for the host and an address of ours'
+    if network.num_addresses < 4 or network.is_multicast or network.is_loopback:
+        raise argparse.ArgumentTypeError('%r: no room for two hosts, or not for hosts at all'
                                          % text)
     return network
 

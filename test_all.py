@@ -5055,11 +5055,13 @@ SILENCE = [
     ('SYN, ECN and PSH', tcp(1, 0, SYN | ECE | CWR | PSH), {}, 'tcp flags'),
     ('SYN, ECN and URG', tcp(1, 0, SYN | ECE | CWR | URG), {}, 'tcp flags'),
     ('bare ACK of the handshake', with_client(lambda client: client.frame(b'', ACK)), {},
-     'tcp ack'),
-    ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp ack'),
-    ('data, ACK beyond', after_talk(GET, PSH | ACK, ack=1), {}, 'tcp ack'),
-    ('data, ACK of what is acknowledged', after_talk(GET, PSH | ACK, ack=-1), {}, 'tcp ack'),
-    ('ACK of what we did not send yet', after_asking(b'', ACK, ack=len(KEEP) + 1), {}, 'tcp ack'),
+     'tcp bare ack'),
+    ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp bare ack'),
+    ('data, ACK beyond', after_talk(GET, PSH | ACK, ack=1), {}, 'tcp ack number'),
+    ('data, ACK of what is acknowledged', after_talk(GET, PSH | ACK, ack=-1), {},
+     'tcp ack number'),
+    ('ACK of what we did not send yet', after_asking(b'', ACK, ack=len(KEEP) + 1), {},
+     'tcp ack number'),
     ('data without handshake', tcp(1, 1, PSH | ACK, GET), {}, 'tcp cookie'),
     ('FIN without handshake', tcp(1, 1, FIN | ACK), {}, 'tcp cookie'),
     ('PSH without handshake', tcp(1, 1, PSH | ACK), {}, 'tcp cookie'),
@@ -6290,6 +6292,44 @@ class Stack(unittest.TestCase):
         client.talk(NEGOTIATE_2)
         client.say(unhex('85000000') * 1000 + FIRST_2)
         self.assertEqual(client.got, NEGOTIATED_2 + CHALLENGED_2)
+
+    def test_stalled_keeps_little(self):
+        """A client that asks faster than it takes the answers is held back, and loses none."""
+        stack = make_stack()
+        client, sent, most = Client(stack), b'', 0
+        for _ in range(40):
+            piece = GET * 2000
+            if client.take(client.send(piece)) and client.conn.rcv == client.seq + len(piece):
+                client.seq += len(piece)
+                sent += piece
+            most = max(most, len(client.conn.kept))
+        self.assertLessEqual(most, masscanned.KEPT_MAX + len(GET * 2000))
+        self.assertEqual(len(client.acknowledge()), len(KEEP) * (len(sent) // len(GET)))
+
+    def test_source_of_multicast_answers(self):
+        """A unicast address of the list, whatever stands in it first."""
+        for own, source in (('224.0.0.1,10.0.0.1', '10.0.0.1'), ('0.0.0.0/0', '1.0.0.0'),
+                            ('224.0.0.1', None), ('::/0', '::1'), ('ff02::1,2001:db8::5',
+                                                                   '2001:db8::5')):
+            with self.subTest(own):
+                stack = make_stack(own)
+                family = stack.six if ':' in own else stack.four
+                self.assertEqual(family.source, source and ipaddress.ip_address(source).packed)
+
+    def test_log_of_any_frame(self):
+        """Whatever the stack makes of a frame, cut at any length, the log can tell it."""
+        solicitation = masscanned.ETHER.pack(MAC, CLIENT_MAC, 0x86dd) + masscanned.pack_ipv6(
+            58, PEER6, HOST6, b'\x87', 255) + b'\x87'
+        short = MAC + CLIENT_MAC + unhex('0800 4500 0000 00')
+        frames = [solicitation, short, Client(make_stack()).frame(GET)]
+        for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
+            log, stack = kind(1, NOW), make_stack()
+            for frame in frames:
+                for size in range(masscanned.ETHER.size, len(frame) + 1):
+                    answers = stack.answer_frame(frame[:size])
+                    log.frame(NOW, frame[:size], None if answers else stack.fate, answers)
+            for line in ''.join(log.texts).splitlines():
+                self.assertRegex(line, r'^(ts=)?1795225601\.250[\t ]\S')
 
     def test_never_acknowledges(self):
         client = Client(make_stack())
@@ -7767,6 +7807,42 @@ class ResponderCli(Case):
                             (('--tap', '10.11.12.0/24'), 'run as root')):
             with self.subTest(args=args):
                 self.assert_stop(self.as_nobody(*args), 1, words)
+
+    def test_children_of_others(self):
+        """A process that a container's first one inherits is no worker: its end is nothing."""
+        stop = masscanned.Stop()
+        try:
+            subprocess.Popen(['true']).wait()
+            self.assertEqual(stop.came, 0)
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            stop.children.append(child)
+            wait_until(lambda: stop.came)
+            self.assertEqual((stop.came, stop.children), (signal.SIGCHLD, []))
+        finally:
+            stop.restore()
+
+    def test_large_frame_after_an_error(self):
+        """A pending error is told by recv() once, the frame it hides comes with the next."""
+        link = masscanned.RingLink.__new__(masscanned.RingLink)
+        link.sock, link.ring = unittest.mock.Mock(), bytes(64)
+        for results, frame in (([b'whole'], b'whole'), ([BlockingIOError()], b'cut'),
+                               ([OSError(errno.ENETDOWN, 'down'), b'whole'], b'whole')):
+            link.sock.recv.side_effect = results
+            self.assertEqual(link.mend(b'cut', masscanned.TP_STATUS_COPY, 0), frame)
+
+    def test_readme(self):
+        """The README's protocol table is the program's, and it names every option."""
+        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
+            readme = file.read()
+        for line in masscanned.protocols_text().splitlines():
+            self.assertIn('    %s\n' % line, readme)
+        responder = readme.partition('# The responder')[2]
+        for action in masscanned.make_parser()._actions:
+            for option in action.option_strings:
+                if option not in ('-h', '--help', '-V', '--version'):
+                    self.assertIn('`%s' % option, responder)
 
     def test_help(self):
         """-h names every option and fits; --version; both on standard output, exit 0."""
