@@ -3534,7 +3534,7 @@ def serve(link, stack, stop, log, watch):
 
     log, watch  told of each frame; or None
     """
-    receive, answer = link.receive, stack.answer_frame
+    receive = link.receive
     link.poll.register(stop.wake, select.POLLIN)
     observers = [each.frame for each in (log, watch) if each]
     while not stop.came:
@@ -3544,21 +3544,41 @@ def serve(link, stack, stop, log, watch):
             rest(link, log, stop, now)
             continue
         stack.tick(now)
-        answers = []
-        for frame in frames:
-            try:
-                got = answer(frame, trusted)
-                if observers:
-                    for observe in observers:
-                        observe(now, frame, None if got else stack.fate, got)
-            except Exception as error:          # our bug: keep the frame for the report, go on
-                got = stack.fault(error, frame)
-            answers += got
+        answers = (answer_watched if observers else answer_all)(stack, frames, trusted, observers)
         link.send(answers)
         stack.received += len(frames)
         stack.sent += len(answers)
         if log and (len(log.texts) > BLOCK_EVENTS or now > log.due):
             log.flush()
+
+
+def answer_all(stack, frames, trusted, _):
+    """Frames -> answers; map() keeps the loop in C, 50 ns a frame less."""
+    answers = []
+    while True:
+        source = iter(frames)
+        try:
+            answers.extend(itertools.chain.from_iterable(
+                map(stack.answer_frame, source, itertools.repeat(trusted))))
+            return answers
+        except Exception as error:              # our bug: keep the frame for the report, go on
+            left = list(source)
+            stack.fault(error, frames[-1 - len(left)])
+            frames = left
+
+
+def answer_watched(stack, frames, trusted, observers):
+    """The same, and each observer is told of each frame."""
+    answers = []
+    for frame in frames:
+        try:
+            got = stack.answer_frame(frame, trusted)
+            for observe in observers:
+                observe(stack.now, frame, None if got else stack.fate, got)
+        except Exception as error:
+            got = stack.fault(error, frame)
+        answers += got
+    return answers
 
 
 def rest(link, log, stop, now):
@@ -3575,19 +3595,22 @@ def rest(link, log, stop, now):
 
 
 def await_interface(link, stop):
-    """Sleep while the interface is down; UserError when it is gone."""
-    told = False
+    """Sleep while the interface is down; UserError when it is gone.
+
+    Who deletes an interface sets it down first: that is no news until it is seen twice.
+    """
+    looks = 0
     while not stop.came:
         trouble = link.trouble()
         if trouble == 'gone':
             raise UserError('%s is gone' % link.name)
         if not trouble:
             break
-        if not told and link.herald:
+        looks += 1
+        if looks == 2 and link.herald:
             say('%s is down: waiting for it' % link.name)
-        told = True
         stop.sleep(DOWN_POLL_S)
-    if told and link.herald and not stop.came:
+    if looks > 1 and link.herald and not stop.came:
         say('%s is up again' % link.name)
 
 
@@ -3697,6 +3720,12 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message, file=None):
         print_text(message)
 
+    def _get_option_tuples(self, option_string):
+        """No abbreviations; allow_abbrev=False took -vv away as well before 3.8."""
+        if option_string.startswith('--'):
+            return []
+        return super()._get_option_tuples(option_string)
+
 
 class Once(argparse.Action):
     """An option that may be given once."""
@@ -3715,7 +3744,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog='masscanned.py', usage='masscanned.py (--iface NAME | --tap CIDR) [options]',
         description='Answer ARP, ICMP, TCP and UDP on every port, in userland.',
         epilog=EXAMPLES, add_help=False,
-        allow_abbrev=sys.version_info < (3, 8),     # which took -vv away with it
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=32, width=99))
     group = parser.add_argument_group('where').add_argument

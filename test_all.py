@@ -6293,6 +6293,22 @@ class Stack(unittest.TestCase):
         client.say(unhex('85000000') * 1000 + FIRST_2)
         self.assertEqual(client.got, NEGOTIATED_2 + CHALLENGED_2)
 
+    def test_faults_of_a_round(self):
+        """A frame that raises is kept, those before and after it are answered, in order."""
+        def answer(frame, trusted):
+            if frame.startswith(b'bad'):
+                raise KeyError(frame)
+            return [frame, b'!'] if frame != b'silence' else ()
+        frames = [b'bad1', b'a', b'silence', b'b', b'bad2', b'bad3', b'c', b'bad4']
+        for serve, observers in ((masscanned.answer_all, []),
+                                 (masscanned.answer_watched, [lambda *_: None])):
+            stack = make_stack()
+            stack.answer_frame = answer
+            self.assertEqual(serve(stack, frames, 0, observers), [b'a', b'!', b'b', b'!', b'c',
+                                                                  b'!'])
+            self.assertEqual([frame for _, frame in stack.faults],
+                             [b'bad1', b'bad2', b'bad3', b'bad4'])
+
     def test_stalled_keeps_little(self):
         """A client that asks faster than it takes the answers is held back, and loses none."""
         stack = make_stack()
@@ -7814,12 +7830,17 @@ class ResponderCli(Case):
         try:
             subprocess.Popen(['true']).wait()
             self.assertEqual(stop.came, 0)
+            go, end = os.pipe()
             child = os.fork()
             if not child:
+                os.read(go, 1)              # until it is known
                 os._exit(0)
             stop.children.append(child)
+            os.write(end, b'x')
             wait_until(lambda: stop.came)
             self.assertEqual((stop.came, stop.children), (signal.SIGCHLD, []))
+            os.close(go)
+            os.close(end)
         finally:
             stop.restore()
 
