@@ -785,6 +785,15 @@ class NoBudget:
 
 # ---- headers ----
 
+def skip_tags(frame: bytes, ethertype: int) -> 'tuple[int, int]':
+    """Frame, its first EtherType -> the one behind up to two VLAN tags, offset of layer 3."""
+    at = ETHER.size
+    while ethertype in ETHERTYPES_TAG and at < ETHER.size + 2 * TAG.size <= len(frame):
+        ethertype = int.from_bytes(frame[at + 2:at + 4], 'big')
+        at += TAG.size
+    return ethertype, at
+
+
 def pseudo(src: bytes, dst: bytes, proto: int, size: int) -> int:
     """Sum of the pseudo-header of either IP version (RFC 9293 s3.1, RFC 8200 s8.1)."""
     return int.from_bytes(src + dst, 'big') + proto + size
@@ -1034,10 +1043,7 @@ class Stack:
         if len(frame) < ETHER.size:
             return self.drop('eth short')
         mac, client, ethertype = ETHER.unpack_from(frame)
-        at = ETHER.size
-        while ethertype in ETHERTYPES_TAG and at < ETHER.size + 2 * TAG.size <= len(frame):
-            ethertype = int.from_bytes(frame[at + 2:at + 4], 'big')
-            at += TAG.size
+        ethertype, at = skip_tags(frame, ethertype)
         if mac not in self.macs and not mac.startswith(self.mac_prefixes):
             return self.drop('eth address')
         if client[0] & 1 or client == self.mac and any(client):     # all zero: loopback
@@ -2691,10 +2697,7 @@ Segment = collections.namedtuple('Segment', 'name what ports numbers')
 def view_frame(frame: bytes, answer=False) -> View:
     """A frame from a client, or an answer -> what layers 2 and 3 say."""
     ours, client, ethertype = ETHER.unpack_from(frame)
-    at, end = ETHER.size, len(frame)
-    while ethertype in ETHERTYPES_TAG and at < ETHER.size + 2 * TAG.size <= end:
-        ethertype = int.from_bytes(frame[at + 2:at + 4], 'big')
-        at += TAG.size
+    (ethertype, at), end = skip_tags(frame, ethertype), len(frame)
     macs = mac_text(client), mac_text(ours)
     if ethertype == ETHERTYPE_IPV4 and end >= at + 20:
         vihl, _, _, proto, src, dst = IPV4.unpack_from(frame, at)
