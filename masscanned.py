@@ -38,6 +38,7 @@ import hashlib
 import ipaddress
 import itertools
 import mmap
+import operator
 import os
 import pwd
 import re
@@ -77,6 +78,7 @@ SYN4 = struct.Struct('!6s6sHBxH2xHxB2xIIHHI4xH6x')
 # and of its answer:
 # dst (all from src to proto) sum src dst sport dport seq ack off-flags win sum mss
 SYN_ACK4 = struct.Struct('!6s18sHIIHHIIHHH2x4s')
+SYN4_FLOW = 26                          # where addresses and ports are: 12 octets
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86dd  # IEEE 802 numbers
 ETHERTYPE_VLAN, ETHERTYPE_QINQ = 0x8100, 0x88a8
@@ -623,6 +625,11 @@ class Cookies:
         """Addresses and ports, step of the MSS -> our initial sequence number."""
         return flow_hash(self.key + flow) & MASK32 ^ step
 
+    def make_all(self, flows):
+        """Flows -> their sequence numbers, not yet mixed with a step."""
+        key = self.key
+        return [flow_hash(key + flow) & MASK32 for flow in flows]
+
     def step(self, flow, ack):
         """Acknowledgement number -> the step its cookie tells; None: no cookie of ours."""
         for key in (self.key, self.before):
@@ -886,6 +893,129 @@ def printable_octets(data: bytes) -> str:
     return repr(data[:60].partition(b'\n')[0].rstrip(b'\r'))[1:]
 
 
+# ---- openings ----
+#
+# A flood of SYNs, as a scan sends it, is answered in columns: one 32-bit word of the headers of
+# all the frames of a round is one large number, with a lane of 32 bits for each frame.  An
+# operation on it serves a few hundred frames: 0.6 us a frame instead of 1.5 (CPython 3.11, 256
+# frames; 32 cost the same either way).  PyPy, whose large numbers are slow, does without.
+
+OPENINGS_MIN = 32 if sys.implementation.name == 'cpython' else sys.maxsize
+HALF, ONE_LANE = 0xffff, bytes((0, 0, 0, 1))
+MSS_OPTION_BEGIN = TCP_OPTION_MSS << 8 | TCP_MSS_OPTION.size
+# columns, after two octets of padding and Ethernet: words of IPv4, then of TCP
+COLUMN_LENGTH, COLUMN_ID, COLUMN_PROTO, COLUMN_SRC, COLUMN_DST = range(4, 9)
+COLUMN_PORTS, COLUMN_SEQ, COLUMN_ACK, COLUMN_FLAGS, COLUMN_SUM, COLUMN_OPTION = range(9, 15)
+
+
+class Openings:
+    """SYNs over IPv4, all of one size, in columns.
+
+    count   of frames
+    head    the first words of the first frame, after two octets of padding
+    total   octets of each packet
+    flows   addresses and ports of each
+    octets  of each column, 4 a frame
+    lanes   the same as numbers
+    ones    1 in each lane, low: 0xffff in each
+    sums    of both addresses; ports: of the ports, in each lane
+    """
+
+    def __init__(self, frames, total):
+        size = len(frames[0])
+        gap = bytes(2 + -(size + 2) % 4)
+        block = gap[:2] + gap.join(frames) + gap[2:]
+        words, step = memoryview(block).cast('I'), (size + len(gap)) // 4
+        self.count, self.head, self.total = len(frames), block[:4 * COLUMN_ID], total
+        flow = struct.Struct('%dx12s%dx' % (2 + SYN4_FLOW, 4 * step - 14 - SYN4_FLOW))
+        self.flows = [each for each, in flow.iter_unpack(block)]
+        self.octets = [words[at::step].tobytes() for at in range((2 + ETHER.size + total) // 4)]
+        self.lanes = [from_octets(each, 'big') for each in self.octets]
+        self.ones = from_octets(ONE_LANE * self.count, 'big')
+        self.low = self.ones * HALF
+        self.sums = self.halves(COLUMN_SRC, COLUMN_DST)
+        self.ports = self.halves(COLUMN_PORTS)
+
+    def halves(self, *columns):
+        """Sum of both halves of the columns' words, in each lane."""
+        return sum(split_lanes(self.lanes[at], self.low) for at in columns)
+
+    def numbers(self, column):
+        return struct.unpack('!%dI' % self.count, self.octets[column])
+
+    def is_plain(self) -> bool:
+        """Whether all are what the first one is: no fragments, TCP, SYN, its MSS in front."""
+        ones, lanes = self.ones, self.lanes
+        if any(self.octets[at] != self.head[4 * at:4 * at + 4] * self.count
+               for at in range(COLUMN_ID)):
+            return False
+        word = self.total - IPV4.size << 10 | SYN
+        return (not lanes[COLUMN_ID] & ones * IPV4_MORE_OR_OFFSET
+                and lanes[COLUMN_PROTO] & ones * 0xff0000 == ones * (IP_TCP << 16)
+                and lanes[COLUMN_FLAGS] >> 16 & self.low == ones * word
+                and (len(lanes) == COLUMN_OPTION or
+                     lanes[COLUMN_OPTION] >> 16 & self.low == ones * MSS_OPTION_BEGIN))
+
+    def is_intact(self, trusted) -> bool:
+        """Whether the sums of layer 3 hold, and unless trusted those of layer 4."""
+        ones, low = self.ones, self.low
+        sums = self.sums + self.halves(COLUMN_ID, COLUMN_PROTO) + ones * (
+            int.from_bytes(self.head[-4:-2], 'big') + self.total)
+        if fold_lanes(sums, low) != low:
+            return False
+        sums = self.sums + self.halves(*range(COLUMN_PORTS, len(self.lanes))) + ones * (
+            IP_TCP + self.total - IPV4.size)
+        return trusted or fold_lanes(sums, low) == low
+
+    def steps(self):
+        """The step of each client's MSS, in lanes."""
+        if len(self.lanes) == COLUMN_OPTION:
+            return self.ones * MSS_STEP[MSS_DEFAULT4]
+        return self.pack([MSS_STEP[word & HALF] for word in self.numbers(COLUMN_OPTION)])
+
+    def pack(self, numbers):
+        """A number for each frame -> lanes."""
+        return from_octets(struct.pack('!%dI' % self.count, *numbers), 'big')
+
+    def acks(self):
+        """Each SYN's sequence number plus one; nothing is carried into the next lane."""
+        seq = self.lanes[COLUMN_SEQ]
+        top = seq & self.ones << 31
+        return (seq ^ top) + self.ones ^ top
+
+    def answers(self, stack) -> 'list[bytes]':
+        """-> the SYN+ACK to each, as Stack.answer_frame() would pack it."""
+        ones, low, ports = self.ones, self.low, self.lanes[COLUMN_PORTS]
+        cookies = self.pack(stack.cookies.make_all(self.flows)) ^ self.steps()
+        acks, full = self.acks(), ones * (HALF << 8)        # full: 0 modulo 65535
+        sums4 = fold_lanes(full - self.sums - ones * stack.syn_ack_sum4, low)
+        sums = fold_lanes(full - self.sums - self.ports - split_lanes(cookies, low)
+                          - split_lanes(acks, low) - ones * stack.syn_ack_sum, low)
+        return self.fill(stack.syn_ack_pattern(self.head[8:14]), {
+            COLUMN_PROTO: sums4 | ones * (TTL << 24 | IP_TCP << 16),
+            COLUMN_SRC: self.lanes[COLUMN_DST], COLUMN_DST: self.lanes[COLUMN_SRC],
+            COLUMN_PORTS: ports >> 16 & low | (ports & low) << 16,
+            COLUMN_SEQ: cookies, COLUMN_ACK: acks, COLUMN_SUM: sums << 16})
+
+    def fill(self, pattern, columns):
+        """A pattern of one answer with columns for each -> the frames."""
+        block = bytearray((bytes(2) + pattern) * self.count)
+        words, step = memoryview(block).cast('I'), (2 + len(pattern)) // 4
+        for at, lanes in columns.items():
+            words[at::step] = memoryview(lanes.to_bytes(4 * self.count, 'big')).cast('I')
+        return [frame for frame, in struct.Struct('2x%ds' % len(pattern)).iter_unpack(block)]
+
+
+def split_lanes(words, low):
+    """Words -> the sum of their 16-bit halves, in each lane."""
+    return (words & low) + (words >> 16 & low)
+
+
+def fold_lanes(sums, low):
+    """Sums below 2^32 -> modulo 65535, from 1 on (RFC 1071 s1)."""
+    return split_lanes(split_lanes(sums, low), low)
+
+
 # ---- layers ----
 
 SYN4_TOTALS = {size << 10 | SYN: 20 + size for size in range(20, 64, 4)}
@@ -928,7 +1058,8 @@ class Stack:
     own4, own6      Addresses or None: every address
     deny4, deny6    Addresses or None: nobody
     now             Unix time, set by tick()
-    mss_option, syn_ack_head, syn_ack_sum4, syn_ack_sum     what each SYN+ACK has, and its sums
+    mss_option, syn_ack_head, syn_ack_sum4, syn_ack_sum     what each SYN+ACK has, and the sums
+            of it, modulo 65535
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     faults          the first [(exception, frame)] that were our bugs
@@ -961,8 +1092,8 @@ class Stack:
         header = pack_ipv4(IP_TCP, bytes(4), bytes(4), bytes(size))
         self.syn_ack_head = mac + ETHERTYPE_IPV4.to_bytes(2, 'big') + header[:10]
         self.syn_ack_sum4 = 0xffff - int.from_bytes(header[10:12], 'big')
-        self.syn_ack_sum = IP_TCP + size + SYN_ACK_FLAGS + TCP_WINDOW + int.from_bytes(
-            self.mss_option, 'big')
+        self.syn_ack_sum = (IP_TCP + size + SYN_ACK_FLAGS + TCP_WINDOW + int.from_bytes(
+            self.mss_option, 'big')) % HALF
         self.tick(time.time())
 
     def accepted_macs(self, own4, own6):
@@ -1037,6 +1168,50 @@ class Stack:
             src, dport, sport, cookie, seq, SYN_ACK_FLAGS, TCP_WINDOW,
             0xffff - (addresses + sport + dport + cookie + seq + self.syn_ack_sum) % 0xffff,
             self.mss_option),
+
+    def answer_openings(self, frames, trusted=False):
+        """Plain SYNs over IPv4, of one size and from one MAC -> the answer to each.
+
+        None if any of them is something else; then nothing is answered, and nothing counted.
+        """
+        total = self.opening_size(frames[0])
+        if not total or set(map(len, frames)) != {len(frames[0])}:
+            return None
+        openings = Openings(frames, total)
+        if not (openings.is_plain() and self.are_served(openings)
+                and (not self.verify or openings.is_intact(trusted))):
+            return None
+        for flow in filter(self.connections.table.__contains__, openings.flows):
+            self.connections.drop(flow)
+        return openings.answers(self)
+
+    def opening_size(self, frame):
+        """Octets of the IPv4 packet if it is a plain SYN to our MAC; 0: it is not."""
+        if len(frame) < SYN4.size:
+            return 0
+        dst, client, ethertype, vihl, total, _, _, _, _, _, _, _, word = SYN4.unpack_from(frame)
+        if (total != SYN4_TOTALS.get(word) or vihl != 0x45 or dst != self.mac
+                or ethertype != ETHERTYPE_IPV4 or client[0] & 1 or client == dst
+                or ETHER.size + total > len(frame)):
+            return 0
+        return total
+
+    def are_served(self, openings) -> bool:
+        """Whether all clients are served, and all addresses they ask for are ours."""
+        srcs, ours = openings.numbers(COLUMN_SRC), openings.numbers(COLUMN_DST)
+        own, deny = self.four.own, self.four.deny
+        if min(min(srcs), min(ours)) < 0x01000000 or max(max(srcs), max(ours)) >= 0xe0000000:
+            return False
+        if deny and any(map(deny.__contains__, srcs)):
+            return False
+        if own is None:
+            return not any(map(operator.eq, srcs, ours))
+        return all(map(own.__contains__, ours)) and not any(map(own.__contains__, srcs))
+
+    def syn_ack_pattern(self, client):
+        """What the SYN+ACKs to one MAC have in common, zeros elsewhere -> frame."""
+        return SYN_ACK4.pack(client, self.syn_ack_head, 0, 0, 0, 0, 0, 0, 0, SYN_ACK_FLAGS,
+                             TCP_WINDOW, 0, self.mss_option)
 
     def answer_ether(self, frame, trusted):
         """IEEE 802.3, with up to two VLAN tags: the answer carries the same."""
@@ -3018,13 +3193,13 @@ PACKET_MR_PROMISC, PACKET_MR_ALLMULTI = 1, 2
 PACKET_OUTGOING = 4
 PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_UNIQUEID = 0, 0x2000
 TPACKET_V2 = 1
-TPACKET2 = struct.Struct('=IIIH')       # status size kept mac; then net sec nsec
+TPACKET2 = struct.Struct('=8xIH')       # (status size) kept mac (net sec nsec)
 TPACKET2_VLAN = struct.Struct('=24xHH')     # vlan_tci vlan_tpid
 TPACKET2_SEND = struct.Struct('=III20x')    # of a frame to send: status size size; it follows
 AUXDATA = struct.Struct('=IIIHHHH')     # status size kept mac net vlan_tci vlan_tpid
 TPACKET_REQ = struct.Struct('=IIII')    # block_size blocks frame_size frames
 PACKET_MREQ = struct.Struct('=IHH8s')   # index type alen address
-TP_STATUS_KERNEL, TP_STATUS_SEND_REQUEST = b'\0\0\0\0', 1
+TP_STATUS_SEND_REQUEST = 1
 TP_STATUS_USER, TP_STATUS_COPY = 1, 2
 TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID = 8, 16
 TP_STATUS_VLAN_TPID_VALID, TP_STATUS_CSUM_VALID = 64, 128
@@ -3051,6 +3226,7 @@ BATCH_FRAMES = 256              # frames received before their answers are sent
 QUEUE_SIZE = 1 << 22            # octets of frames too large for a slot
 RING_BLOCK = 1 << 16
 RING_SLOT, RING_SLOTS = 1 << 9, 1 << 13     # 4 MiB; larger frames come by recv
+SLOTS_FREE = memoryview(bytes(4 * BATCH_FRAMES)).cast('I')      # TP_STATUS_KERNEL, for a round
 SEND_SLOTS = 1 << 10
 SEND_RUN = 4                    # so many of a size are worth the ring
 SEND_SLOT = 1 << 7              # most answers are this short
@@ -3239,6 +3415,17 @@ def restore_tag(frame, status, tci, tpid):
     return frame[:12] + TAG.pack(tpid, tci) + frame[12:]
 
 
+def count_ready(statuses):
+    """How many slots in front hold frames, all of the same trust in their checksums."""
+    first = statuses[0]
+    if statuses.count(first) == len(statuses):
+        return len(statuses) if first else 0
+    for count, status in enumerate(statuses):
+        if not status or (status ^ first) & TP_TRUSTED:
+            return count
+    return len(statuses)
+
+
 class RingLink(PacketLink):
     """The same, read from a ring of slots that the kernel fills in our memory.
 
@@ -3247,7 +3434,8 @@ class RingLink(PacketLink):
 
     Short answers leave by a ring, too: one system call for many (0.45 us each instead of 0.6).
 
-    at      offset of the next slot
+    at      number of the next slot
+    view    of the ring; words and quads: the same as numbers of 32 and 64 bits
     out     the socket of the other ring; out_at its next slot, out_last the offset of the last
             one filled, out_max the octets it takes
     """
@@ -3278,28 +3466,38 @@ class RingLink(PacketLink):
         sock.setsockopt(SOL_PACKET, PACKET_RX_RING, TPACKET_REQ.pack(
             RING_BLOCK, RING_SLOTS * RING_SLOT // RING_BLOCK, RING_SLOT, RING_SLOTS))
         self.ring = mmap.mmap(sock.fileno(), RING_SLOTS * RING_SLOT)
-        self.at = 0
+        self.view, self.at = memoryview(self.ring), 0
+        self.words, self.quads = self.view.cast('I'), self.view.cast('Q')
 
     def receive(self):
-        ring, at, frames, unpack = self.ring, self.at, [], TPACKET2.unpack_from
-        usual = TP_STATUS_USER
-        last = min(at + BATCH_FRAMES * RING_SLOT, RING_SLOTS * RING_SLOT)
-        for at in range(at, last, RING_SLOT):
-            status, _, kept, start = unpack(ring, at)
-            if status != usual:
-                if not status or frames and (status ^ usual) & TP_TRUSTED:
-                    break                   # none yet, or of another batch
-                usual = status & ~TP_SPECIAL
-            start += at
-            frame = ring[start:start + kept]
-            if status & TP_SPECIAL:
-                frame = self.mend(frame, status, at)
-            frames.append(frame)
-            ring[at:at + 4] = TP_STATUS_KERNEL
-        else:
-            at = last % (RING_SLOTS * RING_SLOT)
-        self.at = at
-        return frames, usual & TP_TRUSTED
+        at, step = self.at, RING_SLOT // self.words.itemsize
+        last = min(at + BATCH_FRAMES, RING_SLOTS)
+        statuses = self.words[at * step:last * step:step].tolist()      # 4 ns each
+        end = at + count_ready(statuses)
+        if end == at:
+            return [], 0
+        frames = self.cut(at, end)
+        for index in [index for index, status in enumerate(statuses[:end - at])
+                      if status & TP_SPECIAL]:
+            frames[index] = self.mend(frames[index], statuses[index], (at + index) * RING_SLOT)
+        self.words[at * step:end * step:step] = SLOTS_FREE[:end - at]
+        self.at = end % RING_SLOTS
+        return frames, statuses[0] & TP_TRUSTED
+
+    def cut(self, at, end) -> 'list[bytes]':
+        """The frames of slots that are ready: 40 ns each if all are of a size, otherwise 180."""
+        step = RING_SLOT // self.quads.itemsize
+        sizes = self.quads[at * step + 1:end * step:step].tolist()      # kept mac net
+        at, end, ring = at * RING_SLOT, end * RING_SLOT, self.ring
+        if sizes.count(sizes[0]) == len(sizes):
+            kept, start = TPACKET2.unpack_from(ring, at)
+            slot = '%dx%ds%dx' % (start, kept, RING_SLOT - start - kept)
+            return [frame for frame, in struct.iter_unpack(slot, self.view[at:end])]
+        frames = []
+        for at in range(at, end, RING_SLOT):
+            kept, start = TPACKET2.unpack_from(ring, at)
+            frames.append(ring[at + start:at + start + kept])
+        return frames
 
     def send(self, frames):
         if len(set(map(len, frames))) == 1:     # quicker than groupby for a flood of the same
@@ -3547,7 +3745,7 @@ def serve(link, stack, stop, log, watch):
             rest(link, log, stop, now)
             continue
         stack.tick(now)
-        answers = (answer_watched if observers else answer_all)(stack, frames, trusted, observers)
+        answers = answer_round(stack, frames, trusted, observers)
         link.send(answers)
         stack.received += len(frames)
         stack.sent += len(answers)
@@ -3555,8 +3753,39 @@ def serve(link, stack, stop, log, watch):
             log.flush()
 
 
+def answer_round(stack, frames, trusted, observers):
+    """Frames -> answers; each observer is told of each frame."""
+    answers = []
+    for part, quick in split_round(stack, frames, trusted):
+        if quick is None:
+            answers += (answer_watched if observers else answer_all)(stack, part, trusted,
+                                                                     observers)
+            continue
+        answers += quick
+        for observe in observers:
+            for frame, answer in zip(part, quick):
+                observe(stack.now, frame, None, (answer,))
+    return answers
+
+
+def split_round(stack, frames, trusted):
+    """Frames -> parts of them, in order, with the answers if all of a part are plain SYNs."""
+    quick = None
+    if len(frames) >= OPENINGS_MIN:
+        try:
+            quick = stack.answer_openings(frames, trusted)
+        except Exception as error:              # our bug: they are answered one by one
+            stack.fault(error, frames[0])
+        if quick is None and len(frames) >= 2 * OPENINGS_MIN:
+            half = len(frames) // 2
+            for part in frames[:half], frames[half:]:
+                yield from split_round(stack, part, trusted)
+            return
+    yield frames, quick
+
+
 def answer_all(stack, frames, trusted, _):
-    """Frames -> answers; map() keeps the loop in C, 50 ns a frame less."""
+    """Frames, one by one -> answers; map() keeps the loop in C, 50 ns a frame less."""
     answers = []
     while True:
         source = iter(frames)

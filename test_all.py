@@ -77,8 +77,8 @@ STANDARD = {                                # file: modules it may import
                  'shlex', 'signal', 'socket', 'stat', 'struct', 'sys', 'threading', 'time',
                  'types'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
-                      'hashlib', 'ipaddress', 'itertools', 'mmap', 'os', 'pwd', 're', 'select',
-                      'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
+                      'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os', 'pwd', 're',
+                      'select', 'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
 }
 UNWANTED = {'typing', 'dataclasses', 'asyncio', 'enum', 'logging'}
 EACH_ITS_OWN = {'EXAMPLES', 'Parser', 'make_parser', 'main', 'run', 'say', '__version__'}
@@ -5985,6 +5985,125 @@ class Stack(unittest.TestCase):
                 self.assertEqual((list(stack.answer_frame(frame, trusted)), stack.fate is None),
                                  ([], False), 'SEED=%d %s' % (SEED, frame.hex()))
         self.assertGreater(quick, 200)
+
+    def test_openings(self):
+        """A round of plain SYNs, answered in columns, says what single ones say."""
+        draw = random.Random(SEED)
+        for options in (b'', unhex('020405b4'), unhex('020405b4010104020101080a0000000100000000')):
+            for own, ours in ((BOTH_OWN, HOST4), ('10.0.0.0/8', packed('10.255.255.254')),
+                              ('', packed('223.255.255.255'))):
+                for count in 1, 2, 33:
+                    stack = make_stack(own, '172.16.0.0/12')
+                    frames = [packet(tcp_data(draw.choice((0, ONES, draw.randrange(1 << 32))),
+                                              draw.choice((0, 0, 5)), SYN, b'',
+                                              options[:2] + draw.choice((
+                                                  options[2:4], b'\xff\xff'[:len(options)]))
+                                              + options[4:], draw.randrange(65536),
+                                              draw.randrange(65536), src, ours), 6, src, ours)
+                              for src in (bytes((192, draw.randrange(169, 256), draw.randrange(256),
+                                                 index)) for index in range(count))]
+                    frames = [frame + bytes(max(60 - len(frame), 0)) for frame in frames]
+                    expected = [each.hex() for frame in frames
+                                for each in stack.answer_ether(frame, False)]
+                    self.assertEqual(len(expected), count)
+                    self.assertEqual([each.hex() for each in stack.answer_openings(frames)],
+                                     expected, 'SEED=%d' % SEED)
+        self.assertEqual(stack.counts, {})
+
+    def test_openings_or_none(self):
+        """One frame that is no plain SYN, wherever it stands: none of the round is answered."""
+        mine, other = packed('10.1.2.3'), unhex('020000000009')
+
+        def syn(src=mine, dst=HOST4, flags=SYN, options=unhex('020405b4'), data=b'', **extra):
+            return packet(tcp_data(7, 0, flags, data, options, 5, 80, src, dst), extra.pop(
+                'proto', 6), src, dst, extra.pop('mac', MAC), extra.pop('client', CLIENT_MAC),
+                extra.pop('tags', b''), **extra)
+        rows = [('flags', syn(flags=SYN | ACK)), ('no SYN', syn(flags=ACK)),
+                ('ECN', syn(flags=SYN | ECE | CWR)), ('size', syn() + b'x'),
+                ('options elsewhere', syn(options=unhex('01010101'))),
+                ('size of the option', syn(options=unhex('020305b4'))),
+                ('data for options', syn(options=b'', data=unhex('020405b4'))),
+                ('fragment', syn(frag=0x2000)), ('offset', syn(frag=1)),
+                ('protocol', syn(proto=17)), ('IP options', syn(options=b'', **{
+                    'vihl': 0x46})), ('version', syn(vihl=0x65)), ('total', syn(total=40)),
+                ('long', syn(total=65535)), ('MAC', syn(mac=b'\xff' * 6)),
+                ('client MAC', syn(client=other)), ('own MAC', syn(client=MAC)),
+                ('multicast MAC', syn(client=unhex('010000000001'))),
+                ('tag', syn(options=b'', tags=unhex('81000001'))),
+                ('IP sum', spoil(syn(), 24, 1)), ('TCP sum', spoil(syn(), 50, 1)),
+                ('source', syn(packed('224.0.0.1'))), ('source 0', syn(packed('0.1.2.3'))),
+                ('denied', syn(packed('172.16.0.1'))), ('from us', syn(HOST4)),
+                ('not ours', syn(dst=packed('192.0.0.77'))), ('short', syn()[:53]), ('', b''),
+                ('cut', syn(options=unhex('02040500'))[:57]), ('type', syn()[:12] + unhex('86dd') + syn()[14:])]
+        for name, frame in rows:
+            for at in (0, 1, 7):
+                with self.subTest(name, at=at):
+                    stack = make_stack(deny='172.16.0.0/12')
+                    frames = [syn()] * 8
+                    self.assertEqual(len(stack.answer_openings(frames)), 8)
+                    frames[at] = frame
+                    self.assertIsNone(stack.answer_openings(frames))
+                    self.assertEqual((stack.counts, stack.fate), ({}, None))
+            if name not in ('client MAC', 'size'):
+                self.assertIsNone(stack.answer_openings([frame] * 8), name)
+        for own, src, dst in (('', mine, mine), ('224.0.0.1,10.1.1.1', mine, packed('224.0.0.1')),
+                              ('', mine, packed('240.0.0.1')), ('', mine, packed('0.0.0.1'))):
+            self.assertIsNone(make_stack(own).answer_openings([syn(src, dst)] * 8), (own, dst))
+
+    def test_openings_trust(self):
+        """Sums are verified as for single frames."""
+        right = tcp(7, 0, SYN)
+        for at, verify, trusted, served in ((24, True, False, False), (24, True, True, False),
+                                            (50, True, False, False), (50, True, True, True),
+                                            (24, False, False, True), (50, False, False, True)):
+            got = make_stack(verify=verify).answer_openings([right, spoil(right, at, 1)], trusted)
+            self.assertEqual(bool(got), served, (at, verify, trusted))
+
+    def test_openings_end_connections(self):
+        stack = make_stack()
+        client = Client(stack)
+        client.say(GET[:9])
+        self.assertEqual(len(stack.connections.table), 1)
+        stack.answer_openings([tcp(5, 0, SYN)] * 2)
+        self.assertEqual((len(stack.connections.table), stack.connections.held), (0, 0))
+
+    def test_round(self):
+        """A mixed round: the answers of single frames, in order, each observer told of each."""
+        draw = random.Random(SEED)
+        plain = [tcp(draw.randrange(1 << 32), 0, SYN, sport=draw.randrange(65536))
+                 for _ in range(160)]
+        others = [self.random_syn(draw)[0] for _ in range(40)] + [b'', bytes(60)]
+        for odd in (0, 1, 3, 40):
+            frames = plain[:]
+            for _ in range(odd):
+                frames.insert(draw.choice((0, draw.randrange(len(frames)))), draw.choice(others))
+            one, two, seen = make_stack(), make_stack(), []
+            expected = [list(one.answer_frame(frame)) for frame in frames]
+            with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 8):
+                for observers in [], [lambda now, *rest: seen.append(rest)]:
+                    self.assertEqual(
+                        masscanned.answer_round(two, frames, False, observers),
+                        list(itertools.chain.from_iterable(expected)), 'SEED=%d' % SEED)
+            self.assertEqual({fate: 2 * count for fate, count in one.counts.items()}, two.counts)
+            self.assertEqual([(frame, list(got)) for frame, _, got in seen],
+                             list(zip(frames, expected)))
+            self.assertEqual([bool(fate) for _, fate, _ in seen],
+                             [not got for got in expected])
+
+    def test_round_fault(self):
+        """A bug in the quick way is kept, and the frames are answered one by one."""
+        stack, frames = make_stack(), [tcp(7, 0, SYN)] * 20
+        with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 20), \
+                unittest.mock.patch.object(stack, 'answer_openings', side_effect=KeyError):
+            self.assertEqual(len(masscanned.answer_round(stack, frames, False, [])), 20)
+        self.assertEqual((len(stack.faults), stack.counts), (1, {'eth fault': 1}))
+
+    def test_count_ready(self):
+        """Slots in front that hold frames of one trust."""
+        for statuses, count in (([0, 1], 0), ([1], 1), ([1, 1, 1], 3), ([1, 1, 0, 1], 2),
+                                ([1, 129, 1], 1), ([1, 9], 1), ([1, 3, 17, 1], 4), ([0, 0], 0),
+                                ([129, 129, 131, 1], 3)):
+            self.assertEqual(masscanned.count_ready(statuses), count, statuses)
 
     def test_quick_syn_ends_a_connection(self):
         for where in (PEER4, HOST4), (PEER6, HOST6):
