@@ -40,6 +40,7 @@ import collections
 import contextlib
 import errno
 import fcntl
+import hashlib
 import heapq
 import itertools
 import math
@@ -530,8 +531,10 @@ def uniform(total: int, words):
         yield [word for word in [word & mask for word in block] if word < total]
 
 
-def permutation(size: int, seed: int):
+def permutation(size: int, seed: int, places: 'range | None' = None):
     """A keyed pseudo-random order of 0..size-1: the generator holds no more than its keys.
+
+    places  of the order that are wanted, in this order; None: all of them
 
     Three rounds of multiply, add, xor-shift, each a bijection of the integers of k bits;
     what falls outside 0..size-1 walks on (cycle-walking), less than twice on average.
@@ -542,7 +545,7 @@ def permutation(size: int, seed: int):
     rng = random.Random(seed)
     m1, m2, m3 = (rng.getrandbits(bits) | 1 for _ in range(3))     # odd: invertible mod 2**bits
     a1, a2, a3 = (rng.getrandbits(bits) for _ in range(3))
-    for x in range(size):
+    for x in range(size) if places is None else places:
         while True:
             x = (x * m1 + a1) & mask
             x ^= x >> half
@@ -588,9 +591,19 @@ class Space:
             return map(self.weighted.__getitem__, draws)
         return (self.weighted[bisect.bisect_right(self.weights, draw)] for draw in draws)
 
-    def once(self, seed):
+    def share(self, shard, begin=0) -> range:
+        """The places of the order that shard i of n takes, i from 0 on; without the first."""
+        index, count = shard
+        return range(index, self.size, count)[begin:]
+
+    def digest(self) -> str:
+        """What tells this space, ports in this order, from others: 64 hexadecimal digits."""
+        state = hashlib.sha256(repr((self.tops, self.shifts, self.ports)).encode())
+        return state.hexdigest()
+
+    def once(self, seed, places=None):
         """Each (host, port) once, in the order of permutation(size, seed)."""
-        order = permutation(self.size, seed)
+        order = permutation(self.size, seed, places)
         blocks = iter(lambda: list(itertools.islice(order, LIST_BLOCK)), [])
         return itertools.chain.from_iterable(map(self.pairs, blocks))
 
@@ -2339,6 +2352,16 @@ def ip_argument(text):
     return text
 
 
+def shard_argument(text):
+    """argparse type: 'i/n' -> (i - 1, n); 'auto' stays."""
+    match = re.fullmatch(r'([0-9]+)/([0-9]+)', text)
+    if text == 'auto':
+        return text
+    if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
+        raise argparse.ArgumentTypeError('%r: I/N was expected, 1/N to N/N, or auto' % text)
+    return int(match.group(1)) - 1, int(match.group(2))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The options, in the groups that -h shows."""
     parser = Parser(
@@ -2360,6 +2383,10 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('order and end').add_argument
     group('--once', action='store_true', help='each address and port once, then stop')
     group('--seed', metavar='N', type=natural, help='repeat an order')
+    group('--shard', metavar='I/N', type=shard_argument,
+          help='with --once: part I of N, 1/N to N/N; the same command everywhere else; auto: '
+               'as Slurm, Kubernetes or GNU parallel number their jobs')
+    group('--shards', metavar='N', type=count, help='how many parts --shard auto means')
     group('-n', metavar='N', type=count, help='stop after N probes')
     group('--max-results', metavar='N', type=count, help='stop after N results')
     group('--max-runtime', metavar='S', type=number(float, 0.001, 1e9),
@@ -2425,13 +2452,17 @@ def check_args(parser, args, extra):
         parser.error('-l and -x: one of them')
     if args.p and args.pf:
         parser.error('-p %s and -pf %s: one of them' % (args.p, args.pf))
+    if args.shard and not args.once:
+        parser.error('--shard: goes with --once: random targets have no parts')
+    if args.shards and args.shard != 'auto':
+        parser.error('--shards %d: goes with --shard auto' % args.shards)
     if args.d and not (args.o or args.log):
         parser.error('-d: the results would be lost: name a file with -o or --log')
     if args.d and (args.l or args.x):
         parser.error('-d: goes with a scan only')
     if args.x and '-' in args.exclude:
         parser.error('-x reads results from standard input: -xf - cannot')
-    for mode, names in (('x', 'f n once retries max_runtime'),
+    for mode, names in (('x', 'f n once shard retries max_runtime'),
                         ('l', 'o retries max_runtime max_results')):
         for name in names.split():
             if getattr(args, mode) and getattr(args, name) not in (None, False, 0, []):
@@ -2474,6 +2505,54 @@ def load_space(args, console) -> Space:
     if args.once and len({weight for _, weight in ports}) > 1:
         console.progress('--once: weights of ports do not apply')
     return Space(ranges, ports)
+
+
+# Variable that numbers a job among --shards of them -> the first number
+JOB_NUMBERS = {'JOB_COMPLETION_INDEX': 0,       # Kubernetes, a Job of completionMode: Indexed
+               'PARALLEL_SEQ': 1}               # GNU parallel
+
+
+def find_shard(args, environ) -> 'tuple[int, int]':
+    """--shard and --shards -> (shard from 0 on, how many)."""
+    if args.shard != 'auto':
+        return args.shard or (0, 1)
+    if not args.shards:
+        return slurm_shard(environ)
+    named = [name for name in JOB_NUMBERS if name in environ]
+    if len(named) != 1:
+        raise UserError('--shard auto --shards %d: %s' % (args.shards, (
+            'both %s and %s are set: name the shard yourself, as I/N' if named else
+            'neither %s nor %s is set') % tuple(JOB_NUMBERS)))
+    name = named[0]
+    return check_shard(environ_number(environ, name) - JOB_NUMBERS[name], args.shards,
+                       '%s=%s with --shards %d' % (name, environ[name], args.shards))
+
+
+def slurm_shard(environ):
+    """The task of a job array (sbatch(1): SLURM_ARRAY_TASK_...) -> (shard, how many)."""
+    if 'SLURM_ARRAY_TASK_ID' not in environ:
+        raise UserError('--shard auto: SLURM_ARRAY_TASK_ID is not set; with Kubernetes or GNU '
+                        'parallel say how many there are with --shards N')
+    task, low, count = (environ_number(environ, 'SLURM_ARRAY_TASK_' + name)
+                        for name in ('ID', 'MIN', 'COUNT'))
+    step = environ_number(environ, 'SLURM_ARRAY_TASK_STEP', '1')
+    index, rest = divmod(task - low, max(step, 1))
+    return check_shard(-1 if rest else index, count,
+                       'SLURM_ARRAY_TASK_ID=%d, the array has %d tasks from %d on by steps of %d'
+                       % (task, count, low, step))
+
+
+def check_shard(index, count, what):
+    if not 0 <= index < count:
+        raise UserError('--shard auto: %s: no shard has this number' % what)
+    return index, count
+
+
+def environ_number(environ, name, default=''):
+    text = environ.get(name, default)
+    if not re.fullmatch('[0-9]+', text):
+        raise UserError('--shard auto: %s=%r: a whole number was expected' % (name, text))
+    return int(text)
 
 
 class Interrupted(BaseException):
@@ -2534,10 +2613,16 @@ def run(args, console, signals) -> int:
     options = module_options(modules, args.mcfg)
     if args.x:
         return pass_results(args, console, signals, modules, options)
-    if args.once and args.seed is None:
-        args.seed = random.SystemRandom().getrandbits(32)
+    args.shard = find_shard(args, os.environ)
     space = load_space(args, console)
-    source = space.once(args.seed) if args.once else space.draws(args.seed)
+    if args.once and args.seed is None:         # shards must agree on it
+        args.seed = (random.SystemRandom().getrandbits(32) if args.shard == (0, 1) else
+                     int(space.digest()[:8], 16))
+    places = space.share(args.shard)
+    source = space.once(args.seed, places) if args.once else space.draws(args.seed)
+    if args.once and not places:
+        console.progress('shard %d/%d is empty: the scan has %s' % (
+            args.shard[0] + 1, args.shard[1], many(space.size, 'target')))
     if args.l:
         return list_targets(itertools.islice(source, args.n), console)
     return scan(args, space, source, console, signals, modules, options)
@@ -2620,7 +2705,7 @@ def make_engine(args, space, source, total, console) -> Engine:
     limits = read_limits()
     pace = plan_pace(args.r, args.t, args.m, args.a, args.ct, limits.linear)
     if args.b or args.once:
-        pace = pace._replace(window=min(pace.window, space.size))   # each at most once at a time
+        pace = pace._replace(window=min(pace.window, max(len(space.share(args.shard)), 1)))
     pace = fit_pace(pace, limits, args.e, warn)
     canary = Canary(args.c, args.cp, args.ca, args.bi or '') if args.c else None
     if canary and total and total < args.ca:
@@ -2650,6 +2735,8 @@ def start_text(pace: Pace, args, space: Space, total) -> str:
     parts.append(many(space.addresses, 'address') + ' x ' + many(len(space.ports), 'port'))
     if args.once:
         parts.append('seed %d' % args.seed)
+    if args.shard != (0, 1):
+        parts.append('shard %d/%d' % (args.shard[0] + 1, args.shard[1]))
     if total:
         tries = 1 + args.retries
         seconds = tries * (total * pace.syns / rate + pace.timeout_s)
@@ -2686,7 +2773,8 @@ def open_log(path):
 def scan(args, space, source, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
     log = open_log(args.log)
-    total = min(args.n or space.size, space.size) if args.once else args.n
+    share = len(space.share(args.shard))
+    total = min(args.n or share, share) if args.once else args.n
     engine = make_engine(args, space, source, total, console)
     sink = make_sink(args, console)
     start = start_text(engine.pace, args, space, total)
