@@ -43,7 +43,9 @@ import fcntl
 import hashlib
 import heapq
 import itertools
+import json
 import math
+import mmap
 import os
 import random
 import re
@@ -58,6 +60,7 @@ import sys
 import threading
 import time
 import types
+import zlib
 
 __version__ = '1.0'
 
@@ -739,6 +742,15 @@ class Console:
         self.err(data)
 
 
+def sync_to_disk(fd: int) -> bool:
+    """fdatasync(2) -> False on an I/O error; pipes and terminals keep nothing, and are right."""
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        return error.errno in (errno.EINVAL, errno.EROFS)
+    return True
+
+
 # ---- text ----
 
 def event_lines(kind: int, code: int, value) -> 'list[str]':
@@ -792,6 +804,13 @@ class TextSink:
 
     def start(self):
         """Nothing is to be started."""
+
+    def flush(self):
+        """Lines go out when their entry is finished."""
+
+    def sync(self) -> bool:
+        """Force what was written to the disk, if it is one -> whether it can be relied upon."""
+        return sync_to_disk(1)
 
     def hurry(self):
         """Nothing waits here."""
@@ -955,6 +974,10 @@ class CbaSink:
             if events is not head:
                 self.rescue.write(thread, head)
         self.rescue.write(thread, events)
+
+    def sync(self) -> bool:
+        """Force what was written to the disk -> whether it can be relied upon."""
+        return not self.failed and sync_to_disk(self.fd)
 
     def flush_often(self):
         while not self.closed.wait(0.5):
@@ -1172,12 +1195,21 @@ def load_module_file(path: str) -> 'list[Module]':
     return found
 
 
+def module_words(text: str) -> 'list[str]':
+    """What stands in -mod."""
+    return re.split(r'[,\s]+', text.strip(', \t\n'))
+
+
+def is_module_file(word: str) -> bool:
+    """Whether a word of -mod is the user's file."""
+    return '/' in word or word.endswith('.py')
+
+
 def load_modules(text: str) -> 'list[Module]':
     """'print,./mine.py' (commas or spaces) -> Modules, filters first."""
     found = []
-    for word in re.split(r'[,\s]+', text.strip(', \t\n')):
-        is_file = '/' in word or word.endswith('.py')
-        for each in load_module_file(word) if is_file else [find_module(word)]:
+    for word in module_words(text):
+        for each in load_module_file(word) if is_module_file(word) else [find_module(word)]:
             if each not in found:
                 found.append(each)
     return sorted(found, key=lambda each: not each.filter)
@@ -1258,6 +1290,8 @@ REMEDIES = {
     errno.EADDRINUSE: 'another program holds the source port: choose another with -b',
     errno.EADDRNOTAVAIL: 'the source port is in use towards these targets: choose another with -b',
 }
+
+KEPT_COUNTERS = 'sent', 'timeouts', 'opened', 'selfs', 'clashes', 'repeats', 'lost'
 
 Pace = collections.namedtuple('Pace', [
     'timeout_s',    # what a target has to answer
@@ -1444,9 +1478,13 @@ class Engine:
         self.socks = {}                 # descriptor -> socket, all of the pool
         self.free = []                  # sockets ready for connect()
         self.attempts = {}              # socket -> (host, port) that it waits for
-        self.cohorts = collections.deque()  # (due, sockets, targets, answered) in order of due; a
-                                            # pair is stale unless attempts[socket] is target
+        self.cohorts = collections.deque()  # (due, sockets, targets, answered, drawn) in order
+                                            # of due; a pair whose socket does not wait for this
+                                            # target any more is stale
         self.answered = 0               # attempts that an event ended: no pair is stale without
+        self.drawn = self.base = 0      # targets taken from source, now and before the last draw
+        self.keeper = None              # --state: what keeps the position
+        self.again = {}                 # with a keeper: target that had to wait, until it ends
         self.window = pace.window       # pending at most, now: local errors shrink it
         self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
         self.parked = 0                 # how many of them a local error sent there
@@ -1475,6 +1513,7 @@ class Engine:
         self.real = self.now = time.monotonic()
         self.frozen = 0.0               # seconds that the clock of deadlines stood still
         self.next_tick = self.real
+        self.elapsed = 0.0              # seconds that the scan had run before it was resumed
         self.started = self.real
         self.bucket = Bucket(pace.rate, pace.syns, self.now)
 
@@ -1545,7 +1584,7 @@ class Engine:
 
     def draw(self, count):
         """Up to count targets: those that waited long enough, then fresh ones."""
-        drawn = []
+        drawn, self.base = [], self.drawn
         if self.stopping or count <= 0:
             return drawn
         while self.waiting and self.waiting[0][0] <= self.now and len(drawn) < count:
@@ -1559,6 +1598,7 @@ class Engine:
                 self.quota -= more
             fresh = list(itertools.islice(self.source, more))
             self.exhausted = len(fresh) < more or self.quota == 0
+            self.drawn += len(fresh)
             drawn += fresh
         return drawn
 
@@ -1567,34 +1607,49 @@ class Engine:
         host, port = target
         entry = self.now + seconds, next(self.serial), (host, port), parked
         heapq.heappush(self.waiting, entry)
+        if self.keeper:
+            self.again[target] = True
         self.parked += parked
         if self.parked > PARKED_MAX:
             self.fail('%d targets wait: %s' % (self.parked, self.name_blocks()))
 
     # ---- outcomes ----
 
+    def events_seen(self):
+        """How many connects ended otherwise than open or in silence."""
+        return sum(self.answers.values()) + sum(self.locals.values()) + self.clashes
+
     def tell(self, target, code, sock=None):
         """Count what became of a target, and report it if it is open."""
         if code in OPEN:
             if sock and is_own_name(sock, target):
                 self.selfs += 1
-                return
-            self.opened += 1
-            self.crew.put(*target)
-        elif code != errno.ETIMEDOUT or not self.try_again(target):
+            else:
+                self.opened += 1
+                self.crew.put(*target)
+        elif code == errno.ETIMEDOUT and self.try_again(target):
+            return
+        else:
             self.answers[code] += 1
-        if self.tries and code != errno.ETIMEDOUT:
+        self.forget(target)
+
+    def forget(self, target):
+        """It has ended."""
+        if self.tries:
             self.tries.pop(target, None)
+        if self.again:
+            self.again.pop(target, None)
 
     def unanswered(self, target):
         """Its deadline is over: the end of it, or another try."""
         if not self.try_again(target):
             self.timeouts += 1
+            self.forget(target)
 
     def try_again(self, target):
         """--retries: let a target wait for its next try, after a growing while, if it has one."""
-        tries = self.tries.pop(target, 0)
-        if tries >= self.retries or self.stopping:
+        tries = self.tries.get(target, 0)
+        if tries >= self.retries or self.stopping and not self.keeper:
             return False
         self.tries[target] = tries + 1
         self.repeats += 1
@@ -1693,7 +1748,7 @@ class Engine:
         attempts, cohorts = self.attempts, self.cohorts
         found = []
         while cohorts and cohorts[0][0] <= self.now and len(found) < BATCH:
-            due, live, targets, answered = cohorts.popleft()
+            due, live, targets, answered, drawn = cohorts.popleft()
             if answered != self.answered:
                 live = [sock for sock, target in zip(live, targets)
                         if attempts.get(sock) is target]
@@ -1704,7 +1759,7 @@ class Engine:
         if len(found) > BATCH:              # one cohort a batch, not ever smaller pieces of them
             rest = found[BATCH:]
             targets = [attempts[sock] for sock in rest]
-            cohorts.appendleft((due, rest, targets, self.answered))
+            cohorts.appendleft((due, rest, targets, self.answered, drawn))
             del found[BATCH:]
         return found
 
@@ -1712,7 +1767,7 @@ class Engine:
         """Take back what is overdue, use up to credit of it for the next targets -> used."""
         socks = self.take_back(self.overdue())
         count = min(len(socks), credit, self.window - len(self.attempts) + len(socks))
-        if self.retries:
+        if self.retries or self.again:
             count = 0                       # every old target matters: one by one
         news = self.draw(count)
         self.give_up(socks[len(news):])
@@ -1757,7 +1812,7 @@ class Engine:
         if socks:
             attempts.update(zip(socks, targets))
             due = self.now + self.pace.timeout_s
-            self.cohorts.append((due, socks, targets, self.answered))
+            self.cohorts.append((due, socks, targets, self.answered, self.base))
             self.count_sent(len(socks))
             self.blocked = None
             if self.stuck:
@@ -1832,7 +1887,8 @@ class Engine:
     def run(self, crew, sink, console, progress):
         """Scan until finished; `stopping` and `error` tell why, if it was before the end."""
         self.crew, self.sink, self.console, self.progress = crew, sink, console, progress
-        self.real = self.started = self.next_tick = time.monotonic()
+        self.real = self.next_tick = time.monotonic()
+        self.started = self.real - self.elapsed
         self.clock()
         self.bucket.filled = self.now
         while not self.finished():
@@ -1842,6 +1898,8 @@ class Engine:
             credit -= self.turn_over(credit)
             if credit > 0:
                 self.launch(credit)
+            if self.keeper:
+                self.keeper.look(self)
             if self.real >= self.next_tick:
                 self.tick()
             if self.sent >= self.progress.due:
@@ -1870,6 +1928,42 @@ class Engine:
         self.error = self.error or error
         self.stop('error')
 
+    # ---- state ----
+
+    def position(self) -> int:
+        """How many targets of source have ended, counted without a gap; see also `again`."""
+        cohorts, attempts = self.cohorts, self.attempts
+        while cohorts:
+            _, socks, targets, answered, drawn = cohorts[0]
+            if answered == self.answered or any(
+                    attempts.get(sock) is target for sock, target in zip(socks, targets)):
+                return drawn
+            cohorts.popleft()
+        return self.drawn
+
+    def snapshot(self) -> dict:
+        """Where the scan is, for resume(): position, targets to be tried again, counters."""
+        return {'position': self.position(),
+                'waiting': [(host, port, self.tries.get((host, port), 0))
+                            for host, port in self.again],
+                'answers': list(self.answers.items()), 'locals': list(self.locals.items()),
+                'elapsed': self.real - self.started,
+                **{name: getattr(self, name) for name in KEPT_COUNTERS}}
+
+    def resume(self, snapshot):
+        """Go on where a snapshot was taken; source begins at its position."""
+        for name in KEPT_COUNTERS:
+            setattr(self, name, snapshot[name])
+        self.drawn, self.elapsed = snapshot['position'], snapshot['elapsed']
+        self.answers.update(dict(snapshot['answers']))
+        self.locals.update(dict(snapshot['locals']))
+        if self.quota is not None:
+            self.quota = max(0, self.quota - self.drawn)
+        for host, port, tries in snapshot['waiting']:
+            if tries:
+                self.tries[host, port] = tries
+            self.wait_for((host, port), 0)
+
     # ---- ten times a second ----
 
     def tick(self):
@@ -1882,7 +1976,7 @@ class Engine:
         self.watch_blocks()
         if self.canary:
             self.watch_canary()
-        if self.real - self.started > self.runtime:
+        if self.real - self.started - self.elapsed > self.runtime:
             self.stop('--max-runtime')
         self.sink.look()
         failed = self.console.failed or self.sink.failed
@@ -1895,11 +1989,11 @@ class Engine:
         held = sum(len(cohort[1]) for cohort in self.cohorts)
         if held > 65536 + 4 * len(self.attempts):
             attempts, kept = self.attempts, collections.deque()
-            for due, socks, targets, _ in self.cohorts:
+            for due, socks, targets, _, drawn in self.cohorts:
                 pairs = [(s, t) for s, t in zip(socks, targets) if attempts.get(s) is t]
                 if pairs:
                     socks, targets = map(list, zip(*pairs))
-                    kept.append((due, socks, targets, self.answered))
+                    kept.append((due, socks, targets, self.answered, drawn))
             self.cohorts = kept
 
     def watch_conntrack(self):
@@ -1986,6 +2080,8 @@ class Crew:
         self.modules, self.options, self.sink, self.console = modules, options, sink, console
         self.limit, self.most, self.source = limit, most, source
         self.queue = collections.deque()    # (host, port) not yet taken by a thread
+        self.taken = 0                      # results that were
+        self.busy = {}                      # thread -> the number of the one that it is at
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)     # the queue has grown, or is closed
         self.space = threading.Condition(self.lock)     # the queue has shrunk
@@ -2025,6 +2121,16 @@ class Crew:
             self.queue.append((host, port))
             self.ready.notify()
 
+    def accepted(self) -> int:
+        """How many results were put."""
+        with self.lock:
+            return self.taken + len(self.queue)
+
+    def settled(self) -> int:
+        """How many results the modules are done with, counted without a gap."""
+        with self.lock:
+            return min(self.busy.values(), default=self.taken)
+
     def close(self):
         """Let the threads empty the queue, and end."""
         with self.lock:
@@ -2033,18 +2139,23 @@ class Crew:
         for thread in self.threads:
             thread.join()
 
-    def take(self):
-        """The oldest result; None when there will be no more."""
+    def take(self, thread):
+        """The oldest result, for a thread done with its last; None when there will be no more."""
         with self.lock:
+            self.busy.pop(thread, None)
             while not self.queue and not self.closed:
                 self.ready.wait()
             self.space.notify()
-            return self.queue.popleft() if self.queue else None
+            if not self.queue:
+                return None
+            self.busy[thread] = self.taken
+            self.taken += 1
+            return self.queue.popleft()
 
     def work(self, number):
         """A module thread."""
         out = Out(self.sink, number)
-        for host, port in iter(self.take, None):
+        for host, port in iter(lambda: self.take(number), None):
             if not self.enough and not self.console.gone:
                 self.examine(Target(host, port, self.source), out)
 
@@ -2089,6 +2200,195 @@ class Crew:
             out.finish()
 
 
+# ---- state ----
+#
+# The file of --state holds what --resume needs after any end, in slots: each a header, then JSON.
+# Slots are written in pairs, in turn, in mapped memory: when the process is killed in the middle,
+# the other one is whole.  The file is: STATE_MAGIC, a pair for the configuration, then for each
+# worker a pair of snapshots, and a pair that was written when all results before it had been
+# forced to the disk: those count if the machine itself went down since (its boot_id is another).
+
+STATE_MAGIC = b'cscan state 1\n'
+STATE_PAGE = 4096               # octets before the first slot
+SLOT_HEAD = struct.Struct('<IIQ')       # CRC-32 of all that follows it, octets of JSON, number
+CONFIG_SLOT, SNAPSHOT_SLOT = 1 << 20, 1 << 22
+BOOT_ID = '/proc/sys/kernel/random/boot_id'
+KEEP_S = 0.01                   # at least, between two snapshots
+KEEP_SHARE = 20                 # they take at most one part in so many of the time
+SYNC_S = 1.0
+
+
+def read_boot_id() -> str:
+    """What tells this boot of the machine from others; '' where it does not say."""
+    try:
+        with open(BOOT_ID) as file:
+            return file.read().strip()
+    except OSError:
+        return ''
+
+
+class SlotPair:
+    """Two slots in mapped memory: the newer one that is whole counts.
+
+    number  of the last one written; 0: none yet
+    """
+
+    def __init__(self, memory, at, size):
+        self.memory, self.at, self.size, self.number = memory, at, size, 0
+
+    def write(self, value) -> bool:
+        """Anything JSON can say; False if it does not fit: then the one before stays."""
+        text = json.dumps(value, separators=(',', ':')).encode()
+        if SLOT_HEAD.size + len(text) > self.size:
+            return False
+        self.number += 1
+        rest = SLOT_HEAD.pack(0, len(text), self.number)[4:] + text
+        at = self.at + self.number % 2 * self.size
+        self.memory[at:at + 4 + len(rest)] = zlib.crc32(rest).to_bytes(4, 'little') + rest
+        return True
+
+    def read(self):
+        """The value; None if there is none."""
+        found = [each for each in map(self.read_slot, (0, 1)) if each]
+        if not found:
+            return None
+        self.number, text = max(found)
+        return json.loads(text.decode())
+
+    def read_slot(self, index):
+        at = self.at + index * self.size
+        crc, size, number = SLOT_HEAD.unpack_from(self.memory, at)
+        if not number or size > self.size - SLOT_HEAD.size:
+            return None
+        if zlib.crc32(self.memory[at + 4:at + SLOT_HEAD.size + size]) != crc:
+            return None
+        at += SLOT_HEAD.size
+        return number, self.memory[at:at + size]
+
+
+class StateFile:
+    """The slots of a file: config, and for each worker live and synced."""
+
+    def __init__(self, path, option, workers=None):
+        """workers: of a new file; None: the file is there."""
+        self.path = path
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if workers else 0)
+        try:
+            self.fd = os.open(path, flags, 0o666)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = os.fstat(self.fd).st_size
+            if workers and size:
+                raise UserError('argument %s: %r: is there already: --resume it, or remove it'
+                                % (option, path))
+            per_worker = 4 * SNAPSHOT_SLOT
+            start = STATE_PAGE + 2 * CONFIG_SLOT
+            if workers:
+                size = start + workers * per_worker
+                os.ftruncate(self.fd, size)             # sparse: du tells what it takes
+            elif size <= start or os.pread(self.fd, len(STATE_MAGIC), 0) != STATE_MAGIC:
+                raise UserError('argument %s: %r: not a state file of cscan' % (option, path))
+            self.memory = mmap.mmap(self.fd, size)
+        except BlockingIOError:
+            raise UserError('argument %s: %r: another scan is using it' % (option, path)) from None
+        except OSError as error:
+            raise UserError('argument %s: %r: %s' % (option, path, why(error))) from None
+        self.memory[:len(STATE_MAGIC)] = STATE_MAGIC
+        self.config, self.snapshots = SlotPair(self.memory, STATE_PAGE, CONFIG_SLOT), []
+        self.workers = [[SlotPair(self.memory, at, SNAPSHOT_SLOT), SlotPair(
+            self.memory, at + 2 * SNAPSHOT_SLOT, SNAPSHOT_SLOT)]
+            for at in range(start, size, per_worker)]
+
+
+    def load(self) -> dict:
+        """The configuration; `snapshots` are the last that hold, one a worker, None at first."""
+        config = self.config.read()
+        if not config:
+            raise UserError('argument --resume: %r: no scan has begun with it' % self.path)
+        same_boot = config['boot_id'] == read_boot_id()
+        for pair in self.workers:
+            live, synced = (each.read() for each in pair)
+            self.snapshots.append(live if same_boot else synced)
+        return config
+
+    def begin(self, config):
+        """From now on the live snapshots count again."""
+        for (live, _), snapshot in zip(self.workers, self.snapshots):
+            live.write(snapshot)
+        if not self.config.write(dict(config, boot_id=read_boot_id())):
+            raise UserError('argument --state: the options are too long to be kept')
+        self.memory.flush()
+
+
+class Keeper:
+    """Takes snapshots of an engine; each counts once the results before it are written.
+
+    live, synced    SlotPairs
+    candidate       (results that must be written, snapshot), not yet written; None
+    """
+
+    def __init__(self, live, synced, crew, sink, console):
+        self.live, self.synced, self.crew, self.sink = live, synced, crew, sink
+        self.console, self.candidate, self.next = console, None, 0.0
+        self.told, self.flushed, self.closed = False, 0, threading.Event()
+        self.last, self.lock = None, threading.Lock()       # the snapshot last written
+
+    def look(self, engine):
+        """After each round of the engine."""
+        if not self.candidate:
+            if engine.real < self.next:
+                return
+            begun = time.monotonic()
+            self.candidate = self.crew.accepted(), self.snapshot(engine)
+            self.cost = time.monotonic() - begun
+        results, snapshot = self.candidate
+        if self.crew.settled() >= results:
+            begun = time.monotonic()
+            self.write(results, snapshot)
+            self.cost += time.monotonic() - begun
+            self.candidate, self.next = None, engine.real + max(KEEP_S, KEEP_SHARE * self.cost)
+
+    def write(self, results, snapshot):
+        if results > self.flushed:
+            self.sink.flush()
+            self.flushed = results
+        with self.lock:
+            if self.live.write(snapshot):
+                self.last = snapshot
+            elif not self.told:
+                self.told = True
+                self.console.note('warning: %d targets wait to be tried again, more than the '
+                                  'state holds: until there are fewer, its position stands still'
+                                  % len(snapshot['waiting']))
+
+    def sync_often(self):
+        """A thread: once a second, results to the disk, then the snapshot that needs them."""
+        while not self.closed.wait(SYNC_S):
+            self.sync()
+
+    def sync(self):
+        with self.lock:
+            last = self.last
+        if last is not None and self.sink.sync():
+            with self.lock:
+                self.synced.write(last)
+                self.synced.memory.flush()
+
+    def start(self):
+        self.syncer = threading.Thread(target=self.sync_often, daemon=True)
+        self.syncer.start()
+
+    def finish(self, engine):
+        """The last snapshot: everything is written."""
+        self.closed.set()
+        self.syncer.join()
+        done = self.crew.enough or engine.exhausted and not engine.again and not engine.stopping
+        self.write(self.flushed, self.snapshot(engine, done))
+        self.sync()
+
+    def snapshot(self, engine, done=False):
+        return dict(engine.snapshot(), passed=self.crew.passed, done=done)
+
+
 CSCAN_STATS_EVERY, CSCAN_STAT_TIME, CSCAN_EVENT = 10, 11, 20    # codes of the entry `cscan`
 CSCAN_CANARY_FAIL, CSCAN_CANARY_FAIL_RESPONSE = 21, 22
 NAMES = {errno.ECONNREFUSED: 'refused', errno.EHOSTUNREACH: 'host unreachable',
@@ -2121,6 +2421,13 @@ class Progress:
         if self.out:
             self.out.str(text[:1000], CSCAN_EVENT)
 
+    def resume(self, engine):
+        """What was told before is not told again."""
+        self.before, self.due = (engine.events_seen(), engine.opened), engine.sent + self.every
+        self.rates[0] = self.drawn, engine.sent
+        self.event('resumed: %d of %d targets were done, %d wait to be tried again' % (
+            engine.drawn, self.total, len(engine.waiting)))
+
     def canary(self, canary):
         timed_out = canary.state == 'timed out'
         self.console.note('canary %s:%d: %s' % (canary.address + (canary.state,)))
@@ -2130,7 +2437,7 @@ class Progress:
     def statistics(self, engine):
         """The line after each `every` packets, for the CBA and for those without a terminal."""
         self.due = engine.sent - engine.sent % self.every + self.every
-        events = sum(engine.answers.values()) + sum(engine.locals.values()) + engine.clashes
+        events = engine.events_seen()
         new_events, new_results = events - self.before[0], engine.opened - self.before[1]
         self.before = events, engine.opened
         if self.out:
@@ -2391,6 +2698,8 @@ def make_parser() -> argparse.ArgumentParser:
     group('--max-results', metavar='N', type=count, help='stop after N results')
     group('--max-runtime', metavar='S', type=number(float, 0.001, 1e9),
           help='send for S seconds at most')
+    group('--state', metavar='FILE', help='with --once: keep in FILE what --resume needs')
+    group('--resume', metavar='FILE', help='go on with the scan of --state FILE, however it ended')
     group('--retries', metavar='N', type=natural, default=0,
           help='try a target that did not answer N times more (default: 0)')
     group = parser.add_argument_group('pace').add_argument
@@ -2443,6 +2752,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_resumed(parser, args):
+    """--resume takes everything from its file, but how to show it."""
+    for name, value in vars(args).items():
+        if name not in ('resume', 'q', 'd') and value != parser.get_default(name):
+            parser.error('--resume: takes all options from its file, but -q and -d; %s was given'
+                         % option_text(parser, name))
+
+
+def option_text(parser, name):
+    """Attribute -> the option as users know it."""
+    return next(each.option_strings[0] for each in parser._actions if each.dest == name)
+
+
 def check_args(parser, args, extra):
     """What single options cannot say; extra: words that belong to no option."""
     if extra:
@@ -2452,6 +2774,12 @@ def check_args(parser, args, extra):
         parser.error('-l and -x: one of them')
     if args.p and args.pf:
         parser.error('-p %s and -pf %s: one of them' % (args.p, args.pf))
+    if args.state and (not args.once or args.l or args.x):
+        parser.error('--state: goes with a scan of --once: random targets have no position')
+    if args.state and '-' in args.f + args.exclude:
+        parser.error('--state: standard input could not be read again: use a file')
+    if args.resume:
+        return check_resumed(parser, args)
     if args.shard and not args.once:
         parser.error('--shard: goes with --once: random targets have no parts')
     if args.shards and args.shard != 'auto':
@@ -2482,10 +2810,12 @@ def check_args(parser, args, extra):
         sys.exit(2)
 
 
-def load_space(args, console) -> Space:
-    """-f -xf -p -pf -> what may be probed."""
+def load_space(args, console) -> 'tuple[Space, dict]':
+    """-f -xf -p -pf -> what may be probed, {option: [digest of what it named, how much]}."""
     ranges = load_all(args.f or ['default'], '-f')
     excluded = load_all(args.exclude, '-xf')
+    lists = {'-f': digest_list(ranges, count_addresses(ranges), 'address'),
+             '-xf': digest_list(excluded, count_addresses(excluded), 'address')}
     named = count_addresses(ranges)
     if not named:
         raise UserError('argument -f: %s: no ranges in there' % ', '.join(map(repr, args.f)))
@@ -2504,7 +2834,13 @@ def load_space(args, console) -> Space:
         ports = parse_portspec(BUILTIN_PORTS if args.p is None else args.p)
     if args.once and len({weight for _, weight in ports}) > 1:
         console.progress('--once: weights of ports do not apply')
-    return Space(ranges, ports)
+    lists['-p'] = digest_list(ports, len(ports), 'port')
+    return Space(ranges, ports), lists
+
+
+def digest_list(values, count, noun) -> 'list[str]':
+    """-> 64 hexadecimal digits that change with the values, and how many they are."""
+    return [hashlib.sha256(repr(values).encode()).hexdigest(), many(count, noun)]
 
 
 # Variable that numbers a job among --shards of them -> the first number
@@ -2543,12 +2879,14 @@ def slurm_shard(environ):
 
 
 def check_shard(index, count, what):
+    """(shard, how many), if there is such a shard; what: that says so."""
     if not 0 <= index < count:
         raise UserError('--shard auto: %s: no shard has this number' % what)
     return index, count
 
 
 def environ_number(environ, name, default=''):
+    """The whole number in a variable."""
     text = environ.get(name, default)
     if not re.fullmatch('[0-9]+', text):
         raise UserError('--shard auto: %s=%r: a whole number was expected' % (name, text))
@@ -2609,23 +2947,70 @@ def main(argv=None) -> int:
 
 def run(args, console, signals) -> int:
     """Scan, list (-l) or pass results (-x) -> exit status."""
+    state = None
+    if args.resume:
+        state = StateFile(args.resume, '--resume')
+        args = resumed_args(args, state)
     modules = load_modules(args.mod)
     options = module_options(modules, args.mcfg)
     if args.x:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
-    space = load_space(args, console)
+    space, lists = load_space(args, console)
+    if state:
+        check_lists(args.state, args.lists, lists)
+    args.lists = lists
     if args.once and args.seed is None:         # shards must agree on it
         args.seed = (random.SystemRandom().getrandbits(32) if args.shard == (0, 1) else
                      int(space.digest()[:8], 16))
-    places = space.share(args.shard)
+    snapshot = state.snapshots[0] if state else None
+    places = space.share(args.shard, snapshot['position'] if snapshot else 0)
     source = space.once(args.seed, places) if args.once else space.draws(args.seed)
-    if args.once and not places:
+    if args.once and not places and not state:
         console.progress('shard %d/%d is empty: the scan has %s' % (
             args.shard[0] + 1, args.shard[1], many(space.size, 'target')))
     if args.l:
         return list_targets(itertools.islice(source, args.n), console)
-    return scan(args, space, source, console, signals, modules, options)
+    return scan(args, state, space, source, console, signals, modules, options)
+
+
+def resumed_args(given, state):
+    """The arguments of the scan in a state file, -q and -d as given now."""
+    config = state.load()
+    args = argparse.Namespace(**config['args'])
+    args.lists = config['lists']
+    args.shard, args.resume, args.state = tuple(args.shard), given.resume, given.resume
+    args.q, args.d = given.q, given.d
+    if all(snapshot and snapshot['done'] for snapshot in state.snapshots):
+        raise UserError('argument --resume: %r: that scan is complete' % given.resume)
+    return args
+
+
+def check_lists(path, before, now):
+    """Raises UserError if the lists of targets are not those that the scan began with."""
+    for option, (digest, count) in before.items():
+        if now[option][0] != digest:
+            raise UserError('argument --resume: %r: what %s names has changed since the scan '
+                            'began: %s then, %s now' % (path, option, count, now[option][1]))
+
+
+FILE_OPTIONS = 'pf', 'o', 'of', 'log', 'mf'
+
+
+def lasting_args(args) -> dict:
+    """The arguments as they can be used again, from anywhere: paths are absolute."""
+    lasting = dict(vars(args))
+    for name in 'resume', 'state', 'lists', 'q', 'd':
+        lasting.pop(name)
+    for name in FILE_OPTIONS:
+        if lasting.get(name):
+            lasting[name] = os.path.abspath(lasting[name])
+    for name in 'f', 'exclude':
+        lasting[name] = [os.path.abspath(spec) if os.path.exists(spec) and spec not in PRESETS
+                         else spec for spec in lasting[name]]
+    lasting['mod'] = ','.join(os.path.abspath(word) if is_module_file(word) else word
+                              for word in module_words(args.mod))
+    return lasting
 
 
 def list_targets(source, console) -> int:
@@ -2770,13 +3155,16 @@ def open_log(path):
         raise UserError('argument --log: %r: %s' % (path, why(error))) from None
 
 
-def scan(args, space, source, console, signals, modules, options) -> int:
+def scan(args, state, space, source, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
     log = open_log(args.log)
     share = len(space.share(args.shard))
     total = min(args.n or share, share) if args.once else args.n
     engine = make_engine(args, space, source, total, console)
     sink = make_sink(args, console)
+    if args.state:
+        state = state or StateFile(args.state, '--state', 1)
+        state.begin({'args': lasting_args(args), 'lists': args.lists})
     start = start_text(engine.pace, args, space, total)
     console.progress(start)
     if args.d:
@@ -2792,14 +3180,29 @@ def scan(args, space, source, console, signals, modules, options) -> int:
     progress = Progress(console, args.st or (10000 if args.o else 1000),
                         Out(sink, 0) if args.o else None, total)
     crew = make_crew(args, console, sink, modules, options)
+    if args.state:
+        keep_state(state, engine, crew, sink, progress)
     signals.wind_up, signals.last_words = engine.stop, sink.hurry
     engine.run(crew, sink, console, progress)
     crew.close()
     sink.close()
+    if engine.keeper:
+        engine.keeper.finish(engine)
     progress.final(engine)
     error = engine.error or sink.failed or console.failed
     tell_end(console, crew, error)
     return 1 if error else 128 + signals.came if signals.came else 0
+
+
+def keep_state(state, engine, crew, sink, progress):
+    """--state: take snapshots; --resume: go on from the last one."""
+    engine.keeper = Keeper(*state.workers[0], crew, sink, progress.console)
+    engine.keeper.start()
+    snapshot = state.snapshots[0] if state.snapshots else None
+    if snapshot:
+        engine.resume(snapshot)
+        crew.passed = snapshot['passed']
+        progress.resume(engine)
 
 
 def tell_end(console, crew, error):

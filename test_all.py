@@ -73,9 +73,9 @@ STANDARD = {                                # file: modules it may import
     'compile_targets.py': {'argparse', 'errno', 'itertools', 'os', 're', 'socket', 'struct',
                            'sys', 'tempfile'},
     'cscan.py': {'argparse', 'array', 'bisect', 'collections', 'contextlib', 'errno', 'fcntl',
-                 'heapq', 'itertools', 'math', 'os', 'random', 're', 'resource', 'select',
-                 'shlex', 'signal', 'socket', 'stat', 'struct', 'sys', 'threading', 'time',
-                 'types'},
+                 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'os', 'random', 're',
+                 'resource', 'select', 'shlex', 'signal', 'socket', 'stat', 'struct', 'sys',
+                 'threading', 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
                       'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os', 'pwd', 're',
                       'select', 'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
@@ -2356,8 +2356,8 @@ class Engine(unittest.TestCase):
         live = ('127.0.0.1', 1)
         engine.attempts[sock] = live
         for _ in range(400):
-            engine.cohorts.append((1e9, [sock] * 256, [('127.0.0.1', 9)] * 256, 0))
-        engine.cohorts.append((1e9, [sock], [live], 0))
+            engine.cohorts.append((1e9, [sock] * 256, [('127.0.0.1', 9)] * 256, 0, 0))
+        engine.cohorts.append((1e9, [sock], [live], 0, 0))
         engine.tick()
         self.assertEqual([cohort[2] for cohort in engine.cohorts], [[live]])
 
