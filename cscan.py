@@ -1293,6 +1293,13 @@ REMEDIES = {
 
 KEPT_COUNTERS = 'sent', 'timeouts', 'opened', 'selfs', 'clashes', 'repeats', 'lost'
 
+Totals = collections.namedtuple('Totals', KEPT_COUNTERS + (
+    'pending',      # connects under way
+    'unsent',       # targets that wait to be tried (again)
+    'drawn',        # targets taken from the source
+    'answers',      # {errno: answers of the net}
+    'locals'))      # {errno: local errors}
+
 Pace = collections.namedtuple('Pace', [
     'timeout_s',    # what a target has to answer
     'window',       # pending connects at most
@@ -1615,9 +1622,10 @@ class Engine:
 
     # ---- outcomes ----
 
-    def events_seen(self):
-        """How many connects ended otherwise than open or in silence."""
-        return sum(self.answers.values()) + sum(self.locals.values()) + self.clashes
+    def totals(self) -> Totals:
+        """What became of everything up to now."""
+        return Totals(*(getattr(self, name) for name in KEPT_COUNTERS), len(self.attempts),
+                      len(self.waiting), self.drawn, self.answers, self.locals)
 
     def tell(self, target, code, sock=None):
         """Count what became of a target, and report it if it is open."""
@@ -1903,7 +1911,7 @@ class Engine:
             if self.real >= self.next_tick:
                 self.tick()
             if self.sent >= self.progress.due:
-                self.progress.statistics(self)
+                self.progress.statistics(self.totals())
         self.tick()
 
     def events(self):
@@ -2421,12 +2429,12 @@ class Progress:
         if self.out:
             self.out.str(text[:1000], CSCAN_EVENT)
 
-    def resume(self, engine):
+    def resume(self, totals):
         """What was told before is not told again."""
-        self.before, self.due = (engine.events_seen(), engine.opened), engine.sent + self.every
-        self.rates[0] = self.drawn, engine.sent
+        self.before, self.due = (count_events(totals), totals.opened), totals.sent + self.every
+        self.rates[0] = self.drawn, totals.sent
         self.event('resumed: %d of %d targets were done, %d wait to be tried again' % (
-            engine.drawn, self.total, len(engine.waiting)))
+            totals.drawn, self.total, totals.unsent))
 
     def canary(self, canary):
         timed_out = canary.state == 'timed out'
@@ -2434,44 +2442,45 @@ class Progress:
         if self.out:
             self.out.bit(CSCAN_CANARY_FAIL if timed_out else CSCAN_CANARY_FAIL_RESPONSE)
 
-    def statistics(self, engine):
+    def statistics(self, totals):
         """The line after each `every` packets, for the CBA and for those without a terminal."""
-        self.due = engine.sent - engine.sent % self.every + self.every
-        events = engine.events_seen()
-        new_events, new_results = events - self.before[0], engine.opened - self.before[1]
-        self.before = events, engine.opened
+        self.due = totals.sent - totals.sent % self.every + self.every
+        events = count_events(totals)
+        new_events, new_results = events - self.before[0], totals.opened - self.before[1]
+        self.before = events, totals.opened
         if self.out:
             self.out.int64(int(time.time()), CSCAN_STAT_TIME)
             self.out.int32(new_events)
             self.out.int32(new_results)
         if not self.console.tty:
             self.console.progress('%d packets, %d results, %d new events'
-                                  % (engine.sent, engine.opened, new_events))
+                                  % (totals.sent, totals.opened, new_events))
 
     def show(self, engine):
         """Ten times a second: new kinds of local errors; each second the status line."""
-        for code in set(engine.locals) - self.told:
+        totals = engine.totals()
+        for code in set(totals.locals) - self.told:
             self.told.add(code)
             self.event('local error %s (%s): slowing down, its targets are tried again'
                        % (errno.errorcode.get(code, code), os.strerror(code)))
         if engine.real - self.drawn >= 1:
             self.drawn = engine.real
-            self.rates.append((engine.real, engine.sent))
-            self.console.status(self.status(engine))
+            self.rates.append((engine.real, totals.sent))
+            self.console.status(self.status(engine, totals))
 
-    def status(self, engine):
+    def status(self, engine, totals):
         """rate, sent, % and time left, results, local errors, pending."""
         (then, before), (now, sent) = self.rates[0], self.rates[-1]
         rate = (sent - before) / (now - then) if now > then else 0
         parts = ['%.0f/s' % rate, '%d sent' % sent]
         if self.total:
-            done = max(sent - engine.repeats - engine.lost, 0)
+            done = max(sent - totals.repeats - totals.lost, 0)
             parts[-1] += ' (%.1f%%)' % min(100 * done / self.total, 100)
             if rate and not engine.stopping:
                 parts.append(duration_text(max(self.total - done, 0) / rate) + ' left')
-        parts += ['%d open' % engine.opened, '%d pending' % len(engine.attempts)]
-        if engine.locals:
-            parts.append('%d local errors' % sum(engine.locals.values()))
+        parts += ['%d open' % totals.opened, '%d pending' % totals.pending]
+        if totals.locals:
+            parts.append('%d local errors' % sum(totals.locals.values()))
         if engine.crew.full():
             parts.append('waiting for modules')
         if engine.stopping:
@@ -2480,23 +2489,29 @@ class Progress:
 
     def final(self, engine):
         """The last line: what became of everything that was sent."""
-        parts = ['%d open' % engine.opened]
+        totals = engine.totals()
+        parts = ['%d open' % totals.opened]
         parts += ['%d %s' % (count, NAMES.get(code, errno.errorcode.get(code, str(code))))
-                  for code, count in engine.answers.most_common()]
-        parts.append('%d without answer' % engine.timeouts)
-        for count, name in ((engine.repeats, 'retries'), (engine.lost, 'sent again (conntrack)'),
-                            (engine.clashes, 'possible clash'), (engine.selfs, 'self-connected'),
-                            (len(engine.waiting), 'not sent')):
+                  for code, count in totals.answers.most_common()]
+        parts.append('%d without answer' % totals.timeouts)
+        for count, name in ((totals.repeats, 'retries'), (totals.lost, 'sent again (conntrack)'),
+                            (totals.clashes, 'possible clash'), (totals.selfs, 'self-connected'),
+                            (totals.unsent, 'not sent')):
             if count:
                 parts.append('%d %s' % (count, name))
         self.console.clear()
         self.console.progress('%s in %s%s: %s' % (
-            many(engine.sent, 'packet'), duration_text(engine.real - engine.started),
+            many(totals.sent, 'packet'), duration_text(engine.real - engine.started),
             ' (%s)' % engine.stopping if engine.stopping else '', ', '.join(parts)))
-        if engine.locals:
+        if totals.locals:
             self.console.note('local errors: ' + ', '.join(
                 '%s %d' % (errno.errorcode.get(code, code), count)
-                for code, count in engine.locals.most_common()))
+                for code, count in totals.locals.most_common()))
+
+
+def count_events(totals: Totals) -> int:
+    """How many connects ended otherwise than open or in silence."""
+    return sum(totals.answers.values()) + sum(totals.locals.values()) + totals.clashes
 
 
 def many(count: int, noun: str) -> str:
