@@ -2,6 +2,7 @@
 """cba_reader - read the CBA files that cscan writes: as a library and on the command line.
 
     python3 cba_reader.py scan.cba          statistics and results
+    python3 cba_reader.py *.cba --json      every entry as one line of JSON
 
     with open('scan.cba', 'rb') as file:
         for entry in cba_reader.CBA(file).entries('rfb'):
@@ -12,12 +13,14 @@ One file, standard library only, CPython 3.6 or newer and PyPy.
 Contents
     1 Formats           packets of a CBA file, names that strangers chose
     2 Entries           the reader's API
-    3 Reports           statistics, results, entries of a module
+    3 Reports           statistics, results, entries as text or JSON
     4 Command line
 """
 
 import argparse
+import base64
 import itertools
+import json
 import os
 import re
 import shutil
@@ -213,6 +216,7 @@ class CBA:
     extract_dir  where FILEs go, of modules in extract_for; '*' in it = all modules
     overwrite    replace files that are there already; otherwise new ones get .1, .2 ...
     cut          after entries() came to its end: '' or what ended it before the file did
+    torn         True if that is just the end of the file, as a kill or a full disk leaves it
     extracted    paths below extract_dir of the FILEs written
     refused      (name, reason) of FILEs that could not be written
     """
@@ -220,7 +224,7 @@ class CBA:
     def __init__(self, fileobj, extract_dir='cba_files', extract_for=(), overwrite=False):
         self.file, self.extract_dir = fileobj, extract_dir
         self.extract_for, self.overwrite = extract_for, overwrite
-        self.started, self.cut = False, ''
+        self.started, self.cut, self.torn = False, '', False
         self.extracted, self.refused = set(), []
 
     def entries(self, module=None):
@@ -252,6 +256,7 @@ class CBA:
             yield from self.whole(entries[thread], module)
         self.cut = packets.cut or (
             'the file ends inside %d streams' % len(streams) if streams else '')
+        self.torn = packets.torn or not packets.cut and bool(streams)
 
     def whole(self, entry, module):
         """An entry that has come to its end, if it is wanted and not empty."""
@@ -313,6 +318,11 @@ CODES = {                           # module: {code: name}, to select with --mod
             6: 'WIN', 7: 'ONLY_TLS', 8: 'TLS_FAIL', 9: 'HAS_VENCRYPT'},
     'x11': {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KINDA_GOOD'},
 }
+EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'int32',
+               CBA_INT64: 'int64', CBA_BIT: 'bit'}          # in JSON; data is base64
+TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
+                    r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
+                    r':([1-9][0-9]{0,4})(?![0-9])')
 
 
 def stat_text(stat: 'tuple[int, int, int]') -> str:
@@ -354,15 +364,45 @@ def event_text(kind: int, code: int, value, names: 'dict[int, str]') -> str:
     return '%s=%s' % (names.get(code, code), text) if code else text
 
 
-def report_module(entries, module: str, code: 'int | None'):
-    """Lines for the entries of a module: all of them, or the targets of those with a code."""
-    names = CODES.get(module, {})
-    for entry in entries:
-        if code is None:
-            yield ' '.join(event_text(*event, names) for event in entry.events)
-        elif code in entry.dict:
-            yield printable(str(entry.dict.get(0, '')).partition('://')[2]
-                            or str(entry.dict.get(0, '')))
+def list_line(_, entry: Entry, code: 'int | None') -> str:
+    """An entry -> what it holds; the bare target, as cscan.py -x takes it, if a code was asked."""
+    if code is None:
+        names = CODES.get(entry.module, {})
+        return ' '.join(event_text(*event, names) for event in entry.events)
+    text = str(entry.dict.get(0, ''))
+    return printable(text.partition('://')[2] or text)
+
+
+def target_of(entry: Entry) -> 'tuple[str, int] | None':
+    """ip and port of an entry whose string of code 0 begins with ip:port or scheme://ip:port."""
+    for kind, code, value in entry.events:
+        match = TARGET.match(value) if (kind, code) == (CBA_STR, 0) else None
+        if match and int(match.group(2)) < 1 << 16:
+            return match.group(1), int(match.group(2))
+    return None
+
+
+def json_event(kind: int, code: int, value, names: 'dict[int, str]') -> dict:
+    """An event -> an object: type, code, the code's name if it has one, value."""
+    event = {'type': EVENT_TYPES[kind], 'code': code}
+    if code in names:
+        event['name'] = names[code]
+    event['value'] = base64.b64encode(value).decode() if kind == CBA_DATA else value
+    return event
+
+
+def json_line(path: str, entry: Entry, _) -> str:
+    """An entry -> one JSON object in ASCII: file, module, ip and port if it has them, events."""
+    line = {'file': os.fsencode(path).decode('utf-8', 'replace'), 'module': entry.module}
+    target = target_of(entry)
+    if target:
+        line['ip'], line['port'] = target
+    names = CODES.get(entry.module, {})
+    line['events'] = [json_event(*event, names) for event in entry.events]
+    return json.dumps(line).replace('\x7f', '\\u007f')   # DEL passes dumps()
+
+
+PRINTERS = {'list': list_line, 'json': json_line}   # how: (path, entry, code asked or None) -> line
 
 
 def parse_module(text: str) -> 'tuple[str, int | None]':
@@ -385,7 +425,9 @@ EXAMPLES = '''\
 examples:
   cba_reader.py scan.cba                    statistics, then results
   cba_reader.py scan.cba -r | sort -u       open ports only
+  cba_reader.py *.cba --module rfb          all entries of a module, in words
   cba_reader.py scan.cba --module rfb:WIN   targets whose entry has this code
+  cba_reader.py scan.cba --json | jq -r 'select(.module == "rfb") | .ip'
   cba_reader.py scan.cba --extract files    write the files that modules kept
 '''
 
@@ -404,24 +446,28 @@ def make_parser() -> argparse.ArgumentParser:
         prog='cba_reader.py', description='Read CBA files, the output of cscan.', epilog=EXAMPLES,
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('files', metavar='FILE', nargs='+', help='CBA files')
+    add('files', metavar='FILE', nargs='+', help='CBA files, read as one')
     add('-s', action='store_true', help='statistics only')
     add('-r', action='store_true', help='results only')
     add('--module', metavar='NAME[:CODE]',
         help='entries of this module; with CODE (number or name) the targets that have it')
+    add('--json', action='store_true',
+        help='one JSON object a line for each entry, or those of -s, -r, --module')
     add('--extract', metavar='DIR', help='write the files of all modules (or --module) below DIR')
     add('--overwrite', action='store_true', help='let --extract replace files that are there')
     return parser
 
 
 def main(argv=None) -> int:
-    """Command line -> exit status: 0 read (cut files, too), 1 error, 2 usage."""
+    """Command line -> exit status: 0 read (files cut at the end, too), 1 error, 2 usage."""
     parser = make_parser()
     args = parser.parse_args(argv)
     if args.overwrite and not args.extract:
         parser.error('--overwrite: goes with --extract')
     if args.module is not None and (args.s or args.r):
         parser.error('--module %s: goes without -s and -r' % args.module)
+    if args.json and args.extract:
+        parser.error('--json: goes without --extract')
     try:
         status = read_all(args)
         flush()
@@ -436,14 +482,17 @@ def main(argv=None) -> int:
 
 
 def read_all(args) -> int:
-    """All files, up to the first that cannot be read -> exit status."""
+    """Report on all files, then what is wrong with which -> exit status."""
     try:
-        for path in args.files:
-            read_one(path, args)
-        return 0
+        module, code = (None, None) if args.module is None else parse_module(args.module)
     except UserError as error:
         say(str(error))
         return 1
+    files = Files(args.files, args.extract, '*' if module is None else [module], args.overwrite)
+    report(files, args, module, code)
+    for complaint in files.complaints.values():
+        say(complaint)
+    return 1 if files.broken else 0
 
 
 class OutputError(Exception):
@@ -491,46 +540,94 @@ def emit(lines):
         output(print, line.encode(encoding, 'backslashreplace').decode(encoding))
 
 
-def read_one(path, args):
-    """One file: what the options ask for, then what was cut."""
-    try:
-        with open(path, 'rb') as file:
-            if not file.seekable():         # a pipe is read twice, too
-                file = seekable_copy(file)
-            report(CBA(file, args.extract or 'cba_files', '*' if args.extract else (),
-                       args.overwrite), path, args)
-    except OSError as error:
-        raise UserError('%r: %s' % (path, why(error))) from None
-
-
 def seekable_copy(pipe):
     """A temporary file with all that comes out of a pipe."""
     copy = tempfile.TemporaryFile()
     shutil.copyfileobj(pipe, copy)
-    copy.seek(0)
+    copy.flush()
     return copy
 
 
-def report(cba, path, args):
-    """--extract, --module, or statistics and results."""
+class Files:
+    """The files of the command line, read as one, as often as is needed.
+
+    folder, modules, overwrite  of --extract, as CBA takes them; folder None = nothing is extracted
+    complaints  {path: line about it}, told at the end
+    broken      paths of those that cannot be read, are no CBA files, or are damaged
+    extracted   paths below folder, of all files
+    refused     (name, reason) of FILEs that could not be written
+    modules     of the entries seen
+    """
+
+    def __init__(self, paths, folder=None, wanted=(), overwrite=False):
+        self.paths, self.overwrite = paths, overwrite
+        self.folder, self.wanted = folder, wanted if folder else ()
+        self.copies = {}                # path: seekable copy of what came out of a pipe
+        self.complaints, self.broken = {}, set()
+        self.extracted, self.refused, self.modules = set(), [], set()
+
+    def entries(self, module=None, code=None):
+        """Yield (path, entry) of the entries of a module, None = all, that have a code."""
+        for path in self.paths:
+            try:
+                with self.open(path) as file:
+                    cba = CBA(file, self.folder, self.wanted, self.overwrite)
+                    cba.extracted, cba.refused = self.extracted, self.refused
+                    for entry in cba.entries():
+                        self.modules.add(entry.module)
+                        if module in (None, entry.module) and (code is None or code in entry.dict):
+                            yield path, entry
+                    self.judge(path, cba)
+            except OSError as error:
+                self.complain(path, '%r: %s' % (path, why(error)))
+
+    def open(self, path):
+        """A file at its beginning, or a copy of the pipe that it is."""
+        if path not in self.copies:
+            file = open(path, 'rb')
+            if file.seekable():
+                return file
+            with file:
+                self.copies[path] = seekable_copy(file)
+        copy = os.fdopen(os.dup(self.copies[path].fileno()), 'rb')
+        copy.seek(0)
+        return copy
+
+    def judge(self, path, cba):
+        """What there is to say of a file that has been read."""
+        if cba.cut.startswith('first octet'):
+            self.complain(path, '%r: not a CBA file: %s' % (path, cba.cut))
+        elif cba.cut:
+            self.complain(path, '%s: %s; everything before it was read'
+                          % (printable(path), cba.cut), not cba.torn)
+
+    def complain(self, path, line, broken=True):
+        self.complaints[path] = line
+        if broken:
+            self.broken.add(path)
+
+
+def report(files, args, module, code):
+    """--extract, entries one by one, or statistics and results."""
     if args.extract:
-        extract(cba, args)
-    elif args.module is not None:
-        module, code = parse_module(args.module)
-        emit(report_module(cba.entries(module), module, code))
+        extract(files, module)
+    elif args.module is not None or args.json:
+        if args.s != args.r:
+            module = 'cscan' if args.s else ''
+        line = PRINTERS['json' if args.json else 'list']
+        emit(line(path, entry, code) for path, entry in files.entries(module, code))
     else:
         if args.s or not args.r:
             emit(['Stats:'])
-            emit(line for entry in cba.entries('cscan') for line in report_stats(entry))
+            emit(line for _, entry in files.entries('cscan') for line in report_stats(entry))
         if args.s == args.r:
             emit([''])
             say_results()
         if args.r or not args.s:
-            emit(printable(str(entry.dict.get(0, ''))) for entry in cba.entries(''))
-    if cba.cut.startswith('first octet'):
-        raise UserError('%r: not a CBA file: %s' % (path, cba.cut))
-    if cba.cut:
-        say('%s: %s; everything before it was read' % (path, cba.cut))
+            emit(printable(str(entry.dict.get(0, ''))) for _, entry in files.entries(''))
+    if module not in files.modules and args.module is not None and files.modules:
+        say('no entry of module %r: there are %s'
+            % (module, ', '.join(repr(name) for name in sorted(files.modules))))
 
 
 def say_results():
@@ -539,15 +636,14 @@ def say_results():
     sys.stderr.write('Results:\n')
 
 
-def extract(cba, args):
+def extract(files, module):
     """--extract: write files, tell their paths, and which could not be written."""
-    module = parse_module(args.module)[0] if args.module is not None else None
     told = set()
-    for _ in cba.entries(module):
-        emit(sorted(cba.extracted - told))
-        told |= cba.extracted
-    emit(sorted(cba.extracted - told))
-    for name, reason in cba.refused:
+    for _ in files.entries(module):
+        emit(sorted(files.extracted - told))
+        told |= files.extracted
+    emit(sorted(files.extracted - told))
+    for name, reason in files.refused:
         say('%s: not extracted: %s' % (printable(name), reason))
 
 

@@ -8,6 +8,7 @@ SEED=N repeats the random ones.
 """
 
 import ast
+import base64
 import collections
 import contextlib
 import ctypes
@@ -18,6 +19,7 @@ import inspect
 import io
 import ipaddress
 import itertools
+import json
 import os
 import pty
 import pwd
@@ -68,8 +70,8 @@ def setUpModule():
 # ==== Tables ==========================================================================
 
 STANDARD = {                                # file: modules it may import
-    'cba_reader.py': {'argparse', 'errno', 'itertools', 'os', 're', 'shutil', 'struct', 'sys',
-                      'tempfile', 'time'},
+    'cba_reader.py': {'argparse', 'base64', 'errno', 'itertools', 'json', 'os', 're', 'shutil',
+                      'struct', 'sys', 'tempfile', 'time'},
     'compile_targets.py': {'argparse', 'errno', 'itertools', 'os', 're', 'socket', 'struct',
                            'sys', 'tempfile'},
     'cscan.py': {'argparse', 'array', 'bisect', 'collections', 'contextlib', 'errno', 'fcntl',
@@ -292,6 +294,13 @@ CBA_REAL_LAST = [                           # open at the end: thread 0, then th
                (CBA_INT64, 11, 1795225657), (CBA_INT32, 0, 0), (CBA_INT32, 0, 0),
                (CBA_INT64, 11, 1795225657), (CBA_INT32, 0, 32), (CBA_INT32, 0, 26)]),
     ('x11', [(CBA_STR, 0, 'x11://10.0.0.140:6007'), (CBA_BIT, 4, True)]),
+]
+JSON_TARGETS = [                            # string of code 0, (ip, port) in JSON
+    ('1.2.3.4:80', ('1.2.3.4', 80)), ('255.249.199.0:65535', ('255.249.199.0', 65535)),
+    ('x11://10.0.0.1:6000', ('10.0.0.1', 6000)), ('1.2.3.4:22 SSH-2.0-x', ('1.2.3.4', 22)),
+    ('1.2.3.4:0', None), ('1.2.3.4:65536', None), ('1.2.3.4:123456', None), ('1.2.3.4', None),
+    ('1.2.3:80', None), ('1.2.3.4.:80', None), ('1.2.3.256:80', None), ('01.2.3.4:80', None),
+    ('11.2.3.4.5:80', None), ('1234:80', None), ('at 1.2.3.4:80', None), ('://1.2.3.4:80', None),
 ]
 REAL_STATS = '''\
 Stats:
@@ -1836,7 +1845,10 @@ class Cba(Case):
                     self.assert_stop(done, 1, 'cba_reader: ', "'rfb:NONE'", 'WIN')
                 else:
                     self.assertEqual(done[:2], (0, wanted))
-                    self.assertEqual(done[2], 'Results:\n' if args in ([], ['-s', '-r']) else '')
+                    self.assertEqual(done[2], {
+                        '': 'Results:\n', '-s -r': 'Results:\n', '--module none': "cba_reader: no "
+                        "entry of module 'none': there are '', 'cscan', 'rfb', 'x11'\n",
+                    }.get(' '.join(args), ''))
         self.assertEqual(run_tool('cba_reader.py', [path]),
                          (0, REAL_STATS + '\n' + REAL_RESULTS, 'Results:\n'))
 
@@ -1846,6 +1858,8 @@ class Cba(Case):
                 ([], 2, 'FILE'), (['-Z', good], 2, '-Z'), (['--mod', 'rfb', good], 2, '--mod'),
                 (['-r', '--module', 'rfb', good], 2, '--module'),
                 (['--overwrite', good], 2, '--extract'), (['--module'], 2, '--module'),
+                (['--json', '--extract', 'in', good], 2, '--json'),
+                (['--json', '--module', 'x11:WIN', good], 1, "'x11:WIN'"),
                 (['-r', self.path('missing')], 1, "missing': No such file"),
                 (['-r', self.folder], 1, 'directory'),
                 (['-r', self.path('text', b'hello\n')], 1, 'not a CBA file'),
@@ -1857,6 +1871,96 @@ class Cba(Case):
         done = run_tool('cba_reader.py', ['-r', self.path('missing')])
         self.assert_stop(done, 1, 'cba_reader: ', 'missing')
 
+    def json_lines(self, *args):
+        """cba_reader.py --json -> (status, objects, stderr); nothing but printable ASCII."""
+        status, out, err = call(cba_reader.main, ['--json'] + list(args))
+        self.assertRegex(out, r'\A[ -~\n]*\Z')
+        return status, [json.loads(line) for line in out.split('\n') if line], err
+
+    def test_json(self):
+        """Every entry, every event of it, in order and with its value."""
+        made = sample()
+        path = self.path('s.cba', made.data)
+        status, lines, err = self.json_lines(path)
+        self.assertEqual((status, err, {line['file'] for line in lines}), (0, '', {path}))
+        kinds = {'str': CBA_STR, 'file': CBA_FILE, 'data': CBA_DATA, 'int32': CBA_INT32,
+                 'int64': CBA_INT64, 'bit': CBA_BIT}
+        found = [(line['module'], [
+            (kinds[event['type']], event['code'], base64.b64decode(event['value'])
+             if event['type'] == 'data' else event['value']) for event in line['events']])
+            for line in lines]
+        self.assertEqual(found, made.entries())
+        self.assertEqual(lines[1], {
+            'file': path, 'module': 'rfb', 'ip': '1.2.3.4', 'port': 5900, 'events': [
+                {'type': 'str', 'code': 0, 'value': 'vnc://1.2.3.4:5900'},
+                {'type': 'data', 'code': 2, 'name': 'BANNER_FAIL', 'value': 'UkZCIDAwMw=='},
+                {'type': 'bit', 'code': 6, 'name': 'WIN', 'value': True}]})
+        for args, modules in ((['-r'], ['', '']), (['-s'], ['cscan']), (['--module', 'rfb:WIN'],
+                              ['rfb']), (['--module', 'rfb'], ['rfb', 'rfb'])):
+            with self.subTest(args=args):
+                self.assertEqual([line['module'] for line in self.json_lines(*args + [path])[1]],
+                                 modules)
+
+    def test_json_targets(self):
+        """ip and port of an entry's first string of code 0, where it begins with them."""
+        for text, target in JSON_TARGETS:
+            with self.subTest(text=text):
+                made = Made().head(1, 'm').event(1, CBA_STR, 4, '9.9.9.9:9')
+                made.event(1, CBA_STR, 0, text).event(1, CBA_INT32, 0, 5)
+                line = self.json_lines(self.path('t.cba', made.data))[1][0]
+                self.assertEqual((line.get('ip'), line.get('port')), target or (None, None))
+
+    def test_several_files(self):
+        """Read as one, headings once; what is broken is named at the end, the rest is read."""
+        self.set_zone('UTC')
+        good = self.path('good.cba', CBA_REAL)
+        more = self.path('more.cba', Made('>').head(1, '').event(1, CBA_STR, 0, '9.9.9.9:9').data)
+        torn = self.path('torn.cba', CBA_REAL[:100])
+        damaged = self.path('damaged.cba', b'L' + bytes.fromhex('010000 01010300613a62 017f'))
+        text, missing = self.path('text', b'hello\n'), self.path('missing')
+        results = REAL_RESULTS + '9.9.9.9:9\n'
+        for args, status, out, parts in (
+                ([good, more], 0, REAL_STATS + '\n' + results, []),
+                (['-r', good, more], 0, results, []),
+                (['-r', more, more], 0, '9.9.9.9:9\n' * 2, []),
+                (['-r', text, missing, good, self.folder, more], 1, results,
+                 [repr(text), repr(missing), 'directory']),
+                (['-r', damaged, more], 1, 'a:b\n9.9.9.9:9\n',
+                 [damaged + ': offset 11: type 127']),
+                (['-r', torn, more], 0, '10.0.0.111:5901\n9.9.9.9:9\n', [torn + ': offset'])):
+            with self.subTest(args=args):
+                done = call(cba_reader.main, args)
+                self.assertEqual(done[:2], (status, out))
+                lines = [line for line in done[2].split('\n') if line not in ('', 'Results:')]
+                self.assertEqual(len(lines), len(parts), lines)
+                for line, part in zip(lines, parts):
+                    self.assert_line(line, 'cba_reader: ', part)
+
+    def test_several_extracted(self):
+        """FILEs of the same name in two files: both are kept, with --overwrite, too."""
+        paths = [self.path('%d.cba' % number, self.files('a', str(number)).data)
+                 for number in range(2)]
+        for options in ([], ['--overwrite']):
+            with self.subTest(options=options):
+                shutil.rmtree(self.path('in'), ignore_errors=True)
+                done = call(cba_reader.main, paths + options + ['--extract', self.path('in')])
+                self.assertEqual((done[0], sorted(done[1].split())), (0, ['0', '1', 'a', 'a.1']))
+
+    def test_piped(self):
+        """What comes out of a pipe is read twice, too."""
+        done = run_tool('cba_reader.py', ['/dev/stdin'], CBA_REAL)
+        self.assertEqual(done, (0, REAL_STATS + '\n' + REAL_RESULTS, 'Results:\n'))
+
+    def test_jq(self):
+        """Each line is what jq takes for an object."""
+        if not shutil.which('jq'):
+            (self.fail if REQUIRED else self.skipTest)('jq is not there')
+        path = self.path('s.cba', sample().data)
+        text = run_tool('cba_reader.py', ['--json', path])[1]
+        done = subprocess.run(['jq', '-r', 'select(any(.events[]; .name == "WIN")) | .ip'],
+                              input=text.encode(), stdout=subprocess.PIPE, timeout=TIMEOUT_S)
+        self.assertEqual((done.returncode, done.stdout), (0, b'1.2.3.4\n'))
+
     def test_terminal(self):
         """Strings of strangers do nothing to a terminal: no escapes, one line each."""
         evil = '\x1b[2J\x07\r\n\x9b1m\x7f\xadfake:80'
@@ -1867,6 +1971,7 @@ class Cba(Case):
         path = self.path('e.cba', made.data)
         for args, lines in ((['-r'], 1), (['-s'], 2), (['--module', 'rfb'], 1),
                             (['--module', 'rfb:0'], 1), (['--module', 'rfb:5'], 1),
+                            (['--json'], 4),
                             (['--extract', self.path('in')], 1)):
             with self.subTest(args=args):
                 status, out, err = call(cba_reader.main, args + [path])
@@ -1917,7 +2022,8 @@ class Cba(Case):
     def test_reader_gone(self):
         good = self.path('good.cba', CBA_REAL)
         cut = self.path('cut.cba', CBA_REAL[:400])
-        for args in ([good], ['-r', good], ['-r', cut], ['--module', 'rfb', good]):
+        for args in ([good], ['-r', good], ['-r', cut], ['--module', 'rfb', good],
+                     ['--json', good]):
             with self.subTest(args=args):
                 err, status = self.gone(args)
                 self.assertEqual((status, err.replace('Results:\n', '')), (0, ''))
@@ -1933,7 +2039,7 @@ class Cba(Case):
         """Full or closed: one line that does not blame the file read, exit 1."""
         path = self.path('good.cba', CBA_REAL)
         for redirect in ('>/dev/full', '>&-'):
-            for args in (['-r', path], ['-s', path]):
+            for args in (['-r', path], ['-s', path], ['--json', path]):
                 with self.subTest(args=args, redirect=redirect):
                     done = run_tool('cba_reader.py', args, redirect=redirect)
                     self.assert_stop(done, 1, 'cba_reader: ')
