@@ -402,7 +402,7 @@ def json_line(path: str, entry: Entry, _) -> str:
     return json.dumps(line).replace('\x7f', '\\u007f')   # DEL passes dumps()
 
 
-PRINTERS = {'list': list_line, 'json': json_line}   # how: (path, entry, code asked or None) -> line
+PRINTERS = {'list': list_line, 'json': json_line}   # (path, entry, code asked or None) -> line
 
 
 def parse_module(text: str) -> 'tuple[str, int | None]':
