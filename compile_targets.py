@@ -2,20 +2,29 @@
 """compile_targets - range text -> target tables for cscan: .csw, .csp, or a baked cscan.
 
     python3 compile_targets.py -p 80,443 -i ranges.txt lab      writes lab.csw and lab.csp
+    python3 compile_targets.py poland --country-db BLOCKS.csv LOCATIONS.csv --country PL
 
 One file, standard library only, CPython 3.6 or newer and PyPy.
 
 Contents
     1 Formats           range text, .csw, .csp
-    2 Output            blocks, files, a baked copy of cscan.py
-    3 Command line
+    2 Databases         networks by AS or country: GeoLite2 CSV, iptoasn TSV
+    3 Output            blocks, tables, files, a baked copy of cscan.py
+    4 Command line
 
 Input is one range a line: a.b.c.d, a.b.c.d/length (host bits are cleared) or a.b.c.d-e.f.g.h;
 `#` starts a comment.  Ranges may overlap and come in any order.  A .csw is taken, too.
+
+What is chosen from databases narrows the input, or all addresses if there is none: each of the
+choices by AS and by country is an intersection.  Rows become ints at once, and only those chosen
+are kept (for --as-ignore the unions of the others, too), so a million rows take little memory.
 """
 
 import argparse
+import csv
 import errno
+import gzip
+import io
 import itertools
 import os
 import re
@@ -23,6 +32,7 @@ import socket
 import struct
 import sys
 import tempfile
+import zlib
 
 
 # ==== 1 Formats =======================================================================
@@ -220,7 +230,360 @@ def read_ranges(path: str, what: str) -> 'list[tuple[int, int]]':
 # ---- end of same in cscan.py and compile_targets.py ----
 
 
-# ==== 2 Output ========================================================================
+# ==== 2 Databases =====================================================================
+
+# GeoLite2-ASN-Blocks-IPv4.csv        network,autonomous_system_number,...organization
+# GeoLite2-Country-Blocks-IPv4.csv    network,geoname_id,registered_country_geoname_id,...
+# GeoLite2-Country-Locations-en.csv   geoname_id,...,country_iso_code,country_name,...
+# iptoasn ip2asn-v4.tsv               first, last, AS number (0 = not routed), country, name
+# iptoasn ip2country-v4.tsv           first, last, country
+
+LINE_MAX = 1 << 16                  # characters; a longer line is no row of any of these
+GZIP_MAGIC, ZIP_MAGIC = b'\x1f\x8b', b'PK\x03\x04'
+HOSTS = {str(length): (1 << 32 - length) - 1 for length in range(33)}       # '24': 255
+AS_MAX = (1 << 32) - 1              # RFC 6793
+AS_NUMBER, AS_NAME = 'autonomous_system_number', 'autonomous_system_organization'
+AS_COLUMNS = (AS_NUMBER, 'asn', 'as_number'), (AS_NAME, 'name', 'as_name')
+NO_COUNTRY = '', '-', 'NONE', 'UNKNOWN', 'ZZ'
+GAP_SIZE, ISLAND_SIZE = 1 << 17, 256        # what the original's tool takes for them
+NAMES_KEPT = 1 << 16                # verdicts on names remembered, so that memory is bounded
+
+
+def parse_block(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of a CSV, network first -> (first, last); host bits are cleared."""
+    address, _, length = row[0].partition('/')
+    hosts = HOSTS[length]
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, address), 'big')
+    return first & ~hosts, first | hosts
+
+
+def parse_ends(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of a TSV, first and last address first -> (first, last)."""
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, row[0]), 'big')
+    last = int.from_bytes(socket.inet_pton(socket.AF_INET, row[1]), 'big')
+    if last < first:
+        raise ValueError
+    return first, last
+
+
+def open_text(file, path: str):
+    """A binary file, gzipped or not -> its text; raises OSError, UserError."""
+    magic = file.peek(len(ZIP_MAGIC))
+    if magic.startswith(ZIP_MAGIC):
+        raise UserError('%r: a zip archive: unpack it, the files in it are wanted' % path)
+    if magic.startswith(GZIP_MAGIC):
+        file = io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 17)
+    return io.TextIOWrapper(file, 'utf-8-sig', 'replace', newline='')
+
+
+class Database:
+    """A database of networks: iterate for (first, last, row) of its IPv4 networks.
+
+    path    '-' = standard input; commas or tabs are told by the first line
+    header  {name of a column, lower case: its index}; empty if a network is in the first row
+    tabs    True: iptoasn's columns
+    fields  in the first row
+    line    on which the row read last ends
+    rows    of IPv4 networks, so far
+    ipv6    rows passed over, so far
+    """
+
+    def __init__(self, path):
+        self.path, self.line, self.rows, self.ipv6 = path, 0, 0, 0
+        lines = self.read_lines()
+        first_line = next(lines, '')
+        self.tabs = '\t' in first_line
+        rows = self.read_rows(itertools.chain([first_line], lines))
+        first_rows = list(itertools.islice(rows, 1))
+        self.fields = len(first_rows[0]) if first_rows else 0
+        self.header = {}
+        if first_rows and not re.search('[0-9]', first_rows[0][0]):
+            self.header = {name.strip().lower(): at for at, name in enumerate(first_rows.pop())}
+        self.all_rows = itertools.chain(first_rows, rows)
+
+    def where(self):
+        return '%s:%d' % (self.path, self.line)
+
+    def read_lines(self):
+        """Lines of the file; whatever goes wrong with it names it."""
+        try:
+            with open('/dev/stdin' if self.path == '-' else self.path, 'rb') as file:
+                with open_text(file, self.path) as text:
+                    yield from iter(lambda: text.readline(LINE_MAX), '')
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError('%r: %s' % (self.path, why(error))) from None
+
+    def read_rows(self, lines):
+        """Rows that hold anything; a quote that does not end is told where it begins."""
+        style = {'delimiter': '\t', 'quoting': csv.QUOTE_NONE} if self.tabs else {'strict': True}
+        reader = csv.reader(lines, **style)
+        try:
+            for row in reader:
+                self.line = reader.line_num
+                if row:
+                    yield row
+        except csv.Error as error:
+            raise UserError('%s:%d: %s' % (self.path, self.line + 1, error)) from None
+
+    def columns(self, *choices):
+        """Indexes of columns, each by the first of its names that the header has."""
+        found = [[self.header[name] for name in names if name in self.header] for names in choices]
+        for names, indexes in zip(choices, found):
+            if not indexes:
+                raise UserError('%s:1: no column %s: %s' % (self.path, names[0], ','.join(
+                    self.header or ['a header with the names of the columns was expected'])))
+        return [indexes[0] for indexes in found]
+
+    def __iter__(self):
+        parse = parse_ends if self.tabs else parse_block
+        for row in self.all_rows:
+            try:
+                first, last = parse(row)
+            except (IndexError, KeyError, OSError, ValueError):
+                self.pass_over(row)
+                continue
+            self.rows += 1
+            yield first, last, row
+        if not self.rows:
+            raise UserError('%r: no networks of IPv4, %d of IPv6' % (self.path, self.ipv6))
+
+    def pass_over(self, row):
+        """Count a row of IPv6; raises UserError for any other."""
+        try:
+            for text in row[:2] if self.tabs else row[:1]:
+                socket.inet_pton(socket.AF_INET6, re.sub('/[0-9]{1,3}$', '', text))
+        except (OSError, ValueError):
+            raise UserError('%s: %r: not %s' % (
+                self.where(), ('\t' if self.tabs else ',').join(row)[:60],
+                'two addresses with tabs between' if self.tabs else 'a network, a.b.c.d/length')
+            ) from None
+        self.ipv6 += 1
+
+    def short(self):
+        """The error for a row that ends before a column that is needed."""
+        return UserError('%s: the row ends too early' % self.where())
+
+    def summary(self):
+        """What was read, in words."""
+        passed = ', %d of IPv6 passed over' % self.ipv6 if self.ipv6 else ''
+        return '%s: %d networks%s' % (self.path, self.rows, passed)
+
+
+# Ranges of a database are kept as one int each, of 48 bytes where a tuple of ints takes 136:
+# first address << 64 | last << 32 | number (of the AS, or 0).  So sorting is by first address.
+
+def add_span(spans: 'list[int]', first: int, last: int, number: int):
+    """Append a range, or let the one before grow if it is of the same number and touches."""
+    if spans:
+        before = spans[-1]
+        if before & AS_MAX == number and (before >> 32 & AS_MAX) + 1 == first:
+            spans[-1] = before + (last - first + 1 << 32)
+            return
+    spans.append(first << 64 | last << 32 | number)
+
+
+def span_ranges(spans: 'list[int]'):
+    """Yield (first, last)."""
+    for span in spans:
+        yield span >> 64, span >> 32 & AS_MAX
+
+
+def merge_spans(spans: 'list[int]') -> 'list[tuple[int, int]]':
+    """Spans, which are used up -> merged ranges; a million take 160 MB, not 250, by that."""
+    spans.sort(reverse=True)
+    return merge_ranges(span_ranges(spans.pop() for _ in range(len(spans))))
+
+
+class Networks:
+    """The choice of networks by name and number of their AS.
+
+    patterns  regular expressions; an AS is chosen if one is found in its name
+    numbers   AS numbers that are chosen, too
+    choose_all  True: every AS is chosen
+    chosen    spans of these
+    others    spans of all others, as number 0; None if they are not needed
+    names     {AS number: name} of those chosen
+    missing   patterns and numbers that were not found yet
+    """
+
+    def __init__(self, patterns, numbers, choose_all, keep_others):
+        self.patterns, self.numbers, self.choose_all = patterns, numbers, choose_all
+        self.chosen, self.names = [], {}
+        self.others = [] if keep_others else None
+        self.missing = set(patterns) | set(numbers)
+
+    def read(self, database):
+        """Add the networks of a database."""
+        if database.tabs:
+            number_at, name_at = 2, 4
+        elif database.header:
+            number_at, name_at = database.columns(*AS_COLUMNS)
+        else:
+            number_at, name_at = 1, 2
+        chosen, others, verdicts = self.chosen, self.others, {}
+        try:
+            for first, last, row in database:
+                name = row[name_at]
+                number = parse_as(row[number_at], database)
+                if not number:                  # not routed
+                    continue
+                if name not in verdicts:
+                    if len(verdicts) >= NAMES_KEPT:
+                        verdicts.clear()
+                    verdicts[name] = self.is_chosen(name)
+                if verdicts[name] or number in self.numbers:
+                    add_span(chosen, first, last, number)
+                    self.names.setdefault(number, name)
+                elif others is not None:
+                    add_span(others, first, last, 0)
+        except IndexError:
+            raise database.short() from None
+        self.missing.difference_update(self.names)
+
+    def is_chosen(self, name):
+        """Is an AS of this name?  All patterns that match are found, not just the first."""
+        found = [pattern for pattern in self.missing & self.patterns if pattern.search(name)]
+        self.missing.difference_update(found)
+        return self.choose_all or bool(found) or any(
+            pattern.search(name) for pattern in self.patterns - self.missing)
+
+    def totals(self):
+        """{AS number: addresses}, each counted once."""
+        totals, ends = dict.fromkeys(self.names, 0), dict.fromkeys(self.names, -1)
+        self.chosen.sort()
+        for span in self.chosen:
+            number, last = span & AS_MAX, span >> 32 & AS_MAX
+            first = max(span >> 64, ends[number] + 1)
+            if last >= first:
+                totals[number] += last - first + 1
+                ends[number] = last
+        return totals
+
+    def keep_largest(self, count):
+        """Choose only so many AS, those with most addresses; of equals, the lowest numbers."""
+        totals = self.totals()
+        largest = set(sorted(totals, key=lambda number: (-totals[number], number))[:count])
+        if self.others is not None:
+            for span in self.chosen:
+                if span & AS_MAX not in largest:
+                    add_span(self.others, span >> 64, span >> 32 & AS_MAX, 0)
+        self.chosen = [span for span in self.chosen if span & AS_MAX in largest]
+        self.names = {number: self.names[number] for number in largest}
+
+
+def parse_as(text: str, database: Database) -> int:
+    """AS number of a row, '' = 0 -> int."""
+    try:
+        number = int(text or 0) if len(text) <= 10 else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= AS_MAX:
+        raise UserError('%s: %r: an AS number was expected' % (database.where(), text[:40]))
+    return number
+
+
+def find_gaps(spans: 'list[int]', chosen: 'list[tuple[int, int]]', gap_size: int):
+    """Yield (first, last) of addresses in no span, if they are many or next to a range chosen.
+
+    A smaller gap between two networks that stay is worth scanning; what databases leave out
+    there may be in use all the same.
+    """
+    starts, ends = {first for first, _ in chosen}, {last for _, last in chosen}
+    end = -1
+    for span in itertools.chain(sorted(spans), [ADDRESSES_MAX << 64]):  # behind the last address
+        first = span >> 64
+        if first > end + 1 and (first - end > gap_size or end in ends or first in starts):
+            yield end + 1, first - 1
+        end = max(end, span >> 32 & AS_MAX)
+
+
+def ignore_networks(networks: Networks, gap_size: int, island_size: int):
+    """Networks -> (what is left of all addresses, line that tells what is not)."""
+    chosen = merge_ranges(span_ranges(networks.chosen))
+    gaps = list(find_gaps(networks.chosen + networks.others, chosen, gap_size))
+    left = invert_ranges(merge_ranges(chosen + gaps))
+    kept = [(first, last) for first, last in left if last - first >= island_size]
+    return kept, ('ignored: %d addresses of %d AS, %d in %d gaps, %d in %d islands' % (
+        count_addresses(chosen), len(networks.names), count_addresses(gaps), len(gaps),
+        count_addresses(left) - count_addresses(kept), len(left) - len(kept)))
+
+
+def read_locations(path: str) -> 'dict[str, str]':
+    """GeoLite2's locations -> {geoname_id: country code, '' = none}."""
+    database, codes = Database(path), {}
+    id_at, code_at = database.columns(('geoname_id',), ('country_iso_code',))
+    try:
+        for row in database.all_rows:
+            codes[row[id_at]] = row[code_at].upper()
+    except IndexError:
+        raise database.short() from None
+    return codes
+
+
+def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code or '') of a database's networks.
+
+    codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
+           is where it is used (geoname_id), or else where it is registered
+    """
+    if database.tabs:
+        code_at = 3 if database.fields > 3 else 2
+        for first, last, row in database:
+            yield first, last, row[code_at].upper()
+        return
+    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
+    for first, last, row in database:
+        place = row[used_at] or row[registered_at]
+        if place and place not in codes:
+            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
+        yield first, last, codes[place] if place else ''
+
+
+def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):
+    """Blocks and locations, or one TSV -> (merged ranges of these countries, what was read)."""
+    database = Database(paths[0])
+    if database.tabs != (len(paths) == 1):
+        raise UserError('argument --country-db: %r: %s' % (
+            paths[0], 'a TSV needs no second file; OUTPUT stands before these options'
+            if database.tabs else 'LOCATIONS was expected, too, the CSV with country_iso_code'))
+    codes = read_locations(paths[1]) if paths[1:] else {}
+    spans, seen, unknown = [], set(codes.values()), 0
+    try:
+        for first, last, code in row_countries(database, codes, paths[-1]):
+            if code in NO_COUNTRY:
+                unknown += 1
+                continue
+            if database.tabs:
+                seen.add(code)
+            if (code in wanted) != negated:
+                add_span(spans, first, last, 0)
+    except IndexError:
+        raise database.short() from None
+    missing = sorted(wanted - seen)
+    if missing:
+        raise UserError('argument %s: %s: not in %s, which has codes such as %s' % (
+            '--not-country' if negated else '--country', ', '.join(map(repr, missing)),
+            paths[-1], ', '.join(sorted(seen.difference(NO_COUNTRY))[:3]) or 'none'))
+    ranges = merge_spans(spans)
+    return ranges, '%s, %d of no country; taken: %d addresses' % (
+        database.summary(), unknown, count_addresses(ranges))
+
+
+def intersect_ranges(ranges: 'list[tuple[int, int]]', others: 'list[tuple[int, int]]'):
+    """Merged ranges -> what they have in common."""
+    common, at = [], 0
+    for first, last in ranges:
+        while at < len(others) and others[at][1] < first:
+            at += 1
+        while at < len(others) and others[at][0] <= last:
+            common.append((max(first, others[at][0]), min(last, others[at][1])))
+            if others[at][1] > last:
+                break
+            at += 1
+    return common
+
+
+# ==== 3 Output ========================================================================
 
 BAKED_BEGIN, BAKED_END = '# ---- built-in targets ----\n', '# ---- end of built-in targets ----\n'
 
@@ -236,6 +599,15 @@ def range_blocks(first: int, last: int):
         size = min(first & -first or ADDRESSES_MAX, 1 << (last - first + 1).bit_length() - 1)
         yield '%s/%d' % (ip_text(first), 32 - (size.bit_length() - 1))
         first += size
+
+
+def as_table(networks: Networks):
+    """Yield lines: the AS chosen, most addresses first."""
+    totals = networks.totals()
+    yield '%10s %11s  %s' % ('AS', 'ADDRESSES', 'NAME')
+    for number in sorted(totals, key=lambda number: (-totals[number], number)):
+        name = repr(networks.names[number])[1:-1]       # strangers chose it: no control characters
+        yield '%10d %11d  %s' % (number, totals[number], name)
 
 
 def bake(source: str, ranges, ports: 'str | None', modules: 'str | None', path: str) -> str:
@@ -281,7 +653,7 @@ def write_file(path: str, data: bytes, mode: int = 0o666):
         raise UserError('%r: %s' % (path, why(error))) from None
 
 
-# ==== 3 Command line ==================================================================
+# ==== 4 Command line ==================================================================
 
 EXAMPLES = '''\
 examples:
@@ -291,6 +663,9 @@ examples:
   compile_targets.py -i a.txt -i b.txt --list          merged, as blocks, on standard output
   compile_targets.py -i lab.csw --list-ranges          what a .csw holds
   compile_targets.py -i lab.txt -p 5900 -c cscan.py --modules print labscan    labscan.py
+  compile_targets.py poland --country-db BLOCKS.csv LOCATIONS.csv --country PL
+  compile_targets.py --as-db ip2asn-v4.tsv.gz --as-name amazon 'google|^gcp' --list-as
+  compile_targets.py rest -i presets/public.csw --as-db ASN.csv --as-ignore --as-name amazon google
 '''
 
 
@@ -320,15 +695,94 @@ def make_parser() -> argparse.ArgumentParser:
     add('--modules', metavar='LIST', help='with -c: the modules it enables')
     add('--list', action='store_true', help='print blocks (CIDR) and write nothing')
     add('--list-ranges', action='store_true', help='print a-b ranges and write nothing')
+    add_database_options(parser.add_argument_group(
+        'networks by AS or country', 'GeoLite2 CSV or iptoasn TSV, .gz or not, as their contents '
+        'tell; - is standard input. Each choice narrows the ranges of -i, or all addresses '
+        'without -i. OUTPUT stands before these options.').add_argument)
     return parser
+
+
+def add_database_options(add):
+    """The options that choose from databases."""
+    add('--as-db', metavar='FILE', action='append', default=[],
+        help='GeoLite2-ASN-Blocks-IPv4.csv, ip2asn-v4.tsv; may be repeated')
+    add('--as-name', metavar='REGEX', nargs='+', action='append', default=[],
+        help='AS in whose name one of these is found; upper and lower case are alike '
+             '(unless (?-i:Written) so)')
+    add('--as-number', metavar='N', nargs='+', action='append', default=[],
+        help='AS of these numbers, besides: 5617 AS12912')
+    add('--largest', metavar='N', type=parse_count,
+        help='of these, or of all, only the N with most addresses')
+    add('--as-ignore', action='store_true',
+        help='everything but the AS chosen, but large gaps that no AS has, and but small islands '
+             'that are left between those')
+    add('--gap-size', metavar='N', type=parse_count,
+        help='with --as-ignore: a gap is large from N addresses on (default: %d); a smaller one '
+             'goes if it is next to an AS chosen' % GAP_SIZE)
+    add('--island-size', metavar='N', type=parse_size,
+        help='with --as-ignore: an island is small up to N addresses (default: %d)' % ISLAND_SIZE)
+    add('--list-as', action='store_true',
+        help='print number, addresses and name of the AS chosen, and write nothing')
+    add('--country-db', metavar=('BLOCKS', 'LOCATIONS'), nargs='+',
+        help='GeoLite2-Country-Blocks-IPv4.csv and GeoLite2-Country-Locations-en.csv; or one '
+             'file, ip2asn-v4.tsv or ip2country-v4.tsv')
+    add('--country', metavar='CC', nargs='+', action='append', default=[],
+        help='networks in these countries: PL DE')
+    add('--not-country', metavar='CC', nargs='+', action='append', default=[],
+        help='networks in all other countries, but not those of no known one')
+
+
+def parse_size(text: str) -> int:
+    """'0' or more -> int, for argparse."""
+    if not re.fullmatch('[0-9]{1,10}', text):
+        raise argparse.ArgumentTypeError('%r: a number of addresses was expected' % text)
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    """'1' or more -> int, for argparse."""
+    if not re.fullmatch('0*[1-9][0-9]{0,9}', text):
+        raise argparse.ArgumentTypeError('%r: a number from 1 was expected' % text)
+    return int(text)
+
+
+def check_usage(parser, args):
+    """Options that do not go together, or not alone, are usage errors."""
+    choices = args.as_name or args.as_number or args.largest is not None or args.list_as
+    for name, given, needs, there in (
+            ('--modules', args.modules, '-c', args.c),
+            ('--as-name', args.as_name, '--as-db', args.as_db),
+            ('--as-number', args.as_number, '--as-db', args.as_db),
+            ('--largest', args.largest is not None, '--as-db', args.as_db),
+            ('--list-as', args.list_as, '--as-db', args.as_db),
+            ('--as-ignore', args.as_ignore, '--as-db', args.as_db),
+            ('--gap-size', args.gap_size is not None, '--as-ignore', args.as_ignore),
+            ('--island-size', args.island_size is not None, '--as-ignore', args.as_ignore),
+            ('--as-db', args.as_db, '--as-name, --as-number, --largest, --list-as or --as-ignore',
+             choices or args.as_ignore),
+            ('--country', args.country, '--country-db', args.country_db),
+            ('--not-country', args.not_country, '--country-db', args.country_db),
+            ('--country-db', args.country_db, '--country or --not-country',
+             args.country or args.not_country)):
+        if given and not there:
+            parser.error('%s: goes with %s' % (name, needs))
+    if args.country and args.not_country:
+        parser.error('--not-country: goes without --country')
+    if len(args.country_db or ()) > 2:
+        parser.error('--country-db: %s: two files at most; OUTPUT stands before these options'
+                     % ' '.join(args.country_db))
+    if args.list_as and (args.i or args.country_db or args.list or args.list_ranges):
+        parser.error('--list-as: goes without -i, --country-db, --list and --list-ranges')
+    if args.b and not args.i and (args.as_db or args.country_db):
+        parser.error('-b: goes with -i, whose ranges it inverts; for the rest of a database there '
+                     'are --as-ignore and --not-country')
 
 
 def main(argv=None) -> int:
     """Command line -> exit status: 0 done, 1 error, 2 usage."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    if args.modules and not args.c:
-        parser.error('--modules %s: goes with -c' % args.modules)
+    check_usage(parser, args)
     try:
         return run(args)
     except UserError as error:
@@ -341,20 +795,106 @@ def main(argv=None) -> int:
 def run(args) -> int:
     """Read, then list or write -> exit status."""
     ports = parse_portspec(args.p) if args.p is not None else None
-    if not args.i and sys.stdin and sys.stdin.isatty():
-        sys.stderr.write('compile_targets: reading ranges from the terminal, Ctrl-D ends\n')
-    ranges = merge_ranges([pair for path in args.i or ['-']
-                           for pair in read_ranges(path, 'argument -i')])
-    if args.b:
-        ranges = invert_ranges(ranges)
+    if args.list_as:
+        networks = choose_networks(args)[0]
+        return print_lines(as_table(networks))
+    ranges = read_input(args)
+    for chosen, line in choose_from_databases(args):
+        say(line)
+        ranges = chosen if ranges is None else intersect_ranges(ranges, chosen)
     if not ranges:
         raise UserError('no addresses: at least one range was expected')
     if args.list or args.list_ranges:
-        if not sys.stdout:
-            raise UserError('standard output: closed')
-        return print_ranges(ranges, args.list_ranges)
+        return print_lines(range_lines(ranges, args.list_ranges))
     write_tables(args, ranges, ports)
     return 0
+
+
+def say(text: str):
+    """A line on stderr."""
+    sys.stderr.write('compile_targets: %s\n' % text)
+
+
+def read_input(args):
+    """-i, else standard input -> merged ranges, -b applied; None = all, with databases only."""
+    if not args.i and (args.as_db or args.country_db):
+        return None
+    if not args.i and sys.stdin and sys.stdin.isatty():
+        say('reading ranges from the terminal, Ctrl-D ends')
+    ranges = merge_ranges([pair for path in args.i or ['-']
+                           for pair in read_ranges(path, 'argument -i')])
+    return invert_ranges(ranges) if args.b else ranges
+
+
+def choose_from_databases(args):
+    """Yield (merged ranges, line about them) of each choice."""
+    if args.as_db:
+        networks, lines = choose_networks(args)
+        if args.as_ignore:
+            ranges, line = ignore_networks(
+                networks, GAP_SIZE if args.gap_size is None else args.gap_size,
+                ISLAND_SIZE if args.island_size is None else args.island_size)
+        else:
+            ranges = merge_spans(networks.chosen)
+            line = 'taken: %d addresses of %d AS' % (count_addresses(ranges), len(networks.names))
+        yield ranges, '; '.join(lines + [line])
+        if args.as_ignore and not args.i:
+            say('without -i some reserved addresses are left: -i presets/public.csw')
+    if args.country_db:
+        codes = parse_countries(sum(args.country + args.not_country, []))
+        yield choose_countries(args.country_db, codes, bool(args.not_country))
+
+
+def choose_networks(args) -> 'tuple[Networks, list[str]]':
+    """--as- options -> the networks chosen, and lines about the databases."""
+    patterns = {parse_regex(text) for text in sum(args.as_name, [])}
+    numbers = parse_numbers(sum(args.as_number, []))
+    choose_all = not patterns and not numbers and (args.list_as or args.largest is not None)
+    networks = Networks(patterns, numbers, choose_all, args.as_ignore)
+    lines = []
+    for path in args.as_db:
+        database = Database(path)
+        networks.read(database)
+        lines.append(database.summary())
+    missing = sorted(repr(getattr(thing, 'pattern', thing)) for thing in networks.missing)
+    if missing:
+        raise UserError('argument %s: %s: no such AS in %s' % (
+            '--as-name' if networks.missing & patterns else '--as-number', ', '.join(missing),
+            ', '.join(args.as_db)))
+    if args.largest is not None:
+        networks.keep_largest(args.largest)
+    return networks, lines
+
+
+def parse_regex(text: str):
+    """--as-name -> compiled, upper and lower case alike."""
+    try:
+        return re.compile(text, re.IGNORECASE)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError('argument --as-name: %r: no regular expression: %s'
+                        % (text, error)) from None
+
+
+def parse_numbers(texts: 'list[str]') -> 'set[int]':
+    """['5617,AS12912'] -> {5617, 12912}."""
+    numbers = set()
+    for text in ','.join(texts).split(',') if texts else ():
+        match = re.fullmatch('(?:AS)?([0-9]{1,10})', text.strip(), re.IGNORECASE)
+        if not match or not 1 <= int(match.group(1)) <= AS_MAX:
+            raise UserError('argument --as-number: %r: an AS number such as 5617 was expected'
+                            % text)
+        numbers.add(int(match.group(1)))
+    return numbers
+
+
+def parse_countries(texts: 'list[str]') -> 'set[str]':
+    """['pl,DE'] -> {'PL', 'DE'}."""
+    codes = {text.strip().upper() for text in ','.join(texts).split(',')}
+    for code in sorted(codes):
+        if not re.fullmatch('[A-Z]{2}', code):
+            raise UserError('argument --country, --not-country: %r: a code of two letters, such '
+                            'as PL, was expected' % code)
+    return codes
 
 
 # ---- same in cba_reader.py and compile_targets.py ----
@@ -367,12 +907,21 @@ def drop_output():
 # ---- end of same in cba_reader.py and compile_targets.py ----
 
 
-def print_ranges(ranges, as_ranges) -> int:
-    """--list, --list-ranges."""
+def range_lines(ranges, as_ranges):
+    """Yield lines: blocks, or ranges."""
+    for first, last in ranges:
+        yield from [range_text(first, last)] if as_ranges else range_blocks(first, last)
+
+
+def print_lines(lines) -> int:
+    """--list, --list-ranges, --list-as -> exit status."""
+    if not sys.stdout:
+        raise UserError('standard output: closed')
+    encoding = sys.stdout.encoding or 'ascii'
     try:
-        for first, last in ranges:
-            lines = [range_text(first, last)] if as_ranges else range_blocks(first, last)
-            sys.stdout.write(''.join(line + '\n' for line in lines))
+        for line in lines:
+            line = line.encode(encoding, 'backslashreplace').decode(encoding)
+            sys.stdout.write(line + '\n')
         sys.stdout.flush()
     except BrokenPipeError:
         drop_output()                       # the reader has seen enough

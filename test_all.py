@@ -72,8 +72,8 @@ def setUpModule():
 STANDARD = {                                # file: modules it may import
     'cba_reader.py': {'argparse', 'base64', 'errno', 'itertools', 'json', 'os', 're', 'shutil',
                       'struct', 'sys', 'tempfile', 'time'},
-    'compile_targets.py': {'argparse', 'errno', 'itertools', 'os', 're', 'socket', 'struct',
-                           'sys', 'tempfile'},
+    'compile_targets.py': {'argparse', 'csv', 'errno', 'gzip', 'io', 'itertools', 'os', 're',
+                           'socket', 'struct', 'sys', 'tempfile', 'zlib'},
     'cscan.py': {'argparse', 'array', 'bisect', 'collections', 'contextlib', 'errno', 'fcntl',
                  'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'os', 'random', 're',
                  'resource', 'select', 'shlex', 'signal', 'socket', 'stat', 'struct', 'sys',
