@@ -247,6 +247,7 @@ AS_COLUMNS = (AS_NUMBER, 'asn', 'as_number'), (AS_NAME, 'name', 'as_name')
 NO_COUNTRY = '', '-', 'NONE', 'UNKNOWN', 'ZZ'
 GAP_SIZE, ISLAND_SIZE = 1 << 17, 256        # what the original's tool takes for them
 NAMES_KEPT = 1 << 16                # verdicts on names remembered, so that memory is bounded
+OUTPUT_FIRST = 'OUTPUT stands before these options'         # else they would take it
 
 
 def parse_block(row: 'list[str]') -> 'tuple[int, int]':
@@ -290,6 +291,7 @@ class Database:
 
     def __init__(self, path):
         self.path, self.line, self.rows, self.ipv6 = path, 0, 0, 0
+        self.name = 'standard input' if path == '-' else path       # in messages
         lines = self.read_lines()
         first_line = next(lines, '')
         self.tabs = '\t' in first_line
@@ -302,7 +304,7 @@ class Database:
         self.all_rows = itertools.chain(first_rows, rows)
 
     def where(self):
-        return '%s:%d' % (self.path, self.line)
+        return '%s:%d' % (self.name, self.line)
 
     def read_lines(self):
         """Lines of the file; whatever goes wrong with it names it."""
@@ -311,7 +313,7 @@ class Database:
                 with open_text(file, self.path) as text:
                     yield from iter(lambda: text.readline(LINE_MAX), '')
         except (OSError, EOFError, zlib.error) as error:
-            raise UserError('%r: %s' % (self.path, why(error))) from None
+            raise UserError('%r: %s' % (self.name, why(error))) from None
 
     def read_rows(self, lines):
         """Rows that hold anything; a quote that does not end is told where it begins."""
@@ -323,15 +325,15 @@ class Database:
                 if row:
                     yield row
         except csv.Error as error:
-            raise UserError('%s:%d: %s' % (self.path, self.line + 1, error)) from None
+            raise UserError('%s:%d: %s' % (self.name, self.line + 1, error)) from None
 
     def columns(self, *choices):
         """Indexes of columns, each by the first of its names that the header has."""
         found = [[self.header[name] for name in names if name in self.header] for names in choices]
         for names, indexes in zip(choices, found):
             if not indexes:
-                raise UserError('%s:1: no column %s: %s' % (self.path, names[0], ','.join(
-                    self.header or ['a header with the names of the columns was expected'])))
+                raise UserError('%s:1: %r: a header with the column %s was expected' % (
+                    self.name, ','.join(self.header)[:80], names[0]))
         return [indexes[0] for indexes in found]
 
     def __iter__(self):
@@ -345,7 +347,7 @@ class Database:
             self.rows += 1
             yield first, last, row
         if not self.rows:
-            raise UserError('%r: no networks of IPv4, %d of IPv6' % (self.path, self.ipv6))
+            raise UserError('%r: no networks of IPv4, %d of IPv6' % (self.name, self.ipv6))
 
     def pass_over(self, row):
         """Count a row of IPv6; raises UserError for any other."""
@@ -355,8 +357,8 @@ class Database:
         except (OSError, ValueError):
             raise UserError('%s: %r: not %s' % (
                 self.where(), ('\t' if self.tabs else ',').join(row)[:60],
-                'two addresses with tabs between' if self.tabs else 'a network, a.b.c.d/length')
-            ) from None
+                'first and last address, a tab between' if self.tabs else
+                'a network, a.b.c.d/length')) from None
         self.ipv6 += 1
 
     def short(self):
@@ -366,7 +368,7 @@ class Database:
     def summary(self):
         """What was read, in words."""
         passed = ', %d of IPv6 passed over' % self.ipv6 if self.ipv6 else ''
-        return '%s: %d networks%s' % (self.path, self.rows, passed)
+        return '%s: %d networks%s' % (self.name, self.rows, passed)
 
 
 # Ranges of a database are kept as one int each, of 48 bytes where a tuple of ints takes 136:
@@ -544,8 +546,8 @@ def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):
     database = Database(paths[0])
     if database.tabs != (len(paths) == 1):
         raise UserError('argument --country-db: %r: %s' % (
-            paths[0], 'a TSV needs no second file; OUTPUT stands before these options'
-            if database.tabs else 'LOCATIONS was expected, too, the CSV with country_iso_code'))
+            paths[0], 'a TSV needs no second file; ' + OUTPUT_FIRST if database.tabs else
+            'LOCATIONS was expected, too, the CSV with country_iso_code'))
     codes = read_locations(paths[1]) if paths[1:] else {}
     spans, seen, unknown = [], set(codes.values()), 0
     try:
@@ -689,16 +691,17 @@ def make_parser() -> argparse.ArgumentParser:
     add('-b', action='store_true', help='invert: everything but these ranges')
     add('-p', metavar='SPEC', help='ports with weights: 80:2,443,8000-8010; writes OUTPUT.csp')
     add('-i', metavar='FILE', action='append', default=[],
-        help='read ranges from FILE, text or .csw; may be repeated (default: standard input)')
+        help='read ranges from FILE, text or .csw; may be repeated (default: standard input; '
+             'with a database: all addresses)')
     add('-c', metavar='CSCAN.PY',
         help='also write OUTPUT.py: a copy of this cscan.py with these built-in targets')
     add('--modules', metavar='LIST', help='with -c: the modules it enables')
     add('--list', action='store_true', help='print blocks (CIDR) and write nothing')
     add('--list-ranges', action='store_true', help='print a-b ranges and write nothing')
     add_database_options(parser.add_argument_group(
-        'networks by AS or country', 'GeoLite2 CSV or iptoasn TSV, .gz or not, as their contents '
-        'tell; - is standard input. Each choice narrows the ranges of -i, or all addresses '
-        'without -i. OUTPUT stands before these options.').add_argument)
+        'networks by AS or country', 'GeoLite2 CSV or iptoasn TSV, .gz or not, which their '
+        'contents tell; - is standard\ninput. The choice by AS and that by country narrow the '
+        'ranges of -i, or all addresses\nwithout -i. %s.' % OUTPUT_FIRST).add_argument)
     return parser
 
 
@@ -714,8 +717,8 @@ def add_database_options(add):
     add('--largest', metavar='N', type=parse_count,
         help='of these, or of all, only the N with most addresses')
     add('--as-ignore', action='store_true',
-        help='everything but the AS chosen, but large gaps that no AS has, and but small islands '
-             'that are left between those')
+        help='all but: the AS chosen, large gaps that no AS has, and small islands that would be '
+             'left between them')
     add('--gap-size', metavar='N', type=parse_count,
         help='with --as-ignore: a gap is large from N addresses on (default: %d); a smaller one '
              'goes if it is next to an AS chosen' % GAP_SIZE)
@@ -729,7 +732,7 @@ def add_database_options(add):
     add('--country', metavar='CC', nargs='+', action='append', default=[],
         help='networks in these countries: PL DE')
     add('--not-country', metavar='CC', nargs='+', action='append', default=[],
-        help='networks in all other countries, but not those of no known one')
+        help='networks in all other countries; not those of no known country')
 
 
 def parse_size(text: str) -> int:
@@ -769,8 +772,8 @@ def check_usage(parser, args):
     if args.country and args.not_country:
         parser.error('--not-country: goes without --country')
     if len(args.country_db or ()) > 2:
-        parser.error('--country-db: %s: two files at most; OUTPUT stands before these options'
-                     % ' '.join(args.country_db))
+        parser.error('--country-db %s: two files at most; %s'
+                     % (' '.join(args.country_db), OUTPUT_FIRST))
     if args.list_as and (args.i or args.country_db or args.list or args.list_ranges):
         parser.error('--list-as: goes without -i, --country-db, --list and --list-ranges')
     if args.b and not args.i and (args.as_db or args.country_db):
@@ -796,7 +799,8 @@ def run(args) -> int:
     """Read, then list or write -> exit status."""
     ports = parse_portspec(args.p) if args.p is not None else None
     if args.list_as:
-        networks = choose_networks(args)[0]
+        networks, lines = choose_networks(args)
+        say('; '.join(lines))
         return print_lines(as_table(networks))
     ranges = read_input(args)
     for chosen, line in choose_from_databases(args):
@@ -804,6 +808,8 @@ def run(args) -> int:
         ranges = chosen if ranges is None else intersect_ranges(ranges, chosen)
     if not ranges:
         raise UserError('no addresses: at least one range was expected')
+    if args.as_db or args.country_db:
+        say('in all: %d addresses in %d ranges' % (count_addresses(ranges), len(ranges)))
     if args.list or args.list_ranges:
         return print_lines(range_lines(ranges, args.list_ranges))
     write_tables(args, ranges, ports)
@@ -858,9 +864,9 @@ def choose_networks(args) -> 'tuple[Networks, list[str]]':
         lines.append(database.summary())
     missing = sorted(repr(getattr(thing, 'pattern', thing)) for thing in networks.missing)
     if missing:
-        raise UserError('argument %s: %s: no such AS in %s' % (
+        raise UserError('argument %s: %s: no such AS in %s; %s' % (
             '--as-name' if networks.missing & patterns else '--as-number', ', '.join(missing),
-            ', '.join(args.as_db)))
+            ', '.join(args.as_db), OUTPUT_FIRST))
     if args.largest is not None:
         networks.keep_largest(args.largest)
     return networks, lines
@@ -881,20 +887,20 @@ def parse_numbers(texts: 'list[str]') -> 'set[int]':
     for text in ','.join(texts).split(',') if texts else ():
         match = re.fullmatch('(?:AS)?([0-9]{1,10})', text.strip(), re.IGNORECASE)
         if not match or not 1 <= int(match.group(1)) <= AS_MAX:
-            raise UserError('argument --as-number: %r: an AS number such as 5617 was expected'
-                            % text)
+            raise UserError('argument --as-number: %r: an AS number such as 5617 was expected; %s'
+                            % (text, OUTPUT_FIRST))
         numbers.add(int(match.group(1)))
     return numbers
 
 
 def parse_countries(texts: 'list[str]') -> 'set[str]':
     """['pl,DE'] -> {'PL', 'DE'}."""
-    codes = {text.strip().upper() for text in ','.join(texts).split(',')}
-    for code in sorted(codes):
-        if not re.fullmatch('[A-Z]{2}', code):
+    texts = ','.join(texts).split(',')
+    for text in texts:
+        if not re.fullmatch('[A-Za-z]{2}', text.strip()):
             raise UserError('argument --country, --not-country: %r: a code of two letters, such '
-                            'as PL, was expected' % code)
-    return codes
+                            'as PL, was expected; %s' % (text, OUTPUT_FIRST))
+    return {text.strip().upper() for text in texts}
 
 
 # ---- same in cba_reader.py and compile_targets.py ----

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import gzip
 import hashlib
 import inspect
 import io
@@ -258,6 +259,146 @@ COMPILE_FILES = {                           # what lies there before
     'good.txt': b'1.2.3.0/24\n', 'bad.txt': b'# a\n1.2.3.4\n1.2.3\n', 'bad.csw': b'\0' * 20,
     'marks.py': b'# ---- built-in targets ----\n# ---- end of built-in targets ----\n',
     'x.csw': b'old', 'x.csp': b'old', 'x.py': b'old'}
+
+# Network databases: the same networks in each form; what is special, the octets
+AS_HEADER = b'network,autonomous_system_number,autonomous_system_organization\n'
+AS_ROWS = ('1.0.0.0/24,100,"Amazon.com, Inc."\n1.0.1.0/24,100,"Amazon.com, Inc."\n'
+           '1.0.4.0/22,200,"The ""Orange"" Company"\n2001:db8::/32,200,Orange 6\n'
+           '1.0.2.0/24,4294967295,Caf\u00e9 S.A.\n1.1.0.0/16,300,amazonas\n').encode()
+AS_TSV = ('1.0.0.0\t1.0.1.255\t100\tUS\tAmazon.com, Inc.\n'
+          '1.0.2.0\t1.0.2.255\t4294967295\tPL\tCaf\u00e9 S.A.\n'
+          '1.0.3.0\t1.0.3.255\t0\tNone\tNot routed\n'
+          '1.0.4.0\t1.0.7.255\t200\tPL\tThe "Orange" Company\n'
+          '1.1.0.0\t1.1.255.255\t300\tDE\tamazonas\n').encode()
+AS_FORMS = [
+    ('GeoLite2', AS_HEADER + AS_ROWS), ('short header', b'Network, ASN ,name\n' + AS_ROWS),
+    ('no header', AS_ROWS), ('gzipped', gzip.compress(AS_HEADER + AS_ROWS)),
+    ('BOM, CRLF, blank line', b'\xef\xbb\xbf' + (AS_HEADER + AS_ROWS).replace(b'\n', b'\r\n\r\n')),
+    ('no newline at the end', AS_ROWS.rstrip()), ('iptoasn', AS_TSV),
+    ('iptoasn gzipped, IPv6', gzip.compress(AS_TSV + b'2001:db8::\t2001:db8::1\t7\tPL\tSix\n')),
+]
+AS_CHOICES = [                              # arguments, ranges taken
+    (['--as-name', 'amazon'], '1.0.0.0-1.0.1.255 1.1.0.0-1.1.255.255'),
+    (['--as-name', '(?-i:Amazon)'], '1.0.0.0-1.0.1.255'),
+    (['--as-name', 'amazon[.]com, inc', '^caf.'], '1.0.0.0-1.0.2.255'),
+    (['--as-name', 'com', 'amazon'], '1.0.0.0-1.0.1.255 1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--as-name', '"orange"', '--as-name', 'azonas$'], '1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--as-number', '200'], '1.0.4.0-1.0.7.255'),
+    (['--as-number', 'as200,AS4294967295', '300'],
+     '1.0.2.0-1.0.2.255 1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--as-number', '200', '--as-name', 'caf'], '1.0.2.0-1.0.2.255 1.0.4.0-1.0.7.255'),
+    (['--largest', '1'], '1.1.0.0-1.1.255.255'),
+    (['--largest', '3'], '1.0.0.0-1.0.1.255 1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--largest', '99'], '1.0.0.0-1.0.2.255 1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--largest', '1', '--as-number', '100', '200'], '1.0.4.0-1.0.7.255'),
+    (['--as-name', 'amazon', '-i', 'some.txt'], '1.0.1.128-1.0.1.255 1.1.0.0-1.1.0.0'),
+    (['--as-name', 'amazon', '-b', '-i', 'some.txt'], '1.0.0.0-1.0.1.127 1.1.0.1-1.1.255.255'),
+    (['--as-ignore'], '1.0.0.0-1.1.255.255'),
+    (['--as-ignore', '--gap-size', '63488'], '1.0.0.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--as-ignore', '--gap-size', '63489'], '1.0.0.0-1.1.255.255'),
+    (['--as-ignore', '--gap-size', '256'], '1.0.0.0-1.0.2.255 1.0.4.0-1.0.7.255 '
+                                           '1.1.0.0-1.1.255.255'),
+    (['--as-ignore', '--as-number', '100'], '1.0.2.0-1.1.255.255'),
+    (['--as-ignore', '--as-number', '100', '200'], '1.1.0.0-1.1.255.255'),
+    (['--as-ignore', '--as-number', '100', '200', '--island-size', '255'],
+     '1.0.2.0-1.0.2.255 1.1.0.0-1.1.255.255'),
+    (['--as-ignore', '--largest', '1'], '1.0.0.0-1.0.7.255'),
+    (['--as-ignore', '--as-name', 'amazon', '--largest', '1', '--island-size', '0'],
+     '1.0.0.0-1.0.7.255'),
+]
+BLOCKS = (b'network,geoname_id,registered_country_geoname_id,represented_country_geoname_id\n'
+          b'1.0.0.0/24,1,2,\n1.0.1.0/24,,1,\n1.0.2.0/23,2,1,\n1.0.4.0/24,3,,\n'
+          b'2001:db8::/32,1,1,\n1.0.5.0/24,,,\n1.0.6.0/24,9,,\n')
+LOCATIONS = (b'geoname_id,locale_code,continent_code,continent_name,country_iso_code,'
+             b'country_name\n'
+             b'1,en,EU,Europe,PL,Poland\n2,en,NA,"North America",US,"United ""States"""\n'
+             b'3,en,EU,Europe,DE,Germany\n9,en,EU,Europe,,\n4,en,EU,Europe,FR,France\n')
+COUNTRY_CHOICES = [                         # arguments, ranges by BLOCKS, ranges by AS_TSV
+    (['--country', 'PL'], '1.0.0.0-1.0.1.255', '1.0.2.0-1.0.2.255 1.0.4.0-1.0.7.255'),
+    (['--country', 'pl,De'], '1.0.0.0-1.0.1.255 1.0.4.0-1.0.4.255',
+     '1.0.2.0-1.0.2.255 1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--country', 'PL', '--country', 'US'], '1.0.0.0-1.0.3.255', '1.0.0.0-1.0.2.255 '
+                                                                  '1.0.4.0-1.0.7.255'),
+    (['--not-country', 'PL'], '1.0.2.0-1.0.4.255', '1.0.0.0-1.0.1.255 1.1.0.0-1.1.255.255'),
+    (['--not-country', 'PL', 'US'], '1.0.4.0-1.0.4.255', '1.1.0.0-1.1.255.255'),
+    (['--not-country', 'PL', '-i', 'some.txt'], '1.0.4.0-1.0.4.0', '1.0.1.128-1.0.1.255 '
+                                                                   '1.1.0.0-1.1.0.0'),
+    (['--country', 'US', '--as-db', 'as.csv', '--as-number', '4294967295', '100'],
+     '1.0.2.0-1.0.2.255', '1.0.0.0-1.0.1.255'),
+]
+DATABASE_FILES = {
+    'as.csv': AS_HEADER + AS_ROWS, 'as.tsv': AS_TSV, 'blocks.csv': BLOCKS,
+    'locations.csv': LOCATIONS, 'some.txt': b'1.0.1.128/25\n1.0.4.0\n1.1.0.0\n',
+    'country.tsv': re.sub(b'\t[0-9]+(\t..\\w*)\t.*', b'\\1', AS_TSV), 'empty': b'',
+    'six.csv': b'2001:db8::/32,200,Orange 6\n', 'zip.csv': b'PK\3\4....',
+    'cut.gz': gzip.compress(AS_ROWS * 9)[:99], 'bad.gz': gzip.compress(AS_ROWS)[:-5] + b'12345',
+    'quote.csv': AS_ROWS + b'1.2.3.0/24,5,"x\n' + AS_ROWS, 'other.csv': b'a,b\n1,2\n',
+    'huge.csv': b'"' + b'x' * 200000}
+NO_DATABASES = [                            # arguments, status, what the line on stderr says
+    (['--as-db', 'as.csv'], 2, '--as-name'), (['--as-name', 'x'], 2, '--as-db'),
+    (['--as-number', '5'], 2, '--as-db'), (['--largest', '5'], 2, '--as-db'),
+    (['--as-ignore'], 2, '--as-db'), (['--list-as'], 2, '--as-db'),
+    (['--as-db', 'as.csv', '--largest', '0'], 2, "'0'"),
+    (['--as-db', 'as.csv', '--largest', 'x'], 2, "'x'"),
+    (['--as-db', 'as.csv', '--largest', '1', '--gap-size', '9'], 2, '--as-ignore'),
+    (['--as-db', 'as.csv', '--largest', '1', '--island-size', '9'], 2, '--as-ignore'),
+    (['--as-db', 'as.csv', '--as-ignore', '--gap-size', '0'], 2, "'0'"),
+    (['--as-db', 'as.csv', '--as-ignore', '--island-size', '-1'], 2, '--island-size'),
+    (['--as-db', 'as.csv', '--as-ignore', '--island-size', 'x'], 2, "'x'"),
+    (['--as-db', 'as.csv', '--list-as', '-i', 'some.txt'], 2, '--list-as'),
+    (['--as-db', 'as.csv', '--list-as', '--list'], 2, '--list-as'),
+    (['--as-db', 'as.csv', '--largest', '1', '-b'], 2, '-b'),
+    (['--country', 'PL'], 2, '--country-db'), (['--not-country', 'PL'], 2, '--country-db'),
+    (['--country-db', 'blocks.csv', 'locations.csv'], 2, '--not-country'),
+    (['--country-db', 'as.tsv', '--country', 'PL', '--not-country', 'US'], 2, '--not-country'),
+    (['--country-db', 'blocks.csv', 'locations.csv', 'x', '--country', 'PL'], 2, 'OUTPUT'),
+    (['--as-db', 'missing', '--largest', '1'], 1, "'missing': No such file"),
+    (['--as-db', '.', '--largest', '1'], 1, "'.': Is a directory"),
+    (['--as-db', 'empty', '--largest', '1'], 1, "'empty': no networks"),
+    (['--as-db', 'six.csv', '--largest', '1'], 1, "'six.csv': no networks of IPv4, 1 of IPv6"),
+    (['--as-db', 'zip.csv', '--largest', '1'], 1, "'zip.csv': a zip"),
+    (['--as-db', 'cut.gz', '--largest', '1'], 1, "'cut.gz': "),
+    (['--as-db', 'bad.gz', '--largest', '1'], 1, "'bad.gz': "),
+    (['--as-db', 'quote.csv', '--largest', '1'], 1, 'quote.csv:7: '),
+    (['--as-db', 'huge.csv', '--largest', '1'], 1, 'huge.csv:1: '),
+    (['--as-db', 'other.csv', '--largest', '1'], 1, "other.csv:1: 'a,b'"),
+    (['--as-db', 'blocks.csv', '--largest', '1'], 1, 'blocks.csv:1: '),
+    (['--as-db', 'country.tsv', '--largest', '1'], 1, 'country.tsv:1: the row ends'),
+    (['--as-db', 'as.csv', '--as-name', 'orange', 'x.y.z'], 1, "'x.y.z': no such AS in as.csv"),
+    (['--as-db', 'as.csv', '--as-name', 'not routed'], 1, "'not routed': no such AS"),
+    (['--as-db', 'as.csv', '--as-name', '('], 1, "'(': no regular expression"),
+    (['--as-db', 'as.csv', '--as-number', '100', '7'], 1, '7: no such AS in as.csv'),
+    (['--as-db', 'as.csv', '--as-number', '0'], 1, "'0': an AS number"),
+    (['--as-db', 'as.csv', '--as-number', '4294967296'], 1, "'4294967296': an AS number"),
+    (['--as-db', 'as.csv', '--as-number', '5', 'poland'], 1, "'poland': an AS number"),
+    (['--as-db', 'as.csv', '--as-number', '200', '-i', 'one.txt'], 1, 'no addresses'),
+    (['--country-db', 'blocks.csv', '--country', 'PL'], 1, "'blocks.csv': LOCATIONS"),
+    (['--country-db', 'as.tsv', 'x', '--country', 'PL'], 1, "'as.tsv': a TSV"),
+    (['--country-db', 'locations.csv', 'blocks.csv', '--country', 'PL'], 1, 'blocks.csv:1: '),
+    (['--country-db', 'as.csv', 'locations.csv', '--country', 'PL'], 1, 'as.csv:1: '),
+    (['--country-db', 'blocks.csv', 'locations.csv', '--country', 'Poland'], 1, "'Poland'"),
+    (['--country-db', 'blocks.csv', 'locations.csv', '--not-country', 'PL', 'UK'], 1,
+     "--not-country: 'UK': not in locations.csv"),
+    (['--country-db', 'country.tsv', '--country', 'FR'], 1, "'FR': not in country.tsv"),
+    (['--country-db', 'blocks.csv', 'locations.csv', '--country', 'FR'], 1, 'no addresses'),
+]
+NO_ROWS = [                                 # a row, what the line on stderr says of it
+    ('1.2.3.0/33,5,x', 'not a network'), ('1.2.3.0,5,x', 'not a network'),
+    ('1.2.3.0/,5,x', 'not a network'), ('1.2.3.0/024,5,x', 'not a network'),
+    ('1.2.3/24,5,x', 'not a network'), ('01.2.3.0/24,5,x', 'not a network'),
+    ('1.2.3.0/24 ,5,x', 'not a network'), ('1.2.3.256/24,5,x', 'not a network'),
+    ('1.2.3.0\0/24,5,x', ''), ('\u0661.2.3.0/24,5,x', 'not a network'), (',5,x', 'not a network'),
+    ('2001:db8::g/32,5,x', 'not a network'), ('network,asn,name', 'not a network'),
+    ('1.2.3.0/24,-5,x', "'-5'"), ('1.2.3.0/24,4294967296,x', "'4294967296'"),
+    ('1.2.3.0/24,x,x', "'x'"), ('1.2.3.0/24,5', 'too early'), ('1.2.3.0/24', 'too early'),
+    ('"1.2.3.0"/24,5,x', "'\"'"), ('\x1b[2J', 'not a network'), ('x' * 99999, 'not a network'),
+]
+NO_TSV_ROWS = [
+    ('1.2.3.0\t1.2.3.256\t5\tPL\tx', 'not first and last'),
+    ('1.2.3.9\t1.2.3.8\t5\tPL\tx', 'not first'), ('1.2.3.0/24\t5\tx', 'not first'),
+    ('1.2.3.0', 'not first'), ('1.2.3.0\t1.2.3.255\tx\tPL\tx', "'x'"),
+    ('1.2.3.0\t1.2.3.255\t5\tPL', 'too early'), ('2001:db8::\t1.2.3.4\t5\tPL\tx', 'not first'),
+]
 
 # The first 519 octets of a file that the original wrote, and the module threads' part of it
 CBA_REAL = bytes.fromhex(
@@ -1205,6 +1346,158 @@ class Compile(Case):
         self.run_here(['-c', os.path.join(HERE, 'cscan.py'), 'x'], b'1.2.3.4')
         modes = {name: os.stat(self.path(name)).st_mode & 0o777 for name in self.look()}
         self.assertEqual(modes, {'x.csw': 0o644, 'x.py': 0o755})
+
+    # ---- network databases ----
+
+    def choose(self, *args):
+        """compile_targets.py in this process -> (status, ranges, stderr)."""
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        status, out, err = call(compile_targets.main, list(args) + ['--list-ranges'])
+        return status, pairs(out), err
+
+    def database_files(self):
+        for name, data in DATABASE_FILES.items():
+            self.path(name, data)
+        self.path('one.txt', b'9.9.9.9')
+
+    def test_as_choices(self):
+        """The same ranges whatever the form of the database."""
+        self.database_files()
+        for name, data in AS_FORMS:
+            self.path('db', data)
+            for args, ranges in AS_CHOICES:
+                with self.subTest(form=name, args=args):
+                    status, found, err = self.choose('--as-db', 'db', *args)
+                    self.assertEqual((status, found), (0, pairs(ranges)), err)
+
+    def test_as_words(self):
+        """What is told of rows passed over, of what is taken and what is ignored."""
+        self.database_files()
+        self.assertEqual(self.choose('--as-db', 'as.csv', '--as-name', 'amazon')[2], (
+            'compile_targets: as.csv: 5 networks, 1 of IPv6 passed over; taken: 66048 addresses '
+            'of 2 AS\ncompile_targets: in all: 66048 addresses in 2 ranges\n'))
+        err = self.choose('--as-db', 'as.csv', '--as-ignore', '--as-number', '100', '200',
+                          '-i', 'some.txt')[2]
+        self.assertEqual(err, (
+            'compile_targets: as.csv: 5 networks, 1 of IPv6 passed over; ignored: 1536 addresses '
+            'of 2 AS, %d in 4 gaps, 256 in 1 islands\ncompile_targets: in all: 1 addresses in 1 '
+            'ranges\n' % (ALL - 65536 - 1536 - 256)))
+        self.assertIn('reserved', self.choose('--as-db', 'as.csv', '--as-ignore')[2])
+
+    def test_as_several(self):
+        """Several databases are one; standard input; what two of them hold counts once."""
+        self.database_files()
+        self.path('more.csv', b'1.0.0.0/23,100,Amazon\n9.0.0.0/16,100,Amazon\n')
+        found = self.choose('--as-db', 'as.csv', '--as-db', 'more.csv', '--largest', '1')
+        self.assertEqual(found[:2], (0, pairs('1.0.0.0-1.0.1.255 9.0.0.0-9.0.255.255')))
+        done = self.run_here(['x', '--as-db', '-', '--as-number', '200', '-p', '80'], AS_TSV)
+        self.assertEqual(done[:2], (0, ''), done[2])
+        self.assertIn('standard input: 5 networks', done[2])
+        self.assertEqual(cscan.unpack_csw(self.read('x.csw'), 'x'), pairs('1.0.4.0-1.0.7.255'))
+        self.assertEqual(len(self.read('x.csp')), 20)
+
+    def test_as_table(self):
+        """--list-as: largest first, of equals the lowest number; nothing harms a terminal."""
+        self.database_files()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        self.path('evil.csv', b'1.2.3.0/24,7,"\x1b[2J\n\xff"\n1.2.4.0/24,6,x\n1.2.2.0/24,8,y\n')
+        for args, rows in (
+                (['--as-db', 'as.csv'], [
+                    '300 65536 amazonas', '200 1024 The "Orange" Company',
+                    '100 512 Amazon.com, Inc.', '4294967295 256 Caf\\xe9 S.A.']),
+                (['--as-db', 'as.csv', '--as-name', 'amazon', '--largest', '1'],
+                 ['300 65536 amazonas']),
+                (['--as-db', 'evil.csv', '--largest', '2'], [
+                    '6 256 x', '7 256 \\x1b[2J\\n\\ufffd'])):
+            with self.subTest(args=args):
+                status, out, err = call(compile_targets.main, args + ['--list-as'])
+                self.assertEqual((status, [line.split(None, 2) for line in out.splitlines()]), (
+                    0, [row.split(' ', 2) for row in ['AS ADDRESSES NAME'] + rows]))
+                self.assert_line(err, 'networks')
+
+    def test_as_ignored(self):
+        """Against the rule written out, over units of 2**20 addresses."""
+        rng = random.Random(SEED)
+        unit, units = 1 << 20, 4096
+        for _ in range(8):
+            gap, island = rng.randrange(1, 9), rng.randrange(0, 5)
+            kinds = ''.join(rng.choice('-ox') * rng.randrange(1, 12) for _ in range(units))[:units]
+            data = ''.join('%s/12,%d,%s\n' % (ipaddress.IPv4Address(at * unit), ord(kind), kind)
+                           for at, kind in enumerate(kinds) if kind != '-')
+            self.path('db', data.encode())
+            left = re.sub('-+', lambda run: ('x' if len(run.group()) >= gap or 'x' in kinds[
+                max(run.start() - 1, 0):run.end() + 1] else 'o') * len(run.group()), kinds)
+            left = re.sub('o+', lambda run: ('x' if len(run.group()) <= island else 'o')
+                          * len(run.group()), left)
+            wanted = [(run.start() * unit, run.end() * unit - 1)
+                      for run in re.finditer('o+', left)]
+            with self.subTest(seed=SEED, gap=gap, island=island):
+                found = self.choose('--as-db', 'db', '--as-ignore', '--as-name', 'x', '--gap-size',
+                                    str(gap * unit), '--island-size', str(island * unit))
+                self.assertEqual(found[:2], (0, wanted))
+
+    def test_country_choices(self):
+        self.database_files()
+        for args, by_blocks, by_tsv in COUNTRY_CHOICES:
+            for files, ranges in ((['blocks.csv', 'locations.csv'], by_blocks),
+                                  (['as.tsv'], by_tsv), (['country.tsv'], by_tsv)):
+                with self.subTest(args=args, files=files):
+                    found = self.choose('--country-db', *(files + args))
+                    self.assertEqual(found[:2], (0, pairs(ranges)), found[2])
+                    self.assertIn('2 of no country' if files[1:] else '1 of no country', found[2])
+
+    def test_databases_refused(self):
+        self.database_files()
+        for args, status, part in NO_DATABASES:
+            with self.subTest(args=args):
+                status_found, found, err = self.choose(*args)
+                self.assertEqual((status_found, found), (status, []))
+                self.assert_line(err.split('\n')[-2], 'compile_targets: ', part)
+        self.assertEqual(set(self.look()), set(DATABASE_FILES) | {'one.txt'})
+
+    def test_rows_refused(self):
+        """One line that names the file and the line of the row."""
+        for rows, lines in ((NO_ROWS, AS_HEADER + AS_ROWS), (NO_TSV_ROWS, AS_TSV)):
+            good = b''.join(lines.splitlines(True)[:2])
+            for row, part in rows:
+                with self.subTest(row=row[:40]):
+                    self.path('db', good + row.encode() + b'\n' + AS_ROWS)
+                    status, _, err = self.choose('--as-db', 'db', '--largest', '9')
+                    self.assertEqual(status, 1)
+                    self.assert_line(err, 'db:3: ', part)
+        self.path('blocks', BLOCKS + b'1.2.3.0/24,77,1,\n')
+        self.path('locations', LOCATIONS)
+        err = self.choose('--country-db', 'blocks', 'locations', '--country', 'PL')[2]
+        self.assert_line(err, "blocks:9: geoname_id '77': not in locations")
+
+    def test_many_names(self):
+        """More names than are remembered: all are found."""
+        with unittest.mock.patch('compile_targets.NAMES_KEPT', 2):
+            self.path('db', b''.join(b'1.2.%d.0/24,%d,name %d\n' % (at, at + 1, at % 5)
+                                     for at in range(20)))
+            found = self.choose('--as-db', 'db', '--as-name', '[13]')
+        self.assertEqual(len(found[1]), 8)
+
+    @unittest.skipUnless(TEST_ALL, 'long: TEST_ALL=1')
+    def test_million_rows(self):
+        """A million networks, none touching another: within 200 MB."""
+        with open(self.path('db'), 'wb') as file:
+            for at in range(1000000):
+                file.write(b'%d.%d.%d.0/25,%d,"Company, %d"\n' % (
+                    at >> 16, at >> 8 & 255, at & 255, at * 7 % 75000 + 1, at * 7 % 75000))
+        for args in (['--as-name', '7$'], ['--as-name', '7$', '--as-ignore']):
+            with self.subTest(args=args):
+                script = ('import resource, sys, compile_targets as c; c.main(sys.argv[1:]); '
+                          'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+                done = subprocess.run([sys.executable, '-c', script, self.path('x'), '--as-db',
+                                       self.path('db')] + args, stdout=subprocess.PIPE, cwd=HERE)
+                self.assertGreater(os.path.getsize(self.path('x.csw')), 800000)
+                if sys.implementation.name == 'cpython':
+                    self.assertLess(int(done.stdout), 200 << 10)
+
+    # ---- baked copies ----
 
     def bake(self, args, text, name='lab', source=os.path.join(HERE, 'cscan.py')):
         self.assertEqual(self.run_here(['-c', source] + args + [name], text), (0, '', ''))
