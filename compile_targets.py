@@ -484,30 +484,49 @@ def parse_as(text: str, database: Database) -> int:
     return number
 
 
-def find_gaps(spans: 'list[int]', chosen: 'list[tuple[int, int]]', gap_size: int):
-    """Yield (first, last) of addresses in no span, if they are many or next to a range chosen.
+def find_ignored(spans: 'list[int]', gap_size: int):
+    """Sorted spans, 0 = not chosen -> (first, last, is it a gap) of what is ignored, ascending.
 
-    A smaller gap between two networks that stay is worth scanning; what databases leave out
-    there may be in use all the same.
+    A gap between two networks that stay is only ignored if it is large: what a database leaves
+    out there may be in use all the same.
     """
-    starts, ends = {first for first, _ in chosen}, {last for _, last in chosen}
-    end = -1
-    for span in itertools.chain(sorted(spans), [ADDRESSES_MAX << 64]):  # behind the last address
-        first = span >> 64
-        if first > end + 1 and (first - end > gap_size or end in ends or first in starts):
-            yield end + 1, first - 1
-        end = max(end, span >> 32 & AS_MAX)
+    end, chosen_end, gap = -1, -2, None         # gap: the last one, if it is not ignored so far
+    for span in itertools.chain(spans, [ADDRESSES_MAX << 64]):
+        first, last, number = span >> 64, span >> 32 & AS_MAX, span & AS_MAX
+        if first > end + 1:
+            gap = end + 1, first - 1, True
+            if first - end > gap_size or chosen_end == end:
+                yield gap
+                gap = None
+        if number:
+            if gap and gap[1] == first - 1:
+                yield gap
+                gap = None
+            yield first, last, False
+            chosen_end = max(chosen_end, last)
+        end = max(end, last)
 
 
 def ignore_networks(networks: Networks, gap_size: int, island_size: int):
-    """Networks -> (what is left of all addresses, line that tells what is not)."""
-    chosen = merge_ranges(span_ranges(networks.chosen))
-    gaps = list(find_gaps(networks.chosen + networks.others, chosen, gap_size))
-    left = invert_ranges(merge_ranges(chosen + gaps))
-    kept = [(first, last) for first, last in left if last - first >= island_size]
-    return kept, ('ignored: %d addresses of %d AS, %d in %d gaps, %d in %d islands' % (
-        count_addresses(chosen), len(networks.names), count_addresses(gaps), len(gaps),
-        count_addresses(left) - count_addresses(kept), len(left) - len(kept)))
+    """Networks, which are used up -> (what is left of all addresses, line that tells what not)."""
+    spans = networks.chosen + networks.others
+    del networks.chosen[:], networks.others[:]
+    spans.sort()
+    kept, at = [], 0                            # at: behind all that is ignored so far
+    counts = {'gaps': [0, 0], 'AS': [0, len(networks.names)], 'islands': [0, 0]}
+    for first, last, is_gap in itertools.chain(
+            find_ignored(spans, gap_size), [(ADDRESSES_MAX, ADDRESSES_MAX - 1, False)]):
+        if first - at > island_size:
+            kept.append((at, first - 1))
+        elif first > at:
+            counts['islands'][0] += first - at
+            counts['islands'][1] += 1
+        if is_gap:
+            counts['gaps'][1] += 1
+        counts['gaps' if is_gap else 'AS'][0] += max(last + 1 - max(first, at), 0)
+        at = max(at, last + 1)
+    return kept, 'ignored: %d addresses of %d AS, %d in %d gaps, %d in %d islands' % tuple(
+        counts['AS'] + counts['gaps'] + counts['islands'])
 
 
 def read_locations(path: str) -> 'dict[str, str]':

@@ -1391,6 +1391,11 @@ class Compile(Case):
         self.path('more.csv', b'1.0.0.0/23,100,Amazon\n9.0.0.0/16,100,Amazon\n')
         found = self.choose('--as-db', 'as.csv', '--as-db', 'more.csv', '--largest', '1')
         self.assertEqual(found[:2], (0, pairs('1.0.0.0-1.0.1.255 9.0.0.0-9.0.255.255')))
+        self.path('more.csv', b'1.0.4.0/24,9,begins there, too\n1.0.4.0/23,200,and is longer\n')
+        found = self.choose('--as-db', 'as.csv', '--as-db', 'more.csv', '--as-ignore',
+                            '--as-number', '200')
+        self.assertEqual(found[:2], (0, pairs('1.0.0.0-1.0.2.255 1.1.0.0-1.1.255.255')))
+        self.assertIn('ignored: 1024 addresses of 1 AS', found[2])
         done = self.run_here(['x', '--as-db', '-', '--as-number', '200', '-p', '80'], AS_TSV)
         self.assertEqual(done[:2], (0, ''), done[2])
         self.assertIn('standard input: 5 networks', done[2])
