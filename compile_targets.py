@@ -446,7 +446,7 @@ class Networks:
         """Is an AS of this name?  All patterns that match are found, not just the first."""
         found = [pattern for pattern in self.missing & self.patterns if pattern.search(name)]
         self.missing.difference_update(found)
-        return self.choose_all or bool(found) or any(
+        return self.choose_all or any(
             pattern.search(name) for pattern in self.patterns - self.missing)
 
     def totals(self):

@@ -1408,12 +1408,15 @@ class Compile(Case):
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.folder)
         self.path('evil.csv', b'1.2.3.0/24,7,"\x1b[2J\n\xff"\n1.2.4.0/24,6,x\n1.2.2.0/24,8,y\n')
+        self.path('odd.csv', b'1.2.3.2/31,7,x\n1.2.3.9/32,8,y\n1.2.3.1/32,7,x\n1.2.3.0/31,7,x\n'
+                             b'9.0.0.0/8,,none\n0.0.0.0/32,9,z\n')
         for args, rows in (
                 (['--as-db', 'as.csv'], [
                     '300 65536 amazonas', '200 1024 The "Orange" Company',
                     '100 512 Amazon.com, Inc.', '4294967295 256 Caf\\xe9 S.A.']),
                 (['--as-db', 'as.csv', '--as-name', 'amazon', '--largest', '1'],
                  ['300 65536 amazonas']),
+                (['--as-db', 'odd.csv'], ['7 4 x', '8 1 y', '9 1 z']),
                 (['--as-db', 'evil.csv', '--largest', '2'], [
                     '6 256 x', '7 256 \\x1b[2J\\n\\ufffd'])):
             with self.subTest(args=args):
@@ -1421,6 +1424,32 @@ class Compile(Case):
                 self.assertEqual((status, [line.split(None, 2) for line in out.splitlines()]), (
                     0, [row.split(' ', 2) for row in ['AS ADDRESSES NAME'] + rows]))
                 self.assert_line(err, 'networks')
+
+    def test_small_gaps(self):
+        """Down to one address, and around the default of --gap-size."""
+        self.path('db', b'1.2.3.4\t1.2.3.4\t7\tPL\tx\n1.2.3.6\t1.2.3.6\t7\tPL\tx\n'
+                        b'1.2.3.8\t1.4.3.8\t8\tPL\ty\n1.6.3.9\t1.6.5.9\t8\tPL\ty\n'
+                        b'1.8.5.9\t1.8.7.9\t8\tPL\ty\n')
+        for args, ranges in (
+                (['--as-name', 'x'], '1.2.3.4 1.2.3.6'),
+                (['--as-name', 'x', '--as-ignore'], '1.2.3.8-1.4.3.8 1.6.3.9-1.8.7.9'),
+                (['--as-ignore', '--as-name', 'y', '--island-size', '0'], '1.2.3.4-1.2.3.6'),
+                (['--as-ignore', '--gap-size', '1', '--island-size', '0'],
+                 '1.2.3.4 1.2.3.6 1.2.3.8-1.4.3.8 1.6.3.9-1.6.5.9 1.8.5.9-1.8.7.9')):
+            with self.subTest(args=args):
+                self.assertEqual(self.choose('--as-db', 'db', *args)[:2], (0, pairs(ranges)))
+
+    def test_intersected(self):
+        """Against sets."""
+        rng = random.Random(SEED)
+        for _ in range(300):
+            one, two = (compile_targets.merge_ranges(
+                [(first, first + rng.randrange(4)) for first in rng.sample(range(40), count)])
+                for count in (rng.randrange(9), rng.randrange(9)))
+            with self.subTest(seed=SEED, one=one, two=two):
+                found = compile_targets.intersect_ranges(one, two)
+                self.assertEqual(members(found), members(one) & members(two))
+                self.assertEqual(len(members(found)), compile_targets.count_addresses(found))
 
     def test_as_ignored(self):
         """Against the rule written out, over units of 2**20 addresses."""
