@@ -446,7 +446,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog='cba_reader.py', description='Read CBA files, the output of cscan.', epilog=EXAMPLES,
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('files', metavar='FILE', nargs='+', help='CBA files, read as one')
+    add('files', metavar='FILE', nargs='+', help='CBA files, read as one; - is standard input')
     add('-s', action='store_true', help='statistics only')
     add('-r', action='store_true', help='results only')
     add('--module', metavar='NAME[:CODE]',
@@ -584,7 +584,7 @@ class Files:
     def open(self, path):
         """A file at its beginning, or a copy of the pipe that it is."""
         if path not in self.copies:
-            file = open(path, 'rb')
+            file = open('/dev/stdin' if path == '-' else path, 'rb')
             if file.seekable():
                 return file
             with file:

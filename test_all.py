@@ -286,6 +286,7 @@ AS_CHOICES = [                              # arguments, ranges taken
     (['--as-number', '200'], '1.0.4.0-1.0.7.255'),
     (['--as-number', 'as200,AS4294967295', '300'],
      '1.0.2.0-1.0.2.255 1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
+    (['--as-number', 'As100'], '1.0.0.0-1.0.1.255'),
     (['--as-number', '200', '--as-name', 'caf'], '1.0.2.0-1.0.2.255 1.0.4.0-1.0.7.255'),
     (['--largest', '1'], '1.1.0.0-1.1.255.255'),
     (['--largest', '3'], '1.0.0.0-1.0.1.255 1.0.4.0-1.0.7.255 1.1.0.0-1.1.255.255'),
@@ -348,6 +349,7 @@ NO_DATABASES = [                            # arguments, status, what the line o
     (['--as-db', 'as.csv', '--list-as', '-i', 'some.txt'], 2, '--list-as'),
     (['--as-db', 'as.csv', '--list-as', '--list'], 2, '--list-as'),
     (['--as-db', 'as.csv', '--largest', '1', '-b'], 2, '-b'),
+    (['--country-db', 'as.tsv', '--country', 'PL', '-b'], 2, '-b'),
     (['--country', 'PL'], 2, '--country-db'), (['--not-country', 'PL'], 2, '--country-db'),
     (['--country-db', 'blocks.csv', 'locations.csv'], 2, '--not-country'),
     (['--country-db', 'as.tsv', '--country', 'PL', '--not-country', 'US'], 2, '--not-country'),
@@ -364,10 +366,12 @@ NO_DATABASES = [                            # arguments, status, what the line o
     (['--as-db', 'other.csv', '--largest', '1'], 1, "other.csv:1: 'a,b'"),
     (['--as-db', 'blocks.csv', '--largest', '1'], 1, 'blocks.csv:1: '),
     (['--as-db', 'country.tsv', '--largest', '1'], 1, 'country.tsv:1: the row ends'),
-    (['--as-db', 'as.csv', '--as-name', 'orange', 'x.y.z'], 1, "'x.y.z': no such AS in as.csv"),
+    (['--as-db', 'as.csv', '--as-name', 'orange', 'x.y.z'], 1,
+     "--as-name: 'x.y.z': no such AS in as.csv"),
     (['--as-db', 'as.csv', '--as-name', 'not routed'], 1, "'not routed': no such AS"),
     (['--as-db', 'as.csv', '--as-name', '('], 1, "'(': no regular expression"),
-    (['--as-db', 'as.csv', '--as-number', '100', '7'], 1, '7: no such AS in as.csv'),
+    (['--as-db', 'as.csv', '--as-number', '100', '7'], 1,
+     '--as-number: 7: no such AS in as.csv'),
     (['--as-db', 'as.csv', '--as-number', '0'], 1, "'0': an AS number"),
     (['--as-db', 'as.csv', '--as-number', '4294967296'], 1, "'4294967296': an AS number"),
     (['--as-db', 'as.csv', '--as-number', '5', 'poland'], 1, "'poland': an AS number"),
@@ -1439,6 +1443,30 @@ class Compile(Case):
             with self.subTest(args=args):
                 self.assertEqual(self.choose('--as-db', 'db', *args)[:2], (0, pairs(ranges)))
 
+    def test_ends_of_space(self):
+        """The first and the last address there is."""
+        self.path('db', b'255.0.0.0/8,1,y\n0.0.0.0/8,2,x\n')
+        for args, ranges in (
+                (['--as-number', '1', '--as-name', 'x'], '0.0.0.0-0.255.255.255 '
+                                                         '255.0.0.0-255.255.255.255'),
+                (['--as-ignore'], '0.0.0.0-0.255.255.255 255.0.0.0-255.255.255.255'),
+                (['--as-ignore', '--as-name', 'x'], '255.0.0.0-255.255.255.255'),
+                (['--as-ignore', '--gap-size', '4294967295'], '0.0.0.0-255.255.255.255'),
+                (['--as-ignore', '--as-name', 'y', '--gap-size', '4294967295'],
+                 '0.0.0.0-0.255.255.255')):
+            with self.subTest(args=args):
+                self.assertEqual(self.choose('--as-db', 'db', *args)[:2], (0, pairs(ranges)))
+
+    def test_list_as_alone(self):
+        self.database_files()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        for more in (['-i', 'some.txt'], ['--list'], ['--list-ranges'],
+                     ['--country-db', 'as.tsv', '--country', 'PL']):
+            with self.subTest(more=more):
+                done = call(compile_targets.main, ['--as-db', 'as.csv', '--list-as'] + more)
+                self.assert_stop(done, 2, 'compile_targets: --list-as')
+
     def test_intersected(self):
         """Against sets."""
         rng = random.Random(SEED)
@@ -1481,6 +1509,7 @@ class Compile(Case):
                     found = self.choose('--country-db', *(files + args))
                     self.assertEqual(found[:2], (0, pairs(ranges)), found[2])
                     self.assertIn('2 of no country' if files[1:] else '1 of no country', found[2])
+                    self.assertRegex(found[2], '\ncompile_targets: in all: [0-9]+ addresses in ')
 
     def test_databases_refused(self):
         self.database_files()
@@ -2159,7 +2188,7 @@ class Cba(Case):
                 (['--module', 'rfb:WIN'], '9.8.7.6:5900\n'),
                 (['--module', 'rfb:win'], '9.8.7.6:5900\n'),
                 (['--module', 'rfb:6'], '9.8.7.6:5900\n'),
-                (['--module', 'rfb:99'], '9.8.7.6:5900\n'),
+                (['--module', 'rfb:99'], '9.8.7.6:5900\n'), (['--module', ':0'], REAL_RESULTS),
                 (['--module', 'rfb:0'], '10.0.0.111:5901\n10.0.0.113:5901\n10.0.0.117:5901\n'
                                         '9.8.7.6:5900\n'),
                 (['--module', 'x11:GOOD'], '10.0.0.140:6007\n'),
@@ -2254,6 +2283,8 @@ class Cba(Case):
                  [repr(text), repr(missing), 'directory']),
                 (['-r', damaged, more], 1, 'a:b\n9.9.9.9:9\n',
                  [damaged + ': offset 11: type 127']),
+                (['--module', 'rfb', self.path('none.cba', b'L'), self.path('no.cba', b'')],
+                 0, '', []),
                 (['-r', torn, more], 0, '10.0.0.111:5901\n9.9.9.9:9\n', [torn + ': offset'])):
             with self.subTest(args=args):
                 done = call(cba_reader.main, args)
@@ -2275,8 +2306,10 @@ class Cba(Case):
 
     def test_piped(self):
         """What comes out of a pipe is read twice, too."""
-        done = run_tool('cba_reader.py', ['/dev/stdin'], CBA_REAL)
-        self.assertEqual(done, (0, REAL_STATS + '\n' + REAL_RESULTS, 'Results:\n'))
+        for name in ('-', '/dev/stdin'):
+            with self.subTest(name=name):
+                done = run_tool('cba_reader.py', [name], CBA_REAL)
+                self.assertEqual(done, (0, REAL_STATS + '\n' + REAL_RESULTS, 'Results:\n'))
 
     def test_jq(self):
         """Each line is what jq takes for an object."""
