@@ -281,17 +281,19 @@ class Database:
     """A database of networks: iterate for (first, last, row) of its IPv4 networks.
 
     path    '-' = standard input; commas or tabs are told by the first line
+    name    of the file in messages
     header  {name of a column, lower case: its index}; empty if a network is in the first row
     tabs    True: iptoasn's columns
     fields  in the first row
     line    on which the row read last ends
     rows    of IPv4 networks, so far
     ipv6    rows passed over, so far
+    unrouted  rows of IPv4 networks of no AS, so far
     """
 
     def __init__(self, path):
-        self.path, self.line, self.rows, self.ipv6 = path, 0, 0, 0
-        self.name = 'standard input' if path == '-' else path       # in messages
+        self.path, self.name = path, 'standard input' if path == '-' else path
+        self.line, self.rows, self.ipv6, self.unrouted = 0, 0, 0, 0
         lines = self.read_lines()
         first_line = next(lines, '')
         self.tabs = '\t' in first_line
@@ -367,8 +369,9 @@ class Database:
 
     def summary(self):
         """What was read, in words."""
-        passed = ', %d of IPv6 passed over' % self.ipv6 if self.ipv6 else ''
-        return '%s: %d networks%s' % (self.name, self.rows, passed)
+        parts = (self.rows, 'networks'), (self.unrouted, 'not routed'), (
+            self.ipv6, 'of IPv6 passed over')
+        return '%s: %s' % (self.name, ', '.join('%d %s' % part for part in parts if part[0]))
 
 
 # Ranges of a database are kept as one int each, of 48 bytes where a tuple of ints takes 136:
@@ -427,7 +430,8 @@ class Networks:
             for first, last, row in database:
                 name = row[name_at]
                 number = parse_as(row[number_at], database)
-                if not number:                  # not routed
+                if not number:
+                    database.unrouted += 1
                     continue
                 if name not in verdicts:
                     if len(verdicts) >= NAMES_KEPT:

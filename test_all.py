@@ -1402,7 +1402,7 @@ class Compile(Case):
         self.assertIn('ignored: 1024 addresses of 1 AS', found[2])
         done = self.run_here(['x', '--as-db', '-', '--as-number', '200', '-p', '80'], AS_TSV)
         self.assertEqual(done[:2], (0, ''), done[2])
-        self.assertIn('standard input: 5 networks', done[2])
+        self.assertIn('standard input: 5 networks, 1 not routed; taken', done[2])
         self.assertEqual(cscan.unpack_csw(self.read('x.csw'), 'x'), pairs('1.0.4.0-1.0.7.255'))
         self.assertEqual(len(self.read('x.csp')), 20)
 
