@@ -317,6 +317,8 @@ CODES = {                           # module: {code: name}, to select with --mod
     'rfb': {1: 'CONN_FAIL', 2: 'BANNER_FAIL', 3: 'READ_FAIL', 4: 'WRITE_FAIL', 5: 'REASON',
             6: 'WIN', 7: 'ONLY_TLS', 8: 'TLS_FAIL', 9: 'HAS_VENCRYPT'},
     'x11': {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KINDA_GOOD'},
+    'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
+               6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'},
 }
 EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'int32',
                CBA_INT64: 'int64', CBA_BIT: 'bit'}          # in JSON; data is base64

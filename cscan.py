@@ -57,6 +57,7 @@ import socket
 import stat
 import struct
 import sys
+import textwrap
 import threading
 import time
 import types
@@ -1048,6 +1049,16 @@ class Out:
     def file(self, name, octets, code=0):
         self.event(CBA_FILE, code, (name, bytes(octets)))
 
+    @property
+    def is_text(self):
+        """Do entries become lines on the screen, for want of a file?"""
+        return isinstance(self.sink, TextSink)
+
+    def line(self, text):
+        """The whole entry as one line of text, without the name of the module."""
+        self.deferred = []
+        self.str(text)
+
     def finish(self):
         self.sink.finish(self.thread)
 
@@ -1055,6 +1066,58 @@ class Out:
 # ==== 4 Timed socket ==================================================================
 
 LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() resets at once
+IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
+TLS_PIECE = 16384                   # octets read at once
+TLS_MAX = 65536                     # octets that may come before one operation is done
+TLS_CIPHERS = {True: 'aNULL:@SECLEVEL=0', False: 'ALL:!aNULL:@SECLEVEL=0'}      # anonymous: text
+TLS_CONTEXTS = {}                   # anonymous -> ssl.SSLContext, built at first use
+OP_LEGACY_SERVER_CONNECT = 4        # openssl/ssl.h: servers from before RFC 5746
+
+
+class Unable(OSError):
+    """What this machine cannot do, whatever the target: told the first time, then counted."""
+
+
+class TlsEnd(ConnectionResetError):
+    """The peer ended a TLS connection, or the TCP connection below it."""
+
+
+def tls_library():
+    """The module ssl.  Not at the top: 5 to 30 ms of each start, and some Pythons lack it."""
+    try:
+        import ssl
+    except ImportError as error:
+        raise Unable('this Python has no TLS: %s' % error) from None
+    return ssl
+
+
+def tls_context(anonymous: bool):
+    """The context of start_tls(); it takes whatever certificate comes."""
+    if anonymous not in TLS_CONTEXTS:
+        ssl = tls_library()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.options |= OP_LEGACY_SERVER_CONNECT
+        try:
+            context.set_ciphers(TLS_CIPHERS[anonymous])
+            if hasattr(ssl, 'TLSVersion'):      # 3.7; the options are deprecated since 3.10
+                context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+                if anonymous:                   # TLS 1.3 has no suites without certificate
+                    context.maximum_version = ssl.TLSVersion.TLSv1_2
+            elif anonymous:
+                context.options |= ssl.OP_NO_TLSv1_3
+        except (ssl.SSLError, ValueError, AttributeError) as error:
+            raise Unable('%s refuses ciphers %s: %s' % (
+                ssl.OPENSSL_VERSION, TLS_CIPHERS[anonymous], tls_reason(error))) from None
+        TLS_CONTEXTS[anonymous] = context
+    return TLS_CONTEXTS[anonymous]
+
+
+def tls_reason(error: Exception) -> str:
+    """An exception of ssl -> OpenSSL's words: 'wrong version number'."""
+    reason = getattr(error, 'reason', None)
+    return reason.lower().replace('_', ' ') if reason else why(error)
 
 
 class TimedSocket:
@@ -1066,44 +1129,112 @@ class TimedSocket:
     """
 
     def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
-        self.deadline = time.monotonic() + timeout_ms / 1000
-        self.sock = socket.create_connection(
-            (host, port), timeout_ms / 1000, (source, 0) if source else None)
+        self.extend(timeout_ms)
+        self.tls = None                 # ssl.SSLObject, once TLS is spoken
+        self.incoming = self.outgoing = None    # ssl.MemoryBIO: TLS records from and to the peer
+        self.piece = b''                # last octets that came for TLS, as they came
+        self.sock = new_tcp_socket(source)
+        try:
+            self.timed().connect((host, port))
+        except BaseException:
+            self.sock.close()
+            raise
 
     def extend(self, timeout_ms: float):
         """A new deadline, from now."""
         self.deadline = time.monotonic() + timeout_ms / 1000
 
-    def timed(self):
+    def timed(self, until: float = math.inf):
         """The socket, with the time that is left."""
-        left = self.deadline - time.monotonic()
+        left = min(self.deadline, until) - time.monotonic()
         if left <= 0:
             raise socket.timeout('timed out')
         self.sock.settimeout(left)
         return self.sock
 
-    def read_some(self, limit: int) -> bytes:
-        """What there is, 1 to limit octets; b'' after the peer's end."""
-        return self.timed().recv(limit)
+    def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
+        """What there is, 1 to limit octets; b'' after the peer's end.
+
+        wait_ms     how long, if that is sooner than the deadline
+        """
+        until = time.monotonic() + wait_ms / 1000
+        if not self.tls:
+            return self.timed(until).recv(limit)
+        try:
+            return self.tls_call(until, self.tls.read, limit)
+        except TlsEnd:
+            return b''
 
     def read_exact(self, count: int) -> bytes:
         """count octets; raises ConnectionError if the peer ends before."""
-        data = b''
+        data = bytearray()
         while len(data) < count:
             piece = self.read_some(min(count - len(data), 65536))
             if not piece:
-                raise ConnectionResetError('the peer ended after %d of %d octets'
-                                           % (len(data), count))
+                raise ConnectionResetError('the peer ended too early')
             data += piece
-        return data
+        return bytes(data)
+
+    def read_most(self, count: int) -> bytes:
+        """Up to count octets: what comes before the peer's end or the deadline."""
+        data = bytearray()
+        with contextlib.suppress(OSError):
+            while len(data) < count:
+                piece = self.read_some(count - len(data))
+                if not piece:
+                    break
+                data += piece
+        return bytes(data)
 
     def write_all(self, data: bytes):
+        if not self.tls:
+            return self.write_raw(data)
+        while data:
+            data = data[self.tls_call(math.inf, self.tls.write, data):]
+
+    def write_raw(self, data):
         while data:
             data = data[self.timed().send(data):]
 
+    def start_tls(self, anonymous: bool = False):
+        """Speak TLS from now on; nothing that the peer shows is verified.
+
+        anonymous   Diffie-Hellman without certificates, TLS 1.2 at most
+        raises      Unable if the local library refuses, ConnectionError 'TLS: ...'
+        """
+        ssl, context = tls_library(), tls_context(anonymous)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(self.incoming, self.outgoing)
+        self.tls_call(math.inf, tls.do_handshake)
+        self.tls = tls
+
+    def tls_call(self, until, act, *args):
+        """An operation of the TLS library, with the reads and writes that it asks for.
+
+        By memory buffers, so that no peer can keep it busy beyond the deadline or TLS_MAX.
+        """
+        ssl, taken = tls_library(), 0
+        while True:
+            try:
+                result = act(*args)
+                self.write_raw(self.outgoing.read())
+                return result
+            except ssl.SSLWantReadError:
+                self.write_raw(self.outgoing.read())
+            except ssl.SSLZeroReturnError:
+                raise TlsEnd('TLS: the peer ended') from None
+            except ssl.SSLError as error:
+                raise ConnectionError('TLS: ' + tls_reason(error)) from None
+            if taken > TLS_MAX:
+                raise ConnectionError('TLS: %d octets without end' % TLS_MAX)
+            self.piece = self.timed(until).recv(TLS_PIECE)
+            if not self.piece:
+                raise TlsEnd('TLS: the peer ended')
+            taken += len(self.piece)
+            self.incoming.write(self.piece)
+
     def close(self):
         """Reset the connection: no TIME_WAIT is left."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
         self.sock.close()
 
     def __enter__(self):
@@ -1111,6 +1242,20 @@ class TimedSocket:
 
     def __exit__(self, *_):
         self.close()
+
+
+def new_tcp_socket(source: str):
+    """A socket whose close() resets; source  own address, '' = the kernel's choice."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        if source:
+            sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((source, 0))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 # ==== 5 Module registry ===============================================================
@@ -1122,12 +1267,13 @@ class TimedSocket:
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
-# and named as a bug; the scan goes on.
+# and named as a bug; the scan goes on.  Unable is told the first time, too.
 
 Module = collections.namedtuple('Module', [
     'name',         # as in -mod
     'check',        # the function
-    'options',      # {name: (default, help)}; the default's type is the option's
+    'options',      # {name: (default, help)}; the default's type is the option's, or with a third
+                    # field (default, help, parse), which may raise ValueError('what is expected')
     'codes',        # {code: name} that it writes to the CBA
     'filter',       # True: runs before the others, may drop the result
     'aliases',      # other names in -mod and -mcfg
@@ -1230,25 +1376,52 @@ def parse_settings(text: str) -> 'dict[tuple[str, str], str]':
     return settings
 
 
+def option_value(each: Module, option: str, value):
+    """Default, or text of -mcfg -> the option's value."""
+    default, _, parse = (each.options[option] + (None,))[:3]
+    kind = parse or type(default)
+    try:
+        return kind(value)
+    except ValueError as error:
+        expected = str(error) if parse else 'a ' + {int: 'whole number', float: 'number'}.get(
+            kind, kind.__name__)
+        raise UserError('argument -mcfg: %s.%s=%r: %s was expected'
+                        % (each.name, option, value, expected)) from None
+
+
 def module_options(modules: 'list[Module]', text: str) -> 'dict[str, object]':
     """-mcfg text -> {module name: its options as attributes}."""
     options = {each.name: types.SimpleNamespace(
-        **{name: default for name, (default, _) in each.options.items()}) for each in modules}
+        **{name: option_value(each, name, each.options[name][0]) for name in each.options})
+        for each in modules}
     for (name, option), value in parse_settings(text).items():
         each = find_module(name)
         if option not in each.options:
             raise UserError('argument -mcfg: %r: module %s has %s' % (
                 name + '.' + option, each.name, ', '.join(each.options) or 'no options'))
-        kind = type(each.options[option][0])
-        try:
-            value = kind(value)
-        except ValueError:
-            expected = {int: 'whole number', float: 'number'}.get(kind, kind.__name__)
-            raise UserError('argument -mcfg: %s.%s=%r: a %s was expected'
-                            % (name, option, value, expected)) from None
+        value = option_value(each, option, value)
         if each.name in options:
             setattr(options[each.name], option, value)
     return options
+
+
+def whole(low: int, high: int):
+    """Parser of an option: text -> whole number from low to high."""
+    def parse(text):
+        value = int(text) if re.fullmatch('[0-9]{1,10}', str(text)) else -1
+        if not low <= value <= high:
+            raise ValueError('a whole number from %d to %d' % (low, high))
+        return value
+    return parse
+
+
+def one_of(*words: str):
+    """Parser of an option: text -> the same, one of these words."""
+    def parse(text):
+        if text not in words:
+            raise ValueError('%s or %s' % (', '.join(words[:-1]), words[-1]))
+        return text
+    return parse
 
 
 # ==== 6 Modules =======================================================================
@@ -1261,6 +1434,371 @@ def check_print(target, out, options):
     out.str(str(target))
 
 
+MILLISECONDS = whole(1, 3600000)
+
+
+@contextlib.contextmanager
+def noting(out, code):
+    """An OSError inside becomes a bit of the entry, and goes on to be counted by its reason."""
+    try:
+        yield
+    except OSError:
+        out.bit(code)
+        raise
+
+
+# ---- checkcookie ----
+
+COOKIE_PORTS = '40033,41019,36127,29438'    # nobody listens there, but for who listens everywhere
+COOKIE_PORTS_MAX = 16
+COOKIE_MEMORY_S = 60                        # how long a host's verdict holds
+COOKIE_MEMORY_MAX = 4096                    # hosts
+COOKIE_VERDICTS = {}                        # (host, ports asked) -> (answers them, until)
+
+
+def port_list(text: str) -> 'tuple[int, ...]':
+    """Parser of an option: '40033,41019' -> (40033, 41019)."""
+    words = re.split(r'[,\s]+', text.strip(', '))
+    if not all(re.fullmatch('[0-9]{1,5}', word) and 1 <= int(word) <= PORT_MAX for word in words):
+        raise ValueError('ports 1-65535 with commas between')
+    if len(words) > COOKIE_PORTS_MAX:
+        raise ValueError('at most %d ports' % COOKIE_PORTS_MAX)
+    return tuple(map(int, words))
+
+
+def any_accepts(host: str, ports, timeout_ms: float, source: str) -> bool:
+    """Is one of these ports open?  All are asked at once, so that the host costs one timeout."""
+    deadline = time.monotonic() + timeout_ms / 1000
+    with contextlib.ExitStack() as stack:
+        poll, asked = select.poll(), {}
+        for port in ports:
+            sock = stack.enter_context(new_tcp_socket(source))
+            sock.setblocking(False)
+            if sock.connect_ex((host, port)) == EINPROGRESS:    # others are known: not open
+                poll.register(sock, select.POLLOUT)
+                asked[sock.fileno()] = sock, port
+        while asked:
+            events = poll.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000)))
+            for fd, _ in events:
+                sock, port = asked.pop(fd)
+                poll.unregister(fd)
+                if sock.connect_ex((host, port)) in OPEN and not is_own_name(sock, (host, port)):
+                    return True
+            if not events:
+                break
+    return False
+
+
+def answers_everything(target, options) -> bool:
+    """Is an unlikely port of this host open?  Remembered, for hosts with many open ports."""
+    ports = tuple(port for port in options.ports if port != target.port)
+    key, now = (target.host, ports), time.monotonic()
+    verdict, until = COOKIE_VERDICTS.get(key, (None, now))
+    if until <= now:
+        verdict = any_accepts(target.host, ports, options.timeout, target.source)
+        if len(COOKIE_VERDICTS) >= COOKIE_MEMORY_MAX:
+            COOKIE_VERDICTS.clear()
+        COOKIE_VERDICTS[key] = verdict, now + COOKIE_MEMORY_S
+    return verdict
+
+
+@module('checkcookie', filter=True, aliases=('cookie',), options={
+    'ports': (COOKIE_PORTS, 'unlikely ports to ask', port_list),
+    'timeout': (300, 'ms for all of them to answer', MILLISECONDS),
+    'verify_timeout': (1000, 'ms for the open port to open again', MILLISECONDS)})
+def check_checkcookie(target, out, options):
+    """Filter: drops hosts that answer on any port (SYN proxies, tar pits)."""
+    return not answers_everything(target, options) and any_accepts(
+        target.host, [target.port], options.verify_timeout, target.source)
+
+
+# ---- rfb ----
+
+RFB_VERSION = re.compile(rb'RFB ([0-9]{3})\.([0-9]{3})\n')  # RFC 6143 s7.1.1
+RFB_U32 = struct.Struct('!I')               # RFC 6143 s7.1.2: length of a reason; type before 3.7
+RFB_NONE, RFB_TLS, RFB_VENCRYPT = 1, 18, 19     # RFC 6143 s8.1.2: security types
+RFB_REASON_MAX = 511                        # octets kept
+RFB_TLS_S = 1.0                             # more time, for who speaks TLS
+RFB_CODES = {1: 'CONN_FAIL', 2: 'BANNER_FAIL', 3: 'READ_FAIL', 4: 'WRITE_FAIL', 5: 'REASON',
+             6: 'WIN', 7: 'ONLY_TLS', 8: 'TLS_FAIL', 9: 'HAS_VENCRYPT'}
+(RFB_CONN_FAIL, RFB_BANNER_FAIL, RFB_READ_FAIL, RFB_WRITE_FAIL, RFB_REASON, RFB_WIN, RFB_ONLY_TLS,
+ RFB_TLS_FAIL, RFB_HAS_VENCRYPT) = RFB_CODES
+
+
+def rfb_version(banner: bytes) -> 'tuple[int, int] | None':
+    """Server's version line -> (major, minor) that we answer; None if it is none."""
+    match = RFB_VERSION.fullmatch(banner)
+    if not match:
+        return None
+    major, minor = map(int, match.groups())
+    if (major, minor) in ((3, 14), (3, 16)):
+        return major, minor - 10
+    return min((major, minor), (3, 8))
+
+
+def read_rfb_reason(sock, out):
+    """The server says why not -> REASON, cut at 511 octets."""
+    size = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
+    text = sock.read_most(min(size, RFB_REASON_MAX))
+    if size and not text:
+        raise ConnectionResetError('the peer ended too early')
+    out.str('Error: ' + text.decode('latin-1'), RFB_REASON)
+
+
+def read_rfb_types(sock, out) -> 'set[int]':
+    """The security types that the server offers, none after a reason (RFC 6143 s7.1.2)."""
+    with noting(out, RFB_READ_FAIL):
+        count = sock.read_exact(1)[0]
+        if not count:
+            read_rfb_reason(sock, out)
+        return set(sock.read_exact(count))
+
+
+def check_rfb_tls(sock, out):
+    """Type 18 is all there is: what does it offer below TLS?"""
+    out.bit(RFB_ONLY_TLS)
+    with noting(out, RFB_WRITE_FAIL):
+        sock.write_all(bytes([RFB_TLS]))
+    sock.deadline += RFB_TLS_S
+    with noting(out, RFB_TLS_FAIL):
+        sock.start_tls(anonymous=True)
+    if RFB_NONE in read_rfb_types(sock, out):
+        out.bit(RFB_WIN)
+
+
+def check_rfb_old(sock, out):
+    """Up to version 3.6 the server chooses the security type."""
+    with noting(out, RFB_READ_FAIL):
+        kind = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
+        if kind == 0:
+            read_rfb_reason(sock, out)
+    if kind == RFB_NONE:
+        out.bit(RFB_WIN)
+
+
+@module('rfb', codes=RFB_CODES, options={
+    'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
+    'read_timeout': (4500, 'ms for the whole talk', MILLISECONDS)})
+def check_rfb(target, out, options):
+    """VNC: does it let in without a password (WIN)?  Never logs in."""
+    out.later('vnc://%s' % target)
+    with noting(out, RFB_CONN_FAIL):
+        sock = target.connect(options.conn_timeout)
+    with sock:
+        sock.extend(options.read_timeout)
+        banner = sock.read_most(12)
+        if not banner:
+            raise ConnectionResetError('no greeting')
+        version = rfb_version(banner)
+        if not version:
+            return out.data(banner, RFB_BANNER_FAIL)
+        with noting(out, RFB_WRITE_FAIL):
+            sock.write_all(b'RFB %03d.%03d\n' % version)
+        if version[1] <= 6:
+            return check_rfb_old(sock, out)
+        types = read_rfb_types(sock, out)
+        for code, kind in ((RFB_WIN, RFB_NONE), (RFB_HAS_VENCRYPT, RFB_VENCRYPT)):
+            if kind in types:
+                out.bit(code)
+        if types == {RFB_TLS}:
+            check_rfb_tls(sock, out)
+
+
+# ---- x11 ----
+
+X11_SETUP = b'l\0' b'\x0b\0' b'\0\0' b'\0\0\0\0' b'\0\0'    # X11 s8: order, 11.0, no keys
+X11_CODES = {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KINDA_GOOD'}
+X11_CONN_FAIL, X11_READ_FAIL, X11_WRITE_FAIL, X11_GOOD, X11_KINDA_GOOD = X11_CODES
+
+
+@module('x11', codes=X11_CODES, options={
+    'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
+    'read_timeout': (4000, 'ms for the whole talk', MILLISECONDS)})
+def check_x11(target, out, options):
+    """X servers that let in everybody (GOOD)."""
+    out.later('x11://%s' % target)
+    with noting(out, X11_CONN_FAIL):
+        sock = target.connect(options.conn_timeout)
+    with sock:
+        sock.extend(options.read_timeout)
+        with noting(out, X11_WRITE_FAIL):
+            sock.write_all(X11_SETUP)
+        with noting(out, X11_READ_FAIL):
+            accepted = sock.read_exact(1) == b'\1'
+        if accepted:
+            rest = sock.read_most(5)        # unused, major, minor; little-endian, as we asked
+            is_x11 = len(rest) == 5 and rest[1] == 11
+            out.bit(X11_GOOD if is_x11 else X11_KINDA_GOOD)
+
+
+# ---- banner ----
+
+BANNER_LULL_MS = 200                # what comes within this time belongs together
+BANNER_CODES = {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
+                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'}
+(BANNER_CONN_FAIL, BANNER_TEXT, BANNER_SILENT, BANNER_CLOSED, BANNER_PROBE, BANNER_TLS_VERSION,
+ BANNER_CERTIFICATE, BANNER_TLS_FAIL) = BANNER_CODES
+HTTP_PORTS = 80, 443                # RFC 9110 s4.2: the port is left out of Host
+DER_VERSION = 0xa0                  # RFC 5280 s4.1: [0], may be missing
+OID_COMMON_NAME = b'\x55\x04\x03'    # RFC 5280 A.1: 2.5.4.3
+
+
+def parse_der(data: bytes) -> 'list[tuple[int, bytes]]':
+    """DER elements that follow one another -> (tag, contents); strange lengths end at the end."""
+    parts, at = [], 0
+    while at + 2 <= len(data):
+        tag, size = data[at], data[at + 1]
+        at += 2
+        if size & 0x80:                     # X.690 s8.1.3.5: so many octets of length follow
+            count = size & 0x7f
+            size = int.from_bytes(data[at:at + count], 'big')
+            at += count
+        parts.append((tag, data[at:at + size]))
+        at += size
+    return parts
+
+
+def certificate_name(der: bytes) -> str:
+    """X.509 certificate -> common name of its subject, '' if there is none (RFC 5280 s4.1)."""
+    try:
+        fields = parse_der(parse_der(parse_der(der)[0][1])[0][1])
+        subject = [value for tag, value in fields if tag != DER_VERSION][4]
+        for _, names in parse_der(subject):
+            for _, pair in parse_der(names):
+                (_, kind), (_, value) = parse_der(pair)[:2]
+                if kind == OID_COMMON_NAME:
+                    return value.decode('utf-8', 'backslashreplace')
+    except (IndexError, ValueError):        # not what it should be: it has no name
+        pass
+    return ''
+
+
+def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
+    """What the peer says within wait_ms, until a lull -> (octets, did it end the connection?)."""
+    data = bytearray()
+    while len(data) < limit:
+        try:
+            piece = sock.read_some(limit - len(data), BANNER_LULL_MS if data else wait_ms)
+        except socket.timeout:
+            break
+        except OSError:
+            piece = b''
+        if not piece:
+            return bytes(data), True
+        data += piece
+    return bytes(data), False
+
+
+def http_request(target, agent: str) -> bytes:
+    """The request of banner.probe=http: of the past, so that the answer comes in one piece."""
+    host = target.host if target.port in HTTP_PORTS else target
+    return ('GET / HTTP/1.0\r\nHost: %s\r\nUser-Agent: %s\r\nAccept: */*\r\n\r\n'
+            % (host, agent)).encode()
+
+
+def banner_tls(sock, events, size):
+    """Start TLS: version and certificate, or why not, and what the peer said instead."""
+    try:
+        sock.start_tls()
+    except OSError as error:
+        events[BANNER_TLS_FAIL] = why(error)
+        if sock.piece and not is_tls_record(sock.piece):
+            events[BANNER_TEXT] = sock.piece[:size].decode('latin-1')
+        if isinstance(error, Unable):
+            raise
+        return
+    events[BANNER_TLS_VERSION] = sock.tls.version()
+    certificate = sock.tls.getpeercert(True)
+    if certificate:
+        events[BANNER_CERTIFICATE] = certificate
+
+
+def is_tls_record(data: bytes) -> bool:
+    """RFC 8446 s5.1: content type 20-23, version 3.x."""
+    return data[:1] in (b'\x14', b'\x15', b'\x16', b'\x17') and data[1:2] in (b'\3', b'')
+
+
+def probe_banner(target, sock, events, options) -> 'tuple[bytes, bool]':
+    """Nothing came: say something -> (octets, did the peer end the connection?)."""
+    events[BANNER_PROBE] = options.probe
+    if options.probe != 'http':
+        banner_tls(sock, events, options.size)
+        if BANNER_TLS_FAIL in events:
+            return b'', True
+    if options.probe == 'tls':
+        return hear(sock, options.wait, options.size)
+    try:
+        sock.write_all(http_request(target, options.agent))
+    except OSError:
+        return b'', True
+    return hear(sock, math.inf, options.size)
+
+
+def talk_banner(target, sock, events, options):
+    """Listen, probe, listen; into events."""
+    octets, ended = hear(sock, options.wait, options.size)
+    if not octets and not ended and options.probe != 'none':
+        octets, ended = probe_banner(target, sock, events, options)
+    if octets:
+        events[BANNER_TEXT] = octets.decode('latin-1')
+    elif not {BANNER_TLS_FAIL, BANNER_TLS_VERSION} & set(events):
+        events[BANNER_CLOSED if ended else BANNER_SILENT] = True
+
+
+def banner_line(target, events: dict) -> str:
+    """The entry as one line: ip:port, how, what."""
+    how = events.get(BANNER_PROBE, 'greeting')
+    for code, word in ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
+                       (BANNER_CLOSED, 'closed'), (BANNER_TLS_FAIL, 'no-tls')):
+        if code in events:
+            how = word
+    words = [str(target), how]
+    words += [events[code] for code in (BANNER_TLS_VERSION, BANNER_TLS_FAIL) if code in events]
+    name = certificate_name(events.get(BANNER_CERTIFICATE, b''))
+    if name:
+        words.append('CN=' + name)
+    text = events.get(BANNER_TEXT, '').rstrip('\r\n')
+    words.append(text.encode('latin-1').decode('utf-8', 'backslashreplace'))
+    return ' '.join(filter(None, words))
+
+
+def write_banner(target, out, events: dict):
+    """An entry of the CBA; one line where there is none."""
+    if out.is_text:
+        return out.line(banner_line(target, events))
+    out.later('banner://%s' % target)
+    for code, value in events.items():
+        if value is True:
+            out.bit(code)
+        else:
+            (out.str if isinstance(value, str) else out.data)(value, code)
+
+
+@module('banner', codes=BANNER_CODES, options={
+    'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
+    'read_timeout': (5000, 'ms for the whole talk', MILLISECONDS),
+    'wait': (1000, 'ms for the server to speak first', MILLISECONDS),
+    'probe': ('http', 'what is sent if it does not: http, tls, https or none',
+              one_of('http', 'tls', 'https', 'none')),
+    'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
+    'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
+def check_banner(target, out, options):
+    """What speaks there, unasked or asked: first octets, TLS version, certificate."""
+    events = {}                             # code: value, in the order of the entry
+    try:
+        sock = target.connect(options.conn_timeout)
+    except OSError:
+        write_banner(target, out, {BANNER_CONN_FAIL: True})
+        raise
+    try:
+        with sock:
+            sock.extend(options.read_timeout)
+            talk_banner(target, sock, events, options)
+    finally:
+        if events:                          # none: a bug, which says nothing about the target
+            write_banner(target, out, events)
+
+
 # ==== 7 Connect engine ================================================================
 
 EINPROGRESS, EALREADY, EISCONN = errno.EINPROGRESS, errno.EALREADY, errno.EISCONN
@@ -1269,7 +1807,6 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, 
 CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and target are in use
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
-IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 BATCH = 256                         # probes between two looks at the events
 TICK_S = 0.1
 EARLY_S = 0.01                      # a deadline of whole seconds comes before the kernel's repeat
@@ -2097,6 +2634,7 @@ class Crew:
         self.passed = 0                     # results that passed the filters
         self.bugs = collections.Counter()   # module name -> exceptions that it let through
         self.failures = collections.Counter()   # (module name, reason) -> talks that OSError ended
+        self.drops = collections.Counter()  # filter's name -> results that it dropped
         self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True)
                         for number in range(1, threads + 1)]
 
@@ -2176,6 +2714,8 @@ class Crew:
                     return
                 counted = True
             if self.call(each, target, out) is False and each.filter:
+                with self.lock:
+                    self.drops[each.name] += 1
                 return
         if not counted:
             self.count()
@@ -2197,6 +2737,9 @@ class Crew:
         except OSError as error:            # timeouts and resets are everyday life
             with self.lock:
                 self.failures[each.name, why(error)] += 1
+                first = self.failures[each.name, why(error)] == 1
+            if first and isinstance(error, Unable):
+                self.console.note('warning: module %s: %s' % (each.name, why(error)))
         except BaseException as error:      # a bug, or sys.exit(): neither must end this thread
             with self.lock:
                 self.bugs[each.name] += 1
@@ -2646,9 +3189,12 @@ def modules_text() -> str:
     """The modules and their options, for -h."""
     lines = ['modules:']
     for each in MODULES.values():
-        lines.append('  %-26s%s' % (each.name, each.help))
-        lines += ['    %-24s%s (default: %s)' % (each.name + '.' + name, help, default)
-                  for name, (default, help) in each.options.items()]
+        lines.append('  %-30s%s' % (each.name, each.help))
+        lines += ['    %-28s%s (default: %s)' % (each.name + '.' + name, option[1], option[0])
+                  for name, option in each.options.items()]
+        words = ', '.join('%d=%s' % code for code in each.codes.items())
+        lines += textwrap.wrap(words, 79, initial_indent='    codes in a CBA file: ',
+                               subsequent_indent='      ')
     return '\n'.join(lines) + '\n'
 
 
@@ -3224,6 +3770,8 @@ def tell_end(console, crew, error):
     """What the user must know at the end, -q or not."""
     for name, count in crew.bugs.items():
         console.note('module %s: raised %s' % (name, many(count, 'time')))
+    for name, count in crew.drops.items():
+        console.progress('module %s: dropped %s' % (name, many(count, 'result')))
     for (name, reason), count in crew.failures.most_common():
         console.progress('module %s: %s: %s' % (name, reason, many(count, 'target')))
     if error:
