@@ -1135,7 +1135,8 @@ class TimedSocket:
         self.piece = b''                # last octets that came for TLS, as they came
         self.sock = new_tcp_socket(source)
         try:
-            self.timed().connect((host, port))
+            with contextlib.suppress(ConnectionResetError):     # after accepting: reading tells
+                self.timed().connect((host, port))
         except BaseException:
             self.sock.close()
             raise

@@ -21,6 +21,7 @@ import io
 import ipaddress
 import itertools
 import json
+import math
 import os
 import pty
 import pwd
@@ -31,6 +32,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -39,6 +41,7 @@ import threading
 import time
 import unittest
 import unittest.mock
+import warnings
 import zlib
 
 try:
@@ -3578,6 +3581,619 @@ def check(target, out, options):
             peer.close()
             with self.assertRaisesRegex(ConnectionError, 'ended too early'):
                 sock.read_exact(3)
+
+
+# ==== Modules against servers =========================================================
+
+RFB8 = b'RFB 003.008\n'
+X11_YES = b'\1\0\x0b\0\0\0'
+WIN, TLS_ONLY = (CBA_BIT, 6, True), (CBA_BIT, 7, True)
+GOOD, KINDA_GOOD = (CBA_BIT, 4, True), (CBA_BIT, 5, True)
+READ_FAIL = CBA_BIT, 3, True
+ENDS, RESETS, DRIPS = 'close', 'reset', 'drip'       # steps of a server; DRIPS: for ever
+
+# name, steps (octets: send, number: read so many), events, what else it raises
+RFB_TALKS = [
+    ('no password', [RFB8, 12, b'\1\1'], [WIN], ''),
+    ('password', [RFB8, 12, b'\1\2'], [], ''),
+    ('VeNCrypt', [RFB8, 12, b'\2\x02\x13'], [(CBA_BIT, 9, True)], ''),
+    ('VeNCrypt, none', [RFB8, 12, b'\2\x13\1'], [WIN, (CBA_BIT, 9, True)], ''),
+    ('255 types', [RFB8, 12, b'\xff' + bytes(range(1, 256))], [WIN, (CBA_BIT, 9, True)], ''),
+    ('255 types promised', [RFB8, 12, b'\xff\1\1\1', ENDS], [READ_FAIL], 'too early'),
+    ('TLS and password', [RFB8, 12, b'\2\x12\2'], [], ''),
+    ('TLS, no TLS', [RFB8, 12, b'\1\x12', 1, b'HTTP/1.1 400 Bad\r\n'],
+     [TLS_ONLY, (CBA_BIT, 8, True)], 'TLS: wrong version number'),
+    ('TLS, closed', [RFB8, 12, b'\1\x12', 1, ENDS], [TLS_ONLY, (CBA_BIT, 8, True)], 'e'),
+    ('reason', [RFB8, 12, b'\0\0\0\0\3no\xe9'], [(CBA_STR, 5, 'Error: no\xe9')], ''),
+    ('reason of nothing', [RFB8, 12, bytes(5)], [(CBA_STR, 5, 'Error: ')], ''),
+    ('reason of 4 GB', [RFB8, 12, b'\0\xff\xff\xff\xff' + b'x' * 9000],
+     [(CBA_STR, 5, 'Error: ' + 'x' * 511)], ''),
+    ('reason cut', [RFB8, 12, b'\0\0\0\1\0why', ENDS], [(CBA_STR, 5, 'Error: why')], ''),
+    ('reason missing', [RFB8, 12, b'\0\0\0\1\0', ENDS], [READ_FAIL], 'too early'),
+    ('3.3, no password', [b'RFB 003.003\n', 12, b'\0\0\0\1'], [WIN], ''),
+    ('3.3, password', [b'RFB 003.003\n', 12, b'\0\0\0\2'], [], ''),
+    ('3.3, reason', [b'RFB 003.003\n', 12, b'\0\0\0\0\0\0\0\4full'],
+     [(CBA_STR, 5, 'Error: full')], ''),
+    ('3.3, short', [b'RFB 003.003\n', 12, b'\0\0\0', ENDS], [READ_FAIL], 'too early'),
+    ('no types', [RFB8, 12, ENDS], [READ_FAIL], 'too early'),
+    ('another protocol', [b'SSH-2.0-OpenSSH_9\r\n'], [(CBA_DATA, 2, b'SSH-2.0-Open')], ''),
+    ('no digits', [b'RFB 003.0x8\n'], [(CBA_DATA, 2, b'RFB 003.0x8\n')], ''),
+    ('greeting cut', [b'RFB 003', ENDS], [(CBA_DATA, 2, b'RFB 003')], ''),
+    ('drip', [RFB8, 12, b'\xff', DRIPS], [READ_FAIL], 'timed out'),
+    ('silent', [], [], 'no greeting'),
+    ('closed', [ENDS], [], 'no greeting'),
+    ('reset', [RESETS], [], 'no greeting'),
+]
+RFB_VERSIONS = [                            # what it says, what we answer
+    ('003.003', (3, 3)), ('003.005', (3, 5)), ('003.006', (3, 6)), ('003.007', (3, 7)),
+    ('003.008', (3, 8)), ('003.014', (3, 4)), ('003.016', (3, 6)), ('003.009', (3, 8)),
+    ('003.889', (3, 8)), ('004.000', (3, 8)), ('004.001', (3, 8)), ('005.000', (3, 8)),
+    ('003.015', (3, 8)), ('000.000', (0, 0)), ('3.8', None)]
+X11_TALKS = [
+    ('open', [12, X11_YES], [GOOD], ''),
+    ('not version 11', [12, b'\1\0\x0a\0\0\0'], [KINDA_GOOD], ''),
+    ('cut', [12, X11_YES[:4], ENDS], [KINDA_GOOD], ''),
+    ('refused', [12, b'\0\x16\x0b\0\0\0'], [], ''),
+    ('authenticate', [12, b'\2\0\0\0\0\0'], [], ''),
+    ('closed', [12, ENDS], [(CBA_BIT, 2, True)], 'too early'),
+    ('silent', [], [(CBA_BIT, 2, True)], 'timed out'),
+]
+SSH_LINE = 'SSH-2.0-\x1b[31m\u202ex'
+HTTP_ASKED = len(b'GET / HTTP/1.0\r\nHost: 127.0.0.1:12345\r\nUser-Agent: cscan/1.0\r\n'
+                 b'Accept: */*\r\n\r\n')
+PROBED = CBA_STR, 5, 'http'
+BANNER_TALKS = [                            # as above, and in place of what it raises: the line
+    ('speaks first', [b'220 hello\r\n'], [(CBA_STR, 2, '220 hello\r\n')],
+     'greeting 220 hello'),
+    ('in pieces', [b'220-', b'one\r\n', b'220 two\r\n', ENDS],
+     [(CBA_STR, 2, '220-one\r\n220 two\r\n')], 'greeting 220-one\\r\\n220 two'),
+    ('hostile', [SSH_LINE.encode() + b'\xff\n\x9b'],
+     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b')],
+     r'greeting SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
+    ('too much', [b'y' * 300000], [(CBA_STR, 2, 'y' * 2048)], 'greeting ' + 'y' * 2048),
+    ('drip', [DRIPS], [], ''),
+    ('http', [HTTP_ASKED, b'HTTP/1.0 200 OK\r\n\r\n', ENDS],
+     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n')], 'http HTTP/1.0 200 OK'),
+    ('silent', [], [PROBED, (CBA_BIT, 3, True)], 'silent'),
+    ('closed', [ENDS], [(CBA_BIT, 4, True)], 'closed'),
+    ('reset', [RESETS], [(CBA_BIT, 4, True)], 'closed'),
+    ('closed when asked', [10, ENDS], [PROBED, (CBA_BIT, 4, True)], 'closed'),
+]
+TLS_PEM = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgdRa9QOtPkaAgTmXJ
+VMWFAzKR5+v/vlBjCAP91yPaWKmhRANCAAQvATdsZLuLwz17gzv4LKb+qib2s7gA
+LT398CT6imtguswrANd8HaVy9kPjYUzwlKalYc2W7FqiI9eZQ6tvqXBW
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBqjCCAU+gAwIBAgIUJMOq9JTnSx8WgpEnsyzIqVSE3GwwCgYIKoZIzj0EAwIw
+KTEOMAwGA1UECgwFVGVzdHMxFzAVBgNVBAMMDmJhbm5lci5leGFtcGxlMCAXDTI2
+MTEyMTEwMDUwOFoYDzIxMjYxMDI4MTAwNTA4WjApMQ4wDAYDVQQKDAVUZXN0czEX
+MBUGA1UEAwwOYmFubmVyLmV4YW1wbGUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAQvATdsZLuLwz17gzv4LKb+qib2s7gALT398CT6imtguswrANd8HaVy9kPjYUzw
+lKalYc2W7FqiI9eZQ6tvqXBWo1MwUTAdBgNVHQ4EFgQUDouTwplPLFwEe8iRyzuS
+oCBtBg0wHwYDVR0jBBgwFoAUDouTwplPLFwEe8iRyzuSoCBtBg0wDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEArsll/C3UwOVGLdQPW/LcNLTzRwIz
+eOBHHEtH9I43vI8CIQCc3Zk3RiPw4LItWsFT/fZzK7qlXqAGXnIJyTPe1dPHYA==
+-----END CERTIFICATE-----
+"""
+
+
+def anonymous_context():
+    """A server's, for Diffie-Hellman without certificates."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers('aNULL:@SECLEVEL=0')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        context.options |= ssl.OP_NO_TLSv1_3
+    return context
+
+
+def certified_context(path, tls1=False):
+    """A server's, with the certificate above; tls1: TLS 1.0 only."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with open(path, 'w') as file:
+        file.write(TLS_PEM)
+    context.load_cert_chain(path)
+    if tls1:
+        context.set_ciphers('ALL:@SECLEVEL=0')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+            context.maximum_version = ssl.TLSVersion.TLSv1
+    return context
+
+
+class KeepingSink:
+    """Keeps the events of one entry; deferred ones come with the first real one."""
+    failed = ''
+
+    def __init__(self):
+        self.events = []
+
+    def write(self, thread, events):
+        self.events += events
+
+
+class Talks(Case):
+    """rfb, x11, banner and checkcookie against servers that do what a table says."""
+
+    QUICK = 'NAME.read_timeout=120,NAME.conn_timeout=2000'
+    QUICK_BANNER = QUICK + ',banner.wait=20'
+
+    def setUp(self):
+        super().setUp()
+        self.hosts = Hosts(self)
+
+    def serve(self, *talks):
+        """Each connection gets the next of these functions -> the server's port."""
+        listener = self.hosts.listener(backlog=len(talks) + 1)
+
+        def each(peer, act):
+            with contextlib.suppress(OSError), peer:
+                act(peer)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                for act in talks:
+                    peer, _ = listener.accept()
+                    self.addCleanup(peer.close)
+                    peer.settimeout(20)
+                    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    threading.Thread(target=each, args=(peer, act), daemon=True).start()
+        threading.Thread(target=accept, daemon=True).start()
+        self.addCleanup(listener.shutdown, socket.SHUT_RDWR)
+        return listener.getsockname()[1]
+
+    @staticmethod
+    def play(*steps):
+        """The function that plays a server's steps, then waits for the client to go."""
+        def act(peer):
+            for step in steps:
+                if isinstance(step, bytes):
+                    peer.sendall(step)
+                elif isinstance(step, int):
+                    peer.recv(step, socket.MSG_WAITALL)
+                elif step is RESETS:
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+                if step in (ENDS, RESETS):
+                    return
+                while step is DRIPS:
+                    peer.sendall(b'd')
+                    time.sleep(0.01)
+            while peer.recv(65536):
+                pass
+        return act
+
+    def examine(self, name, port, settings='', sink=None):
+        """A module on a port -> (events without head, why it raised OSError)."""
+        each = cscan.find_module(name)
+        out = cscan.Out(sink or KeepingSink(), 1)
+        out.begin(each.entry)
+        error = ''
+        options = cscan.module_options([each], settings.replace('NAME', name))[each.name]
+        try:
+            each.check(cscan.Target('127.0.0.1', port, ''), out, options)
+        except OSError as caught:
+            error = cscan.why(caught)
+        return getattr(out.sink, 'events', None), error
+
+    def all_at_once(self, name, jobs):
+        """(server's function, settings) pairs -> (port, events, why it raised) of each."""
+        found = [None] * len(jobs)
+
+        def talk(index, port, settings):
+            found[index] = (port,) + self.examine(name, port, settings)
+        threads = [threading.Thread(target=talk, args=(index, self.serve(act), settings))
+                   for index, (act, settings) in enumerate(jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    def assert_talk(self, name, port, events, raised, found):
+        scheme = {'rfb': 'vnc'}.get(name, name)
+        head = [(cscan.CBA_HEAD, 0, name), (CBA_STR, 0, '%s://127.0.0.1:%d' % (scheme, port))]
+        self.assertEqual(found[0], (head if events else []) + events)
+        (self.assertIn if raised else self.assertEqual)(raised, found[1])
+
+    def assert_talks(self, name, rows):
+        found = self.all_at_once(name, [(self.play(*steps), '' if row not in (
+            'silent', 'drip') else self.QUICK) for row, steps, _, _ in rows])
+        for (row, _, events, raised), (port, *got) in zip(rows, found):
+            with self.subTest(row):
+                self.assert_talk(name, port, events, raised, got)
+
+    def test_rfb(self):
+        self.assert_talks('rfb', RFB_TALKS)
+
+    def test_rfb_versions(self):
+        for text, version in RFB_VERSIONS:
+            with self.subTest(text):
+                self.assertEqual(cscan.rfb_version(b'RFB %s\n' % text.encode()), version)
+
+    def test_rfb_says(self):
+        """The version line that we send, and type 18 once it is the only one."""
+        heard = []
+
+        def act(peer):
+            peer.sendall(b'RFB 003.889\n')
+            heard.append(peer.recv(12, socket.MSG_WAITALL))
+            peer.sendall(b'\2\x12\x12')
+            heard.append(peer.recv(1))
+        port = self.serve(act)
+        self.examine('rfb', port, self.QUICK)
+        self.assertEqual(heard, [b'RFB 003.008\n', b'\x12'])
+
+    def test_rfb_anonymous_tls(self):
+        """Type 18: the types inside count; a certificate is not wanted, and none is there."""
+        inner = [(b'\1\1', [WIN], ''), (b'\1\2', [], ''), (b'\2\1', [READ_FAIL], 'too early'),
+                 (b'\0\0\0\0\2no', [(CBA_STR, 5, 'Error: no')], '')]
+
+        def tls(octets):
+            def server(peer):
+                peer.sendall(RFB8)
+                peer.recv(12, socket.MSG_WAITALL)
+                peer.sendall(b'\1\x12')
+                peer.recv(1)
+                with context.wrap_socket(peer, server_side=True) as secure:
+                    secure.sendall(octets)
+                    if len(octets) == 2 and octets[0] == 2:
+                        secure.unwrap()
+                    secure.recv(1)
+            return server
+        context = anonymous_context()
+        port = self.serve(*[tls(octets) for octets, _, _ in inner])
+        for octets, events, raised in inner:
+            with self.subTest(octets=octets):
+                self.assert_talk('rfb', port, [TLS_ONLY] + events, raised,
+                                 self.examine('rfb', port))
+
+    def test_closing_at_each_octet(self):
+        """Whatever they say, in pieces, however short: an entry or an OSError, no bug."""
+        whole = (('rfb', RFB8 + b'\2\x12\x12'), ('rfb', RFB8 + b'\0\0\0\0\3abc'),
+                 ('rfb', b'RFB 003.003\n\0\0\0\1'), ('x11', X11_YES), ('banner', b'220 x\r\n'))
+        cuts = [(name, text[:size]) for name, text in whole for size in range(len(text) + 1)]
+        port = self.serve(*[self.play(*([text] if text else []) + [ENDS]) for _, text in cuts])
+        for name, text in cuts:
+            with self.subTest(name=name, text=text):
+                events, error = self.examine(name, port, self.QUICK)
+                self.assertTrue(events or error or name == 'x11' or text == RFB8[:-1])
+
+    def test_not_reachable(self):
+        port = self.hosts.closed()[1]
+        for name in ('rfb', 'x11', 'banner'):
+            with self.subTest(name):
+                self.assert_talk(name, port, [(CBA_BIT, 1, True)], 'Connection refused',
+                                 self.examine(name, port))
+
+    def test_x11(self):
+        self.assert_talks('x11', X11_TALKS)
+
+    def banners(self, jobs):
+        """As all_at_once -> entries without their beginning, lines, why it raised."""
+        for port, events, error in self.all_at_once('banner', jobs):
+            entry = [event for event in events if event[0] != cscan.CBA_HEAD]
+            self.assertEqual(entry.pop(0), (CBA_STR, 0, 'banner://127.0.0.1:%d' % port))
+            line = cscan.banner_line('TARGET', {code: value for _, code, value in entry})
+            yield entry, cscan.printable(line), error
+
+    def test_banner(self):
+        """Whatever comes, in entries and in lines."""
+        found = self.banners([(self.play(*steps), 'banner.wait=%d,banner.read_timeout=%d' % (
+            5000 if steps and not isinstance(steps[0], int) else 100,
+            300 if name in ('silent', 'drip') else 5000)) for name, steps, _, _ in BANNER_TALKS])
+        for (name, _, events, line), (entry, words, error) in zip(BANNER_TALKS, found):
+            with self.subTest(name):
+                if name == 'drip':
+                    self.assertRegex(words, '^TARGET greeting d{2,}$')
+                    continue
+                self.assertEqual((entry, words, error), (events, 'TARGET ' + line, ''))
+
+    def test_banner_request(self):
+        """One request of HTTP/1.0 with the address and who asks; none with probe=none."""
+        heard = []
+
+        def act(peer):
+            heard.append(peer.recv(1000))
+        port = self.serve(act, act)
+        self.examine('banner', port, self.QUICK_BANNER + ',banner.agent=us/+http://us.example/')
+        self.assertEqual(heard, [b'GET / HTTP/1.0\r\nHost: 127.0.0.1:%d\r\nUser-Agent: us/+http:'
+                                 b'//us.example/\r\nAccept: */*\r\n\r\n' % port])
+        events, _ = self.examine('banner', port, self.QUICK_BANNER + ',banner.probe=none')
+        self.assertEqual(events[2:], [(CBA_BIT, 3, True)])
+        self.assertEqual(cscan.http_request(cscan.Target('192.0.2.1', 443, ''), 'a')[:30],
+                         b'GET / HTTP/1.0\r\nHost: 192.0.2.1\r\n'[:30])
+
+    def tls_talks(self):
+        """name, probe, what the server does, how the line begins, codes of the entry."""
+        context = certified_context(self.path('tls.pem'))
+
+        def secure(*steps):
+            def act(peer):
+                with context.wrap_socket(peer, server_side=True) as inside:
+                    for step in steps:
+                        inside.sendall(step) if step else inside.recv(1000)
+                    inside.recv(1)
+            return act
+        name = r'TLSv1\.[23] CN=banner\.example'
+        return [
+            ('silent inside', 'tls', secure(), 'tls %s' % name, [5, 6, 7]),
+            ('speaks inside', 'tls', secure(b'220 in\r\n'), 'tls %s 220 in' % name, [5, 6, 7, 2]),
+            ('https', 'https', secure(b'', b'HTTP/1.0 200 OK\r\n'),
+             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2]),
+            ('http, not TLS', 'tls', self.play(5, b'HTTP/1.1 400 Bad\r\n'),
+             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2]),
+            ('alert', 'tls', self.play(5, b'\x15\3\3\0\2\2\x28'),
+             'no-tls TLS: .*handshake failure', [5, 8]),
+            ('closes', 'tls', self.play(5, ENDS), 'no-tls .*', [5, 8]),
+            ('silent', 'tls', self.play(), 'no-tls timed out', [5, 8]),
+            ('speaks first', 'tls', self.play(b'220 x\r\n'), 'greeting 220 x', [2])]
+
+    def test_banner_tls(self):
+        talks = self.tls_talks()
+        der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
+        found = self.banners([(act, 'banner.wait=%d,banner.probe=%s,banner.read_timeout=%d' % (
+            5000 if codes == [2] else 120, probe, 300 if name == 'silent' else 5000))
+            for name, probe, act, _, codes in talks])
+        for (name, _, _, line, codes), (entry, words, error) in zip(talks, found):
+            with self.subTest(name):
+                self.assertEqual(([code for _, code, _ in entry], error), (codes, ''))
+                self.assertRegex(words, '^TARGET %s$' % line)
+                if 7 in codes:
+                    self.assertIn((CBA_DATA, 7, der), entry)
+
+    @unittest.skipUnless(hasattr(ssl, 'TLSVersion'), 'Python 3.7')
+    def test_old_tls(self):
+        """Servers of the past answer, too, if the library can speak with them at all."""
+        context = certified_context(self.path('tls.pem'), tls1=True)
+        port = self.serve(lambda peer: context.wrap_socket(peer, server_side=True).recv(1))
+        events, _ = self.examine('banner', port, 'banner.wait=40,banner.probe=tls')
+        self.assertIn((CBA_STR, 6, 'TLSv1'), events)
+
+    def test_certificate_name(self):
+        der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
+        self.assertEqual(cscan.certificate_name(der), 'banner.example')
+        draw = random.Random(SEED)
+        for size in range(len(der)):
+            cscan.certificate_name(der[:size])
+            cscan.certificate_name(bytes(mutate(der, draw)))
+        for strange in (b'\x30\xff', b'\x30\x84\xff\xff\xff\xff', b'0' * 5000, b'\x30\x80' * 99):
+            self.assertIsInstance(cscan.certificate_name(strange), str)
+
+    def test_tls_without_end(self):
+        """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
+        def flood(peer):
+            while True:
+                peer.sendall(bytes(16384))
+
+        def act():
+            taken.append(len(sock.incoming.read()))
+            raise ssl.SSLWantReadError
+        taken = []
+        with cscan.TimedSocket('127.0.0.1', self.serve(flood), 5000) as sock:
+            sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            with self.assertRaisesRegex(ConnectionError, 'without end'):
+                sock.tls_call(math.inf, act)
+        self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
+
+    def test_tls_refused_here(self):
+        """The local library is told once, by name; TLS_FAIL stands in the entry."""
+        port = self.serve(*[self.play(RFB8, 12, b'\1\x12', 1)] * 2)
+        console, sink = StubConsole(), KeepingSink()
+        each = cscan.find_module('rfb')
+        crew = cscan.Crew([each], cscan.module_options([each], ''), sink, console, 1, 9)
+        sink.finish = lambda thread: None
+        with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
+            for _ in range(2):
+                crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
+        self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
+        self.assertEqual(len(console.notes), 1)
+        self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
+        self.assertEqual(list(crew.failures.values()), [2])
+
+    def test_start_without_ssl(self):
+        """A Python without TLS scans; ssl is loaded by who needs it only."""
+        code = ('import sys; sys.modules["ssl"] = None; sys.path.insert(0, %r); import cscan\n'
+                'try: cscan.tls_context(True)\nexcept cscan.Unable as e: print(e)' % HERE)
+        words = subprocess.check_output([sys.executable, '-c', code]).decode()
+        self.assertRegex(words, '^this Python has no TLS: ')
+
+    def test_reset_at_the_end(self):
+        """close() leaves no TIME_WAIT, with TLS and without."""
+        context, ends = certified_context(self.path('tls.pem')), []
+
+        def plain(peer, said=b'x'):
+            try:
+                peer.sendall(said)
+                ends.append(peer.recv(1))
+            except OSError as error:
+                ends.append(error.errno)
+
+        def secure(peer):
+            inside = context.wrap_socket(peer, server_side=True)
+            inside.sendall(b'x')
+            with socket.socket(fileno=inside.detach()) as below:
+                below.settimeout(20)
+                plain(below, b'')
+        port = self.serve(plain, secure)
+        for tls in (False, True):
+            with cscan.TimedSocket('127.0.0.1', port, 5000) as sock:
+                if tls:
+                    sock.start_tls()
+                self.assertEqual(sock.read_exact(1), b'x')
+            wait_until(lambda: len(ends) == 1 + tls)
+        self.assertEqual(ends, [errno.ECONNRESET] * 2)
+
+    def test_cookie(self):
+        """Dropped: hosts that answer where nobody listens, ports that do not open again."""
+        each = cscan.find_module('cookie')
+        refused, silent = self.hosts.closed('127.7.0.1'), self.hosts.silent('127.7.0.1')
+        scanned = self.hosts.open('127.7.0.1')
+        rows = [(scanned, [refused[1]], True), (scanned, [silent[1]], True),
+                (scanned, [scanned[1]], True),      # a port is no evidence against itself
+                (scanned, [refused[1], silent[1], self.hosts.open('127.7.0.1')[1]], False),
+                (refused, [silent[1]], False), (silent, [refused[1]], False)]
+        for (host, port), unlikely, kept in rows:
+            with self.subTest(port=port, unlikely=unlikely):
+                options = cscan.module_options(
+                    [each], 'cookie.timeout=60,cookie.verify_timeout=60,cookie.ports='
+                    + ','.join(map(str, unlikely)))[each.name]
+                target = cscan.Target(host, port, '127.0.0.1')
+                self.assertEqual(each.check(target, None, options), kept)
+
+    def test_cookie_memory(self):
+        """A host with many open ports is asked once; the memory is bounded."""
+        each = cscan.find_module('checkcookie')
+        trap = self.hosts.listener('127.7.0.2')
+        options = cscan.module_options([each], 'cookie.timeout=60,cookie.ports=%d'
+                                       % trap.getsockname()[1])[each.name]
+        with patched(cscan, COOKIE_VERDICTS={}, COOKIE_MEMORY_MAX=3):
+            target = cscan.Target('127.7.0.2', 9, '')
+            self.assertTrue(cscan.answers_everything(target, options))
+            trap.close()
+            self.assertTrue(cscan.answers_everything(target, options))
+            for last in range(3, 20):
+                cscan.answers_everything(cscan.Target('127.7.0.%d' % last, 9, ''), options)
+                self.assertLessEqual(len(cscan.COOKIE_VERDICTS), 3)
+            self.assertFalse(cscan.answers_everything(target, options))
+
+    def test_settings(self):
+        """Options are checked before anything is sent."""
+        for setting, words in (
+                ('rfb.read_timeout=0', "rfb.read_timeout='0': a whole number from 1 to 3600000"),
+                ('x11.conn_timeout=x', "'x': a whole number"),
+                ('banner.size=32768', 'from 1 to 32767'),
+                ('banner.probe=ssh', 'http, tls, https or none was expected'),
+                ('cookie.ports=0', "'0': ports 1-65535"), ('cookie.ports=', 'ports 1-65535'),
+                ('cookie.ports=1-9', 'ports 1-65535'),
+                ('cookie.ports=' + ','.join('1' * 17), 'at most 16 ports')):
+            with self.subTest(setting):
+                self.assert_refused([words], cscan.module_options, [], setting)
+
+    def test_codes(self):
+        """Each code has a name, the same in the reader, and -h tells."""
+        for each in cscan.MODULES.values():
+            with self.subTest(each.name):
+                self.assertEqual(each.codes, cba_reader.CODES.get(each.name, {}))
+                for code, name in each.codes.items():
+                    self.assertIn('%d=%s' % (code, name), cscan.modules_text())
+
+    def test_command_line(self):
+        """Text and CBA of a run; filters count what they drop."""
+        rfb, trap = self.serve(*[self.play(RFB8, 12, b'\1\1')] * 2), self.hosts.open()[1]
+        stdin = b'127.0.0.1:%d\n' % rfb
+        status, out, err = run('cscan.py', '-x', '-mod', 'rfb,banner', '-mt', 1, stdin=stdin)
+        self.assertEqual((status, out, err), (
+            0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
+               '127.0.0.1:%d greeting RFB 003.008\n' % (rfb, rfb), ''))
+        path = self.path('x.cba')
+        status, _, err = run('cscan.py', '-x', '-mod', 'cookie,print,rfb', '-o', path, '-mcfg',
+                             'cookie.ports=%d' % trap, stdin=stdin)
+        self.assertEqual((status, err), (0, 'cscan: module checkcookie: dropped 1 result\n'))
+        self.assertEqual(list(cba_entries(path, None)), [])
+
+
+class RealServers(Case):
+    """rfb, x11 and banner against the servers that they are made for."""
+
+    def setUp(self):
+        super().setUp()
+        self.hosts = Hosts(self)
+        missing = [name for name in ('Xtigervnc', 'x11vnc', 'Xvfb') if not shutil.which(name)]
+        if missing and REQUIRED:
+            self.fail('LIVE=required: needs ' + ', '.join(missing))
+        if missing:
+            self.skipTest('needs ' + ', '.join(missing))
+
+    def start(self, port, *command, **environment):
+        """Start a server; ready once its port is open."""
+        log = open(self.path('log.%d' % port), 'wb')
+        self.addCleanup(log.close)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=dict(CLEAN, HOME=self.folder, **environment))
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+
+        def listens():
+            with socket.socket() as sock:
+                return sock.connect_ex(('127.0.0.1', port)) == 0
+        wait_until(lambda: listens() or process.poll() is not None)
+        self.assertIsNone(process.poll(), read_text(log.name))
+
+    def vnc(self, *options):
+        """Xtigervnc of these options -> its port."""
+        port, display = next(FREE_PORT), self.display()
+        self.start(port, 'Xtigervnc', display, '-rfbport', str(port), '-nolisten', 'tcp',
+                   '-BlacklistThreshold', '100000', *options)
+        return port
+
+    @staticmethod
+    def display():
+        """A display that nobody has."""
+        return next(':%d' % number for number in map(lambda port: port % 20000, FREE_PORT)
+                    if not os.path.exists('/tmp/.X%d-lock' % number))
+
+    def x11(self, *options):
+        """Xvfb of these options -> (its port, its display)."""
+        display = self.display()
+        port = 6000 + int(display[1:])
+        self.start(port, 'Xvfb', display, '-listen', 'tcp', *options)
+        return port, display
+
+    def codes(self, module, port, *settings):
+        """Codes in the entry that a run of the program writes, none without an entry."""
+        path = self.path('%s.%d.cba' % (module, port))
+        status, out, err = run('cscan.py', '-x', '-mod', module, '-o', path,
+                               stdin=b'127.0.0.1:%d\n' % port)
+        self.assertEqual((status, out), (0, ''), err)
+        return [sorted(set(entry.dict) - {0}) for entry in cba_entries(path, module)], err
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_tigervnc(self):
+        secret = self.path('secret', b'password')
+        for options, codes in ((['None'], [[6]]), (['TLSNone'], [[9]]),
+                               (['VncAuth', '-rfbauth', secret], []),
+                               (['None,TLSNone'], [[6, 9]])):
+            with self.subTest(options=options):
+                self.assertEqual(self.codes('rfb', self.vnc('-SecurityTypes', *options)),
+                                 (codes, ''))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_anonymous_tls(self):
+        """Type 18, as vino and x11vnc speak it."""
+        _, display = self.x11('-ac')
+        settings = self.path('openssl.cnf', b"""
+openssl_conf = main
+[main]
+ssl_conf = modules
+[modules]
+system_default = all
+[all]
+CipherString = DEFAULT:@SECLEVEL=0
+""")
+        port = next(FREE_PORT)
+        self.start(port, 'x11vnc', '-display', display, '-rfbport', str(port), '-ssl', 'TMP',
+                   '-vencrypt', 'never', '-anontls', 'force', '-forever', '-shared', '-nopw',
+                   OPENSSL_CONF=settings)
+        self.assertEqual(self.codes('rfb', port), ([[6, 7]], ''))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_xvfb(self):
+        name = b'MIT-MAGIC-COOKIE-1'            # Xau(3): family, address, display, name, key
+        keys = self.path('keys', b'\xff\xff' b'\0\0' b'\0\0' b'\0\x12' + name
+                         + b'\0\x10' + bytes(range(16)))
+        for options, codes in ((['-ac'], [[4]]), (['-auth', keys], [])):
+            with self.subTest(options=options):
+                self.assertEqual(self.codes('x11', self.x11(*options)[0]), (codes, ''))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_banner(self):
+        port = self.vnc('-SecurityTypes', 'None')
+        _, out, _ = run('cscan.py', '-x', '-mod', 'banner', stdin=b'127.0.0.1:%d\n' % port)
+        self.assertEqual(out, '127.0.0.1:%d greeting RFB 003.008\n' % port)
 
 
 # ==== Live ============================================================================
@@ -7956,6 +8572,25 @@ masscanned.RingLink = refuse''')
             4004, 53, DNS_QUERY), 1), 0.2))
         self.assertEqual(each.end(), 0)
         self.assertIn('1 udp checksum', each.err())
+
+    def test_checkcookie(self):
+        """A scan of a host that answers everything: all ports open, and none with the filter."""
+        command = ['ip', 'netns', 'exec', self.near] + tool(
+            'cscan.py', '-f', '10.88.0.16/29', '-p', '80,5900', '--once', '-ct', 0, '-t', 500)
+        for modules, count in (('print', 16), ('checkcookie,print', 0)):
+            with self.subTest(modules):
+                done = subprocess.run(command + ['-mod', modules], stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, timeout=TIMEOUT_S)
+                self.assertEqual((done.returncode, len(set(done.stdout.split()))), (0, count))
+                self.assertIn(b'16 packets in', done.stderr)
+        self.assertIn(b'module checkcookie: dropped 16 results', done.stderr)
+
+    def test_banner(self):
+        """The scanner's banner of the responder: what it answers to a request of HTTP."""
+        done = subprocess.run(['ip', 'netns', 'exec', self.near] + tool(
+            'cscan.py', '-x', '-q', '-mod', 'banner', '-mcfg', 'banner.wait=50'),
+            input=b'10.88.0.30:81', stdout=subprocess.PIPE, timeout=TIMEOUT_S)
+        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http HTTP/1\.[01] 401 [^\n]*\n\Z')
 
     def test_vlan(self):
         """An answer carries the tag of its question: none, one, two."""
