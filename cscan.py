@@ -1250,6 +1250,7 @@ def new_tcp_socket(source: str):
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # RFB in TLS: 22 -> 1500 talks/s
         if source:
             sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((source, 0))
@@ -1396,6 +1397,9 @@ def module_options(modules: 'list[Module]', text: str) -> 'dict[str, object]':
         **{name: option_value(each, name, each.options[name][0]) for name in each.options})
         for each in modules}
     for (name, option), value in parse_settings(text).items():
+        if not option:
+            raise UserError('argument -mcfg: %r: module.option=value was expected'
+                            % (name + '=' + value))
         each = find_module(name)
         if option not in each.options:
             raise UserError('argument -mcfg: %r: module %s has %s' % (
@@ -1443,9 +1447,15 @@ def noting(out, code):
     """An OSError inside becomes a bit of the entry, and goes on to be counted by its reason."""
     try:
         yield
-    except OSError:
-        out.bit(code)
+    except OSError as error:
+        if not is_local(error):
+            out.bit(code)
         raise
+
+
+def is_local(error: OSError) -> bool:
+    """Want of descriptors, ports and such: it says nothing about the target."""
+    return error.errno in LOCAL or error.errno in CLASH
 
 
 # ---- checkcookie ----
@@ -1784,12 +1794,13 @@ def write_banner(target, out, events: dict):
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
 def check_banner(target, out, options):
-    """What speaks there, unasked or asked: first octets, TLS version, certificate."""
+    """What speaks there: first octets, TLS version, certificate."""
     events = {}                             # code: value, in the order of the entry
     try:
         sock = target.connect(options.conn_timeout)
-    except OSError:
-        write_banner(target, out, {BANNER_CONN_FAIL: True})
+    except OSError as error:
+        if not is_local(error):
+            write_banner(target, out, {BANNER_CONN_FAIL: True})
         raise
     try:
         with sock:
@@ -3515,6 +3526,9 @@ def run(args, console, signals) -> int:
         args = resumed_args(args, state)
     modules = load_modules(args.mod)
     options = module_options(modules, args.mcfg)
+    if all(each.filter for each in modules) and not args.l:
+        console.note('warning: -mod %s: filters only, nothing shows what they let pass: add print'
+                     % ','.join(each.name for each in modules))
     if args.x:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)

@@ -3868,6 +3868,15 @@ class Talks(Case):
                 self.assert_talk(name, port, [(CBA_BIT, 1, True)], 'Connection refused',
                                  self.examine(name, port))
 
+    def test_local_errors(self):
+        """No descriptors, no ports: counted, and nothing is said about the target."""
+        def refuse(source):
+            raise OSError(number, os.strerror(number))
+        for name, number in itertools.product(('rfb', 'x11', 'banner'), (
+                errno.EMFILE, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EPERM)):
+            with self.subTest(name=name, number=number), patched(cscan, new_tcp_socket=refuse):
+                self.assertEqual(self.examine(name, 1), ([], os.strerror(number)))
+
     def test_x11(self):
         self.assert_talks('x11', X11_TALKS)
 
@@ -4066,6 +4075,7 @@ class Talks(Case):
                 ('x11.conn_timeout=x', "'x': a whole number"),
                 ('banner.size=32768', 'from 1 to 32767'),
                 ('banner.probe=ssh', 'http, tls, https or none was expected'),
+                ('probe=tls', "'probe=tls': module.option=value was expected"),
                 ('cookie.ports=0', "'0': ports 1-65535"), ('cookie.ports=', 'ports 1-65535'),
                 ('cookie.ports=1-9', 'ports 1-65535'),
                 ('cookie.ports=' + ','.join('1' * 17), 'at most 16 ports')):
@@ -4088,6 +4098,7 @@ class Talks(Case):
         self.assertEqual((status, out, err), (
             0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
                '127.0.0.1:%d greeting RFB 003.008\n' % (rfb, rfb), ''))
+        self.assertIn('filters only', run('cscan.py', '-x', '-mod', 'cookie')[2])
         path = self.path('x.cba')
         status, _, err = run('cscan.py', '-x', '-mod', 'cookie,print,rfb', '-o', path, '-mcfg',
                              'cookie.ports=%d' % trap, stdin=stdin)
