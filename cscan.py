@@ -1222,8 +1222,6 @@ class TimedSocket:
                 return result
             except ssl.SSLWantReadError:
                 self.write_raw(self.outgoing.read())
-            except ssl.SSLZeroReturnError:
-                raise TlsEnd('TLS: the peer ended') from None
             except ssl.SSLError as error:
                 raise ConnectionError('TLS: ' + tls_reason(error)) from None
             if taken > TLS_MAX:
@@ -1250,7 +1248,7 @@ def new_tcp_socket(source: str):
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # RFB in TLS: 22 -> 1500 talks/s
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # RFB in TLS: 40 ms less a talk
         if source:
             sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((source, 0))
