@@ -2027,7 +2027,7 @@ class Canary:
         return self.state != 'sent' and sent >= self.after and (self.every or not self.ended)
 
     def count(self, sent):
-        """It has come to its end -> 'failed', 'failed again', 'open again', or '' if all is well."""
+        """It has come to its end -> 'failed', 'failed again', 'open again', '' if all is well."""
         self.ended += 1
         if self.every:
             self.after = max(self.after, sent - sent % self.every) + self.every

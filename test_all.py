@@ -57,6 +57,7 @@ import cba_reader           # noqa: E402 - they stand beside this file
 import compile_targets      # noqa: E402
 import cscan                # noqa: E402
 import masscanned           # noqa: E402
+import metrics              # noqa: E402
 from cscan import CBA_BIT, CBA_DATA, CBA_FILE, CBA_INT32, CBA_INT64, CBA_STR, UserError  # noqa
 
 SEED = int(os.environ.get('SEED') or random.SystemRandom().getrandbits(32))
@@ -84,7 +85,10 @@ STANDARD = {                                # file: modules it may import
                  'textwrap', 'threading', 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
                       'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os', 'pwd', 're',
-                      'select', 'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
+                      'select', 'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time',
+                      'zlib'},
+    'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
+                   'struct', 'sys'},
 }
 UNWANTED = {'typing', 'dataclasses', 'asyncio', 'enum', 'logging'}
 EACH_ITS_OWN = {'EXAMPLES', 'Parser', 'make_parser', 'main', 'run', 'say', '__version__'}
