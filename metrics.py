@@ -443,9 +443,9 @@ def summary(tally) -> 'list[Row]':
     failed = tally.total(FAILED)
     rows = [
         Row('duration', clock(seconds), 'connect timeout %s' % milliseconds(tally.timeout)),
-        Row('packets', '{:,}'.format(sent), 'mean %s%s' % (
-            mean(sent, seconds),
-            ', most in a second {:,}'.format(tally.peak) if seconds > 2 else ''))]
+        Row('packets', '{:,}'.format(sent), ', '.join(
+            ['mean ' + rate(sent, seconds)] * (seconds * 1000 >= FIRST_WIDTH)
+            + ['most in a second {:,}'.format(tally.peak)] * (seconds > 2)))]
     if failed:
         rows.append(Row('send failures', '{:,}'.format(failed),
                         'clashes and local errors, nothing was sent'))
@@ -670,7 +670,7 @@ def moment(seconds: float) -> str:
 
 def svg(*parts) -> str:
     """Axes and marks -> the element."""
-    return '<svg viewBox="0 0 %d %d" role="img">%s</svg>' % (
+    return '<div class="wide"><svg viewBox="0 0 %d %d" role="img">%s</svg></div>' % (
         WIDTH, HEIGHT, ''.join(itertools.chain.from_iterable(parts)))
 
 
@@ -692,7 +692,8 @@ def delay_chart(delays) -> str:
         for ms, number in counts.items():
             if ms <= longest:
                 bars[kind][ms // width] += number
-    plot = Plot(count * width, max(map(operator.add, bars[True], bars[False])), 1)
+    tallest = max(map(operator.add, bars[True], bars[False]))
+    plot = Plot(count * width, 1.15 * tallest, 1)       # with room for the markers' names
     marks = []
     for number, (opened, closed) in enumerate(zip(bars[True], bars[False])):
         left, right = number * width, (number + 1) * width
@@ -757,9 +758,10 @@ figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   margin-right: 6px; background: currentColor; vertical-align: -1px; }
 .legend b { font-weight: 400; color: var(--ink); }
-svg { display: block; width: 100%; height: auto; margin-top: 6px; }
+.wide { overflow-x: auto; }
+svg { display: block; width: 100%; min-width: 700px; height: auto; margin-top: 6px; }
 svg text { font-size: 13px; fill: var(--soft); }
-svg .note { fill: var(--ink); paint-order: stroke; stroke: var(--card); stroke-width: 5px; }
+svg .note { fill: var(--ink); paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
 .grid { stroke: var(--grid); } .base { stroke: var(--base); fill: none; }
 .marker { stroke: var(--ink); stroke-dasharray: 4 4; opacity: .7; }
 .line { fill: none; stroke-width: 1.5; } .fill { opacity: .28; }
@@ -839,8 +841,8 @@ def figures(tally) -> 'list[str]':
     rows = {row.name: row for row in summary(tally)}
     delay = rows.get('delay')
     return [
-        timed_figure('Packets', '%s; %s' % (rows['packets'].remark, each), pieces, packets,
-                     'packets a second', False),
+        timed_figure('Packets', '; '.join(filter(None, (rows['packets'].remark, each))), pieces,
+                     packets, 'packets a second', False),
         timed_figure('Answers', rows['answers'].remark, pieces, [('open', 'open', OPEN),
                                                ('not open', 'closed', CLOSED)],
                      'answers a second'),
@@ -932,7 +934,7 @@ def run(args) -> int:
     if warning:
         warning = '%s; everything before it was read' % warning
     if tally.records:
-        print_text(rows_text(summary(tally)))
+        put_text(rows_text(summary(tally)))
         if args.o:
             write_page(args.o, page(tally, name, warning))
     if warning:
@@ -965,7 +967,7 @@ def read_open(file, where):
     return records, tally
 
 
-def print_text(text):
+def put_text(text):
     """Text to standard output; a reader that has seen enough is no error."""
     try:
         if not sys.stdout:
