@@ -722,7 +722,7 @@ def load_chart(loads) -> str:
                               'empty' if not bit else 'busy'))
         marks.append(plot.hover(bit, bit + 1, '%s: %s' % (
             'no event' if not bit else name + ' events', counted(loads[bit], 'call'))))
-    labels = [(bit + 0.5, name) for bit, name in zip(bits, names)]
+    labels = [(bit + 0.5, name) for bit, name in zip(bits, names)][::1 + (len(names) > 11)]
     return svg(plot.y_axis('calls'), marks, plot.x_axis(labels, 'events that a call of epoll had'))
 
 
@@ -770,6 +770,7 @@ svg .note { fill: var(--ink); paint-order: stroke; stroke: var(--card); stroke-w
 table { border-collapse: collapse; width: 100%; }
 td { padding: 5px 14px 5px 0; border-top: 1px solid var(--grid); vertical-align: top; }
 tr:first-child td { border-top: 0; }
+td:first-child { white-space: nowrap; }
 td + td { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td + td + td { text-align: left; white-space: normal; width: 70%; color: var(--soft); }
 td.part { padding-left: 18px; }

@@ -42,6 +42,7 @@ import time
 import unittest
 import unittest.mock
 import warnings
+import xml.etree.ElementTree
 import zlib
 
 try:
@@ -845,6 +846,70 @@ class Hosts:
         probe.connect_ex(address)
         assert probe.connect_ex(address) == errno.EALREADY, 'a full listener answers here'
         return address
+
+
+METRICS_REAL = zlib.decompress(bytes.fromhex(     # written by the original
+    '78da55d37f6494011cc7f1bbaba559dddaefadedf6abad966cd2145922ad9824456449d358fb2369c549b248'
+    '2c69892c92562c264bbf5cd6c6c422699551d248ee662bfab57b7ed532d1becff37daecfe7e119afe7f33ccf'
+    'b99b77f98240203ef86379408ec5f367fc8d225d30a5c810cc299608b27f7a582aa85184059b159982bd8a65'
+    '82238a2cc15945b6e09a2247705f912b78aec8137c54e40b2c4581207dc643a1a05c5124d8a090bff19d8a62'
+    '41aba244704a11115c56940afa1565821145b9e0ada242f055512908263dac101428aa04758a6a41a362a5a0'
+    '59b14ad0a1a8993fa77c0c87bc0f4ef817046df3e724de114aa98fd41dc23ba3b41d243591eae9b912dad248'
+    '3341bcf34310b751d200a987d4496a27ed263590aa4861d2ef002a417a498a917a495da463a4e6007ef7adb4'
+    'd5920ae84e3942d32839e25d49a8b03709153e4e42856349a83091840a67935061a60115561b50e126032adc'
+    '634085ed065478c6800aaf1a50e15d032a7c664085130654386340858b4ca830624285f52654d86442852d26'
+    '541835a1c26e132abc6d4285c32654386e42855f4ca8f0af0915e65a50e11aeb7f85f12d8ad592a48f713f49'
+    'ff422a49ff8297a4af3ed2455294d412c2b734d1b68e54424a237949fa9a08e2364a1a20f5903a49edf4ce3d'
+    'b43590aa4861d26c0095208d916201fcbc1bb475913a48cda4467a4b2d299feef49244b949eeb320c9a31624'
+    '79ce8224af5b90e4230b927c6141929f2c48d2b120c90c1b92acb421c98d3624b9cb8624db6c48f2b40d495e'
+    'b121c93b3624f9d48624dfdb90e4771b925ce84092450e24b9d68124b73b90e40107923ce14092171c48f296'
+    '03490e3a90e46b07929c7220c9390792ccfa0549fa4825e95f101c967fb77f61c84dc4575f08b76edaa2ee96'
+    '172a76d51a96ed5e8ea7cf65a871f915521a22f5b97aa0bae43ef75075d2dd7c1da26d0769bdab98aa8294e1'
+    'bee589ea4fa96cbe2649af4831d2cd527ccb79da8e93f693b6d17375b415d216a4ed5b04b77711dc4648fda2'
+    '695ffef10f5710070d'))
+METRICS_REAL_TEXT = '''\
+duration     9.73 s  connect timeout 800 ms
+packets          96  mean 9.9/s, most in a second 45
+answers          96  100 % of packets
+  open           74  77.1 % of answers
+  not open       22  22.9 % of answers
+delay        517 ms  median; 90 % within 7,969 ms, 99 % within 8,166 ms, longest 8,166 ms
+timed out         0  0 % of packets
+epoll calls       3  0.31/s; 32 events a call; 0 % had none
+sending      2.14 s  22.0 % of the time; 3 phases of 713 ms and 32 packets
+expiry          0 s  0 % of the time; 3 phases of 0 ms and 0 sockets
+'''
+METRICS_RECORDS = {0xe0: 'BQi', 0xe1: 'BQii', 0xe2: 'BQiB', 0xe3: 'BQi', 0xe4: 'BQii',
+                   0xe5: 'BQii'}
+
+
+def metrics_records(octets, order='='):
+    """A metrics file, one record after the other -> (connect timeout, [fields])."""
+    records, at = [], 4
+    while at < len(octets):
+        shape = struct.Struct(order + METRICS_RECORDS[octets[at]])
+        records.append(shape.unpack_from(octets, at))
+        at += shape.size
+    return struct.unpack_from(order + 'i', octets)[0], records
+
+
+def metrics_totals(octets):
+    """A metrics file -> how many were sent, failed, were open, closed, timed out."""
+    totals = collections.Counter()
+    for tag, _, *rest in metrics_records(octets)[1]:
+        if tag == 0xe0:
+            totals['failed' if rest[0] == -2 else 'sent'] += 1
+        elif tag == 0xe2:
+            totals['open' if rest[1] & 2 else 'closed'] += 1
+        elif tag == 0xe3:
+            totals['timeouts'] += 1
+    return totals
+
+
+def metrics_file(*records, timeout=800, order='='):
+    """Records -> octets of a metrics file."""
+    return struct.pack(order + 'i', timeout) + b''.join(
+        struct.pack(order + METRICS_RECORDS[record[0]], *record) for record in records)
 
 
 class StubCrew:
@@ -2420,6 +2485,7 @@ FREE_PORT = itertools.count(20000 + os.getpid() % 9000)    # source ports of tes
 
 class Engine(unittest.TestCase):
     """Connects, answers, deadlines, local errors: against real sockets of this kernel."""
+    kind = cscan.Engine
 
     def setUp(self):
         self.hosts = Hosts(self)
@@ -2428,8 +2494,8 @@ class Engine(unittest.TestCase):
     def engine(self, targets, timeout_s=0.2, window=8, rate=None, syns=1, port=None, **options):
         """An engine over a list of targets, ready for its methods or run()."""
         pace = cscan.Pace(timeout_s, window, rate, syns)
-        engine = cscan.Engine(iter([tuple(target) for target in targets]), pace,
-                              port=next(FREE_PORT) if port is None else port, **options)
+        engine = self.kind(iter([tuple(target) for target in targets]), pace,
+                           port=next(FREE_PORT) if port is None else port, **options)
         engine.bind_first(50)
         self.addCleanup(self.close, engine)
         engine.crew, engine.console, engine.sink = self.crew, self.console, StubSink()
@@ -2843,6 +2909,70 @@ class Engine(unittest.TestCase):
                                     'argument -b: ports %d to %d' % (taken, taken)):
             cscan.Engine(iter([]), engine.pace, port=taken).bind_first(0)
 
+    def canary_run(self, after, every, states, address):
+        """Canaries that end in these states, ten packets from one to the next look -> engine."""
+        canary = cscan.Canary(*address, after=after, source='', every=every)
+        engine = self.engine([], canary=canary)
+        for state in states:
+            engine.sent += 10
+            due = canary.is_due(engine.sent)
+            with patched(canary, look=lambda now, code=None: setattr(canary, 'state', state) or 1):
+                engine.watch_canary()
+            if due and canary.sock:
+                canary.sock.close()
+        engine.sent = 0
+        return engine
+
+    def test_canary_repeated(self):
+        """-ce: each failure counts, the first of a row is told, and once that it is over."""
+        address = self.hosts.open()
+        name = 'canary %s:%d: ' % address
+        states = 'open,timed out,timed out,not open,open,open,timed out'.split(',')
+        canary = self.canary_run(10, 10, states, address).canary
+        self.assertEqual(self.console.notes, [name + 'timed out', name + 'not open',
+                                              name + 'open again', name + 'timed out'])
+        self.assertEqual((canary.ended, canary.failed, canary.last), (7, 4, 'timed out'))
+        self.assertEqual(canary.text(), 'canary 4 of 7 failed, last: timed out')
+
+    def test_canary_turns(self):
+        """Every N packets after the first; without -ce once; never two under way."""
+        for after, every, ended in ((10, 0, 1), (30, 0, 1), (10, 10, 8), (30, 20, 3), (5, 35, 3),
+                                    (90, 1, 0), (80, 1, 1)):
+            with self.subTest(after=after, every=every):
+                engine = self.canary_run(after, every, ['open'] * 8, self.hosts.open())
+                self.assertEqual(engine.canary.ended, ended)
+                self.assertEqual(cscan.canary_parts(engine.canary), [
+                    'canary %d of %d open' % (ended, ended)] if every and ended else [])
+        canary = cscan.Canary('127.0.0.1', 9, 10, '', 10)
+        self.assertTrue(canary.is_due(10))
+        canary.state = 'sent'
+        self.assertFalse(canary.is_due(1000))
+
+    def test_canary_listener_goes_and_comes(self):
+        """Each from a port of its own, none a result, all awaited before the end."""
+        listener = self.hosts.listener()
+        address = listener.getsockname()
+        canary = cscan.Canary(*address, after=1, source='', every=1)
+        engine = self.engine([('127.0.0.1', 9)] * 3, canary=canary)
+        ports = set()
+        for ended, state in enumerate(('open', 'not open', 'open'), 1):
+            if state == 'not open':
+                listener.close()
+            elif ended > 1:
+                listener = self.hosts.listener(*address)
+            engine.sent += 1
+            engine.watch_canary()
+            if canary.state == 'sent':      # loopback answers at once, or nearly
+                wait_until(lambda: engine.watch_canary() or canary.state != 'sent')
+            self.assertEqual((canary.ended, canary.state), (ended, state))
+            if state == 'open':
+                peer, (_, port) = listener.accept()
+                peer.close()
+                ports.add(port)
+        self.assertEqual(len(ports - {engine.port}), 2)
+        self.assertEqual(self.crew.results, [])
+        engine.sent = 0
+
     def test_canary(self):
         """Timed out and refused are told apart, open is silent, none is a result."""
         for state, address in (('open', self.hosts.open()), ('not open', self.hosts.closed()),
@@ -2856,6 +2986,39 @@ class Engine(unittest.TestCase):
                 self.assertEqual(told, [] if state == 'open' else
                                  ['canary %s:%d: %s' % (address + (state,))])
                 self.assertEqual(engine.sent, 5)
+
+
+@unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+class MeteredEngine(Engine):
+    """All of that with -mf: whatever happens, each packet has one record of its end."""
+    test_conntrack_full_without_ceiling = test_forgets_stale_pairs = None   # they invent packets
+
+    def kind(self, *args, **options):
+        engine = cscan.MeteredEngine(*args, **options)
+        with tempfile.TemporaryDirectory(prefix='cscan-test.') as folder:
+            engine.metrics = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
+        return engine
+
+    def close(self, engine):
+        super().close(engine)
+        engine.metrics.flush()
+        octets = os.pread(engine.metrics.fd, 1 << 28, 0)
+        os.close(engine.metrics.fd)
+        self.compare(engine, octets)
+
+    def compare(self, engine, octets):
+        """The totals of the records with those of the engine."""
+        found = metrics_totals(octets)
+        given_up = engine.answers[errno.ETIMEDOUT]
+        for name, expected in (
+                ('sent', engine.sent), ('open', engine.opened),
+                ('closed', sum(engine.answers.values()) - given_up + engine.selfs),
+                ('timeouts', engine.timeouts + engine.repeats + engine.lost + given_up)):
+            self.assertEqual(found[name], expected, name)
+        ended = found['open'] + found['closed'] + found['timeouts']
+        self.assertEqual(found['sent'], ended + len(engine.attempts))
+        self.assertEqual(set(engine.since), set(engine.attempts))
+        self.assertEqual(len(engine.names), len(engine.socks))
 
 
 class Pace(unittest.TestCase):
@@ -2969,6 +3132,364 @@ class Pace(unittest.TestCase):
                 self.assertIn(word or '', ''.join(notes))
 
 
+# ==== Metrics =========================================================================
+
+class MetricsReader(Case):
+    """metrics.py: decoding, what is kept, text and page."""
+    EACH = [(0xe0, 1000, 7), (0xe0, 1000, 9), (0xe1, 1002, 2, 30), (0xe2, 1002, 2, 2),
+            (0xe2, 1002, 1, 0), (0xe0, 1003, -1), (0xe2, 1003, 0, 1), (0xe0, 1003, -2),
+            (0xe0, 1003, 5), (0xe4, 1100, 20, 3), (0xe3, 1803, 800), (0xe5, 1804, 1, 1)]
+
+    def tally(self, octets):
+        """Octets -> (Records, Tally)."""
+        return metrics.read_open(io.BytesIO(octets), 'a file')
+
+    def totals(self, tally):
+        """Totals of all columns, by name."""
+        names = 'sent failed refused open closed unanswered busy empty events'.split()
+        return {name: tally.total(number) for number, name in enumerate(names)
+                if tally.total(number)}
+
+    def main(self, *args):
+        """metrics.py in this process -> (status, stdout, stderr)."""
+        return call(metrics.main, [str(arg) for arg in args])
+
+    def test_original(self):
+        """A file of the original, in text and as a page."""
+        path, page = self.path('metrics.dat', METRICS_REAL), self.path('page.html')
+        self.assertEqual(self.main(path, '-o', page), (0, METRICS_REAL_TEXT, ''))
+        self.check_page(self.read('page.html').decode())
+
+    def test_each_tag(self):
+        for order in '<>':
+            with self.subTest(order=order):
+                records, tally = self.tally(metrics_file(*self.EACH, order=order))
+                self.assertEqual((records.order, records.timeout), (order, 800))
+                self.assertEqual((records.cut, records.damage), ('', ''))
+                self.assertEqual(tally.records, len(self.EACH))
+                self.assertEqual(self.totals(tally), {
+                    'sent': 4, 'failed': 1, 'refused': 1, 'open': 1, 'closed': 2, 'unanswered': 1,
+                    'busy': 1, 'events': 2})
+                self.assertEqual(tally.at_once, {True: 0, False: 1})
+                self.assertEqual(tally.delays, {True: {2: 1}, False: {1: 1, 0: 1}})
+                self.assertEqual(tally.waits, {800: 1})
+                self.assertEqual(tally.phases[metrics.SENDING], (1, 20, 3))
+                self.assertEqual(tally.phases[metrics.EXPIRY], (1, 1, 1))
+                self.assertEqual(tally.duration(), 0.804)
+
+    def test_refused_without_answer(self):
+        """Refusals at once are answers, also in files that have no such record of them."""
+        _, tally = self.tally(metrics_file((0xe0, 5, -1), (0xe0, 5, -1), (0xe2, 6, 1, 0)))
+        self.assertEqual(self.totals(tally), {'sent': 2, 'refused': 2, 'closed': 3})
+        self.assertEqual(tally.at_once[False], 2)
+
+    def test_cut_at_each_octet(self):
+        for order in '<>':
+            octets = metrics_file(*self.EACH, order=order)
+            ends = list(itertools.accumulate([4] + [
+                struct.calcsize('=' + METRICS_RECORDS[tag]) for tag, *_ in self.EACH]))
+            for size in range(4, len(octets) + 1):
+                records, tally = self.tally(octets[:size])
+                whole = sum(end <= size for end in ends) - 1
+                self.assertEqual((tally.records, records.end), (whole, ends[whole]), size)
+                self.assertEqual(records.cut, '' if size in ends else
+                                 'the last record is cut: %d of %d octets' % (
+                                     size - ends[whole], ends[whole + 1] - ends[whole]))
+                self.assertEqual(records.damage, '')
+                if size < 40 and order == '<':
+                    status, out, err = self.main(self.path('cut', octets[:size]))
+                    self.assertEqual((status, bool(out)), (0, True) if whole else (1, False))
+        for size in range(4):
+            with self.assertRaisesRegex(metrics.MetricsError, '%d octets, the header' % size):
+                self.tally(octets[:size])
+
+    def random_records(self, draw):
+        """Runs of records of one kind, of one time and of several, short and long."""
+        ms, records = draw.choice((0, 5, 1 << 33)), []
+        for _ in range(draw.randrange(1, 30)):
+            tag = draw.randrange(0xe0, 0xe6)
+            same = draw.random() < 0.3
+            for _ in range(draw.choice((1, 1, 2, 3, 20, 300))):
+                ms += draw.choice((0, 0, 0, 0, 1, 700))
+                fields = draw.choice((-2, -1, 0, 5, 300, 70000)), draw.randrange(4)
+                records.append(records[-1] if same and records and records[-1][0] == tag else
+                               (tag, ms) + fields[:len(METRICS_RECORDS[tag]) - 2])
+        return records
+
+    def test_runs(self):
+        """Decoded in runs and blocks of any size: the same as one by one."""
+        draw = random.Random(SEED)
+        for number in range(60 if TEST_ALL else 8):
+            records, order = self.random_records(draw), draw.choice('<>')
+            octets = metrics_file(*records, order=order, timeout=draw.choice((1, 800, 3600000)))
+            expected = collections.Counter(
+                (tag, ms) + ((0,) if tag == 0xe0 and rest[0] >= 0 else tuple(rest))
+                for tag, ms, *rest in records)
+            for block, most in ((1 << 20, 4096), (40, 4096), (1000, 5)):
+                with self.subTest(number=number, block=block), patched(
+                        metrics, BLOCK=block, RUN_MAX=most):
+                    found = collections.Counter()
+                    reader = metrics.Records(io.BytesIO(octets), 'a file')
+                    for tag, ms, counts in reader:
+                        for fields, count in counts.items():
+                            if tag == 0xe0 and fields[0] >= 0:
+                                fields = (0,)
+                            found[(tag, ms) + fields] += count
+                    self.assertEqual((found, reader.end), (expected, len(octets)))
+
+    # what is wrong, octets, part of the message, records before it
+    DAMAGED = [
+        ('unknown tag', metrics_file((0xe0, 5, 7)) + b'\xe6' + bytes(99),
+         'offset 17: 0xe6: a record begins with 0xe0 to 0xe5', 1),
+        ('a run of zeros', metrics_file((0xe0, 5, 7), (0xe0, 5, 8)) + bytes(9),
+         'offset 30: 0x0: a record', 2),
+        ('a leap', metrics_file((0xe0, 5, 7), (0xe0, 5, 7), (0xe0, 1 << 60, 8)),
+         'offset 30: a time of 1152921504606846976 ms after one of 5 ms', 2),
+        ('back', metrics_file((0xe1, 99999, 0, 1), (0xe3, 3, 1)),
+         'offset 21: a time of 3 ms after one of 99999 ms', 1),
+    ]
+
+    def test_damaged(self):
+        """What was before is told, then one line, and the status is 1."""
+        for name, octets, words, whole in self.DAMAGED:
+            with self.subTest(name):
+                records, tally = self.tally(octets)
+                self.assertEqual(tally.records, whole)
+                status, out, err = self.main(self.path('damaged', octets))
+                self.assertEqual((status, out[:8]), (1, 'duration'))
+                self.assert_line(err, 'metrics: damaged: ' + words, 'everything before it')
+
+    def test_a_little_back(self):
+        """Time that goes back by less than a minute is taken as it is."""
+        _, tally = self.tally(metrics_file((0xe0, 70000, 7), (0xe0, 69000, 7), (0xe0, 70100, 7)))
+        self.assertEqual((self.totals(tally), tally.duration()), ({'sent': 3}, 0.1))
+
+    # octets, what the one line says
+    STRANGE_FILES = [
+        (b'', '0 octets, the header alone has 4'), (b'\0\0\0', '3 octets'),
+        (bytes(4), 'a connect timeout of 0 ms'), (b'\xff' * 4, 'a connect timeout of -1 ms'),
+        (b'<html>', 'octet 4 is 0x6c, a record begins with 0xe0 to 0xe5'),
+        (b'L\0\0\0\0', 'octet 4 is 0x0'), (b'\x7f' * 4 + b'\xe0', 'a connect timeout of'),
+    ]
+
+    def test_no_metrics(self):
+        for octets, words in self.STRANGE_FILES:
+            with self.subTest(octets=octets):
+                path = self.path('strange', octets)
+                self.assert_stop(self.main(path), 1, repr(path), 'not a metrics file', words)
+
+    def test_order(self):
+        """The other byte order is recognised, also where both make sense."""
+        for timeout in (1, 256, 800, 65792, 3600000):   # 65792 = 0x00010100 is one in both
+            for order in '<>':
+                with self.subTest(timeout=timeout, order=order):
+                    octets = metrics_file((0xe0, 123456789, 7), timeout=timeout, order=order)
+                    records, tally = self.tally(octets)
+                    self.assertEqual((records.order, tally.first), (order, 123456789))
+
+    def test_month(self):
+        """Columns grow with the scan, their number and its sums do not."""
+        days = [(0xe0, 1000 + hour * 3600000, 7) for hour in range(31 * 24)]
+        _, tally = self.tally(metrics_file(*days))
+        self.assertLessEqual(len(tally.columns), metrics.COLUMNS)
+        self.assertEqual(self.totals(tally), {'sent': len(days)})
+        pieces = tally.series(metrics.PIECES)
+        self.assertLessEqual(len(pieces), metrics.PIECES)
+        self.assertEqual(sum(counts[metrics.SENT] for _, _, counts in pieces), len(days))
+        self.assertEqual([end for _, end, _ in pieces[:-1]], [begin for begin, _, _ in pieces[1:]])
+        self.assertEqual(pieces[-1][1], tally.duration())
+
+    def test_peak(self):
+        """Most in any second from the first record on; failures were not sent."""
+        _, tally = self.tally(metrics_file(
+            *[(0xe0, 500 + at, 7) for at in (0, 1, 999, 1000, 1001, 1002, 1003, 3000)],
+            (0xe0, 3501, -2), (0xe0, 3501, -2), (0xe0, 3501, -2), (0xe0, 3501, -2)))
+        self.assertEqual(tally.peak, 4)
+
+    def test_phases(self):
+        """A phase counts in all columns that it touched, from the end of the one before on."""
+        _, tally = self.tally(metrics_file(
+            (0xe0, 0, 7), (0xe4, 250, 200, 1), (0xe4, 300, 9999, 2), (0xe4, 300, -5, -5)))
+        self.assertEqual([tally.columns[number][metrics.SENDING] for number in range(3)],
+                         [50, 100, 100])
+        self.assertEqual(tally.phases[metrics.SENDING], (3, 10199, 3))
+
+    def test_numbers(self):
+        """Percentiles and texts."""
+        counts = {1: 50, 2: 40, 7: 9, 900: 1}
+        self.assertEqual([metrics.percentile(counts, part) for part in (50, 51, 90, 99, 100)],
+                         [1, 2, 2, 7, 900])
+        for function, rows in (
+                (metrics.rounded, [(-5, 0), (9999, 9999), (10000, 10000), (12345, 12300),
+                                   (3599999, 3590000)]),
+                (metrics.clock, [(0, '0 s'), (0.985, '0.985 s'), (9.99, '9.99 s'), (59.6, '1 min'),
+                                 (301, '5 min 1 s'), (4000, '1 h 6 min'), (90000, '1 d 1 h')]),
+                (metrics.short, [(0, '0'), (0.5, '0.5'), (999, '999'), (5000, '5,000'),
+                                 (250000, '250 k'), (1500000, '1.5 M')]),
+                (metrics.moment, [(0, '0:00'), (59.96, '1:00'), (3725.5, '1:02:05.5')])):
+            for value, expected in rows:
+                self.assertEqual(function(value), expected)
+        for part, whole, expected in ((0, 5, '0 %'), (5, 5, '100 %'), (1, 3, '33.3 %'),
+                                      (0, 0, '0 %'), (1, 5000, '0.02 %'), (1, 10**8, 'below 0.'),
+                                      (9999, 10000, 'above 99.9 %')):
+            self.assertTrue(metrics.share(part, whole).startswith(expected), (part, whole))
+
+    def test_round_ticks(self):
+        for top in (1e-3, 0.02, 0.3, 1, 7, 99, 100, 101, 4096, 333333, 7e9):
+            for about in (4, 10):
+                step = metrics.steps(top, about)
+                self.assertRegex('%e' % step, r'^[125]\.0+e')
+                self.assertTrue(about / 2.6 <= top / step <= about * 1.01, (top, about, step))
+
+    def check_page(self, page):
+        """Whole, self-contained, and nothing outside the pictures."""
+        self.assertEqual(re.findall(r'<script|https?:|@import|url\(|\bnan\b|\binf\b|None', page), [])
+        pictures = re.findall(r'<svg.*?</svg>', page, re.S)
+        for picture in pictures:
+            root = xml.etree.ElementTree.fromstring(picture)
+            for each in root.iter():
+                for name, most in (('x', metrics.WIDTH), ('y', metrics.HEIGHT)):
+                    self.assertTrue(-1 <= float(each.get(name, 0)) <= most, each.attrib)
+                if each.tag == 'rect':
+                    right = float(each.get('x')) + float(each.get('width'))
+                    self.assertLessEqual(right, metrics.WIDTH)
+                for x, y in re.findall(r'[ML]([-\d.]+) ([-\d.]+)', each.get('d', '')):
+                    self.assertTrue(0 <= float(x) <= metrics.WIDTH, each.attrib)
+                    self.assertTrue(0 <= float(y) <= metrics.HEIGHT, each.attrib)
+            ticks = [(float(each.get('x')), 3.7 * len(each.text)) for each in root.iter()
+                     if each.get('class') == 'tick' and each.get('text-anchor') == 'middle']
+            for (left, half), (right, other) in zip(ticks, ticks[1:]):
+                self.assertGreater(right - left, half + other + 5, 'labels touch')
+        return len(pictures)
+
+    # name, records, how many of the seven charts have something to show
+    PAGES = [
+        ('each tag', EACH, 7), ('one packet', [(0xe0, 5, 7)], 1),
+        ('one answer', [(0xe0, 5, 7), (0xe2, 5, 0, 3)], 3),
+        ('no answers', [(0xe0, 5, 7), (0xe3, 805, 800)] * 2, 2),
+        ('epoll only', [(0xe1, 5, 0, 9), (0xe1, 6, -1, 9)], 2),
+        ('failures only', [(0xe0, 5, -2)], 1),
+        ('many events', [(0xe1, 5, 1 << bits, 9) for bits in range(31)], 2),
+        ('stragglers', [(0xe2, 5, delay, 2) for delay in [9] * 500 + [999999]], 2),
+        ('long delays', [(0xe2, 5, delay, 0) for delay in range(0, 3600000, 90000)], 2),
+        ('a week', [(0xe0, 5 + hour * 3600000, 7) for hour in range(24 * 7)], 1),
+    ]
+
+    def test_pages(self):
+        for name, records, charts in self.PAGES:
+            with self.subTest(name):
+                _, tally = self.tally(metrics_file(*records))
+                page = metrics.page(tally, 'a<b>&.dat', 'cut')
+                self.assertEqual(self.check_page(page), charts)
+                self.assertEqual(page.count('There are none in this file.'), 7 - charts)
+                self.assertIn('a&lt;b&gt;&amp;.dat', page)
+
+    def test_mistakes(self):
+        path = self.path('metrics.dat', METRICS_REAL)
+        for args, status, words in (
+                ([], 2, 'FILE'), ([path, path], 2, 'unrecognized'), ([path, '-o', '-'], 2, '-o -'),
+                (['gone'], 1, "'gone': No such file"), (['/'], 1, "'/': Is a directory"),
+                ([path, '-o', path], 1, 'that is the metrics file'),
+                ([path, '-o', self.folder], 1, 'a folder; the name of a file'),
+                ([path, '-o', '/nonexistent/x'], 1, 'no such folder'),
+                ([path, '-p'], 2, '-p'), (['--out', path], 2, '--out')):
+            with self.subTest(args=args):
+                self.assert_stop(self.main(*args), status, 'metrics: ', words)
+        self.assertEqual(self.read('metrics.dat'), METRICS_REAL)
+        self.assert_stop(self.main(self.path('empty', METRICS_REAL[:4])), 1, 'no records in it')
+
+    def test_streams(self):
+        """Standard input; standard output that is full, closed, or has no reader."""
+        path = self.path('metrics.dat', METRICS_REAL)
+        cut = METRICS_REAL[:-1]
+        status, out, err = run('metrics.py', '-', stdin=cut)
+        self.assertEqual((status, out.splitlines()[2:8]),
+                         (0, METRICS_REAL_TEXT.splitlines()[2:8]))
+        self.assert_line(err, 'standard input: the last record is cut: 16 of 17 octets')
+        self.assert_stop(run('metrics.py', path, redirect='>/dev/full'), 1, 'No space left')
+        self.assert_stop(run('metrics.py', path, redirect='>&-'), 1, 'standard output')
+        self.assertEqual(run('metrics.py', path, redirect='| true'), (0, '', ''))
+
+
+class MetricsWriter(Case):
+    """-mf: the file of a scan."""
+
+    def metrics(self, path):
+        made = cscan.Metrics(path, 800.4, StubConsole())
+        self.addCleanup(os.close, made.fd)
+        return made
+
+    def test_starts(self):
+        """A new file, and what may be replaced: an empty one, and such a file."""
+        for before in (None, b'', METRICS_REAL[:4], METRICS_REAL):
+            with self.subTest(before=before and len(before)):
+                path = self.path('metrics', before)
+                made = self.metrics(path)
+                made.add(0xe1, 12345, 3, 100)
+                made.flush()
+                self.assertEqual(metrics_records(self.read('metrics')),
+                                 (800, [(0xe1, 12345, 3, 100)]))
+                os.remove(path)
+
+    def test_refusals(self):
+        """Nothing is replaced that was not made by -mf, and nobody waits for a reader."""
+        for before in (b'a', b'10.0.0.0/8\n', METRICS_REAL[:3], b'L' + bytes(99)):
+            path = self.path('other', before)
+            self.assert_refused((repr(path), 'not replaced'), cscan.Metrics, path, 1, None)
+            self.assertEqual(self.read('other'), before)
+        os.mkfifo(self.path('pipe'))
+        self.assert_refused(('a file was expected',), cscan.Metrics, self.path('pipe'), 1, None)
+        self.assert_refused(('Is a directory',), cscan.Metrics, self.folder, 1, None)
+        self.metrics(self.path('busy'))
+        self.assert_refused(('another program',), cscan.Metrics, self.path('busy'), 1, None)
+
+    def test_disk_full(self):
+        """One note, the file ends with a whole record, and nothing gathers any more."""
+        made = self.metrics(self.path('metrics'))
+        made.add(0xe3, 1, 800)
+        made.flush()
+        with self.file_limit(25):
+            for _ in range(3):
+                made.add(0xe3, 2, 800)
+                made.flush()
+        self.assertEqual(metrics_records(self.read('metrics')), (800, [(0xe3, 1, 800)]))
+        self.assertEqual(made.records, [])
+        note, = made.console.notes
+        self.assert_line(note, repr(made.path), 'File too large', 'the scan goes on')
+
+    def test_scan(self):
+        """The records of a scan are the scan's own totals, and metrics.py reads them."""
+        hosts = Hosts(self)
+        path = self.path('metrics')
+        opened, silent = hosts.open()[1], hosts.silent()[1]
+        status, _, err = run('cscan.py', '-f', '127.0.0.0/28', '-p', '9,%d,%d' % (opened, silent),
+                             '--once', '-ct', 0, '-t', 150, '-mf', path, '-b', next(FREE_PORT))
+        self.assertEqual(status, 0)
+        self.assertRegex(err, r'48 packets in .*: 1 open, 46 refused, 1 without answer\n$')
+        octets = self.read('metrics')
+        self.assertEqual(metrics_totals(octets),
+                         {'sent': 48, 'open': 1, 'closed': 46, 'timeouts': 1})
+        timeout, records = metrics_records(octets)
+        self.assertEqual(timeout, 150)
+        wait, = [record[2] for record in records if record[0] == 0xe3]
+        self.assertGreaterEqual(wait, 149)
+        times = [record[1] for record in records]
+        self.assertEqual(times, sorted(times))
+        sent = sum(record[3] for record in records if record[0] == 0xe4)
+        self.assertLessEqual(sent, 48)          # those that were answered at once had no phase
+        status, out, err = call(metrics.main, [path])
+        self.assertEqual((status, err), (0, ''))
+        self.assertRegex(out, r'packets +48 .*\nanswers +47  97.9 % of packets\n  open +1 ')
+        self.assertRegex(out, r'\ntimed out +1 ')
+
+    def test_full_from_the_start(self):
+        """No room for a single record: the scan does not suffer."""
+        status, out, err = run('cscan.py', '-q', '-f', '127.0.0.0/28', '-p', 9, '--once', '-ct', 0,
+                               '-mf', '/dev/full', '-b', next(FREE_PORT))
+        self.assertEqual((status, out), (0, ''))
+        self.assert_line(err, "cscan: -mf '/dev/full': No space left on device: metrics end here")
+
+
 # ==== Cli =============================================================================
 
 def start(name, *args, **keywords):
@@ -3053,6 +3574,13 @@ class Cli(Case):
         ('output folder', ['-f', '127.0.0.1', '-o', '/nonexistent/x'], 1,
          "-o: '/nonexistent/x': No such"),
         ('output no CBA', ['-f', '127.0.0.1', '-o', 'TEXT'], 1, 'not a CBA file'),
+        ('metrics', ['-f', '127.0.0.1', '-mf', 'TEXT'], 1, 'not replaced: it holds something'),
+        ('metrics folder', ['-f', '127.0.0.1', '-mf', '/nonexistent/x'], 1,
+         "-mf: '/nonexistent/x': No such"),
+        ('l and mf', ['-l', '-mf', 'x'], 2, '-l: -mf goes with a scan only'),
+        ('x and ce', ['-x', '-c', '127.0.0.1', '-ce', '1'], 2, '-x: -ce goes with a scan only'),
+        ('ce without c', ['-f', '127.0.0.1', '-ce', '5'], 2, '-ce 5: repeats the canary: name'),
+        ('ce 0', ['-f', '127.0.0.1', '-c', '127.0.0.1', '-ce', '0'], 2, "-ce: '0': a whole"),
         ('log', ['-f', '127.0.0.1', '--log', '/nonexistent/x'], 1,
          "--log: '/nonexistent/x': No such"),
     ]
@@ -3377,6 +3905,21 @@ class Cli(Case):
                 entry, = cba_entries(path, 'cscan')
                 self.assertEqual([c for c in (21, 22) if c in entry.dict], [code] if code else [])
                 self.assertEqual('canary' in err, bool(code))
+
+
+    def test_canary_again_and_again(self):
+        """-ce: a bit for each failure in the file, one note, and the final line."""
+        path = self.path('canary.cba')
+        status, _, err = run('cscan.py', '-f', '127.0.0.0/26', '-p', 9, '--once', '-ct', 5000,
+                             '-t', 300, '-c', '127.0.0.1', '-cp', self.hosts.closed()[1],
+                             '-ca', 5, '-ce', 10, '-o', path, *self.base)
+        self.assertEqual(status, 0)
+        self.assertEqual(err.count('not open\n'), 2, err)       # the note, the final line
+        failed, ended = re.search(r'canary (\d+) of (\d+) failed, last: not open\n$', err).groups()
+        self.assertEqual(failed, ended)
+        entry, = cba_entries(path, 'cscan')
+        self.assertEqual([code for _, code, _ in entry.events].count(22), int(failed))
+        self.assertGreater(int(failed), 1)
 
 
 class Modules(Case):
