@@ -4552,7 +4552,11 @@ class Talks(Case):
     def test_old_tls(self):
         """Servers of the past answer, too, if the library can speak with them at all."""
         context = certified_context(self.path('tls.pem'), tls1=True)
-        port = self.serve(lambda peer: context.wrap_socket(peer, server_side=True).recv(1))
+
+        def act(peer):
+            with context.wrap_socket(peer, server_side=True) as inside:
+                inside.recv(1)
+        port = self.serve(act)
         events, _ = self.examine('banner', port, 'banner.wait=40,banner.probe=tls')
         self.assertIn((CBA_STR, 6, 'TLSv1'), events)
 
