@@ -2223,13 +2223,9 @@ class Engine:
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
         if code in OPEN:
-            if (code == 0 or code == EISCONN) and is_own_name(sock, target):
-                self.selfs += 1
-            else:
-                self.opened += 1
-                self.crew.put(*target)
-        elif code == errno.ETIMEDOUT and self.try_again(target):
-            return
+            self.tell_open(target, code, sock)
+        elif code == errno.ETIMEDOUT:
+            return self.given_up(target, sock)
         else:
             self.answers[code] += 1
         self.forget(target)
@@ -2240,6 +2236,20 @@ class Engine:
             self.tries.pop(target, None)
         if self.again:
             self.again.pop(target, None)
+
+    def tell_open(self, target, code, sock):
+        """Report an open target, unless the socket has connected to itself."""
+        if (code == 0 or code == EISCONN) and is_own_name(sock, target):
+            self.selfs += 1
+            return
+        self.opened += 1
+        self.crew.put(*target)
+
+    def given_up(self, target, sock):
+        """The kernel ended the attempt, before the deadline: the end of it, or another try."""
+        if not self.try_again(target):
+            self.answers[errno.ETIMEDOUT] += 1
+            self.forget(target)
 
     def unanswered(self, target, sock):
         """Its deadline is over: the end of it, or another try."""
@@ -3199,7 +3209,7 @@ class Metrics:
 class MeteredEngine(Engine):
     """An Engine that keeps a record of all it does; without -mf nothing of this costs anything.
 
-    A batch is packed by a few calls into C: 0.1 us a packet of the 4 that it takes.
+    A batch is packed by a few calls into C: 0.07 us a packet of the 3 that it takes.
     """
     HEAD = struct.Struct('=' + METRICS_TIME)
     FIELD = struct.Struct('=i')
@@ -3235,20 +3245,43 @@ class MeteredEngine(Engine):
 
     def record_timeouts(self, socks):
         """Connects of these had no answer."""
-        times = list(map(self.since.pop, socks, itertools.repeat(self.ms)))
-        head = self.HEAD.pack(METRICS_TIMEOUT, self.ms)
-        records = {since: head + self.FIELD.pack(self.ms - since) for since in set(times)}
-        self.metrics.records.append(b''.join(map(records.__getitem__, times)))
+        times = map(self.since.pop, socks, itertools.repeat(self.ms))
+        self.record_delays(METRICS_TIMEOUT, b'', collections.Counter(times))
 
-    def tell(self, target, code, sock):
+    def record_turned_over(self, socks):
+        """The same, and new connects follow.
+
+        Sockets come in the order of their connects: if the first and the last have one time, so
+        have all of them.
+        """
+        oldest = self.since[socks[0]]
+        counts = {oldest: len(socks)} if oldest == self.since[socks[-1]] else (
+            collections.Counter(map(self.since.get, socks)))
+        self.record_delays(METRICS_TIMEOUT, b'', counts)
+
+    def record_closed(self, socks):
+        """What these waited for is not open; new sockets among them waited for nothing."""
+        counts = collections.Counter(map(self.since.pop, socks, itertools.repeat(None)))
+        counts.pop(None, None)
+        self.record_delays(METRICS_ANSWER, b'\0', counts)
+
+    def record_delays(self, tag, kind, counts):
+        """{ms of connect(): how many} -> a record for each."""
+        head, pack, ms = self.HEAD.pack(tag, self.ms), self.FIELD.pack, self.ms
+        self.metrics.records += [(head + pack(ms - since) + kind) * count
+                                 for since, count in counts.items()]
+
+    def tell_open(self, target, code, sock):
         opened = self.opened
-        super().tell(target, code, sock)
-        if code == errno.ETIMEDOUT:
-            return self.record_timeouts([sock])
+        super().tell_open(target, code, sock)
         since = self.since.pop(sock, None)
         kind = (METRICS_OPEN if self.opened > opened else 0) | (
             METRICS_AT_ONCE if since is None else 0)
         self.metrics.add(METRICS_ANSWER, self.ms, 0 if since is None else self.ms - since, kind)
+
+    def given_up(self, target, sock):
+        super().given_up(target, sock)
+        self.record_timeouts([sock])
 
     def unanswered(self, target, sock):
         super().unanswered(target, sock)
@@ -3264,7 +3297,16 @@ class MeteredEngine(Engine):
             self.metrics.add(METRICS_SENT, self.ms, METRICS_FAILED)
         elif code != EISCONN and not (old and code == errno.EINVAL):
             self.metrics.add(METRICS_SENT, self.ms, METRICS_REFUSED if code else sock.fileno())
+            if code not in OPEN and code != errno.ETIMEDOUT:
+                self.metrics.add(METRICS_ANSWER, self.ms, 0, METRICS_AT_ONCE)
         super().odd(sock, target, code, old)
+
+    def collect(self, events):
+        """What is not open makes its socket free: those, together, a tenth of one by one."""
+        before = len(self.free)
+        super().collect(events)
+        if len(self.free) > before:
+            self.record_closed(self.free[before:])
 
     # ---- the loop ----
 
@@ -3291,6 +3333,8 @@ class MeteredEngine(Engine):
     def take_back(self, socks):
         start = time.monotonic()
         taken = super().take_back(socks)
+        if len(taken) < len(socks):         # answered just before, and not open
+            self.record_closed(set(socks).difference(taken))
         self.expiry[0] += time.monotonic() - start
         self.expiry[1] += len(socks)
         return taken
@@ -3302,7 +3346,7 @@ class MeteredEngine(Engine):
         if started:
             live = self.cohorts[-1][1]
             if again:
-                self.record_timeouts(live)
+                self.record_turned_over(live)
             self.record_sent(live)
         self.sending[0] += time.monotonic() - start
         self.sending[1] += started
