@@ -4958,6 +4958,22 @@ class Live(Case):
             self.assertIn(words, err)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_metrics(self):
+        """-mf: every kind of answer, retries and silence, none lost and none twice."""
+        self.server('10.64.0.7:80', '10.64.1.9:80')
+        for options in ([], ['--retries', 1], ['-b', 0], ['-r', 5000]):
+            with self.subTest(options=options):
+                path = self.path('metrics')
+                status, _, err = self.scan(
+                    '-f', '10.64.0.0/23,10.1.0.0/28,10.2.0.0/28,192.0.2.0/28,10.128.0.0/24',
+                    '--once', '-ct', 0, '-t', 200, '-mf', path, *options)
+                self.assertEqual(status, 0)
+                retries = 256 if '--retries' in options else 0
+                self.assertIn('2 open, 510 refused', err)
+                self.assertEqual(metrics_totals(self.read('metrics')), {
+                    'sent': 816 + retries, 'open': 2, 'closed': 558, 'timeouts': 256 + retries})
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
     def test_ceiling(self):
         """No second has more SYNs than -r and one burst, also around a pause of the process."""
         read = self.sniff()
