@@ -675,6 +675,11 @@ def fill_standard_descriptors():
         except OSError:
             os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
 
+
+def processors() -> int:
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
 # ---- end of same in cscan.py and masscanned.py ----
 
 
@@ -1862,6 +1867,7 @@ Totals = collections.namedtuple('Totals', KEPT_COUNTERS + (
     'pending',      # connects under way
     'unsent',       # targets that wait to be tried (again)
     'drawn',        # targets taken from the source
+    'canary',       # what there is to say of it, '' = nothing
     'answers',      # {errno: answers of the net}
     'locals'))      # {errno: local errors}
 
@@ -2040,6 +2046,8 @@ class Canary:
 
     def text(self):
         """'canary 3 of 7 failed, last: timed out', for the status line and the final one."""
+        if not self.ended:
+            return ''
         if self.failed:
             return 'canary %d of %d failed, last: %s' % (self.failed, self.ended, self.last)
         return 'canary %d of %d open' % (self.ended, self.ended) if self.every else ''
@@ -2118,6 +2126,12 @@ class Engine:
         self.bucket = Bucket(pace.rate, pace.syns, self.now)
 
     # ---- sockets ----
+
+    def close(self):
+        """All of them; the engine is of no use then."""
+        self.epoll.close()
+        for sock in self.socks.values():
+            sock.close()
 
     def new_socket(self):
         """One more free socket, in the epoll set; raises OSError."""
@@ -2218,7 +2232,8 @@ class Engine:
     def totals(self) -> Totals:
         """What became of everything up to now."""
         return Totals(*(getattr(self, name) for name in KEPT_COUNTERS), len(self.attempts),
-                      len(self.waiting), self.drawn, self.answers, self.locals)
+                      len(self.waiting), self.drawn, self.canary.text() if self.canary else '',
+                      self.answers, self.locals)
 
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
@@ -2565,6 +2580,16 @@ class Engine:
                 'elapsed': self.real - self.started,
                 **{name: getattr(self, name) for name in KEPT_COUNTERS}}
 
+    def keep(self, keeper):
+        """--state: let it take snapshots."""
+        self.keeper = keeper
+        keeper.start()
+
+    def finish(self):
+        """All results are written: the last snapshot."""
+        if self.keeper:
+            self.keeper.finish(self)
+
     def resume(self, snapshot):
         """Go on where a snapshot was taken; source begins at its position."""
         for name in KEPT_COUNTERS:
@@ -2577,6 +2602,7 @@ class Engine:
         for host, port, tries in snapshot['waiting']:
             if tries:
                 self.tries[host, port] = tries
+            self.again[host, port] = True
             self.wait_for((host, port), 0)
 
     # ---- ten times a second ----
@@ -3012,6 +3038,321 @@ class Keeper:
         return dict(engine.snapshot(), passed=self.crew.passed, done=done)
 
 
+# ---- workers ----
+#
+# With -w N, each of N processes runs an Engine on a shard of the targets.  The first process runs
+# the modules, the output and what the user sees.  A worker tells it by
+#   a pipe      lines: `R host port` a result, `E text` an event, `N text` a note, `B code` a bit
+#               for the CBA, `X text` an error that ends the scan, `.` all is told
+#   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
+#               in front of it the orders of the first process
+
+ORDERS = struct.Struct('=QQBB')     # results of this worker that are written; for the state, what
+                                    # passed the filters; stop; all is enough
+WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
+F_SETPIPE_SZ = 1031                 # linux/fcntl.h
+TEAM_MAX = 64
+GRACE_S = 5.0                       # a worker may take so long to its end after all is told
+
+
+class Worker:
+    """One process of a Team, as the first process sees it.
+
+    orders  [results written, passed, stop, enough], as they stand in the page
+    results numbers, among all that the crew got, of its results that are not yet written
+    totals  what it told last
+    """
+
+    def __init__(self, engine):
+        self.engine, self.pid, self.told_all = engine, 0, False
+        self.page = mmap.mmap(-1, WORKER_PAGE)
+        self.counters = SlotPair(self.page, WORKER_PAGE // 2, WORKER_PAGE // 4)
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        fcntl.fcntl(self.writer, F_SETPIPE_SZ, PIPE_SIZE)
+        self.rest = b''                     # octets of a line that is not whole yet
+        self.orders, self.results = [0, 0, 0, 0], collections.deque()
+        self.totals = engine.totals()
+
+    def order(self):
+        ORDERS.pack_into(self.page, 0, *self.orders)
+
+    def read(self):
+        """-> whole lines from the pipe; None at its end."""
+        try:
+            data = os.read(self.reader, PIPE_SIZE)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        *lines, self.rest = (self.rest + data).split(b'\n')
+        return [line.decode('utf-8', 'replace') for line in lines]
+
+    def look(self):
+        """Learn its counters."""
+        told = self.counters.read()
+        if told:
+            answers, locals_ = (collections.Counter(dict(each)) for each in told[-2:])
+            self.totals = Totals(*told[:-2], answers, locals_)
+
+
+class Messenger:
+    """What the engine of a worker process has for a crew, a console and a progress.
+
+    parent  process that it works for
+    unsent  octets that the pipe has no room for
+    """
+    due = math.inf                          # statistics are the first process's matter
+    gone, failed = False, ''
+
+    def __init__(self, worker, parent):
+        self.worker, self.parent, self.unsent, self.count = worker, parent, b'', 0
+
+    def say(self, text):
+        self.unsent += text.replace('\n', ' ').encode('utf-8', 'backslashreplace') + b'\n'
+        self.push()
+
+    def push(self):
+        """Write what the pipe takes."""
+        try:
+            while self.unsent:
+                self.unsent = self.unsent[os.write(self.worker.writer, self.unsent):]
+        except BlockingIOError:
+            pass                            # the rest next time
+        except BrokenPipeError:
+            os._exit(1)                     # killed: nobody hears us any more
+
+    def orders(self):
+        return ORDERS.unpack_from(self.worker.page)
+
+    # as a Crew
+
+    def put(self, host, port):
+        self.count += 1
+        self.say('R %s %d' % (host, port))
+
+    def accepted(self):
+        return self.count
+
+    def settled(self):
+        return self.orders()[0]
+
+    def full(self):
+        if self.unsent:
+            self.push()
+        return bool(self.unsent)
+
+    @property
+    def passed(self):
+        return self.orders()[1]
+
+    @property
+    def enough(self):
+        return bool(self.orders()[3])
+
+    # as a Console and a Progress
+
+    def note(self, text):
+        self.say('N ' + text)
+
+    def event(self, text):
+        self.say('E ' + text)
+
+    def canary(self, canary, change):
+        for kind, text in canary_messages(canary, change):
+            self.say('%s %s' % (kind, text))
+
+    def show(self, engine):
+        """Ten times a second: tell the totals, hear the orders."""
+        if os.getppid() != self.parent:
+            os._exit(1)
+        totals = engine.totals()
+        self.worker.counters.write(totals[:-2] + tuple(list(each.items()) for each in totals[-2:]))
+        if self.orders()[2]:
+            engine.stop('interrupted')
+
+    def look(self):
+        """As a sink: the first process looks."""
+
+    def end(self, engine):
+        """The last words; then all results have to be written before the end."""
+        self.show(engine)
+        if engine.error:
+            self.say('X ' + engine.error)
+        self.say('. ' + engine.stopping)
+        while self.unsent:
+            time.sleep(0.001)
+            self.push()
+        until = time.monotonic() + GRACE_S
+        while self.settled() < self.count and time.monotonic() < until:
+            time.sleep(0.001)
+            if os.getppid() != self.parent:
+                os._exit(1)
+
+
+class Team:
+    """Workers, each with its engine, and what they find: to be used like one Engine."""
+
+    def __init__(self, engines, state, sink):
+        self.stopping, self.error, self.state, self.sink = '', '', state, sink
+        self.taken = 0                      # results given to the crew
+        self.workers = [Worker(engine) for engine in engines]
+        self.elapsed = max(engine.elapsed for engine in engines)
+        self.real = self.started = time.monotonic()
+        parent = os.getpid()
+        for number, worker in enumerate(self.workers):
+            worker.pid = os.fork()
+            if not worker.pid:
+                self.be_worker(number, parent)
+        self.poll, self.speaking = select.poll(), {}        # reader -> its worker, not yet ended
+        for worker in self.workers:
+            os.close(worker.writer)
+            worker.engine.close()
+            self.poll.register(worker.reader, select.POLLIN)
+            self.speaking[worker.reader] = worker
+
+    def be_worker(self, number, parent):
+        """A worker process, from its birth to its end."""
+        status = 1
+        try:
+            for index, each in enumerate(self.workers):
+                os.close(each.reader)
+                if index != number:
+                    os.close(each.writer)
+                    each.engine.close()
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, signal.SIG_IGN)       # the first process tells us
+            worker = self.workers[number]
+            messenger, engine = Messenger(worker, parent), worker.engine
+            if self.state:
+                engine.keep(Keeper(*self.state.workers[number], messenger, self.sink, messenger))
+            engine.run(messenger, messenger, messenger, messenger)
+            messenger.end(engine)
+            engine.finish()
+            status = 0
+        except BaseException as error:      # our bug: this process must not go on as the first
+            complain('cscan: worker %d: %s: %s\n' % (number + 1, type(error).__name__, error))
+        finally:
+            os._exit(status)
+
+    def totals(self) -> Totals:
+        """Of all workers, as they told them last."""
+        told = [worker.totals for worker in self.workers]
+        numbers = [sum(each) for each in zip(*(totals[:-3] for totals in told))]
+        counters = [sum((totals[at] for totals in told), collections.Counter()) for at in (-2, -1)]
+        return Totals(*numbers, told[0].canary, *counters)
+
+    def run(self, crew, sink, console, progress):
+        """Until all workers have ended."""
+        self.crew, self.console, self.progress = crew, console, progress
+        self.real = time.monotonic()
+        self.started, next_tick = self.real - self.elapsed, self.real
+        while self.speaking:
+            if crew.full():
+                time.sleep(0.002)
+            else:
+                for reader, _ in self.poll.poll(10 if self.waiting() else 100):
+                    self.hear(self.speaking[reader])
+            self.confirm()
+            self.real = time.monotonic()
+            if self.real >= next_tick:
+                next_tick = self.real + TICK_S
+                self.tick()
+        self.tick()
+
+    def waiting(self):
+        """Whether results are not yet written."""
+        return any(worker.results for worker in self.workers)
+
+    def hear(self, worker):
+        """What a worker says."""
+        lines = worker.read()
+        if lines is None:
+            del self.speaking[worker.reader]
+            self.poll.unregister(worker.reader)
+            if not worker.told_all:
+                self.fail('worker %d has ended before its work was done'
+                          % (self.workers.index(worker) + 1))
+            return
+        for line in lines:
+            kind, _, text = line.partition(' ')
+            if kind == 'R':
+                host, _, port = text.partition(' ')
+                worker.results.append(self.taken)
+                self.taken += 1
+                self.crew.put(host, int(port))
+            elif kind == 'X':
+                self.fail(text)
+            elif kind == '.':
+                worker.told_all, self.stopping = True, self.stopping or text
+            else:
+                self.progress.tell(kind, text)
+
+    def confirm(self):
+        """Tell the workers which of their results are written."""
+        settled = self.crew.settled()
+        behind = [worker for worker in self.workers
+                  if worker.results and worker.results[0] < settled]
+        if behind and self.state:
+            self.sink.flush()
+        for worker in behind:
+            while worker.results and worker.results[0] < settled:
+                worker.results.popleft()
+                worker.orders[0] += 1
+            worker.order()
+
+    def tick(self):
+        """Ten times a second."""
+        for worker in self.workers:
+            worker.look()
+        self.workers[0].orders[1] = self.crew.passed
+        self.sink.look()
+        failed = self.console.failed or self.sink.failed
+        if failed:
+            self.fail(failed)
+        for worker in self.workers:
+            worker.orders[3] = self.crew.enough or self.console.gone
+            worker.order()
+        self.progress.show(self)
+        if self.totals().sent >= self.progress.due:
+            self.progress.statistics(self)
+
+    def stop(self, reason):
+        """Let all of them wind up."""
+        self.stopping = self.stopping or reason
+        for worker in self.workers:
+            worker.orders[2] = 1
+            worker.order()
+
+    def fail(self, error):
+        """Stop, and for a reason that the user has to mend."""
+        self.error = self.error or error
+        self.stop('error')
+
+    def kill(self):
+        """At once."""
+        for worker in self.workers:
+            os.kill(worker.pid, signal.SIGKILL)
+        self.sink.hurry()
+
+    def finish(self):
+        """All have ended: no zombie is left."""
+        for worker in self.workers:
+            os.waitpid(worker.pid, 0)
+
+
+def canary_messages(canary, change):
+    """A canary's end -> (kind, text) for Progress.tell: what is new about it, and each failure."""
+    if change == 'open again':
+        yield 'E', 'canary %s:%d: open again' % canary.address
+    elif change == 'failed':
+        yield 'N', 'canary %s:%d: %s' % (canary.address + (canary.state,))
+    if change.startswith('failed'):
+        timed_out = canary.state == 'timed out'
+        yield 'B', str(CSCAN_CANARY_FAIL if timed_out else CSCAN_CANARY_FAIL_RESPONSE)
+
+
+# ---- progress ----
+
 CSCAN_STATS_EVERY, CSCAN_STAT_TIME, CSCAN_EVENT = 10, 11, 20    # codes of the entry `cscan`
 CSCAN_CANARY_FAIL, CSCAN_CANARY_FAIL_RESPONSE = 21, 22
 NAMES = {errno.ECONNREFUSED: 'refused', errno.EHOSTUNREACH: 'host unreachable',
@@ -3052,14 +3393,18 @@ class Progress:
             totals.drawn, self.total, totals.unsent))
 
     def canary(self, canary, change):
-        """A canary's end: each failure into the CBA, what is new about it on the console."""
-        if change == 'open again':
-            self.event('canary %s:%d: open again' % canary.address)
-        elif change == 'failed':
-            self.console.note('canary %s:%d: %s' % (canary.address + (canary.state,)))
-        if change.startswith('failed') and self.out:
-            timed_out = canary.state == 'timed out'
-            self.out.bit(CSCAN_CANARY_FAIL if timed_out else CSCAN_CANARY_FAIL_RESPONSE)
+        """A canary's end."""
+        for kind, text in canary_messages(canary, change):
+            self.tell(kind, text)
+
+    def tell(self, kind, text):
+        """E: an event, N: a note, B: the code of a bit for the CBA."""
+        if kind == 'E':
+            self.event(text)
+        elif kind == 'N':
+            self.console.note(text)
+        elif self.out:
+            self.out.bit(int(text))
 
     def statistics(self, engine):
         """The line after each `every` packets, for the CBA and for those without a terminal."""
@@ -3075,7 +3420,7 @@ class Progress:
         if not self.console.tty:
             self.console.progress(', '.join(
                 ['%d packets' % totals.sent, '%d results' % totals.opened,
-                 '%d new events' % new_events] + canary_parts(engine.canary)))
+                 '%d new events' % new_events] + list(filter(None, [totals.canary]))))
 
     def show(self, engine):
         """Ten times a second: new kinds of local errors; each second the status line."""
@@ -3102,7 +3447,7 @@ class Progress:
         parts += ['%d open' % totals.opened, '%d pending' % totals.pending]
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
-        parts += canary_parts(engine.canary)
+        parts += filter(None, [totals.canary])
         if engine.crew.full():
             parts.append('waiting for modules')
         if engine.stopping:
@@ -3121,7 +3466,7 @@ class Progress:
                             (totals.unsent, 'not sent')):
             if count:
                 parts.append('%d %s' % (count, name))
-        parts += canary_parts(engine.canary)
+        parts += filter(None, [totals.canary])
         self.console.clear()
         self.console.progress('%s in %s%s: %s' % (
             many(totals.sent, 'packet'), duration_text(engine.real - engine.started),
@@ -3135,11 +3480,6 @@ class Progress:
 def count_events(totals: Totals) -> int:
     """How many connects ended otherwise than open or in silence."""
     return sum(totals.answers.values()) + sum(totals.locals.values()) + totals.clashes
-
-
-def canary_parts(canary) -> 'list[str]':
-    """Canary or None -> what there is to say of it."""
-    return [canary.text()] if canary and canary.ended and canary.text() else []
 
 
 # ---- metrics ----
@@ -3527,6 +3867,11 @@ def ip_argument(text):
     return text
 
 
+def team_argument(text):
+    """argparse type: a number of processes, or auto."""
+    return min(processors(), TEAM_MAX) if text == 'auto' else number(int, 1, TEAM_MAX)(text)
+
+
 def shard_argument(text):
     """argparse type: 'i/n' -> (i - 1, n); 'auto' stays."""
     match = re.fullmatch(r'([0-9]+)/([0-9]+)', text)
@@ -3581,6 +3926,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='a window of packets takes at least this %% of -t (default: 90)')
     group('-ct', metavar='US', type=number(float, 0, 1e9),
           help='microseconds between packets; overrides -r and -a; 0: as the window allows')
+    group('-w', metavar='N', type=team_argument, default=1,
+          help='processes, each with its share of rate and window; auto: as many as there are '
+               'processors (default: 1)')
     group('-pr', metavar='N', type=count, default=50,
           help='results waiting for modules at most (default: 50)')
     group = parser.add_argument_group('source').add_argument
@@ -3651,6 +3999,8 @@ def check_args(parser, args, extra):
         parser.error('--state: standard input could not be read again: use a file')
     if args.resume:
         return check_resumed(parser, args)
+    if args.w > 1 and (args.l or args.x or args.mf):
+        parser.error('-w %d: goes with a scan only, and without -mf' % args.w)
     if args.shard and not args.once:
         parser.error('--shard: goes with --once: random targets have no parts')
     if args.shards and args.shard != 'auto':
@@ -3839,15 +4189,12 @@ def run(args, console, signals) -> int:
     if args.once and args.seed is None:         # shards must agree on it
         args.seed = (random.SystemRandom().getrandbits(32) if args.shard == (0, 1) else
                      int(space.digest()[:8], 16))
-    snapshot = state.snapshots[0] if state else None
-    places = space.share(args.shard, snapshot['position'] if snapshot else 0)
-    source = space.once(args.seed, places) if args.once else space.draws(args.seed)
-    if args.once and not places and not state:
+    if args.once and not space.share(args.shard):
         console.progress('shard %d/%d is empty: the scan has %s' % (
             args.shard[0] + 1, args.shard[1], many(space.size, 'target')))
     if args.l:
-        return list_targets(itertools.islice(source, args.n), console)
-    return scan(args, state, space, source, console, signals, modules, options)
+        return list_targets(itertools.islice(make_source(args, space, 0, None), args.n), console)
+    return scan(args, state, space, console, signals, modules, options)
 
 
 def resumed_args(given, state):
@@ -3958,34 +4305,61 @@ def pass_results(args, console, signals, modules, options) -> int:
     return 1 if strange else 0
 
 
-def make_engine(args, space, source, total, console) -> Engine:
-    """Pace, limits, canary and the first socket."""
+def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
+    """Pace, limits, canary and the first socket, for each worker a share of all."""
     def warn(text):
         console.note('warning: ' + text)
     raise_descriptors()
     limits = read_limits()
     pace = plan_pace(args.r, args.t, args.m, args.a, args.ct, limits.linear)
-    if args.b or args.once:
+    if args.b or args.once:                     # each target at most once at a time
         pace = pace._replace(window=min(pace.window, max(len(space.share(args.shard)), 1)))
-    pace = fit_pace(pace, limits, args.e, warn)
+    pace = fit_pace(share_pace(pace, args.w), limits, args.e, warn)
     canary = Canary(args.c, args.cp, args.ca, args.bi or '', args.ce) if args.c else None
     if canary and total and total < args.ca:
         warn('the canary is due after %d packets (-ca), the scan has %d' % (args.ca, total))
-    engine = (MeteredEngine if args.mf else Engine)(
-        source, pace, args.bi or '', args.b, args.once, args.n, args.retries,
-        args.max_runtime or math.inf, canary)
-    engine.bind_first(args.bt)
-    if engine.port != args.b:
-        console.note('source port %d is taken: using %d' % (args.b, engine.port))
+    engines = []
+    for number, snapshot in enumerate(snapshots):
+        engines.append((MeteredEngine if args.mf else Engine)(
+            make_source(args, space, number, snapshot), pace, args.bi or '', args.b, args.once,
+            share_count(args.n, number, args.w), args.retries, args.max_runtime or math.inf,
+            None if number else canary))
+        engines[-1].bind_first(args.bt)
+        if snapshot:
+            engines[-1].resume(snapshot)
+    if engines[0].port != args.b:
+        console.note('source port %d is taken: using %d' % (args.b, engines[0].port))
     warn_pace(pace, limits, args.b, space.size, total, args.once, warn)
-    return engine
+    return engines
+
+
+def share_pace(pace: Pace, workers: int) -> Pace:
+    """The pace of one of several workers."""
+    return pace._replace(window=-(-pace.window // workers),
+                         rate=pace.rate and pace.rate / workers)
+
+
+def share_count(count, number, workers):
+    """What worker `number` has of a count; None stays."""
+    return None if count is None else len(range(number, count, workers))
+
+
+def make_source(args, space, number, snapshot):
+    """The targets of a worker: its shard of the shard from the snapshot on, or own draws."""
+    if not args.once:
+        return space.draws(args.seed if args.seed is None else args.seed * args.w + number)
+    index, count = args.shard
+    shard = index + count * number, count * args.w
+    return space.once(args.seed, space.share(shard, snapshot['position'] if snapshot else 0))
 
 
 def start_text(pace: Pace, args, space: Space, total) -> str:
-    """The start line: sockets, timeout, rate, bytes, targets, time."""
+    """The start line: sockets, timeout, rate, bytes, targets, time; pace: of one worker."""
+    pace = pace._replace(window=pace.window * args.w, rate=pace.rate and pace.rate * args.w)
     silent = pace.window / pace.timeout_s * pace.syns       # SYNs a second while nothing answers
     rate = min(pace.rate or silent, silent)
-    parts = [many(pace.window, 'socket'), '%g ms timeout' % args.t]
+    parts = [many(args.w, 'worker')] * (args.w > 1)
+    parts += [many(pace.window, 'socket'), '%g ms timeout' % args.t]
     parts.append('%.6g packets/s, %d bytes/s%s' % (
         pace.rate or silent, SYN_BYTES * (pace.rate or silent),
         '' if pace.rate else ' while nothing answers, else as fast as it can'))
@@ -4032,19 +4406,20 @@ def open_log(path):
         raise UserError('argument --log: %r: %s' % (path, why(error))) from None
 
 
-def scan(args, state, space, source, console, signals, modules, options) -> int:
+def scan(args, state, space, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
     log = open_log(args.log)
     share = len(space.share(args.shard))
     total = min(args.n or share, share) if args.once else args.n
-    engine = make_engine(args, space, source, total, console)
+    snapshots = state.snapshots if state else [None] * args.w
+    engines = make_engines(args, space, snapshots, total, console)
     if args.mf:
-        engine.metrics = Metrics(args.mf, args.t, console)
+        engines[0].metrics = Metrics(args.mf, args.t, console)
     sink = make_sink(args, console)
     if args.state:
-        state = state or StateFile(args.state, '--state', 1)
+        state = state or StateFile(args.state, '--state', args.w)
         state.begin({'args': lasting_args(args), 'lists': args.lists})
-    start = start_text(engine.pace, args, space, total)
+    start = start_text(engines[0].pace, args, space, total)
     console.progress(start)
     if args.d:
         daemonize()
@@ -4055,33 +4430,30 @@ def scan(args, state, space, source, console, signals, modules, options) -> int:
     if args.log:
         console.look()
         console.progress(start)
+    engine = engines[0]
+    if args.w > 1:
+        engine = Team(engines, state, sink)     # forks: before there are threads
+        signals.last_words = engine.kill
     sink.start()
     progress = Progress(console, args.st or (10000 if args.o else 1000),
                         Out(sink, 0) if args.o else None, total)
     crew = make_crew(args, console, sink, modules, options)
-    if args.state:
-        keep_state(state, engine, crew, sink, progress)
-    signals.wind_up, signals.last_words = engine.stop, sink.hurry
+    crew.passed = sum(each['passed'] for each in snapshots if each)
+    if args.w == 1:
+        signals.last_words = sink.hurry
+        if state:
+            engine.keep(Keeper(*state.workers[0], crew, sink, console))
+    if any(snapshots):
+        progress.resume(engine.totals())
+    signals.wind_up = engine.stop
     engine.run(crew, sink, console, progress)
     crew.close()
     sink.close()
-    if engine.keeper:
-        engine.keeper.finish(engine)
+    engine.finish()
     progress.final(engine)
     error = engine.error or sink.failed or console.failed
     tell_end(console, crew, error)
     return 1 if error else 128 + signals.came if signals.came else 0
-
-
-def keep_state(state, engine, crew, sink, progress):
-    """--state: take snapshots; --resume: go on from the last one."""
-    engine.keeper = Keeper(*state.workers[0], crew, sink, progress.console)
-    engine.keeper.start()
-    snapshot = state.snapshots[0] if state.snapshots else None
-    if snapshot:
-        engine.resume(snapshot)
-        crew.passed = snapshot['passed']
-        progress.resume(engine)
 
 
 def tell_end(console, crew, error):

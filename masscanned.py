@@ -157,6 +157,11 @@ def fill_standard_descriptors():
         except OSError:
             os.open('/dev/null', os.O_RDWR if fd == 2 else os.O_WRONLY if fd == 0 else os.O_RDONLY)
 
+
+def processors() -> int:
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
 # ---- end of same in cscan.py and masscanned.py ----
 
 
@@ -4032,7 +4037,7 @@ def positive(text):
 def workers_argument(text):
     """argparse type: a number, or auto."""
     if text == 'auto':
-        return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        return processors()
     if positive(text) > WORKERS_MAX:
         raise argparse.ArgumentTypeError('%r: at most %d' % (text, WORKERS_MAX))
     return int(text)
