@@ -2941,8 +2941,8 @@ class Engine(unittest.TestCase):
             with self.subTest(after=after, every=every):
                 engine = self.canary_run(after, every, ['open'] * 8, self.hosts.open())
                 self.assertEqual(engine.canary.ended, ended)
-                self.assertEqual([engine.totals().canary], [
-                    'canary %d of %d open' % (ended, ended)] if every and ended else [])
+                self.assertEqual(engine.totals().canary,
+                                 'canary %d of %d open' % (ended, ended) if every and ended else '')
         canary = cscan.Canary('127.0.0.1', 9, 10, '', 10)
         self.assertTrue(canary.is_due(10))
         canary.state = 'sent'
