@@ -1867,6 +1867,7 @@ Totals = collections.namedtuple('Totals', KEPT_COUNTERS + (
     'pending',      # connects under way
     'unsent',       # targets that wait to be tried (again)
     'drawn',        # targets taken from the source
+    'limits',       # names of what keeps the scan from being faster
     'canary',       # what there is to say of it, '' = nothing
     'answers',      # {errno: answers of the net}
     'locals'))      # {errno: local errors}
@@ -2081,7 +2082,7 @@ class Engine:
                  runtime=math.inf, canary=None):
         self.source, self.pace, self.address, self.port = source, pace, address, port
         self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
-        self.canary = canary
+        self.canary, self.crew = canary, None
         self.epoll = select.epoll()
         self.socks = {}                 # descriptor -> socket, all of the pool
         self.free = []                  # sockets ready for connect()
@@ -2232,8 +2233,18 @@ class Engine:
     def totals(self) -> Totals:
         """What became of everything up to now."""
         return Totals(*(getattr(self, name) for name in KEPT_COUNTERS), len(self.attempts),
-                      len(self.waiting), self.drawn, self.canary.text() if self.canary else '',
-                      self.answers, self.locals)
+                      len(self.waiting), self.drawn, self.binding(),
+                      self.canary.text() if self.canary else '', self.answers, self.locals)
+
+    def binding(self) -> 'list[str]':
+        """What keeps the scan from being faster, just now."""
+        bucket = self.bucket
+        return [name for name, binds in (
+            ('modules', self.crew and self.crew.full()),
+            ('local errors', self.now < self.held or self.window < self.pace.window),
+            ('conntrack', self.slowed >= 0 and bucket.rate != self.pace.rate),
+            ('window', len(self.attempts) >= self.window),
+            ('rate', bucket.rate is not None and bucket.level < bucket.cost)) if binds]
 
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
@@ -3237,9 +3248,10 @@ class Team:
     def totals(self) -> Totals:
         """Of all workers, as they told them last."""
         told = [worker.totals for worker in self.workers]
-        numbers = [sum(each) for each in zip(*(totals[:-3] for totals in told))]
+        numbers = [sum(each) for each in zip(*(totals[:-4] for totals in told))]
+        limits = list(dict.fromkeys(name for totals in told for name in totals.limits))
         counters = [sum((totals[at] for totals in told), collections.Counter()) for at in (-2, -1)]
-        return Totals(*numbers, told[0].canary, *counters)
+        return Totals(*numbers, limits, told[0].canary, *counters)
 
     def run(self, crew, sink, console, progress):
         """Until all workers have ended."""
@@ -3375,6 +3387,7 @@ class Progress:
         self.drawn = time.monotonic()   # when the status line was last drawn
         self.rates = collections.deque([(self.drawn, 0)], maxlen=6)     # (time, sent) each second
         self.told = set()               # kinds of local errors already told
+        self.status_file = None         # --status
         if out:
             out.begin('cscan')
             out.int32(every, CSCAN_STATS_EVERY)
@@ -3433,17 +3446,47 @@ class Progress:
             self.drawn = engine.real
             self.rates.append((engine.real, totals.sent))
             self.console.status(self.status(engine, totals))
+            if self.status_file:
+                state = ('stopping' if engine.stopping else
+                         'waiting for modules' if engine.crew.full() else 'running')
+                self.status_file.write(self.record(engine, totals, state))
+
+    def reckon(self, engine, totals):
+        """-> packets a second, % done and seconds left (None where that cannot be told)."""
+        (then, before), (now, sent) = self.rates[0], self.rates[-1]
+        rate = (sent - before) / (now - then) if now > then else 0
+        if not self.total:
+            return rate, None, None
+        done = max(totals.sent - totals.repeats - totals.lost, 0)
+        left = max(self.total - done, 0) / rate if rate and not engine.stopping else None
+        return rate, min(100 * done / self.total, 100), left
+
+    def record(self, engine, totals, state) -> dict:
+        """What --status tells."""
+        rate, percent, left = self.reckon(engine, totals)
+        record = {
+            'time': round(time.time(), 3), 'state': state, 'reason': engine.stopping,
+            'elapsed_s': round(engine.real - engine.started, 3), 'rate_pps': round(rate, 1),
+            'percent': percent and round(percent, 3), 'eta_s': left and round(left, 1),
+            'total': self.total, 'sent': totals.sent, 'results': engine.crew.passed,
+            'open': totals.opened, 'without_answer': totals.timeouts,
+            'answers': {NAMES.get(code, errno.errorcode.get(code, str(code))): count
+                        for code, count in totals.answers.items()},
+            'pending': totals.pending, 'waiting': totals.unsent, 'retries': totals.repeats,
+            'sent_again': totals.lost, 'clashes': totals.clashes, 'local_errors': {
+                errno.errorcode.get(code, str(code)): count
+                for code, count in totals.locals.items()},
+            'limits': totals.limits, 'canary': totals.canary or None}
+        return record
 
     def status(self, engine, totals):
         """rate, sent, % and time left, results, local errors, pending."""
-        (then, before), (now, sent) = self.rates[0], self.rates[-1]
-        rate = (sent - before) / (now - then) if now > then else 0
-        parts = ['%.0f/s' % rate, '%d sent' % sent]
-        if self.total:
-            done = max(sent - totals.repeats - totals.lost, 0)
-            parts[-1] += ' (%.1f%%)' % min(100 * done / self.total, 100)
-            if rate and not engine.stopping:
-                parts.append(duration_text(max(self.total - done, 0) / rate) + ' left')
+        rate, percent, left = self.reckon(engine, totals)
+        parts = ['%.0f/s' % rate, '%d sent' % totals.sent]
+        if percent is not None:
+            parts[-1] += ' (%.1f%%)' % percent
+        if left is not None:
+            parts.append(duration_text(left) + ' left')
         parts += ['%d open' % totals.opened, '%d pending' % totals.pending]
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
@@ -3457,6 +3500,8 @@ class Progress:
     def final(self, engine):
         """The last line: what became of everything that was sent."""
         totals = engine.totals()
+        if self.status_file:
+            self.status_file.write(self.record(engine, totals, 'done'))
         parts = ['%d open' % totals.opened]
         parts += ['%d %s' % (count, NAMES.get(code, errno.errorcode.get(code, str(code))))
                   for code, count in totals.answers.most_common()]
@@ -3475,6 +3520,47 @@ class Progress:
             self.console.note('local errors: ' + ', '.join(
                 '%s %d' % (errno.errorcode.get(code, code), count)
                 for code, count in totals.locals.most_common()))
+
+
+class StatusFile:
+    """--status: one JSON object a line, each second and at the end.
+
+    A reader that is slow or gone loses lines, and does not hold up the scan.
+    """
+
+    def __init__(self, spec, console):
+        self.spec, self.console, self.failed, self.lost = spec, console, False, 0
+        try:
+            self.fd = self.open()
+        except OSError as error:
+            raise UserError('argument --status: %r: %s' % (spec, why(error))) from None
+
+    def open(self):
+        """A descriptor that is given as a number, or a file to append to."""
+        if self.spec.isdigit():
+            fd = os.dup(int(self.spec))
+            os.fstat(fd)
+            return fd
+        return os.open(self.spec, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                       | os.O_NONBLOCK, 0o666)      # a pipe without reader: ENXIO, no waiting
+
+    def write(self, record):
+        """One line, if its reader has room."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        if self.failed or not poll.poll(0):
+            self.lost += 1
+            return
+        if self.lost:
+            record['lost_lines'] = self.lost
+        try:
+            os.write(self.fd, json.dumps(record, separators=(',', ':')).encode() + b'\n')
+        except BlockingIOError:
+            self.lost += 1
+        except OSError as error:
+            self.failed = True
+            self.console.note('--status %s: %s: nothing more is written there'
+                              % (self.spec, why(error)))
 
 
 def count_events(totals: Totals) -> int:
@@ -3952,6 +4038,8 @@ def make_parser() -> argparse.ArgumentParser:
     group('-st', metavar='N', type=count,
           help='statistics every N packets (default: 1000; 10000 with -o)')
     group('-mf', metavar='FILE', help='write metrics for metrics.py to FILE')
+    group('--status', metavar='FILE|FD',
+          help='append a JSON object a second to FILE, or to a descriptor by its number')
     group('-q', action='store_true', help='no progress; warnings and errors only')
     group('-d', action='store_true', help='run in the background; needs -o or --log')
     group('--log', metavar='FILE', help='append messages to FILE; with -d results, too')
@@ -4013,8 +4101,8 @@ def check_args(parser, args, extra):
         parser.error('-d: goes with a scan only')
     if args.x and '-' in args.exclude:
         parser.error('-x reads results from standard input: -xf - cannot')
-    for mode, names in (('x', 'f n once shard retries max_runtime mf ce'),
-                        ('l', 'o retries max_runtime max_results mf ce')):
+    for mode, names in (('x', 'f n once shard retries max_runtime mf ce status'),
+                        ('l', 'o retries max_runtime max_results mf ce status')):
         for name in names.split():
             if getattr(args, mode) and getattr(args, name) not in (None, False, 0, []):
                 parser.error('-%s: %s goes with a scan only' % (
@@ -4217,7 +4305,7 @@ def check_lists(path, before, now):
                             'began: %s then, %s now' % (path, option, count, now[option][1]))
 
 
-FILE_OPTIONS = 'pf', 'o', 'of', 'log', 'mf'
+FILE_OPTIONS = 'pf', 'o', 'of', 'log', 'mf', 'status'
 
 
 def lasting_args(args) -> dict:
@@ -4226,7 +4314,7 @@ def lasting_args(args) -> dict:
     for name in 'resume', 'state', 'lists', 'q', 'd':
         lasting.pop(name)
     for name in FILE_OPTIONS:
-        if lasting.get(name):
+        if lasting.get(name) and not (name == 'status' and lasting[name].isdigit()):
             lasting[name] = os.path.abspath(lasting[name])
     for name in 'f', 'exclude':
         lasting[name] = [os.path.abspath(spec) if os.path.exists(spec) and spec not in PRESETS
@@ -4415,6 +4503,7 @@ def scan(args, state, space, console, signals, modules, options) -> int:
     engines = make_engines(args, space, snapshots, total, console)
     if args.mf:
         engines[0].metrics = Metrics(args.mf, args.t, console)
+    status = StatusFile(args.status, console) if args.status else None
     sink = make_sink(args, console)
     if args.state:
         state = state or StateFile(args.state, '--state', args.w)
@@ -4437,6 +4526,7 @@ def scan(args, state, space, console, signals, modules, options) -> int:
     sink.start()
     progress = Progress(console, args.st or (10000 if args.o else 1000),
                         Out(sink, 0) if args.o else None, total)
+    progress.status_file = status
     crew = make_crew(args, console, sink, modules, options)
     crew.passed = sum(each['passed'] for each in snapshots if each)
     if args.w == 1:
