@@ -35,6 +35,7 @@ Theory of operation
 
 import argparse
 import array
+import base64
 import bisect
 import collections
 import contextlib
@@ -532,6 +533,42 @@ def is_in(ip: int, ranges: 'list[tuple[int, int]]') -> bool:
     """True if one of these merged ranges has the address."""
     at = bisect.bisect_right(ranges, (ip, ADDRESSES_MAX))
     return at > 0 and ip <= ranges[at - 1][1]
+
+
+class Exclusions:
+    """What -xf names: when the scan began, and as it is read again at SIGHUP.
+
+    first   ranges; the space of the scan is without them
+    barred  ranges that came since, {} at first: their targets are skipped, one by one
+    """
+
+    def __init__(self, specs, first=None):
+        """first: of a scan that goes on and whose list had changed before."""
+        self.specs = specs
+        self.now = load_all(specs, '-xf')
+        self.first = self.now if first is None else first
+        self.barred = subtract_ranges(self.now, self.first)
+
+    def reread(self) -> 'list[tuple[int, int]]':
+        """-> the ranges that are new; what was excluded once stays excluded."""
+        ranges = load_all(self.specs, '-xf')
+        new = subtract_ranges(subtract_ranges(ranges, self.first), self.barred)
+        self.now, self.barred = ranges, merge_ranges(self.barred + new)
+        return new
+
+    def bars(self, host: str) -> bool:
+        return is_in(ip_number(host), self.barred)
+
+    def pack(self) -> str:
+        """The first list, for a state file."""
+        octets = array.array('I', itertools.chain.from_iterable(self.first)).tobytes()
+        return base64.b64encode(zlib.compress(octets)).decode()
+
+    @staticmethod
+    def unpack(text) -> 'list[tuple[int, int]]':
+        numbers = array.array('I')
+        numbers.frombytes(zlib.decompress(base64.b64decode(text)))
+        return list(zip(numbers[::2], numbers[1::2]))
 
 
 def random_words(seed: 'int | None' = None):
@@ -1861,7 +1898,7 @@ REMEDIES = {
     errno.EADDRNOTAVAIL: 'the source port is in use towards these targets: choose another with -b',
 }
 
-KEPT_COUNTERS = 'sent', 'timeouts', 'opened', 'selfs', 'clashes', 'repeats', 'lost'
+KEPT_COUNTERS = 'sent', 'timeouts', 'opened', 'selfs', 'clashes', 'repeats', 'lost', 'barred'
 
 Totals = collections.namedtuple('Totals', KEPT_COUNTERS + (
     'pending',      # connects under way
@@ -2083,6 +2120,9 @@ class Engine:
         self.source, self.pace, self.address, self.port = source, pace, address, port
         self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
         self.canary, self.crew = canary, None
+        self.exclusions = None          # what SIGHUP reads again
+        self.hup = False                # it has come
+        self.barred = 0                 # targets skipped because of it
         self.epoll = select.epoll()
         self.socks = {}                 # descriptor -> socket, all of the pool
         self.free = []                  # sockets ready for connect()
@@ -2215,7 +2255,38 @@ class Engine:
             self.exhausted = len(fresh) < more or self.quota == 0
             self.drawn += len(fresh)
             drawn += fresh
+        if self.exclusions and self.exclusions.barred:
+            return self.without_barred(drawn)
         return drawn
+
+    def without_barred(self, targets):
+        """Those that have not been excluded since the scan began."""
+        kept = [target for target in targets if not self.exclusions.bars(target[0])]
+        if len(kept) < len(targets):
+            self.barred += len(targets) - len(kept)
+            for target in targets:
+                if self.exclusions.bars(target[0]):
+                    self.forget(target)
+        return kept
+
+    def reread(self):
+        """SIGHUP: read the exclude list again; what is under way to new ranges is taken back."""
+        self.hup = False
+        try:
+            new = self.exclusions.reread()
+        except UserError as error:
+            return self.progress.event('SIGHUP: %s; the exclude list before stays' % error)
+        under_way = [sock for sock, target in self.attempts.items()
+                     if self.exclusions.bars(target[0])]
+        for sock in self.take_back(under_way):
+            target = self.attempts.pop(sock)
+            self.barred += 1
+            self.forget(target)
+            if CONNECT(sock, NOWHERE) in (EISCONN, errno.EINVAL):
+                self.renew(sock)
+            else:
+                self.free.append(sock)
+        self.progress.reread(self.exclusions, new)
 
     def wait_for(self, target, seconds, parked=False):
         """The target is tried (again) in so many seconds; as a new attempt, so as a new tuple."""
@@ -2628,6 +2699,8 @@ class Engine:
         self.watch_blocks()
         if self.canary:
             self.watch_canary()
+        if self.hup:
+            self.reread()
         if self.real - self.started - self.elapsed > self.runtime:
             self.stop('--max-runtime')
         self.sink.look()
@@ -2733,6 +2806,7 @@ class Crew:
     def __init__(self, modules, options, sink, console, threads, limit, most=None, source=''):
         self.modules, self.options, self.sink, self.console = modules, options, sink, console
         self.limit, self.most, self.source = limit, most, source
+        self.exclusions = None              # with -xf: what must not be talked to any more
         self.queue = collections.deque()    # (host, port) not yet taken by a thread
         self.taken = 0                      # results that were
         self.busy = {}                      # thread -> the number of the one that it is at
@@ -2817,6 +2891,10 @@ class Crew:
     def examine(self, target, out):
         """One result through the filters and then all modules."""
         counted = False
+        if self.exclusions and self.exclusions.bars(target.host):
+            with self.lock:
+                self.drops['-xf'] += 1
+            return
         for each in self.modules:
             if not each.filter and not counted:
                 if not self.count():
@@ -2927,7 +3005,11 @@ class SlotPair:
 
 
 class StateFile:
-    """The slots of a file: config, and for each worker live and synced."""
+    """The slots of a file: config, and for each worker live and synced.
+
+    excluded    the exclude list that the scan began with, if it has changed since; None
+    """
+    excluded = None
 
     def __init__(self, path, option, workers=None):
         """workers: of a new file; None: the file is there."""
@@ -2964,6 +3046,8 @@ class StateFile:
         config = self.config.read()
         if not config:
             raise UserError('argument --resume: %r: no scan has begun with it' % self.path)
+        if 'excluded' in config:
+            self.excluded = Exclusions.unpack(config['excluded'])
         same_boot = config['boot_id'] == read_boot_id()
         for pair in self.workers:
             live, synced = (each.read() for each in pair)
@@ -2974,7 +3058,7 @@ class StateFile:
         """From now on the live snapshots count again."""
         for (live, _), snapshot in zip(self.workers, self.snapshots):
             live.write(snapshot)
-        if not self.config.write(dict(config, boot_id=read_boot_id())):
+        if not self.config.write(config):
             raise UserError('argument --state: the options are too long to be kept')
         self.memory.flush()
 
@@ -3181,6 +3265,9 @@ class Messenger:
         if self.orders()[2]:
             engine.stop('interrupted')
 
+    def reread(self, exclusions, new):
+        """The first process tells it."""
+
     def look(self):
         """As a sink: the first process looks."""
 
@@ -3205,6 +3292,7 @@ class Team:
 
     def __init__(self, engines, state, sink):
         self.stopping, self.error, self.state, self.sink = '', '', state, sink
+        self.hup, self.exclusions = False, engines[0].exclusions
         self.taken = 0                      # results given to the crew
         self.workers = [Worker(engine) for engine in engines]
         self.elapsed = max(engine.elapsed for engine in engines)
@@ -3234,6 +3322,7 @@ class Team:
                 signal.signal(signum, signal.SIG_IGN)       # the first process tells us
             worker = self.workers[number]
             messenger, engine = Messenger(worker, parent), worker.engine
+            heed_hangup(engine)
             if self.state:
                 engine.keep(Keeper(*self.state.workers[number], messenger, self.sink, messenger))
             engine.run(messenger, messenger, messenger, messenger)
@@ -3314,6 +3403,8 @@ class Team:
 
     def tick(self):
         """Ten times a second."""
+        if self.hup:
+            self.reread()
         for worker in self.workers:
             worker.look()
         self.workers[0].orders[1] = self.crew.passed
@@ -3327,6 +3418,17 @@ class Team:
         self.progress.show(self)
         if self.totals().sent >= self.progress.due:
             self.progress.statistics(self)
+
+    def reread(self):
+        """SIGHUP: workers read the exclude list each for itself."""
+        self.hup = False
+        try:
+            new = self.exclusions.reread()
+        except UserError as error:
+            return self.progress.event('SIGHUP: %s; the exclude list before stays' % error)
+        for worker in self.workers:
+            os.kill(worker.pid, signal.SIGHUP)
+        self.progress.reread(self.exclusions, new)
 
     def stop(self, reason):
         """Let all of them wind up."""
@@ -3350,6 +3452,12 @@ class Team:
         """All have ended: no zombie is left."""
         for worker in self.workers:
             os.waitpid(worker.pid, 0)
+
+
+def heed_hangup(engine):
+    """From now on SIGHUP makes an engine or a team read the exclude list again, if there is one."""
+    if engine.exclusions and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, lambda number, frame: setattr(engine, 'hup', True))
 
 
 def canary_messages(canary, change):
@@ -3388,6 +3496,7 @@ class Progress:
         self.rates = collections.deque([(self.drawn, 0)], maxlen=6)     # (time, sent) each second
         self.told = set()               # kinds of local errors already told
         self.status_file = None         # --status
+        self.keep_config = bool         # does nothing: --state gives another
         if out:
             out.begin('cscan')
             out.int32(every, CSCAN_STATS_EVERY)
@@ -3409,6 +3518,12 @@ class Progress:
         """A canary's end."""
         for kind, text in canary_messages(canary, change):
             self.tell(kind, text)
+
+    def reread(self, exclusions, new):
+        """The exclude list was read again: note it in the state, tell what is new."""
+        self.keep_config()
+        self.event('SIGHUP: exclude list read again: %s more excluded from now on'
+                   % many(count_addresses(new), 'address'))
 
     def tell(self, kind, text):
         """E: an event, N: a note, B: the code of a bit for the CBA."""
@@ -3457,7 +3572,7 @@ class Progress:
         rate = (sent - before) / (now - then) if now > then else 0
         if not self.total:
             return rate, None, None
-        done = max(totals.sent - totals.repeats - totals.lost, 0)
+        done = max(totals.sent - totals.repeats - totals.lost + totals.barred, 0)
         left = max(self.total - done, 0) / rate if rate and not engine.stopping else None
         return rate, min(100 * done / self.total, 100), left
 
@@ -3473,7 +3588,8 @@ class Progress:
             'answers': {NAMES.get(code, errno.errorcode.get(code, str(code))): count
                         for code, count in totals.answers.items()},
             'pending': totals.pending, 'waiting': totals.unsent, 'retries': totals.repeats,
-            'sent_again': totals.lost, 'clashes': totals.clashes, 'local_errors': {
+            'sent_again': totals.lost, 'clashes': totals.clashes,
+            'excluded_meanwhile': totals.barred, 'local_errors': {
                 errno.errorcode.get(code, str(code)): count
                 for code, count in totals.locals.items()},
             'limits': totals.limits, 'canary': totals.canary or None}
@@ -3508,6 +3624,7 @@ class Progress:
         parts.append('%d without answer' % totals.timeouts)
         for count, name in ((totals.repeats, 'retries'), (totals.lost, 'sent again (conntrack)'),
                             (totals.clashes, 'possible clash'), (totals.selfs, 'self-connected'),
+                            (totals.barred, 'excluded meanwhile'),
                             (totals.unsent, 'not sent')):
             if count:
                 parts.append('%d %s' % (count, name))
@@ -4121,12 +4238,12 @@ def check_args(parser, args, extra):
         sys.exit(2)
 
 
-def load_space(args, console) -> 'tuple[Space, dict]':
+def load_space(args, exclusions, console) -> 'tuple[Space, dict]':
     """-f -xf -p -pf -> what may be probed, {option: [digest of what it named, how much]}."""
     ranges = load_all(args.f or ['default'], '-f')
-    excluded = load_all(args.exclude, '-xf')
+    excluded = exclusions.first
     lists = {'-f': digest_list(ranges, count_addresses(ranges), 'address'),
-             '-xf': digest_list(excluded, count_addresses(excluded), 'address')}
+             '-xf': digest_list(exclusions.now, count_addresses(exclusions.now), 'address')}
     named = count_addresses(ranges)
     if not named:
         raise UserError('argument -f: %s: no ranges in there' % ', '.join(map(repr, args.f)))
@@ -4270,7 +4387,8 @@ def run(args, console, signals) -> int:
     if args.x:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
-    space, lists = load_space(args, console)
+    exclusions = Exclusions(args.exclude, state and state.excluded)
+    space, lists = load_space(args, exclusions, console)
     if state:
         check_lists(args.state, args.lists, lists)
     args.lists = lists
@@ -4282,7 +4400,7 @@ def run(args, console, signals) -> int:
             args.shard[0] + 1, args.shard[1], many(space.size, 'target')))
     if args.l:
         return list_targets(itertools.islice(make_source(args, space, 0, None), args.n), console)
-    return scan(args, state, space, console, signals, modules, options)
+    return scan(args, state, space, exclusions, console, signals, modules, options)
 
 
 def resumed_args(given, state):
@@ -4306,6 +4424,16 @@ def check_lists(path, before, now):
 
 
 FILE_OPTIONS = 'pf', 'o', 'of', 'log', 'mf', 'status'
+
+
+def state_config(args, exclusions) -> dict:
+    """What a state file keeps of a scan's beginning, and of the exclude list as it is now."""
+    config = {'args': lasting_args(args), 'boot_id': read_boot_id(), 'lists': dict(
+        args.lists, **{'-xf': digest_list(exclusions.now, count_addresses(exclusions.now),
+                                          'address')})}
+    if exclusions.barred or exclusions.now != exclusions.first:
+        config['excluded'] = exclusions.pack()
+    return config
 
 
 def lasting_args(args) -> dict:
@@ -4494,7 +4622,7 @@ def open_log(path):
         raise UserError('argument --log: %r: %s' % (path, why(error))) from None
 
 
-def scan(args, state, space, console, signals, modules, options) -> int:
+def scan(args, state, space, exclusions, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
     log = open_log(args.log)
     share = len(space.share(args.shard))
@@ -4507,7 +4635,7 @@ def scan(args, state, space, console, signals, modules, options) -> int:
     sink = make_sink(args, console)
     if args.state:
         state = state or StateFile(args.state, '--state', args.w)
-        state.begin({'args': lasting_args(args), 'lists': args.lists})
+        state.begin(state_config(args, exclusions))
     start = start_text(engines[0].pace, args, space, total)
     console.progress(start)
     if args.d:
@@ -4520,6 +4648,8 @@ def scan(args, state, space, console, signals, modules, options) -> int:
         console.look()
         console.progress(start)
     engine = engines[0]
+    for each in engines if args.exclude else ():
+        each.exclusions = exclusions
     if args.w > 1:
         engine = Team(engines, state, sink)     # forks: before there are threads
         signals.last_words = engine.kill
@@ -4535,6 +4665,10 @@ def scan(args, state, space, console, signals, modules, options) -> int:
             engine.keep(Keeper(*state.workers[0], crew, sink, console))
     if any(snapshots):
         progress.resume(engine.totals())
+    if state:
+        progress.keep_config = lambda: state.config.write(state_config(args, exclusions))
+    crew.exclusions = engine.exclusions
+    heed_hangup(engine)
     signals.wind_up = engine.stop
     engine.run(crew, sink, console, progress)
     crew.close()
