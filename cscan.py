@@ -3455,7 +3455,7 @@ class Team:
 
 
 def heed_hangup(engine):
-    """From now on SIGHUP makes an engine or a team read the exclude list again, if there is one."""
+    """From now on SIGHUP makes an engine or a team read its exclude list again."""
     if engine.exclusions and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGHUP, lambda number, frame: setattr(engine, 'hup', True))
 
