@@ -1984,6 +1984,168 @@ class Bucket:
         return max(0, (self.cost - self.level) / self.rate - (now - self.filled))
 
 
+AUTO_START = 200            # SYNs a second that -r auto begins with
+AUTO_MAX = 100000           # and that it does not go beyond; -r auto/N names another
+AUTO_FEW, AUTO_MANY = 100, 1500     # answers to be expected before it goes on: at first, later
+AUTO_SIGMAS, AUTO_DROP = 5, 0.02    # fewer answers than expected by so much are a loss
+AUTO_UP = 1.1               # steps after the first loss; before it they double
+AUTO_MARGIN = 0.8           # of what came through is used after a loss
+AUTO_CAP = 0.9              # of what came through is not gone beyond for AUTO_HOLD_S
+AUTO_USED = 0.8             # of the rate must be used, or a higher one makes no difference
+AUTO_HOLD_S = 60
+AUTO_MEMORY = 50000         # probes that tell how many answers are to be expected
+AUTO_TRIES = 5              # times that a target is sent again because of losses
+AUTO_FORGIVES = 5           # losses in a row at the lowest rate: the answers have become fewer
+
+AUTO_PATIENCE_S = 10        # with too few answers to judge by it goes on after that, up to ...
+AUTO_BLIND = 5000           # ... this rate
+AUTO_USUAL = 'start', 'answers hold', 'too few answers to judge by'
+
+Decision = collections.namedtuple('Decision', ['time', 'rate', 'reason'])
+
+
+class Level:
+    """A time of one rate.
+
+    begin   its time; sent: packets of the scan until then
+    ended   first tries whose time is over, missed: how many of them had no answer
+    silent  targets of those, if they can still be sent again
+    lossy   the rate was found to be too high; judged: or to be good, once at least
+    """
+    __slots__ = 'begin', 'sent', 'rate', 'ended', 'missed', 'silent', 'lossy', 'judged'
+
+    def __init__(self, begin, sent, rate):
+        self.begin, self.sent, self.rate = begin, sent, rate
+        self.lossy = self.judged = False
+        self.clear()
+
+    def clear(self) -> list:
+        """What was counted is judged -> its silent targets."""
+        silent, self.ended, self.missed, self.silent = getattr(self, 'silent', []), 0, 0, []
+        return silent
+
+
+class Judge:
+    """-r auto: the rate grows while answers per probe hold, and falls back when they do not.
+
+    Targets come in random order, so the share of them that answers is the same at any time, as
+    long as nothing on the way drops packets because of the rate.  It is measured at rates that
+    were found to be good; a level whose share is significantly below it (binomial, AUTO_SIGMAS)
+    lost packets: what was silent in it is sent again, and the rate becomes AUTO_MARGIN of what
+    came through.  Only first tries of targets count.
+
+    levels      those with probes that have not ended; the last is the present one
+    good        (first tries, answers) at good rates, the older ones fading
+    trial       the same of what was last found good, and its silent targets: good when the next
+                is; a small loss at twice the last good rate is not seen at once
+    cap, until  not beyond cap before the time until
+    decisions   not yet told
+    ended       silent targets of good rates that have been judged
+    """
+
+    def __init__(self, most, share, now):
+        """share: of the scan that this engine is, 1 = all of it."""
+        self.least, self.most = min(AUTO_START * share, most), most
+        self.levels = collections.deque([Level(now, 0, self.least)])
+        self.good, self.trial, self.ended = (0, 0), (0, 0, []), []
+        self.cap, self.until, self.losses, self.doubling = most, math.inf, 0, True
+        self.tries = collections.Counter()      # target -> times it was sent again
+        self.decisions = [Decision(time.time(), self.least, AUTO_USUAL[0])]
+        self.seen = (0, 0, 0)                   # errors at the last look
+
+    def level_of(self, sent):
+        """The level that something of that time was sent in; what begins one comes after it."""
+        return next((level for level in reversed(self.levels) if level.begin < sent),
+                    self.levels[0])
+
+    def silent(self, sent, target, retried) -> bool:
+        """A first try of that time had no answer -> whether to send it again at once."""
+        level = self.level_of(sent)
+        level.missed += 1
+        if not (level.lossy or retried):
+            level.silent.append(target)
+        return level.lossy and not retried
+
+    def may_repeat(self, target) -> bool:
+        """Whether a target may be sent (again) because of a loss."""
+        self.tries[target] += 1
+        return self.tries[target] <= AUTO_TRIES
+
+    def decide(self, rate, reason, now, sent):
+        """A new level -> its rate."""
+        rate = max(self.least, min(rate, self.most))
+        self.levels.append(Level(now, sent, rate))
+        self.decisions.append(Decision(time.time(), round(rate, 1), reason))
+        return rate
+
+    def look(self, now, timeout_s, sent, errors):
+        """Ten times a second -> (new rate or None, targets to be sent again).
+
+        errors  counts of (local errors, canary failures, probes lost to conntrack)
+        """
+        while len(self.levels) > 1 and self.levels[1].begin + timeout_s + 1 < now:
+            self.ended += self.levels.popleft().clear()
+        level = self.levels[-1]
+        before, self.seen = self.seen, errors
+        for then, count, factor, name in zip(before, errors, (0.7, 0.5, 0.5), (
+                'local errors', 'canary lost', 'conntrack table full')):
+            if count > then and now - level.begin > timeout_s:
+                self.doubling, self.cap, self.until = False, level.rate, now + AUTO_HOLD_S
+                return self.decide(level.rate * factor, name, now, sent), []
+        expected = level.ended * self.good[1] / self.good[0] if self.good[0] else 0
+        answers = level.ended - level.missed
+        if self.is_loss(level.ended, answers, expected):
+            return self.back_off(level, answers / expected, now, sent)
+        if (expected or answers) >= (AUTO_FEW if self.doubling else AUTO_MANY):
+            return self.grow(level, answers, now, sent), []
+        if (self.doubling and not level.judged and now - level.begin > AUTO_PATIENCE_S + timeout_s
+                and level.rate * 2 <= AUTO_BLIND):
+            return self.decide(level.rate * 2, AUTO_USUAL[2], now, sent), []
+        return None, []
+
+    def is_loss(self, probes, answers, expected):
+        """Whether so few answers are no accident: test of two proportions, pooled."""
+        if answers >= (1 - AUTO_DROP) * expected:
+            return False
+        known, known_answers = self.good
+        share = (known_answers + answers) / (known + probes)
+        spread = share * (1 - share) * probes * (1 + probes / known)
+        return answers < expected - AUTO_SIGMAS * math.sqrt(max(spread, 1))
+
+    def back_off(self, level, through, now, sent):
+        """A loss -> (a part of the rate that came through, silent targets to be sent again)."""
+        level.lossy, self.doubling = True, False
+        self.losses = self.losses + 1 if level.rate == self.least else 0
+        again, self.trial = self.trial[2] + level.clear(), (0, 0, [])
+        if self.losses > AUTO_FORGIVES:
+            self.good, self.losses, self.doubling = (0, 0), 0, True
+            self.cap, self.until = self.most, math.inf
+            self.ended += again
+            return self.decide(level.rate, 'fewer answers at any rate: that is usual now',
+                               now, sent), []
+        came = level.rate * through
+        self.cap, self.until = came * AUTO_CAP, now + AUTO_HOLD_S
+        return self.decide(came * AUTO_MARGIN, '%.0f%% of the answers came at %.0f/s' % (
+            100 * through, level.rate), now, sent), again
+
+    def grow(self, level, answers, now, sent):
+        """The level was good -> the next rate, if one more would be used; else None."""
+        fade = min(1.0, AUTO_MEMORY / (self.good[0] + 1))
+        first = not self.good[0]                # the lowest rate is good at once
+        tried = (level.ended, answers) if first else self.trial
+        self.good = tuple(before * fade + count for before, count in zip(self.good, tried))
+        self.ended += self.trial[2]
+        ended, self.losses, level.judged = level.ended, 0, True
+        self.trial = (0, 0, level.clear()) if first else (ended, answers, level.clear())
+        if now > self.until:
+            self.cap, self.until = self.most, math.inf
+        used = (sent - level.sent) / max(now - level.begin, 0.001)
+        rate = min(level.rate * (2 if self.doubling else AUTO_UP), self.cap, self.most)
+        if used < AUTO_USED * level.rate or rate <= level.rate * 1.001:
+            return None
+        return self.decide(rate, AUTO_USUAL[1], now, sent)
+
+
 class Conntrack:
     """The connection tracking table: when it is full, SYNs vanish and connect() does not tell.
 
@@ -2123,17 +2285,21 @@ class Engine:
         self.exclusions = None          # what SIGHUP reads again
         self.hup = False                # it has come
         self.barred = 0                 # targets skipped because of it
+        self.judge = None               # -r auto
+        self.batch = BATCH              # overdue ones at a time; with a judge those of one cohort
+        self.ending = 0.0               # with a judge: when what is overdue just now was sent
         self.epoll = select.epoll()
         self.socks = {}                 # descriptor -> socket, all of the pool
         self.free = []                  # sockets ready for connect()
         self.attempts = {}              # socket -> (host, port) that it waits for
-        self.cohorts = collections.deque()  # (due, sockets, targets, answered, drawn) in order
-                                            # of due; a pair whose socket does not wait for this
-                                            # target any more is stale
+        self.cohorts = collections.deque()  # (due, sockets, targets, answered, drawn, fresh)
+                                            # in order of due; a pair whose socket does not wait
+                                            # for this target any more is stale
         self.answered = 0               # attempts that an event ended: no pair is stale without
         self.drawn = self.base = 0      # targets taken from source, now and before the last draw
         self.keeper = None              # --state: what keeps the position
-        self.again = {}                 # with a keeper: target that had to wait, until it ends
+        self.again = {}                 # with a keeper or a judge: targets that had to wait, until
+                                        # they end
         self.window = pace.window       # pending at most, now: local errors shrink it
         self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
         self.parked = 0                 # how many of them a local error sent there
@@ -2293,7 +2459,7 @@ class Engine:
         host, port = target
         entry = self.now + seconds, next(self.serial), (host, port), parked
         heapq.heappush(self.waiting, entry)
-        if self.keeper:
+        if self.keeper or self.judge:
             self.again[target] = True
         self.parked += parked
         if self.parked > PARKED_MAX:
@@ -2350,9 +2516,14 @@ class Engine:
 
     def unanswered(self, target, sock):
         """Its deadline is over: the end of it, or another try."""
+        if self.judge and target not in self.again and self.judge.silent(
+                self.ending, target, self.retries) and self.judge.may_repeat(target):
+            return self.lose(target, sock)
         if not self.try_again(target):
             self.timeouts += 1
             self.forget(target)
+            if self.judge and self.keeper:      # not yet its end
+                self.again[target] = True
 
     def lose(self, target, sock):
         """Its deadline is over, and perhaps its SYN never left: it waits to be sent again."""
@@ -2456,12 +2627,37 @@ class Engine:
                 self.free.append(sock)      # connect() has reset it
                 self.tell(target, code, sock)
 
+    def heed_judge(self):
+        """-r auto: what it has decided."""
+        judge = self.judge
+        errors = (sum(self.locals.values()), self.canary.failed if self.canary else 0,
+                  1 if self.slowed >= 0 and self.bucket.rate != self.pace.rate else 0)
+        rate, again = judge.look(self.now, self.pace.timeout_s, self.sent, errors)
+        for target in again:
+            if judge.may_repeat(target):
+                self.timeouts -= 1
+                self.lost += 1
+                self.wait_for(target, LOCAL_WAIT_S)
+        if self.keeper:
+            for target in judge.ended:
+                self.forget(target)
+        judge.ended.clear()
+        if rate:
+            self.pace = self.pace._replace(rate=rate)
+            self.bucket.set_rate(rate, self.now)
+        for decision in judge.decisions:
+            self.progress.decide(decision)
+        judge.decisions.clear()
+
     def overdue(self):
         """Up to BATCH sockets whose deadline is over; of suspect ones the targets wait again."""
         attempts, cohorts = self.attempts, self.cohorts
         found = []
-        while cohorts and cohorts[0][0] <= self.now and len(found) < BATCH:
-            due, live, targets, answered, drawn = cohorts.popleft()
+        while cohorts and cohorts[0][0] <= self.now and len(found) < self.batch:
+            due, live, targets, answered, drawn, fresh = cohorts.popleft()
+            if self.judge:
+                self.ending = due - self.pace.timeout_s
+                self.judge.level_of(self.ending).ended += fresh
             if answered != self.answered:
                 live = [sock for sock, target in zip(live, targets)
                         if attempts.get(sock) is target]
@@ -2472,7 +2668,7 @@ class Engine:
         if len(found) > BATCH:              # one cohort a batch, not ever smaller pieces of them
             rest = found[BATCH:]
             targets = [attempts[sock] for sock in rest]
-            cohorts.appendleft((due, rest, targets, self.answered, drawn))
+            cohorts.appendleft((due, rest, targets, self.answered, drawn, 0))
             del found[BATCH:]
         return found
 
@@ -2480,7 +2676,7 @@ class Engine:
         """Take back what is overdue, use up to credit of it for the next targets -> used."""
         socks = self.take_back(self.overdue())
         count = min(len(socks), credit, self.window - len(self.attempts) + len(socks))
-        if self.retries or self.again:
+        if self.retries or self.again or self.judge:
             count = 0                       # every old target matters: one by one
         news = self.draw(count)
         self.give_up(socks[len(news):])
@@ -2522,10 +2718,11 @@ class Engine:
                    for sock, target, code in zip(socks, targets, codes) if code != EINPROGRESS]
             socks = [sock for sock, code in zip(socks, codes) if code == EINPROGRESS]
             targets = [target for target, code in zip(targets, codes) if code == EINPROGRESS]
-        if socks:
+        fresh = self.count_fresh(targets, odd) if self.judge else 0
+        if socks or fresh:
             attempts.update(zip(socks, targets))
             due = self.now + self.pace.timeout_s
-            self.cohorts.append((due, socks, targets, self.answered, self.base))
+            self.cohorts.append((due, socks, targets, self.answered, self.base, fresh))
             self.count_sent(len(socks))
             self.blocked = None
             if self.stuck:
@@ -2536,6 +2733,12 @@ class Engine:
         if odd and not socks and self.blocked and self.blocked[1] != errno.EPERM:
             self.held = max(self.held, self.now + TICK_S)       # not one came through
         return len(socks)
+
+    def count_fresh(self, targets, odd):
+        """First tries among what was just sent."""
+        sent = targets + [target for _, target, code, _ in odd
+                          if code not in LOCAL and code not in CLASH]
+        return sum(target not in self.again for target in sent) if self.again else len(sent)
 
     def give_up(self, socks, suspect=False):
         """Sockets taken back that get no new target now: free, their targets unanswered."""
@@ -2644,13 +2847,13 @@ class Engine:
 
     def position(self) -> int:
         """How many targets of source have ended, counted without a gap; see also `again`."""
-        cohorts, attempts = self.cohorts, self.attempts
-        while cohorts:
-            _, socks, targets, answered, drawn = cohorts[0]
-            if answered == self.answered or any(
-                    attempts.get(sock) is target for sock, target in zip(socks, targets)):
+        attempts = self.attempts
+        for index, (due, socks, targets, answered, drawn, fresh) in enumerate(self.cohorts):
+            if socks and (answered == self.answered or any(
+                    attempts.get(sock) is target for sock, target in zip(socks, targets))):
                 return drawn
-            cohorts.popleft()
+            if socks:                       # all have ended: not looked through again
+                self.cohorts[index] = due, [], [], -1, drawn, fresh
         return self.drawn
 
     def snapshot(self) -> dict:
@@ -2661,6 +2864,12 @@ class Engine:
                 'answers': list(self.answers.items()), 'locals': list(self.locals.items()),
                 'elapsed': self.real - self.started,
                 **{name: getattr(self, name) for name in KEPT_COUNTERS}}
+
+    def adapt(self, most, share):
+        """-r auto: let a judge find the rate."""
+        self.judge, self.batch = Judge(most, share, self.now), 1
+        self.pace = self.pace._replace(rate=self.judge.least)
+        self.bucket.set_rate(self.judge.least, self.now)
 
     def keep(self, keeper):
         """--state: let it take snapshots."""
@@ -2697,6 +2906,8 @@ class Engine:
             self.compact()
         self.watch_conntrack()
         self.watch_blocks()
+        if self.judge:
+            self.heed_judge()
         if self.canary:
             self.watch_canary()
         if self.hup:
@@ -2714,11 +2925,11 @@ class Engine:
         held = sum(len(cohort[1]) for cohort in self.cohorts)
         if held > 65536 + 4 * len(self.attempts):
             attempts, kept = self.attempts, collections.deque()
-            for due, socks, targets, _, drawn in self.cohorts:
+            for due, socks, targets, _, drawn, fresh in self.cohorts:
                 pairs = [(s, t) for s, t in zip(socks, targets) if attempts.get(s) is t]
-                if pairs:
-                    socks, targets = map(list, zip(*pairs))
-                    kept.append((due, socks, targets, self.answered, drawn))
+                if pairs or fresh:
+                    socks, targets = map(list, zip(*pairs)) if pairs else ([], [])
+                    kept.append((due, socks, targets, self.answered, drawn, fresh))
             self.cohorts = kept
 
     def watch_conntrack(self):
@@ -3268,6 +3479,9 @@ class Messenger:
     def reread(self, exclusions, new):
         """The first process tells it."""
 
+    def decide(self, decision):
+        self.say('D ' + json.dumps(decision))
+
     def look(self):
         """As a sink: the first process looks."""
 
@@ -3383,6 +3597,8 @@ class Team:
                 self.crew.put(host, int(port))
             elif kind == 'X':
                 self.fail(text)
+            elif kind == 'D':
+                self.progress.decide(Decision(*json.loads(text)))
             elif kind == '.':
                 worker.told_all, self.stopping = True, self.stopping or text
             else:
@@ -3497,6 +3713,7 @@ class Progress:
         self.told = set()               # kinds of local errors already told
         self.status_file = None         # --status
         self.keep_config = bool         # does nothing: --state gives another
+        self.decisions = collections.deque(maxlen=1000)     # of -r auto, for the next record
         if out:
             out.begin('cscan')
             out.int32(every, CSCAN_STATS_EVERY)
@@ -3524,6 +3741,12 @@ class Progress:
         self.keep_config()
         self.event('SIGHUP: exclude list read again: %s more excluded from now on'
                    % many(count_addresses(new), 'address'))
+
+    def decide(self, decision):
+        """What -r auto has decided: each into --status, losses on the console."""
+        self.decisions.append(decision._asdict())
+        if decision.reason not in AUTO_USUAL:
+            self.console.progress('rate %.0f/s: %s' % decision[1:])
 
     def tell(self, kind, text):
         """E: an event, N: a note, B: the code of a bit for the CBA."""
@@ -3593,6 +3816,9 @@ class Progress:
                 errno.errorcode.get(code, str(code)): count
                 for code, count in totals.locals.items()},
             'limits': totals.limits, 'canary': totals.canary or None}
+        if self.decisions:
+            record['decisions'] = list(self.decisions)
+            self.decisions.clear()
         return record
 
     def status(self, engine, totals):
@@ -4070,6 +4296,17 @@ def ip_argument(text):
     return text
 
 
+class AutoRate(float):
+    """The rate that -r auto does not go beyond."""
+
+
+def rate_argument(text):
+    """argparse type: a rate, auto, or auto/N."""
+    auto = re.fullmatch('auto(?:/(.+))?', text)
+    rate = number(float, 0.001, 1e7)(auto.group(1) or str(AUTO_MAX) if auto else text)
+    return AutoRate(rate) if auto else rate
+
+
 def team_argument(text):
     """argparse type: a number of processes, or auto."""
     return min(processors(), TEAM_MAX) if text == 'auto' else number(int, 1, TEAM_MAX)(text)
@@ -4119,8 +4356,9 @@ def make_parser() -> argparse.ArgumentParser:
     group('--retries', metavar='N', type=natural, default=0,
           help='try a target that did not answer N times more (default: 0)')
     group = parser.add_argument_group('pace').add_argument
-    group('-r', metavar='PPS', type=number(float, 0.001, 1e7), default=520.0,
-          help='SYNs per second (default: 520)')
+    group('-r', metavar='PPS', type=rate_argument, default=520.0,
+          help='SYNs per second; auto: as many as come through, up to %d, or auto/N: up to N '
+               '(default: 520)' % AUTO_MAX)
     group('-t', metavar='MS', type=number(float, 1, 3600000), default=800.0,
           help='time to answer, ms (default: 800)')
     group('-m', metavar='N', type=number(int, 1, 1 << 20),
@@ -4204,6 +4442,8 @@ def check_args(parser, args, extra):
         parser.error('--state: standard input could not be read again: use a file')
     if args.resume:
         return check_resumed(parser, args)
+    if isinstance(args.r, AutoRate) and (args.m or args.ct is not None):
+        parser.error('-r auto: goes without -m and -ct')
     if args.w > 1 and (args.l or args.x or args.mf):
         parser.error('-w %d: goes with a scan only, and without -mf' % args.w)
     if args.shard and not args.once:
@@ -4407,6 +4647,7 @@ def resumed_args(given, state):
     """The arguments of the scan in a state file, -q and -d as given now."""
     config = state.load()
     args = argparse.Namespace(**config['args'])
+    args.r = rate_argument(args.r)
     args.lists = config['lists']
     args.shard, args.resume, args.state = tuple(args.shard), given.resume, given.resume
     args.q, args.d = given.q, given.d
@@ -4441,6 +4682,7 @@ def lasting_args(args) -> dict:
     lasting = dict(vars(args))
     for name in 'resume', 'state', 'lists', 'q', 'd':
         lasting.pop(name)
+    lasting['r'] = 'auto/%r' % float(args.r) if isinstance(args.r, AutoRate) else repr(args.r)
     for name in FILE_OPTIONS:
         if lasting.get(name) and not (name == 'status' and lasting[name].isdigit()):
             lasting[name] = os.path.abspath(lasting[name])
@@ -4530,7 +4772,8 @@ def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
     pace = plan_pace(args.r, args.t, args.m, args.a, args.ct, limits.linear)
     if args.b or args.once:                     # each target at most once at a time
         pace = pace._replace(window=min(pace.window, max(len(space.share(args.shard)), 1)))
-    pace = fit_pace(share_pace(pace, args.w), limits, args.e, warn)
+    pace = fit_pace(share_pace(pace, args.w), limits, args.e,
+                    warn if not isinstance(args.r, AutoRate) else bool)
     canary = Canary(args.c, args.cp, args.ca, args.bi or '', args.ce) if args.c else None
     if canary and total and total < args.ca:
         warn('the canary is due after %d packets (-ca), the scan has %d' % (args.ca, total))
@@ -4540,6 +4783,8 @@ def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
             make_source(args, space, number, snapshot), pace, args.bi or '', args.b, args.once,
             share_count(args.n, number, args.w), args.retries, args.max_runtime or math.inf,
             None if number else canary))
+        if isinstance(args.r, AutoRate):
+            engines[-1].adapt(args.r / args.w, 1 / args.w)
         engines[-1].bind_first(args.bt)
         if snapshot:
             engines[-1].resume(snapshot)
@@ -4572,31 +4817,49 @@ def make_source(args, space, number, snapshot):
 def start_text(pace: Pace, args, space: Space, total) -> str:
     """The start line: sockets, timeout, rate, bytes, targets, time; pace: of one worker."""
     pace = pace._replace(window=pace.window * args.w, rate=pace.rate and pace.rate * args.w)
-    silent = pace.window / pace.timeout_s * pace.syns       # SYNs a second while nothing answers
-    rate = min(pace.rate or silent, silent)
     parts = [many(args.w, 'worker')] * (args.w > 1)
-    parts += [many(pace.window, 'socket'), '%g ms timeout' % args.t]
-    parts.append('%.6g packets/s, %d bytes/s%s' % (
-        pace.rate or silent, SYN_BYTES * (pace.rate or silent),
-        '' if pace.rate else ' while nothing answers, else as fast as it can'))
-    if pace.rate and rate < pace.rate - 1:
-        parts.append('%.3g/s while nothing answers' % rate)
-    if pace.syns > 1:
-        parts.append('up to %d SYNs a target in that time, so %.3g targets/s'
-                     % (pace.syns, rate / pace.syns))
+    parts += [many(pace.window, 'socket'), '%g ms timeout' % args.t] + pace_parts(pace, args)
     parts.append(many(space.addresses, 'address') + ' x ' + many(len(space.ports), 'port'))
     if args.once:
         parts.append('seed %d' % args.seed)
     if args.shard != (0, 1):
         parts.append('shard %d/%d' % (args.shard[0] + 1, args.shard[1]))
     if total:
-        tries = 1 + args.retries
-        seconds = tries * (total * pace.syns / rate + pace.timeout_s)
-        seconds += retry_wait(pace, 1) * tries * args.retries / 2      # 1 + 2 + ... + retries
-        sure = rate == pace.rate and tries == 1
-        parts.append('%s in %s%s' % (many(total, 'probe'), '' if sure else 'at most ',
-                                     duration_text(seconds)))
+        parts.append(many(total, 'probe') + time_text(pace, args, total))
     return ', '.join(parts)
+
+
+def silent_rate(pace: Pace) -> float:
+    """SYNs a second while nothing answers."""
+    return pace.window / pace.timeout_s * pace.syns
+
+
+def pace_parts(pace: Pace, args) -> 'list[str]':
+    """What the start line says of the rate."""
+    if isinstance(args.r, AutoRate):
+        return ['from %.6g packets/s up to %.6g/s while answers hold' % (pace.rate, args.r)]
+    silent = silent_rate(pace)
+    parts = ['%.6g packets/s, %d bytes/s%s' % (
+        pace.rate or silent, SYN_BYTES * (pace.rate or silent),
+        '' if pace.rate else ' while nothing answers, else as fast as it can')]
+    rate = min(pace.rate or silent, silent)
+    if pace.rate and rate < pace.rate - 1:
+        parts.append('%.3g/s while nothing answers' % rate)
+    if pace.syns > 1:
+        parts.append('up to %d SYNs a target in that time, so %.3g targets/s'
+                     % (pace.syns, rate / pace.syns))
+    return parts
+
+
+def time_text(pace: Pace, args, total) -> str:
+    """' in at most 3 min': how long so many probes take, if that can be said."""
+    if isinstance(args.r, AutoRate):
+        return ''
+    rate, tries = min(pace.rate or math.inf, silent_rate(pace)), 1 + args.retries
+    seconds = tries * (total * pace.syns / rate + pace.timeout_s)
+    seconds += retry_wait(pace, 1) * tries * args.retries / 2      # 1 + 2 + ... + retries
+    sure = rate == pace.rate and tries == 1
+    return ' in %s%s' % ('' if sure else 'at most ', duration_text(seconds))
 
 
 def daemonize():

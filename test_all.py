@@ -2896,8 +2896,8 @@ class Engine(unittest.TestCase):
         live = ('127.0.0.1', 1)
         engine.attempts[sock] = live
         for _ in range(400):
-            engine.cohorts.append((1e9, [sock] * 256, [('127.0.0.1', 9)] * 256, 0, 0))
-        engine.cohorts.append((1e9, [sock], [live], 0, 0))
+            engine.cohorts.append((1e9, [sock] * 256, [('127.0.0.1', 9)] * 256, 0, 0, 0))
+        engine.cohorts.append((1e9, [sock], [live], 0, 0, 0))
         engine.tick()
         self.assertEqual([cohort[2] for cohort in engine.cohorts], [[live]])
 
@@ -3020,6 +3020,109 @@ class MeteredEngine(Engine):
         self.assertEqual(found['sent'], ended + len(engine.attempts))
         self.assertEqual(set(engine.since), set(engine.attempts))
         self.assertEqual(len(engine.names), len(engine.socks))
+
+
+class AdaptiveRate(unittest.TestCase):
+    """-r auto: a Judge before nets made of arithmetic, in a time of their own."""
+
+    TIMEOUT_S = 0.5
+
+    def run_net(self, share, police, seconds, most=100000, errors=lambda now: (0, 0, 0),
+                can=math.inf, share_later=None):
+        """A scan of so many seconds -> (judge, rates by the tenth of a second, lost, repeated).
+
+        share   of the targets that answer; police: packets a second that come through, or None
+        can     packets a second that the scan manages
+        """
+        draw, now, sent = random.Random(SEED), 1000.0, 0
+        judge, under_way, rates = cscan.Judge(most, 1, now), collections.deque(), []
+        rate, lost, repeated = judge.least, set(), 0
+        for step in range(int(seconds * 10)):
+            now += 0.1
+            if share_later is not None and now > 1060:
+                share = share_later
+            count = int(min(rate, can) / 10)
+            through = count if police is None else min(count, police // 10)
+            sent += count
+            dropped = set(draw.sample(range(count), count - through))
+            silent = [(step, each) for each in range(count)
+                      if each in dropped or draw.random() >= share]
+            lost.update((step, each) for each in dropped if draw.random() < share)
+            under_way.append((now, count, silent))
+            while under_way and under_way[0][0] + self.TIMEOUT_S <= now:
+                then, count, silent = under_way.popleft()
+                judge.level_of(then).ended += count
+                for target in silent:
+                    if judge.silent(then, target, False) and judge.may_repeat(target):
+                        lost.discard(target)
+                        repeated += 1
+            new, again = judge.look(now, self.TIMEOUT_S, sent, errors(now))
+            lost.difference_update(again)
+            repeated += len(again)
+            rate = new or rate
+            rates.append(rate)
+        return judge, rates, len(lost) / max(sent * share, 1), repeated
+
+    def test_polices(self):
+        """The rate settles close below what comes through, and what was lost is sent again."""
+        for share in (1.0, 0.5, 0.1):
+            for police, seconds in ((500, 300), (5000, 40)) + ((20000, 60),) * TEST_ALL:
+                with self.subTest(share=share, police=police):
+                    judge, rates, lost, _ = self.run_net(share, police, seconds)
+                    late = rates[len(rates) // 2:]
+                    self.assertGreater(sum(late) / len(late), 0.7 * police, 'SEED=%d' % SEED)
+                    self.assertLess(sum(late) / len(late), 1.2 * police)
+                    self.assertLess(lost, 0.05)
+
+    def test_steady_losses(self):
+        """Losses that are no matter of the rate do not hold it down."""
+        for share, seconds in (1.0, 20), (0.99, 20), (0.95, 20), (0.5, 20), (0.02, 120):
+            judge, rates, _, repeated = self.run_net(share, None, seconds, most=2000)
+            self.assertEqual(rates[-1], 2000, share)
+            self.assertEqual([each.reason for each in judge.decisions
+                              if each.reason not in cscan.AUTO_USUAL], [], share)
+
+    def test_no_answers(self):
+        """Nothing answers: it goes on slowly, and not beyond AUTO_BLIND."""
+        judge, rates, _, _ = self.run_net(0, None, 120)
+        self.assertEqual(rates[:100], [200] * 100)
+        self.assertEqual(max(rates), 3200)
+
+    def test_fewer_answers_for_good(self):
+        """Half of the answers stay away at any rate: that becomes what is usual."""
+        judge, rates, _, _ = self.run_net(0.8, None, 200, most=800, share_later=0.4)
+        self.assertEqual(min(rates[600:]), 200)
+        self.assertGreater(rates[-1], 700)
+        self.assertIn('fewer answers at any rate: that is usual now',
+                      [each.reason for each in judge.decisions])
+
+    def test_errors(self):
+        """Local errors, a lost canary and a full conntrack table bring the rate down."""
+        for index, name, factor in ((0, 'local errors', 0.7), (1, 'canary lost', 0.5),
+                                    (2, 'conntrack table full', 0.5)):
+            def errors(now):
+                return tuple(int(at == index and now > 1030) for at in range(3))
+            judge, rates, _, _ = self.run_net(1.0, None, 40, most=1000, errors=errors)
+            self.assertEqual(rates[295], 1000)
+            self.assertAlmostEqual(min(rates[295:]), 1000 * factor)
+            self.assertIn(name, [each.reason for each in judge.decisions])
+
+    def test_unused(self):
+        """A rate that the scan does not reach is not raised."""
+        _, rates, _, _ = self.run_net(1.0, None, 30, can=1000)
+        self.assertLess(max(rates), 2500)
+
+    def test_repeats_are_bounded(self):
+        judge = cscan.Judge(1000, 1, 0.0)
+        self.assertEqual([judge.may_repeat('a') for _ in range(7)], [True] * 5 + [False] * 2)
+
+    def test_argument(self):
+        self.assertEqual(cscan.rate_argument('auto'), cscan.AUTO_MAX)
+        self.assertIsInstance(cscan.rate_argument('auto/500.5'), cscan.AutoRate)
+        self.assertNotIsInstance(cscan.rate_argument('500'), cscan.AutoRate)
+        for text in ('auto/', 'auto/0', 'auto/x', 'autofoo', 'x', '-1'):
+            with self.assertRaises(cscan.argparse.ArgumentTypeError, msg=text):
+                cscan.rate_argument(text)
 
 
 class Pace(unittest.TestCase):
@@ -4924,6 +5027,66 @@ class Live(Case):
             return [(float(row[0]), row[1], int(row[2])) for row in rows if len(row) == 3]
         wait_until(lambda: os.path.getsize(path))
         return read
+
+    @contextlib.contextmanager
+    def far_rule(self, rule):
+        """An iptables rule of the far end."""
+        words = ['INPUT', '-i', 'v1', '-p', 'tcp', '--syn'] + rule.split()
+        self.inside(self.far, 'iptables', '-w', '-A', *words)
+        try:
+            yield
+        finally:
+            self.inside(self.far, 'iptables', '-w', '-D', *words)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_adaptive_rate(self):
+        """-r auto finds what a slow scan finds; behind a policer it settles close to its rate."""
+        common = ['-f', '10.64.0.0/18', '-p', '1,2', '--once', '-q', '-t', '300']
+        for name, rule in (
+                ('1 %', '-m statistic --mode random --probability 0.01 -j DROP'),
+                ('5 %', '-m statistic --mode random --probability 0.05 -j DROP'),
+                ('police', '-m hashlimit --hashlimit-above 5000/sec --hashlimit-burst 100 '
+                           '--hashlimit-name cscan -j DROP'), ('none', '-j ACCEPT')):
+            with self.subTest(name), self.far_rule(rule):
+                ends = []
+                for rate in ('auto', '2500'):
+                    path = self.path('status %s %s' % (name, rate))
+                    status, out, err = self.scan(*common, '-r', rate, '--status', path)
+                    self.assertEqual(status, 0, err)
+                    with open(path) as file:
+                        records = [json.loads(line) for line in file]
+                    self.assertEqual(records[-1]['state'], 'done')
+                    ends.append(records[-1]['answers']['refused'])
+                    if rate == 'auto' and name == 'police':
+                        rates = [each['rate'] for record in records
+                                 for each in record.get('decisions', [])]
+                        self.assertGreater(rates[-1], 3500)
+                        self.assertLess(rates[-1], 6500)
+                        self.assertTrue(records[-1]['sent_again'])
+                self.assertGreater(ends[0], 0.99 * ends[1])
+
+    def test_excluded_meanwhile(self):
+        """SIGHUP: no SYN goes to a range of the list's new lines a second later, also repeats."""
+        for workers in '1', '2':
+            path = self.path('never %s' % workers, '10.64.0.0/28')
+            syns = self.sniff()
+            process = self.start('-f', '10.64.0.0/20,10.128.0.0/20', '-xf', path, '-p', '7',
+                                 '--once', '-r', '1500', '-t', '2500', '-w', workers,
+                                 '-o', self.path('out %s.cba' % workers))
+            wait_until(lambda: len(syns()) > 1000)
+            with open(path, 'a') as file:
+                file.write('10.64.8.0/21\n10.128.8.0/21\n')
+            # the workers are children of the one that the signal is for
+            os.kill(process.pid, signal.SIGHUP)
+            came = time.time()
+            wait_until(lambda: syns()[-1][0] > came + 2.5 or process.poll() is not None, 15)
+            process.terminate()
+            err = process.communicate()[1].decode()
+            self.assertIn('SIGHUP: exclude list read again: 4096 addresses more excluded', err)
+            self.assertRegex(err, r' [0-9]+ excluded meanwhile')
+            new = [syn for syn in syns() if int(syn[1].split('.')[2]) & 8]
+            self.assertTrue([syn for syn in new if syn[0] < came])
+            self.assertEqual([syn for syn in new if syn[0] > came + 1], [])
 
     def most_in_a_second(self, times):
         """The largest number of times within any second."""
