@@ -19,10 +19,13 @@ Contents
 
 import argparse
 import base64
+import collections
+import hashlib
 import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import struct
 import sys
@@ -189,7 +192,270 @@ def printable(text: str) -> str:
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
 
 
+# ---- same in cba_reader.py and cscan.py ----
+
+EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'int32',
+               CBA_INT64: 'int64', CBA_BIT: 'bit'}          # in JSON; data is base64
+TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
+                    r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
+                    r':([1-9][0-9]{0,4})(?![0-9])')
+MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
+
+Record = collections.namedtuple('Record', [
+    'path',         # of the file that has the entry; None: the scan that finds it is running
+    'module',       # its name, '' = print
+    'events',       # [(kind, code, value)], as in an Entry
+    'names',        # {code: name} of the module
+    'time'])        # Unix seconds at which it was found, or nearly
+
+Format = collections.namedtuple('Format', [
+    'name', 'help',
+    'line',         # (Record, host, port) -> its line; '' if the format has no place for it
+    'head', 'tail',     # lines before and after all others, '' = none; see FormatWriter.fill
+    'between',      # a line between two records, '' = none
+    'columns',      # the head names columns: some readers want it, some do not
+    'every'])       # entries without a target (host, port None) have a place, too
+
+FORMATS = {}                        # name -> Format, in order of registration
+
+
+def output_format(name, help, head='', tail='', between='', columns=False, every=False):
+    """Register the function below, which makes the line of a record, as a format."""
+    def register(line):
+        FORMATS[name] = Format(name, help, line, head, tail, between, columns, every)
+        return line
+    return register
+
+
+def formats_text() -> str:
+    """The formats and what they are, for -h."""
+    return 'formats:\n' + ''.join('  %-14s%s\n' % (each.name, each.help)
+                                  for each in FORMATS.values())
+
+
+def event_text(kind: int, code: int, value, names: 'dict[int, str]', escape=printable) -> str:
+    """An event of any module on one line's part: NAME, NAME=value, or the value of code 0."""
+    if kind == CBA_DATA:
+        value = '%d bytes %s' % (len(value), value[:16].hex())
+    text = escape(str(value))
+    if kind == CBA_BIT:
+        return names.get(code, str(code))
+    return '%s=%s' % (names.get(code, code), text) if code else text
+
+
+def find_target(events) -> 'tuple[str, int, int] | None':
+    """Host, port, end of these: where a string of code 0 has [scheme://]ip:port at its begin."""
+    for kind, code, value in events:
+        match = TARGET.match(value) if (kind, code) == (CBA_STR, 0) else None
+        if match and int(match.group(2)) < 1 << 16:
+            return match.group(1), int(match.group(2)), match.end()
+    return None
+
+
+def record_text(record: Record, escape=printable) -> str:
+    """What a record says besides its target, on one line."""
+    words, target = [], find_target(record.events)
+    for kind, code, value in record.events:
+        if target and (kind, code) == (CBA_STR, 0) and TARGET.match(value):
+            value, target = value[target[2]:].strip(), None
+            if not value:
+                continue
+        words.append(event_text(kind, code, value, record.names, escape))
+    return ' '.join(words)
+
+
+def masscan_text(text: str) -> str:
+    """Text -> the ASCII of masscan's banners: \\xNN for all that is not plain in any of them."""
+    return MASSCAN_PLAIN.sub(lambda match: ''.join(
+        '\\x%02x' % octet for octet in match.group().encode(
+            'latin-1' if match.group() < '\u0100' else 'utf-8', 'replace')), text)
+
+
+def masscan_name(record: Record) -> str:
+    """A record's module as the name of a service: one word."""
+    return masscan_text(record.module).replace(' ', '\\x20')
+
+
+def xml_text(text: str) -> str:
+    """Text -> ASCII for an XML attribute in double quotes; control characters become \\x1b."""
+    for plain, entity in ('&', '&amp;'), ('<', '&lt;'), ('>', '&gt;'), ('"', '&quot;'):
+        text = text.replace(plain, entity)
+    return printable(text).encode('ascii', 'xmlcharrefreplace').decode()
+
+
+def utc_text(seconds: int, form: str = '%Y-%m-%d %H:%M:%S') -> str:
+    """Unix seconds -> text, in UTC."""
+    return time.strftime(form, time.gmtime(seconds))
+
+
+def json_text(value) -> str:
+    """Anything JSON can say -> one line of printable ASCII."""
+    return json.dumps(value).replace('\x7f', '\\u007f')   # DEL passes dumps()
+
+
+def json_event(kind: int, code: int, value, names: 'dict[int, str]') -> dict:
+    """An event -> an object: type, code, the code's name if it has one, value."""
+    event = {'type': EVENT_TYPES[kind], 'code': code}
+    if code in names:
+        event['name'] = names[code]
+    event['value'] = base64.b64encode(value).decode() if kind == CBA_DATA else value
+    return event
+
+
+@output_format('json', 'an object a line, with all events of all modules', every=True)
+def json_line(record, host, port):
+    """File, or time of a running scan; module, ip and port if it has them, events."""
+    line = {'time': record.time} if record.path is None else {
+        'file': os.fsencode(record.path).decode('utf-8', 'replace')}
+    line['module'] = record.module
+    if host:
+        line['ip'], line['port'] = host, port
+    line['events'] = [json_event(*event, record.names) for event in record.events]
+    return json_text(line)
+
+
+@output_format('csv', 'a row an entry: time, ip, port, module, text (RFC 4180)',
+               'time,ip,port,module,text', columns=True)
+def csv_line(record, host, port):
+    """Quotes around what strangers chose."""
+    fields = [printable(text).replace('"', '""') for text in (
+        record.module or 'print', record_text(record, str))]
+    return '%d,%s,%d,"%s","%s"' % (record.time, host, port, *fields)
+
+
+@output_format('list', 'as masscan -oL', '#masscan', '# end')
+def list_line(record, host, port):
+    """open, or banner with the module's name and words."""
+    if not record.module:
+        return 'open tcp %d %s %d' % (port, host, record.time)
+    return 'banner tcp %d %s %d %s %s' % (port, host, record.time, masscan_name(record),
+                                          masscan_text(record_text(record, str)))
+
+
+@output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
+               '# %(program)s done at %(end_text)s')
+def grepable_line(record, host, port):
+    """Fields with tabs between, as nmap -oG has them, too."""
+    if not record.module:
+        return 'Timestamp: %d\tHost: %s ()\tPorts: %d/open/tcp////' % (record.time, host, port)
+    return 'Host: %s ()\tPort: %d\tService: %s\tBanner: %s' % (
+        host, port, masscan_name(record), masscan_text(record_text(record, str)))
+
+
+@output_format('xml', 'as masscan -oX', '''\
+<?xml version="1.0"?>
+<nmaprun scanner="masscan" start="%(start)d" version="1.0-BETA" xmloutputversion="1.03">
+<scaninfo type="connect" protocol="tcp"/>''', '''\
+<runstats>
+<finished time="%(end)d" timestr="%(end_text)s" elapsed="%(elapsed)d"/>
+<hosts up="%(shown)d" down="0" total="%(shown)d"/>
+</runstats>
+</nmaprun>''')
+def xml_line(record, host, port):
+    """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
+    service = '' if not record.module else '<service name="%s" banner="%s"/>' % (
+        masscan_name(record), masscan_text(record_text(record, str)))
+    return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
+            '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
+            '</port></ports></host>' % (record.time, host, port,
+                                        'response' if service else 'syn-ack', service))
+
+
+@output_format('masscan-json', 'as masscan -oJ, but always a valid array', '[', ']', ',')
+def masscan_json_line(record, host, port):
+    """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
+    found = {'status': 'open', 'reason': 'syn-ack', 'ttl': 0} if not record.module else {
+        'service': {'name': masscan_name(record),
+                    'banner': masscan_text(record_text(record, str))}}
+    return json_text({'ip': host, 'timestamp': str(record.time),
+                      'ports': [dict(port=port, proto='tcp', **found)]})
+
+
+@output_format('nmap-xml', 'as nmap -oX, by its DTD; what modules say is output of scripts', '''\
+<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE nmaprun>
+<nmaprun scanner="nmap" args="%(command)s" start="%(start)d" startstr="%(start_text)s" \
+version="%(program)s" xmloutputversion="1.05">
+<verbose level="0"/>
+<debugging level="0"/>''', '''\
+<runstats><finished time="%(end)d" timestr="%(end_text)s" elapsed="%(elapsed)d" exit="success"/>\
+<hosts up="%(shown)d" down="0" total="%(shown)d"/></runstats>
+</nmaprun>''')
+def nmap_xml_line(record, host, port):
+    """A host element with one port."""
+    script = '' if not record.module else '<script id="%s" output="%s"/>' % (
+        xml_text(record.module), xml_text(record_text(record, str)))
+    reason = 'reason="syn-ack" reason_ttl="0"/>'
+    return ('<host starttime="%d" endtime="%d"><status state="up" ' + reason +
+            '<address addr="%s" addrtype="ipv4"/><ports><port protocol="tcp" portid="%d">'
+            '<state state="open" ' + reason + '%s</port></ports></host>'
+            ) % (record.time, record.time, host, port, script)
+
+
+@output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True)
+def zmap_line(record, host, port):
+    """ip,port"""
+    return '' if record.module else '%s,%d' % (host, port)
+
+
+@output_format('naabu', 'as naabu -json: open ports only')
+def naabu_line(record, host, port):
+    """An object; no host name, and tls false: nobody asked."""
+    return '' if record.module else json_text({
+        'ip': host, 'timestamp': utc_text(record.time, '%Y-%m-%dT%H:%M:%SZ'), 'port': port,
+        'protocol': 'tcp', 'tls': False})
+
+
+class FormatWriter:
+    """Records -> the lines of a format: head, records, tail.
+
+    header      False: no line that names columns
+    shown       records that were given a line
+    left_out    those that were not: no target, or no place in this format
+    """
+
+    def __init__(self, name, program, command, header=True):
+        self.format, self.program, self.command = FORMATS[name], program, command
+        self.header = header or not self.format.columns
+        self.begun, self.start, self.shown, self.left_out = False, 0, 0, 0
+
+    def fill(self, text, end):
+        """Head or tail with its values, as a list of lines."""
+        return [text % {
+            'program': xml_text(self.program), 'command': xml_text(self.command),
+            'start': self.start, 'start_text': utc_text(self.start), 'end': end,
+            'end_text': utc_text(end), 'elapsed': max(end - self.start, 0),
+            'shown': self.shown}] if text else []
+
+    def begin(self, start):
+        """Unix seconds -> the lines before the first record; none the second time."""
+        if self.begun:
+            return []
+        self.begun, self.start = True, start
+        return self.fill(self.format.head, start) if self.header else []
+
+    def record(self, record):
+        """Its lines; none, and counted, if it has no place."""
+        host, port, _ = find_target(record.events) or (None, None, 0)
+        line = self.format.line(record, host, port) if host or self.format.every else ''
+        if not line:
+            self.left_out += 1
+            return []
+        self.shown += 1
+        return [self.format.between] * (self.shown > 1 and self.format.between != '') + [line]
+
+    def end(self, end):
+        """Unix seconds -> the lines after the last record, of an empty document all of them."""
+        return self.begin(end) + self.fill(self.format.tail, end)
+
+# ---- end of same in cba_reader.py and cscan.py ----
+
+
 # ==== 2 Entries =======================================================================
+
+STATS_EVERY, STAT_TIME, EVENT = 10, 11, 20          # codes of the entry `cscan`
+CANARY_FAIL, CANARY_FAIL_RESPONSE = 21, 22
+
 
 class Entry:
     """What a module wrote about one result.
@@ -198,11 +464,12 @@ class Entry:
     events  [(kind, code, value)] in order; value: STR str, DATA bytes, FILE its name as str,
             INT32 and INT64 int, BIT True
     dict    {code: last value}
+    time    Unix seconds of the last statistics before it, 0 = there were none
     """
-    __slots__ = 'module', 'events', 'dict'
+    __slots__ = 'module', 'events', 'dict', 'time'
 
-    def __init__(self, module):
-        self.module, self.events, self.dict = module, [], {}
+    def __init__(self, module, time=0):
+        self.module, self.events, self.dict, self.time = module, [], {}, time
 
     def add(self, kind, code, value):
         self.events.append((kind, code, value))
@@ -217,6 +484,7 @@ class CBA:
     overwrite    replace files that are there already; otherwise new ones get .1, .2 ...
     cut          after entries() came to its end: '' or what ended it before the file did
     torn         True if that is just the end of the file, as a kill or a full disk leaves it
+    time         Unix seconds of the scanner's last statistics, 0 = none yet
     extracted    paths below extract_dir of the FILEs written
     refused      (name, reason) of FILEs that could not be written
     """
@@ -224,22 +492,22 @@ class CBA:
     def __init__(self, fileobj, extract_dir='cba_files', extract_for=(), overwrite=False):
         self.file, self.extract_dir = fileobj, extract_dir
         self.extract_for, self.overwrite = extract_for, overwrite
-        self.started, self.cut, self.torn = False, '', False
+        self.started, self.cut, self.torn, self.time = False, '', False, 0
         self.extracted, self.refused = set(), []
 
     def entries(self, module=None):
         """Yield the entries of a module, None = of all, in the order in which they end."""
         if self.started:
             self.file.seek(0)
-        self.started = True
+        self.started, self.time = True, 0
         packets = CbaPackets(self.file)
         entries, streams = {}, {}       # thread -> Entry, thread -> CbaStream
         for thread, kind, code, value in packets:
             if kind == CBA_HEAD:
                 yield from self.whole(entries.pop(thread, None), module)
-                entries[thread] = Entry(value.decode('latin-1'))
+                entries[thread] = Entry(value.decode('latin-1'), self.time)
                 continue
-            entry = entries.setdefault(thread, Entry(''))
+            entry = entries.setdefault(thread, Entry('', self.time))
             if kind == CBA_CHUNK:
                 if not streams[thread].feed(value):
                     entry.add(*streams.pop(thread).event())
@@ -247,6 +515,7 @@ class CBA:
                 streams[thread] = self.stream(kind, code, value, entry, module)
             else:
                 entry.add(kind, code, value.decode('latin-1') if kind == CBA_STR else value)
+                self.note_time(entry, kind, code, value)
         for stream in streams.values():
             if stream.kind == CBA_FILE and stream.place:
                 self.refused.append((stream.name, 'cut short: %d bytes written'
@@ -257,6 +526,11 @@ class CBA:
         self.cut = packets.cut or (
             'the file ends inside %d streams' % len(streams) if streams else '')
         self.torn = packets.torn or not packets.cut and bool(streams)
+
+    def note_time(self, entry, kind, code, value):
+        """An event of the scanner may say what time it is; a damaged one says nothing."""
+        if (entry.module, kind, code) == ('cscan', CBA_INT64, STAT_TIME) and 0 < value < 1 << 33:
+            self.time = value
 
     def whole(self, entry, module):
         """An entry that has come to its end, if it is wanted and not empty."""
@@ -308,8 +582,6 @@ class CbaStream:
 
 # ==== 3 Reports =======================================================================
 
-STATS_EVERY, STAT_TIME, EVENT = 10, 11, 20          # codes of the entry `cscan`
-CANARY_FAIL, CANARY_FAIL_RESPONSE = 21, 22
 STAT_ROW = [(CBA_INT64, STAT_TIME), (CBA_INT32, 0), (CBA_INT32, 0)]     # time, events, results
 CODES = {                           # module: {code: name}, to select with --module NAME:CODE
     'cscan': {STATS_EVERY: 'STATS_EVERY', STAT_TIME: 'STAT_TIME', EVENT: 'EVENT',
@@ -320,11 +592,6 @@ CODES = {                           # module: {code: name}, to select with --mod
     'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'},
 }
-EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'int32',
-               CBA_INT64: 'int64', CBA_BIT: 'bit'}          # in JSON; data is base64
-TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
-                    r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
-                    r':([1-9][0-9]{0,4})(?![0-9])')
 
 
 def stat_text(stat: 'tuple[int, int, int]') -> str:
@@ -356,17 +623,7 @@ def report_stats(entry: Entry):
         yield 'Max events: ' + stat_text(max(stats, key=lambda stat: stat[1]))
 
 
-def event_text(kind: int, code: int, value, names: 'dict[int, str]') -> str:
-    """An event of any module on one line's part: NAME, NAME=value, or the value of code 0."""
-    if kind == CBA_DATA:
-        value = '%d bytes %s' % (len(value), value[:16].hex())
-    text = printable(str(value))
-    if kind == CBA_BIT:
-        return names.get(code, str(code))
-    return '%s=%s' % (names.get(code, code), text) if code else text
-
-
-def list_line(_, entry: Entry, code: 'int | None') -> str:
+def entry_text(entry: Entry, code: 'int | None') -> str:
     """An entry -> what it holds; the bare target, as cscan.py -x takes it, if a code was asked."""
     if code is None:
         names = CODES.get(entry.module, {})
@@ -375,36 +632,28 @@ def list_line(_, entry: Entry, code: 'int | None') -> str:
     return printable(text.partition('://')[2] or text)
 
 
-def target_of(entry: Entry) -> 'tuple[str, int] | None':
-    """ip and port of an entry whose string of code 0 begins with ip:port or scheme://ip:port."""
-    for kind, code, value in entry.events:
-        match = TARGET.match(value) if (kind, code) == (CBA_STR, 0) else None
-        if match and int(match.group(2)) < 1 << 16:
-            return match.group(1), int(match.group(2))
-    return None
+class Unique:
+    """--unique: which entries were there before; those of the scanner itself never were.
 
+    code    of --module NAME:CODE: entries are the same if their targets are; None: if all is
+    again   how many were
+    """
 
-def json_event(kind: int, code: int, value, names: 'dict[int, str]') -> dict:
-    """An event -> an object: type, code, the code's name if it has one, value."""
-    event = {'type': EVENT_TYPES[kind], 'code': code}
-    if code in names:
-        event['name'] = names[code]
-    event['value'] = base64.b64encode(value).decode() if kind == CBA_DATA else value
-    return event
+    def __init__(self, code):
+        self.code, self.again = code, 0
+        self.seen = set()           # digests of 16 octets: some 90 octets of memory each
 
-
-def json_line(path: str, entry: Entry, _) -> str:
-    """An entry -> one JSON object in ASCII: file, module, ip and port if it has them, events."""
-    line = {'file': os.fsencode(path).decode('utf-8', 'replace'), 'module': entry.module}
-    target = target_of(entry)
-    if target:
-        line['ip'], line['port'] = target
-    names = CODES.get(entry.module, {})
-    line['events'] = [json_event(*event, names) for event in entry.events]
-    return json.dumps(line).replace('\x7f', '\\u007f')   # DEL passes dumps()
-
-
-PRINTERS = {'list': list_line, 'json': json_line}   # (path, entry, code asked or None) -> line
+    def first(self, entry) -> bool:
+        """True the first time."""
+        if entry.module == 'cscan':
+            return True
+        what = entry.module, entry.events if self.code is None else entry_text(entry, self.code)
+        digest = hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
+        if digest in self.seen:
+            self.again += 1
+            return False
+        self.seen.add(digest)
+        return True
 
 
 def parse_module(text: str) -> 'tuple[str, int | None]':
@@ -431,15 +680,19 @@ examples:
   cba_reader.py scan.cba --module rfb:WIN   targets whose entry has this code
   cba_reader.py scan.cba --json | jq -r 'select(.module == "rfb") | .ip'
   cba_reader.py scan.cba --extract files    write the files that modules kept
+  cba_reader.py *.cba --unique --to xml     for what reads masscan -oX
 '''
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for a mistake."""
+    """One line for a mistake; formats below the options."""
 
     def error(self, message):
         sys.stderr.write('cba_reader: %s (see -h)\n' % message)
         sys.exit(2)
+
+    def format_help(self):
+        return super().format_help() + '\n' + formats_text()
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -455,6 +708,11 @@ def make_parser() -> argparse.ArgumentParser:
         help='entries of this module; with CODE (number or name) the targets that have it')
     add('--json', action='store_true',
         help='one JSON object a line for each entry, or those of -s, -r, --module')
+    add('--to', metavar='FORMAT', choices=list(FORMATS),
+        help='the same in a format of below, for other programs; --to json is --json')
+    add('--no-header', action='store_true', help='with --to csv and zmap: rows only')
+    add('--unique', action='store_true',
+        help='each result, or entry of a module, once: a resumed scan may have written some twice')
     add('--extract', metavar='DIR', help='write the files of all modules (or --module) below DIR')
     add('--overwrite', action='store_true', help='let --extract replace files that are there')
     return parser
@@ -468,8 +726,7 @@ def main(argv=None) -> int:
         parser.error('--overwrite: goes with --extract')
     if args.module is not None and (args.s or args.r):
         parser.error('--module %s: goes without -s and -r' % args.module)
-    if args.json and args.extract:
-        parser.error('--json: goes without --extract')
+    check_to(parser, args)
     try:
         status = read_all(args)
         flush()
@@ -483,6 +740,24 @@ def main(argv=None) -> int:
         return 130
 
 
+def check_to(parser, args):
+    """What goes with --to, --json and --unique; --json becomes --to json."""
+    if args.json and args.to:
+        parser.error('--json and --to %s: one of them' % args.to)
+    option = '--json' if args.json else '--to ' + args.to if args.to else ''
+    if args.json:
+        args.to = 'json'
+    for given, wrong in ((option, '--extract' if args.extract else ''),
+                         (option, '-s' if args.s and not args.r and args.to != 'json' else ''),
+                         ('--unique' if args.unique else '', '--extract' if args.extract else
+                          '-s' if args.s and not args.r else '')):
+        if given and wrong:
+            parser.error('%s: goes without %s' % (given, wrong))
+    if args.no_header and not (args.to and FORMATS[args.to].columns):
+        parser.error('--no-header: goes with --to ' + ' or '.join(
+            each.name for each in FORMATS.values() if each.columns))
+
+
 def read_all(args) -> int:
     """Report on all files, then what is wrong with which -> exit status."""
     try:
@@ -491,7 +766,10 @@ def read_all(args) -> int:
         say(str(error))
         return 1
     files = Files(args.files, args.extract, '*' if module is None else [module], args.overwrite)
+    files.unique = Unique(code) if args.unique else None
     report(files, args, module, code)
+    if args.unique and files.unique.again:
+        say('--unique: %d left out that had been there before' % files.unique.again)
     for complaint in files.complaints.values():
         say(complaint)
     return 1 if files.broken else 0
@@ -559,6 +837,7 @@ class Files:
     extracted   paths below folder, of all files
     refused     (name, reason) of FILEs that could not be written
     modules     of the entries seen
+    unique      of --unique, None without
     """
 
     def __init__(self, paths, folder=None, wanted=(), overwrite=False):
@@ -567,6 +846,7 @@ class Files:
         self.copies = {}                # path: seekable copy of what came out of a pipe
         self.complaints, self.broken = {}, set()
         self.extracted, self.refused, self.modules = set(), [], set()
+        self.unique = None
 
     def entries(self, module=None, code=None):
         """Yield (path, entry) of the entries of a module, None = all, that have a code."""
@@ -577,11 +857,37 @@ class Files:
                     cba.extracted, cba.refused = self.extracted, self.refused
                     for entry in cba.entries():
                         self.modules.add(entry.module)
-                        if module in (None, entry.module) and (code is None or code in entry.dict):
+                        if self.wants(entry, module, code):
                             yield path, entry
                     self.judge(path, cba)
             except OSError as error:
                 self.complain(path, '%r: %s' % (path, why(error)))
+
+    def wants(self, entry, module, code):
+        """Is it of this module (None = all), has it this code, is it the first of its kind?"""
+        return (module in (None, entry.module) and (code is None or code in entry.dict)
+                and (self.unique is None or self.unique.first(entry)))
+
+    def begin(self, path) -> int:
+        """Unix seconds of a file's first statistics; without any, of its last change; or 0."""
+        try:
+            with self.open(path) as file:
+                cba = CBA(file)
+                for _ in cba.entries():
+                    if cba.time:
+                        return cba.time
+                return cba.time or int(os.fstat(file.fileno()).st_mtime)
+        except OSError:
+            return 0                # entries() tells why
+
+    def records(self, module, code, timed):
+        """Yield the Record of each entry; if they must be timed, as near as the file has it."""
+        begin = {} if timed else dict.fromkeys(self.paths, 0)
+        for path, entry in self.entries(module, code):
+            if not entry.time and path not in begin:
+                begin[path] = self.begin(path)
+            yield Record(path, entry.module, entry.events, CODES.get(entry.module, {}),
+                         entry.time or begin[path])
 
     def open(self, path):
         """A file at its beginning, or a copy of the pipe that it is."""
@@ -613,11 +919,10 @@ def report(files, args, module, code):
     """--extract, entries one by one, or statistics and results."""
     if args.extract:
         extract(files, module)
-    elif args.module is not None or args.json:
-        if args.s != args.r:
-            module = 'cscan' if args.s else ''
-        line = PRINTERS['json' if args.json else 'list']
-        emit(line(path, entry, code) for path, entry in files.entries(module, code))
+    elif args.to:
+        convert(files, args, module if args.s == args.r else 'cscan' if args.s else '', code)
+    elif args.module is not None:
+        emit(entry_text(entry, code) for _, entry in files.entries(module, code))
     else:
         if args.s or not args.r:
             emit(['Stats:'])
@@ -630,6 +935,30 @@ def report(files, args, module, code):
     if module not in files.modules and args.module is not None and files.modules:
         say('no entry of module %r: there are %s'
             % (module, ', '.join(repr(name) for name in sorted(files.modules))))
+
+
+def convert(files, args, module, code):
+    """--to: entries as records; the document begins and ends with their times."""
+    command = ' '.join(shlex.quote(word) for word in ['cba_reader.py'] + sys.argv[1:])
+    writer = FormatWriter(args.to, 'cscan', command, not args.no_header)
+    strange = collections.Counter()     # modules whose entries have no place
+    emit(document(files.records(module, code, args.to != 'json'), writer, strange))
+    strange['cscan'] = 0                # its statistics name no target, and nobody expects one
+    strange = +strange
+    if strange:
+        say('--to %s has no place for the entries of %s; --json shows them' % (args.to, ', '.join(
+            '%r (%d)' % (name, count) for name, count in sorted(strange.items()))))
+
+
+def document(records, writer, strange):
+    """Yield the lines of records in a format; strange counts modules of what has no place."""
+    last = 0
+    for record in records:
+        last = max(last, record.time)
+        left_out = writer.left_out
+        yield from writer.begin(record.time) + writer.record(record)
+        strange[record.module] += writer.left_out - left_out
+    yield from writer.end(last or int(time.time()))
 
 
 def say_results():

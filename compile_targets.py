@@ -76,6 +76,7 @@ PORT_MAX = 65535
 OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
 QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
 RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
+NAME_MARK = 'name:'                 # before a host by name, in range text
 PORTS = re.compile(r'([0-9]{1,5})(?:-([0-9]{1,5}))?(?::([0-9]{1,10}))?')
 
 
@@ -109,13 +110,24 @@ def parse_range(text: str, where: str) -> 'tuple[int, int]':
     return first, last
 
 
-def parse_range_lines(lines: 'list[str]', where: str) -> 'list[tuple[int, int]]':
-    """Range text, a range a line, # comments -> merged ranges."""
+def parse_target(text: str, where: str, names=None) -> 'list[tuple[int, int]]':
+    """A range -> [itself]; name:HOST -> [], and (HOST, where) is added to names."""
+    if not text.startswith(NAME_MARK):
+        return [parse_range(text, where)]
+    if names is None:
+        raise UserError('%s: %r: a name has no place here: cscan.py -f resolves it when it scans'
+                        % (where, text))
+    names.append((text[len(NAME_MARK):].strip(), where))
+    return []
+
+
+def parse_range_lines(lines: 'list[str]', where: str, names=None) -> 'list[tuple[int, int]]':
+    """Range text, a range a line, # comments -> merged ranges; names  see parse_target."""
     ranges = []
     for number, line in enumerate(lines, 1):
         text = line.partition('#')[0].strip()
         if text:
-            ranges.append(parse_range(text, '%s:%d' % (where, number)))
+            ranges += parse_target(text, '%s:%d' % (where, number), names)
     return merge_ranges(ranges)
 
 
@@ -218,14 +230,14 @@ def read_file(path: str, what: str) -> bytes:
         raise UserError('%s: %r: %s' % (what, path, why(error))) from None
 
 
-def read_ranges(path: str, what: str) -> 'list[tuple[int, int]]':
+def read_ranges(path: str, what: str, names=None) -> 'list[tuple[int, int]]':
     """A .csw or a file of range text -> merged ranges; told apart by a NUL octet."""
     data = read_file(path, what)
     where = 'standard input' if path == '-' else path
     if b'\0' in data:
         return unpack_csw(data, where)
     lines = re.split('\r\n?|\n', data.decode('utf-8-sig', 'replace'))     # no others: splitlines()
-    return parse_range_lines(lines, where)
+    return parse_range_lines(lines, where, names)
 
 # ---- end of same in cscan.py and compile_targets.py ----
 

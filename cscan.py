@@ -9,7 +9,7 @@ ports, one ip:port a line, or entries of a CBA file (-o).  `-h` lists the option
 Contents
     1 Formats           range text, .csw, .csp, CBA: what stands in files
     2 Targets           built-in lists, addresses x ports, random draws, permutation
-    3 Output            console, result text, CBA writer
+    3 Output            console, results as text and in formats, CBA writer
     4 Timed socket      what modules talk through: one deadline a conversation
     5 Module registry   @module, -mod, -mcfg
     6 Modules           what is done with an open port
@@ -108,6 +108,7 @@ PORT_MAX = 65535
 OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
 QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
 RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
+NAME_MARK = 'name:'                 # before a host by name, in range text
 PORTS = re.compile(r'([0-9]{1,5})(?:-([0-9]{1,5}))?(?::([0-9]{1,10}))?')
 
 
@@ -141,13 +142,24 @@ def parse_range(text: str, where: str) -> 'tuple[int, int]':
     return first, last
 
 
-def parse_range_lines(lines: 'list[str]', where: str) -> 'list[tuple[int, int]]':
-    """Range text, a range a line, # comments -> merged ranges."""
+def parse_target(text: str, where: str, names=None) -> 'list[tuple[int, int]]':
+    """A range -> [itself]; name:HOST -> [], and (HOST, where) is added to names."""
+    if not text.startswith(NAME_MARK):
+        return [parse_range(text, where)]
+    if names is None:
+        raise UserError('%s: %r: a name has no place here: cscan.py -f resolves it when it scans'
+                        % (where, text))
+    names.append((text[len(NAME_MARK):].strip(), where))
+    return []
+
+
+def parse_range_lines(lines: 'list[str]', where: str, names=None) -> 'list[tuple[int, int]]':
+    """Range text, a range a line, # comments -> merged ranges; names  see parse_target."""
     ranges = []
     for number, line in enumerate(lines, 1):
         text = line.partition('#')[0].strip()
         if text:
-            ranges.append(parse_range(text, '%s:%d' % (where, number)))
+            ranges += parse_target(text, '%s:%d' % (where, number), names)
     return merge_ranges(ranges)
 
 
@@ -250,14 +262,14 @@ def read_file(path: str, what: str) -> bytes:
         raise UserError('%s: %r: %s' % (what, path, why(error))) from None
 
 
-def read_ranges(path: str, what: str) -> 'list[tuple[int, int]]':
+def read_ranges(path: str, what: str, names=None) -> 'list[tuple[int, int]]':
     """A .csw or a file of range text -> merged ranges; told apart by a NUL octet."""
     data = read_file(path, what)
     where = 'standard input' if path == '-' else path
     if b'\0' in data:
         return unpack_csw(data, where)
     lines = re.split('\r\n?|\n', data.decode('utf-8-sig', 'replace'))     # no others: splitlines()
-    return parse_range_lines(lines, where)
+    return parse_range_lines(lines, where, names)
 
 # ---- end of same in cscan.py and compile_targets.py ----
 
@@ -424,6 +436,265 @@ def printable(text: str) -> str:
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
 
 
+# ---- same in cba_reader.py and cscan.py ----
+
+EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'int32',
+               CBA_INT64: 'int64', CBA_BIT: 'bit'}          # in JSON; data is base64
+TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
+                    r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
+                    r':([1-9][0-9]{0,4})(?![0-9])')
+MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
+
+Record = collections.namedtuple('Record', [
+    'path',         # of the file that has the entry; None: the scan that finds it is running
+    'module',       # its name, '' = print
+    'events',       # [(kind, code, value)], as in an Entry
+    'names',        # {code: name} of the module
+    'time'])        # Unix seconds at which it was found, or nearly
+
+Format = collections.namedtuple('Format', [
+    'name', 'help',
+    'line',         # (Record, host, port) -> its line; '' if the format has no place for it
+    'head', 'tail',     # lines before and after all others, '' = none; see FormatWriter.fill
+    'between',      # a line between two records, '' = none
+    'columns',      # the head names columns: some readers want it, some do not
+    'every'])       # entries without a target (host, port None) have a place, too
+
+FORMATS = {}                        # name -> Format, in order of registration
+
+
+def output_format(name, help, head='', tail='', between='', columns=False, every=False):
+    """Register the function below, which makes the line of a record, as a format."""
+    def register(line):
+        FORMATS[name] = Format(name, help, line, head, tail, between, columns, every)
+        return line
+    return register
+
+
+def formats_text() -> str:
+    """The formats and what they are, for -h."""
+    return 'formats:\n' + ''.join('  %-14s%s\n' % (each.name, each.help)
+                                  for each in FORMATS.values())
+
+
+def event_text(kind: int, code: int, value, names: 'dict[int, str]', escape=printable) -> str:
+    """An event of any module on one line's part: NAME, NAME=value, or the value of code 0."""
+    if kind == CBA_DATA:
+        value = '%d bytes %s' % (len(value), value[:16].hex())
+    text = escape(str(value))
+    if kind == CBA_BIT:
+        return names.get(code, str(code))
+    return '%s=%s' % (names.get(code, code), text) if code else text
+
+
+def find_target(events) -> 'tuple[str, int, int] | None':
+    """Host, port, end of these: where a string of code 0 has [scheme://]ip:port at its begin."""
+    for kind, code, value in events:
+        match = TARGET.match(value) if (kind, code) == (CBA_STR, 0) else None
+        if match and int(match.group(2)) < 1 << 16:
+            return match.group(1), int(match.group(2)), match.end()
+    return None
+
+
+def record_text(record: Record, escape=printable) -> str:
+    """What a record says besides its target, on one line."""
+    words, target = [], find_target(record.events)
+    for kind, code, value in record.events:
+        if target and (kind, code) == (CBA_STR, 0) and TARGET.match(value):
+            value, target = value[target[2]:].strip(), None
+            if not value:
+                continue
+        words.append(event_text(kind, code, value, record.names, escape))
+    return ' '.join(words)
+
+
+def masscan_text(text: str) -> str:
+    """Text -> the ASCII of masscan's banners: \\xNN for all that is not plain in any of them."""
+    return MASSCAN_PLAIN.sub(lambda match: ''.join(
+        '\\x%02x' % octet for octet in match.group().encode(
+            'latin-1' if match.group() < '\u0100' else 'utf-8', 'replace')), text)
+
+
+def masscan_name(record: Record) -> str:
+    """A record's module as the name of a service: one word."""
+    return masscan_text(record.module).replace(' ', '\\x20')
+
+
+def xml_text(text: str) -> str:
+    """Text -> ASCII for an XML attribute in double quotes; control characters become \\x1b."""
+    for plain, entity in ('&', '&amp;'), ('<', '&lt;'), ('>', '&gt;'), ('"', '&quot;'):
+        text = text.replace(plain, entity)
+    return printable(text).encode('ascii', 'xmlcharrefreplace').decode()
+
+
+def utc_text(seconds: int, form: str = '%Y-%m-%d %H:%M:%S') -> str:
+    """Unix seconds -> text, in UTC."""
+    return time.strftime(form, time.gmtime(seconds))
+
+
+def json_text(value) -> str:
+    """Anything JSON can say -> one line of printable ASCII."""
+    return json.dumps(value).replace('\x7f', '\\u007f')   # DEL passes dumps()
+
+
+def json_event(kind: int, code: int, value, names: 'dict[int, str]') -> dict:
+    """An event -> an object: type, code, the code's name if it has one, value."""
+    event = {'type': EVENT_TYPES[kind], 'code': code}
+    if code in names:
+        event['name'] = names[code]
+    event['value'] = base64.b64encode(value).decode() if kind == CBA_DATA else value
+    return event
+
+
+@output_format('json', 'an object a line, with all events of all modules', every=True)
+def json_line(record, host, port):
+    """File, or time of a running scan; module, ip and port if it has them, events."""
+    line = {'time': record.time} if record.path is None else {
+        'file': os.fsencode(record.path).decode('utf-8', 'replace')}
+    line['module'] = record.module
+    if host:
+        line['ip'], line['port'] = host, port
+    line['events'] = [json_event(*event, record.names) for event in record.events]
+    return json_text(line)
+
+
+@output_format('csv', 'a row an entry: time, ip, port, module, text (RFC 4180)',
+               'time,ip,port,module,text', columns=True)
+def csv_line(record, host, port):
+    """Quotes around what strangers chose."""
+    fields = [printable(text).replace('"', '""') for text in (
+        record.module or 'print', record_text(record, str))]
+    return '%d,%s,%d,"%s","%s"' % (record.time, host, port, *fields)
+
+
+@output_format('list', 'as masscan -oL', '#masscan', '# end')
+def list_line(record, host, port):
+    """open, or banner with the module's name and words."""
+    if not record.module:
+        return 'open tcp %d %s %d' % (port, host, record.time)
+    return 'banner tcp %d %s %d %s %s' % (port, host, record.time, masscan_name(record),
+                                          masscan_text(record_text(record, str)))
+
+
+@output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
+               '# %(program)s done at %(end_text)s')
+def grepable_line(record, host, port):
+    """Fields with tabs between, as nmap -oG has them, too."""
+    if not record.module:
+        return 'Timestamp: %d\tHost: %s ()\tPorts: %d/open/tcp////' % (record.time, host, port)
+    return 'Host: %s ()\tPort: %d\tService: %s\tBanner: %s' % (
+        host, port, masscan_name(record), masscan_text(record_text(record, str)))
+
+
+@output_format('xml', 'as masscan -oX', '''\
+<?xml version="1.0"?>
+<nmaprun scanner="masscan" start="%(start)d" version="1.0-BETA" xmloutputversion="1.03">
+<scaninfo type="connect" protocol="tcp"/>''', '''\
+<runstats>
+<finished time="%(end)d" timestr="%(end_text)s" elapsed="%(elapsed)d"/>
+<hosts up="%(shown)d" down="0" total="%(shown)d"/>
+</runstats>
+</nmaprun>''')
+def xml_line(record, host, port):
+    """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
+    service = '' if not record.module else '<service name="%s" banner="%s"/>' % (
+        masscan_name(record), masscan_text(record_text(record, str)))
+    return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
+            '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
+            '</port></ports></host>' % (record.time, host, port,
+                                        'response' if service else 'syn-ack', service))
+
+
+@output_format('masscan-json', 'as masscan -oJ, but always a valid array', '[', ']', ',')
+def masscan_json_line(record, host, port):
+    """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
+    found = {'status': 'open', 'reason': 'syn-ack', 'ttl': 0} if not record.module else {
+        'service': {'name': masscan_name(record),
+                    'banner': masscan_text(record_text(record, str))}}
+    return json_text({'ip': host, 'timestamp': str(record.time),
+                      'ports': [dict(port=port, proto='tcp', **found)]})
+
+
+@output_format('nmap-xml', 'as nmap -oX, by its DTD; what modules say is output of scripts', '''\
+<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE nmaprun>
+<nmaprun scanner="nmap" args="%(command)s" start="%(start)d" startstr="%(start_text)s" \
+version="%(program)s" xmloutputversion="1.05">
+<verbose level="0"/>
+<debugging level="0"/>''', '''\
+<runstats><finished time="%(end)d" timestr="%(end_text)s" elapsed="%(elapsed)d" exit="success"/>\
+<hosts up="%(shown)d" down="0" total="%(shown)d"/></runstats>
+</nmaprun>''')
+def nmap_xml_line(record, host, port):
+    """A host element with one port."""
+    script = '' if not record.module else '<script id="%s" output="%s"/>' % (
+        xml_text(record.module), xml_text(record_text(record, str)))
+    reason = 'reason="syn-ack" reason_ttl="0"/>'
+    return ('<host starttime="%d" endtime="%d"><status state="up" ' + reason +
+            '<address addr="%s" addrtype="ipv4"/><ports><port protocol="tcp" portid="%d">'
+            '<state state="open" ' + reason + '%s</port></ports></host>'
+            ) % (record.time, record.time, host, port, script)
+
+
+@output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True)
+def zmap_line(record, host, port):
+    """ip,port"""
+    return '' if record.module else '%s,%d' % (host, port)
+
+
+@output_format('naabu', 'as naabu -json: open ports only')
+def naabu_line(record, host, port):
+    """An object; no host name, and tls false: nobody asked."""
+    return '' if record.module else json_text({
+        'ip': host, 'timestamp': utc_text(record.time, '%Y-%m-%dT%H:%M:%SZ'), 'port': port,
+        'protocol': 'tcp', 'tls': False})
+
+
+class FormatWriter:
+    """Records -> the lines of a format: head, records, tail.
+
+    header      False: no line that names columns
+    shown       records that were given a line
+    left_out    those that were not: no target, or no place in this format
+    """
+
+    def __init__(self, name, program, command, header=True):
+        self.format, self.program, self.command = FORMATS[name], program, command
+        self.header = header or not self.format.columns
+        self.begun, self.start, self.shown, self.left_out = False, 0, 0, 0
+
+    def fill(self, text, end):
+        """Head or tail with its values, as a list of lines."""
+        return [text % {
+            'program': xml_text(self.program), 'command': xml_text(self.command),
+            'start': self.start, 'start_text': utc_text(self.start), 'end': end,
+            'end_text': utc_text(end), 'elapsed': max(end - self.start, 0),
+            'shown': self.shown}] if text else []
+
+    def begin(self, start):
+        """Unix seconds -> the lines before the first record; none the second time."""
+        if self.begun:
+            return []
+        self.begun, self.start = True, start
+        return self.fill(self.format.head, start) if self.header else []
+
+    def record(self, record):
+        """Its lines; none, and counted, if it has no place."""
+        host, port, _ = find_target(record.events) or (None, None, 0)
+        line = self.format.line(record, host, port) if host or self.format.every else ''
+        if not line:
+            self.left_out += 1
+            return []
+        self.shown += 1
+        return [self.format.between] * (self.shown > 1 and self.format.between != '') + [line]
+
+    def end(self, end):
+        """Unix seconds -> the lines after the last record, of an empty document all of them."""
+        return self.begin(end) + self.fill(self.format.tail, end)
+
+# ---- end of same in cba_reader.py and cscan.py ----
+
+
 # ==== 2 Targets =======================================================================
 
 PRESETS = {                         # name -> range text, the same as presets/NAME.txt
@@ -490,29 +761,109 @@ BUILTIN_MODULES = 'print'
 MULTICAST = (0xe0000000, 0xefffffff)        # RFC 5771 s3: 224.0.0.0/4, which TCP cannot reach
 RANDOM_BLOCK = 1 << 14                      # octets of randomness fetched at a time
 LIST_BLOCK = 1 << 12                        # targets made at a time
+RESOLVERS = 32                              # names resolved side by side
+# The last label has a letter: resolvers take 10.1 and 0x7f000001 for addresses
+HOST_NAME = re.compile(r'(?:[\w-]{1,63}\.)*(?!0[xX]|[\w-]{64})[\w-]*[^\W\d_][\w-]*\.?')
 LAST = [str(octet) for octet in range(256)]
 THIRD = [octet + '.' for octet in LAST]
 HALF = [first + second for first in THIRD for second in THIRD]      # '0.0.' to '255.255.'
 
 
-def load_ranges(spec: str, option: str) -> 'list[tuple[int, int]]':
-    """What -f and -xf take: a preset's name, -, a file, or ranges with commas between."""
+class Names:
+    """Hosts by name, name:HOST, of -f and -xf: each is resolved once, IPv4 only.
+
+    known   {name: its addresses, none if it was skipped}; a resumed scan begins with the old ones
+    told    lines that say what became of which, to be recorded
+    """
+
+    def __init__(self, known, skip, console):
+        self.known, self.skip, self.console = known, skip, console
+        self.told, self.errors = [], {}     # errors: {name: why it has no address}
+
+    def ranges(self, found, option) -> 'list[tuple[int, int]]':
+        """(name, where it stands) pairs -> its addresses; what fails is an error, or skipped."""
+        for name, where in found:
+            if len(name) > 253 or not HOST_NAME.fullmatch(name):
+                raise UserError('%s: %r: not the name of a host' % (where, NAME_MARK + name))
+        new = list(dict.fromkeys(name for name, _ in found if name not in self.known))
+        self.resolve_all(new)
+        for name, where in found:
+            if not self.known[name] and (option != '-f' or not self.skip):
+                raise UserError('%s: %r: %s%s' % (where, NAME_MARK + name, self.errors.get(
+                    name, 'had no address when the scan began'), (
+                    '; --skip-unresolved leaves such names out' if option == '-f' else '')))
+        for name in new:
+            self.tell(name)
+        return [(ip_number(each),) * 2 for name, _ in found for each in self.known[name]]
+
+    def tell(self, name):
+        """A line for a name, now and in the results."""
+        if self.known[name]:
+            self.told.append('name:%s = %s' % (name, ', '.join(self.known[name])))
+            self.console.progress(self.told[-1])
+        else:
+            self.told.append('name:%s: %s: skipped' % (name, self.errors[name]))
+            self.console.note('warning: ' + self.told[-1])
+
+    def resolve_all(self, names):
+        """Side by side, because one that times out takes many seconds."""
+        waiting = collections.deque(names)
+
+        def work():
+            while True:
+                try:
+                    self.resolve(waiting.popleft())
+                except IndexError:
+                    return
+        threads = [threading.Thread(target=work, daemon=True)
+                   for _ in range(min(len(names), RESOLVERS))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def resolve(self, name):
+        """A name -> known, or errors."""
+        addresses = set()
+        try:
+            addresses = {each[4][0] for each in socket.getaddrinfo(
+                name, None, socket.AF_INET, socket.SOCK_STREAM)}
+        except (OSError, UnicodeError) as error:        # UnicodeError: no name of RFC 3490
+            self.errors[name] = why(error)
+        self.known[name] = sorted(addresses, key=ip_number)
+
+
+def is_range_text(spec: str) -> bool:
+    """Ranges and names with commas between?"""
+    return all(part.strip().startswith(NAME_MARK) or re.fullmatch(r'[0-9./\s-]*', part)
+               for part in spec.split(','))
+
+
+def load_ranges(spec: str, option: str, names=None) -> 'list[tuple[int, int]]':
+    """What -f and -xf take: a preset's name, -, a file, or ranges with commas between.
+
+    names   list that gets (name, where it stands) of hosts by name
+    """
     if spec == 'default':
         return parse_range_lines(BUILTIN_RANGES.splitlines(), 'built-in targets')
     if spec in PRESETS:
         return parse_range_lines(PRESETS[spec].splitlines(), spec)
     if spec == '-' or os.path.exists(spec):
-        return read_ranges(spec, 'argument ' + option)
-    if re.fullmatch(r'[0-9./,\s-]+', spec):
+        return read_ranges(spec, 'argument ' + option, names)
+    if spec and is_range_text(spec):
         where = 'argument ' + option
-        return merge_ranges([parse_range(part.strip(), where) for part in spec.split(',')])
+        return merge_ranges([pair for part in spec.split(',')
+                             for pair in parse_target(part.strip(), where, names)])
     raise UserError('argument %s: %r: neither a file nor ranges (10.0.0.0/8,192.0.2.1-192.0.2.9) '
-                    'nor one of %s' % (option, spec, ', '.join(sorted(PRESETS) + ['default'])))
+                    'nor one of %s; a host by name is name:HOST'
+                    % (option, spec, ', '.join(sorted(PRESETS) + ['default'])))
 
 
-def load_all(specs: 'list[str]', option: str) -> 'list[tuple[int, int]]':
+def load_all(specs: 'list[str]', option: str, names: Names) -> 'list[tuple[int, int]]':
     """Everything that an option named, each time it was given -> merged ranges."""
-    return merge_ranges([pair for spec in specs for pair in load_ranges(spec, option)])
+    found = []
+    ranges = [pair for spec in specs for pair in load_ranges(spec, option, found)]
+    return merge_ranges(ranges + names.ranges(found, option))
 
 
 def subtract_ranges(ranges: 'list[tuple[int, int]]', others: 'list[tuple[int, int]]'):
@@ -542,16 +893,16 @@ class Exclusions:
     barred  ranges that came since, {} at first: their targets are skipped, one by one
     """
 
-    def __init__(self, specs, first=None):
+    def __init__(self, specs, names, first=None):
         """first: of a scan that goes on and whose list had changed before."""
-        self.specs = specs
-        self.now = load_all(specs, '-xf')
+        self.specs, self.names = specs, names
+        self.now = load_all(specs, '-xf', names)
         self.first = self.now if first is None else first
         self.barred = subtract_ranges(self.now, self.first)
 
     def reread(self) -> 'list[tuple[int, int]]':
         """-> the ranges that are new; what was excluded once stays excluded."""
-        ranges = load_all(self.specs, '-xf')
+        ranges = load_all(self.specs, '-xf', self.names)
         new = subtract_ranges(subtract_ranges(ranges, self.first), self.barred)
         self.now, self.barred = ranges, merge_ranges(self.barred + new)
         return new
@@ -849,13 +1200,17 @@ class TextSink:
     def save(self, name, data):
         """Keep a module's file -> the line that says so."""
         try:
-            with self.lock:
-                file, path = create_below(self.folder, name, self.taken)
-            with file:
-                file.write(data)
+            return ['saving file %s' % self.keep(name, data)]
         except OSError as error:
             return ['file %s not saved in %s: %s' % (printable(name), self.folder, why(error))]
-        return ['saving file %s' % os.path.join(self.folder, path)]
+
+    def keep(self, name, data):
+        """Keep a module's file -> its path."""
+        with self.lock:
+            file, path = create_below(self.folder, name, self.taken)
+        with file:
+            file.write(data)
+        return os.path.join(self.folder, path)
 
     def finish(self, thread):
         """The entry is whole: its lines go out together."""
@@ -878,6 +1233,114 @@ class TextSink:
 
     def close(self):
         """Nothing waits here."""
+
+
+# ---- formats ----
+
+class RecordSink(TextSink):
+    """Entries as records of a format, --format; files into a folder.
+
+    writer  a FormatWriter: its head goes out with the first record, its tail at the end
+    left_out    {module: entries that have no place in the format}
+    places      (where it begins in the file that stdout is, its lines) of the last records
+    """
+
+    def __init__(self, writer, console, folder):
+        super().__init__(console.lines, folder, console.look_for_reader)
+        self.writer, self.console = writer, console
+        self.began = int(time.time())
+        self.left_out = collections.Counter()
+        self.order = threading.Lock()       # one record at a time: what is between them counts
+        self.ended, self.places = False, collections.deque(maxlen=16)
+
+    def write(self, thread, events):
+        entry = self.entries.setdefault(thread, [])
+        for kind, code, value in events:
+            if kind == CBA_FILE:
+                value = self.keep_or_tell(*value)
+            entry.append((kind, code, value))
+
+    def keep_or_tell(self, name, data):
+        """Keep a module's file -> its path; its name, if that cannot be."""
+        try:
+            return self.keep(name, data)
+        except OSError as error:
+            self.console.note('file %s not saved in %s: %s' % (
+                printable(name), self.folder, why(error)))
+            return name
+
+    def finish(self, thread):
+        """The entry is whole: its record goes out."""
+        events = self.entries.pop(thread, None)
+        if not events:
+            return
+        module = events.pop(0)[2] if events[0][0] == CBA_HEAD else ''
+        names = [each.codes for each in MODULES.values() if each.entry == module]
+        now = int(time.time())
+        with self.order:
+            record = Record(None, module, events, names[0] if names else {}, now)
+            head, lines = self.writer.begin(self.began), self.writer.record(record)
+            if not lines:
+                self.left_out[module] += 1
+            if not self.ended:
+                self.put(head, lines)
+
+    def put(self, head, lines):
+        """Lines to stdout; where those of a record begin is kept for end_full()."""
+        if head:
+            self.write_lines(head)
+        if not lines:
+            return
+        known = self.writer.format.tail and stat.S_ISREG(os.fstat(1).st_mode)
+        if known and not self.console.failed:
+            self.places.append((os.lseek(1, 0, os.SEEK_CUR), lines))
+        self.write_lines(lines)
+        if self.console.failed:
+            self.writer.shown -= 1          # it went to stderr
+
+    def close(self):
+        """The end of the document, once; of one without records, its head, too."""
+        with self.order:
+            self.end()
+
+    def end(self):
+        if not self.ended:
+            self.ended = True
+            if self.console.failed:
+                self.end_full()
+            else:
+                self.write_lines(self.writer.begin(self.began)
+                                 + self.writer.end(int(time.time())))
+        if self.left_out:
+            self.console.note('--format %s has no place for the entries of %s' % (
+                self.writer.format.name, ', '.join(
+                    '%r (%d)' % entry for entry in sorted(self.left_out.items()))))
+            self.left_out.clear()
+
+    def end_full(self):
+        """The disk is full: the tail takes the place of the last records, which go to stderr.
+
+        Nothing is touched if others write to the file, too.
+        """
+        if not self.places or os.fstat(1).st_size != os.lseek(1, 0, os.SEEK_CUR):
+            return
+        at, _ = self.places.pop()           # the one that failed, which is on stderr
+        while True:
+            tail = ''.join(line + '\n' for line in self.writer.end(int(time.time())))
+            try:
+                os.ftruncate(1, os.lseek(1, at, os.SEEK_SET))
+                return write_all(1, tail.encode())
+            except OSError:
+                if not self.places:
+                    return                  # not even the tail fits
+                at, lines = self.places.pop()
+                self.writer.shown -= 1
+                self.console.err(''.join(line + '\n' for line in lines))
+
+    def hurry(self):
+        """Last words before the process ends, in a signal handler: never wait for long."""
+        if self.order.acquire(timeout=0.2):
+            self.end()
 
 
 # ---- cba ----
@@ -1112,7 +1575,7 @@ class Out:
     @property
     def is_text(self):
         """Do entries become lines on the screen, for want of a file?"""
-        return isinstance(self.sink, TextSink)
+        return type(self.sink) is TextSink
 
     def line(self, text):
         """The whole entry as one line of text, without the name of the module."""
@@ -4235,19 +4698,20 @@ examples:
   cscan.py -f private -p 80:2,8080 -l -n 10             list targets, send nothing
   cscan.py -f 192.0.2.0/24 -p 1-1024 --once -mod banner -mt 100     what speaks there?
   cscan.py -x -mod ./mine.py < open.txt                 results from elsewhere to a module
+  cscan.py -f 192.0.2.0/24 -p 22 --once --format xml    for what reads masscan -oX
   cscan.py -f default -p 443 -o world.cba -d            in the background, for ever
 '''
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for a mistake; limits and modules below the options."""
+    """One line for a mistake; formats, limits and modules below the options."""
 
     def error(self, message):
         complain('cscan: %s (see -h)\n' % message)
         sys.exit(2)
 
     def format_help(self):
-        return super().format_help() + '\n' + limits_text() + '\n' + modules_text()
+        return '\n'.join((super().format_help(), formats_text(), limits_text(), modules_text()))
 
 
 def limits_text() -> str:
@@ -4333,10 +4797,12 @@ def make_parser() -> argparse.ArgumentParser:
     natural, count = number(int, 0, sys.maxsize), number(int, 1, sys.maxsize)
     group = parser.add_argument_group('targets').add_argument
     group('-f', metavar='FILE|RANGES', action='append', default=[],
-          help='ranges: .csw or text file, -, 10.0.0.0/8,192.0.2.1-192.0.2.9, or one of %s, '
-               'default (the built-in targets)' % ', '.join(sorted(PRESETS)))
+          help='ranges: .csw or text file, -, 10.0.0.0/8,192.0.2.1-192.0.2.9,name:HOST, or one '
+               'of %s, default (the built-in targets)' % ', '.join(sorted(PRESETS)))
     group('-xf', '--exclude', metavar='FILE|RANGES', action='append', default=[],
           help='never probe these; taken like -f')
+    group('--skip-unresolved', action='store_true',
+          help='names of -f that do not resolve are skipped, not an error')
     group('-p', metavar='SPEC', help='ports with weights: 80:2,443,8000-8010 (default: %s)'
           % (BUILTIN_PORTS if len(BUILTIN_PORTS) < 40 else 'built-in'))
     group('-pf', '-fp', metavar='FILE', dest='pf', help='ports from a .csp file')
@@ -4388,6 +4854,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='module threads (default: 4)')
     group = parser.add_argument_group('output').add_argument
     group('-o', metavar='FILE', help='append to a CBA file, instead of lines on standard output')
+    group('--format', metavar='NAME', choices=['text'] + list(FORMATS),
+          help='what stands on standard output: text (the default) or one of the formats below')
+    group('--no-header', action='store_true', help='with --format csv and zmap: rows only')
     group('-of', metavar='DIR', default='cba_files',
           help="where modules' files go without -o (default: cba_files)")
     group('-st', metavar='N', type=count,
@@ -4456,10 +4925,12 @@ def check_args(parser, args, extra):
         parser.error('-d: the results would be lost: name a file with -o or --log')
     if args.d and (args.l or args.x):
         parser.error('-d: goes with a scan only')
+    check_format(parser, args)
     if args.x and '-' in args.exclude:
         parser.error('-x reads results from standard input: -xf - cannot')
-    for mode, names in (('x', 'f n once shard retries max_runtime mf ce status'),
-                        ('l', 'o retries max_runtime max_results mf ce status')):
+    for mode, names in (
+            ('x', 'f skip_unresolved n once shard retries max_runtime mf ce status'),
+            ('l', 'o format retries max_runtime max_results mf ce status')):
         for name in names.split():
             if getattr(args, mode) and getattr(args, name) not in (None, False, 0, []):
                 parser.error('-%s: %s goes with a scan only' % (
@@ -4478,9 +4949,22 @@ def check_args(parser, args, extra):
         sys.exit(2)
 
 
-def load_space(args, exclusions, console) -> 'tuple[Space, dict]':
+def check_format(parser, args):
+    """What goes with --format."""
+    if args.format and args.o:
+        parser.error('--format %s: goes without -o: cba_reader.py --to makes it from the file'
+                     % args.format)
+    if args.format not in (None, 'text') and args.d:
+        parser.error('--format %s: -d without -o would mix it with messages: use -o, and '
+                     'cba_reader.py --to afterwards' % args.format)
+    columns = [each.name for each in FORMATS.values() if each.columns]
+    if args.no_header and args.format not in columns:
+        parser.error('--no-header: goes with --format ' + ' or '.join(columns))
+
+
+def load_space(args, exclusions, names, console) -> 'tuple[Space, dict]':
     """-f -xf -p -pf -> what may be probed, {option: [digest of what it named, how much]}."""
-    ranges = load_all(args.f or ['default'], '-f')
+    ranges = load_all(args.f or ['default'], '-f', names)
     excluded = exclusions.first
     lists = {'-f': digest_list(ranges, count_addresses(ranges), 'address'),
              '-xf': digest_list(exclusions.now, count_addresses(exclusions.now), 'address')}
@@ -4619,16 +5103,23 @@ def run(args, console, signals) -> int:
     if args.resume:
         state = StateFile(args.resume, '--resume')
         args = resumed_args(args, state)
+    else:
+        args.names = {}             # as Names has them, kept for --resume
     modules = load_modules(args.mod)
     options = module_options(modules, args.mcfg)
     if all(each.filter for each in modules) and not args.l:
         console.note('warning: -mod %s: filters only, nothing shows what they let pass: add print'
                      % ','.join(each.name for each in modules))
+    if args.format in ('zmap', 'naabu') and all(each.entry or each.filter for each in modules):
+        console.note('warning: --format %s has no place for what -mod %s writes: add print' % (
+            args.format, ','.join(each.name for each in modules)))
     if args.x:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
-    exclusions = Exclusions(args.exclude, state and state.excluded)
-    space, lists = load_space(args, exclusions, console)
+    names = Names(args.names, args.skip_unresolved, console)
+    exclusions = Exclusions(args.exclude, names, state and state.excluded)
+    space, lists = load_space(args, exclusions, names, console)
+    args.told = names.told
     if state:
         check_lists(args.state, args.lists, lists)
     args.lists = lists
@@ -4680,7 +5171,7 @@ def state_config(args, exclusions) -> dict:
 def lasting_args(args) -> dict:
     """The arguments as they can be used again, from anywhere: paths are absolute."""
     lasting = dict(vars(args))
-    for name in 'resume', 'state', 'lists', 'q', 'd':
+    for name in 'resume', 'state', 'lists', 'told', 'q', 'd':
         lasting.pop(name)
     lasting['r'] = 'auto/%r' % float(args.r) if isinstance(args.r, AutoRate) else repr(args.r)
     for name in FILE_OPTIONS:
@@ -4707,6 +5198,10 @@ def list_targets(source, console) -> int:
 
 def make_sink(args, console):
     """Where entries go, opened last: a failed start leaves no trace."""
+    if args.format not in (None, 'text'):
+        command = ' '.join(shlex.quote(word) for word in ['cscan.py'] + sys.argv[1:])
+        writer = FormatWriter(args.format, 'cscan ' + __version__, command, not args.no_header)
+        return RecordSink(writer, console, args.of)
     if not args.o:
         return TextSink(console.lines, args.of, console.look_for_reader)
     rescue = TextSink(lambda lines: console.err(''.join(line + '\n' for line in lines)), args.of)
@@ -4727,7 +5222,7 @@ def pass_results(args, console, signals, modules, options) -> int:
     """-x: ip:port, ip port or ip,port lines -> modules."""
     if not sys.stdin:
         raise UserError('-x: standard input is closed: ip:port lines were expected')
-    excluded = load_all(args.exclude, '-xf')
+    excluded = load_all(args.exclude, '-xf', Names({}, False, console))
     sink = make_sink(args, console)
     sink.start()
     crew = make_crew(args, console, sink, modules, options)
@@ -4920,6 +5415,8 @@ def scan(args, state, space, exclusions, console, signals, modules, options) -> 
     progress = Progress(console, args.st or (10000 if args.o else 1000),
                         Out(sink, 0) if args.o else None, total)
     progress.status_file = status
+    for line in args.told if args.o else ():
+        progress.out.str(line[:1000], CSCAN_EVENT)
     crew = make_crew(args, console, sink, modules, options)
     crew.passed = sum(each['passed'] for each in snapshots if each)
     if args.w == 1:

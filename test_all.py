@@ -76,14 +76,14 @@ def setUpModule():
 # ==== Tables ==========================================================================
 
 STANDARD = {                                # file: modules it may import
-    'cba_reader.py': {'argparse', 'base64', 'errno', 'itertools', 'json', 'os', 're', 'shutil',
-                      'struct', 'sys', 'tempfile', 'time'},
+    'cba_reader.py': {'argparse', 'base64', 'collections', 'errno', 'hashlib', 'itertools', 'json',
+                      'os', 're', 'shlex', 'shutil', 'struct', 'sys', 'tempfile', 'time'},
     'compile_targets.py': {'argparse', 'csv', 'errno', 'gzip', 'io', 'itertools', 'os', 're',
                            'socket', 'struct', 'sys', 'tempfile', 'zlib'},
     'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'errno',
-                 'fcntl',
-                 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'os', 'random', 're',
-                 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
+                 'fcntl', 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'os', 'random',
+                 're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat', 'struct',
+                 'sys',
                  'textwrap', 'threading', 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
                       'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os', 'pwd', 're',
@@ -2477,6 +2477,426 @@ class Cba(Case):
                     done = run_tool('cba_reader.py', args, redirect=redirect)
                     self.assert_stop(done, 1, 'cba_reader: ')
                     self.assertNotIn(path, done[2])
+
+
+# ==== Output formats ==================================================================
+
+FORMAT_WHEN = 1795257000                    # 2026-11-21 10:30:00 UTC
+FORMAT_EVIL = 'HTTP/1.0 "<&>\\ \x1b[2J\xe9\x7f\r\n]]>-->%s'
+
+
+def format_sample():
+    """Two open ports, one of them twice, what a server said, and an entry without target."""
+    made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+    made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+    made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
+    made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
+    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 9, True)
+    made.head(1, '').event(1, CBA_STR, 0, '5.6.7.8:443')
+    made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
+    return made.head(1, 'odd').event(1, CBA_STR, 0, 'no target')
+
+
+# Format: its lines for that sample; layouts as masscan 1.3.2, zmap 2.1.1 and nmap 7.93 write
+# them, naabu's fields from its source
+MASSCAN_EVIL = (r'BANNER=HTTP/1.0 \x22\x3c\x26\x3e\x5c \x1b[2J\xe9\x7f\x0d\x0a]]\x3e--\x3e%s 9')
+XML_HOST = ('<host endtime="1795257000"><address addr="%s" addrtype="ipv4"/><ports>'
+            '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
+            '</port></ports></host>')
+NMAP_HOST = ('<host starttime="1795257000" endtime="1795257000"><status state="up" '
+             'reason="syn-ack" reason_ttl="0"/><address addr="%s" addrtype="ipv4"/><ports>'
+             '<port protocol="tcp" portid="%d"><state state="open" reason="syn-ack" '
+             'reason_ttl="0"/>%s</port></ports></host>')
+NMAP_EVIL = ('<script id="banner" output="BANNER=HTTP/1.0 &quot;&lt;&amp;&gt;\\ \\x1b[2J&#233;'
+             '\\x7f\\r\\n]]&gt;--&gt;%s 9"/>')
+MASSCAN_OPEN = ('{"ip": "%s", "timestamp": "1795257000", "ports": [{"port": %d, "proto": "tcp", '
+                '"status": "open", "reason": "syn-ack", "ttl": 0}]}')
+NAABU = ('{"ip": "%s", "timestamp": "2026-11-21T10:30:00Z", "port": %d, "protocol": "tcp", '
+         '"tls": false}')
+FORMATS = {
+    'csv': ['time,ip,port,module,text', '1795257000,1.2.3.4,80,"print",""',
+            '1795257000,1.2.3.4,80,"banner","BANNER=HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n'
+            ']]>-->%s 9"', '1795257000,5.6.7.8,443,"print",""'],
+    'list': ['#masscan', 'open tcp 80 1.2.3.4 1795257000',
+             'banner tcp 80 1.2.3.4 1795257000 banner ' + MASSCAN_EVIL,
+             'open tcp 443 5.6.7.8 1795257000', '# end'],
+    'grepable': ['# cscan scan initiated 2026-11-21 10:30:00',
+                 'Timestamp: 1795257000\tHost: 1.2.3.4 ()\tPorts: 80/open/tcp////',
+                 'Host: 1.2.3.4 ()\tPort: 80\tService: banner\tBanner: ' + MASSCAN_EVIL,
+                 'Timestamp: 1795257000\tHost: 5.6.7.8 ()\tPorts: 443/open/tcp////',
+                 '# cscan done at 2026-11-21 10:30:00'],
+    'xml': ['<?xml version="1.0"?>',
+            '<nmaprun scanner="masscan" start="1795257000" version="1.0-BETA" '
+            'xmloutputversion="1.03">', '<scaninfo type="connect" protocol="tcp"/>',
+            XML_HOST % ('1.2.3.4', 80, 'syn-ack', ''),
+            XML_HOST % ('1.2.3.4', 80, 'response',
+                        '<service name="banner" banner="%s"/>' % MASSCAN_EVIL),
+            XML_HOST % ('5.6.7.8', 443, 'syn-ack', ''), '<runstats>',
+            '<finished time="1795257000" timestr="2026-11-21 10:30:00" elapsed="0"/>',
+            '<hosts up="3" down="0" total="3"/>', '</runstats>', '</nmaprun>'],
+    'masscan-json': ['[', MASSCAN_OPEN % ('1.2.3.4', 80), ',',
+                     '{"ip": "1.2.3.4", "timestamp": "1795257000", "ports": [{"port": 80, '
+                     '"proto": "tcp", "service": {"name": "banner", "banner": %s}}]}'
+                     % json.dumps(MASSCAN_EVIL), ',', MASSCAN_OPEN % ('5.6.7.8', 443), ']'],
+    'nmap-xml': ['<?xml version="1.0" encoding="UTF-8"?>', '<!DOCTYPE nmaprun>',
+                 '<nmaprun scanner="nmap" args="ARGS" start="1795257000" '
+                 'startstr="2026-11-21 10:30:00" version="cscan" xmloutputversion="1.05">',
+                 '<verbose level="0"/>', '<debugging level="0"/>', NMAP_HOST % ('1.2.3.4', 80, ''),
+                 NMAP_HOST % ('1.2.3.4', 80, NMAP_EVIL), NMAP_HOST % ('5.6.7.8', 443, ''),
+                 '<runstats><finished time="1795257000" timestr="2026-11-21 10:30:00" elapsed="0" '
+                 'exit="success"/><hosts up="3" down="0" total="3"/></runstats>', '</nmaprun>'],
+    'zmap': ['saddr,sport', '1.2.3.4,80', '5.6.7.8,443'],
+    'naabu': [NAABU % ('1.2.3.4', 80), NAABU % ('5.6.7.8', 443)],
+}
+
+# What is no name of a host: {} stands for 64 letters; and what is one
+NO_HOST_NAMES = ['', '127.1', '1', '0x7f000001', '0X7F', 'a.0x1', 'a..b', '.a', 'a b', 'a/b',
+                 'a:80', 'a\x1b', '{}', 'a.' * 127 + 'b']
+HOST_NAMES = ['localhost', 'example.org', 'example.org.', '_a.x-1.example', 'b\xfccher.example',
+              '3com']
+
+
+class OutputFormats(Case):
+    """--format of cscan.py and --to of cba_reader.py; hosts by name."""
+
+    def convert(self, name, *args, path=None):
+        """cba_reader.py --to -> lines; the command line in them is ARGS."""
+        path = path or self.path('s.cba', format_sample().data)
+        with patched(sys, argv=['x', '<ARGS"&>']):
+            status, out, self.err = call(cba_reader.main, ['--to', name] + list(args) + [path])
+        self.assertEqual(status, 0)
+        return out.replace('cba_reader.py \'&lt;ARGS&quot;&amp;&gt;\'', 'ARGS').splitlines()
+
+    def test_layouts(self):
+        """What each format writes of open ports, and of what a stranger said."""
+        self.assertEqual(set(FORMATS) | {'json'}, set(cba_reader.FORMATS))
+        for name, lines in FORMATS.items():
+            with self.subTest(name):
+                self.assertEqual(self.convert(name, '--unique'), lines)
+                self.assertIn('--unique: 1 left out', self.err)
+                self.assertIn(
+                    'no place for the entries of ' + (
+                        "'banner' (1), 'odd' (1);" if name in ('zmap', 'naabu') else "'odd' (1);"),
+                    self.err)
+                self.assertEqual(len(self.convert(name)), len(lines) + 1 + (',' in lines))
+        self.assertEqual(self.convert('zmap', '-r', '--no-header'),
+                         ['1.2.3.4,80', '5.6.7.8,443', '1.2.3.4,80'])
+        self.assertEqual(self.err, '')
+        path = self.path('s.cba')
+        self.assertEqual(self.convert('json'),
+                         call(cba_reader.main, ['--json', path])[1].splitlines())
+
+    def test_standard_parsers(self):
+        """XML and JSON are valid, also of no records at all."""
+        empty = self.path('empty.cba', b'L')
+        for name, parse in (('xml', xml.etree.ElementTree.fromstring),
+                            ('nmap-xml', xml.etree.ElementTree.fromstring),
+                            ('masscan-json', json.loads)):
+            with self.subTest(name):
+                found = parse('\n'.join(self.convert(name)))
+                hosts = found if name == 'masscan-json' else found.findall('host')
+                self.assertEqual(len(hosts), 4)
+                none = parse('\n'.join(self.convert(name, path=empty)))
+                self.assertEqual(len(none) if name == 'masscan-json' else
+                                 len(none.findall('host')), 0)
+
+    def test_times(self):
+        """The last statistics before a result; else the first after it; else the file's own."""
+        for packets, wanted in (
+                ([None, 5, None, 9, None], [5, 5, 9]), ([None], [77]),
+                ([-1, None, 1 << 40, None], [77, 77])):
+            with self.subTest(packets=packets):
+                made = Made().head(0, 'cscan')
+                for when in packets:
+                    if when is None:
+                        made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
+                    else:
+                        made.event(0, CBA_INT64, 11, when)
+                path = self.path('t.cba', made.data)
+                os.utime(path, (77, 77))
+                rows = self.convert('csv', '--no-header', path=path)
+                self.assertEqual([int(row.split(',')[0]) for row in rows], wanted)
+
+    def test_unique(self):
+        """Each result once, over all files; entries of modules, too; never the scanner's own."""
+        self.path('s.cba', format_sample().data)
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.head(1, 'rfb').event(1, CBA_STR, 0, 'vnc://1.2.3.4:5900').event(1, CBA_BIT, 6, True)
+        made.head(1, 'rfb').event(1, CBA_STR, 0, 'vnc://1.2.3.4:5900').event(1, CBA_BIT, 6, True)
+        made.event(1, CBA_BIT, 9, True)
+        self.path('t.cba', made.data)
+        for args, out, again in (
+                (['-r', 's.cba', 's.cba'], '1.2.3.4:80\n5.6.7.8:443\n', 4),
+                (['--module', 'rfb:WIN', 't.cba'], '1.2.3.4:5900\n', 1),
+                (['--module', 'rfb', 't.cba', 't.cba'], 'vnc://1.2.3.4:5900 WIN\n'
+                 'vnc://1.2.3.4:5900 WIN HAS_VENCRYPT\n', 2),
+                (['--module', 'cscan', 't.cba', 't.cba'], 'STAT_TIME=1795257000\n' * 2, 0),
+                (['--to', 'zmap', '-r', 's.cba'], 'saddr,sport\n1.2.3.4,80\n5.6.7.8,443\n', 1)):
+            with self.subTest(args=args):
+                args = [self.path(arg) if arg.endswith('.cba') else arg for arg in args]
+                done = call(cba_reader.main, ['--unique'] + args)
+                self.assertEqual(done, (0, out, 'cba_reader: --unique: %d left out that had been '
+                                                'there before\n' % again if again else ''))
+
+    def test_to_refuses(self):
+        good = self.path('good.cba', CBA_REAL)
+        for args, part in (
+                (['--to', 'yaml'], "'yaml'"), (['--to', 'xml', '--json'], '--json and --to xml'),
+                (['--to', 'xml', '-s'], '--to xml: goes without -s'),
+                (['--to', 'xml', '--extract', 'in'], '--to xml: goes without --extract'),
+                (['--unique', '-s'], '--unique: goes without -s'),
+                (['--unique', '--extract', 'in'], '--unique: goes without --extract'),
+                (['--no-header'], '--no-header: goes with --to csv or zmap'),
+                (['--no-header', '--to', 'list'], '--no-header: goes with --to csv or zmap')):
+            with self.subTest(args=args):
+                self.assert_stop(call(cba_reader.main, args + [good]), 2, 'cba_reader: ', part)
+
+    def passed(self, name, *args, **options):
+        """cscan.py -x --format -> (status, stdout, stderr) of two results."""
+        return run('cscan.py', '-x', '--format', name, *args, stdin=b'1.2.3.4:80\n5.6.7.8:443\n',
+                   **options)
+
+    def test_scanner(self):
+        """The same lines from cscan.py, with the time of the result; head and tail once."""
+        for name, lines in FORMATS.items():
+            if not TEST_ALL and name not in ('nmap-xml', 'masscan-json'):
+                continue
+            with self.subTest(name):
+                begin = time.time()
+                status, out, err = self.passed(name, '-mt', 1)
+                self.assertEqual((status, err), (0, ''))
+                numbers = [int(text) for text in re.findall(r'\b[12][0-9]{9}\b', out)]
+                self.assertTrue(all(begin - 1 <= each <= time.time() for each in numbers), out)
+                out = re.sub(r'\b[12][0-9]{9}\b', str(FORMAT_WHEN), out)
+                out = re.sub(r'20\d\d-\d\d-\d\d([T ])\d\d:\d\d:\d\d', r'2026-11-21\g<1>10:30:00', out)
+                out = re.sub('args="[^"]*"', 'args="ARGS"', out)
+                for now, then in (('cscan 1.0', 'cscan'), ('up="2"', 'up="3"'),
+                                  ('total="2"', 'total="3"'), ('elapsed="1"', 'elapsed="0"')):
+                    out = out.replace(now, then)
+                wanted = [line for line in lines if 'banner' not in line]
+                if ',' in wanted:
+                    wanted.remove(',')
+                self.assertEqual(out.splitlines(), wanted)
+
+    def test_scanner_json(self):
+        """All events of all modules; a FILE is where it was written."""
+        self.path('mine.py', b"""
+import cscan
+@cscan.module('mine', codes={3: 'THREE'})
+def check(target, out, options):
+    out.later('mine://%s' % target)
+    out.bit(3)
+    out.file('a', b'x')
+    out.data(b'y', 5)
+    out.int32(int(out.is_text), 9)
+""")
+        status, out, err = self.passed('json', '-mod', 'print,./mine.py', '-of', 'in', '-mt', 1,
+                                       cwd=self.folder)
+        lines = [json.loads(line) for line in out.splitlines()]
+        self.assertEqual((status, err, [line['module'] for line in lines]),
+                         (0, '', ['', 'mine'] * 2))
+        self.assertEqual(lines[1]['events'], [
+            {'type': 'str', 'code': 0, 'value': 'mine://1.2.3.4:80'},
+            {'type': 'bit', 'code': 3, 'name': 'THREE', 'value': True},
+            {'type': 'file', 'code': 0, 'value': 'in/a'},
+            {'type': 'data', 'code': 5, 'value': 'eQ=='},
+            {'type': 'int32', 'code': 9, 'value': 0}])
+        self.assertEqual((lines[1]['ip'], lines[1]['port']), ('1.2.3.4', 80))
+        self.assertEqual(self.look(self.path('in')), {'a': b'x', 'a.1': b'x'})
+        status, out, err = self.passed('zmap', '-mod', './mine.py', '-of', '/proc/x', '-mt', 1,
+                                       cwd=self.folder)
+        self.assertEqual((status, out, err.count('file a not saved in /proc/x')),
+                         (0, 'saddr,sport\n', 2), err)
+        self.assertIn('warning: --format zmap has no place for what -mod mine writes', err)
+        self.assertIn("--format zmap has no place for the entries of 'mine' (2)", err)
+
+    def test_full_disk(self):
+        """The file ends as its format wants; what has no room in it goes to stderr."""
+        stdin = b''.join(b'1.2.3.4:%d\n' % port for port in range(1000, 1100))
+        row = XML_HOST % ('1.2.3.4', 1000, 'syn-ack', '') + '\n'
+        limits = {'xml': len('\n'.join(FORMATS['xml'][:3])) + 1 + 8 * len(row) + 9}
+        for name in ('xml', 'masscan-json', 'nmap-xml', 'list', 'json')[:None if TEST_ALL else 2]:
+            with self.subTest(name), open(self.path('out'), 'w+b') as out:
+                done = subprocess.run(
+                    tool('cscan.py', '-x', '--format', name), stdout=out, stderr=subprocess.PIPE,
+                    input=stdin, timeout=TIMEOUT_S, preexec_fn=lambda: resource.setrlimit(
+                        resource.RLIMIT_FSIZE, (limits.get(name, 2000),) * 2))
+                out.seek(0)
+                text, err = out.read().decode(), done.stderr.decode()
+                self.assertEqual(done.returncode, 1)
+                self.assertIn('cscan: standard output: File too large', err)
+                if 'xml' in name:
+                    found = xml.etree.ElementTree.fromstring(text)
+                    count = len(found.findall('host'))
+                    self.assertEqual(found.find('runstats/hosts').get('up'), str(count))
+                elif name == 'masscan-json':
+                    count = len(json.loads(text))
+                else:
+                    count = text.count('\n') - 2 * (name == 'list')
+                    self.assertTrue(name == 'json' or text.endswith('\n# end\n'))
+                ports = re.findall(r'\b10\d\d\b', '\n'.join(
+                    line for line in (text + '\n' + err).splitlines() if '1.2.3.4' in line))
+                self.assertGreater(count, 3)
+                if name == 'xml':           # the eighth made room for the tail
+                    self.assertEqual(count, 7)
+                self.assertEqual(set(map(str, range(1000, 1000 + len(set(ports))))), set(ports))
+
+    def test_interrupted(self):
+        """Ctrl-C once, and twice with something pending: the end of the document is there."""
+        hosts = Hosts(self)
+        port, silent = hosts.serving()[1], hosts.silent('127.0.0.2')[1]
+        for signals, ports in ((2, '%d:9,%d' % (port, silent)), (1, port))[:1 + TEST_ALL]:
+            with self.subTest(signals=signals):
+                process = start('cscan.py', '-q', '-b', next(FREE_PORT), '-bt', 50, '-f',
+                                '127.0.0.1-127.0.0.2', '-p', ports, '-t', 60000, '-m', 20, '-ct', 0,
+                                '--format', 'masscan-json')
+                head = process.stdout.readline() + process.stdout.readline()
+                for _ in range(signals):
+                    time.sleep(0.1)
+                    process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=20)
+                self.assertEqual((process.returncode, err), (130, b''))
+                self.assertGreater(len(json.loads((head + out).decode())), 0)
+
+    def test_refuses(self):
+        for args, status, part in (
+                (['-f', '127.0.0.1', '--format', 'yaml'], 2, "invalid choice: 'yaml'"),
+                (['-f', '127.0.0.1', '--format', 'xml', '-o', 'x.cba'], 2,
+                 '--format xml: goes without -o: cba_reader.py --to'),
+                (['-f', '127.0.0.1', '--format', 'xml', '-d', '--log', 'x'], 2,
+                 '--format xml: -d without -o would mix it'),
+                (['-l', '--format', 'xml'], 2, '-l: --format goes with a scan only'),
+                (['-f', '127.0.0.1', '--no-header', '--format', 'xml'], 2,
+                 '--no-header: goes with --format csv or zmap'),
+                (['-x', '--skip-unresolved'], 2, '-x: --skip-unresolved goes with a scan'),
+                (['-f', 'localhost'], 1, 'a host by name is name:HOST'),
+                (['-f', 'name:127.1'], 1, "-f: 'name:127.1': not the name of a host")):
+            with self.subTest(args=args):
+                said = []
+                with patched(cscan, complain=said.append):
+                    self.assertEqual(call(cscan.main, args)[:2], (status, ''))
+                self.assert_line(''.join(said), 'cscan: ', part)
+
+    def test_jq(self):
+        """Each JSON format is what jq takes."""
+        if not shutil.which('jq'):
+            (self.fail if REQUIRED else self.skipTest)('jq is not there')
+        for name, program, found in (
+                ('json', 'select(.module == "").ip', '1.2.3.4 5.6.7.8 1.2.3.4'),
+                ('naabu', r'"\(.ip):\(.port)"', '1.2.3.4:80 5.6.7.8:443 1.2.3.4:80'),
+                ('masscan-json', '.[] | select(.ports[0].status == "open").ip',
+                 '1.2.3.4 5.6.7.8 1.2.3.4')):
+            with self.subTest(name):
+                done = subprocess.run(['jq', '-r', program], stdout=subprocess.PIPE,
+                                      input='\n'.join(self.convert(name)).encode(), timeout=60)
+                self.assertEqual((done.returncode, done.stdout.decode().split()),
+                                 (0, found.split()))
+
+    LIBNMAP = """
+import sys
+from libnmap.parser import NmapParser
+for host in NmapParser.parse_fromfile(sys.argv[1]).hosts:
+    for each in host.services:
+        print(host.address, each.port, each.protocol, each.state, len(each.scripts_results))
+"""
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_foreign_parsers(self):
+        """nmap's DTD by xmllint, and python-libnmap, both as programs of their own."""
+        dtd = '/usr/share/nmap/nmap.dtd'
+        library = subprocess.call(['/usr/bin/python3', '-c', 'import libnmap'],
+                                  stderr=subprocess.DEVNULL)
+        if not shutil.which('xmllint') or not os.path.exists(dtd) or library:
+            (self.fail if REQUIRED else self.skipTest)('needs xmllint, nmap and python3-libnmap')
+        for name, words in (('nmap-xml', '0 1 0 0'), ('xml', '0 0 0 0')):
+            with self.subTest(name):
+                path = self.path('x', '\n'.join(self.convert(name)).encode())
+                check = ['--dtdvalid', dtd] if name == 'nmap-xml' else []
+                subprocess.check_call(['xmllint', '--noout'] + check + [path], timeout=60)
+                found = subprocess.check_output(['/usr/bin/python3', '-c', self.LIBNMAP, path],
+                                                timeout=60).decode().splitlines()
+                self.assertEqual(found, ['%s tcp open %s' % pair for pair in zip(
+                    ('1.2.3.4 80', '1.2.3.4 80', '5.6.7.8 443', '1.2.3.4 80'), words.split())])
+
+    # ---- hosts by name
+
+    def names(self, known=(), skip=False, **answers):
+        """Names that ask no resolver: name=addresses -> (Names, the notes)."""
+        def getaddrinfo(host, port, family, kind):
+            if host not in answers:
+                raise socket.gaierror(socket.EAI_NONAME, 'Name or service not known')
+            self.asked.append(host)
+            return [(family, kind, 6, '', (each, 0)) for each in answers[host].split()]
+        self.asked = []
+        patch = unittest.mock.patch.object(socket, 'getaddrinfo', getaddrinfo)
+        patch.start()
+        self.addCleanup(patch.stop)
+        console = StubConsole()
+        return cscan.Names(dict(known), skip, console), console.notes
+
+    def test_names(self):
+        """In a file and between commas; resolved once; recorded; all addresses count."""
+        names, notes = self.names(a='10.0.0.9 10.0.0.1 10.0.0.9', b='10.0.0.2')
+        path = self.path('n.txt', b'name:a # first\n10.1.0.0/31\n  name: b\n')
+        ranges = cscan.load_all([path, 'name:a, 10.2.0.0,name:b'], '-f', names)
+        self.assertEqual(ranges, pairs('10.0.0.1-10.0.0.2 10.0.0.9 10.1.0.0-10.1.0.1 10.2.0.0'))
+        self.assertEqual(cscan.load_all(['name:b'], '-xf', names), pairs('10.0.0.2'))
+        self.assertEqual(sorted(self.asked), ['a', 'b'])
+        self.assertEqual(notes, ['name:a = 10.0.0.1, 10.0.0.9', 'name:b = 10.0.0.2'])
+        self.assertEqual(names.told, notes)
+        self.assertEqual(names.known, {'a': ['10.0.0.1', '10.0.0.9'], 'b': ['10.0.0.2']})
+
+    def test_names_resumed(self):
+        """A resumed scan asks nobody; what was skipped at first is skipped again."""
+        names, notes = self.names({'a': ['10.0.0.1'], 'gone': []}, True)
+        self.assertEqual(cscan.load_all(['name:a,name:gone'], '-f', names), pairs('10.0.0.1'))
+        self.assertEqual((self.asked, notes, names.told), ([], [], []))
+        args = cscan.make_parser().parse_args(['-f', 'name:a', '--once', '--state', 'x'])
+        args.names, args.lists, args.told = names.known, {}, ['x']
+        kept = json.loads(json.dumps(cscan.lasting_args(args)))
+        self.assertEqual((kept['f'], kept['names']), (['name:a'], names.known))
+        self.assertNotIn('told', kept)
+
+    def test_names_unresolved(self):
+        """An error that names it, or skipped with a warning; never so in an exclusion."""
+        path = self.path('n.txt', b'10.0.0.1\nname:gone\n')
+        names, _ = self.names()
+        self.assert_refused([path + ":2: 'name:gone': Name or", '--skip-unresolved leaves'],
+                            cscan.load_all, [path], '-f', names)
+        names, notes = self.names(skip=True)
+        self.assertEqual(cscan.load_all([path], '-f', names), pairs('10.0.0.1'))
+        self.assertEqual(notes, ['warning: name:gone: Name or service not known: skipped'])
+        for _ in range(2):                  # also one that -f has skipped before
+            self.assert_refused(["-xf: 'name:gone': Name or"], cscan.load_all, ['name:gone'],
+                                '-xf', names)
+            names, _ = self.names(skip=True)
+
+    def test_names_refused(self):
+        """What resolvers would take for an address, or is no name, asks nobody."""
+        names, _ = self.names(skip=True, **dict.fromkeys(NO_HOST_NAMES + HOST_NAMES, '10.0.0.1'))
+        for name in NO_HOST_NAMES:
+            with self.subTest(name=name):
+                name = name.format('a' * 64)
+                self.assert_refused(['not the name of a host'], names.ranges, [(name, 'x')], '-f')
+        for name in HOST_NAMES:
+            with self.subTest(name=name):
+                self.assertEqual(names.ranges([(name, 'x')], '-f'), pairs('10.0.0.1'))
+        self.assertEqual(set(self.asked), set(HOST_NAMES))
+
+    def test_names_elsewhere(self):
+        """compile_targets.py does not resolve; a scan records what it resolved."""
+        path = self.path('n.txt', b'name:localhost\n')
+        done = run('compile_targets.py', '-i', path, self.path('out'))
+        self.assert_stop(done, 1, "n.txt:1: 'name:localhost': a name has no place here: cscan.py")
+        port = Hosts(self).open()[1]
+        cba = self.path('x.cba')
+        status, out, err = run('cscan.py', '-f', path, '-p', port, '--once', '-o', cba,
+                               '-b', next(FREE_PORT), '-bt', 50)
+        self.assertIn('cscan: name:localhost = 127.0.0.1\n', err)
+        self.assertEqual((status, [entry.dict[0] for entry in cba_entries(cba)]),
+                         (0, ['127.0.0.1:%d' % port]))
+        self.assertIn((CBA_STR, 20, 'name:localhost = 127.0.0.1'),
+                      cba_entries(cba, 'cscan')[0].events)
 
 
 # ==== Engine ==========================================================================
