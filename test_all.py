@@ -54,7 +54,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
 
-import cba_reader           # noqa: E402 - they stand beside this file
+import bench                # noqa: E402 - they stand beside this file
+import cba_reader           # noqa: E402
 import compile_targets      # noqa: E402
 import cscan                # noqa: E402
 import masscanned           # noqa: E402
@@ -76,6 +77,10 @@ def setUpModule():
 # ==== Tables ==========================================================================
 
 STANDARD = {                                # file: modules it may import
+    'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'itertools', 'json', 'os', 'platform',
+                 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'statistics', 'struct',
+                 'subprocess', 'sys', 'tempfile', 'time'},
     'cba_reader.py': {'argparse', 'base64', 'collections', 'errno', 'hashlib', 'itertools', 'json',
                       'os', 're', 'shlex', 'shutil', 'struct', 'sys', 'tempfile', 'time'},
     'compile_targets.py': {'argparse', 'csv', 'errno', 'gzip', 'io', 'itertools', 'os', 're',
@@ -83,8 +88,7 @@ STANDARD = {                                # file: modules it may import
     'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'errno',
                  'fcntl', 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'os', 'random',
                  're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat', 'struct',
-                 'sys',
-                 'textwrap', 'threading', 'time', 'types', 'zlib'},
+                 'sys', 'textwrap', 'threading', 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
                       'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os', 'pwd', 're',
                       'select', 'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time',
@@ -10365,6 +10369,223 @@ class ResponderCli(Case):
                 status, _, err = run('masscanned.py', option, redirect=redirect)
                 self.assertNotIn('Traceback', err)
                 self.assertIn(status, wanted)
+
+
+# ==== Bench ===========================================================================
+
+class Bench(Case):
+    """bench.py: arithmetic, table, mistakes; a real run with TEST_ALL=1."""
+
+    def test_figures(self):
+        """Ratios are of one round; a round that failed is left out, not counted as 0."""
+        for figures, base, wanted in [
+                ([2, 3, 8], [1, 1, 2], [2, 3, 4]), ([2, None, 8], [1, 1, 2], [2, 4]),
+                ([2, 3, 8], [1, None, 0], [2]), ([], [], []), ([2], (), []), ([None], [None], [])]:
+            self.assertEqual(bench.ratios(figures, base), wanted)
+        for figures, wanted in [([3, 1, 2], 2), ([1, None, 3], 2), ([None], None), ([], None)]:
+            self.assertEqual(bench.median(figures), wanted)
+        for number, text in [
+                (0, '0'), (7, '7'), (100, '100'), (1234567.8, '1,234,568'), (99.44, '99.4'),
+                (9.876, '9.88'), (0.1234, '0.123'), (None, 'failed')]:
+            self.assertEqual(bench.number_text(number), text)
+
+    def test_table(self):
+        """The ratio shown is the median of the rounds' ratios, not the ratio of the medians."""
+        rows = [bench.Row('ours', None, 'theirs'), bench.Row('theirs', None, ''),
+                bench.Row('lost', None, 'theirs'), bench.Row('alone', None, 'gone')]
+        result = {'name': 'x', 'about': 'What it is', 'unit': 'u/s', 'notes': ['look'],
+                  'missing': [['peer', 'not there']], 'rows': bench.summarize(rows, {
+                      'ours': [10, 30, 40], 'theirs': [100, 10, 20], 'lost': [None] * 3,
+                      'alone': [5, 5, 5]})}
+        self.assertEqual(bench.table_text(result).splitlines(), [
+            'x: What it is, u/s',
+            '  ours              30     2.00 x theirs  (0.10 3.00 2.00)',
+            '  theirs            20',
+            '  lost          failed',
+            '  alone              5',
+            '  left out: peer: not there',
+            '  note: look'])
+        first = json.loads(json.dumps(result))['rows'][0]
+        self.assertEqual(first, {'name': 'ours', 'base': 'theirs', 'rounds': [10, 30, 40],
+                                 'median': 30, 'ratios': [0.1, 3, 2], 'ratio': 2})
+
+    def test_list(self):
+        status, out, err = call(bench.main, ['--list'])
+        self.assertEqual((status, err), (0, ''))
+        self.assertEqual([line.split()[0] for line in out.splitlines()], list(bench.MEASUREMENTS))
+        self.assertEqual(call(bench.main, ['--list', '--only', 'file-compile'])[1].count('\n'), 1)
+        for each in bench.MEASUREMENTS.values():
+            self.assertRegex(each.about, r'^[A-Z].{10,}[^.]$', each.name)
+            self.assertIn(each.net, ('kernel', 'bare', ''))
+
+    def test_choose(self):
+        for texts, wanted in [
+                ([], list(bench.MEASUREMENTS)),
+                (['scan-cpu'], ['scan-cpu']),
+                (['answer-dns, scan-cpu'], ['scan-cpu', 'answer-dns']),
+                (['file'], ['file-cba-write', 'file-cba-read', 'file-compile']),
+                (['*-http', 'file-cba'], ['answer-http', 'file-cba-write', 'file-cba-read'])]:
+            self.assertEqual([each.name for each in bench.choose(texts)], wanted)
+
+    def test_mistakes(self):
+        nowhere = self.path('no/bench.json')
+        with patched(bench, check_machine=lambda: None):
+            for args, status, parts in [
+                    (['--nope'], 2, ['--nope', '-h']), (['x'], 2, ['x']),
+                    (['--quic'], 2, ['--quic']), (['--only'], 2, ['--only']),
+                    (['--only', 'nope'], 1, ["'nope'", '--list']),
+                    (['--only', 'scan-'], 1, ["'scan-'"]),
+                    (['--only', ''], 1, ["''", 'scan-silent']),
+                    (['--only', 'scan-cpu,'], 1, ["''"]),
+                    (['--python', '/no/python'], 1, ["'/no/python'", 'No such file']),
+                    (['--python', '/bin/false'], 1, ["'/bin/false'", 'no interpreter']),
+                    (['--json', nowhere], 1, [repr(nowhere), 'No such file'])]:
+                with self.subTest(args=args):
+                    self.assert_stop(call(bench.main, args), status, 'bench: ', *parts)
+
+    def test_machine(self):
+        """Without root or `ip` nothing begins, and one line says what is needed."""
+        with unittest.mock.patch('os.geteuid', lambda: 1000):
+            self.assert_stop(call(bench.main, []), 1, 'bench: root is needed', 'sudo')
+        with unittest.mock.patch('os.geteuid', lambda: 0), \
+                unittest.mock.patch('shutil.which', lambda *_, **options: None):
+            self.assert_stop(call(bench.main, []), 1, 'bench: ', '`ip`')
+
+    def test_cores(self):
+        for text, wanted in [('0', [0]), ('0-1', [0, 1]), ('3,5-7', [3, 5, 6, 7])]:
+            with patched(bench, read_text=lambda path: 'x:\t1\nCpus_allowed_list:\t%s\n' % text):
+                self.assertEqual(bench.cores(), wanted)
+
+    def test_a_failure_is_a_note(self):
+        """One contestant that fails takes no other with it."""
+        def rows(lab_bench, lab):
+            yield bench.Row('good', lambda: 4, '')
+            yield bench.Row('bad', unittest.mock.Mock(side_effect=bench.Failed('why not')), 'good')
+            yield bench.Missing('absent', 'not installed')
+        with patched(bench, build_yardsticks=lambda folder: ''):
+            result = bench.Bench('python', True, self.folder).run(
+                bench.Measurement('x', 'u', 'About', '', 3, rows))
+        self.assertEqual([(row['rounds'], row['ratio']) for row in result['rows']],
+                         [([4, 4, 4], None), ([None] * 3, None)])
+        self.assertEqual(result['notes'], ['bad: why not'])
+        self.assertEqual(result['missing'], [['absent', 'not installed']])
+
+    def test_load(self):
+        """The flood without a compiler is answered; its addresses differ."""
+        stack = make_stack('10.78.0.2', mac=bytes.fromhex('020000000002'))
+        for kind, proto in (('syn', TCP), ('dns', UDP)):
+            for number in (0, 59999, 16383):
+                frame = bench.make_frame(kind, (11 << 24) + number, ip('10.78.0.2'), number)
+                answer, = ask(stack, frame)
+                self.assertEqual(answer.proto, proto)
+                self.assertEqual(answer.dport, 1024 + number % 60000)
+        hosts = bench.spread(5000)
+        self.assertEqual(len(set(hosts)), 5000)
+        self.assertEqual(hosts, bench.spread('5000'))
+
+    def test_lines_per_second(self):
+        """Lines before the window are not counted; an early end is a failure."""
+        pipe, end = os.pipe()
+        self.addCleanup(os.close, pipe)
+        os.write(end, b'x\n' * 100)
+        os.close(end)
+        with self.assertRaises(bench.Failed):
+            bench.count_lines(pipe, 0.1)
+
+    def test_contestant_that_ends(self):
+        """Its last words are told."""
+        process = unittest.mock.Mock(returncode=3, errors=io.BytesIO(b'first\nno such thing\n'))
+        with self.assertRaisesRegex(bench.Failed, r'\(3\): no such thing$'):
+            bench.check_alive(process)
+
+    def descendants(self, pid):
+        """A process's children, theirs, and so on."""
+        found = []
+        with contextlib.suppress(OSError):
+            for child in child_pids(pid):
+                found += [child] + self.descendants(child)
+        return found
+
+    def namespaces(self, pids):
+        """Network namespaces of processes, without ours."""
+        found = set()
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                found.add(os.readlink('/proc/%s/ns/net' % pid))
+        return found - {os.readlink('/proc/self/ns/net')}
+
+    def start_bench(self, *args):
+        if not can_make_namespaces():
+            if REQUIRED:
+                raise AssertionError('LIVE=required: needs root and `ip netns`')
+            self.skipTest('needs root and `ip netns`')
+        process = subprocess.Popen(
+            tool('bench.py', '--quick', '--json', self.path('bench.json'), *args),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=dict(os.environ, TMPDIR=self.folder))
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def assert_gone(self, namespaces):
+        self.assertEqual(len(namespaces), 2)
+        wait_until(lambda: not namespaces & self.namespaces(
+            name for name in os.listdir('/proc') if name.isdigit()))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_run(self):
+        """A real run: figures, ratios, a whole bench.json, and nothing that is left."""
+        process = self.start_bench('--only', 'scan-silent,answer-syn,file-compile')
+        found = wait_until(lambda: self.namespaces(self.descendants(process.pid)))
+        out, err = process.communicate(timeout=120)
+        self.assertEqual((process.returncode, err), (0, b''))
+        record = json.loads(self.read('bench.json').decode())
+        self.assertEqual(sorted(record['measurements']),
+                         ['answer-syn', 'file-compile', 'scan-silent'])
+        for name, ours in [('scan-silent', 'cscan.py'), ('answer-syn', 'masscanned.py > FILE'),
+                           ('file-compile', 'compile_targets.py')]:
+            result = record['measurements'][name]
+            row = {row['name']: row for row in result['rows']}[ours]
+            self.assertEqual(len(row['rounds']), 3, result)
+            self.assertGreater(min(row['rounds']), 100, result)
+            self.assertIn(bench.table_text(result), out.decode())
+        wait_until(lambda: not found & self.namespaces(
+            name for name in os.listdir('/proc') if name.isdigit()))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_signals(self):
+        """However it ends, its processes and namespaces end with it."""
+        for number, status in [(signal.SIGINT, 130), (signal.SIGTERM, 130),
+                               (signal.SIGKILL, -signal.SIGKILL)]:
+            for name, running in [('scan-silent', 'connect'), ('answer-http', 'masscanned.py')]:
+                with self.subTest(number, name=name):
+                    process = self.start_bench('--only', name)
+                    wait_until(lambda: any(running in bench.read_text('/proc/%d/cmdline' % pid)
+                                           for pid in self.descendants(process.pid)))
+                    time.sleep(0.3)
+                    found = self.namespaces(self.descendants(process.pid))
+                    process.send_signal(number)
+                    err = process.communicate(timeout=20)[1].decode()
+                    self.assertEqual(process.returncode, status, err)
+                    if status > 0:
+                        self.assert_line(err.lstrip(), 'interrupted', 'bench.json')
+                    self.assert_gone(found)
+
+    @unittest.skipUnless(TEST_ALL and shutil.which('cc'), 'TEST_ALL=1 and a C compiler')
+    def test_yardsticks_have_no_warnings(self):
+        source = self.path('yardstick.c', bench.YARDSTICKS.encode())
+        done = subprocess.run(['cc', '-O2', '-Wall', '-Wextra', '-o', self.path('y'), source],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual(done.stdout, b'')
+
+    def test_readme(self):
+        """The README names every option."""
+        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
+            part = file.read().partition('# Measuring')[2]
+        for option in ('--only', '--quick', '--python', '--json', '--list'):
+            self.assertIn('`%s' % option, part)
 
 
 # ==== Style ===========================================================================

@@ -1,0 +1,1599 @@
+#!/usr/bin/env python3
+"""bench - cscan, masscanned and the file tools against their peers and the kernel's limit.
+
+    sudo python3 bench.py --quick       three minutes; without it a quarter of an hour
+
+Standard library only, Linux, root; it stands beside the tools.  Nothing leaves the machine:
+each measurement has network namespaces of its own, without names, that end with this process.
+
+Contents
+    1 Figures           medians, ratios, the table
+    2 Yardsticks        one C program: the fewest system calls that do the work
+    3 Net               processes, namespaces, counters
+    4 Load              what runs in processes of its own: flood, clients, timed calls
+    5 Registry          @measure
+    6 Scanner           measurements of cscan.py
+    7 Responder         measurements of masscanned.py
+    8 Files             measurements of CBA files and compile_targets.py
+    9 Report            the machine, bench.json
+    10 Command line
+
+How it measures
+    A measurement has contestants.  All of them run in turn in each of three rounds; a ratio is
+    that of two figures of the same round, and the median of the rounds' ratios is shown.
+    Figures themselves depend on the machine and on who else uses it.
+    Counting begins after the first frame, so start-up is not in a rate.  Connects are counted by
+    the kernel (ActiveOpens), frames by the interface, so that no contestant counts for itself.
+    The scanner runs on the first core; the kernel answers for its targets on the same one.
+    The responder runs on the last core, its flood on the first.  A C program is the yardstick of
+    both: what it reaches with the plainest system calls is what the kernel gives.
+"""
+
+import argparse
+import atexit
+import collections
+import contextlib
+import cscan
+import ctypes
+import fnmatch
+import itertools
+import json
+import os
+import platform
+import re
+import resource
+import select
+import shutil
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+# ==== 1 Figures =======================================================================
+
+ROUNDS = 3
+
+Row = collections.namedtuple('Row', [
+    'name',         # of the contestant
+    'take',         # () -> a figure of this round; raises Failed
+    'base'])        # name of the row it is compared with, '' = none
+Missing = collections.namedtuple('Missing', ['name', 'reason'])
+
+
+class Failed(Exception):
+    """A contestant that could not be measured, in one line: why."""
+
+
+def ratios(figures, base) -> 'list[float]':
+    """Two rows' figures, a round each, None = failed -> their ratios, of rounds with both."""
+    return [figure / other for figure, other in zip(figures, base)
+            if figure is not None and other]
+
+
+def median(figures) -> 'float | None':
+    """Figures, None = failed -> their median, None if there are none."""
+    known = [figure for figure in figures if figure is not None]
+    return statistics.median(known) if known else None
+
+
+def summarize(rows, figures) -> 'list[dict]':
+    """Rows and {name: figures of the rounds} -> what bench.json keeps of each."""
+    found = []
+    for row in rows:
+        shares = ratios(figures[row.name], figures.get(row.base, ()))
+        found.append({'name': row.name, 'rounds': figures[row.name],
+                      'median': median(figures[row.name]), 'base': row.base,
+                      'ratios': shares, 'ratio': median(shares)})
+    return found
+
+
+def number_text(number: 'float | None') -> str:
+    """1234567.8 -> '1,234,568', 12.34 -> '12.3', 0.1234 -> '0.123', None -> 'failed'."""
+    if number is None:
+        return 'failed'
+    if number >= 100 or number == int(number):
+        return '{:,.0f}'.format(number)
+    return '%.1f' % number if number >= 10 else '%.2f' % number if number >= 1 else '%.3f' % number
+
+
+def table_text(result) -> str:
+    """What bench.json keeps of a measurement -> its part of the table."""
+    lines = ['%s: %s, %s' % (result['name'], result['about'], result['unit'])]
+    wide = max([len(row['name']) for row in result['rows']] + [1])
+    for row in result['rows']:
+        line = '  %-*s %13s' % (wide, row['name'], number_text(row['median']))
+        if row['ratio'] is not None:
+            line += '   %6.2f x %s  (%s)' % (row['ratio'], row['base'], ' '.join(
+                '%.2f' % share for share in row['ratios']))
+        lines.append(line)
+    lines += ['  left out: %s: %s' % tuple(pair) for pair in result['missing']]
+    lines += ['  note: ' + note for note in result['notes']]
+    return '\n'.join(lines)
+
+
+# ==== 2 Yardsticks ====================================================================
+
+# connect BASE BITS PORT PORTS N ANSWERS: N sockets in turn, one connect() to a random target each.
+#   ANSWERS 0: none is awaited, shutdown() takes the socket back; 1: the next connect() on the
+#   socket tells what became of the one before.
+# answer IFACE: SYNs and DNS queries, verified and answered, one recvfrom() and sendto() each.
+# flood IFACE KIND BASE BITS: SYNs or DNS queries to random targets, from 16 million addresses.
+# http BASE BITS N COUNT: complete exchanges, N at a time, each on a connection of its own, COUNT
+#   in all (0: for ever); each 0.1 s, and at the end, a line: seconds, exchanges, failures.
+YARDSTICKS = r'''
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <netpacket/packet.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint32_t drawn = 12345, base, mask;
+
+static uint32_t draw(void) { return (drawn = drawn * 1664525u + 1013904223u) >> 8; }
+
+static uint32_t target(void) { return htonl(base | (draw() & mask)); }
+
+static void set_targets(char **v) {
+    base = ntohl(inet_addr(v[0]));
+    mask = (1u << (32 - atoi(v[1]))) - 1;
+}
+
+static int die(const char *what) { perror(what); exit(1); }
+
+static int open_socket(void) {
+    struct linger linger = {1, 0};
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(32005)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    setsockopt(fd, IPPROTO_TCP, TCP_SYNCNT, &one, sizeof one);
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    if (bind(fd, (void *)&own, sizeof own)) die("bind");
+    return fd;
+}
+
+static void do_connect(char **v) {
+    int port = atoi(v[2]), ports = atoi(v[3]), n = atoi(v[4]), answers = atoi(v[5]);
+    int *fds = malloc(n * sizeof *fds);
+    struct sockaddr_in to = {.sin_family = AF_INET};
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    set_targets(v);
+    for (int i = 0; i < n; i++) fds[i] = open_socket();
+    for (long turn = 0;; turn++) {
+        int fd = fds[turn % n];
+        if (turn >= n && answers) {
+            if (connect(fd, (void *)&to, sizeof to) == 0 || errno == EISCONN)
+                connect(fd, &none, sizeof none);
+            else if (errno == EALREADY)
+                shutdown(fd, SHUT_RDWR);
+        } else if (turn >= n)
+            shutdown(fd, SHUT_RDWR);
+        to.sin_addr.s_addr = target();
+        to.sin_port = htons(port + draw() % ports);
+        connect(fd, (void *)&to, sizeof to);
+    }
+}
+
+static unsigned sum(const unsigned char *p, int n, unsigned s) {
+    for (; n > 1; p += 2, n -= 2) s += p[0] << 8 | p[1];
+    if (n) s += p[0] << 8;
+    while (s >> 16) s = (s & 0xffff) + (s >> 16);
+    return s;
+}
+
+static void put(unsigned char *p, unsigned value) { p[0] = value >> 8; p[1] = value; }
+
+/* both checksums of an IPv4 frame whose payload of `size` octets has its own at `at` */
+static void seal(unsigned char *f, int size, int at) {
+    put(f + 16, 20 + size); put(f + 24, 0); put(f + 34 + at, 0);
+    put(f + 24, ~sum(f + 14, 20, 0));
+    put(f + 34 + at, ~sum(f + 34, size, sum(f + 26, 8, f[23] + size)));
+}
+
+static int open_packet(const char *iface, int protocol) {
+    int one = 1, fd = socket(AF_PACKET, SOCK_RAW, htons(protocol));
+    struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_protocol = htons(protocol)};
+    at.sll_ifindex = if_nametoindex(iface);
+    if (fd < 0 || bind(fd, (void *)&at, sizeof at)) die(iface);
+    setsockopt(fd, SOL_PACKET, protocol ? 23 : 20, &one, sizeof one);  /* no outgoing, no qdisc */
+    return fd;
+}
+
+static const unsigned char ip_head[12] = {0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6};
+static const unsigned char record[16] = {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4};
+
+static void do_answer(char **v) {
+    int fd = open_packet(v[0], ETH_P_ALL);
+    unsigned char in[65536], out[2048];
+    for (;;) {
+        fd_set ready;
+        FD_ZERO(&ready);
+        FD_SET(fd, &ready);
+        if (select(fd + 1, &ready, 0, 0, 0) < 1) continue;
+        int got = recvfrom(fd, in, sizeof in, 0, 0, 0), size = (in[16] << 8 | in[17]) - 20;
+        if (got < 54 || got > 1500 || in[12] != 8 || in[13] || size > got - 34) continue;
+        int syn = in[23] == 6 && (in[47] & 0x3f) == 2, dns = in[23] == 17 && in[37] == 53;
+        if (!syn && !dns) continue;
+        if (sum(in + 14, 20, 0) != 0xffff) continue;
+        if (sum(in + 34, size, sum(in + 26, 8, in[23] + size)) != 0xffff) continue;
+        memcpy(out, in + 6, 6); memcpy(out + 6, in, 6); put(out + 12, ETH_P_IP);
+        memcpy(out + 14, ip_head, 12); out[23] = in[23];
+        memcpy(out + 26, in + 30, 4); memcpy(out + 30, in + 26, 4);
+        memcpy(out + 34, in + 36, 2); memcpy(out + 36, in + 34, 2);
+        if (syn) {
+            uint32_t cookie = 0, ack;
+            for (int i = 26; i < 38; i++) cookie = cookie * 31 + in[i];
+            memcpy(&ack, in + 38, 4);
+            ack = htonl(ntohl(ack) + 1);
+            memcpy(out + 38, &cookie, 4); memcpy(out + 42, &ack, 4);
+            out[46] = 0x50; out[47] = 0x12; put(out + 48, 65535); put(out + 52, 0);
+            size = 20;
+        } else {
+            memcpy(out + 42, in + 42, size - 8);
+            put(out + 44, 0x8400); put(out + 48, 1);
+            memcpy(out + 34 + size, record, 16);
+            memcpy(out + 34 + size + 12, in + 30, 4);
+            size += 16;
+            put(out + 38, size);
+        }
+        seal(out, size, syn ? 16 : 6);
+        sendto(fd, out, 34 + size, 0, 0, 0);
+    }
+}
+
+static const unsigned char query[] = "\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1";
+
+static void do_flood(char **v) {
+    enum { BATCH = 64, ROOM = 128 };
+    static unsigned char frames[BATCH][ROOM];
+    static struct iovec parts[BATCH];
+    static struct mmsghdr messages[BATCH];
+    int fd = open_packet(v[0], 0), dns = *v[1] == 'd', size = dns ? 8 + (int)sizeof query - 1 : 20;
+    uint32_t from = 0;
+    set_targets(v + 2);
+    for (int i = 0; i < BATCH; i++) {
+        unsigned char *f = frames[i];
+        memcpy(f, "\2\0\0\0\0\2\2\0\0\0\0\x99\10\0", 14);
+        memcpy(f + 14, ip_head, 12);
+        f[23] = dns ? 17 : 6;
+        put(f + 36, dns ? 53 : 80); put(f + 38, size);
+        if (dns) memcpy(f + 42, query, sizeof query - 1);
+        else { put(f + 46, 0x5002); put(f + 48, 1024); }
+        parts[i].iov_base = f; parts[i].iov_len = 34 + size;
+        messages[i].msg_hdr.msg_iov = parts + i; messages[i].msg_hdr.msg_iovlen = 1;
+    }
+    for (;;) {
+        for (int i = 0; i < BATCH; i++) {
+            uint32_t to = target(), src = htonl(11u << 24 | (from++ & 0xffffff)), seq = draw();
+            memcpy(frames[i] + 26, &src, 4); memcpy(frames[i] + 30, &to, 4);
+            put(frames[i] + 34, 1024 + draw() % 60000);
+            if (!dns) memcpy(frames[i] + 38, &seq, 4);
+            seal(frames[i], size, dns ? 6 : 16);
+        }
+        sendmmsg(fd, messages, BATCH, 0);
+    }
+}
+
+struct talk { int fd, asked, got; char text[8192]; };
+
+static void begin(struct talk *t, int epoll) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(80)};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = t};
+    t->asked = t->got = 0;
+    t->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (t->fd < 0) die("socket");
+    to.sin_addr.s_addr = target();
+    epoll_ctl(epoll, EPOLL_CTL_ADD, t->fd, &event);
+    connect(t->fd, (void *)&to, sizeof to);
+}
+
+static int is_whole(struct talk *t) {
+    char *end, *length;
+    t->text[t->got] = 0;
+    end = strstr(t->text, "\r\n\r\n");
+    length = strcasestr(t->text, "\r\nContent-Length:");
+    return end && length && t->got >= end + 4 - t->text + atoi(length + 17);
+}
+
+/* one event of an exchange -> 1 done, -1 failed, 0 under way */
+static int go_on(struct talk *t, unsigned events) {
+    static const char ask[] = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
+    if (events & (EPOLLERR | EPOLLHUP)) return -1;
+    if (!t->asked && events & EPOLLOUT && send(t->fd, ask, sizeof ask - 1, 0) > 0) t->asked = 1;
+    if (!(events & EPOLLIN)) return 0;
+    int got = recv(t->fd, t->text + t->got, sizeof t->text - 1 - t->got, 0);
+    if (got <= 0) return errno == EAGAIN && got < 0 ? 0 : -1;
+    t->got += got;
+    return is_whole(t);
+}
+
+static double tell(double due, long done, long failed) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    double now = time.tv_sec + time.tv_nsec / 1e9;
+    if (now < due) return due;
+    printf("%.6f %ld %ld\n", now, done, failed);
+    fflush(stdout);
+    return now + 0.1;
+}
+
+static void do_http(char **v) {
+    int n = atoi(v[2]), epoll = epoll_create1(0);
+    long most = atol(v[3]), done = 0, failed = 0;
+    struct talk *talks = calloc(n, sizeof *talks);
+    struct epoll_event events[256];
+    double due = 0;
+    set_targets(v);
+    for (int i = 0; i < n; i++) begin(talks + i, epoll);
+    while (!most || done < most) {
+        int count = epoll_wait(epoll, events, 256, 100);
+        for (int i = 0; i < count; i++) {
+            struct talk *t = events[i].data.ptr;
+            int end = go_on(t, events[i].events);
+            if (!end) continue;
+            if (end > 0) done++; else failed++;
+            close(t->fd);
+            begin(t, epoll);
+        }
+        due = tell(due, done, failed);
+    }
+    tell(0, done, failed);
+}
+
+int main(int count, char **v) {
+    if (count < 3) return 2;
+    switch (v[1][0]) {
+    case 'c': do_connect(v + 2); break;
+    case 'a': do_answer(v + 2); break;
+    case 'f': do_flood(v + 2); break;
+    case 'h': do_http(v + 2); return 0;
+    }
+    return 2;
+}
+'''
+
+
+# ==== 3 Net ===========================================================================
+
+CLONE_NEWNET = 0x40000000       # linux/sched.h
+PR_SET_PDEATHSIG = 1            # linux/prctl.h
+NEAR_MAC, FAR_MAC = '02:00:00:00:00:01', '02:00:00:00:00:02'
+SHARED, LOOKS = 0.1, 3          # a window that lost so much of its core is repeated so often
+START_S = 20                    # a contestant that has not begun by then has failed
+CLEAN = {'PATH': os.environ.get('PATH', '') + ':/usr/sbin:/sbin:/usr/bin:/bin', 'HOME': '/tmp',
+         'LC_ALL': 'C', 'PYTHONDONTWRITEBYTECODE': '1'}
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def cores() -> 'list[int]':
+    """The cores we may use; PyPy has no os.sched_getaffinity."""
+    text = re.search(r'^Cpus_allowed_list:\s*(\S+)', read_text('/proc/self/status'), re.M).group(1)
+    pairs = [part.split('-') for part in text.split(',')]
+    return [core for pair in pairs for core in range(int(pair[0]), int(pair[-1]) + 1)]
+
+
+def pin(core):
+    """Keep this process to a core."""
+    words = [1 << core % 64 if number == core // 64 else 0 for number in range(16)]
+    mask = struct.pack('=16Q', *words)      # cpu_set_t
+    if LIBC.sched_setaffinity(0, len(mask), mask):
+        raise OSError(ctypes.get_errno(), 'sched_setaffinity')
+
+
+def spawn(command, net=None, pinned=None, **options) -> subprocess.Popen:
+    """Start a process that cannot outlive us.
+
+    net     descriptor of its network namespace; 'new' = one of its own; None = ours
+    pinned  its core, None = all
+    """
+    def enter():
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if net == 'new' and LIBC.unshare(CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), 'unshare')
+        if isinstance(net, int) and LIBC.setns(net, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), 'setns')
+        if pinned is not None:
+            pin(pinned)
+    options.setdefault('stdout', subprocess.DEVNULL)
+    options.setdefault('stdin', subprocess.DEVNULL)
+    return subprocess.Popen([str(word) for word in command], preexec_fn=enter, env=CLEAN,
+                            start_new_session=True, **options)
+
+
+def kill(process):
+    """End a process and its group at once; wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            stream.close()
+
+
+def read_text(path: str) -> str:
+    """A file of /proc -> its text, '' if it is not there (any more)."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ''
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process, user and system, of its threads that live."""
+    spent = [read_text('/proc/%d/task/%s/schedstat' % (pid, thread)).split()
+             for thread in list_folder('/proc/%d/task' % pid)]
+    return sum(int(words[0]) for words in spent if words) / 1e9
+
+
+def wait_s(pid: int) -> float:
+    """Seconds that the main thread of a process could have run, and somebody else did."""
+    words = read_text('/proc/%d/schedstat' % pid).split()
+    return int(words[1]) / 1e9 if words else 0.0
+
+
+def list_folder(path: str) -> 'list[str]':
+    """A folder of /proc -> its names, none if it is not there (any more)."""
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def memory_kb(pid: int, field: str) -> int:
+    """VmRSS or VmHWM of a process; mapped rings are in it."""
+    match = re.search(r'^%s:\s+(\d+) kB' % field, read_text('/proc/%d/status' % pid), re.M)
+    return int(match.group(1)) if match else 0
+
+
+def kernel_kb() -> int:
+    """What the whole machine's kernel has in its slabs: sockets among it."""
+    return int(re.search(r'^Slab:\s+(\d+)', read_text('/proc/meminfo'), re.M).group(1))
+
+
+Look = collections.namedtuple('Look', [
+    'time_s', 'count',
+    'cpu_s',                # of the process that is watched
+    'wait_s',               # it or its load could have run so long, and somebody else did
+    'sent'])                # frames of the near side
+
+
+class Lab:
+    """Two namespaces and the processes of a measurement; close() ends them all.
+
+    near v0 10.77.0.1       scanners, floods, clients; everything else by 10.77.0.2
+    far  v1                 responders; with `kernel` it has 10.77.0.2 and answers itself:
+                            10.64.0.0/10 is its own, 10.128.0.0/9 it swallows
+    """
+
+    SETUP = """
+        link add v0 netns NEAR address %s type veth peer name v1 netns FAR address %s
+        near link set lo up; near addr add 10.77.0.1/24 dev v0; near link set v0 up
+        near neigh add 10.77.0.2 lladdr %s dev v0 nud permanent
+        near route add 10.0.0.0/8 via 10.77.0.2
+        far link set lo up; far link set v1 up""" % (NEAR_MAC, FAR_MAC, FAR_MAC)
+    KERNEL = """
+        far addr add 10.77.0.2/24 dev v1
+        far neigh add 10.77.0.1 lladdr %s dev v1 nud permanent
+        far route add local 10.64.0.0/10 dev lo; far route add blackhole 10.128.0.0/9""" % NEAR_MAC
+
+    def __init__(self, kernel, warm_s, window_s):
+        self.warm_s, self.window_s = warm_s, window_s
+        self.looks = self.shared = 0    # windows, those that others disturbed
+        self.processes = []             # all of ours that have not been waited for
+        self.nets = {}                  # 'near', 'far': descriptor of the namespace
+        self.anchors = {}               # 'near', 'far': the process that holds it
+        for side in ('near', 'far'):
+            self.make(side)
+        for line in (self.SETUP + (self.KERNEL if kernel else '')).replace('\n', ';').split(';'):
+            if line.strip():
+                self.ip(line.split())
+
+    def make(self, side):
+        """A namespace; IPv6 sends of its own accord, so it is off."""
+        quiet = 'for name in all default; do echo 1 > /proc/sys/net/ipv6/conf/$name/' \
+                'disable_ipv6; done 2>/dev/null; echo made; exec cat'
+        try:
+            anchor = spawn(['/bin/sh', '-c', quiet], 'new', stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE)
+        except subprocess.SubprocessError:      # unshare() failed, in the child
+            raise cscan.UserError('network namespaces: the kernel lets us make none; '
+                                  'in a container: --privileged') from None
+        self.processes.append(anchor)
+        self.anchors[side] = anchor
+        anchor.stdout.readline()
+        self.nets[side] = os.open('/proc/%d/ns/net' % anchor.pid, os.O_RDONLY | os.O_CLOEXEC)
+
+    def ip(self, words):
+        """One `ip` command; its first word may be the side where it runs."""
+        net = self.nets.get(words[0])
+        words = [str(self.anchors[word.lower()].pid) if word in ('NEAR', 'FAR') else word
+                 for word in words[net is not None:]]
+        process = spawn(['ip'] + words, net, stderr=subprocess.PIPE)
+        error = process.communicate()[1]
+        if process.returncode:
+            raise cscan.UserError('ip %s: %s' % (' '.join(words), error.decode().strip()))
+
+    def start(self, side, command, pinned=None, **options) -> subprocess.Popen:
+        """A process on one side."""
+        process = spawn(command, self.nets[side], pinned, **options)
+        self.processes.append(process)
+        return process
+
+    @contextlib.contextmanager
+    def running(self, side, command, pinned=None, **options):
+        """The same, as long as the block lasts; its standard error is kept for Failed."""
+        with tempfile.TemporaryFile() as errors:
+            options.setdefault('stderr', errors)
+            process = self.start(side, command, pinned, **options)
+            process.errors = errors
+            try:
+                yield process
+            finally:
+                kill(process)
+                self.processes.remove(process)
+
+    def packets(self, side, way) -> int:
+        """Frames that went ('tx') or came ('rx') on a side."""
+        text = read_text('/proc/%d/net/dev' % self.anchors[side].pid)
+        fields = re.search(r'\bv[01]:(.*)', text).group(1).split()
+        return int(fields[{'rx': 1, 'tx': 9}[way]])
+
+    def connects(self) -> int:
+        """connect() calls of the near side that sent a SYN."""
+        text = read_text('/proc/%d/net/snmp' % self.anchors['near'].pid)
+        names, numbers = re.findall(r'^Tcp: (.*)', text, re.M)
+        return int(dict(zip(names.split(), numbers.split()))['ActiveOpens'])
+
+    def watch(self, process, count, settle_s=0.0, load=None) -> Look:
+        """Wait for the first count, let it warm up -> what happens in a window.
+
+        load    the process that keeps it busy, if there is one
+        If others took a core away meanwhile, look again; the least disturbed window counts.
+        """
+        first, end = count(), time.monotonic() + START_S
+        while count() == first:
+            check_alive(process)
+            if time.monotonic() > end:
+                raise Failed('nothing came in %d s' % START_S)
+            time.sleep(0.01)
+        time.sleep(self.warm_s + settle_s)
+        looks = [self.look_twice(process, count, load)]
+        while looks[-1].wait_s > SHARED * looks[-1].time_s and len(looks) < LOOKS:
+            looks.append(self.look_twice(process, count, load))
+        best = min(looks, key=lambda look: look.wait_s / look.time_s)
+        self.looks += 1
+        self.shared += best.wait_s > SHARED * best.time_s
+        return best
+
+    def look_twice(self, process, count, load) -> Look:
+        """What a window's length changes."""
+        before = self.look(process, count), wait_s(load.pid) if load else 0
+        time.sleep(self.window_s)
+        after = self.look(process, count), wait_s(load.pid) if load else 0
+        check_alive(process)
+        found = Look(*(b - a for a, b in zip(before[0], after[0])))
+        return found._replace(wait_s=max(found.wait_s, after[1] - before[1]))
+
+    def look(self, process, count) -> Look:
+        """What there is now."""
+        return Look(time.monotonic(), count(), cpu_s(process.pid), wait_s(process.pid),
+                    self.packets('near', 'tx'))
+
+    def close(self):
+        for process in reversed(self.processes):
+            kill(process)
+        self.processes = []
+        for net in self.nets.values():
+            os.close(net)
+        self.nets = {}
+
+
+def check_alive(process):
+    """Raises Failed with its last words if a contestant has ended."""
+    if process.poll() is not None:
+        process.errors.seek(0)
+        words = process.errors.read().decode('utf-8', 'replace').strip().split('\n')[-1]
+        raise Failed('ended by itself (%d): %s' % (process.returncode, words[:200] or 'no words'))
+
+
+# ==== 4 Load ==========================================================================
+
+def own(function, *args, python=None) -> 'list[str]':
+    """A function of this section and its arguments -> argv that runs it in a process."""
+    code = 'import sys; sys.path.insert(0, %r); import bench; bench.%s(*sys.argv[1:])' % (
+        HERE, function.__name__)
+    return [python or sys.executable, '-c', code] + [str(arg) for arg in args]
+
+
+def accept_all(port):
+    """Accept on every address, and close at once."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(('0.0.0.0', int(port)))
+    listener.listen(4096)
+    while True:
+        with contextlib.suppress(OSError):
+            listener.accept()[0].close()
+
+
+def add_up(data: bytes) -> int:
+    """Internet checksum of data, of even size (RFC 1071)."""
+    return 0xffff - (sum(struct.unpack('!%dH' % (len(data) // 2), data)) % 0xffff or 0xffff)
+
+
+QUERY = b'\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1'
+
+
+def make_frame(kind, src, dst, number) -> bytes:
+    """A frame of the flood: kind syn or dns, from address and port by number."""
+    src, dst = src.to_bytes(4, 'big'), dst.to_bytes(4, 'big')
+    port = 1024 + number % 60000
+    if kind == 'dns':
+        body = struct.pack('!HHHH', port, 53, 8 + len(QUERY), 0) + QUERY
+        at, protocol = 6, 17
+    else:
+        body = struct.pack('!HHIIHHHH', port, 80, number, 0, 0x5002, 1024, 0, 0)
+        at, protocol = 16, 6
+    pad = body + b'\0' * (len(body) & 1)
+    total = add_up(src + dst + struct.pack('!HH', protocol, len(body)) + pad)
+    body = body[:at] + total.to_bytes(2, 'big') + body[at + 2:]
+    head = struct.pack('!BBHHHBBH', 0x45, 0, 20 + len(body), 0, 0x4000, 64, protocol, 0)
+    head = head[:10] + add_up(head + src + dst).to_bytes(2, 'big') + src + dst
+    return bytes.fromhex('020000000002 020000000099 0800'.replace(' ', '')) + head + body
+
+
+def send_flood(iface, kind, base, bits):
+    """What the C flood does, where there is no compiler; from 16,384 addresses."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.bind((iface, 0))
+    first, many = cscan.ip_number(base), 1 << 32 - int(bits)
+    frames = [make_frame(kind, (11 << 24) + number, first + number * 40503 % many, number)
+              for number in range(16384)]
+    send = sock.send
+    for frame in itertools.cycle(frames):
+        with contextlib.suppress(BlockingIOError):
+            send(frame)
+
+
+def exchange_all(base, bits, parallel, most):
+    """What the C http client does, where there is no compiler: one exchange after the other."""
+    first, many, done, failed, due = cscan.ip_number(base), 1 << 32 - int(bits), 0, 0, 0
+    while not int(most) or done < int(most):
+        try:
+            address = cscan.ip_text(first + (done + failed) * 40503 % many), 80
+            with socket.create_connection(address, timeout=2) as sock:
+                sock.sendall(b'GET / HTTP/1.1\r\nHost: bench\r\n\r\n')
+                done += bool(sock.recv(8192))
+        except OSError:
+            failed += 1
+        if time.monotonic() >= due:
+            due = time.monotonic() + 0.1
+            print('%.6f %d %d' % (time.monotonic(), done, failed), flush=True)
+    print('%.6f %d %d' % (time.monotonic(), done, failed), flush=True)
+
+
+def timed(call) -> float:
+    """Seconds that a call takes; told on standard error, for take_time."""
+    began = time.perf_counter()
+    call()
+    sys.stderr.write('\nseconds %.6f\n' % (time.perf_counter() - began))
+
+
+def spread(count) -> 'list[str]':
+    """So many addresses in no order, as text; always the same ones."""
+    return [cscan.ip_text(0x01000000 + number * 0x9e3779b1 % 0xd0000000)
+            for number in range(int(count))]
+
+
+def write_text_lines(path, count):
+    """Results as text lines, one write() each: the plainest way to keep them."""
+    results = spread(count)
+
+    def work():
+        with open(path, 'w', 1 << 20) as file:
+            for host in results:
+                file.write('%s:%d\n' % (host, 80))
+    timed(work)
+
+
+def write_entries(path, count):
+    """Results as entries of a CBA file."""
+    results = spread(count)
+    sink = cscan.CbaSink(path, None, None)
+    out = cscan.Out(sink, 1)
+
+    def work():
+        for host in results:
+            out.begin('')
+            out.str('%s:%d' % (host, 80))
+            out.finish()
+        sink.flush()
+    timed(work)
+
+
+def pass_entries(path, count):
+    """Results on standard input through cscan.py -x -o: threads, module, file."""
+    with tempfile.TemporaryFile() as file:
+        file.write(''.join('%s:80\n' % host for host in spread(count)).encode())
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+        timed(lambda: cscan.main(['-x', '-q', '-mt', '1', '-pr', '1000', '-o', path]))
+
+
+def read_text_lines(path):
+    """Lines of a text file, each split."""
+    def work():
+        with open(path) as file:
+            for line in file:
+                line.partition(':')
+    timed(work)
+
+
+def read_entries(path):
+    """Entries of a CBA file."""
+    import cba_reader
+
+    def work():
+        with open(path, 'rb') as file:
+            for entry in cba_reader.CBA(file).entries(''):
+                entry.events
+    timed(work)
+
+
+def print_entries(path):
+    """cba_reader.py -r, to nowhere."""
+    import cba_reader
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    timed(lambda: cba_reader.main(['-r', path]))
+
+
+def sort_lines(path, output):
+    """Lines of a text file, sorted: no program that reads and orders them can do less."""
+    def work():
+        with open(path) as file, open(output, 'w') as sink:
+            sink.writelines(sorted(file))
+    timed(work)
+
+
+def compile_ranges(path, output):
+    """compile_targets.py on a file of ranges."""
+    import compile_targets
+    timed(lambda: compile_targets.main(['-i', path, output]))
+
+
+# ==== 5 Registry ======================================================================
+
+MEASUREMENTS = collections.OrderedDict()        # name -> Measurement
+Measurement = collections.namedtuple('Measurement', [
+    'name', 'unit', 'about',    # about: first line of the docstring
+    'net',                      # 'kernel': a far end that answers; 'bare': one that is empty; ''
+    'rounds',                   # how often each contestant runs
+    'rows'])                    # (bench, lab) -> Rows and Missings; notes go to bench.note
+
+
+def measure(name, unit, net='', rounds=ROUNDS):
+    """Register a function that yields the contestants of a measurement."""
+    def register(rows):
+        about = rows.__doc__.partition('\n')[0].rstrip('.')
+        MEASUREMENTS[name] = Measurement(name, unit, about, net, rounds, rows)
+        return rows
+    return register
+
+
+class Bench:
+    """What all measurements use.
+
+    python      the interpreter under test
+    quick       shorter windows, smaller numbers
+    folder      for files; goes away
+    version     of the interpreter, as machine() has it
+    yardstick   path of the C program, '' = no compiler
+    """
+
+    def __init__(self, python, quick, folder, version=''):
+        self.python, self.quick, self.folder = python, quick, folder
+        self.compile_s = 2 if 'PyPy' in version else 0      # until its compiler is through
+        self.first, self.last = cores()[0], cores()[-1]
+        self.notes, self.lab = collections.OrderedDict(), None
+        self.yardstick = build_yardsticks(folder)
+
+    def note(self, text, about=''):
+        """A line below the table of the running measurement; about one thing the last counts."""
+        self.notes[about or text] = text
+
+    def size(self, full, quick) -> int:
+        """How many of something."""
+        return quick if self.quick else full
+
+    def path(self, name) -> str:
+        return os.path.join(self.folder, name)
+
+    def tool(self, name, *args) -> 'list[str]':
+        """argv of one of our tools with the interpreter under test."""
+        return [self.python, os.path.join(HERE, name)] + list(args)
+
+    def run(self, measurement) -> dict:
+        """All rounds of a measurement -> what bench.json keeps of it."""
+        self.notes.clear()
+        window_s = 0.4 if self.quick else 1.5
+        try:
+            if measurement.net:
+                warm_s = window_s / 2 + self.compile_s
+                self.lab = Lab(measurement.net == 'kernel', warm_s, window_s)
+            found = list(measurement.rows(self, self.lab))
+            rows = [row for row in found if isinstance(row, Row)]
+            figures = {row.name: [] for row in rows}
+            for number in range(measurement.rounds):
+                for row in rows:
+                    status('%s, round %d of %d: %s' % (measurement.name, number + 1,
+                                                       measurement.rounds, row.name))
+                    figures[row.name].append(self.take(row))
+            if self.lab and self.lab.shared:
+                self.note('%d of %d figures: others had more than %d %% of a core meanwhile'
+                          % (self.lab.shared, self.lab.looks, 100 * SHARED))
+        finally:
+            status('')
+            self.close()
+        return {'name': measurement.name, 'about': measurement.about, 'unit': measurement.unit,
+                'rows': summarize(rows, figures), 'notes': list(self.notes.values()),
+                'missing': [list(row) for row in found if isinstance(row, Missing)]}
+
+    def take(self, row) -> 'float | None':
+        """One figure; None and a note if it failed."""
+        try:
+            return row.take()
+        except (Failed, subprocess.TimeoutExpired) as error:
+            self.note('%s: %s' % (row.name, error))
+            return None
+
+    def close(self):
+        if self.lab:
+            self.lab.close()
+        self.lab = None
+
+
+def status(text):
+    """What runs now, on a terminal only; '' = nothing."""
+    if sys.stderr.isatty():
+        sys.stderr.write('\r\x1b[K' + text[:79])
+        sys.stderr.flush()
+
+
+def build_yardsticks(folder) -> str:
+    """Compile the C program -> its path, '' where there is no compiler."""
+    compiler = shutil.which('cc') or shutil.which('gcc')
+    source, path = os.path.join(folder, 'yardstick.c'), os.path.join(folder, 'yardstick')
+    with open(source, 'w') as file:
+        file.write(YARDSTICKS)
+    if not compiler or subprocess.call([compiler, '-O2', '-o', path, source],
+                                       stderr=subprocess.DEVNULL):
+        return ''
+    return path
+
+
+def have(name, command) -> 'Missing | None':
+    """None if a peer's program is there."""
+    return None if shutil.which(command, path=CLEAN['PATH']) else Missing(
+        name, '%s is not installed' % command)
+
+
+# ==== 6 Scanner =======================================================================
+
+SILENT, ANSWERING = ('10.128.0.0', 9), ('10.64.0.0', 10)    # of Lab.KERNEL
+C_LOOP = 'C connect() loop'
+PENDING = 1000, 2000, 5000, 10000, 15000
+PENDING_RATE = 400000           # the timeout that goes with them allows so many connects/s
+
+Net = collections.namedtuple('Net', [
+    'base', 'bits', 'port', 'ports',    # targets: a block, and so many ports from one on
+    'answers',                          # whether there are answers
+    'timeout_ms'])                      # for cscan, so that it does not limit the rate
+
+SILENT_NET = Net(SILENT[0], SILENT[1], 80, 1, 0, 2)
+REFUSING_NET = Net(ANSWERING[0], ANSWERING[1], 81, 1, 1, 50)
+OPEN_NET = Net(ANSWERING[0], ANSWERING[1], 1000, 100, 1, 50)
+
+
+def ports_text(net) -> str:
+    """A net's ports -> '80' or '1000-1099'."""
+    return '%d-%d' % (net.port, net.port + net.ports - 1) if net.ports > 1 else str(net.port)
+
+
+def loop_command(bench, net, pending) -> 'list[str]':
+    """argv of the C loop of connect()."""
+    return [bench.yardstick, 'connect', net.base, net.bits, net.port, net.ports, pending,
+            net.answers]
+
+
+def cscan_command(bench, net, pending, timeout_ms, *more) -> 'list[str]':
+    """argv of a cscan that never ends."""
+    return bench.tool('cscan.py', '-f', '%s/%d' % (net.base, net.bits), '-p', ports_text(net),
+                      '-m', pending, '-t', timeout_ms, '-ct', 0, '-q', *more)
+
+
+def nmap_command(net) -> 'list[str]':
+    """argv of an nmap that is told not to wait: of many settings tried, the quickest."""
+    return ['nmap', '-sT', '-n', '-Pn', '-T5', '--max-retries', 0, '--min-rate', 1000000,
+            '--min-parallelism', 300, '--min-hostgroup', 4096, '--initial-rtt-timeout', '5ms',
+            '--max-rtt-timeout', '5ms', '-p', ports_text(net), '%s/%d' % (net.base, net.bits)]
+
+
+def masscan_command(net, rate=100000000) -> 'list[str]':
+    """argv of masscan on the near interface."""
+    return ['masscan', '%s/%d' % (net.base, net.bits), '-p', ports_text(net), '--rate', rate,
+            '--adapter', 'v0', '--adapter-ip', '10.77.0.1', '--adapter-mac', NEAR_MAC,
+            '--router-mac', FAR_MAC, '--wait', 0]
+
+
+def zmap_command(net, rate=0) -> 'list[str]':
+    """argv of zmap on the near interface; it scans one port."""
+    return ['zmap', '-p', net.port, '-i', 'v0', '-G', FAR_MAC, '-S', '10.77.0.1', '-r', rate,
+            '-b', '/dev/null', '-T', 1, '-q', '-o', '/dev/null', '%s/%d' % (net.base, net.bits)]
+
+
+def rate_of(bench, command, count, pinned, settle_s=0.0):
+    """A command -> a function that runs it on the near side: how many of count() a second."""
+    lab = bench.lab
+
+    def take():
+        with lab.running('near', command, pinned) as process:
+            look = lab.watch(process, count, settle_s)
+            return look.count / look.time_s
+    return take
+
+
+def scan_rows(bench, lab, net):
+    """The contestants in a net."""
+    def near_frames():
+        return lab.packets('near', 'tx')
+    first = bench.first
+    if bench.yardstick:
+        yield Row(C_LOOP, rate_of(bench, loop_command(bench, net, 1000), lab.connects, first), '')
+    else:
+        yield Missing(C_LOOP, 'no C compiler (cc)')
+    base = C_LOOP if bench.yardstick else 'cscan.py'
+    command = cscan_command(bench, net, 1000, net.timeout_ms)
+    yield Row('cscan.py', rate_of(bench, command, lab.connects, first),
+              C_LOOP if bench.yardstick else '')
+    workers = len(cores())
+    name = 'cscan.py -w %d' % workers
+    if has_workers(bench):
+        yield Row(name, rate_of(bench, command + ['-w', workers], lab.connects, None), 'cscan.py')
+    else:
+        yield Missing(name, 'this cscan.py has no -w')
+    yield have('nmap -sT', 'nmap') or Row(
+        'nmap -sT', rate_of(bench, nmap_command(net), lab.connects, first), base)
+    yield have('masscan', 'masscan') or Row(
+        'masscan', rate_of(bench, masscan_command(net), near_frames, first), base)
+    if net.ports == 1:
+        yield have('zmap', 'zmap') or Row(
+            'zmap', rate_of(bench, zmap_command(net), near_frames, first), base)
+    else:
+        yield Missing('zmap', 'it scans one port a run')
+
+
+def has_workers(bench) -> bool:
+    """Whether this cscan.py has -w."""
+    done = subprocess.run(bench.tool('cscan.py', '--help'), stdout=subprocess.PIPE)
+    return re.search(rb'^ +-w N', done.stdout, re.M) is not None
+
+
+@measure('scan-silent', 'connects/s', 'kernel')
+def scan_silent(bench, lab):
+    """Scan of a net that never answers, on one core."""
+    return scan_rows(bench, lab, SILENT_NET)
+
+
+@measure('scan-refused', 'connects/s', 'kernel')
+def scan_refused(bench, lab):
+    """Scan of a net that refuses every connect, on one core."""
+    return scan_rows(bench, lab, REFUSING_NET)
+
+
+@measure('scan-open', 'connects/s', 'kernel')
+def scan_open(bench, lab):
+    """Scan where 1 port in 100 is open and the others refuse, on one core."""
+    server = lab.start('far', own(accept_all, OPEN_NET.port), bench.last)
+    server.errors = None
+    wait_for_listener(lab)
+    return scan_rows(bench, lab, OPEN_NET)
+
+
+def wait_for_listener(lab):
+    """Until somebody on the far side listens."""
+    path, end = '/proc/%d/net/tcp' % lab.anchors['far'].pid, time.monotonic() + START_S
+    while ' 0A ' not in read_text(path):
+        if time.monotonic() > end:
+            raise cscan.UserError('the far end of scan-open: it does not listen')
+        time.sleep(0.01)
+
+
+@measure('scan-cpu', 'microseconds of CPU a probe', 'kernel')
+def scan_cpu(bench, lab):
+    """CPU of scanners in the silent net at 10,000 probes a second, the kernel's part included."""
+    def cost_of(command, count):
+        def take():
+            with lab.running('near', command, bench.first) as process:
+                look = lab.watch(process, count)
+                return 1e6 * look.cpu_s / look.count
+        return take
+
+    def near_frames():
+        return lab.packets('near', 'tx')
+    net = SILENT_NET
+    base = ''
+    if bench.yardstick:
+        base = C_LOOP + ', flat out'
+        yield Row(base, cost_of(loop_command(bench, net, 1000), lab.connects), '')
+    command = bench.tool('cscan.py', '-f', '%s/%d' % SILENT, '-p', 80, '-r', 10000, '-t', 800,
+                         '-q')
+    yield Row('cscan.py', cost_of(command, lab.connects), base)
+    flat_out = cscan_command(bench, net, 1000, net.timeout_ms)
+    yield Row('cscan.py, flat out', cost_of(flat_out, lab.connects), base)
+    yield have('masscan', 'masscan') or Row(
+        'masscan', cost_of(masscan_command(net, 10000), near_frames), base)
+    yield have('zmap', 'zmap') or Row('zmap', cost_of(zmap_command(net, 10000), near_frames), base)
+
+
+@measure('scan-memory', 'kB for 1,000 pending connects', 'kernel', rounds=1)
+def scan_memory(bench, lab):
+    """Memory of pending connects: what 15,000 take more than 1,000, divided by 14."""
+    command = cscan_command
+    found = {}
+
+    def peak(pending):
+        with lab.running('near', command(bench, SILENT_NET, pending, 1000)) as process:
+            slab = kernel_kb()
+            lab.watch(process, lab.connects, 2)
+            return memory_kb(process.pid, 'VmHWM'), kernel_kb() - slab
+
+    def take():
+        small, large = peak(1000), peak(15000)
+        bench.note('cscan.py with 1,000 pending has {:,} kB in all'.format(small[0]))
+        found['kernel'] = (large[1] - small[1]) / 14
+        return (large[0] - small[0]) / 14
+
+    def slabs():
+        if not found:
+            raise Failed('the run before failed')
+        return found['kernel']
+    yield Row('cscan.py, the process', take, '')
+    yield Row("the kernel's slabs, all of the machine", slabs, '')
+
+
+@measure('scan-pending', 'connects/s', 'kernel')
+def scan_pending(bench, lab):
+    """Rate in the silent net with more and more sockets pending."""
+    bench.note('the timeout lets cscan.py send {:,}/s at most: sockets / timeout'.format(
+        PENDING_RATE))
+    for pending in PENDING if not bench.quick else PENDING[::4]:
+        for name, command in pending_commands(bench, pending):
+            base = '%s, %d' % (name, PENDING[0]) if pending > PENDING[0] else ''
+            if name != C_LOOP and bench.yardstick:      # whose decline is the kernel's
+                base = '%s, %d' % (C_LOOP, pending)
+            yield Row('%s, %d' % (name, pending), rate_of(
+                bench, command, lab.connects, bench.first, pending / 20000), base)
+
+
+def pending_commands(bench, pending):
+    """(name, argv) of those who keep so many sockets pending."""
+    if bench.yardstick:
+        yield C_LOOP, loop_command(bench, SILENT_NET, pending)
+    yield 'cscan.py', cscan_command(bench, SILENT_NET, pending, 1000 * pending / PENDING_RATE)
+
+
+@measure('scan-draw', 'targets/s')
+def scan_draw(bench, _):
+    """Target lists, nothing sent: what the drawing and its output take, on one core."""
+    block = '10.0.0.0/8'
+    yield Row('cscan.py -l', lines_of(bench, bench.tool(
+        'cscan.py', '-l', '-f', block, '-p', '80')), '')
+    yield Row('cscan.py -l, 10 ports', lines_of(bench, bench.tool(
+        'cscan.py', '-l', '-f', block, '-p', '1-10')), 'cscan.py -l')
+    yield Row('cscan.py -l -f public', lines_of(bench, bench.tool(
+        'cscan.py', '-l', '-f', 'public', '-p', '80')), 'cscan.py -l')
+    yield Row('cscan.py -l --once', lines_of(bench, bench.tool(
+        'cscan.py', '-l', '--once', '-f', block, '-p', '80')), 'cscan.py -l')
+    yield have('nmap -sL', 'nmap') or Row(
+        'nmap -sL', lines_of(bench, ['nmap', '-sL', '-n', block]), 'cscan.py -l')
+    yield have('masscan -sL', 'masscan') or Row('masscan -sL', lines_of(
+        bench, ['masscan', '-sL', block]), 'cscan.py -l')
+
+
+def lines_of(bench, command):
+    """A command -> a function that runs it: lines a second that it prints."""
+    window_s = 0.4 if bench.quick else 1.5
+
+    def take():
+        process = spawn(command, None, bench.first, stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL)
+        try:
+            return count_lines(process.stdout.fileno(), window_s)
+        finally:
+            kill(process)
+    return take
+
+
+def count_lines(pipe, window_s) -> float:
+    """Lines a second, of a window that begins 0.2 s after the first."""
+    lines, begin, end = 0, None, None
+    while True:
+        if not select.select((pipe,), (), (), START_S)[0]:
+            raise Failed('nothing came in %d s' % START_S)
+        data = os.read(pipe, 1 << 20)
+        now = time.monotonic()
+        if not data:
+            raise Failed('it ended before its time')
+        if begin is None:
+            begin = now + 0.2
+        elif now < begin:
+            continue
+        elif end is None:
+            begin, end = now, now + window_s    # what this read brought was there before
+        else:
+            lines += data.count(b'\n')
+            if now >= end:
+                return lines / (now - begin)
+
+
+# ==== 7 Responder =====================================================================
+
+OWN, OWN_BLOCK = '10.78.0.2', ('10.78.0.0', 16)
+C_ANSWER = 'C recvfrom()/sendto() loop'
+PARALLEL = 64                   # exchanges at a time
+
+
+def responder_command(bench, *more, own=OWN) -> 'list[str]':
+    """argv of a masscanned on the far interface; as root it ends when we end."""
+    return bench.tool('masscanned.py', '-i', 'v1', '--self-ip-list', own, '--user', 'root', *more)
+
+
+def flood_command(bench, kind, base=OWN, bits=32) -> 'list[str]':
+    """argv of a flood of kind syn or dns to a block."""
+    if bench.yardstick:
+        return [bench.yardstick, 'flood', 'v0', kind, base, bits]
+    bench.note('no C compiler: the flood is a Python program, and perhaps too slow')
+    return own(send_flood, 'v0', kind, base, bits)
+
+
+def flooded(bench, command, kind='syn', base=OWN, bits=32, pinned=True, **options):
+    """A responder -> a function that runs it under a flood: frames a second that it answers."""
+    lab = bench.lab
+
+    def count():
+        return lab.packets('far', 'tx')
+
+    def take():
+        with lab.running('far', command, bench.last if pinned else None, **options) as responder:
+            wait_ready(responder)
+            flooding = flood_command(bench, kind, base, bits)
+            with lab.running('near', flooding, bench.first) as flood:
+                look = lab.watch(responder, count, load=flood)
+            if look.count > 0.95 * look.sent:
+                bench.note('the flood was too slow where a figure is the flood: {:,.0f}/s'.format(
+                    look.sent / look.time_s), 'flood')
+            return look.count / look.time_s
+    return take
+
+
+def wait_ready(responder):
+    """Until a masscanned says that it answers; the C loop says nothing."""
+    end = time.monotonic() + START_S
+    while 'masscanned' in ' '.join(responder.args):
+        check_alive(responder)
+        if b'answering on' in os.pread(responder.errors.fileno(), 1 << 16, 0):
+            return
+        if time.monotonic() > end:
+            raise Failed('it was not ready in %d s' % START_S)
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
+def answer_rows(bench, kind):
+    """C loop and masscanned under a flood."""
+    def masscanned(*more, **options):
+        return flooded(bench, responder_command(bench, '--udp-budget', 'off', *more), kind,
+                       **options)
+    if bench.yardstick:
+        yield Row(C_ANSWER, flooded(bench, [bench.yardstick, 'answer', 'v1'], kind), '')
+    else:
+        yield Missing(C_ANSWER, 'no C compiler (cc)')
+    yield Row('masscanned.py -q', masscanned('-q'), C_ANSWER if bench.yardstick else '')
+    yield Row('masscanned.py > /dev/null', masscanned(), 'masscanned.py -q')
+
+    def to_file():
+        with open(bench.path('log'), 'wb') as file:
+            return masscanned(stdout=file)()
+    yield Row('masscanned.py > FILE', to_file, 'masscanned.py -q')
+    yield Row('masscanned.py --format logfmt > /dev/null', masscanned('--format', 'logfmt'),
+              'masscanned.py -q')
+
+
+@measure('answer-syn', 'answers/s', 'bare')
+def syn_answered(bench, _):
+    """SYNs answered under overload, on one core."""
+    return answer_rows(bench, 'syn')
+
+
+@measure('answer-dns', 'answers/s', 'bare')
+def dns_answered(bench, _):
+    """DNS queries over UDP answered under overload, on one core, --udp-budget off."""
+    return answer_rows(bench, 'dns')
+
+
+def http_command(bench, most=0) -> 'list[str]':
+    """argv of a client of real connections to the own block; most  exchanges, 0 = for ever."""
+    if bench.yardstick:
+        return [bench.yardstick, 'http', OWN_BLOCK[0], OWN_BLOCK[1], PARALLEL, most]
+    bench.note('no C compiler: the HTTP client is a Python program, and the limit')
+    return own(exchange_all, OWN_BLOCK[0], OWN_BLOCK[1], PARALLEL, most)
+
+
+def exchange(bench, *more) -> Look:
+    """masscanned and an HTTP client for a while -> what happened; count: complete exchanges."""
+    lab = bench.lab
+    command = responder_command(bench, *more, own='%s/%d' % OWN_BLOCK)
+    with lab.running('far', command, bench.last) as responder:
+        wait_ready(responder)
+        with tempfile.TemporaryFile() as told:
+            with lab.running('near', http_command(bench), bench.first, stdout=told) as client:
+                look = lab.watch(responder, lab.connects, load=client)
+            told.seek(0)
+            done, failed = map(int, told.read().split()[-2:] or (0, 0))
+    if failed:
+        bench.note('%d of %d exchanges failed' % (failed, done + failed), 'failed')
+    if not done:
+        raise Failed('no exchange was completed')
+    return look._replace(count=look.count * done / (done + failed))
+
+
+@measure('answer-http', 'a second', 'bare')
+def http_answered(bench, _):
+    """Complete HTTP exchanges over real connections, each over one of its own."""
+    found = {}
+
+    def exchanges(*more):
+        def take():
+            found.clear()
+            look = found['last'] = exchange(bench, *more)
+            return look.count / look.time_s
+        return take
+
+    def frames():
+        look = found.get('last')
+        if not look:
+            raise Failed('the run before failed')
+        bench.note('an exchange takes %.1f frames to the responder; then its core was busy %d %%'
+                   % (look.sent / look.count, 100 * look.cpu_s / look.time_s), 'frames')
+        return look.sent / look.time_s
+    yield Row('SYNs answered, -q', flooded(bench, responder_command(bench, '-q')), '')
+    yield Row('HTTP exchanges, -q', exchanges('-q'), '')
+    yield Row('their frames to the responder', frames, 'SYNs answered, -q')
+    yield Row('HTTP exchanges > /dev/null', exchanges(), 'HTTP exchanges, -q')
+
+
+@measure('answer-addresses', 'answers/s', 'bare')
+def answered_for_addresses(bench, _):
+    """SYNs answered for one own address, and for 65,536 that do not touch, on one core."""
+    path = bench.path('own.txt')
+    with open(path, 'w') as file:
+        file.write(''.join('10.%d.%d.%d\n' % (78 + (number >> 15), number >> 7 & 255,
+                                              number << 1 & 254) for number in range(65536)))
+    one = responder_command(bench, '-q', own='10.78.0.0')
+    many = bench.tool('masscanned.py', '-i', 'v1', '-f', path, '--user', 'root', '-q')
+    yield Row('1 own address', flooded(bench, one, base='10.78.0.0'), '')
+    yield Row('65,536 own addresses', flooded(bench, many, base='10.78.0.0'), '1 own address')
+
+
+@measure('answer-protocols', 'answers/s', 'bare')
+def answered_with_protocols(bench, _):
+    """DNS queries answered with one protocol, and with all of them, on one core."""
+    def masscanned(*more):
+        return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), 'dns')
+    yield Row('--only dns', masscanned('--only', 'dns'), '')
+    yield Row('all protocols', masscanned(), '--only dns')
+
+
+@measure('answer-workers', 'answers/s', 'bare')
+def answered_by_workers(bench, _):
+    """SYNs answered by one and by two workers, on all cores but for the flood's part."""
+    if len(cores()) < 3:
+        bench.note('%d cores: the flood takes one of them, so two workers share what is left'
+                   % len(cores()))
+    for workers in (1, 2):
+        yield Row('--workers %d' % workers, flooded(bench, responder_command(
+            bench, '-q', '--workers', workers, own='%s/%d' % OWN_BLOCK), 'syn', *OWN_BLOCK,
+            pinned=False), '--workers 1' if workers > 1 else '')
+
+
+@measure('answer-memory', 'MB resident, rings included', 'bare', rounds=1)
+def memory_of_responder(bench, lab):
+    """Memory of a responder: at its start, after many connections, after many spoofed SYNs."""
+    connections, syns = bench.size(1000000, 20000), bench.size(10000000, 300000)
+    found = {}
+
+    def take():
+        command = responder_command(bench, '-q', own='%s/%d' % OWN_BLOCK)
+        with lab.running('far', command, bench.last) as responder:
+            wait_ready(responder)
+            start = memory_kb(responder.pid, 'VmRSS') / 1024
+            connect_many(bench, connections)
+            found['connections'] = memory_kb(responder.pid, 'VmRSS') / 1024
+            answer_many(bench, responder, syns)
+            found['syns'] = memory_kb(responder.pid, 'VmRSS') / 1024
+            return start
+
+    def later(name):
+        def take():
+            if name not in found:
+                raise Failed('the run before failed')
+            return found[name]
+        return take
+    yield Row('at the start', take, '')
+    yield Row('after {:,} connections with HTTP'.format(connections), later('connections'),
+              'at the start')
+    yield Row('after {:,} SYNs more, spoofed'.format(syns), later('syns'), 'at the start')
+
+
+def connect_many(bench, count):
+    """So many HTTP exchanges in succession."""
+    with bench.lab.running('near', http_command(bench, count), bench.first,
+                           stdout=subprocess.PIPE) as client:
+        words = client.communicate(timeout=600)[0].split()[-3:]
+    bench.note('{:,} exchanges, {:,} failed'.format(int(words[1]), int(words[2])))
+
+
+def answer_many(bench, responder, count):
+    """A flood until so many frames are answered."""
+    lab = bench.lab
+    sent, answered = lab.packets('near', 'tx'), lab.packets('far', 'tx')
+    end = time.monotonic() + 300
+    with lab.running('near', flood_command(bench, 'syn', *OWN_BLOCK), bench.first):
+        while lab.packets('far', 'tx') - answered < count:
+            check_alive(responder)
+            if time.monotonic() > end:
+                raise Failed('%d SYNs were not answered in 300 s' % count)
+            time.sleep(0.05)
+    bench.note('{:,} SYNs sent, {:,} answered'.format(
+        lab.packets('near', 'tx') - sent, lab.packets('far', 'tx') - answered))
+
+
+# ==== 8 Files =========================================================================
+
+def seconds_of(bench, count, function, *args):
+    """A function of `Load` -> a function that runs it: how many of count a second."""
+    def take():
+        command = own(function, *args, python=bench.python)
+        process = spawn(command, None, bench.last, stderr=subprocess.PIPE)
+        try:
+            error = process.communicate(timeout=300)[1].decode('utf-8', 'replace')
+        finally:
+            kill(process)
+        match = re.search(r'^seconds ([0-9.]+)$', error, re.M)
+        if process.returncode or not match:
+            raise Failed((error.strip().split('\n') or ['no words'])[-1][:200])
+        return count / float(match.group(1))
+    return take
+
+
+def afresh(path, take):
+    """A function that removes a file before it measures: what is appended to stays small."""
+    def take_afresh():
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return take()
+    return take_afresh
+
+
+@measure('file-cba-write', 'results/s')
+def file_cba_write(bench, _):
+    """Results written, on one core."""
+    count = bench.size(500000, 50000)
+    for name, function, ending, base in (
+            ('text lines', write_text_lines, 'txt', ''),
+            ('CBA entries', write_entries, 'cba', 'text lines'),
+            ('cscan.py -x -o: read, module, CBA', pass_entries, 'piped.cba', 'text lines')):
+        path = bench.path('written.' + ending)
+        yield Row(name, afresh(path, seconds_of(bench, count, function, path, count)), base)
+
+
+@measure('file-cba-read', 'results/s')
+def file_cba_read(bench, _):
+    """Results read, on one core."""
+    count = bench.size(500000, 50000)
+    text, cba = bench.path('read.txt'), bench.path('read.cba')
+    seconds_of(bench, count, write_text_lines, text, count)()
+    seconds_of(bench, count, write_entries, cba, count)()
+    yield Row('text lines', seconds_of(bench, count, read_text_lines, text), '')
+    yield Row('CBA entries, as a library', seconds_of(bench, count, read_entries, cba),
+              'text lines')
+    yield Row('cba_reader.py -r', seconds_of(bench, count, print_entries, cba), 'text lines')
+
+
+@measure('file-compile', 'ranges/s')
+def file_compile(bench, _):
+    """Ranges to a .csw, on one core."""
+    count = bench.size(1000000, 50000)
+    path = bench.path('ranges.txt')
+    with open(path, 'w') as file:
+        file.write(''.join('%s/%d\n' % (host, 24 + number % 9)
+                           for number, host in enumerate(spread(count))))
+    yield Row('sorted lines', seconds_of(bench, count, sort_lines, path, bench.path('sorted')), '')
+    yield Row('compile_targets.py', seconds_of(
+        bench, count, compile_ranges, path, bench.path('ranges')), 'sorted lines')
+
+
+# ==== 9 Report ========================================================================
+
+def machine(python) -> dict:
+    """What was measured on, for bench.json."""
+    code = 'import platform; print(platform.python_implementation(), platform.python_version())'
+    try:
+        version = subprocess.check_output([python, '-c', code], stderr=subprocess.STDOUT,
+                                          env=CLEAN, timeout=START_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise cscan.UserError('argument --python: %r: no interpreter: %s' % (
+            python, cscan.why(error))) from None
+    match = re.search(r'^model name\s*: (.*)', read_text('/proc/cpuinfo'), re.M)
+    return {'cpu': match.group(1) if match else platform.machine(), 'cores': len(cores()),
+            'kernel': platform.release(), 'python': version.decode().strip()}
+
+
+def machine_text(about, seconds) -> str:
+    """The head of the table."""
+    return ('%s, %d cores, Linux %s; %s\n'
+            'Three rounds; a figure is their median, a ratio that of figures of one round (all '
+            'three follow).\nFigures mean nothing alone: they are this machine at this hour. '
+            'This takes about %s.\n' % (about['cpu'], about['cores'], about['kernel'],
+                                       about['python'], cscan.duration_text(seconds)))
+
+
+def write_json(path, record):
+    """bench.json, whole or not at all."""
+    try:
+        with open(path + '.new', 'w') as file:
+            json.dump(record, file, indent=1, sort_keys=True)
+            file.write('\n')
+        os.replace(path + '.new', path)
+    except OSError as error:
+        raise cscan.UserError('argument --json: %r: %s' % (path, cscan.why(error))) from None
+
+
+# ==== 10 Command line =================================================================
+
+EXAMPLES = '''\
+examples:
+  sudo python3 bench.py                                 everything
+  sudo python3 bench.py --quick --only scan             the scanner, roughly
+  sudo python3 bench.py --only answer-syn,answer-http --python /usr/bin/pypy3
+  python3 bench.py --list                               what there is
+'''
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for a mistake."""
+
+    def error(self, message):
+        sys.stderr.write('bench: %s (see -h)\n' % message)
+        sys.exit(2)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = Parser(
+        prog='bench.py', allow_abbrev=False, epilog=EXAMPLES,
+        description='Measure cscan.py, masscanned.py and the file tools against their peers.',
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--only', metavar='NAME,...', action='append', default=[],
+        help='these measurements, or all of scan, answer or file; * matches (default: all)')
+    add('--quick', action='store_true', help='shorter and smaller: three minutes, rougher')
+    add('--python', metavar='PATH', default=sys.executable,
+        help='interpreter that runs the tools (default: this one)')
+    add('--json', metavar='FILE', default='bench.json',
+        help='where the figures go, written after each measurement (default: bench.json)')
+    add('--list', action='store_true', help='print the measurements and exit')
+    return parser
+
+
+def choose(texts) -> 'list[Measurement]':
+    """Values of --only -> the measurements, in their order."""
+    wanted = [part.strip() for text in texts for part in text.split(',')] or ['*']
+    chosen = set()
+    for pattern in wanted:
+        found = [name for name in MEASUREMENTS if fnmatch.fnmatchcase(name, pattern)
+                 or name.startswith(pattern + '-')]
+        if not found:
+            raise cscan.UserError('argument --only: %r: no such measurement; --list shows them, '
+                                  'as in scan-silent, scan or *-http' % pattern)
+        chosen.update(found)
+    return [each for name, each in MEASUREMENTS.items() if name in chosen]
+
+
+def list_text(chosen) -> str:
+    """--list: name, what, unit."""
+    return ''.join('%-17s %s (%s)\n' % (each.name, each.about, each.unit)
+                   for each in chosen)
+
+
+def check_machine():
+    """Raises UserError where nothing can be measured."""
+    if os.geteuid():
+        raise cscan.UserError('root is needed, for network namespaces: sudo python3 bench.py')
+    if not shutil.which('ip', path=CLEAN['PATH']):
+        raise cscan.UserError('`ip` is needed (Debian: iproute2)')
+
+
+def interrupt(number, _):
+    """SIGTERM, SIGHUP: leave by the same way as Ctrl-C."""
+    raise KeyboardInterrupt(number)
+
+
+def main(argv=None) -> int:
+    """Command line -> exit status: 0 done, 1 error, 2 usage, 130 interrupted."""
+    args = make_parser().parse_args(argv)
+    try:
+        chosen = choose(args.only)
+        if args.list:
+            sys.stdout.write(list_text(chosen))
+            return 0
+        check_machine()
+        return run(args, chosen)
+    except cscan.UserError as error:
+        sys.stderr.write('bench: %s\n' % error)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # what Python would flush at exit
+        return 1
+    except OSError as error:
+        sys.stderr.write('bench: %r: %s\n' % (error.filename or '', cscan.why(error)))
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write('\nbench: interrupted; what was measured so far is in %s\n' % args.json)
+        return 130
+
+
+def run(args, chosen) -> int:
+    """Measure, print, write -> exit status; signals and limits are changed last of all."""
+    record = {'date': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), 'quick': args.quick,
+              'machine': machine(args.python), 'measurements': {}}
+    write_json(args.json, record)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    print(machine_text(record['machine'], sum(
+        (9 if args.quick else 40) for _ in chosen)), flush=True)
+    with tempfile.TemporaryDirectory(prefix='bench.') as folder:
+        bench = Bench(args.python, args.quick, folder, record['machine']['python'])
+        atexit.register(bench.close)
+        for each in chosen:
+            result = bench.run(each)
+            record['measurements'][each.name] = result
+            write_json(args.json, record)
+            print(table_text(result) + '\n', flush=True)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
