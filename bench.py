@@ -60,7 +60,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 ROUNDS = 3
 
-Row = collections.namedtuple('Row', [
+Figure = collections.namedtuple('Figure', [
     'name',         # of the contestant
     'take',         # () -> a figure of this round; raises Failed
     'base'])        # name of the row it is compared with, '' = none
@@ -94,7 +94,7 @@ def summarize(rows, figures) -> 'list[dict]':
     return found
 
 
-def number_text(number: 'float | None') -> str:
+def figure_text(number: 'float | None') -> str:
     """1234567.8 -> '1,234,568', 12.34 -> '12.3', 0.1234 -> '0.123', None -> 'failed'."""
     if number is None:
         return 'failed'
@@ -108,7 +108,7 @@ def table_text(result) -> str:
     lines = ['%s: %s, %s' % (result['name'], result['about'], result['unit'])]
     wide = max([len(row['name']) for row in result['rows']] + [1])
     for row in result['rows']:
-        line = '  %-*s %13s' % (wide, row['name'], number_text(row['median']))
+        line = '  %-*s %13s' % (wide, row['name'], figure_text(row['median']))
         if row['ratio'] is not None:
             line += '   %6.2f x %s  (%s)' % (row['ratio'], row['base'], ' '.join(
                 '%.2f' % share for share in row['ratios']))
@@ -841,7 +841,7 @@ class Bench:
                 warm_s = window_s / 2 + self.compile_s
                 self.lab = Lab(measurement.net == 'kernel', warm_s, window_s)
             found = list(measurement.rows(self, self.lab))
-            rows = [row for row in found if isinstance(row, Row)]
+            rows = [row for row in found if isinstance(row, Figure)]
             figures = {row.name: [] for row in rows}
             for number in range(measurement.rounds):
                 for row in rows:
@@ -968,25 +968,25 @@ def scan_rows(bench, lab, net):
         return lab.packets('near', 'tx')
     first = bench.first
     if bench.yardstick:
-        yield Row(C_LOOP, rate_of(bench, loop_command(bench, net, 1000), lab.connects, first), '')
+        yield Figure(C_LOOP, rate_of(bench, loop_command(bench, net, 1000), lab.connects, first), '')
     else:
         yield Missing(C_LOOP, 'no C compiler (cc)')
     base = C_LOOP if bench.yardstick else 'cscan.py'
     command = cscan_command(bench, net, 1000, net.timeout_ms)
-    yield Row('cscan.py', rate_of(bench, command, lab.connects, first),
+    yield Figure('cscan.py', rate_of(bench, command, lab.connects, first),
               C_LOOP if bench.yardstick else '')
     workers = len(cores())
     name = 'cscan.py -w %d' % workers
     if has_workers(bench):
-        yield Row(name, rate_of(bench, command + ['-w', workers], lab.connects, None), 'cscan.py')
+        yield Figure(name, rate_of(bench, command + ['-w', workers], lab.connects, None), 'cscan.py')
     else:
         yield Missing(name, 'this cscan.py has no -w')
-    yield have('nmap -sT', 'nmap') or Row(
+    yield have('nmap -sT', 'nmap') or Figure(
         'nmap -sT', rate_of(bench, nmap_command(net), lab.connects, first), base)
-    yield have('masscan', 'masscan') or Row(
+    yield have('masscan', 'masscan') or Figure(
         'masscan', rate_of(bench, masscan_command(net), near_frames, first), base)
     if net.ports == 1:
-        yield have('zmap', 'zmap') or Row(
+        yield have('zmap', 'zmap') or Figure(
             'zmap', rate_of(bench, zmap_command(net), near_frames, first), base)
     else:
         yield Missing('zmap', 'it scans one port a run')
@@ -1044,15 +1044,15 @@ def scan_cpu(bench, lab):
     base = ''
     if bench.yardstick:
         base = C_LOOP + ', flat out'
-        yield Row(base, cost_of(loop_command(bench, net, 1000), lab.connects), '')
+        yield Figure(base, cost_of(loop_command(bench, net, 1000), lab.connects), '')
     command = bench.tool('cscan.py', '-f', '%s/%d' % SILENT, '-p', 80, '-r', 10000, '-t', 800,
                          '-q')
-    yield Row('cscan.py', cost_of(command, lab.connects), base)
+    yield Figure('cscan.py', cost_of(command, lab.connects), base)
     flat_out = cscan_command(bench, net, 1000, net.timeout_ms)
-    yield Row('cscan.py, flat out', cost_of(flat_out, lab.connects), base)
-    yield have('masscan', 'masscan') or Row(
+    yield Figure('cscan.py, flat out', cost_of(flat_out, lab.connects), base)
+    yield have('masscan', 'masscan') or Figure(
         'masscan', cost_of(masscan_command(net, 10000), near_frames), base)
-    yield have('zmap', 'zmap') or Row('zmap', cost_of(zmap_command(net, 10000), near_frames), base)
+    yield have('zmap', 'zmap') or Figure('zmap', cost_of(zmap_command(net, 10000), near_frames), base)
 
 
 @measure('scan-memory', 'kB for 1,000 pending connects', 'kernel', rounds=1)
@@ -1077,8 +1077,8 @@ def scan_memory(bench, lab):
         if not found:
             raise Failed('the run before failed')
         return found['kernel']
-    yield Row('cscan.py, the process', take, '')
-    yield Row("the kernel's slabs, all of the machine", slabs, '')
+    yield Figure('cscan.py, the process', take, '')
+    yield Figure("the kernel's slabs, all of the machine", slabs, '')
 
 
 @measure('scan-pending', 'connects/s', 'kernel')
@@ -1091,7 +1091,7 @@ def scan_pending(bench, lab):
             base = '%s, %d' % (name, PENDING[0]) if pending > PENDING[0] else ''
             if name != C_LOOP and bench.yardstick:      # whose decline is the kernel's
                 base = '%s, %d' % (C_LOOP, pending)
-            yield Row('%s, %d' % (name, pending), rate_of(
+            yield Figure('%s, %d' % (name, pending), rate_of(
                 bench, command, lab.connects, bench.first, pending / 20000), base)
 
 
@@ -1106,17 +1106,17 @@ def pending_commands(bench, pending):
 def scan_draw(bench, _):
     """Target lists, nothing sent: what the drawing and its output take, on one core."""
     block = '10.0.0.0/8'
-    yield Row('cscan.py -l', lines_of(bench, bench.tool(
+    yield Figure('cscan.py -l', lines_of(bench, bench.tool(
         'cscan.py', '-l', '-f', block, '-p', '80')), '')
-    yield Row('cscan.py -l, 10 ports', lines_of(bench, bench.tool(
+    yield Figure('cscan.py -l, 10 ports', lines_of(bench, bench.tool(
         'cscan.py', '-l', '-f', block, '-p', '1-10')), 'cscan.py -l')
-    yield Row('cscan.py -l -f public', lines_of(bench, bench.tool(
+    yield Figure('cscan.py -l -f public', lines_of(bench, bench.tool(
         'cscan.py', '-l', '-f', 'public', '-p', '80')), 'cscan.py -l')
-    yield Row('cscan.py -l --once', lines_of(bench, bench.tool(
+    yield Figure('cscan.py -l --once', lines_of(bench, bench.tool(
         'cscan.py', '-l', '--once', '-f', block, '-p', '80')), 'cscan.py -l')
-    yield have('nmap -sL', 'nmap') or Row(
+    yield have('nmap -sL', 'nmap') or Figure(
         'nmap -sL', lines_of(bench, ['nmap', '-sL', '-n', block]), 'cscan.py -l')
-    yield have('masscan -sL', 'masscan') or Row('masscan -sL', lines_of(
+    yield have('masscan -sL', 'masscan') or Figure('masscan -sL', lines_of(
         bench, ['masscan', '-sL', block]), 'cscan.py -l')
 
 
@@ -1209,36 +1209,36 @@ def wait_ready(responder):
     time.sleep(0.1)
 
 
-def answer_rows(bench, kind):
+def flood_rows(bench, kind):
     """C loop and masscanned under a flood."""
     def masscanned(*more, **options):
         return flooded(bench, responder_command(bench, '--udp-budget', 'off', *more), kind,
                        **options)
     if bench.yardstick:
-        yield Row(C_ANSWER, flooded(bench, [bench.yardstick, 'answer', 'v1'], kind), '')
+        yield Figure(C_ANSWER, flooded(bench, [bench.yardstick, 'answer', 'v1'], kind), '')
     else:
         yield Missing(C_ANSWER, 'no C compiler (cc)')
-    yield Row('masscanned.py -q', masscanned('-q'), C_ANSWER if bench.yardstick else '')
-    yield Row('masscanned.py > /dev/null', masscanned(), 'masscanned.py -q')
+    yield Figure('masscanned.py -q', masscanned('-q'), C_ANSWER if bench.yardstick else '')
+    yield Figure('masscanned.py > /dev/null', masscanned(), 'masscanned.py -q')
 
     def to_file():
         with open(bench.path('log'), 'wb') as file:
             return masscanned(stdout=file)()
-    yield Row('masscanned.py > FILE', to_file, 'masscanned.py -q')
-    yield Row('masscanned.py --format logfmt > /dev/null', masscanned('--format', 'logfmt'),
+    yield Figure('masscanned.py > FILE', to_file, 'masscanned.py -q')
+    yield Figure('masscanned.py --format logfmt > /dev/null', masscanned('--format', 'logfmt'),
               'masscanned.py -q')
 
 
 @measure('answer-syn', 'answers/s', 'bare')
 def syn_answered(bench, _):
     """SYNs answered under overload, on one core."""
-    return answer_rows(bench, 'syn')
+    return flood_rows(bench, 'syn')
 
 
 @measure('answer-dns', 'answers/s', 'bare')
 def dns_answered(bench, _):
     """DNS queries over UDP answered under overload, on one core, --udp-budget off."""
-    return answer_rows(bench, 'dns')
+    return flood_rows(bench, 'dns')
 
 
 def http_command(bench, most=0) -> 'list[str]':
@@ -1286,10 +1286,10 @@ def http_answered(bench, _):
         bench.note('an exchange takes %.1f frames to the responder; then its core was busy %d %%'
                    % (look.sent / look.count, 100 * look.cpu_s / look.time_s), 'frames')
         return look.sent / look.time_s
-    yield Row('SYNs answered, -q', flooded(bench, responder_command(bench, '-q')), '')
-    yield Row('HTTP exchanges, -q', exchanges('-q'), '')
-    yield Row('their frames to the responder', frames, 'SYNs answered, -q')
-    yield Row('HTTP exchanges > /dev/null', exchanges(), 'HTTP exchanges, -q')
+    yield Figure('SYNs answered, -q', flooded(bench, responder_command(bench, '-q')), '')
+    yield Figure('HTTP exchanges, -q', exchanges('-q'), '')
+    yield Figure('their frames to the responder', frames, 'SYNs answered, -q')
+    yield Figure('HTTP exchanges > /dev/null', exchanges(), 'HTTP exchanges, -q')
 
 
 @measure('answer-addresses', 'answers/s', 'bare')
@@ -1301,8 +1301,8 @@ def answered_for_addresses(bench, _):
                                               number << 1 & 254) for number in range(65536)))
     one = responder_command(bench, '-q', own='10.78.0.0')
     many = bench.tool('masscanned.py', '-i', 'v1', '-f', path, '--user', 'root', '-q')
-    yield Row('1 own address', flooded(bench, one, base='10.78.0.0'), '')
-    yield Row('65,536 own addresses', flooded(bench, many, base='10.78.0.0'), '1 own address')
+    yield Figure('1 own address', flooded(bench, one, base='10.78.0.0'), '')
+    yield Figure('65,536 own addresses', flooded(bench, many, base='10.78.0.0'), '1 own address')
 
 
 @measure('answer-protocols', 'answers/s', 'bare')
@@ -1310,8 +1310,8 @@ def answered_with_protocols(bench, _):
     """DNS queries answered with one protocol, and with all of them, on one core."""
     def masscanned(*more):
         return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), 'dns')
-    yield Row('--only dns', masscanned('--only', 'dns'), '')
-    yield Row('all protocols', masscanned(), '--only dns')
+    yield Figure('--only dns', masscanned('--only', 'dns'), '')
+    yield Figure('all protocols', masscanned(), '--only dns')
 
 
 @measure('answer-workers', 'answers/s', 'bare')
@@ -1321,7 +1321,7 @@ def answered_by_workers(bench, _):
         bench.note('%d cores: the flood takes one of them, so two workers share what is left'
                    % len(cores()))
     for workers in (1, 2):
-        yield Row('--workers %d' % workers, flooded(bench, responder_command(
+        yield Figure('--workers %d' % workers, flooded(bench, responder_command(
             bench, '-q', '--workers', workers, own='%s/%d' % OWN_BLOCK), 'syn', *OWN_BLOCK,
             pinned=False), '--workers 1' if workers > 1 else '')
 
@@ -1349,10 +1349,10 @@ def memory_of_responder(bench, lab):
                 raise Failed('the run before failed')
             return found[name]
         return take
-    yield Row('at the start', take, '')
-    yield Row('after {:,} connections with HTTP'.format(connections), later('connections'),
+    yield Figure('at the start', take, '')
+    yield Figure('after {:,} connections with HTTP'.format(connections), later('connections'),
               'at the start')
-    yield Row('after {:,} SYNs more, spoofed'.format(syns), later('syns'), 'at the start')
+    yield Figure('after {:,} SYNs more, spoofed'.format(syns), later('syns'), 'at the start')
 
 
 def connect_many(bench, count):
@@ -1414,7 +1414,7 @@ def file_cba_write(bench, _):
             ('CBA entries', write_entries, 'cba', 'text lines'),
             ('cscan.py -x -o: read, module, CBA', pass_entries, 'piped.cba', 'text lines')):
         path = bench.path('written.' + ending)
-        yield Row(name, afresh(path, seconds_of(bench, count, function, path, count)), base)
+        yield Figure(name, afresh(path, seconds_of(bench, count, function, path, count)), base)
 
 
 @measure('file-cba-read', 'results/s')
@@ -1424,10 +1424,10 @@ def file_cba_read(bench, _):
     text, cba = bench.path('read.txt'), bench.path('read.cba')
     seconds_of(bench, count, write_text_lines, text, count)()
     seconds_of(bench, count, write_entries, cba, count)()
-    yield Row('text lines', seconds_of(bench, count, read_text_lines, text), '')
-    yield Row('CBA entries, as a library', seconds_of(bench, count, read_entries, cba),
+    yield Figure('text lines', seconds_of(bench, count, read_text_lines, text), '')
+    yield Figure('CBA entries, as a library', seconds_of(bench, count, read_entries, cba),
               'text lines')
-    yield Row('cba_reader.py -r', seconds_of(bench, count, print_entries, cba), 'text lines')
+    yield Figure('cba_reader.py -r', seconds_of(bench, count, print_entries, cba), 'text lines')
 
 
 @measure('file-compile', 'ranges/s')
@@ -1438,8 +1438,8 @@ def file_compile(bench, _):
     with open(path, 'w') as file:
         file.write(''.join('%s/%d\n' % (host, 24 + number % 9)
                            for number, host in enumerate(spread(count))))
-    yield Row('sorted lines', seconds_of(bench, count, sort_lines, path, bench.path('sorted')), '')
-    yield Row('compile_targets.py', seconds_of(
+    yield Figure('sorted lines', seconds_of(bench, count, sort_lines, path, bench.path('sorted')), '')
+    yield Figure('compile_targets.py', seconds_of(
         bench, count, compile_ranges, path, bench.path('ranges')), 'sorted lines')
 
 

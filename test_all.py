@@ -10387,12 +10387,12 @@ class Bench(Case):
         for number, text in [
                 (0, '0'), (7, '7'), (100, '100'), (1234567.8, '1,234,568'), (99.44, '99.4'),
                 (9.876, '9.88'), (0.1234, '0.123'), (None, 'failed')]:
-            self.assertEqual(bench.number_text(number), text)
+            self.assertEqual(bench.figure_text(number), text)
 
     def test_table(self):
         """The ratio shown is the median of the rounds' ratios, not the ratio of the medians."""
-        rows = [bench.Row('ours', None, 'theirs'), bench.Row('theirs', None, ''),
-                bench.Row('lost', None, 'theirs'), bench.Row('alone', None, 'gone')]
+        rows = [bench.Figure('ours', None, 'theirs'), bench.Figure('theirs', None, ''),
+                bench.Figure('lost', None, 'theirs'), bench.Figure('alone', None, 'gone')]
         result = {'name': 'x', 'about': 'What it is', 'unit': 'u/s', 'notes': ['look'],
                   'missing': [['peer', 'not there']], 'rows': bench.summarize(rows, {
                       'ours': [10, 30, 40], 'theirs': [100, 10, 20], 'lost': [None] * 3,
@@ -10459,8 +10459,8 @@ class Bench(Case):
     def test_a_failure_is_a_note(self):
         """One contestant that fails takes no other with it."""
         def rows(lab_bench, lab):
-            yield bench.Row('good', lambda: 4, '')
-            yield bench.Row('bad', unittest.mock.Mock(side_effect=bench.Failed('why not')), 'good')
+            yield bench.Figure('good', lambda: 4, '')
+            yield bench.Figure('bad', unittest.mock.Mock(side_effect=bench.Failed('why not')), 'good')
             yield bench.Missing('absent', 'not installed')
         with patched(bench, build_yardsticks=lambda folder: ''):
             result = bench.Bench('python', True, self.folder).run(
