@@ -968,7 +968,8 @@ def scan_rows(bench, lab, net):
         return lab.packets('near', 'tx')
     first = bench.first
     if bench.yardstick:
-        yield Figure(C_LOOP, rate_of(bench, loop_command(bench, net, 1000), lab.connects, first), '')
+        yield Figure(C_LOOP, rate_of(bench, loop_command(bench, net, 1000), lab.connects,
+                     first), '')
     else:
         yield Missing(C_LOOP, 'no C compiler (cc)')
     base = C_LOOP if bench.yardstick else 'cscan.py'
@@ -978,7 +979,8 @@ def scan_rows(bench, lab, net):
     workers = len(cores())
     name = 'cscan.py -w %d' % workers
     if has_workers(bench):
-        yield Figure(name, rate_of(bench, command + ['-w', workers], lab.connects, None), 'cscan.py')
+        yield Figure(name, rate_of(bench, command + ['-w', workers], lab.connects, None),
+                     'cscan.py')
     else:
         yield Missing(name, 'this cscan.py has no -w')
     yield have('nmap -sT', 'nmap') or Figure(
@@ -1052,7 +1054,8 @@ def scan_cpu(bench, lab):
     yield Figure('cscan.py, flat out', cost_of(flat_out, lab.connects), base)
     yield have('masscan', 'masscan') or Figure(
         'masscan', cost_of(masscan_command(net, 10000), near_frames), base)
-    yield have('zmap', 'zmap') or Figure('zmap', cost_of(zmap_command(net, 10000), near_frames), base)
+    yield have('zmap', 'zmap') or Figure('zmap', cost_of(zmap_command(net, 10000), near_frames),
+                                         base)
 
 
 @measure('scan-memory', 'kB for 1,000 pending connects', 'kernel', rounds=1)
@@ -1438,7 +1441,8 @@ def file_compile(bench, _):
     with open(path, 'w') as file:
         file.write(''.join('%s/%d\n' % (host, 24 + number % 9)
                            for number, host in enumerate(spread(count))))
-    yield Figure('sorted lines', seconds_of(bench, count, sort_lines, path, bench.path('sorted')), '')
+    yield Figure('sorted lines', seconds_of(bench, count, sort_lines, path,
+                 bench.path('sorted')), '')
     yield Figure('compile_targets.py', seconds_of(
         bench, count, compile_ranges, path, bench.path('ranges')), 'sorted lines')
 
