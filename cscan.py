@@ -2763,6 +2763,8 @@ class Engine:
         self.keeper = None              # --state: what keeps the position
         self.again = {}                 # with a keeper or a judge: targets that had to wait, until
                                         # they end
+        self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
+                                        # which place of the source some of them may stand
         self.window = pace.window       # pending at most, now: local errors shrink it
         self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
         self.parked = 0                 # how many of them a local error sent there
@@ -2882,11 +2884,20 @@ class Engine:
                 self.quota -= more
             fresh = list(itertools.islice(self.source, more))
             self.exhausted = len(fresh) < more or self.quota == 0
-            self.drawn += len(fresh)
+            if self.drawn < self.known_to:
+                fresh = self.leave_known(fresh)
+            else:
+                self.drawn += len(fresh)
             drawn += fresh
         if self.exclusions and self.exclusions.barred:
             return self.without_barred(drawn)
         return drawn
+
+    def leave_known(self, fresh):
+        """Of targets that source yields for the second time: those that do not wait already."""
+        left = [target for target in fresh if target not in self.known]
+        self.drawn += len(fresh)
+        return left
 
     def without_barred(self, targets):
         """Those that have not been excluded since the scan began."""
@@ -2909,6 +2920,7 @@ class Engine:
                      if self.exclusions.bars(target[0])]
         for sock in self.take_back(under_way):
             target = self.attempts.pop(sock)
+            self.answered += 1              # its pair is stale
             self.barred += 1
             self.forget(target)
             if CONNECT(sock, NOWHERE) in (EISCONN, errno.EINVAL):
@@ -3321,7 +3333,7 @@ class Engine:
 
     def snapshot(self) -> dict:
         """Where the scan is, for resume(): position, targets to be tried again, counters."""
-        return {'position': self.position(),
+        return {'position': self.position(), 'drawn': max(self.drawn, self.known_to),
                 'waiting': [(host, port, self.tries.get((host, port), 0))
                             for host, port in self.again],
                 'answers': list(self.answers.items()), 'locals': list(self.locals.items()),
@@ -3358,6 +3370,7 @@ class Engine:
                 self.tries[host, port] = tries
             self.again[host, port] = True
             self.wait_for((host, port), 0)
+        self.known, self.known_to = set(self.again), snapshot['drawn']
 
     # ---- ten times a second ----
 
@@ -3587,7 +3600,7 @@ class Crew:
             if self.enough:
                 return False
             self.passed += 1
-            self.enough = self.passed == self.most
+            self.enough = self.most is not None and self.passed >= self.most
             return True
 
     def call(self, each, target, out):
@@ -3624,6 +3637,10 @@ STATE_MAGIC = b'cscan state 1\n'
 STATE_PAGE = 4096               # octets before the first slot
 SLOT_HEAD = struct.Struct('<IIQ')       # CRC-32 of all that follows it, octets of JSON, number
 CONFIG_SLOT, SNAPSHOT_SLOT = 1 << 20, 1 << 22
+STATE_START = STATE_PAGE + 2 * CONFIG_SLOT      # of the first worker's slots
+STATE_WORKER = 4 * SNAPSHOT_SLOT                # octets of a worker's slots
+SLOT_STEP = 1 << 14             # disk space is taken in such pieces
+STATE_WAIT_S = 1.0              # workers of a scan that was killed hold the file a moment longer
 BOOT_ID = '/proc/sys/kernel/random/boot_id'
 KEEP_S = 0.01                   # at least, between two snapshots
 KEEP_SHARE = 20                 # they take at most one part in so many of the time
@@ -3642,22 +3659,41 @@ def read_boot_id() -> str:
 class SlotPair:
     """Two slots in mapped memory: the newer one that is whole counts.
 
+    fd      of the file behind the memory, None = there is none
     number  of the last one written; 0: none yet
     """
 
-    def __init__(self, memory, at, size):
-        self.memory, self.at, self.size, self.number = memory, at, size, 0
+    def __init__(self, memory, at, size, fd=None):
+        self.memory, self.at, self.size, self.fd, self.number = memory, at, size, fd, 0
+        self.reserved = [0, 0]      # octets of each slot that the disk has room for
 
-    def write(self, value) -> bool:
-        """Anything JSON can say; False if it does not fit: then the one before stays."""
+    def write(self, value) -> str:
+        """Anything JSON can say -> '', or why it could not be: then the one before stays."""
         text = json.dumps(value, separators=(',', ':')).encode()
         if SLOT_HEAD.size + len(text) > self.size:
-            return False
-        self.number += 1
-        rest = SLOT_HEAD.pack(0, len(text), self.number)[4:] + text
-        at = self.at + self.number % 2 * self.size
+            return '%d octets do not fit into %d' % (len(text), self.size - SLOT_HEAD.size)
+        number = self.number + 1
+        try:
+            self.reserve(number % 2, SLOT_HEAD.size + len(text))
+        except OSError as error:
+            return why(error)
+        self.number = number
+        rest = SLOT_HEAD.pack(0, len(text), number)[4:] + text
+        at = self.at + number % 2 * self.size
         self.memory[at:at + 4 + len(rest)] = zlib.crc32(rest).to_bytes(4, 'little') + rest
-        return True
+        return ''
+
+    def reserve(self, index, size):
+        """Get disk blocks first: a mapped page that finds none ends the process by SIGBUS."""
+        if self.fd is None or size <= self.reserved[index]:
+            return
+        size = min(-(-size // SLOT_STEP) * SLOT_STEP, self.size)
+        try:
+            os.posix_fallocate(self.fd, self.at + index * self.size, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):     # it does not know how
+                raise
+        self.reserved[index] = size
 
     def read(self):
         """The value; None if there is none."""
@@ -3668,14 +3704,11 @@ class SlotPair:
         return json.loads(text.decode())
 
     def read_slot(self, index):
+        """-> (number, octets); None if it is not whole."""
         at = self.at + index * self.size
         crc, size, number = SLOT_HEAD.unpack_from(self.memory, at)
-        if not number or size > self.size - SLOT_HEAD.size:
-            return None
-        if zlib.crc32(self.memory[at + 4:at + SLOT_HEAD.size + size]) != crc:
-            return None
-        at += SLOT_HEAD.size
-        return number, self.memory[at:at + size]
+        rest = self.memory[at + 4:at + SLOT_HEAD.size + size]   # a copy: another may write here
+        return (number, rest[SLOT_HEAD.size - 4:]) if zlib.crc32(rest) == crc else None
 
 
 class StateFile:
@@ -3687,54 +3720,81 @@ class StateFile:
 
     def __init__(self, path, option, workers=None):
         """workers: of a new file; None: the file is there."""
-        self.path = path
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if workers else 0)
+        self.path, self.option, self.is_new, self.fd = path, option, bool(workers), None
         try:
-            self.fd = os.open(path, flags, 0o666)
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            size = os.fstat(self.fd).st_size
-            if workers and size:
-                raise UserError('argument %s: %r: is there already: --resume it, or remove it'
-                                % (option, path))
-            per_worker = 4 * SNAPSHOT_SLOT
-            start = STATE_PAGE + 2 * CONFIG_SLOT
-            if workers:
-                size = start + workers * per_worker
-                os.ftruncate(self.fd, size)             # sparse: du tells what it takes
-            elif size <= start or os.pread(self.fd, len(STATE_MAGIC), 0) != STATE_MAGIC:
-                raise UserError('argument %s: %r: not a state file of cscan' % (option, path))
+            self.fd = os.open(path, os.O_RDWR | (os.O_CREAT if workers else 0), 0o666)
+            self.lock()
+            size = self.make(workers) if workers else self.check()
             self.memory = mmap.mmap(self.fd, size)
-        except BlockingIOError:
-            raise UserError('argument %s: %r: another scan is using it' % (option, path)) from None
-        except OSError as error:
-            raise UserError('argument %s: %r: %s' % (option, path, why(error))) from None
-        self.memory[:len(STATE_MAGIC)] = STATE_MAGIC
-        self.config, self.snapshots = SlotPair(self.memory, STATE_PAGE, CONFIG_SLOT), []
-        self.workers = [[SlotPair(self.memory, at, SNAPSHOT_SLOT), SlotPair(
-            self.memory, at + 2 * SNAPSHOT_SLOT, SNAPSHOT_SLOT)]
-            for at in range(start, size, per_worker)]
+        except (OSError, UserError) as error:
+            if self.fd is not None:
+                os.close(self.fd)
+            raise self.refusal('another scan is using it' if isinstance(error, BlockingIOError)
+                               else why(error)) from None
+        self.config = SlotPair(self.memory, STATE_PAGE, CONFIG_SLOT, self.fd)
+        self.workers = [[SlotPair(self.memory, at, SNAPSHOT_SLOT, self.fd),
+                         SlotPair(self.memory, at + STATE_WORKER // 2, SNAPSHOT_SLOT, self.fd)]
+                        for at in range(STATE_START, size, STATE_WORKER)]
+        self.snapshots = [None] * len(self.workers)
 
+    def refusal(self, reason) -> UserError:
+        return UserError('argument %s: %r: %s' % (self.option, self.path, reason))
+
+    def lock(self):
+        """For this scan alone; raises BlockingIOError."""
+        until = time.monotonic() + STATE_WAIT_S
+        while True:
+            try:
+                return fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
+
+    def make(self, workers) -> int:
+        """A new file -> its size; sparse, du tells what it takes."""
+        if os.fstat(self.fd).st_size:
+            raise UserError('is there already: --resume it, or remove it')
+        os.ftruncate(self.fd, STATE_START + workers * STATE_WORKER)
+        os.pwrite(self.fd, STATE_MAGIC, 0)
+        return STATE_START + workers * STATE_WORKER
+
+    def check(self) -> int:
+        """A file that should be such a one -> its size."""
+        size = os.fstat(self.fd).st_size
+        if os.pread(self.fd, len(STATE_MAGIC), 0) != STATE_MAGIC:
+            raise UserError('not a state file of cscan')
+        if size <= STATE_START or (size - STATE_START) % STATE_WORKER:
+            raise UserError('cut: it has %d octets' % size)
+        return size
 
     def load(self) -> dict:
         """The configuration; `snapshots` are the last that hold, one a worker, None at first."""
         config = self.config.read()
         if not config:
-            raise UserError('argument --resume: %r: no scan has begun with it' % self.path)
+            raise self.refusal('no scan has begun with it: remove it')
         if 'excluded' in config:
             self.excluded = Exclusions.unpack(config['excluded'])
-        same_boot = config['boot_id'] == read_boot_id()
-        for pair in self.workers:
-            live, synced = (each.read() for each in pair)
-            self.snapshots.append(live if same_boot else synced)
+        same_boot = config['boot_id'] == read_boot_id() != ''
+        for index, (live, synced) in enumerate(self.workers):
+            live, synced = live.read(), synced.read()
+            self.snapshots[index] = live if same_boot else synced
         return config
+
+    def passed(self) -> int:
+        """How many results there were, of all workers: the one that wrote last knows."""
+        return max((each['passed'] for each in self.snapshots if each), default=0)
 
     def begin(self, config):
         """From now on the live snapshots count again."""
-        for (live, _), snapshot in zip(self.workers, self.snapshots):
-            live.write(snapshot)
-        if not self.config.write(config):
-            raise UserError('argument --state: the options are too long to be kept')
-        self.memory.flush()
+        reasons = [live.write(snapshot)
+                   for (live, _), snapshot in zip(self.workers, self.snapshots)]
+        reasons.append(self.config.write(config))
+        if any(reasons):
+            if self.is_new:
+                os.unlink(self.path)
+            raise self.refusal(next(filter(None, reasons)))
+        sync_to_disk(self.fd)
 
 
 class Keeper:
@@ -3747,8 +3807,8 @@ class Keeper:
     def __init__(self, live, synced, crew, sink, console):
         self.live, self.synced, self.crew, self.sink = live, synced, crew, sink
         self.console, self.candidate, self.next = console, None, 0.0
-        self.told, self.flushed, self.closed = False, 0, threading.Event()
-        self.last, self.lock = None, threading.Lock()       # the snapshot last written
+        self.told, self.flushed, self.closed = '', 0, threading.Event()
+        self.last = self.saved = None       # the snapshots last written: live, synced
 
     def look(self, engine):
         """After each round of the engine."""
@@ -3756,7 +3816,7 @@ class Keeper:
             if engine.real < self.next:
                 return
             begun = time.monotonic()
-            self.candidate = self.crew.accepted(), self.snapshot(engine)
+            self.candidate = self.crew.accepted(), dict(engine.snapshot(), done=False)
             self.cost = time.monotonic() - begun
         results, snapshot = self.candidate
         if self.crew.settled() >= results:
@@ -3766,17 +3826,20 @@ class Keeper:
             self.candidate, self.next = None, engine.real + max(KEEP_S, KEEP_SHARE * self.cost)
 
     def write(self, results, snapshot):
+        """The live snapshot, if all results before it have arrived where they should."""
         if results > self.flushed:
             self.sink.flush()
             self.flushed = results
-        with self.lock:
-            if self.live.write(snapshot):
-                self.last = snapshot
-            elif not self.told:
-                self.told = True
-                self.console.note('warning: %d targets wait to be tried again, more than the '
-                                  'state holds: until there are fewer, its position stands still'
-                                  % len(snapshot['waiting']))
+        if self.sink.failed or self.console.failed or self.console.gone:
+            return                          # to be found once more
+        snapshot['passed'] = self.crew.passed
+        reason = self.live.write(snapshot)
+        if not reason:
+            self.last = snapshot
+        elif reason != self.told:
+            self.told = reason
+            self.console.note('warning: --state: %s: until that changes, --resume would repeat '
+                              'everything from here on' % reason)
 
     def sync_often(self):
         """A thread: once a second, results to the disk, then the snapshot that needs them."""
@@ -3784,12 +3847,10 @@ class Keeper:
             self.sync()
 
     def sync(self):
-        with self.lock:
-            last = self.last
-        if last is not None and self.sink.sync():
-            with self.lock:
-                self.synced.write(last)
-                self.synced.memory.flush()
+        last = self.last
+        if last is not self.saved and self.sink.sync() and not self.synced.write(last):
+            self.saved = last
+            sync_to_disk(self.synced.fd)    # not memory.flush(): that would stop all threads
 
     def start(self):
         self.syncer = threading.Thread(target=self.sync_often, daemon=True)
@@ -3800,11 +3861,9 @@ class Keeper:
         self.closed.set()
         self.syncer.join()
         done = self.crew.enough or engine.exhausted and not engine.again and not engine.stopping
-        self.write(self.flushed, self.snapshot(engine, done))
+        if self.crew.settled() >= self.crew.accepted():
+            self.write(self.crew.accepted(), dict(engine.snapshot(), done=done))
         self.sync()
-
-    def snapshot(self, engine, done=False):
-        return dict(engine.snapshot(), passed=self.crew.passed, done=done)
 
 
 # ---- workers ----
@@ -3814,20 +3873,23 @@ class Keeper:
 #   a pipe      lines: `R host port` a result, `E text` an event, `N text` a note, `B code` a bit
 #               for the CBA, `X text` an error that ends the scan, `.` all is told
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
-#               in front of it the orders of the first process
+#               in front of it the orders of the first process, words that are written at once
 
-ORDERS = struct.Struct('=QQBB')     # results of this worker that are written; for the state, what
-                                    # passed the filters; stop; all is enough
+ORDERS = 4                          # words:
+WRITTEN, PASSED, STOP, END = range(ORDERS)      # results of this worker that are written; results
+                                    # of all that passed the filters; send no more; one of these:
+ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody reads them any more;
+                                    # they cannot be written where they should be
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
 F_SETPIPE_SZ = 1031                 # linux/fcntl.h
-TEAM_MAX = 64
-GRACE_S = 5.0                       # a worker may take so long to its end after all is told
+TEAM_MAX, TEAM_OPEN = 64, 6         # workers; descriptors for each that the first process needs
+SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 class Worker:
     """One process of a Team, as the first process sees it.
 
-    orders  [results written, passed, stop, enough], as they stand in the page
+    orders  words in the page, see above
     results numbers, among all that the crew got, of its results that are not yet written
     totals  what it told last
     """
@@ -3839,11 +3901,9 @@ class Worker:
         self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         fcntl.fcntl(self.writer, F_SETPIPE_SZ, PIPE_SIZE)
         self.rest = b''                     # octets of a line that is not whole yet
-        self.orders, self.results = [0, 0, 0, 0], collections.deque()
+        self.orders = memoryview(self.page).cast('Q')[:ORDERS]
+        self.results = collections.deque()
         self.totals = engine.totals()
-
-    def order(self):
-        ORDERS.pack_into(self.page, 0, *self.orders)
 
     def read(self):
         """-> whole lines from the pipe; None at its end."""
@@ -3871,10 +3931,10 @@ class Messenger:
     unsent  octets that the pipe has no room for
     """
     due = math.inf                          # statistics are the first process's matter
-    gone, failed = False, ''
 
-    def __init__(self, worker, parent):
+    def __init__(self, worker, parent, sink):
         self.worker, self.parent, self.unsent, self.count = worker, parent, b'', 0
+        self.orders, self.sync = worker.orders, sink.sync
 
     def say(self, text):
         self.unsent += text.replace('\n', ' ').encode('utf-8', 'backslashreplace') + b'\n'
@@ -3890,9 +3950,6 @@ class Messenger:
         except BrokenPipeError:
             os._exit(1)                     # killed: nobody hears us any more
 
-    def orders(self):
-        return ORDERS.unpack_from(self.worker.page)
-
     # as a Crew
 
     def put(self, host, port):
@@ -3903,7 +3960,7 @@ class Messenger:
         return self.count
 
     def settled(self):
-        return self.orders()[0]
+        return self.orders[WRITTEN]
 
     def full(self):
         if self.unsent:
@@ -3912,13 +3969,21 @@ class Messenger:
 
     @property
     def passed(self):
-        return self.orders()[1]
+        return self.orders[PASSED]
 
     @property
     def enough(self):
-        return bool(self.orders()[3])
+        return self.orders[END] == ENOUGH
 
     # as a Console and a Progress
+
+    @property
+    def gone(self):
+        return self.orders[END] == NOBODY
+
+    @property
+    def failed(self):
+        return 'results cannot be written' if self.orders[END] == FAILED else ''
 
     def note(self, text):
         self.say('N ' + text)
@@ -3936,7 +4001,7 @@ class Messenger:
             os._exit(1)
         totals = engine.totals()
         self.worker.counters.write(totals[:-2] + tuple(list(each.items()) for each in totals[-2:]))
-        if self.orders()[2]:
+        if self.orders[STOP]:
             engine.stop('interrupted')
 
     def reread(self, exclusions, new):
@@ -3945,20 +4010,24 @@ class Messenger:
     def decide(self, decision):
         self.say('D ' + json.dumps(decision))
 
+    # as a sink; sync is the real one's
+
     def look(self):
-        """As a sink: the first process looks."""
+        """The first process looks."""
+
+    def flush(self):
+        """What is settled has been written by the first process."""
 
     def end(self, engine):
-        """The last words; then all results have to be written before the end."""
+        """The last words; for the state, all results have to be written before the end."""
         self.show(engine)
         if engine.error:
             self.say('X ' + engine.error)
         self.say('. ' + engine.stopping)
-        while self.unsent:
+        while self.unsent and not self.gone:
             time.sleep(0.001)
             self.push()
-        until = time.monotonic() + GRACE_S
-        while self.settled() < self.count and time.monotonic() < until:
+        while engine.keeper and self.settled() < self.count and not (self.gone or self.failed):
             time.sleep(0.001)
             if os.getppid() != self.parent:
                 os._exit(1)
@@ -3973,12 +4042,10 @@ class Team:
         self.taken = 0                      # results given to the crew
         self.workers = [Worker(engine) for engine in engines]
         self.elapsed = max(engine.elapsed for engine in engines)
+        for worker in self.workers:
+            worker.orders[PASSED] = state.passed() if state else 0
         self.real = self.started = time.monotonic()
-        parent = os.getpid()
-        for number, worker in enumerate(self.workers):
-            worker.pid = os.fork()
-            if not worker.pid:
-                self.be_worker(number, parent)
+        self.fork()
         self.poll, self.speaking = select.poll(), {}        # reader -> its worker, not yet ended
         for worker in self.workers:
             os.close(worker.writer)
@@ -3986,22 +4053,38 @@ class Team:
             self.poll.register(worker.reader, select.POLLIN)
             self.speaking[worker.reader] = worker
 
+    def fork(self):
+        """Start the processes; a signal meanwhile waits."""
+        parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            for number, worker in enumerate(self.workers):
+                worker.pid = os.fork()
+                if not worker.pid:
+                    self.be_worker(number, parent)
+        except OSError as error:            # those that there are see that we end
+            raise UserError('argument -w: process %d of %d: %s'
+                            % (number + 1, len(self.workers), why(error))) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
     def be_worker(self, number, parent):
         """A worker process, from its birth to its end."""
         status = 1
         try:
+            for signum in SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)       # the first process tells us
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             for index, each in enumerate(self.workers):
                 os.close(each.reader)
                 if index != number:
                     os.close(each.writer)
                     each.engine.close()
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, signal.SIG_IGN)       # the first process tells us
             worker = self.workers[number]
-            messenger, engine = Messenger(worker, parent), worker.engine
+            messenger, engine = Messenger(worker, parent, self.sink), worker.engine
             heed_hangup(engine)
             if self.state:
-                engine.keep(Keeper(*self.state.workers[number], messenger, self.sink, messenger))
+                engine.keep(Keeper(*self.state.workers[number], messenger, messenger, messenger))
             engine.run(messenger, messenger, messenger, messenger)
             messenger.end(engine)
             engine.finish()
@@ -4069,16 +4152,24 @@ class Team:
 
     def confirm(self):
         """Tell the workers which of their results are written."""
-        settled = self.crew.settled()
+        settled, passed = self.crew.settled(), self.crew.passed
         behind = [worker for worker in self.workers
                   if worker.results and worker.results[0] < settled]
         if behind and self.state:
             self.sink.flush()
+        if self.has_failed() or self.console.gone:
+            return                          # they went elsewhere, or nowhere
         for worker in behind:
+            worker.orders[PASSED] = passed
+            written = 0
             while worker.results and worker.results[0] < settled:
                 worker.results.popleft()
-                worker.orders[0] += 1
-            worker.order()
+                written += 1
+            worker.orders[WRITTEN] += written
+
+    def has_failed(self) -> str:
+        """'' or why results do not arrive where they should."""
+        return self.console.failed or self.sink.failed
 
     def tick(self):
         """Ten times a second."""
@@ -4086,14 +4177,13 @@ class Team:
             self.reread()
         for worker in self.workers:
             worker.look()
-        self.workers[0].orders[1] = self.crew.passed
         self.sink.look()
-        failed = self.console.failed or self.sink.failed
-        if failed:
-            self.fail(failed)
+        if self.has_failed():
+            self.fail(self.has_failed())
+        end = (FAILED if self.has_failed() else NOBODY if self.console.gone else
+               ENOUGH if self.crew.enough else 0)
         for worker in self.workers:
-            worker.orders[3] = self.crew.enough or self.console.gone
-            worker.order()
+            worker.orders[END] = end
         self.progress.show(self)
         if self.totals().sent >= self.progress.due:
             self.progress.statistics(self)
@@ -4113,8 +4203,7 @@ class Team:
         """Let all of them wind up."""
         self.stopping = self.stopping or reason
         for worker in self.workers:
-            worker.orders[2] = 1
-            worker.order()
+            worker.orders[STOP] = 1
 
     def fail(self, error):
         """Stop, and for a reason that the user has to mend."""
@@ -4124,13 +4213,16 @@ class Team:
     def kill(self):
         """At once."""
         for worker in self.workers:
-            os.kill(worker.pid, signal.SIGKILL)
+            if worker.pid:
+                os.kill(worker.pid, signal.SIGKILL)
         self.sink.hurry()
 
     def finish(self):
         """All have ended: no zombie is left."""
-        for worker in self.workers:
-            os.waitpid(worker.pid, 0)
+        for number, worker in enumerate(self.workers, 1):
+            pid, worker.pid = worker.pid, 0
+            if os.waitpid(pid, 0)[1]:
+                self.error = self.error or 'worker %d did not end well' % number
 
 
 def heed_hangup(engine):
@@ -4191,8 +4283,11 @@ class Progress:
         """What was told before is not told again."""
         self.before, self.due = (count_events(totals), totals.opened), totals.sent + self.every
         self.rates[0] = self.drawn, totals.sent
-        self.event('resumed: %d of %d targets were done, %d wait to be tried again' % (
-            totals.drawn, self.total, totals.unsent))
+        text = 'resumed: %d of %d targets were done, %d wait to be tried again' % (
+            totals.drawn - totals.unsent, self.total, totals.unsent)
+        self.console.progress(text)
+        if self.out:
+            self.out.str(text, CSCAN_EVENT)
 
     def canary(self, canary, change):
         """A canary's end."""
@@ -4909,6 +5004,8 @@ def check_args(parser, args, extra):
         parser.error('--state: goes with a scan of --once: random targets have no position')
     if args.state and '-' in args.f + args.exclude:
         parser.error('--state: standard input could not be read again: use a file')
+    if args.state and args.mf:
+        parser.error('--state: goes without -mf: --resume would lose the metrics before it')
     if args.resume:
         return check_resumed(parser, args)
     if isinstance(args.r, AutoRate) and (args.m or args.ct is not None):
@@ -5060,7 +5157,7 @@ class Signals:
         self.before = {}
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.handle)
-                           for number in (signal.SIGINT, signal.SIGTERM)}
+                           for number in SIGNALS}
 
     def handle(self, number, frame):
         if self.came:
@@ -5138,12 +5235,19 @@ def resumed_args(given, state):
     """The arguments of the scan in a state file, -q and -d as given now."""
     config = state.load()
     args = argparse.Namespace(**config['args'])
+    if set(config['args']) - {'names'} | set(PASSING_OPTIONS) != set(vars(given)):
+        raise state.refusal('another version of cscan.py wrote it')
+    if args.w != len(state.snapshots):
+        raise state.refusal('cut: it has %d workers of %d' % (len(state.snapshots), args.w))
     args.r = rate_argument(args.r)
     args.lists = config['lists']
     args.shard, args.resume, args.state = tuple(args.shard), given.resume, given.resume
     args.q, args.d = given.q, given.d
-    if all(snapshot and snapshot['done'] for snapshot in state.snapshots):
-        raise UserError('argument --resume: %r: that scan is complete' % given.resume)
+    if args.d and not (args.o or args.log):
+        raise UserError('-d: the results would be lost: that scan has neither -o nor --log')
+    if state.passed() >= (args.max_results or math.inf) or all(
+            each and each['done'] for each in state.snapshots):
+        raise state.refusal('that scan is complete')
     return args
 
 
@@ -5155,7 +5259,8 @@ def check_lists(path, before, now):
                             'began: %s then, %s now' % (path, option, count, now[option][1]))
 
 
-FILE_OPTIONS = 'pf', 'o', 'of', 'log', 'mf', 'status'
+FILE_OPTIONS = 'pf', 'o', 'of', 'log', 'status'
+PASSING_OPTIONS = 'resume', 'state', 'q', 'd'       # what --resume does not keep
 
 
 def state_config(args, exclusions) -> dict:
@@ -5171,7 +5276,7 @@ def state_config(args, exclusions) -> dict:
 def lasting_args(args) -> dict:
     """The arguments as they can be used again, from anywhere: paths are absolute."""
     lasting = dict(vars(args))
-    for name in 'resume', 'state', 'lists', 'told', 'q', 'd':
+    for name in PASSING_OPTIONS + ('lists', 'told'):
         lasting.pop(name)
     lasting['r'] = 'auto/%r' % float(args.r) if isinstance(args.r, AutoRate) else repr(args.r)
     for name in FILE_OPTIONS:
@@ -5264,12 +5369,14 @@ def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
         console.note('warning: ' + text)
     raise_descriptors()
     limits = read_limits()
+    check_team(args.w, limits)
     pace = plan_pace(args.r, args.t, args.m, args.a, args.ct, limits.linear)
     if args.b or args.once:                     # each target at most once at a time
         pace = pace._replace(window=min(pace.window, max(len(space.share(args.shard)), 1)))
     pace = fit_pace(share_pace(pace, args.w), limits, args.e,
                     warn if not isinstance(args.r, AutoRate) else bool)
-    canary = Canary(args.c, args.cp, args.ca, args.bi or '', args.ce) if args.c else None
+    canary = args.c and Canary(                 # the first worker's: it counts its own packets
+        args.c, args.cp, -(-args.ca // args.w), args.bi or '', -(-args.ce // args.w))
     if canary and total and total < args.ca:
         warn('the canary is due after %d packets (-ca), the scan has %d' % (args.ca, total))
     engines = []
@@ -5287,6 +5394,15 @@ def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
         console.note('source port %d is taken: using %d' % (args.b, engines[0].port))
     warn_pace(pace, limits, args.b, space.size, total, args.once, warn)
     return engines
+
+
+def check_team(workers, limits):
+    """Raises UserError if the first process has no descriptors for so many workers."""
+    needed = limits.open_now + TEAM_OPEN * workers
+    if workers > 1 and 0 <= limits.max_open_files < needed:
+        raise UserError('argument -w: %d: %d descriptors are too few for so many processes: lower '
+                        '-w, or raise the limit with ulimit -n %d'
+                        % (workers, limits.max_open_files, needed))
 
 
 def share_pace(pace: Pace, workers: int) -> Pace:
@@ -5418,7 +5534,7 @@ def scan(args, state, space, exclusions, console, signals, modules, options) -> 
     for line in args.told if args.o else ():
         progress.out.str(line[:1000], CSCAN_EVENT)
     crew = make_crew(args, console, sink, modules, options)
-    crew.passed = sum(each['passed'] for each in snapshots if each)
+    crew.passed = state.passed() if state else 0
     if args.w == 1:
         signals.last_words = sink.hurry
         if state:

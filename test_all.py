@@ -22,6 +22,7 @@ import ipaddress
 import itertools
 import json
 import math
+import mmap
 import os
 import pty
 import pwd
@@ -39,6 +40,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import unittest
 import unittest.mock
 import warnings
@@ -819,9 +821,9 @@ class Hosts:
         """A target that accepts."""
         return self.listener(host, port).getsockname()
 
-    def serving(self, host='127.0.0.1', greeting=b''):
+    def serving(self, host='127.0.0.1', greeting=b'', backlog=100):
         """A target that accepts again and again: without accept() the queue fills up."""
-        listener = self.listener(host)
+        listener = self.listener(host, backlog=backlog)
 
         def serve():
             with contextlib.suppress(OSError):
@@ -4016,6 +4018,1024 @@ class MetricsWriter(Case):
                                '-mf', '/dev/full', '-b', next(FREE_PORT))
         self.assertEqual((status, out), (0, ''))
         self.assert_line(err, "cscan: -mf '/dev/full': No space left on device: metrics end here")
+
+
+# ==== Long scans ======================================================================
+
+class Shards(Case):
+    """--shard: parts that nobody has to agree upon."""
+
+    def test_parts(self):
+        """The union is everything, no two have anything in common, and all are as large."""
+        space = cscan.Space(pairs('10.0.0.0-10.0.0.15 10.9.0.1-10.9.0.7'), [(80, 1), (443, 2), (22, 1)])
+        everything = sorted(space.once(7))
+        self.assertEqual(len(set(everything)), space.size)
+        for count in list(range(1, 18)) + [23, 67, space.size, space.size + 1, 997]:
+            with self.subTest(count=count):
+                parts = [list(space.once(7, space.share((index, count))))
+                         for index in range(count)]
+                self.assertEqual(sorted(itertools.chain(*parts)), everything)
+                sizes = {len(part) for part in parts}
+                self.assertLessEqual(max(sizes) - min(sizes), 1)
+
+    def test_workers_of_a_shard(self):
+        """A worker's shard of the shard, from a position on: the rest of all, each once."""
+        space = cscan.Space(pairs('10.0.0.0-10.0.0.63'), [(80, 1)])
+        order = list(space.once(3))
+        for count, workers, begin in itertools.product((1, 2, 5), (1, 2, 3, 80), (0, 1, 4)):
+            with self.subTest(count=count, workers=workers, begin=begin):
+                rest = []
+                for index, number in itertools.product(range(count), range(workers)):
+                    args = types.SimpleNamespace(once=True, shard=(index, count), w=workers, seed=3)
+                    whole = list(cscan.make_source(args, space, number, None))
+                    late = list(cscan.make_source(args, space, number, {'position': begin}))
+                    self.assertEqual(late, whole[begin:])
+                    rest += whole
+                self.assertEqual(sorted(rest), sorted(order))
+
+    def test_workers_differ(self):
+        """Machines may have different numbers of workers, and still share the targets."""
+        space = cscan.Space(pairs('10.0.0.0-10.0.0.63'), [(80, 1)])
+        found = []
+        for index, workers in enumerate((1, 3, 2)):
+            args = types.SimpleNamespace(once=True, shard=(index, 3), w=workers, seed=3)
+            for number in range(workers):
+                found += cscan.make_source(args, space, number, None)
+        self.assertEqual(sorted(found), sorted(space.once(3)))
+
+    # --shard, --shards, variables, what find_shard gives or the words of its one line
+    FOUND = [
+        (None, None, {}, (0, 1)),
+        ((2, 5), None, {'SLURM_ARRAY_TASK_ID': '1'}, (2, 5)),
+        ('auto', None, dict(ID=1, MIN=1, COUNT=4), (0, 4)),
+        ('auto', None, dict(ID=4, MIN=1, COUNT=4), (3, 4)),
+        ('auto', None, dict(ID=0, MIN=0, COUNT=3), (0, 3)),
+        ('auto', None, dict(ID=7, MIN=1, COUNT=4, STEP=2), (3, 4)),
+        ('auto', None, dict(ID=6, MIN=1, COUNT=4, STEP=2), 'SLURM_ARRAY_TASK_ID=6'),
+        ('auto', None, dict(ID=9, MIN=1, COUNT=4), 'SLURM_ARRAY_TASK_ID=9, the array has 4'),
+        ('auto', None, dict(ID=0, MIN=1, COUNT=4), 'no shard has this number'),
+        ('auto', None, dict(ID=1, MIN=1), "SLURM_ARRAY_TASK_COUNT=''"),
+        ('auto', None, dict(ID='x', MIN=1, COUNT=4), "SLURM_ARRAY_TASK_ID='x'"),
+        ('auto', None, dict(ID='-1', MIN=1, COUNT=4), "SLURM_ARRAY_TASK_ID='-1'"),
+        ('auto', None, {}, 'SLURM_ARRAY_TASK_ID is not set'),
+        ('auto', None, {'PARALLEL_SEQ': '1'}, 'how many there are with --shards N'),
+        ('auto', 4, {'JOB_COMPLETION_INDEX': '0'}, (0, 4)),
+        ('auto', 4, {'JOB_COMPLETION_INDEX': '3'}, (3, 4)),
+        ('auto', 4, {'JOB_COMPLETION_INDEX': '4'}, 'JOB_COMPLETION_INDEX=4 with --shards 4'),
+        ('auto', 4, {'PARALLEL_SEQ': '1'}, (0, 4)),
+        ('auto', 4, {'PARALLEL_SEQ': '4'}, (3, 4)),
+        ('auto', 4, {'PARALLEL_SEQ': '5'}, 'PARALLEL_SEQ=5 with --shards 4'),
+        ('auto', 4, {'PARALLEL_SEQ': '0'}, 'no shard has this number'),
+        ('auto', 4, {'PARALLEL_SEQ': ''}, "PARALLEL_SEQ=''"),
+        ('auto', 4, {}, 'neither JOB_COMPLETION_INDEX nor PARALLEL_SEQ is set'),
+        ('auto', 4, {'JOB_COMPLETION_INDEX': '0', 'PARALLEL_SEQ': '1'}, 'both'),
+    ]
+
+    def test_auto(self):
+        for shard, shards, variables, expected in self.FOUND:
+            with self.subTest(shards=shards, variables=variables):
+                environ = {name if name.isupper() and '_' in name else 'SLURM_ARRAY_TASK_' + name:
+                           str(value) for name, value in variables.items()}
+                args = types.SimpleNamespace(shard=shard, shards=shards)
+                if isinstance(expected, str):
+                    self.assert_refused([expected], cscan.find_shard, args, environ)
+                else:
+                    self.assertEqual(cscan.find_shard(args, environ), expected)
+
+    MISTAKES = [
+        (['--shard', '1/2'], '--shard: goes with --once'),
+        (['--once', '--shard', '0/2'], "--shard: '0/2': I/N was expected"),
+        (['--once', '--shard', '3/2'], "--shard: '3/2': I/N was expected"),
+        (['--once', '--shard', '1/0'], "--shard: '1/0'"),
+        (['--once', '--shard', '1'], "--shard: '1': I/N was expected, 1/N to N/N, or auto"),
+        (['--once', '--shard', '1/2', '--shards', '2'], '--shards 2: goes with --shard auto'),
+        (['--state', 'x'], '--state: goes with a scan of --once'),
+        (['--once', '-l', '--state', 'x'], '--state: goes with a scan of --once'),
+        (['--once', '-xf', '-', '--state', 'x'], '--state: standard input'),
+        (['--once', '-mf', 'y', '--state', 'x'], '--state: goes without -mf'),
+        (['--resume', 'x'], '--resume: takes all options from its file, but -q and -d; -f'),
+        (['--once', '-w', '0'], "-w: '0': a whole number from 1 to 64"),
+        (['--once', '-w', 'many'], "-w: 'many'"),
+        (['-l', '-w', '2'], '-w 2: goes with a scan only'),
+        (['-mf', 'x', '-w', '2'], '-w 2: goes with a scan only, and without -mf'),
+    ]
+
+    def test_mistakes(self):
+        for args, words in self.MISTAKES:
+            with self.subTest(args=args):
+                parser, err = cscan.make_parser(), io.StringIO()
+                with patched(cscan, complain=err.write), self.assertRaises(SystemExit) as left:
+                    given, extra = parser.parse_known_args(['-f', '127.0.0.1'] + args)
+                    cscan.check_args(parser, given, extra)
+                self.assertEqual(left.exception.code, 2)
+                self.assert_line(err.getvalue(), words)
+
+    def test_seed_of_shards(self):
+        """The same command gives the same order anywhere, other targets another."""
+        def listed(*args):
+            found, err = [], []
+            console = types.SimpleNamespace(
+                lines=found.extend, progress=err.append, note=err.append, gone=False, failed='')
+            parser = cscan.make_parser()
+            given = parser.parse_args(['-l', '--once', *args])
+            self.assertEqual(cscan.run(given, console, None), 0)
+            return found, err
+        first, second = (listed('-f', '10.0.0.0/24', '--shard', part)[0] for part in ('1/2', '2/2'))
+        self.assertEqual(len(set(first) | set(second)), 256)
+        self.assertEqual(first, listed('-f', '10.0.0.0-10.0.0.255', '--shard', '1/2')[0])
+        self.assertNotEqual(first, listed('-f', '10.0.0.0/24', '--shard', '1/2', '--seed', '5')[0])
+        self.assertEqual(listed('-f', '10.0.0.1', '--shard', '2/2'),
+                         ([], ['shard 2/2 is empty: the scan has 1 target']))
+
+
+class KeepingCrew(StubCrew):
+    """A crew whose results are settled when the test says so."""
+    passed = done = 0
+
+    def accepted(self):
+        return len(self.results)
+
+    def settled(self):
+        return self.done
+
+
+class StateSink(StubSink):
+    """Counts what a Keeper asks of it."""
+    flushed = 0
+
+    def flush(self):
+        self.flushed += 1
+
+    def sync(self):
+        return True
+
+
+def close_state(state):
+    """Let others use the file: the memory holds it, too."""
+    state.memory.close()
+    os.close(state.fd)
+
+
+class State(Case):
+    """--state and --resume: nothing is lost at any moment, nothing counts before it is written."""
+    kind, engine, close = Engine.kind, Engine.engine, Engine.close
+    pass_deadline = Engine.pass_deadline
+
+    def setUp(self):
+        super().setUp()
+        self.hosts = Hosts(self)
+        self.crew, self.console = StubCrew(), StubConsole()
+
+    def test_slots_torn(self):
+        """Killed at any octet of writing: the value before, or the new one."""
+        size = 80
+        memory = bytearray(2 * size)
+        pair = cscan.SlotPair(memory, 0, size)
+        self.assertIsNone(pair.read())
+        values = [{'a': 1}, ['longer', 2, 'x' * 20], 'third', {'fourth': None}]
+        for before, value in zip([None] + values, values):
+            old = bytes(memory)
+            self.assertEqual(pair.write(value), '')
+            new = bytes(memory)
+            begin, end = (pick(at for at in range(2 * size) if old[at] != new[at])
+                          for pick in (min, max))
+            for at in range(begin, end + 1):
+                for torn in (new[:at] + old[at:], old[:at] + new[at:]):
+                    reader = cscan.SlotPair(bytearray(torn), 0, size)
+                    self.assertIn(reader.read(), (before, value), at)
+                    self.assertEqual(reader.read(), value if torn == new else reader.read())
+            reader = cscan.SlotPair(bytearray(new), 0, size)
+            self.assertEqual((reader.read(), reader.number), (value, pair.number))
+
+    def test_slots_damaged(self):
+        """Any octet changed in the newer slot: the older one counts, and writing goes on."""
+        size = 60
+        memory = bytearray(2 * size)
+        pair = cscan.SlotPair(memory, 0, size)
+        for value in ('old', 'new'):
+            pair.write(value)
+        for at in range(cscan.SLOT_HEAD.size + len('"new"')):
+            for bits in (1, 0x80, 0xff):
+                spoiled = bytearray(memory)
+                spoiled[at] ^= bits             # number 2 stands in the first slot
+                reader = cscan.SlotPair(spoiled, 0, size)
+                self.assertEqual(reader.read(), 'old', (at, bits))
+                reader.write('newest')
+                self.assertEqual(cscan.SlotPair(spoiled, 0, size).read(), 'newest')
+
+    def test_slots_full(self):
+        """What does not fit, or finds no disk space, is told, and the value before stays."""
+        pair = cscan.SlotPair(bytearray(120), 0, 60)
+        self.assertEqual(pair.write('x' * 42), '')      # and quotes: exactly
+        self.assertEqual(pair.write('x' * 43), '45 octets do not fit into 44')
+        self.assertEqual(pair.read(), 'x' * 42)
+        fd = os.open(self.path('slots'), os.O_RDWR | os.O_CREAT)
+        self.addCleanup(os.close, fd)
+        os.ftruncate(fd, 120)
+        pair = cscan.SlotPair(mmap.mmap(fd, 120), 0, 60, fd)
+        pair.write('before')
+
+        def full(*args):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        with patched(os, posix_fallocate=full):
+            self.assertEqual([pair.write('new') for _ in range(3)], ['No space left on device'] * 3)
+        self.assertEqual(pair.read(), 'before')
+        self.assertEqual(pair.write('new'), '')
+        self.assertEqual(pair.read(), 'new')
+
+    def state(self, workers=1, name='state', **config):
+        """A state file that a scan has begun."""
+        state = cscan.StateFile(self.path(name), '--state', workers)
+        state.begin(dict({'args': {}, 'lists': {}, 'boot_id': cscan.read_boot_id()}, **config))
+        return state
+
+    def test_after_power_loss(self):
+        """Of another boot only what was forced to the disk before counts."""
+        for boots, expected in ((('a', 'a'), 'live'), (('a', 'b'), 'synced'), (('', ''), 'synced')):
+            with self.subTest(boots=boots):
+                with patched(cscan, read_boot_id=lambda: boots[0]):
+                    state = self.state(2, 'state%s%s' % boots)
+                    for live, synced in state.workers:
+                        synced.write('synced')
+                        live.write('live')
+                    close_state(state)
+                with patched(cscan, read_boot_id=lambda: boots[1]):
+                    state = cscan.StateFile(state.path, '--resume')
+                    state.load()
+                    self.assertEqual(state.snapshots, [expected] * 2)
+                    state.begin({'boot_id': boots[1]})      # from now on the live ones
+                    close_state(state)
+                    state = cscan.StateFile(state.path, '--resume')
+                    state.load()
+                    self.assertEqual(state.snapshots, [expected] * 2)
+                    close_state(state)
+
+    def refuse(self, name, *words, workers=None):
+        self.assert_refused(words, lambda: cscan.StateFile(
+            self.path(name), '--resume', workers).load())
+
+    def test_files_refused(self):
+        """What is no state file, or is cut or in use, is told in one line and not changed."""
+        close_state(self.state(2))
+        whole = os.path.getsize(self.path('state'))
+        self.refuse('gone', 'No such file')
+        self.refuse('.', 'Is a directory')
+        self.refuse('state', 'is there already', workers=1)
+        for name, octets in (('empty', b''), ('text', b'127.0.0.1\n' * 9),
+                             ('head', cscan.STATE_MAGIC)):
+            self.path(name, octets)
+            self.refuse(name, 'cut' if name == 'head' else 'not a state file')
+            self.assertEqual(self.read(name), octets)
+        for size in (whole - 1, whole + 1, cscan.STATE_START, cscan.STATE_START - 1, 4096, 100):
+            os.truncate(self.path('state'), size)
+            self.refuse('state', 'cut: it has %d octets' % size)
+        os.truncate(self.path('state'), cscan.STATE_PAGE)       # as after a crash at the start
+        os.truncate(self.path('state'), whole)
+        self.refuse('state', 'no scan has begun with it')
+        with patched(cscan, STATE_WAIT_S=0):
+            state = self.state(name='used')
+            self.refuse('used', 'another scan is using it')
+            close_state(state)
+
+    def test_failed_start(self):
+        """No state file is left where a scan could not begin."""
+        with patched(cscan.SlotPair, write=lambda pair, value: 'No space left on device'):
+            self.assert_refused(['--state', 'No space left'], self.state)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def keeper(self):
+        state = self.state(name='state%d' % next(FREE_PORT))
+        self.crew = KeepingCrew()
+        self.sink = StateSink()
+        return cscan.Keeper(*state.workers[0], self.crew, self.sink, self.console)
+
+    def test_settled_before_it_counts(self):
+        """A snapshot waits for the results before it, and asks for them to be written."""
+        keeper = self.keeper()
+        engine = self.engine([('127.0.0.1', 9)])
+        self.crew.results = ['one', 'two']
+        keeper.look(engine)
+        self.crew.done = 1
+        keeper.look(engine)
+        self.assertIsNone(keeper.live.read())
+        self.crew.results += ['three']              # found after it: not waited for
+        self.crew.done = 2
+        keeper.look(engine)
+        self.assertEqual((keeper.live.read()['position'], self.sink.flushed), (0, 1))
+        engine.real += 100
+        engine.drawn = 1
+        keeper.look(engine)
+        self.assertEqual(keeper.live.read()['position'], 0)
+        self.crew.done = 3
+        keeper.look(engine)
+        self.assertEqual((keeper.live.read()['position'], self.sink.flushed), (1, 2))
+
+    def test_not_written_does_not_count(self):
+        """A full disk, a reader that left, results that modules are still at: the state stays."""
+        def unsettled():
+            self.crew.results = ['one']
+        for change in (lambda: setattr(self.sink, 'failed', 'full'),
+                       lambda: setattr(self.console, 'failed', 'full'),
+                       lambda: setattr(self.console, 'gone', True), unsettled):
+            self.console = StubConsole()
+            keeper = self.keeper()
+            engine = self.engine([])
+            keeper.start()
+            keeper.look(engine)
+            self.assertEqual(keeper.live.read()['done'], False)
+            change()
+            engine.real += 100
+            engine.exhausted, engine.drawn = True, 5
+            keeper.look(engine)
+            keeper.finish(engine)
+            self.assertEqual((keeper.live.read()['position'], keeper.live.read()['done']),
+                             (0, False))
+
+    def test_passed_of_all_workers(self):
+        """What any worker knew last is what all begin with: for --max-results."""
+        state = self.state(3)
+        state.snapshots = [{'passed': 5}, {'passed': 9}, None]
+        with patched(cscan.Team, fork=lambda team: None):
+            for given, passed in ((state, 9), (None, 0)):
+                team = cscan.Team([self.engine([]) for _ in range(3)], given, self.crew)
+                self.assertEqual([each.orders[cscan.PASSED] for each in team.workers],
+                                 [passed] * 3)
+                for reader in team.speaking:
+                    os.close(reader)
+
+    def test_state_full_is_told(self):
+        """Once for each reason; the scan goes on."""
+        keeper = self.keeper()
+        engine = self.engine([])
+        with patched(cscan.SlotPair, write=lambda pair, value: 'No space left on device'):
+            for _ in range(3):
+                engine.real += 100
+                keeper.look(engine)
+        self.assertEqual(len(self.console.notes), 1)
+        self.assert_line(self.console.notes[0], 'warning: --state: No space left on device')
+
+    def hard_targets(self):
+        """Open, closed and silent targets in random order, each address once."""
+        targets = [self.hosts.open('127.0.2.%d' % number) for number in range(1, 20)]
+        targets += [self.hosts.silent('127.0.3.%d' % number) for number in range(1, 6)]
+        targets += [('127.7.%d.%d' % divmod(number, 256), 9) for number in range(400)]
+        random.Random(SEED).shuffle(targets)
+        return targets
+
+    def hard_connect(self, draw, sent):
+        """connect_ex() that meets local errors; sent gets the targets of the others."""
+        def connect(sock, target):
+            if target != cscan.NOWHERE and draw.random() < 0.1:
+                return draw.choice([errno.EPERM, errno.EADDRNOTAVAIL, errno.ENOBUFS])
+            sent.add(target)
+            return sock.connect_ex(target)
+        return connect
+
+    def account(self, engine, targets, sent):
+        """Each target before the position has been sent and ended, or waits and is kept."""
+        position = engine.position()
+        waiting = {target for _, _, target, _ in engine.waiting}
+        live = set(engine.attempts.values()) | waiting
+        self.assertLessEqual(position, engine.drawn)
+        for target in targets[:position]:
+            if target not in engine.again:
+                self.assertNotIn(target, live, 'neither before nor behind the position')
+                self.assertIn(target, sent, 'never sent')
+        for target in engine.again:
+            self.assertIn(target, live, 'ended, but kept')
+        return position
+
+    def one_life(self, targets, snapshot, retries, rounds, draw, sent):
+        """Run an engine from a snapshot on for so many rounds -> its snapshot, by way of JSON."""
+        begin = snapshot['position'] if snapshot else 0
+        engine = self.engine(targets[begin:], window=30, once=True, retries=retries,
+                             quota=len(targets) if retries else None)
+        engine.keeper = True
+        if snapshot:
+            engine.resume(snapshot)
+        connect = self.hard_connect(draw, sent)
+        for _ in range(rounds):
+            with patched(cscan, CONNECT=lambda sock, target: (
+                    sock.connect_ex(target) if engine.attempts.get(sock) is target else
+                    connect(sock, target))):
+                engine.collect(engine.epoll.poll(0))
+                engine.now += 0.06
+                credit = draw.randrange(40)
+                credit -= engine.turn_over(credit)
+                if credit > 0:
+                    engine.launch(credit)
+                if draw.random() < 0.05:
+                    engine.suspects.append((engine.now - 0.1, engine.now))
+            self.account(engine, targets, sent)
+            if engine.exhausted and not engine.attempts and not engine.waiting:
+                break
+        snapshot = json.loads(json.dumps(engine.snapshot()))
+        self.close(engine)
+        return snapshot
+
+    def test_no_target_is_lost(self):
+        """Local errors, clashes, suspects, retries, deadlines, ends at any moment: all are sent."""
+        targets = self.hard_targets()
+        for seed, retries in itertools.product(range(SEED, SEED + (50 if TEST_ALL else 5)), (0, 2)):
+            with self.subTest(seed=seed, retries=retries):
+                draw = random.Random(seed)
+                snapshot, sent, lives = None, set(), 0
+                while not snapshot or snapshot['position'] < len(targets) or snapshot['waiting']:
+                    snapshot = self.one_life(targets, snapshot, retries, draw.randrange(1, 60),
+                                             draw, sent)
+                    lives += 1
+                    self.assertLess(lives, 500)
+                self.assertEqual(set(targets) - sent, set())
+                self.assertEqual(set(self.crew.results) & set(targets), {
+                    target for target in targets if target[0].startswith('127.0.2.')})
+
+    def test_stopped_before_its_retry(self):
+        """Ctrl-C: what is to be tried again is kept, where there is a state; else it has ended."""
+        for keeper in (True, None):
+            engine = self.engine([self.hosts.silent()], once=True, retries=1)
+            engine.keeper = keeper
+            engine.launch(1)
+            engine.stop('interrupted')
+            self.pass_deadline(engine)
+            engine.turn_over(1)
+            self.assertEqual((engine.timeouts, len(engine.again)), (0, 1) if keeper else (1, 0))
+            self.assertTrue(engine.finished())
+
+    def test_taken_back(self):
+        """What SIGHUP took back is not met again at its deadline, and the position passes it."""
+        engine = self.engine([self.hosts.silent(), self.hosts.silent()], once=True)
+        engine.keeper = True
+        engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
+                                                  barred=[])
+        engine.progress = types.SimpleNamespace(reread=lambda exclusions, new: None)
+        engine.launch(2)
+        engine.reread()
+        self.assertEqual((engine.attempts, engine.position(), engine.barred), ({}, 2, 2))
+        self.pass_deadline(engine)
+        self.assertEqual(engine.turn_over(2), 0)
+
+    def test_snapshot_resumed(self):
+        """Counters, tries and what waits come back; the quota is what is left of it."""
+        engine = self.engine([('127.7.0.%d' % number, 9) for number in range(50)], quota=40,
+                             once=True, retries=3)
+        engine.keeper = True
+        engine.draw(20)
+        engine.tries[('127.7.0.1', 9)] = 2
+        engine.wait_for(('127.7.0.1', 9), 5)
+        engine.sent, engine.opened = 20, 3
+        engine.answers[errno.ECONNREFUSED] = 16
+        other = self.engine([], quota=40, once=True, retries=3)
+        other.resume(json.loads(json.dumps(engine.snapshot())))
+        self.assertEqual((other.quota, other.drawn, other.sent, other.opened), (20, 20, 20, 3))
+        self.assertEqual((other.answers, other.tries, other.again), (
+            engine.answers, {('127.7.0.1', 9): 2}, {('127.7.0.1', 9): True}))
+        self.assertEqual(other.snapshot()['waiting'], [('127.7.0.1', 9, 2)])
+        self.assertEqual(other.draw(5), [('127.7.0.1', 9)])
+        killed = self.engine([], once=True)         # again, before it drew as far as the first
+        killed.resume(dict(engine.snapshot(), position=5))
+        self.assertEqual((killed.snapshot()['position'], killed.snapshot()['drawn']), (5, 20))
+
+
+SLOW_MODULE = b"""
+import time, cscan
+@cscan.module('slow')
+def check_slow(target, out, options):
+    "Takes its time."
+    time.sleep(%f)
+    out.str('%%s' %% target)
+"""
+
+
+def end_process(process):
+    """Whatever has become of it, it leaves nothing."""
+    process.kill()
+    process.wait()
+    for stream in filter(None, (process.stdout, process.stderr)):
+        stream.close()
+
+
+class Long(Case):
+    """Scans of -w, --state and --resume as processes: what a kill, a signal or an error leaves."""
+    network = itertools.count(os.getpid() % 40 * 5 + 20)    # 127.N.0.0/16 for each test
+
+    def setUp(self):
+        super().setUp()
+        self.net = '127.%d' % (next(self.network) % 240 + 5)
+        self.hosts = Hosts(self)
+        self.port = self.hosts.serving('0.0.0.0', backlog=4096)[1]
+        self.base = ['-q', '-b', next(FREE_PORT), '-bt', 50, '-p', self.port, '--once',
+                     '-f', self.net + '.0.0/23']
+        self.state = ['--state', self.path('state')]
+        self.resumed = ['-q', '--resume', self.path('state')]
+
+    def targets(self, count=512):
+        return ['%s.%d.%d:%d' % ((self.net,) + divmod(number, 256) + (self.port,))
+                for number in range(count)]
+
+    def scan(self, *args, **keywords):
+        return run('cscan.py', *self.base, *args, **keywords)
+
+    def start(self, *args, **keywords):
+        process = start('cscan.py', *args, **keywords)
+        self.addCleanup(end_process, process)
+        return process
+
+    def results(self, name='scan.cba'):
+        """Targets in a CBA file, as often as they are there."""
+        path = self.path(name)
+        if not os.path.exists(path):
+            return []
+        return [entry.events[0][2] for entry in cba_entries(path)]
+
+    def assert_all(self, found, repeats=0):
+        """All targets, and of them so many more than once."""
+        self.assertEqual(sorted(set(found)), sorted(self.targets()))
+        self.assertLessEqual(len(found) - len(self.targets()), repeats)
+
+    def workers_of(self, process, count):
+        return wait_until(lambda: len(child_pids(process.pid)) == count
+                          and child_pids(process.pid))
+
+    def assert_gone(self, pids):
+        """None of them lives; who ended as an orphan may wait for init as a zombie."""
+        def is_gone(pid):
+            try:
+                return read_text('/proc/%d/stat' % pid).rpartition(')')[2].split()[0] == 'Z'
+            except (FileNotFoundError, ProcessLookupError):
+                return True
+        wait_until(lambda: all(map(is_gone, pids)))
+
+
+class Team(Long):
+    """-w: several processes are one scan."""
+
+    def test_same_results(self):
+        """Every target once, whatever the number of workers, one output, one end."""
+        for workers in (3, 40) if TEST_ALL else (3,):
+            status, out, err = run('cscan.py', *self.base[1:], '-r', 2000, '-w', workers)
+            self.assertEqual((status, sorted(out.split())), (0, sorted(self.targets())))
+            self.assertIn('cscan: %d workers, ' % workers, err)
+            self.assertRegex(err, r'\ncscan: 512 packets in [^\n]*: 512 open, 0 without answer\n$')
+
+    def test_confirm(self):
+        """A worker hears of results once they are written, and never of others."""
+        def team(state=True, **console):
+            team = cscan.Team.__new__(cscan.Team)
+            team.crew, team.sink, team.state, team.console = (
+                KeepingCrew(), StateSink(), state, StubConsole())
+            team.crew.done, team.crew.passed = 3, 2
+            vars(team.console).update(console)
+            team.workers = [types.SimpleNamespace(orders=[0] * cscan.ORDERS,
+                                                  results=collections.deque(numbers))
+                            for numbers in ((0, 2, 3), (1, 4), (5,), ())]
+            return team
+        for state in (True, None):
+            one = team(state)
+            one.confirm()
+            one.confirm()
+            self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [2, 1, 0, 0])
+            self.assertEqual([each.orders[cscan.PASSED] for each in one.workers], [2, 2, 0, 0])
+            self.assertEqual([len(each.results) for each in one.workers], [1, 1, 1, 0])
+            self.assertEqual(one.sink.flushed, 1 if state else 0)
+        lost, late = team(), team()
+        lost.sink.failed = 'full'
+        late.sink.flush = lambda: setattr(late.sink, 'failed', 'full')
+        for one in (team(gone=True), team(failed='closed'), lost, late):
+            one.confirm()
+            self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [0] * 4)
+
+    def test_worker_killed(self):
+        """That is told, the others wind up, status 1, nobody is left; --resume does the rest."""
+        process = self.start(*self.base, '-r', 1000, '-t', 100, '-w', 3, *self.state,
+                             '-o', self.path('scan.cba'))
+        pids = self.workers_of(process, 3)
+        wait_until(self.results)
+        os.kill(pids[1], signal.SIGKILL)
+        out, err = process.communicate(timeout=20)
+        self.assertEqual((process.returncode, out, err),
+                         (1, b'', b'cscan: worker 2 has ended before its work was done\n'))
+        self.assert_gone(pids)
+        self.assertLess(len(self.results()), 512)
+        self.assertEqual(run('cscan.py', *self.resumed), (0, '', ''))
+        self.assert_all(self.results(), 100)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_limits(self):
+        """-n and --max-results are of all workers together; of --max-runtime what is left resumes."""
+        for option, count in (('-n', 100), ('-n', 1), ('-n', 511), ('--max-results', 99)):
+            with self.subTest(option=option, count=count):
+                status, out, err = self.scan(option, count, '-r', 2000, '-w', 3)
+                self.assertEqual((status, err), (0, ''))
+                self.assertEqual(len(set(out.split())), count)
+                self.assertEqual(len(out.split()), count)
+        status, out, err = self.scan('--max-runtime', 0.3, '-r', 500, '-w', 3, *self.state)
+        self.assertEqual((status, err), (0, ''))
+        self.assertLess(len(out.split()), 300)
+        found = out.split()
+        while len(found) < 512:
+            status, out, err = run('cscan.py', *self.resumed)
+            self.assertEqual((status, err), (0, ''))
+            self.assertTrue(out)
+            found += out.split()
+        self.assert_all(found)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_signals(self):
+        """The first winds up and keeps the state, the second ends at once; nobody is left."""
+        for workers in (1, 3):
+            self.state = ['--state', self.path('state%d' % workers)]
+            name = self.path('out%d' % workers)
+            with open(name, 'w') as file:
+                process = self.start(*self.base, '-r', 300, '-w', workers, *self.state,
+                                     stdout=file)
+            wait_until(lambda: read_text(name))
+            pids = child_pids(process.pid)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=20)
+            self.assertEqual((process.returncode, err), (143, b''))
+            self.assert_gone(pids)
+            found = read_text(name).split()
+            status, out, err = run('cscan.py', '-q', '--resume', self.state[1])
+            self.assertEqual((status, err), (0, ''))
+            self.assert_all(found + out.split())
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_second_signal(self):
+        """While modules keep the scan from its end, the second signal ends all at once."""
+        module = self.path('slow.py', SLOW_MODULE % 60)
+        process = self.start(*self.base, '-r', 5000, '-w', 3, *self.state, '-mod', module,
+                             '-o', self.path('scan.cba'))
+        pids = self.workers_of(process, 3)
+        for _ in range(2):
+            time.sleep(0.5)
+            self.assertIsNone(process.poll())
+            process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(10), 130)
+        self.assert_gone(pids)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_first_killed(self):
+        """The workers end by themselves, and then --resume has the files for itself."""
+        process = self.start(*self.base, '-r', 300, '-w', 3, *self.state,
+                             '-o', self.path('scan.cba'))
+        wait_until(self.results)
+        pids = self.workers_of(process, 3)
+        process.kill()
+        self.assertEqual(run('cscan.py', *self.resumed), (0, '', ''))
+        self.assert_gone(pids)
+        self.assert_all(self.results(), 100)
+        process = self.start(*self.base, '-p', 9, '-r', 10, '-w', 2)
+        pids = self.workers_of(process, 2)
+        process.kill()
+        self.assert_gone(pids)                  # though they have no results to tell
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_nobody_reads(self):
+        """`| head -1`: the scan ends well and at once; what nobody read is found once more."""
+        for workers in (1, 3):
+            state = ['--state', self.path('state%d' % workers)]
+            process = self.start(*self.base, '-r', 300, '-w', workers, *state)
+            process.stdout.readline()
+            process.stdout.close()
+            process.stdout = None
+            self.assertEqual((process.communicate(timeout=20)[1], process.returncode), (b'', 0))
+            status, out, err = run('cscan.py', '-q', '--resume', state[1])
+            self.assertEqual((status, err), (0, ''))
+            self.assertGreater(len(out.split()), 400)
+            self.assertEqual(len(set(out.split())), len(out.split()))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_output_fails(self):
+        """A disk that is full, a file that was renamed: what --resume adds makes it whole."""
+        def small_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 26, hard))
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        for workers in (1, 3):
+            with self.subTest(workers=workers):
+                names = 'moved%d.cba' % workers, 'new%d.cba' % workers
+                state = self.path('state%d' % workers)
+                process = self.start(*self.base, '-r', 300, '-w', workers, '--state', state,
+                                     '-o', self.path(names[1]))
+                wait_until(lambda: len(self.results(names[1])) > 50)
+                os.rename(self.path(names[1]), self.path(names[0]))
+                _, err = process.communicate(timeout=20)
+                self.assertEqual(process.returncode, 1)
+                self.assertIn('%s: No such file or directory' % self.path(names[1]), err.decode())
+                self.assertGreater(len(self.results(names[0])), 50)     # and nothing was cut off
+                self.assertEqual(run('cscan.py', '-q', '--resume', state), (0, '', ''))
+                self.assert_all(self.results(names[0]) + self.results(names[1]), 100)
+        process = self.start(*self.base, '-r', 5000, '-w', 2, *self.state, '-o', '/dev/full')
+        _, err = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 1)
+        self.assertFalse(os.path.exists(self.path('state')))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_slow_modules(self):
+        """Results that modules are still at do not count: killed meanwhile, they are found again."""
+        module = self.path('slow.py', SLOW_MODULE % 0.05)
+        for workers in (1, 3):
+            with self.subTest(workers=workers):
+                state, name = self.path('state%d' % workers), 'slow%d.cba' % workers
+                args = [*self.base, '-r', 5000, '-w', workers, '--state', state, '-mod', module,
+                        '-o', self.path(name), '-mt', 10]
+                for _ in range(3):
+                    process = self.start(*args)
+                    before = len(self.slow_results(name))
+                    wait_until(lambda: len(self.slow_results(name)) > before + 20)
+                    process.kill()
+                    process.wait()
+                    args = ['-q', '--resume', state]
+                self.assertEqual(run('cscan.py', *args), (0, '', ''))
+                self.assert_all(self.slow_results(name), 512)
+
+    def slow_results(self, name):
+        path = self.path(name)
+        return [entry.events[0][2] for entry in cba_entries(path, 'slow')
+                ] if os.path.exists(path) else []
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_few_descriptors(self):
+        """What does not fit is told, and what fits works."""
+        args = ['-r', 2000, '-t', 100]
+        status, out, err = self.scan(*args, '-w', 2, preexec_fn=low_descriptors)
+        self.assertEqual((status, sorted(out.split())), (0, sorted(self.targets())))
+        self.assertIn('pending connects do not fit into 64 descriptors', err)
+        done = self.scan(*args, '-w', 40, preexec_fn=low_descriptors)
+        self.assert_stop(done, 1, '-w: 40: 64 descriptors are too few', 'ulimit -n')
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_canary(self):
+        """One worker sends it, when all together have sent so many."""
+        closed = self.hosts.closed()[1]
+        status, out, err = self.scan('-r', 1000, '-w', 2, '-c', '127.0.0.1', '-cp', closed,
+                                     '-ca', 100, '-ce', 100)
+        self.assertEqual((status, len(out.split())), (0, 512))
+        self.assertEqual(err, 'cscan: canary 127.0.0.1:%d: not open\n' % closed)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_background(self):
+        """-d with -w, killed, and resumed in the background."""
+        log = self.path('log')
+        args = ['-r', 300, '-w', 2, '-d', '--log', log, *self.state]
+        self.assertEqual(self.scan(*args), (0, '', ''))
+        wait_until(lambda: os.path.exists(log) and self.net in read_text(log))
+        first, = [pid for pid in self.cscan_pids() if len(child_pids(pid)) == 2]
+        os.kill(first, signal.SIGKILL)
+        self.assertEqual(run('cscan.py', *self.resumed, '-d'), (0, '', ''))
+        wait_until(lambda: not self.cscan_pids())
+        self.assert_all(read_text(log).split(), 100)
+        done = run('cscan.py', *self.resumed)
+        self.assert_stop(done, 1, 'that scan is complete')
+
+    def cscan_pids(self):
+        """Processes that have our state file open."""
+        found = []
+        for name in filter(str.isdigit, os.listdir('/proc')):
+            with contextlib.suppress(OSError):
+                names = os.listdir('/proc/%s/fd' % name)
+                links = [os.readlink('/proc/%s/fd/%s' % (name, fd)) for fd in names]
+                found += [int(name)] * (self.path('state') in links)
+        return found
+
+
+class Resume(Long):
+    """--state and --resume as users meet them."""
+
+    def kill_and_resume(self, args, kills, draw):
+        """kill -9 again and again at random moments, then let it end -> how often it ran."""
+        name = self.path('state')
+        for _ in range(kills):
+            process = self.start(*args)
+            wait_until(lambda: os.path.exists(name) or process.poll() is not None)
+            time.sleep(draw.uniform(0.02, 0.1))
+            process.kill()
+            process.communicate()
+            args = self.resumed if os.path.exists(name) else args
+        return run('cscan.py', *args)
+
+    def test_killed(self):
+        """kill -9 at random moments: no result is missing, few are there twice."""
+        draw = random.Random(SEED)
+        workers = draw.choice((1, 3))
+        args = [*self.base, '-r', 2000, '-t', 100, '-w', workers, *self.state,
+                '-o', self.path('scan.cba')]
+        done = self.kill_and_resume(args, 4, draw)
+        self.assertEqual((done[0], done[1]), (0, ''), done[2])
+        self.assert_all(self.results(), 4 * 200)
+        self.assert_stop(run('cscan.py', *self.resumed), 1, '--resume', 'that scan is complete')
+
+    def test_lists_changed(self):
+        """Other targets than the scan began with are named, and nothing is sent."""
+        targets, never = self.path('targets', b'127.0.0.1\n'), self.path('never', b'10.0.0.0/8\n')
+        ports = self.path('ports', cscan.pack_table([(9, 1), (10, 1)], 'ports'))
+        console = types.SimpleNamespace(progress=lambda text: None)
+        parser = cscan.make_parser()
+        args = parser.parse_args(['-f', targets, '-xf', never, '-pf', ports, '--once'])
+
+        def lists():
+            names = cscan.Names({}, False, console)
+            exclusions = cscan.Exclusions(args.exclude, names, None)
+            return json.loads(json.dumps(cscan.load_space(args, exclusions, names, console)[1]))
+        before = lists()
+        cscan.check_lists('state', before, lists())
+        for name, octets, words in (
+                ('targets', b'127.0.0.1-127.0.0.3\n', '-f names has changed since the scan began: '
+                 '1 address then, 3 addresses now'),
+                ('never', b'10.0.0.0-10.255.255.254\n', '-xf names has changed since the scan '
+                 'began: 16777216 addresses then, 16777215 addresses now'),
+                ('ports', cscan.pack_table([(10, 1), (9, 1)], 'ports'), '-p names has changed')):
+            with self.subTest(name=name):
+                old = self.read(name)
+                self.path(name, octets)
+                now = lists()
+                self.assert_refused(["--resume: 'state'", words],
+                                    cscan.check_lists, 'state', before, now)
+                self.path(name, old)
+
+    def resume_with(self, more=(), given=(), **changes):
+        """resumed_args() of a state file whose arguments are changed."""
+        parser = cscan.make_parser()
+        args = parser.parse_args(['-f', '127.0.0.1', '--once', *more])
+        args.shard, args.lists, args.names, args.told = (0, 1), {}, {}, []
+        lasting = cscan.lasting_args(args)
+        lasting.update(changes)
+        state = cscan.StateFile(self.path('state'), '--state', 1)
+        state.begin({'args': lasting, 'lists': {}, 'boot_id': cscan.read_boot_id()})
+        state.workers[0][0].write({'passed': 7, 'done': False})
+        close_state(state)
+        given = parser.parse_args(['--resume', self.path('state'), *given])
+        state = cscan.StateFile(self.path('state'), '--resume')
+        try:
+            return cscan.resumed_args(given, state)
+        finally:
+            close_state(state)
+            os.unlink(self.path('state'))
+
+    def test_arguments(self):
+        """What is kept, what is given anew, and what cannot be."""
+        args = self.resume_with(['-n', '5', '-o', 'a.cba', '-mod', './x.py,print', '-q'], ['-d'])
+        self.assertEqual((args.n, args.o, args.mod, args.q, args.d, args.state), (
+            5, os.path.abspath('a.cba'), os.path.abspath('x.py') + ',print', False, True,
+            self.path('state')))
+        for words, more, given, changes in (
+                ('-d: the results would be lost', [], ['-d'], {}),
+                ('another version', [], [], {'unheard': 1}),
+                ('cut: it has 1 workers of 2', ['-w', '2'], [], {}),
+                ('that scan is complete', ['--max-results', '7'], [], {})):
+            with self.subTest(words=words):
+                self.assert_refused([words], lambda: self.resume_with(more, given, **changes))
+        self.assertEqual(self.resume_with(['--max-results', '8']).max_results, 8)
+
+
+LONG_LISTENER = r"""
+import socket, sys
+sock = socket.socket()
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+sock.bind(('0.0.0.0', int(sys.argv[1])))
+sock.listen(4096)
+print('ready', flush=True)
+while True:
+    sock.accept()[0].close()
+"""
+SYN_COUNTER = r"""
+import signal, socket, struct, sys
+# of outgoing frames (SKF_AD_PKTTYPE is PACKET_OUTGOING): IPv4 without options, TCP, only SYN set
+program = [(0x20, 0, 0, 0xfffff004), (0x15, 0, 7, 4), (0x28, 0, 0, 12), (0x15, 0, 5, 0x800),
+           (0x30, 0, 0, 23), (0x15, 0, 3, 6), (0x30, 0, 0, 47), (0x15, 0, 1, 2), (6, 0, 0, 64),
+           (6, 0, 0, 0)]
+import ctypes
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *line) for line in program))
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))     # ETH_P_ALL
+sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack('HP', len(program), ctypes.addressof(code)))
+sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)         # SO_RCVBUFFORCE
+sock.settimeout(0.2)
+stopped = []
+signal.signal(signal.SIGTERM, lambda *args: stopped.append(1))
+print('ready', flush=True)
+seen, count = set(), 0
+while True:
+    try:
+        frame = sock.recv(64)
+    except socket.timeout:
+        if stopped:
+            break
+        continue
+    count += 1
+    seen.add(frame[30:34] + frame[36:38])
+dropped = struct.unpack('II', sock.getsockopt(263, 6, 8))[1]    # SOL_PACKET, PACKET_STATISTICS
+print(len(seen), count, dropped)
+"""
+
+
+@unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+class LongLive(Case):
+    """A hundred kills in a network namespace, with every SYN counted; shards by GNU parallel."""
+
+    def setUp(self):
+        super().setUp()
+        if not can_make_namespaces():
+            if REQUIRED:
+                raise AssertionError('LIVE=required: needs root and `ip netns`')
+            self.skipTest('needs root and `ip netns`')
+        self.names = []
+
+    def namespace(self, name):
+        """A new network namespace -> its name."""
+        name = 'cscan-%d-%s' % (os.getpid(), name)
+        subprocess.check_call(['ip', 'netns', 'add', name])
+        self.addCleanup(subprocess.call, ['ip', 'netns', 'del', name])
+        self.ip('-n', name, 'link', 'set', 'lo', 'up')
+        return name
+
+    def ip(self, *words):
+        subprocess.check_call(['ip'] + list(words))
+
+    def inside(self, namespace, *command):
+        """Start a program in a namespace; it has said that it is ready."""
+        process = subprocess.Popen(['ip', 'netns', 'exec', namespace] + list(command),
+                                   stdout=subprocess.PIPE)
+        self.addCleanup(end_process, process)
+        self.assertEqual(process.stdout.readline(), b'ready\n')
+        return process
+
+    def outcome(self, name):
+        """The SYNs that left: (different targets, all)."""
+        self.counter.terminate()
+        seen, count, dropped = map(int, self.counter.communicate()[0].split())
+        self.assertEqual(dropped, 0, 'the counter was too slow')
+        return seen, count
+
+    def test_hundred_kills(self):
+        """200,000 probes, some silent: each is sent, no result is missing, few are repeated."""
+        for workers in (1, 3):
+            with self.subTest(workers=workers):
+                self.kill_hundred_times(workers)
+
+    def kill_hundred_times(self, workers):
+        name = self.namespace('kill%d' % workers)
+        for line in ('link add v0 type veth peer name v1', 'addr add 10.98.0.1/24 dev v0',
+                     'link set v0 arp off up', 'link set v1 up', 'route add 10.99.0.0/16 dev v0'):
+            self.ip('-n', name, *line.split())      # v1 swallows everything
+        self.inside(name, sys.executable, '-c', LONG_LISTENER, '8099')
+        self.counter = self.inside(name, sys.executable, '-c', SYN_COUNTER)
+        state, output = (self.path('%s%d' % (what, workers)) for what in ('state', 'cba'))
+        scan = ['ip', 'netns', 'exec', name] + tool('cscan.py', '-q')
+        first = ['-f', '127.128.0.0-127.128.74.255,10.99.0.0-10.99.3.31', '-p', '8099,1-9',
+                 '--once', '-r', '20000', '-t', '100', '-w', str(workers), '--state', state,
+                 '-o', output]
+        kills, draw = 0, random.Random(SEED)
+        while True:
+            args = ['--resume', state] if os.path.exists(state) else first
+            process = subprocess.Popen(scan + args, stderr=subprocess.PIPE)
+            try:
+                limit = draw.uniform(0.1, 0.5) if kills < 100 else 120
+                _, err = process.communicate(timeout=limit)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+        self.assertEqual((process.returncode, kills), (0, 100), err)
+        seen, count = self.outcome(name)
+        self.assertEqual(seen, 200000)
+        # what was under way or not yet written: window 2000, and as much again while it is noticed
+        self.assertLess(count - seen, 100 * 3 * 2000)
+        found = [entry.events[0][2] for entry in cba_entries(output)]
+        self.assertEqual(len(set(found)), 75 * 256)
+
+    def test_parallel(self):
+        """README: four machines, GNU parallel, one list of results."""
+        if not shutil.which('parallel'):
+            if REQUIRED:
+                raise AssertionError('LIVE=required: needs GNU parallel')
+            self.skipTest('needs GNU parallel')
+        far = self.namespace('far')
+        self.ip('-n', far, 'route', 'add', 'local', '10.64.0.0/16', 'dev', 'lo')
+        self.inside(far, sys.executable, '-c', LONG_LISTENER, '8099')
+        near = []
+        for number in range(1, 5):
+            name = self.namespace('shard%d' % number)
+            near.append(name)
+            for line in ('link add v0 type veth peer name w%d netns %s' % (number, far),
+                         'addr add 10.77.%d.1/24 dev v0' % number, 'link set v0 up',
+                         'route add 10.64.0.0/16 via 10.77.%d.2' % number):
+                self.ip('-n', name, *line.split())
+            for line in ('addr add 10.77.%d.2/24 dev w%d' % (number, number),
+                         'link set w%d up' % number):
+                self.ip('-n', far, *line.split())
+        scan = tool('cscan.py', '-q', '-f', '10.64.0.0/22', '-p', '8099,9', '--once', '-r', 2000,
+                    '--shard', 'auto', '--shards', 4, '-o', self.path('part{#}.cba'))
+        done = subprocess.run(['parallel', '-j4', 'ip', 'netns', 'exec', '{}'] + scan + [':::']
+                              + near, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+        self.assertEqual((done.returncode, done.stdout), (0, b''), done.stderr)
+        parts = [self.path('part%d.cba' % number) for number in range(1, 5)]
+        for part in parts:
+            self.assertGreater(len(cba_entries(part)), 150)
+        status, out, err = run('cba_reader.py', '-r', *parts)
+        self.assertEqual((status, err), (0, ''))
+        self.assertEqual(sorted(out.split()), sorted(
+            '10.64.%d.%d:8099' % divmod(number, 256) for number in range(1024)))
 
 
 # ==== Cli =============================================================================
