@@ -21,6 +21,7 @@ are kept (for --as-ignore the unions of the others, too), so a million rows take
 """
 
 import argparse
+import array
 import csv
 import errno
 import gzip
@@ -56,9 +57,10 @@ def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
     """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
     merged = []
     end = -2
-    for first, last in sorted(ranges):
+    for pair in sorted(ranges):
+        first, last = pair
         if first > end + 1:
-            merged.append((first, last))
+            merged.append(pair)
             end = last
         elif last > end:
             merged[-1] = merged[-1][0], last
@@ -160,15 +162,17 @@ def parse_portspec(text: str) -> 'list[tuple[int, int]]':
     return ports
 
 
-def pack_table(pairs: 'list[tuple[int, int]]', where: str) -> bytes:
-    """(key, how many) pairs -> bytes of a .csw (keys: last addresses) or .csp (keys: ports)."""
-    sums = list(itertools.accumulate(count for _, count in pairs))
-    if not sums or sums[-1] > ADDRESSES_MAX:
-        raise UserError('%s: %d in all: from 1 to 4294967296 fit in a table'
-                        % (where, sums[-1] if sums else 0))
-    mask = (1 << (sums[-1] - 1).bit_length()) - 1
-    flat = [word for (key, _), total in zip(pairs, sums) for word in (key, total - 1)]
-    return TABLE.pack(len(pairs), sums[-1] - 1, mask) + struct.pack('<%dI' % len(flat), *flat)
+def pack_table(keys: 'list[int]', counts: 'list[int]', where: str) -> bytes:
+    """Keys, how many each -> bytes of a .csw (keys: last addresses) or .csp (keys: ports)."""
+    total = sum(counts)
+    if not 1 <= total <= ADDRESSES_MAX:
+        raise UserError('%s: %d in all: from 1 to 4294967296 fit in a table' % (where, total))
+    words = array.array('I', itertools.chain.from_iterable(
+        zip(keys, (top - 1 for top in itertools.accumulate(counts)))))
+    if sys.byteorder == 'big':
+        words.byteswap()
+    mask = (1 << (total - 1).bit_length()) - 1
+    return TABLE.pack(len(keys), total - 1, mask) + words.tobytes()
 
 
 def unpack_table(data: bytes, where: str) -> 'list[tuple[int, int]]':
@@ -194,7 +198,8 @@ def unpack_table(data: bytes, where: str) -> 'list[tuple[int, int]]':
 
 def pack_csw(ranges: 'list[tuple[int, int]]', where: str) -> bytes:
     """Merged ranges -> bytes of a .csw file."""
-    return pack_table([(last, last - first + 1) for first, last in ranges], where)
+    return pack_table([last for _, last in ranges],
+                      [last - first + 1 for first, last in ranges], where)
 
 
 def unpack_csw(data: bytes, where: str) -> 'list[tuple[int, int]]':
@@ -206,6 +211,11 @@ def unpack_csw(data: bytes, where: str) -> 'list[tuple[int, int]]':
             raise UserError('%s: range %d: not above the one before it' % (where, number))
         end = last
     return merge_ranges(ranges)
+
+
+def pack_csp(ports: 'list[tuple[int, int]]', where: str) -> bytes:
+    """(port, weight) pairs -> bytes of a .csp file."""
+    return pack_table([port for port, _ in ports], [weight for _, weight in ports], where)
 
 
 def unpack_csp(data: bytes, where: str) -> 'list[tuple[int, int]]':
@@ -976,7 +986,7 @@ def write_tables(args, ranges, ports):
     """OUTPUT.csw, .csp and .py; everything is made before anything is written."""
     files = [('.csw', pack_csw(ranges, 'ranges'))]
     if ports:
-        files.append(('.csp', pack_table(ports, 'argument -p')))
+        files.append(('.csp', pack_csp(ports, 'argument -p')))
     if args.c:
         source = read_file(args.c, 'argument -c').decode('utf-8', 'replace')
         if args.modules is not None:

@@ -267,9 +267,10 @@ def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
     """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
     merged = []
     end = -2
-    for first, last in sorted(ranges):
+    for pair in sorted(ranges):
+        first, last = pair
         if first > end + 1:
-            merged.append((first, last))
+            merged.append(pair)
             end = last
         elif last > end:
             merged[-1] = merged[-1][0], last

@@ -85,7 +85,7 @@ STANDARD = {                                # file: modules it may import
                  'subprocess', 'sys', 'tempfile', 'time'},
     'cba_reader.py': {'argparse', 'base64', 'collections', 'errno', 'hashlib', 'itertools', 'json',
                       'os', 're', 'shlex', 'shutil', 'struct', 'sys', 'tempfile', 'time'},
-    'compile_targets.py': {'argparse', 'csv', 'errno', 'gzip', 'io', 'itertools', 'os', 're',
+    'compile_targets.py': {'argparse', 'array', 'csv', 'errno', 'gzip', 'io', 'itertools', 'os', 're',
                            'socket', 'struct', 'sys', 'tempfile', 'zlib'},
     'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'errno',
                  'fcntl', 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'os', 'random',
@@ -1045,7 +1045,7 @@ class Formats(Case):
                 self.assertEqual(cscan.pack_csw(ranges, 't'), csw)
                 self.assertEqual(cscan.unpack_csw(csw, 't'), ranges)
                 self.assertEqual(cscan.read_ranges(self.path('r', csw), '-f'), ranges)
-                self.assertEqual(cscan.pack_table(ports, 't'), csp)
+                self.assertEqual(cscan.pack_csp(ports, 't'), csp)
                 self.assertEqual(cscan.unpack_csp(csp, 't'), ports)
 
     def test_round_trips(self):
@@ -1057,14 +1057,14 @@ class Formats(Case):
             ports = [(rng.randrange(1, 65536), rng.randrange(1, 9)) for _ in ranges]
             with self.subTest(seed=SEED, ranges=ranges, ports=ports):
                 for rows, data in ((ranges, cscan.pack_csw(ranges, 't')),
-                                   (ports, cscan.pack_table(ports, 't'))):
+                                   (ports, cscan.pack_csp(ports, 't'))):
                     total = sum(count for _, count in ports) if rows is ports else (
                         cscan.count_addresses(ranges))
                     num, top, mask = struct.unpack_from('<III', data)
                     self.assertEqual((num, top, len(data)), (len(rows), total - 1, 12 + 8 * num))
                     self.assertTrue(mask & (mask + 1) == 0 and (mask + 1) // 2 < total <= mask + 1)
                 self.assertEqual(cscan.unpack_csw(cscan.pack_csw(ranges, 't'), 't'), ranges)
-                self.assertEqual(cscan.unpack_csp(cscan.pack_table(ports, 't'), 't'), ports)
+                self.assertEqual(cscan.unpack_csp(cscan.pack_csp(ports, 't'), 't'), ports)
 
     def test_sampling_rule(self):
         """address = last - (cumulative - r) of the first pair whose second field >= r."""
@@ -1092,7 +1092,7 @@ class Formats(Case):
     def test_unpackable(self):
         for rows in ([], [(80, ALL), (81, 1)], [(80, ALL + 1)]):
             with self.subTest(rows=rows):
-                self.assert_refused(['x.bin: '], cscan.pack_table, rows, 'x.bin')
+                self.assert_refused(['x.bin: '], cscan.pack_csp, rows, 'x.bin')
 
 
 # ==== Targets =========================================================================
@@ -4828,7 +4828,7 @@ class Resume(Long):
     def test_lists_changed(self):
         """Other targets than the scan began with are named, and nothing is sent."""
         targets, never = self.path('targets', b'127.0.0.1\n'), self.path('never', b'10.0.0.0/8\n')
-        ports = self.path('ports', cscan.pack_table([(9, 1), (10, 1)], 'ports'))
+        ports = self.path('ports', cscan.pack_csp([(9, 1), (10, 1)], 'ports'))
         console = types.SimpleNamespace(progress=lambda text: None)
         parser = cscan.make_parser()
         args = parser.parse_args(['-f', targets, '-xf', never, '-pf', ports, '--once'])
@@ -4844,7 +4844,7 @@ class Resume(Long):
                  '1 address then, 3 addresses now'),
                 ('never', b'10.0.0.0-10.255.255.254\n', '-xf names has changed since the scan '
                  'began: 16777216 addresses then, 16777215 addresses now'),
-                ('ports', cscan.pack_table([(10, 1), (9, 1)], 'ports'), '-p names has changed')):
+                ('ports', cscan.pack_csp([(10, 1), (9, 1)], 'ports'), '-p names has changed')):
             with self.subTest(name=name):
                 old = self.read(name)
                 self.path(name, octets)
@@ -5220,7 +5220,7 @@ class Cli(Case):
         with open(self.path('ranges.csw'), 'wb') as file:
             file.write(cscan.pack_csw([(0x7f040000, 0x7f04000f)], 'x'))
         with open(self.path('ports.csp'), 'wb') as file:
-            file.write(cscan.pack_table([(port, 2), (1, 1)], 'x'))
+            file.write(cscan.pack_csp([(port, 2), (1, 1)], 'x'))
         for args, stdin in ((['-f', text], b''), (['-f', self.path('ranges.csw')], b''),
                             (['-f', '-'], b'127.4.0.0-127.4.0.15\n'),
                             (['-f', '127.4.0.0/29,127.4.0.9'], b''),
