@@ -2840,6 +2840,8 @@ WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stal
 MACS_MAX = 4096
 IPV4_PLAIN = b'\x08\0\x45'       # EtherType, version and header length without options
 EXCHANGE4 = struct.Struct('!34xHHIIH')  # of a frame: sport dport seq ack off-flags
+OPENING4 = '!26x4s4sHHII'               # of a SYN: src dst sport dport seq ack; more may follow
+OPENED4 = '!38xII'                      # of the SYN+ACK: seq ack
 
 ETHERTYPE_NAMES = {             # IEEE 802 numbers; the names are the log's
     0x0800: 'Ipv4', 0x0806: 'Arp', 0x0842: 'WakeOnLan', 0x22f3: 'Trill', 0x6003: 'DECnet',
@@ -2943,19 +2945,33 @@ class PacketLog:
 
     def frame(self, now, frame, fate, answers):
         """One frame, its fate ('layer reason', None: answered), the frames that answer it."""
-        if self.failed:
+        if not self.takes(now, 1):
             return
-        if self.full:
-            self.missed += 1
-            return
-        if not self.texts:
-            self.due = now + FLUSH_S
-        if now != self.now:
-            self.now, self.stamp = now, stamp_text(now)
         if frame[12:15] == IPV4_PLAIN and len(answers) == 1 and frame[23] == IP_TCP:
             self.texts.append(self.exchange(self.stamp, frame, answers[0]))
         else:
             self.texts += self.layers(self.stamp, frame, fate, answers)
+
+    def takes(self, now, count) -> bool:
+        """Whether so many frames are logged, at this time."""
+        if self.failed:
+            return False
+        if self.full:
+            self.missed += count
+            return False
+        if not self.texts:
+            self.due = now + FLUSH_S
+        if now != self.now:
+            self.now, self.stamp = now, stamp_text(now)
+        return True
+
+    def openings(self, now, frames, answers):
+        """Plain SYNs from one MAC, all of one size, and the SYN+ACK to each.
+
+        A subclass may have a quicker way.
+        """
+        for frame, answer in zip(frames, answers):
+            self.frame(now, frame, None, (answer,))
 
     def layers(self, stamp, frame, fate, answers):
         """-> the lines of a frame of any kind, inwards and out again."""
@@ -3023,13 +3039,7 @@ class ConsoleLog(PacketLog):
 
     def exchange(self, stamp, frame, answer):
         """As layers() would say it, in one step: 1.3 us instead of 5.6 (CPython 3.11)."""
-        known = self.macs.get(frame[:12])
-        if known is None:
-            if len(self.macs) >= MACS_MAX:
-                self.macs.clear()
-            macs = mac_text(frame[6:12]), mac_text(frame[:6])
-            known = self.macs[frame[:12]] = macs + ('%s\t%s\n' % macs,)
-        client, ours, ether = known
+        client, ours, ether = self.mac_texts(frame)
         sport, dport, seq, ack, word = EXCHANGE4.unpack_from(frame)
         _, _, seq2, ack2, word2 = EXCHANGE4.unpack_from(answer)
         near = f'{client}\t{socket.inet_ntoa(frame[26:30])}\t'
@@ -3040,6 +3050,34 @@ class ConsoleLog(PacketLog):
                 f'tcp\trecv\t{word & FLAGS}\t{transport}{seq}\t{ack}\n'
                 f'{stamp}\ttcp\tsend\t{word2 & FLAGS}\t{transport}{seq2}\t{ack2}\n'
                 f'{stamp}\tipv4\tsend\tTcp\t{network}eth\tsend\tIpv4\t{ether}')
+
+    def mac_texts(self, frame):
+        """-> the client's MAC, ours, and both as a line ends with them."""
+        known = self.macs.get(frame[:12])
+        if known is None:
+            if len(self.macs) >= MACS_MAX:
+                self.macs.clear()
+            macs = mac_text(frame[6:12]), mac_text(frame[:6])
+            known = self.macs[frame[:12]] = macs + ('%s\t%s\n' % macs,)
+        return known
+
+    def openings(self, now, frames, answers):
+        """As exchange() would say it: what they share is put together once, 1.1 us for each."""
+        if not self.takes(now, len(frames)):
+            return
+        client, ours, ether = self.mac_texts(frames[0])
+        stamp, text, add = self.stamp, socket.inet_ntoa, self.texts.append
+        begin = f'{stamp}\teth\trecv\tIpv4\t{ether}{stamp}\tipv4\trecv\tTcp\t{client}\t'
+        came, went = f'\n{stamp}\ttcp\trecv\t{SYN}\t', f'\n{stamp}\ttcp\tsend\t{SYN | ACK}\t'
+        back = f'\n{stamp}\tipv4\tsend\tTcp\t{client}\t'
+        end = f'\n{stamp}\teth\tsend\tIpv4\t{ether}'
+        for (src, our, sport, dport, seq, ack), (seq2, ack2) in zip(
+                unpack_each(OPENING4, frames), unpack_each(OPENED4, answers)):
+            src, our = text(src), text(our)
+            network = f'{src}\t{ours}\t{our}'
+            transport = f'{client}\t{src}\t{sport}\t{ours}\t{our}\t{dport}\t'
+            add(f'{begin}{network}{came}{transport}{seq}\t{ack}'
+                f'{went}{transport}{seq2}\t{ack2}{back}{network}{end}')
 
     def inwards(self, stamp, view, segment, depth):
         """The lines of a frame that comes in, down to a depth of 0 to 2."""
@@ -3159,11 +3197,22 @@ def stamp_text(now: float) -> str:
     return '%.3f' % now
 
 
+def unpack_each(layout, frames):
+    """The fields of each of some frames, all of one size; layout: format of the first octets."""
+    rest = '%dx' % (len(frames[0]) - struct.calcsize(layout))
+    return struct.iter_unpack(layout + rest, b''.join(frames))
+
+
 class Watch:
     """-vv, -vvv: frames as hexadecimal text on standard error."""
 
     def __init__(self, verbose):
         self.all = verbose > 2
+
+    def openings(self, now, frames, answers):
+        """As PacketLog.openings."""
+        for frame, answer in zip(frames, answers):
+            self.frame(now, frame, None, (answer,))
 
     def frame(self, now, frame, fate, answers):
         """As PacketLog.frame."""
@@ -3743,7 +3792,7 @@ def serve(link, stack, stop, log, watch):
     """
     receive = link.receive
     link.poll.register(stop.wake, select.POLLIN)
-    observers = [each.frame for each in (log, watch) if each]
+    observers = [each for each in (log, watch) if each]
     while not stop.came:
         frames, trusted = receive()
         now = time.time()
@@ -3768,9 +3817,8 @@ def answer_round(stack, frames, trusted, observers):
                                                                      observers)
             continue
         answers += quick
-        for observe in observers:
-            for frame, answer in zip(part, quick):
-                observe(stack.now, frame, None, (answer,))
+        for each in observers:
+            each.openings(stack.now, part, quick)
     return answers
 
 
@@ -3811,8 +3859,8 @@ def answer_watched(stack, frames, trusted, observers):
     for frame in frames:
         try:
             got = stack.answer_frame(frame, trusted)
-            for observe in observers:
-                observe(stack.now, frame, None if got else stack.fate, got)
+            for each in observers:
+                each.frame(stack.now, frame, None if got else stack.fate, got)
         except Exception as error:
             got = stack.fault(error, frame)
         answers += got

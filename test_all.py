@@ -4966,6 +4966,17 @@ class LongLive(Case):
         self.assertEqual(dropped, 0, 'the counter was too slow')
         return seen, count
 
+    @staticmethod
+    def position(path):
+        """How many targets are done by a state file that may be in use."""
+        if not os.path.exists(path) or os.path.getsize(path) <= cscan.STATE_START:
+            return -1
+        with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0,
+                                                 access=mmap.ACCESS_READ) as memory:
+            pairs = [cscan.SlotPair(memory, at, cscan.SNAPSHOT_SLOT)
+                     for at in range(cscan.STATE_START, len(memory), cscan.STATE_WORKER)]
+            return sum(value['position'] for value in map(cscan.SlotPair.read, pairs) if value)
+
     def test_hundred_kills(self):
         """200,000 probes, some silent: each is sent, no result is missing, few are repeated."""
         for workers in (1, 3):
@@ -4984,19 +4995,18 @@ class LongLive(Case):
         first = ['-f', '127.128.0.0-127.128.74.255,10.99.0.0-10.99.3.31', '-p', '8099,1-9',
                  '--once', '-r', '20000', '-t', '100', '-w', str(workers), '--state', state,
                  '-o', output]
-        kills, draw = 0, random.Random(SEED)
-        while True:
+        draw = random.Random(SEED)
+        for kill in range(100):             # by progress, not by time: each comes before the end
             args = ['--resume', state] if os.path.exists(state) else first
             process = subprocess.Popen(scan + args, stderr=subprocess.PIPE)
-            try:
-                limit = draw.uniform(0.1, 0.5) if kills < 100 else 120
-                _, err = process.communicate(timeout=limit)
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                kills += 1
-        self.assertEqual((process.returncode, kills), (0, 100), err)
+            enough = self.position(state) + draw.randrange(1000)
+            wait_until(lambda: self.position(state) > enough or process.poll() is not None)
+            time.sleep(draw.uniform(0, 0.03))
+            process.kill()
+            self.assertEqual(process.communicate()[1], b'')
+            self.assertEqual(process.returncode, -signal.SIGKILL, 'kill %d' % kill)
+        process = subprocess.Popen(scan + ['--resume', state], stderr=subprocess.PIPE)
+        self.assertEqual((process.communicate(timeout=120)[1], process.returncode), (b'', 0))
         seen, count = self.outcome(name)
         self.assertEqual(seen, 200000)
         # what was under way or not yet written: window 2000, and as much again while it is noticed
@@ -9423,7 +9433,9 @@ class Stack(unittest.TestCase):
             one, two, seen = make_stack(), make_stack(), []
             expected = [list(one.answer_frame(frame)) for frame in frames]
             with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 8):
-                for observers in [], [lambda now, *rest: seen.append(rest)]:
+                watch = masscanned.Watch(0)
+                watch.frame = lambda now, *rest: seen.append(rest)
+                for observers in [], [watch]:
                     self.assertEqual(
                         masscanned.answer_round(two, frames, False, observers),
                         list(itertools.chain.from_iterable(expected)), 'SEED=%d' % SEED)
@@ -9763,7 +9775,7 @@ class Stack(unittest.TestCase):
             return [frame, b'!'] if frame != b'silence' else ()
         frames = [b'bad1', b'a', b'silence', b'b', b'bad2', b'bad3', b'c', b'bad4']
         for serve, observers in ((masscanned.answer_all, []),
-                                 (masscanned.answer_watched, [lambda *_: None])):
+                                 (masscanned.answer_watched, [masscanned.Watch(0)])):
             stack = make_stack()
             stack.answer_frame = answer
             self.assertEqual(serve(stack, frames, 0, observers), [b'a', b'!', b'b', b'!', b'c',
@@ -9808,6 +9820,28 @@ class Stack(unittest.TestCase):
                     log.frame(NOW, frame[:size], None if answers else stack.fate, answers)
             for line in ''.join(log.texts).splitlines():
                 self.assertRegex(line, r'^(ts=)?1795225601\.250[\t ]\S')
+
+    def test_log_of_openings(self):
+        """A round of SYNs is told as one SYN after the other is; also when the log has no room."""
+        draw, stack = random.Random(SEED), make_stack('10.0.0.0/8')
+        frames = [tcp(draw.randrange(1 << 32), draw.choice((0, 7)), SYN, b'', options,
+                      src=bytes((192, 168, 0, index)), dst=packed('10.0.0.%d' % (index % 5)),
+                      sport=draw.randrange(65536))
+                  for index, options in zip(range(20), [unhex('020405b4')] * 20)]
+        answers = stack.answer_openings(frames)
+        for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
+            logs = kind(1, NOW), kind(1, NOW)
+            logs[0].openings(NOW + 1, frames, answers)
+            for frame, answer in zip(frames, answers):
+                logs[1].frame(NOW + 1, frame, None, (answer,))
+            self.assertEqual(''.join(logs[0].texts), ''.join(logs[1].texts))
+            self.assertEqual(logs[0].due, logs[1].due)
+            logs[0].full, before = True, len(logs[0].texts)
+            logs[0].openings(NOW + 2, frames, answers)
+            self.assertEqual((logs[0].missed, len(logs[0].texts)), (20, before))
+            logs[0].failed = 'gone'
+            logs[0].openings(NOW + 2, frames, answers)
+            self.assertEqual((logs[0].missed, len(logs[0].texts)), (20, before))
 
     def test_never_acknowledges(self):
         client = Client(make_stack())
