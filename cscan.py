@@ -4542,10 +4542,22 @@ class Metrics:
                     os.ftruncate(self.fd, self.size)
 
 
+class Volley:
+    """Sockets that were connected together, and mostly will be again, when nothing answers.
+
+    ms      when; names: octets of each descriptor
+    whole   all of them still belong to it
+    """
+    __slots__ = 'socks', 'names', 'ms', 'whole'
+
+    def __init__(self, socks, names):
+        self.socks, self.names, self.ms, self.whole = socks, names, 0, True
+
+
 class MeteredEngine(Engine):
     """An Engine that keeps a record of all it does; without -mf nothing of this costs anything.
 
-    A batch is packed by a few calls into C: 0.07 us a packet of the 3 that it takes.
+    A volley that comes again costs 0.05 us a packet of the 3 that it takes, any other 0.15.
     """
     HEAD = struct.Struct('=' + METRICS_TIME)
     FIELD = struct.Struct('=i')
@@ -4554,7 +4566,8 @@ class MeteredEngine(Engine):
         super().__init__(*args, **options)
         self.metrics = None             # to be given before run()
         self.names = {}                 # socket -> octets of its descriptor, all of the pool
-        self.since = {}                 # socket -> ms of its connect(), while that is under way
+        self.volleys = {}               # first socket -> Volley
+        self.since = {}                 # socket -> its Volley, while its connect() is under way
         self.asked = 0                  # seconds that epoll was to wait
         self.ms = 0                     # time of records
         self.sending = [0.0, 0]         # seconds and packets that have no record yet
@@ -4569,19 +4582,35 @@ class MeteredEngine(Engine):
 
     def renew(self, sock):
         del self.names[sock]
+        self.volleys.pop(sock, None)
         super().renew(sock)
 
     # ---- records ----
 
     def record_sent(self, socks):
         """Connects of these are under way."""
+        volley = self.volleys.get(socks[0])
+        if not (volley and volley.whole and volley.socks == socks):
+            for before in set(map(self.since.get, socks)) - {None}:
+                before.whole = False
+            volley = Volley(socks, list(map(self.names.__getitem__, socks)))
+            self.volleys[socks[0]] = volley
+            self.since.update(zip(socks, itertools.repeat(volley)))
+        volley.ms = self.ms
         head = self.HEAD.pack(METRICS_SENT, self.ms)
-        self.metrics.records += head, head.join(map(self.names.__getitem__, socks))
-        self.since.update(zip(socks, itertools.repeat(self.ms)))
+        self.metrics.records += head, head.join(volley.names)
+
+    def leave(self, sock):
+        """The connect of a socket has ended -> when it was, ms; None: there was none."""
+        volley = self.since.pop(sock, None)
+        if not volley:
+            return None
+        volley.whole = False
+        return volley.ms
 
     def record_timeouts(self, socks):
         """Connects of these had no answer."""
-        times = map(self.since.pop, socks, itertools.repeat(self.ms))
+        times = [self.ms if since is None else since for since in map(self.leave, socks)]
         self.record_delays(METRICS_TIMEOUT, b'', collections.Counter(times))
 
     def record_turned_over(self, socks):
@@ -4590,14 +4619,14 @@ class MeteredEngine(Engine):
         Sockets come in the order of their connects: if the first and the last have one time, so
         have all of them.
         """
-        oldest = self.since[socks[0]]
-        counts = {oldest: len(socks)} if oldest == self.since[socks[-1]] else (
-            collections.Counter(map(self.since.get, socks)))
+        oldest = self.since[socks[0]].ms
+        counts = {oldest: len(socks)} if oldest == self.since[socks[-1]].ms else (
+            collections.Counter(self.since[sock].ms for sock in socks))
         self.record_delays(METRICS_TIMEOUT, b'', counts)
 
     def record_closed(self, socks):
         """What these waited for is not open; new sockets among them waited for nothing."""
-        counts = collections.Counter(map(self.since.pop, socks, itertools.repeat(None)))
+        counts = collections.Counter(map(self.leave, socks))
         counts.pop(None, None)
         self.record_delays(METRICS_ANSWER, b'\0', counts)
 
@@ -4610,7 +4639,7 @@ class MeteredEngine(Engine):
     def tell_open(self, target, code, sock):
         opened = self.opened
         super().tell_open(target, code, sock)
-        since = self.since.pop(sock, None)
+        since = self.leave(sock)
         kind = (METRICS_OPEN if self.opened > opened else 0) | (
             METRICS_AT_ONCE if since is None else 0)
         self.metrics.add(METRICS_ANSWER, self.ms, 0 if since is None else self.ms - since, kind)
