@@ -899,8 +899,10 @@ class Exclusions:
     """What -xf names: when the scan began, and as it is read again at SIGHUP.
 
     first   ranges; the space of the scan is without them
-    barred  ranges that came since, {} at first: their targets are skipped, one by one
+    barred  ranges that came since, [] at first: their targets are skipped, one by one
+    scanned ranges of the scan, without the first
     """
+    scanned = ((0, ADDRESSES_MAX - 1),)
 
     def __init__(self, specs, names, first=None):
         """first: of a scan that goes on and whose list had changed before."""
@@ -915,6 +917,10 @@ class Exclusions:
         new = subtract_ranges(subtract_ranges(ranges, self.first), self.barred)
         self.now, self.barred = ranges, merge_ranges(self.barred + new)
         return new
+
+    def left(self) -> 'list[tuple[int, int]]':
+        """Ranges of the scan that may still be probed."""
+        return subtract_ranges(self.scanned, self.barred)
 
     def bars(self, host: str) -> bool:
         return is_in(ip_number(host), self.barred)
@@ -1125,8 +1131,12 @@ class Console:
     def status(self, text):
         """Redraw the status line, on a terminal."""
         if self.tty and not self.quiet:
-            with self.err_lock:
+            try:
                 columns = os.get_terminal_size(2).columns or 80         # 0: a pty without size
+            except OSError:                         # it was closed
+                self.tty = False
+                return
+            with self.err_lock:
                 self.shown = text[:columns - 1]
                 self.err('\r' + self.shown + '\x1b[K')
 
@@ -1136,6 +1146,12 @@ class Console:
             with self.err_lock:
                 self.err('\r\x1b[K')
                 self.shown = ''
+
+    def hung_up(self):
+        """Whether there was a terminal, and it was closed."""
+        poll = select.poll()
+        poll.register(2, 0)
+        return self.tty and bool(poll.poll(0))
 
     def look_for_reader(self):
         """Notice that the reader of a pipe left, also while there is nothing to write."""
@@ -1827,16 +1843,18 @@ def module(name, options=None, codes=None, filter=False, aliases=(), entry=None)
 
 class Target:
     """An open port, as modules see it; no tuple, so that '%s' % target works."""
-    __slots__ = 'host', 'port', 'source'
+    __slots__ = 'host', 'port', 'source', 'exclusions'
 
-    def __init__(self, host, port, source):
-        self.host, self.port, self.source = host, port, source
+    def __init__(self, host, port, source, exclusions=None):
+        self.host, self.port, self.source, self.exclusions = host, port, source, exclusions
 
     def __str__(self):
         return '%s:%d' % (self.host, self.port)
 
     def connect(self, timeout_ms):
         """A new connection to it; see TimedSocket."""
+        if self.exclusions and self.exclusions.bars(self.host):
+            raise ConnectionAbortedError('excluded meanwhile (-xf)')
         return TimedSocket(self.host, self.port, timeout_ms, self.source)
 
 
@@ -2370,6 +2388,8 @@ REMEDIES = {
     errno.EADDRNOTAVAIL: 'the source port is in use towards these targets: choose another with -b',
 }
 
+HUNG_UP, ALL_EXCLUDED = 'the terminal was closed', 'everything is excluded now'
+
 KEPT_COUNTERS = 'sent', 'timeouts', 'opened', 'selfs', 'clashes', 'repeats', 'lost', 'barred'
 
 Totals = collections.namedtuple('Totals', KEPT_COUNTERS + (
@@ -2466,12 +2486,14 @@ AUTO_CAP = 0.9              # of what came through is not gone beyond for AUTO_H
 AUTO_USED = 0.8             # of the rate must be used, or a higher one makes no difference
 AUTO_HOLD_S = 60
 AUTO_MEMORY = 50000         # probes that tell how many answers are to be expected
-AUTO_TRIES = 5              # times that a target is sent again because of losses
+AUTO_KEPT = 150000          # silent targets of a level that can be sent again; 30 MB
+AUTO_KEPT_STATE = 40000     # and so many with --state, or its slots would be too small
 AUTO_FORGIVES = 5           # losses in a row at the lowest rate: the answers have become fewer
 
 AUTO_PATIENCE_S = 10        # with too few answers to judge by it goes on after that, up to ...
 AUTO_BLIND = 5000           # ... this rate
-AUTO_USUAL = 'start', 'answers hold', 'too few answers to judge by'
+AUTO_USUAL = 'start', 'answers hold', 'too few answers to judge by', 'exclude list read again'
+AGAIN, HELD = 'again', 'held'   # what becomes of a silent target: sent again now, or perhaps later
 
 Decision = collections.namedtuple('Decision', ['time', 'rate', 'reason'])
 
@@ -2481,10 +2503,10 @@ class Level:
 
     begin   its time; sent: packets of the scan until then
     ended   first tries whose time is over, missed: how many of them had no answer
-    silent  targets of those, if they can still be sent again
+    silent  targets of those, if they can still be sent again; over: how many did not find room
     lossy   the rate was found to be too high; judged: or to be good, once at least
     """
-    __slots__ = 'begin', 'sent', 'rate', 'ended', 'missed', 'silent', 'lossy', 'judged'
+    __slots__ = 'begin', 'sent', 'rate', 'ended', 'missed', 'silent', 'over', 'lossy', 'judged'
 
     def __init__(self, begin, sent, rate):
         self.begin, self.sent, self.rate = begin, sent, rate
@@ -2493,7 +2515,9 @@ class Level:
 
     def clear(self) -> list:
         """What was counted is judged -> its silent targets."""
-        silent, self.ended, self.missed, self.silent = getattr(self, 'silent', []), 0, 0, []
+        silent = getattr(self, 'silent', [])
+        self.ended = self.missed = self.over = 0
+        self.silent = []
         return silent
 
 
@@ -2513,7 +2537,9 @@ class Judge:
     cap, until  not beyond cap before the time until
     decisions   not yet told
     ended       silent targets of good rates that have been judged
+    kept        silent targets of a level for which there is room
     """
+    kept = AUTO_KEPT
 
     def __init__(self, most, share, now):
         """share: of the scan that this engine is, 1 = all of it."""
@@ -2521,7 +2547,6 @@ class Judge:
         self.levels = collections.deque([Level(now, 0, self.least)])
         self.good, self.trial, self.ended = (0, 0), (0, 0, []), []
         self.cap, self.until, self.losses, self.doubling = most, math.inf, 0, True
-        self.tries = collections.Counter()      # target -> times it was sent again
         self.decisions = [Decision(time.time(), self.least, AUTO_USUAL[0])]
         self.seen = (0, 0, 0)                   # errors at the last look
 
@@ -2530,18 +2555,27 @@ class Judge:
         return next((level for level in reversed(self.levels) if level.begin < sent),
                     self.levels[0])
 
-    def silent(self, sent, target, retried) -> bool:
-        """A first try of that time had no answer -> whether to send it again at once."""
+    def silent(self, sent, target, retried) -> str:
+        """A first try of that time had no answer -> AGAIN, HELD or '': that was it."""
         level = self.level_of(sent)
         level.missed += 1
-        if not (level.lossy or retried):
-            level.silent.append(target)
-        return level.lossy and not retried
+        if retried:                             # sent again in any case
+            return ''
+        if level.lossy:
+            return AGAIN
+        if len(level.silent) >= self.kept:
+            level.over += 1
+            return ''
+        level.silent.append(target)
+        return HELD
 
-    def may_repeat(self, target) -> bool:
-        """Whether a target may be sent (again) because of a loss."""
-        self.tries[target] += 1
-        return self.tries[target] <= AUTO_TRIES
+    def release(self) -> list:
+        """Nothing more will be judged -> the silent targets that there are."""
+        held, self.ended, self.trial = self.ended + self.trial[2], [], (0, 0, [])
+        return held + self.clear_levels()
+
+    def clear_levels(self) -> list:
+        return [target for level in self.levels for target in level.clear()]
 
     def decide(self, rate, reason, now, sent):
         """A new level -> its rate."""
@@ -2563,6 +2597,8 @@ class Judge:
                 'local errors', 'canary lost', 'conntrack table full')):
             if count > then and now - level.begin > timeout_s:
                 self.doubling, self.cap, self.until = False, level.rate, now + AUTO_HOLD_S
+                if level.rate <= self.least:
+                    break                       # it cannot go down, and was told so
                 return self.decide(level.rate * factor, name, now, sent), []
         expected = level.ended * self.good[1] / self.good[0] if self.good[0] else 0
         answers = level.ended - level.missed
@@ -2588,7 +2624,8 @@ class Judge:
         """A loss -> (a part of the rate that came through, silent targets to be sent again)."""
         level.lossy, self.doubling = True, False
         self.losses = self.losses + 1 if level.rate == self.least else 0
-        again, self.trial = self.trial[2] + level.clear(), (0, 0, [])
+        over = ', %d silent targets were too many to keep' % level.over if level.over else ''
+        again, self.trial = self.trial[2] + self.clear_levels(), (0, 0, [])
         if self.losses > AUTO_FORGIVES:
             self.good, self.losses, self.doubling = (0, 0), 0, True
             self.cap, self.until = self.most, math.inf
@@ -2597,8 +2634,8 @@ class Judge:
                                now, sent), []
         came = level.rate * through
         self.cap, self.until = came * AUTO_CAP, now + AUTO_HOLD_S
-        return self.decide(came * AUTO_MARGIN, '%.0f%% of the answers came at %.0f/s' % (
-            100 * through, level.rate), now, sent), again
+        return self.decide(came * AUTO_MARGIN, '%.0f%% of the answers came at %.0f/s%s' % (
+            100 * through, level.rate, over), now, sent), again
 
     def grow(self, level, answers, now, sent):
         """The level was good -> the next rate, if one more would be used; else None."""
@@ -2771,7 +2808,7 @@ class Engine:
         self.drawn = self.base = 0      # targets taken from source, now and before the last draw
         self.keeper = None              # --state: what keeps the position
         self.again = {}                 # with a keeper or a judge: targets that had to wait, until
-                                        # they end
+                                        # they end -> False: ended, but the judge may want it again
         self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
                                         # which place of the source some of them may stand
         self.window = pace.window       # pending at most, now: local errors shrink it
@@ -2921,22 +2958,29 @@ class Engine:
     def reread(self):
         """SIGHUP: read the exclude list again; what is under way to new ranges is taken back."""
         self.hup = False
+        if self.console.hung_up():
+            return self.fail(HUNG_UP)
         try:
             new = self.exclusions.reread()
         except UserError as error:
             return self.progress.event('SIGHUP: %s; the exclude list before stays' % error)
         under_way = [sock for sock, target in self.attempts.items()
                      if self.exclusions.bars(target[0])]
+        self.answered += 1                  # their pairs are stale
         for sock in self.take_back(under_way):
             target = self.attempts.pop(sock)
-            self.answered += 1              # its pair is stale
             self.barred += 1
             self.forget(target)
             if CONNECT(sock, NOWHERE) in (EISCONN, errno.EINVAL):
                 self.renew(sock)
             else:
                 self.free.append(sock)
+        if self.judge and under_way:        # they would count as answers
+            self.judge.decide(self.judge.levels[-1].rate, AUTO_USUAL[3], self.now,
+                              self.sent * self.pace.syns)
         self.progress.reread(self.exclusions, new)
+        if not self.exclusions.left():
+            self.stop(ALL_EXCLUDED)
 
     def wait_for(self, target, seconds, parked=False):
         """The target is tried (again) in so many seconds; as a new attempt, so as a new tuple."""
@@ -3000,14 +3044,15 @@ class Engine:
 
     def unanswered(self, target, sock):
         """Its deadline is over: the end of it, or another try."""
-        if self.judge and target not in self.again and self.judge.silent(
-                self.ending, target, self.retries) and self.judge.may_repeat(target):
+        fate = self.judge and target not in self.again and self.judge.silent(
+            self.ending, target, self.retries)
+        if fate == AGAIN:
             return self.lose(target, sock)
         if not self.try_again(target):
             self.timeouts += 1
             self.forget(target)
-            if self.judge and self.keeper:      # not yet its end
-                self.again[target] = True
+            if fate == HELD and self.keeper:
+                self.again[target] = False
 
     def lose(self, target, sock):
         """Its deadline is over, and perhaps its SYN never left: it waits to be sent again."""
@@ -3114,14 +3159,13 @@ class Engine:
     def heed_judge(self):
         """-r auto: what it has decided."""
         judge = self.judge
-        errors = (sum(self.locals.values()), self.canary.failed if self.canary else 0,
+        errors = (sum(self.locals.values()) - self.locals[errno.EPERM],     # of single targets
+                  self.canary.failed if self.canary else 0,
                   1 if self.slowed >= 0 and self.bucket.rate != self.pace.rate else 0)
-        rate, again = judge.look(self.now, self.pace.timeout_s, self.sent, errors)
+        rate, again = judge.look(self.now, self.pace.timeout_s, self.sent * self.pace.syns, errors)
+        self.timeouts -= len(again)
         for target in again:
-            if judge.may_repeat(target):
-                self.timeouts -= 1
-                self.lost += 1
-                self.wait_for(target, LOCAL_WAIT_S)
+            self.lose(target, None)
         if self.keeper:
             for target in judge.ended:
                 self.forget(target)
@@ -3139,13 +3183,14 @@ class Engine:
         found = []
         while cohorts and cohorts[0][0] <= self.now and len(found) < self.batch:
             due, live, targets, answered, drawn, fresh = cohorts.popleft()
+            suspect = self.suspects and self.is_suspect(due - self.pace.timeout_s)
             if self.judge:
                 self.ending = due - self.pace.timeout_s
-                self.judge.level_of(self.ending).ended += fresh
+                self.judge.level_of(self.ending).ended += 0 if suspect else fresh
             if answered != self.answered:
                 live = [sock for sock, target in zip(live, targets)
                         if attempts.get(sock) is target]
-            if self.suspects and self.is_suspect(due - self.pace.timeout_s):
+            if suspect:
                 self.give_up(self.take_back(live), True)
             else:
                 found += live
@@ -3281,7 +3326,18 @@ class Engine:
             return True
         if self.attempts or (self.canary and self.canary.state == 'sent'):
             return False
-        return bool(self.stopping) or (self.exhausted and not self.waiting)
+        if self.stopping or not self.exhausted or self.waiting:
+            return bool(self.stopping)
+        return not self.judge or self.heed_last()
+
+    def heed_last(self):
+        """-r auto: its last word on the targets, all of which have ended -> is that so?"""
+        self.heed_judge()
+        if self.waiting:
+            return False
+        for target in self.judge.release():
+            self.forget(target)
+        return True
 
     def run(self, crew, sink, console, progress):
         """Scan until finished; `stopping` and `error` tell why, if it was before the end."""
@@ -3341,13 +3397,18 @@ class Engine:
         return self.drawn
 
     def snapshot(self) -> dict:
-        """Where the scan is, for resume(): position, targets to be tried again, counters."""
+        """Where the scan is, for resume(): position, targets to be tried again, counters.
+
+        Silent targets that the judge still holds are then sent again, and so counted.
+        """
+        held = list(self.again.values()).count(False) if self.judge else 0
         return {'position': self.position(), 'drawn': max(self.drawn, self.known_to),
                 'waiting': [(host, port, self.tries.get((host, port), 0))
                             for host, port in self.again],
                 'answers': list(self.answers.items()), 'locals': list(self.locals.items()),
                 'elapsed': self.real - self.started,
-                **{name: getattr(self, name) for name in KEPT_COUNTERS}}
+                **dict({name: getattr(self, name) for name in KEPT_COUNTERS},
+                       timeouts=self.timeouts - held, lost=self.lost + held)}
 
     def adapt(self, most, share):
         """-r auto: let a judge find the rate."""
@@ -3358,6 +3419,8 @@ class Engine:
     def keep(self, keeper):
         """--state: let it take snapshots."""
         self.keeper = keeper
+        if self.judge:
+            self.judge.kept = AUTO_KEPT_STATE
         keeper.start()
 
     def finish(self):
@@ -3556,13 +3619,15 @@ class Crew:
         with self.lock:
             return min(self.busy.values(), default=self.taken)
 
-    def close(self):
-        """Let the threads empty the queue, and end."""
+    def close(self, look=bool):
+        """Let the threads empty the queue, and end; look() ten times a second meanwhile."""
         with self.lock:
             self.closed = True
             self.ready.notify_all()
         for thread in self.threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(TICK_S)
+                look()
 
     def take(self, thread):
         """The oldest result, for a thread done with its last; None when there will be no more."""
@@ -3582,7 +3647,7 @@ class Crew:
         out = Out(self.sink, number)
         for host, port in iter(lambda: self.take(number), None):
             if not self.enough and not self.console.gone:
-                self.examine(Target(host, port, self.source), out)
+                self.examine(Target(host, port, self.source, self.exclusions), out)
 
     def examine(self, target, out):
         """One result through the filters and then all modules."""
@@ -4000,6 +4065,9 @@ class Messenger:
     def event(self, text):
         self.say('E ' + text)
 
+    def hung_up(self):
+        """The first process looks."""
+
     def canary(self, canary, change):
         for kind, text in canary_messages(canary, change):
             self.say('%s %s' % (kind, text))
@@ -4065,7 +4133,7 @@ class Team:
     def fork(self):
         """Start the processes; a signal meanwhile waits."""
         parent = os.getpid()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS + (signal.SIGHUP,))
         try:
             for number, worker in enumerate(self.workers):
                 worker.pid = os.fork()
@@ -4075,7 +4143,7 @@ class Team:
             raise UserError('argument -w: process %d of %d: %s'
                             % (number + 1, len(self.workers), why(error))) from None
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS + (signal.SIGHUP,))
 
     def be_worker(self, number, parent):
         """A worker process, from its birth to its end."""
@@ -4083,7 +4151,8 @@ class Team:
         try:
             for signum in SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)       # the first process tells us
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            heed_hangup(self.workers[number].engine)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS + (signal.SIGHUP,))
             for index, each in enumerate(self.workers):
                 os.close(each.reader)
                 if index != number:
@@ -4091,7 +4160,6 @@ class Team:
                     each.engine.close()
             worker = self.workers[number]
             messenger, engine = Messenger(worker, parent, self.sink), worker.engine
-            heed_hangup(engine)
             if self.state:
                 engine.keep(Keeper(*self.state.workers[number], messenger, messenger, messenger))
             engine.run(messenger, messenger, messenger, messenger)
@@ -4153,7 +4221,7 @@ class Team:
             elif kind == 'X':
                 self.fail(text)
             elif kind == 'D':
-                self.progress.decide(Decision(*json.loads(text)))
+                self.progress.decide(Decision(*json.loads(text)), self.workers.index(worker) + 1)
             elif kind == '.':
                 worker.told_all, self.stopping = True, self.stopping or text
             else:
@@ -4200,6 +4268,8 @@ class Team:
     def reread(self):
         """SIGHUP: workers read the exclude list each for itself."""
         self.hup = False
+        if self.console.hung_up():
+            return self.fail(HUNG_UP)
         try:
             new = self.exclusions.reread()
         except UserError as error:
@@ -4207,6 +4277,8 @@ class Team:
         for worker in self.workers:
             os.kill(worker.pid, signal.SIGHUP)
         self.progress.reread(self.exclusions, new)
+        if not self.exclusions.left():
+            self.stop(ALL_EXCLUDED)
 
     def stop(self, reason):
         """Let all of them wind up."""
@@ -4305,15 +4377,18 @@ class Progress:
 
     def reread(self, exclusions, new):
         """The exclude list was read again: note it in the state, tell what is new."""
-        self.keep_config()
+        reason = self.keep_config()
+        if reason:
+            self.event('warning: --state: %s: --resume will not know the exclude list' % reason)
         self.event('SIGHUP: exclude list read again: %s more excluded from now on'
                    % many(count_addresses(new), 'address'))
 
-    def decide(self, decision):
+    def decide(self, decision, worker=None):
         """What -r auto has decided: each into --status, losses on the console."""
-        self.decisions.append(decision._asdict())
+        self.decisions.append(dict(decision._asdict(), **{'worker': worker} if worker else {}))
         if decision.reason not in AUTO_USUAL:
-            self.console.progress('rate %.0f/s: %s' % decision[1:])
+            self.console.progress('%srate %.0f/s: %s' % (
+                ('worker %d: ' % worker if worker else '',) + decision[1:]))
 
     def tell(self, kind, text):
         """E: an event, N: a note, B: the code of a bit for the CBA."""
@@ -4347,14 +4422,28 @@ class Progress:
             self.told.add(code)
             self.event('local error %s (%s): slowing down, its targets are tried again'
                        % (errno.errorcode.get(code, code), os.strerror(code)))
-        if engine.real - self.drawn >= 1:
-            self.drawn = engine.real
-            self.rates.append((engine.real, totals.sent))
+        now = time.monotonic()              # engine.real stands still when all is sent
+        if now - self.drawn >= 1:
+            self.drawn = now
+            self.rates.append((now, totals.sent))
             self.console.status(self.status(engine, totals))
             if self.status_file:
-                state = ('stopping' if engine.stopping else
-                         'waiting for modules' if engine.crew.full() else 'running')
-                self.status_file.write(self.record(engine, totals, state))
+                self.tell_file(engine, totals, 'stopping' if engine.stopping else
+                               'waiting for modules' if self.waits(engine) else 'running')
+
+    def waits(self, engine):
+        """Whether modules are what there is to wait for."""
+        return engine.crew.full() or engine.crew.closed
+
+    def tell_file(self, engine, totals, state):
+        """A line of --status; decisions that it has no room for come in the next."""
+        record = self.record(engine, totals, state)
+        decisions = list(itertools.islice(self.decisions, STATUS_DECISIONS))
+        if decisions:
+            record['decisions'] = decisions
+        if self.status_file.write(record):
+            for _ in decisions:
+                self.decisions.popleft()
 
     def reckon(self, engine, totals):
         """-> packets a second, % done and seconds left (None where that cannot be told)."""
@@ -4371,7 +4460,7 @@ class Progress:
         rate, percent, left = self.reckon(engine, totals)
         record = {
             'time': round(time.time(), 3), 'state': state, 'reason': engine.stopping,
-            'elapsed_s': round(engine.real - engine.started, 3), 'rate_pps': round(rate, 1),
+            'elapsed_s': round(time.monotonic() - engine.started, 3), 'rate_pps': round(rate, 1),
             'percent': percent and round(percent, 3), 'eta_s': left and round(left, 1),
             'total': self.total, 'sent': totals.sent, 'results': engine.crew.passed,
             'open': totals.opened, 'without_answer': totals.timeouts,
@@ -4383,10 +4472,13 @@ class Progress:
                 errno.errorcode.get(code, str(code)): count
                 for code, count in totals.locals.items()},
             'limits': totals.limits, 'canary': totals.canary or None}
-        if self.decisions:
-            record['decisions'] = list(self.decisions)
-            self.decisions.clear()
+        if state == 'done':
+            record['error'] = self.error(engine) or None
         return record
+
+    def error(self, engine) -> str:
+        """What makes the exit status 1, '' if all is well."""
+        return engine.error or engine.crew.sink.failed or self.console.failed
 
     def status(self, engine, totals):
         """rate, sent, % and time left, results, local errors, pending."""
@@ -4400,7 +4492,7 @@ class Progress:
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
         parts += filter(None, [totals.canary])
-        if engine.crew.full():
+        if self.waits(engine):
             parts.append('waiting for modules')
         if engine.stopping:
             parts.append('stopping')
@@ -4410,7 +4502,7 @@ class Progress:
         """The last line: what became of everything that was sent."""
         totals = engine.totals()
         if self.status_file:
-            self.status_file.write(self.record(engine, totals, 'done'))
+            self.end_file(engine, totals)
         parts = ['%d open' % totals.opened]
         parts += ['%d %s' % (count, NAMES.get(code, errno.errorcode.get(code, str(code))))
                   for code, count in totals.answers.most_common()]
@@ -4431,46 +4523,79 @@ class Progress:
                 '%s %d' % (errno.errorcode.get(code, code), count)
                 for code, count in totals.locals.most_common()))
 
+    def end_file(self, engine, totals):
+        """The last lines of --status; a slow reader gets a little time for them."""
+        self.status_file.patience_ms = STATUS_LAST_MS
+        while len(self.decisions) > STATUS_DECISIONS and not self.status_file.failed:
+            before = len(self.decisions)
+            self.tell_file(engine, totals, 'stopping')
+            if len(self.decisions) == before:
+                break                       # nobody takes them
+        self.tell_file(engine, totals, 'done')
+
+
+STATUS_DECISIONS = 16           # in a line: all of it is less than a pipe's 4096
+STATUS_LAST_MS = 2000
+
 
 class StatusFile:
     """--status: one JSON object a line, each second and at the end.
 
     A reader that is slow or gone loses lines, and does not hold up the scan.
+
+    fd      None: the file is not open yet
+    rest    octets of a line that was begun
     """
 
     def __init__(self, spec, console):
+        """A descriptor that is given as a number is taken now: files of ours get such, too."""
         self.spec, self.console, self.failed, self.lost = spec, console, False, 0
-        try:
-            self.fd = self.open()
-        except OSError as error:
-            raise UserError('argument --status: %r: %s' % (spec, why(error))) from None
+        self.patience_ms, self.rest, self.fd = 0, b'', None
+        if is_descriptor(spec):
+            try:
+                if not fcntl.fcntl(int(spec), fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR):
+                    raise OSError(errno.EBADF, '')
+                self.fd = os.dup(int(spec))
+            except (OSError, OverflowError):
+                raise UserError('argument --status: %s: no descriptor that can be written: '
+                                'open it, as with 3>FILE' % spec) from None
 
     def open(self):
-        """A descriptor that is given as a number, or a file to append to."""
-        if self.spec.isdigit():
-            fd = os.dup(int(self.spec))
-            os.fstat(fd)
-            return fd
-        return os.open(self.spec, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                       | os.O_NONBLOCK, 0o666)      # a pipe without reader: ENXIO, no waiting
+        """The file, if it is one, to append to."""
+        try:
+            if self.fd is None:
+                self.fd = os.open(self.spec, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                                  | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            raise UserError('argument --status: %r: %s' % (
+                self.spec, 'nobody reads this pipe' if error.errno == errno.ENXIO else
+                why(error))) from None
 
-    def write(self, record):
-        """One line, if its reader has room."""
+    def write(self, record) -> bool:
+        """One line, if its reader has room -> whether it went."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
-        if self.failed or not poll.poll(0):
+        if self.failed or not poll.poll(self.patience_ms):
             self.lost += 1
-            return
+            return False
         if self.lost:
             record['lost_lines'] = self.lost
+        data = self.rest + json.dumps(record, separators=(',', ':')).encode() + b'\n'
         try:
-            os.write(self.fd, json.dumps(record, separators=(',', ':')).encode() + b'\n')
+            self.rest = data[os.write(self.fd, data):]
+            return True
         except BlockingIOError:
             self.lost += 1
         except OSError as error:
             self.failed = True
             self.console.note('--status %s: %s: nothing more is written there'
                               % (self.spec, why(error)))
+        return False
+
+
+def is_descriptor(spec) -> bool:
+    """Whether --status names an open descriptor, not a file."""
+    return bool(re.fullmatch('[0-9]+', spec or ''))
 
 
 def count_events(totals: Totals) -> int:
@@ -5019,8 +5144,9 @@ def make_parser() -> argparse.ArgumentParser:
 def check_resumed(parser, args):
     """--resume takes everything from its file, but how to show it."""
     for name, value in vars(args).items():
-        if name not in ('resume', 'q', 'd') and value != parser.get_default(name):
-            parser.error('--resume: takes all options from its file, but -q and -d; %s was given'
+        if name not in ('resume', 'q', 'd', 'status') and value != parser.get_default(name):
+            parser.error('--resume: takes all options from its file, but -q, -d and --status; '
+                         '%s was given'
                          % option_text(parser, name))
 
 
@@ -5115,6 +5241,7 @@ def load_space(args, exclusions, names, console) -> 'tuple[Space, dict]':
         console.progress('%d multicast addresses skipped' % (named - count_addresses(ranges)))
     if not ranges:
         raise UserError('no addresses are left to scan')
+    exclusions.scanned = ranges
     if args.pf:
         ports = unpack_csp(read_file(args.pf, 'argument -pf'), args.pf)
     else:
@@ -5234,10 +5361,11 @@ def main(argv=None) -> int:
 
 def run(args, console, signals) -> int:
     """Scan, list (-l) or pass results (-x) -> exit status."""
-    state = None
+    state, status = None, args.status and StatusFile(args.status, console)
     if args.resume:
         state = StateFile(args.resume, '--resume')
         args = resumed_args(args, state)
+        status = status or args.status and StatusFile(args.status, console)
     else:
         args.names = {}             # as Names has them, kept for --resume
     modules = load_modules(args.mod)
@@ -5266,11 +5394,11 @@ def run(args, console, signals) -> int:
             args.shard[0] + 1, args.shard[1], many(space.size, 'target')))
     if args.l:
         return list_targets(itertools.islice(make_source(args, space, 0, None), args.n), console)
-    return scan(args, state, space, exclusions, console, signals, modules, options)
+    return scan(args, state, status, space, exclusions, console, signals, modules, options)
 
 
 def resumed_args(given, state):
-    """The arguments of the scan in a state file, -q and -d as given now."""
+    """The arguments of the scan in a state file; -q, -d and --status as given now."""
     config = state.load()
     args = argparse.Namespace(**config['args'])
     if set(config['args']) - {'names'} | set(PASSING_OPTIONS) != set(vars(given)):
@@ -5280,7 +5408,7 @@ def resumed_args(given, state):
     args.r = rate_argument(args.r)
     args.lists = config['lists']
     args.shard, args.resume, args.state = tuple(args.shard), given.resume, given.resume
-    args.q, args.d = given.q, given.d
+    args.q, args.d, args.status = given.q, given.d, given.status or args.status
     if args.d and not (args.o or args.log):
         raise UserError('-d: the results would be lost: that scan has neither -o nor --log')
     if state.passed() >= (args.max_results or math.inf) or all(
@@ -5317,8 +5445,10 @@ def lasting_args(args) -> dict:
     for name in PASSING_OPTIONS + ('lists', 'told'):
         lasting.pop(name)
     lasting['r'] = 'auto/%r' % float(args.r) if isinstance(args.r, AutoRate) else repr(args.r)
+    if is_descriptor(args.status):
+        lasting['status'] = None                # another process has others
     for name in FILE_OPTIONS:
-        if lasting.get(name) and not (name == 'status' and lasting[name].isdigit()):
+        if lasting.get(name):
             lasting[name] = os.path.abspath(lasting[name])
     for name in 'f', 'exclude':
         lasting[name] = [os.path.abspath(spec) if os.path.exists(spec) and spec not in PRESETS
@@ -5424,13 +5554,14 @@ def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
             share_count(args.n, number, args.w), args.retries, args.max_runtime or math.inf,
             None if number else canary))
         if isinstance(args.r, AutoRate):
-            engines[-1].adapt(args.r / args.w, 1 / args.w)
+            engines[-1].adapt(pace.rate, 1 / args.w)
         engines[-1].bind_first(args.bt)
         if snapshot:
             engines[-1].resume(snapshot)
     if engines[0].port != args.b:
         console.note('source port %d is taken: using %d' % (args.b, engines[0].port))
-    warn_pace(pace, limits, args.b, space.size, total, args.once, warn)
+    if not isinstance(args.r, AutoRate):
+        warn_pace(pace, limits, args.b, space.size, total, args.once, warn)
     return engines
 
 
@@ -5534,7 +5665,7 @@ def open_log(path):
         raise UserError('argument --log: %r: %s' % (path, why(error))) from None
 
 
-def scan(args, state, space, exclusions, console, signals, modules, options) -> int:
+def scan(args, state, status, space, exclusions, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
     log = open_log(args.log)
     share = len(space.share(args.shard))
@@ -5543,7 +5674,8 @@ def scan(args, state, space, exclusions, console, signals, modules, options) -> 
     engines = make_engines(args, space, snapshots, total, console)
     if args.mf:
         engines[0].metrics = Metrics(args.mf, args.t, console)
-    status = StatusFile(args.status, console) if args.status else None
+    if status:
+        status.open()
     sink = make_sink(args, console)
     if args.state:
         state = state or StateFile(args.state, '--state', args.w)
@@ -5585,13 +5717,20 @@ def scan(args, state, space, exclusions, console, signals, modules, options) -> 
     heed_hangup(engine)
     signals.wind_up = engine.stop
     engine.run(crew, sink, console, progress)
-    crew.close()
+    crew.close(lambda: linger(engine))
     sink.close()
     engine.finish()
     progress.final(engine)
-    error = engine.error or sink.failed or console.failed
+    error = progress.error(engine)
     tell_end(console, crew, error)
     return 1 if error else 128 + signals.came if signals.came else 0
+
+
+def linger(engine):
+    """Nothing is sent any more, and modules are still at work."""
+    if engine.hup:
+        engine.reread()
+    engine.progress.show(engine)
 
 
 def tell_end(console, crew, error):
@@ -5599,7 +5738,9 @@ def tell_end(console, crew, error):
     for name, count in crew.bugs.items():
         console.note('module %s: raised %s' % (name, many(count, 'time')))
     for name, count in crew.drops.items():
-        console.progress('module %s: dropped %s' % (name, many(count, 'result')))
+        console.progress('%s: dropped %s' % (
+            'excluded meanwhile (-xf)' if name == '-xf' else 'module ' + name,
+            many(count, 'result')))
     for (name, reason), count in crew.failures.most_common():
         console.progress('module %s: %s: %s' % (name, reason, many(count, 'target')))
     if error:

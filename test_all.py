@@ -921,6 +921,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
+    closed = False
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -949,6 +950,9 @@ class StubConsole:
 
     def clear(self):
         pass
+
+    def hung_up(self):
+        return False
 
 
 class StubSink:
@@ -3479,7 +3483,7 @@ class AdaptiveRate(unittest.TestCase):
                 then, count, silent = under_way.popleft()
                 judge.level_of(then).ended += count
                 for target in silent:
-                    if judge.silent(then, target, False) and judge.may_repeat(target):
+                    if judge.silent(then, target, False) == cscan.AGAIN:
                         lost.discard(target)
                         repeated += 1
             new, again = judge.look(now, self.TIMEOUT_S, sent, errors(now))
@@ -3538,9 +3542,93 @@ class AdaptiveRate(unittest.TestCase):
         _, rates, _, _ = self.run_net(1.0, None, 30, can=1000)
         self.assertLess(max(rates), 2500)
 
-    def test_repeats_are_bounded(self):
+    def judge(self, most=1000):
+        """A judge whose lowest rate was found to be good: half of the targets answer."""
+        judge = cscan.Judge(most, 1, 0.0)
+        self.count(judge, 0.5, 1000, 500)
+        self.assertEqual(judge.look(1.0, 0.5, 1000, (0, 0, 0)), (400, []))
+        return judge
+
+    @staticmethod
+    def count(judge, sent, probes, silent, name='target'):
+        """So many probes of that time have ended -> what became of the silent ones."""
+        judge.level_of(sent).ended += probes
+        return collections.Counter(judge.silent(sent, (name, number), 0)
+                                   for number in range(silent))
+
+    def test_loss_sends_again(self):
+        """What was silent in the level, in the one before and in its tail; then each at once."""
+        judge = self.judge()
+        self.count(judge, 0.9, 10, 5, 'first tail')         # still under way at that rate
+        self.count(judge, 1.1, 1000, 500, 'good')
+        self.assertEqual(judge.look(2.0, 0.5, 2000, (0, 0, 0)), (800, []))
+        self.count(judge, 1.9, 10, 5, 'tail')
+        self.assertEqual(self.count(judge, 2.1, 1000, 800, 'lossy'), {cscan.HELD: 800})
+        rate, again = judge.look(3.0, 0.5, 3000, (0, 0, 0))
+        self.assertAlmostEqual(rate, 800 * 0.4 * cscan.AUTO_MARGIN)
+        self.assertEqual(collections.Counter(name for name, _ in again),
+                         {'good': 500, 'lossy': 800, 'tail': 5})
+        self.assertEqual(collections.Counter(name for name, _ in judge.ended),
+                         {'target': 500, 'first tail': 5})
+        self.assertEqual(self.count(judge, 2.9, 10, 7), {cscan.AGAIN: 7})
+        self.assertEqual(len(judge.release()), 505)
+        self.assertEqual(judge.decisions[-1].reason, '40% of the answers came at 800/s')
+
+    def test_what_it_keeps_is_bounded(self):
+        """Too many silent ones end as they are, and it says how many; --retries has its own way."""
+        judge = self.judge()
+        judge.kept = 700
+        self.assertEqual(self.count(judge, 1.1, 1000, 900), {cscan.HELD: 700, '': 200})
+        self.assertIn(', 200 silent targets were too many to keep',
+                      [judge.look(2.0, 0.5, 2000, (0, 0, 0)), judge.decisions[-1].reason][1])
         judge = cscan.Judge(1000, 1, 0.0)
-        self.assertEqual([judge.may_repeat('a') for _ in range(7)], [True] * 5 + [False] * 2)
+        judge.level_of(1.1).ended += 10
+        self.assertEqual(judge.silent(1.1, 'a', 2), '')
+        self.assertEqual((judge.level_of(1.1).missed, judge.release()), (1, []))
+
+    def test_release(self):
+        """At the end it gives back all that it holds, once."""
+        judge = self.judge()
+        self.count(judge, 1.1, 1000, 500, 'good')
+        judge.look(2.0, 0.5, 2000, (0, 0, 0))
+        self.count(judge, 2.1, 100, 50, 'last')
+        judge.ended.append('judged')
+        self.assertEqual(len(judge.release()), 1051)       # with those of the first level
+        self.assertEqual(judge.release(), [])
+
+    def test_ended_levels(self):
+        """Silent targets of a level that no probe is under way of any more are let go."""
+        judge = self.judge()
+        self.count(judge, 0.9, 10, 5)
+        judge.look(2.4, 0.5, 1000, (0, 0, 0))
+        self.assertEqual((len(judge.levels), judge.ended), (2, []))
+        judge.look(2.6, 0.5, 1000, (0, 0, 0))
+        self.assertEqual((len(judge.levels), len(judge.ended)), (1, 5))
+
+    def test_errors_at_the_lowest_rate(self):
+        """They are no decision each time; nor are those too soon after the last one."""
+        judge = cscan.Judge(1000, 1, 0.0)
+        for tenth in range(100):
+            self.assertEqual(judge.look(tenth / 10, 0.5, 0, (tenth, 0, 0)), (None, []))
+        self.assertEqual(len(judge.decisions), 1)
+        judge = self.judge()
+        self.assertEqual(judge.look(1.4, 0.5, 1000, (1, 0, 0)), (None, []))
+        self.assertEqual(judge.look(1.8, 0.5, 1000, (2, 0, 0)), (280, []))
+
+    def test_cap(self):
+        """After a loss the rate is not raised beyond a part of what came, for a minute."""
+        judge = self.judge(100000)
+        self.count(judge, 1.1, 2000, 1800)
+        rate, now, sent = judge.look(2.0, 0.5, 2000, (0, 0, 0))[0], 2.0, 2000
+        self.assertEqual(rate, 200)                         # the lowest: 160 would be below it
+        rates = []
+        for _ in range(100):
+            self.count(judge, now + 0.01, 4000, 2000)
+            now, sent = now + 1, sent + 100000
+            rates.append(judge.look(now, 0.5, sent, (0, 0, 0))[0])
+        self.assertEqual(set(rates[:50]), {None})
+        self.assertGreater(max(filter(None, rates)), 400)
+        self.assertAlmostEqual(next(filter(None, rates)), 220)      # in small steps
 
     def test_argument(self):
         self.assertEqual(cscan.rate_argument('auto'), cscan.AUTO_MAX)
@@ -4113,7 +4201,7 @@ class Shards(Case):
         (['--once', '-l', '--state', 'x'], '--state: goes with a scan of --once'),
         (['--once', '-xf', '-', '--state', 'x'], '--state: standard input'),
         (['--once', '-mf', 'y', '--state', 'x'], '--state: goes without -mf'),
-        (['--resume', 'x'], '--resume: takes all options from its file, but -q and -d; -f'),
+        (['--resume', 'x'], '--resume: takes all options from its file, but -q, -d and --status; -f'),
         (['--once', '-w', '0'], "-w: '0': a whole number from 1 to 64"),
         (['--once', '-w', 'many'], "-w: 'many'"),
         (['-l', '-w', '2'], '-w 2: goes with a scan only'),
@@ -4466,7 +4554,7 @@ class State(Case):
         engine = self.engine([self.hosts.silent(), self.hosts.silent()], once=True)
         engine.keeper = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
-                                                  barred=[])
+                                                  barred=[], left=lambda: True)
         engine.progress = types.SimpleNamespace(reread=lambda exclusions, new: None)
         engine.launch(2)
         engine.reread()
@@ -4494,6 +4582,406 @@ class State(Case):
         killed = self.engine([], once=True)         # again, before it drew as far as the first
         killed.resume(dict(engine.snapshot(), position=5))
         self.assertEqual((killed.snapshot()['position'], killed.snapshot()['drawn']), (5, 20))
+
+
+class AdaptiveEngine(Case):
+    """-r auto: what an engine makes of a judge, and keeps for --resume."""
+    kind, engine, close = Engine.kind, Engine.engine, Engine.close
+    pass_deadline = Engine.pass_deadline
+
+    def setUp(self):
+        super().setUp()
+        self.hosts = Hosts(self)
+        self.crew, self.console = StubCrew(), StubConsole()
+
+    def silent(self, count=3, **options):
+        """An engine whose targets came to their deadline."""
+        engine = self.engine([self.hosts.silent() for _ in range(count)], once=True, **options)
+        engine.keeper = True
+        engine.adapt(1000, 1)
+        engine.now += 0.01
+        engine.launch(count)
+        self.pass_deadline(engine)
+        engine.turn_over(0)
+        return engine
+
+    def test_held(self):
+        """Silent targets are kept until they are judged; a resumed scan sends them again."""
+        engine = self.silent()
+        self.assertEqual((engine.timeouts, list(engine.again.values())), (3, [False] * 3))
+        self.assertEqual((engine.judge.levels[0].ended, engine.judge.levels[0].missed), (3, 3))
+        snapshot = json.loads(json.dumps(engine.snapshot()))
+        self.assertEqual((snapshot['timeouts'], snapshot['lost'], len(snapshot['waiting'])),
+                         (0, 3, 3))
+        other = self.engine([], once=True)
+        other.resume(snapshot)
+        self.assertEqual(sorted(other.draw(9)), sorted(engine.again))
+        engine.judge.look = lambda *args: (None, [])
+        self.assertFalse(engine.finished())
+        engine.exhausted = True
+        self.assertTrue(engine.finished())
+        self.assertEqual((engine.again, engine.snapshot()['waiting']), ({}, []))
+
+    def test_not_held(self):
+        """With --retries, or sent again once already, it has ended, also for the state."""
+        engine = self.silent(retries=1)
+        self.assertEqual(list(engine.again.values()), [True] * 3)
+        engine.now += 10
+        engine.launch(3)
+        self.pass_deadline(engine)
+        engine.turn_over(0)
+        self.assertEqual((engine.timeouts, engine.again), (3, {}))
+
+    def test_sent_again(self):
+        """The judge wants them again: at once, at the next look, or as its last word."""
+        engine = self.silent()
+        held = list(engine.again)
+        engine.exhausted = True
+        engine.judge.look = lambda *args: (None, held)
+        self.assertFalse(engine.finished())
+        self.assertEqual((engine.timeouts, engine.lost, list(engine.again.values())),
+                         (0, 3, [True] * 3))
+        engine.judge.look = lambda *args: (None, [])
+        engine.now += 1
+        engine.launch(3)
+        self.pass_deadline(engine)
+        engine.turn_over(0)
+        self.assertEqual((engine.timeouts, engine.lost, engine.again), (3, 3, {}))
+        engine = self.engine([self.hosts.silent()], once=True)
+        engine.adapt(1000, 1)
+        engine.judge.levels[0].lossy = True
+        engine.launch(1)
+        self.pass_deadline(engine)
+        engine.turn_over(0)
+        self.assertEqual((engine.timeouts, engine.lost, len(engine.waiting)), (0, 1, 1))
+
+    def test_what_the_judge_sees(self):
+        """SYNs, not connects; local errors but those of single targets; no suspect probes."""
+        engine, seen = self.engine([self.hosts.silent()], once=True, syns=5), []
+        engine.adapt(1000, 1)
+        engine.judge.look = lambda *args: seen.append(args) or (None, [])
+        engine.sent = 7
+        engine.locals.update({errno.EPERM: 3, errno.ENOBUFS: 2})
+        engine.heed_judge()
+        self.assertEqual(seen[0][2:], (35, (2, 0, 0)))
+        engine.launch(1)
+        engine.suspects.append((0, math.inf))
+        self.pass_deadline(engine)
+        engine.overdue()
+        self.assertEqual((engine.judge.levels[0].ended, engine.lost), (0, 1))
+
+    def test_room_with_a_state(self):
+        """It keeps as many as the slots of the state file have room for."""
+        engine = self.engine([], once=True)
+        engine.adapt(1000, 1)
+        self.assertEqual(engine.judge.kept, cscan.AUTO_KEPT)
+        engine.keep(types.SimpleNamespace(start=bool))
+        self.assertEqual(engine.judge.kept, cscan.AUTO_KEPT_STATE)
+        entry = json.dumps([['255.255.255.255', 65535, 0]], separators=(',', ':'))
+        self.assertLess(3 * engine.judge.kept * len(entry), cscan.SNAPSHOT_SLOT)
+
+
+class Excluding(Case):
+    """SIGHUP: the exclude list while a scan runs."""
+    kind, engine, close = Engine.kind, Engine.engine, Engine.close
+    pass_deadline = Engine.pass_deadline
+
+    def setUp(self):
+        super().setUp()
+        self.hosts = Hosts(self)
+        self.crew, self.console = StubCrew(), StubConsole()
+        self.list = self.path('never', b'192.0.2.0/24\n')
+        self.exclusions = cscan.Exclusions(
+            [self.list], cscan.Names({}, False, self.console))
+
+    def test_reread(self):
+        """New ranges are barred, and stay so, whatever happens to the file."""
+        rows = [
+            # file                              new ones, barred now
+            (b'192.0.2.0/24\n127.0.0.0/8\n', 1 << 24, 1 << 24),
+            (b'192.0.2.0/24\n127.0.0.0/8\n', 0, 1 << 24),
+            (b'', 0, 1 << 24),
+            (b'127.0.0.0/7\n', 1 << 24, 1 << 25),
+        ]
+        for octets, new, barred in rows:
+            self.path('never', octets)
+            self.assertEqual(cscan.count_addresses(self.exclusions.reread()), new, octets)
+            self.assertEqual(cscan.count_addresses(self.exclusions.barred), barred, octets)
+        self.path('never', b'127.0.0.300\n')
+        self.assert_refused(['never:1', "'127.0.0.300'"], self.exclusions.reread)
+        os.unlink(self.list)
+        self.assert_refused(['never'], self.exclusions.reread)
+        for host, barred in (('126.0.0.0', True), ('127.255.255.255', True), ('128.0.0.0', False),
+                             ('192.0.2.1', False)):     # in the first list: no target at all
+            self.assertEqual(self.exclusions.bars(host), barred, host)
+        self.exclusions.scanned = [(126 << 24, (128 << 24) - 1)]
+        self.assertEqual(self.exclusions.left(), [])
+        self.exclusions.scanned = [(126 << 24, 128 << 24)]
+        self.assertEqual(self.exclusions.left(), [(128 << 24, 128 << 24)])
+
+    def scan(self, targets, excluded=b'127.0.0.0/8\n'):
+        """An engine at whose first targets the list grows."""
+        engine = self.engine(targets, once=True)
+        engine.exclusions = self.exclusions
+        engine.adapt(1000, 1)
+        engine.launch(len(targets))
+        self.path('never', excluded)
+        return engine
+
+    def test_answered_meanwhile(self):
+        """What was refused just before is told as that, and its socket not met again."""
+        engine = self.scan([self.hosts.closed(), self.hosts.silent()])
+        engine.reread()
+        self.assertEqual((engine.attempts, engine.barred, dict(engine.answers)),
+                         ({}, 1, {errno.ECONNREFUSED: 1}))
+        self.pass_deadline(engine)
+        self.assertEqual(engine.turn_over(1), 0)
+        engine = self.scan([self.hosts.closed()], b'127.0.0.0/9\n127.128.0.0/9\n128.0.0.0/8')
+        engine.reread()
+        self.pass_deadline(engine)
+        self.assertEqual((engine.turn_over(1), engine.attempts), (0, {}))
+
+    def test_judge(self):
+        """What was taken back counts for no level."""
+        engine = self.scan([self.hosts.silent()])
+        engine.reread()
+        self.assertEqual([each.reason for each in engine.judge.decisions],
+                         ['start', 'exclude list read again'])
+        self.pass_deadline(engine)
+        engine.turn_over(0)
+        self.assertEqual(engine.judge.levels[-1].ended, 0)
+
+    def test_unreadable(self):
+        """The list before stays, and the scan goes on."""
+        engine = self.scan([self.hosts.silent()], b'127.0.0\n')
+        engine.hup = True
+        engine.reread()
+        self.assertEqual((len(engine.attempts), engine.hup, engine.stopping), (1, False, ''))
+        self.assert_line(self.console.notes[0], 'SIGHUP: ', "never:1: '127.0.0'",
+                         '; the exclude list before stays')
+
+    def test_nothing_left(self):
+        self.exclusions.scanned = [(127 << 24, 128 << 24)]
+        engine = self.scan([self.hosts.silent()], b'127.0.0.0/8\n')
+        engine.reread()
+        self.assertEqual(engine.stopping, '')
+        self.path('never', b'128.0.0.0/8\n')
+        engine.reread()
+        self.assertEqual(engine.stopping, 'everything is excluded now')
+
+    def test_terminal_closed(self):
+        """SIGHUP because there is no terminal any more: that ends the scan."""
+        engine = self.scan([self.hosts.silent()])
+        self.console.hung_up = lambda: True
+        engine.reread()
+        self.assertEqual((engine.error, engine.barred), ('the terminal was closed', 0))
+        console, (master, slave) = cscan.Console(), os.openpty()
+        before = os.dup(2)
+        try:
+            os.dup2(slave, 2)
+            console.look()
+            self.assertFalse(console.hung_up())
+            os.close(master)
+            self.assertTrue(console.hung_up())
+            console.status('nobody sees it')
+            self.assertFalse(console.hung_up())         # known by then
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            os.close(slave)
+
+    def test_results(self):
+        """Results that wait for modules are dropped and counted; modules connect no more."""
+        self.path('never', b'127.0.0.0/8\n')
+        self.exclusions.reread()
+        crew = cscan.Crew([], {}, StubSink(), self.console, 0, 50)
+        crew.exclusions = self.exclusions
+        for host, dropped in (('127.0.0.1', 1), ('128.0.0.1', 1), ('127.0.0.2', 2)):
+            crew.examine(cscan.Target(host, 80, ''), None)
+            self.assertEqual(crew.drops['-xf'], dropped)
+        with self.assertRaisesRegex(OSError, 'excluded meanwhile'):
+            cscan.Target('127.0.0.1', 1, '', self.exclusions).connect(100)
+        cscan.tell_end(self.console, crew, '')
+        self.assertEqual(self.console.notes, ['excluded meanwhile (-xf): dropped 2 results'])
+
+    def test_state_without_room(self):
+        """That --resume will not know of it is told."""
+        progress = cscan.Progress(self.console, 1, None, None)
+        progress.keep_config = lambda: 'too big'
+        progress.reread(self.exclusions, [(1, 2)])
+        self.assertEqual(self.console.notes, [
+            'warning: --state: too big: --resume will not know the exclude list',
+            'SIGHUP: exclude list read again: 2 addresses more excluded from now on'])
+
+
+class Status(Case):
+    """--status: JSON lines for machines."""
+
+    def setUp(self):
+        super().setUp()
+        self.console = StubConsole()
+
+    def status(self, spec):
+        status = cscan.StatusFile(str(spec), self.console)
+        status.open()
+        self.addCleanup(os.close, status.fd)
+        return status
+
+    def pipe(self):
+        """-> (a file object to read from, a StatusFile)"""
+        path = self.path('pipe')
+        os.mkfifo(path)
+        reader = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb')
+        self.addCleanup(reader.close)
+        return reader, self.status(path)
+
+    def progress(self, status_file, decisions=0, **values):
+        """A Progress that has something to tell -> (it, an engine)."""
+        progress = cscan.Progress(self.console, 1 << 40, None, 100)
+        progress.status_file = status_file
+        for number in range(decisions):
+            progress.decide(cscan.Decision(1e9 + 0.1, 99999.9, 'answers hold %d' % number), 64)
+        codes = list(cscan.NAMES) + list(cscan.LOCAL)
+        totals = cscan.Totals(*[1 << 40] * len(cscan.KEPT_COUNTERS), 9, 9, 9, ['modules', 'rate'],
+                              'canary', *[collections.Counter(dict.fromkeys(codes, 1 << 40))] * 2)
+        engine = types.SimpleNamespace(
+            totals=lambda: totals, started=time.monotonic() - 5, real=time.monotonic(),
+            crew=StubCrew(), stopping='', error='')
+        engine.crew.passed, engine.crew.sink = 3, StubSink()
+        vars(engine).update(values)
+        return progress, engine
+
+    def test_refused(self):
+        """What cannot be written is an error at once, not the end of a long scan."""
+        os.mkfifo(self.path('pipe'))
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, writer)
+        for spec, parts in (
+                (self.path('pipe'), ['nobody reads this pipe']), (self.folder, ['directory']),
+                (self.path('no/file'), ['No such file']), (reader, ['%d: no desc' % reader]),
+                ('9' * 30, ['no descriptor that can be written', '3>FILE'])):
+            self.assert_refused(['argument --status: '] + parts, self.status, spec)
+        os.close(reader)
+        self.assert_refused(['no descriptor'], self.status, reader)     # not open any more
+
+    def test_descriptor(self):
+        """A copy is written; a number that is none of ASCII is a file."""
+        reader, writer = os.pipe()
+        status = self.status(writer)
+        os.close(writer)
+        self.assertTrue(status.write({'a': 1}))
+        self.assertEqual(os.read(reader, 99), b'{"a":1}\n')
+        os.close(reader)
+        self.assertFalse(status.write({'a': 2}) or status.write({'a': 3}))
+        self.assertEqual(len(self.console.notes), 1)
+        self.assert_line(self.console.notes[0], 'Broken pipe: nothing more is written there')
+        self.assertTrue(self.status(self.path('\u00b2')).write({}))
+
+    def test_slow_reader(self):
+        """It loses lines, learns how many, gets whole ones, and the last one if it reads then."""
+        reader, status = self.pipe()
+        wrote = 0
+        while status.write({'number': wrote}):
+            wrote += 1
+        self.assertFalse(status.write({}))
+        lines = reader.read().splitlines()
+        self.assertEqual([json.loads(line.decode())['number'] for line in lines],
+                         list(range(wrote)))
+        self.assertTrue(status.write({'number': 'new'}))
+        self.assertEqual(json.loads(reader.read().decode()), {'number': 'new', 'lost_lines': 2})
+        while status.write({}):
+            pass
+        status.patience_ms = 5000
+        threading.Timer(0.05, reader.read).start()
+        self.assertTrue(status.write({'state': 'done'}))
+
+    def test_half_a_line(self):
+        """Its rest comes before the next line; on a full disk that ends it."""
+        status = self.status(self.path('file'))
+        with self.file_limit(20):
+            self.assertTrue(status.write({'x': 'y' * 30}))
+        self.assertTrue(status.write({'z': 1}))
+        self.assertEqual(self.read('file').splitlines(),
+                         [json.dumps({'x': 'y' * 30}, separators=(',', ':')).encode(),
+                          b'{"z":1}'])
+        with self.file_limit(10):
+            self.assertFalse(status.write({}))
+        self.assert_line(self.console.notes[0], 'File too large')
+
+    def test_decisions(self):
+        """Each comes once, at the latest before the last line; lines fit into a pipe at once."""
+        reader, status = self.pipe()
+        progress, engine = self.progress(status, decisions=40)
+        fill = 0
+        while status.write({'x': 'y' * 1000}):
+            fill += 1
+        progress.tell_file(engine, engine.totals(), 'running')
+        self.assertEqual(len(reader.read().splitlines()), fill)
+        progress.final(engine)
+        lines = reader.read().splitlines()
+        self.assertLess(max(map(len, lines)), 4096)
+        records = [json.loads(line.decode()) for line in lines]
+        self.assertEqual([each['state'] for each in records], ['stopping'] * 2 + ['done'])
+        self.assertEqual([each['reason'] for record in records for each in record['decisions']],
+                         ['answers hold %d' % number for number in range(40)])
+        self.assertEqual(records[0]['decisions'][0]['worker'], 64)
+
+    def test_decisions_nobody_reads(self):
+        """The end comes all the same."""
+        reader, status = self.pipe()
+        progress, engine = self.progress(status, decisions=40)
+        while status.write({}):
+            pass
+        with patched(cscan, STATUS_LAST_MS=1):
+            progress.final(engine)
+        self.assertEqual(len(progress.decisions), 40)
+
+    def test_states(self):
+        """What is said of it while it runs and at its end; numbers are numbers."""
+        def constant(text):
+            raise ValueError(text)
+        for values, state, expected in (
+                ({}, 'running', {'reason': '', 'open': 1 << 40, 'results': 3, 'percent': 0}),
+                ({'stopping': 'interrupted'}, 'stopping', {'reason': 'interrupted',
+                                                           'eta_s': None}),
+                ({'error': 'why'}, 'done', {'error': 'why'}), ({}, 'done', {'error': None})):
+            path = self.path('file %s %s' % (state, len(values)))
+            progress, engine = self.progress(self.status(path), **values)
+            progress.drawn -= 2
+            (progress.final if state == 'done' else progress.show)(engine)
+            record = json.loads(self.read(path).decode(), parse_constant=constant)
+            self.assertEqual({name: record[name] for name in expected}, expected)
+            self.assertEqual((record['state'], 'error' in record), (state, state == 'done'))
+
+    def test_modules_at_work(self):
+        """All is sent, and lines come on."""
+        path = self.path('file')
+        progress, engine = self.progress(self.status(path), hup=False)
+        progress.drawn -= 2
+        engine.crew.closed = True
+        engine.progress = progress
+        cscan.linger(engine)
+        self.assertEqual(json.loads(self.read(path).decode())['state'], 'waiting for modules')
+
+    def test_resumed(self):
+        """A file is gone on with, a descriptor is not: it may be another now; a new one counts."""
+        parser = cscan.make_parser()
+        for spec, kept in (('3', None), (self.path('file'), self.path('file')), (None, None)):
+            args = parser.parse_args(['--once'] + (['--status', spec] if spec else []))
+            args.lists = args.told = None
+            self.assertEqual(cscan.lasting_args(args)['status'], kept)
+        cscan.check_resumed(parser, parser.parse_args(['--resume', 'x', '--status', '3']))
+
+    def test_scan(self):
+        """A whole scan: one line at least, the last one says done."""
+        hosts = Hosts(self)
+        port = hosts.closed()[1]
+        done = run('cscan.py', '-q', '-f', '127.77.0.0/30', '-p', port, '--once', '-b',
+                   next(FREE_PORT), '-bt', 50, '--status', self.path('file'))
+        self.assertEqual(done, (0, '', ''))
+        last = json.loads(self.read('file').splitlines()[-1].decode())
+        self.assertEqual([last[name] for name in ('state', 'sent', 'answers', 'percent', 'total')],
+                         ['done', 4, {'refused': 4}, 100, 4])
 
 
 SLOW_MODULE = b"""
