@@ -2480,6 +2480,7 @@ AUTO_START = 200            # SYNs a second that -r auto begins with
 AUTO_MAX = 100000           # and that it does not go beyond; -r auto/N names another
 AUTO_FEW, AUTO_MANY = 100, 1500     # answers to be expected before it goes on: at first, later
 AUTO_SIGMAS, AUTO_DROP = 5, 0.02    # fewer answers than expected by so much are a loss
+AUTO_LAST_SIGMAS = 2        # at the end: sending some again for nothing costs little
 AUTO_UP = 1.1               # steps after the first loss; before it they double
 AUTO_MARGIN = 0.8           # of what came through is used after a loss
 AUTO_CAP = 0.9              # of what came through is not gone beyond for AUTO_HOLD_S
@@ -2549,6 +2550,7 @@ class Judge:
         self.cap, self.until, self.losses, self.doubling = most, math.inf, 0, True
         self.decisions = [Decision(time.time(), self.least, AUTO_USUAL[0])]
         self.seen = (0, 0, 0)                   # errors at the last look
+        self.sigmas = AUTO_SIGMAS
 
     def level_of(self, sent):
         """The level that something of that time was sent in; what begins one comes after it."""
@@ -2618,7 +2620,7 @@ class Judge:
         known, known_answers = self.good
         share = (known_answers + answers) / (known + probes)
         spread = share * (1 - share) * probes * (1 + probes / known)
-        return answers < expected - AUTO_SIGMAS * math.sqrt(max(spread, 1))
+        return answers < expected - self.sigmas * math.sqrt(max(spread, 1))
 
     def back_off(self, level, through, now, sent):
         """A loss -> (a part of the rate that came through, silent targets to be sent again)."""
@@ -3332,6 +3334,7 @@ class Engine:
 
     def heed_last(self):
         """-r auto: its last word on the targets, all of which have ended -> is that so?"""
+        self.judge.sigmas = AUTO_LAST_SIGMAS
         self.heed_judge()
         if self.waiting:
             return False
