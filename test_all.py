@@ -3617,6 +3617,22 @@ class AdaptiveRate(unittest.TestCase):
         self.assertEqual(judge.look(1.4, 0.5, 1000, (1, 0, 0)), (None, []))
         self.assertEqual(judge.look(1.8, 0.5, 1000, (2, 0, 0)), (280, []))
 
+    def test_small_losses(self):
+        """Some 1.5 % are never one, however sure; 3 % are one, once that is sure."""
+        for answers, probes, loss in ((4925, 10000, False), (4850, 10000, False),
+                                      (492500, 1000000, False), (485000, 1000000, True)):
+            judge = self.judge()
+            judge.good = 1000000, 500000
+            self.assertEqual(judge.is_loss(probes, answers, probes / 2), loss, answers)
+
+    def test_memory_fades(self):
+        """What is usual now outweighs what was usual long ago."""
+        judge = self.judge()
+        judge.good, judge.trial = (1000000, 900000), (50000, 25000, [])
+        self.count(judge, 1.1, 10000, 1000)
+        judge.look(2.0, 0.5, 2000, (0, 0, 0))
+        self.assertAlmostEqual(judge.good[1] / judge.good[0], 0.7, places=2)
+
     def test_cap(self):
         """After a loss the rate is not raised beyond a part of what came, for a minute."""
         judge = self.judge(100000)
@@ -4936,7 +4952,7 @@ class Status(Case):
             pass
         with patched(cscan, STATUS_LAST_MS=1):
             progress.final(engine)
-        self.assertEqual(len(progress.decisions), 40)
+        self.assertEqual((len(progress.decisions), status.patience_ms), (40, 1))
 
     def test_states(self):
         """What is said of it while it runs and at its end; numbers are numbers."""
