@@ -5028,7 +5028,11 @@ class AutoRate(float):
 def rate_argument(text):
     """argparse type: a rate, auto, or auto/N."""
     auto = re.fullmatch('auto(?:/(.+))?', text)
-    rate = number(float, 0.001, 1e7)(auto.group(1) or str(AUTO_MAX) if auto else text)
+    try:
+        rate = number(float, 0.001, 1e7)(auto.group(1) or str(AUTO_MAX) if auto else text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            '%r: a number from 0.001 to 10000000, auto or auto/N was expected' % text) from None
     return AutoRate(rate) if auto else rate
 
 
@@ -5175,8 +5179,9 @@ def check_args(parser, args, extra):
         parser.error('--state: goes without -mf: --resume would lose the metrics before it')
     if args.resume:
         return check_resumed(parser, args)
-    if isinstance(args.r, AutoRate) and (args.m or args.ct is not None):
-        parser.error('-r auto: goes without -m and -ct')
+    if isinstance(args.r, AutoRate) and (args.m or args.ct is not None or
+                                         args.a != parser.get_default('a')):
+        parser.error('-r auto: goes without -m, -a and -ct')
     if args.w > 1 and (args.l or args.x or args.mf):
         parser.error('-w %d: goes with a scan only, and without -mf' % args.w)
     if args.shard and not args.once:

@@ -5613,6 +5613,8 @@ class Cli(Case):
         ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-p 1 and -pf x: one of them'),
         ('rate', ['-f', '127.0.0.1', '-r', 'fast'], 2, "-r: 'fast': a number"),
         ('rate 0', ['-f', '127.0.0.1', '-r', '0'], 2, "-r: '0': a number from"),
+        ('rate', ['-f', '127.0.0.1', '-r', 'Auto'], 2, 'auto or auto/N was expected'),
+        ('auto -a', ['-f', '127.0.0.1', '-r', 'auto', '-a', '50'], 2, 'goes without -m, -a and'),
         ('nan', ['-f', '127.0.0.1', '-r', 'nan'], 2, "-r: 'nan': a number from"),
         ('source port', ['-f', '127.0.0.1', '-b', '70000'], 2, "-b: '70000'"),
         ('source address', ['-f', '127.0.0.1', '-bi', '1.2.3'], 2, "-bi: '1.2.3'"),
