@@ -5519,6 +5519,11 @@ class LongLive(Case):
         self.assertLess(count - seen, 100 * 3 * 2000)
         found = [entry.events[0][2] for entry in cba_entries(output)]
         self.assertEqual(len(set(found)), 75 * 256)
+        status, out, err = run('cba_reader.py', '-r', '--unique', output)
+        self.assertEqual((status, sorted(out.split())), (0, sorted(set(found))))
+        twice = len(found) - 75 * 256
+        self.assertEqual(err, 'cba_reader: --unique: %d left out that had been there before\n'
+                         % twice if twice else '')
 
     def test_parallel(self):
         """README: four machines, GNU parallel, one list of results."""
