@@ -4715,31 +4715,35 @@ class MeteredEngine(Engine):
 
     # ---- records ----
 
-    def record_sent(self, socks):
-        """Connects of these are under way."""
-        volley = self.volleys.get(socks[0])
+    def record_sent(self, socks, again):
+        """Connects of these are under way; again: they were before, too."""
+        volley = self.volleys.get(socks[0]) if again else None
         if not (volley and volley.whole and volley.socks == socks):
-            for before in set(map(self.since.get, socks)) - {None}:
+            for before in set(map(self.since.get, socks)) - {None} if again else ():
                 before.whole = False
             volley = Volley(socks, list(map(self.names.__getitem__, socks)))
-            self.volleys[socks[0]] = volley
+            if again:
+                self.volleys[socks[0]] = volley
             self.since.update(zip(socks, itertools.repeat(volley)))
         volley.ms = self.ms
         head = self.HEAD.pack(METRICS_SENT, self.ms)
         self.metrics.records += head, head.join(volley.names)
 
-    def leave(self, sock):
-        """The connect of a socket has ended -> when it was, ms; None: there was none."""
-        volley = self.since.pop(sock, None)
-        if not volley:
-            return None
-        volley.whole = False
-        return volley.ms
+    def leave(self, socks):
+        """Connects of sockets have ended -> {ms of connect(): how many}; None: there was none."""
+        counts = collections.Counter()
+        volleys = collections.Counter(map(self.since.pop, socks, itertools.repeat(None)))
+        for volley, count in volleys.items():
+            if volley:
+                volley.whole = False
+            counts[volley.ms if volley else None] += count
+        return counts
 
     def record_timeouts(self, socks):
-        """Connects of these had no answer."""
-        times = [self.ms if since is None else since for since in map(self.leave, socks)]
-        self.record_delays(METRICS_TIMEOUT, b'', collections.Counter(times))
+        """Connects of these had no answer; one that ended at once was never under way."""
+        counts = self.leave(socks)
+        counts[self.ms] += counts.pop(None, 0)
+        self.record_delays(METRICS_TIMEOUT, b'', +counts)
 
     def record_turned_over(self, socks):
         """The same, and new connects follow.
@@ -4754,7 +4758,7 @@ class MeteredEngine(Engine):
 
     def record_closed(self, socks):
         """What these waited for is not open; new sockets among them waited for nothing."""
-        counts = collections.Counter(map(self.leave, socks))
+        counts = self.leave(socks)
         counts.pop(None, None)
         self.record_delays(METRICS_ANSWER, b'\0', counts)
 
@@ -4767,7 +4771,7 @@ class MeteredEngine(Engine):
     def tell_open(self, target, code, sock):
         opened = self.opened
         super().tell_open(target, code, sock)
-        since = self.leave(sock)
+        since = next(iter(self.leave([sock])))
         kind = (METRICS_OPEN if self.opened > opened else 0) | (
             METRICS_AT_ONCE if since is None else 0)
         self.metrics.add(METRICS_ANSWER, self.ms, 0 if since is None else self.ms - since, kind)
@@ -4840,7 +4844,7 @@ class MeteredEngine(Engine):
             live = self.cohorts[-1][1]
             if again:
                 self.record_turned_over(live)
-            self.record_sent(live)
+            self.record_sent(live, again)
         self.sending[0] += time.monotonic() - start
         self.sending[1] += started
         return started
