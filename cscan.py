@@ -2777,7 +2777,37 @@ class Canary:
         return True
 
 
-class Engine:
+class Runner:
+    """What one Engine and a Team of them have in common.
+
+    stop(reason)    send nothing more; bar(): heed that the exclude list has grown
+    """
+
+    def fail(self, error):
+        """Stop, and for a reason that the user has to mend."""
+        self.error = self.error or error
+        self.stop('error')
+
+    def has_failed(self) -> str:
+        """'' or why results do not arrive where they should."""
+        return self.console.failed or self.sink.failed
+
+    def reread(self):
+        """SIGHUP: read the exclude list again."""
+        self.hup = False
+        if self.console.hung_up():
+            return self.fail(HUNG_UP)
+        try:
+            new = self.exclusions.reread()
+        except UserError as error:
+            return self.progress.event('SIGHUP: %s; the exclude list before stays' % error)
+        self.bar()
+        self.progress.reread(self.exclusions, new)
+        if not self.exclusions.left():
+            self.stop(ALL_EXCLUDED)
+
+
+class Engine(Runner):
     """Connects to what source yields, as fast as pace allows, and reports what is open.
 
     source      iterator of fresh (host, port) tuples: a tuple's identity names the attempt
@@ -2949,23 +2979,17 @@ class Engine:
 
     def without_barred(self, targets):
         """Those that have not been excluded since the scan began."""
-        kept = [target for target in targets if not self.exclusions.bars(target[0])]
-        if len(kept) < len(targets):
-            self.barred += len(targets) - len(kept)
-            for target in targets:
-                if self.exclusions.bars(target[0]):
-                    self.forget(target)
+        kept = []
+        for target in targets:
+            if self.exclusions.bars(target[0]):
+                self.barred += 1
+                self.forget(target)
+            else:
+                kept.append(target)
         return kept
 
-    def reread(self):
-        """SIGHUP: read the exclude list again; what is under way to new ranges is taken back."""
-        self.hup = False
-        if self.console.hung_up():
-            return self.fail(HUNG_UP)
-        try:
-            new = self.exclusions.reread()
-        except UserError as error:
-            return self.progress.event('SIGHUP: %s; the exclude list before stays' % error)
+    def bar(self):
+        """What is under way to new ranges is taken back."""
         under_way = [sock for sock, target in self.attempts.items()
                      if self.exclusions.bars(target[0])]
         self.answered += 1                  # their pairs are stale
@@ -2980,9 +3004,6 @@ class Engine:
         if self.judge and under_way:        # they would count as answers
             self.judge.decide(self.judge.levels[-1].rate, AUTO_USUAL[3], self.now,
                               self.sent * self.pace.syns)
-        self.progress.reread(self.exclusions, new)
-        if not self.exclusions.left():
-            self.stop(ALL_EXCLUDED)
 
     def wait_for(self, target, seconds, parked=False):
         """The target is tried (again) in so many seconds; as a new attempt, so as a new tuple."""
@@ -3381,11 +3402,6 @@ class Engine:
         """Send nothing more; what is pending ends by itself."""
         self.stopping = self.stopping or reason
 
-    def fail(self, error):
-        """Stop, and for a reason that the user has to mend."""
-        self.error = self.error or error
-        self.stop('error')
-
     # ---- state ----
 
     def position(self) -> int:
@@ -3466,9 +3482,8 @@ class Engine:
         if self.real - self.started - self.elapsed > self.runtime:
             self.stop('--max-runtime')
         self.sink.look()
-        failed = self.console.failed or self.sink.failed
-        if failed:
-            self.fail(failed)
+        if self.has_failed():
+            self.fail(self.has_failed())
         self.progress.show(self)
 
     def compact(self):
@@ -4113,7 +4128,7 @@ class Messenger:
                 os._exit(1)
 
 
-class Team:
+class Team(Runner):
     """Workers, each with its engine, and what they find: to be used like one Engine."""
 
     def __init__(self, engines, state, sink):
@@ -4247,10 +4262,6 @@ class Team:
                 written += 1
             worker.orders[WRITTEN] += written
 
-    def has_failed(self) -> str:
-        """'' or why results do not arrive where they should."""
-        return self.console.failed or self.sink.failed
-
     def tick(self):
         """Ten times a second."""
         if self.hup:
@@ -4268,31 +4279,16 @@ class Team:
         if self.totals().sent >= self.progress.due:
             self.progress.statistics(self)
 
-    def reread(self):
-        """SIGHUP: workers read the exclude list each for itself."""
-        self.hup = False
-        if self.console.hung_up():
-            return self.fail(HUNG_UP)
-        try:
-            new = self.exclusions.reread()
-        except UserError as error:
-            return self.progress.event('SIGHUP: %s; the exclude list before stays' % error)
+    def bar(self):
+        """The workers read the exclude list each for itself."""
         for worker in self.workers:
             os.kill(worker.pid, signal.SIGHUP)
-        self.progress.reread(self.exclusions, new)
-        if not self.exclusions.left():
-            self.stop(ALL_EXCLUDED)
 
     def stop(self, reason):
         """Let all of them wind up."""
         self.stopping = self.stopping or reason
         for worker in self.workers:
             worker.orders[STOP] = 1
-
-    def fail(self, error):
-        """Stop, and for a reason that the user has to mend."""
-        self.error = self.error or error
-        self.stop('error')
 
     def kill(self):
         """At once."""

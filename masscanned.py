@@ -2914,7 +2914,19 @@ def view_segment(frame: bytes, proto: int, at: int, answer=False) -> Segment:
     return Segment(name, ICMP.unpack_from(frame, at)[:2], None, None)
 
 
-class PacketLog:
+class Observer:
+    """Told of each frame by frame(now, frame, fate, answers)."""
+
+    def openings(self, now, frames, answers):
+        """Plain SYNs from one MAC, all of one size, and the SYN+ACK to each.
+
+        A subclass may have a quicker way.
+        """
+        for frame, answer in zip(frames, answers):
+            self.frame(now, frame, None, (answer,))
+
+
+class PacketLog(Observer):
     """Lines on a descriptor: who knocked, layer by layer, and what became of it.
 
     A subclass says how a layer reads.
@@ -2964,14 +2976,6 @@ class PacketLog:
         if now != self.now:
             self.now, self.stamp = now, stamp_text(now)
         return True
-
-    def openings(self, now, frames, answers):
-        """Plain SYNs from one MAC, all of one size, and the SYN+ACK to each.
-
-        A subclass may have a quicker way.
-        """
-        for frame, answer in zip(frames, answers):
-            self.frame(now, frame, None, (answer,))
 
     def layers(self, stamp, frame, fate, answers):
         """-> the lines of a frame of any kind, inwards and out again."""
@@ -3203,16 +3207,11 @@ def unpack_each(layout, frames):
     return struct.iter_unpack(layout + rest, b''.join(frames))
 
 
-class Watch:
+class Watch(Observer):
     """-vv, -vvv: frames as hexadecimal text on standard error."""
 
     def __init__(self, verbose):
         self.all = verbose > 2
-
-    def openings(self, now, frames, answers):
-        """As PacketLog.openings."""
-        for frame, answer in zip(frames, answers):
-            self.frame(now, frame, None, (answer,))
 
     def frame(self, now, frame, fate, answers):
         """As PacketLog.frame."""
