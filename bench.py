@@ -123,7 +123,9 @@ def table_text(result) -> str:
 # connect BASE BITS PORT PORTS N ANSWERS: N sockets in turn, one connect() to a random target each.
 #   ANSWERS 0: none is awaited, shutdown() takes the socket back; 1: the next connect() on the
 #   socket tells what became of the one before.
-# answer IFACE: SYNs and DNS queries, verified and answered, one recvfrom() and sendto() each.
+# answer IFACE [trust]: SYNs, requests over TCP (each segment is one, its answer a constant), FINs
+#   and DNS queries, verified and answered without any memory, one recvfrom() and sendto() each;
+#   trust: what a kernel sends on a veth pair has no finished sums of layer 4.
 # flood IFACE KIND BASE BITS: SYNs or DNS queries to random targets, from 16 million addresses.
 # http BASE BITS N COUNT: complete exchanges, N at a time, each on a connection of its own, COUNT
 #   in all (0: for ever); each 0.1 s, and at the end, a line: seconds, exchanges, failures.
@@ -220,9 +222,29 @@ static int open_packet(const char *iface, int protocol) {
 
 static const unsigned char ip_head[12] = {0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6};
 static const unsigned char record[16] = {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4};
+static const char page[] = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+
+/* a segment -> octets of the answer behind the ports; 0: none is due */
+static int answer_tcp(const unsigned char *in, unsigned char *out, int size) {
+    int flags = in[13] & 0x3f, at = in[12] >> 4 << 2, data = size - at, syn = flags == 2;
+    uint32_t seq = 0, ack;
+    if (at > size || flags & 4 || (!syn && !data && !(flags & 1))) return 0;
+    if (syn)
+        for (int i = -8; i < 4; i++) seq = seq * 31 + in[i];
+    else
+        memcpy(&seq, in + 8, 4);
+    memcpy(&ack, in + 4, 4);
+    ack = htonl(ntohl(ack) + data + (flags & 3 ? 1 : 0));
+    memcpy(out + 4, &seq, 4); memcpy(out + 8, &ack, 4);
+    out[12] = 0x50; out[13] = data ? 0x18 : 0x10 | (flags & 3);
+    put(out + 14, 65535); put(out + 18, 0);
+    if (!data) return 20;
+    memcpy(out + 20, page, sizeof page - 1);
+    return 20 + sizeof page - 1;
+}
 
 static void do_answer(char **v) {
-    int fd = open_packet(v[0], ETH_P_ALL);
+    int fd = open_packet(v[0], ETH_P_ALL), trusts = v[1] != 0;
     unsigned char in[65536], out[2048];
     for (;;) {
         fd_set ready;
@@ -231,22 +253,17 @@ static void do_answer(char **v) {
         if (select(fd + 1, &ready, 0, 0, 0) < 1) continue;
         int got = recvfrom(fd, in, sizeof in, 0, 0, 0), size = (in[16] << 8 | in[17]) - 20;
         if (got < 54 || got > 1500 || in[12] != 8 || in[13] || size > got - 34) continue;
-        int syn = in[23] == 6 && (in[47] & 0x3f) == 2, dns = in[23] == 17 && in[37] == 53;
-        if (!syn && !dns) continue;
+        int tcp = in[23] == 6 && size >= 20, dns = in[23] == 17 && in[37] == 53;
+        if (!tcp && !dns) continue;
         if (sum(in + 14, 20, 0) != 0xffff) continue;
-        if (sum(in + 34, size, sum(in + 26, 8, in[23] + size)) != 0xffff) continue;
+        if (!trusts && sum(in + 34, size, sum(in + 26, 8, in[23] + size)) != 0xffff) continue;
         memcpy(out, in + 6, 6); memcpy(out + 6, in, 6); put(out + 12, ETH_P_IP);
         memcpy(out + 14, ip_head, 12); out[23] = in[23];
         memcpy(out + 26, in + 30, 4); memcpy(out + 30, in + 26, 4);
         memcpy(out + 34, in + 36, 2); memcpy(out + 36, in + 34, 2);
-        if (syn) {
-            uint32_t cookie = 0, ack;
-            for (int i = 26; i < 38; i++) cookie = cookie * 31 + in[i];
-            memcpy(&ack, in + 38, 4);
-            ack = htonl(ntohl(ack) + 1);
-            memcpy(out + 38, &cookie, 4); memcpy(out + 42, &ack, 4);
-            out[46] = 0x50; out[47] = 0x12; put(out + 48, 65535); put(out + 52, 0);
-            size = 20;
+        if (tcp) {
+            size = answer_tcp(in + 34, out + 34, size);
+            if (!size) continue;
         } else {
             memcpy(out + 42, in + 42, size - 8);
             put(out + 44, 0x8400); put(out + 48, 1);
@@ -255,7 +272,7 @@ static void do_answer(char **v) {
             size += 16;
             put(out + 38, size);
         }
-        seal(out, size, syn ? 16 : 6);
+        seal(out, size, tcp ? 16 : 6);
         sendto(fd, out, 34 + size, 0, 0, 0);
     }
 }
@@ -1252,10 +1269,9 @@ def http_command(bench, most=0) -> 'list[str]':
     return own(exchange_all, OWN_BLOCK[0], OWN_BLOCK[1], PARALLEL, most)
 
 
-def exchange(bench, *more) -> Look:
-    """masscanned and an HTTP client for a while -> what happened; count: complete exchanges."""
+def exchange(bench, command) -> Look:
+    """A responder and an HTTP client for a while -> what happened; count: complete exchanges."""
     lab = bench.lab
-    command = responder_command(bench, *more, own='%s/%d' % OWN_BLOCK)
     with lab.running('far', command, bench.last) as responder:
         wait_ready(responder)
         with tempfile.TemporaryFile() as told:
@@ -1275,12 +1291,15 @@ def http_answered(bench, _):
     """Complete HTTP exchanges over real connections, each over one of its own."""
     found = {}
 
-    def exchanges(*more):
+    def exchanges(command):
         def take():
             found.clear()
-            look = found['last'] = exchange(bench, *more)
+            look = found['last'] = exchange(bench, command)
             return look.count / look.time_s
         return take
+
+    def masscanned(*more):
+        return exchanges(responder_command(bench, *more, own='%s/%d' % OWN_BLOCK))
 
     def frames():
         look = found.get('last')
@@ -1290,9 +1309,13 @@ def http_answered(bench, _):
                    % (look.sent / look.count, 100 * look.cpu_s / look.time_s), 'frames')
         return look.sent / look.time_s
     yield Figure('SYNs answered, -q', flooded(bench, responder_command(bench, '-q')), '')
-    yield Figure('HTTP exchanges, -q', exchanges('-q'), '')
+    if bench.yardstick:
+        yield Figure(C_ANSWER, exchanges([bench.yardstick, 'answer', 'v1', 'trust']), '')
+    else:
+        yield Missing(C_ANSWER, 'no C compiler (cc)')
+    yield Figure('HTTP exchanges, -q', masscanned('-q'), C_ANSWER if bench.yardstick else '')
     yield Figure('their frames to the responder', frames, 'SYNs answered, -q')
-    yield Figure('HTTP exchanges > /dev/null', exchanges(), 'HTTP exchanges, -q')
+    yield Figure('HTTP exchanges > /dev/null', masscanned(), 'HTTP exchanges, -q')
 
 
 @measure('answer-addresses', 'answers/s', 'bare')

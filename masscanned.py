@@ -34,6 +34,7 @@ import collections
 import ctypes
 import errno
 import fcntl
+import functools
 import hashlib
 import ipaddress
 import itertools
@@ -72,13 +73,18 @@ TCP_HEADER = struct.Struct('!HHIIHHHH') # RFC 9293 s3.1: sport dport seq ack off
 TCP_MSS_OPTION = struct.Struct('!BBH')  # RFC 9293 s3.7.1: kind size mss
 UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 
-# Ethernet, IPv4 without options and TCP at once, of a SYN:
-# dst src type vihl total frag proto src dst sport dport seq off-flags
-SYN4 = struct.Struct('!6s6sHBxH2xHxB2xIIHHI4xH6x')
-# and of its answer:
-# dst (all from src to proto) sum src dst sport dport seq ack off-flags win sum mss
+# Ethernet, IPv4 without options and TCP at once:
+# dst src type vihl total frag proto src dst sport dport seq ack off-flags
+TCP4 = struct.Struct('!6s6sHBxH2xHxB2xIIHHIIH6x')
+# of an answer: dst (src type vihl-tos) total id-frag ttl-proto sum src dst sport dport seq ack
+# off-flags win sum
+ANSWER4 = struct.Struct('!6s10sHIHHIIHHIIHHH2x')
+# and of a SYN+ACK: dst (all from src to proto) sum src dst sport dport seq ack off-flags win sum
+# mss
 SYN_ACK4 = struct.Struct('!6s18sHIIHHIIHHH2x4s')
-SYN4_FLOW = 26                          # where addresses and ports are: 12 octets
+FLOW4_AT = 26                           # where addresses and ports are:
+FLOW4 = struct.Struct('!4s4sHH')
+FLOW6 = struct.Struct('!16s16sHH')
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86dd  # IEEE 802 numbers
 ETHERTYPE_VLAN, ETHERTYPE_QINQ = 0x8100, 0x88a8
@@ -200,6 +206,12 @@ def checksum(data: bytes, start: int = 0) -> int:
     if len(data) & 1:
         data += b'\0'
     return 0xffff - (start + int.from_bytes(data, 'big')) % 0xffff
+
+
+@functools.lru_cache(maxsize=64)
+def answer_sum(data: bytes) -> int:
+    """The sum of what we say, modulo 65535: said often, it is known (400 octets: 0.1 us, not 0.8)."""
+    return from_octets(data + bytes(len(data) & 1), 'big') % 0xffff
 
 
 def is_intact(data: bytes, start: int = 0) -> bool:
@@ -346,7 +358,7 @@ def read_lines(path) -> 'list[str]':
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   reply(out, used, skip, close, port), whose fields all have defaults
+#   Reply(out, used, skip, close, port), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -365,15 +377,12 @@ KEPT_MAX = 1 << 16          # octets a stream keeps of an unfinished request
 OUT_MAX = 1 << 14           # octets answered in one go; more waits for the client's ACK
 WINDOW = 1 << 12            # octets of a stream shown to an answerer first; more if it asks
 MORE = b''
+BEGINNINGS_KNOWN = 256      # first octets of which it is known whose they can be
 
-Reply = collections.namedtuple('Reply', 'out used skip close port')
+Reply = collections.namedtuple('Reply', 'out used skip close port')     # see above
+Reply.__new__.__defaults__ = b'', None, 0, False, 0
 Protocol = collections.namedtuple('Protocol', 'name over sigs port ref check answer')
 PROTOCOLS = {}              # name: Protocol, filled by @protocol
-
-
-def reply(out=b'', used=None, skip=0, close=False, port=0) -> Reply:
-    """What an answerer returns when octets alone do not say it; see above."""
-    return Reply(out, used, skip, close, port)
 
 
 def protocol(name, sig, port, ref, over=BOTH, check=None):
@@ -412,9 +421,16 @@ def signature_runs(octets) -> 'list[tuple[int, bytes]]':
 
 
 class Registry:
-    """The protocols that are switched on, indexed by transport and first octet."""
+    """The protocols that are switched on, indexed by transport and first octet.
+
+    longest     octets of the longest signature
+    known       fits(), which remembers what it said of the last: most begin alike, 0.2 us
+                instead of 0.7
+    """
 
     def __init__(self, protocols):
+        self.longest = 1
+        self.known = functools.lru_cache(maxsize=BEGINNINGS_KNOWN)(self.fits)
         self.index = {transport: [[] for _ in range(256)] for transport in BOTH}
         for each in protocols:
             for sig in each.sigs:
@@ -426,6 +442,7 @@ class Registry:
     def enter(self, each, octets):
         entry = (sum(octet is not None for octet in octets), len(octets),
                  signature_runs(octets), each)
+        self.longest = max(self.longest, len(octets))
         for transport in each.over:
             for first in range(256) if octets[0] is None else octets[:1]:
                 self.index[transport][first].append(entry)
@@ -437,17 +454,18 @@ class Registry:
         however the octets were cut.
         """
         size, stream = len(data), peer.transport == TCP
-        for _, least, runs, each in self.index[peer.transport][data[0]]:
-            for at, octets in runs:
-                if not octets.startswith(data[at:at + len(octets)]):
-                    break
-            else:
-                if size < least:
-                    if stream:
-                        return MORE
-                elif each.check is None or each.check(data, peer):
-                    return each
+        for least, each in self.known(peer.transport, data[:self.longest]):
+            if size < least:
+                if stream:
+                    return MORE
+            elif each.check is None or each.check(data, peer):
+                return each
         return None
+
+    def fits(self, transport, data):
+        """The first octets -> [(octets its signature has, Protocol)], the strongest first."""
+        return [(least, each) for _, least, runs, each in self.index[transport][data[0]]
+                if all(octets.startswith(data[at:at + len(octets)]) for at, octets in runs)]
 
 
 class Host:
@@ -516,6 +534,8 @@ class Stream(Peer):
                 break
             answers.append(answer)
             size += len(answer)
+            if self.at >= len(self.kept) and not self.skip:
+                break
         self.stalled = size >= OUT_MAX
         self.kept = self.kept[self.at:]
         if len(self.kept) > KEPT_MAX and not self.stalled:
@@ -565,16 +585,18 @@ class Stream(Peer):
         if isinstance(given, bytes):
             if given == MORE:
                 return None
-            given = reply(given)
-        used = len(data) if given.used is None else given.used
-        if not (used or given.out or given.skip or given.close):
+            given = Reply(given)
+        out, used, skip, close, self.port = given
+        if used is None:
+            used = len(data)
+        if not (used or out or skip or close):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
-        self.skip, self.port = given.skip, given.port
-        if given.close:
+        self.skip = skip
+        if close:
             self.closing = True
             self.turn_deaf()
-        return given.out
+        return out
 
     def turn_deaf(self):
         """Nothing is parsed from here on -> None."""
@@ -683,12 +705,13 @@ class Conn(Stream):
     def acknowledge(self, ack):
         """Take an acknowledgement number -> whether it is of what we sent."""
         acked = ack - self.una & MASK32
-        if acked > self.outstanding():
-            return False
-        if acked > len(self.unacked):
-            self.fin = 2
-        self.unacked = self.unacked[acked:]
-        self.una = ack
+        if acked:
+            if acked > self.outstanding():
+                return False
+            if acked > len(self.unacked):
+                self.fin = 2
+            self.unacked = self.unacked[acked:]
+            self.una = ack
         return True
 
 
@@ -933,7 +956,7 @@ class Openings:
         block = gap[:2] + gap.join(frames) + gap[2:]
         words, step = memoryview(block).cast('I'), (size + len(gap)) // 4
         self.count, self.head, self.total = len(frames), block[:4 * COLUMN_ID], total
-        flow = struct.Struct('%dx12s%dx' % (2 + SYN4_FLOW, 4 * step - 14 - SYN4_FLOW))
+        flow = struct.Struct('%dx12s%dx' % (2 + FLOW4_AT, 4 * step - 14 - FLOW4_AT))
         self.flows = [each for each, in flow.iter_unpack(block)]
         self.octets = [words[at::step].tobytes() for at in range((2 + ETHER.size + total) // 4)]
         self.lanes = [from_octets(each, 'big') for each in self.octets]
@@ -1025,6 +1048,7 @@ def fold_lanes(sums, low):
 # ---- layers ----
 
 SYN4_TOTALS = {size << 10 | SYN: 20 + size for size in range(20, 64, 4)}
+ANSWER4_SUM = 0x4500 + IPV4_DF + (TTL << 8 | IP_TCP)     # of what all answers have
 SYN_ACK_FLAGS = TCP_HEADER.size + TCP_MSS_OPTION.size << 10 | SYN | ACK
 
 
@@ -1064,6 +1088,7 @@ class Stack:
     own4, own6      Addresses or None: every address
     deny4, deny6    Addresses or None: nobody
     now             Unix time, set by tick()
+    answer_head     what each answer over IPv4 begins with, behind the client's MAC
     mss_option, syn_ack_head, syn_ack_sum4, syn_ack_sum     what each SYN+ACK has, and the sums
             of it, modulo 65535
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
@@ -1096,6 +1121,7 @@ class Stack:
         self.mss_option = self.four.pack_mss()
         size = TCP_HEADER.size + len(self.mss_option)
         header = pack_ipv4(IP_TCP, bytes(4), bytes(4), bytes(size))
+        self.answer_head = mac + ETHERTYPE_IPV4.to_bytes(2, 'big') + header[:2]
         self.syn_ack_head = mac + ETHERTYPE_IPV4.to_bytes(2, 'big') + header[:10]
         self.syn_ack_sum4 = 0xffff - int.from_bytes(header[10:12], 'big')
         self.syn_ack_sum = (IP_TCP + size + SYN_ACK_FLAGS + TCP_WINDOW + int.from_bytes(
@@ -1141,17 +1167,18 @@ class Stack:
 
         trusted     the kernel vouches for the checksums of layer 4, or has not filled them in
 
-        A plain SYN over IPv4, most of what knocks on a sensor, is answered here as the layers
-        below would do it, in one step: 1.1 us instead of 4 (CPython 3.11).  Whatever is special
-        is left to them.  Sums of 32-bit numbers serve modulo 65535, too.
+        Plain TCP over IPv4, nearly all that knocks on a sensor, is read here as the layers below
+        would do it, in one step, and packed in another: 1.2 us for a SYN, 1.0 for a bare ACK
+        instead of 4 and 3 (CPython 3.11).  Whatever is special is left to them.  Sums of 32-bit
+        numbers serve modulo 65535, too.
         """
-        if len(frame) < SYN4.size:
+        if len(frame) < TCP4.size:
             return self.answer_ether(frame, trusted)
-        (dst, client, ethertype, vihl, total, frag, proto, src, our, sport, dport, seq,
-         word) = SYN4.unpack_from(frame)
-        if (total != SYN4_TOTALS.get(word) or proto != IP_TCP or vihl != 0x45
-                or dst != self.mac or ethertype != ETHERTYPE_IPV4 or frag & IPV4_MORE_OR_OFFSET
-                or client[0] & 1 or client == dst or not 0x01000000 <= src < 0xe0000000):
+        (dst, client, ethertype, vihl, total, frag, proto, src, our, sport, dport, seq, ack,
+         word) = TCP4.unpack_from(frame)
+        if (proto != IP_TCP or vihl != 0x45 or dst != self.mac or ethertype != ETHERTYPE_IPV4
+                or frag & IPV4_MORE_OR_OFFSET or client[0] & 1 or client == dst
+                or not 0x01000000 <= src < 0xe0000000):
             return self.answer_ether(frame, trusted)
         own, deny = self.four.own, self.four.deny
         if (not 0x01000000 <= our < 0xe0000000 or deny and src in deny
@@ -1160,12 +1187,23 @@ class Stack:
         end = ETHER.size + total
         if end > len(frame) or self.verify and (
                 from_octets(frame[14:34], 'big') % 0xffff or not trusted and
-                (from_octets(frame[26:end], 'big') + total - 14) % 0xffff):
+                ((from_octets(frame[26:end], 'big') << 8 * (total & 1)) + total - 14) % 0xffff):
             return self.answer_ether(frame, trusted)
-        flow = frame[26:38]
+        if total == SYN4_TOTALS.get(word):
+            return self.answer_opening4(frame[FLOW4_AT:38], client, src, our, sport, dport, seq,
+                                        frame[TCP4.size:end]),
+        at = FLOW4_AT + 8 + (word >> 12) * 4
+        if not TCP4.size <= at <= end:
+            return self.answer_ether(frame, trusted)
+        out = self.take_segment(frame[FLOW4_AT:38], seq, ack, word & FLAGS,
+                                frame[TCP4.size:at], frame[at:end])
+        return out and [self.pack_answer4(client, src, our, sport, dport, *each) for each in out]
+
+    def answer_opening4(self, flow, client, src, our, sport, dport, seq, options):
+        """Plain SYN over IPv4 -> SYN+ACK with a cookie."""
         if flow in self.connections.table:
             self.connections.drop(flow)
-        mss = find_mss(frame[SYN4.size:end], MSS_DEFAULT4) if total != 40 else MSS_DEFAULT4
+        mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         cookie = flow_hash(self.cookies.key + flow) & MASK32 ^ MSS_STEP[mss]
         seq = seq + 1 & MASK32
         addresses = src + our
@@ -1173,15 +1211,31 @@ class Stack:
             client, self.syn_ack_head, 0xffff - (addresses + self.syn_ack_sum4) % 0xffff, our,
             src, dport, sport, cookie, seq, SYN_ACK_FLAGS, TCP_WINDOW,
             0xffff - (addresses + sport + dport + cookie + seq + self.syn_ack_sum) % 0xffff,
-            self.mss_option),
+            self.mss_option)
+
+    def pack_answer4(self, client, src, our, sport, dport, seq, ack, flags, data, option):
+        """What a segment over IPv4 is answered -> the frame, as pack_tcp() and pack_ipv4() do."""
+        rest = option + data
+        size = TCP_HEADER.size + len(rest)
+        word = TCP_HEADER.size + len(option) << 10 | flags
+        seq, ack, total, addresses = seq & MASK32, ack & MASK32, 20 + size, src + our
+        return ANSWER4.pack(
+            client, self.answer_head, total, IPV4_DF, TTL << 8 | IP_TCP,
+            0xffff - (addresses + total + ANSWER4_SUM) % 0xffff, our, src, dport, sport, seq,
+            ack, word, TCP_WINDOW,
+            0xffff - (addresses + IP_TCP + size + sport + dport + seq + ack + word + TCP_WINDOW
+                      + answer_sum(rest)) % 0xffff) + rest
 
     def answer_openings(self, frames, trusted=False):
         """Plain SYNs over IPv4, of one size and from one MAC -> the answer to each.
 
         None if any of them is something else; then nothing is answered, and nothing counted.
         """
+        sizes = list(map(len, frames))
+        if sizes.count(sizes[0]) != len(sizes):
+            return None
         total = self.opening_size(frames[0])
-        if not total or set(map(len, frames)) != {len(frames[0])}:
+        if not total:
             return None
         openings = Openings(frames, total)
         if not (openings.is_plain() and self.are_served(openings)
@@ -1193,9 +1247,9 @@ class Stack:
 
     def opening_size(self, frame):
         """Octets of the IPv4 packet if it is a plain SYN to our MAC; 0: it is not."""
-        if len(frame) < SYN4.size:
+        if len(frame) < TCP4.size:
             return 0
-        dst, client, ethertype, vihl, total, _, _, _, _, _, _, _, word = SYN4.unpack_from(frame)
+        dst, client, ethertype, vihl, total, _, _, _, _, _, _, _, _, word = TCP4.unpack_from(frame)
         if (total != SYN4_TOTALS.get(word) or vihl != 0x45 or dst != self.mac
                 or ethertype != ETHERTYPE_IPV4 or client[0] & 1 or client == dst
                 or ETHER.size + total > len(frame)):
@@ -1400,18 +1454,22 @@ class Stack:
             return self.drop('tcp offset')
         if not trusted and not is_intact(data, pseudo(src, dst, IP_TCP, len(data))):
             return self.drop('tcp checksum')
-        flow = src + dst + data[:4]
         ports = src, dst, sport, dport
-        if flags & RST:
-            return self.reset(flow, seq)
-        if flags & SYN:
-            return self.answer_opening(flow, ports, seq, flags, data[TCP_HEADER.size:at])
+        return [pack_tcp(ports, *each) for each in self.take_segment(
+            src + dst + data[:4], seq, ack, flags, data[TCP_HEADER.size:at], data[at:])]
+
+    def take_segment(self, flow, seq, ack, flags, options, data):
+        """A segment -> what is said to it: [(seq, ack, flags, data, option)], to be packed."""
+        if flags & (RST | SYN):
+            if flags & RST:
+                return self.reset(flow, seq)
+            return self.answer_opening(flow, seq, flags, options)
         if not flags & ACK:
             return self.drop('tcp flags')
         conn = self.connections.get(flow)
         if conn is None:
-            return self.answer_first(flow, ports, seq, ack, flags, data[at:])
-        return self.answer_next(flow, conn, seq, ack, flags, data[at:])
+            return self.answer_first(flow, seq, ack, flags, data)
+        return self.answer_next(flow, conn, seq, ack, flags, data)
 
     def reset(self, flow, seq):
         """RST: forget the connection, if the number is in its window (RFC 9293 s3.10.7.4)."""
@@ -1420,17 +1478,17 @@ class Stack:
             self.connections.drop(flow)
         return self.drop('tcp reset')
 
-    def answer_opening(self, flow, ports, seq, flags, options):
+    def answer_opening(self, flow, seq, flags, options):
         """SYN -> SYN+ACK with a cookie; an old connection of the same ports is gone."""
         if flags & (ACK | FIN) or flags & (ECE | CWR) == ECE | CWR and flags & (PSH | URG):
             return self.drop('tcp flags')
         self.connections.drop(flow)
-        four = len(ports[0]) == 4
+        four = len(flow) == FLOW4.size
         mss = find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)
-        return pack_tcp(ports, self.cookies.make(flow, MSS_STEP[mss]), seq + 1, SYN | ACK,
-                        option=(self.four if four else self.six).pack_mss()),
+        return (self.cookies.make(flow, MSS_STEP[mss]), seq + 1, SYN | ACK, b'',
+                (self.four if four else self.six).pack_mss()),
 
-    def answer_first(self, flow, ports, seq, ack, flags, data):
+    def answer_first(self, flow, seq, ack, flags, data):
         """A segment of no connection: the cookie decides."""
         if not (data or flags & (PSH | FIN)):
             return self.drop('tcp bare ack')
@@ -1438,12 +1496,14 @@ class Stack:
         if step is None:
             return self.drop('tcp cookie')
         if data:
-            mss = min(MSS_STEPS[step], (self.four if len(ports[0]) == 4 else self.six).mss)
-            conn = Conn(*ports, self.now, self.host, seq, ack, mss)
+            four = len(flow) == FLOW4.size
+            mss = min(MSS_STEPS[step], (self.four if four else self.six).mss)
+            conn = Conn(*(FLOW4 if four else FLOW6).unpack(flow), self.now, self.host, seq, ack,
+                        mss)
             self.connections.add(flow, conn)
             return self.answer_next(flow, conn, seq, ack, flags, data)
         closing = flags & FIN
-        return pack_tcp(ports, ack, seq + closing, ACK | closing),
+        return (ack, seq + closing, ACK | closing, b'', b''),
 
     def answer_next(self, flow, conn, seq, ack, flags, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
@@ -1453,6 +1513,9 @@ class Stack:
         closing = flags & FIN
         size = len(data) + closing
         if not size:
+            if conn.ended and conn.fin == 2:    # LAST-ACK: it is over (RFC 9293 s3.10.7.4)
+                self.connections.drop(flow)
+                return self.drop('tcp bare ack')
             out = self.answer_acknowledgement(conn, known, flags)
         elif known >> 31:                       # beyond what we expect: a gap
             out = self.send(conn)
@@ -1465,7 +1528,9 @@ class Stack:
         else:
             conn.rcv = seq + size & MASK32
             conn.ended = conn.ended or bool(closing)
-            out = self.send(conn, self.converse(conn, data[known:]))
+            data = data[known:]
+            quiet = not (data or conn.kept or conn.stalled)
+            out = self.send(conn, b'' if quiet else self.converse(conn, data))
         self.connections.touch(flow, conn, self.now)
         return out
 
@@ -1502,12 +1567,12 @@ class Stack:
 
     @staticmethod
     def segments(conn, seq, out, closing):
-        """-> segments from seq on, at least one."""
-        ports, segments = (conn.src, conn.dst, conn.sport, conn.dport), []
+        """-> segments from seq on, at least one; as take_segment() gives them."""
+        segments = []
         for at in range(0, len(out) or 1, conn.mss):
             piece = out[at:at + conn.mss]
             flags = ACK | (PSH if piece else 0) | (closing if at + conn.mss >= len(out) else 0)
-            segments.append(pack_tcp(ports, seq + at, conn.rcv, flags, piece))
+            segments.append((seq + at, conn.rcv, flags, piece, b''))
         return segments
 
     # UDP
@@ -1779,7 +1844,7 @@ def answer_dns_tcp(data, peer):
     answer = answer_dns_message(data[DNS_SIZE.size:end], peer)
     if answer is None:
         return None
-    return reply(DNS_SIZE.pack(len(answer)) + answer, end)
+    return Reply(DNS_SIZE.pack(len(answer)) + answer, end)
 
 
 # ---- gh0st ---------------------------------------------------------------------------
@@ -1829,13 +1894,13 @@ def answer_gh0st(data, peer):
             return size
         peer.state = False
         if size:
-            return reply(used=0, skip=size)
+            return Reply(used=0, skip=size)
     if len(data) < len(GH0ST_MAGIC):
         return MORE if GH0ST_MAGIC.startswith(data) else None
     if not data.startswith(GH0ST_MAGIC):
         return None
     peer.state = True
-    return reply(GH0ST_ANSWER, used=len(GH0ST_MAGIC))
+    return Reply(GH0ST_ANSWER, used=len(GH0ST_MAGIC))
 
 
 # ---- http ----------------------------------------------------------------------------
@@ -1844,6 +1909,8 @@ HTTP_VERBS = (b'GET', b'PUT', b'POST', b'HEAD', b'DELETE', b'CONNECT', b'OPTIONS
               b'PATCH')
 HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
+HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
+HTTP_ENDS = b'\n\r\n', b'\n\n'    # of a head
 
 HTTP_START = re.compile(                # RFC 9112 s3
     br'(?P<verb>%s) '
@@ -1860,7 +1927,6 @@ HTTP_SIZE = re.compile(br'0*(0|[1-9A-Fa-f][0-9A-Fa-f]{0,14})[ \t]*(?:;|\Z)')   #
 HTTP_DAYS = 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'
 HTTP_MONTHS = ('Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov',
                'Dec')
-HTTP_CLOCK = [(None, b'')]              # the second last asked for, its date
 
 HTTP_CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
 HTTP_PAGE = (
@@ -2001,22 +2067,35 @@ def parse_http_trailer(request, line):
     return 0
 
 
-def pack_http_date(now):
+def pack_http_date(second):
     """Unix time -> IMF-fixdate, English whatever the locale; source RFC 9110 s5.6.7."""
-    second = int(now)
-    known, text = HTTP_CLOCK[0]
-    if known != second:
-        year, month, day, hour, minute, sec, weekday = time.gmtime(second)[:7]
-        text = ('%s, %02d %s %04d %02d:%02d:%02d GMT' % (
-            HTTP_DAYS[weekday], day, HTTP_MONTHS[month - 1], year, hour, minute, sec)).encode()
-        HTTP_CLOCK[0] = second, text
-    return text
+    year, month, day, hour, minute, sec, weekday = time.gmtime(second)[:7]
+    return ('%s, %02d %s %04d %02d:%02d:%02d GMT' % (
+        HTTP_DAYS[weekday], day, HTTP_MONTHS[month - 1], year, hour, minute, sec)).encode()
 
 
-def pack_http(request, now):
-    """Answer to a request: 401, without the page if it was HEAD."""
-    head = HTTP_HEAD % (pack_http_date(now), b'close' if request.close else b'keep-alive')
-    return head if request.verb == b'HEAD' else head + HTTP_PAGE
+@functools.lru_cache(maxsize=8)
+def pack_http(second, closing, bodiless):
+    """Answer to a request of that second: 401, without the page if it was HEAD."""
+    head = HTTP_HEAD % (pack_http_date(second), b'close' if closing else b'keep-alive')
+    return head if bodiless else head + HTTP_PAGE
+
+
+@functools.lru_cache(maxsize=HTTP_KNOWN)
+def read_http(data):
+    """Octets that end with an empty line -> HttpRequest if they are one, whole and without body.
+
+    Who scans says the same to everyone: a text that is known costs 0.1 us instead of 8.
+    """
+    request, at, skip = HttpRequest(bodiless=False), 0, 0
+    try:
+        while at < len(data) and not request.owed:
+            end = data.find(b'\n', at) + 1
+            skip = request.parse(request, data[at:end].rstrip(b'\r\n'))
+            at = end
+    except Malformed:
+        return None
+    return request if request.owed and not (request.parse or skip or at < len(data)) else None
 
 
 def is_http(data, peer):
@@ -2038,6 +2117,10 @@ def answer_http(data, peer):
              if that is here already: the answers shall not depend on how the pieces fall
     """
     if peer.state is None:
+        if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
+            request = read_http(data)
+            if request:
+                return reply_http(int(peer.now), request.close, request.verb == b'HEAD', len(data))
         peer.state = HttpRequest(bodiless=peer.transport == UDP)
     request, at = peer.state, 0
     while request.parse:
@@ -2048,20 +2131,26 @@ def answer_http(data, peer):
             request.spoil()
             break
         if not end:
-            return reply(used=at) if at else MORE
+            return Reply(used=at) if at else MORE
         request.left -= end - at
         skip, at = request.parse(request, data[at:end].rstrip(b'\r\n')), end
         if request.eager and request.owed:
             request.eager = False
             if request.modern and (skip or request.parse):
-                return reply(HTTP_CONTINUE, at, skip)
+                return Reply(HTTP_CONTINUE, at, skip)
         if skip > len(data) - at:
-            return reply(used=at, skip=skip)
+            return Reply(used=at, skip=skip)
         at += skip
     peer.state = None
     if peer.transport == UDP:           # one datagram, one answer: there is no handshake
         at = len(data)
-    return reply(pack_http(request, peer.now), at, close=request.close)
+    return reply_http(int(peer.now), request.close, request.verb == b'HEAD', at)
+
+
+@functools.lru_cache(maxsize=HTTP_KNOWN)
+def reply_http(second, closing, bodiless, used):
+    """A request that is whole and took so many octets -> what answers it, in that second."""
+    return Reply(pack_http(second, closing, bodiless), used, 0, closing)
 
 
 # ---- rpc -----------------------------------------------------------------------------
@@ -2251,7 +2340,7 @@ def answer_rpc(data, peer):
     if not answer:
         return None
     answer = RPC_MARK.pack(RPC_LAST | len(answer)) + answer
-    return answer if peer.transport == UDP else reply(answer, end)
+    return answer if peer.transport == UDP else Reply(answer, end)
 
 
 # ---- smb: spnego and ntlmssp ---------------------------------------------------------
@@ -2660,20 +2749,20 @@ def answer_smb(data, peer):
     kind, size = size >> 24, size & 0xffffff
     end = NBSS.size + size
     if end > KEPT_MAX or kind not in (NBSS_MESSAGE, NBSS_REQUEST, NBSS_KEEPALIVE):
-        return reply(close=True)
+        return Reply(close=True)
     if len(data) < end:
         return MORE
     if kind == NBSS_KEEPALIVE:
-        return reply(used=end)
+        return Reply(used=end)
     if kind == NBSS_REQUEST:
-        return reply(NBSS_POSITIVE, end) if size >= NBSS_NAMES else reply(close=True)
+        return Reply(NBSS_POSITIVE, end) if size >= NBSS_NAMES else Reply(close=True)
     message = data[NBSS.size:end]
     magic = message[:4]
     if magic == SMB1_MAGIC:
         out = answer_smb1(message, peer)
     else:
         out = answer_smb2(message, peer)        # which looks at the magic itself
-    return reply(close=True) if out is None else reply(out, end)
+    return Reply(close=True) if out is None else Reply(out, end)
 
 
 # ---- ssh -----------------------------------------------------------------------------
@@ -2704,7 +2793,7 @@ def answer_ssh(data, peer):
     line = data[:end].rstrip(b'\r\n')
     if not SSH_ID.match(line) or line == SSH_ANSWER.rstrip():
         return None
-    return reply(SSH_ANSWER, used=len(data) if peer.transport == UDP else end)
+    return Reply(SSH_ANSWER, used=len(data) if peer.transport == UDP else end)
 
 
 # ---- stun ----------------------------------------------------------------------------
@@ -2824,12 +2913,12 @@ def answer_stun(data, peer):
     used = end if peer.transport == TCP else None
     if unknown:
         error = pack_stun_unknown(unknown)
-        return reply(pack_stun(STUN_BINDING_ERROR, ident, error, fingerprint), used)
+        return Reply(pack_stun(STUN_BINDING_ERROR, ident, error, fingerprint), used)
     attributes = pack_stun_address(STUN_MAPPED_ADDRESS, peer.src, peer.sport)
     if ident.startswith(STUN_COOKIE):
         attributes += pack_stun_address(STUN_XOR_MAPPED_ADDRESS, peer.src, peer.sport, ident)
     port = peer.dport % 0xffff + 1 if change and peer.transport == UDP else 0   # 65535: 1
-    return reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
+    return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
 
 
 # ==== 6 Log and metrics ===============================================================
@@ -3554,8 +3643,12 @@ class RingLink(PacketLink):
         return frames
 
     def send(self, frames):
-        if len(set(map(len, frames))) == 1:     # quicker than groupby for a flood of the same
-            return self.send_run(len(frames[0]), frames)
+        sizes = list(map(len, frames))
+        changes = sum(map(operator.ne, sizes, sizes[1:]))
+        if not changes:                         # 30 ns a frame to see it; groupby 300
+            return self.send_run(sizes[0], frames) if frames else None
+        if changes * SEND_RUN > len(frames):
+            return PacketLink.send(self, frames)
         for size, run in itertools.groupby(frames, len):
             self.send_run(size, list(run))
 
