@@ -92,9 +92,9 @@ STANDARD = {                                # file: modules it may import
                  're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat', 'struct',
                  'sys', 'textwrap', 'threading', 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
-                      'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os', 'pwd', 're',
-                      'select', 'signal', 'socket', 'stat', 'struct', 'sys', 'tempfile', 'time',
-                      'zlib'},
+                      'functools', 'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os',
+                      'pwd', 're', 'select', 'signal', 'socket', 'stat', 'struct', 'sys',
+                      'tempfile', 'time', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'struct', 'sys'},
 }
