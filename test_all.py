@@ -9885,6 +9885,32 @@ class Stack(unittest.TestCase):
                 client.seq = client.conn.rcv if client.conn else client.seq
         self.assertTrue(any(size & 1 for size in sizes) and len(KEEP) in sizes, sizes)
 
+    def test_quick_datagram(self):
+        """And the one for UDP: every request, whole or spoilt, with sums or without."""
+        draw = random.Random(SEED)
+        rows = [row for row in VECTORS if row[1] == UDP and len(row[2]) < 1400]
+        answered = 0
+        for row in rows + draw.sample(rows, len(rows) // 4) * BULK:
+            verify, trusted = draw.random() < 0.8, draw.random() < 0.2
+            tokens = draw.choice((0, 9, 9, 9))
+            quick, layers = (make_stack(verify=verify, budget=masscanned.Budget(tokens, tokens))
+                             for _ in range(2))
+            data = row[2] if draw.random() < 0.8 else mutate(row[2], draw)[:1400]
+            wrong = draw.choice((None,) * 8 + (0, 7, 8, 9, len(data) + 9, 65535))
+            frame = udp(data, draw.randrange(65536), draw.choice((0, 53, port_of(row[0]))),
+                        size=wrong, total=draw.choice((None, None, None, 0, 1)))
+            plain = wrong is None and draw.random() < 0.9
+            if not plain:
+                frame = spoil(frame, draw.randrange(len(frame)), 1 << draw.randrange(8))
+            expected = [each.hex() for each in layers.answer_ether(frame, trusted)]
+            if expected and plain and len(frame) >= 54:
+                quick.answer_ether = None
+            self.assertEqual([each.hex() for each in quick.answer_frame(frame, trusted)],
+                             expected, 'SEED=%d %s' % (SEED, frame.hex()))
+            self.assertEqual(quick.counts, layers.counts)
+            answered += bool(expected)
+        self.assertGreater(answered, len(rows) // 4)
+
     def test_openings(self):
         """A round of plain SYNs, answered in columns, says what single ones say."""
         draw = random.Random(SEED)
