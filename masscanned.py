@@ -378,7 +378,6 @@ KEPT_MAX = 1 << 16          # octets a stream keeps of an unfinished request
 OUT_MAX = 1 << 14           # octets answered in one go; more waits for the client's ACK
 WINDOW = 1 << 12            # octets of a stream shown to an answerer first; more if it asks
 MORE = b''
-BEGINNINGS_KNOWN = 256      # first octets of which it is known whose they can be
 
 Reply = collections.namedtuple('Reply', 'out used skip close port')     # see above
 Reply.__new__.__defaults__ = b'', None, 0, False, 0
@@ -422,16 +421,9 @@ def signature_runs(octets) -> 'list[tuple[int, bytes]]':
 
 
 class Registry:
-    """The protocols that are switched on, indexed by transport and first octet.
-
-    longest     octets of the longest signature
-    known       fits(), which remembers what it said of the last: most begin alike, 0.2 us
-                instead of 0.7
-    """
+    """The protocols that are switched on, indexed by transport and first octet."""
 
     def __init__(self, protocols):
-        self.longest = 1
-        self.known = functools.lru_cache(maxsize=BEGINNINGS_KNOWN)(self.fits)
         self.index = {transport: [[] for _ in range(256)] for transport in BOTH}
         for each in protocols:
             for sig in each.sigs:
@@ -443,7 +435,6 @@ class Registry:
     def enter(self, each, octets):
         entry = (sum(octet is not None for octet in octets), len(octets),
                  signature_runs(octets), each)
-        self.longest = max(self.longest, len(octets))
         for transport in each.over:
             for first in range(256) if octets[0] is None else octets[:1]:
                 self.index[transport][first].append(entry)
@@ -455,18 +446,17 @@ class Registry:
         however the octets were cut.
         """
         size, stream = len(data), peer.transport == TCP
-        for least, each in self.known(peer.transport, data[:self.longest]):
-            if size < least:
-                if stream:
-                    return MORE
-            elif each.check is None or each.check(data, peer):
-                return each
+        for _, least, runs, each in self.index[peer.transport][data[0]]:
+            for at, octets in runs:
+                if not octets.startswith(data[at:at + len(octets)]):
+                    break
+            else:
+                if size < least:
+                    if stream:
+                        return MORE
+                elif each.check is None or each.check(data, peer):
+                    return each
         return None
-
-    def fits(self, transport, data):
-        """The first octets -> [(octets its signature has, Protocol)], the strongest first."""
-        return [(least, each) for _, least, runs, each in self.index[transport][data[0]]
-                if all(octets.startswith(data[at:at + len(octets)]) for at, octets in runs)]
 
 
 class Host:
