@@ -901,6 +901,17 @@ class Files:
         copy.seek(0)
         return copy
 
+    def has_any(self) -> bool:
+        """Is one of them a CBA file, or empty, so that headings have something below them?"""
+        for path in self.paths:
+            try:
+                with self.open(path) as file:
+                    if file.read(1) in (b'', b'L', b'B'):
+                        return True
+            except OSError:
+                continue            # entries() tells why
+        return False
+
     def judge(self, path, cba):
         """What there is to say of a file that has been read."""
         if cba.cut.startswith('first octet'):
@@ -924,10 +935,11 @@ def report(files, args, module, code):
     elif args.module is not None:
         emit(entry_text(entry, code) for _, entry in files.entries(module, code))
     else:
+        headed = files.has_any()
         if args.s or not args.r:
-            emit(['Stats:'])
+            emit(['Stats:'] * headed)
             emit(line for _, entry in files.entries('cscan') for line in report_stats(entry))
-        if args.s == args.r:
+        if args.s == args.r and headed:
             emit([''])
             say_results()
         if args.r or not args.s:

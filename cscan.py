@@ -3901,6 +3901,7 @@ class Keeper:
         self.console, self.candidate, self.next = console, None, 0.0
         self.told, self.flushed, self.closed = '', 0, threading.Event()
         self.last = self.saved = None       # the snapshots last written: live, synced
+        self.metrics = None                 # -mf: what they count goes to the disk before them
 
     def look(self, engine):
         """After each round of the engine."""
@@ -3940,6 +3941,8 @@ class Keeper:
 
     def sync(self):
         last = self.last
+        if self.metrics and last is not self.saved:
+            self.metrics.sync()
         if last is not self.saved and self.sink.sync() and not self.synced.write(last):
             self.saved = last
             sync_to_disk(self.synced.fd)    # not memory.flush(): that would stop all threads
@@ -3974,7 +3977,7 @@ ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody re
                                     # they cannot be written where they should be
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
 F_SETPIPE_SZ = 1031                 # linux/fcntl.h
-TEAM_MAX, TEAM_OPEN = 64, 6         # workers; descriptors for each that the first process needs
+TEAM_MAX, TEAM_OPEN = 64, 7         # workers; descriptors for each that the first process needs
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
@@ -4607,22 +4610,29 @@ def count_events(totals: Totals) -> int:
 class Metrics:
     """The file of -mf: records gather in memory and are written ten times a second.
 
-    failed  True once the file cannot be written: that is told, and the scan goes on
+    Workers of -w append to one file, each by a descriptor of its own; what one writes at a time
+    are whole records.  In such a file time goes back by what they wait for each other.
+
+    before  of a scan that goes on: what mark() told last; None
+    end     of such a file: (offset behind the last whole record, its ms)
+    shift   ms from the monotonic clock to times in the file: 0 until a scan goes on
+    ended   shared octet, 1 once the file cannot be written: that is told, and the scan goes on
     """
     RECORDS = {tag: struct.Struct('=' + METRICS_TIME + body)    # = is the machine's byte order
                for tag, body in METRICS_BODY.items()}
     TIMEOUT = struct.Struct('=i')       # the file begins with -t in ms
+    LONGEST = max(record.size for record in RECORDS.values())
+    GAP_MAX = 30 * 86400000         # ms that a scan may pause; metrics.py takes more for damage
 
-    def __init__(self, path, timeout_ms, console):
-        self.path, self.console, self.failed = path, console, False
-        self.records = [self.TIMEOUT.pack(max(1, round(timeout_ms)))]
-        self.size = 0                   # of the file, all of it whole records
+    def __init__(self, path, timeout_ms, console, before=None):
+        self.path, self.console, self.before, self.end = path, console, before, None
+        self.head = self.TIMEOUT.pack(max(1, round(timeout_ms)))
+        self.records, self.shift, self.ended = [], 0, mmap.mmap(-1, 1)
         try:
             self.fd = self.open()
+            self.regular = stat.S_ISREG(os.fstat(self.fd).st_mode)
             self.check()
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self.regular:
-                os.ftruncate(self.fd, 0)
         except BlockingIOError:
             raise UserError('argument -mf: %r: another program is writing to it' % path) from None
         except OSError as error:
@@ -4634,64 +4644,136 @@ class Metrics:
             mode = os.stat(self.path).st_mode
             if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                 raise UserError('argument -mf: %r: a file was expected' % self.path)
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
     def check(self):
-        """What is there already is replaced if it is empty or such a file."""
-        self.regular = stat.S_ISREG(os.fstat(self.fd).st_mode)
-        start = os.pread(self.fd, self.TIMEOUT.size + 1, 0) if self.regular else b''
+        """What is there already is replaced if it is empty or such a file, or it goes on."""
+        size = os.fstat(self.fd).st_size if self.regular else 0
+        if self.before and self.regular and not size:
+            self.console.note('warning: -mf %r: what it held is gone: it begins anew' % self.path)
+        start = os.pread(self.fd, self.TIMEOUT.size + 1, 0) if size else b''
         head, tag = start[:self.TIMEOUT.size], start[self.TIMEOUT.size:]
-        if 0 < len(head) < self.TIMEOUT.size or tag and tag[0] not in self.RECORDS:
+        if self.before and size:
+            self.end = head == self.head and self.find_end(*self.before[:2])
+            if not self.end:
+                raise UserError('argument -mf: %r: not as the scan left it: move it away, then '
+                                'another begins' % self.path)
+        elif 0 < len(head) < self.TIMEOUT.size or tag and tag[0] not in self.RECORDS:
             raise UserError('argument -mf: %r: not replaced: it holds something else than metrics'
                             % self.path)
+
+    def find_end(self, at, ms):
+        """From the end of a record of that time -> (end of the last whole one, latest ms).
+
+        None if there is anything else than a record that was cut, or what a lost disk block holds.
+        """
+        with mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ) as data:
+            if at > len(data):
+                return None
+            while at < len(data):
+                record = self.RECORDS.get(data[at])
+                if not record or at + record.size > len(data):
+                    break
+                latest, at = at, at + record.size
+                ms = max(ms, record.unpack_from(data, latest)[1])
+            rest = data[at:at + 4096]
+        return None if len(rest) >= self.LONGEST and rest.strip(b'\0') else (at, ms)
+
+    def begin(self):
+        """The scan begins, or goes on: with a whole record, and at a time that fits."""
+        if not self.end:
+            if self.regular:
+                os.ftruncate(self.fd, 0)
+            self.records.append(self.head)
+            return self.flush()
+        (end, latest), (_, then, wall) = self.end, self.before
+        size = os.lseek(self.fd, 0, os.SEEK_END)
+        if end < size:
+            os.ftruncate(self.fd, os.lseek(self.fd, end, os.SEEK_SET))
+            self.console.note('-mf %r: %s of a record that had not been written whole: cut off'
+                              % (self.path, many(size - end, 'octet')))
+        pause = min(max(0, int((time.time() - wall) * 1000)), self.GAP_MAX)
+        self.shift = max(latest, then + pause) - int(time.monotonic() * 1000)
+
+    def twin(self):
+        """The same for another worker."""
+        twin = Metrics.__new__(Metrics)
+        vars(twin).update(vars(self), records=[], fd=self.open())
+        if self.regular:
+            os.lseek(twin.fd, 0, os.SEEK_END)
+        return twin
 
     def add(self, tag, *fields):
         self.records.append(self.RECORDS[tag].pack(tag, *fields))
 
     def flush(self):
         """What has gathered into the file; on failure the file ends with a whole record."""
-        data = b''.join(self.records)
+        rest = memoryview(b''.join(self.records))
+        size = len(rest)
         self.records.clear()
-        if self.failed:
-            return
         try:
-            write_all(self.fd, data)
-            self.size += len(data)
+            while rest and not self.ended[0]:
+                rest = rest[os.write(self.fd, rest):]
         except OSError as error:
-            self.failed = True
+            self.ended[0] = 1
             self.console.note('-mf %r: %s: metrics end here, the scan goes on'
                               % (self.path, why(error)))
             if self.regular:
                 with contextlib.suppress(OSError):      # a torn record is what readers expect
-                    os.ftruncate(self.fd, self.size)
+                    self.take_back(size - len(rest))
+
+    def take_back(self, written):
+        """The last octets, unless another worker has been there since."""
+        end = os.lseek(self.fd, 0, os.SEEK_CUR)
+        if end == os.fstat(self.fd).st_size:
+            os.ftruncate(self.fd, end - written)
+
+    def mark(self, ms):
+        """For the state, after flush() -> [end, ms, seconds since 1970]."""
+        return [os.lseek(self.fd, 0, os.SEEK_CUR) if self.regular else 0, ms, time.time()]
+
+    def sync(self):
+        """What is written to the disk."""
+        with contextlib.suppress(OSError):
+            os.fdatasync(self.fd)
 
 
 class Volley:
-    """Sockets that were connected together, and mostly will be again, when nothing answers.
+    """Sockets that were connected together, and mostly will be again.
 
-    ms      when; names: octets of each descriptor
-    whole   all of them still belong to it
+    socks   empty once they went different ways
+    ms      when; records: as they were written then, a bytearray
     """
-    __slots__ = 'socks', 'names', 'ms', 'whole'
+    __slots__ = 'socks', 'ms', 'records'
 
-    def __init__(self, socks, names):
-        self.socks, self.names, self.ms, self.whole = socks, names, 0, True
+    def __init__(self, socks):
+        self.socks, self.ms, self.records = socks, 0, None
+
+    def stamp(self, old, new):
+        """Give records, that begin with one head, another: only octets that differ, by columns."""
+        size = MeteredEngine.SENT_SIZE
+        for at in range(len(new)):
+            if old[at] != new[at]:
+                self.records[at::size] = new[at:at + 1] * len(self.socks)
 
 
 class MeteredEngine(Engine):
     """An Engine that keeps a record of all it does; without -mf nothing of this costs anything.
 
-    A volley that comes again costs 0.05 us a packet of the 3 that it takes, any other 0.15.
+    A volley that comes again costs 0.1 us a packet of the 3 to 4 that it takes, any other 0.15.
     """
     HEAD = struct.Struct('=' + METRICS_TIME)
     FIELD = struct.Struct('=i')
+    SENT_SIZE = Metrics.RECORDS[METRICS_SENT].size
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.metrics = None             # to be given before run()
         self.names = {}                 # socket -> octets of its descriptor, all of the pool
-        self.volleys = {}               # first socket -> Volley
-        self.since = {}                 # socket -> its Volley, while its connect() is under way
+        self.volleys = {}               # first socket -> Volley that is still together
+        self.since = {}                 # socket -> Volley of its last connect(), if it has one
+        self.idle = []                  # volleys that ended together, in self.volleys, too
+        self.unrecorded = []            # ms of connects that had no answer, as was found just now
         self.asked = 0                  # seconds that epoll was to wait
         self.ms = 0                     # time of records
         self.sending = [0.0, 0]         # seconds and packets that have no record yet
@@ -4706,40 +4788,62 @@ class MeteredEngine(Engine):
 
     def renew(self, sock):
         del self.names[sock]
-        self.volleys.pop(sock, None)
         super().renew(sock)
+
+    def bar(self):
+        super().bar()
+        for sock in set(self.since).difference(self.names):
+            self.leave(sock)
 
     # ---- records ----
 
     def record_sent(self, socks, again):
         """Connects of these are under way; again: they were before, too."""
-        volley = self.volleys.get(socks[0]) if again else None
-        if not (volley and volley.whole and volley.socks == socks):
-            for before in set(map(self.since.get, socks)) - {None} if again else ():
-                before.whole = False
-            volley = Volley(socks, list(map(self.names.__getitem__, socks)))
+        volley = self.volleys.get(socks[0])
+        if volley and volley.socks == socks:
+            volley.stamp(self.HEAD.pack(METRICS_SENT, volley.ms),
+                         self.HEAD.pack(METRICS_SENT, self.ms))
+            if not again:
+                self.idle.remove(volley)
+        else:
             if again:
-                self.volleys[socks[0]] = volley
+                self.part(set(map(self.since.get, socks)))
+            else:
+                self.part(self.idle)
+                self.idle.clear()
+            self.volleys[socks[0]] = volley = Volley(socks)
+            head = self.HEAD.pack(METRICS_SENT, self.ms)
+            volley.records = bytearray(head + head.join(map(self.names.__getitem__, socks)))
             self.since.update(zip(socks, itertools.repeat(volley)))
         volley.ms = self.ms
-        head = self.HEAD.pack(METRICS_SENT, self.ms)
-        self.metrics.records += head, head.join(volley.names)
+        self.metrics.records.append(bytes(volley.records))
 
-    def leave(self, socks):
-        """Connects of sockets have ended -> {ms of connect(): how many}; None: there was none."""
-        counts = collections.Counter()
-        volleys = collections.Counter(map(self.since.pop, socks, itertools.repeat(None)))
-        for volley, count in volleys.items():
-            if volley:
-                volley.whole = False
-            counts[volley.ms if volley else None] += count
-        return counts
+    def part(self, volleys):
+        """Their sockets go different ways; nothing of them is kept but the time."""
+        for volley in volleys:
+            if volley and volley.socks:
+                del self.volleys[volley.socks[0]]
+                volley.socks, volley.records = (), None
 
-    def record_timeouts(self, socks):
-        """Connects of these had no answer; one that ended at once was never under way."""
-        counts = self.leave(socks)
-        counts[self.ms] += counts.pop(None, 0)
-        self.record_delays(METRICS_TIMEOUT, b'', +counts)
+    def leave(self, sock):
+        """The connect of a socket has ended -> its ms; None: there was none."""
+        volley = self.since.pop(sock, None)
+        if not volley:
+            return None
+        if volley.socks:
+            self.part((volley,))
+        return volley.ms
+
+    def settle(self):
+        """Before time goes on: records of what ended one by one."""
+        if self.unrecorded:
+            self.record_delays(METRICS_TIMEOUT, b'', collections.Counter(self.unrecorded))
+            self.unrecorded.clear()
+
+    def end_unanswered(self, sock):
+        """A connect had no answer; one that ended at once was never under way."""
+        since = self.leave(sock)
+        self.unrecorded.append(self.ms if since is None else since)
 
     def record_turned_over(self, socks):
         """The same, and new connects follow.
@@ -4752,9 +4856,8 @@ class MeteredEngine(Engine):
             collections.Counter(self.since[sock].ms for sock in socks))
         self.record_delays(METRICS_TIMEOUT, b'', counts)
 
-    def record_closed(self, socks):
-        """What these waited for is not open; new sockets among them waited for nothing."""
-        counts = self.leave(socks)
+    def record_closed(self, counts):
+        """{ms of connect(): how many are not open}; None: new sockets, they waited for nothing."""
         counts.pop(None, None)
         self.record_delays(METRICS_ANSWER, b'\0', counts)
 
@@ -4767,25 +4870,28 @@ class MeteredEngine(Engine):
     def tell_open(self, target, code, sock):
         opened = self.opened
         super().tell_open(target, code, sock)
-        since = next(iter(self.leave([sock])))
+        since = self.leave(sock)
         kind = (METRICS_OPEN if self.opened > opened else 0) | (
             METRICS_AT_ONCE if since is None else 0)
         self.metrics.add(METRICS_ANSWER, self.ms, 0 if since is None else self.ms - since, kind)
 
     def given_up(self, target, sock):
         super().given_up(target, sock)
-        self.record_timeouts([sock])
+        self.end_unanswered(sock)
 
     def unanswered(self, target, sock):
         super().unanswered(target, sock)
-        self.record_timeouts([sock])
+        self.end_unanswered(sock)
 
     def lose(self, target, sock):
         super().lose(target, sock)
-        self.record_timeouts([sock])
+        if sock:                            # else the judge sends it again: it has ended before
+            self.end_unanswered(sock)
 
     def odd(self, sock, target, code, old):
         """Whatever becomes of the old target: was something sent to the new one?"""
+        if not old:
+            self.leave(sock)                # what it waited for before has long ended
         if code in LOCAL or code in CLASH:
             self.metrics.add(METRICS_SENT, self.ms, METRICS_FAILED)
         elif code != EISCONN and not (old and code == errno.EINVAL):
@@ -4798,14 +4904,34 @@ class MeteredEngine(Engine):
         """What is not open makes its socket free: those, together, a tenth of one by one."""
         before = len(self.free)
         super().collect(events)
-        if len(self.free) > before:
-            self.record_closed(self.free[before:])
+        socks = self.free[before:]
+        if not socks:
+            return
+        volley = self.since.get(socks[0])
+        if volley and volley.socks == socks:
+            self.idle.append(volley)
+            self.record_closed({volley.ms: len(socks)})
+        else:
+            self.record_parted(collections.Counter(map(self.since.get, socks)))
+
+    def record_parted(self, volleys):
+        """{Volley: how many are not open}; since keeps them: to pop() each costs 0.04 us."""
+        self.part(volleys)
+        counts = collections.Counter()
+        for volley, count in volleys.items():
+            counts[volley.ms if volley else None] += count
+        self.record_closed(counts)
 
     # ---- the loop ----
 
+    def run(self, crew, sink, console, progress):
+        self.metrics.console = console
+        super().run(crew, sink, console, progress)
+
     def clock(self):
         super().clock()
-        self.ms = int(self.real * 1000)
+        self.settle()
+        self.ms = int(self.real * 1000) + self.metrics.shift
 
     def nap(self):
         self.asked = super().nap()
@@ -4813,7 +4939,8 @@ class MeteredEngine(Engine):
 
     def events(self):
         events = super().events()
-        self.ms = int(time.monotonic() * 1000)      # of the answers among them
+        self.settle()
+        self.ms = int(time.monotonic() * 1000) + self.metrics.shift     # of answers among them
         self.metrics.add(METRICS_WOKE, self.ms, len(events), int(self.asked * 1000))
         return events
 
@@ -4827,7 +4954,7 @@ class MeteredEngine(Engine):
         start = time.monotonic()
         taken = super().take_back(socks)
         if len(taken) < len(socks):         # answered just before, and not open
-            self.record_closed(set(socks).difference(taken))
+            self.record_closed(collections.Counter(map(self.leave, set(socks).difference(taken))))
         self.expiry[0] += time.monotonic() - start
         self.expiry[1] += len(socks)
         return taken
@@ -4853,7 +4980,20 @@ class MeteredEngine(Engine):
                 took = int(phase[0] * 1000)
                 self.metrics.add(tag, self.ms, took, phase[1])
                 phase[:] = phase[0] - took / 1000, 0        # what is less than 1 ms is kept
+        self.settle()
         self.metrics.flush()
+
+    # ---- state ----
+
+    def snapshot(self):
+        """What it counts is in the file; so the file may have more than it, but never less."""
+        self.settle()
+        self.metrics.flush()
+        return dict(super().snapshot(), metrics=self.metrics.mark(self.ms))
+
+    def keep(self, keeper):
+        keeper.metrics = self.metrics
+        super().keep(keeper)
 
 
 def many(count: int, noun: str) -> str:
@@ -5126,7 +5266,8 @@ def make_parser() -> argparse.ArgumentParser:
           help="where modules' files go without -o (default: cba_files)")
     group('-st', metavar='N', type=count,
           help='statistics every N packets (default: 1000; 10000 with -o)')
-    group('-mf', metavar='FILE', help='write metrics for metrics.py to FILE')
+    group('-mf', metavar='FILE',
+          help='write metrics for metrics.py to FILE; --resume appends to it')
     group('--status', metavar='FILE|FD',
           help='append a JSON object a second to FILE, or to a descriptor by its number')
     group('-q', action='store_true', help='no progress; warnings and errors only')
@@ -5175,15 +5316,13 @@ def check_args(parser, args, extra):
         parser.error('--state: goes with a scan of --once: random targets have no position')
     if args.state and '-' in args.f + args.exclude:
         parser.error('--state: standard input could not be read again: use a file')
-    if args.state and args.mf:
-        parser.error('--state: goes without -mf: --resume would lose the metrics before it')
     if args.resume:
         return check_resumed(parser, args)
     if isinstance(args.r, AutoRate) and (args.m or args.ct is not None or
                                          args.a != parser.get_default('a')):
         parser.error('-r auto: goes without -m, -a and -ct')
-    if args.w > 1 and (args.l or args.x or args.mf):
-        parser.error('-w %d: goes with a scan only, and without -mf' % args.w)
+    if args.w > 1 and (args.l or args.x):
+        parser.error('-w %d: goes with a scan only' % args.w)
     if args.shard and not args.once:
         parser.error('--shard: goes with --once: random targets have no parts')
     if args.shards and args.shard != 'auto':
@@ -5433,7 +5572,7 @@ def check_lists(path, before, now):
                             'began: %s then, %s now' % (path, option, count, now[option][1]))
 
 
-FILE_OPTIONS = 'pf', 'o', 'of', 'log', 'status'
+FILE_OPTIONS = 'pf', 'o', 'of', 'mf', 'log', 'status'
 PASSING_OPTIONS = 'resume', 'state', 'q', 'd'       # what --resume does not keep
 
 
@@ -5680,14 +5819,15 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
     total = min(args.n or share, share) if args.once else args.n
     snapshots = state.snapshots if state else [None] * args.w
     engines = make_engines(args, space, snapshots, total, console)
-    if args.mf:
-        engines[0].metrics = Metrics(args.mf, args.t, console)
+    metrics = args.mf and Metrics(args.mf, args.t, console, last_mark(snapshots))
     if status:
         status.open()
     sink = make_sink(args, console)
     if args.state:
         state = state or StateFile(args.state, '--state', args.w)
         state.begin(state_config(args, exclusions))
+    if metrics:
+        give_metrics(engines, metrics)
     start = start_text(engines[0].pace, args, space, total)
     console.progress(start)
     if args.d:
@@ -5732,6 +5872,19 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
     error = progress.error(engine)
     tell_end(console, crew, error)
     return 1 if error else 128 + signals.came if signals.came else 0
+
+
+def last_mark(snapshots):
+    """Where the metrics file ended, as the worker saw it that wrote last; None: not at all."""
+    return max((each['metrics'] for each in snapshots if each and 'metrics' in each),
+               default=None)
+
+
+def give_metrics(engines, metrics):
+    """-mf: all write to one file."""
+    metrics.begin()
+    for number, engine in enumerate(engines):
+        engine.metrics = metrics.twin() if number else metrics
 
 
 def linger(engine):

@@ -70,8 +70,8 @@ METRICS_OPEN, METRICS_AT_ONCE = 2, 1            # bits of an answer's kind
 BLOCK = 1 << 20                     # octets that are read at a time
 RUN_MAX = 4096                      # records that are looked at together
 TIMEOUT_MAX = 3600000               # ms: cscan's -t goes no further
-BACK_MAX = 60000                    # ms that time may go back between two records
-AHEAD_MAX = 31 * 86400000           # ms that may pass between two; epoll wakes ten times a second
+AHEAD_MAX = 31 * 86400000           # ms that may pass between two records, where a scan paused
+BACK_MAX = AHEAD_MAX                # and that time may go back: a worker of -w was late to write
 
 
 class Records:
@@ -204,6 +204,9 @@ class Records:
 # ==== 3 Tally =========================================================================
 
 COLUMNS = 1200                      # of time, at most
+SECONDS = 120                       # that are counted at a time: workers write in turn
+OVERLAP_MAX = 1000                  # ms of a phase that may lie before the end of another worker's
+PAUSE_MIN = 10000                   # ms without a record, and the connect timeout, are a pause
 FIRST_WIDTH = 100                   # ms of a column at first
 LOAD_BITS = 16                      # of the number of events of a call, at most
 EXACT_BELOW = 10000                 # ms; longer delays are kept to three digits
@@ -225,13 +228,14 @@ class Tally:
         self.width, self.columns = FIRST_WIDTH, {}
         self.number, self.column = None, None       # the column last used
         self.records = 0
-        self.second, self.in_second, self.peak = 0, 0, 0    # packets sent in a second, and most
+        self.seconds, self.peak = {}, 0             # packets sent in the last ones, and most
+        self.paused = 0                             # ms in which there was no scan
         self.delays = {True: collections.Counter(), False: collections.Counter()}   # by is open
         self.waits = collections.Counter()          # ms until a target was given up
         self.at_once = {True: 0, False: 0}
         self.loads = collections.Counter()          # bits of the number of events -> calls
         self.phases = {SENDING: Phases(0, 0, 0), EXPIRY: Phases(0, 0, 0)}
-        self.ended = {}                             # SENDING, EXPIRY: ms of the end of the last
+        self.ended = {}                             # SENDING, EXPIRY: ms of the latest end
         self.takers = {
             METRICS_SENT: self.take_sent, METRICS_WOKE: self.take_woke,
             METRICS_ANSWER: self.take_answers, METRICS_TIMEOUT: self.take_timeouts,
@@ -241,10 +245,12 @@ class Tally:
         for tag, ms, counts in records:
             if self.first is None:
                 self.first = self.last = ms
+            if ms - self.last > PAUSE_MIN + self.timeout:
+                self.paused += ms - self.last
             self.last = max(self.last, ms)
             self.takers[tag](ms, self.at(ms), counts)
             self.records += sum(counts.values())
-        self.peak = max(self.peak, self.in_second)
+        self.peak = max(self.peak, *self.seconds.values(), 0)
 
     # ---- time ----
 
@@ -268,7 +274,7 @@ class Tally:
             new[:] = map(operator.add, new, counts)
 
     def spread(self, what, begin, ms):
-        """Count a phase in all columns that it touched; it begins after the one before."""
+        """Count a phase in all columns that it touched."""
         while begin < ms:
             column = self.at(begin)
             end = min(ms, self.first + ((begin - self.first) // self.width + 1) * self.width)
@@ -287,10 +293,9 @@ class Tally:
                 number -= count
         column[SENT] += number
         second = (ms - self.first) // 1000
-        if second != self.second:
-            self.peak = max(self.peak, self.in_second)
-            self.second, self.in_second = second, 0
-        self.in_second += number
+        self.seconds[second] = self.seconds.get(second, 0) + number
+        if len(self.seconds) > SECONDS:
+            self.peak = max(self.peak, self.seconds.pop(min(self.seconds)))
 
     def take_woke(self, ms, column, counts):
         for (events, _), count in counts.items():
@@ -323,8 +328,10 @@ class Tally:
             duration = max(duration, 0)
             self.phases[what] = Phases(before.phases + count, before.ms + duration * count,
                                        before.count + max(number, 0) * count)
-            self.spread(what, max(ms - duration, self.ended.get(what, self.first)), ms)
-            self.ended[what] = ms
+            ended = self.ended.get(what, self.first)
+            earliest = max(min(ended, ms - OVERLAP_MAX), self.first)
+            self.spread(what, max(ms - duration, earliest), ms)
+            self.ended[what] = max(ended, ms)
 
     # ---- results ----
 
@@ -343,6 +350,10 @@ class Tally:
     def duration(self):
         """Seconds from the first record to the last, at least 1 ms."""
         return max(self.last - self.first, 1) / 1000
+
+    def running(self):
+        """The same without pauses."""
+        return max(self.last - self.first - self.paused, 1) / 1000
 
     def series(self, most):
         """At most so many pieces of time: [(begin s, end s, counts)], without a gap."""
@@ -439,10 +450,12 @@ def clock(seconds: float) -> str:
 def summary(tally) -> 'list[Row]':
     """Tally -> what a person wants to know after a scan."""
     sent = tally.total(SENT)
-    seconds = tally.duration()
+    seconds = tally.running()
     failed = tally.total(FAILED)
     rows = [
-        Row('duration', clock(seconds), 'connect timeout %s' % milliseconds(tally.timeout)),
+        Row('duration', clock(tally.duration()), 'connect timeout %s%s' % (
+            milliseconds(tally.timeout),
+            '; paused for %s of it' % clock(tally.paused / 1000) if tally.paused else '')),
         Row('packets', '{:,}'.format(sent), ', '.join(
             ['mean ' + rate(sent, seconds)] * (seconds * 1000 >= FIRST_WIDTH)
             + ['most in a second {:,}'.format(tally.peak)] * (seconds > 2)))]
@@ -472,7 +485,8 @@ def answer_rows(tally, sent):
         if waits else '')))
     left = sent - opened - closed - waits
     if left > 0:
-        rows.append(Row('unknown', '{:,}'.format(left), 'still pending where the file ends'))
+        rows.append(Row('unknown', '{:,}'.format(left), 'still pending where the file ends, or '
+                        'where the scan was killed'))
     return rows
 
 
@@ -481,7 +495,7 @@ def epoll_rows(tally):
     empty = tally.total(EMPTY)
     calls = tally.total(BUSY) + empty
     remark = '%s; %s events a call; %s had none' % (
-        mean(calls, tally.duration()), number_text(tally.total(EVENTS) / max(calls, 1)),
+        mean(calls, tally.running()), number_text(tally.total(EVENTS) / max(calls, 1)),
         share(empty, calls))
     return [Row('epoll calls', '{:,}'.format(calls), remark if calls else '')]
 
@@ -493,7 +507,7 @@ def phase_rows(tally):
         phases, ms, count = tally.phases[what]
         if phases:
             rows.append(Row(name, clock(ms / 1000), '%s of the time; %s of %s ms and %s %ss'
-                            % (share(ms / 1000, tally.duration()), counted(phases, 'phase'),
+                            % (share(ms / 1000, tally.running()), counted(phases, 'phase'),
                                number_text(ms / phases), number_text(count / phases), noun)))
     return rows
 
@@ -824,7 +838,7 @@ def tiles(tally) -> str:
     delays = tally.delays[True] + tally.delays[False]
     pairs = [(clock(tally.duration()), 'duration'),
              ('{:,}'.format(sent), 'packets'),
-             (mean(sent, tally.duration()), 'packets, mean'),
+             (mean(sent, tally.running()), 'packets, mean'),
              ('{:,}'.format(tally.total(OPEN)), 'open'),
              (share(answers, sent), 'of packets answered'),
              (milliseconds(percentile(delays, 50)) if delays else '\u2013', 'median delay')]

@@ -2302,6 +2302,8 @@ class Cba(Case):
                 (['-r', self.path('missing')], 1, "missing': No such file"),
                 (['-r', self.folder], 1, 'directory'),
                 (['-r', self.path('text', b'hello\n')], 1, 'not a CBA file'),
+                ([self.path('text')], 1, 'not a CBA file'), (['-s', self.path('text')], 1, 'not a'),
+                ([self.path('missing')], 1, 'missing'), (['-s', '-r', self.folder], 1, 'directory'),
                 (['--module', 'rfb:', good], 1, "'rfb:'"),
                 (['--module', 'rfb:-1', good], 1, "'rfb:-1'"),
                 (['--module', 'rfb:\u0661', good], 1, 'rfb:')):
@@ -2364,6 +2366,7 @@ class Cba(Case):
                 (['-r', more, more], 0, '9.9.9.9:9\n' * 2, []),
                 (['-r', text, missing, good, self.folder, more], 1, results,
                  [repr(text), repr(missing), 'directory']),
+                ([text, good, more], 1, REAL_STATS + '\n' + results, [repr(text)]),
                 (['-r', damaged, more], 1, 'a:b\n9.9.9.9:9\n',
                  [damaged + ': offset 11: type 127']),
                 (['--module', 'rfb', self.path('none.cba', b'L'), self.path('no.cba', b'')],
@@ -3428,10 +3431,12 @@ class MeteredEngine(Engine):
         engine = cscan.MeteredEngine(*args, **options)
         with tempfile.TemporaryDirectory(prefix='cscan-test.') as folder:
             engine.metrics = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
+            engine.metrics.begin()
         return engine
 
     def close(self, engine):
         super().close(engine)
+        engine.settle()
         engine.metrics.flush()
         octets = os.pread(engine.metrics.fd, 1 << 28, 0)
         os.close(engine.metrics.fd)
@@ -3448,7 +3453,8 @@ class MeteredEngine(Engine):
             self.assertEqual(found[name], expected, name)
         ended = found['open'] + found['closed'] + found['timeouts']
         self.assertEqual(found['sent'], ended + len(engine.attempts))
-        self.assertEqual(set(engine.since), set(engine.attempts))
+        self.assertLessEqual(set(engine.attempts), set(engine.since))
+        self.assertLessEqual(set(engine.since), set(engine.names))
         self.assertEqual(len(engine.names), len(engine.socks))
 
 
@@ -3881,8 +3887,8 @@ class MetricsReader(Case):
          'offset 30: 0x0: a record', 2),
         ('a leap', metrics_file((0xe0, 5, 7), (0xe0, 5, 7), (0xe0, 1 << 60, 8)),
          'offset 30: a time of 1152921504606846976 ms after one of 5 ms', 2),
-        ('back', metrics_file((0xe1, 99999, 0, 1), (0xe3, 3, 1)),
-         'offset 21: a time of 3 ms after one of 99999 ms', 1),
+        ('back', metrics_file((0xe1, 1 << 32, 0, 1), (0xe3, 3, 1)),
+         'offset 21: a time of 3 ms after one of 4294967296 ms', 1),
     ]
 
     def test_damaged(self):
@@ -3896,9 +3902,12 @@ class MetricsReader(Case):
                 self.assert_line(err, 'metrics: damaged: ' + words, 'everything before it')
 
     def test_a_little_back(self):
-        """Time that goes back by less than a minute is taken as it is."""
-        _, tally = self.tally(metrics_file((0xe0, 70000, 7), (0xe0, 69000, 7), (0xe0, 70100, 7)))
-        self.assertEqual((self.totals(tally), tally.duration()), ({'sent': 3}, 0.1))
+        """Time that goes back, as workers write in turn and stand still, is taken as it is."""
+        for back in (1000, 3600000, 30 * 86400000):
+            _, tally = self.tally(metrics_file((0xe0, 1 << 40, 7), (0xe0, (1 << 40) - back, 7),
+                                               (0xe0, (1 << 40) + 100, 7)))
+            self.assertEqual((self.totals(tally), tally.duration(), tally.paused),
+                             ({'sent': 3}, 0.1, 0))
 
     # octets, what the one line says
     STRANGE_FILES = [
@@ -3942,13 +3951,41 @@ class MetricsReader(Case):
             (0xe0, 3501, -2), (0xe0, 3501, -2), (0xe0, 3501, -2), (0xe0, 3501, -2)))
         self.assertEqual(tally.peak, 4)
 
+    def test_workers_in_turn(self):
+        """Two workers write what each did in a tenth: a second is counted whole, and phases add up."""
+        blocks = [(0xe0, 5000 + 100 * tenth + at, 7) for tenth in range(5, 3000)
+                  for worker in range(2) for at in (0, 99)]
+        _, tally = self.tally(metrics_file((0xe0, 5000, 7), *blocks))
+        self.assertEqual(tally.peak, 40)
+        self.assertLessEqual(len(tally.seconds), metrics.SECONDS)
+        blocks = [(0xe4, 1000 + 100 * tenth + worker, 90, 1) for tenth in range(2)
+                  for worker in range(2)]
+        _, tally = self.tally(metrics_file((0xe0, 900, 7), *blocks))
+        self.assertEqual(sum(counts[metrics.SENDING] for counts in tally.columns.values()), 360)
+        self.assertRegex(metrics.rows_text(metrics.summary(tally)), r'\nsending +0.36 s +179.1 % of')
+
+    def test_pause(self):
+        """A scan that went on later: rates are those of the time in which it ran."""
+        resumed = [(0xe0, 1000 + 1000 * at + pause, 7) for pause in (0, 3600000) for at in range(11)]
+        for timeout, paused in ((800, 3590000), (3590000, 0)):
+            _, tally = self.tally(metrics_file(*resumed, timeout=timeout))
+            self.assertEqual((tally.duration(), tally.paused), (3610, paused))
+            text = metrics.rows_text(metrics.summary(tally))
+            self.assertEqual('paused for 59 min 50 s of it' in text, paused > 0)
+            self.assertIn('mean 1.1/s' if paused else 'mean 0.0061/s', text)
+        self.check_page(metrics.page(tally, 'a', ''))
+
     def test_phases(self):
-        """A phase counts in all columns that it touched, from the end of the one before on."""
-        _, tally = self.tally(metrics_file(
-            (0xe0, 0, 7), (0xe4, 250, 200, 1), (0xe4, 300, 9999, 2), (0xe4, 300, -5, -5)))
-        self.assertEqual([tally.columns[number][metrics.SENDING] for number in range(3)],
-                         [50, 100, 100])
-        self.assertEqual(tally.phases[metrics.SENDING], (3, 10199, 3))
+        """A phase counts in all columns that it touched, little before the end of another."""
+        rows = [(250, 200, 1), (300, 9999, 2), (300, -5, -5)]
+        for more, at, expected in (([], 0, [150, 200, 150]),
+                                   ([(4050, 1, 0), (4300, 9999, 0)], 33, [100, 100, 100]),
+                                   ([(4050, 1, 0), (4300, 9999, 0)], 31, [0, 0, 100])):
+            _, tally = self.tally(metrics_file((0xe0, 0, 7), *[(0xe4,) + row
+                                                               for row in rows + more]))
+            self.assertEqual([tally.columns.get(number, [0] * 11)[metrics.SENDING]
+                              for number in range(at, at + 3)], expected)
+        self.assertEqual(tally.phases[metrics.SENDING], (5, 20199, 3))
 
     def test_numbers(self):
         """Percentiles and texts."""
@@ -4050,10 +4087,167 @@ class MetricsReader(Case):
 class MetricsWriter(Case):
     """-mf: the file of a scan."""
 
-    def metrics(self, path):
-        made = cscan.Metrics(path, 800.4, StubConsole())
+    def metrics(self, path, before=None):
+        made = cscan.Metrics(path, 800.4, StubConsole(), before)
         self.addCleanup(os.close, made.fd)
+        made.begin()
         return made
+
+    def test_only_checked(self):
+        """What is to be replaced stays until the scan begins."""
+        made = cscan.Metrics(self.path('metrics', METRICS_REAL), 800, StubConsole())
+        self.addCleanup(os.close, made.fd)
+        self.assertEqual(self.read('metrics'), METRICS_REAL)
+
+    def test_workers(self):
+        """They append to one file, and when it is full all of them end, with whole records."""
+        first = self.metrics(self.path('metrics', METRICS_REAL))
+        first.add(0xe3, 1, 800)
+        second = first.twin()
+        self.addCleanup(os.close, second.fd)
+        for ms, worker in enumerate((first, second, second, first), 2):
+            worker.add(0xe3, ms, 800)
+            worker.flush()
+        whole = [(0xe3, ms, 800) for ms in range(1, 6)]
+        self.assertEqual(metrics_records(self.read('metrics')), (800, whole))
+        size = os.path.getsize(first.path)
+        self.assertEqual([worker.mark(9)[:2] for worker in (first, second)],
+                         [[size, 9], [size - 13, 9]])
+        second.console = StubConsole()
+        with self.file_limit(size + 8):
+            second.add(0xe3, 6, 800)
+            second.flush()
+        first.add(0xe3, 7, 800)
+        first.flush()
+        self.assertEqual(metrics_records(self.read('metrics')), (800, whole))
+        self.assertEqual((len(second.console.notes), first.console.notes), (1, []))
+
+    def test_torn_by_a_worker(self):
+        """What another has written since is not cut off."""
+        first = self.metrics(self.path('metrics'))
+        second = first.twin()
+        self.addCleanup(os.close, second.fd)
+        for worker in first, second:
+            worker.add(0xe3, 1, 800)
+            worker.flush()
+        first.take_back(5)
+        self.assertEqual(os.path.getsize(first.path), 30)
+        second.take_back(0)
+        self.assertEqual(os.path.getsize(first.path), 30)
+        second.take_back(5)
+        self.assertEqual(os.path.getsize(first.path), 25)
+
+    TWO = metrics_file((0xe3, 5000, 800), (0xe1, 5100, 3, 10))
+    # what is there, end of the last record that a snapshot knows, octets that stay, what is told
+    RESUMED = [
+        ('as it was', TWO, 34, 34, ''),
+        ('more than the snapshot knows', TWO, 17, 34, ''),
+        ('all of it', TWO, 4, 34, ''),
+        ('cut', TWO[:-1], 17, 17, '16 octets of a record that had not been written whole: cut off'),
+        ('one octet', TWO[:18], 17, 17, '1 octet of a record'),
+        ('lost blocks', TWO[:17] + bytes(5000), 17, 17, '5000 octets'),
+        ('lost blocks in a record', TWO[:20] + bytes(3), 17, 17, '6 octets'),
+        ('gone', None, 17, 4, 'what it held is gone: it begins anew'),
+        ('empty', b'', 17, 4, 'what it held is gone'),
+        ('shorter', TWO, 35, 34, None), ('another timeout', b'\1' + TWO[1:], 17, 34, None),
+        ('text', b'ping\n', 4, 5, None), ('no records behind', TWO + b'x' * 25, 34, 59, None),
+    ]
+
+    def test_goes_on(self):
+        """--resume: with a whole record, and nothing that another wrote is touched."""
+        for name, octets, end, stays, words in self.RESUMED:
+            with self.subTest(name):
+                path, before = self.path(name, octets), [end, 5000, time.time()]
+                if words is None:
+                    self.assert_refused((repr(path), 'not as the scan left it'), self.metrics, path,
+                                        before)
+                    self.assertEqual(self.read(name), octets)
+                    continue
+                made = self.metrics(path, before)
+                self.assertEqual(os.path.getsize(path), stays)
+                self.assertEqual(len(made.console.notes), bool(words))
+                for note in made.console.notes:
+                    self.assert_line(note, repr(path), words)
+                twin = made.twin()
+                self.addCleanup(os.close, twin.fd)
+                self.assertEqual(twin.mark(1)[0], stays)
+                made.add(0xe3, 9, 800)
+                made.flush()
+                self.assertEqual(made.mark(1)[0], stays + 13)
+                self.assertEqual(metrics_records(self.read(name))[1][-1], (0xe3, 9, 800))
+
+    def test_goes_on_in_time(self):
+        """Times go on by what the wall clock says, never back, and never by more than a month."""
+        for name, gone, expected in (
+                ('a minute', 60, 65000), ('at once', 0, 5100), ('a clock that was put back', -99, 5100),
+                ('a year', 365 * 86400, 5000 + cscan.Metrics.GAP_MAX)):
+            with self.subTest(name):
+                made = self.metrics(self.path(name, self.TWO), [17, 5000, time.time() - gone])
+                self.assertLess(abs(made.shift + time.monotonic() * 1000 - expected), 1000)
+                self.assertGreaterEqual(made.shift + time.monotonic() * 1000, expected)
+                made.add(0xe3, int(time.monotonic() * 1000) + made.shift, 800)
+                made.flush()
+                self.assertEqual(call(metrics.main, [made.path])[0], 0)
+        self.assertEqual(self.metrics('/dev/null', [0, 5, 5]).shift, 0)
+
+    def test_one_end(self):
+        """What had no answer and is sent again later has one record of it; some together, too."""
+        engine = cscan.MeteredEngine(iter([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
+        self.addCleanup(engine.close)
+        engine.metrics, engine.crew = self.metrics(self.path('metrics')), StubCrew()
+        target = '127.0.0.1', 9
+        engine.ms = 1000
+        for _ in range(4):
+            engine.new_socket()
+        engine.record_sent(engine.free[:3], False)
+        engine.ms = 1800
+        engine.unanswered(target, engine.free[0])
+        engine.lose(target, engine.free[1])
+        engine.given_up(target, engine.free[3])         # the connect() itself told so
+        engine.lose(target, None)                       # by the judge, after unanswered()
+        engine.snapshot()
+        found = metrics_records(self.read('metrics'))[1][3:]
+        self.assertEqual(found, [(0xe3, 1800, 800)] * 2 + [(0xe3, 1800, 0)])
+        self.assertEqual((engine.volleys, list(engine.since)), ({}, [engine.free[2]]))
+
+    def test_volleys(self):
+        """Sockets that ended together come again together, or part; each has its own time."""
+        engine = cscan.MeteredEngine(iter([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
+        self.addCleanup(engine.close)
+        engine.metrics = self.metrics(self.path('metrics'))
+        for _ in range(4):
+            engine.new_socket()
+        socks, engine.free = engine.free, []
+        names = [sock.fileno() for sock in socks]
+        written, steps = [], (              # ms, sockets connected, those that are not open then
+            (1000, (0, 1, 2), (0, 1, 2)), (1001, (0, 1, 2), (0, 1, 2)), (70000, (0, 1, 2), (0, 1)),
+            (70100, (0, 1), (0, 1)), (70200, (1, 0, 3), (3, 1)), (70300, (1,), (1, 0, 2)),
+            (70400, (0, 1, 2), (0, 1, 2)), (1 << 33, (0, 1, 2), (2, 1, 0)))
+        since = {}
+        for ms, connected, closed in steps:
+            engine.ms = ms
+            engine.record_sent([socks[at] for at in connected], False)
+            since.update(dict.fromkeys(connected, ms))
+            written += [(0xe0, ms, names[at]) for at in connected]
+            engine.ms += 5
+            with patched(cscan.Engine, collect=lambda self, closed: self.free.extend(
+                    socks[at] for at in closed)):
+                engine.collect(closed)
+            engine.free.clear()
+            written += [(0xe2, ms + 5, ms + 5 - since[at], 0) for at in sorted(
+                closed, key=lambda at: since[at])]
+            self.assertLessEqual(len(engine.idle), len(engine.volleys))
+        engine.metrics.flush()
+        found = metrics_records(self.read('metrics'))[1]
+        self.assertEqual(sorted(found), sorted(written))
+        self.assertLessEqual(len(engine.volleys), 1)
+
+    def test_last_mark(self):
+        marks = [[17, 5000, 7.5], [30, 5100, 7.6], [4, 6000, 7.7]]
+        for snapshots, expected in (
+                ([{'metrics': mark} for mark in marks], marks[1]), ([None, {}], None),
+                ([None, {'metrics': marks[0]}, {}], marks[0])):
+            self.assertEqual(cscan.last_mark(snapshots), expected)
 
     def test_starts(self):
         """A new file, and what may be replaced: an empty one, and such a file."""
@@ -4117,6 +4311,27 @@ class MetricsWriter(Case):
         self.assertEqual((status, err), (0, ''))
         self.assertRegex(out, r'packets +48 .*\nanswers +47  97.9 % of packets\n  open +1 ')
         self.assertRegex(out, r'\ntimed out +1 ')
+
+    def test_scan_of_workers(self):
+        """-w: one file, its totals are those of all workers."""
+        port = Hosts(self).open()[1]
+        status, _, err = run('cscan.py', '-f', '127.0.0.0/26', '-p', '9,%d' % port, '--once', '-ct',
+                             0, '-w', 2, '-mf', self.path('metrics'), '-b', next(FREE_PORT))
+        self.assertEqual(status, 0)
+        self.assertRegex(err, r'128 packets in .*: 1 open, 127 refused, 0 without answer\n$')
+        self.assertEqual(metrics_totals(self.read('metrics')),
+                         {'sent': 128, 'open': 1, 'closed': 127})
+        status, out, err = call(metrics.main, [self.path('metrics')])
+        self.assertEqual((status, err), (0, ''))
+        self.assertRegex(out, r'packets +128 ')
+
+    def test_failed_start(self):
+        """A state file that is there already: the metrics that belong to it stay."""
+        path = self.path('metrics', METRICS_REAL)
+        done = run('cscan.py', '-q', '-f', '127.0.0.1', '-p', 9, '--once', '-mf', path, '--state',
+                   self.path('state', b'x'), '-b', next(FREE_PORT))
+        self.assert_stop(done, 1, '--state', 'is there already')
+        self.assertEqual(self.read('metrics'), METRICS_REAL)
 
     def test_full_from_the_start(self):
         """No room for a single record: the scan does not suffer."""
@@ -4218,12 +4433,10 @@ class Shards(Case):
         (['--state', 'x'], '--state: goes with a scan of --once'),
         (['--once', '-l', '--state', 'x'], '--state: goes with a scan of --once'),
         (['--once', '-xf', '-', '--state', 'x'], '--state: standard input'),
-        (['--once', '-mf', 'y', '--state', 'x'], '--state: goes without -mf'),
         (['--resume', 'x'], '--resume: takes all options from its file, but -q, -d and --status; -f'),
         (['--once', '-w', '0'], "-w: '0': a whole number from 1 to 64"),
         (['--once', '-w', 'many'], "-w: 'many'"),
         (['-l', '-w', '2'], '-w 2: goes with a scan only'),
-        (['-mf', 'x', '-w', '2'], '-w 2: goes with a scan only, and without -mf'),
     ]
 
     def test_mistakes(self):
@@ -5330,6 +5543,54 @@ class Resume(Long):
         self.assertEqual((done[0], done[1]), (0, ''), done[2])
         self.assert_all(self.results(), 4 * 200)
         self.assert_stop(run('cscan.py', *self.resumed), 1, '--resume', 'that scan is complete')
+
+    def counted(self, name):
+        """What the snapshots of a state file count, and what the metrics file has: [Counter] * 2."""
+        state = cscan.StateFile(self.path('state' + name), '--resume')
+        try:
+            state.load()
+            told = collections.Counter()
+            for each in filter(None, state.snapshots):
+                told.update(sent=each['sent'], open=each['opened'],
+                            closed=sum(dict(each['answers']).values()))
+        finally:
+            close_state(state)
+        with open(self.path('metrics' + name), 'rb') as file:
+            tally = metrics.read_open(file, name)[1]
+        return told, collections.Counter(sent=tally.total(metrics.SENT), open=tally.total(
+            metrics.OPEN), closed=tally.total(metrics.CLOSED))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_metrics(self):
+        """-mf: all that the scan counts is in the file, after Ctrl-C nothing else; kill -9, too."""
+        for workers in (1, 3):
+            name = str(workers)
+            path, excess = self.path('metrics' + name), collections.Counter()
+            args = [*self.base, '-p', '%d,9' % self.port, '-r', 1000, '-t', 100, '-w', workers,
+                    '--state', self.path('state' + name), '-mf', path]
+            for signum in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+                with self.subTest(workers=workers, signum=signum):
+                    before = os.path.getsize(path) if os.path.exists(path) else 0
+                    process = self.start(*args)
+                    wait_until(lambda: os.path.exists(path) and os.path.getsize(path) > before + 3000)
+                    pids = child_pids(process.pid)
+                    process.send_signal(signum)
+                    process.communicate(timeout=20)
+                    self.assert_gone(pids)
+                    told, found = self.counted(name)
+                    self.assertEqual((told - found) + (excess - (found - told)),
+                                     collections.Counter())
+                    if signum != signal.SIGKILL:
+                        self.assertEqual(found - told, excess)
+                    excess = found - told
+                    args = ['--resume', self.path('state' + name)]
+            status, _, err = run('cscan.py', *args)
+            self.assertEqual(status, 0, err)
+            last = re.search(r'(\d+) packets in .*: (\d+) open, (\d+) refused, 0 without', err)
+            told = collections.Counter(dict(zip(('sent', 'open', 'closed'), map(int, last.groups()))))
+            self.assertGreaterEqual(told['sent'], 1024)
+            found = self.counted(name)[1]
+            self.assertEqual((found - told, told - found), (excess, collections.Counter()))
 
     def test_lists_changed(self):
         """Other targets than the scan began with are named, and nothing is sent."""
