@@ -939,6 +939,7 @@ class Openings:
     lanes   the same as numbers
     ones    1 in each lane, low: 0xffff in each
     sums    of both addresses; ports: of the ports, in each lane
+    replies numbers of the answers, seq and ack, in lanes; None before
     """
 
     def __init__(self, frames, total):
@@ -955,6 +956,7 @@ class Openings:
         self.low = self.ones * HALF
         self.sums = self.halves(COLUMN_SRC, COLUMN_DST)
         self.ports = self.halves(COLUMN_PORTS)
+        self.replies = None
 
     def halves(self, *columns):
         """Sum of both halves of the columns' words, in each lane."""
@@ -1008,6 +1010,7 @@ class Openings:
         ones, low, ports = self.ones, self.low, self.lanes[COLUMN_PORTS]
         cookies = self.pack(stack.cookies.make_all(self.flows)) ^ self.steps()
         acks, full = self.acks(), ones * (HALF << 8)        # full: 0 modulo 65535
+        self.replies = cookies, acks
         sums4 = fold_lanes(full - self.sums - ones * stack.syn_ack_sum4, low)
         sums = fold_lanes(full - self.sums - self.ports - split_lanes(cookies, low)
                           - split_lanes(acks, low) - ones * stack.syn_ack_sum, low)
@@ -1086,6 +1089,7 @@ class Stack:
     counts          {fate: how often}
     faults          the first [(exception, frame)] that were our bugs
     received, sent  frames
+    openings        the Openings answered last, for the log; None
     tell            tell(text) for each answer of a protocol, or None
     """
 
@@ -1106,7 +1110,7 @@ class Stack:
         self.counts = collections.Counter()
         self.faults = []
         self.fate = None
-        self.received = self.sent = 0
+        self.received, self.sent, self.openings = 0, 0, None
         self.handlers = {ETHERTYPE_ARP: self.answer_arp, ETHERTYPE_IPV4: self.answer_ipv4,
                          ETHERTYPE_IPV6: self.answer_ipv6}
         self.mss_option = self.four.pack_mss()
@@ -1258,6 +1262,7 @@ class Stack:
             return None
         for flow in filter(self.connections.table.__contains__, openings.flows):
             self.connections.drop(flow)
+        self.openings = openings
         return openings.answers(self)
 
     def opening_size(self, frame):
@@ -2952,8 +2957,7 @@ WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stal
 MACS_MAX = 4096
 IPV4_PLAIN = b'\x08\0\x45'       # EtherType, version and header length without options
 EXCHANGE4 = struct.Struct('!34xHHIIH')  # of a frame: sport dport seq ack off-flags
-OPENING4 = '!26x4s4sHHII'               # of a SYN: src dst sport dport seq ack; more may follow
-OPENED4 = '!38xII'                      # of the SYN+ACK: seq ack
+OCTET_TEXTS = [[b'%d%b' % (octet, end) for octet in range(256)] for end in (b'.', b'')]
 
 ETHERTYPE_NAMES = {             # IEEE 802 numbers; the names are the log's
     0x0800: 'Ipv4', 0x0806: 'Arp', 0x0842: 'WakeOnLan', 0x22f3: 'Trill', 0x6003: 'DECnet',
@@ -3029,8 +3033,8 @@ def view_segment(frame: bytes, proto: int, at: int, answer=False) -> Segment:
 class Observer:
     """Told of each frame by frame(now, frame, fate, answers)."""
 
-    def openings(self, now, frames, answers):
-        """Plain SYNs from one MAC, all of one size, and the SYN+ACK to each.
+    def openings(self, now, frames, answers, columns):
+        """Plain SYNs from one MAC, all of one size, the SYN+ACK to each, the Openings they were.
 
         A subclass may have a quicker way.
         """
@@ -3044,7 +3048,8 @@ class PacketLog(Observer):
     A subclass says how a layer reads.
 
     fd      where to
-    texts   not written yet; due is when they must be, Unix time
+    events  not written yet; due is when they must be, Unix time
+    texts   of those that came last; blocks are the octets of those before
     waiting octets the reader has had no room for
     full    there are too many of them
     missed  frames that were not logged because of that
@@ -3055,17 +3060,19 @@ class PacketLog(Observer):
     line = '{} {} {} {}'            # time, layer, verb, rest
 
     def __init__(self, fd, now, lock=None):
-        self.fd, self.texts, self.due, self.failed = fd, [], now, None
+        self.fd, self.events, self.due, self.failed = fd, 0, now, None
+        self.texts, self.blocks = [], []
         self.waiting, self.full, self.missed, self.lock = b'', False, 0, lock
         self.poll = select.poll()
         self.poll.register(fd, select.POLLOUT)
-        self.piece = 1 << 20 if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+        self.piece = select.PIPE_BUF if is_stream(fd) else 1 << 20
         self.now, self.stamp = now, stamp_text(now)
 
     def begin(self):
         """The first lines: what is logged."""
         self.texts += [self.line.format(self.stamp, layer, 'init', '').rstrip() + '\n'
                        for layer in LAYERS]
+        self.events += len(LAYERS)
 
     def frame(self, now, frame, fate, answers):
         """One frame, its fate ('layer reason', None: answered), the frames that answer it."""
@@ -3083,8 +3090,9 @@ class PacketLog(Observer):
         if self.full:
             self.missed += count
             return False
-        if not self.texts:
+        if not self.events:
             self.due = now + FLUSH_S
+        self.events += count
         if now != self.now:
             self.now, self.stamp = now, stamp_text(now)
         return True
@@ -3114,14 +3122,21 @@ class PacketLog(Observer):
         """
         return ''.join(self.layers(stamp, frame, None, (answer,)))
 
+    def encode(self):
+        """Texts so far -> a block; what comes stands behind it."""
+        if self.texts:
+            self.blocks.append(''.join(self.texts).encode())
+            self.texts = []
+
     def flush(self, wait_s=0):
         """Write what there is and the reader has room for; the answers never wait for it.
 
         A reader that has gone away ends the log, not the program.
         """
-        if self.texts:
-            self.waiting += ''.join(self.texts).encode()
-            self.texts = []
+        self.encode()
+        if self.events:
+            self.waiting += b''.join(self.blocks)
+            self.events, self.blocks = 0, []
         if self.failed or not self.waiting:
             return
         try:
@@ -3177,23 +3192,25 @@ class ConsoleLog(PacketLog):
             known = self.macs[frame[:12]] = macs + ('%s\t%s\n' % macs,)
         return known
 
-    def openings(self, now, frames, answers):
-        """As exchange() would say it: what they share is put together once, 1.1 us for each."""
+    def openings(self, now, frames, answers, columns):
+        """As exchange() would say it, in columns: 0.5 us for each (CPython 3.11, 256 frames)."""
         if not self.takes(now, len(frames)):
             return
         client, ours, ether = self.mac_texts(frames[0])
-        stamp, text, add = self.stamp, socket.inet_ntoa, self.texts.append
-        begin = f'{stamp}\teth\trecv\tIpv4\t{ether}{stamp}\tipv4\trecv\tTcp\t{client}\t'
-        came, went = f'\n{stamp}\ttcp\trecv\t{SYN}\t', f'\n{stamp}\ttcp\tsend\t{SYN | ACK}\t'
-        back = f'\n{stamp}\tipv4\tsend\tTcp\t{client}\t'
-        end = f'\n{stamp}\teth\tsend\tIpv4\t{ether}'
-        for (src, our, sport, dport, seq, ack), (seq2, ack2) in zip(
-                unpack_each(OPENING4, frames), unpack_each(OPENED4, answers)):
-            src, our = text(src), text(our)
-            network = f'{src}\t{ours}\t{our}'
-            transport = f'{client}\t{src}\t{sport}\t{ours}\t{our}\t{dport}\t'
-            add(f'{begin}{network}{came}{transport}{seq}\t{ack}'
-                f'{went}{transport}{seq2}\t{ack2}{back}{network}{end}')
+        stamp, rows = self.stamp, Rows(len(frames))
+        src, our, ports, *numbers = columns.octets[COLUMN_SRC:COLUMN_ACK + 1]
+        numbers += [each.to_bytes(4 * rows.count, 'big') for each in columns.replies]
+        sport, dport = rows.numbers('H', *half_columns(ports))
+        seq, ack, seq2, ack2 = rows.numbers('I', *numbers)
+        near, far = f'{client}\t{rows.address(src)}\t', f'{ours}\t{rows.address(our)}'
+        network, transport = f'{near}{far}\n{stamp}\t', f'{near}{sport}\t{far}\t{dport}\t'
+        self.encode()
+        self.blocks.append(rows.fill(
+            f'{stamp}\teth\trecv\tIpv4\t{ether}'
+            f'{stamp}\tipv4\trecv\tTcp\t{network}'
+            f'tcp\trecv\t{SYN}\t{transport}{seq}\t{ack}\n'
+            f'{stamp}\ttcp\tsend\t{SYN | ACK}\t{transport}{seq2}\t{ack2}\n'
+            f'{stamp}\tipv4\tsend\tTcp\t{network}eth\tsend\tIpv4\t{ether}'))
 
     def inwards(self, stamp, view, segment, depth):
         """The lines of a frame that comes in, down to a depth of 0 to 2."""
@@ -3308,15 +3325,70 @@ def transport_pairs(view, segment):
 LOGS = {'console': ConsoleLog, 'logfmt': LogfmtLog}
 
 
+def is_stream(fd) -> bool:
+    """Whether who reads may stall: not a file, not a device such as /dev/null."""
+    mode = os.fstat(fd).st_mode
+    return not stat.S_ISREG(mode) and not (stat.S_ISCHR(mode) and not os.isatty(fd))
+
+
 def stamp_text(now: float) -> str:
     """Unix time -> seconds, '.', three digits of milliseconds."""
     return '%.3f' % now
 
 
-def unpack_each(layout, frames):
-    """The fields of each of some frames, all of one size; layout: format of the first octets."""
-    rest = '%dx' % (len(frames[0]) - struct.calcsize(layout))
-    return struct.iter_unpack(layout + rest, b''.join(frames))
+def half_columns(octets) -> 'list[bytes]':
+    """A column of 32-bit words -> columns of their halves."""
+    halves = memoryview(octets).cast('H')
+    return [halves[at::2].tobytes() for at in range(2)]
+
+
+class Rows:
+    """The lines of many frames from a pattern for all, where marks stand for what differs.
+
+    bytes % tuple fills in all of a round at once and makes no object of a number: 40 ns for each,
+    where repr() and join() take 80 (CPython 3.11).  What all have in common costs next to nothing.
+
+    count  of frames
+    marks  for each: a column of what is filled in, one for each frame
+    """
+    def __init__(self, count):
+        self.count, self.marks = count, []
+
+    def mark(self, layout, column) -> str:
+        """What stands for a column: NUL, its number as a character, the format."""
+        self.marks.append(column)
+        return '\0%c%s' % (len(self.marks), layout)
+
+    def address(self, octets) -> str:
+        """A column of IPv4 addresses -> pattern: what they begin with alike, what differs."""
+        if octets == octets[:4] * self.count:
+            return socket.inet_ntoa(octets[:4])
+        pattern, texts = '', None
+        for at in range(4):
+            column, table = octets[at::4], OCTET_TEXTS[at == 3]
+            if not texts and column == column[:1] * self.count:
+                pattern += '%d.' % column[0]
+                continue
+            each = operator.itemgetter(*column)(table)
+            texts = list(map(operator.add, texts, each)) if texts else each
+        return pattern + self.mark('%b', texts)
+
+    def numbers(self, kind, *columns) -> 'list[str]':
+        """Columns of numbers of a kind struct knows -> pattern of each."""
+        layout = struct.Struct('!%d%s' % (self.count, kind))
+        size = layout.size // self.count
+        return [self.mark('%d', layout.unpack(octets))
+                if octets != octets[:size] * self.count
+                else str(int.from_bytes(octets[:size], 'big')) for octets in columns]
+
+    def fill(self, pattern) -> bytes:
+        """Pattern of the lines of a frame -> the lines of all."""
+        first, *others = pattern.split('\0')
+        template, width = first + ''.join([each[1:] for each in others]), len(others)
+        values = [None] * width * self.count
+        for at, each in enumerate(others):
+            values[at::width] = self.marks[ord(each[0]) - 1]
+        return template.encode() * self.count % tuple(values)
 
 
 class Watch(Observer):
@@ -3919,7 +3991,7 @@ def serve(link, stack, stop, log, watch):
         link.send(answers)
         stack.received += len(frames)
         stack.sent += len(answers)
-        if log and (len(log.texts) > BLOCK_EVENTS or now > log.due):
+        if log and (log.events > BLOCK_EVENTS or now > log.due):
             log.flush()
 
 
@@ -3933,7 +4005,7 @@ def answer_round(stack, frames, trusted, observers):
             continue
         answers += quick
         for each in observers:
-            each.openings(stack.now, part, quick)
+            each.openings(stack.now, part, quick, stack.openings)
     return answers
 
 
@@ -3984,7 +4056,7 @@ def answer_watched(stack, frames, trusted, observers):
 
 def rest(link, log, stop, now):
     """Nothing to do: write the log when it is due, sleep, look after the interface."""
-    pending = bool(log and (log.texts or log.waiting))
+    pending = bool(log and (log.events or log.waiting))
     if pending and now > log.due:
         log.flush()
         pending = False

@@ -10655,27 +10655,105 @@ class Stack(unittest.TestCase):
             for line in ''.join(log.texts).splitlines():
                 self.assertRegex(line, r'^(ts=)?1795225601\.250[\t ]\S')
 
+    def told(self, log):
+        """What the log will write."""
+        log.encode()
+        return b''.join(log.blocks).decode()
+
+    # what differs among the SYNs of a round: clients, our addresses, ports, numbers
+    LOGGED_ROUNDS = [
+        ('1 to 3 digits', ('1.2.3.4', '12.34.56.78', '192.168.100.255'),
+         ('10.0.0.0', '10.9.10.99', '10.100.255.1'), (0, 9, 65535, 10000), (0, ONES, 7, 10 ** 9)),
+        ('the last octet', ['192.168.7.%d' % octet for octet in (0, 9, 10, 99, 100, 255)],
+         ('10.0.0.7', '10.0.0.250'), (80, 443), (ONES, 1 << 31)),
+        ('the first octet', ('9.7.7.7', '11.7.7.7', '222.7.7.7'), ('10.1.1.1', '10.2.1.1'),
+         (5, 5, 6), (1, 1, 2)),
+        ('one client', ('223.255.255.255',), ('10.0.0.1', '10.0.1.0'), (1024, 65535), (0, 99)),
+        ('one of all', ('1.0.0.0',), ('10.255.255.255',), (0,), (ONES,)),
+        ('ends alike', ('1.2.3.4', '1.2.3.5', '1.2.3.4'), ('10.0.0.1', '10.0.0.2', '10.0.0.1'),
+         (1, 2, 1), (3, 4, 3))]
+
+    def logged_rounds(self):
+        """-> name, what observers are told of a round; of several sizes of frames."""
+        for name, srcs, ours, ports, numbers in self.LOGGED_ROUNDS:
+            for count, options, tail in ((1, b'', 0), (2, b'', 6), (7, unhex('020405b4'), 0),
+                                         (7, b'', 1), (49, b'', 3), (49, unhex('020405b4'), 2)):
+                each = zip(range(count), *map(itertools.cycle, (
+                    srcs, ours, ports, ports[1:] + ports[:1], numbers, numbers[1:] + numbers)))
+                frames = [tcp(seq, ack, SYN, b'', options, sport=sport, dport=dport,
+                              src=packed(src), dst=packed(our)) + bytes(tail)
+                          for _, src, our, sport, dport, seq, ack in each]
+                stack = make_stack('10.0.0.0/8')
+                answers = stack.answer_openings(frames)
+                yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
+
     def test_log_of_openings(self):
-        """A round of SYNs is told as one SYN after the other is; also when the log has no room."""
-        draw, stack = random.Random(SEED), make_stack('10.0.0.0/8')
-        frames = [tcp(draw.randrange(1 << 32), draw.choice((0, 7)), SYN, b'', options,
-                      src=bytes((192, 168, 0, index)), dst=packed('10.0.0.%d' % (index % 5)),
-                      sport=draw.randrange(65536))
-                  for index, options in zip(range(20), [unhex('020405b4')] * 20)]
+        """A round of SYNs is told as one SYN after the other is, between what came and comes."""
+        for name, frames, answers, columns in self.logged_rounds():
+            for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
+                logs = kind(1, NOW), kind(1, NOW)
+                for log in logs:
+                    log.frame(NOW, frames[0], None, answers[:1])
+                logs[0].openings(NOW + 1, frames, answers, columns)
+                for frame, answer in zip(frames, answers):
+                    logs[1].frame(NOW + 1, frame, None, (answer,))
+                for log in logs:
+                    log.frame(NOW + 2, frames[0], None, answers[:1])
+                self.assertEqual(self.told(logs[0]), self.told(logs[1]), name)
+                self.assertEqual([(log.due, log.events) for log in logs],
+                                 [(NOW + masscanned.FLUSH_S, len(frames) + 2)] * 2)
+
+    def test_log_without_room(self):
+        """Openings are counted while the reader stalls, and no more when it is gone."""
+        frames = [tcp(7, 0, SYN)] * 20
+        stack = make_stack()
         answers = stack.answer_openings(frames)
         for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
-            logs = kind(1, NOW), kind(1, NOW)
-            logs[0].openings(NOW + 1, frames, answers)
-            for frame, answer in zip(frames, answers):
-                logs[1].frame(NOW + 1, frame, None, (answer,))
-            self.assertEqual(''.join(logs[0].texts), ''.join(logs[1].texts))
-            self.assertEqual(logs[0].due, logs[1].due)
-            logs[0].full, before = True, len(logs[0].texts)
-            logs[0].openings(NOW + 2, frames, answers)
-            self.assertEqual((logs[0].missed, len(logs[0].texts)), (20, before))
-            logs[0].failed = 'gone'
-            logs[0].openings(NOW + 2, frames, answers)
-            self.assertEqual((logs[0].missed, len(logs[0].texts)), (20, before))
+            log = kind(1, NOW)
+            log.full = True
+            log.openings(NOW, frames, answers, stack.openings)
+            self.assertEqual((log.missed, log.events, self.told(log)), (20, 0, ''))
+            log.failed = 'gone'
+            log.openings(NOW, frames, answers, stack.openings)
+            self.assertEqual((log.missed, log.events, self.told(log)), (20, 0, ''))
+
+    def test_log_written(self):
+        """All that was told is written once, in order, and counts anew; due is its first."""
+        frames = [tcp(seq, 0, SYN, sport=seq) for seq in range(40)]
+        stack = make_stack()
+        answers = stack.answer_openings(frames)
+        with tempfile.TemporaryFile() as file:
+            log = masscanned.ConsoleLog(file.fileno(), NOW)
+            log.begin()
+            self.assertTrue(log.events)
+            log.flush()
+            for now in NOW + 1, NOW + 1.1:
+                log.frame(now, frames[0], None, answers[:1])
+                log.openings(now, frames, answers, stack.openings)
+            self.assertEqual((log.events, log.due), (82, NOW + 1 + masscanned.FLUSH_S))
+            log.flush()
+            log.flush()
+            self.assertEqual((log.events, log.texts, log.blocks, log.waiting), (0, [], [], b''))
+            file.seek(0)
+            lines = file.read().decode().splitlines()
+        self.assertEqual(len(lines), len(masscanned.LAYERS) + 6 * 82)
+        self.assertEqual([line.split('\t')[6] for line in lines if '\ttcp\trecv\t' in line],
+                         ['0'] + [str(seq) for seq in range(40)] + ['0']
+                         + [str(seq) for seq in range(40)])
+
+    def test_log_stream(self):
+        """Files and /dev/null take as much as comes; who reads of another may stall."""
+        near, far = os.pipe()
+        one, other = socket.socketpair()
+        with one, other, tempfile.TemporaryFile() as file, open(os.devnull, 'wb') as null:
+            for fd, stream in ((far, True), (one.fileno(), True), (file.fileno(), False),
+                               (null.fileno(), False)):
+                self.assertEqual(masscanned.is_stream(fd), stream)
+                self.assertEqual(masscanned.ConsoleLog(fd, NOW).piece == select.PIPE_BUF, stream)
+        for fd in (near, far) + os.openpty():
+            if os.isatty(fd):
+                self.assertTrue(masscanned.is_stream(fd))
+            os.close(fd)
 
     def test_never_acknowledges(self):
         client = Client(make_stack())
