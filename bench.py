@@ -990,14 +990,13 @@ def scan_rows(bench, lab, net):
     else:
         yield Missing(C_LOOP, 'no C compiler (cc)')
     base = C_LOOP if bench.yardstick else 'cscan.py'
-    command = cscan_command(bench, net, 1000, net.timeout_ms)
-    yield Figure('cscan.py', rate_of(bench, command, lab.connects, first),
-              C_LOOP if bench.yardstick else '')
+    yield Figure('cscan.py', rate_of(bench, cscan_command(bench, net, 1000, net.timeout_ms),
+                 lab.connects, first), C_LOOP if bench.yardstick else '')
     workers = len(cores())
     name = 'cscan.py -w %d' % workers
-    if has_workers(bench):
-        yield Figure(name, rate_of(bench, command + ['-w', workers], lab.connects, None),
-                     'cscan.py')
+    if has_workers(bench):      # each with as many pending as one: else these limit the rate
+        command = cscan_command(bench, net, 1000 * workers, net.timeout_ms, '-w', workers)
+        yield Figure(name, rate_of(bench, command, lab.connects, None), 'cscan.py')
     else:
         yield Missing(name, 'this cscan.py has no -w')
     yield have('nmap -sT', 'nmap') or Figure(

@@ -47,6 +47,7 @@ import itertools
 import json
 import math
 import mmap
+import operator
 import os
 import random
 import re
@@ -768,14 +769,20 @@ BUILTIN_MODULES = 'print'
 # ---- end of built-in targets ----
 
 MULTICAST = (0xe0000000, 0xefffffff)        # RFC 5771 s3: 224.0.0.0/4, which TCP cannot reach
-RANDOM_BLOCK = 1 << 14                      # octets of randomness fetched at a time
-LIST_BLOCK = 1 << 12                        # targets made at a time
+DRAW_BLOCK = 1 << 12                        # random numbers fetched at a time
+TEXT_BLOCK = 1 << 10                        # targets made at a time: not more than caches hold
 RESOLVERS = 32                              # names resolved side by side
 # The last label has a letter: resolvers take 10.1 and 0x7f000001 for addresses
 HOST_NAME = re.compile(r'(?:[\w-]{1,63}\.)*(?!0[xX]|[\w-]{64})[\w-]*[^\W\d_][\w-]*\.?')
 LAST = [str(octet) for octet in range(256)]
 THIRD = [octet + '.' for octet in LAST]
 HALF = [first + second for first in THIRD for second in THIRD]      # '0.0.' to '255.255.'
+NO_DIGIT = b'-'                             # in place of a leading zero
+DIGITS = [b''.join(b'%3d' % octet for octet in range(256)).replace(b' ', NO_DIGIT)[place::3]
+          for place in range(3)]            # hundreds, tens, ones of each octet
+ONES = ((1 << 32 * DRAW_BLOCK) - 1) // 0xffffffff       # 1 in each lane of 32 bits
+# So many at least are done in columns and lanes; PyPy, whose loops are quicker, does without
+COLUMNS_MIN = 64 if sys.implementation.name == 'cpython' else sys.maxsize
 
 
 class Names:
@@ -938,22 +945,62 @@ class Exclusions:
 
 
 def random_words(seed: 'int | None' = None):
-    """Endless blocks of uniform 32-bit integers: the kernel's, or those of a seed."""
+    """Endless arrays of uniform 32-bit integers: the kernel's, or those of a seed."""
     rng = random.Random(seed)
     while True:
-        octets = (os.urandom(RANDOM_BLOCK) if seed is None else
-                  rng.getrandbits(8 * RANDOM_BLOCK).to_bytes(RANDOM_BLOCK, 'little'))
+        octets = (os.urandom(4 * DRAW_BLOCK) if seed is None else
+                  rng.getrandbits(32 * DRAW_BLOCK).to_bytes(4 * DRAW_BLOCK, 'little'))
         words = array.array('I', octets)
         if sys.byteorder == 'big':
             words.byteswap()
         yield words
 
 
+def in_lanes(operation, words, number):
+    """operation(word, number) of each 32-bit word; none may overflow -> array or list.
+
+    Many words are one large number for that, with a lane of 32 bits for each: 0.015 us a word,
+    a third of what a loop takes.
+    """
+    if len(words) < COLUMNS_MIN:
+        return [operation(word, number) for word in words]
+    lanes = int.from_bytes(array.array('I', words).tobytes(), sys.byteorder)
+    lanes = operation(lanes, number * (ONES >> 32 * (DRAW_BLOCK - len(words))))
+    return array.array('I', lanes.to_bytes(4 * len(words), sys.byteorder))
+
+
+def ip_texts(ips) -> 'list[str]':
+    """Addresses, a list or an array -> dotted texts.
+
+    Many are made in columns, each digit of all in one step: 0.07 us each, by table look-ups 0.1,
+    by inet_ntoa 0.2.  Every text begins as 16 octets; what stands for leading zeros is taken out.
+    """
+    if len(ips) < COLUMNS_MIN:
+        return [f'{HALF[ip >> 16]}{THIRD[ip >> 8 & 255]}{LAST[ip & 255]}' for ip in ips]
+    octets = array.array('I', ips)
+    if sys.byteorder == 'little':
+        octets.byteswap()
+    octets, rows = octets.tobytes(), bytearray(b'000.000.000.000 ') * len(ips)
+    for place in range(4):
+        column = octets[place::4]
+        for digit, table in enumerate(DIGITS):
+            rows[4 * place + digit::16] = column.translate(table)
+    return rows.translate(None, NO_DIGIT).decode('ascii').split()
+
+
 def uniform(total: int, words):
     """Endless blocks of uniform integers 0..total-1 (total <= 2**32), by rejection."""
     mask = (1 << (total - 1).bit_length()) - 1
     for block in words:
-        yield [word for word in [word & mask for word in block] if word < total]
+        masked = in_lanes(operator.and_, block, mask)
+        yield masked if total > mask else [word for word in masked if word < total]
+
+
+def cut(blocks, size: int):
+    """Blocks -> the same in pieces of so many at most."""
+    for block in blocks:
+        for begin in range(0, len(block), size):
+            yield block[begin:begin + size]
 
 
 def permutation(size: int, seed: int, places: 'range | None' = None):
@@ -1004,7 +1051,8 @@ class Space:
     def draws(self, seed=None):
         """Independent random (host, port) for ever."""
         words = random_words(seed)
-        hosts = map(self.hosts, uniform(self.addresses, words))
+        indexes = cut(uniform(self.addresses, words), TEXT_BLOCK)
+        hosts = map(self.hosts, indexes)
         return zip(itertools.chain.from_iterable(hosts), self.draw_ports(words))
 
     def draw_ports(self, words):
@@ -1029,7 +1077,7 @@ class Space:
     def once(self, seed, places=None):
         """Each (host, port) once, in the order of permutation(size, seed)."""
         order = permutation(self.size, seed, places)
-        blocks = iter(lambda: list(itertools.islice(order, LIST_BLOCK)), [])
+        blocks = iter(lambda: list(itertools.islice(order, TEXT_BLOCK)), [])
         return itertools.chain.from_iterable(map(self.pairs, blocks))
 
     def pairs(self, indexes):
@@ -1039,17 +1087,12 @@ class Space:
                    [ports[index % count] for index in indexes])
 
     def hosts(self, indexes):
-        """Indexes of addresses, a list -> list of dotted texts.
-
-        List to list and table look-ups: 0.1 us each, half of inet_ntoa.
-        """
+        """Indexes of addresses, a list or an array -> list of dotted texts."""
         shifts = self.shifts
         if len(shifts) == 1:
-            ips = [index + shifts[0] for index in indexes]
-        else:
-            places = map(bisect.bisect_left, itertools.repeat(self.tops), indexes)
-            ips = [index + shifts[place] for index, place in zip(indexes, places)]
-        return [f'{HALF[ip >> 16]}{THIRD[ip >> 8 & 255]}{LAST[ip & 255]}' for ip in ips]
+            return ip_texts(in_lanes(operator.add, indexes, shifts[0]))
+        places = map(bisect.bisect_left, itertools.repeat(self.tops), indexes)
+        return ip_texts([index + shifts[place] for index, place in zip(indexes, places)])
 
 
 # ==== 3 Output ========================================================================
@@ -2790,7 +2833,7 @@ class Runner:
 
     def has_failed(self) -> str:
         """'' or why results do not arrive where they should."""
-        return self.console.failed or self.sink.failed
+        return self.console.failed or self.sink.failed or self.crew.failed
 
     def reread(self):
         """SIGHUP: read the exclude list again."""
@@ -3160,24 +3203,45 @@ class Engine(Runner):
     # ---- the loop ----
 
     def collect(self, events):
-        """Events -> answers: connect() once more tells what became of this very attempt."""
-        attempts, socks = self.attempts, self.socks
-        for fd, _ in events:
-            sock = socks.get(fd)
-            target = attempts.get(sock)
-            if target is None:
-                continue                    # the stray HUP of a shutdown()
-            code = CONNECT(sock, target)
-            if code == EALREADY:
-                continue                    # an event of an attempt before this one
-            del attempts[sock]
-            self.answered += 1
-            if code == 0 or code == EISCONN:
-                self.tell(target, code, sock)
-                self.renew(sock)
-            else:
-                self.free.append(sock)      # connect() has reset it
-                self.tell(target, code, sock)
+        """Events -> answers: connect() once more tells what became of this very attempt.
+
+        What most answers are, refusals, is counted together; map() keeps the loop in C: both
+        save 0.4 us of the 4.2 that such a probe took.
+        """
+        attempts = self.attempts
+        socks = [sock for sock in [self.socks.get(fd) for fd, _ in events] if sock in attempts]
+        targets = list(map(attempts.get, socks))    # the others: stray HUPs of a shutdown()
+        codes = list(map(CONNECT, socks, targets))
+        refused = codes.count(errno.ECONNREFUSED)
+        if refused < len(codes):
+            rows = list(zip(socks, targets, codes))
+            for sock, target, code in rows:
+                if code != errno.ECONNREFUSED:
+                    self.heed_answer(sock, target, code)
+            socks = [sock for sock, _, code in rows if code == errno.ECONNREFUSED]
+            targets = [target for _, target, code in rows if code == errno.ECONNREFUSED]
+        if refused:
+            self.answered += refused
+            self.answers[errno.ECONNREFUSED] += refused
+            self.free += socks
+            for sock in socks:
+                del attempts[sock]
+            if self.tries or self.again:
+                for target in targets:
+                    self.forget(target)
+
+    def heed_answer(self, sock, target, code):
+        """What the second connect() said of a target, if it is not that it refuses."""
+        if code == EALREADY:                # an event of an attempt before this one
+            return
+        del self.attempts[sock]
+        self.answered += 1
+        if code == 0 or code == EISCONN:
+            self.tell(target, code, sock)
+            self.renew(sock)
+        else:
+            self.free.append(sock)          # connect() has reset it
+            self.tell(target, code, sock)
 
     def heed_judge(self):
         """-r auto: what it has decided."""
@@ -3595,23 +3659,32 @@ class Crew:
         self.bugs = collections.Counter()   # module name -> exceptions that it let through
         self.failures = collections.Counter()   # (module name, reason) -> talks that OSError ended
         self.drops = collections.Counter()  # filter's name -> results that it dropped
-        self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True)
-                        for number in range(1, threads + 1)]
+        self.most_threads = threads
+        self.threads = []                   # none before the first result
+        self.failed = ''                    # not one could be started
 
     def start(self):
-        """Begin; with fewer threads where the machine allows no more."""
-        for index, thread in enumerate(self.threads):
+        """Begin; with fewer threads where the machine allows no more.
+
+        Not before there is a result: in a process that never had a second thread, Linux and the
+        C library do less for each system call, 0.1 us of the 3.2 of a silent probe.
+        """
+        for number in range(1, self.most_threads + 1):
+            thread = threading.Thread(target=self.work, args=(number,), daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                del self.threads[index:]
-                if not index:
-                    raise UserError('module threads: not one can be started') from None
-                self.console.note('warning: %d module threads (-mt): no more can be started'
-                                  % index)
+                if not self.threads:
+                    self.failed = 'module threads: not one can be started'
+                    return
+                return self.console.note('warning: %d module threads (-mt): no more can be started'
+                                         % len(self.threads))
+            self.threads.append(thread)
 
     def put(self, host, port):
         """A result; always taken, see full()."""
+        if not self.threads:
+            self.start()
         with self.lock:
             self.queue.append((host, port))
             self.ready.notify()
@@ -3621,6 +3694,10 @@ class Crew:
 
     def put_wait(self, host, port):
         """A result, when there is space."""
+        if not self.threads:
+            self.start()
+            if self.failed:
+                raise UserError(self.failed)
         with self.lock:
             while len(self.queue) >= self.limit:
                 self.space.wait()
@@ -3642,6 +3719,8 @@ class Crew:
         with self.lock:
             self.closed = True
             self.ready.notify_all()
+        if not self.threads:                # there is nothing to do, or nobody else to do it
+            self.work(1)
         for thread in self.threads:
             while thread.is_alive():
                 thread.join(TICK_S)
@@ -5629,10 +5708,8 @@ def make_sink(args, console):
 
 
 def make_crew(args, console, sink, modules, options) -> Crew:
-    """The module threads, running."""
-    crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
-    crew.start()
-    return crew
+    """What passes results to the modules."""
+    return Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
 
 
 RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)

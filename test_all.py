@@ -88,9 +88,9 @@ STANDARD = {                                # file: modules it may import
     'compile_targets.py': {'argparse', 'array', 'csv', 'errno', 'gzip', 'io', 'itertools', 'os', 're',
                            'socket', 'struct', 'sys', 'tempfile', 'zlib'},
     'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'errno',
-                 'fcntl', 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'os', 'random',
-                 're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat', 'struct',
-                 'sys', 'textwrap', 'threading', 'time', 'types', 'zlib'},
+                 'fcntl', 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'operator', 'os',
+                 'random', 're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat',
+                 'struct', 'sys', 'textwrap', 'threading', 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
                       'functools', 'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os',
                       'pwd', 're', 'select', 'signal', 'socket', 'stat', 'struct', 'sys',
@@ -921,7 +921,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed = False
+    closed, failed = False, ''
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -1175,8 +1175,28 @@ class Targets(Case):
                               (5, [[0, 1, 2, 3, 4] * 2, [0]]), (8, [list(range(8)) * 2, [0, 7]]),
                               (9, [list(range(9)), [8]]), (ALL, words), (ALL - 1, [words[0],
                                                                                    [0xfffffff8]])):
-            with self.subTest(total=total):
-                self.assertEqual(list(cscan.uniform(total, iter(words))), blocks)
+            for least in 1, sys.maxsize:
+                with self.subTest(total=total, least=least), patched(cscan, COLUMNS_MIN=least):
+                    self.assertEqual(list(map(list, cscan.uniform(total, iter(words)))), blocks)
+
+    def test_columns(self):
+        """Addresses of many are what they are of each: digits, lanes, blocks of any size."""
+        draw = random.Random(SEED)
+        octets = 0, 1, 9, 10, 99, 100, 101, 199, 200, 255
+        ips = [int.from_bytes(four, 'big') for four in itertools.product(octets, repeat=4)]
+        draw.shuffle(ips)
+        for least in 1, 64, sys.maxsize:
+            for ranges in ([(0, ALL - 1)], [(5, 5), (7, ALL - 1)], [(ALL - 9, ALL - 1)]):
+                space = cscan.Space(ranges, [(80, 1)])
+                for size in 1, 63, 64, cscan.DRAW_BLOCK:
+                    indexes = [ip % space.addresses for ip in ips[:size]]
+                    expected = [cscan.ip_text(5 if len(ranges) > 1 and not index else
+                                              index + ranges[-1][0] - (len(ranges) > 1))
+                                for index in indexes]
+                    with patched(cscan, COLUMNS_MIN=least):
+                        self.assertEqual(space.hosts(indexes), expected)
+                        indexes = cscan.array.array('I', indexes)
+                        self.assertEqual(space.hosts(indexes), expected)
 
     def check_counts(self, drawn, shares):
         """Each of shares {value: part of all} was drawn that often, within 6 sigma."""
@@ -3084,6 +3104,24 @@ class Engine(unittest.TestCase):
         self.assertEqual([flags & select.EPOLLHUP for _, flags in events], [select.EPOLLHUP])
         engine.collect(events)
         self.assertEqual((engine.timeouts, engine.answers, self.crew.results), (1, {}, []))
+
+    def test_answers_that_come_together(self):
+        """Refusals are counted together: what else is among the events, and who waits, is heard."""
+        opened, silent = self.hosts.open(), self.hosts.silent()
+        closed = [self.hosts.closed() for _ in range(3)]
+        engine = self.engine([closed[0], opened, silent] + closed[1:], retries=1)
+        engine.launch(5)
+        engine.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
+        engine.again = dict.fromkeys(closed[1:] + [silent, opened], True)
+        late = list(engine.attempts)[2].fileno(), select.EPOLLHUP
+        engine.collect(engine.epoll.poll(1) + [late])
+        self.assertEqual(self.crew.results, [opened])
+        self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
+        self.assertEqual((len(engine.free), engine.answered), (4, 4))
+        self.assertEqual(list(engine.attempts.values()), [silent])
+        self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
+        engine.collect([late])
+        self.assertEqual((engine.answers, engine.answered), ({errno.ECONNREFUSED: 3}, 4))
 
     def test_late_event_of_an_earlier_attempt(self):
         """Events fetched before a descriptor got its next target are not that target's."""
@@ -6388,6 +6426,33 @@ def check(target, out, options):
                 status, out, err = self.module(text)
                 self.assertEqual((status, out, err.count('\n')), (1, '', 1))
                 self.assertIn(words, err)
+
+    def test_threads(self):
+        """They begin with the first result, as many as can be; where none can, that is told."""
+        class Few(threading.Thread):
+            def start(self):
+                if not room:
+                    raise RuntimeError("can't start new thread")
+                room.pop()
+                super().start()
+
+        for most in 0, 2, 3:
+            room, console, sink = [0] * most, StubConsole(), KeepingSink()
+            sink.finish = lambda thread: None
+            with self.subTest(most=most), patched(cscan.threading, Thread=Few):
+                crew = cscan.Crew([], {}, sink, console, 3, 9)
+                self.assertEqual(crew.threads, [])
+                for _ in range(2):
+                    crew.put('127.0.0.1', 80)
+                self.assertEqual((len(crew.threads), len(room)), (most, 0))
+                self.assertEqual(console.notes, [
+                    'warning: 2 module threads (-mt): no more can be started'] * (most == 2))
+                self.assertEqual('not one' in crew.failed, most == 0)
+                if not most:
+                    with self.assertRaisesRegex(cscan.UserError, 'not one can be started'):
+                        crew.put_wait('127.0.0.1', 80)
+                crew.close()
+                self.assertEqual(crew.passed, 2, 'results are not lost')
 
     def test_slow_module_pauses_the_scan(self):
         """-pr 1 with a slow module: every target is found, and none counts as silent."""
