@@ -2914,6 +2914,7 @@ class Engine(Runner):
         self.real = self.now = time.monotonic()
         self.frozen = 0.0               # seconds that the clock of deadlines stood still
         self.next_tick = self.real
+        self.asked = 0.0                # seconds that the last nap was to take at most
         self.elapsed = 0.0              # seconds that the scan had run before it was resumed
         self.started = self.real
         self.bucket = Bucket(pace.rate, pace.syns, self.now)
@@ -3265,27 +3266,30 @@ class Engine(Runner):
         judge.decisions.clear()
 
     def overdue(self):
-        """Up to BATCH sockets whose deadline is over; of suspect ones the targets wait again."""
+        """Sockets whose deadline is over, BATCH at most; of suspect ones the targets wait again.
+
+        Cohorts, none of which is larger, stay whole: for -mf, what comes together again and again
+        is cheaper.
+        """
         attempts, cohorts = self.attempts, self.cohorts
         found = []
         while cohorts and cohorts[0][0] <= self.now and len(found) < self.batch:
             due, live, targets, answered, drawn, fresh = cohorts.popleft()
+            if answered != self.answered:
+                live = [sock for sock, target in zip(live, targets)
+                        if attempts.get(sock) is target]
+            if found and len(found) + len(live) > self.batch:
+                targets = [attempts[sock] for sock in live]
+                cohorts.appendleft((due, live, targets, self.answered, drawn, fresh))
+                break
             suspect = self.suspects and self.is_suspect(due - self.pace.timeout_s)
             if self.judge:
                 self.ending = due - self.pace.timeout_s
                 self.judge.level_of(self.ending).ended += 0 if suspect else fresh
-            if answered != self.answered:
-                live = [sock for sock, target in zip(live, targets)
-                        if attempts.get(sock) is target]
             if suspect:
                 self.give_up(self.take_back(live), True)
             else:
                 found += live
-        if len(found) > BATCH:              # one cohort a batch, not ever smaller pieces of them
-            rest = found[BATCH:]
-            targets = [attempts[sock] for sock in rest]
-            cohorts.appendleft((due, rest, targets, self.answered, drawn, 0))
-            del found[BATCH:]
         return found
 
     def turn_over(self, credit):
@@ -3451,7 +3455,7 @@ class Engine(Runner):
 
     def events(self):
         """What epoll has, after a nap; it rounds up to milliseconds, which are long here."""
-        nap = self.nap()
+        self.asked = nap = self.nap()
         if 0 < nap < 0.001:
             time.sleep(nap)
         return self.epoll.poll(int(nap * 1000) / 1000, 2 * BATCH)
@@ -4785,9 +4789,17 @@ class Metrics:
     def add(self, tag, *fields):
         self.records.append(self.RECORDS[tag].pack(tag, *fields))
 
+    def add_later(self, make, *args):
+        """What make(*args) returns, called when all are written: those of many batches at once.
+
+        Between two batches, when the kernel has filled the caches, the same takes thrice as long.
+        """
+        self.records.append((make, args))
+
     def flush(self):
         """What has gathered into the file; on failure the file ends with a whole record."""
-        rest = memoryview(b''.join(self.records))
+        rest = memoryview(b''.join([record if isinstance(record, bytes) else record[0](*record[1])
+                                    for record in self.records]))
         size = len(rest)
         self.records.clear()
         try:
@@ -4821,19 +4833,27 @@ class Volley:
     """Sockets that were connected together, and mostly will be again.
 
     socks   empty once they went different ways
-    ms      when; records: as they were written then, a bytearray
+    ms      when; records: a bytearray, as they were written last
     """
     __slots__ = 'socks', 'ms', 'records'
 
     def __init__(self, socks):
         self.socks, self.ms, self.records = socks, 0, None
 
-    def stamp(self, old, new):
-        """Give records, that begin with one head, another: only octets that differ, by columns."""
-        size = MeteredEngine.SENT_SIZE
-        for at in range(len(new)):
-            if old[at] != new[at]:
-                self.records[at::size] = new[at:at + 1] * len(self.socks)
+
+def stamp(records: bytearray, size: int, head: bytes) -> bytes:
+    """Records of a size, that begin alike, with another head: only octets that differ change."""
+    count, old = len(records) // size, records[:len(head)]
+    for at in range(len(head)):
+        if old[at] != head[at]:
+            records[at::size] = head[at:at + 1] * count
+    return bytes(records)
+
+
+def pack_delays(head: bytes, ms: int, kind: bytes, counts) -> bytes:
+    """Head of a record, its ms, what stands at its end, {ms of connect(): how many} -> records."""
+    pack = MeteredEngine.FIELD.pack
+    return b''.join([(head + pack(ms - since) + kind) * count for since, count in counts.items()])
 
 
 class MeteredEngine(Engine):
@@ -4853,8 +4873,8 @@ class MeteredEngine(Engine):
         self.since = {}                 # socket -> Volley of its last connect(), if it has one
         self.idle = []                  # volleys that ended together, in self.volleys, too
         self.unrecorded = []            # ms of connects that had no answer, as was found just now
-        self.asked = 0                  # seconds that epoll was to wait
         self.ms = 0                     # time of records
+        self.mark = 0.0                 # monotonic time of the last lap
         self.sending = [0.0, 0]         # seconds and packets that have no record yet
         self.expiry = [0.0, 0]          # seconds and sockets
 
@@ -4876,14 +4896,21 @@ class MeteredEngine(Engine):
 
     # ---- records ----
 
+    def record_again(self, volley):
+        """A volley had no answer at all and is under way once more."""
+        self.metrics.add_later(self.pack_again, volley.records, volley.ms, self.ms)
+        volley.ms = self.ms
+
+    def pack_again(self, records, since, ms):
+        counts = {since: len(records) // self.SENT_SIZE}
+        return pack_delays(self.HEAD.pack(METRICS_TIMEOUT, ms), ms, b'', counts) + stamp(
+            records, self.SENT_SIZE, self.HEAD.pack(METRICS_SENT, ms))
+
     def record_sent(self, socks, again):
         """Connects of these are under way; again: they were before, too."""
-        volley = self.volleys.get(socks[0])
+        volley, head = self.volleys.get(socks[0]), self.HEAD.pack(METRICS_SENT, self.ms)
         if volley and volley.socks == socks:
-            volley.stamp(self.HEAD.pack(METRICS_SENT, volley.ms),
-                         self.HEAD.pack(METRICS_SENT, self.ms))
-            if not again:
-                self.idle.remove(volley)
+            self.idle.remove(volley)        # else record_again() would have been called
         else:
             if again:
                 self.part(set(map(self.since.get, socks)))
@@ -4891,11 +4918,10 @@ class MeteredEngine(Engine):
                 self.part(self.idle)
                 self.idle.clear()
             self.volleys[socks[0]] = volley = Volley(socks)
-            head = self.HEAD.pack(METRICS_SENT, self.ms)
             volley.records = bytearray(head + head.join(map(self.names.__getitem__, socks)))
             self.since.update(zip(socks, itertools.repeat(volley)))
         volley.ms = self.ms
-        self.metrics.records.append(bytes(volley.records))
+        self.metrics.add_later(stamp, volley.records, self.SENT_SIZE, head)
 
     def part(self, volleys):
         """Their sockets go different ways; nothing of them is kept but the time."""
@@ -4931,8 +4957,12 @@ class MeteredEngine(Engine):
         have all of them.
         """
         oldest = self.since[socks[0]].ms
-        counts = {oldest: len(socks)} if oldest == self.since[socks[-1]].ms else (
-            collections.Counter(self.since[sock].ms for sock in socks))
+        if oldest == self.since[socks[-1]].ms:
+            return self.record_delays(METRICS_TIMEOUT, b'', {oldest: len(socks)})
+        volleys = collections.Counter(map(self.since.__getitem__, socks))
+        counts = collections.Counter()
+        for volley, count in volleys.items():
+            counts[volley.ms] += count
         self.record_delays(METRICS_TIMEOUT, b'', counts)
 
     def record_closed(self, counts):
@@ -4942,9 +4972,7 @@ class MeteredEngine(Engine):
 
     def record_delays(self, tag, kind, counts):
         """{ms of connect(): how many} -> a record for each."""
-        head, pack, ms = self.HEAD.pack(tag, self.ms), self.FIELD.pack, self.ms
-        self.metrics.records += [(head + pack(ms - since) + kind) * count
-                                 for since, count in counts.items()]
+        self.metrics.add_later(pack_delays, self.HEAD.pack(tag, self.ms), self.ms, kind, counts)
 
     def tell_open(self, target, code, sock):
         opened = self.opened
@@ -5008,47 +5036,47 @@ class MeteredEngine(Engine):
         super().run(crew, sink, console, progress)
 
     def clock(self):
-        super().clock()
-        self.settle()
+        Engine.clock(self)
+        if self.unrecorded:
+            self.settle()
+        self.mark = self.real
         self.ms = int(self.real * 1000) + self.metrics.shift
 
-    def nap(self):
-        self.asked = super().nap()
-        return self.asked
-
     def events(self):
-        events = super().events()
-        self.settle()
+        events = Engine.events(self)
+        if self.unrecorded:
+            self.settle()
         self.ms = int(time.monotonic() * 1000) + self.metrics.shift     # of answers among them
         self.metrics.add(METRICS_WOKE, self.ms, len(events), int(self.asked * 1000))
         return events
 
-    def draw(self, count):
-        start = time.monotonic()
-        drawn = super().draw(count)
-        self.sending[0] += time.monotonic() - start
-        return drawn
+    def lap(self, phase, count):
+        """What was done since the last lap, or since clock(), belongs to a phase."""
+        now = time.monotonic()
+        phase[0] += now - self.mark
+        phase[1] += count
+        self.mark = now
 
     def take_back(self, socks):
-        start = time.monotonic()
-        taken = super().take_back(socks)
+        taken = Engine.take_back(self, socks)
         if len(taken) < len(socks):         # answered just before, and not open
             self.record_closed(collections.Counter(map(self.leave, set(socks).difference(taken))))
-        self.expiry[0] += time.monotonic() - start
-        self.expiry[1] += len(socks)
+        self.lap(self.expiry, len(socks))
         return taken
 
     def connect_all(self, socks, targets):
-        start = time.monotonic()
         again = bool(socks) and socks[0] in self.attempts      # of turn_over: all, or none
-        started = super().connect_all(socks, targets)
+        started = Engine.connect_all(self, socks, targets)
         if started:
             live = self.cohorts[-1][1]
-            if again:
-                self.record_turned_over(live)
-            self.record_sent(live, again)
-        self.sending[0] += time.monotonic() - start
-        self.sending[1] += started
+            volley = self.volleys.get(live[0]) if again else None
+            if volley and volley.socks == live:
+                self.record_again(volley)
+            else:
+                if again:
+                    self.record_turned_over(live)
+                self.record_sent(live, again)
+        self.lap(self.sending, started)
         return started
 
     def tick(self):
