@@ -446,6 +446,14 @@ def kill(process):
             stream.close()
 
 
+def halt(process):
+    """Stop a process, to go on by SIGCONT; it has stopped when this returns."""
+    os.kill(process.pid, signal.SIGSTOP)
+    path = '/proc/%d/stat' % process.pid
+    while read_text(path).rpartition(')')[2].split()[:1] not in (['T'], []):
+        time.sleep(0)
+
+
 def read_text(path: str) -> str:
     """A file of /proc -> its text, '' if it is not there (any more)."""
     try:
@@ -587,13 +595,7 @@ class Lab:
         load    the process that keeps it busy, if there is one
         If others took a core away meanwhile, look again; the least disturbed window counts.
         """
-        first, end = count(), time.monotonic() + START_S
-        while count() == first:
-            check_alive(process)
-            if time.monotonic() > end:
-                raise Failed('nothing came in %d s' % START_S)
-            time.sleep(0.01)
-        time.sleep(self.warm_s + settle_s)
+        self.warm(process, count, settle_s)
         looks = [self.look_twice(process, count, load)]
         while looks[-1].wait_s > SHARED * looks[-1].time_s and len(looks) < LOOKS:
             looks.append(self.look_twice(process, count, load))
@@ -601,6 +603,16 @@ class Lab:
         self.looks += 1
         self.shared += best.wait_s > SHARED * best.time_s
         return best
+
+    def warm(self, process, count, settle_s=0.0):
+        """Wait for the first count, and as long as it takes to be in full swing."""
+        first, end = count(), time.monotonic() + START_S
+        while count() == first:
+            check_alive(process)
+            if time.monotonic() > end:
+                raise Failed('nothing came in %d s' % START_S)
+            time.sleep(0.01)
+        time.sleep(self.warm_s + settle_s)
 
     def look_twice(self, process, count, load) -> Look:
         """What a window's length changes."""
@@ -919,6 +931,7 @@ def have(name, command) -> 'Missing | None':
 SILENT, ANSWERING = ('10.128.0.0', 9), ('10.64.0.0', 10)    # of Lab.KERNEL
 C_LOOP = 'C connect() loop'
 PENDING = 1000, 2000, 5000, 10000, 15000
+TURN_S, TURNS = 0.05, 50        # seconds, how many each has in a round
 PENDING_RATE = 400000           # the timeout that goes with them allows so many connects/s
 
 Net = collections.namedtuple('Net', [
@@ -1026,6 +1039,76 @@ def scan_silent(bench, lab):
 def scan_refused(bench, lab):
     """Scan of a net that refuses every connect, on one core."""
     return scan_rows(bench, lab, REFUSING_NET)
+
+
+class Turns:
+    """Scanners on one core in turns of 50 ms, each in a net of its own -> connects a CPU second.
+
+    Windows of a second, one scanner after the other, scatter by half where others use the machine:
+    ratios of these repeat within 0.02.
+    """
+
+    def __init__(self, bench, commands):
+        self.bench, self.commands, self.figures = bench, commands, []
+
+    def taker(self, number):
+        """What takes the figure of a command; the first takes those of all."""
+        def take():
+            if not number:
+                self.figures = []
+                self.figures = self.run()
+            if not self.figures:
+                raise Failed('the run before failed')
+            return self.figures[number]
+        return take
+
+    def run(self) -> 'list[float]':
+        with contextlib.ExitStack() as stack:
+            scanners = [self.start(stack, command) for command in self.commands]
+            spent = [[0, 0.0] for _ in scanners]
+            for turn in range(self.bench.size(TURNS, TURNS // 4)):
+                for number in range(len(scanners))[::-1 if turn % 2 else 1]:
+                    for index, more in enumerate(self.let(*scanners[number])):
+                        spent[number][index] += more
+        return [count / cpu for count, cpu in spent]
+
+    def start(self, stack, command):
+        """-> (Lab, process) that is warm, and halted."""
+        lab = Lab(True, 0.2 + self.bench.compile_s, 0)
+        stack.callback(lab.close)
+        process = stack.enter_context(lab.running('near', command, self.bench.first))
+        lab.warm(process, lab.connects)
+        halt(process)
+        return lab, process
+
+    @staticmethod
+    def let(lab, process) -> 'tuple[int, float]':
+        """One turn -> connects, CPU seconds."""
+        check_alive(process)
+        connects, cpu = lab.connects(), cpu_s(process.pid)
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(TURN_S)
+        halt(process)
+        return lab.connects() - connects, cpu_s(process.pid) - cpu
+
+
+@measure('scan-turns', 'connects a second of CPU time')
+def scan_turns(bench, _):
+    """Scanners on one core in turns of 50 ms, so that what disturbs one disturbs all."""
+    if not bench.yardstick:
+        yield Missing(C_LOOP, 'no C compiler (cc)')
+    for about, net, pending in (('silent', SILENT_NET, 1000), ('refused', REFUSING_NET, 1000),
+                                ('silent, 15,000', SILENT_NET, 15000)):
+        timeout_ms = net.timeout_ms * pending / 1000
+        command = cscan_command(bench, net, pending, timeout_ms)
+        rows = [('cscan.py', command), ('cscan.py -mf', command + ['-mf', bench.path('metrics')])]
+        if bench.yardstick:
+            rows.insert(0, (C_LOOP, loop_command(bench, net, pending)))
+        turns = Turns(bench, [command for _, command in rows])
+        for number, (name, _) in enumerate(rows):
+            base = 'cscan.py' if name.endswith('-mf') else C_LOOP if number else ''
+            yield Figure('%s, %s' % (name, about), turns.taker(number),
+                         base and '%s, %s' % (base, about))
 
 
 @measure('scan-open', 'connects/s', 'kernel')
