@@ -3694,7 +3694,8 @@ class Crew:
             self.ready.notify()
 
     def full(self):
-        return len(self.queue) >= self.limit
+        """No more is wanted just now; what nobody will take must not stop the clock."""
+        return len(self.queue) >= self.limit and not self.failed
 
     def put_wait(self, host, port):
         """A result, when there is space."""
@@ -4817,7 +4818,7 @@ class Metrics:
         """The last octets, unless another worker has been there since."""
         end = os.lseek(self.fd, 0, os.SEEK_CUR)
         if end == os.fstat(self.fd).st_size:
-            os.ftruncate(self.fd, end - written)
+            os.ftruncate(self.fd, os.lseek(self.fd, end - written, os.SEEK_SET))
 
     def mark(self, ms):
         """For the state, after flush() -> [end, ms, seconds since 1970]."""
@@ -4891,8 +4892,8 @@ class MeteredEngine(Engine):
 
     def bar(self):
         super().bar()
-        for sock in set(self.since).difference(self.names):
-            self.leave(sock)
+        for sock in set(self.since).difference(self.attempts):
+            self.leave(sock)                # what is taken back has no end in the file
 
     # ---- records ----
 
@@ -4988,7 +4989,8 @@ class MeteredEngine(Engine):
 
     def unanswered(self, target, sock):
         super().unanswered(target, sock)
-        self.end_unanswered(sock)
+        if sock in self.since:              # else it was lost: lose() has recorded that
+            self.end_unanswered(sock)
 
     def lose(self, target, sock):
         super().lose(target, sock)

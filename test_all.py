@@ -4159,6 +4159,7 @@ class MetricsWriter(Case):
         first.flush()
         self.assertEqual(metrics_records(self.read('metrics')), (800, whole))
         self.assertEqual((len(second.console.notes), first.console.notes), (1, []))
+        self.assertEqual(second.mark(9)[0], size, 'where --resume finds a whole file')
 
     def test_torn_by_a_worker(self):
         """What another has written since is not cut off."""
@@ -4235,17 +4236,21 @@ class MetricsWriter(Case):
         engine.metrics, engine.crew = self.metrics(self.path('metrics')), StubCrew()
         target = '127.0.0.1', 9
         engine.ms = 1000
-        for _ in range(4):
+        engine.judge = types.SimpleNamespace(silent=lambda *args: verdicts.pop())
+        verdicts = [cscan.AGAIN, None]
+        for _ in range(5):
             engine.new_socket()
-        engine.record_sent(engine.free[:3], False)
+        engine.record_sent(engine.free[:3] + engine.free[4:], False)
         engine.ms = 1800
         engine.unanswered(target, engine.free[0])
         engine.lose(target, engine.free[1])
         engine.given_up(target, engine.free[3])         # the connect() itself told so
         engine.lose(target, None)                       # by the judge, after unanswered()
+        engine.unanswered(('127.0.0.1', 10), engine.free[4])    # the judge wants it again at once
+        self.assertEqual(engine.lost, 3)
         engine.snapshot()
-        found = metrics_records(self.read('metrics'))[1][3:]
-        self.assertEqual(found, [(0xe3, 1800, 800)] * 2 + [(0xe3, 1800, 0)])
+        found = sorted(metrics_records(self.read('metrics'))[1][4:], reverse=True)
+        self.assertEqual(found, [(0xe3, 1800, 800)] * 3 + [(0xe3, 1800, 0)])
         self.assertEqual((engine.volleys, list(engine.since)), ({}, [engine.free[2]]))
 
     def test_volleys(self):
@@ -5009,6 +5014,23 @@ class Excluding(Case):
         engine.reread()
         self.pass_deadline(engine)
         self.assertEqual((engine.turn_over(1), engine.attempts), (0, {}))
+
+    def test_metrics(self):
+        """-mf: what was taken back comes again, together or not."""
+        targets = [self.hosts.silent() for _ in range(3)]
+        for again in targets, targets[1:], targets[:1]:
+            with self.subTest(again=len(again)):
+                self.kind = lambda *args, **options: MeteredEngine.kind(self, *args, **options)
+                engine = self.scan(targets)
+                self.addCleanup(os.close, engine.metrics.fd)
+                engine.reread()
+                self.assertEqual((engine.attempts, engine.since, engine.volleys), ({}, {}, {}))
+                engine.exclusions, engine.exhausted = None, False
+                engine.source = iter([(host, port) for host, port in again])
+                engine.launch(len(again))
+                self.assertEqual(len(engine.attempts), len(again))
+                self.path('never', b'192.0.2.0/24\n')
+                self.exclusions.barred = []
 
     def test_judge(self):
         """What was taken back counts for no level."""
@@ -6449,6 +6471,8 @@ def check(target, out, options):
                     'warning: 2 module threads (-mt): no more can be started'] * (most == 2))
                 self.assertEqual('not one' in crew.failed, most == 0)
                 if not most:
+                    crew.limit = 2
+                    self.assertFalse(crew.full(), 'the clock of the scan would stand still')
                     with self.assertRaisesRegex(cscan.UserError, 'not one can be started'):
                         crew.put_wait('127.0.0.1', 80)
                 crew.close()
