@@ -2983,8 +2983,13 @@ class Engine(Runner):
         return taken
 
     def renew(self, sock):
-        """Close a socket that cannot be used again (with RST, if connected), make another."""
+        """Close a socket that cannot be used again (with RST, if connected), make another.
+
+        While another process of -w has its copy, close() alone would leave it in the epoll set,
+        and its events would come in the name of the next with this descriptor (epoll(7)).
+        """
         del self.socks[sock.fileno()]
+        self.epoll.unregister(sock)
         sock.close()
         self.grow()
 

@@ -3360,6 +3360,18 @@ class Engine(unittest.TestCase):
             os.unlink(paths['STAT'])
             self.assertEqual(watch.look(), 0)
 
+    def test_shared_socket(self):
+        """A socket that another process holds, too, leaves the epoll set when it is replaced."""
+        engine = self.engine([self.hosts.open()], window=1)
+        held = os.dup(next(iter(engine.socks)))
+        self.addCleanup(os.close, held)
+        engine.launch(1)
+        engine.collect(engine.epoll.poll(TIMEOUT_S))
+        self.assertEqual((engine.opened, len(engine.socks)), (1, 1))
+        with open('/proc/self/fdinfo/%d' % engine.epoll.fileno()) as file:
+            self.assertEqual(re.findall(r'tfd: *(\d+)', file.read()),
+                             [str(fd) for fd in engine.socks])
+
     def test_forgets_stale_pairs(self):
         """Answered attempts do not fill the memory until their deadline."""
         engine = self.engine([])
