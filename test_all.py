@@ -4550,8 +4550,8 @@ def close_state(state):
     os.close(state.fd)
 
 
-class State(Case):
-    """--state and --resume: nothing is lost at any moment, nothing counts before it is written."""
+class EngineCase(Case):
+    """A test with engines, as class Engine makes them."""
     kind, engine, close = Engine.kind, Engine.engine, Engine.close
     pass_deadline = Engine.pass_deadline
 
@@ -4559,6 +4559,10 @@ class State(Case):
         super().setUp()
         self.hosts = Hosts(self)
         self.crew, self.console = StubCrew(), StubConsole()
+
+
+class State(EngineCase):
+    """--state and --resume: nothing is lost at any moment, nothing counts before it is written."""
 
     def test_slots_torn(self):
         """Killed at any octet of writing: the value before, or the new one."""
@@ -4870,15 +4874,8 @@ class State(Case):
         self.assertEqual((killed.snapshot()['position'], killed.snapshot()['drawn']), (5, 20))
 
 
-class AdaptiveEngine(Case):
+class AdaptiveEngine(EngineCase):
     """-r auto: what an engine makes of a judge, and keeps for --resume."""
-    kind, engine, close = Engine.kind, Engine.engine, Engine.close
-    pass_deadline = Engine.pass_deadline
-
-    def setUp(self):
-        super().setUp()
-        self.hosts = Hosts(self)
-        self.crew, self.console = StubCrew(), StubConsole()
 
     def silent(self, count=3, **options):
         """An engine whose targets came to their deadline."""
@@ -4967,15 +4964,11 @@ class AdaptiveEngine(Case):
         self.assertLess(3 * engine.judge.kept * len(entry), cscan.SNAPSHOT_SLOT)
 
 
-class Excluding(Case):
+class Excluding(EngineCase):
     """SIGHUP: the exclude list while a scan runs."""
-    kind, engine, close = Engine.kind, Engine.engine, Engine.close
-    pass_deadline = Engine.pass_deadline
 
     def setUp(self):
         super().setUp()
-        self.hosts = Hosts(self)
-        self.crew, self.console = StubCrew(), StubConsole()
         self.list = self.path('never', b'192.0.2.0/24\n')
         self.exclusions = cscan.Exclusions(
             [self.list], cscan.Names({}, False, self.console))
