@@ -1030,6 +1030,46 @@ def permutation(size: int, seed: int, places: 'range | None' = None):
         yield x
 
 
+def select_rows(columns, selectors: list) -> list:
+    """Columns -> lists of what selectors are true for."""
+    return [list(itertools.compress(column, selectors)) for column in columns]
+
+
+class Columns:
+    """Targets in two columns, hosts and ports: take() is for many, an iterator for single ones.
+
+    blocks  iterator of (hosts, ports): lists as long as each other
+    """
+
+    def __init__(self, blocks):
+        self.blocks = iter(blocks)
+        self.hosts, self.ports, self.at = [], [], 0     # a block, and how many of it were taken
+
+    def take(self, count):
+        """The next count targets, fewer at the end -> (hosts, ports)."""
+        end = self.at + count
+        hosts, ports = self.hosts[self.at:end], self.ports[self.at:end]
+        self.at += len(hosts)
+        while len(hosts) < count:
+            self.hosts, self.ports = next(self.blocks, ([], []))
+            if not self.hosts:
+                self.at = 0
+                break
+            self.at = min(count - len(hosts), len(self.hosts))
+            hosts += self.hosts[:self.at]
+            ports += self.ports[:self.at]
+        return hosts, ports
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        hosts, ports = self.take(1)
+        if not hosts:
+            raise StopIteration
+        return hosts[0], ports[0]
+
+
 class Space:
     """Addresses x ports: everything a scan may probe.
 
@@ -1052,8 +1092,9 @@ class Space:
         """Independent random (host, port) for ever."""
         words = random_words(seed)
         indexes = cut(uniform(self.addresses, words), TEXT_BLOCK)
-        hosts = map(self.hosts, indexes)
-        return zip(itertools.chain.from_iterable(hosts), self.draw_ports(words))
+        ports = self.draw_ports(words)
+        return Columns((hosts, list(itertools.islice(ports, len(hosts))))
+                       for hosts in map(self.hosts, indexes))
 
     def draw_ports(self, words):
         """Endless ports by weight."""
@@ -1078,13 +1119,13 @@ class Space:
         """Each (host, port) once, in the order of permutation(size, seed)."""
         order = permutation(self.size, seed, places)
         blocks = iter(lambda: list(itertools.islice(order, TEXT_BLOCK)), [])
-        return itertools.chain.from_iterable(map(self.pairs, blocks))
+        return Columns(map(self.pairs, blocks))
 
     def pairs(self, indexes):
-        """Indexes of pairs, a list -> (host, port) tuples."""
+        """Indexes of pairs, a list -> (hosts, ports)."""
         ports, count = self.ports, len(self.ports)
-        return zip(self.hosts([index // count for index in indexes]),
-                   [ports[index % count] for index in indexes])
+        return (self.hosts([index // count for index in indexes]),
+                [ports[index % count] for index in indexes])
 
     def hosts(self, indexes):
         """Indexes of addresses, a list or an array -> list of dotted texts."""
@@ -2850,10 +2891,41 @@ class Runner:
             self.stop(ALL_EXCLUDED)
 
 
+class Cohort:
+    """Connects that began together, in columns.
+
+    due     when their time is over
+    drawn   targets that had been taken from the source before them
+    fresh   with a judge: first tries among what was sent then, also what ended at once
+    whole   none has ended since; a cohort that stays so until it is due is used for the next
+            targets as it is: 0.2 us less of the 3 to 4 that a probe takes
+    """
+    __slots__ = 'socks', 'hosts', 'ports', 'due', 'drawn', 'fresh', 'whole', 'found'
+
+    def __init__(self, socks):
+        self.socks, self.whole = socks, True
+
+    def begin(self, hosts, ports, due, drawn, fresh):
+        self.hosts, self.ports, self.found = hosts, ports, None
+        self.due, self.drawn, self.fresh = due, drawn, fresh
+
+    def targets(self) -> dict:
+        """{socket: (host, port)} of its columns; many of a silent net are never asked."""
+        if self.found is None:
+            self.found = dict(zip(self.socks, zip(self.hosts, self.ports)))
+        return self.found
+
+    def keep(self, selectors):
+        """Only what they are true for: all of it waits."""
+        self.socks, self.hosts, self.ports = select_rows(
+            (self.socks, self.hosts, self.ports), selectors)
+        self.whole, self.found = True, None
+
+
 class Engine(Runner):
     """Connects to what source yields, as fast as pace allows, and reports what is open.
 
-    source      iterator of fresh (host, port) tuples: a tuple's identity names the attempt
+    source      Columns of fresh targets
     address     of ours, '' = the kernel's choice; port: 0 = the kernel's choice for each target
     once        True: a target whose source port clashes is tried again; False: another is drawn
     quota       how many targets to take from source, None = all
@@ -2875,11 +2947,9 @@ class Engine(Runner):
         self.epoll = select.epoll()
         self.socks = {}                 # descriptor -> socket, all of the pool
         self.free = []                  # sockets ready for connect()
-        self.attempts = {}              # socket -> (host, port) that it waits for
-        self.cohorts = collections.deque()  # (due, sockets, targets, answered, drawn, fresh)
-                                            # in order of due; a pair whose socket does not wait
-                                            # for this target any more is stale
-        self.answered = 0               # attempts that an event ended: no pair is stale without
+        self.attempts = {}              # socket -> Cohort in which it waits for its target
+        self.cohorts = collections.deque()      # in order of due; sockets of them that do not
+                                                # wait in them any more are stale
         self.drawn = self.base = 0      # targets taken from source, now and before the last draw
         self.keeper = None              # --state: what keeps the position
         self.again = {}                 # with a keeper or a judge: targets that had to wait, until
@@ -2996,54 +3066,52 @@ class Engine(Runner):
     # ---- targets ----
 
     def draw(self, count):
-        """Up to count targets: those that waited long enough, then fresh ones."""
-        drawn, self.base = [], self.drawn
+        """Up to count targets, (hosts, ports): those that waited long enough, then fresh ones."""
+        hosts, ports, self.base = [], [], self.drawn
         if self.stopping or count <= 0:
-            return drawn
-        while self.waiting and self.waiting[0][0] <= self.now and len(drawn) < count:
-            _, _, target, parked = heapq.heappop(self.waiting)
+            return hosts, ports
+        while self.waiting and self.waiting[0][0] <= self.now and len(hosts) < count:
+            _, _, (host, port), parked = heapq.heappop(self.waiting)
             self.parked -= parked
-            drawn.append(target)
-        more = count - len(drawn)
+            hosts.append(host)
+            ports.append(port)
+        more = count - len(hosts)
         if more and not self.exhausted:
-            if self.quota is not None:
-                more = min(more, self.quota)
-                self.quota -= more
-            fresh = list(itertools.islice(self.source, more))
-            self.exhausted = len(fresh) < more or self.quota == 0
-            if self.drawn < self.known_to:
-                fresh = self.leave_known(fresh)
-            else:
-                self.drawn += len(fresh)
-            drawn += fresh
+            fresh_hosts, fresh_ports = self.draw_fresh(more)
+            hosts += fresh_hosts
+            ports += fresh_ports
         if self.exclusions and self.exclusions.barred:
-            return self.without_barred(drawn)
-        return drawn
+            return self.without_barred(hosts, ports)
+        return hosts, ports
 
-    def leave_known(self, fresh):
-        """Of targets that source yields for the second time: those that do not wait already."""
-        left = [target for target in fresh if target not in self.known]
-        self.drawn += len(fresh)
-        return left
+    def draw_fresh(self, count):
+        """Up to count targets of source, those left out that wait already."""
+        if self.quota is not None:
+            count = min(count, self.quota)
+            self.quota -= count
+        hosts, ports = self.source.take(count)
+        self.exhausted = len(hosts) < count or self.quota == 0
+        again = self.drawn < self.known_to      # then source yields them for the second time
+        self.drawn += len(hosts)
+        if again:
+            return select_rows((hosts, ports), [
+                target not in self.known for target in zip(hosts, ports)])
+        return hosts, ports
 
-    def without_barred(self, targets):
+    def without_barred(self, hosts, ports):
         """Those that have not been excluded since the scan began."""
-        kept = []
-        for target in targets:
-            if self.exclusions.bars(target[0]):
-                self.barred += 1
-                self.forget(target)
-            else:
-                kept.append(target)
-        return kept
+        kept = [not self.exclusions.bars(host) for host in hosts]
+        for target in itertools.compress(zip(hosts, ports), map(operator.not_, kept)):
+            self.barred += 1
+            self.forget(target)
+        return select_rows((hosts, ports), kept)
 
     def bar(self):
         """What is under way to new ranges is taken back."""
-        under_way = [sock for sock, target in self.attempts.items()
-                     if self.exclusions.bars(target[0])]
-        self.answered += 1                  # their pairs are stale
+        under_way = [sock for sock, cohort in self.attempts.items()
+                     if self.exclusions.bars(cohort.targets()[sock][0])]
         for sock in self.take_back(under_way):
-            target = self.attempts.pop(sock)
+            target = self.end_attempt(sock)
             self.barred += 1
             self.forget(target)
             if CONNECT(sock, NOWHERE) in (EISCONN, errno.EINVAL):
@@ -3055,9 +3123,8 @@ class Engine(Runner):
                               self.sent * self.pace.syns)
 
     def wait_for(self, target, seconds, parked=False):
-        """The target is tried (again) in so many seconds; as a new attempt, so as a new tuple."""
-        host, port = target
-        entry = self.now + seconds, next(self.serial), (host, port), parked
+        """The target is tried (again) in so many seconds."""
+        entry = self.now + seconds, next(self.serial), target, parked
         heapq.heappush(self.waiting, entry)
         if self.keeper or self.judge:
             self.again[target] = True
@@ -3209,45 +3276,51 @@ class Engine(Runner):
     # ---- the loop ----
 
     def collect(self, events):
-        """Events -> answers: connect() once more tells what became of this very attempt.
+        """Events -> answers: connect() once more tells what became of an attempt.
 
-        What most answers are, refusals, is counted together; map() keeps the loop in C: both
-        save 0.4 us of the 4.2 that such a probe took.
+        It does not heed where to then.  What most answers are, refusals, is counted together, and
+        nobody asks for their targets; map() keeps the loop in C.
         """
         attempts = self.attempts
         socks = [sock for sock in [self.socks.get(fd) for fd, _ in events] if sock in attempts]
-        targets = list(map(attempts.get, socks))    # the others: stray HUPs of a shutdown()
-        codes = list(map(CONNECT, socks, targets))
-        refused = codes.count(errno.ECONNREFUSED)
+        codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
+        refused = codes.count(errno.ECONNREFUSED)   # not in attempts: stray HUPs of a shutdown()
         if refused < len(codes):
-            rows = list(zip(socks, targets, codes))
-            for sock, target, code in rows:
+            for sock, code in zip(socks, codes):
                 if code != errno.ECONNREFUSED:
-                    self.heed_answer(sock, target, code)
-            socks = [sock for sock, _, code in rows if code == errno.ECONNREFUSED]
-            targets = [target for _, target, code in rows if code == errno.ECONNREFUSED]
+                    self.heed_answer(sock, code)
+            socks = [sock for sock, code in zip(socks, codes) if code == errno.ECONNREFUSED]
         if refused:
-            self.answered += refused
             self.answers[errno.ECONNREFUSED] += refused
             self.free += socks
-            for sock in socks:
-                del attempts[sock]
             if self.tries or self.again:
-                for target in targets:
-                    self.forget(target)
+                for sock in socks:
+                    self.forget(self.end_attempt(sock))
+            else:
+                for sock in socks:
+                    attempts.pop(sock).whole = False
 
-    def heed_answer(self, sock, target, code):
-        """What the second connect() said of a target, if it is not that it refuses."""
+    def heed_answer(self, sock, code):
+        """What the second connect() said, if it is not that the target refuses."""
+        if code in (errno.EACCES, errno.EPERM):     # no answer: a policy forbids NOWHERE's port
+            code = CONNECT(sock, self.attempts[sock].targets()[sock])
         if code == EALREADY:                # an event of an attempt before this one
             return
-        del self.attempts[sock]
-        self.answered += 1
+        target = self.end_attempt(sock)
         if code == 0 or code == EISCONN:
             self.tell(target, code, sock)
             self.renew(sock)
         else:
             self.free.append(sock)          # connect() has reset it
             self.tell(target, code, sock)
+
+    def end_attempt(self, sock):
+        """A socket waits no more -> the target that it waited for, None if there was none."""
+        cohort = self.attempts.pop(sock, None)
+        if not cohort:
+            return None
+        cohort.whole = False
+        return cohort.targets()[sock]
 
     def heed_judge(self):
         """-r auto: what it has decided."""
@@ -3271,43 +3344,50 @@ class Engine(Runner):
         judge.decisions.clear()
 
     def overdue(self):
-        """Sockets whose deadline is over, BATCH at most; of suspect ones the targets wait again.
+        """Cohorts whose time is over, BATCH sockets at most; of suspect ones targets wait again.
 
-        Cohorts, none of which is larger, stay whole: for -mf, what comes together again and again
-        is cheaper.
+        Cohorts, none of which is larger, stay whole: what comes together again and again is
+        cheaper.
         """
-        attempts, cohorts = self.attempts, self.cohorts
-        found = []
-        while cohorts and cohorts[0][0] <= self.now and len(found) < self.batch:
-            due, live, targets, answered, drawn, fresh = cohorts.popleft()
-            if answered != self.answered:
-                live = [sock for sock, target in zip(live, targets)
-                        if attempts.get(sock) is target]
-            if found and len(found) + len(live) > self.batch:
-                targets = [attempts[sock] for sock in live]
-                cohorts.appendleft((due, live, targets, self.answered, drawn, fresh))
+        cohorts, found, count = self.cohorts, [], 0
+        while cohorts and cohorts[0].due <= self.now and count < self.batch:
+            cohort = cohorts.popleft()
+            self.prune(cohort)
+            count += len(cohort.socks)
+            if found and count > self.batch:
+                cohorts.appendleft(cohort)
                 break
-            suspect = self.suspects and self.is_suspect(due - self.pace.timeout_s)
+            sent = cohort.due - self.pace.timeout_s
+            suspect = self.suspects and self.is_suspect(sent)
             if self.judge:
-                self.ending = due - self.pace.timeout_s
-                self.judge.level_of(self.ending).ended += 0 if suspect else fresh
+                self.ending = sent
+                self.judge.level_of(sent).ended += 0 if suspect else cohort.fresh
             if suspect:
-                self.give_up(self.take_back(live), True)
+                self.give_up(self.take_back(cohort.socks), True)
             else:
-                found += live
+                found.append(cohort)
         return found
+
+    def prune(self, cohort):
+        """Sockets that do not wait in it any more are dropped from a cohort."""
+        if not cohort.whole:
+            attempts = self.attempts
+            cohort.keep([attempts.get(sock) is cohort for sock in cohort.socks])
 
     def turn_over(self, credit):
         """Take back what is overdue, use up to credit of it for the next targets -> used."""
-        socks = self.take_back(self.overdue())
+        found = self.overdue()
+        cohort = found[0] if len(found) == 1 else None
+        socks = self.take_back(cohort.socks if cohort else list(itertools.chain.from_iterable(
+            each.socks for each in found)))
         count = min(len(socks), credit, self.window - len(self.attempts) + len(socks))
         if self.retries or self.again or self.judge:
             count = 0                       # every old target matters: one by one
-        news = self.draw(count)
-        self.give_up(socks[len(news):])
-        started = self.connect_all(socks[:len(news)], news)     # counts time-outs, too
-        self.timeouts += started
-        return len(news)
+        hosts, ports = self.draw(count)
+        self.give_up(socks[len(hosts):])
+        started = self.connect_all(socks[:len(hosts)], hosts, ports, cohort)
+        self.timeouts += started            # of their old targets
+        return len(hosts)
 
     def take_back(self, socks):
         """shutdown() overdue sockets -> those that it made unconnected.
@@ -3326,32 +3406,34 @@ class Engine(Runner):
             return socks
         for sock in filter(None, failed):   # refused, or opened and reset: SO_ERROR knows
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.tell(self.attempts.pop(sock), code or errno.ETIMEDOUT, sock)
+            self.tell(self.end_attempt(sock), code or errno.ETIMEDOUT, sock)
             self.renew(sock)
         return [sock for sock, odd in zip(socks, failed) if not odd]
 
-    def connect_all(self, socks, targets):
+    def connect_all(self, socks, hosts, ports, cohort=None):
         """Connect unconnected sockets -> how many are under way: a new cohort.
 
         After take_back, attempts still hold the old targets; those time out here.
+        cohort  what these sockets were, all of them if it is still whole: it is used again
         """
-        attempts = self.attempts
-        codes = list(map(CONNECT, socks, targets))
+        codes = list(map(CONNECT, socks, zip(hosts, ports)))
         odd = []
         if codes.count(EINPROGRESS) < len(codes):
-            odd = [(sock, target, code, attempts.pop(sock, None))
-                   for sock, target, code in zip(socks, targets, codes) if code != EINPROGRESS]
-            socks = [sock for sock, code in zip(socks, codes) if code == EINPROGRESS]
-            targets = [target for target, code in zip(targets, codes) if code == EINPROGRESS]
-        fresh = self.count_fresh(targets, odd) if self.judge else 0
+            odd = [(sock, target, code, self.end_attempt(sock)) for sock, target, code in zip(
+                socks, zip(hosts, ports), codes) if code != EINPROGRESS]
+            socks, hosts, ports = select_rows(
+                (socks, hosts, ports), [code == EINPROGRESS for code in codes])
+        fresh = self.count_fresh(hosts, ports, odd) if self.judge else 0
         if socks or fresh:
-            attempts.update(zip(socks, targets))
-            due = self.now + self.pace.timeout_s
-            self.cohorts.append((due, socks, targets, self.answered, self.base, fresh))
+            if not cohort or not cohort.whole:
+                cohort = Cohort(socks)
+                self.attempts.update(zip(socks, itertools.repeat(cohort)))
+            cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.base, fresh)
+            self.cohorts.append(cohort)
             self.count_sent(len(socks))
             self.blocked = None
             if self.stuck:
-                for target in targets:
+                for target in zip(hosts, ports):
                     self.stuck.pop(target, None)
         for each in odd:
             self.odd(*each)
@@ -3359,16 +3441,16 @@ class Engine(Runner):
             self.held = max(self.held, self.now + TICK_S)       # not one came through
         return len(socks)
 
-    def count_fresh(self, targets, odd):
+    def count_fresh(self, hosts, ports, odd):
         """First tries among what was just sent."""
-        sent = targets + [target for _, target, code, _ in odd
-                          if code not in LOCAL and code not in CLASH]
+        sent = list(zip(hosts, ports)) + [target for _, target, code, _ in odd
+                                          if code not in LOCAL and code not in CLASH]
         return sum(target not in self.again for target in sent) if self.again else len(sent)
 
     def give_up(self, socks, suspect=False):
         """Sockets taken back that get no new target now: free, their targets unanswered."""
         for sock in socks:
-            old = self.attempts.pop(sock)
+            old = self.end_attempt(sock)
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:             # established between deadline and shutdown()
                 self.tell(old, EISCONN, sock)
@@ -3385,11 +3467,11 @@ class Engine(Runner):
 
     def launch(self, credit):
         """Use free and new sockets for up to credit targets, within the window."""
-        news = self.draw(min(credit, self.window - len(self.attempts)))
-        socks = self.take(len(news))
-        for target in news[len(socks):]:
+        hosts, ports = self.draw(min(credit, self.window - len(self.attempts)))
+        socks = self.take(len(hosts))
+        for target in zip(hosts[len(socks):], ports[len(socks):]):
             self.wait_for(target, LOCAL_WAIT_S, True)
-        self.connect_all(socks, news[:len(socks)])
+        self.connect_all(socks, hosts[:len(socks)], ports[:len(socks)])
 
     def clock(self):
         """Time of deadlines; it stands still while the modules are behind (-pr)."""
@@ -3413,7 +3495,7 @@ class Engine(Runner):
             elif self.waiting:
                 wake = min(wake, max(ready, self.waiting[0][0] - self.now))
         if self.cohorts:
-            wake = min(wake, self.cohorts[0][0] - self.now)
+            wake = min(wake, self.cohorts[0].due - self.now)
         return max(wake, 0)
 
     def finished(self):
@@ -3479,13 +3561,10 @@ class Engine(Runner):
 
     def position(self) -> int:
         """How many targets of source have ended, counted without a gap; see also `again`."""
-        attempts = self.attempts
-        for index, (due, socks, targets, answered, drawn, fresh) in enumerate(self.cohorts):
-            if socks and (answered == self.answered or any(
-                    attempts.get(sock) is target for sock, target in zip(socks, targets))):
-                return drawn
-            if socks:                       # all have ended: not looked through again
-                self.cohorts[index] = due, [], [], -1, drawn, fresh
+        for cohort in self.cohorts:
+            self.prune(cohort)
+            if cohort.socks:
+                return cohort.drawn
         return self.drawn
 
     def snapshot(self) -> dict:
@@ -3560,16 +3639,13 @@ class Engine(Runner):
         self.progress.show(self)
 
     def compact(self):
-        """Forget stale pairs once they are most of the memory (long timeouts, quick answers)."""
-        held = sum(len(cohort[1]) for cohort in self.cohorts)
+        """Forget stale rows once they are most of the memory (long timeouts, quick answers)."""
+        held = sum(len(cohort.socks) for cohort in self.cohorts)
         if held > 65536 + 4 * len(self.attempts):
-            attempts, kept = self.attempts, collections.deque()
-            for due, socks, targets, _, drawn, fresh in self.cohorts:
-                pairs = [(s, t) for s, t in zip(socks, targets) if attempts.get(s) is t]
-                if pairs or fresh:
-                    socks, targets = map(list, zip(*pairs)) if pairs else ([], [])
-                    kept.append((due, socks, targets, self.answered, drawn, fresh))
-            self.cohorts = kept
+            for cohort in self.cohorts:
+                self.prune(cohort)
+            self.cohorts = collections.deque(
+                cohort for cohort in self.cohorts if cohort.socks or cohort.fresh)
 
     def watch_conntrack(self):
         """Drops: what was sent since the last look is suspect, and the pace goes down.
@@ -5071,11 +5147,11 @@ class MeteredEngine(Engine):
         self.lap(self.expiry, len(socks))
         return taken
 
-    def connect_all(self, socks, targets):
+    def connect_all(self, socks, hosts, ports, cohort=None):
         again = bool(socks) and socks[0] in self.attempts      # of turn_over: all, or none
-        started = Engine.connect_all(self, socks, targets)
+        started = Engine.connect_all(self, socks, hosts, ports, cohort)
         if started:
-            live = self.cohorts[-1][1]
+            live = self.cohorts[-1].socks
             volley = self.volleys.get(live[0]) if again else None
             if volley and volley.socks == live:
                 self.record_again(volley)
@@ -5654,7 +5730,7 @@ def run(args, console, signals) -> int:
         console.progress('shard %d/%d is empty: the scan has %s' % (
             args.shard[0] + 1, args.shard[1], many(space.size, 'target')))
     if args.l:
-        return list_targets(itertools.islice(make_source(args, space, 0, None), args.n), console)
+        return list_targets(make_source(args, space, 0, None), args.n or math.inf, console)
     return scan(args, state, status, space, exclusions, console, signals, modules, options)
 
 
@@ -5719,14 +5795,16 @@ def lasting_args(args) -> dict:
     return lasting
 
 
-def list_targets(source, console) -> int:
-    """-l: targets as ip:port lines, until they or the reader end."""
-    for block in iter(lambda: list(itertools.islice(source, 1024)), []):
-        console.lines(['%s:%d' % target for target in block])
+def list_targets(source, left, console) -> int:
+    """-l: targets as ip:port lines, until they, their number or the reader end."""
+    while left and not console.gone:
+        hosts, ports = source.take(min(left, TEXT_BLOCK))
+        if not hosts:
+            break
+        console.lines(list(map('%s:%d'.__mod__, zip(hosts, ports))))
         if console.failed:
             raise UserError(console.failed)
-        if console.gone:
-            break
+        left -= len(hosts)
     return 0
 
 

@@ -1229,6 +1229,21 @@ class Targets(Case):
         one = cscan.Space(pairs('1.2.3.4'), [(80, 1)]).draws()
         self.assertEqual(set(itertools.islice(one, 1000)), {('1.2.3.4', 80)})
 
+    def test_columns(self):
+        """Many at once or one by one, over the edges of blocks: the same targets in the same order."""
+        sizes = [1, 4, 3, 2]
+        hosts, ports = [str(number) for number in range(10)], list(range(10))
+        for count in range(1, 13):
+            with self.subTest(count=count):
+                edges = [0] + list(itertools.accumulate(sizes))
+                source = cscan.Columns((hosts[first:last], ports[first:last])
+                                       for first, last in zip(edges, edges[1:]))
+                self.assertEqual(next(source), ('0', 0))
+                for at in range(1, 14, count):
+                    self.assertEqual(source.take(count),
+                                     (hosts[at:at + count], ports[at:at + count]))
+                self.assertEqual((list(source), source.take(1)), ([], ([], [])))
+
     def test_no_sequence(self):
         """Neighbours in the order are no neighbours in the space, nor a constant step apart."""
         for size in (60000, 65536, ALL, ALL * 65535):
@@ -2937,6 +2952,17 @@ for host in NmapParser.parse_fromfile(sys.argv[1]).hosts:
 FREE_PORT = itertools.count(20000 + os.getpid() % 9000)    # source ports of tests, below ephemeral
 
 
+def columns(targets) -> 'cscan.Columns':
+    """(host, port) pairs as a source of an engine."""
+    hosts, ports = zip(*targets) if targets else ((), ())
+    return cscan.Columns([(list(hosts), list(ports))])
+
+
+def awaited(engine) -> 'list[tuple[str, int]]':
+    """Targets of what is under way."""
+    return [cohort.targets()[sock] for sock, cohort in engine.attempts.items()]
+
+
 class Engine(unittest.TestCase):
     """Connects, answers, deadlines, local errors: against real sockets of this kernel."""
     kind = cscan.Engine
@@ -2948,7 +2974,7 @@ class Engine(unittest.TestCase):
     def engine(self, targets, timeout_s=0.2, window=8, rate=None, syns=1, port=None, **options):
         """An engine over a list of targets, ready for its methods or run()."""
         pace = cscan.Pace(timeout_s, window, rate, syns)
-        engine = self.kind(iter([tuple(target) for target in targets]), pace,
+        engine = self.kind(columns(targets), pace,
                            port=next(FREE_PORT) if port is None else port, **options)
         engine.bind_first(50)
         self.addCleanup(self.close, engine)
@@ -3030,7 +3056,7 @@ class Engine(unittest.TestCase):
                 self.assertEqual(self.crew.results, [old])
                 self.assertEqual((engine.timeouts, engine.attempts), (0, {}))
                 engine.launch(1)            # the new target has lost nothing but time
-                self.assertEqual(list(engine.attempts.values()), [new])
+                self.assertEqual(awaited(engine), [new])
                 self.assertEqual(engine.sent, 2)
 
     def test_accepted_and_reset_is_open(self):
@@ -3055,7 +3081,6 @@ class Engine(unittest.TestCase):
 
     def test_socket_connected_to_itself(self):
         engine = self.engine([])
-        engine.source = iter([('127.0.0.1', engine.port)])
         for overdue in (False, True):
             with self.subTest(overdue=overdue):
                 engine.wait_for(('127.0.0.1', engine.port), 0)
@@ -3117,11 +3142,43 @@ class Engine(unittest.TestCase):
         engine.collect(engine.epoll.poll(1) + [late])
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
-        self.assertEqual((len(engine.free), engine.answered), (4, 4))
-        self.assertEqual(list(engine.attempts.values()), [silent])
+        self.assertEqual(len(engine.free), 4)
+        self.assertEqual(awaited(engine), [silent])
         self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
         engine.collect([late])
-        self.assertEqual((engine.answers, engine.answered), ({errno.ECONNREFUSED: 3}, 4))
+        self.assertEqual((engine.answers, awaited(engine)), ({errno.ECONNREFUSED: 3}, [silent]))
+
+    def test_answers_where_ports_are_forbidden(self):
+        """A policy (Landlock, SELinux) that forbids the port of NOWHERE hides no answer."""
+        opened, closed, connect = self.hosts.open(), self.hosts.closed(), cscan.CONNECT
+        engine = self.engine([opened, closed, self.hosts.silent()])
+        engine.launch(3)
+        with patched(cscan, CONNECT=lambda sock, to: (
+                errno.EACCES if to == cscan.NOWHERE else connect(sock, to))):
+            engine.collect(engine.epoll.poll(1))
+        self.assertEqual((self.crew.results, engine.answers), ([opened], {errno.ECONNREFUSED: 1}))
+        self.assertEqual(len(engine.attempts), 1)
+
+    def test_cohort_that_stays_whole(self):
+        """It is used again as it is, for other targets, until something of it ends."""
+        silent = [self.hosts.silent() for _ in range(6)]
+        engine = self.engine(silent[:4] + [self.hosts.closed()] + silent[4:], window=2)
+        engine.launch(2)
+        first = engine.cohorts[0]
+        self.pass_deadline(engine)
+        self.assertEqual(engine.turn_over(2), 2)
+        self.assertIs(engine.cohorts[0], first)
+        self.assertEqual((awaited(engine), engine.timeouts), (silent[2:4], 2))
+        self.pass_deadline(engine)
+        self.assertEqual(engine.turn_over(1), 1)    # refused, and one given up
+        engine.collect(engine.epoll.poll(1))
+        self.assertEqual((engine.timeouts, engine.answers), (4, {errno.ECONNREFUSED: 1}))
+        engine.launch(2)
+        self.assertIsNot(engine.cohorts[-1], first)
+        self.assertEqual(awaited(engine), silent[4:])
+        self.pass_deadline(engine)
+        self.assertEqual(engine.turn_over(2), 0)
+        self.assertEqual((engine.timeouts, engine.attempts, len(engine.free)), (6, {}, 2))
 
     def test_late_event_of_an_earlier_attempt(self):
         """Events fetched before a descriptor got its next target are not that target's."""
@@ -3137,10 +3194,10 @@ class Engine(unittest.TestCase):
                 self.pass_deadline(engine)
                 engine.turn_over(1)
                 engine.launch(1 - len(engine.attempts))
-                self.assertEqual(list(engine.attempts.values()), [silent])
+                self.assertEqual(awaited(engine), [silent])
                 self.assertEqual(next(iter(engine.attempts)).fileno(), fd)
                 engine.collect(late)        # forced: the old attempt's event comes now
-                self.assertEqual(list(engine.attempts.values()), [silent])
+                self.assertEqual(awaited(engine), [silent])
                 self.assertEqual(self.crew.results, [old] if name == 'open' else [])
 
     def test_local_errors_lose_nothing(self):
@@ -3229,7 +3286,7 @@ class Engine(unittest.TestCase):
         """A round without targets, while one waits after a clash, must not put off the next."""
         engine = self.engine([self.hosts.open()])
         engine.blocked, held = (engine.now, errno.EADDRNOTAVAIL, 1), engine.held
-        self.assertEqual((engine.connect_all([], []), engine.held), (0, held))
+        self.assertEqual((engine.connect_all([], [], []), engine.held), (0, held))
 
     def test_answers_of_the_net(self):
         """Counted by kind, whether connect() gives them at once or later; no local errors."""
@@ -3295,7 +3352,7 @@ class Engine(unittest.TestCase):
             self.assertEqual(engine.credit(), 0)
             engine.turn_over(0)
         self.assertEqual(self.crew.results, [opened])
-        self.assertEqual((list(engine.attempts.values()), engine.sent), ([silent], 2))
+        self.assertEqual((awaited(engine), engine.sent), ([silent], 2))
         self.crew.held = False
         engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual((self.crew.results, engine.timeouts), ([opened, opened], 1))
@@ -3376,13 +3433,14 @@ class Engine(unittest.TestCase):
         """Answered attempts do not fill the memory until their deadline."""
         engine = self.engine([])
         sock = engine.take(1)[0]
-        live = ('127.0.0.1', 1)
-        engine.attempts[sock] = live
-        for _ in range(400):
-            engine.cohorts.append((1e9, [sock] * 256, [('127.0.0.1', 9)] * 256, 0, 0, 0))
-        engine.cohorts.append((1e9, [sock], [live], 0, 0, 0))
+        for port in [9] * 400 + [1]:
+            cohort = cscan.Cohort([sock] * 256)
+            cohort.begin(['127.0.0.1'] * 256, [port] * 256, 1e9, 0, 0)
+            cohort.whole = port == 1
+            engine.cohorts.append(cohort)
+        engine.attempts[sock] = cohort
         engine.tick()
-        self.assertEqual([cohort[2] for cohort in engine.cohorts], [[live]])
+        self.assertEqual([cohort.ports for cohort in engine.cohorts], [[1] * 256])
 
     def test_source_port_taken(self):
         """One of the next -bt ports is used; with none left, one line says so."""
@@ -3391,7 +3449,7 @@ class Engine(unittest.TestCase):
         self.assertNotEqual(engine.port, taken)
         with self.assertRaisesRegex(cscan.UserError,
                                     'argument -b: ports %d to %d' % (taken, taken)):
-            cscan.Engine(iter([]), engine.pace, port=taken).bind_first(0)
+            cscan.Engine(columns([]), engine.pace, port=taken).bind_first(0)
 
     def canary_run(self, after, every, states, address):
         """Canaries that end in these states, ten packets from one to the next look -> engine."""
@@ -4243,7 +4301,7 @@ class MetricsWriter(Case):
 
     def test_one_end(self):
         """What had no answer and is sent again later has one record of it; some together, too."""
-        engine = cscan.MeteredEngine(iter([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
+        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
         self.addCleanup(engine.close)
         engine.metrics, engine.crew = self.metrics(self.path('metrics')), StubCrew()
         target = '127.0.0.1', 9
@@ -4267,7 +4325,7 @@ class MetricsWriter(Case):
 
     def test_volleys(self):
         """Sockets that ended together come again together, or part; each has its own time."""
-        engine = cscan.MeteredEngine(iter([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
+        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
         self.addCleanup(engine.close)
         engine.metrics = self.metrics(self.path('metrics'))
         for _ in range(4):
@@ -4773,7 +4831,7 @@ class State(EngineCase):
         """Each target before the position has been sent and ended, or waits and is kept."""
         position = engine.position()
         waiting = {target for _, _, target, _ in engine.waiting}
-        live = set(engine.attempts.values()) | waiting
+        live = set(awaited(engine)) | waiting
         self.assertLessEqual(position, engine.drawn)
         for target in targets[:position]:
             if target not in engine.again:
@@ -4793,9 +4851,7 @@ class State(EngineCase):
             engine.resume(snapshot)
         connect = self.hard_connect(draw, sent)
         for _ in range(rounds):
-            with patched(cscan, CONNECT=lambda sock, target: (
-                    sock.connect_ex(target) if engine.attempts.get(sock) is target else
-                    connect(sock, target))):
+            with patched(cscan, CONNECT=connect):
                 engine.collect(engine.epoll.poll(0))
                 engine.now += 0.06
                 credit = draw.randrange(40)
@@ -4868,7 +4924,7 @@ class State(EngineCase):
         self.assertEqual((other.answers, other.tries, other.again), (
             engine.answers, {('127.7.0.1', 9): 2}, {('127.7.0.1', 9): True}))
         self.assertEqual(other.snapshot()['waiting'], [('127.7.0.1', 9, 2)])
-        self.assertEqual(other.draw(5), [('127.7.0.1', 9)])
+        self.assertEqual(other.draw(5), (['127.7.0.1'], [9]))
         killed = self.engine([], once=True)         # again, before it drew as far as the first
         killed.resume(dict(engine.snapshot(), position=5))
         self.assertEqual((killed.snapshot()['position'], killed.snapshot()['drawn']), (5, 20))
@@ -4898,7 +4954,7 @@ class AdaptiveEngine(EngineCase):
                          (0, 3, 3))
         other = self.engine([], once=True)
         other.resume(snapshot)
-        self.assertEqual(sorted(other.draw(9)), sorted(engine.again))
+        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.again))
         engine.judge.look = lambda *args: (None, [])
         self.assertFalse(engine.finished())
         engine.exhausted = True
@@ -5031,7 +5087,7 @@ class Excluding(EngineCase):
                 engine.reread()
                 self.assertEqual((engine.attempts, engine.since, engine.volleys), ({}, {}, {}))
                 engine.exclusions, engine.exhausted = None, False
-                engine.source = iter([(host, port) for host, port in again])
+                engine.source = columns(again)
                 engine.launch(len(again))
                 self.assertEqual(len(engine.attempts), len(again))
                 self.path('never', b'192.0.2.0/24\n')
