@@ -173,6 +173,12 @@ static int open_socket(void) {
     return fd;
 }
 
+/* what had ended before (retransmissions over while we were halted) is dead after shutdown() */
+static void take_back(int fd) {
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    if (shutdown(fd, SHUT_RDWR)) connect(fd, &none, sizeof none);
+}
+
 static void do_connect(char **v) {
     int port = atoi(v[2]), ports = atoi(v[3]), n = atoi(v[4]), answers = atoi(v[5]);
     int *fds = malloc(n * sizeof *fds);
@@ -186,9 +192,9 @@ static void do_connect(char **v) {
             if (connect(fd, (void *)&to, sizeof to) == 0 || errno == EISCONN)
                 connect(fd, &none, sizeof none);
             else if (errno == EALREADY)
-                shutdown(fd, SHUT_RDWR);
+                take_back(fd);
         } else if (turn >= n)
-            shutdown(fd, SHUT_RDWR);
+            take_back(fd);
         to.sin_addr.s_addr = target();
         to.sin_port = htons(port + draw() % ports);
         connect(fd, (void *)&to, sizeof to);
