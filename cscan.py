@@ -2447,7 +2447,8 @@ def check_banner(target, out, options):
 
 EINPROGRESS, EALREADY, EISCONN = errno.EINPROGRESS, errno.EALREADY, errno.EISCONN
 OPEN = {0, EISCONN, errno.ECONNRESET, errno.EPIPE}      # the handshake was completed
-LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EPERM}
+LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EPERM,
+         errno.EINVAL}
 CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and target are in use
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
@@ -2468,6 +2469,7 @@ REMEDIES = {
     errno.ENFILE: 'raise sysctl fs.file-max or lower -m',
     errno.EPERM: 'a local filter (firewall, container policy) forbids these connects: '
                  'allow them or exclude the targets (-xf)',
+    errno.EINVAL: 'the source address is gone: name another with -bi, or none',
     errno.EADDRINUSE: 'another program holds the source port: choose another with -b',
     errno.EADDRNOTAVAIL: 'the source port is in use towards these targets: choose another with -b',
 }
@@ -2782,6 +2784,159 @@ class Conntrack:
         return self.limit / max(1, read_sysctl(self.SPAN))
 
 
+NETLINK_FAMILY = socket.AF_NETLINK          # protocol 0 is NETLINK_ROUTE, rtnetlink(7)
+NETLINK = struct.Struct('=IHHII')           # nlmsghdr, linux/netlink.h: length, type, flags,
+                                            # sequence, port; every message from a multiple of 4 on
+ROUTE = struct.Struct('=8BI')               # rtmsg, linux/rtnetlink.h: family, bits of the
+                                            # destination, of the source, TOS, table, protocol,
+                                            # scope, type, flags
+ATTRIBUTE = struct.Struct('=HH')            # rtattr: length, type; also from a multiple of 4 on
+RTM_NEWROUTE, RTM_GETROUTE, NLMSG_DONE = 24, 26, 3
+NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+RTA_DST, RTA_MULTIPATH, RTA_TABLE, RTA_NH_ID = 1, 9, 15, 30
+RTN_THROW, RTM_F_CLONED = 9, 0x200
+TABLE_MAIN, TABLE_LOCAL = 254, 255
+CHANGES = 0x1 | 0x10 | 0x40 | 0x80          # RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE
+ROUTES_MAX = 300                            # more: a router, whose routes never rest
+
+Route = collections.namedtuple('Route', 'table bits first last')
+
+
+def split_netlink(octets: bytes, begin: int, header: struct.Struct):
+    """Messages, or attributes of one, from a place on -> (fields of its header, body) of each."""
+    while begin + header.size <= len(octets):
+        fields = header.unpack_from(octets, begin)
+        size = fields[0]
+        if not header.size <= size <= len(octets) - begin:
+            raise ValueError('netlink: cut off')
+        yield fields, octets[begin + header.size:begin + size]
+        begin += -(-size // 4) * 4
+
+
+def parse_route(body: bytes) -> 'list[Route]':
+    """A message of RTM_NEWROUTE, one or none; ValueError: the source cannot be told by it."""
+    _, bits, from_bits, tos, table, _, _, kind, flags = ROUTE.unpack_from(body)
+    if flags & RTM_F_CLONED:
+        return []
+    found = {kind: value for (_, kind), value in split_netlink(body, ROUTE.size, ATTRIBUTE)}
+    table = int.from_bytes(found.get(RTA_TABLE, bytes([table])), sys.byteorder)
+    if (table not in (TABLE_MAIN, TABLE_LOCAL) or from_bits or tos or kind == RTN_THROW
+            or RTA_MULTIPATH in found or RTA_NH_ID in found):
+        raise ValueError('routed by more than the destination')
+    first = int.from_bytes(found.get(RTA_DST, b''), 'big')
+    return [Route(table, bits, first, first | (1 << 32 - bits) - 1)]
+
+
+def read_routes() -> 'list[Route]':
+    """IPv4 routes: the first that has an address is its own.  OSError, ValueError: who knows."""
+    with socket.socket(NETLINK_FAMILY, socket.SOCK_RAW) as sock:
+        sock.settimeout(1)
+        sock.send(NETLINK.pack(NETLINK.size + ROUTE.size, RTM_GETROUTE,
+                               NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+                  + ROUTE.pack(socket.AF_INET, *[0] * 8))
+        routes = []
+        while len(routes) <= ROUTES_MAX:
+            for (_, kind, flags, _, _), body in split_netlink(sock.recv(1 << 17), 0, NETLINK):
+                if kind == NLMSG_DONE:      # the table of own addresses is asked before the other
+                    return sorted(routes, reverse=True)
+                if kind != RTM_NEWROUTE or flags & NLM_F_DUMP_INTR:
+                    raise ValueError('netlink: an error, or not of one moment')
+                routes += parse_route(body)
+        raise ValueError('too many')
+
+
+class SourceAddress:
+    """The address that all targets of a scan are reached from, if it is one.
+
+    Bound to a port alone, a socket gets an address by each connect() and loses it by shutdown();
+    the kernel moves it between lists for that, under locks that all processes share
+    (inet_bhash2_update_saddr(), Linux 6.1): 5 to 8 % of a probe, 17 with two workers.  So sockets
+    are bound to the address that the kernel would choose, as long as routes make it the same.
+
+    ranges  merged (first, last) pairs
+    """
+
+    def __init__(self, ranges):
+        self.ranges, self.watch = ranges, None
+
+    def find(self) -> str:
+        """What it is now, '' if it cannot be told, or there are several, or none."""
+        try:
+            routes = read_routes()
+        except (OSError, ValueError, struct.error):
+            return ''
+        found = {TABLE_LOCAL: set(), TABLE_MAIN: set()}
+        for number, route in enumerate(routes):
+            target = self.sample(route, routes[:number])
+            source = '' if target is None else ask_source(target)
+            if source:
+                found[route.table].add(source)
+        sources = found[TABLE_LOCAL]        # own addresses can be reached from each other
+        if found[TABLE_MAIN]:
+            sources = found[TABLE_MAIN] | sources & {'127.0.0.1'}
+        return sources.pop() if len(sources) == 1 else ''
+
+    def sample(self, route, before) -> 'int | None':
+        """A target of a route that none before has."""
+        at = self.target_from(route.first)
+        while at is not None and at <= route.last:
+            other = next((each for each in before if each.first <= at <= each.last), None)
+            if not other:
+                return at
+            at = self.target_from(other.last + 1)
+        return None
+
+    def target_from(self, ip) -> 'int | None':
+        """The first target that is not below an address."""
+        if is_in(ip, self.ranges):
+            return ip
+        place = bisect.bisect_right(self.ranges, (ip, ADDRESSES_MAX))
+        return self.ranges[place][0] if place < len(self.ranges) else None
+
+    def open(self) -> str:
+        """From now on changed() knows, in this process -> find(); '' if that is not allowed."""
+        try:
+            self.watch = socket.socket(NETLINK_FAMILY, socket.SOCK_RAW)
+            self.watch.setblocking(False)
+            self.watch.bind((0, CHANGES))
+        except OSError:
+            self.watch = None
+        return self.find() if self.watch else ''
+
+    def changed(self) -> bool:
+        """Have links, addresses, routes or rules changed since the last call?"""
+        changed = False
+        while self.watch:
+            try:
+                self.watch.recv(1 << 17)
+            except BlockingIOError:
+                return changed
+            except OSError:                 # ENOBUFS: there were more than it holds
+                pass
+            changed = True
+        return False
+
+
+def has_address(address: str) -> bool:
+    """Is it one of this machine?"""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            return False
+        return True
+
+
+def ask_source(target: int) -> str:
+    """The address that the kernel would send from, '' if it would not send; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((ip_text(target), 9))
+        except OSError:
+            return ''
+        return sock.getsockname()[0]
+
+
 def read_sysctl(path: str) -> int:
     """The number in a file of /proc/sys, 0 if there is none."""
     try:
@@ -2938,6 +3093,7 @@ class Engine(Runner):
         self.source, self.pace, self.address, self.port = source, pace, address, port
         self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
         self.canary, self.crew = canary, None
+        self.home = None                # SourceAddress, if address is what it found
         self.exclusions = None          # what SIGHUP reads again
         self.hup = False                # it has come
         self.barred = 0                 # targets skipped because of it
@@ -3419,6 +3575,9 @@ class Engine(Runner):
         codes = list(map(CONNECT, socks, zip(hosts, ports)))
         odd = []
         if codes.count(EINPROGRESS) < len(codes):
+            if self.address and errno.ENETUNREACH in codes and not has_address(self.address):
+                # so says Linux of our address, too, if it is gone; once it was EINVAL
+                codes = [errno.EINVAL if code == errno.ENETUNREACH else code for code in codes]
             odd = [(sock, target, code, self.end_attempt(sock)) for sock, target, code in zip(
                 socks, zip(hosts, ports), codes) if code != EINPROGRESS]
             socks, hosts, ports = select_rows(
@@ -3524,6 +3683,8 @@ class Engine(Runner):
         self.real = self.next_tick = time.monotonic()
         self.started = self.real - self.elapsed
         self.clock()
+        if self.home:
+            self.follow(self.home.open())       # another than when the first socket was made?
         self.bucket.filled = self.now
         while not self.finished():
             self.collect(self.events())
@@ -3623,6 +3784,8 @@ class Engine(Runner):
             self.window = min(self.pace.window, self.window + max(1, self.window // 20))
         if len(self.cohorts) > 64:
             self.compact()
+        if self.home and self.home.changed():
+            self.follow(self.home.find())
         self.watch_conntrack()
         self.watch_blocks()
         if self.judge:
@@ -3646,6 +3809,20 @@ class Engine(Runner):
                 self.prune(cohort)
             self.cohorts = collections.deque(
                 cohort for cohort in self.cohorts if cohort.socks or cohort.fresh)
+
+    def follow(self, address):
+        """Another source address: all sockets are made anew; what is under way is sent again."""
+        if address == self.address:
+            return
+        pending, self.address = len(self.attempts), address
+        self.give_up(self.take_back(list(self.attempts)), True)
+        self.cohorts.clear()
+        self.free.clear()
+        for sock in list(self.socks.values()):
+            self.renew(sock)
+        self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
+            address or "the kernel's choice",
+            ', %s sent again' % many(pending, 'connect') if pending else ''))
 
     def watch_conntrack(self):
         """Drops: what was sent since the last look is suspect, and the pace goes down.
@@ -4674,7 +4851,7 @@ class Progress:
         parts += ['%d %s' % (count, NAMES.get(code, errno.errorcode.get(code, str(code))))
                   for code, count in totals.answers.most_common()]
         parts.append('%d without answer' % totals.timeouts)
-        for count, name in ((totals.repeats, 'retries'), (totals.lost, 'sent again (conntrack)'),
+        for count, name in ((totals.repeats, 'retries'), (totals.lost, 'sent again'),
                             (totals.clashes, 'possible clash'), (totals.selfs, 'self-connected'),
                             (totals.barred, 'excluded meanwhile'),
                             (totals.unsent, 'not sent')):
@@ -5082,9 +5259,11 @@ class MeteredEngine(Engine):
         """Whatever becomes of the old target: was something sent to the new one?"""
         if not old:
             self.leave(sock)                # what it waited for before has long ended
-        if code in LOCAL or code in CLASH:
+        if old and code == errno.EINVAL or code == EISCONN:
+            pass                            # nothing was sent, nor was it refused
+        elif code in LOCAL or code in CLASH:
             self.metrics.add(METRICS_SENT, self.ms, METRICS_FAILED)
-        elif code != EISCONN and not (old and code == errno.EINVAL):
+        else:
             self.metrics.add(METRICS_SENT, self.ms, METRICS_REFUSED if code else sock.fileno())
             if code not in OPEN and code != errno.ETIMEDOUT:
                 self.metrics.add(METRICS_ANSWER, self.ms, 0, METRICS_AT_ONCE)
@@ -5436,7 +5615,8 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('source').add_argument
     group('-b', metavar='PORT', type=number(int, 0, PORT_MAX), default=32005,
           help='source port of all connects; 0: the kernel chooses (default: 32005)')
-    group('-bi', metavar='IP', type=ip_argument, help='source address (default: any)')
+    group('-bi', metavar='IP', type=ip_argument,
+          help="source address (default: the kernel's choice)")
     group('-bt', metavar='N', type=natural, default=5,
           help='try so many ports more if it is taken (default: 5)')
     group('-e', metavar='N', type=natural, default=1000,
@@ -5868,7 +6048,7 @@ def pass_results(args, console, signals, modules, options) -> int:
     return 1 if strange else 0
 
 
-def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
+def make_engines(args, space, ranges, snapshots, total, console) -> 'list[Engine]':
     """Pace, limits, canary and the first socket, for each worker a share of all."""
     def warn(text):
         console.note('warning: ' + text)
@@ -5884,14 +6064,16 @@ def make_engines(args, space, snapshots, total, console) -> 'list[Engine]':
         args.c, args.cp, -(-args.ca // args.w), args.bi or '', -(-args.ce // args.w))
     if canary and total and total < args.ca:
         warn('the canary is due after %d packets (-ca), the scan has %d' % (args.ca, total))
-    engines = []
+    home = SourceAddress(ranges) if args.b and not args.bi else None    # -b 0: it has no weight
+    engines, address = [], home.find() if home else args.bi or ''
     for number, snapshot in enumerate(snapshots):
         engines.append((MeteredEngine if args.mf else Engine)(
-            make_source(args, space, number, snapshot), pace, args.bi or '', args.b, args.once,
+            make_source(args, space, number, snapshot), pace, address, args.b, args.once,
             share_count(args.n, number, args.w), args.retries, args.max_runtime or math.inf,
             None if number else canary))
         if isinstance(args.r, AutoRate):
             engines[-1].adapt(pace.rate, 1 / args.w)
+        engines[-1].home = home
         engines[-1].bind_first(args.bt)
         if snapshot:
             engines[-1].resume(snapshot)
@@ -6008,7 +6190,7 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
     share = len(space.share(args.shard))
     total = min(args.n or share, share) if args.once else args.n
     snapshots = state.snapshots if state else [None] * args.w
-    engines = make_engines(args, space, snapshots, total, console)
+    engines = make_engines(args, space, exclusions.scanned, snapshots, total, console)
     metrics = args.mf and Metrics(args.mf, args.t, console, last_mark(snapshots))
     if status:
         status.open()
