@@ -10527,13 +10527,45 @@ class Stack(unittest.TestCase):
                                               draw.randrange(65536), src, ours), 6, src, ours)
                               for src in (bytes((192, draw.randrange(169, 256), draw.randrange(256),
                                                  index)) for index in range(count))]
-                    frames = [frame + bytes(max(60 - len(frame), 0)) for frame in frames]
+                    frames = [frame + b'\xa5' * max(60 - len(frame), 0) for frame in frames]
                     expected = [each.hex() for frame in frames
                                 for each in stack.answer_ether(frame, False)]
                     self.assertEqual(len(expected), count)
                     self.assertEqual([each.hex() for each in stack.answer_openings(frames)],
                                      expected, 'SEED=%d' % SEED)
         self.assertEqual(stack.counts, {})
+
+    def test_openings_hashed_slowly(self):
+        """Where hash() is no SipHash, a round has the cookies of single frames, too."""
+        frames = [tcp(7, 0, SYN, sport=port) for port in range(1, 40)]
+        with patched(masscanned, flow_hash=masscanned.hash_slowly):
+            stack = make_stack()
+            self.assertEqual(list(stack.answer_openings(frames)),
+                             [answer for frame in frames for answer in stack.answer_frame(frame)])
+
+    def test_fold(self):
+        """Sums of a round, modulo 65535; where they are only compared, twice is enough."""
+        sums = [1, 65534, 65535, 65536, 0x1fffe, 0x1ffff, 65535 << 24, (1 << 40) - 1,
+                (1 << 40) - 256, *range(0xfffff0, 0x1000010)]
+        columns = masscanned.Openings([tcp(7, 0, SYN)] * len(sums), 40)
+        lanes = columns.pack('Q', sums)
+        self.assertEqual(columns.fold(lanes), columns.pack('Q', [(each - 1) % 65535 + 1
+                                                                 for each in sums]))
+        twice = columns.fold(lanes, 2).to_bytes(8 * len(sums), 'big')
+        self.assertEqual([each == 65535 for each in struct.unpack('!%dQ' % len(sums), twice)],
+                         [each % 65535 == 0 for each in sums])
+
+    def test_replies(self):
+        """Slices of them are what slices of their frames are, and rows have a head in front."""
+        frames = [tcp(7, 0, SYN, sport=port) for port in range(1, 8)]
+        replies = make_stack().answer_openings(frames)
+        whole = list(replies)
+        for first, end in (0, 7), (0, 3), (3, 7), (6, 9), (7, 9), (0, 0):
+            part = replies[first:end]
+            self.assertEqual((list(part), len(part)), (whole[first:end], len(whole[first:end])))
+        for head, size in (b'ab', 64), (b'ab', 80), (b'0123456789', 72):
+            self.assertEqual(bytes(replies.rows(head, size)), b''.join(
+                (head + frame).ljust(size, b'\0') for frame in whole))
 
     def test_openings_or_none(self):
         """One frame that is no plain SYN, wherever it stands: none of the round is answered."""
@@ -10609,7 +10641,7 @@ class Stack(unittest.TestCase):
                 watch.frame = lambda now, *rest: seen.append(rest)
                 for observers in [], [watch]:
                     self.assertEqual(
-                        masscanned.answer_round(two, frames, False, observers),
+                        list(masscanned.answer_round(two, frames, False, observers)),
                         list(itertools.chain.from_iterable(expected)), 'SEED=%d' % SEED)
             self.assertEqual({fate: 2 * count for fate, count in one.counts.items()}, two.counts)
             self.assertEqual([(frame, list(got)) for frame, _, got in seen],
@@ -11023,7 +11055,7 @@ class Stack(unittest.TestCase):
                               src=packed(src), dst=packed(our)) + bytes(tail)
                           for _, src, our, sport, dport, seq, ack in each]
                 stack = make_stack('10.0.0.0/8')
-                answers = stack.answer_openings(frames)
+                answers = list(stack.answer_openings(frames))
                 yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
 
     def test_log_of_openings(self):
@@ -11046,7 +11078,7 @@ class Stack(unittest.TestCase):
         """Openings are counted while the reader stalls, and no more when it is gone."""
         frames = [tcp(7, 0, SYN)] * 20
         stack = make_stack()
-        answers = stack.answer_openings(frames)
+        answers = list(stack.answer_openings(frames))
         for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
             log = kind(1, NOW)
             log.full = True
@@ -11060,7 +11092,7 @@ class Stack(unittest.TestCase):
         """All that was told is written once, in order, and counts anew; due is its first."""
         frames = [tcp(seq, 0, SYN, sport=seq) for seq in range(40)]
         stack = make_stack()
-        answers = stack.answer_openings(frames)
+        answers = list(stack.answer_openings(frames))
         with tempfile.TemporaryFile() as file:
             log = masscanned.ConsoleLog(file.fileno(), NOW)
             log.begin()
@@ -12119,6 +12151,23 @@ masscanned.RingLink = refuse''')
         self.assertEqual(each.end(), 0)
         self.assertIn('1 udp checksum', each.err())
 
+    def test_old_kernel(self):
+        """Where the TX ring would send its header along, it is not used: all frames are whole."""
+        with entered(self.far):
+            link = masscanned.open_packet_link('v1', None, None)
+            with patched(masscanned, PACKET_IGNORE_OUTGOING=9999):
+                old = masscanned.open_packet_link('v1', None, None)
+        with contextlib.closing(link.sock), contextlib.closing(link.out), contextlib.closing(
+                old.sock), contextlib.closing(old.out):
+            self.assertEqual((link.is_recent, link.out_max), (True, masscanned.SEND_MAX))
+            self.assertEqual((old.is_recent, old.out_max), (False, 0))
+            wire, frame = self.wire(), b'\xff' * 6 + b'\2' * 6 + b'\x88\xb5' + b'x' * 46
+            for each in (link, old):
+                each.send([frame] * masscanned.SEND_RUN)
+                seen = (other for other in wire.frames(5) if b'x' * 40 in other)
+                self.assertEqual(list(itertools.islice(seen, masscanned.SEND_RUN)),
+                                 [frame] * masscanned.SEND_RUN)
+
     def test_checkcookie(self):
         """A scan of a host that answers everything: all ports open, and none with the filter."""
         command = ['ip', 'netns', 'exec', self.near] + tool(
@@ -12610,6 +12659,96 @@ class ResponderCli(Case):
         finally:
             stop.restore()
 
+    @staticmethod
+    def make_ring(slots=8):
+        """A RingLink on plain memory, of so many slots each way; sock is a Mock."""
+        link = masscanned.RingLink.__new__(masscanned.RingLink)
+        link.sock, link.out, link.unsent = (unittest.mock.Mock(), unittest.mock.Mock(),
+                                            collections.Counter())
+        link.ring, link.at = bytearray(slots * masscanned.RING_SLOT), 0
+        link.view = memoryview(link.ring)
+        link.words, link.quads = link.view.cast('I'), link.view.cast('Q')
+        link.out_ring, link.out_at, link.out_last = bytearray(slots * masscanned.SEND_SLOT), 0, 0
+        link.out_max = masscanned.SEND_MAX
+        return link
+
+    # frames that have come: status and frame of each slot -> rounds of frames, trust
+    ARRIVALS = [
+        ('nothing', [], []), ('one', [(1, b'a')], [([b'a'], 0)]),
+        ('of a size', [(1, b'ab'), (1, b'cd')], [([b'ab', b'cd'], 0)]),
+        ('of two', [(1, b'ab'), (1, b'c'), (1, b'de')], [([b'ab', b'c', b'de'], 0)]),
+        ('stamped', [(1 | 1 << 29, b'ab')] * 8, [([b'ab'] * 8, 0)]),
+        ('trusted', [(9, b'a'), (129, b'b'), (129, b'c'), (1, b'd')],
+         [([b'a'], 8), ([b'b', b'c'], 128), ([b'd'], 0)]),
+        ('a tag', [(1, b'-' * 20), (17, b'=' * 20)],
+         [([b'-' * 20, b'=' * 12 + unhex('81000007') + b'=' * 8], 0)]),
+        ('tags', [(17, b'=' * 20)] * 8, [([b'=' * 12 + unhex('81000007') + b'=' * 8] * 8, 0)]),
+        ('too large', [(3, b'cut'), (1, b'abc')], [([b'whole', b'abc'], 0)]),
+        ('all of them', [(3, b'cut')] * 8, [([b'whole'] * 8, 0)]),
+        ('a gap', [(1, b'a'), (0, b''), (1, b'c')], [([b'a'], 0)])]
+
+    def test_ring_in(self):
+        """Frames come out of their slots in order, once, round after round."""
+        for name, arrivals, rounds in self.ARRIVALS:
+            for start in 0, 5:
+                with self.subTest(name, start=start), patched(masscanned, RING_SLOTS=8):
+                    link = self.make_ring()
+                    link.sock.recv.return_value = b'whole'
+                    link.at, got = start, []
+                    for index, (status, frame) in enumerate(arrivals):
+                        at = (start + index) % 8 * masscanned.RING_SLOT
+                        slot = struct.pack('=IIIHHIIHH', status, len(frame), len(frame), 66, 80,
+                                           0, 0, 7, 0)
+                        link.ring[at:at + len(slot)] = slot
+                        link.ring[at + 66:at + 66 + len(frame)] = frame
+                    for _ in range(5):
+                        frames, trust = link.receive()
+                        got += [(frames, trust)] if frames else []
+                    ends = [frame for frames, _ in got for frame in frames]
+                    self.assertEqual(ends, [frame for frames, _ in rounds for frame in frames])
+                    if not start:
+                        self.assertEqual(got, rounds)
+                    self.assertEqual(link.at, (start + len(ends)) % 8)
+
+    def test_ring_out(self):
+        """Frames go into slots in order, lists and Replies alike; what finds no room is sent."""
+        replies = make_stack().answer_openings([tcp(7, 0, SYN, sport=port) for port in range(6)])
+        for frames in list(replies), replies, [bytes((port,)) * 214 for port in range(6)]:
+            six, size = list(frames), len(list(frames)[0])
+            head = struct.pack('=III20x2xH6x', 1, size + 10, size + 10, size)
+            for start in 0, 2, 3, 7:
+                with patched(masscanned, SEND_SLOTS=8):
+                    link = self.make_ring()
+                    link.out_at = start
+                    link.send(frames)
+                    slots = dict(enumerate(link.out_ring[at:at + 256]
+                                           for at in range(0, 8 * 256, 256)))
+                    for index, frame in enumerate(six):
+                        slot = slots.pop((start + index) % 8)
+                        self.assertEqual(slot[:len(head) + size], head + frame, (start, index))
+                    self.assertFalse(any(map(any, slots.values())))
+                    self.assertEqual((link.out_at, link.out_last),
+                                     ((start + 6) % 8, (start + 5) % 8 * 256))
+                    self.assertEqual((len(link.out.mock_calls), len(link.sock.mock_calls)), (1, 0))
+                    link.send(frames)                   # the first ones are still under way
+                    self.assertEqual([call[1][0] for call in link.sock.mock_calls],
+                                     six[0 if start else 2:])
+                    self.assertEqual(len(link.out.mock_calls), 2)
+        for busy in 0, 5:
+            link = self.make_ring()
+            link.out_ring[busy * 256] = 1
+            link.send(six)
+            self.assertEqual((len(link.sock.mock_calls), link.out_at), (6, 0))
+
+    def test_ring_is_not_for_all(self):
+        """Few frames, those of many sizes, and long ones are sent one by one."""
+        for frames in ([b'a' * 60] * 3, [b'a' * 215] * 6, [bytes(60 + size) for size in range(8)],
+                       []):
+            link = self.make_ring()
+            link.send(frames)
+            self.assertEqual([call[1][0] for call in link.sock.mock_calls], frames)
+            self.assertFalse(any(link.out_ring))
+
     def test_large_frame_after_an_error(self):
         """A pending error is told by recv() once, the frame it hides comes with the next."""
         link = masscanned.RingLink.__new__(masscanned.RingLink)
@@ -12803,6 +12942,35 @@ class Bench(Case):
         with self.assertRaisesRegex(bench.Failed, r'\(3\): no such thing$'):
             bench.check_alive(process)
 
+    def test_turns(self):
+        """Each has the core in turn, with its load, and is measured by its own CPU time."""
+        done, log = collections.Counter(), []
+
+        def starting(name, rate, load):
+            def start(lab_bench, stack, lab):
+                pids = [unittest.mock.Mock(pid='%s %s' % (name, part)) for part in ('itself', 'load')]
+                return bench.Contestant(pids[0], lambda: rate * done[name], tuple(pids[1:][:load]))
+            return start
+
+        def signalled(pid, number):
+            log.append((pid, number))
+            if pid.endswith('itself'):
+                done[pid.partition(' ')[0]] += 1
+        lab_bench = unittest.mock.Mock(compile_s=0)
+        lab_bench.size.return_value = 3
+        turns = bench.Turns(lab_bench, [starting('a', 30, 0), starting('b', 12, 1)], False)
+        with patched(bench, TURN_S=0, Lab=unittest.mock.Mock(), check_alive=lambda process: None,
+                     cpu_s=lambda pid: 0.5 * done[pid.partition(' ')[0]],
+                     halt=lambda process: log.append((process.pid, 'halt'))), \
+                unittest.mock.patch('os.kill', signalled):
+            with self.assertRaises(bench.Failed):
+                turns.taker(1)()
+            self.assertEqual([turns.taker(number)() for number in range(2)], [60, 24])
+        one = [('a itself', signal.SIGCONT), ('a itself', 'halt')]
+        two = [('b load', signal.SIGCONT), ('b itself', signal.SIGCONT), ('b itself', 'halt'),
+               ('b load', 'halt')]
+        self.assertEqual(log, one + two + two + one + one + two)
+
     def descendants(self, pid):
         """A process's children, theirs, and so on."""
         found = []
@@ -12842,14 +13010,15 @@ class Bench(Case):
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
     def test_run(self):
         """A real run: figures, ratios, a whole bench.json, and nothing that is left."""
-        process = self.start_bench('--only', 'scan-silent,answer-syn,file-compile')
+        process = self.start_bench('--only', 'scan-silent,answer-syn,answer-turns,file-compile')
         found = wait_until(lambda: self.namespaces(self.descendants(process.pid)))
         out, err = process.communicate(timeout=120)
         self.assertEqual((process.returncode, err), (0, b''))
         record = json.loads(self.read('bench.json').decode())
         self.assertEqual(sorted(record['measurements']),
-                         ['answer-syn', 'file-compile', 'scan-silent'])
+                         ['answer-syn', 'answer-turns', 'file-compile', 'scan-silent'])
         for name, ours in [('scan-silent', 'cscan.py'), ('answer-syn', 'masscanned.py > FILE'),
+                           ('answer-turns', 'masscanned.py > FILE'),
                            ('file-compile', 'compile_targets.py')]:
             result = record['measurements'][name]
             row = {row['name']: row for row in result['rows']}[ours]
