@@ -3067,7 +3067,8 @@ FLUSH_S = 0.2                   # lines wait no longer than this
 WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stalls
 MACS_MAX = 4096
 IPV4_PLAIN = b'\x08\0\x45'       # EtherType, version and header length without options
-EXCHANGE4 = struct.Struct('!34xHHIIH')  # of a frame: sport dport seq ack off-flags
+SEGMENT4 = struct.Struct('!34xHHIIH')   # of a frame: sport dport seq ack off-flags
+PORTS4 = struct.Struct('!34xHH')
 OCTET_TEXTS = [[b'%d%b' % (octet, end) for octet in range(256)] for end in (b'.', b'')]
 
 ETHERTYPE_NAMES = {             # IEEE 802 numbers; the names are the log's
@@ -3167,8 +3168,11 @@ class PacketLog(Observer):
     failed  why they could not; None
     lock    file locked while writing, where workers write together
     now     Unix time of the frame before; stamp is its text
+    quick   {protocol: a quicker layers()} for plain IPv4 of which layer 4 was read, which is most
+            of all: with an answer or none
     """
     line = '{} {} {} {}'            # time, layer, verb, rest
+    quick = {}
 
     def __init__(self, fd, now, lock=None):
         self.fd, self.events, self.due, self.failed = fd, 0, now, None
@@ -3189,10 +3193,12 @@ class PacketLog(Observer):
         """One frame, its fate ('layer reason', None: answered), the frames that answer it."""
         if not self.takes(now, 1):
             return
-        if frame[12:15] == IPV4_PLAIN and len(answers) == 1 and frame[23] == IP_TCP:
-            self.texts.append(self.exchange(self.stamp, frame, answers[0]))
+        if frame[12:15] == IPV4_PLAIN and (
+                len(answers) == 1 if answers else fate.startswith(('tcp ', 'udp '))):
+            quick = self.quick.get(frame[23], self.layers)
         else:
-            self.texts += self.layers(self.stamp, frame, fate, answers)
+            quick = self.layers
+        self.texts += quick(self.stamp, frame, fate, answers)
 
     def takes(self, now, count) -> bool:
         """Whether so many frames are logged, at this time."""
@@ -3225,13 +3231,6 @@ class PacketLog(Observer):
             else:
                 view = view_frame(answer, True)
             yield self.outwards(stamp, 'send', view, segment, depth, fate)
-
-    def exchange(self, stamp, frame, answer):
-        """-> the lines of a TCP segment over IPv4 with one answer, which are most of all.
-
-        A subclass may have a quicker way.
-        """
-        return ''.join(self.layers(stamp, frame, None, (answer,)))
 
     def encode(self):
         """Texts so far -> a block; what comes stands behind it."""
@@ -3278,20 +3277,38 @@ class ConsoleLog(PacketLog):
     def __init__(self, fd, now, lock=None):
         PacketLog.__init__(self, fd, now, lock)
         self.macs = {}                  # texts of MACs by their octets; at most MACS_MAX
+        self.quick = {IP_TCP: self.segment, IP_UDP: self.datagram}
 
-    def exchange(self, stamp, frame, answer):
+    def segment(self, stamp, frame, fate, answers):
         """As layers() would say it, in one step: 1.3 us instead of 5.6 (CPython 3.11)."""
         client, ours, ether = self.mac_texts(frame)
-        sport, dport, seq, ack, word = EXCHANGE4.unpack_from(frame)
-        _, _, seq2, ack2, word2 = EXCHANGE4.unpack_from(answer)
+        sport, dport, seq, ack, word = SEGMENT4.unpack_from(frame)
+        verb, back = ('send', answers[0]) if answers else ('drop', frame)
+        _, _, seq2, ack2, word2 = SEGMENT4.unpack_from(back)
         near = f'{client}\t{socket.inet_ntoa(frame[26:30])}\t'
         far = f'{ours}\t{socket.inet_ntoa(frame[30:34])}'
         network, transport = f'{near}{far}\n{stamp}\t', f'{near}{sport}\t{far}\t{dport}\t'
         return (f'{stamp}\teth\trecv\tIpv4\t{ether}'
                 f'{stamp}\tipv4\trecv\tTcp\t{network}'
                 f'tcp\trecv\t{word & FLAGS}\t{transport}{seq}\t{ack}\n'
-                f'{stamp}\ttcp\tsend\t{word2 & FLAGS}\t{transport}{seq2}\t{ack2}\n'
-                f'{stamp}\tipv4\tsend\tTcp\t{network}eth\tsend\tIpv4\t{ether}')
+                f'{stamp}\ttcp\t{verb}\t{word2 & FLAGS}\t{transport}{seq2}\t{ack2}\n'
+                f'{stamp}\tipv4\t{verb}\tTcp\t{network}eth\t{verb}\tIpv4\t{ether}'),
+
+    def datagram(self, stamp, frame, fate, answers):
+        """The same for UDP; an answer may come from another port than was asked (STUN)."""
+        client, ours, ether = self.mac_texts(frame)
+        sport, dport = PORTS4.unpack_from(frame)
+        verb, port = 'drop', dport
+        if answers:
+            verb, (port, _) = 'send', PORTS4.unpack_from(answers[0])
+        near = f'{client}\t{socket.inet_ntoa(frame[26:30])}\t'
+        far = f'{ours}\t{socket.inet_ntoa(frame[30:34])}'
+        network, transport = f'{near}{far}\n{stamp}\t', f'\t\t{near}{sport}\t{far}\t'
+        return (f'{stamp}\teth\trecv\tIpv4\t{ether}'
+                f'{stamp}\tipv4\trecv\tUdp\t{network}'
+                f'udp\trecv{transport}{dport}\n'
+                f'{stamp}\tudp\t{verb}{transport}{port}\n'
+                f'{stamp}\tipv4\t{verb}\tUdp\t{network}eth\t{verb}\tIpv4\t{ether}'),
 
     def mac_texts(self, frame):
         """-> the client's MAC, ours, and both as a line ends with them."""
@@ -3304,7 +3321,7 @@ class ConsoleLog(PacketLog):
         return known
 
     def openings(self, now, frames, answers, columns):
-        """As exchange() would say it, in columns: 0.5 us for each (CPython 3.11, 256 frames)."""
+        """As segment() would say it, in columns: 0.5 us for each (CPython 3.11, 256 frames)."""
         if not self.takes(now, len(frames)):
             return
         client, ours, ether = self.mac_texts(frames[0])

@@ -11026,6 +11026,24 @@ class Stack(unittest.TestCase):
             for line in ''.join(log.texts).splitlines():
                 self.assertRegex(line, r'^(ts=)?1795225601\.250[\t ]\S')
 
+    def test_log_in_one_step(self):
+        """Frames of plain TCP and UDP, answered or not, are told as layer by layer."""
+        stun = STUN_REQUEST[:2] + b'\0\x08' + STUN_REQUEST[4:] + unhex('0003 0004 00000002')
+        stack = make_stack()
+        for frame, fate in (
+                (tcp(7, 0, SYN), None), (tcp(7, 9, ACK), 'tcp bare ack'),
+                (tcp(7, 9, RST), 'tcp reset'), (tcp(7, 0, SYN | FIN), 'tcp flags'),
+                (udp(DNS_QUERY), None), (udp(STUN_REQUEST), None), (udp(stun), None),
+                (udp(b'?' * 9), 'udp silence')):
+            with self.subTest(fate=fate, frame=frame):
+                answers = stack.answer_frame(frame)
+                self.assertEqual(None if answers else stack.fate, fate)
+                log = masscanned.ConsoleLog(1, NOW)
+                layers = ''.join(log.layers(log.stamp, frame, fate, answers))
+                log.layers = None
+                log.frame(NOW, frame, fate, answers)
+                self.assertEqual(self.told(log), layers)
+
     def told(self, log):
         """What the log will write."""
         log.encode()
