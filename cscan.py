@@ -2452,6 +2452,7 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, 
 CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and target are in use
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
+UNKNOWN = errno.EACCES, errno.EPERM # what it tells where a policy forbids NOWHERE's port
 BATCH = 256                         # probes between two looks at the events
 TICK_S = 0.1
 EARLY_S = 0.01                      # a deadline of whole seconds comes before the kernel's repeat
@@ -2793,13 +2794,15 @@ ROUTE = struct.Struct('=8BI')               # rtmsg, linux/rtnetlink.h: family, 
 ATTRIBUTE = struct.Struct('=HH')            # rtattr: length, type; also from a multiple of 4 on
 RTM_NEWROUTE, RTM_GETROUTE, NLMSG_DONE = 24, 26, 3
 NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
-RTA_DST, RTA_MULTIPATH, RTA_TABLE, RTA_NH_ID = 1, 9, 15, 30
+RTA_DST, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE, RTA_NH_ID = 1, 6, 9, 15, 30
 RTN_THROW, RTM_F_CLONED = 9, 0x200
 TABLE_MAIN, TABLE_LOCAL = 254, 255
 CHANGES = 0x1 | 0x10 | 0x40 | 0x80          # RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE
 ROUTES_MAX = 300                            # more: a router, whose routes never rest
 
-Route = collections.namedtuple('Route', 'table bits first last')
+FOLLOWS_S = 60                              # a second change so soon: they do not rest
+
+Route = collections.namedtuple('Route', 'table bits first last metric')
 
 
 def split_netlink(octets: bytes, begin: int, header: struct.Struct):
@@ -2824,7 +2827,15 @@ def parse_route(body: bytes) -> 'list[Route]':
             or RTA_MULTIPATH in found or RTA_NH_ID in found):
         raise ValueError('routed by more than the destination')
     first = int.from_bytes(found.get(RTA_DST, b''), 'big')
-    return [Route(table, bits, first, first | (1 << 32 - bits) - 1)]
+    return [Route(table, bits, first, first | (1 << 32 - bits) - 1, found.get(RTA_PRIORITY, b''))]
+
+
+def check_defaults(routes: 'list[Route]') -> 'list[Route]':
+    """The same; ValueError: of equal default routes the kernel takes one whose gateway answers."""
+    defaults = [route for route in routes if not route.bits]
+    if len(set(defaults)) < len(defaults):
+        raise ValueError('routed by which neighbour answers')
+    return routes
 
 
 def read_routes() -> 'list[Route]':
@@ -2838,7 +2849,7 @@ def read_routes() -> 'list[Route]':
         while len(routes) <= ROUTES_MAX:
             for (_, kind, flags, _, _), body in split_netlink(sock.recv(1 << 17), 0, NETLINK):
                 if kind == NLMSG_DONE:      # the table of own addresses is asked before the other
-                    return sorted(routes, reverse=True)
+                    return sorted(check_defaults(routes), reverse=True)
                 if kind != RTM_NEWROUTE or flags & NLM_F_DUMP_INTR:
                     raise ValueError('netlink: an error, or not of one moment')
                 routes += parse_route(body)
@@ -2861,6 +2872,8 @@ class SourceAddress:
 
     def find(self) -> str:
         """What it is now, '' if it cannot be told, or there are several, or none."""
+        if is_in(0, self.ranges):           # 0.0.0.0 is loopback, but only from an unbound socket
+            return ''
         try:
             routes = read_routes()
         except (OSError, ValueError, struct.error):
@@ -2895,13 +2908,19 @@ class SourceAddress:
 
     def open(self) -> str:
         """From now on changed() knows, in this process -> find(); '' if that is not allowed."""
+        self.close()
         try:
             self.watch = socket.socket(NETLINK_FAMILY, socket.SOCK_RAW)
             self.watch.setblocking(False)
             self.watch.bind((0, CHANGES))
         except OSError:
-            self.watch = None
+            self.close()
         return self.find() if self.watch else ''
+
+    def close(self):
+        if self.watch:
+            self.watch.close()
+            self.watch = None
 
     def changed(self) -> bool:
         """Have links, addresses, routes or rules changed since the last call?"""
@@ -2918,23 +2937,25 @@ class SourceAddress:
 
 
 def has_address(address: str) -> bool:
-    """Is it one of this machine?"""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
+    """Is it one of this machine?  If that cannot be told: yes."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind((address, 0))
-        except OSError:
-            return False
-        return True
+            if address != '0.0.0.0':        # -bi: each connect() chooses
+                sock.connect((address, 9))  # sysctl ip_nonlocal_bind: bind() is content with any
+    except OSError as error:
+        return error.errno in LOCAL - {errno.EINVAL}        # EMFILE: no socket to try
+    return True
 
 
 def ask_source(target: int) -> str:
     """The address that the kernel would send from, '' if it would not send; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.connect((ip_text(target), 9))
-        except OSError:
-            return ''
-        return sock.getsockname()[0]
+            return sock.getsockname()[0]
+    except OSError:
+        return ''
 
 
 def read_sysctl(path: str) -> int:
@@ -3094,6 +3115,7 @@ class Engine(Runner):
         self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
         self.canary, self.crew = canary, None
         self.home = None                # SourceAddress, if address is what it found
+        self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
         self.hup = False                # it has come
         self.barred = 0                 # targets skipped because of it
@@ -3152,6 +3174,8 @@ class Engine(Runner):
         self.epoll.close()
         for sock in self.socks.values():
             sock.close()
+        if self.home:
+            self.home.close()
 
     def new_socket(self):
         """One more free socket, in the epoll set; raises OSError."""
@@ -3270,7 +3294,7 @@ class Engine(Runner):
             target = self.end_attempt(sock)
             self.barred += 1
             self.forget(target)
-            if CONNECT(sock, NOWHERE) in (EISCONN, errno.EINVAL):
+            if CONNECT(sock, NOWHERE) in UNKNOWN + (EISCONN, errno.EINVAL):
                 self.renew(sock)
             else:
                 self.free.append(sock)
@@ -3403,7 +3427,10 @@ class Engine(Runner):
             self.tell(target, code, sock)
             self.renew(sock)
             return
-        self.free.append(sock)
+        if old and code in UNKNOWN:
+            self.renew(sock)                # whether that was established is not told
+        else:
+            self.free.append(sock)
         if code in CLASH and self.port:
             self.clash(target, code)
         elif code in LOCAL or code in CLASH:
@@ -3458,7 +3485,7 @@ class Engine(Runner):
 
     def heed_answer(self, sock, code):
         """What the second connect() said, if it is not that the target refuses."""
-        if code in (errno.EACCES, errno.EPERM):     # no answer: a policy forbids NOWHERE's port
+        if code in UNKNOWN:
             code = CONNECT(sock, self.attempts[sock].targets()[sock])
         if code == EALREADY:                # an event of an attempt before this one
             return
@@ -3615,8 +3642,8 @@ class Engine(Runner):
                 self.tell(old, EISCONN, sock)
                 self.renew(sock)
                 continue
-            if code == errno.EINVAL:        # shutdown() of a simultaneous open: dead for ever
-                self.renew(sock)
+            if code == errno.EINVAL or code in UNKNOWN:     # shutdown() of a simultaneous open:
+                self.renew(sock)                            # dead for ever
             else:
                 self.free.append(sock)
             if suspect:
@@ -3811,18 +3838,30 @@ class Engine(Runner):
                 cohort for cohort in self.cohorts if cohort.socks or cohort.fresh)
 
     def follow(self, address):
-        """Another source address: all sockets are made anew; what is under way is sent again."""
+        """Another source address: all sockets are made anew; what is under way is sent again.
+
+        Where it changes again and again, that would be sent again and again, too, and silent
+        targets never end: the second time it is left to the kernel, for good.
+        """
+        if address != self.address and self.real - self.followed < FOLLOWS_S:
+            self.home.close()
+            address, self.home = '', None
         if address == self.address:
             return
-        pending, self.address = len(self.attempts), address
+        pending, self.address, self.followed = len(self.attempts), address, self.real
         self.give_up(self.take_back(list(self.attempts)), True)
+        self.bind_to(address)
+        self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
+            address or "the kernel's choice",
+            ', %s sent again' % many(pending, 'connect') if pending else ''))
+
+    def bind_to(self, address):
+        """All sockets, none of which is under way, are made anew."""
+        self.address = address
         self.cohorts.clear()
         self.free.clear()
         for sock in list(self.socks.values()):
             self.renew(sock)
-        self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
-            address or "the kernel's choice",
-            ', %s sent again' % many(pending, 'connect') if pending else ''))
 
     def watch_conntrack(self):
         """Drops: what was sent since the last look is suspect, and the pace goes down.
@@ -5150,8 +5189,15 @@ class MeteredEngine(Engine):
 
     def bar(self):
         super().bar()
+        self.leave_idle()                   # what is taken back has no end in the file
+
+    def follow(self, address):
+        super().follow(address)
+        self.leave_idle()                   # all sockets may be others now
+
+    def leave_idle(self):
         for sock in set(self.since).difference(self.attempts):
-            self.leave(sock)                # what is taken back has no end in the file
+            self.leave(sock)
 
     # ---- records ----
 
@@ -6065,16 +6111,18 @@ def make_engines(args, space, ranges, snapshots, total, console) -> 'list[Engine
     if canary and total and total < args.ca:
         warn('the canary is due after %d packets (-ca), the scan has %d' % (args.ca, total))
     home = SourceAddress(ranges) if args.b and not args.bi else None    # -b 0: it has no weight
-    engines, address = [], home.find() if home else args.bi or ''
+    engines, address = [], home.open() if home else ''
     for number, snapshot in enumerate(snapshots):
         engines.append((MeteredEngine if args.mf else Engine)(
-            make_source(args, space, number, snapshot), pace, address, args.b, args.once,
+            make_source(args, space, number, snapshot), pace, args.bi or '', args.b, args.once,
             share_count(args.n, number, args.w), args.retries, args.max_runtime or math.inf,
             None if number else canary))
         if isinstance(args.r, AutoRate):
             engines[-1].adapt(pace.rate, 1 / args.w)
         engines[-1].home = home
         engines[-1].bind_first(args.bt)
+        if address:                     # after the port was found to be free with any
+            engines[-1].bind_to(address)
         if snapshot:
             engines[-1].resume(snapshot)
     if engines[0].port != args.b:

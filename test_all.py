@@ -3294,6 +3294,10 @@ class Engine(unittest.TestCase):
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
+        with patched(socket.socket, connect=unittest.mock.Mock(side_effect=OSError(
+                errno.ENETUNREACH, 'x'))):
+            self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '0.0.0.0')],
+                             [False, True])
 
     def test_source_address_changes(self):
         """All sockets get the new one; what is under way is sent again, or has been answered."""
@@ -3315,6 +3319,41 @@ class Engine(unittest.TestCase):
         self.pass_deadline(engine)
         engine.turn_over(0)
         self.assertEqual((engine.timeouts, engine.opened, len(engine.cohorts)), (2, 1, 0))
+
+    def test_source_address_flaps(self):
+        """Soon after a change another is the last; later it is followed again."""
+        engine = self.engine([self.hosts.closed(), self.hosts.silent()], address='127.0.0.1')
+        home = unittest.mock.Mock(find=lambda: next(found), changed=lambda: True)
+        for sooner, expected in ((0, ['127.0.0.2', '127.0.0.3']), (2, ['127.0.0.2', '', ''])):
+            engine.home, engine.followed, found = home, -math.inf, iter(['127.0.0.2', '127.0.0.3'])
+            for address in expected:
+                engine.launch(2)
+                engine.collect(engine.epoll.poll(0))
+                engine.real += cscan.FOLLOWS_S + 1 - sooner
+                engine.tick()
+                self.assertEqual((engine.address, engine.attempts), (address, {}))
+                self.assertEqual({sock.getsockname()[0] for sock in engine.socks.values()},
+                                 {address or '0.0.0.0'})
+        self.assertEqual((engine.home, len(self.console.notes)), (None, 4))
+        home.close.assert_called_once_with()
+
+    def test_answered_late_where_ports_are_forbidden(self):
+        """Established between deadline and shutdown(), and nobody may ask: such a socket goes."""
+        connect = cscan.CONNECT
+
+        def forbid(*hosts):
+            return patched(cscan, CONNECT=lambda sock, to: (
+                errno.EACCES if to[0] in hosts else connect(sock, to)))
+        for credit in 0, 1:
+            with self.subTest(credit=credit), forbid(cscan.NOWHERE[0], '127.0.0.9'):
+                engine = self.engine([self.hosts.open(), ('127.0.0.9', 9)])
+                engine.launch(1)
+                self.pass_deadline(engine)
+                engine.turn_over(credit)
+                engine.source = columns([self.hosts.closed()])
+                engine.launch(1)
+                engine.collect(engine.epoll.poll(1))
+                self.assertEqual(engine.answers[errno.ECONNREFUSED], 1)
 
     def test_nothing_tried_holds_nothing(self):
         """A round without targets, while one waits after a clash, must not put off the next."""
@@ -4942,6 +4981,17 @@ class State(EngineCase):
         self.pass_deadline(engine)
         self.assertEqual(engine.turn_over(2), 0)
 
+    def test_taken_back_where_ports_are_forbidden(self):
+        """Was it established just before?  Nobody may ask, so such a socket goes."""
+        engine, connect = self.engine([self.hosts.open()]), cscan.CONNECT
+        engine.launch(1)
+        engine.exclusions = types.SimpleNamespace(bars=lambda host: True)
+        before = set(engine.socks.values())
+        with patched(cscan, CONNECT=lambda sock, to: (
+                errno.EACCES if to == cscan.NOWHERE else connect(sock, to))):
+            engine.bar()
+        self.assertEqual((set(engine.free) & before, len(engine.free)), (set(), 1))
+
     def test_snapshot_resumed(self):
         """Counters, tries and what waits come back; the quota is what is left of it."""
         engine = self.engine([('127.7.0.%d' % number, 9) for number in range(50)], quota=40,
@@ -4978,12 +5028,13 @@ class Source(unittest.TestCase):
     def test_messages(self):
         to, word = (cscan.RTA_DST, bytes([10, 1, 2, 0])), struct.Struct('=I').pack
         plain = (2, 23, 0, 0, 254, 2, 253, 1, 0)
-        route = cscan.Route(254, 23, 0x0a010200, 0x0a0103ff)
+        route = cscan.Route(254, 23, 0x0a010200, 0x0a0103ff, b'')
         for name, body, expected in (
                 ('plain', self.message(plain, to), [route]),
                 ('behind others', self.message(plain, (4, b'x'), to, (15, word(254))), [route]),
                 ('default', self.message((2, 0, 0, 0, 255, 2, 0, 1, 0)), [
-                    cscan.Route(255, 0, 0, ALL - 1)]),
+                    cscan.Route(255, 0, 0, ALL - 1, b'')]),
+                ('metric', self.message(plain, to, (6, word(7))), [route._replace(metric=word(7))]),
                 ('cache', self.message((2, 23, 0, 0, 254, 2, 253, 1, 0x200), to), []),
                 ('table', self.message((2, 23, 0, 0, 77, 2, 253, 1, 0), to), None),
                 ('long table', self.message((2, 23, 0, 0, 252, 2, 253, 1, 0), (15, word(77))), None),
@@ -5004,7 +5055,7 @@ class Source(unittest.TestCase):
         """SourceAddress.find() with (table, bits, first) of routes and {first target: source}."""
         def read():
             return sorted((cscan.Route(table, bits, cscan.ip_number(first), cscan.ip_number(first)
-                                       | (1 << 32 - bits) - 1) for table, bits, first in routes),
+                                       | (1 << 32 - bits) - 1, b'') for table, bits, first in routes),
                           reverse=True)
         asked = []
 
@@ -5037,6 +5088,7 @@ class Source(unittest.TestCase):
                 ('local first', '127.0.0.7', self.PLAIN + [(254, 24, '127.0.0.0')], {}, (
                     '10.0.0.5', ['127.0.0.7'])),
                 ('the last', '255.255.255.255', self.PLAIN, {}, ('10.0.0.5', ['255.255.255.255'])),
+                ('0.0.0.0', '0.0.0.0 20.0.0.0', self.PLAIN, {}, ('', [])),
                 ('none', '20.0.0.0', [], {}, ('', []))):
             with self.subTest(name):
                 self.assertEqual(self.find(ranges, routes, sources), expected)
@@ -5050,6 +5102,47 @@ class Source(unittest.TestCase):
         source = cscan.SourceAddress(pairs('127.0.0.1'))
         with patched(cscan, NETLINK_FAMILY=-1):
             self.assertEqual((source.open(), source.changed()), ('', False))
+
+    def test_equal_defaults(self):
+        """Of default routes that only their gateways tell apart the kernel takes what answers."""
+        default = cscan.Route(254, 0, 0, ALL - 1, b'')
+        net = cscan.Route(254, 8, 0x0a000000, 0x0affffff, b'')
+        for routes, fits in (([default, net, net], True), ([default, default], False),
+                             ([default, default._replace(metric=b'\7')], True)):
+            with self.subTest(routes=routes):
+                if fits:
+                    self.assertEqual(cscan.check_defaults(routes), routes)
+                else:
+                    self.assertRaises(ValueError, cscan.check_defaults, routes)
+
+    def test_no_descriptor_left(self):
+        """To ask the kernel is not possible then, and no reason to end."""
+        full = unittest.mock.Mock(side_effect=OSError(errno.EMFILE, 'x'))
+        with patched(socket, socket=full):
+            self.assertEqual(cscan.SourceAddress(pairs('127.0.0.1')).open(), '')
+            self.assertEqual(cscan.ask_source(0x7f000001), '')
+            self.assertTrue(cscan.has_address('127.0.0.1'))
+
+    def test_first_sockets(self):
+        """Bound if changes can be watched; to a port that is free with any address."""
+        hosts, net = Hosts(self), pairs('127.0.0.1')
+        space = cscan.Space(net, [(9, 1)])
+        taken = hosts.listener('127.0.0.9').getsockname()[1]
+        real = cscan.SourceAddress.open
+        for port, opened, address in ((next(FREE_PORT), real, '127.0.0.1'),
+                                      (next(FREE_PORT), lambda home: '', '0.0.0.0'),
+                                      (taken, real, '127.0.0.1')):
+            args = cscan.make_parser().parse_args([
+                '--once', '-m', '3', '-bt', '50', '-b', str(port)])
+            args.seed, args.shard = 1, (0, 1)
+            with self.subTest(port=port), patched(cscan.SourceAddress, open=opened):
+                engine, = cscan.make_engines(args, space, net, [None], 1, StubConsole())
+                self.addCleanup(engine.close)
+                self.assertEqual([sock.getsockname() for sock in engine.free],
+                                 [(address, engine.port)])
+                self.assertNotEqual(engine.port, taken)
+                engine.close()
+                self.assertIsNone(engine.home.watch)
 
 
 class AdaptiveEngine(EngineCase):
@@ -7726,6 +7819,22 @@ class Live(Case):
             with self.subTest(lines=lines, ranges=ranges), \
                     self.near_ip('addr %s 10.77.0.9/32 dev v0', *lines):
                 self.assertEqual(self.find_source(ranges), expected)
+        default = 'route %s default via 10.77.0.2'
+        for way, metric, expected in (('2', 7, '10.77.0.1'), ('3', 0, '')):
+            with self.subTest(metric=metric), self.near_ip(default):
+                words = 'via 10.77.0.%s metric %d' % (way, metric)
+                self.inside(self.near, 'ip', 'route', 'append', 'default', *words.split())
+                self.assertEqual(self.find_source('20.0.0.0'), expected)
+                self.inside(self.near, 'ip', 'route', 'del', 'default', *words.split())
+
+    def test_source_address_where_any_can_be_bound(self):
+        self.inside(self.near, 'sysctl', '-qw', 'net.ipv4.ip_nonlocal_bind=1')
+        try:
+            with entered(self.near):
+                self.assertEqual([cscan.has_address(each) for each in ('10.77.0.1', '10.77.0.9')],
+                                 [True, False])
+        finally:
+            self.inside(self.near, 'sysctl', '-qw', 'net.ipv4.ip_nonlocal_bind=0')
 
     def test_source_address_changes(self):
         """Another address during a scan: it goes on from there, and nothing is lost."""
