@@ -453,10 +453,10 @@ def kill(process):
 
 
 def halt(process):
-    """Stop a process, to go on by SIGCONT; it has stopped when this returns."""
+    """Stop a process, to go on by SIGCONT; it has stopped, or ended, when this returns."""
     os.kill(process.pid, signal.SIGSTOP)
     path = '/proc/%d/stat' % process.pid
-    while read_text(path).rpartition(')')[2].split()[:1] not in (['T'], []):
+    while read_text(path).rpartition(')')[2].split()[:1] not in (['T'], ['Z'], ['X'], []):
         time.sleep(0)
 
 
@@ -1101,13 +1101,13 @@ class Turns:
     @staticmethod
     def let(process, count, load) -> 'tuple[int, float]':
         """One turn -> what was counted, CPU seconds."""
-        check_alive(process)
         before, cpu = count(), cpu_s(process.pid)
         for each in load + (process,):
             os.kill(each.pid, signal.SIGCONT)
         time.sleep(TURN_S)
         for each in (process,) + load:
             halt(each)
+            check_alive(each)
         return count() - before, cpu_s(process.pid) - cpu
 
 
