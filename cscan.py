@@ -2453,7 +2453,7 @@ CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and t
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
 UNKNOWN = errno.EACCES, errno.EPERM # what it tells where a policy forbids NOWHERE's port
-BATCH = 256                         # probes between two looks at the events
+BATCH = 256                         # probes between two looks at the events, at most
 TICK_S = 0.1
 EARLY_S = 0.01                      # a deadline of whole seconds comes before the kernel's repeat
 SYN_BYTES = 60                      # IPv4 and TCP header with Linux's options
@@ -3120,7 +3120,10 @@ class Engine(Runner):
         self.hup = False                # it has come
         self.barred = 0                 # targets skipped because of it
         self.judge = None               # -r auto
-        self.batch = BATCH              # overdue ones at a time; with a judge those of one cohort
+        # Connects between two looks at the events: of few sockets an eighth, so that what shutdown()
+        # touches is in the caches at connect() (5 % of a probe, 1,000 pending in a silent net)
+        self.most = max(BATCH // 4, min(BATCH, pace.window // 8))
+        self.batch = self.most          # overdue ones at a time; with a judge those of one cohort
         self.ending = 0.0               # with a judge: when what is overdue just now was sent
         self.epoll = select.epoll()
         self.socks = {}                 # descriptor -> socket, all of the pool
@@ -3527,7 +3530,7 @@ class Engine(Runner):
         judge.decisions.clear()
 
     def overdue(self):
-        """Cohorts whose time is over, BATCH sockets at most; of suspect ones targets wait again.
+        """Cohorts whose time is over, `batch` sockets at most; of suspect ones targets wait again.
 
         Cohorts, none of which is larger, stay whole: what comes together again and again is
         cheaper.
@@ -3739,7 +3742,7 @@ class Engine(Runner):
         """How many connects may start now."""
         if self.stopping or self.now < self.held or self.crew.full():
             return 0
-        return self.bucket.credit(self.now)
+        return min(self.most, self.bucket.credit(self.now))
 
     def stop(self, reason):
         """Send nothing more; what is pending ends by itself."""
