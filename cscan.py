@@ -3120,8 +3120,8 @@ class Engine(Runner):
         self.hup = False                # it has come
         self.barred = 0                 # targets skipped because of it
         self.judge = None               # -r auto
-        # Connects between two looks at the events: of few sockets an eighth, so that what shutdown()
-        # touches is in the caches at connect() (5 % of a probe, 1,000 pending in a silent net)
+        # Connects between two looks at the events: of few sockets an eighth, so that caches still
+        # hold at connect() what shutdown() touched (5 % of a probe, 1,000 pending in a silent net)
         self.most = max(BATCH // 4, min(BATCH, pace.window // 8))
         self.batch = self.most          # overdue ones at a time; with a judge those of one cohort
         self.ending = 0.0               # with a judge: when what is overdue just now was sent
