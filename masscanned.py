@@ -3299,12 +3299,10 @@ class ConsoleLog(PacketLog):
 
     def segment(self, stamp, frame, fate, answers):
         """As layers() would say it, in one step: 1.3 us instead of 5.6 (CPython 3.11)."""
-        client, ours, ether = self.mac_texts(frame)
+        near, far, ether = self.sides(frame)
         sport, dport, seq, ack, word = SEGMENT4.unpack_from(frame)
         verb, back = ('send', answers[0]) if answers else ('drop', frame)
         _, _, seq2, ack2, word2 = SEGMENT4.unpack_from(back)
-        near = f'{client}\t{socket.inet_ntoa(frame[26:30])}\t'
-        far = f'{ours}\t{socket.inet_ntoa(frame[30:34])}'
         network, transport = f'{near}{far}\n{stamp}\t', f'{near}{sport}\t{far}\t{dport}\t'
         return (f'{stamp}\teth\trecv\tIpv4\t{ether}'
                 f'{stamp}\tipv4\trecv\tTcp\t{network}'
@@ -3314,13 +3312,11 @@ class ConsoleLog(PacketLog):
 
     def datagram(self, stamp, frame, fate, answers):
         """The same for UDP; an answer may come from another port than was asked (STUN)."""
-        client, ours, ether = self.mac_texts(frame)
+        near, far, ether = self.sides(frame)
         sport, dport = PORTS4.unpack_from(frame)
         verb, port = 'drop', dport
         if answers:
             verb, (port, _) = 'send', PORTS4.unpack_from(answers[0])
-        near = f'{client}\t{socket.inet_ntoa(frame[26:30])}\t'
-        far = f'{ours}\t{socket.inet_ntoa(frame[30:34])}'
         network, transport = f'{near}{far}\n{stamp}\t', f'\t\t{near}{sport}\t{far}\t'
         return (f'{stamp}\teth\trecv\tIpv4\t{ether}'
                 f'{stamp}\tipv4\trecv\tUdp\t{network}'
@@ -3328,15 +3324,17 @@ class ConsoleLog(PacketLog):
                 f'{stamp}\tudp\t{verb}{transport}{port}\n'
                 f'{stamp}\tipv4\t{verb}\tUdp\t{network}eth\t{verb}\tIpv4\t{ether}'),
 
-    def mac_texts(self, frame):
-        """-> the client's MAC, ours, and both as a line ends with them."""
+    def sides(self, frame):
+        """-> MAC and address of the client, and of ours; both MACs as a line ends with them."""
         known = self.macs.get(frame[:12])
         if known is None:
             if len(self.macs) >= MACS_MAX:
                 self.macs.clear()
             macs = mac_text(frame[6:12]), mac_text(frame[:6])
             known = self.macs[frame[:12]] = macs + ('%s\t%s\n' % macs,)
-        return known
+        client, ours, ether = known
+        return (f'{client}\t{socket.inet_ntoa(frame[26:30])}\t',
+                f'{ours}\t{socket.inet_ntoa(frame[30:34])}', ether)
 
     def inwards(self, stamp, view, segment, depth):
         """The lines of a frame that comes in, down to a depth of 0 to 2."""
