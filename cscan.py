@@ -2453,6 +2453,8 @@ CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and t
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
 UNKNOWN = errno.EACCES, errno.EPERM # what it tells where a policy forbids NOWHERE's port
+DEAD = UNKNOWN + (errno.EINVAL,)    # of a socket that is of no more use: shutdown() of a
+                                    # simultaneous open leaves EINVAL for ever
 BATCH = 256                         # probes between two looks at the events, at most
 TICK_S = 0.1
 EARLY_S = 0.01                      # a deadline of whole seconds comes before the kernel's repeat
@@ -2799,7 +2801,6 @@ RTN_THROW, RTM_F_CLONED = 9, 0x200
 TABLE_MAIN, TABLE_LOCAL = 254, 255
 CHANGES = 0x1 | 0x10 | 0x40 | 0x80          # RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE
 ROUTES_MAX = 300                            # more: a router, whose routes never rest
-
 FOLLOWS_S = 60                              # a second change so soon: they do not rest
 
 Route = collections.namedtuple('Route', 'table bits first last metric')
@@ -3114,7 +3115,7 @@ class Engine(Runner):
         self.source, self.pace, self.address, self.port = source, pace, address, port
         self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
         self.canary, self.crew = canary, None
-        self.home = None                # SourceAddress, if address is what it found
+        self.home = None                # SourceAddress that run() asks for the address, or None
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
         self.hup = False                # it has come
@@ -3297,7 +3298,7 @@ class Engine(Runner):
             target = self.end_attempt(sock)
             self.barred += 1
             self.forget(target)
-            if CONNECT(sock, NOWHERE) in UNKNOWN + (EISCONN, errno.EINVAL):
+            if CONNECT(sock, NOWHERE) in DEAD + (EISCONN,):
                 self.renew(sock)
             else:
                 self.free.append(sock)
@@ -3645,8 +3646,8 @@ class Engine(Runner):
                 self.tell(old, EISCONN, sock)
                 self.renew(sock)
                 continue
-            if code == errno.EINVAL or code in UNKNOWN:     # shutdown() of a simultaneous open:
-                self.renew(sock)                            # dead for ever
+            if code in DEAD:
+                self.renew(sock)
             else:
                 self.free.append(sock)
             if suspect:
@@ -3713,8 +3714,7 @@ class Engine(Runner):
         self.real = self.next_tick = time.monotonic()
         self.started = self.real - self.elapsed
         self.clock()
-        if self.home:
-            self.follow(self.home.open())       # another than when the first socket was made?
+        self.bind_home()
         self.bucket.filled = self.now
         while not self.finished():
             self.collect(self.events())
@@ -3857,6 +3857,11 @@ class Engine(Runner):
         self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
             address or "the kernel's choice",
             ', %s sent again' % many(pending, 'connect') if pending else ''))
+
+    def bind_home(self):
+        """The scan begins, in a process of its own: the first address, and watch if it stays."""
+        if self.home:
+            self.bind_to(self.home.open())
 
     def bind_to(self, address):
         """All sockets, none of which is under way, are made anew."""
@@ -6114,7 +6119,7 @@ def make_engines(args, space, ranges, snapshots, total, console) -> 'list[Engine
     if canary and total and total < args.ca:
         warn('the canary is due after %d packets (-ca), the scan has %d' % (args.ca, total))
     home = SourceAddress(ranges) if args.b and not args.bi else None    # -b 0: it has no weight
-    engines, address = [], home.open() if home else ''
+    engines = []
     for number, snapshot in enumerate(snapshots):
         engines.append((MeteredEngine if args.mf else Engine)(
             make_source(args, space, number, snapshot), pace, args.bi or '', args.b, args.once,
@@ -6124,8 +6129,6 @@ def make_engines(args, space, ranges, snapshots, total, console) -> 'list[Engine
             engines[-1].adapt(pace.rate, 1 / args.w)
         engines[-1].home = home
         engines[-1].bind_first(args.bt)
-        if address:                     # after the port was found to be free with any
-            engines[-1].bind_to(address)
         if snapshot:
             engines[-1].resume(snapshot)
     if engines[0].port != args.b:

@@ -5138,6 +5138,7 @@ class Source(unittest.TestCase):
             with self.subTest(port=port), patched(cscan.SourceAddress, open=opened):
                 engine, = cscan.make_engines(args, space, net, [None], 1, StubConsole())
                 self.addCleanup(engine.close)
+                engine.bind_home()
                 self.assertEqual([sock.getsockname() for sock in engine.free],
                                  [(address, engine.port)])
                 self.assertNotEqual(engine.port, taken)
