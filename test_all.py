@@ -10334,7 +10334,7 @@ class Stack(unittest.TestCase):
     def test_silence_is_complete(self):
         """Each fate that the source names has a row above."""
         text = inspect.getsource(masscanned)
-        text = text[text.index('\n# ==== 4 Stack'):text.index('\n# ==== 5 Answerers')]
+        text = text[text.index('\n# ==== 4 Stack'):text.index('\n# ==== 5 Events')]
         fates = set(re.findall(r"'((?:eth|arp|ipv4|ipv6|icmpv4|icmpv6|tcp|udp) [a-z ]+)'", text))
         self.assertIn("'ipv%d short'", text)
         self.assertGreater(len(fates), 40)
