@@ -334,16 +334,120 @@ def read_lines(path) -> 'list[str]':
         raise UserError('%s: %s' % (path, why(error))) from None
 
 
+# ---- framing ----
+#
+# Where the first message of a stream ends.  A helper makes a function of the stream's octets:
+# it gives the octets of the first message, None where they do not tell yet, -1 where they never
+# will.
+
+def fix(count: int):
+    """Messages of a fixed number of octets."""
+    return lambda data: count
+
+
+def be(at: int, width: int, add: int):
+    """A big-endian length of `width` octets at `at`; add: the octets that it does not count."""
+    return lengthwise('big', at, width, add)
+
+
+def le(at: int, width: int, add: int):
+    """The same, little-endian."""
+    return lengthwise('little', at, width, add)
+
+
+def lengthwise(order, at, width, add):
+    """What be() and le() make."""
+    end = at + width
+
+    def size(data):
+        if len(data) < end:
+            return None
+        return int.from_bytes(data[at:end], order) + add
+    return size
+
+
+def till(mark: bytes):
+    """Messages that end with a mark."""
+    def size(data):
+        at = data.find(mark)
+        return None if at < 0 else at + len(mark)
+    return size
+
+
+line = till(b'\n')                      # CR is optional; whoever uses it strips both
+
+
+def varint(at: int):
+    """A length in groups of 7 bits at `at`, the lowest first, then so many octets.
+
+    source  MQTT 5.0 s1.5.5: at most four octets
+    """
+    def size(data):
+        number = 0
+        for index, octet in enumerate(data[at:at + 4]):
+            number |= (octet & 0x7f) << 7 * index
+            if octet < 0x80:
+                return at + index + 1 + number
+        return -1 if len(data) >= at + 4 else None
+    return size
+
+
+def ber(data: bytes) -> 'int | None':
+    """One BER element of definite length and one octet of tag (X.690 s8.1)."""
+    if len(data) < 2:
+        return None
+    count = data[1] & 0x7f
+    if data[1] < 0x80:
+        return 2 + data[1]
+    if not 0 < count <= 4:
+        return -1
+    if len(data) < 2 + count:
+        return None
+    return 2 + count + int.from_bytes(data[2:2 + count], 'big')
+
+
+def parse_ber(data: bytes, at: int = 0) -> 'tuple[int, int, int]':
+    """An element at `at` -> its tag, where its contents begin, where they end.
+
+    raises  Malformed if it is not whole
+    """
+    size = ber(data[at:at + 6])
+    if not size or size < 0 or at + size > len(data):
+        raise Malformed('element at %d' % at)
+    start = at + 2 + (data[at + 1] & 0x7f if data[at + 1] > 0x7f else 0)
+    return data[at], start, at + size
+
+
+def pack_der(tag: int, *parts) -> bytes:
+    """Tag and contents -> one DER element of definite length (X.690 s8.1.3, s10.1)."""
+    body = b''.join(parts)
+    size = len(body)
+    if size < 0x80:
+        return bytes((tag, size)) + body
+    octets = size.to_bytes((size.bit_length() + 7) // 8, 'big')
+    return bytes((tag, 0x80 | len(octets))) + octets + body
+
+
 # ==== 3 Registry ======================================================================
 #
-# A protocol is one block of section 8: constants, Structs, helpers, and one function under
-# @protocol.  Nothing else in the file names it.
+# A protocol is one block of section 8: constants, Structs, helpers, and one function under a
+# decorator.  Nothing else in the file names it.  There are three ways to write one, the shortest
+# first:
 #
-#     @protocol('daytime', sig=(b'day',), port=13, ref='RFC 867 s2')
-#     def answer_daytime(data, peer):
-#         """Anything -> the time."""
+#     lines('finger', 'A name -> nobody of that name.', port=79, ref='RFC 1288 s2.3',
+#           other=b'finger: no such user\r\n')
 #
-# The contract of an answerer, for both transports:
+#     @talk('daytime', sig=(b'day',), port=13, ref='RFC 867 s2', size=line)
+#     def answer_daytime(message, peer):
+#         """A line -> the time."""
+#
+#     @protocol('echo', sig=(b'echo',), port=7, ref='RFC 862')
+#     def answer_echo(data, peer):
+#         """Octets -> the same."""
+#
+# lines() is a table of verbs, for protocols whose messages are lines of text.  A talk is given
+# one whole message; framing, pieces and limits are done for it.  A protocol is given octets as
+# they come.  The contract of an answerer, for both transports:
 #
 #   data    octets of the client, from the first that no answer has used yet.  UDP: the
 #           datagram.  TCP: a piece of the stream, of any size up to 2 * KEPT_MAX, whole
@@ -351,7 +455,8 @@ def read_lines(path) -> 'list[str]':
 #           began; nothing else may be trusted.
 #   peer    a Peer: addresses, ports, transport, clock, host, and `state`, which is the
 #           answerer's own from one call to the next on a connection: None at first (and for
-#           each datagram).
+#           each datagram).  What it keeps there is counted: octets, and numbers, tuples and
+#           lists of them; any other object says by cost() how many octets it keeps.
 #
 # It returns one of
 #   MORE    the request is cut short: keep the octets, call again with more of them.  On UDP,
@@ -359,7 +464,7 @@ def read_lines(path) -> 'list[str]':
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -368,39 +473,136 @@ def read_lines(path) -> 'list[str]':
 #                   follows yet
 #           close   our side is done: FIN after `out`; later octets are acknowledged only
 #           port    UDP: answer from this port of ours instead of the one asked
+#           again   the registry looks at what follows as at the beginning of a conversation
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
-# and randomness come from peer.now and peer.host.  TLS, and whatever else wraps a conversation,
-# makes a Stream of its own for the inside and feeds it.
+# and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
+# however the octets are chosen.  TLS, and whatever else wraps a conversation, makes a Stream of
+# its own for the inside and feeds it.
+#
+# The function of a talk is given one message and returns octets (b'': nothing to say), None,
+# (octets, SHUT) to close after them, or a Reply.  It may also raise IndexError, ValueError or
+# struct.error where a message is too short or makes no sense; that is None.
 
 TCP, UDP = IP_TCP, IP_UDP
 BOTH = (TCP, UDP)
 KEPT_MAX = 1 << 16          # octets a stream keeps of an unfinished request
 OUT_MAX = 1 << 14           # octets answered in one go; more waits for the client's ACK
+STEPS_MAX = 32              # answers in one go; more waits for the next turn
 WINDOW = 1 << 12            # octets of a stream shown to an answerer first; more if it asks
+MESSAGE_MAX = 1 << 14       # octets of a talk's message, unless it says otherwise
+TEXT_MAX = 1 << 11          # and of a line of text
+PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet frame
+WORD_MAX = 16
 MORE = b''
+SHUT = True
 
-Reply = collections.namedtuple('Reply', 'out used skip close port')     # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, 0
-Protocol = collections.namedtuple('Protocol', 'name over sigs port ref check answer')
-PROTOCOLS = {}              # name: Protocol, filled by @protocol
+Reply = collections.namedtuple('Reply', 'out used skip close port again')   # see above
+Reply.__new__.__defaults__ = b'', None, 0, False, 0, False
+# A row of the registry; `words` and `shared` are first words of text, in upper case.
+Protocol = collections.namedtuple(
+    'Protocol', 'name over sigs words shared ports ref check answer banner most')
+PROTOCOLS = {}              # name: Protocol, filled by the decorators
+FAMILIES = []               # [(title, [names])], as they stand in the file
+
+FIRST_WORD = re.compile(br'[A-Za-z][A-Za-z0-9_.-]{0,%d}' % (WORD_MAX - 1))
 
 
-def protocol(name, sig, port, ref, over=BOTH, check=None):
+def family(title):
+    """The protocols that follow are of this family, for the manual."""
+    FAMILIES.append((title, []))
+
+
+def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, most=1.0,
+             words=(), shared=()):
     """Register the function below as the answerer of a protocol.
 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
-            anchored at the first octet; of several that match, the one with most fixed octets
-            wins, wherever it stands in the file
-    port    usual port, for the manual only: every port answers everything
+            anchored at the first octet.  Of several that match, the one with most fixed octets
+            wins, wherever it stands in the file; of equal ones that of the port's owner.  One
+            that is all '..' counts on the ports below only.
+    words   the same for text: first words, in any case, on every port
+    shared  first words that count on the ports below only
+    port    usual port or ports.  Every port answers everything, unless the policy is strict
     ref     the specification, with section
     check   check(data, peer) -> bool: what a prefix cannot say; data is at least as long as
             the signature (UDP: the whole datagram)
+    banner  octets, or banner(peer) -> octets: what we say first on these ports, if the client
+            stays silent
+    most    UDP: how many times as long as the request an answer may be.  Whoever raises it draws
+            on the budget's share for growing answers
     """
     def register(answer):
         assert name not in PROTOCOLS, name
-        PROTOCOLS[name] = Protocol(name, over, sig, port, ref, check, answer)
+        PROTOCOLS[name] = Protocol(
+            name, over, tuple(sig), tuple(each.upper() for each in words),
+            tuple(each.upper() for each in shared), (port,) if isinstance(port, int) else port,
+            ref, check, answer, banner, most)
+        FAMILIES[-1][1].append(name)
         return answer
     return register
+
+
+def talk(name, sig=(), port=(), ref='', size=None, over=(TCP,), check=None, limit=MESSAGE_MAX,
+         **more):
+    """Register the function below as the answerer to one whole message at a time.
+
+    size    where a message of a stream ends, a helper of section 2; None: what has come is one
+    limit   octets of a message; a longer one is not ours
+    more    banner, most, words, shared, as for protocol()
+    """
+    def register(answer):
+        @functools.wraps(answer)
+        def answer_message(data, peer):
+            end = message_end(data, peer, size, limit)
+            if not end:
+                return end
+            try:
+                given = answer(data[:end], peer)
+            except (IndexError, ValueError, struct.error):
+                return None
+            if isinstance(given, Reply):
+                return given if given.used is not None else given._replace(used=end)
+            if isinstance(given, tuple):
+                return Reply(given[0], end, close=given[1])
+            return given if given is None else Reply(given, end)
+        protocol(name, sig, port, ref, over, check, **more)(answer_message)
+        return answer
+    return register
+
+
+def message_end(data, peer, size, limit) -> 'int | bytes | None':
+    """Octets of the first message of data; MORE: it is not whole; None: it cannot be ours."""
+    end = len(data)
+    if peer.transport == TCP and size:
+        end = size(data)
+        if end is None and size is line and peer.hurried:
+            end = len(data)
+        if end is None or len(data) < end <= limit:
+            return MORE if len(data) <= limit else None
+    return end if 0 < end <= limit else None
+
+
+def lines(name, about, words=(), shared=(), port=(), ref='', replies=None, other=None,
+          quits=(b'QUIT',), over=(TCP,), **more):
+    """Register a protocol of text: a line begins with a verb, in any case.
+
+    about   what --protocols says of it
+    replies {VERB: octets, or function(the rest of the line, peer) -> what a talk returns}
+    other   the same for any other verb
+    quits   verbs after whose reply the connection ends
+    """
+    replies = replies or {}
+
+    def answer(message, peer):
+        verb, _, rest = message.strip().partition(b' ')
+        verb = verb.upper()
+        given = replies.get(verb, other)
+        if callable(given):
+            given = given(rest.strip(), peer)
+        return (given, SHUT) if verb in quits and isinstance(given, bytes) else given
+    answer.__doc__ = about
+    talk(name, (), port, ref, line, over, limit=TEXT_MAX, words=words, shared=shared,
+         **more)(answer)
 
 
 def signature_octets(sig) -> list:
@@ -420,44 +622,189 @@ def signature_runs(octets) -> 'list[tuple[int, bytes]]':
     return runs
 
 
-class Registry:
-    """The protocols that are switched on, indexed by transport and first octet."""
+# ---- index ----
+
+# A signature in an index: how many octets of it are fixed, octets of all, [(at, fixed octets)],
+# its Protocol, and the entries of other protocols beside it that are as strong.
+Signature = collections.namedtuple('Signature', 'fixed least runs each rivals')
+
+
+class Index:
+    """Signatures and words of one transport.
+
+    lists   {first two octets: [Signature]}, the strongest first; one octet: those that say nothing
+            of the second
+    begun   first octets of those that are longer
+    words   {first word: [(Protocol, whether it counts on every port)]}
+    parts   what these words begin with
+    runs    [(at, {octet: [Signature]})] of those that say nothing of the first octet: where their
+            first fixed run stands; b'' for data too short to reach it
+    lasts   {port: [Signature]} of those that say nothing at all
+    """
 
     def __init__(self, protocols):
-        self.index = {transport: [[] for _ in range(256)] for transport in BOTH}
+        entries = sorted((Signature(sum(octet is not None for octet in octets), len(octets),
+                                signature_runs(octets), each, ())
+                          for each in protocols for octets in map(signature_octets, each.sigs)),
+                         key=lambda entry: (-entry.fixed, entry.each.name))
+        fronts = [entry for entry in entries if entry.runs and not entry.runs[0][0]]
+        self.begun = frozenset(entry.runs[0][1][:1] for entry in fronts if entry.least > 1)
+        self.lists = {key: with_rivals(entry for entry in fronts
+                                       if key.startswith(entry.runs[0][1][:2]))
+                      for key in {entry.runs[0][1][:2] for entry in fronts}}
+        self.runs = self.make_runs([entry for entry in entries
+                                    if entry.runs and entry.runs[0][0]])
+        self.lasts, self.words = {}, {}
+        for entry in entries:
+            for port in () if entry.runs else entry.each.ports:
+                self.lasts.setdefault(port, []).append(entry)
         for each in protocols:
-            for sig in each.sigs:
-                self.enter(each, signature_octets(sig))
-        for buckets in self.index.values():
-            for bucket in buckets:
-                bucket.sort(key=lambda entry: -entry[0])
+            for word in each.words + each.shared:
+                self.words.setdefault(word, []).append((each, word in each.words))
+        self.parts = frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
 
-    def enter(self, each, octets):
-        entry = (sum(octet is not None for octet in octets), len(octets),
-                 signature_runs(octets), each)
-        for transport in each.over:
-            for first in range(256) if octets[0] is None else octets[:1]:
-                self.index[transport][first].append(entry)
+    @staticmethod
+    def make_runs(entries):
+        """Entries whose first octet is not fixed -> runs."""
+        runs = []
+        for at in sorted({entry.runs[0][0] for entry in entries}):
+            here = [entry for entry in entries if entry.runs[0][0] == at]
+            keys = {entry.runs[0][1][:1] for entry in here} | {b''}
+            runs.append((at, {key: with_rivals(entry for entry in here
+                                               if entry.runs[0][1].startswith(key))
+                              for key in keys}))
+        return runs
 
-    def find(self, data, peer):
+
+def with_rivals(entries) -> 'list[Signature]':
+    """Entries that stand side by side -> the same, each knowing those as strong as itself."""
+    entries = list(entries)
+    return [entry._replace(rivals=[other for other in entries if other.fixed == entry.fixed
+                                   and other.each is not entry.each])
+            for entry in entries]
+
+
+class Registry:
+    """The protocols that are switched on, and which of them is meant.
+
+    index       {transport: Index}
+    owners      {port: names of its protocols} under the strict policy, where such a port speaks
+                nothing else; empty otherwise
+    greeters    {port: Protocol that speaks first}
+    """
+
+    def __init__(self, protocols, strict=False):
+        protocols = list(protocols)
+        self.index = {transport: Index([each for each in protocols if transport in each.over])
+                      for transport in BOTH}
+        self.owners, self.greeters = {}, {}
+        for each in protocols:
+            for port in each.ports:
+                if strict:
+                    self.owners.setdefault(port, set()).add(each.name)
+                if each.banner:
+                    self.greeters.setdefault(port, each)
+
+    def find(self, data, peer, final=False):
         """What a conversation begins with -> its Protocol; MORE: too short to tell; or None.
 
         The strongest signature that still fits decides, so that the verdict is the same
-        however the octets were cut.
+        however the octets were cut.  final: no more will come, so only what is whole counts.
+        Those that begin with any octets are asked last.  2 us, however many protocols there are.
         """
-        size, stream = len(data), peer.transport == TCP
-        for _, least, runs, each in self.index[peer.transport][data[0]]:
-            for at, octets in runs:
-                if not octets.startswith(data[at:at + len(octets)]):
-                    break
-            else:
-                if size < least:
-                    if stream:
-                        return MORE
-                elif each.check is None or each.check(data, peer):
-                    return each
-        return None
+        index = self.index[peer.transport]
+        wait = peer.transport == TCP and not final
+        allowed = self.owners.get(peer.dport) if self.owners else None
+        if wait and len(data) == 1 and data in index.begun:
+            return MORE
+        entries = index.lists.get(data[:2]) or index.lists.get(data[:1])
+        found = first_fit(entries, data, peer, wait, allowed) if entries else None
+        if found is None and index.words and data[:1].isalpha():
+            found = self.find_word(index, data, peer, wait, allowed)
+        if found is not None:
+            return found
+        for at, table in index.runs:
+            entries = table.get(data[at:at + 1])
+            found = first_fit(entries, data, peer, wait, allowed) if entries else None
+            if found is not None:
+                return found
+        entries = index.lasts.get(peer.dport)
+        return first_fit(entries, data, peer, wait, allowed) if entries else None
 
+    @staticmethod
+    def find_word(index, data, peer, wait, allowed):
+        """The same for the first word of a text: the port's owner, or who has it everywhere."""
+        match = FIRST_WORD.match(data)
+        if not match:
+            return None
+        word = match.group().upper()
+        if wait and match.end() == len(data):
+            return MORE if word in index.parts else None
+        chosen = None
+        for each, everywhere in index.words.get(word, ()):
+            if allowed and each.name not in allowed or each.check and not each.check(data, peer):
+                continue
+            if peer.dport in each.ports:
+                return each
+            if everywhere:
+                chosen = chosen or each
+        return chosen
+
+
+def first_fit(entries, data, peer, wait, allowed):
+    """Entries, the strongest first -> Protocol of the first that fits; MORE; or None.
+
+    wait    one that is longer than the data, and fits so far, is waited for
+    allowed names of the only protocols that may be; None: all
+    """
+    size = len(data)
+    for _, least, runs, each, rivals in entries:
+        for at, octets in runs:
+            if not octets.startswith(data[at:at + len(octets)]):
+                break
+        else:
+            if allowed and each.name not in allowed:
+                continue
+            if size < least:
+                if wait:
+                    return MORE
+            elif each.check is None or each.check(data, peer):
+                if rivals and peer.dport not in each.ports:
+                    nearer = [entry for entry in rivals if peer.dport in entry.each.ports]
+                    return first_fit(nearer, data, peer, False, allowed) or each
+                return each
+    return None
+
+
+# ---- user files ----
+
+def load_protocols(path: str):
+    """Run a user's file, which registers protocols.
+
+    `import masscanned` in it gives this running program, whatever the program's file is called.
+    """
+    sys.modules.setdefault('masscanned', sys.modules[__name__])
+    before = len(PROTOCOLS)
+    family(os.path.basename(path))
+    try:
+        with open(path, 'rb') as file:
+            source = file.read()
+        space = {'__name__': os.path.splitext(os.path.basename(path))[0], '__file__': path}
+        exec(compile(source, path, 'exec'), space)
+    except OSError as error:
+        raise UserError('--load: %r: %s' % (path, why(error))) from None
+    except SyntaxError as error:
+        raise UserError('--load: %r: line %s: %s' % (path, error.lineno, error.msg)) from None
+    except AssertionError as error:         # of protocol(): the only one that names a protocol
+        raise UserError('--load: %r: %s is the name of a protocol already'
+                        % (path, error)) from None
+    except (Exception, SystemExit, KeyboardInterrupt) as error:     # all the user's to mend
+        raise UserError('--load: %r: %s: %s' % (path, type(error).__name__, error)) from None
+    if len(PROTOCOLS) == before:
+        raise UserError('--load: %r: registers no protocol' % path)
+
+
+# ---- conversations ----
 
 class Host:
     """What a machine would keep to itself, random for each process, and what it talks.
@@ -467,15 +814,16 @@ class Host:
     name        NetBIOS name, 15 characters
     boot        Unix time of the start
     registry    the Registry
+    original    whether to do as the original does, where its tests look
     """
-    __slots__ = 'random', 'guid', 'name', 'boot', 'registry'
+    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original'
 
-    def __init__(self, random=os.urandom, boot=0.0, protocols=None):
-        self.random, self.boot = random, boot
+    def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False):
+        self.random, self.boot, self.original = random, boot, original
         self.guid = random(16)
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
-        self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols)
+        self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
 
 
 class Peer:
@@ -486,40 +834,75 @@ class Peer:
     sport, dport    their ports
     now             Unix time of the frame, float
     host            the Host we are
+    protocol        what the conversation turned out to be; None until then
     state           the answerer's own; None at first
+    hurried         the client has been silent for QUIET_S, or will send no more
     """
-    __slots__ = 'transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'state'
+    __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
+                 'hurried')
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
-        self.transport, self.src, self.dst = transport, src, dst
-        self.sport, self.dport, self.now, self.host = sport, dport, now, host
-        self.state = None
+        self.transport = transport
+        self.src, self.dst = src, dst
+        self.sport, self.dport = sport, dport
+        self.now, self.host = now, host
+        self.protocol = self.state = None
+        self.hurried = False
+
+
+def answer_datagram(peer, data) -> 'tuple[bytes, int]':
+    """A datagram -> octets to answer with, our port to answer from (0: the one asked)."""
+    each = peer.protocol = peer.host.registry.find(data, peer) if data else None
+    if not each:
+        return b'', 0
+    try:
+        given = each.answer(data, peer)
+    except Malformed:
+        return b'', 0
+    if isinstance(given, Reply):
+        return given.out, given.port
+    return given or b'', 0
+
+
+def kept_by(state) -> int:
+    """An answerer's state -> octets that it keeps."""
+    if not state or isinstance(state, (int, float)):
+        return 0
+    if isinstance(state, (bytes, str)):
+        return len(state)
+    if isinstance(state, (tuple, list)):
+        return sum(map(kept_by, state))
+    return state.cost()
 
 
 class Stream(Peer):
-    """One conversation, fed with what the client says.
+    """One conversation over TCP, fed with what the client says.
 
     kept        octets no answer has used yet; while fed, those before `at` are
-    protocol    what it turned out to be; None until then
+    greeter     the Protocol that spoke first: it takes what nobody else claims; else None
     skip        octets still to pass by unkept
     deaf        nothing is parsed any more
     closing     our side is done
-    stalled     OUT_MAX ended the last feed: there may be more to answer
-    port        UDP: our port to answer from, 0 = the one asked
+    stalled     a limit ended the last feed: there may be more to answer
     """
-    __slots__ = 'kept', 'at', 'protocol', 'skip', 'deaf', 'closing', 'stalled', 'port'
+    __slots__ = 'kept', 'at', 'greeter', 'skip', 'deaf', 'closing', 'stalled'
 
-    def __init__(self, transport, src, dst, sport, dport, now, host):
-        Peer.__init__(self, transport, src, dst, sport, dport, now, host)
-        self.kept, self.at, self.protocol, self.skip = b'', 0, None, 0
+    def __init__(self, src, dst, sport, dport, now, host):
+        Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
+        self.kept, self.greeter = b'', None
+        self.at = self.skip = 0
         self.deaf = self.closing = self.stalled = False
-        self.port = 0
+
+    def cost(self) -> int:
+        """Octets that the conversation keeps, the answerer's state included."""
+        return len(self.kept) + (kept_by(self.state) if self.state else 0)
 
     def feed(self, octets: bytes) -> bytes:
         """Octets of the client, in order -> octets to answer."""
         self.kept += octets
-        self.at, answers, size = 0, [], 0
-        while size < OUT_MAX:
+        self.at = size = 0
+        answers = []
+        while size < OUT_MAX and len(answers) < STEPS_MAX:
             answer = self.step()
             if answer is None:
                 break
@@ -527,11 +910,23 @@ class Stream(Peer):
             size += len(answer)
             if self.at >= len(self.kept) and not self.skip:
                 break
-        self.stalled = size >= OUT_MAX
+        self.stalled = size >= OUT_MAX or self.at < len(self.kept) and len(answers) >= STEPS_MAX
         self.kept = self.kept[self.at:]
         if len(self.kept) > KEPT_MAX and not self.stalled:
             self.turn_deaf()
         return b''.join(answers)
+
+    def greet(self, greeter) -> bytes:
+        """A Protocol that speaks first -> what it says."""
+        self.greeter = greeter
+        return greeter.banner(self) if callable(greeter.banner) else greeter.banner
+
+    def hurry(self) -> bytes:
+        """No more comes for now: the strongest whole signature decides, a line needs no end."""
+        self.hurried = True
+        out = self.feed(b'')
+        self.hurried = False
+        return out
 
     def step(self):
         """One answer, may be b''; None: nothing more can be had of what is kept."""
@@ -547,21 +942,30 @@ class Stream(Peer):
         elif not left:
             return None
         if not self.protocol:
-            self.protocol = self.host.registry.find(self.kept, self)
+            self.protocol = self.choose()
             if not self.protocol:
-                return self.turn_deaf() if self.protocol is None else None
+                return None
         try:
             return self.take(*self.ask())
         except Malformed:
             return self.turn_deaf()
 
+    def choose(self):
+        """Which protocol is this? -> Protocol; None: not known yet, or nobody's."""
+        found = self.host.registry.find(self.kept[self.at:], self, self.hurried)
+        if found is None:
+            if not (self.greeter or self.hurried):
+                self.turn_deaf()
+            return self.greeter
+        return found or None
+
     def ask(self):
         """-> (what the answerer returns, the octets it was given).
 
-        On TCP it is given a part first, and more when it wants more: many small requests
-        at once would cost a copy of all the rest each.
+        It is given a part first, and more when it wants more: many small requests at once
+        would cost a copy of all the rest each.
         """
-        size = WINDOW if self.transport == TCP else KEPT_MAX
+        size = WINDOW
         while True:
             data = self.kept[self.at:self.at + size]
             given = self.protocol.answer(data, self)
@@ -577,13 +981,15 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, self.port = given
+        out, used, skip, close, _, again = given
         if used is None:
             used = len(data)
         if not (used or out or skip or close):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
         self.skip = skip
+        if again:
+            self.protocol = self.greeter = self.state = None
         if close:
             self.closing = True
             self.turn_deaf()
@@ -591,7 +997,8 @@ class Stream(Peer):
 
     def turn_deaf(self):
         """Nothing is parsed from here on -> None."""
-        self.deaf, self.kept, self.at, self.skip, self.state = True, b'', 0, 0, None
+        self.deaf, self.state = True, None
+        self.kept, self.at, self.skip = b'', 0, 0
 
 
 # ==== 4 Stack =========================================================================
@@ -609,6 +1016,11 @@ MSS_DEFAULT4, MSS_DEFAULT6 = 536, 1220      # RFC 9293 s3.7.1
 CONNECTIONS_MAX = 65536
 IDLE_S = 300
 HELD_MAX = 1 << 25          # octets kept for all connections together
+GREET_S = 0.2               # who speaks first does so within a round trip
+QUIET_S = 1.0               # an unfinished request is taken for what it is
+REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
+DUE_MAX = 512               # of one wait, in a turn
+CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
 
@@ -663,11 +1075,46 @@ def hash_slowly(octets: bytes) -> int:
 flow_hash = hash if sys.hash_info.algorithm.startswith('siphash') else hash_slowly
 
 
+# ---- timers ----
+
+class Timers:
+    """What is looked after when: a first-in first-out list for each wait, as waits are few.
+
+    lists   {wait in seconds: deque of (Unix time when due, flow)}
+    """
+
+    def __init__(self):
+        self.lists = {}
+
+    def add(self, wait_s, flow, now) -> float:
+        """-> when it will be due; nothing is taken back: who wakes compares it."""
+        due = now + wait_s
+        if wait_s not in self.lists:
+            self.lists[wait_s] = collections.deque()
+        self.lists[wait_s].append((due, flow))
+        return due
+
+    def next_due(self) -> 'float | None':
+        """When the next is due; None: there is none."""
+        return min((waiting[0][0] for waiting in self.lists.values() if waiting), default=None)
+
+    def pop_due(self, now) -> 'list[tuple[float, bytes]]':
+        """Those that are due, at most DUE_MAX of a wait."""
+        found = []
+        for waiting in self.lists.values():
+            count = 0
+            while waiting and waiting[0][0] <= now and count < DUE_MAX:
+                found.append(waiting.popleft())
+                count += 1
+        return found
+
+
 # ---- connections ----
 
 class Conn(Stream):
     """A connection whose client has proved itself.
 
+    head        of the frames to it: MACs, VLAN tags, EtherType
     rcv         sequence number expected next
     una         ours, the oldest not acknowledged
     unacked     octets sent from una on, kept to be sent again
@@ -676,13 +1123,25 @@ class Conn(Stream):
     mss         octets of data a segment takes
     seen        when it last sent something valid, Unix time
     held        octets it was last counted with
+    wake        when it is looked after, Unix time; None: it need not be
+    moved       something was sent or acknowledged since `wake` was set
+    tries       how often what is not acknowledged was sent again
     """
-    __slots__ = 'rcv', 'una', 'unacked', 'fin', 'ended', 'mss', 'seen', 'held'
+    __slots__ = ('head', 'rcv', 'una', 'unacked', 'fin', 'ended', 'mss', 'seen', 'held', 'wake',
+                 'moved', 'tries')
 
-    def __init__(self, src, dst, sport, dport, now, host, rcv, una, mss):
-        Stream.__init__(self, TCP, src, dst, sport, dport, now, host)
-        self.rcv, self.una, self.mss, self.seen = rcv, una, mss, now
-        self.unacked, self.fin, self.held, self.ended = b'', 0, 0, False
+    def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
+        Stream.__init__(self, src, dst, sport, dport, now, host)
+        self.head, self.mss, self.seen = head, mss, now
+        self.rcv, self.una = rcv, una
+        self.unacked, self.fin, self.ended = b'', 0, False
+        self.held = self.tries = 0
+        self.wake, self.moved = None, False
+
+    def cost(self):
+        """As Stream.cost(), and what is kept to be sent again."""
+        size = len(self.kept) + len(self.unacked)
+        return size + kept_by(self.state) if self.state else size
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -698,46 +1157,86 @@ class Conn(Stream):
                 self.fin = 2
             self.unacked = self.unacked[acked:]
             self.una = ack
+            self.moved, self.tries = True, 0
         return True
 
 
+class Waiting:
+    """A completed handshake on a port where we speak first: the client may still do so.
+
+    head, rcv, una, seen, wake  as of Conn
+    step        of the client's MSS
+    """
+    __slots__ = 'head', 'rcv', 'una', 'step', 'seen', 'wake'
+    held = 0
+
+    def __init__(self, head, rcv, una, step, seen, wake):
+        self.head, self.step = head, step
+        self.rcv, self.una = rcv, una
+        self.seen, self.wake = seen, wake
+
+
 class Connections:
-    """Conn by flow (addresses and ports as octets), the longest unused first.
+    """Conn, or Waiting, by flow (addresses and ports as octets), the longest unused first.
 
     maximum     how many at most
+    silent      flows of those whose clients have said nothing: they are the first to go
+    crowds      {network of a source: how many of it are silent}
     held        octets kept for all of them
     evicted     how many had to go before their time
     """
 
     def __init__(self, maximum=CONNECTIONS_MAX, idle_s=IDLE_S, held_max=HELD_MAX):
         self.maximum, self.idle_s, self.held_max = maximum, idle_s, held_max
-        self.table = collections.OrderedDict()
+        self.table, self.silent = collections.OrderedDict(), collections.OrderedDict()
+        self.crowds = collections.Counter()
         self.get = self.table.get
         self.held = self.evicted = 0
 
     def add(self, flow, conn):
-        """A new connection, in the place of the longest unused if need be."""
+        """A new connection, in the place of another if need be."""
         while len(self.table) >= self.maximum:
             self.evict()
         self.table[flow] = conn
+
+    def add_silent(self, flow, waiting) -> bool:
+        """Likewise, of who has said nothing; False: there are too many of its network."""
+        network = source_network(flow)
+        if self.crowds[network] >= CROWD_MAX:
+            return False
+        self.add(flow, waiting)
+        self.silent[flow] = None
+        self.crowds[network] += 1
+        return True
+
+    def has_spoken(self, flow):
+        """It is one of the silent no more."""
+        if flow in self.silent:
+            del self.silent[flow]
+            network = source_network(flow)
+            self.crowds[network] -= 1
+            if not self.crowds[network]:
+                del self.crowds[network]
 
     def touch(self, flow, conn, now):
         """Something valid came, and what is kept may have changed."""
         conn.seen = now
         self.table.move_to_end(flow)
-        held = len(conn.kept) + len(conn.unacked)
-        self.held += held - conn.held
-        conn.held = held
-        while self.held > self.held_max:
-            self.evict()
+        held = conn.cost()
+        if held != conn.held:
+            self.held += held - conn.held
+            conn.held = held
+            while self.held > self.held_max:
+                self.evict()
 
     def drop(self, flow):
         conn = self.table.pop(flow, None)
         if conn:
             self.held -= conn.held
+            self.has_spoken(flow)
 
     def evict(self):
-        self.drop(next(iter(self.table)))
+        self.drop(next(iter(self.silent or self.table)))
         self.evicted += 1
 
     def expire(self, now):
@@ -749,17 +1248,22 @@ class Connections:
             self.drop(flow)
 
 
+def source_network(src: bytes) -> bytes:
+    """Address, or flow, that begins with one of either family -> its /24 or /48."""
+    return src[:3] if len(src) in (4, FLOW4.size) else src[:6]
+
+
 # ---- budget ----
 
 class Budget:
-    """UDP answers: anybody can ask in anybody's name, so what goes to one prefix is bounded.
+    """UDP answers: anybody can ask in anybody's name, so what goes to one network is bounded.
 
     A token bucket for each /24 or /48 and one for all.  While a bucket is empty it goes down to
     minus its size for answers no larger than the request, then it gives none.
 
-    burst, rate     tokens a prefix has and gets a second
+    burst, rate     tokens a network has and gets a second
     total_rate      of all; the burst is as large
-    prefixes        {prefix: [tokens, when]}, the longest unused first
+    prefixes        {network: [tokens, when]}, the longest unused first
     """
 
     def __init__(self, burst=64, rate=10, total_rate=20000):
@@ -767,19 +1271,22 @@ class Budget:
         self.total = [total_rate, 0.0]
         self.prefixes = collections.OrderedDict()
 
-    def allows(self, src, grows, now) -> bool:
-        """Whether an answer may go to src; grows: it is larger than the request."""
-        bucket = self.bucket(src[:3] if len(src) == 4 else src[:6], now)
+    def open(self, src, now):
+        """Who asks -> its bucket, for take(); None: no answer of any size could go."""
+        bucket = self.bucket(source_network(src), now)
         self.refill(self.total, self.total_rate, self.total_rate, now)
         self.refill(bucket, self.burst, self.rate, now)
-        if grows:
-            allowed = bucket[0] >= 1 and self.total[0] >= 1
-        else:
-            allowed = bucket[0] >= 1 - self.burst and self.total[0] >= 1 - self.total_rate
-        if allowed:
-            bucket[0] -= 1
-            self.total[0] -= 1
-        return allowed
+        if bucket[0] < 1 - self.burst or self.total[0] < 1 - self.total_rate:
+            return None
+        return bucket
+
+    def take(self, bucket, grows) -> bool:
+        """Whether an answer may go, larger than the request if it grows; then it is charged."""
+        if grows and (bucket[0] < 1 or self.total[0] < 1):
+            return False
+        bucket[0] -= 1
+        self.total[0] -= 1
+        return True
 
     def bucket(self, prefix, now):
         bucket = self.prefixes.get(prefix)
@@ -801,7 +1308,11 @@ class NoBudget:
     """--udp-budget off."""
 
     @staticmethod
-    def allows(src, grows, now):
+    def open(src, now):
+        return True
+
+    @staticmethod
+    def take(bucket, grows):
         return True
 
 
@@ -1193,7 +1704,8 @@ class Stack:
     own4, own6      Addresses or None: every address
     deny4, deny6    Addresses or None: nobody
     now             Unix time, set by tick()
-    answer_head     what each answer over IPv4 begins with, behind the client's MAC
+    answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
+    answer_head     the same and the first octets of IPv4
     mss_option, syn_ack_head, syn_ack_sum4, syn_ack_sum     what each SYN+ACK has, and the sums
             of it, modulo 65535
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
@@ -1202,12 +1714,20 @@ class Stack:
     received, sent  frames
     openings        the Openings answered last, for the log; None
     tell            tell(text) for each answer of a protocol, or None
+    greet_s         how long a client may speak before we do; None: we never speak first
+    greeting        the ports where we do, as octets
+    timers          connections to be looked after
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
-                 budget=None, verify=True, connections=None, tell=None):
+                 budget=None, verify=True, connections=None, tell=None, greet_s=GREET_S):
         self.mac, self.mtu, self.verify, self.tell = mac, mtu, verify, tell
         self.host = host or Host()
+        self.greet_s = greet_s
+        self.greeting = frozenset(
+            port.to_bytes(2, 'big') for port in
+            (self.host.registry.greeters if greet_s is not None else ()))
+        self.timers = Timers()
         self.four = Family(own4, deny4, 4, mtu, 20)
         self.six = Family(own6, deny6, 16, mtu, IPV6.size)
         self.listed = bool(own4 or own6)
@@ -1227,7 +1747,8 @@ class Stack:
         self.mss_option = self.four.pack_mss()
         size = TCP_HEADER.size + len(self.mss_option)
         header = pack_ipv4(IP_TCP, bytes(4), bytes(4), bytes(size))
-        self.answer_head = mac + ETHERTYPE_IPV4.to_bytes(2, 'big') + header[:2]
+        self.answer_tail = mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
+        self.answer_head = self.answer_tail + header[:2]
         self.syn_ack_head = mac + ETHERTYPE_IPV4.to_bytes(2, 'big') + header[:10]
         self.syn_ack_sum4 = 0xffff - int.from_bytes(header[10:12], 'big')
         self.syn_ack_sum = (IP_TCP + size + SYN_ACK_FLAGS + TCP_WINDOW + int.from_bytes(
@@ -1249,11 +1770,21 @@ class Stack:
                         for ip in own6.members)
         return frozenset(macs), tuple(prefixes)
 
-    def tick(self, now):
-        """The time of the frames that follow."""
+    def tick(self, now) -> list:
+        """The time of the frames that follow -> frames that are due without any."""
         self.now = now
         self.cookies.tick(now)
         self.connections.expire(now)
+        frames = []
+        for due, flow in self.timers.pop_due(now):
+            conn = self.connections.get(flow)
+            if conn and conn.wake == due:
+                frames += self.look_after(flow, conn)
+        return frames
+
+    def next_due(self) -> 'float | None':
+        """When tick() has something to do; None: only frames will tell."""
+        return self.timers.next_due()
 
     def drop(self, fate):
         """Count a frame that gets no answer -> no frames."""
@@ -1306,7 +1837,7 @@ class Stack:
         if not TCP4.size <= at <= end:
             return self.answer_ether(frame, trusted)
         out = self.take_segment(frame[FLOW4_AT:38], seq, ack, word & FLAGS,
-                                frame[TCP4.size:at], frame[at:end])
+                                frame[TCP4.size:at], frame[at:end], client)
         return out and [self.pack_answer4(client, src, our, sport, dport, *each) for each in out]
 
     def answer_opening4(self, flow, client, src, our, sport, dport, seq, options):
@@ -1462,7 +1993,7 @@ class Stack:
         data = frame[at + size:at + total]
         return [head + pack_ipv4(proto, ours or dst, src, answer) + answer
                 for answer in handler(self, data, src, dst, ours or dst,
-                                      trusted or not self.verify)]
+                                      trusted or not self.verify, head)]
 
     def judge4(self, src, dst, proto):
         """Addresses -> (why not, None) or (None, address of ours that stands in for dst)."""
@@ -1479,7 +2010,7 @@ class Stack:
             return 'ipv4 source', None
         return None, ours
 
-    def answer_icmp(self, data, src, dst, ours, trusted):
+    def answer_icmp(self, data, src, dst, ours, trusted, _):
         """RFC 792: echo -> echo reply."""
         if len(data) < ICMP.size:
             return self.drop('ipv4 short')
@@ -1514,7 +2045,7 @@ class Stack:
             return self.drop('ipv6 protocol')
         return [head + pack_ipv6(proto, ours or dst, src, answer) + answer
                 for answer in handler(self, data, src, dst, ours or dst,
-                                      trusted or not self.verify)]
+                                      trusted or not self.verify, head)]
 
     def judge6(self, src, dst, proto):
         """As judge4, of octets."""
@@ -1532,7 +2063,7 @@ class Stack:
             return 'ipv6 source', None
         return None, ours
 
-    def answer_icmpv6(self, data, src, dst, ours, trusted):
+    def answer_icmpv6(self, data, src, dst, ours, trusted, _):
         """RFC 4443: echo -> echo reply."""
         if len(data) < ICMP.size:
             return self.drop('ipv6 short')
@@ -1575,7 +2106,7 @@ class Stack:
 
     # TCP
 
-    def answer_tcp(self, data, src, dst, _, trusted):
+    def answer_tcp(self, data, src, dst, _, trusted, head):
         """RFC 9293: segment -> segments."""
         if len(data) < TCP_HEADER.size:
             return self.drop('ipv%d short' % (4 if len(src) == 4 else 6))
@@ -1587,10 +2118,13 @@ class Stack:
             return self.drop('tcp checksum')
         ports = src, dst, sport, dport
         return [pack_tcp(ports, *each) for each in self.take_segment(
-            src + dst + data[:4], seq, ack, flags, data[TCP_HEADER.size:at], data[at:])]
+            src + dst + data[:4], seq, ack, flags, data[TCP_HEADER.size:at], data[at:], head)]
 
-    def take_segment(self, flow, seq, ack, flags, options, data):
-        """A segment -> what is said to it: [(seq, ack, flags, data, option)], to be packed."""
+    def take_segment(self, flow, seq, ack, flags, options, data, head):
+        """A segment -> what is said to it: [(seq, ack, flags, data, option)], to be packed.
+
+        head    link-layer head of frames to its sender; of IPv4 in plain Ethernet his MAC
+        """
         if flags & (RST | SYN):
             if flags & RST:
                 return self.reset(flow, seq)
@@ -1599,7 +2133,9 @@ class Stack:
             return self.drop('tcp flags')
         conn = self.connections.get(flow)
         if conn is None:
-            return self.answer_first(flow, seq, ack, flags, data)
+            return self.answer_first(flow, seq, ack, flags, data, head)
+        if isinstance(conn, Waiting):
+            return self.answer_waiting(flow, seq, ack, flags, data, head)
         return self.answer_next(flow, conn, seq, ack, flags, data)
 
     def reset(self, flow, seq):
@@ -1619,22 +2155,29 @@ class Stack:
         return (self.cookies.make(flow, MSS_STEP[mss]), seq + 1, SYN | ACK, b'',
                 (self.four if four else self.six).pack_mss()),
 
-    def answer_first(self, flow, seq, ack, flags, data):
+    def answer_first(self, flow, seq, ack, flags, data, head):
         """A segment of no connection: the cookie decides."""
         if not (data or flags & (PSH | FIN)):
+            if flow[-2:] in self.greeting:
+                return self.await_greeting(flow, seq, ack, head)
             return self.drop('tcp bare ack')
         step = self.cookies.step(flow, ack)
         if step is None:
             return self.drop('tcp cookie')
         if data:
-            four = len(flow) == FLOW4.size
-            mss = min(MSS_STEPS[step], (self.four if four else self.six).mss)
-            conn = Conn(*(FLOW4 if four else FLOW6).unpack(flow), self.now, self.host, seq, ack,
-                        mss)
+            conn = self.make_conn(flow, seq, ack, step, head)
             self.connections.add(flow, conn)
             return self.answer_next(flow, conn, seq, ack, flags, data)
         closing = flags & FIN
         return (ack, seq + closing, ACK | closing, b'', b''),
+
+    def make_conn(self, flow, rcv, una, step, head):
+        """A client that has proved itself -> Conn."""
+        if len(head) < ETHER.size:
+            head += self.answer_tail
+        layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
+        return Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
+                    min(MSS_STEPS[step], family.mss))
 
     def answer_next(self, flow, conn, seq, ack, flags, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
@@ -1659,10 +2202,21 @@ class Stack:
         else:
             conn.rcv = seq + size & MASK32
             conn.ended = conn.ended or bool(closing)
-            data = data[known:]
-            quiet = not (data or conn.kept or conn.stalled)
-            out = self.send(conn, b'' if quiet else self.converse(conn, data))
+            if conn.greeter and data:
+                self.connections.has_spoken(flow)
+            out = self.send(conn, self.hear(conn, data[known:]))
         self.connections.touch(flow, conn, self.now)
+        if conn.wake is None or conn.stalled:
+            self.set_timer(flow, conn)
+        return out
+
+    def hear(self, conn, data):
+        """What is new of a client, at the end perhaps nothing -> octets to answer."""
+        if not (data or conn.kept or conn.stalled):
+            return b''
+        out = self.converse(conn, data)
+        if conn.ended and conn.kept and not conn.stalled:
+            out += self.converse(conn, None)
         return out
 
     def answer_acknowledgement(self, conn, known, flags):
@@ -1673,23 +2227,28 @@ class Stack:
             return self.send(conn)
         return self.drop('tcp bare ack')
 
-    def converse(self, stream, data):
-        """Feed a conversation -> octets to answer."""
-        stream.now = self.now
-        out = stream.feed(data)
+    def converse(self, conn, data):
+        """Feed a conversation, None: no more comes for now -> octets to answer."""
+        conn.now = self.now
+        out = conn.hurry() if data is None else conn.feed(data)
         if out and self.tell:
-            self.tell('%s to %s port %d, from our port %d: %d octets for %s' % (
-                stream.protocol.name, ip_text(stream.src), stream.sport, stream.dport, len(out),
-                printable_octets(data)))
+            self.tell_answer(conn, out, data or b'')
         return out
+
+    def tell_answer(self, peer, out, data):
+        self.tell('%s to %s port %d, from our port %d: %d octets for %s' % (
+            peer.protocol.name, ip_text(peer.src), peer.sport, peer.dport, len(out),
+            printable_octets(data)))
 
     def send(self, conn, out=b''):
         """Octets, cut to the client's MSS, or a bare ACK; with FIN when that was all."""
         seq = conn.una + conn.outstanding()
         done = (conn.closing or conn.ended) and not conn.stalled
         closing = FIN if done and not conn.fin else 0
-        conn.unacked += out
-        conn.fin = conn.fin or closing
+        if out or closing:
+            conn.unacked += out
+            conn.fin = conn.fin or closing
+            conn.moved = True
         return self.segments(conn, seq, out, closing)
 
     def repeat(self, conn):
@@ -1706,9 +2265,86 @@ class Stack:
             segments.append((seq + at, conn.rcv, flags, piece, b''))
         return segments
 
+    # what is due without a frame
+
+    def await_greeting(self, flow, seq, ack, head):
+        """A handshake is complete where we speak first: the client has a while to do so."""
+        step = self.cookies.step(flow, ack)
+        if step is not None:
+            waiting = Waiting(head, seq, ack, step, self.now, None)
+            if not self.connections.add_silent(flow, waiting):
+                return self.drop('tcp crowd')
+            waiting.wake = self.timers.add(self.greet_s, flow, self.now)
+        return self.drop('tcp bare ack')
+
+    def answer_waiting(self, flow, seq, ack, flags, data, head):
+        """A segment of who should be greeted: if it says anything, it has spoken first."""
+        if not (data or flags & (PSH | FIN)):
+            return self.drop('tcp bare ack')
+        self.connections.drop(flow)
+        return self.answer_first(flow, seq, ack, flags, data, head)
+
+    def set_timer(self, flow, conn):
+        """Have the connection looked after when that may be needed."""
+        if conn.stalled and not conn.outstanding():
+            wait_s = 0
+        elif conn.wake is not None:             # it will be seen then what is needed
+            return
+        elif conn.unacked or conn.fin == 1:
+            wait_s = REPEAT_S[0]
+        elif conn.kept:
+            wait_s = QUIET_S
+        else:
+            return
+        conn.moved = False
+        conn.wake = self.timers.add(wait_s, flow, self.now)
+
+    def look_after(self, flow, conn) -> 'list[bytes]':
+        """A connection that is due -> frames."""
+        if isinstance(conn, Waiting):
+            return self.greet(flow, conn)
+        conn.wake, out = None, b''
+        if conn.stalled and not conn.outstanding():
+            out = self.converse(conn, b'')
+        elif conn.outstanding():
+            if not conn.moved:
+                return self.insist(flow, conn)
+        elif conn.kept and self.now - conn.seen >= QUIET_S:
+            out = self.converse(conn, None)
+        segments = self.send(conn, out) if out or conn.closing and not conn.fin else ()
+        self.set_timer(flow, conn)
+        return self.frames_to(flow, conn, segments)
+
+    def greet(self, flow, waiting):
+        """Nothing has come: we speak first."""
+        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head)
+        self.connections.table[flow] = conn
+        segments = self.send(conn, conn.greet(self.host.registry.greeters[conn.dport]))
+        self.connections.touch(flow, conn, self.now)
+        self.set_timer(flow, conn)
+        return self.frames_to(flow, conn, segments)
+
+    def insist(self, flow, conn):
+        """What is not acknowledged once more; after the last time, the end."""
+        if conn.tries == len(REPEAT_S):
+            self.connections.drop(flow)
+            segments = (conn.una + conn.outstanding(), conn.rcv, RST | ACK, b'', b''),
+        else:
+            conn.wake = self.timers.add((REPEAT_S + REPEAT_S[-1:])[conn.tries + 1], flow, self.now)
+            conn.tries += 1
+            segments = self.repeat(conn)
+        return self.frames_to(flow, conn, segments)
+
+    def frames_to(self, flow, conn, segments):
+        """Segments as take_segment() gives them -> frames."""
+        layout, pack = (FLOW4, pack_ipv4) if len(flow) == FLOW4.size else (FLOW6, pack_ipv6)
+        ports = layout.unpack(flow)
+        packed = [pack_tcp(ports, *each) for each in segments]
+        return [conn.head + pack(IP_TCP, ports[1], ports[0], each) + each for each in packed]
+
     # UDP
 
-    def answer_udp(self, data, src, dst, ours, trusted):
+    def answer_udp(self, data, src, dst, ours, trusted, _):
         """RFC 768: datagram -> datagram."""
         four = len(src) == 4
         if len(data) < UDP_HEADER.size:
@@ -1731,15 +2367,24 @@ class Stack:
 
     def take_datagram(self, src, ours, sport, dport, data):
         """Octets to a port of ours -> (our port, octets) of the answer, or ()."""
-        stream = Stream(UDP, src, ours, sport, dport, self.now, self.host)
-        out = self.converse(stream, data)
-        if not out:
-            return self.drop('udp silence')
-        if len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
-            return self.drop('udp mtu')
-        if not self.budget.allows(src, len(out) > len(data), self.now):
+        bucket = self.budget.open(src, self.now)
+        if not bucket:
             return self.drop('udp budget')
-        return stream.port or dport, out
+        peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
+        out, port = answer_datagram(peer, data)
+        if out and self.tell:
+            self.tell_answer(peer, out, data)
+        fate, grows = None, len(out) > len(data)
+        if not out:
+            fate = 'udp silence'
+        elif grows and len(out) > peer.protocol.most * len(data):
+            fate = 'udp ratio'
+        elif len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
+            fate = 'udp mtu'
+        if not self.budget.take(bucket, grows and not fate):    # to be silent is work, too
+            self.budget.take(bucket, False)
+            fate = 'udp budget'
+        return self.drop(fate) if fate else (port or dport, out)
 
 
 IPV4_HANDLERS = {IP_ICMP: Stack.answer_icmp, IP_TCP: Stack.answer_tcp, IP_UDP: Stack.answer_udp}
@@ -3061,6 +3706,16 @@ def make_parser() -> argparse.ArgumentParser:
     group('--only', metavar='NAME,...', action=Once, help='these application protocols only')
     group('--no-protocol', metavar='NAME', action='append', default=[],
           help='without this one; may be repeated')
+    group('--load', metavar='FILE', action='append', default=[],
+          help='a Python file that registers protocols of your own; may be repeated')
+    group('--policy', choices=('any', 'strict'), action=Once, default='any',
+          help='any: every port answers everything; strict: a port that a protocol owns speaks '
+               'only that (default: any)')
+    group('--greet', metavar='MS', action=Once, type=greet_argument, default=GREET_S,
+          help='where we speak first, do so when the client has been silent for so long, or off '
+               '(default: %d)' % (GREET_S * 1000))
+    group('--like-original', action='store_true',
+          help='what the original answers where its tests look; as --greet off --policy any')
     group('--protocols', action='store_true', help='list them and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
           default=(64.0, 10.0, 20000.0),
@@ -3135,6 +3790,15 @@ def budget_argument(text):
     return tuple(numbers if len(numbers) == 3 else numbers + [20000.0])
 
 
+def greet_argument(text):
+    """argparse type: milliseconds -> seconds; off -> None."""
+    if text == 'off':
+        return None
+    if not re.fullmatch('[0-9]{1,5}', text):
+        raise argparse.ArgumentTypeError('%r: not milliseconds (0 to 99999), or off' % text)
+    return int(text) / 1000
+
+
 def share_budget(burst, rate, total, workers):
     """--udp-budget -> a worker's part of it: not less than one answer, if there is any."""
     return max(burst / workers, min(burst, 1)), rate / workers, total / workers
@@ -3152,6 +3816,10 @@ def check_options(parser, args):
         parser.error('--tap has one worker only')
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
+    if args.like_original:
+        if {'greet', 'policy'} & getattr(args, 'given', set()):
+            parser.error('--like-original has --greet off and --policy any already')
+        args.greet = None
 
 
 def choose_protocols(only, without):
@@ -3166,13 +3834,19 @@ def choose_protocols(only, without):
 
 def protocols_text() -> str:
     """--protocols: what is talked, from the registry."""
-    rows = [('PROTOCOL', 'OVER', 'PORT', 'ANSWER', 'REFERENCE')]
-    for name, each in sorted(PROTOCOLS.items()):
-        rows.append((name, ' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over),
-                     str(each.port), each.answer.__doc__.partition('\n')[0], each.ref))
-    widths = [max(len(row[column]) for row in rows) + 2 for column in range(4)]
-    return ''.join(''.join(text.ljust(width) for text, width in zip(row, widths)) + row[4] + '\n'
-                   for row in rows)
+    text = ''
+    titles = [('PROTOCOL', 'OVER', 'PORT', 'ANSWER', 'REFERENCE')]
+    rows = {name: (name, ' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over),
+                   ' '.join(map(str, each.ports)), each.answer.__doc__.partition('\n')[0],
+                   each.ref)
+            for name, each in PROTOCOLS.items()}
+    widths = [max(len(row[column]) for row in [*rows.values(), *titles]) + 2
+              for column in range(4)] + [0]
+    for title, names in FAMILIES:
+        text += title + '\n' if names else ''
+        for row in [rows[name] for name in sorted(names)]:
+            text += '  ' + ''.join(map(str.ljust, row, widths)) + '\n'
+    return '  ' + ''.join(map(str.ljust, titles[0], widths)) + '\n' + text
 
 
 def own_addresses(args):
@@ -3231,6 +3905,8 @@ def main(argv=None) -> int:
     try:
         args = parser.parse_args(argv)
         check_options(parser, args)
+        for path in args.load:
+            load_protocols(path)
         if args.protocols:
             print_text(protocols_text())
             return 0
@@ -3254,9 +3930,10 @@ def run(args) -> int:
         lock = open_lock() if args.workers > 1 else None
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-            Host(boot=time.time(), protocols=protocols), budget or NoBudget(),
-            not args.no_checksum, Connections(args.max_connections, args.idle_timeout),
-            say if args.verbose else None)
+            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
+            budget or NoBudget(), not args.no_checksum,
+            Connections(args.max_connections, args.idle_timeout),
+            say if args.verbose else None, args.greet)
         announce(links[0], own4, own6, args)
         if user:
             drop_privileges(user)
@@ -3267,6 +3944,12 @@ def run(args) -> int:
 
 
 # ==== 8 Protocols =====================================================================
+#
+# By family, the names in alphabetical order.  family() gives those that follow their heading in
+# the manual.
+
+family('Names and addresses')
+
 
 # ---- dns -----------------------------------------------------------------------------
 
@@ -3289,10 +3972,17 @@ DNS_A, DNS_HINFO, DNS_AAAA, DNS_TYPE_OPT, DNS_ANY = 1, 13, 28, 41, 255
 DNS_IN = 1
 DNS_HINFO_ANY = b'\7RFC8482\0'          # RFC 8482 s4.2: CPU 'RFC8482', OS ''
 
-DNS_PORTS = 53, 5353
+NETBIOS_NAME = re.compile(br'\x20[A-P]{32}')    # RFC 1001 s14.1: the first label of its queries
+DNS_PORTS = 53, 5353, 5355
+DNS_SIG = '.. .. .. .. 00 .. 00 .. 00 .. 00 ..'     # counts below 256: any number of questions
 DNS_MDNS = 5353
 DNS_TTL_S = 43200
 DNS_QUESTIONS_MAX = 64
+DNS_RECORDS_MAX = 64
+# RFC 6895 s3.1: those that resolvers and scanners ask for
+DNS_TYPES = frozenset([*range(1, 66), *range(99, 110), *range(249, 259), 32768, 32769])
+DNS_CLASSES = 1, 3, 4, 254, 255         # RFC 6895 s3.2: IN CH HS NONE ANY
+DNS_UDP_MOST = 3                        # an answer over UDP is so many times as long as the query
 DNS_QUESTION_MIN = 1 + DNS_QUESTION.size
 DNS_RECORD_MIN = 1 + DNS_RECORD.size
 DNS_UDP_MIN, DNS_UDP_MAX = 512, 1232    # RFC 1035 s2.3.4; what passes every path unfragmented
@@ -3308,24 +3998,52 @@ def is_dns_head(data, at, size, port):
         return True
     room = (size - DNS_HEAD.size - questions * DNS_QUESTION_MIN
             - (answers + authority + additional) * DNS_RECORD_MIN)
-    return 0 < questions <= DNS_QUESTIONS_MAX and room >= 0
+    return 0 < questions <= DNS_QUESTIONS_MAX and room >= 0 and not flags & DNS_Z
+
+
+def parse_dns(message):
+    """Message -> ([questions], where they end, OPT or None, where all ends); Malformed."""
+    questions, end = parse_dns_questions(message, DNS_HEAD.unpack_from(message)[2])
+    opt, at = parse_dns_opt(message, end)
+    return questions, end, opt, at
+
+
+def is_dns_query(message, parsed):
+    """Message -> is it a query, whatever port it came to, and nothing else?
+
+    Known classes and types, labels that parse, and an end where the records end; behind it at
+    most what pads an Ethernet frame.
+    """
+    questions, _, _, at = parsed
+    if NETBIOS_NAME.match(message, DNS_HEAD.size) or len(message) - at > PADDING_MAX:
+        return False
+    return all(
+        kind in DNS_TYPES and family & 0x7fff in DNS_CLASSES for _, kind, family in questions)
 
 
 def check_dns(data, peer):
-    """Datagram -> is its header that of a query?"""
-    return is_dns_head(data, 0, len(data), peer.dport)
+    """Datagram -> is it a query?  What was read of it stays in the state."""
+    if not is_dns_head(data, 0, len(data), peer.dport):
+        return False
+    if peer.dport in DNS_PORTS:
+        return True
+    try:
+        peer.state = parse_dns(data)
+    except Malformed:
+        return False
+    return is_dns_query(data, peer.state)
 
 
 def check_dns_tcp(data, peer):
     """Length and header -> is this a query?  Stricter: a stream taken wrongly is lost."""
     size, = DNS_SIZE.unpack_from(data)
-    _, flags, questions, _, _, _ = DNS_HEAD.unpack_from(data, DNS_SIZE.size)
+    _, _, questions, _, _, _ = DNS_HEAD.unpack_from(data, DNS_SIZE.size)
     if not is_dns_head(data, DNS_SIZE.size, size, peer.dport) or size > DNS_TCP_MAX:
         return False
     if peer.dport in DNS_PORTS:
         least = DNS_HEAD.size + (DNS_QUESTION_MIN if questions else 0)
         return size >= least and (questions > 0 or size == least)
-    return questions == 1 and not flags & DNS_Z
+    return questions == 1
 
 
 def unpack_dns(layout, message, at):
@@ -3376,14 +4094,16 @@ def parse_dns_questions(message, count):
     return questions, at
 
 
-def parse_dns_opt(message, at, records, first):
-    """Records at `at` -> OPT as (UDP size, version, flags), or None.
+def parse_dns_opt(message, at):
+    """Records at `at` -> (OPT as (UDP size, version, flags), or None; where they end).
 
-    records  number of all, each of 11 octets or more
-    first    index of the first of the additional section, where OPT counts
+    OPT counts in the additional section.
     raises   Malformed, also for two OPT or one with a name (RFC 6891 s6.1.1-2)
     """
-    opt = None
+    _, _, _, answers, authority, additional = DNS_HEAD.unpack_from(message)
+    first, records, opt = answers + authority, answers + authority + additional, None
+    if records > DNS_RECORDS_MAX:
+        raise Malformed('%d records' % records)
     for index in range(records):
         after = parse_dns_name(message, at)[2]
         kind, size, ttl, length = unpack_dns(DNS_RECORD, message, after)
@@ -3395,7 +4115,7 @@ def parse_dns_opt(message, at, records, first):
                 raise Malformed('OPT at %d' % at)
             opt = size, ttl >> 16 & 0xff, ttl & 0xffff
         at = end
-    return opt
+    return opt, at
 
 
 def pack_dns_head(message, rcode=0, questions=0, answers=0, additional=0, truncated=0):
@@ -3438,8 +4158,7 @@ def pack_dns_answer(message, peer, questions, end, opt):
         room = min(max(size, DNS_UDP_MIN), DNS_UDP_MAX)
         rcode = DNS_BADVERS if version else 0
         tail = DNS_OPT.pack(DNS_TYPE_OPT, DNS_UDP_MAX, rcode >> 4, 0, flags & DNS_DO)
-    if peer.transport == TCP:
-        room = 0xffff
+    room = 0xffff if peer.transport == TCP else min(room, DNS_UDP_MOST * len(message))
     # RFC 6762 s5.4: on the mDNS port the top bit asks for what we do anyway, unicast
     mask = 0x7fff if peer.dport == DNS_MDNS else 0xffff
     records = [] if rcode else list(filter(None, (
@@ -3460,7 +4179,7 @@ def answer_dns_message(message, peer):
 
     Errors are told only to what is plainly DNS or came to a port of DNS.
     """
-    _, flags, count, answers, authority, additional = DNS_HEAD.unpack_from(message)
+    _, flags, count, _, _, _ = DNS_HEAD.unpack_from(message)
     if flags & DNS_QR:
         return None
     label = message[DNS_HEAD.size:DNS_HEAD.size + 64]
@@ -3469,15 +4188,14 @@ def answer_dns_message(message, peer):
     if flags & DNS_OPCODE:
         return pack_dns_head(message, DNS_NOTIMP) if plain else None
     try:
-        questions, end = parse_dns_questions(message, count)
-        opt = parse_dns_opt(message, end, answers + authority + additional, answers + authority)
+        questions, end, opt, _ = peer.state or parse_dns(message)
     except Malformed:
         return pack_dns_head(message, DNS_FORMERR) if plain else None
     return pack_dns_answer(message, peer, questions, end, opt)
 
 
-@protocol('dns', sig=('.. ' * DNS_HEAD.size,), port=53, ref='RFC 1035 s4.1, RFC 6891 s6',
-          over=(UDP,), check=check_dns)
+@protocol('dns', sig=('.. ' * DNS_HEAD.size, DNS_SIG), port=DNS_PORTS,
+          ref='RFC 1035 s4.1, RFC 6891 s6', over=(UDP,), check=check_dns, most=DNS_UDP_MOST)
 def answer_dns(data, peer):
     """Query -> our own address, whatever the name.
 
@@ -3487,7 +4205,7 @@ def answer_dns(data, peer):
     return answer_dns_message(data, peer)
 
 
-@protocol('dns-tcp', sig=('.. ' * (DNS_SIZE.size + DNS_HEAD.size),), port=53,
+@protocol('dns-tcp', sig=('.. ' * (DNS_SIZE.size + DNS_HEAD.size), '.. .. ' + DNS_SIG), port=53,
           ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp)
 def answer_dns_tcp(data, peer):
     """The same with its length before it, never cut."""
@@ -3505,310 +4223,174 @@ def answer_dns_tcp(data, peer):
     return Reply(DNS_SIZE.pack(len(answer)) + answer, end)
 
 
-# ---- gh0st ---------------------------------------------------------------------------
+# ---- stun ----------------------------------------------------------------------------
 
-GH0ST_MAGIC = b'Gh0st'
-GH0ST_TOTAL = struct.Struct('<I')       # after the magic: octets of the packet, magic and all
-GH0ST_HEAD = 13                         # magic, total, inflated length
-GH0ST_MAX = 1 << 24                     # a larger total is no length
-GH0ST_ANSWER = (
-    b'Gh0st'
-    b'\x16\0\0\0'                       # total
-    b'\x01\0\0\0'                       # inflated length
-    b'\x78\x9c\x63\0\0\0\x01\0\x01'     # zlib of one NUL
-)
-GH0ST_REST = GH0ST_ANSWER[len(GH0ST_MAGIC):]
+STUN_HEAD = struct.Struct('!HH16s')     # RFC 8489 s5: type length, cookie and transaction id
+STUN_ATTRIBUTE = struct.Struct('!HH')   # RFC 8489 s14: type length
+STUN_ADDRESS = struct.Struct('!BBH')    # RFC 8489 s14.1: zero family port
+STUN_FLAGS = struct.Struct('!I')        # RFC 5780 s7.2
+STUN_ERROR = struct.Struct('!HBB')      # RFC 8489 s14.8: zero class number
+STUN_CRC = struct.Struct('!I')          # RFC 8489 s14.7
+
+STUN_COOKIE = b'\x21\x12\xa4\x42'
+STUN_BINDING, STUN_BINDING_OK, STUN_BINDING_ERROR = 0x0001, 0x0101, 0x0111
+STUN_MAPPED_ADDRESS = 0x0001
+STUN_CHANGE_REQUEST = 0x0003
+STUN_ERROR_CODE = 0x0009
+STUN_UNKNOWN_ATTRIBUTES = 0x000a
+STUN_XOR_MAPPED_ADDRESS = 0x0020
+STUN_FINGERPRINT = 0x8028
+STUN_OPTIONAL = 0x8000                  # RFC 8489 s14: from here on they may be passed over
+STUN_CHANGE_PORT = 0x2
+STUN_CRC_XOR = 0x5354554e
+STUN_UNKNOWN_MAX = 16
+STUN_UDP_MOST = 3.5                     # 20 octets ask for two addresses of 24, over IPv6
+# Those below 0x8000 that change nothing in our answer.  RESPONSE-ADDRESS, RESPONSE-PORT and
+# PADDING (RFC 5780 s7) are unknown on purpose: they would send answers where no one asked.
+STUN_KNOWN = frozenset((
+    STUN_MAPPED_ADDRESS, STUN_CHANGE_REQUEST, STUN_ERROR_CODE, STUN_UNKNOWN_ATTRIBUTES,
+    STUN_XOR_MAPPED_ADDRESS,
+    0x0004, 0x0005, 0x0007, 0x000b,     # RFC 3489 s11.2: SOURCE-, CHANGED-, PASSWORD, REFLECTED-
+    0x0006, 0x0008, 0x0014, 0x0015,     # RFC 8489 s18.3.1: USERNAME, INTEGRITY, REALM, NONCE
+    0x001c, 0x001d, 0x001e,             # the same: INTEGRITY-SHA256, ALGORITHM, USERHASH
+    0x0024, 0x0025))                    # RFC 8445 s16.1: PRIORITY, USE-CANDIDATE
 
 
-def parse_gh0st(data):
-    """Packet after its magic -> its octets still to come; 0 if that is no length.
+def parse_stun_attributes(data, end):
+    """Attributes from the header to `end` -> (change port?, fingerprint?, unknown types).
 
-    returns  MORE if cut short; None if the packet is our own answer
+    raises  Malformed
+    source  RFC 8489 s14
     """
-    if data.startswith(GH0ST_REST):
-        return None
-    if len(data) < GH0ST_TOTAL.size or GH0ST_REST.startswith(data):
+    change, fingerprint, unknown, at = False, False, [], STUN_HEAD.size
+    while at < end:                     # both are multiples of 4: a header always fits
+        kind, size = STUN_ATTRIBUTE.unpack_from(data, at)
+        at += STUN_ATTRIBUTE.size
+        if at + size > end or kind == STUN_CHANGE_REQUEST and size != STUN_FLAGS.size:
+            raise Malformed('attribute 0x%04x of %d' % (kind, size))
+        if kind == STUN_CHANGE_REQUEST:
+            change = bool(STUN_FLAGS.unpack_from(data, at)[0] & STUN_CHANGE_PORT)
+        elif kind == STUN_FINGERPRINT:
+            fingerprint = True
+        elif kind < STUN_OPTIONAL and kind not in STUN_KNOWN and len(unknown) < STUN_UNKNOWN_MAX:
+            if kind not in unknown:
+                unknown.append(kind)
+        at += size + -size % 4
+    return change, fingerprint, unknown
+
+
+def pack_stun_attribute(kind, value):
+    """Attribute of a value that is a multiple of 4, as all of ours are."""
+    return STUN_ATTRIBUTE.pack(kind, len(value)) + value
+
+
+def pack_stun_address(kind, ip, port, mask=bytes(16)):
+    """Address -> MAPPED-ADDRESS; XOR-MAPPED-ADDRESS with cookie and transaction id as mask."""
+    value = STUN_ADDRESS.pack(0, 1 if len(ip) == 4 else 2, port ^ int.from_bytes(mask[:2], 'big'))
+    return pack_stun_attribute(kind, value + bytes(a ^ b for a, b in zip(ip, mask)))
+
+
+def pack_stun_unknown(unknown):
+    """Types of attributes -> ERROR-CODE 420 and UNKNOWN-ATTRIBUTES.
+
+    Blanks and a type said twice fill up to 4 octets, as RFC 3489 s11.2.9-10 wants it and
+    RFC 8489 s14.8, s14.13 takes it.
+    """
+    if len(unknown) % 2:
+        unknown = unknown + unknown[-1:]
+    types = struct.pack('!%dH' % len(unknown), *unknown)
+    reason = STUN_ERROR.pack(0, 4, 20) + b'Unknown Attribute   '
+    return (pack_stun_attribute(STUN_ERROR_CODE, reason)
+            + pack_stun_attribute(STUN_UNKNOWN_ATTRIBUTES, types))
+
+
+def pack_stun(kind, ident, attributes, fingerprint):
+    """Message, with FINGERPRINT at its end if wanted (RFC 8489 s14.7)."""
+    size = len(attributes)
+    if not fingerprint:
+        return STUN_HEAD.pack(kind, size, ident) + attributes
+    size += STUN_ATTRIBUTE.size + STUN_CRC.size     # the sum is over a length that counts it
+    message = STUN_HEAD.pack(kind, size, ident) + attributes
+    crc = zlib.crc32(message) & 0xffffffff ^ STUN_CRC_XOR
+    return message + pack_stun_attribute(STUN_FINGERPRINT, STUN_CRC.pack(crc))
+
+
+def check_stun_classic(data, peer):
+    """Datagram -> is it as long as it says, and no DNS query of id 1?"""
+    size = STUN_HEAD.unpack_from(data)[1]
+    return len(data) == STUN_HEAD.size + size and data[4:11] != b'\0\1\0\0\0\0\0'
+
+
+@protocol('stun', sig=('00 01 .. .. 21 12 a4 42',), port=3478, ref='RFC 8489 s6.3',
+          most=STUN_UDP_MOST)
+@protocol('stun-classic', sig=('00 01 00 .. ' + '.. ' * 16,), port=3478, ref='RFC 3489 s8.1',
+          over=(UDP,), check=check_stun_classic, most=STUN_UDP_MOST)
+def answer_stun(data, peer):
+    """Binding request -> the address it came from.
+
+    CHANGE-REQUEST for another port is answered from the next one; another address we have not.
+    """
+    if len(data) < STUN_HEAD.size:
         return MORE
-    total, = GH0ST_TOTAL.unpack_from(data)
-    return total - len(GH0ST_MAGIC) if GH0ST_HEAD <= total <= GH0ST_MAX else 0
-
-
-@protocol('gh0st', sig=(GH0ST_MAGIC,), port=8000,
-          ref='https://attack.mitre.org/software/S0032/')
-def answer_gh0st(data, peer):
-    """Packet of the Gh0st trojan -> empty packet.
-
-    data     Gh0st, total, inflated length, zlib stream; the magic alone gets the answer, as
-             who probes may send no more
-    state    True between the magic and the total; a packet with an implausible total ends there
-    returns  22 octets.  Our own answer gets none on UDP; on TCP its first five octets do, as
-             they may be all, but the rest makes us deaf: two of us exchange one each
-    """
-    if peer.transport == UDP:
-        return None if data == GH0ST_ANSWER else GH0ST_ANSWER
-    if peer.state:
-        size = parse_gh0st(data)
-        if not isinstance(size, int):
-            return size
-        peer.state = False
-        if size:
-            return Reply(used=0, skip=size)
-    if len(data) < len(GH0ST_MAGIC):
-        return MORE if GH0ST_MAGIC.startswith(data) else None
-    if not data.startswith(GH0ST_MAGIC):
+    kind, size, ident = STUN_HEAD.unpack_from(data)
+    end = STUN_HEAD.size + size
+    if kind != STUN_BINDING or size % 4 or end > KEPT_MAX:
         return None
-    peer.state = True
-    return Reply(GH0ST_ANSWER, used=len(GH0ST_MAGIC))
+    if len(data) < end:
+        return MORE
+    change, fingerprint, unknown = parse_stun_attributes(data, end)
+    used = end if peer.transport == TCP else None
+    if unknown:
+        error = pack_stun_unknown(unknown)
+        return Reply(pack_stun(STUN_BINDING_ERROR, ident, error, fingerprint), used)
+    attributes = pack_stun_address(STUN_MAPPED_ADDRESS, peer.src, peer.sport)
+    if ident.startswith(STUN_COOKIE) and not peer.host.original:
+        attributes += pack_stun_address(STUN_XOR_MAPPED_ADDRESS, peer.src, peer.sport, ident)
+    port = 0
+    if change and peer.transport == UDP:
+        port = peer.dport % 0xffff + 1                  # 65535: 1
+        if peer.host.original:
+            port = peer.dport + 1 & 0xffff
+    return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
 
 
-# ---- http ----------------------------------------------------------------------------
-
-HTTP_VERBS = (b'GET', b'PUT', b'POST', b'HEAD', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE',
-              b'PATCH')
-HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
-HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
-HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
-HTTP_ENDS = b'\n\r\n', b'\n\n'    # of a head
-
-HTTP_START = re.compile(                # RFC 9112 s3
-    br'(?P<verb>%s) '
-    br'(?:/[^ \r]*'                     # s3.2.1 origin-form
-    br'|[A-Za-z][A-Za-z0-9+.-]*://[^ \r]*'              # s3.2.2 absolute-form
-    br'|(?<=CONNECT )[^ \r]+:[0-9]+'    # s3.2.3 authority-form
-    br'|(?<=OPTIONS )\*)'               # s3.2.4 asterisk-form
-    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z'
-    % b'|'.join(HTTP_VERBS))
-HTTP_FIELD = re.compile(br'([^\r][^:\r]*):(.*)\Z', re.S)        # s5; the name as lax as can be
-HTTP_LENGTH = re.compile(br'0*(0|[1-9][0-9]{0,17})\Z')         # RFC 9110 s8.6
-HTTP_SIZE = re.compile(br'0*(0|[1-9A-Fa-f][0-9A-Fa-f]{0,14})[ \t]*(?:;|\Z)')   # RFC 9112 s7.1
-
-HTTP_DAYS = 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'
-HTTP_MONTHS = ('Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov',
-               'Dec')
-
-HTTP_CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
-HTTP_PAGE = (
-    b'<html>\n'
-    b'<head><title>401 Authorization Required</title></head>\n'
-    b'<body bgcolor="white">\n'
-    b'<center><h1>401 Authorization Required</h1></center>\n'
-    b'<hr><center>nginx/1.14.2</center>\n'
-    b'</body>\n'
-    b'</html>\n'
-)
-HTTP_HEAD = (
-    b'HTTP/1.1 401 Unauthorized\r\n'
-    b'Server: nginx/1.14.2\r\n'
-    b'Date: %%s\r\n'
-    b'Content-Type: text/html\r\n'
-    b'Content-Length: %d\r\n'
-    b'Connection: %%s\r\n'
-    b'WWW-Authenticate: Basic realm="Access to admin page"\r\n'
-    b'\r\n'
-) % len(HTTP_PAGE)
+family('Remote access')
 
 
-class HttpRequest:
-    """A request as far as its lines have come.
+# ---- ssh -----------------------------------------------------------------------------
 
-    parse       function(request, line) -> octets to pass by after it; None when all is read
-    left        octets the lines may still take
-    bodiless    a body is not waited for: UDP
-    owed        the head is complete: whatever comes, there will be an answer
-    verb        b'' before the request line
-    modern      HTTP/1.1 or later
-    close       the client asks for it, or its framing leaves no choice
-    alive       the client asks for keep-alive
-    eager       100-continue is expected
-    length      of Content-Length; None without, -1 if it is none or there are several
-    coding      the last of Transfer-Encoding, b'' without
+SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
+SSH_TEXT_MAX = 1 << 10      # s4.2 says 255; some clients brag
+SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
+SSH_ANSWER = b'SSH-2.0-1\r\n'
+SSH_UDP_MOST = 1.25
+
+
+def is_ssh_start(data):
+    """Data begins like an identification line, or may yet do."""
+    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
+
+
+@protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2', banner=SSH_ANSWER,
+          most=SSH_UDP_MOST)
+def answer_ssh(data, peer):
+    """Identification line -> ours, then silence.
+
+    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone
+    returns  11 octets, again for each further line; none for our own: two of us would loop
     """
-    __slots__ = ('parse', 'left', 'bodiless', 'owed', 'verb', 'modern', 'close', 'alive',
-                 'eager', 'length', 'coding')
-
-    def __init__(self, bodiless):
-        self.parse, self.left, self.bodiless = parse_http_start, HTTP_HEAD_MAX, bodiless
-        self.owed = self.modern = self.close = self.alive = self.eager = False
-        self.verb = self.coding = b''
-        self.length = None
-
-    def spoil(self):
-        """No telling where the next request begins: answer this one, then close."""
-        self.parse, self.close = None, True
-        return 0
-
-
-def parse_http_start(request, line):
-    """Request line -> verb and version; empty lines before it do not count (RFC 9112 s2.2)."""
-    if not line:
-        request.left = HTTP_HEAD_MAX
-        return 0
-    match = HTTP_START.match(line)
-    if not match:
-        raise Malformed('request line')
-    request.verb = match.group('verb')
-    # Digits are compared as text: int() of thousands of them is slow, or an error
-    major, minor = match.group('major').lstrip(b'0'), match.group('minor').lstrip(b'0')
-    request.modern = bool(minor) if major == b'1' else bool(major)
-    request.parse = parse_http_field
-    return 0
-
-
-def parse_http_field(request, line):
-    """Field line -> what it says of the framing; the empty one ends the head."""
-    if not line:
-        return parse_http_end(request)
-    match = HTTP_FIELD.match(line)
-    if not match:
-        raise Malformed('field line')
-    name = match.group(1).rstrip(b' \t').lower()
-    values = [value.strip() for value in match.group(2).lower().split(b',')]
-    if name == b'connection':
-        request.close |= b'close' in values
-        request.alive |= b'keep-alive' in values
-    elif name == b'expect':
-        request.eager |= b'100-continue' in values
-    elif name == b'transfer-encoding':
-        request.coding = values[-1] or b'?'
-    elif name == b'content-length':
-        for value in values:
-            match = HTTP_LENGTH.match(value)
-            length = int(match.group(1)) if match else -1
-            request.length = length if request.length in (None, length) else -1
-    return 0
-
-
-def parse_http_end(request):
-    """End of the head -> octets of a body whose length is known; source RFC 9112 s6.3."""
-    request.owed, request.parse = True, None
-    if not request.modern and not request.alive:
-        request.close = True
-    if request.bodiless:
-        return 0
-    if request.coding:
-        # With a length beside it, or from HTTP/1.0, the body is read and the connection
-        # not trusted any further (RFC 9112 s6.1)
-        request.close |= request.length is not None or not request.modern
-        if request.coding != b'chunked':
-            return request.spoil()
-        request.parse, request.left = parse_http_size, HTTP_CHUNK_MAX
-    elif request.length == -1:
-        return request.spoil()
-    return 0 if request.coding else request.length or 0
-
-
-def parse_http_size(request, line):
-    """Chunk size, extensions -> octets of the chunk; 0 ends the body (RFC 9112 s7.1)."""
-    match = HTTP_SIZE.match(line)
-    if not match:
-        return request.spoil()
-    size = int(match.group(1), 16)
-    if size:
-        request.parse, request.left = parse_http_gap, HTTP_CHUNK_MAX
-    else:
-        request.parse, request.left = parse_http_trailer, HTTP_HEAD_MAX
-    return size
-
-
-def parse_http_gap(request, line):
-    """The line end after a chunk -> nothing."""
-    if line:
-        return request.spoil()
-    request.parse = parse_http_size
-    return 0
-
-
-def parse_http_trailer(request, line):
-    """Trailer field -> nothing; the empty line ends the request."""
-    if not line:
-        request.parse = None
-    return 0
-
-
-def pack_http_date(second):
-    """Unix time -> IMF-fixdate, English whatever the locale; source RFC 9110 s5.6.7."""
-    year, month, day, hour, minute, sec, weekday = time.gmtime(second)[:7]
-    return ('%s, %02d %s %04d %02d:%02d:%02d GMT' % (
-        HTTP_DAYS[weekday], day, HTTP_MONTHS[month - 1], year, hour, minute, sec)).encode()
-
-
-@functools.lru_cache(maxsize=8)
-def pack_http(second, closing, bodiless):
-    """Answer to a request of that second: 401, without the page if it was HEAD."""
-    head = HTTP_HEAD % (pack_http_date(second), b'close' if closing else b'keep-alive')
-    return head if bodiless else head + HTTP_PAGE
-
-
-@functools.lru_cache(maxsize=HTTP_KNOWN)
-def read_http(data):
-    """Octets that end with an empty line -> HttpRequest if they are one, whole and without body.
-
-    Who scans says the same to everyone: a text that is known costs 0.1 us instead of 8.
-    """
-    request, at, skip = HttpRequest(bodiless=False), 0, 0
-    try:
-        while at < len(data) and not request.owed:
-            end = data.find(b'\n', at) + 1
-            skip = request.parse(request, data[at:end].rstrip(b'\r\n'))
-            at = end
-    except Malformed:
+    if not is_ssh_start(data):
         return None
-    return request if request.owed and not (request.parse or skip or at < len(data)) else None
+    end = data.find(b'\n', 0, SSH_TEXT_MAX) + 1
+    if not end:
+        return MORE if len(data) < SSH_TEXT_MAX else None
+    line = data[:end].rstrip(b'\r\n')
+    if not SSH_ID.match(line) or line == SSH_ANSWER.rstrip():
+        return None
+    return Reply(SSH_ANSWER, used=len(data) if peer.transport == UDP else end)
 
 
-def is_http(data, peer):
-    """The request line, or what there is of it, may be HTTP's: SIP and RTSP have verbs of it."""
-    line, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
-    if not ended:
-        return peer.transport == TCP
-    return HTTP_START.match(line.rstrip(b'\r')) is not None
-
-
-@protocol('http', sig=tuple(verb + b' ' for verb in HTTP_VERBS), port=80,
-          ref='RFC 9112 s2.1', check=is_http)
-def answer_http(data, peer):
-    """Request of any kind -> 401 Unauthorized.
-
-    data     lines, which end in CR LF or LF alone; a body is passed by
-    state    HttpRequest; None between requests
-    returns  head and page; before them 100 Continue to who expects it and has a body, even
-             if that is here already: the answers shall not depend on how the pieces fall
-    """
-    if peer.state is None:
-        if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
-            request = read_http(data)
-            if request:
-                return reply_http(int(peer.now), request.close, request.verb == b'HEAD', len(data))
-        peer.state = HttpRequest(bodiless=peer.transport == UDP)
-    request, at = peer.state, 0
-    while request.parse:
-        end = data.find(b'\n', at) + 1
-        if (end or len(data)) - at > request.left:
-            if not request.owed:
-                return None
-            request.spoil()
-            break
-        if not end:
-            return Reply(used=at) if at else MORE
-        request.left -= end - at
-        skip, at = request.parse(request, data[at:end].rstrip(b'\r\n')), end
-        if request.eager and request.owed:
-            request.eager = False
-            if request.modern and (skip or request.parse):
-                return Reply(HTTP_CONTINUE, at, skip)
-        if skip > len(data) - at:
-            return Reply(used=at, skip=skip)
-        at += skip
-    peer.state = None
-    if peer.transport == UDP:           # one datagram, one answer: there is no handshake
-        at = len(data)
-    return reply_http(int(peer.now), request.close, request.verb == b'HEAD', at)
-
-
-@functools.lru_cache(maxsize=HTTP_KNOWN)
-def reply_http(second, closing, bodiless, used):
-    """A request that is whole and took so many octets -> what answers it, in that second."""
-    return Reply(pack_http(second, closing, bodiless), used, 0, closing)
+family('Files and remote procedures')
 
 
 # ---- rpc -----------------------------------------------------------------------------
@@ -3830,6 +4412,7 @@ RPC_AUTH_MAX = 400                      # RFC 5531 s8.2
 RPC_STRING_MAX = 1024                   # of each in the arguments; real ones are far shorter
 RPC_RECORD_MAX = 1 << 14
 RPC_FRAGMENTS_MAX = 16
+RPC_UDP_MOST = 8                        # 40 octets ask for a list of three, over IPv6
 RPC_PORTMAPPER = 100000                 # RFC 1833 s2.1
 RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH = 2, 4
 
@@ -3979,7 +4562,7 @@ def answer_rpc_bare(data, peer):
     return answer
 
 
-@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3')
+@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3', most=RPC_UDP_MOST)
 def answer_rpc(data, peer):
     """Call -> reply of a portmapper that knows itself.
 
@@ -4024,19 +4607,6 @@ FILETIME = struct.Struct('<Q')          # MS-DTYP s2.3.3: 100 ns since 1601
 SPNEGO_OID = b'\x06\x06\x2b\x06\x01\x05\x05\x02'                    # 1.3.6.1.5.5.2
 NTLM_OID = b'\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x02\x02\x0a'      # 1.3.6.1.4.1.311.2.2.10
 SPNEGO_INCOMPLETE, SPNEGO_REQUEST_MIC = b'\1', b'\3'                # RFC 4178 s4.2.2
-
-
-def pack_der(tag, *parts):
-    """Tag and contents -> one DER element.
-
-    source  X.690 s8.1.3, definite lengths
-    """
-    body = b''.join(parts)
-    size = len(body)
-    if size < 0x80:
-        return bytes((tag, size)) + body
-    octets = size.to_bytes((size.bit_length() + 7) // 8, 'big')
-    return bytes((tag, 0x80 | len(octets))) + octets + body
 
 
 def pack_spnego_init():
@@ -4159,6 +4729,7 @@ SMB2_REPLY = 1                                  # MS-SMB2 s2.2.1.2: Flags
 SMB2_NEGOTIATE, SMB2_SESSION_SETUP, SMB2_CANCEL = 0, 1, 12      # MS-SMB2 s2.2.1.2
 SMB2_DIALECTS = 0x0202, 0x0210, 0x0300, 0x0302, 0x0311          # MS-SMB2 s2.2.3
 SMB2_COMPOUND_MAX = 8                           # requests answered of one chain
+SMB_UDP_MOST = 5
 
 Smb1 = collections.namedtuple(
     'Smb1', 'magic command status flags flags2 pid_high tid pid uid mid')
@@ -4392,7 +4963,7 @@ def answer_smb2(message, peer):
 
 
 @protocol('smb', sig=('00 00 .. .. ff 53 4d 42', '00 00 .. .. fe 53 4d 42', '81 00 00 .. 20'),
-          port=445, ref='MS-SMB2 s3.3.5, MS-SMB s3.3.5')
+          port=445, ref='MS-SMB2 s3.3.5, MS-SMB s3.3.5', most=SMB_UDP_MOST)
 def answer_smb(data, peer):
     """Negotiate, session setup -> challenge, refusal.
 
@@ -4423,160 +4994,339 @@ def answer_smb(data, peer):
     return Reply(close=True) if out is None else Reply(out, end)
 
 
-# ---- ssh -----------------------------------------------------------------------------
-
-SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
-SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
-SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
-SSH_ANSWER = b'SSH-2.0-1\r\n'
+family('Web')
 
 
-def is_ssh_start(data):
-    """Data begins like an identification line, or may yet do."""
-    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
+# ---- http ----------------------------------------------------------------------------
+
+HTTP_VERBS = (b'GET', b'PUT', b'POST', b'HEAD', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE',
+              b'PATCH')
+HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
+HTTP_LINES_MAX = 256        # and lines of it
+HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
+HTTP_VALUE_MAX = 256        # octets of such a field
+HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
+HTTP_CHUNK_LINES = 8        # lines of a chunked body read at once
+HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
+HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
+
+HTTP_ENDS = b'\n\r\n', b'\n\n'
+HTTP_BLANK = re.compile(br'(?:\r*\n)*')             # RFC 9112 s2.2: before a request line
+HTTP_END = re.compile(br'\n\r*\n')                  # of a head
+HTTP_START = re.compile(                # RFC 9112 s3
+    br'(?P<verb>%s) '
+    br'(?:/[^ \r]*'                     # s3.2.1 origin-form
+    br'|[A-Za-z][A-Za-z0-9+.-]*://[^ \r]*'              # s3.2.2 absolute-form
+    br'|(?<=CONNECT )[^ \r]+:[0-9]+'    # s3.2.3 authority-form
+    br'|(?<=OPTIONS )\*)'               # s3.2.4 asterisk-form
+    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z'
+    % b'|'.join(HTTP_VERBS))
+HTTP_FIELDS = re.compile(br'(?:[^\r\n][^:\r\n]*:[^\n]*\n)*\Z')      # s5; names as lax as can be
+HTTP_FRAMING = re.compile(              # s6, s9.3: fields that say where a request ends
+    br'^(connection|content-length|expect|transfer-encoding)[ \t]*:([^\n]*)', re.I | re.M)
+HTTP_LENGTH = re.compile(br'0*(0|[1-9][0-9]{0,17})\Z')         # RFC 9110 s8.6
+HTTP_SIZE = re.compile(br'0*(0|[1-9A-Fa-f][0-9A-Fa-f]{0,14})[ \t]*(?:;|\Z)')   # RFC 9112 s7.1
+
+HTTP_DAYS = 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'
+HTTP_MONTHS = ('Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov',
+               'Dec')
+
+HTTP_CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
+HTTP_PAGE = (
+    b'<html>\n'
+    b'<head><title>401 Authorization Required</title></head>\n'
+    b'<body bgcolor="white">\n'
+    b'<center><h1>401 Authorization Required</h1></center>\n'
+    b'<hr><center>nginx/1.14.2</center>\n'
+    b'</body>\n'
+    b'</html>\n'
+)
+HTTP_STATUS = b'HTTP/1.1 401 Unauthorized\r\n'
+HTTP_HEAD = (
+    HTTP_STATUS.replace(b'%', b'%%')
+    + b'Server: nginx/1.14.2\r\n'
+    b'Date: %%s\r\n'
+    b'Content-Type: text/html\r\n'
+    b'Content-Length: %d\r\n'
+    b'Connection: %%s\r\n'
+    b'WWW-Authenticate: Basic realm="Access to admin page"\r\n'
+    b'\r\n'
+) % len(HTTP_PAGE)
+
+# A head that has been read.
+#   verb    in capitals
+#   modern  HTTP/1.1 or later
+#   close   the connection ends with the answer
+#   eager   100-continue is expected
+#   length  octets of the body; -1: it comes in chunks
+HttpRequest = collections.namedtuple('HttpRequest', 'verb modern close eager length')
 
 
-@protocol('ssh', sig=SSH_SIGNATURES, port=22, ref='RFC 4253 s4.2')
-def answer_ssh(data, peer):
-    """Identification line -> ours, then silence.
+@functools.lru_cache(maxsize=HTTP_KNOWN)
+def read_http(head):
+    """Octets from the request line to the empty line -> HttpRequest; None: not one, or several.
 
-    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone
-    returns  11 octets, again for each further line; none for our own: two of us would loop
+    Who scans says the same to everyone: a head that is known costs 0.1 us instead of 8.
+    source  RFC 9112 s3, s5, s6.3
     """
-    if not is_ssh_start(data):
+    begin, _, fields = head.partition(b'\n')
+    match = HTTP_START.match(begin.rstrip(b'\r'))
+    end = HTTP_END.search(head)
+    if not end or end.end() < len(head):
         return None
-    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
-    if not end:
-        return MORE if len(data) < SSH_LINE_MAX else None
-    line = data[:end].rstrip(b'\r\n')
-    if not SSH_ID.match(line) or line == SSH_ANSWER.rstrip():
+    fields = fields[:end.start() - len(begin)]
+    if not match or head.count(b'\n') > HTTP_LINES_MAX or not HTTP_FIELDS.match(fields):
         return None
-    return Reply(SSH_ANSWER, used=len(data) if peer.transport == UDP else end)
+    # Digits are compared as text: int() of thousands of them is slow, or an error
+    major = match.group('major').lstrip(b'0')
+    minor = match.group('minor').lstrip(b'0')
+    modern = bool(minor) if major == b'1' else bool(major)
+    return frame_http(match.group('verb'), modern, HTTP_FRAMING.findall(fields))
 
 
-# ---- stun ----------------------------------------------------------------------------
+def frame_http(verb, modern, fields):
+    """Request line and [(name, value)] that tell of the framing -> HttpRequest.
 
-STUN_HEAD = struct.Struct('!HH16s')     # RFC 8489 s5: type length, cookie and transaction id
-STUN_ATTRIBUTE = struct.Struct('!HH')   # RFC 8489 s14: type length
-STUN_ADDRESS = struct.Struct('!BBH')    # RFC 8489 s14.1: zero family port
-STUN_FLAGS = struct.Struct('!I')        # RFC 5780 s7.2
-STUN_ERROR = struct.Struct('!HBB')      # RFC 8489 s14.8: zero class number
-STUN_CRC = struct.Struct('!I')          # RFC 8489 s14.7
-
-STUN_COOKIE = b'\x21\x12\xa4\x42'
-STUN_BINDING, STUN_BINDING_OK, STUN_BINDING_ERROR = 0x0001, 0x0101, 0x0111
-STUN_MAPPED_ADDRESS = 0x0001
-STUN_CHANGE_REQUEST = 0x0003
-STUN_ERROR_CODE = 0x0009
-STUN_UNKNOWN_ATTRIBUTES = 0x000a
-STUN_XOR_MAPPED_ADDRESS = 0x0020
-STUN_FINGERPRINT = 0x8028
-STUN_OPTIONAL = 0x8000                  # RFC 8489 s14: from here on they may be passed over
-STUN_CHANGE_PORT = 0x2
-STUN_CRC_XOR = 0x5354554e
-STUN_UNKNOWN_MAX = 16
-# Those below 0x8000 that change nothing in our answer.  RESPONSE-ADDRESS, RESPONSE-PORT and
-# PADDING (RFC 5780 s7) are unknown on purpose: they would send answers where no one asked.
-STUN_KNOWN = frozenset((
-    STUN_MAPPED_ADDRESS, STUN_CHANGE_REQUEST, STUN_ERROR_CODE, STUN_UNKNOWN_ATTRIBUTES,
-    STUN_XOR_MAPPED_ADDRESS,
-    0x0004, 0x0005, 0x0007, 0x000b,     # RFC 3489 s11.2: SOURCE-, CHANGED-, PASSWORD, REFLECTED-
-    0x0006, 0x0008, 0x0014, 0x0015,     # RFC 8489 s18.3.1: USERNAME, INTEGRITY, REALM, NONCE
-    0x001c, 0x001d, 0x001e,             # the same: INTEGRITY-SHA256, ALGORITHM, USERHASH
-    0x0024, 0x0025))                    # RFC 8445 s16.1: PRIORITY, USE-CANDIDATE
-
-
-def parse_stun_attributes(data, end):
-    """Attributes from the header to `end` -> (change port?, fingerprint?, unknown types).
-
-    raises  Malformed
-    source  RFC 8489 s14
+    Where there is no telling where the next request begins, this one is answered and the
+    connection closed.
+    source  RFC 9112 s6.3, s9.3
     """
-    change, fingerprint, unknown, at = False, False, [], STUN_HEAD.size
-    while at < end:                     # both are multiples of 4: a header always fits
-        kind, size = STUN_ATTRIBUTE.unpack_from(data, at)
-        at += STUN_ATTRIBUTE.size
-        if at + size > end or kind == STUN_CHANGE_REQUEST and size != STUN_FLAGS.size:
-            raise Malformed('attribute 0x%04x of %d' % (kind, size))
-        if kind == STUN_CHANGE_REQUEST:
-            change = bool(STUN_FLAGS.unpack_from(data, at)[0] & STUN_CHANGE_PORT)
-        elif kind == STUN_FINGERPRINT:
-            fingerprint = True
-        elif kind < STUN_OPTIONAL and kind not in STUN_KNOWN and len(unknown) < STUN_UNKNOWN_MAX:
-            if kind not in unknown:
-                unknown.append(kind)
-        at += size + -size % 4
-    return change, fingerprint, unknown
+    said = {b'connection': [], b'content-length': [], b'expect': [], b'transfer-encoding': []}
+    lost = len(fields) > HTTP_FRAMING_MAX
+    for name, value in fields[:HTTP_FRAMING_MAX]:
+        lost = lost or len(value) > HTTP_VALUE_MAX
+        said[name.lower()] += [part.strip() for part in value[:HTTP_VALUE_MAX].lower().split(b',')]
+    matches = [HTTP_LENGTH.match(each) for each in said[b'content-length']]
+    lengths = {int(match.group(1)) if match else -1 for match in matches}
+    close = b'close' in said[b'connection'] or not (modern or b'keep-alive' in said[b'connection'])
+    length = 0
+    if said[b'transfer-encoding']:
+        # With a length beside it, or from HTTP/1.0, the body is read and the connection
+        # not trusted any further (RFC 9112 s6.1)
+        close = close or bool(lengths) or not modern
+        length = -1
+        lost = lost or said[b'transfer-encoding'][-1] != b'chunked'
+    elif lengths:
+        length = lengths.pop()
+        lost = lost or bool(lengths) or length < 0
+    return HttpRequest(verb, modern, close or lost, b'100-continue' in said[b'expect'],
+                       0 if lost else length)
 
 
-def pack_stun_attribute(kind, value):
-    """Attribute of a value that is a multiple of 4, as all of ours are."""
-    return STUN_ATTRIBUTE.pack(kind, len(value)) + value
+def pack_http_date(second):
+    """Unix time -> IMF-fixdate, English whatever the locale; source RFC 9110 s5.6.7."""
+    year, month, day, hour, minute, sec, weekday = time.gmtime(second)[:7]
+    return ('%s, %02d %s %04d %02d:%02d:%02d GMT' % (
+        HTTP_DAYS[weekday], day, HTTP_MONTHS[month - 1], year, hour, minute, sec)).encode()
 
 
-def pack_stun_address(kind, ip, port, mask=bytes(16)):
-    """Address -> MAPPED-ADDRESS; XOR-MAPPED-ADDRESS with cookie and transaction id as mask."""
-    value = STUN_ADDRESS.pack(0, 1 if len(ip) == 4 else 2, port ^ int.from_bytes(mask[:2], 'big'))
-    return pack_stun_attribute(kind, value + bytes(a ^ b for a, b in zip(ip, mask)))
+@functools.lru_cache(maxsize=8)
+def pack_http(second, closing, bodiless, original):
+    """Answer to a request of that second: 401, without the page if it was HEAD.
 
-
-def pack_stun_unknown(unknown):
-    """Types of attributes -> ERROR-CODE 420 and UNKNOWN-ATTRIBUTES.
-
-    Blanks and a type said twice fill up to 4 octets, as RFC 3489 s11.2.9-10 wants it and
-    RFC 8489 s14.8, s14.13 takes it.
+    original    lines end with LF, as those of the program that we re-implement
     """
-    if len(unknown) % 2:
-        unknown = unknown + unknown[-1:]
-    types = struct.pack('!%dH' % len(unknown), *unknown)
-    reason = STUN_ERROR.pack(0, 4, 20) + b'Unknown Attribute   '
-    return (pack_stun_attribute(STUN_ERROR_CODE, reason)
-            + pack_stun_attribute(STUN_UNKNOWN_ATTRIBUTES, types))
+    head = HTTP_HEAD % (pack_http_date(second), b'close' if closing else b'keep-alive')
+    if original:
+        head = head.replace(b'\r', b'')
+    return head if bodiless else head + HTTP_PAGE
 
 
-def pack_stun(kind, ident, attributes, fingerprint):
-    """Message, with FINGERPRINT at its end if wanted (RFC 8489 s14.7)."""
-    size = len(attributes)
-    if not fingerprint:
-        return STUN_HEAD.pack(kind, size, ident) + attributes
-    size += STUN_ATTRIBUTE.size + STUN_CRC.size     # the sum is over a length that counts it
-    message = STUN_HEAD.pack(kind, size, ident) + attributes
-    crc = zlib.crc32(message) & 0xffffffff ^ STUN_CRC_XOR
-    return message + pack_stun_attribute(STUN_FINGERPRINT, STUN_CRC.pack(crc))
+def is_http(data, peer):
+    """The request line, or what there is of it, may be HTTP's: SIP and RTSP have verbs of it."""
+    begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
+    if not ended:
+        return peer.transport == TCP
+    return HTTP_START.match(begin.rstrip(b'\r')) is not None
 
 
-def check_stun_classic(data, peer):
-    """Datagram -> is it as long as it says, and no DNS query of id 1?"""
-    size = STUN_HEAD.unpack_from(data)[1]
-    return len(data) == STUN_HEAD.size + size and data[4:11] != b'\0\1\0\0\0\0\0'
+@protocol('http', sig=tuple(verb + b' ' for verb in HTTP_VERBS), port=80,
+          ref='RFC 9112 s2.1', check=is_http, most=HTTP_UDP_MOST)
+def answer_http(data, peer):
+    """Request of any kind -> 401 Unauthorized.
 
-
-@protocol('stun', sig=('00 01 .. .. 21 12 a4 42',), port=3478, ref='RFC 8489 s6.3')
-@protocol('stun-classic', sig=('00 01 00 .. ' + '.. ' * 16,), port=3478, ref='RFC 3489 s8.1',
-          over=(UDP,), check=check_stun_classic)
-def answer_stun(data, peer):
-    """Binding request -> the address it came from.
-
-    CHANGE-REQUEST for another port is answered from the next one; another address we have not.
+    data     lines, which end in CR LF or LF alone; a body is passed by
+    state    None between requests; HttpBody
+    returns  head and page; before them 100 Continue to who expects it and has a body, even
+             if that is here already: the answers shall not depend on how the pieces fall
     """
-    if len(data) < STUN_HEAD.size:
+    if peer.state:
+        return peer.state.read(data, peer)
+    if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX:
+        request = read_http(data)
+        if request:
+            return answer_http_head(request, len(data), data, peer)
+    at = HTTP_BLANK.match(data).end()
+    found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
+    if not found:
+        if len(data) - at >= HTTP_HEAD_MAX or at < len(data) and not is_http(data[at:], peer):
+            return None
+        return Reply(used=at) if at else MORE
+    end = found.end()
+    known = end - at <= HTTP_KNOWN_MAX
+    request = (read_http if known else read_http.__wrapped__)(data[at:end])
+    if not request:
+        return None
+    return answer_http_head(request, end, data, peer)
+
+
+def answer_http_head(request, end, data, peer):
+    """A head that ends at `end` -> the answer, or what there is to say before the body."""
+    if peer.transport == UDP:           # one datagram, one answer: there is no handshake
+        return shorten_http(pack_http(int(peer.now), request.close, request.verb == b'HEAD',
+                                      peer.host.original), HTTP_UDP_MOST * len(data))
+    if not request.length:
+        return reply_http(int(peer.now), request.close, request.verb == b'HEAD', end,
+                          peer.host.original)
+    peer.state = HttpBody(request)
+    return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end,
+                 max(request.length, 0))
+
+
+@functools.lru_cache(maxsize=HTTP_KNOWN)
+def reply_http(second, closing, bodiless, used, original):
+    """A request that is whole and took so many octets -> what answers it, in that second."""
+    return Reply(pack_http(second, closing, bodiless, original), used, 0, closing)
+
+
+def shorten_http(answer, most):
+    """An answer -> as much of it as fits: all, the head, or the status line."""
+    head, empty, _ = answer.partition(b'\n\n' if b'\r' not in answer else b'\r\n\r\n')
+    if len(answer) > most:
+        answer = head + empty
+    return answer if len(answer) <= most else answer[:answer.index(b'\n') + 1]
+
+
+class HttpBody:
+    """What is read between a head and its answer: a body passes by, of a length or in chunks.
+
+    request HttpRequest
+    parse   function(self, line) -> octets to pass by after it; None: all is read
+    left    octets the lines may still take
+    close   the framing leaves no choice
+    """
+    __slots__ = 'request', 'parse', 'left', 'close'
+
+    def __init__(self, request):
+        self.request, self.close = request, request.close
+        self.parse = HttpBody.parse_size if request.length < 0 else None
+        self.left = HTTP_CHUNK_MAX
+
+    @staticmethod
+    def cost():
+        """Octets that it keeps: itself, and what it points to."""
+        return 500
+
+    def read(self, data, peer):
+        """Lines of a chunked body, at most HTTP_CHUNK_LINES -> Reply, or MORE."""
+        at = 0
+        for _ in range(HTTP_CHUNK_LINES):
+            if not self.parse:
+                peer.state = None
+                return Reply(pack_http(int(peer.now), self.close, self.request.verb == b'HEAD',
+                                       peer.host.original), at, close=self.close)
+            end = data.find(b'\n', at) + 1
+            if (end or len(data)) - at > self.left:
+                self.spoil()
+                continue
+            if not end:
+                break
+            self.left -= end - at
+            skip = self.parse(self, data[at:end].rstrip(b'\r\n'))
+            at = end
+            if skip > len(data) - at:
+                return Reply(used=at, skip=skip)
+            at += skip
+        return Reply(used=at) if at else MORE
+
+    def spoil(self):
+        """No telling where the next request begins: answer this one, then close."""
+        self.parse, self.close = None, True
+        return 0
+
+    def parse_size(self, text):
+        """Chunk size, extensions -> octets of the chunk; 0 ends the body (RFC 9112 s7.1)."""
+        match = HTTP_SIZE.match(text)
+        if not match:
+            return self.spoil()
+        size = int(match.group(1), 16)
+        if size:
+            self.parse, self.left = HttpBody.parse_gap, HTTP_CHUNK_MAX
+        else:
+            self.parse, self.left = HttpBody.parse_trailer, HTTP_HEAD_MAX
+        return size
+
+    def parse_gap(self, text):
+        """The line end after a chunk -> nothing."""
+        if text:
+            return self.spoil()
+        self.parse = HttpBody.parse_size
+        return 0
+
+    def parse_trailer(self, text):
+        """Trailer field -> nothing; the empty line ends the request."""
+        if not text:
+            self.parse = None
+        return 0
+
+
+family('Trojans and worms')
+
+
+# ---- gh0st ---------------------------------------------------------------------------
+
+GH0ST_MAGIC = b'Gh0st'
+GH0ST_TOTAL = struct.Struct('<I')       # after the magic: octets of the packet, magic and all
+GH0ST_HEAD = 13                         # magic, total, inflated length
+GH0ST_MAX = 1 << 24                     # a larger total is no length
+GH0ST_ANSWER = (
+    b'Gh0st'
+    b'\x16\0\0\0'                       # total
+    b'\x01\0\0\0'                       # inflated length
+    b'\x78\x9c\x63\0\0\0\x01\0\x01'     # zlib of one NUL
+)
+GH0ST_REST = GH0ST_ANSWER[len(GH0ST_MAGIC):]
+
+
+def parse_gh0st(data):
+    """Packet after its magic -> its octets still to come; 0 if that is no length.
+
+    returns  MORE if cut short; None if the packet is our own answer
+    """
+    if data.startswith(GH0ST_REST):
+        return None
+    if len(data) < GH0ST_TOTAL.size or GH0ST_REST.startswith(data):
         return MORE
-    kind, size, ident = STUN_HEAD.unpack_from(data)
-    end = STUN_HEAD.size + size
-    if kind != STUN_BINDING or size % 4 or end > KEPT_MAX:
+    total, = GH0ST_TOTAL.unpack_from(data)
+    return total - len(GH0ST_MAGIC) if GH0ST_HEAD <= total <= GH0ST_MAX else 0
+
+
+@protocol('gh0st', sig=(GH0ST_MAGIC,), port=8000, most=len(GH0ST_ANSWER) / len(GH0ST_MAGIC),
+          ref='https://attack.mitre.org/software/S0032/')
+def answer_gh0st(data, peer):
+    """Packet of the Gh0st trojan -> empty packet.
+
+    data     Gh0st, total, inflated length, zlib stream; the magic alone gets the answer, as
+             who probes may send no more
+    state    True between the magic and the total; a packet with an implausible total ends there
+    returns  22 octets.  Our own answer gets none on UDP; on TCP its first five octets do, as
+             they may be all, but the rest makes us deaf: two of us exchange one each
+    """
+    if peer.transport == UDP:
+        return None if data == GH0ST_ANSWER else GH0ST_ANSWER
+    if peer.state:
+        size = parse_gh0st(data)
+        if not isinstance(size, int):
+            return size
+        peer.state = False
+        if size:
+            return Reply(used=0, skip=size)
+    if len(data) < len(GH0ST_MAGIC):
+        return MORE if GH0ST_MAGIC.startswith(data) else None
+    if not data.startswith(GH0ST_MAGIC):
         return None
-    if len(data) < end:
-        return MORE
-    change, fingerprint, unknown = parse_stun_attributes(data, end)
-    used = end if peer.transport == TCP else None
-    if unknown:
-        error = pack_stun_unknown(unknown)
-        return Reply(pack_stun(STUN_BINDING_ERROR, ident, error, fingerprint), used)
-    attributes = pack_stun_address(STUN_MAPPED_ADDRESS, peer.src, peer.sport)
-    if ident.startswith(STUN_COOKIE):
-        attributes += pack_stun_address(STUN_XOR_MAPPED_ADDRESS, peer.src, peer.sport, ident)
-    port = peer.dport % 0xffff + 1 if change and peer.transport == UDP else 0   # 65535: 1
-    return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
+    peer.state = True
+    return Reply(GH0ST_ANSWER, used=len(GH0ST_MAGIC))
 
 
 if __name__ == '__main__':
