@@ -487,7 +487,7 @@ TCP, UDP = IP_TCP, IP_UDP
 BOTH = (TCP, UDP)
 KEPT_MAX = 1 << 16          # octets a stream keeps of an unfinished request
 OUT_MAX = 1 << 14           # octets answered in one go; more waits for the client's ACK
-STEPS_MAX = 32              # answers in one go; more waits for the next turn
+STEPS_MAX = 24              # answers in one go; more waits for the next turn
 WINDOW = 1 << 12            # octets of a stream shown to an answerer first; more if it asks
 MESSAGE_MAX = 1 << 14       # octets of a talk's message, unless it says otherwise
 TEXT_MAX = 1 << 11          # and of a line of text
@@ -497,7 +497,7 @@ MORE = b''
 SHUT = True
 
 Reply = collections.namedtuple('Reply', 'out used skip close port again')   # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, 0, False
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most')
@@ -837,31 +837,32 @@ class Peer:
     protocol        what the conversation turned out to be; None until then
     state           the answerer's own; None at first
     hurried         the client has been silent for QUIET_S, or will send no more
+    greeter         the Protocol that spoke first: it takes what nobody else claims; else None
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
-                 'hurried')
+                 'hurried', 'greeter')
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
         self.src, self.dst = src, dst
         self.sport, self.dport = sport, dport
         self.now, self.host = now, host
-        self.protocol = self.state = None
+        self.protocol = self.state = self.greeter = None
         self.hurried = False
 
 
-def answer_datagram(peer, data) -> 'tuple[bytes, int]':
-    """A datagram -> octets to answer with, our port to answer from (0: the one asked)."""
+def answer_datagram(peer, data) -> 'tuple[bytes, int | None]':
+    """A datagram -> octets to answer with, our port to answer from (None: the one asked)."""
     each = peer.protocol = peer.host.registry.find(data, peer) if data else None
     if not each:
-        return b'', 0
+        return b'', None
     try:
         given = each.answer(data, peer)
     except Malformed:
-        return b'', 0
+        return b'', None
     if isinstance(given, Reply):
         return given.out, given.port
-    return given or b'', 0
+    return given or b'', None
 
 
 def kept_by(state) -> int:
@@ -879,18 +880,16 @@ class Stream(Peer):
     """One conversation over TCP, fed with what the client says.
 
     kept        octets no answer has used yet; while fed, those before `at` are
-    greeter     the Protocol that spoke first: it takes what nobody else claims; else None
     skip        octets still to pass by unkept
     deaf        nothing is parsed any more
     closing     our side is done
     stalled     a limit ended the last feed: there may be more to answer
     """
-    __slots__ = 'kept', 'at', 'greeter', 'skip', 'deaf', 'closing', 'stalled'
+    __slots__ = 'kept', 'at', 'skip', 'deaf', 'closing', 'stalled'
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
-        self.kept, self.greeter = b'', None
-        self.at = self.skip = 0
+        self.kept, self.at, self.skip = b'', 0, 0
         self.deaf = self.closing = self.stalled = False
 
     def cost(self) -> int:
@@ -2184,6 +2183,8 @@ class Stack:
         if not conn.acknowledge(ack):
             return self.drop('tcp ack number')
         known = conn.rcv - seq & MASK32         # octets of it that came before
+        if known >> 31 and self.host.original:
+            known = 0                           # which looks at no sequence numbers
         closing = flags & FIN
         size = len(data) + closing
         if not size:
@@ -2384,7 +2385,7 @@ class Stack:
         if not self.budget.take(bucket, grows and not fate):    # to be silent is work, too
             self.budget.take(bucket, False)
             fate = 'udp budget'
-        return self.drop(fate) if fate else (port or dport, out)
+        return self.drop(fate) if fate else (dport if port is None else port, out)
 
 
 IPV4_HANDLERS = {IP_ICMP: Stack.answer_icmp, IP_TCP: Stack.answer_tcp, IP_UDP: Stack.answer_udp}
@@ -4346,7 +4347,7 @@ def answer_stun(data, peer):
     attributes = pack_stun_address(STUN_MAPPED_ADDRESS, peer.src, peer.sport)
     if ident.startswith(STUN_COOKIE) and not peer.host.original:
         attributes += pack_stun_address(STUN_XOR_MAPPED_ADDRESS, peer.src, peer.sport, ident)
-    port = 0
+    port = None
     if change and peer.transport == UDP:
         port = peer.dport % 0xffff + 1                  # 65535: 1
         if peer.host.original:
@@ -4360,7 +4361,7 @@ family('Remote access')
 # ---- ssh -----------------------------------------------------------------------------
 
 SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
-SSH_TEXT_MAX = 1 << 10      # s4.2 says 255; some clients brag
+SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
 SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
 SSH_ANSWER = b'SSH-2.0-1\r\n'
 SSH_UDP_MOST = 1.25
@@ -4377,17 +4378,25 @@ def answer_ssh(data, peer):
     """Identification line -> ours, then silence.
 
     data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone
-    returns  11 octets, again for each further line; none for our own: two of us would loop
+    returns  11 octets, again for each further line; none for our own: two of us would loop.
+             Who was greeted has them already
     """
     if not is_ssh_start(data):
         return None
-    end = data.find(b'\n', 0, SSH_TEXT_MAX) + 1
+    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
+    if not end and len(data) < SSH_LINE_MAX:
+        if not peer.hurried:
+            return MORE
+        end = len(data)
     if not end:
-        return MORE if len(data) < SSH_TEXT_MAX else None
+        return None
     line = data[:end].rstrip(b'\r\n')
     if not SSH_ID.match(line) or line == SSH_ANSWER.rstrip():
         return None
-    return Reply(SSH_ANSWER, used=len(data) if peer.transport == UDP else end)
+    if peer.greeter:
+        peer.greeter = None
+        return Reply(used=end)
+    return Reply(SSH_ANSWER, used=end)
 
 
 family('Files and remote procedures')
@@ -4473,24 +4482,23 @@ def rpc_arguments_end(call, at, version):
     return at
 
 
-def pack_rpc_address(peer):
+def pack_rpc_address(address, port):
     """Our address and port -> universal address, IP.high.low (RFC 5665 s5.2.3)."""
-    family = socket.AF_INET if len(peer.dst) == 4 else socket.AF_INET6
-    text = '%s.%d.%d' % (socket.inet_ntop(family, peer.dst), peer.dport >> 8, peer.dport & 0xff)
-    return pack_rpc_string(text.encode())
+    return pack_rpc_string(('%s.%d.%d' % (ip_text(address), port >> 8, port & 0xff)).encode())
 
 
-def pack_rpc_dump(peer, version):
+@functools.lru_cache(maxsize=64)
+def pack_rpc_dump(transport, address, port, version):
     """The portmapper itself, versions 2 to 4 -> list in the form of `version`.
 
     source  RFC 1833 s2.1, s3.1; protocol numbers are those of IANA, as ours are
     """
     if version == 2:
-        entry = pack_rpc_words(peer.transport, peer.dport)
+        entry = pack_rpc_words(transport, port)
     else:
-        netid = b'tcp' if peer.transport == TCP else b'udp'
-        entry = (pack_rpc_string(netid if len(peer.dst) == 4 else netid + b'6')
-                 + pack_rpc_address(peer) + pack_rpc_string(b'superuser'))
+        netid = b'tcp' if transport == TCP else b'udp'
+        entry = (pack_rpc_string(netid if len(address) == 4 else netid + b'6')
+                 + pack_rpc_address(address, port) + pack_rpc_string(b'superuser'))
     return b''.join(
         pack_rpc_words(1, RPC_PORTMAPPER, entry_version) + entry
         for entry_version in range(RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH + 1)
@@ -4506,11 +4514,12 @@ def pack_rpc_result(call, at, peer, version, procedure, whole):
             short, whole = True, True
         if short:
             return pack_rpc_words(RPC_GARBAGE_ARGS) if whole else MORE
-        result = pack_rpc_words(peer.dport) if version == 2 else pack_rpc_address(peer)
+        result = (pack_rpc_words(peer.dport) if version == 2
+                  else pack_rpc_address(peer.dst, peer.dport))
     elif procedure == 0:                                    # NULL
         result = b''
     elif procedure == 4:                                    # DUMP
-        result = pack_rpc_dump(peer, version)
+        result = pack_rpc_dump(peer.transport, peer.dst, peer.dport, version)
     elif procedure == 6 and version > 2:                    # GETTIME
         result = pack_rpc_words(int(peer.now) & 0xffffffff)
     else:
@@ -5006,7 +5015,7 @@ HTTP_LINES_MAX = 256        # and lines of it
 HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
 HTTP_VALUE_MAX = 256        # octets of such a field
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
-HTTP_CHUNK_LINES = 8        # lines of a chunked body read at once
+HTTP_CHUNK_LINES = 6        # lines of a chunked body read at once
 HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
 HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
 
@@ -5219,25 +5228,26 @@ class HttpBody:
 
     def read(self, data, peer):
         """Lines of a chunked body, at most HTTP_CHUNK_LINES -> Reply, or MORE."""
-        at = 0
-        for _ in range(HTTP_CHUNK_LINES):
-            if not self.parse:
-                peer.state = None
-                return Reply(pack_http(int(peer.now), self.close, self.request.verb == b'HEAD',
-                                       peer.host.original), at, close=self.close)
+        at = count = 0
+        while self.parse and count < HTTP_CHUNK_LINES:
+            count += 1
             end = data.find(b'\n', at) + 1
             if (end or len(data)) - at > self.left:
                 self.spoil()
-                continue
-            if not end:
+            elif not end:
                 break
-            self.left -= end - at
-            skip = self.parse(self, data[at:end].rstrip(b'\r\n'))
-            at = end
-            if skip > len(data) - at:
-                return Reply(used=at, skip=skip)
-            at += skip
-        return Reply(used=at) if at else MORE
+            else:
+                self.left -= end - at
+                skip = self.parse(self, data[at:end].rstrip(b'\r\n'))
+                at = end
+                if skip > len(data) - at:
+                    return Reply(used=at, skip=skip)
+                at += skip
+        if self.parse:
+            return Reply(used=at) if at else MORE
+        peer.state = None
+        return Reply(pack_http(int(peer.now), self.close, self.request.verb == b'HEAD',
+                               peer.host.original), at, close=self.close)
 
     def spoil(self):
         """No telling where the next request begins: answer this one, then close."""

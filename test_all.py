@@ -38,6 +38,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import types
@@ -9308,7 +9309,8 @@ class Datagrams(masscanned.Peer):
     kept, deaf, stalled, port = b'', True, False, 0
 
     def feed(self, data):
-        out, self.port = masscanned.answer_datagram(self, data)
+        out, port = masscanned.answer_datagram(self, data)
+        self.port = port or 0
         return out
 
 
@@ -10489,6 +10491,58 @@ class Answerers(unittest.TestCase):
                         self.assertLessEqual(size, len(out) - 4)
                         out = out[4 + size:]
 
+    # what makes one frame dear: name, port, octets
+    DEAR = [
+        ('dns', 53, unhex(ROOTS)), ('dns-tcp', 53, framed(unhex(ROOTS))),
+        ('dns records', 53, unhex('1234 0100 0001 0000 0000 0040 00', A_IN,
+                                  ('00 0010 0001 00000000 0000') * 64)),
+        ('http lines', 80, b'GET / HTTP/1.1\r\n' + b'a:\n' * 470 + b'\r\n'),
+        ('http 250 lines', 80, b'GET / HTTP/1.1\r\n' + b'a:xx\n' * 250 + b'\r\n'),
+        ('http head cut short', 80, b'GET / HTTP/1.1\r\n' + b'a:\n' * 470),
+        ('http framing', 80, b'GET / HTTP/1.1\r\n' + b'Expect:a\n' * 150 + b'\r\n'),
+        ('http values', 80, b'GET / HTTP/1.1\r\nConnection:' + b'a,' * 700 + b'\r\n\r\n'),
+        ('http chunks', 80, post(CHUNKED, b'1\nx\n' * 350)),
+        ('http empty bodies', 80, post(CHUNKED, b'0\n\n') * 25),
+        ('http pipelined', 80, b'GET / HTTP/1.1\n\n' * 90),
+        ('rpc', 111, marked(unhex(rpc_call(4, 4))) * 30),
+        ('rpc fragments', 111, unhex('00000001 00') * 15 + marked(unhex(rpc_call(2, 4))) * 30),
+        ('smb1', 445, SPEC_NEGOTIATE * 20), ('smb2', 445, NEGOTIATE_2 * 14),
+        ('smb keep-alives', 445, NEGOTIATE_2 + unhex('85000000') * 330),
+        ('ssh', 22, b'SSH-2.0-x\n' * 140), ('gh0st', 8000, b'Gh0st' * 290),
+        ('stun', 3478, (unhex('0001 0000 2112a442') + bytes(12)) * 70),
+        ('stun attributes', 3478, struct.pack('!HH', 1, 1440) + unhex('2112a442') + bytes(12)
+         + b''.join(struct.pack('!HH', 0x7000 + kind, 0) for kind in range(360))),
+    ]
+
+    @staticmethod
+    def work_of(frame, stack):
+        """Calls, of functions in C as well, that a frame takes: time without a clock."""
+        count = 0
+
+        def note(*_):
+            nonlocal count
+            count += 1
+        sys.setprofile(note)
+        try:
+            stack.answer_frame(frame)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    def test_work(self):
+        """No frame takes more than 20 times the work of a DNS query, and memories do not matter."""
+        query = self.work_of(udp(QUERY), make_stack())
+        self.assertGreater(query, 50)
+        for name, port, data in self.DEAR:
+            masscanned.read_http.cache_clear()
+            masscanned.reply_http.cache_clear()
+            frames = [udp(data[:1472], dport=port)]
+            stack = make_stack()
+            frames.append(Client(stack, port).frame(data[:1460]))
+            for over, frame in zip(('udp', 'tcp'), frames):
+                with self.subTest(name=name, over=over):
+                    self.assertLessEqual(self.work_of(frame, stack), 20 * query)
+
     def test_slow_requests(self):
         """What is sent in small pieces costs no more than a small multiple of its size."""
         for name, data in (('http', b'GET /' + b'x' * 16000), ('gh0st', b'Gh0st' * 3000),
@@ -11526,6 +11580,174 @@ class Stack(unittest.TestCase):
                 self.assertTrue(masscanned.is_stream(fd))
             os.close(fd)
 
+    # ---- greetings and timers --------------------------------------------------------
+
+    WHERES = [dict(), dict(src=PEER6, dst=HOST6)]
+
+    def greeted(self, dport=22, **where):
+        """A client that has completed its handshake and waits -> Client."""
+        client = Client(make_stack(), dport, **where)
+        self.assertEqual(client.send(b'', ACK), [])
+        return client
+
+    def test_greeting(self):
+        """Who stays silent is greeted once; the head of the frames is the client's."""
+        for where, port in itertools.product(self.WHERES, (22, 2222)):
+            client = self.greeted(port, **where)
+            stack = client.stack
+            self.assertEqual(stack.next_due(), NOW + masscanned.GREET_S)
+            self.assertEqual((stack.fate, client.send(b'', ACK)), ('tcp bare ack', []))     # again
+            self.assertEqual(wake(stack, NOW + 0.19), [])
+            answer, = client.take(wake(stack, NOW + 0.2))
+            self.assertEqual((answer.data, answer.flags, answer.dport), (BANNER, PSH | ACK, 40000))
+            self.assertEqual(client.send(b'', ACK), [])
+            self.assertEqual(client.say(b'SSH-2.0-x\r\n')[0].data, b'')       # it has our line
+            self.assertEqual((wake(stack, NOW + 90), len(client.got)), ([], len(BANNER)))
+
+    def test_greeting_behind_tags(self):
+        stack, tags = make_stack(), unhex('88a80001 81000002')
+        syn, = stack.answer_frame(tcp(7, 0, SYN, dport=22, tags=tags))
+        seq, = struct.unpack_from('!I', syn, 14 + 8 + 20 + 4)
+        stack.answer_frame(tcp(8, seq + 1 & ONES, ACK, dport=22, tags=tags))
+        frame, = stack.tick(NOW + 1)
+        self.assertEqual(frame[:20], CLIENT_MAC + MAC + tags)
+        self.assertTrue(frame.endswith(BANNER))
+
+    def test_who_speaks_first_is_not_greeted(self):
+        for data, answer in ((GET, KEEP), (b'SSH-2.0-x\r\n', BANNER), (GET[:9], b'')):
+            client = self.greeted()
+            client.say(data)
+            client.acknowledge()
+            self.assertEqual(client.got, answer)
+            self.assertEqual((wake(client.stack, NOW + 0.3), client.stack.connections.silent),
+                             ([], {}))
+        for flags in RST, FIN | ACK, PSH | ACK:
+            client = self.greeted()
+            client.send(b'', flags)
+            self.assertEqual((wake(client.stack, NOW + 0.3), client.conn), ([], None))
+            self.assertEqual(client.stack.connections.crowds, {})
+        client = self.greeted()
+        Client(client.stack, 22)                    # the same ports once more
+        self.assertEqual(wake(client.stack, NOW + 0.3), [])
+
+    def test_nobody_is_greeted(self):
+        for port, options, ack in ((80, {}, 0), (22, dict(greet_s=None), 0), (22, {}, 1000)):
+            client = Client(make_stack(**options), port)
+            self.assertEqual(client.send(b'', ACK, None, client.ack + ack & ONES), [])
+            self.assertEqual((client.stack.next_due(), client.conn), (None, None))
+
+    def test_crossing(self):
+        """After a greeting the registry looks first; the greeter takes what nobody claims."""
+        host = quiet_host([*masscanned.PROTOCOLS.values(), toy(
+            lambda data, peer: b'<%s>' % data, b'toy', ports=(7,),
+            banner=lambda peer: b'%d?' % peer.sport)])
+        for data, answer in ((GET, KEEP), (JUNK, b'<%s>' % JUNK), (b'toy', b'<toy>')):
+            client = Client(make_stack(host=host), 7)
+            client.send(b'', ACK)
+            wake(client.stack, NOW + 0.5)           # which the client has not seen yet
+            client.send(data)
+            self.assertEqual(client.stack.connections.silent, {})
+            self.assertEqual(client.conn.unacked, b'40000?' + answer)
+
+    def test_not_acknowledged(self):
+        """What is not acknowledged is sent again after 1, 2 and 4 s; then RST."""
+        for where in self.WHERES:
+            client = self.greeted(**where)
+            stack, seen = client.stack, []
+            while stack.next_due():
+                now = stack.next_due()
+                seen += [(round(now - NOW, 1), each.data, each.flags)
+                         for each in wake(stack, now)]
+            again = [(at, BANNER, PSH | ACK) for at in (0.2, 1.2, 3.2, 7.2)]
+            self.assertEqual(seen, again + [(11.2, b'', RST | ACK)])
+            self.assertEqual((client.conn, stack.connections.held), (None, 0))
+
+    def test_acknowledged_meanwhile(self):
+        client = Client(make_stack(), 80)
+        client.send(GET * 2)
+        self.assertEqual(client.stack.next_due(), NOW + 1)
+        client.seq = client.seq + 2 * len(GET) & ONES
+        client.send(b'', ACK, None, client.ack + 100 & ONES)
+        self.assertEqual(wake(client.stack, NOW + 1), [])           # it moves
+        self.assertEqual(b''.join(each.data for each in wake(client.stack, NOW + 2)),
+                         (KEEP * 2)[100:])
+        client.ack = client.ack + 2 * len(KEEP) & ONES
+        client.send(b'', ACK)
+        self.assertEqual((wake(client.stack, NOW + 9), client.stack.next_due()), ([], None))
+
+    def test_quiet(self):
+        """A request without an end is taken for what it is after a second, or at a FIN."""
+        host = quiet_host([toy(lambda data, peer: b'two', b'AB', name='two'),
+                           toy(lambda data, peer: b'four', b'ABCD', name='four')])
+        client = Client(make_stack(host=host))
+        self.assertEqual(client.say(b'AB')[0].data, b'')
+        self.assertEqual(wake(client.stack, NOW + 0.9), [])
+        answer, = client.take(wake(client.stack, NOW + 1))
+        self.assertEqual(answer.data, b'two')
+        client = Client(make_stack(host=host))
+        client.say(b'A')
+        self.assertEqual((wake(client.stack, NOW + 1), client.conn.kept), ([], b'A'))
+        self.assertEqual(client.say(b'BCD')[0].data, b'four')
+        client = Client(make_stack(host=host))
+        answer, = client.say(b'AB', FIN | PSH | ACK)
+        self.assertEqual((answer.data, answer.flags), (b'two', FIN | PSH | ACK))
+
+    def test_silent_go_first(self):
+        """Waiting and only greeted clients make room; those of one network are few."""
+        most = masscanned.CROWD_MAX
+        for where, other in (({}, packed('10.1.2.3')),
+                             (dict(src=PEER6, dst=HOST6), packed('2001:db8::1'))):
+            stack = make_stack(connections=masscanned.Connections(maximum=most + 2))
+            talker = Client(stack, 80, **where)
+            talker.say(GET[:9])
+            waiting = [Client(stack, 22, sport, **where) for sport in range(most + 1)]
+            fates = []
+            for client in waiting:
+                client.send(b'', ACK)
+                fates.append(stack.fate)
+            self.assertEqual(fates, ['tcp bare ack'] * most + ['tcp crowd'])
+            stack.tick(NOW + 0.2)
+            waiting[-1].send(b'', ACK)
+            self.assertEqual(stack.fate, 'tcp crowd')       # who was only greeted counts, too
+            for sport in range(3):                          # another network: the table is full
+                Client(stack, 22, 100 + sport, **dict(where, src=other)).send(b'', ACK)
+            self.assertEqual(len(stack.connections.table), most + 2)
+            self.assertEqual([each.conn is None for each in waiting[:4]],
+                             [True, True, False, False])
+            self.assertEqual(stack.connections.evicted, 2)
+            self.assertIsNotNone(talker.conn)
+            self.assertEqual(sum(stack.connections.crowds.values()),
+                             len(stack.connections.silent))
+
+    def test_timers(self):
+        timers = masscanned.Timers()
+        self.assertEqual((timers.next_due(), timers.pop_due(9)), (None, []))
+        for wait_s, flow, now in ((2, b'a', 0), (1, b'b', 0.5), (1, b'c', 1), (0, b'd', 3)):
+            timers.add(wait_s, flow, now)
+        self.assertEqual(timers.next_due(), 1.5)
+        self.assertEqual(timers.pop_due(2), [(2, b'a'), (1.5, b'b'), (2, b'c')])
+        self.assertEqual((timers.next_due(), timers.pop_due(2.9), timers.pop_due(3)),
+                         (3, [], [(3, b'd')]))
+        with patched(masscanned, DUE_MAX=2):
+            for flow in b'abc':
+                timers.add(1, flow, 0)
+            self.assertEqual([len(timers.pop_due(1)), len(timers.pop_due(1))], [2, 1])
+
+    def test_like_the_original(self):
+        """Where its tests look: lines end in LF, STUN knows one address, gaps are passed over."""
+        stack = make_stack(host=masscanned.Host(original=True))
+        answer, = ask(stack, udp(GET, dport=80))
+        self.assertEqual(answer.data, b'HTTP/1.1 401 Unauthorized\n')
+        client = Client(stack)
+        client.say(GET[:-2])
+        client.seq += 54
+        answer, = client.say(GET[-2:])
+        self.assertTrue(answer.data.startswith(b'HTTP/1.1 401 Unauthorized\nServer: '))
+        request = unhex('0001 0000 2112a442') + bytes(12)
+        self.assertEqual(len(ask(stack, udp(request))[0].data), 32)
+        classic = unhex('0001 0008', '03a3b9464dd8eb75e19481474293845c', '0003 0004 00000002')
+        self.assertEqual(ask(stack, udp(classic, dport=65535))[0].sport, 0)
+
     def test_never_acknowledges(self):
         client = Client(make_stack())
         sent = 0
@@ -11592,6 +11814,33 @@ class Stack(unittest.TestCase):
             self.assertLessEqual(stack.connections.held, most)
             self.assertEqual(stack.connections.held, self.held(stack))
         self.assertGreater(stack.connections.evicted, 50)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1 fills a table of 65,536 connections')
+    def test_heads_that_never_end(self):
+        """65,536 connections with as much of a request as is kept: below 150 MB resident."""
+        code = """
+import masscanned, resource, struct, sys
+stack = masscanned.Stack(bytes(6), masscanned.Addresses([(0xc0000000, 0xc0000000)]))
+stack.tick(1000.0)
+begin = b'POST / HTTP/1.1\\r\\nTransfer-Encoding:' + b'x' * 15900
+lines = b'POST / HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n1;'
+for number in range(65536):
+    flow = struct.pack('!IIHH', 0x0a000000 + (number << 8), 0xc0000000, 40000, 80)
+    ack = stack.cookies.make(flow, 6) + 1
+    data = (begin, lines + b'x' * 2000)[number & 1]
+    for at in range(0, len(data), 1400):
+        stack.take_segment(flow, 7 + at, ack, 24, b'', data[at:at + 1400], bytes(14))
+connections = stack.connections
+assert connections.held <= connections.held_max, connections.held
+assert connections.held == sum(conn.cost() for conn in connections.table.values())
+print(len(connections.table), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+        done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, cwd=HERE,
+                              timeout=300)
+        count, megabytes = map(int, done.stdout.split())
+        self.assertGreater(count, 1000)
+        if sys.implementation.name == 'cpython':
+            self.assertLess(megabytes, 150)
 
     def test_held_by_one(self):
         """One connection keeps at most 2 * KEPT_MAX of requests and some answers."""
@@ -12923,6 +13172,12 @@ class ResponderCli(Case):
         ('workers none', ['-i', 'nope0', '--workers', '0'], 2, ['--workers', "'0'"]),
         ('workers text', ['-i', 'nope0', '--workers', 'many'], 2, ['--workers', 'many']),
         ('workers many', ['-i', 'nope0', '--workers', '100000'], 2, ['--workers']),
+        ('greet text', ['-i', 'nope0', '--greet', 'soon'], 2, ['--greet', "'soon'", 'milliseconds']),
+        ('greet negative', ['-i', 'nope0', '--greet=-1'], 2, ['--greet']),
+        ('policy', ['-i', 'nope0', '--policy', 'lax'], 2, ['--policy', "'lax'"]),
+        ('original and greet', ['-i', 'nope0', '--like-original', '--greet', '200'], 2,
+         ['--like-original']),
+        ('load', ['-i', 'nope0', '--load', '/nope/x.py'], 1, ['--load', "'/nope/x.py'"]),
         ('budget text', ['-i', 'nope0', '--udp-budget', 'x'], 2, ['--udp-budget', "'x'"]),
         ('budget one', ['-i', 'nope0', '--udp-budget', '5'], 2, ['--udp-budget', "'5'"]),
         ('budget four', ['-i', 'nope0', '--udp-budget', '1,2,3,4'], 2, ['--udp-budget']),
@@ -13192,12 +13447,48 @@ class ResponderCli(Case):
         with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
             readme = file.read()
         for line in masscanned.protocols_text().splitlines():
-            self.assertIn('    %s\n' % line, readme)
+            self.assertTrue('    %s\n' % line in readme, line)
         responder = readme.partition('# The responder')[2]
         for action in masscanned.make_parser()._actions:
             for option in action.option_strings:
                 if option not in ('-h', '--help', '-V', '--version'):
                     self.assertIn('`%s' % option, responder)
+
+    def test_load(self):
+        """The README's example, as it stands there: named, greeted, answered."""
+        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
+            text = file.read().partition('This is `mine.py`, whole:\n\n')[2].partition('    sudo ')[0]
+        path = self.path('mine.py', textwrap.dedent(text).encode())
+        self.assertLessEqual(len([line for line in text.splitlines() if line.strip()]), 10)
+        known = set(masscanned.PROTOCOLS)
+        with Registry.registered(self):
+            masscanned.load_protocols(path)
+            self.assertEqual(set(masscanned.PROTOCOLS) - known, {'pop2', 'quote'})
+            host = quiet_host()
+            self.assertIn('mine.py\n  pop2 ', masscanned.protocols_text())
+        stack = make_stack(host=host)
+        client = Client(stack, 109)
+        client.send(b'', ACK)
+        client.take(wake(stack, NOW + 0.2))
+        client.say(b'fold x\r\n')
+        client.say(b'quit\r\n')
+        self.assertEqual((client.got, client.closed),
+                         (b'+ POP2 ready\r\n- no such mailbox\r\n+ OK\r\n', True))
+        self.assertEqual(Client(stack, 9999).talk(b'quote\n'), b'Listen. You are 40000.\n')
+
+    def test_load_refused(self):
+        for name, text, message in (
+                ('none.py', 'x = 1\n', "registers no protocol"),
+                ('syntax.py', 'x = (\n', 'line '), ('raises.py', '1 / 0\n', 'ZeroDivisionError'),
+                ('exits.py', 'import sys\nsys.exit(3)\n', 'SystemExit: 3'),
+                ('again.py', "import masscanned\nmasscanned.lines('http', 'x')\n",
+                 'http is the name of a protocol already'), ('gone.py', None, 'No such file')):
+            path = self.path(name, text and text.encode())
+            with Registry.registered(self):
+                status, out, err = self.call(['--load', path, '--protocols'])
+            self.assertEqual((status, out, err.count('\n')), (1, '', 1), name)
+            self.assertIn('--load: %r: ' % path, err)
+            self.assertIn(message, err)
 
     def test_help(self):
         """-h names every option and fits; --version; both on standard output, exit 0."""
@@ -13219,14 +13510,17 @@ class ResponderCli(Case):
     def test_protocols(self):
         """--protocols: each of the registry, once, with transport, port and reference."""
         _, text, _ = self.finish(self.start('--protocols'))
-        rows = [re.split(r' {2,}', line) for line in text.splitlines()]
+        rows = [re.split(r' {2,}', line.strip()) for line in text.splitlines()
+                if line.startswith('  ')]
         listed = {row[0]: row[1:] for row in rows[1:]}
         self.assertEqual(len(listed), len(rows) - 1)
+        families = [line for line in text.splitlines() if not line.startswith(' ')]
+        self.assertEqual(families, [title for title, names in masscanned.FAMILIES if names])
         self.assertEqual(set(listed), set(masscanned.PROTOCOLS))
         for name, row in listed.items():
             with self.subTest(name):
                 self.assertIn(row[0], ('tcp', 'udp', 'tcp udp'))
-                self.assertTrue(0 < int(row[1]) < 65536)
+                self.assertTrue(all(0 < int(port) < 65536 for port in row[1].split()))
                 self.assertEqual(len(row), 4)
         for name in ('dns', 'gh0st', 'http', 'rpc', 'smb', 'ssh', 'stun'):
             self.assertIn(name, listed)
