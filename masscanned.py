@@ -74,8 +74,8 @@ TCP_MSS_OPTION = struct.Struct('!BBH')  # RFC 9293 s3.7.1: kind size mss
 UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 
 # Ethernet, IPv4 without options and TCP at once:
-# dst src type vihl total frag proto src dst sport dport seq ack off-flags
-TCP4 = struct.Struct('!6s6sHBxH2xHxB2xIIHHIIH6x')
+# dst src type vihl total frag proto src dst sport dport seq ack off-flags win
+TCP4 = struct.Struct('!6s6sHBxH2xHxB2xIIHHIIHH4x')
 # of an answer: dst (src type vihl-tos) total id-frag ttl-proto sum src dst sport dport seq ack
 # off-flags win sum; and over UDP: sport dport size sum
 ANSWER4 = struct.Struct('!6s10sHIHHIIHHIIHHH2x')
@@ -1019,6 +1019,9 @@ GREET_S = 0.2               # who speaks first does so within a round trip
 QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
+REPEATED_ACKS = 3           # of one number: what follows it was lost
+CHALLENGE_RATE = 100        # ACKs a second to what may be forged
+WINDOW_MAX = 0xffff
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
@@ -1116,7 +1119,10 @@ class Conn(Stream):
     head        of the frames to it: MACs, VLAN tags, EtherType
     rcv         sequence number expected next
     una         ours, the oldest not acknowledged
-    unacked     octets sent from una on, kept to be sent again
+    unacked     octets from una on: the first `sent` of them were sent, the others wait
+    sent        for room in the client's window
+    window      how much of them it takes
+    repeats     how often it has acknowledged una once more
     fin         of ours: 0 not sent, 1 sent, 2 acknowledged
     ended       the client's FIN has come
     mss         octets of data a segment takes
@@ -1126,15 +1132,16 @@ class Conn(Stream):
     moved       something was sent or acknowledged since `wake` was set
     tries       how often what is not acknowledged was sent again
     """
-    __slots__ = ('head', 'rcv', 'una', 'unacked', 'fin', 'ended', 'mss', 'seen', 'held', 'wake',
-                 'moved', 'tries')
+    __slots__ = ('head', 'rcv', 'una', 'unacked', 'sent', 'window', 'repeats', 'fin', 'ended',
+                 'mss', 'seen', 'held', 'wake', 'moved', 'tries')
 
     def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
         Stream.__init__(self, src, dst, sport, dport, now, host)
         self.head, self.mss, self.seen = head, mss, now
         self.rcv, self.una = rcv, una
         self.unacked, self.fin, self.ended = b'', 0, False
-        self.held = self.tries = 0
+        self.sent = self.repeats = self.held = self.tries = 0
+        self.window = 0
         self.wake, self.moved = None, False
 
     def cost(self):
@@ -1144,19 +1151,32 @@ class Conn(Stream):
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
-        return len(self.unacked) + (self.fin == 1)
+        return self.sent + (self.fin == 1)
 
-    def acknowledge(self, ack):
-        """Take an acknowledgement number -> whether it is of what we sent."""
+    def acknowledge(self, ack, window, bare):
+        """Take an acknowledgement number and a window -> whether they may be of this connection.
+
+        bare    the segment has nothing else, and no number but the one expected
+        source  RFC 9293 s3.10.7.4, RFC 5961 s5, RFC 5681 s2
+        """
         acked = ack - self.una & MASK32
+        if acked > self.outstanding():
+            return -acked & MASK32 <= WINDOW_MAX        # an old one says nothing
         if acked:
-            if acked > self.outstanding():
-                return False
-            if acked > len(self.unacked):
+            if acked > self.sent:
                 self.fin = 2
             self.unacked = self.unacked[acked:]
+            self.sent -= min(acked, self.sent)
             self.una = ack
-            self.moved, self.tries = True, 0
+            self.moved = True
+            self.tries = self.repeats = 0
+        elif bare and window == self.window and self.sent:
+            self.repeats += 1
+        if not window:
+            self.tries = 0                      # it is alive, and has no room
+        elif not self.window and not self.fin:
+            self.sent = 0                       # of a probe nothing is known
+        self.window = window
         return True
 
 
@@ -1165,14 +1185,20 @@ class Waiting:
 
     head, rcv, una, seen, wake  as of Conn
     step        of the client's MSS
+    window      the client's
     """
-    __slots__ = 'head', 'rcv', 'una', 'step', 'seen', 'wake'
+    __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
     held = 0
 
-    def __init__(self, head, rcv, una, step, seen, wake):
-        self.head, self.step = head, step
+    def __init__(self, head, rcv, una, step, window, seen, wake):
+        self.head, self.step, self.window = head, step, window
         self.rcv, self.una = rcv, una
         self.seen, self.wake = seen, wake
+
+    @staticmethod
+    def outstanding():
+        """As of Conn."""
+        return 0
 
 
 class Connections:
@@ -1716,6 +1742,7 @@ class Stack:
     greet_s         how long a client may speak before we do; None: we never speak first
     greeting        the ports where we do, as octets
     timers          connections to be looked after
+    challenges      [challenge ACKs that may still go, when that was so]
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
@@ -1727,6 +1754,7 @@ class Stack:
             port.to_bytes(2, 'big') for port in
             (self.host.registry.greeters if greet_s is not None else ()))
         self.timers = Timers()
+        self.challenges = [CHALLENGE_RATE, 0.0]
         self.four = Family(own4, deny4, 4, mtu, 20)
         self.six = Family(own6, deny6, 16, mtu, IPV6.size)
         self.listed = bool(own4 or own6)
@@ -1811,7 +1839,7 @@ class Stack:
         if len(frame) < TCP4.size:
             return self.answer_ether(frame, trusted)
         (dst, client, ethertype, vihl, total, frag, proto, src, our, sport, dport, seq, ack,
-         word) = TCP4.unpack_from(frame)
+         word, window) = TCP4.unpack_from(frame)
         if (proto != IP_TCP and proto != IP_UDP or vihl != 0x45 or dst != self.mac
                 or ethertype != ETHERTYPE_IPV4 or frag & IPV4_MORE_OR_OFFSET or client[0] & 1
                 or client == dst or not 0x01000000 <= src < 0xe0000000):
@@ -1829,20 +1857,18 @@ class Stack:
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
-        if total == SYN4_TOTALS.get(word):
+        if total == SYN4_TOTALS.get(word) and frame[FLOW4_AT:38] not in self.connections.table:
             return self.answer_opening4(frame[FLOW4_AT:38], client, src, our, sport, dport, seq,
                                         frame[TCP4.size:end]),
         at = FLOW4_AT + 8 + (word >> 12) * 4
         if not TCP4.size <= at <= end:
             return self.answer_ether(frame, trusted)
-        out = self.take_segment(frame[FLOW4_AT:38], seq, ack, word & FLAGS,
+        out = self.take_segment(frame[FLOW4_AT:38], seq, ack, word & FLAGS, window,
                                 frame[TCP4.size:at], frame[at:end], client)
         return out and [self.pack_answer4(client, src, our, sport, dport, *each) for each in out]
 
     def answer_opening4(self, flow, client, src, our, sport, dport, seq, options):
         """Plain SYN over IPv4 -> SYN+ACK with a cookie."""
-        if flow in self.connections.table:
-            self.connections.drop(flow)
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         cookie = flow_hash(self.cookies.key + flow) & MASK32 ^ MSS_STEP[mss]
         seq = seq + 1 & MASK32
@@ -1903,8 +1929,8 @@ class Stack:
                 and (not self.verify or openings.is_intact(trusted))):
             return None
         table = self.connections.table
-        for flow in filter(table.__contains__, openings.flows()) if table else ():
-            self.connections.drop(flow)
+        if table and any(map(table.__contains__, openings.flows())):
+            return None
         self.openings = openings
         return openings.answers(self)
 
@@ -1912,7 +1938,8 @@ class Stack:
         """Octets of the IPv4 packet if it is a plain SYN to our MAC; 0: it is not."""
         if len(frame) < TCP4.size:
             return 0
-        dst, client, ethertype, vihl, total, _, _, _, _, _, _, _, _, word = TCP4.unpack_from(frame)
+        (dst, client, ethertype, vihl, total, _, _, _, _, _, _, _, _, word,
+         _) = TCP4.unpack_from(frame)
         if (total != SYN4_TOTALS.get(word) or vihl != 0x45 or dst != self.mac
                 or ethertype != ETHERTYPE_IPV4 or client[0] & 1 or client == dst
                 or ETHER.size + total > len(frame)):
@@ -2109,7 +2136,7 @@ class Stack:
         """RFC 9293: segment -> segments."""
         if len(data) < TCP_HEADER.size:
             return self.drop('ipv%d short' % (4 if len(src) == 4 else 6))
-        sport, dport, seq, ack, word, _, _, _ = TCP_HEADER.unpack_from(data)
+        sport, dport, seq, ack, word, window, _, _ = TCP_HEADER.unpack_from(data)
         at, flags = (word >> 12) * 4, word & FLAGS
         if not TCP_HEADER.size <= at <= len(data):
             return self.drop('tcp offset')
@@ -2117,9 +2144,10 @@ class Stack:
             return self.drop('tcp checksum')
         ports = src, dst, sport, dport
         return [pack_tcp(ports, *each) for each in self.take_segment(
-            src + dst + data[:4], seq, ack, flags, data[TCP_HEADER.size:at], data[at:], head)]
+            src + dst + data[:4], seq, ack, flags, window, data[TCP_HEADER.size:at], data[at:],
+            head)]
 
-    def take_segment(self, flow, seq, ack, flags, options, data, head):
+    def take_segment(self, flow, seq, ack, flags, window, options, data, head):
         """A segment -> what is said to it: [(seq, ack, flags, data, option)], to be packed.
 
         head    link-layer head of frames to its sender; of IPv4 in plain Ethernet his MAC
@@ -2132,33 +2160,44 @@ class Stack:
             return self.drop('tcp flags')
         conn = self.connections.get(flow)
         if conn is None:
-            return self.answer_first(flow, seq, ack, flags, data, head)
+            return self.answer_first(flow, seq, ack, flags, window, data, head)
         if isinstance(conn, Waiting):
-            return self.answer_waiting(flow, seq, ack, flags, data, head)
-        return self.answer_next(flow, conn, seq, ack, flags, data)
+            return self.answer_waiting(flow, seq, ack, flags, window, data, head)
+        return self.answer_next(flow, conn, seq, ack, flags, window, data)
+
+    def challenge(self, conn, fate):
+        """What may be forged changes nothing and gets an ACK, if not too often (RFC 5961 s3-5)."""
+        Budget.refill(self.challenges, CHALLENGE_RATE, CHALLENGE_RATE, self.now)
+        if self.challenges[0] < 1:
+            return self.drop(fate)
+        self.challenges[0] -= 1
+        return (conn.una + conn.outstanding(), conn.rcv, ACK, b'', b''),
 
     def reset(self, flow, seq):
-        """RST: forget the connection, if the number is in its window (RFC 9293 s3.10.7.4)."""
+        """RST: forget the connection, if it is exactly at the number expected."""
         conn = self.connections.get(flow)
-        if conn and seq - conn.rcv & MASK32 < TCP_WINDOW:
+        if conn and seq == conn.rcv:
             self.connections.drop(flow)
+        elif conn and seq - conn.rcv & MASK32 < TCP_WINDOW:
+            return self.challenge(conn, 'tcp reset')
         return self.drop('tcp reset')
 
     def answer_opening(self, flow, seq, flags, options):
-        """SYN -> SYN+ACK with a cookie; an old connection of the same ports is gone."""
+        """SYN -> SYN+ACK with a cookie; on a connection it changes nothing."""
         if flags & (ACK | FIN) or flags & (ECE | CWR) == ECE | CWR and flags & (PSH | URG):
             return self.drop('tcp flags')
-        self.connections.drop(flow)
+        if flow in self.connections.table:
+            return self.challenge(self.connections.table[flow], 'tcp second syn')
         four = len(flow) == FLOW4.size
         mss = find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)
         return (self.cookies.make(flow, MSS_STEP[mss]), seq + 1, SYN | ACK, b'',
                 (self.four if four else self.six).pack_mss()),
 
-    def answer_first(self, flow, seq, ack, flags, data, head):
+    def answer_first(self, flow, seq, ack, flags, window, data, head):
         """A segment of no connection: the cookie decides."""
         if not (data or flags & (PSH | FIN)):
             if flow[-2:] in self.greeting:
-                return self.await_greeting(flow, seq, ack, head)
+                return self.await_greeting(flow, seq, ack, window, head)
             return self.drop('tcp bare ack')
         step = self.cookies.step(flow, ack)
         if step is None:
@@ -2166,7 +2205,7 @@ class Stack:
         if data:
             conn = self.make_conn(flow, seq, ack, step, head)
             self.connections.add(flow, conn)
-            return self.answer_next(flow, conn, seq, ack, flags, data)
+            return self.answer_next(flow, conn, seq, ack, flags, window, data)
         closing = flags & FIN
         return (ack, seq + closing, ACK | closing, b'', b''),
 
@@ -2178,15 +2217,15 @@ class Stack:
         return Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
                     min(MSS_STEPS[step], family.mss))
 
-    def answer_next(self, flow, conn, seq, ack, flags, data):
+    def answer_next(self, flow, conn, seq, ack, flags, window, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
-        if not conn.acknowledge(ack):
-            return self.drop('tcp ack number')
         known = conn.rcv - seq & MASK32         # octets of it that came before
         if known >> 31 and self.host.original:
             known = 0                           # which looks at no sequence numbers
         closing = flags & FIN
         size = len(data) + closing
+        if not conn.acknowledge(ack, window, not (known or size)):
+            return self.challenge(conn, 'tcp ack number')
         if not size:
             if conn.ended and conn.fin == 2:    # LAST-ACK: it is over (RFC 9293 s3.10.7.4)
                 self.connections.drop(flow)
@@ -2196,7 +2235,7 @@ class Stack:
             out = self.send(conn)
         elif known >= size:
             out = self.repeat(conn)
-        elif conn.stalled and not conn.outstanding() and len(conn.kept) > KEPT_MAX:
+        elif conn.stalled and not conn.unacked and len(conn.kept) > KEPT_MAX:
             out = self.send(conn, self.converse(conn, b''))     # first what it asked before
         elif len(conn.unacked) > OUT_MAX or len(conn.kept) > KEPT_MAX:
             out = self.drop('tcp window')       # it asks and asks, and acknowledges nothing
@@ -2222,11 +2261,15 @@ class Stack:
 
     def answer_acknowledgement(self, conn, known, flags):
         """No data: what was held back may follow; an empty push or keep-alive gets an ACK."""
-        if conn.stalled and not conn.outstanding():
-            return self.send(conn, self.converse(conn, b''))
-        if flags & PSH or known == 1:
-            return self.send(conn)
-        return self.drop('tcp bare ack')
+        out = self.transmit(conn)
+        if not out and conn.stalled and not conn.unacked:
+            out = self.send(conn, self.converse(conn, b''))
+        if not out and conn.repeats == REPEATED_ACKS:       # RFC 5681 s3.2
+            conn.repeats += 1                               # once
+            out = self.segments(conn, conn.una, conn.unacked[:min(conn.sent, conn.mss)], 0)
+        if not out and (flags & PSH or known == 1):
+            out = self.send(conn)
+        return out or self.drop('tcp bare ack')
 
     def converse(self, conn, data):
         """Feed a conversation, None: no more comes for now -> octets to answer."""
@@ -2242,19 +2285,34 @@ class Stack:
             printable_octets(data)))
 
     def send(self, conn, out=b''):
-        """Octets, cut to the client's MSS, or a bare ACK; with FIN when that was all."""
-        seq = conn.una + conn.outstanding()
-        done = (conn.closing or conn.ended) and not conn.stalled
-        closing = FIN if done and not conn.fin else 0
-        if out or closing:
-            conn.unacked += out
-            conn.fin = conn.fin or closing
-            conn.moved = True
-        return self.segments(conn, seq, out, closing)
+        """Octets, as far as the client's window goes, or a bare ACK."""
+        conn.unacked += out
+        return self.transmit(conn) or self.segments(conn, conn.una + conn.outstanding(), b'', 0)
+
+    def transmit(self, conn):
+        """What was not sent yet and fits into the window -> segments; with FIN when that is all.
+
+        A piece shorter than a segment waits while something is under way (RFC 9293 s3.8.6.2.1).
+        """
+        rest = conn.unacked[conn.sent:conn.window] if conn.sent < len(conn.unacked) else b''
+        if conn.sent + len(rest) < len(conn.unacked) and len(rest) < conn.mss and conn.sent:
+            rest = b''
+        at = conn.sent
+        closing = 0
+        if not (conn.fin or conn.stalled) and at + len(rest) == len(conn.unacked):
+            closing = FIN if conn.closing or conn.ended else 0
+        if not (rest or closing):
+            return ()
+        conn.sent += len(rest)
+        conn.fin = conn.fin or closing
+        conn.moved = True
+        return self.segments(conn, conn.una + at, rest, closing)
 
     def repeat(self, conn):
-        """What the client has not acknowledged once more, or a bare ACK."""
-        return self.segments(conn, conn.una, conn.unacked, FIN if conn.fin == 1 else 0)
+        """What the client has not acknowledged once more, or a bare ACK; a probe of no window."""
+        out = conn.unacked[:min(conn.sent, max(conn.window, 1))]
+        whole = len(out) == len(conn.unacked)
+        return self.segments(conn, conn.una, out, FIN if conn.fin == 1 and whole else 0)
 
     @staticmethod
     def segments(conn, seq, out, closing):
@@ -2268,26 +2326,26 @@ class Stack:
 
     # what is due without a frame
 
-    def await_greeting(self, flow, seq, ack, head):
+    def await_greeting(self, flow, seq, ack, window, head):
         """A handshake is complete where we speak first: the client has a while to do so."""
         step = self.cookies.step(flow, ack)
         if step is not None:
-            waiting = Waiting(head, seq, ack, step, self.now, None)
+            waiting = Waiting(head, seq, ack, step, window, self.now, None)
             if not self.connections.add_silent(flow, waiting):
                 return self.drop('tcp crowd')
             waiting.wake = self.timers.add(self.greet_s, flow, self.now)
         return self.drop('tcp bare ack')
 
-    def answer_waiting(self, flow, seq, ack, flags, data, head):
+    def answer_waiting(self, flow, seq, ack, flags, window, data, head):
         """A segment of who should be greeted: if it says anything, it has spoken first."""
         if not (data or flags & (PSH | FIN)):
             return self.drop('tcp bare ack')
         self.connections.drop(flow)
-        return self.answer_first(flow, seq, ack, flags, data, head)
+        return self.answer_first(flow, seq, ack, flags, window, data, head)
 
     def set_timer(self, flow, conn):
         """Have the connection looked after when that may be needed."""
-        if conn.stalled and not conn.outstanding():
+        if conn.stalled and not conn.unacked:
             wait_s = 0
         elif conn.wake is not None:             # it will be seen then what is needed
             return
@@ -2305,11 +2363,14 @@ class Stack:
         if isinstance(conn, Waiting):
             return self.greet(flow, conn)
         conn.wake, out = None, b''
-        if conn.stalled and not conn.outstanding():
-            out = self.converse(conn, b'')
-        elif conn.outstanding():
+        if conn.outstanding():
             if not conn.moved:
                 return self.insist(flow, conn)
+        elif conn.unacked:                      # its window is closed: a probe
+            conn.sent = 1
+            return self.insist(flow, conn)
+        elif conn.stalled:
+            out = self.converse(conn, b'')
         elif conn.kept and self.now - conn.seen >= QUIET_S:
             out = self.converse(conn, None)
         segments = self.send(conn, out) if out or conn.closing and not conn.fin else ()
@@ -2319,6 +2380,7 @@ class Stack:
     def greet(self, flow, waiting):
         """Nothing has come: we speak first."""
         conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head)
+        conn.window = waiting.window
         self.connections.table[flow] = conn
         segments = self.send(conn, conn.greet(self.host.registry.greeters[conn.dport]))
         self.connections.touch(flow, conn, self.now)

@@ -9150,10 +9150,10 @@ def packet(payload, proto, src=PEER4, dst=HOST4, mac=MAC, client=CLIENT_MAC, tag
 
 
 def tcp_data(seq, ack, flags, data=b'', options=b'', sport=40000, dport=80, src=PEER4, dst=HOST4,
-             offset=None):
+             offset=None, window=65535):
     size = 20 + len(options)
     word = (size // 4 if offset is None else offset) << 12 | flags
-    segment = struct.pack('!HHIIHHHH', sport, dport, seq & ONES, ack & ONES, word, 4096, 0, 0)
+    segment = struct.pack('!HHIIHHHH', sport, dport, seq & ONES, ack & ONES, word, window, 0, 0)
     segment += options + data
     return with_sum(segment, 16, pseudo_header(src, dst, 6, len(segment)))
 
@@ -9368,13 +9368,14 @@ class Client:
                  mac=MAC, client=CLIENT_MAC):
         self.stack, self.got, self.closed = stack, b'', False
         self.where = dict(sport=sport, dport=dport, src=src, dst=dst, mac=mac, client=client)
+        stack.connections.drop(self.flow)           # of who had the same ports before
         answer, = self.send(b'', SYN, seq, 0, options)
         assert answer.flags == SYN | ACK and answer.ack == seq + 1 & ONES and not answer.data
         self.seq, self.ack = answer.ack, answer.seq + 1 & ONES
 
-    def frame(self, data=b'', flags=PSH | ACK, seq=None, ack=None, options=b''):
+    def frame(self, data=b'', flags=PSH | ACK, seq=None, ack=None, options=b'', window=65535):
         return tcp(self.seq if seq is None else seq, self.ack if ack is None else ack, flags,
-                   data, options, **self.where)
+                   data, options, window=window, **self.where)
 
     def send(self, *args):
         """A segment -> Answers; nothing is noted."""
@@ -9409,9 +9410,13 @@ class Client:
         return self.got
 
     @property
-    def conn(self):
+    def flow(self):
         ports = struct.pack('!HH', self.where['sport'], self.where['dport'])
-        return self.stack.connections.get(self.where['src'] + self.where['dst'] + ports)
+        return self.where['src'] + self.where['dst'] + ports
+
+    @property
+    def conn(self):
+        return self.stack.connections.get(self.flow)
 
 
 def mutate(data, draw):
@@ -9490,6 +9495,14 @@ def crowded(stack):
     for client in clients[:-1]:
         client.send(b'', ACK)
     return clients[-1].frame(b'', ACK)
+
+
+def unchallenged(act):
+    """The same where so many challenge ACKs were sent that no more may go."""
+    def exhausted(stack):
+        stack.challenges[:] = 0, NOW
+        return act(stack)
+    return exhausted
 
 
 def after_talk(*args, **fields):
@@ -9696,11 +9709,13 @@ SILENCE = [
     ('bare ACK of the handshake', with_client(lambda client: client.frame(b'', ACK)), {},
      'tcp bare ack'),
     ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp bare ack'),
-    ('data, ACK beyond', after_talk(GET, PSH | ACK, ack=1), {}, 'tcp ack number'),
-    ('data, ACK of what is acknowledged', after_talk(GET, PSH | ACK, ack=-1), {},
+    ('data, ACK beyond', unchallenged(after_talk(GET, PSH | ACK, ack=1)), {}, 'tcp ack number'),
+    ('data, ACK too old', unchallenged(after_talk(GET, PSH | ACK, ack=-65536)), {},
      'tcp ack number'),
-    ('ACK of what we did not send yet', after_asking(b'', ACK, ack=len(KEEP) + 1), {},
-     'tcp ack number'),
+    ('ACK of what we did not send yet', unchallenged(after_asking(b'', ACK, ack=len(KEEP) + 1)),
+     {}, 'tcp ack number'),
+    ('SYN on a connection', unchallenged(after_talk(b'', SYN)), {}, 'tcp second syn'),
+    ('RST in the window', unchallenged(after_talk(b'', RST, seq=1)), {}, 'tcp reset'),
     ('data without handshake', tcp(1, 1, PSH | ACK, GET), {}, 'tcp cookie'),
     ('FIN without handshake', tcp(1, 1, FIN | ACK), {}, 'tcp cookie'),
     ('PSH without handshake', tcp(1, 1, PSH | ACK), {}, 'tcp cookie'),
@@ -11046,13 +11061,13 @@ class Stack(unittest.TestCase):
             got = make_stack(verify=verify).answer_openings([right, spoil(right, at, 1)], trusted)
             self.assertEqual(bool(got), served, (at, verify, trusted))
 
-    def test_openings_end_connections(self):
+    def test_openings_and_connections(self):
+        """SYNs on open connections are no openings."""
         stack = make_stack()
         client = Client(stack)
         client.say(GET[:9])
-        self.assertEqual(len(stack.connections.table), 1)
-        stack.answer_openings([tcp(5, 0, SYN)] * 2)
-        self.assertEqual((len(stack.connections.table), stack.connections.held), (0, 0))
+        self.assertIsNone(stack.answer_openings([tcp(5, 0, SYN, sport=7), tcp(5, 0, SYN)]))
+        self.assertEqual(client.talk(GET[9:]), KEEP)
 
     def test_round(self):
         """A mixed round: the answers of single frames, in order, each observer told of each."""
@@ -11094,14 +11109,32 @@ class Stack(unittest.TestCase):
                                 ([129, 129, 131, 1], 3)):
             self.assertEqual(masscanned.count_ready(statuses), count, statuses)
 
-    def test_quick_syn_ends_a_connection(self):
-        for where in (PEER4, HOST4), (PEER6, HOST6):
-            stack = make_stack()
-            client = Client(stack, src=where[0], dst=where[1])
-            client.say(GET[:9])
-            self.assertEqual(len(stack.connections.table), 1)
-            client.send(b'', SYN, 5, 0)
-            self.assertEqual((len(stack.connections.table), stack.connections.held), (0, 0))
+    # what may be forged on a connection: flags, distance of seq and ack from what is due
+    FORGED = [(SYN, 0, 0), (SYN, 77777, 5), (SYN | ECE | CWR, 0, 0), (RST, 1, 0), (RST, 65534, 0),
+              (ACK, 0, 1), (PSH | ACK, 0, 1 << 31), (ACK, 0, -65536)]
+
+    def test_challenges(self):
+        """RFC 5961: they get an ACK, at most so many a second, and change nothing."""
+        for where, (flags, seq, ack) in itertools.product(self.WHERES, self.FORGED):
+            with self.subTest(flags=flags, seq=seq, ack=ack, **where):
+                client = Client(make_stack(), **where)
+                stack = client.stack
+                client.say(GET[:9])
+                frame = client.frame(b'junk', flags, client.seq + seq, client.ack + ack)
+                if flags & SYN:
+                    frame = client.frame(b'', flags, client.seq + seq, 0)
+                for _ in range(masscanned.CHALLENGE_RATE):
+                    answer, = ask(stack, frame)
+                    self.assertEqual((answer.flags, answer.seq, answer.ack, answer.data),
+                                     (ACK, client.ack, client.seq, b''))
+                self.assertEqual((ask(stack, frame), len(stack.counts)), ([], 1))
+                self.assertEqual(client.talk(GET[9:]), KEEP)
+                stack.tick(NOW + 0.5)
+                self.assertEqual(len(ask(stack, client.frame(b'', SYN, 5, 0))), 1)
+        waiting = self.greeted()
+        answer, = waiting.send(b'', SYN, 5, 0)
+        self.assertEqual((answer.seq, answer.ack), (waiting.ack, waiting.seq))
+        self.assertEqual(waiting.take(wake(waiting.stack, NOW + 1))[0].data, BANNER)
 
     # ---- cookies ---------------------------------------------------------------------
 
@@ -11325,8 +11358,7 @@ class Stack(unittest.TestCase):
         self.assertEqual(client.conn.kept, b'')
 
     def test_reset(self):
-        for distance, gone in ((0, True), (1, True), (65534, True), (65535, False), (-1, False),
-                               (1 << 31, False)):
+        for distance, gone in (0, True), (65535, False), (-1, False), (1 << 31, False):
             stack = make_stack()
             client = Client(stack)
             client.say(GET[:9])
@@ -11339,6 +11371,8 @@ class Stack(unittest.TestCase):
         stack = make_stack()
         client = Client(stack)
         client.say(b'GET / HTTP/1.1\r\nno end')
+        answer, = client.send(b'', SYN, 77777, 0)       # of the same client, once more
+        self.assertEqual(client.send(b'', RST, answer.ack, 0), [])
         again = Client(stack, seq=77777)
         self.assertEqual(len(stack.connections.table), 0)
         self.assertEqual(again.talk(GET), KEEP)
@@ -11718,6 +11752,80 @@ class Stack(unittest.TestCase):
             self.assertIsNotNone(talker.conn)
             self.assertEqual(sum(stack.connections.crowds.values()),
                              len(stack.connections.silent))
+
+    # ---- the client's window ---------------------------------------------------------
+
+    def drain(self, client, window, most=200):
+        """ACK all that comes, at this window, until nothing comes -> client.got."""
+        while most:
+            answers = client.take(client.send(b'', ACK, None, None, b'', window))
+            if not answers:
+                return client.got
+            most -= 1
+        raise AssertionError('no end')
+
+    def test_window(self):
+        """No more is sent than the client has room for, in whole segments while some are under way."""
+        for window in (1, 50, 536, 1000, 5000, 65535):
+            client = Client(make_stack())
+            frame = client.frame(GET * 20, window=window)
+            client.seq = client.seq + 20 * len(GET) & ONES
+            sizes = [len(each.data) for each in client.take(ask(client.stack, frame))]
+            self.assertLessEqual(sum(sizes), max(window, 0))
+            self.assertEqual(sum(sizes[:1]), min(window, 536))
+            self.assertEqual(self.drain(client, window, 20000), KEEP * 20)
+            self.assertFalse(client.conn.unacked)
+
+    def test_closed_window(self):
+        """A window of 0 is probed by an octet as long as the client answers; what opens it flows."""
+        for answers in True, False:
+            client = Client(make_stack())
+            stack = client.stack
+            first = ask(stack, client.frame(GET * 3, window=0))
+            client.seq = client.seq + 3 * len(GET) & ONES
+            self.assertEqual([each.data for each in first], [b''])
+            seen, now = [], NOW
+            while stack.next_due() and len(seen) < 20:
+                now = stack.next_due()
+                for each in wake(stack, now):
+                    seen.append((each.seq, each.data, each.flags & RST))
+                    if answers and not each.flags & RST:
+                        client.send(b'', ACK, None, None, b'', 0)
+            if answers:
+                self.assertEqual(seen, [(client.ack, KEEP[:1], 0)] * 20)
+                self.assertEqual(self.drain(client, 65535), KEEP * 3)
+            else:
+                self.assertEqual(len(seen), 4)
+                self.assertEqual((seen[-1][2], client.conn), (RST, None))
+
+    def test_window_shrinks(self):
+        client = Client(make_stack())
+        client.send(GET * 20)
+        client.seq = client.seq + 20 * len(GET) & ONES
+        client.send(b'', ACK, None, client.ack + 1000, b'', 700)
+        wake(client.stack, NOW + 1)
+        again = wake(client.stack, NOW + 2)
+        self.assertEqual(b''.join(each.data for each in again), (KEEP * 20)[1000:1700])
+
+    def test_repeated_acks(self):
+        """Three of one number: the segment that follows it once more, at once, once."""
+        client = Client(make_stack())
+        client.send(GET * 5)
+        client.seq = client.seq + 5 * len(GET) & ONES
+        sizes = [[len(each.data) for each in client.send(b'', ACK)] for _ in range(6)]
+        self.assertEqual(sizes, [[], [], [536], [], [], []])
+        client.ack += 536
+        self.assertEqual([len(client.send(b'', ACK)) for _ in range(4)], [0, 0, 0, 1])
+        client.ack -= 536                           # an old one is no repetition
+        self.assertEqual([len(client.send(b'', ACK)) for _ in range(4)], [0] * 4)
+
+    def test_old_acks(self):
+        """Data with an older acknowledgement number is taken, the number ignored."""
+        client = Client(make_stack())
+        client.talk(GET)
+        first = client.take(client.send(GET, PSH | ACK, None, client.ack - 5))
+        self.assertEqual(b''.join(each.data for each in first), KEEP)
+        self.assertEqual(client.conn.una, client.ack - len(KEEP) & ONES)
 
     def test_timers(self):
         timers = masscanned.Timers()
