@@ -1019,6 +1019,7 @@ GREET_S = 0.2               # who speaks first does so within a round trip
 QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
+FAREWELL_RATE = 1000        # ends of connections told a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
@@ -1209,12 +1210,14 @@ class Connections:
     crowds      {network of a source: how many of it are silent}
     held        octets kept for all of them
     evicted     how many had to go before their time
+    gone        the last of these, (flow, Conn), that were not told yet
     """
 
     def __init__(self, maximum=CONNECTIONS_MAX, idle_s=IDLE_S, held_max=HELD_MAX):
         self.maximum, self.idle_s, self.held_max = maximum, idle_s, held_max
         self.table, self.silent = collections.OrderedDict(), collections.OrderedDict()
         self.crowds = collections.Counter()
+        self.gone = collections.deque(maxlen=FAREWELL_RATE)
         self.get = self.table.get
         self.held = self.evicted = 0
 
@@ -1261,16 +1264,14 @@ class Connections:
             self.has_spoken(flow)
 
     def evict(self):
-        self.drop(next(iter(self.silent or self.table)))
+        flow = next(iter(self.silent or self.table))
+        self.gone.append((flow, self.table[flow]))
+        self.drop(flow)
         self.evicted += 1
 
-    def expire(self, now):
-        """Forget those idle for too long."""
-        while self.table:
-            flow, conn = next(iter(self.table.items()))
-            if conn.seen >= now - self.idle_s:
-                break
-            self.drop(flow)
+    def next_idle(self):
+        """When the longest unused has been idle for too long."""
+        return next(iter(self.table.values())).seen + self.idle_s
 
 
 def source_network(src: bytes) -> bytes:
@@ -1742,7 +1743,8 @@ class Stack:
     greet_s         how long a client may speak before we do; None: we never speak first
     greeting        the ports where we do, as octets
     timers          connections to be looked after
-    challenges      [challenge ACKs that may still go, when that was so]
+    challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
+            that end connections
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
@@ -1755,6 +1757,7 @@ class Stack:
             (self.host.registry.greeters if greet_s is not None else ()))
         self.timers = Timers()
         self.challenges = [CHALLENGE_RATE, 0.0]
+        self.farewells = [FAREWELL_RATE, 0.0]
         self.four = Family(own4, deny4, 4, mtu, 20)
         self.six = Family(own6, deny6, 16, mtu, IPV6.size)
         self.listed = bool(own4 or own6)
@@ -1801,8 +1804,7 @@ class Stack:
         """The time of the frames that follow -> frames that are due without any."""
         self.now = now
         self.cookies.tick(now)
-        self.connections.expire(now)
-        frames = []
+        frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
             conn = self.connections.get(flow)
             if conn and conn.wake == due:
@@ -1811,7 +1813,12 @@ class Stack:
 
     def next_due(self) -> 'float | None':
         """When tick() has something to do; None: only frames will tell."""
-        return self.timers.next_due()
+        if self.connections.gone:
+            return self.now
+        known = [self.timers.next_due()]
+        if self.connections.table:              # who is idle now waits for a farewell's token
+            known.append(max(self.connections.next_idle(), self.now + 1 / FAREWELL_RATE))
+        return min((each for each in known if each is not None), default=None)
 
     def drop(self, fate):
         """Count a frame that gets no answer -> no frames."""
@@ -2167,10 +2174,8 @@ class Stack:
 
     def challenge(self, conn, fate):
         """What may be forged changes nothing and gets an ACK, if not too often (RFC 5961 s3-5)."""
-        Budget.refill(self.challenges, CHALLENGE_RATE, CHALLENGE_RATE, self.now)
-        if self.challenges[0] < 1:
+        if not self.may_send(self.challenges, CHALLENGE_RATE):
             return self.drop(fate)
-        self.challenges[0] -= 1
         return (conn.una + conn.outstanding(), conn.rcv, ACK, b'', b''),
 
     def reset(self, flow, seq):
@@ -2211,8 +2216,6 @@ class Stack:
 
     def make_conn(self, flow, rcv, una, step, head):
         """A client that has proved itself -> Conn."""
-        if len(head) < ETHER.size:
-            head += self.answer_tail
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
         return Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
                     min(MSS_STEPS[step], family.mss))
@@ -2387,11 +2390,63 @@ class Stack:
         self.set_timer(flow, conn)
         return self.frames_to(flow, conn, segments)
 
+    def may_send(self, bucket, rate) -> bool:
+        """Take a token of a bucket that holds those of a second, if there is one."""
+        Budget.refill(bucket, rate, rate, self.now)
+        if bucket[0] < 1:
+            return False
+        bucket[0] -= 1
+        return True
+
+    def end_idle(self):
+        """Those that were idle for too long -> a FIN to each, or RST to who had one."""
+        connections, frames = self.connections, []
+        while connections.table and connections.next_idle() < self.now:
+            flow, conn = next(iter(connections.table.items()))
+            if not self.may_send(self.farewells, FAREWELL_RATE):
+                break
+            if isinstance(conn, Waiting) or conn.fin or conn.unacked:
+                connections.drop(flow)
+                frames += self.frames_to(flow, conn, self.reset_of(conn))
+            else:
+                conn.closing, conn.stalled = True, False
+                conn.turn_deaf()
+                frames += self.frames_to(flow, conn, self.transmit(conn))
+                connections.touch(flow, conn, self.now)
+                self.set_timer(flow, conn)
+        return frames
+
+    def tell_evicted(self):
+        """Those that had to make room -> a RST to each, as far as the rate goes."""
+        frames, gone = [], self.connections.gone
+        while gone:
+            flow, conn = gone.popleft()
+            if self.may_send(self.farewells, FAREWELL_RATE):
+                frames += self.frames_to(flow, conn, self.reset_of(conn))
+        return frames
+
+    def end_all(self):
+        """The end: a RST for each connection, in batches of those that a second may have."""
+        connections = self.connections
+        while connections.table:
+            flows = list(itertools.islice(connections.table, FAREWELL_RATE))
+            frames = []
+            for flow in flows:
+                conn = connections.table[flow]
+                connections.drop(flow)
+                frames += self.frames_to(flow, conn, self.reset_of(conn))
+            yield frames
+
+    @staticmethod
+    def reset_of(conn):
+        """-> the segment that ends a connection at once."""
+        return (conn.una + conn.outstanding(), conn.rcv, RST | ACK, b'', b''),
+
     def insist(self, flow, conn):
         """What is not acknowledged once more; after the last time, the end."""
         if conn.tries == len(REPEAT_S):
             self.connections.drop(flow)
-            segments = (conn.una + conn.outstanding(), conn.rcv, RST | ACK, b'', b''),
+            segments = self.reset_of(conn)
         else:
             conn.wake = self.timers.add((REPEAT_S + REPEAT_S[-1:])[conn.tries + 1], flow, self.now)
             conn.tries += 1
@@ -2400,10 +2455,11 @@ class Stack:
 
     def frames_to(self, flow, conn, segments):
         """Segments as take_segment() gives them -> frames."""
+        head = conn.head if len(conn.head) >= ETHER.size else conn.head + self.answer_tail
         layout, pack = (FLOW4, pack_ipv4) if len(flow) == FLOW4.size else (FLOW6, pack_ipv6)
         ports = layout.unpack(flow)
         packed = [pack_tcp(ports, *each) for each in segments]
-        return [conn.head + pack(IP_TCP, ports[1], ports[0], each) + each for each in packed]
+        return [head + pack(IP_TCP, ports[1], ports[0], each) + each for each in packed]
 
     # UDP
 

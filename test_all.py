@@ -11707,7 +11707,7 @@ class Stack(unittest.TestCase):
                          (KEEP * 2)[100:])
         client.ack = client.ack + 2 * len(KEEP) & ONES
         client.send(b'', ACK)
-        self.assertEqual((wake(client.stack, NOW + 9), client.stack.next_due()), ([], None))
+        self.assertEqual((wake(client.stack, NOW + 9), client.stack.timers.next_due()), ([], None))
 
     def test_quiet(self):
         """A request without an end is taken for what it is after a second, or at a FIN."""
@@ -11892,20 +11892,52 @@ class Stack(unittest.TestCase):
         self.assertEqual(stack.connections.held, self.held(stack))
 
     def test_idle(self):
-        stack = make_stack(connections=masscanned.Connections(idle_s=50))
-        one, other = Client(stack, sport=1), Client(stack, sport=2)
-        one.say(GET[:9])
-        stack.tick(NOW + 30)
-        other.say(GET[:9])
-        stack.tick(NOW + 50)
-        self.assertEqual((bool(one.conn), bool(other.conn)), (True, True))
-        stack.tick(NOW + 51)
-        self.assertEqual((bool(one.conn), bool(other.conn)), (False, True))
-        self.assertTrue(other.talk(GET[9:]).endswith(BODY))
-        stack.tick(NOW + 100)
-        self.assertTrue(other.conn)
-        stack.tick(NOW + 102)
-        self.assertEqual((len(stack.connections.table), stack.connections.held), (0, 0))
+        """A FIN ends who is idle; who does not end his side, a RST; the answers go on until then."""
+        for where in self.WHERES:
+            stack = make_stack(connections=masscanned.Connections(idle_s=50))
+            one, other = Client(stack, sport=1, **where), Client(stack, sport=2, **where)
+            one.talk(GET)
+            stack.tick(NOW + 30)
+            other.talk(GET)
+            self.assertEqual(wake(stack, NOW + 35), [])     # what was sent was acknowledged
+            self.assertEqual(stack.next_due(), NOW + 50)
+            self.assertEqual(wake(stack, NOW + 50), [])
+            answer, = one.take(wake(stack, NOW + 51))
+            self.assertEqual((answer.flags, answer.dport, one.closed), (FIN | ACK, 1, True))
+            self.assertEqual(one.send(b'', ACK), [])
+            self.assertEqual(one.say(GET)[0].data, b'')             # deaf
+            self.assertEqual(one.conn.fin, 2)
+            answer, = other.take(wake(stack, NOW + 81))
+            self.assertEqual(other.say(b'', FIN | ACK)[0].flags, ACK)
+            self.assertIsNone(other.conn)
+            answer, = wake(stack, NOW + 102)
+            self.assertEqual((answer.flags, answer.seq, answer.ack), (RST | ACK, one.ack, one.seq))
+            self.assertEqual((stack.connections.table, stack.connections.held, stack.next_due()),
+                             ({}, 0, None))
+
+    def test_farewells(self):
+        """Who is evicted is reset, and all at the end; at most so many a second."""
+        with patched(masscanned, FAREWELL_RATE=4):
+            stack = make_stack(connections=masscanned.Connections(maximum=10))
+            clients = [Client(stack, sport=port) for port in range(30)]
+            for client in clients[:13]:
+                client.say(GET[:9])
+            self.assertEqual(stack.next_due(), NOW)
+            self.assertEqual([(each.dport, each.flags) for each in wake(stack)],
+                             [(0, RST | ACK), (1, RST | ACK), (2, RST | ACK)])
+            for client in clients[13:30]:
+                client.say(GET[:9])
+            self.assertEqual((len(wake(stack)), len(wake(stack, NOW + 0.5))), (1, 0))
+            batches = [[read_answer(each) for each in batch] for batch in stack.end_all()]
+            self.assertEqual([len(batch) for batch in batches], [4, 4, 2])
+            self.assertEqual([(each.dport, each.flags, each.seq) for each in batches[0][:1]],
+                             [(20, RST | ACK, clients[20].ack)])
+            self.assertEqual((stack.connections.table, stack.connections.held), ({}, 0))
+            stack = make_stack(connections=masscanned.Connections(idle_s=50))
+            for client in [Client(stack, sport=port) for port in range(6)]:
+                client.talk(GET)
+            self.assertEqual([len(wake(stack, NOW + after)) for after in (51, 51.25, 51.5)],
+                             [4, 1, 1])
 
     def test_held(self):
         """A flood of handshakes with requests that never end costs bounded memory."""
