@@ -1154,6 +1154,10 @@ class Conn(Stream):
         """Octets of sequence space sent and not acknowledged."""
         return self.sent + (self.fin == 1)
 
+    def is_over(self):
+        """Both sides have ended, and ours knows that it was heard."""
+        return self.ended and self.fin == 2
+
     def acknowledge(self, ack, window, bare):
         """Take an acknowledgement number and a window -> whether they may be of this connection.
 
@@ -1198,8 +1202,12 @@ class Waiting:
 
     @staticmethod
     def outstanding():
-        """As of Conn."""
+        """As of Conn, like the next."""
         return 0
+
+    @staticmethod
+    def is_over():
+        return False
 
 
 class Connections:
@@ -2230,7 +2238,7 @@ class Stack:
         if not conn.acknowledge(ack, window, not (known or size)):
             return self.challenge(conn, 'tcp ack number')
         if not size:
-            if conn.ended and conn.fin == 2:    # LAST-ACK: it is over (RFC 9293 s3.10.7.4)
+            if conn.is_over():                  # LAST-ACK (RFC 9293 s3.10.7.4)
                 self.connections.drop(flow)
                 return self.drop('tcp bare ack')
             out = self.answer_acknowledgement(conn, known, flags)
@@ -2403,6 +2411,9 @@ class Stack:
         connections, frames = self.connections, []
         while connections.table and connections.next_idle() < self.now:
             flow, conn = next(iter(connections.table.items()))
+            if conn.is_over():
+                connections.drop(flow)
+                continue
             if not self.may_send(self.farewells, FAREWELL_RATE):
                 break
             if isinstance(conn, Waiting) or conn.fin or conn.unacked:

@@ -11909,8 +11909,8 @@ class Stack(unittest.TestCase):
             self.assertEqual(one.conn.fin, 2)
             answer, = other.take(wake(stack, NOW + 81))
             self.assertEqual(other.say(b'', FIN | ACK)[0].flags, ACK)
-            self.assertIsNone(other.conn)
-            answer, = wake(stack, NOW + 102)
+            self.assertEqual((other.conn.ended, other.conn.fin), (True, 2))
+            answer, = wake(stack, NOW + 200)            # the other one has ended in order
             self.assertEqual((answer.flags, answer.seq, answer.ack), (RST | ACK, one.ack, one.seq))
             self.assertEqual((stack.connections.table, stack.connections.held, stack.next_due()),
                              ({}, 0, None))
