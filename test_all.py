@@ -10961,7 +10961,7 @@ class Stack(unittest.TestCase):
                     expected = [each.hex() for frame in frames
                                 for each in stack.answer_ether(frame, False)]
                     self.assertEqual(len(expected), count)
-                    self.assertEqual([each.hex() for each in stack.answer_openings(frames)],
+                    self.assertEqual([each.hex() for each in stack.answer_alike(frames)],
                                      expected, 'SEED=%d' % SEED)
         self.assertEqual(stack.counts, {})
 
@@ -10970,7 +10970,7 @@ class Stack(unittest.TestCase):
         frames = [tcp(7, 0, SYN, sport=port) for port in range(1, 40)]
         with patched(masscanned, flow_hash=masscanned.hash_slowly):
             stack = make_stack()
-            self.assertEqual(list(stack.answer_openings(frames)),
+            self.assertEqual(list(stack.answer_alike(frames)),
                              [answer for frame in frames for answer in stack.answer_frame(frame)])
 
     def test_fold(self):
@@ -10988,7 +10988,7 @@ class Stack(unittest.TestCase):
     def test_replies(self):
         """Slices of them are what slices of their frames are, and rows have a head in front."""
         frames = [tcp(7, 0, SYN, sport=port) for port in range(1, 8)]
-        replies = make_stack().answer_openings(frames)
+        replies = make_stack().answer_alike(frames)
         whole = list(replies)
         for first, end in (0, 7), (0, 3), (3, 7), (6, 9), (7, 9), (0, 0):
             part = replies[first:end]
@@ -11027,15 +11027,15 @@ class Stack(unittest.TestCase):
                 with self.subTest(name, at=at):
                     stack = make_stack(deny='172.16.0.0/12')
                     frames = [syn()] * 8
-                    self.assertEqual(len(stack.answer_openings(frames)), 8)
+                    self.assertEqual(len(stack.answer_alike(frames)), 8)
                     frames[at] = frame
-                    self.assertIsNone(stack.answer_openings(frames))
+                    self.assertIsNone(stack.answer_alike(frames))
                     self.assertEqual((stack.counts, stack.fate), ({}, None))
             if name not in ('client MAC', 'size'):
-                self.assertIsNone(stack.answer_openings([frame] * 8), name)
+                self.assertIsNone(stack.answer_alike([frame] * 8), name)
         for own, src, dst in (('', mine, mine), ('224.0.0.1,10.1.1.1', mine, packed('224.0.0.1')),
                               ('', mine, packed('240.0.0.1')), ('', mine, packed('0.0.0.1'))):
-            self.assertIsNone(make_stack(own).answer_openings([syn(src, dst)] * 8), (own, dst))
+            self.assertIsNone(make_stack(own).answer_alike([syn(src, dst)] * 8), (own, dst))
 
     def test_openings_trust(self):
         """Sums are verified as for single frames."""
@@ -11043,7 +11043,7 @@ class Stack(unittest.TestCase):
         for at, verify, trusted, served in ((24, True, False, False), (24, True, True, False),
                                             (50, True, False, False), (50, True, True, True),
                                             (24, False, False, True), (50, False, False, True)):
-            got = make_stack(verify=verify).answer_openings([right, spoil(right, at, 1)], trusted)
+            got = make_stack(verify=verify).answer_alike([right, spoil(right, at, 1)], trusted)
             self.assertEqual(bool(got), served, (at, verify, trusted))
 
     def test_openings_end_connections(self):
@@ -11051,7 +11051,7 @@ class Stack(unittest.TestCase):
         client = Client(stack)
         client.say(GET[:9])
         self.assertEqual(len(stack.connections.table), 1)
-        stack.answer_openings([tcp(5, 0, SYN)] * 2)
+        stack.answer_alike([tcp(5, 0, SYN)] * 2)
         self.assertEqual((len(stack.connections.table), stack.connections.held), (0, 0))
 
     def test_round(self):
@@ -11083,7 +11083,7 @@ class Stack(unittest.TestCase):
         """A bug in the quick way is kept, and the frames are answered one by one."""
         stack, frames = make_stack(), [tcp(7, 0, SYN)] * 20
         with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 20), \
-                unittest.mock.patch.object(stack, 'answer_openings', side_effect=KeyError):
+                unittest.mock.patch.object(stack, 'answer_alike', side_effect=KeyError):
             self.assertEqual(len(masscanned.answer_round(stack, frames, False, [])), 20)
         self.assertEqual((len(stack.faults), stack.counts), (1, {'eth fault': 1}))
 
@@ -11509,7 +11509,7 @@ class Stack(unittest.TestCase):
                               src=packed(src), dst=packed(our)) + bytes(tail)
                           for _, src, our, sport, dport, seq, ack in each]
                 stack = make_stack('10.0.0.0/8')
-                answers = list(stack.answer_openings(frames))
+                answers = list(stack.answer_alike(frames))
                 yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
 
     def test_log_of_openings(self):
@@ -11532,7 +11532,7 @@ class Stack(unittest.TestCase):
         """Openings are counted while the reader stalls, and no more when it is gone."""
         frames = [tcp(7, 0, SYN)] * 20
         stack = make_stack()
-        answers = list(stack.answer_openings(frames))
+        answers = list(stack.answer_alike(frames))
         for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
             log = kind(1, NOW)
             log.full = True
@@ -11546,7 +11546,7 @@ class Stack(unittest.TestCase):
         """All that was told is written once, in order, and counts anew; due is its first."""
         frames = [tcp(seq, 0, SYN, sport=seq) for seq in range(40)]
         stack = make_stack()
-        answers = list(stack.answer_openings(frames))
+        answers = list(stack.answer_alike(frames))
         with tempfile.TemporaryFile() as file:
             log = masscanned.ConsoleLog(file.fileno(), NOW)
             log.begin()
@@ -13379,7 +13379,7 @@ class ResponderCli(Case):
 
     def test_ring_out(self):
         """Frames go into slots in order, lists and Replies alike; what finds no room is sent."""
-        replies = make_stack().answer_openings([tcp(7, 0, SYN, sport=port) for port in range(6)])
+        replies = make_stack().answer_alike([tcp(7, 0, SYN, sport=port) for port in range(6)])
         for frames in list(replies), replies, [bytes((port,)) * 214 for port in range(6)]:
             six, size = list(frames), len(list(frames)[0])
             head = struct.pack('=III20x2xH6x', 1, size + 10, size + 10, size)
