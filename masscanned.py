@@ -1526,10 +1526,10 @@ UNICAST_FIRSTS = bytes(range(1, 224))   # what the addresses of clients and of o
 # columns of 8 octets, after Ethernet: version length id fragment, ttl protocol sum src, dst ports,
 # seq ack, offset flags window sum urgent, the option that comes first
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
-# how a group is found: frames that differ here are not alike
-FLAGS_ALIKE = SYN, RST, RST | ACK         # of groups that are answered in columns
-alike_octets = operator.itemgetter(*(slice(at, at + size) if size > 2 else at + more
-                                     for at, size in ALIKE for more in range(min(size, 2))))
+FLAGS_ALIKE = SYN, RST, RST | ACK         # of what goes in columns
+# a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
+alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
+    each for at, size in ALIKE[1:] for each in range(at, at + size)))
 
 
 def mask_octets(rows, end) -> bytes:
@@ -1581,9 +1581,8 @@ def group_alike(frames) -> 'tuple[list, list]':
     for place, key in enumerate(zip(sizes, map(alike_octets, frames))):
         groups[key].append(place)
     alike, others = [], []
-    for key, places in groups.items():
-        is_tcp = key[1][3] == IP_TCP
-        if len(places) >= OPENINGS_MIN and is_tcp and key[1][-1] in FLAGS_ALIKE:
+    for (_, (_, _, _, proto, _, flags)), places in groups.items():
+        if len(places) >= OPENINGS_MIN and proto == IP_TCP and flags in FLAGS_ALIKE:
             alike.append(places)
         else:
             others += places
@@ -3636,7 +3635,7 @@ def split_round(stack, frames, trusted):
     while groups:
         places = groups.pop()
         part = [frames[place] for place in places]
-        quick = try_columns(stack, part, trusted)
+        quick = None if len(part) == len(frames) else try_columns(stack, part, trusted)
         half = len(places) // 2
         if quick is not None:
             yield part, quick
