@@ -74,12 +74,14 @@ TCP_MSS_OPTION = struct.Struct('!BBH')  # RFC 9293 s3.7.1: kind size mss
 UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 
 # What the short cuts read of a plain frame, Ethernet, IPv4 and TCP at once:
-# src total src dst sport dport seq ack off-flags; of UDP size-sum stands where seq does
-PLAIN4 = struct.Struct('!6x6s4xH8xIIHHIIH6x')
+# src total proto src dst sport dport seq ack off-flags; of UDP size-sum stands where seq does
+PLAIN4 = struct.Struct('!6x6s4xH5xB2xIIHHIIH6x')
 # and what they write into a model of an answer, whose octets are in between:
 # dst (src type vihl-tos) total (id-frag ttl-proto) sum src dst sport dport, then of TCP:
-# seq ack off-flags win sum; of UDP: size sum
+# seq ack off-flags win sum; of UDP: size sum; of a SYN+ACK, whose size is known, too:
+# dst (all from src to proto) sum src dst sport dport seq ack (off-flags win) sum
 PATCH_TCP4 = struct.Struct('!6s10sH6sHIIHHIIHHH2x')
+PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
 FLOW4_AT = 26                           # where addresses and ports are:
 FLOW4 = struct.Struct('!4s4sHH')
@@ -113,16 +115,15 @@ FLAGS = 0x1ff                           # with AE (once NS)
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
 MASK32 = 0xffffffff
 
-# What a plain frame is, as nearly all are that knock on a sensor: rows (offset, size, mask,
-# value).  The test of one frame and the columns of a round are made of them.  Whatever is
-# otherwise is no mistake: the layers read it.
+# What a plain frame of TCP or UDP is, as nearly all are that knock on a sensor: rows (offset,
+# size, mask, value).  The test of one frame and the columns of a round are made of them.  Whatever
+# is otherwise is no mistake: the layers read it.
 PLAIN = (
     (0, 6, 0xffffffffffff, None),               # to our MAC
     (6, 1, 0x01, 0),                            # from no group
     (12, 2, 0xffff, ETHERTYPE_IPV4),
     (14, 1, 0xff, 0x45),                        # version 4, no options
-    (20, 2, IPV4_MORE_OR_OFFSET, 0),            # no fragment
-    (23, 1, 0xff, None))                        # TCP or UDP
+    (20, 2, IPV4_MORE_OR_OFFSET, 0))            # no fragment
 # What the frames have in common, too, that are answered in columns: rows (offset, size).
 ALIKE = (
     (0, 12),                                    # both MACs
@@ -1471,15 +1472,19 @@ class Model:
 
     frame       the answer
     head        from our MAC to the type of service; middle: from the identification to the protocol
+    begin       all of that; word: offset, flags and window of TCP; rest: what follows its header
     window      of TCP
     sum4, sum   of the IPv4 header and of TCP, modulo 65535
     bare4, bare the same without sizes, offset, flags and what follows the header
     columns     of 8 octets, as of Openings; the checksums in them are 0
     """
-    __slots__ = 'frame', 'head', 'middle', 'window', 'sum4', 'sum', 'bare4', 'bare', 'columns'
+    __slots__ = ('frame', 'head', 'middle', 'begin', 'word', 'rest', 'window', 'sum4', 'sum',
+                 'bare4', 'bare', 'columns')
 
     def __init__(self, frame):
         self.frame, self.head, self.middle = frame, frame[6:16], frame[18:24]
+        self.begin, self.rest = frame[6:24], frame[PLAIN4.size:]
+        self.word = from_octets(frame[46:50], 'big')
         self.window = from_octets(frame[48:50], 'big')
         self.sum4, self.sum = (-from_octets(frame[at:at + 2], 'big') % 0xffff for at in (24, 50))
         self.bare4 = (self.sum4 - (len(frame) - ETHER.size)) % 0xffff
@@ -1498,6 +1503,13 @@ class Model:
             src, dport, sport, seq, ack, word, self.window,
             -(addresses + size + sport + dport + seq + ack + word + self.bare
               + answer_sum(rest)) % 0xffff) + rest
+
+    def pack_opening(self, client, src, our, sport, dport, seq, ack):
+        """A SYN, of the model of a SYN+ACK -> the frame; half the price of pack_segment()."""
+        addresses = src + our
+        return PATCH_SYN_ACK4.pack(
+            client, self.begin, -(addresses + self.sum4) % 0xffff, our, src, dport, sport, seq, ack,
+            self.word, -(addresses + sport + dport + seq + ack + self.sum) % 0xffff) + self.rest
 
     def pack_datagram(self, client, src, our, sport, port, out):
         """Octets from a port of ours -> the frame."""
@@ -1526,7 +1538,7 @@ UNICAST_FIRSTS = bytes(range(1, 224))   # what the addresses of clients and of o
 # columns of 8 octets, after Ethernet: version length id fragment, ttl protocol sum src, dst ports,
 # seq ack, offset flags window sum urgent, the option that comes first
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
-FLAGS_ALIKE = SYN, RST, RST | ACK         # of what goes in columns
+FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
 # a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
 alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
     each for at, size in ALIKE[1:] for each in range(at, at + size)))
@@ -1541,12 +1553,11 @@ def mask_octets(rows, end) -> bytes:
     return bytes(mask)
 
 
-def plain_value(mac, proto) -> int:
-    """What PLAIN_MASK leaves of a plain frame to our MAC, of a protocol."""
-    given, value = iter((int.from_bytes(mac, 'big'), proto)), bytearray(PLAIN_END)
-    for at, size, _, number in PLAIN:
-        value[at:at + size] = (next(given) if number is None else number).to_bytes(size, 'big')
-    return int.from_bytes(value, 'big')
+def plain_value(mac) -> int:
+    """What PLAIN_MASK leaves of a plain frame to our MAC."""
+    ours = int.from_bytes(mac, 'big')
+    return int.from_bytes(mask_octets([(at, size, ours if value is None else value)
+                                       for at, size, _, value in PLAIN], PLAIN_END), 'big')
 
 
 def column_masks(rows) -> 'list[tuple[int, int]]':
@@ -1569,19 +1580,18 @@ assert ALIKE_MASKS[:2] == HEAD_MASKS
 def group_alike(frames) -> 'tuple[list, list]':
     """Frames of a round -> (places of those that are alike, a list each, places of the others).
 
-    Alike are plain TCP segments of one shape; whether they are plain in all that PLAIN says shows
-    in columns.  0.3 us a frame.
+    Alike are TCP segments of one shape; whether they are plain in all that PLAIN says shows in
+    columns.  0.2 us a frame.
     """
-    sizes = list(map(len, frames))
-    if min(sizes) < FLAGS4_AT + 1:
+    if min(map(len, frames)) <= FLAGS4_AT:
         frames = [frame.ljust(FLAGS4_AT + 1, b'\0') for frame in frames]
     if not any([frame[FLAGS4_AT] in FLAGS_ALIKE for frame in frames[::8]]):
-        return [], list(range(len(frames)))     # a flood of something else: 10 ns, not 300
+        return [], list(range(len(frames)))     # a flood of something else: 10 ns, not 200
     groups = collections.defaultdict(list)
-    for place, key in enumerate(zip(sizes, map(alike_octets, frames))):
+    for place, key in enumerate(map(alike_octets, frames)):
         groups[key].append(place)
     alike, others = [], []
-    for (_, (_, _, _, proto, _, flags)), places in groups.items():
+    for (_, _, _, proto, _, flags), places in groups.items():
         if len(places) >= OPENINGS_MIN and proto == IP_TCP and flags in FLAGS_ALIKE:
             alike.append(places)
         else:
@@ -1819,8 +1829,9 @@ def is_any_in(members, numbers) -> bool:
 
 # ---- layers ----
 
-# TCP offset and flags of what can go in columns: octets of the IPv4 packet
-ALIKE_TOTALS = {size << 10 | SYN: IPV4.size + size for size in range(20, 64, 4)}
+# TCP offset and flags of a plain SYN, or of whatever can go in columns: octets of the IPv4 packet
+SYN_TOTALS = {size << 10 | SYN: IPV4.size + size for size in range(20, 64, 4)}
+ALIKE_TOTALS = dict(SYN_TOTALS)
 ALIKE_TOTALS.update({TCP_HEADER.size << 10 | flags: IPV4.size + TCP_HEADER.size
                      for flags in (RST, RST | ACK)})
 
@@ -1860,7 +1871,7 @@ class Stack:
     now             Unix time, set by tick()
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
-    plain_tcp, plain_udp    what PLAIN_MASK leaves of a plain frame
+    plain           what PLAIN_MASK leaves of a plain frame to us
     syn_ack, segment, datagram      Models of answers over IPv4
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
@@ -1901,7 +1912,7 @@ class Stack:
         self.handlers = {ETHERTYPE_ARP: self.answer_arp, ETHERTYPE_IPV4: self.answer_ipv4,
                          ETHERTYPE_IPV6: self.answer_ipv6}
         self.answer_tail = mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
-        self.plain_tcp, self.plain_udp = plain_value(mac, IP_TCP), plain_value(mac, IP_UDP)
+        self.plain = plain_value(mac)
         self.make_models()
         self.tick(time.time())
 
@@ -1971,10 +1982,9 @@ class Stack:
         """
         if len(frame) < PLAIN4.size:
             return self.answer_ether(frame, trusted)
-        plain = from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK
-        if plain != self.plain_tcp and plain != self.plain_udp:
+        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain:
             return self.answer_ether(frame, trusted)
-        client, total, src, our, sport, dport, seq, ack, word = PLAIN4.unpack_from(frame)
+        client, total, proto, src, our, sport, dport, seq, ack, word = PLAIN4.unpack_from(frame)
         own, deny = self.four.own, self.four.deny
         if (not 0x01000000 <= src < 0xe0000000 or not 0x01000000 <= our < 0xe0000000
                 or client == self.mac or deny and src in deny
@@ -1984,11 +1994,16 @@ class Stack:
         if end > len(frame) or self.verify and from_octets(frame[14:34], 'big') % 0xffff:
             return self.answer_ether(frame, trusted)
         trusted = trusted or not self.verify
-        if plain == self.plain_udp:
+        if proto == IP_UDP:
             return self.answer_datagram4(frame, end, trusted, client, src, our, sport, dport, seq)
+        if proto != IP_TCP:
+            return self.answer_ether(frame, trusted)
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
+        if total == SYN_TOTALS.get(word):
+            return self.answer_opening4(frame[FLOW4_AT:38], client, src, our, sport, dport, seq,
+                                        frame[PLAIN4.size:end]),
         at = FLOW4_AT + 8 + (word >> 12) * 4
         if not PLAIN4.size <= at <= end:
             return self.answer_ether(frame, trusted)
@@ -1996,6 +2011,14 @@ class Stack:
                                 frame[PLAIN4.size:at], frame[at:end], client)
         return out and [self.segment.pack_segment(client, src, our, sport, dport, *each)
                         for each in out]
+
+    def answer_opening4(self, flow, client, src, our, sport, dport, seq, options):
+        """Plain SYN over IPv4 -> SYN+ACK with a cookie: 1.8 us instead of 3.4 by way of the others."""
+        if flow in self.connections.table:
+            self.connections.drop(flow)
+        mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
+        cookie = flow_hash(self.cookies.key + flow) & MASK32 ^ MSS_STEP[mss]
+        return self.syn_ack.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32)
 
     def answer_datagram4(self, frame, end, trusted, client, src, our, sport, dport, word):
         """Plain UDP over IPv4 -> the frame that answers it; word: its size and sum."""
@@ -2028,12 +2051,17 @@ class Stack:
     def line_up(self, frames, trusted) -> 'Openings | None':
         """Frames -> their columns, if all are plain, alike, intact, served, of no connection."""
         sizes = list(map(len, frames))
-        if sizes.count(sizes[0]) != len(sizes) or sizes[0] < PLAIN4.size:
+        if min(sizes) < PLAIN4.size:
             return None
         total, flags = self.alike_size(frames[0]), frames[0][FLAGS4_AT]
         # a few are asked before all are: where a scanner's RSTs are among its SYNs, 3 ns, not 80
         if not total or any([frame[FLAGS4_AT] != flags for frame in frames[::16]]):
             return None
+        if sizes.count(sizes[0]) != len(sizes):         # real cards pad to 60 octets
+            end = ETHER.size + total
+            if min(sizes) < end:
+                return None
+            frames = [frame[:end] for frame in frames]
         columns = Openings(frames, total)
         if not (columns.is_plain() and self.are_served(columns)
                 and (not self.verify or columns.is_intact(trusted))):
@@ -2045,10 +2073,11 @@ class Stack:
 
     def alike_size(self, frame):
         """Octets of the IPv4 packet, if a frame is plain and can go in columns; 0: it is not."""
-        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain_tcp:
+        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain:
             return 0
-        client, total, _, _, _, _, _, _, word = PLAIN4.unpack_from(frame)
-        if client == self.mac or total != ALIKE_TOTALS.get(word) or ETHER.size + total > len(frame):
+        client, total, proto, _, _, _, _, _, _, word = PLAIN4.unpack_from(frame)
+        if (proto != IP_TCP or client == self.mac or total != ALIKE_TOTALS.get(word)
+                or ETHER.size + total > len(frame)):
             return 0
         at = PLAIN4.size
         if total > at - ETHER.size and not frame.startswith(MSS_OPTION_BEGIN, at):
