@@ -73,16 +73,16 @@ TCP_HEADER = struct.Struct('!HHIIHHHH') # RFC 9293 s3.1: sport dport seq ack off
 TCP_MSS_OPTION = struct.Struct('!BBH')  # RFC 9293 s3.7.1: kind size mss
 UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 
-# Ethernet, IPv4 without options and TCP at once:
-# dst src type vihl total frag proto src dst sport dport seq ack off-flags win
-TCP4 = struct.Struct('!6s6sHBxH2xHxB2xIIHHIIHH4x')
-# of an answer: dst (src type vihl-tos) total id-frag ttl-proto sum src dst sport dport seq ack
-# off-flags win sum; and over UDP: sport dport size sum
-ANSWER4 = struct.Struct('!6s10sHIHHIIHHIIHHH2x')
-DATAGRAM4 = struct.Struct('!6s10sHIHHIIHHHH')
-# and of a SYN+ACK: dst (all from src to proto) sum src dst sport dport seq ack off-flags win sum
-# mss
-SYN_ACK4 = struct.Struct('!6s18sHIIHHIIHHH2x4s')
+# What the short cuts read of a plain frame, Ethernet, IPv4 and TCP at once:
+# src total proto src dst sport dport seq ack off-flags win; of UDP size-sum stands where seq does
+PLAIN4 = struct.Struct('!6x6s4xH5xB2xIIHHIIHH4x')
+# and what they write into a model of an answer, whose octets are in between:
+# dst (src type vihl-tos) total (id-frag ttl-proto) sum src dst sport dport, then of TCP:
+# seq ack off-flags win sum; of UDP: size sum; of a SYN+ACK, whose size is known, too:
+# dst (all from src to proto) sum src dst sport dport seq ack (off-flags win) sum
+PATCH_TCP4 = struct.Struct('!6s10sH6sHIIHHIIHHH2x')
+PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
+PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
 FLOW4_AT = 26                           # where addresses and ports are:
 FLOW4 = struct.Struct('!4s4sHH')
 FLOW6 = struct.Struct('!16s16sHH')
@@ -103,7 +103,6 @@ IPV4_DF = 0x4000
 IPV4_BROADCAST = 0xffffffff
 IPV6_ALL_NODES = b'\xff\x02' + bytes(13) + b'\1'
 IPV6_SOLICITED = b'\xff\x02' + bytes(9) + b'\1\xff'
-TTL = 64
 EXTENSIONS_MAX = 8                      # headers walked; more is nobody's real packet
 ICMP_ECHO_REPLY, ICMP_ECHO = 0, 8
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
@@ -113,9 +112,25 @@ ND_SOURCE_LINK, ND_TARGET_LINK = 1, 2
 ND_SOLICITED, ND_OVERRIDE = 0x40000000, 0x20000000
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 FLAGS = 0x1ff                           # with AE (once NS)
-TCP_WINDOW = 65535
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
 MASK32 = 0xffffffff
+
+# What a plain frame of TCP or UDP is, as nearly all are that knock on a sensor: rows (offset,
+# size, mask, value).  The test of one frame and the columns of a round are made of them.  Whatever
+# is otherwise is no mistake: the layers read it.
+PLAIN = (
+    (0, 6, 0xffffffffffff, None),               # to our MAC
+    (6, 1, 0x01, 0),                            # from no group
+    (12, 2, 0xffff, ETHERTYPE_IPV4),
+    (14, 1, 0xff, 0x45),                        # version 4, no options
+    (20, 2, IPV4_MORE_OR_OFFSET, 0))            # no fragment
+# What the frames have in common, too, that are answered in columns: rows (offset, size).
+ALIKE = (
+    (0, 12),                                    # both MACs
+    (16, 2),                                    # octets of the packet
+    (23, 1),                                    # TCP
+    (46, 2))                                    # TCP offset and flags
+ALIKE_OPTION = (54, 2)                          # and, if there are options: the first is an MSS
 
 
 # ==== 2 Toolkit =======================================================================
@@ -198,7 +213,7 @@ from_octets = int.from_bytes            # found once: 20 ns less in each of two 
 
 
 def checksum(data: bytes, start: int = 0) -> int:
-    """Internet checksum of data, 1..65535: 0 is written as 0xffff, which UDP needs.
+    """Internet checksum of data; 0xffff only where every octet is 0 (RFC 1624 s3).
 
     start   sum to begin with, e.g. of a pseudo-header; any size
     source  RFC 1071 s1: one's-complement addition is addition modulo 65535, 16 times as fast
@@ -206,7 +221,8 @@ def checksum(data: bytes, start: int = 0) -> int:
     """
     if len(data) & 1:
         data += b'\0'
-    return 0xffff - (start + int.from_bytes(data, 'big')) % 0xffff
+    total = start + int.from_bytes(data, 'big')
+    return -total % 0xffff if total else 0xffff
 
 
 @functools.lru_cache(maxsize=64)
@@ -1371,18 +1387,6 @@ def is_unicast4(ip: int) -> bool:
     return 0x01000000 <= ip < 0xe0000000 or 0xf0000000 <= ip < IPV4_BROADCAST
 
 
-def pack_ipv4(proto: int, src: bytes, dst: bytes, data: bytes) -> bytes:
-    """Header of 20 octets for data."""
-    word, rest = 0x45000000 | 20 + len(data), TTL << 8 | proto
-    total = 0xffff - (word + IPV4_DF + rest + int.from_bytes(src + dst, 'big')) % 0xffff
-    return IPV4_ANSWER.pack(word, IPV4_DF, TTL, proto, total, src, dst)
-
-
-def pack_ipv6(proto: int, src: bytes, dst: bytes, data: bytes, hops=TTL) -> bytes:
-    """Header of 40 octets for data."""
-    return IPV6.pack(0x60000000, len(data), proto, hops, src, dst)
-
-
 def pack_icmpv6(kind: int, rest: bytes, src: bytes, dst: bytes) -> bytes:
     """Type, what follows the checksum -> message of code 0."""
     size = ICMP.size + len(rest)
@@ -1390,15 +1394,11 @@ def pack_icmpv6(kind: int, rest: bytes, src: bytes, dst: bytes) -> bytes:
                                        pseudo(src, dst, IP_ICMPV6, size))) + rest
 
 
-def pack_tcp(ports, seq: int, ack: int, flags: int, data=b'', option=b'') -> bytes:
-    """Segment that answers one of ports = (src, dst, sport, dport); option: 32-bit words."""
-    src, dst, sport, dport = ports
-    word = TCP_HEADER.size + len(option) << 10 | flags
-    header = [dport, sport, seq & MASK32, ack & MASK32, word, TCP_WINDOW, 0, 0]
-    rest = option + data
-    header[6] = checksum(TCP_HEADER.pack(*header) + rest, pseudo(
-        src, dst, IP_TCP, TCP_HEADER.size + len(rest)))
-    return TCP_HEADER.pack(*header) + rest
+def pack_udp(src: bytes, dst: bytes, sport: int, dport: int, out: bytes) -> bytes:
+    """Datagram from us to a client; no sum at all would be 0, so 0 is 0xffff (RFC 768)."""
+    size = UDP_HEADER.size + len(out)
+    total = checksum(UDP_HEADER.pack(sport, dport, size, 0) + out, pseudo(src, dst, IP_UDP, size))
+    return UDP_HEADER.pack(sport, dport, size, total or 0xffff) + out
 
 
 def find_mss(options: bytes, default: int) -> int:
@@ -1453,25 +1453,191 @@ def printable_octets(data: bytes) -> str:
     return repr(data[:60].partition(b'\n')[0].rstrip(b'\r'))[1:]
 
 
-# ---- openings ----
+# ---- face ----
+
+class Face:
+    """What we look like on the wire: it owns all of an answer that does not follow from a request.
+
+    The layers pack headers by it; the short cuts patch models of what the layers packed.
+
+    ttl         of IPv4, hop limit of IPv6 (neighbour discovery has its own)
+    window      of every segment
+    fragment    id, and fragment word of IPv4, as one number
+    options     of a SYN+ACK in order: TCP_OPTION_MSS, of which the number depends on the link, or
+                octets; NOPs fill the last word
+    """
+    __slots__ = 'ttl', 'window', 'fragment', 'options'
+
+    def __init__(self, ttl=64, window=65535, fragment=IPV4_DF, options=(TCP_OPTION_MSS,)):
+        self.ttl, self.window, self.fragment, self.options = ttl, window, fragment, options
+
+    def mss(self, mtu, header) -> int:
+        """What fits into a packet behind the IP header of a family."""
+        return min(max(mtu - header - TCP_HEADER.size, 1), MSS_MAX)
+
+    def pack_options(self, mss) -> bytes:
+        """-> the options of a SYN+ACK, 32-bit words."""
+        known = TCP_MSS_OPTION.pack(TCP_OPTION_MSS, TCP_MSS_OPTION.size, mss)
+        octets = b''.join([known if each == TCP_OPTION_MSS else each for each in self.options])
+        return octets + bytes((TCP_OPTION_NOP,)) * (-len(octets) % 4)
+
+    def pack_ipv4(self, proto: int, src: bytes, dst: bytes, data: bytes) -> bytes:
+        """Packet without options around data."""
+        word, rest = 0x45000000 | 20 + len(data), self.ttl << 8 | proto
+        total = -(word + self.fragment + rest + int.from_bytes(src + dst, 'big')) % 0xffff
+        return IPV4_ANSWER.pack(word, self.fragment, self.ttl, proto, total, src, dst) + data
+
+    def pack_ipv6(self, proto: int, src: bytes, dst: bytes, data: bytes, hops=0) -> bytes:
+        """Packet around data; hops: another hop limit than ours."""
+        return IPV6.pack(0x60000000, len(data), proto, hops or self.ttl, src, dst) + data
+
+    def pack_tcp(self, ports, seq: int, ack: int, flags: int, data=b'', option=b'') -> bytes:
+        """Segment that answers one of ports = (src, dst, sport, dport); option: 32-bit words."""
+        src, dst, sport, dport = ports
+        word = TCP_HEADER.size + len(option) << 10 | flags
+        header = [dport, sport, seq & MASK32, ack & MASK32, word, self.window, 0, 0]
+        rest = option + data
+        header[6] = checksum(TCP_HEADER.pack(*header) + rest, pseudo(
+            src, dst, IP_TCP, TCP_HEADER.size + len(rest)))
+        return TCP_HEADER.pack(*header) + rest
+
+
+class Model:
+    """An answer over IPv4 that the layers gave to a request of zeros, to be patched: 1 us a frame.
+
+    frame       the answer
+    head        from our MAC to the type of service
+    middle      from the identification to the protocol
+    begin       all of that; word: offset, flags and window of TCP; rest: what follows its header
+    window      of TCP
+    sum4, sum   of the IPv4 header and of TCP, modulo 65535
+    bare4, bare the same without sizes, offset, flags and what follows the header
+    columns     of 8 octets, as of Openings; the checksums in them are 0
+    """
+    __slots__ = ('frame', 'head', 'middle', 'begin', 'word', 'rest', 'window', 'sum4', 'sum',
+                 'bare4', 'bare', 'columns')
+
+    def __init__(self, frame):
+        self.frame, self.head, self.middle = frame, frame[6:16], frame[18:24]
+        self.begin, self.rest = frame[6:24], frame[PLAIN4.size:]
+        self.word = from_octets(frame[46:50], 'big')
+        self.window = from_octets(frame[48:50], 'big')
+        self.sum4, self.sum = (-from_octets(frame[at:at + 2], 'big') % 0xffff for at in (24, 50))
+        self.bare4 = (self.sum4 - (len(frame) - ETHER.size)) % 0xffff
+        self.bare = IP_TCP + self.window if frame[23] == IP_TCP else IP_UDP
+        blank = frame[:24] + bytes(2) + frame[26:50] + bytes(2) + frame[52:]
+        self.columns = struct.unpack_from('!6Q', blank.ljust(ETHER.size + 48, b'\0'), ETHER.size)
+
+    def pack_segment(self, client, src, our, sport, dport, seq, ack, flags, data, option):
+        """What a segment is answered -> the frame."""
+        rest = option + data
+        size = TCP_HEADER.size + len(rest)
+        word = TCP_HEADER.size + len(option) << 10 | flags
+        seq, ack, total, addresses = seq & MASK32, ack & MASK32, 20 + size, src + our
+        return PATCH_TCP4.pack(
+            client, self.head, total, self.middle, -(addresses + total + self.bare4) % 0xffff, our,
+            src, dport, sport, seq, ack, word, self.window,
+            -(addresses + size + sport + dport + seq + ack + word + self.bare
+              + answer_sum(rest)) % 0xffff) + rest
+
+    def pack_opening(self, client, src, our, sport, dport, seq, ack):
+        """A SYN, of the model of a SYN+ACK -> the frame; half the price of pack_segment()."""
+        addresses = src + our
+        return PATCH_SYN_ACK4.pack(
+            client, self.begin, -(addresses + self.sum4) % 0xffff, our, src, dport, sport, seq,
+            ack,
+            self.word, -(addresses + sport + dport + seq + ack + self.sum) % 0xffff) + self.rest
+
+    def pack_datagram(self, client, src, our, sport, port, out):
+        """Octets from a port of ours -> the frame."""
+        size, addresses = UDP_HEADER.size + len(out), src + our
+        total = size + 20
+        return PATCH_UDP4.pack(
+            client, self.head, total, self.middle, -(addresses + total + self.bare4) % 0xffff, our,
+            src, port, sport, size,
+            0xffff - (addresses + 2 * size + port + sport + self.bare + (
+                from_octets(out, 'big') << 8 * (size & 1))) % 0xffff) + out
+
+
+# ---- columns ----
 #
-# A flood of SYNs, as a scan sends it, is answered in columns: 8 octets of the headers of all the
-# frames of a round are one large number, with a lane of 64 bits for each frame.  To make it takes
-# 12 ns a frame, an operation on it 0.5 to 2: 0.4 us a frame instead of 1.9 (CPython 3.11, 512
-# frames; 24 cost much the same either way).  PyPy, whose large numbers are slow, does without.
+# Floods, as scans send them, are answered in columns: 8 octets of the headers of all the frames of
+# a group are one large number, with a lane of 64 bits for each frame.  To make it takes 12 ns a
+# frame, an operation on it 0.5 to 2: 0.4 us a SYN instead of 2 (CPython 3.11, 512 frames; 24 cost
+# much the same either way).  PyPy, whose large numbers are slow, does without.
 
 OPENINGS_MIN = 32 if sys.implementation.name == 'cpython' else sys.maxsize
 HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
+PLAIN_END = max(at + size for at, size, _, _ in PLAIN)      # octets of a frame in which it shows
 FLAGS4_AT = FLOW4_AT + 8 + 13
-MSS_OPTION_BEGIN = TCP_OPTION_MSS << 8 | TCP_MSS_OPTION.size
+MSS_OPTION_BEGIN = struct.pack('!BB', TCP_OPTION_MSS, TCP_MSS_OPTION.size)
 UNICAST_FIRSTS = bytes(range(1, 224))   # what the addresses of clients and of ours begin with
 # columns of 8 octets, after Ethernet: version length id fragment, ttl protocol sum src, dst ports,
 # seq ack, offset flags window sum urgent, the option that comes first
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
+FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
+# a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
+alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
+    each for at, size in ALIKE[1:] for each in range(at, at + size)))
+
+
+def mask_octets(rows, end) -> bytes:
+    """Rows (offset, size, mask) -> the mask of so many octets."""
+    mask = bytearray(end)
+    for at, size, bits in rows:
+        for index, octet in enumerate(bits.to_bytes(size, 'big'), at):
+            mask[index] |= octet
+    return bytes(mask)
+
+
+def plain_value(mac) -> int:
+    """What PLAIN_MASK leaves of a plain frame to our MAC."""
+    ours = int.from_bytes(mac, 'big')
+    return int.from_bytes(mask_octets([(at, size, ours if value is None else value)
+                                       for at, size, _, value in PLAIN], PLAIN_END), 'big')
+
+
+def column_masks(rows) -> 'list[tuple[int, int]]':
+    """Rows (offset, size, mask) -> [(column, mask)] of a block with two octets of padding."""
+    mask = mask_octets([(at + 2, size, bits) for at, size, bits in rows], 64)
+    words = enumerate(struct.unpack('!8Q', mask))
+    return [(at, bits) for at, bits in words if bits]
+
+
+PLAIN_MASK = int.from_bytes(mask_octets([row[:3] for row in PLAIN], PLAIN_END), 'big')
+ALIKE_MASKS, ALIKE_OPTION_MASKS = (
+    column_masks([row[:3] for row in PLAIN] + [(at, size, (1 << 8 * size) - 1)
+                                               for at, size in ALIKE + more])
+    for more in ((), (ALIKE_OPTION,)))
+# the two columns of Ethernet are compared as they are
+HEAD_MASKS = [(0, (1 << 48) - 1), (1, (1 << 64) - 1)]
+assert ALIKE_MASKS[:2] == HEAD_MASKS
+
+
+def group_alike(frames) -> 'tuple[list, list]':
+    """Frames of a round -> (places of those that are alike, a list each, places of the others).
+
+    Alike are TCP segments of one shape; whether they are plain in all that PLAIN says shows in
+    columns.  0.2 us a frame.
+    """
+    if min(map(len, frames)) <= FLAGS4_AT:
+        frames = [frame.ljust(FLAGS4_AT + 1, b'\0') for frame in frames]
+    if not any([frame[FLAGS4_AT] in FLAGS_ALIKE for frame in frames[::8]]):
+        return [], list(range(len(frames)))     # a flood of something else: 10 ns, not 200
+    groups = collections.defaultdict(list)
+    for place, key in enumerate(map(alike_octets, frames)):
+        groups[key].append(place)
+    alike, others = [], []
+    for (_, _, _, proto, _, flags), places in groups.items():
+        if len(places) >= OPENINGS_MIN and proto == IP_TCP and flags in FLAGS_ALIKE:
+            alike.append(places)
+        else:
+            others += places
+    return alike, others
 
 
 class Openings:
-    """SYNs over IPv4, all of one size, in columns.
+    """Plain TCP segments over IPv4 that are alike (see ALIKE), SYNs above all, in columns.
 
     count   of frames
     head    the first octets of the first frame, after two of padding
@@ -1482,13 +1648,14 @@ class Openings:
     src, dst, ports, sums   addresses, both ports in a word, sum of the addresses, in lanes
     replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
     """
+    replies = None
 
     def __init__(self, frames, total):
         size = len(frames[0])
         gap = bytes(2 + -(size + 2) % 8)
         self.block = block = b''.join((gap[:2], gap.join(frames), gap[2:]))
         self.count, self.row, self.total = len(frames), size + len(gap), total
-        self.head, self.ones = block[:24], one_lanes(self.count)
+        self.head, self.ones = block[:self.row], one_lanes(self.count)
         quads, step = memoryview(block).cast('Q'), self.row // 8
         columns = [quads[at::step].tobytes() for at in range((2 + ETHER.size + total + 7) // 8)]
         self.macs, self.octets = columns[:2], columns[2:]
@@ -1497,7 +1664,6 @@ class Openings:
             self.lanes[-1] &= self.each(MASK32 << 32)
         self.src, self.dst = self.second(COLUMN_SRC), self.first(COLUMN_DST)
         self.ports, self.sums = self.second(COLUMN_DST), self.src + self.dst
-        self.replies = None
 
     def each(self, number):
         """A number -> it in each lane."""
@@ -1549,17 +1715,18 @@ class Openings:
                 self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
 
     def is_plain(self) -> bool:
-        """Whether all are what the first one is: no fragments, TCP, SYN, its MSS in front."""
-        each, lanes, head = self.each, self.lanes, self.head
+        """Whether all are as plain as the first one is, and alike."""
+        head = self.head
         if any(column != head[at:at + 8] * self.count for at, column in zip((0, 8), self.macs)):
             return False
-        word = self.total - IPV4.size << 10 | SYN
-        return (lanes[COLUMN_LENGTH] & each(MASK32 << 32 | IPV4_MORE_OR_OFFSET)
-                == each(int.from_bytes(head[16:20], 'big') << 32)
-                and lanes[COLUMN_SRC] & each(0xff << 48) == each(IP_TCP << 48)
-                and lanes[COLUMN_FLAGS] & each(HALF << 48) == each(word << 48)
-                and (len(lanes) == COLUMN_OPTION or lanes[COLUMN_OPTION] & each(HALF << 48)
-                     == each(MSS_OPTION_BEGIN << 48)))
+        has_options = self.total > IPV4.size + TCP_HEADER.size
+        for at, mask in ALIKE_OPTION_MASKS if has_options else ALIKE_MASKS:
+            if at >= len(self.macs):
+                first = int.from_bytes(head[8 * at:8 * at + 8], 'big') & mask
+                lanes = self.lanes[at - len(self.macs)] & self.each(mask)
+                if lanes != self.each(first):
+                    return False
+        return True
 
     def is_intact(self, trusted) -> bool:
         """Whether the sums of layer 3 hold, and unless trusted those of layer 4."""
@@ -1580,6 +1747,10 @@ class Openings:
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
 
+    def pack(self, kind, numbers):
+        """A number for each frame, 64 bits -> lanes."""
+        return from_octets(struct.pack('!%d%s' % (self.count, kind), *numbers), 'big')
+
     def steps(self):
         """The step of each client's MSS, in lanes."""
         if len(self.lanes) == COLUMN_OPTION:
@@ -1588,10 +1759,6 @@ class Openings:
         if len(sizes) == 1:
             return self.each(MSS_STEP[sizes[0]])
         return self.pack('Q', [MSS_STEP[size] for size in sizes])
-
-    def pack(self, kind, numbers):
-        """A number for each frame, 64 bits -> lanes."""
-        return from_octets(struct.pack('!%d%s' % (self.count, kind), *numbers), 'big')
 
     def cookies(self, key):
         """The sequence number of each flow, not yet mixed with a step, in lanes: 0.1 us each.
@@ -1606,25 +1773,27 @@ class Openings:
         return self.pack('q', hashes) & self.each(MASK32)
 
     def answers(self, stack) -> 'Replies':
-        """-> the SYN+ACK to each, as Stack.answer_frame() would pack it."""
-        each, ports, half = self.each, self.ports, self.each(HALF)
+        """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
+
+        A checksum is what is missing of 65535, so that 0 comes out where 0 is due.
+        """
+        each, ports, half, model = self.each, self.ports, self.each(HALF), stack.syn_ack
         cookies = self.cookies(stack.cookies.key) ^ self.steps()
         acks = self.first(COLUMN_SEQ) + self.ones & each(MASK32)
-        rest = each(HALF << 20) - self.sums     # 0 modulo 65535, more than all that is taken off
-        sums4 = self.fold(rest - each(stack.syn_ack_sum4))
-        sums = self.fold(rest - ports - cookies - acks - each(stack.syn_ack_sum))
-        columns = [sums4 << 32 | self.dst | each(TTL << 56 | IP_TCP << 48),
+        sums4 = half ^ self.fold(self.sums + each(model.sum4))
+        sums = half ^ self.fold(self.sums + ports + cookies + acks + each(model.sum))
+        columns = [sums4 << 32 | self.dst | each(model.columns[COLUMN_SRC]),
                    self.src << 32 | ports >> 16 & half | (ports & half) << 16,
-                   cookies << 32 | acks, sums << 16 | each(SYN_ACK_FLAGS << 48 | TCP_WINDOW << 32)]
+                   cookies << 32 | acks, sums << 16 | each(model.columns[COLUMN_FLAGS])]
         columns = [lanes.to_bytes(8 * self.count, 'big') for lanes in columns]
         self.replies = columns[2]
-        return Replies(stack.syn_ack_pattern(self.head[8:14]), columns, self.count)
+        return Replies(self.head[8:14] + model.frame[6:], columns, self.count)
 
 
 class Replies:
     """Frames that differ in columns, to be iterated over or, uncut, to be copied into a ring.
 
-    pattern one of them, zeros where they differ
+    pattern one of them, of whatever octets where they differ
     columns of 8 octets, from COLUMN_SRC on
     count   of frames
     """
@@ -1697,9 +1866,11 @@ def is_any_in(members, numbers) -> bool:
 
 # ---- layers ----
 
-SYN4_TOTALS = {size << 10 | SYN: 20 + size for size in range(20, 64, 4)}
-ANSWER4_SUM = 0x4500 + IPV4_DF + (TTL << 8 | IP_TCP)     # of what all answers have
-SYN_ACK_FLAGS = TCP_HEADER.size + TCP_MSS_OPTION.size << 10 | SYN | ACK
+# TCP offset and flags of a plain SYN, or of whatever can go in columns: octets of the IPv4 packet
+SYN_TOTALS = {size << 10 | SYN: IPV4.size + size for size in range(20, 64, 4)}
+ALIKE_TOTALS = dict(SYN_TOTALS)
+ALIKE_TOTALS.update({TCP_HEADER.size << 10 | flags: IPV4.size + TCP_HEADER.size
+                     for flags in (RST, RST | ACK)})
 
 
 def first_unicast(ranges, size) -> 'bytes | None':
@@ -1717,19 +1888,16 @@ class Family:
     own     addresses answered for, as numbers; None: every one
     source  the unicast address that answers multicast requests, octets; None: silence
     deny    clients never answered, False when there are none
-    mss     our MSS
+    mss     our MSS; options: those of a SYN+ACK, octets
     """
-    __slots__ = 'own', 'source', 'deny', 'mss'
+    __slots__ = 'own', 'source', 'deny', 'mss', 'options'
 
-    def __init__(self, own, deny, size, mtu, header):
+    def __init__(self, own, deny, size, mtu, header, face):
         self.own = own.members if own else None
         self.source = first_unicast(own.ranges, size) if own else None
         self.deny = deny.members if deny else False
-        self.mss = min(max(mtu - header - TCP_HEADER.size, 1), MSS_MAX)
-
-    def pack_mss(self):
-        """-> the TCP option that tells it."""
-        return TCP_MSS_OPTION.pack(TCP_OPTION_MSS, TCP_MSS_OPTION.size, self.mss)
+        self.mss = face.mss(mtu, header)
+        self.options = face.pack_options(self.mss)
 
 
 class Stack:
@@ -1739,9 +1907,9 @@ class Stack:
     deny4, deny6    Addresses or None: nobody
     now             Unix time, set by tick()
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
-    answer_head     the same and the first octets of IPv4
-    mss_option, syn_ack_head, syn_ack_sum4, syn_ack_sum     what each SYN+ACK has, and the sums
-            of it, modulo 65535
+    face            the Face we show
+    plain           what PLAIN_MASK leaves of a plain frame to us
+    syn_ack, segment, datagram      Models of answers over IPv4
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     faults          the first [(exception, frame)] that were our bugs
@@ -1756,8 +1924,10 @@ class Stack:
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
-                 budget=None, verify=True, connections=None, tell=None, greet_s=GREET_S):
+                 budget=None, verify=True, connections=None, tell=None, greet_s=GREET_S,
+                 face=None):
         self.mac, self.mtu, self.verify, self.tell = mac, mtu, verify, tell
+        self.face = face or Face()
         self.host = host or Host()
         self.greet_s = greet_s
         self.greeting = frozenset(
@@ -1766,8 +1936,8 @@ class Stack:
         self.timers = Timers()
         self.challenges = [CHALLENGE_RATE, 0.0]
         self.farewells = [FAREWELL_RATE, 0.0]
-        self.four = Family(own4, deny4, 4, mtu, 20)
-        self.six = Family(own6, deny6, 16, mtu, IPV6.size)
+        self.four = Family(own4, deny4, 4, mtu, IPV4.size, self.face)
+        self.six = Family(own6, deny6, 16, mtu, IPV6.size, self.face)
         self.listed = bool(own4 or own6)
         if self.listed:                         # a list of one family is none of the other
             self.four.own = self.four.own or frozenset()
@@ -1782,16 +1952,20 @@ class Stack:
         self.received, self.sent, self.openings = 0, 0, None
         self.handlers = {ETHERTYPE_ARP: self.answer_arp, ETHERTYPE_IPV4: self.answer_ipv4,
                          ETHERTYPE_IPV6: self.answer_ipv6}
-        self.mss_option = self.four.pack_mss()
-        size = TCP_HEADER.size + len(self.mss_option)
-        header = pack_ipv4(IP_TCP, bytes(4), bytes(4), bytes(size))
         self.answer_tail = mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
-        self.answer_head = self.answer_tail + header[:2]
-        self.syn_ack_head = mac + ETHERTYPE_IPV4.to_bytes(2, 'big') + header[:10]
-        self.syn_ack_sum4 = 0xffff - int.from_bytes(header[10:12], 'big')
-        self.syn_ack_sum = (IP_TCP + size + SYN_ACK_FLAGS + TCP_WINDOW + int.from_bytes(
-            self.mss_option, 'big')) % HALF
+        self.plain = plain_value(mac)
+        self.make_models()
         self.tick(time.time())
+
+    def make_models(self):
+        """What the layers answer to requests of zeros, for the short cuts to patch."""
+        zero, ports = bytes(4), (bytes(4), bytes(4), 0, 0)
+        head = bytes(6) + self.mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
+        self.syn_ack, self.segment, self.datagram = (
+            Model(head + self.face.pack_ipv4(proto, zero, zero, data)) for proto, data in (
+                (IP_TCP, self.face.pack_tcp(ports, 0, 0, SYN | ACK, b'', self.four.options)),
+                (IP_TCP, self.face.pack_tcp(ports, 0, 0, ACK)),
+                (IP_UDP, pack_udp(zero, zero, 0, 0, b''))))
 
     def accepted_macs(self, own4, own6):
         """-> (destination MACs, prefixes of those where single ones would be too many)."""
@@ -1851,16 +2025,15 @@ class Stack:
         bare ACK instead of 4 and 3 (CPython 3.11).  Whatever is special is left to them.  Sums
         of 32-bit numbers serve modulo 65535, too.
         """
-        if len(frame) < TCP4.size:
+        if len(frame) < PLAIN4.size:
             return self.answer_ether(frame, trusted)
-        (dst, client, ethertype, vihl, total, frag, proto, src, our, sport, dport, seq, ack,
-         word, window) = TCP4.unpack_from(frame)
-        if (proto != IP_TCP and proto != IP_UDP or vihl != 0x45 or dst != self.mac
-                or ethertype != ETHERTYPE_IPV4 or frag & IPV4_MORE_OR_OFFSET or client[0] & 1
-                or client == dst or not 0x01000000 <= src < 0xe0000000):
+        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain:
             return self.answer_ether(frame, trusted)
+        (client, total, proto, src, our, sport, dport, seq, ack, word,
+         window) = PLAIN4.unpack_from(frame)
         own, deny = self.four.own, self.four.deny
-        if (not 0x01000000 <= our < 0xe0000000 or deny and src in deny
+        if (not 0x01000000 <= src < 0xe0000000 or not 0x01000000 <= our < 0xe0000000
+                or client == self.mac or deny and src in deny
                 or (src == our if own is None else our not in own or src in own)):
             return self.answer_ether(frame, trusted)
         end = ETHER.size + total
@@ -1869,43 +2042,27 @@ class Stack:
         trusted = trusted or not self.verify
         if proto == IP_UDP:
             return self.answer_datagram4(frame, end, trusted, client, src, our, sport, dport, seq)
+        if proto != IP_TCP:
+            return self.answer_ether(frame, trusted)
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
-        if total == SYN4_TOTALS.get(word) and frame[FLOW4_AT:38] not in self.connections.table:
+        if total == SYN_TOTALS.get(word) and frame[FLOW4_AT:38] not in self.connections.table:
             return self.answer_opening4(frame[FLOW4_AT:38], client, src, our, sport, dport, seq,
-                                        frame[TCP4.size:end]),
+                                        frame[PLAIN4.size:end]),
         at = FLOW4_AT + 8 + (word >> 12) * 4
-        if not TCP4.size <= at <= end:
+        if not PLAIN4.size <= at <= end:
             return self.answer_ether(frame, trusted)
         out = self.take_segment(frame[FLOW4_AT:38], seq, ack, word & FLAGS, window,
-                                frame[TCP4.size:at], frame[at:end], client)
-        return out and [self.pack_answer4(client, src, our, sport, dport, *each) for each in out]
+                                frame[PLAIN4.size:at], frame[at:end], client)
+        return out and [self.segment.pack_segment(client, src, our, sport, dport, *each)
+                        for each in out]
 
     def answer_opening4(self, flow, client, src, our, sport, dport, seq, options):
-        """Plain SYN over IPv4 -> SYN+ACK with a cookie."""
+        """Plain SYN over IPv4, of no connection -> SYN+ACK; 1.8 us, by the layers 3.4."""
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         cookie = flow_hash(self.cookies.key + flow) & MASK32 ^ MSS_STEP[mss]
-        seq = seq + 1 & MASK32
-        addresses = src + our
-        return SYN_ACK4.pack(
-            client, self.syn_ack_head, 0xffff - (addresses + self.syn_ack_sum4) % 0xffff, our,
-            src, dport, sport, cookie, seq, SYN_ACK_FLAGS, TCP_WINDOW,
-            0xffff - (addresses + sport + dport + cookie + seq + self.syn_ack_sum) % 0xffff,
-            self.mss_option)
-
-    def pack_answer4(self, client, src, our, sport, dport, seq, ack, flags, data, option):
-        """What a segment over IPv4 is answered -> the frame, as pack_tcp() and pack_ipv4() do."""
-        rest = option + data
-        size = TCP_HEADER.size + len(rest)
-        word = TCP_HEADER.size + len(option) << 10 | flags
-        seq, ack, total, addresses = seq & MASK32, ack & MASK32, 20 + size, src + our
-        return ANSWER4.pack(
-            client, self.answer_head, total, IPV4_DF, TTL << 8 | IP_TCP,
-            0xffff - (addresses + total + ANSWER4_SUM) % 0xffff, our, src, dport, sport, seq,
-            ack, word, TCP_WINDOW,
-            0xffff - (addresses + IP_TCP + size + sport + dport + seq + ack + word + TCP_WINDOW
-                      + answer_sum(rest)) % 0xffff) + rest
+        return self.syn_ack.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32)
 
     def answer_datagram4(self, frame, end, trusted, client, src, our, sport, dport, word):
         """Plain UDP over IPv4 -> the frame that answers it; word: its size and sum."""
@@ -1918,46 +2075,56 @@ class Stack:
         if not said:
             return ()
         port, out = said
-        size, addresses = UDP_HEADER.size + len(out), src + our
-        total = size + 20
-        return DATAGRAM4.pack(
-            client, self.answer_head, total, IPV4_DF, TTL << 8 | IP_UDP,
-            0xffff - (addresses + total + ANSWER4_SUM + IP_UDP - IP_TCP) % 0xffff, our, src,
-            port, sport, size,
-            0xffff - (addresses + IP_UDP + size + port + sport + size + (
-                from_octets(out, 'big') << 8 * (size & 1))) % 0xffff) + out,
+        return self.datagram.pack_datagram(client, src, our, sport, port, out),
 
-    def answer_openings(self, frames, trusted=False) -> 'Replies | None':
-        """Plain SYNs over IPv4, of one size and from one MAC -> the answer to each.
+    def answer_alike(self, frames, trusted=False) -> 'Replies | tuple | None':
+        """Plain SYNs or RSTs over IPv4, alike and of no connection -> the answer to each, or none.
 
         None if any of them is something else; then nothing is answered, and nothing counted.
         """
+        columns = self.line_up(frames, trusted)
+        if columns is None:
+            return None
+        if frames[0][FLAGS4_AT] != SYN:
+            self.fate = 'tcp reset'
+            self.counts[self.fate] += len(frames)
+            return ()
+        self.openings = columns
+        return columns.answers(self)
+
+    def line_up(self, frames, trusted) -> 'Openings | None':
+        """Frames -> their columns, if all are plain, alike, intact, served, of no connection."""
         sizes = list(map(len, frames))
-        if sizes.count(sizes[0]) != len(sizes):
+        if min(sizes) < PLAIN4.size:
             return None
-        total = self.opening_size(frames[0])
+        total, flags = self.alike_size(frames[0]), frames[0][FLAGS4_AT]
         # a few are asked before all are: where a scanner's RSTs are among its SYNs, 3 ns, not 80
-        if not total or any([frame[FLAGS4_AT] != SYN for frame in frames[::16]]):
+        if not total or any([frame[FLAGS4_AT] != flags for frame in frames[::16]]):
             return None
-        openings = Openings(frames, total)
-        if not (openings.is_plain() and self.are_served(openings)
-                and (not self.verify or openings.is_intact(trusted))):
+        if sizes.count(sizes[0]) != len(sizes):         # real cards pad to 60 octets
+            end = ETHER.size + total
+            if min(sizes) < end:
+                return None
+            frames = [frame[:end] for frame in frames]
+        columns = Openings(frames, total)
+        if not (columns.is_plain() and self.are_served(columns)
+                and (not self.verify or columns.is_intact(trusted))):
             return None
         table = self.connections.table
-        if table and any(map(table.__contains__, openings.flows())):
-            return None
-        self.openings = openings
-        return openings.answers(self)
+        if table and any(map(table.__contains__, columns.flows())):
+            return None                         # what comes on a connection, the layers take
+        return columns
 
-    def opening_size(self, frame):
-        """Octets of the IPv4 packet if it is a plain SYN to our MAC; 0: it is not."""
-        if len(frame) < TCP4.size:
+    def alike_size(self, frame):
+        """Octets of the IPv4 packet, if a frame is plain and can go in columns; 0: it is not."""
+        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain:
             return 0
-        (dst, client, ethertype, vihl, total, _, _, _, _, _, _, _, _, word,
-         _) = TCP4.unpack_from(frame)
-        if (total != SYN4_TOTALS.get(word) or vihl != 0x45 or dst != self.mac
-                or ethertype != ETHERTYPE_IPV4 or client[0] & 1 or client == dst
+        client, total, proto, _, _, _, _, _, _, word, _ = PLAIN4.unpack_from(frame)
+        if (proto != IP_TCP or client == self.mac or total != ALIKE_TOTALS.get(word)
                 or ETHER.size + total > len(frame)):
+            return 0
+        at = PLAIN4.size
+        if total > at - ETHER.size and not frame.startswith(MSS_OPTION_BEGIN, at):
             return 0
         return total
 
@@ -1970,11 +2137,6 @@ class Stack:
             return openings.is_between_two()
         return (all(map(own.__contains__, openings.ours()))
                 and not is_any_in(own, openings.srcs()))
-
-    def syn_ack_pattern(self, client):
-        """What the SYN+ACKs to one MAC have in common, zeros elsewhere -> frame."""
-        return SYN_ACK4.pack(client, self.syn_ack_head, 0, 0, 0, 0, 0, 0, 0, SYN_ACK_FLAGS,
-                             TCP_WINDOW, 0, self.mss_option)
 
     def answer_ether(self, frame, trusted):
         """IEEE 802.3, with up to two VLAN tags: the answer carries the same."""
@@ -2032,7 +2194,7 @@ class Stack:
         if not handler:
             return self.drop('ipv4 protocol')
         data = frame[at + size:at + total]
-        return [head + pack_ipv4(proto, ours or dst, src, answer) + answer
+        return [head + self.face.pack_ipv4(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
 
@@ -2084,7 +2246,7 @@ class Stack:
         handler = IPV6_HANDLERS.get(proto)
         if not handler:
             return self.drop('ipv6 protocol')
-        return [head + pack_ipv6(proto, ours or dst, src, answer) + answer
+        return [head + self.face.pack_ipv6(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
 
@@ -2143,7 +2305,7 @@ class Stack:
             return self.drop('ipv6 source')
         answer = pack_icmpv6(ND_ADVERTISEMENT, flags.to_bytes(4, 'big') + target
                              + ND_OPTION.pack(ND_TARGET_LINK, 1, self.mac), target, src)
-        return head + pack_ipv6(IP_ICMPV6, target, src, answer, ND_HOPS) + answer,
+        return head + self.face.pack_ipv6(IP_ICMPV6, target, src, answer, ND_HOPS),
 
     # TCP
 
@@ -2158,7 +2320,7 @@ class Stack:
         if not trusted and not is_intact(data, pseudo(src, dst, IP_TCP, len(data))):
             return self.drop('tcp checksum')
         ports = src, dst, sport, dport
-        return [pack_tcp(ports, *each) for each in self.take_segment(
+        return [self.face.pack_tcp(ports, *each) for each in self.take_segment(
             src + dst + data[:4], seq, ack, flags, window, data[TCP_HEADER.size:at], data[at:],
             head)]
 
@@ -2191,7 +2353,7 @@ class Stack:
         conn = self.connections.get(flow)
         if conn and seq == conn.rcv:
             self.connections.drop(flow)
-        elif conn and seq - conn.rcv & MASK32 < TCP_WINDOW:
+        elif conn and seq - conn.rcv & MASK32 < self.face.window:
             return self.challenge(conn, 'tcp reset')
         return self.drop('tcp reset')
 
@@ -2204,7 +2366,7 @@ class Stack:
         four = len(flow) == FLOW4.size
         mss = find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)
         return (self.cookies.make(flow, MSS_STEP[mss]), seq + 1, SYN | ACK, b'',
-                (self.four if four else self.six).pack_mss()),
+                (self.four if four else self.six).options),
 
     def answer_first(self, flow, seq, ack, flags, window, data, head):
         """A segment of no connection: the cookie decides."""
@@ -2466,11 +2628,13 @@ class Stack:
 
     def frames_to(self, flow, conn, segments):
         """Segments as take_segment() gives them -> frames."""
+        face = self.face
         head = conn.head if len(conn.head) >= ETHER.size else conn.head + self.answer_tail
-        layout, pack = (FLOW4, pack_ipv4) if len(flow) == FLOW4.size else (FLOW6, pack_ipv6)
+        layout, pack = ((FLOW4, face.pack_ipv4) if len(flow) == FLOW4.size
+                        else (FLOW6, face.pack_ipv6))
         ports = layout.unpack(flow)
-        packed = [pack_tcp(ports, *each) for each in segments]
-        return [head + pack(IP_TCP, ports[1], ports[0], each) + each for each in packed]
+        packed = [face.pack_tcp(ports, *each) for each in segments]
+        return [head + pack(IP_TCP, ports[1], ports[0], each) for each in packed]
 
     # UDP
 
@@ -2490,10 +2654,7 @@ class Stack:
         if not said:
             return ()
         port, out = said
-        size = UDP_HEADER.size + len(out)
-        total = checksum(UDP_HEADER.pack(port, sport, size, 0) + out,
-                         pseudo(ours, src, IP_UDP, size))
-        return UDP_HEADER.pack(port, sport, size, total) + out,
+        return pack_udp(ours, src, port, sport, out),
 
     def take_datagram(self, src, ours, sport, dport, data):
         """Octets to a port of ours -> (our port, octets) of the answer, or ()."""
@@ -3594,7 +3755,10 @@ def serve(link, stack, stop, log, watch):
 
 
 def answer_round(stack, frames, trusted, observers):
-    """Frames -> answers; each observer is told of each frame."""
+    """Frames -> answers; each observer is told of each frame.
+
+    What goes in columns comes first, all else in order of arrival.
+    """
     answers = []
     for part, quick in split_round(stack, frames, trusted):
         if quick is None:
@@ -3602,27 +3766,54 @@ def answer_round(stack, frames, trusted, observers):
                                                                      observers)
             continue
         for each in observers:
-            each.openings(stack.now, part, quick, stack.openings)
+            tell_columns(stack, part, quick, each)
         if len(part) == len(frames):
             return quick
         answers += quick
     return answers
 
 
+def tell_columns(stack, frames, quick, observer):
+    """Tell an observer of what was answered, or dropped, in columns."""
+    if quick:
+        observer.openings(stack.now, frames, quick, stack.openings)
+        return
+    for frame in frames:
+        observer.frame(stack.now, frame, stack.fate, ())
+
+
 def split_round(stack, frames, trusted):
-    """Frames -> parts of them, in order, with the answers if all of a part are plain SYNs."""
-    quick = None
-    if len(frames) >= OPENINGS_MIN:
-        try:
-            quick = stack.answer_openings(frames, trusted)
-        except Exception as error:              # our bug: they are answered one by one
-            stack.fault(error, frames[0])
-        if quick is None and len(frames) >= 2 * OPENINGS_MIN:
-            half = len(frames) // 2
-            for part in frames[:half], frames[half:]:
-                yield from split_round(stack, part, trusted)
-            return
-    yield frames, quick
+    """Frames -> (part of them, its answers) for what goes in columns, then (the others, None)."""
+    if len(frames) < OPENINGS_MIN:
+        yield frames, None
+        return
+    quick = try_columns(stack, frames, trusted)
+    if quick is not None:                       # a flood: all are alike
+        yield frames, quick
+        return
+    groups, others = group_alike(frames)
+    while groups:
+        places = groups.pop()
+        part = [frames[place] for place in places]
+        quick = None if len(part) == len(frames) else try_columns(stack, part, trusted)
+        half = len(places) // 2
+        if quick is not None:
+            yield part, quick
+        elif half >= OPENINGS_MIN:              # something in it is special: in which half?
+            groups += places[:half], places[half:]
+        else:
+            others += places
+    if others:
+        yield [frames[place] for place in sorted(others)], None
+
+
+def try_columns(stack, frames, trusted):
+    """Stack.answer_alike(); after a bug of ours None, and they are answered one by one."""
+    try:
+        return stack.answer_alike(frames, trusted)
+    except Exception as error:
+        stack.fault(error, frames[0])
+        return None
 
 
 def answer_all(stack, frames, trusted, _):

@@ -7975,7 +7975,7 @@ NO_OWN_FILES = [                            # octets, line and what the message 
 # Internet checksums: octets, sum to begin with, checksum; 0 is written as 0xffff
 SUMS = [
     ('0001 f203 f4f5 f6f7', 0, 0x220d),                                 # RFC 1071 s3
-    ('', 0, 0xffff), ('00', 0, 0xffff), ('ffff', 0, 0xffff), ('ffff ffff', 0, 0xffff),
+    ('', 0, 0xffff), ('00', 0, 0xffff), ('ffff', 0, 0), ('ffff ffff', 0, 0),
     ('ff', 0, 0x00ff), ('0100 02', 0, 0xfcff), ('', 0x1234, 0xedcb), ('0001', 0xffff, 0xfffe),
     ('4500 0073 0000 4000 4011 0000 c0a8 0001 c0a8 00c7', 0, 0xb861),   # Wikipedia
     ('0001', 0x123450001, 0xdcb7),                                      # a sum of any size
@@ -9766,7 +9766,7 @@ class Wire(Case):
         for size in list(range(70)) + [1459, 1460]:
             data = bytes(draw.choice((0, 0xff, draw.randrange(256))) for _ in range(size))
             with self.subTest(data=data, seed=SEED):
-                self.assertEqual(masscanned.checksum(data), (0xffff ^ add_up(data)) or 0xffff)
+                self.assertEqual(masscanned.checksum(data), 0xffff ^ add_up(data))
 
     def test_is_intact(self):
         draw = random.Random(SEED)
@@ -10976,7 +10976,7 @@ class Stack(unittest.TestCase):
                     expected = [each.hex() for frame in frames
                                 for each in stack.answer_ether(frame, False)]
                     self.assertEqual(len(expected), count)
-                    self.assertEqual([each.hex() for each in stack.answer_openings(frames)],
+                    self.assertEqual([each.hex() for each in stack.answer_alike(frames)],
                                      expected, 'SEED=%d' % SEED)
         self.assertEqual(stack.counts, {})
 
@@ -10985,7 +10985,7 @@ class Stack(unittest.TestCase):
         frames = [tcp(7, 0, SYN, sport=port) for port in range(1, 40)]
         with patched(masscanned, flow_hash=masscanned.hash_slowly):
             stack = make_stack()
-            self.assertEqual(list(stack.answer_openings(frames)),
+            self.assertEqual(list(stack.answer_alike(frames)),
                              [answer for frame in frames for answer in stack.answer_frame(frame)])
 
     def test_fold(self):
@@ -11003,7 +11003,7 @@ class Stack(unittest.TestCase):
     def test_replies(self):
         """Slices of them are what slices of their frames are, and rows have a head in front."""
         frames = [tcp(7, 0, SYN, sport=port) for port in range(1, 8)]
-        replies = make_stack().answer_openings(frames)
+        replies = make_stack().answer_alike(frames)
         whole = list(replies)
         for first, end in (0, 7), (0, 3), (3, 7), (6, 9), (7, 9), (0, 0):
             part = replies[first:end]
@@ -11021,7 +11021,7 @@ class Stack(unittest.TestCase):
                 'proto', 6), src, dst, extra.pop('mac', MAC), extra.pop('client', CLIENT_MAC),
                 extra.pop('tags', b''), **extra)
         rows = [('flags', syn(flags=SYN | ACK)), ('no SYN', syn(flags=ACK)),
-                ('ECN', syn(flags=SYN | ECE | CWR)), ('size', syn() + b'x'),
+                ('ECN', syn(flags=SYN | ECE | CWR)),
                 ('options elsewhere', syn(options=unhex('01010101'))),
                 ('size of the option', syn(options=unhex('020305b4'))),
                 ('data for options', syn(options=b'', data=unhex('020405b4'))),
@@ -11042,15 +11042,15 @@ class Stack(unittest.TestCase):
                 with self.subTest(name, at=at):
                     stack = make_stack(deny='172.16.0.0/12')
                     frames = [syn()] * 8
-                    self.assertEqual(len(stack.answer_openings(frames)), 8)
+                    self.assertEqual(len(stack.answer_alike(frames)), 8)
                     frames[at] = frame
-                    self.assertIsNone(stack.answer_openings(frames))
+                    self.assertIsNone(stack.answer_alike(frames))
                     self.assertEqual((stack.counts, stack.fate), ({}, None))
-            if name not in ('client MAC', 'size'):
-                self.assertIsNone(stack.answer_openings([frame] * 8), name)
+            if name != 'client MAC':
+                self.assertIsNone(stack.answer_alike([frame] * 8), name)
         for own, src, dst in (('', mine, mine), ('224.0.0.1,10.1.1.1', mine, packed('224.0.0.1')),
                               ('', mine, packed('240.0.0.1')), ('', mine, packed('0.0.0.1'))):
-            self.assertIsNone(make_stack(own).answer_openings([syn(src, dst)] * 8), (own, dst))
+            self.assertIsNone(make_stack(own).answer_alike([syn(src, dst)] * 8), (own, dst))
 
     def test_openings_trust(self):
         """Sums are verified as for single frames."""
@@ -11058,47 +11058,183 @@ class Stack(unittest.TestCase):
         for at, verify, trusted, served in ((24, True, False, False), (24, True, True, False),
                                             (50, True, False, False), (50, True, True, True),
                                             (24, False, False, True), (50, False, False, True)):
-            got = make_stack(verify=verify).answer_openings([right, spoil(right, at, 1)], trusted)
+            got = make_stack(verify=verify).answer_alike([right, spoil(right, at, 1)], trusted)
             self.assertEqual(bool(got), served, (at, verify, trusted))
 
-    def test_openings_and_connections(self):
-        """SYNs on open connections are no openings."""
-        stack = make_stack()
-        client = Client(stack)
-        client.say(GET[:9])
-        self.assertIsNone(stack.answer_openings([tcp(5, 0, SYN, sport=7), tcp(5, 0, SYN)]))
-        self.assertEqual(client.talk(GET[9:]), KEEP)
+    def test_columns_leave_connections_alone(self):
+        """What comes on a connection is no part of a round in columns: the layers take it."""
+        for flags in SYN, RST, RST | ACK:
+            stack = make_stack()
+            client = Client(stack, sport=5)
+            client.say(GET[:9])
+            frames = [tcp(client.seq, 0, flags, sport=port) for port in (4, 5, 6)]
+            self.assertIsNone(stack.answer_alike(frames))
+            self.assertEqual((len(stack.connections.table), stack.counts), (1, {}))
+            with patched(masscanned, OPENINGS_MIN=2):
+                answers = masscanned.answer_round(stack, frames, False, [])
+            self.assertEqual(len(answers), 3 if flags == SYN else 0)
+            self.assertEqual((len(stack.connections.table), stack.connections.held),
+                             (1, 9) if flags == SYN else (0, 0))
+
+    def test_resets(self):
+        """RSTs are counted in columns; one of another shape, or wrong, is not among them."""
+        for flags in RST, RST | ACK:
+            frames = [tcp(7, 9, flags, sport=port) + bytes(6) for port in range(8)]
+            stack = make_stack()
+            self.assertEqual((stack.answer_alike(frames), stack.fate), ((), 'tcp reset'))
+            self.assertEqual(stack.counts, {'tcp reset': 8})
+            for other in (tcp(7, 9, flags ^ ACK) + bytes(6), tcp(7, 9, flags | PSH) + bytes(6),
+                          tcp(7, 9, flags, b'why?'), tcp(7, 9, flags, b'', unhex('020405b4')),
+                          spoil(frames[0], 50, 1), tcp(7, 9, SYN) + bytes(6)):
+                for group in frames[:3] + [other], [other] * 2:
+                    stack = make_stack()
+                    if other[47] != flags and group[0] == other:
+                        continue                # another kind, all of them
+                    self.assertIsNone(stack.answer_alike(group), other.hex())
+                    self.assertEqual(stack.counts, {})
+
+    def mixed_round(self, draw):
+        """A round of real traffic: scanners' SYNs in three shapes, RSTs, and whatever else."""
+        shapes = b'', unhex('020405b4'), unhex('020405b40402080a000000010000000001030307')
+        frames = []
+        for _ in range(400):
+            where = dict(sport=draw.randrange(65536), src=bytes((9, *draw.choices(range(256), k=3))))
+            chance = draw.random()
+            if chance < 0.6:
+                frame = tcp(draw.randrange(1 << 32), 0, SYN, b'', draw.choice(shapes), **where)
+            elif chance < 0.8:
+                frame = tcp(7, 9, draw.choice((RST, RST | ACK)), **where)
+            elif chance < 0.9:
+                frame = udp(draw.choice((QUERY, b'?' * 9)))
+            else:
+                frame = draw.choice((self.random_syn(draw)[0], ping(), arp(), b'', bytes(60)))
+            frames.append(frame + bytes(max(60 - len(frame), 0) if draw.random() < 0.7 else 0))
+        return frames
 
     def test_round(self):
-        """A mixed round: the answers of single frames, in order, each observer told of each."""
+        """A mixed round: the answers of single frames, each observer told of each frame once."""
         draw = random.Random(SEED)
-        plain = [tcp(draw.randrange(1 << 32), 0, SYN, sport=draw.randrange(65536))
-                 for _ in range(160)]
-        others = [self.random_syn(draw)[0] for _ in range(40)] + [b'', bytes(60)]
-        for odd in (0, 1, 3, 40):
-            frames = plain[:]
-            for _ in range(odd):
-                frames.insert(draw.choice((0, draw.randrange(len(frames)))), draw.choice(others))
-            one, two, seen = make_stack(), make_stack(), []
-            expected = [list(one.answer_frame(frame)) for frame in frames]
-            with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 8):
-                watch = masscanned.Watch(0)
-                watch.frame = lambda now, *rest: seen.append(rest)
-                for observers in [], [watch]:
-                    self.assertEqual(
-                        list(masscanned.answer_round(two, frames, False, observers)),
-                        list(itertools.chain.from_iterable(expected)), 'SEED=%d' % SEED)
+        for _ in range(4 * BULK):
+            frames, one, seen = self.mixed_round(draw), make_stack(), []
+            expected = [(frame, list(one.answer_frame(frame))) for frame in frames]
+            watch, two = masscanned.Watch(0), make_stack()
+            watch.frame = lambda now, *rest: seen.append(rest)
+            answers = [list(masscanned.answer_round(two, frames, False, observers))
+                       for observers in ([], [watch])]
+            self.assertEqual(answers[0], answers[1], 'SEED=%d' % SEED)
+            self.assertEqual(sorted(answers[0]), sorted(answer for _, got in expected
+                                                        for answer in got), 'SEED=%d' % SEED)
             self.assertEqual({fate: 2 * count for fate, count in one.counts.items()}, two.counts)
-            self.assertEqual([(frame, list(got)) for frame, _, got in seen],
-                             list(zip(frames, expected)))
-            self.assertEqual([bool(fate) for _, fate, _ in seen],
-                             [not got for got in expected])
+            self.assertEqual(sorted((frame, list(got)) for frame, _, got in seen),
+                             sorted(expected))
+            self.assertEqual([bool(fate) for _, fate, _ in seen], [not got for _, _, got in seen])
+            self.assertEqual([answer for _, _, got in seen for answer in got], answers[0])
+            parts = [len(part) for part, quick in masscanned.split_round(two, frames, False)
+                     if quick is not None]
+            self.assertGreater(sum(parts), 120 if masscanned.OPENINGS_MIN < 400 else -1)
+
+    def test_order_of_a_round(self):
+        """What does not go in columns keeps its order of arrival, also what is taken out again."""
+        plain = [tcp(7, 0, SYN, sport=port) for port in range(100, 140)]
+        others = [udp(QUERY), ping(), spoil(tcp(7, 0, SYN), 50, 1), tcp(8, 0, RST), udp(b'?'),
+                  tcp(7, 9, ACK), spoil(tcp(7, 1, SYN), 50, 1)]
+        frames = plain[:]
+        for place, frame in zip((0, 3, 20, 20, 40, 46, 46), others):
+            frames.insert(place, frame)
+        parts = list(masscanned.split_round(make_stack(), frames, False))
+        self.assertEqual(parts[-1], ([frame for frame in frames if frame in parts[-1][0]], None))
+        self.assertEqual([frame for frame in parts[-1][0] if frame not in plain],
+                         [frame for frame in frames if frame not in plain])
+        with patched(masscanned, OPENINGS_MIN=8):
+            parts = list(masscanned.split_round(make_stack(), frames, False))
+            self.assertGreater(len(parts), 1)
+            self.assertEqual(parts[-1][0], [frame for frame in frames if frame in parts[-1][0]])
+            self.assertEqual(sum(len(part) for part, _ in parts), len(frames))
+
+    # TTL, window, identification and fragment word, options with their octets for a link of 1500
+    FACES = [((), 64, 65535, 0x4000, unhex('020405b4')),
+             ((128, 8192, 0x4000, (2, unhex('01030308'), unhex('01010402'))),
+              128, 8192, 0x4000, unhex('020405b4 01030308 01010402')),
+             ((255, 1, 0x12340000, ()), 255, 1, 0x12340000, b''),
+             ((32, 29200, 0x4000, (unhex('0402'), 2, unhex('01030307'))),
+              32, 29200, 0x4000, unhex('0402 020405b4 01030307 0101')),
+             ((1, 0xfff0, 0, (2,) + (unhex('01010402'),) * 9), 1, 0xfff0, 0,
+              unhex('020405b4') + unhex('01010402') * 9)]
+
+    def test_faces(self):
+        """Whoever we look like: layers, short cuts and columns say the same, and what it says."""
+        draw = random.Random(SEED)
+        for given, ttl, window, fragment, options in self.FACES:
+            stack = make_stack(face=masscanned.Face(*given))
+            frames = [tcp(draw.randrange(1 << 32), 0, SYN, b'', unhex('02040200'),
+                          sport=draw.randrange(65536)) for _ in range(40)]
+            layers = [each for frame in frames for each in stack.answer_ether(frame, False)]
+            self.assertEqual([each for frame in frames for each in stack.answer_frame(frame)],
+                             layers)
+            self.assertEqual(list(stack.answer_alike(frames)), layers)
+            for frame in layers:
+                self.assertEqual((frame[18:22], frame[22], frame[48:50], frame[54:]), (
+                    fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), options))
+            answer, = stack.answer_frame(tcp(7, 0, SYN, **V6))
+            self.assertEqual((answer[21], answer[68:70], answer[74:].replace(
+                unhex('05a0'), unhex('05b4'))), (ttl, window.to_bytes(2, 'big'), options))
+            answer, = stack.answer_frame(ping())
+            self.assertEqual((answer[18:22], answer[22]), (fragment.to_bytes(4, 'big'), ttl))
+            answer, = stack.answer_frame(solicitation())
+            self.assertEqual(answer[21], 255)
+
+    def test_faces_of_conversations(self):
+        """The same for what follows a SYN, and for datagrams."""
+        for given, ttl, window, fragment, _ in self.FACES:
+            quick, layers = (make_stack(face=masscanned.Face(*given)) for _ in range(2))
+            quick.answer_ether = None
+            opening, = quick.answer_frame(tcp(7, 0, SYN))
+            ack = int.from_bytes(opening[38:42], 'big') + 1
+            for frame in (tcp(8, ack, PSH | ACK, GET), tcp(8, ack, PSH | ACK, GET * 3),
+                          tcp(8 + 3 * len(GET), ack, FIN | ACK), udp(QUERY)):
+                answers = list(quick.answer_frame(frame))
+                self.assertEqual(answers, layers.answer_ether(frame, False))
+                self.assertTrue(answers)
+                for answer in answers:
+                    self.assertEqual((answer[18:22], answer[22]),
+                                     (fragment.to_bytes(4, 'big'), ttl))
+                    if answer[23] == 6:
+                        self.assertEqual(answer[48:50], window.to_bytes(2, 'big'))
+
+    def test_sums_of_zero(self):
+        """RFC 1624: where a checksum of 0 is due, 0 is written; by UDP, where it is none, 0xffff."""
+        def sums(ways, frame):
+            got = [list(way(frame)) for way in ways]
+            self.assertEqual(got, got[:1] * len(ways))
+            head = 14 if got[0][0][12:14] == b'\x08\0' else 34
+            at = head + 20 + {6: 16, 17: 6}.get(frame[23 if head == 14 else 20], 2)
+            return int.from_bytes(got[0][0][at:at + 2], 'big'), int.from_bytes(
+                got[0][0][24:26], 'big')
+        stack = make_stack()
+        ways = [lambda frame: stack.answer_ether(frame, False), stack.answer_frame]
+        columns = ways + [lambda frame: stack.answer_alike([frame])]
+        for ways4, where in ((columns, {}), (ways, V6)):
+            total = sums(ways4, tcp(0, 0, SYN, **where))[0]
+            self.assertEqual(sums(ways4, tcp(total, 0, SYN, **where))[0], 0)
+        opening, = stack.answer_frame(tcp(7, 0, SYN))
+        ack = int.from_bytes(opening[38:42], 'big') + 1
+        total = sums(ways, tcp(7, ack, FIN | ACK))[0]
+        self.assertEqual(sums(ways, tcp(7 + total, ack, FIN | ACK))[0], 0)
+        total = sums(ways, udp(QUERY, 9))[0]
+        self.assertEqual(sums(ways, udp(QUERY, (9 + total) % 0xffff))[0], 0xffff)
+        total = sums(columns, tcp(0, 0, SYN, src=bytes((9, 9, 0, 0))))[1]
+        src = bytes((9, 9)) + total.to_bytes(2, 'big')
+        self.assertEqual(sums(columns, tcp(0, 0, SYN, src=src))[1], 0)
+        for frame in udp(QUERY, src=src), ping(src=src):
+            sums(ways, frame)
+        self.assertEqual(sums(ways, ping(bytes(4)))[0], 0xffff)
+        self.assertEqual(sums(ways, ping(b'\xff' * 4))[0], 0)
 
     def test_round_fault(self):
         """A bug in the quick way is kept, and the frames are answered one by one."""
         stack, frames = make_stack(), [tcp(7, 0, SYN)] * 20
         with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 20), \
-                unittest.mock.patch.object(stack, 'answer_openings', side_effect=KeyError):
+                unittest.mock.patch.object(stack, 'answer_alike', side_effect=KeyError):
             self.assertEqual(len(masscanned.answer_round(stack, frames, False, [])), 20)
         self.assertEqual((len(stack.faults), stack.counts), (1, {'eth fault': 1}))
 
@@ -11483,8 +11619,8 @@ class Stack(unittest.TestCase):
 
     def test_log_of_any_frame(self):
         """Whatever the stack makes of a frame, cut at any length, the log can tell it."""
-        solicitation = masscanned.ETHER.pack(MAC, CLIENT_MAC, 0x86dd) + masscanned.pack_ipv6(
-            58, PEER6, HOST6, b'\x87', 255) + b'\x87'
+        solicitation = masscanned.ETHER.pack(MAC, CLIENT_MAC, 0x86dd) + masscanned.Face().pack_ipv6(
+            58, PEER6, HOST6, b'\x87', 255)
         short = MAC + CLIENT_MAC + unhex('0800 4500 0000 00')
         frames = [solicitation, short, Client(make_stack()).frame(GET)]
         for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
@@ -11543,7 +11679,7 @@ class Stack(unittest.TestCase):
                               src=packed(src), dst=packed(our)) + bytes(tail)
                           for _, src, our, sport, dport, seq, ack in each]
                 stack = make_stack('10.0.0.0/8')
-                answers = list(stack.answer_openings(frames))
+                answers = list(stack.answer_alike(frames))
                 yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
 
     def test_log_of_openings(self):
@@ -11566,7 +11702,7 @@ class Stack(unittest.TestCase):
         """Openings are counted while the reader stalls, and no more when it is gone."""
         frames = [tcp(7, 0, SYN)] * 20
         stack = make_stack()
-        answers = list(stack.answer_openings(frames))
+        answers = list(stack.answer_alike(frames))
         for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
             log = kind(1, NOW)
             log.full = True
@@ -11580,7 +11716,7 @@ class Stack(unittest.TestCase):
         """All that was told is written once, in order, and counts anew; due is its first."""
         frames = [tcp(seq, 0, SYN, sport=seq) for seq in range(40)]
         stack = make_stack()
-        answers = list(stack.answer_openings(frames))
+        answers = list(stack.answer_alike(frames))
         with tempfile.TemporaryFile() as file:
             log = masscanned.ConsoleLog(file.fileno(), NOW)
             log.begin()
@@ -13519,7 +13655,7 @@ class ResponderCli(Case):
 
     def test_ring_out(self):
         """Frames go into slots in order, lists and Replies alike; what finds no room is sent."""
-        replies = make_stack().answer_openings([tcp(7, 0, SYN, sport=port) for port in range(6)])
+        replies = make_stack().answer_alike([tcp(7, 0, SYN, sport=port) for port in range(6)])
         for frames in list(replies), replies, [bytes((port,)) * 214 for port in range(6)]:
             six, size = list(frames), len(list(frames)[0])
             head = struct.pack('=III20x2xH6x', 1, size + 10, size + 10, size)
