@@ -1021,6 +1021,7 @@ class Stream(Peer):
 # Pure: what comes out depends on the frame, the state, self.now and self.host.random.
 
 COOKIE_KEY = 32             # octets
+COOKIE_HASH, COOKIE_PLACE = 0xfff00000, 0x000fffff
 KEY_LIFE_S = 300            # a cookie is good for this long at least, twice at most
 MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie tell
 MSS_STEP = b''.join(                    # MSS -> the largest step within it, or the smallest of all
@@ -1049,8 +1050,10 @@ FAULTS_KEPT = 8
 class Cookies:
     """Sequence numbers that prove, when acknowledged, that the client heard us.
 
-    A cookie is a keyed hash of addresses and ports, its lowest 3 bits mixed with the step of the
-    client's MSS.  Keys are derived from one secret and the time, so workers share them.
+    A cookie is a keyed hash of addresses and ports, to whose lower 20 bits 8 times the client's
+    initial sequence number is added, its lowest 3 bits mixed with the step of his MSS.  So it
+    tells, without state, where in the client's stream a segment stands.  Keys are derived from
+    one secret and the time, so workers share them.
 
     secret  for the life of the process
     epoch   now // KEY_LIFE_S of `key`; `before` is the key of the one before
@@ -1071,16 +1074,25 @@ class Cookies:
     def derive(self, epoch):
         return hashlib.blake2s(struct.pack('!q', epoch), key=self.secret).digest()
 
-    def make(self, flow, step):
-        """Addresses and ports, step of the MSS -> our initial sequence number."""
-        return flow_hash(self.key + flow) & MASK32 ^ step
+    def make(self, flow, step, initial):
+        """Addresses and ports, step of the MSS, the client's number -> our initial one."""
+        known = flow_hash(self.key + flow)
+        return known & COOKIE_HASH | known + (initial << 3) & COOKIE_PLACE ^ step
 
-    def step(self, flow, ack):
-        """Acknowledgement number -> the step its cookie tells; None: no cookie of ours."""
+    def read(self, flow, seq, ack):
+        """Numbers of a segment -> (step, octets of it beyond the client's first, -1: before it).
+
+        None: no cookie of ours, or too far away.
+        """
+        cookie = ack - 1 & MASK32
         for key in (self.key, self.before):
-            step = (ack - 1 & MASK32) ^ (flow_hash(key + flow) & MASK32)
-            if step < len(MSS_STEPS):
-                return step
+            known = flow_hash(key + flow)
+            if not (cookie ^ known) & COOKIE_HASH:
+                step = (cookie ^ known) & 7
+                initial = ((cookie ^ step) - known & COOKIE_PLACE) >> 3
+                beyond = seq - initial & COOKIE_PLACE >> 3      # 0 is the SYN's own number
+                if beyond <= WINDOW_MAX + 1:
+                    return step, beyond - 1
         return None
 
 
@@ -1770,7 +1782,9 @@ class Openings:
         src, dst = (memoryview(self.octets[each]).cast('I') for each in (COLUMN_SRC, COLUMN_DST))
         words[at::step], words[at + 1::step], words[at + 2::step] = src[1::2], dst[::2], dst[1::2]
         hashes = map(flow_hash, cut_rows('%ds' % (4 * step), block))
-        return self.pack('q', hashes) & self.each(MASK32)
+        known = self.pack('q', hashes)
+        place = known + (self.first(COLUMN_SEQ) << 3) & self.each(COOKIE_PLACE)
+        return known & self.each(COOKIE_HASH) | place
 
     def answers(self, stack) -> 'Replies':
         """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
@@ -2061,7 +2075,7 @@ class Stack:
     def answer_opening4(self, flow, client, src, our, sport, dport, seq, options):
         """Plain SYN over IPv4, of no connection -> SYN+ACK; 1.8 us, by the layers 3.4."""
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
-        cookie = flow_hash(self.cookies.key + flow) & MASK32 ^ MSS_STEP[mss]
+        cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
         return self.syn_ack.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32)
 
     def answer_datagram4(self, frame, end, trusted, client, src, our, sport, dport, word):
@@ -2339,7 +2353,7 @@ class Stack:
         if conn is None:
             return self.answer_first(flow, seq, ack, flags, window, data, head)
         if isinstance(conn, Waiting):
-            return self.answer_waiting(flow, seq, ack, flags, window, data, head)
+            return self.answer_waiting(flow, conn, seq, ack, flags, window, data, head)
         return self.answer_next(flow, conn, seq, ack, flags, window, data)
 
     def challenge(self, conn, fate):
@@ -2365,18 +2379,25 @@ class Stack:
             return self.challenge(self.connections.table[flow], 'tcp second syn')
         four = len(flow) == FLOW4.size
         mss = find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)
-        return (self.cookies.make(flow, MSS_STEP[mss]), seq + 1, SYN | ACK, b'',
+        return (self.cookies.make(flow, MSS_STEP[mss], seq), seq + 1, SYN | ACK, b'',
                 (self.four if four else self.six).options),
 
     def answer_first(self, flow, seq, ack, flags, window, data, head):
-        """A segment of no connection: the cookie decides."""
-        if not (data or flags & (PSH | FIN)):
-            if flow[-2:] in self.greeting:
-                return self.await_greeting(flow, seq, ack, window, head)
+        """A segment of no connection: the cookie decides, and tells where it stands.
+
+        What came before it may be lost, or late: nothing is acknowledged that did not come.
+        """
+        bare = not (data or flags & (PSH | FIN))
+        found = self.cookies.read(flow, seq, ack)
+        if found is None:
+            return self.drop('tcp bare ack' if bare else 'tcp cookie')
+        step, beyond = found
+        if bare and beyond >= 0:
+            if not beyond and flow[-2:] in self.greeting:
+                return self.await_greeting(flow, seq, ack, step, window, head)
             return self.drop('tcp bare ack')
-        step = self.cookies.step(flow, ack)
-        if step is None:
-            return self.drop('tcp cookie')
+        if beyond and not (data and self.host.original):        # a gap, or a keep-alive
+            return (ack, seq - beyond, ACK, b'', b''),
         if data:
             conn = self.make_conn(flow, seq, ack, step, head)
             self.connections.add(flow, conn)
@@ -2499,21 +2520,20 @@ class Stack:
 
     # what is due without a frame
 
-    def await_greeting(self, flow, seq, ack, window, head):
+    def await_greeting(self, flow, seq, ack, step, window, head):
         """A handshake is complete where we speak first: the client has a while to do so."""
-        step = self.cookies.step(flow, ack)
-        if step is not None:
-            waiting = Waiting(head, seq, ack, step, window, self.now, None)
-            if not self.connections.add_silent(flow, waiting):
-                return self.drop('tcp crowd')
-            waiting.wake = self.timers.add(self.greet_s, flow, self.now)
+        waiting = Waiting(head, seq, ack, step, window, self.now, None)
+        if not self.connections.add_silent(flow, waiting):
+            return self.drop('tcp crowd')
+        waiting.wake = self.timers.add(self.greet_s, flow, self.now)
         return self.drop('tcp bare ack')
 
-    def answer_waiting(self, flow, seq, ack, flags, window, data, head):
+    def answer_waiting(self, flow, conn, seq, ack, flags, window, data, head):
         """A segment of who should be greeted: if it says anything, it has spoken first."""
-        if not (data or flags & (PSH | FIN)):
+        if seq == conn.rcv and (data or flags & (PSH | FIN)):
+            self.connections.drop(flow)
+        elif seq == conn.rcv:
             return self.drop('tcp bare ack')
-        self.connections.drop(flow)
         return self.answer_first(flow, seq, ack, flags, window, data, head)
 
     def set_timer(self, flow, conn):

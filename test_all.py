@@ -9260,6 +9260,11 @@ def read_layer4(answer):
                            data=data[size:])
 
 
+def draw_octets(draw):
+    """random.Random -> a source of octets."""
+    return lambda size: bytes(draw.randrange(256) for _ in range(size))
+
+
 def quiet_host(protocols=None):
     return masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols)
 
@@ -9719,7 +9724,11 @@ SILENCE = [
     ('data without handshake', tcp(1, 1, PSH | ACK, GET), {}, 'tcp cookie'),
     ('FIN without handshake', tcp(1, 1, FIN | ACK), {}, 'tcp cookie'),
     ('PSH without handshake', tcp(1, 1, PSH | ACK), {}, 'tcp cookie'),
-    ('cookie and one', with_client(lambda client: client.frame(GET, ack=client.ack + 8)), {},
+    ('cookie and one', with_client(lambda client: client.frame(GET, ack=client.ack + (1 << 20))),
+     {}, 'tcp cookie'),
+    ('too far beyond', with_client(lambda client: client.frame(GET, seq=client.seq + 65536)), {},
+     'tcp cookie'),
+    ('too far before', with_client(lambda client: client.frame(GET, seq=client.seq - 2)), {},
      'tcp cookie'),
     ('cookie of another port', with_client(lambda client: tcp(
         client.seq, client.ack, PSH | ACK, GET, sport=40001)), {}, 'tcp cookie'),
@@ -11214,12 +11223,14 @@ class Stack(unittest.TestCase):
         ways = [lambda frame: stack.answer_ether(frame, False), stack.answer_frame]
         columns = ways + [lambda frame: stack.answer_alike([frame])]
         for ways4, where in ((columns, {}), (ways, V6)):
-            total = sums(ways4, tcp(0, 0, SYN, **where))[0]
-            self.assertEqual(sums(ways4, tcp(total, 0, SYN, **where))[0], 0)
-        opening, = stack.answer_frame(tcp(7, 0, SYN))
-        ack = int.from_bytes(opening[38:42], 'big') + 1
-        total = sums(ways, tcp(7, ack, FIN | ACK))[0]
-        self.assertEqual(sums(ways, tcp(7 + total, ack, FIN | ACK))[0], 0)
+            with patched(masscanned, flow_hash=lambda _: 0):
+                total = sums(ways4, tcp(7, 0, SYN, sport=0, **where))[0]
+                self.assertEqual(sums(ways4, tcp(7, 0, SYN, sport=total, **where))[0], 0)
+        with patched(masscanned, flow_hash=lambda _: 0):
+            opening, = stack.answer_frame(tcp(7, 0, SYN))
+            ack = int.from_bytes(opening[38:42], 'big') + 1
+            total = sums(ways, tcp(8, ack, FIN | ACK, sport=0))[0]
+            self.assertEqual(sums(ways, tcp(8, ack, FIN | ACK, sport=total))[0], 0)
         total = sums(ways, udp(QUERY, 9))[0]
         self.assertEqual(sums(ways, udp(QUERY, (9 + total) % 0xffff))[0], 0xffff)
         total = sums(columns, tcp(0, 0, SYN, src=bytes((9, 9, 0, 0))))[1]
@@ -11274,8 +11285,8 @@ class Stack(unittest.TestCase):
 
     # ---- cookies ---------------------------------------------------------------------
 
-    def cookie(self, stack, **options):
-        answer, = ask(stack, tcp(1000, 0, SYN, **options))
+    def cookie(self, stack, initial=1000, **options):
+        answer, = ask(stack, tcp(initial, 0, SYN, **options))
         return answer.seq
 
     def test_cookies(self):
@@ -11285,7 +11296,8 @@ class Stack(unittest.TestCase):
         stack.tick(NOW + 1)
         self.assertEqual(self.cookie(stack), cookie)
         others = [self.cookie(stack, **each) for each in (
-            dict(sport=40001), dict(dport=81), dict(src=packed('192.0.0.9')), V6)]
+            dict(sport=40001), dict(dport=81), dict(src=packed('192.0.0.9')), V6,
+            dict(initial=1001), dict(initial=0), dict(initial=ONES))]
         others.append(self.cookie(make_stack(host=masscanned.Host())))
         others.append(self.cookie(make_stack(own=''), dst=packed('192.0.0.2')))
         stack.tick(NOW + masscanned.KEY_LIFE_S)
@@ -11315,9 +11327,53 @@ class Stack(unittest.TestCase):
             wrong = 1 << number if number < 32 else draw.randrange(1, 1 << 32)
             if wrong & ~7:                      # the lowest 3 bits tell the MSS
                 ack = (client.ack - 1 ^ wrong) + 1
-                self.assertEqual(client.send(GET, PSH | ACK, None, ack), [], 'SEED=%d' % SEED)
+                for answer in client.send(GET, PSH | ACK, None, ack):   # as of a segment lost
+                    self.assertEqual((answer.data, wrong >> 20), (b'', 0), 'SEED=%d' % SEED)
         self.assertEqual(len(stack.connections.table), 0)
         self.assertEqual(client.talk(GET), KEEP)
+
+    def test_place(self):
+        """Without state it is known how far a segment is beyond the first octet."""
+        draw = random.Random(SEED)
+        cookies = masscanned.Cookies(draw_octets(draw))
+        cookies.tick(NOW)
+        for number in range(500 * BULK):
+            flow = bytes(draw.randrange(256) for _ in range(12))
+            initial = draw.choice((0, 1, ONES, ONES - 1, draw.randrange(1 << 32)))
+            step, beyond = draw.randrange(8), draw.choice((-1, 0, 1, 1459, 65535))
+            ack = cookies.make(flow, step, initial) + 1 & ONES
+            if number % 2:
+                cookies.tick(cookies.epoch * masscanned.KEY_LIFE_S + masscanned.KEY_LIFE_S)
+            seq = initial + 1 + beyond & ONES
+            self.assertEqual(cookies.read(flow, seq, ack), (step, beyond), 'SEED=%d' % SEED)
+            for far in (-2, 65536, 100000, 131069):
+                self.assertIsNone(cookies.read(flow, initial + 1 + far & ONES, ack))
+
+    def test_first_is_late(self):
+        """Nothing is acknowledged that did not come; what comes at last is answered, once."""
+        for where, size in itertools.product(self.WHERES, (1, 9, len(GET) - 1)):
+            client = Client(make_stack(), **where)
+            second = client.frame(GET[size:], PSH | ACK, client.seq + size)
+            end = client.frame(b'', FIN | ACK, client.seq + len(GET))
+            for frame in second, end, second:
+                answer, = ask(client.stack, frame)
+                self.assertEqual((answer.seq, answer.ack, answer.flags, answer.data),
+                                 (client.ack, client.seq, ACK, b''))
+            self.assertIsNone(client.conn)
+            client.say(GET[:size])
+            client.say(GET[size:])
+            client.acknowledge()
+            self.assertEqual(client.got, KEEP)
+
+    def test_keep_alive_before_data(self):
+        for where, data in itertools.product(self.WHERES, (b'', b'\0')):
+            for port in 80, 22:
+                client = Client(make_stack(), port, **where)
+                client.send(b'', ACK)
+                answer, = client.send(data, ACK, client.seq - 1)
+                self.assertEqual((answer.seq, answer.ack, answer.flags, answer.data),
+                                 (client.ack, client.seq, ACK, b''))
+                self.assertEqual(client.talk(GET), KEEP)
 
     def test_mss(self):
         """The client's MSS comes back with its cookie, rounded down; never more than ours."""
@@ -11543,7 +11599,7 @@ class Stack(unittest.TestCase):
             self.assertEqual(client.say(GET * 3, FIN | PSH | ACK)[-1].ack, client.seq)
         for cookie in ONES - 7, ONES - 7 - len(KEEP), ONES - 207:
             with patched(masscanned, flow_hash=lambda _: cookie & ~7):
-                client = Client(make_stack(), options=unhex('02040040'))
+                client = Client(make_stack(), seq=0, options=unhex('02040040'))
                 answers = client.say(GET)
                 self.assertEqual(client.send(GET, PSH | ACK, client.seq - len(GET),
                                              answers[0].seq), answers)
@@ -12102,7 +12158,7 @@ begin = b'POST / HTTP/1.1\\r\\nTransfer-Encoding:' + b'x' * 15900
 lines = b'POST / HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n1;'
 for number in range(65536):
     flow = struct.pack('!IIHH', 0x0a000000 + (number << 8), 0xc0000000, 40000, 80)
-    ack = stack.cookies.make(flow, 6) + 1
+    ack = stack.cookies.make(flow, 6, 6) + 1
     data = (begin, lines + b'x' * 2000)[number & 1]
     for at in range(0, len(data), 1400):
         stack.take_segment(flow, 7 + at, ack, 24, b'', data[at:at + 1400], bytes(14))
