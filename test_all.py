@@ -16,6 +16,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import heapq
 import inspect
 import io
 import ipaddress
@@ -12523,6 +12524,64 @@ class RawPeer:
         return None
 
 
+def plain_frames(name):
+    """Have the kernel finish checksums and cut segments itself on an interface of this namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for command in 0x17, 0x1f, 0x24:        # linux/ethtool.h: ETHTOOL_STXCSUM, _STSO, _SGSO
+            value = ctypes.create_string_buffer(struct.pack('=II', command, 0), 8)
+            request = struct.pack('16sP', name.encode(), ctypes.addressof(value))
+            fcntl.ioctl(sock, 0x8946, request.ljust(40, b'\0'))         # SIOCETHTOOL
+
+
+class Relay(threading.Thread):
+    """Frames from one interface of a namespace to the other and back; some are lost, some late.
+
+    lose, delay shares of the frames of each direction: {direction: (lose, delay)}, 0 there, 1 back
+    resets      RSTs that passed
+    """
+
+    def __init__(self, namespace, names, shares, seed):
+        threading.Thread.__init__(self, daemon=True)
+        self.shares, self.draw, self.resets, self.done = shares, random.Random(seed), 0, False
+        with entered(namespace):
+            self.socks = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+                          for _ in names]
+        for sock, name in zip(self.socks, names):
+            sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 23)             # SO_RCVBUFFORCE
+            sock.bind((name, 3))
+        self.start()
+
+    def run(self):
+        late = []                               # (when, number, to, frame)
+        for number in itertools.count():
+            ready, _, _ = select.select(self.socks, (), (), 0.002)
+            for sock in ready:
+                frame, address = sock.recvfrom(65536)
+                if address[2] == 4:             # PACKET_OUTGOING: we sent it
+                    continue
+                way = self.socks.index(sock)
+                lose, delay = self.shares.get(way, (0, 0))
+                chance = self.draw.random()
+                if frame[12:14] == b'\x08\0' and frame[23] == 6 and frame[47] & RST:
+                    self.resets += 1
+                if chance < lose:
+                    continue
+                wait = self.draw.uniform(0.002, 0.02) if chance < lose + delay else 0
+                heapq.heappush(late, (time.monotonic() + wait, number, 1 - way, frame))
+                number += 1
+            while late and late[0][0] <= time.monotonic():
+                _, _, to, frame = heapq.heappop(late)
+                self.socks[to].send(frame)
+            if self.done:
+                return
+
+    def end(self):
+        self.done = True
+        self.join(5)
+        for sock in self.socks:
+            sock.close()
+
+
 class Running:
     """masscanned.py at work; its streams are files."""
 
@@ -13233,6 +13292,67 @@ masscanned.RingLink = refuse''')
                 mac_text(THIRD_MAC), port, mac_text(FAR_MAC))], 1)
         self.assertEqual({told[name + '\tinit'] for name in LAYER_NAMES}, {1})
         self.assertEqual([pid for pid in children if os.path.exists('/proc/%d' % pid)], [])
+
+    def converse_all(self, count, request, seconds):
+        """So many kernel clients at once, each with a request of its own -> answers, as they ended."""
+        with entered(self.near):
+            socks = [socket.socket() for _ in range(count)]
+        got, sent, poll = [b''] * count, [0] * count, select.poll()
+        for index, sock in enumerate(socks):
+            self.addCleanup(sock.close)
+            sock.setblocking(False)
+            sock.connect_ex(('10.89.0.2', 1024 + index))
+            poll.register(sock, select.POLLIN | select.POLLOUT)
+        places = {sock.fileno(): index for index, sock in enumerate(socks)}
+        end = time.monotonic() + seconds
+        while places and time.monotonic() < end:
+            for fd, event in poll.poll(100):
+                index = places[fd]
+                try:
+                    if event & select.POLLOUT and sent[index] < len(request):
+                        sent[index] += socks[index].send(request[sent[index]:sent[index] + 2000])
+                    if sent[index] == len(request):
+                        poll.modify(fd, select.POLLIN)
+                    if event & select.POLLIN:
+                        data = socks[index].recv(65536)
+                        got[index] += data
+                        if not data:
+                            poll.unregister(fd)
+                            del places[fd]
+                except OSError as error:
+                    got[index] = error
+                    poll.unregister(fd)
+                    del places[fd]
+        return got
+
+    LOSSES = [({0: (0.02, 0)}, 'loss there'), ({0: (0, 0.1)}, 'reordering there'),
+              ({0: (0.01, 0.05), 1: (0.01, 0.05)}, 'both ways')]
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: half a minute of lost frames')
+    def test_loss(self):
+        """300 clients, requests of 5 kB, frames lost and late: all are answered, none is reset."""
+        self.ip('-n', self.near, 'link', 'add', 'x0', 'type', 'veth', 'peer', 'name', 'x1',
+                'netns', self.alone)
+        self.addCleanup(subprocess.call, ['ip', '-n', self.near, 'link', 'del', 'x0'])
+        self.ip('-n', self.alone, 'link', 'add', 'y0', 'type', 'veth', 'peer', 'name', 'y1',
+                'netns', self.far)
+        self.addCleanup(subprocess.call, ['ip', '-n', self.alone, 'link', 'del', 'y0'])
+        for namespace, name in ((self.near, 'x0'), (self.alone, 'x1'), (self.alone, 'y0'),
+                                (self.far, 'y1')):
+            self.ip('-n', namespace, 'link', 'set', name, 'up')
+        with entered(self.near):
+            plain_frames('x0')
+        self.ip('-n', self.near, 'addr', 'add', '10.89.0.1/24', 'dev', 'x0')
+        Running(self, self.far, '-i', 'y1', '--self-ip-list', '10.89.0.2', '-q')
+        request = post(b'Connection: close\r\nContent-Length: 5000', b'x' * 5000)
+        for shares, name in self.LOSSES * 2:
+            with self.subTest(name, seed=SEED):
+                relay = Relay(self.alone, ('x1', 'y0'), shares, SEED)
+                got = self.converse_all(300, request, 60)
+                relay.end()
+                whole = [each for each in got if isinstance(each, bytes) and each.endswith(BODY)
+                         and each.startswith(b'HTTP/1.1 401 ')]
+                self.assertEqual((len(whole), relay.resets), (300, 0))
 
     def test_workers_at_once(self):
         """Ended the moment they start: still exit 0, nobody is left behind."""
