@@ -20,8 +20,8 @@ Contents
 Theory of operation
     No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports (a
     cookie), so that the first data segment proves by its acknowledgement number that its sender
-    heard us.  Only then a connection stands in a table of fixed size.  No timers, nothing
-    is sent unprompted; what the client repeats is answered again.
+    heard us.  Only then a connection stands in a table of fixed size.  What is due without a
+    frame (greetings, repetitions, the announcement of our addresses) is asked for by the loop.
     The path of a frame: link.receive -> Stack.answer_frame -> answer_ipv4 -> answer_tcp ->
     Stream.feed (which protocol is this? the registry) -> an answerer -> octets, and back
     the same way as frames to link.send.  Between the link and the answerer nothing does I/O.
@@ -67,6 +67,7 @@ IPV6 = struct.Struct('!IHBB16s16s')     # RFC 8200 s3: version-class-flow size n
 EXTENSION = struct.Struct('!BB')        # RFC 8200 s4: next size (8-octet units after the first)
 FRAGMENT = struct.Struct('!BxH4x')      # RFC 8200 s4.5: next offset-and-more
 ICMP = struct.Struct('!BBH')            # RFC 792: type code sum
+ICMP_TIMES = struct.Struct('!4s4sII')   # RFC 792: id-and-number originate receive transmit
 SOLICITATION = struct.Struct('!BBHI16s')    # RFC 4861 s4.3, s4.4: type code sum flags target
 ND_OPTION = struct.Struct('!BB6s')      # RFC 4861 s4.6.1: type size (8-octet units) address
 TCP_HEADER = struct.Struct('!HHIIHHHH') # RFC 9293 s3.1: sport dport seq ack off-flags win sum urg
@@ -101,10 +102,15 @@ IP_HOPOPT, IP_ROUTING, IP_FRAGMENT, IP_DSTOPTS = 0, 43, 44, 60
 IPV4_MORE_OR_OFFSET = 0x3fff            # fragment field without DF
 IPV4_DF = 0x4000
 IPV4_BROADCAST = 0xffffffff
+IPV4_ALL_HOSTS = 0xe0000001             # RFC 1112 s4
+IPV4_GROUP_BITS, IPV6_SOLICITED_BITS = 23, 24   # of an address that its multicast MAC has
+IPV6_LOOPBACK = 1
 IPV6_ALL_NODES = b'\xff\x02' + bytes(13) + b'\1'
+IPV6_ALL_NODES_HERE = b'\xff\x01' + bytes(13) + b'\1'      # RFC 4291 s2.7.1: interface-local
 IPV6_SOLICITED = b'\xff\x02' + bytes(9) + b'\1\xff'
 EXTENSIONS_MAX = 8                      # headers walked; more is nobody's real packet
 ICMP_ECHO_REPLY, ICMP_ECHO = 0, 8
+ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY = 13, 14
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
 ND_SOLICITATION, ND_ADVERTISEMENT = 135, 136
 ND_HOPS = 255                           # RFC 4861 s7.1.1: proof of being on the link
@@ -288,6 +294,27 @@ class Addresses:
         self.count = sum(last - first + 1 for first, last in merged)
         self.members = Ranges(merged) if self.count > EXPANDED_MAX else frozenset(
             itertools.chain.from_iterable(range(first, last + 1) for first, last in merged))
+
+    def without(self, numbers) -> 'Addresses':
+        """The list less some addresses."""
+        ranges = self.ranges
+        for number in numbers:
+            cut = [((first, min(last, number - 1)), (max(first, number + 1), last))
+                   for first, last in ranges]
+            ranges = [(first, last) for first, last in itertools.chain.from_iterable(cut)
+                      if first <= last]
+        return Addresses(ranges) if ranges != self.ranges else self
+
+    def lowest_bits(self, bits) -> 'list[tuple[int, int]]':
+        """What the lowest bits of the addresses can be: ascending, disjoint ranges."""
+        size, found = 1 << bits, []
+        for first, last in self.ranges:
+            low = first & size - 1
+            end = low + min(last - first, size - 1)
+            found.append((low, min(end, size - 1)))
+            if end >= size:                     # round once: the rest begins at 0
+                found.append((0, end - size))
+        return merge_ranges(found)
 
 
 # ---- same in compile_targets.py and cscan.py and masscanned.py ----
@@ -1399,11 +1426,21 @@ def is_unicast4(ip: int) -> bool:
     return 0x01000000 <= ip < 0xe0000000 or 0xf0000000 <= ip < IPV4_BROADCAST
 
 
-def pack_icmpv6(kind: int, rest: bytes, src: bytes, dst: bytes) -> bytes:
-    """Type, what follows the checksum -> message of code 0."""
+def is_loopback4(ip: int) -> bool:
+    """127/8: never seen outside a host (RFC 1122 s3.2.1.3)."""
+    return ip >> 24 == 127
+
+
+def pack_icmp(kind: int, code: int, rest: bytes) -> bytes:
+    """Type, code, what follows the checksum -> message."""
+    return ICMP.pack(kind, code, checksum(ICMP.pack(kind, code, 0) + rest)) + rest
+
+
+def pack_icmpv6(kind: int, rest: bytes, src: bytes, dst: bytes, code=0) -> bytes:
+    """The same of IPv6, whose checksum is over the addresses, too (RFC 4443 s2.3)."""
     size = ICMP.size + len(rest)
-    return ICMP.pack(kind, 0, checksum(ICMP.pack(kind, 0, 0) + rest,
-                                       pseudo(src, dst, IP_ICMPV6, size))) + rest
+    return ICMP.pack(kind, code, checksum(ICMP.pack(kind, code, 0) + rest,
+                                          pseudo(src, dst, IP_ICMPV6, size))) + rest
 
 
 def pack_udp(src: bytes, dst: bytes, sport: int, dport: int, out: bytes) -> bytes:
@@ -1583,7 +1620,9 @@ HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
 PLAIN_END = max(at + size for at, size, _, _ in PLAIN)      # octets of a frame in which it shows
 FLAGS4_AT = FLOW4_AT + 8 + 13
 MSS_OPTION_BEGIN = struct.pack('!BB', TCP_OPTION_MSS, TCP_MSS_OPTION.size)
-UNICAST_FIRSTS = bytes(range(1, 224))   # what the addresses of clients and of ours begin with
+# what the addresses of clients and of ours begin with; 127 is for the layers to judge
+UNICAST_FIRSTS = bytes(first for first in range(1, 224) if first != 127)
+IS_UNICAST_FIRST = bytes(first in UNICAST_FIRSTS for first in range(256))
 # columns of 8 octets, after Ethernet: version length id fragment, ttl protocol sum src, dst ports,
 # seq ack, offset flags window sum urgent, the option that comes first
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
@@ -1896,21 +1935,55 @@ def first_unicast(ranges, size) -> 'bytes | None':
     return None
 
 
+# Where the responder stands: what it must know of the interface and its host.
+#   hosts       the host's own addresses, as objects of ipaddress
+#   broadcasts  network and broadcast addresses of the interface's own networks, numbers of IPv4
+#   gateways    the host's default routers, as objects of ipaddress
+#   loopback    whether it is a loopback interface: only there do clients have such addresses
+#   ethernet    whether there are MACs, and neighbours to be asked for them
+Place = collections.namedtuple('Place', 'hosts broadcasts gateways loopback ethernet')
+NO_PLACE = Place(frozenset(), frozenset(), frozenset(), False, True)
+
+
 class Family:
     """What the stack must know of IPv4 or IPv6.
 
     own     addresses answered for, as numbers; None: every one
+    shared  those of the list that the host itself has, too: its kernel answers for them as well
+    barred  sources that no client has: addresses of ours, and broadcasts
+    groups  IPv4: broadcast and multicast addresses at which we listen
+    lows    lowest bits, as multicast MACs have them, of the addresses we are called by
     source  the unicast address that answers multicast requests, octets; None: silence
     deny    clients never answered, False when there are none
-    mss     our MSS; options: those of a SYN+ACK, octets
+    header  octets of the IP header; mss: our MSS; options: those of a SYN+ACK, octets
     """
-    __slots__ = 'own', 'source', 'deny', 'mss', 'options'
+    __slots__ = ('own', 'shared', 'barred', 'groups', 'lows', 'source', 'deny', 'header', 'mss',
+                 'options')
 
-    def __init__(self, own, deny, size, mtu, header, face):
+    def __init__(self, own, deny, version, place, mtu, face):
+        four = version == 4
+        size = 4 if four else 16
+        bits = IPV4_GROUP_BITS if four else IPV6_SOLICITED_BITS
+        broadcasts = place.broadcasts if four else frozenset()
+        own = own and own.without(broadcasts)
         self.own = own.members if own else None
+        self.shared = frozenset(int(each) for each in place.hosts if own
+                                and each.version == version and int(each) in own.members)
+        self.groups = broadcasts | {IPV4_ALL_HOSTS, IPV4_BROADCAST} if four else frozenset()
+        self.lows = Ranges(own.lowest_bits(bits) if own else [])
         self.source = first_unicast(own.ranges, size) if own else None
         self.deny = deny.members if deny else False
-        self.mss = face.mss(mtu, header)
+        self.barred = broadcasts
+        if own and broadcasts:
+            self.barred = Addresses(own.ranges + [(each, each) for each in broadcasts]).members
+        elif own:
+            self.barred = self.own
+        self.header = IPV4.size if four else IPV6.size
+        self.fit(mtu, face)
+
+    def fit(self, mtu, face):
+        """The MTU decides our MSS."""
+        self.mss = face.mss(mtu, self.header)
         self.options = face.pack_options(self.mss)
 
 
@@ -1919,6 +1992,8 @@ class Stack:
 
     own4, own6      Addresses or None: every address
     deny4, deny6    Addresses or None: nobody
+    lists, place    these four, and the Place we are at
+    claims          Claims: told when somebody else has an address of ours; or None
     now             Unix time, set by tick()
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
@@ -1927,7 +2002,7 @@ class Stack:
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     faults          the first [(exception, frame)] that were our bugs
-    received, sent  frames
+    received, sent  frames; unasked: frames sent that nobody asked for
     openings        the Openings answered last, for the log; None
     tell            tell(text) for each answer of a protocol, or None
     greet_s         how long a client may speak before we do; None: we never speak first
@@ -1939,9 +2014,10 @@ class Stack:
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, tell=None, greet_s=GREET_S,
-                 face=None):
-        self.mac, self.mtu, self.verify, self.tell = mac, mtu, verify, tell
+                 face=None, place=NO_PLACE):
+        self.mac, self.verify, self.tell = mac, verify, tell
         self.face = face or Face()
+        self.claims = None
         self.host = host or Host()
         self.greet_s = greet_s
         self.greeting = frozenset(
@@ -1950,13 +2026,12 @@ class Stack:
         self.timers = Timers()
         self.challenges = [CHALLENGE_RATE, 0.0]
         self.farewells = [FAREWELL_RATE, 0.0]
-        self.four = Family(own4, deny4, 4, mtu, IPV4.size, self.face)
-        self.six = Family(own6, deny6, 16, mtu, IPV6.size, self.face)
-        self.listed = bool(own4 or own6)
-        if self.listed:                         # a list of one family is none of the other
-            self.four.own = self.four.own or frozenset()
-            self.six.own = self.six.own or frozenset()
-        self.macs, self.mac_prefixes = self.accepted_macs(own4, own6)
+        self.macs = frozenset((mac, MAC_BROADCAST, MAC_ALL_NODES))
+        self.answer_tail = mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
+        self.plain = plain_value(mac)
+        self.mtu = mtu
+        self.set_addresses(own4, own6, deny4, deny6, place)
+        self.make_models()
         self.budget = budget or Budget()
         self.cookies = Cookies(self.host.random)
         self.connections = connections or Connections()
@@ -1964,12 +2039,28 @@ class Stack:
         self.faults = []
         self.fate = None
         self.received, self.sent, self.openings = 0, 0, None
+        self.unasked = 0
         self.handlers = {ETHERTYPE_ARP: self.answer_arp, ETHERTYPE_IPV4: self.answer_ipv4,
                          ETHERTYPE_IPV6: self.answer_ipv6}
-        self.answer_tail = mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
-        self.plain = plain_value(mac)
-        self.make_models()
         self.tick(time.time())
+
+    def set_addresses(self, own4, own6, deny4, deny6, place):
+        """Lists and surroundings, at the start and whenever they change."""
+        self.lists, self.place = (own4, own6, deny4, deny6), place
+        self.four = Family(own4, deny4, 4, place, self.mtu, self.face)
+        self.six = Family(own6, deny6, 6, place, self.mtu, self.face)
+        if own4 or own6:                        # a list of one family is none of the other
+            self.four.own = self.four.own or frozenset()
+            self.six.own = self.six.own or frozenset()
+        else:
+            self.six.lows = Ranges([(0, (1 << IPV6_SOLICITED_BITS) - 1)])
+
+    def set_mtu(self, mtu):
+        """The MTU has changed."""
+        self.mtu = mtu
+        self.four.fit(mtu, self.face)
+        self.six.fit(mtu, self.face)
+        self.make_models()
 
     def make_models(self):
         """What the layers answer to requests of zeros, for the short cuts to patch."""
@@ -1981,20 +2072,17 @@ class Stack:
                 (IP_TCP, self.face.pack_tcp(ports, 0, 0, ACK)),
                 (IP_UDP, pack_udp(zero, zero, 0, 0, b''))))
 
-    def accepted_macs(self, own4, own6):
-        """-> (destination MACs, prefixes of those where single ones would be too many)."""
-        macs, prefixes = {self.mac, MAC_BROADCAST, MAC_ALL_NODES}, []
-        if own4 and own4.count > EXPANDED_MAX:
-            prefixes.append(MAC_MULTICAST4)
-        elif own4:
-            macs.update(MAC_MULTICAST4 + (ip & 0x7fffff).to_bytes(3, 'big')
-                        for ip in own4.members)
-        if not self.listed or own6 and own6.count > EXPANDED_MAX:
-            prefixes.append(MAC_SOLICITED)
-        elif own6:
-            macs.update(MAC_SOLICITED + (ip & 0xffffff).to_bytes(3, 'big')
-                        for ip in own6.members)
-        return frozenset(macs), tuple(prefixes)
+    def set_place(self, place):
+        """The surroundings have changed, the lists and the MTU have not."""
+        if place != self.place:
+            self.set_addresses(*self.lists, place)
+
+    def is_group(self, mac) -> bool:
+        """Whether a multicast MAC is one by which an address of ours is called."""
+        kind, low = mac[:3], int.from_bytes(mac[3:], 'big')
+        if kind == MAC_MULTICAST4:
+            return low in self.four.lows or low == 1 and bool(self.four.own)
+        return kind == MAC_SOLICITED and low in self.six.lows
 
     def tick(self, now) -> list:
         """The time of the frames that follow -> frames that are due without any."""
@@ -2045,10 +2133,12 @@ class Stack:
             return self.answer_ether(frame, trusted)
         (client, total, proto, src, our, sport, dport, seq, ack, word,
          window) = PLAIN4.unpack_from(frame)
-        own, deny = self.four.own, self.four.deny
-        if (not 0x01000000 <= src < 0xe0000000 or not 0x01000000 <= our < 0xe0000000
-                or client == self.mac or deny and src in deny
-                or (src == our if own is None else our not in own or src in own)):
+        four = self.four
+        own, barred = four.own, four.barred
+        deny = four.deny
+        if (not IS_UNICAST_FIRST[src >> 24] or not IS_UNICAST_FIRST[our >> 24]
+                or client == self.mac or deny and src in deny or src in barred
+                or (src == our or our in barred if own is None else our not in own)):
             return self.answer_ether(frame, trusted)
         end = ETHER.size + total
         if end > len(frame) or self.verify and from_octets(frame[14:34], 'big') % 0xffff:
@@ -2144,13 +2234,16 @@ class Stack:
 
     def are_served(self, openings) -> bool:
         """Whether all clients are served, and all addresses they ask for are ours."""
-        own, deny = self.four.own, self.four.deny
+        four = self.four
+        own, barred = four.own, four.barred
+        deny = four.deny
         if not openings.is_unicast() or deny and is_any_in(deny, openings.srcs()):
             return False
-        if own is None:
-            return openings.is_between_two()
-        return (all(map(own.__contains__, openings.ours()))
-                and not is_any_in(own, openings.srcs()))
+        if barred and is_any_in(barred, openings.srcs()):
+            return False
+        if own is not None:
+            return all(map(own.__contains__, openings.ours()))
+        return openings.is_between_two() and not (barred and is_any_in(barred, openings.ours()))
 
     def answer_ether(self, frame, trusted):
         """IEEE 802.3, with up to two VLAN tags: the answer carries the same."""
@@ -2158,7 +2251,7 @@ class Stack:
             return self.drop('eth short')
         mac, client, ethertype = ETHER.unpack_from(frame)
         ethertype, at = skip_tags(frame, ethertype)
-        if mac not in self.macs and not mac.startswith(self.mac_prefixes):
+        if mac not in self.macs and not self.is_group(mac):
             return self.drop('eth address')
         if client[0] & 1 or client == self.mac and any(client):     # all zero: loopback
             return self.drop('eth source')
@@ -2176,18 +2269,31 @@ class Stack:
         hardware, ptype, hlen, plen, op, sha, spa, _, tpa = ARP.unpack_from(frame, at)
         if hardware not in ARP_HARDWARE or (ptype, hlen, plen) != (ETHERTYPE_IPV4, 6, 4):
             return self.drop('arp hardware')
+        if self.claims:                        # RFC 5227 s2.1.1: theirs, or they try it out
+            self.hear_claim(self.four, spa if any(spa) else tpa, sha)
         if op != ARP_REQUEST:
             return self.drop('arp operation')
-        own = self.four.own
-        if own is not None and int.from_bytes(tpa, 'big') not in own:
+        own, target = self.four.own, int.from_bytes(tpa, 'big')
+        if own is not None and target not in own:
             return self.drop('arp target')
         if spa == tpa or own is None and not any(spa):      # RFC 5227 s2.1.1, s2.3
             return self.drop('arp announcement')
-        if sha[0] & 1 or not is_unicast4(int.from_bytes(tpa, 'big')):
+        if sha[0] & 1 or not self.is_host4(target):
             return self.drop('arp source')
         return head + ARP.pack(1, ETHERTYPE_IPV4, 6, 4, ARP_REPLY, self.mac, tpa, sha, spa),
 
+    def hear_claim(self, family, ip, mac):
+        """A neighbour tells that it has an address, 4 or 16 octets, or is about to take it."""
+        if mac != self.mac and family.own and int.from_bytes(ip, 'big') in family.own:
+            self.claims.note(ip, mac)
+
     # IPv4 and ICMP
+
+    def is_host4(self, ip) -> bool:
+        """Whether a number can be the address of a host that we meet here."""
+        if is_loopback4(ip):
+            return self.place.loopback
+        return is_unicast4(ip) and ip not in self.place.broadcasts
 
     def answer_ipv4(self, frame, at, head, trusted):
         """RFC 791; fragments are not put together."""
@@ -2199,7 +2305,8 @@ class Stack:
             return self.drop('ipv4 header')
         if self.verify and not is_intact(frame[at:at + size]):
             return self.drop('ipv4 checksum')
-        fate, ours = self.judge4(int.from_bytes(src, 'big'), int.from_bytes(dst, 'big'), proto)
+        fate, ours = self.judge4(int.from_bytes(src, 'big'), int.from_bytes(dst, 'big'), proto,
+                                 frame[0] & 1)
         if fate:
             return self.drop(fate)
         if frag & IPV4_MORE_OR_OFFSET:
@@ -2212,32 +2319,46 @@ class Stack:
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
 
-    def judge4(self, src, dst, proto):
-        """Addresses -> (why not, None) or (None, address of ours that stands in for dst)."""
+    def judge4(self, src, dst, proto, to_many):
+        """Addresses -> (why not, None) or (None, address of ours that stands in for dst).
+
+        to_many     the frame went to a broadcast or multicast MAC
+        """
         four, ours = self.four, None
-        if not is_unicast4(dst):
-            if not four.source or proto == IP_TCP:          # RFC 9293 s3.9.2.3, MUST-57
+        if not self.is_host4(dst):
+            listens = dst in four.groups or four.own and dst in four.own
+            # TCP: RFC 9293 s3.9.2.3, MUST-57; echo: RFC 1122 s3.2.2.6, as Linux does
+            if not four.source or not listens or proto != IP_UDP or is_loopback4(dst):
                 return 'ipv4 multicast', None
             ours = four.source
         elif four.own is not None and dst not in four.own:
             return 'ipv4 address', None
+        elif to_many and proto == IP_TCP:
+            return 'ipv4 multicast', None
         if four.deny and src in four.deny:
             return 'ipv4 denied', None
-        if not is_unicast4(src) or src == dst or four.own is not None and src in four.own:
+        if not self.is_host4(src) or src == dst or src in four.barred:
             return 'ipv4 source', None
         return None, ours
 
     def answer_icmp(self, data, src, dst, ours, trusted, _):
-        """RFC 792: echo -> echo reply."""
+        """RFC 792: echo, of any code, and timestamp -> their replies, as Linux gives them."""
         if len(data) < ICMP.size:
             return self.drop('ipv4 short')
         kind, code, _ = ICMP.unpack_from(data)
         if not trusted and not is_intact(data):
             return self.drop('icmpv4 checksum')
-        if kind != ICMP_ECHO or code:
-            return self.drop('icmpv4 type')
         rest = data[ICMP.size:]
-        return ICMP.pack(ICMP_ECHO_REPLY, 0, checksum(rest)) + rest,
+        if kind == ICMP_ECHO:
+            return pack_icmp(ICMP_ECHO_REPLY, code, rest),
+        if kind != ICMP_TIMESTAMP:
+            return self.drop('icmpv4 type')
+        if len(rest) < ICMP_TIMES.size:
+            return self.drop('ipv4 short')
+        ident, asked, _, _ = ICMP_TIMES.unpack_from(rest)
+        midnight_ms = int(self.now % 86400 * 1000)
+        return pack_icmp(ICMP_TIMESTAMP_REPLY, 0, ICMP_TIMES.pack(
+            ident, asked, midnight_ms, midnight_ms)),
 
     # IPv6 and ICMPv6
 
@@ -2254,7 +2375,10 @@ class Stack:
             return self.drop(fate)
         if proto == IP_ICMPV6 and data[:1] == bytes((ND_SOLICITATION,)):
             return self.answer_solicitation(data, src, dst, hops, head, trusted)
-        fate, ours = self.judge6(src, dst, proto)
+        if self.claims and proto == IP_ICMPV6 and data[:1] == bytes((ND_ADVERTISEMENT,)):
+            self.hear_advertisement(data, src, dst, hops, head[:6],
+                                    trusted or not self.verify)
+        fate, ours = self.judge6(src, dst, proto, frame[0] & 1)
         if fate:
             return self.drop(fate)
         handler = IPV6_HANDLERS.get(proto)
@@ -2264,32 +2388,49 @@ class Stack:
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
 
-    def judge6(self, src, dst, proto):
+    def judge6(self, src, dst, proto, to_many):
         """As judge4, of octets."""
-        six, ours = self.six, None
+        six, ours, number = self.six, None, int.from_bytes(src, 'big')
         if dst[0] == 0xff:
-            if not six.source or proto == IP_TCP:
+            if not six.source or proto == IP_TCP or not self.listens6(dst):
                 return 'ipv6 multicast', None
             ours = six.source
         elif not any(dst) or six.own is not None and int.from_bytes(dst, 'big') not in six.own:
             return 'ipv6 address', None
-        number = int.from_bytes(src, 'big')
+        elif to_many and proto == IP_TCP:
+            return 'ipv6 multicast', None
         if six.deny and number in six.deny:
             return 'ipv6 denied', None
-        if src[0] == 0xff or not number or src == dst or six.own and number in six.own:
+        if (src[0] == 0xff or not number or src == dst or number in six.barred
+                or number == IPV6_LOOPBACK and not self.place.loopback):
             return 'ipv6 source', None
         return None, ours
 
+    def listens6(self, group) -> bool:
+        """Whether we are in a multicast group, octets: all nodes, solicited node, or listed."""
+        if group in (IPV6_ALL_NODES, IPV6_ALL_NODES_HERE):
+            return True
+        if group.startswith(IPV6_SOLICITED):
+            return int.from_bytes(group[13:], 'big') in self.six.lows
+        return bool(self.six.own) and int.from_bytes(group, 'big') in self.six.own
+
     def answer_icmpv6(self, data, src, dst, ours, trusted, _):
-        """RFC 4443: echo -> echo reply."""
+        """RFC 4443: echo, of any code -> echo reply."""
         if len(data) < ICMP.size:
             return self.drop('ipv6 short')
         kind, code, _ = ICMP.unpack_from(data)
         if not trusted and not is_intact(data, pseudo(src, dst, IP_ICMPV6, len(data))):
             return self.drop('icmpv6 checksum')
-        if kind != ICMPV6_ECHO or code:
+        if kind != ICMPV6_ECHO:
             return self.drop('icmpv6 type')
-        return pack_icmpv6(ICMPV6_ECHO_REPLY, data[ICMP.size:], ours, src),
+        return pack_icmpv6(ICMPV6_ECHO_REPLY, data[ICMP.size:], ours, src, code),
+
+    def hear_advertisement(self, data, src, dst, hops, client, trusted):
+        """RFC 4861 s7.1.2: advertisement of a neighbour -> what it has; never answered."""
+        if len(data) < SOLICITATION.size or hops != ND_HOPS or data[1]:
+            return
+        if trusted or is_intact(data, pseudo(src, dst, IP_ICMPV6, len(data))):
+            self.hear_claim(self.six, SOLICITATION.unpack_from(data)[4], client)
 
     def answer_solicitation(self, data, src, dst, hops, head, trusted):
         """RFC 4861 s7.1.1, s7.2.4, RFC 4862 s5.4: solicitation of an address of ours -> frame."""
@@ -2297,7 +2438,8 @@ class Stack:
         number = int.from_bytes(src, 'big')
         if len(data) < ICMP.size:
             return self.drop('ipv6 short')
-        if len(data) < SOLICITATION.size or hops != ND_HOPS or data[1]:
+        if (len(data) < SOLICITATION.size or hops != ND_HOPS or data[1]
+                or not self.place.ethernet):
             return self.drop('icmpv6 solicitation')
         if self.verify and not trusted and not is_intact(
                 data, pseudo(src, dst, IP_ICMPV6, len(data))):
@@ -2314,8 +2456,10 @@ class Stack:
         if not number:                                      # somebody tries the address out
             if six.own is None or dst[:13] != IPV6_SOLICITED or ND_SOURCE_LINK in options:
                 return self.drop('icmpv6 duplicate address')
+            if self.claims:                                # RFC 4862 s5.4.3: they want it, too
+                self.hear_claim(six, target, head[:6])
             head, src, flags = MAC_ALL_NODES + head[6:], IPV6_ALL_NODES, ND_OVERRIDE
-        elif six.own and number in six.own:
+        elif number in six.barred:
             return self.drop('ipv6 source')
         answer = pack_icmpv6(ND_ADVERTISEMENT, flags.to_bytes(4, 'big') + target
                              + ND_OPTION.pack(ND_TARGET_LINK, 1, self.mac), target, src)
@@ -3170,7 +3314,7 @@ def summary_text(counts) -> str:
     counts = dict(counts)
     text = '%d frames, %d answers' % (counts.pop('frames', 0), counts.pop('answers', 0))
     for name, what in (('lost', 'lost by the kernel'), ('evicted', 'connections evicted'),
-                       ('missed', 'not logged')):
+                       ('missed', 'not logged'), ('unasked', 'sent unasked')):
         count = counts.pop(name, 0)
         if count:
             text += ', %d %s' % (count, what)
@@ -3203,20 +3347,24 @@ TP_STATUS_VLAN_TPID_VALID, TP_STATUS_CSUM_VALID = 64, 128
 TP_TRUSTED = TP_STATUS_CSUMNOTREADY | TP_STATUS_CSUM_VALID
 TP_SPECIAL = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
 ETH_P_ALL = 3
-ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # linux/if_arp.h
+# without Ethernet: PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE (tun, WireGuard)
+ARPHRDS_IP = (512, 519, 768, 769, 776, 778, 823, 0xfffe)
 SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33
 SOCK_FILTER = struct.Struct('=HBBI')    # linux/filter.h: code, jump if true, if false, k
 BPF_LD_W, BPF_LD_H, BPF_LD_B, BPF_JEQ, BPF_JSET, BPF_RET = 0x20, 0x28, 0x30, 0x15, 0x45, 6
-SKF_AD_PKTTYPE = 0xfffff004             # SKF_AD_OFF + 4
+SKF_AD_PROTOCOL, SKF_AD_PKTTYPE = 0xfffff000, 0xfffff004    # SKF_AD_OFF, and + 4
 SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR = 0x8913, 0x8914, 0x8921, 0x8927
 SIOCSIFADDR, SIOCSIFNETMASK, SIOCGIFINDEX = 0x8916, 0x891c, 0x8933
-IFF_UP = 1
+IFF_UP, IFF_RUNNING = 1, 0x40
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454ca, 2, 0x1000    # linux/if_tun.h
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
 LATE_CODECS = 'ascii', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 LAST_FLUSH_S = 1                # the log's reader has so long at the end
+LOOK_S = 1                      # the interface is looked at so often
+LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
 TAP_MAC = b'\xc0\xff\xee\xc0\xff\xee'
 FRAME_MAX = 1 << 17             # GRO makes frames of up to 64 KiB, and no more than this
 BATCH_FRAMES = 512              # frames received before their answers are sent; 256: 5 % slower
@@ -3247,9 +3395,24 @@ def interface_index(name) -> int:
     return struct.unpack_from('=i', interface_request(SIOCGIFINDEX, name))[0]
 
 
+def interface_flags(name) -> int:
+    """IFF_... of an interface; OSError: it is not there."""
+    return struct.unpack_from('=H', interface_request(SIOCGIFFLAGS, name))[0]
+
+
+def interface_mtu(name) -> int:
+    """Octets of layer 3 that a frame takes; OSError: the interface is not there."""
+    return struct.unpack_from('=i', interface_request(SIOCGIFMTU, name))[0]
+
+
+def interface_hardware(name) -> 'tuple[int, bytes]':
+    """ARPHRD_... and MAC of an interface; OSError: it is not there."""
+    return struct.unpack_from('=H6s', interface_request(SIOCGIFHWADDR, name))
+
+
 def is_up(name) -> bool:
     """Whether an interface is up; OSError: it is not there."""
-    return bool(struct.unpack_from('=H', interface_request(SIOCGIFFLAGS, name))[0] & IFF_UP)
+    return bool(interface_flags(name) & IFF_UP)
 
 
 def host_addresses() -> 'set':
@@ -3266,28 +3429,80 @@ def host_addresses() -> 'set':
             ipaddress.IPv4Address(each) for each in found}
 
 
+def read_table(path) -> 'list[list[str]]':
+    """A table of /proc/net -> its rows as words; none where there is no such table."""
+    try:
+        with open(path) as file:
+            return [line.split() for line in file]
+    except OSError:                     # no IPv6 here
+        return []
+
+
+def route_word(text) -> int:
+    """A word of /proc/net/route, as this machine writes numbers -> IPv4 address."""
+    return int.from_bytes(struct.pack('=I', int(text, 16)), 'big')
+
+
+def look_around(link) -> 'Place':
+    """What a link's interface and the host have now: at the start, after link-up, at SIGHUP.
+
+    Networks are those with a route of their own through the interface (/proc/net/route: interface
+    destination gateway flags counts metric mask); of /31 and /32 no address is special (RFC 3021).
+    /proc/net/ipv6_route: destination length source length gateway.
+    """
+    broadcasts, gateways = set(), set()
+    for row in read_table('/proc/net/route')[1:]:
+        first = route_word(row[1])
+        gateway = route_word(row[2])
+        mask = route_word(row[7])
+        if gateway and not mask:
+            gateways.add(ipaddress.IPv4Address(gateway))
+        elif row[0] == link.name and not gateway and 0 < mask < IPV4_BROADCAST - 1:
+            broadcasts.update((first, first | ~mask & MASK32))
+    for row in read_table('/proc/net/ipv6_route'):
+        if row[1] == '00' and int(row[4], 16):
+            gateways.add(ipaddress.IPv6Address(int(row[4], 16)))
+    return Place(frozenset(host_addresses()), frozenset(broadcasts), frozenset(gateways),
+                 link.loopback, link.ethernet)
+
+
 # ---- packet filter ----
+
+FILTER_DROP, FILTER_ACCEPT = -1, -2     # where to jump; or the number of an instruction
+
 
 def packet_filter(mac: bytes) -> bytes:
     """BPF that lets in what could be answered: not our own, a MAC of ours or many's, our types."""
-    drop, accept = -1, -2
-    program = [
-        (BPF_LD_W, SKF_AD_PKTTYPE, None, None),
-        (BPF_JEQ, PACKET_OUTGOING, drop, None),
-        (BPF_LD_B, 0, None, None),
-        (BPF_JSET, 1, 'types', None),
-        (BPF_LD_W, 0, None, None),
-        (BPF_JEQ, int.from_bytes(mac[:4], 'big'), None, drop),
-        (BPF_LD_H, 4, None, None),
-        (BPF_JEQ, int.from_bytes(mac[4:], 'big'), None, drop),
-        (BPF_LD_H, 12, None, None)]
     types = (ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_ARP) + ETHERTYPES_TAG
-    program += [(BPF_JEQ, each, accept, None) for each in types]
-    ends = {drop: len(program), accept: len(program) + 1, 'types': 8}
-    program += [(BPF_RET, 0, None, None), (BPF_RET, FRAME_MAX << 1, None, None)]
+    return pack_filter([
+        (BPF_LD_W, SKF_AD_PKTTYPE, None, None),
+        (BPF_JEQ, PACKET_OUTGOING, FILTER_DROP, None),
+        (BPF_LD_B, 0, None, None),
+        (BPF_JSET, 1, 8, None),
+        (BPF_LD_W, 0, None, None),
+        (BPF_JEQ, int.from_bytes(mac[:4], 'big'), None, FILTER_DROP),
+        (BPF_LD_H, 4, None, None),
+        (BPF_JEQ, int.from_bytes(mac[4:], 'big'), None, FILTER_DROP),
+        (BPF_LD_H, 12, None, None)] + [(BPF_JEQ, each, FILTER_ACCEPT, None) for each in types])
+
+
+def layer3_filter() -> bytes:
+    """The same where there is no Ethernet: IPv4 and IPv6 of others."""
+    return pack_filter([
+        (BPF_LD_W, SKF_AD_PKTTYPE, None, None),
+        (BPF_JEQ, PACKET_OUTGOING, FILTER_DROP, None),
+        (BPF_LD_W, SKF_AD_PROTOCOL, None, None),
+        (BPF_JEQ, ETHERTYPE_IPV4, FILTER_ACCEPT, None),
+        (BPF_JEQ, ETHERTYPE_IPV6, FILTER_ACCEPT, None)])
+
+
+def pack_filter(program) -> bytes:
+    """[(code, k, jump if true, if false)] -> octets; None goes on, and whoever ends is dropped."""
+    ends = {FILTER_DROP: len(program), FILTER_ACCEPT: len(program) + 1}
+    program = program + [(BPF_RET, 0, None, None), (BPF_RET, FRAME_MAX << 1, None, None)]
 
     def jump(at, target):
-        return 0 if target is None else ends[target] - at - 1
+        return 0 if target is None else ends.get(target, target) - at - 1
     return b''.join(SOCK_FILTER.pack(code, jump(at, true), jump(at, false), k)
                     for at, (code, k, true, false) in enumerate(program))
 
@@ -3306,22 +3521,26 @@ class PacketLink:
 
     name, index     of the interface
     mac, mtu        ours
+    ethernet, loopback      what kind of interface it is
+    has_neighbours  whether there can be others who should hear of us
+    falls           how often it was seen to be set down
     unsent          {reason: frames the kernel did not take}
     herald          whether its worker tells of the interface: the first one does
     """
-    herald = True
+    herald = ethernet = True
+    kind = socket.SOCK_RAW
 
     def __init__(self, name, mac=None, group=None):
         """group: of workers that share the interface, 0 for a new one; None: it is ours alone."""
-        self.name, self.unsent = name, collections.Counter()
-        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        self.name, self.unsent, self.falls = name, collections.Counter(), 0
+        self.sock = socket.socket(socket.AF_PACKET, self.kind | socket.SOCK_NONBLOCK, 0)
         self.index = interface_index(name)
-        self.mtu = struct.unpack_from('=i', interface_request(SIOCGIFMTU, name))[0]
-        hatype, hwaddr = struct.unpack_from('=H6s', interface_request(SIOCGIFHWADDR, name))
-        if hatype not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
-            raise UserError('%r: not an Ethernet interface' % name)
+        self.mtu = interface_mtu(name)
+        hatype, hwaddr = interface_hardware(name)
+        self.loopback = hatype == ARPHRD_LOOPBACK
+        self.has_neighbours = self.ethernet and not self.loopback
         self.mac = mac or hwaddr
-        attach_filter(self.sock, packet_filter(self.mac))
+        attach_filter(self.sock, self.filter())
         self.is_recent = True
         try:
             self.sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
@@ -3329,7 +3548,9 @@ class PacketLink:
             self.is_recent = False
         self.prepare()
         self.sock.bind((name, ETH_P_ALL))
-        for kind in (PACKET_MR_ALLMULTI,) + (PACKET_MR_PROMISC,) * (self.mac != hwaddr):
+        kinds = [PACKET_MR_ALLMULTI, PACKET_MR_PROMISC] if self.mac != hwaddr else [
+            PACKET_MR_ALLMULTI]
+        for kind in kinds:
             self.sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP,
                                  PACKET_MREQ.pack(self.index, kind, 0, b''))
         self.group = group if group is None else self.join(group)
@@ -3344,6 +3565,14 @@ class PacketLink:
 
     def settle(self):
         """Nothing is left unsent behind the back of who goes to sleep."""
+
+    def filter(self):
+        """-> the BPF for our MAC."""
+        return packet_filter(self.mac)
+
+    def set_mtu(self, mtu):
+        """The interface's MTU has changed."""
+        self.mtu = mtu
 
     def prepare(self):
         """Options that must stand before frames come."""
@@ -3370,6 +3599,7 @@ class PacketLink:
         except OSError as error:
             if error.errno != errno.ENETDOWN:
                 raise
+            self.falls += 1
             return [], 0
         for _, kind, data in extra:
             if kind == PACKET_AUXDATA:
@@ -3393,7 +3623,8 @@ class PacketLink:
 
     def trouble(self):
         """What is wrong with the interface: 'gone', 'down' or ''."""
-        self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.falls += 1
         try:
             if interface_index(self.name) != self.index:
                 return 'gone'
@@ -3458,9 +3689,13 @@ class RingLink(PacketLink):
             RING_BLOCK, SEND_SLOTS * SEND_SLOT // RING_BLOCK, SEND_SLOT, SEND_SLOTS))
         self.out_ring = mmap.mmap(self.out.fileno(), SEND_SLOTS * SEND_SLOT)
         self.out_at, self.out_last = 0, 0
-        # before Linux 4.5 the header would be sent as part of the frame
-        self.out_max = min(SEND_MAX, self.mtu + ETHER.size) if self.is_recent else 0
+        self.set_mtu(self.mtu)
         self.out.bind((name, 0))
+
+    def set_mtu(self, mtu):
+        self.mtu = mtu
+        # before Linux 4.5 the header would be sent as part of the frame
+        self.out_max = min(SEND_MAX, mtu + ETHER.size) if self.is_recent else 0
 
     def prepare(self):
         sock = self.sock
@@ -3575,10 +3810,45 @@ class RingLink(PacketLink):
         return restore_tag(frame, status, *TPACKET2_VLAN.unpack_from(self.ring, at))
 
 
+class Layer3Link(PacketLink):
+    """An interface without Ethernet: tun, PPP, WireGuard, GRE and other tunnels.
+
+    The kernel gives and takes packets (SOCK_DGRAM, so that it also makes what head there is).
+    Above this class they have an Ethernet header all the same, made up here and taken off here.
+    """
+    ethernet = False
+    kind = socket.SOCK_DGRAM
+
+    def __init__(self, name, mac=None, group=None):
+        if mac:
+            raise UserError('--mac-addr: %r has no MAC addresses' % name)
+        PacketLink.__init__(self, name, LAYER3_MAC, group)
+        self.heads = {4: ETHER.pack(self.mac, bytes(6), ETHERTYPE_IPV4),
+                      6: ETHER.pack(self.mac, bytes(6), ETHERTYPE_IPV6)}
+
+    def filter(self):
+        return layer3_filter()
+
+    def receive(self):
+        packets, trusted = PacketLink.receive(self)
+        return [self.heads.get(packet[:1] and packet[0] >> 4, self.heads[4]) + packet
+                for packet in packets], trusted
+
+    def send(self, frames):
+        for frame in frames:
+            address = self.name, int.from_bytes(frame[12:ETHER.size], 'big')
+            try:
+                self.sock.sendto(frame[ETHER.size:], address)
+            except OSError as error:
+                self.unsent[why(error)] += 1
+
+
 class TapLink:
     """A TAP device of our own: the host's end has its addresses, ours is behind the descriptor."""
 
-    herald = True
+    herald = ethernet = True
+    loopback = has_neighbours = False
+    falls = 0                   # what its other end does is the host's affair
 
     def __init__(self, networks, mac):
         """networks: [ipaddress network]; the first usable address of each is the host's."""
@@ -3616,7 +3886,7 @@ class TapLink:
             except OSError as error:
                 self.unsent[why(error)] += 1
 
-    wait, settle = PacketLink.wait, PacketLink.settle
+    wait, settle, set_mtu = PacketLink.wait, PacketLink.settle, PacketLink.set_mtu
 
     def trouble(self):
         try:
@@ -3674,6 +3944,11 @@ def open_links(args, mac):
 
 def open_packet_link(name, mac, group):
     """A RingLink, or its plain form where there is no memory or right for rings."""
+    hatype, _ = interface_hardware(name)
+    if hatype in ARPHRDS_IP:
+        return Layer3Link(name, mac, group)
+    if hatype not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+        raise UserError('%r: neither an Ethernet interface nor one of IP packets' % name)
     try:
         return RingLink(name, mac, group)
     except PermissionError:
@@ -3717,6 +3992,268 @@ def drop_privileges(entry):
         raise UserError('--user: cannot become %r: %s' % (entry.pw_name, why(error))) from None
 
 
+# ---- announcements ----
+#
+# A link's neighbours remember MACs, and its switches what was joined where.  At the start and
+# whenever the link comes up they are told of us.
+# What is done by time has tick(now) -> frames to send, and next_due() -> Unix time or None.
+
+ANNOUNCED_MAX = 1024
+ANNOUNCE_S = 0.02               # between two frames
+# A frame for each stage of an address; the next address begins after one round of stages, that is
+# every 0.1 s, which makes 20 announcements a second.  A stage comes so many addresses later: 0,
+# 1.02, 2.04, 4.06, 6.08 s after the first (RFC 5227 s1.1: three probes 1 to 2 s apart, 2 s of
+# waiting, two announcements 2 s apart).
+PROBE_LAGS, ANNOUNCE_LAGS = (0, 10, 20), (40, 60)
+ANNOUNCE_GAP_S = 2.1            # no two frames are farther apart
+CLAIMS_TOLD = 8
+CLAIM = struct.Struct('=B16s6s')        # size of the address, address, MAC
+CLAIMS_READ = 256
+GROUPS_MAX, GROUPS_A_SOCKET = 4096, 2000
+
+
+class Claims:
+    """Addresses of ours that somebody else has, as any worker heard: a pipe to the first one."""
+
+    def __init__(self):
+        self.pipe, self.end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def note(self, ip, mac):
+        try:
+            os.write(self.end, CLAIM.pack(len(ip), ip, mac))
+        except BlockingIOError:         # a flood of them: those before are enough
+            pass
+
+    def take(self) -> 'list[tuple[bytes, bytes]]':
+        """-> [(address, MAC)], some of what is there."""
+        try:
+            block = os.read(self.pipe, CLAIM.size * CLAIMS_READ)
+        except BlockingIOError:
+            return []
+        return [(ip[:size], mac) for size, ip, mac in CLAIM.iter_unpack(block)]
+
+
+class Announcer:
+    """Tries our addresses out and tells the neighbours of those that nobody else has.
+
+    mac         ours
+    addresses   addresses() -> [4 or 16 octets]
+    take        take() -> [(address, MAC)]: who else has one, since the last call
+    tell        tell(text), a warning
+    plan        deque of (number of the step, stage, address)
+    taken       {address: MAC} of those that somebody else has
+    due         when the next step is, Unix time; None: all is said
+    """
+
+    def __init__(self, mac, addresses, take, tell):
+        self.mac, self.addresses, self.take, self.tell = mac, addresses, take, tell
+        self.plan, self.taken, self.due = collections.deque(), {}, None
+
+    def begin(self, now):
+        """The link is up."""
+        lags = PROBE_LAGS + ANNOUNCE_LAGS
+        self.plan = collections.deque(sorted(
+            (len(lags) * (number + lag) + stage, stage, address)
+            for number, address in enumerate(self.addresses()) for stage, lag in enumerate(lags)))
+        self.taken, self.due = {}, now
+        while self.take():              # of before
+            pass
+
+    def next_due(self):
+        return self.due
+
+    def tick(self, now):
+        """The time -> frames to send, at most one."""
+        if self.due is None or self.due - ANNOUNCE_GAP_S <= now < self.due:
+            return ()                   # further away is a clock that was set back
+        for address, mac in self.take():
+            self.hear(address, mac)
+        while self.plan and self.plan[0][2] in self.taken:
+            self.plan.popleft()
+        if not self.plan:
+            self.end()
+            return ()
+        step, stage, address = self.plan.popleft()
+        following = self.plan[0][0] if self.plan else step + 1
+        self.due = now + min((following - step) * ANNOUNCE_S, ANNOUNCE_GAP_S)
+        probe = stage < len(PROBE_LAGS)
+        return (pack_arp_news if len(address) == 4 else pack_nd_news)(self.mac, address, probe),
+
+    def hear(self, address, mac):
+        """Somebody else has an address: it is told once, and not announced by us."""
+        if address in self.taken:
+            return
+        self.taken[address] = mac
+        if len(self.taken) <= CLAIMS_TOLD:
+            self.tell('%s: %s has it, too: not announced' % (ip_text(address), mac_text(mac)))
+
+    def end(self):
+        self.due = None
+        if len(self.taken) > CLAIMS_TOLD:
+            self.tell('%d addresses more are those of others, too: not announced'
+                      % (len(self.taken) - CLAIMS_TOLD))
+
+
+def pack_arp_news(mac, address, probe) -> bytes:
+    """RFC 5227 s1.1: a request for an address of ours, from nobody or from itself -> frame."""
+    return ETHER.pack(MAC_BROADCAST, mac, ETHERTYPE_ARP) + ARP.pack(
+        1, ETHERTYPE_IPV4, 6, 4, ARP_REQUEST, mac, bytes(4) if probe else address, bytes(6),
+        address)
+
+
+def pack_nd_news(mac, address, probe) -> bytes:
+    """RFC 4862 s5.4.2, RFC 4861 s7.2.6: solicitation from ::, unsolicited advertisement."""
+    if probe:
+        to, src, dst = MAC_SOLICITED + address[13:], bytes(16), IPV6_SOLICITED + address[13:]
+        message = pack_icmpv6(ND_SOLICITATION, bytes(4) + address, src, dst)
+    else:
+        to, src, dst = MAC_ALL_NODES, address, IPV6_ALL_NODES
+        message = pack_icmpv6(ND_ADVERTISEMENT, ND_OVERRIDE.to_bytes(4, 'big') + address
+                              + ND_OPTION.pack(ND_TARGET_LINK, 1, mac), src, dst)
+    return (ETHER.pack(to, mac, ETHERTYPE_IPV6)
+            + IPV6.pack(0x60000000, len(message), IP_ICMPV6, ND_HOPS, src, dst) + message)
+
+
+def announced_addresses(stack) -> 'list[bytes]':
+    """The first of both lists, by turns: of hosts, and not what this host tells of itself."""
+    def each(own, family, size):
+        ranges = own.ranges if own else ()
+        for number in itertools.chain.from_iterable(range(a, b + 1) for a, b in ranges):
+            is_host = stack.is_host4(number) if size == 4 else 0 < number >> 120 < 0xff
+            if is_host and number not in family.shared:
+                yield number.to_bytes(size, 'big')
+    own4, own6 = stack.lists[:2]
+    turns = itertools.zip_longest(each(own4, stack.four, 4), each(own6, stack.six, 16))
+    return list(itertools.islice(filter(None, itertools.chain.from_iterable(turns)),
+                                 ANNOUNCED_MAX))
+
+
+class Groups:
+    """Solicited-node groups, joined by the kernel: a switch that snoops MLD lets them pass to us.
+
+    It reports them at once, and again when it is asked for; our own answers do not depend on it.
+
+    name, index     of the interface
+    ranges          ranges() -> [(first, last)] of the lowest 24 bits of our addresses
+    socks           that hold the groups; they receive nothing
+    told            whether it was said what is wrong
+    """
+
+    def __init__(self, name, index, ranges):
+        self.name, self.index, self.ranges = name, index, ranges
+        self.socks, self.told = [], False
+
+    def begin(self, now):
+        """The link is up: join, once more if need be."""
+        for sock in self.socks:
+            sock.close()
+        self.socks = []
+        ranges = self.ranges()
+        trouble = self.join(ranges) if ranges else ''
+        if trouble and not self.told:
+            self.told = True
+            say('%s: %s: behind a bridge or switch that snoops MLD, neighbours may not find our '
+                'IPv6 addresses' % (self.name, trouble))
+
+    def join(self, ranges) -> str:
+        """-> what is wrong; '': nothing."""
+        if is_ipv6_off(self.name):
+            return 'IPv6 is off there (disable_ipv6), so that multicast groups are not reported'
+        total = sum(last - first + 1 for first, last in ranges)
+        every = itertools.chain.from_iterable(range(first, last + 1) for first, last in ranges)
+        try:
+            for count, low in enumerate(itertools.islice(every, GROUPS_MAX)):
+                self.join_one(struct.pack('=16sI', IPV6_SOLICITED + low.to_bytes(3, 'big'),
+                                          self.index), not count % GROUPS_A_SOCKET)
+        except OSError as error:
+            return 'multicast groups cannot be joined: %s' % why(error)
+        return '' if total <= GROUPS_MAX else '%d of %d multicast groups are joined' % (
+            GROUPS_MAX, total)
+
+    def join_one(self, request, fresh):
+        """One group more; where a socket holds no more (net.core.optmem_max), by the next."""
+        if fresh:
+            self.open()
+        try:
+            self.socks[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.ENOBUFS):
+                raise
+            self.open()
+            self.socks[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+
+    def open(self):
+        self.socks.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+
+
+def is_ipv6_off(name) -> bool:
+    """Whether the kernel has IPv6, but not on this interface: joining there works in vain."""
+    try:
+        with open('/proc/sys/net/ipv6/conf/%s/disable_ipv6' % name) as file:
+            return file.read().strip() != '0'
+    except OSError:                     # no IPv6 at all: to join tells
+        return False
+
+
+class Attendant:
+    """Looks at the interface each second: its MTU, and whether it has come up.
+
+    link, stack     of this worker
+    tellers         begin(now) of each is called when the link is up
+    running         whether the link was up when last seen, falls: its falls until then
+    due             when it is looked at next, Unix time
+    """
+
+    def __init__(self, link, stack, tellers=()):
+        self.link, self.stack, self.tellers = link, stack, tellers
+        self.running, self.falls, self.due = False, 0, 0.0
+
+    def next_due(self):
+        return self.due
+
+    def tick(self, now):
+        if not self.due - LOOK_S <= now < self.due:     # also when the clock was set back
+            self.due = now + LOOK_S
+            try:
+                self.look(now)
+            except OSError:             # it is gone: rest() says so
+                pass
+        return ()
+
+    def look(self, now):
+        link, stack = self.link, self.stack
+        mtu = interface_mtu(link.name)
+        if mtu != link.mtu:
+            link.set_mtu(mtu)
+            stack.set_mtu(mtu)
+            if link.herald:
+                say('%s: MTU %d' % (link.name, mtu))
+        running = bool(interface_flags(link.name) & IFF_RUNNING)
+        if running and (not self.running or self.falls != link.falls):
+            self.come_up(now)
+        self.running, self.falls = running, link.falls
+
+    def come_up(self, now):
+        """The link is up, or the lists are others: look around, tell the neighbours."""
+        self.stack.set_place(look_around(self.link))
+        for each in self.tellers:
+            each.begin(now)
+
+
+def attend(link, stack) -> list:
+    """What this worker does by time; the neighbours hear of us from the first one."""
+    def solicited():
+        own6 = stack.lists[1]
+        return own6.lowest_bits(IPV6_SOLICITED_BITS) if own6 else []
+    if not link.herald or not link.has_neighbours:
+        return [Attendant(link, stack)]
+    groups = Groups(link.name, link.index, solicited)
+    if not stack.claims:
+        return [Attendant(link, stack, [groups])]
+    announcer = Announcer(stack.mac, lambda: announced_addresses(stack), stack.claims.take, say)
+    return [Attendant(link, stack, [groups, announcer]), announcer]
+
+
 # ---- loop ----
 
 class Stop:
@@ -3751,21 +4288,23 @@ class Stop:
             signal.signal(number, handler)
 
 
-def serve(link, stack, stop, log, watch):
+def serve(link, stack, stop, log, watch, timers=()):
     """Answer frames until told to stop; one bad frame never ends the program.
 
     log, watch  told of each frame; or None
+    timers      what is done by time beside the stack's connections
     """
     receive = link.receive
     link.poll.register(stop.wake, select.POLLIN)
     observers = [each for each in (log, watch) if each]
+    timers = [stack] + list(timers)
     while not stop.came:
         frames, trusted = receive()
         now = time.time()
+        send_due(link, stack, timers, now)
         if not frames:
-            rest(link, log, stop, now)
+            rest(link, log, stop, now, timers)
             continue
-        stack.tick(now)
         answers = answer_round(stack, frames, trusted, observers)
         link.send(answers)
         stack.received += len(frames)
@@ -3865,14 +4404,34 @@ def answer_watched(stack, frames, trusted, observers):
     return answers
 
 
-def rest(link, log, stop, now):
+def send_due(link, stack, timers, now):
+    """Send and count what is due without being asked for."""
+    for each in timers:
+        try:
+            frames = each.tick(now)
+        except Exception as error:              # our bug
+            frames = stack.fault(error, b'')
+        if frames:
+            link.send(frames)
+            stack.unasked += len(frames)
+
+
+def left_ms(timers, now, most) -> int:
+    """-> until the first of the timers is due, 0..most milliseconds."""
+    dues = [each.next_due() for each in timers]
+    left = min([most] + [(due - now) * 1000 for due in dues if due is not None])
+    return max(int(left) + 1, 0) if left < most else most
+
+
+def rest(link, log, stop, now, timers=()):
     """Nothing to do: write the log when it is due, sleep, look after the interface."""
     pending = bool(log and (log.events or log.waiting))
     if pending and now > log.due:
         log.flush()
         pending = False
     link.settle()
-    if link.wait(FLUSH_S * 1000 if pending else POLL_MS) and link.trouble():
+    most = FLUSH_S * 1000 if pending else POLL_MS
+    if link.wait(left_ms(timers, now, most)) and link.trouble():
         if log:
             log.flush()
         await_interface(link, stop)
@@ -3907,7 +4466,7 @@ def work(link, stack, stop, args, lock) -> 'collections.Counter':
         log.begin()
     watch = Watch(args.verbose) if args.verbose > 1 else None
     try:
-        serve(link, stack, stop, log, watch)
+        serve(link, stack, stop, log, watch, attend(link, stack))
     finally:
         if log:
             log.flush(LAST_FLUSH_S)
@@ -3917,8 +4476,9 @@ def work(link, stack, stop, args, lock) -> 'collections.Counter':
 def count_up(link, stack, log) -> 'collections.Counter':
     """What a worker has seen, by name."""
     counts = collections.Counter(stack.counts)
-    counts.update({'frames': stack.received, 'answers': stack.sent, 'lost': link.lost(),
-                   'evicted': stack.connections.evicted, 'missed': log.missed if log else 0})
+    counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
+                   'lost': link.lost(), 'evicted': stack.connections.evicted,
+                   'missed': log.missed if log else 0})
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     for error, frame in stack.faults:
         say('fault: %r at frame %s' % (error, frame[:256].hex()))
@@ -4043,6 +4603,8 @@ def make_parser() -> argparse.ArgumentParser:
           help='the same, separated by commas (default: every address)')
     group('--remote-ip-deny-file', metavar='FILE', action=Once, help='never answer these')
     group('--remote-ip-deny-list', metavar='LIST', action=Once, help='the same')
+    group('--no-announce', action='store_true',
+          help='do not try out and announce own addresses at the start and after link-up')
     group = parser.add_argument_group('protocols').add_argument
     group('--only', metavar='NAME,...', action=Once, help='these application protocols only')
     group('--no-protocol', metavar='NAME', action='append', default=[],
@@ -4206,7 +4768,7 @@ def by_family(found):
     return tuple(Addresses(ranges) if ranges else None for ranges in families)
 
 
-def announce(link, own4, own6, args):
+def announce(link, own4, own6, args, place):
     """Say for whom we answer, and what may be wrong with it."""
     own = [each for each in (own4, own6) if each]
     what = ', '.join(addresses_text(first, last, family) for each, family in (
@@ -4214,20 +4776,39 @@ def announce(link, own4, own6, args):
         for first, last in each.ranges[:4])
     more = sum(len(each.ranges[4:]) for each in own)
     say('answering on %s (%s) for %s%s' % (
-        link.name, mac_text(link.mac), what or 'every address: no list is given, or it is empty',
+        link.name, mac_text(link.mac) if link.ethernet else 'no Ethernet',
+        what or 'every address: no list is given, or it is empty',
         ' and %d ranges more' % more if more else ''))
-    if not own:
+    if not own and link.ethernet:
         say('every ARP request and neighbour solicitation on this link is answered: '
             'other hosts may lose their addresses; --self-ip-list limits it')
     for network in args.tap:
         say('this host is %s; try: ping %s' % (network[1], network[2]))
-    taken = [str(each) for each in sorted(host_addresses() if not args.tap else (), key=str)
-             if own and any(int(each) in family.members for family, version in
-                            ((own4, 4), (own6, 6)) if family and each.version == version)]
-    if taken:
-        say("%s: an address of this host: its own stack answers, too, and resets what it does "
-            "not know; use an address of its own, or see README, 'Next to a live host'"
-            % ', '.join(taken[:4]))
+    warn_of_addresses(link, own4, own6, args, place)
+
+
+def warn_of_addresses(link, own4, own6, args, place):
+    """Say which addresses of the list are better not there, and why."""
+    broadcasts = [ipaddress.IPv4Address(each) for each in place.broadcasts]
+    ends = [network[1] for network in args.tap]
+    hosts = () if args.tap else place.hosts
+    for addresses, words in (
+            (hosts, "an address of this host: its own stack answers, too, and resets what it does "
+             "not know; use an address of its own, or see README, 'Next to a live host'"),
+            (ends, "this host's end of the TAP device: what it asks will not be answered; "
+             'take it off the list'),
+            (broadcasts, 'network or broadcast address of %s: not answered for' % link.name),
+            (place.gateways, "a default router of this host: its neighbours may take us for it; "
+             'take it off the list')):
+        found = [str(each) for each in sorted(addresses, key=str)
+                 if is_listed(each, own4 if each.version == 4 else own6)]
+        if found:
+            say('%s: %s' % (', '.join(found[:4]), words))
+
+
+def is_listed(address, own) -> bool:
+    """Whether an object of ipaddress stands in a list; None: there is no list."""
+    return own is not None and int(address) in own.members
 
 
 def addresses_text(first, last, family):
@@ -4269,13 +4850,15 @@ def run(args) -> int:
         links = open_links(args, args.mac_addr)
         budget = args.udp_budget and Budget(*share_budget(*args.udp_budget, args.workers))
         lock = open_lock() if args.workers > 1 else None
+        place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
             Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
-            say if args.verbose else None, args.greet)
-        announce(links[0], own4, own6, args)
+            say if args.verbose else None, args.greet, place)
+        stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
+        announce(links[0], own4, own6, args, place)
         if user:
             drop_privileges(user)
         say(summary_text(work_together(links, stack, stop, args, lock)))

@@ -9243,7 +9243,8 @@ def read_layer4(answer):
     before = b'' if proto == 1 else pseudo_header(answer.src, answer.dst, proto, len(data))
     assert add_up(before + data) == 0xffff, 'checksum of protocol %d' % proto
     if proto in (1, 58):
-        assert len(data) >= 4 and data[1] == 0 and data[0] in (0, 129, 136), 'icmp'
+        assert len(data) >= 4 and data[0] in (0, 14, 129, 136), 'icmp'
+        assert not data[1] or data[0] in (0, 129), 'only an echo reply has the code of its request'
         assert answer.hops == (255 if data[0] == 136 else 64), 'hops'
         return answer
     assert answer.hops == 64, 'hops'
@@ -9541,6 +9542,10 @@ def where_zero_fits(**options):
 
 ANY = dict(own='')                          # no list: every address is ours
 FOUR, SIX = dict(own='192.0.0.1'), dict(own='2001:41d0::ab32:bdb8')
+LONG = dict(own='10.0.0.0/8')
+WIDE = dict(own='192.0.0.0/24', place=masscanned.NO_PLACE._replace(
+    broadcasts=frozenset((0xc0000000, 0xc00000ff))))     # of 192.0.0.0/24
+MDNS4 = packed('224.0.0.251')
 DENY = dict(deny='192.0.0.0,2001:41d0::1234:0/112')
 NO_TOKENS = dict(budget=masscanned.Budget(0, 0))
 QUERY = unhex('1234 0100', ONE, WWW, A_IN)
@@ -9599,6 +9604,46 @@ SILENCE = [
     ('SYN to 0.0.0.1 in the list', tcp(1, 0, SYN, dst=bytes((0, 0, 0, 1))),
      dict(own='192.0.0.1,0.0.0.1'), 'ipv4 multicast'),
     ('SYN to broadcast', tcp(1, 0, SYN, dst=b'\xff' * 4), {}, 'ipv4 multicast'),
+    ('SYN in a frame to broadcast', tcp(1, 0, SYN, mac=b'\xff' * 6), {}, 'ipv4 multicast'),
+    ('data in a frame to broadcast', with_client(lambda client: tcp(
+        client.seq, client.ack, PSH | ACK, GET, mac=b'\xff' * 6)), {}, 'ipv4 multicast'),
+    ('SYN in a frame to broadcast, no list', tcp(1, 0, SYN, mac=b'\xff' * 6), ANY,
+     'ipv4 multicast'),
+    ('SYN in a frame to a multicast MAC', tcp(1, 0, SYN, mac=unhex('01005e000001')), {},
+     'ipv4 multicast'),
+    ('echo to broadcast', ping(dst=b'\xff' * 4), {}, 'ipv4 multicast'),
+    ('echo to multicast', ping(dst=ALL_NODES4), {}, 'ipv4 multicast'),
+    ('timestamp to broadcast', ping(bytes(16), kind=13, dst=b'\xff' * 4), {}, 'ipv4 multicast'),
+    ('echo to a multicast address in the list', ping(dst=ALL_NODES4),
+     dict(own='192.0.0.1,224.0.0.1'), 'ipv4 multicast'),
+    ('multicast DNS', udp(QUERY, dst=MDNS4, dport=5353), {}, 'ipv4 multicast'),
+    ('multicast DNS to its own MAC, a long list', udp(
+        QUERY, dst=MDNS4, dport=5353, mac=unhex('01005e0000fb')), LONG, 'ipv4 multicast'),
+    ('multicast DNS to its own MAC, a list with the same lowest bits', udp(
+        QUERY, dst=MDNS4, dport=5353, mac=unhex('01005e0000fb')), dict(own='192.0.0.251'),
+     'ipv4 multicast'),
+    ('LLMNR, a long list', udp(QUERY, dst=packed('224.0.0.252'), dport=5355,
+                               mac=unhex('01005e0000fc')), LONG, 'ipv4 multicast'),
+    ('echo to the broadcast address of the network', ping(dst=packed('192.0.0.255')), WIDE,
+     'ipv4 multicast'),
+    ('echo to the network address', ping(dst=packed('192.0.0.0')), WIDE, 'ipv4 multicast'),
+    ('SYN to the broadcast address of the network', tcp(1, 0, SYN, dst=packed('192.0.0.255')),
+     WIDE, 'ipv4 multicast'),
+    ('SYN to the network address', tcp(1, 0, SYN, dst=packed('192.0.0.0')), WIDE,
+     'ipv4 multicast'),
+    ('SYN to the broadcast address of the network, no list', tcp(
+        1, 0, SYN, src=packed('192.0.1.2'), dst=packed('192.0.0.255')), dict(WIDE, own=''),
+     'ipv4 multicast'),
+    ('UDP to the broadcast address of the network, no list', udp(
+        QUERY, src=packed('192.0.1.2'), dst=packed('192.0.0.255')), dict(WIDE, own=''),
+     'ipv4 multicast'),
+    ('ARP for the broadcast address of the network', arp(packed('192.0.0.255')), WIDE,
+     'arp target'),
+    ('ARP for the same, no list', arp(packed('192.0.0.255')), dict(WIDE, own=''), 'arp source'),
+    ('ARP for loopback, no list', arp(packed('127.0.0.1')), ANY, 'arp source'),
+    ('UDP to loopback, listed', udp(QUERY, dst=packed('127.0.0.1')),
+     dict(own='192.0.0.1,127.0.0.1'), 'ipv4 multicast'),
+    ('SYN to loopback, no list', tcp(1, 0, SYN, dst=packed('127.0.0.1')), ANY, 'ipv4 multicast'),
     ('IPv4 for another', ping(dst=bytes((192, 0, 0, 2))), {}, 'ipv4 address'),
     ('SYN for another', tcp(1, 0, SYN, dst=bytes((192, 0, 0, 2))), {}, 'ipv4 address'),
     ('IPv4, a list of IPv6', ping(), SIX, 'ipv4 address'),
@@ -9611,6 +9656,15 @@ SILENCE = [
     ('from multicast', ping(src=ALL_NODES4), {}, 'ipv4 source'),
     ('from broadcast', ping(src=b'\xff' * 4), {}, 'ipv4 source'),
     ('from 0.0.0.0', ping(src=bytes(4)), {}, 'ipv4 source'),
+    ('from loopback', ping(src=packed('127.0.0.1')), {}, 'ipv4 source'),
+    ('SYN from loopback', tcp(1, 0, SYN, src=packed('127.255.255.254')), {}, 'ipv4 source'),
+    ('UDP from loopback, no list', udp(QUERY, src=packed('127.0.0.1')), ANY, 'ipv4 source'),
+    ('SYN from the broadcast address of the network', tcp(1, 0, SYN, src=packed('192.0.0.255')),
+     dict(WIDE, own='192.0.0.1'), 'ipv4 source'),
+    ('SYN from the same, no list', tcp(1, 0, SYN, src=packed('192.0.0.255')),
+     dict(WIDE, own=''), 'ipv4 source'),
+    ('echo from the network address', ping(src=packed('192.0.0.0')), dict(WIDE, own=''),
+     'ipv4 source'),
     ('from an address of ours', ping(src=packed('192.0.0.9')),
      dict(own='192.0.0.1,192.0.0.9'), 'ipv4 source'),
     ('from the address asked', ping(src=HOST4), {}, 'ipv4 source'),
@@ -9632,8 +9686,8 @@ SILENCE = [
     ('UDP of 7', packet(b'\0\1\0\1\0\7\0', 17), {}, 'ipv4 short'),
     ('ICMP checksum', spoil(ping()), {}, 'icmpv4 checksum'),
     ('echo reply', ping(kind=0), {}, 'icmpv4 type'),
-    ('timestamp', ping(kind=13), {}, 'icmpv4 type'), ('echo, code 1', ping(code=1), {},
-                                                      'icmpv4 type'),
+    ('address mask', ping(kind=17), {}, 'icmpv4 type'),
+    ('timestamp, cut', ping(bytes(15), kind=13), {}, 'ipv4 short'),
 
     ('IPv6 of version 4', ping(version=4, **V6), {}, 'ipv6 header'),
     ('IPv6 of 40', ping(size=0, **V6)[:54], {}, 'ipv6 header'),
@@ -9651,6 +9705,12 @@ SILENCE = [
     ('IPv6 multicast, no list', ping(src=PEER6, dst=ALL_NODES6), ANY, 'ipv6 multicast'),
     ('IPv6 multicast, a list of IPv4', ping(src=PEER6, dst=ALL_NODES6), FOUR, 'ipv6 multicast'),
     ('SYN to ff02::1', tcp(1, 0, SYN, src=PEER6, dst=ALL_NODES6), {}, 'ipv6 multicast'),
+    ('SYN over IPv6 in a frame to ff02::1', tcp(1, 0, SYN, mac=unhex('333300000001'), **V6), {},
+     'ipv6 multicast'),
+    ('multicast DNS over IPv6', udp(QUERY, src=PEER6, dst=packed('ff02::fb'), dport=5353), {},
+     'ipv6 multicast'),
+    ('echo to the solicited-node address of another', ping(
+        src=PEER6, dst=packed('ff02::1:ff32:bdb9')), {}, 'ipv6 multicast'),
     ('IPv6 for another', ping(src=PEER6, dst=TARGET), {}, 'ipv6 address'),
     ('UDP for another', udp(QUERY, src=PEER6, dst=TARGET), {}, 'ipv6 address'),
     ('IPv6, a list of IPv4', ping(**V6), FOUR, 'ipv6 address'),
@@ -9658,6 +9718,8 @@ SILENCE = [
     ('NS denied', solicitation(), DENY, 'ipv6 denied'),
     ('from ff02::1', ping(src=ALL_NODES6, dst=HOST6), {}, 'ipv6 source'),
     ('from ::', ping(src=bytes(16), dst=HOST6), {}, 'ipv6 source'),
+    ('from ::1', ping(src=packed('::1'), dst=HOST6), {}, 'ipv6 source'),
+    ('from ::1, no list', ping(src=packed('::1'), dst=HOST6), ANY, 'ipv6 source'),
     ('from the address asked, IPv6', ping(src=HOST6, dst=HOST6), {}, 'ipv6 source'),
     ('the same, no list', ping(src=HOST6, dst=HOST6), ANY, 'ipv6 source'),
     ('from an address of ours, IPv6', ping(src=TARGET, dst=HOST6),
@@ -9678,7 +9740,6 @@ SILENCE = [
     ('ICMPv6 echo reply', ping(kind=129, **V6), {}, 'icmpv6 type'),
     ('router solicitation', icmp6(133, bytes(4)), {}, 'icmpv6 type'),
     ('NA', icmp6(136, bytes(4) + HOST6), {}, 'icmpv6 type'),
-    ('ICMPv6 echo, code 1', ping(code=1, **V6), {}, 'icmpv6 type'),
     ('NS of 23', icmp6(135, bytes(4) + HOST6[:-1]), {}, 'icmpv6 solicitation'),
     ('NS, hops 254', solicitation(hops=254), {}, 'icmpv6 solicitation'),
     ('NS, code 1', icmp6(135, bytes(4) + HOST6, code=1, hops=255), {}, 'icmpv6 solicitation'),
@@ -9688,6 +9749,8 @@ SILENCE = [
     ('NS for multicast', solicitation(ALL_NODES6), ANY, 'icmpv6 solicitation'),
     ('NS from multicast', solicitation(src=ALL_NODES6), {}, 'icmpv6 solicitation'),
     ('NS from its target', solicitation(src=HOST6), ANY, 'icmpv6 solicitation'),
+    ('NS where there is no Ethernet', solicitation(), dict(
+        place=masscanned.NO_PLACE._replace(ethernet=False)), 'icmpv6 solicitation'),
     ('NS for another', solicitation(TARGET), {}, 'icmpv6 target'),
     ('NS, a list of IPv4', solicitation(mac=MAC), FOUR, 'icmpv6 target'),
     ('duplicate address detection, no list', solicitation(src=bytes(16), options=b''), ANY,
@@ -10749,6 +10812,7 @@ class Stack(unittest.TestCase):
         for own, mac, heard in (
                 ('', '333300000001', True), ('', '3333ff123456', True),
                 ('', '01005e000001', False), ('', '333300000002', False),
+                ('170.153.136.119', '01005e000001', True), ('::1', '01005e000001', False),
                 ('170.153.136.119', '01005e198877', True),
                 ('170.153.136.119', '01005e198876', False),
                 ('170.153.136.119', '3333ff123456', False), ('::aabb:ccdd', '3333ffbbccdd', True),
@@ -10784,12 +10848,99 @@ class Stack(unittest.TestCase):
         src4, src6 = packed('10.0.0.77'), packed('2001:db8::77')
         for src, dst, ours in ((src4, ALL_NODES4, '10.0.0.9'), (src4, b'\xff' * 4, '10.0.0.9'),
                                (src6, ALL_NODES6, '2001:db8::9')):
-            for frame in ping(src=src, dst=dst), udp(QUERY, src=src, dst=dst):
+            for frame in [udp(QUERY, src=src, dst=dst)] + [ping(src=src, dst=dst)] * (
+                    len(src) == 16):
                 answer, = ask(make_stack(own), frame)
                 self.assertEqual((answer.src, answer.dst), (packed(ours), src))
         query = unhex('1234 0100', ONE, WWW, AAAA_IN)
         answer, = ask(make_stack(own), udp(query, src=src6, dst=ALL_NODES6))
         self.assertIn(packed('2001:db8::9'), answer.data)
+        for own, dst, ours in (
+                ('192.0.0.9,224.0.0.251', MDNS4, '192.0.0.9'),      # a listed one
+                ('192.0.0.0/24', packed('192.0.0.255'), '192.0.0.1'),
+                ('192.0.0.0/24', packed('192.0.0.0'), '192.0.0.1'),
+                ('2001:db8::9,ff02::fb', packed('ff02::fb'), '2001:db8::9'),
+                ('2001:db8::9', packed('ff02::1:ff00:9'), '2001:db8::9'),
+                ('2001:db8::9', packed('ff01::1'), '2001:db8::9')):
+            with self.subTest(own=own, dst=dst.hex()):
+                src = src4 if len(dst) == 4 else src6
+                answer, = ask(make_stack(own, place=WIDE['place']), udp(QUERY, src=src, dst=dst))
+                self.assertEqual((answer.src, answer.dst), (packed(ours), src))
+
+    def test_own_network(self):
+        """A list may cover the network and broadcast address: all between them are answered."""
+        stack = make_stack(**WIDE)
+        for last, count in (0, 0), (1, 1), (128, 1), (254, 1), (255, 0):
+            dst = packed('192.0.0.%d' % last)
+            src = packed('192.0.1.2')
+            for frame in tcp(1, 0, SYN, src=src, dst=dst), ping(src=src, dst=dst), arp(dst):
+                self.assertEqual(len(ask(stack, frame)), count, last)
+            self.assertEqual(bool(stack.answer_alike([tcp(1, 0, SYN, src=src, dst=dst)] * 9)),
+                             bool(count))
+        for own in '192.0.0.0/24', '':
+            stack = make_stack(**dict(WIDE, own=own))
+            for src, dst in ('192.0.0.255', '192.0.0.7'), ('192.0.1.7', '192.0.0.255'):
+                frames = [tcp(1, 0, SYN, src=packed(src), dst=packed(dst))] * 9
+                self.assertIsNone(stack.answer_alike(frames))
+
+    def test_set_place(self):
+        """The surroundings change: what is a broadcast, and what the host has itself."""
+        hosts = frozenset(map(ipaddress.ip_address, ('192.0.0.7', '10.9.9.9', '2001:41d0::ab32:bdb8')))
+        stack = make_stack('192.0.0.0/24,2001:41d0::ab32:bdb8', mtu=576)
+        self.assertEqual((stack.four.shared, stack.six.shared), (frozenset(), frozenset()))
+        dst = packed('192.0.0.255')
+        self.assertEqual(len(ask(stack, tcp(1, 0, SYN, src=packed('192.0.1.2'), dst=dst))), 1)
+        stack.set_place(WIDE['place']._replace(hosts=hosts))
+        self.assertEqual((stack.four.shared, stack.six.shared),
+                         ({0xc0000007}, {int.from_bytes(HOST6, 'big')}))
+        self.assertEqual(ask(stack, tcp(1, 0, SYN, src=packed('192.0.1.2'), dst=dst)), [])
+        answer, = ask(stack, tcp(1, 0, SYN, src=packed('192.0.1.2')))
+        self.assertEqual(answer.options, unhex('0204 0218'))
+        answer, = ask(stack, tcp(1, 0, SYN, **V6))
+        self.assertEqual(answer.options, unhex('0204 0204'))
+        stack.set_place(masscanned.NO_PLACE)
+        self.assertEqual(len(ask(stack, tcp(1, 0, SYN, src=packed('192.0.1.2'), dst=dst))), 1)
+
+    def test_set_mtu(self):
+        """Another MTU: the MSS of SYN+ACKs, one by one and in columns, and the room for UDP."""
+        stack = make_stack()
+        for mtu in 9000, 1280, 1500:
+            stack.set_mtu(mtu)
+            for where in {}, V6:
+                answer, = ask(stack, tcp(1, 0, SYN, **where))
+                self.assertEqual(answer.options, struct.pack('!HH', 0x204, mtu - 40 - 20 * bool(where)))
+            syn = tcp(1, 0, SYN)
+            self.assertEqual(list(stack.answer_alike([syn] * 9)),
+                             [stack.answer_ether(syn, False)[0]] * 9)
+        stack.set_mtu(28 + len(KEEP) - 1)
+        self.assertEqual(ask(stack, udp(LONG_GET, dport=80)), [])
+        stack.set_mtu(28 + len(KEEP))
+        self.assertEqual(len(ask(stack, udp(LONG_GET, dport=80))), 1)
+
+    def test_loopback(self):
+        """Clients of 127/8 and ::1 are heard on a loopback interface."""
+        place = masscanned.NO_PLACE._replace(loopback=True)
+        for own in '', '127.0.0.2,::2':
+            stack = make_stack(own, mac=bytes(6), place=place)
+            for src, dst in ('127.0.0.1', '127.0.0.2'), ('::1', '::2'):
+                where = dict(src=packed(src), dst=packed(dst), mac=bytes(6), client=bytes(6))
+                for frame in ping(**where), tcp(1, 0, SYN, **where), udp(QUERY, **where):
+                    self.assertEqual(len(ask(stack, frame)), 1)
+
+    def test_icmp_as_linux(self):
+        """Echo of any code, timestamp: what Linux answers, to the millisecond since midnight UTC."""
+        for where in {}, V6:
+            for code in 1, 7, 255:
+                answer, = ask(make_stack(), ping(code=code, **where))
+                self.assertEqual(answer.data[:2] + answer.data[4:], bytes(
+                    (129 if where else 0, code)) + unhex('1234 0001 61626364'))
+        stack = make_stack()
+        stack.tick(86400 * 1000 + 3723.5)
+        asked = unhex('1234 0001 0000002a 99999999 99999999')
+        for more in b'', b'more':
+            answer, = ask(stack, ping(asked + more, kind=13, code=3))
+            self.assertEqual(answer.data[:2] + answer.data[4:], unhex(
+                '0e00 1234 0001 0000002a') + struct.pack('!II', 3723500, 3723500))
 
     def test_ipv6_without_list(self):
         """Solicited-node multicast is accepted, and every target answered."""
@@ -12410,6 +12561,361 @@ print(len(connections.table), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                         read_answer(answer)
 
 
+# ==== Responder: link =================================================================
+
+class KeptClaims:
+    """What stands in for Claims: a list."""
+
+    def __init__(self):
+        self.kept = []
+
+    def note(self, ip, mac):
+        self.kept.append((ip, mac))
+
+    def take(self):
+        kept, self.kept = self.kept, []
+        return kept
+
+
+class Announcements(unittest.TestCase):
+    """What is sent unasked, and who else has an address: by a clock of our own, no sockets."""
+
+    def announcer(self, *addresses):
+        """-> an Announcer, what it hears of, what it tells."""
+        claims, told = KeptClaims(), []
+        return masscanned.Announcer(MAC, lambda: list(map(packed, addresses)), claims.take,
+                                    told.append), claims, told
+
+    def run_through(self, announcer, now=NOW, until=None):
+        """From one due time to the next -> [(seconds since the start, frame)]."""
+        sent, start = [], now
+        while announcer.next_due() is not None and (until is None or now - start < until):
+            self.assertLessEqual(announcer.next_due() - now, masscanned.ANNOUNCE_GAP_S)
+            now = announcer.next_due()
+            sent += [(round(now - start, 3), frame) for frame in announcer.tick(now)]
+        return sent
+
+    def test_schedule(self):
+        """Three probes, then two announcements, at the distances of RFC 5227 s1.1."""
+        announcer, _, told = self.announcer('192.0.0.1')
+        self.assertEqual((announcer.next_due(), announcer.tick(NOW)), (None, ()))
+        announcer.begin(NOW)
+        self.assertEqual(announcer.tick(NOW - 0.1), ())             # not yet
+        sent = self.run_through(announcer)
+        head = b'\xff' * 6 + MAC + unhex('0806 0001 0800 06 04 0001') + MAC
+        probe, news = (head + sender + bytes(6) + HOST4 for sender in (bytes(4), HOST4))
+        self.assertEqual(sent, [(0, probe), (1.02, probe), (2.04, probe), (4.06, news),
+                                (6.08, news)])
+        self.assertEqual((announcer.next_due(), told), (None, []))
+
+    def test_ipv6(self):
+        """Solicitations from :: and unsolicited advertisements, their sums right."""
+        announcer, _, _ = self.announcer('2001:41d0::ab32:bdb8')
+        announcer.begin(NOW)
+        probe, _, _, news, _ = [frame for _, frame in self.run_through(announcer)]
+        self.assertEqual(probe[:14], unhex('3333ff32bdb8') + MAC + unhex('86dd'))
+        message = probe[54:]
+        self.assertEqual(probe[14:54], unhex('60000000 0018 3a ff') + bytes(16) + SOLICITED6)
+        self.assertEqual(add_up(pseudo_header(bytes(16), SOLICITED6, 58, 24) + message), 0xffff)
+        self.assertEqual(message[:2] + message[4:], unhex('8700 00000000') + HOST6)
+        answer = read_answer(news)
+        self.assertEqual((answer.client, answer.src, answer.dst, answer.hops),
+                         (unhex('333300000001'), HOST6, ALL_NODES6, 255))
+        self.assertEqual(answer.data[:2] + answer.data[4:], unhex('8800 20000000') + HOST6
+                         + unhex('0201') + MAC)
+
+    def test_pace(self):
+        """A full table: never more than 20 announcements a second, all in two minutes."""
+        addresses = [(0x0a000000 + number).to_bytes(4, 'big') for number in range(1024)]
+        announcer = masscanned.Announcer(MAC, lambda: addresses, KeptClaims().take, None)
+        announcer.begin(NOW)
+        sent = self.run_through(announcer)
+        self.assertEqual(len({frame for _, frame in sent}), 2 * 1024)
+        self.assertEqual(len(sent), 5 * 1024)
+        self.assertLess(sent[-1][0], 120)
+        for most, times in (50, [second for second, _ in sent]), (
+                20, [second for second, frame in sent if frame[28:32] != bytes(4)]):
+            self.assertGreater(min(after - before for before, after in zip(times, times[most:])),
+                               0.999)
+        when = collections.defaultdict(list)
+        for second, frame in sent:
+            when[frame[38:42]].append(second)
+        for each in when.values():
+            self.assertEqual([round(second - each[0], 3) for second in each],
+                             [0, 1.02, 2.04, 4.06, 6.08])
+
+    def test_taken(self):
+        """Of whom somebody else has it is told once, and no more is sent; the others go on."""
+        announcer, claims, told = self.announcer('192.0.0.1', '192.0.0.2')
+        claims.note(HOST4, OTHER_MAC)                       # of before: forgotten
+        announcer.begin(NOW)
+        sent = self.run_through(announcer, until=0.05)
+        claims.note(HOST4, OTHER_MAC)
+        claims.note(HOST4, OTHER_MAC)
+        sent += self.run_through(announcer, announcer.next_due())
+        self.assertEqual(collections.Counter(frame[38:42] for _, frame in sent),
+                         {HOST4: 1, packed('192.0.0.2'): 5})
+        self.assertEqual(told, ['192.0.0.1: %s has it, too: not announced' % mac_text(OTHER_MAC)])
+        announcer.begin(NOW)                                # next time it is tried again
+        self.assertEqual(len(self.run_through(announcer)), 10)
+
+    def test_many_taken(self):
+        """A router that answers for all: some lines, and how many more there are."""
+        announcer, claims, told = self.announcer(*['192.0.0.%d' % each for each in range(1, 100)])
+        announcer.begin(NOW)
+        for number in range(1, 60):
+            claims.note(bytes((192, 0, 0, number)), OTHER_MAC)
+        sent = self.run_through(announcer)
+        self.assertEqual(len(sent), 40 * 5)
+        self.assertEqual(len(told), masscanned.CLAIMS_TOLD + 1)
+        self.assertEqual(told[-1], '51 addresses more are those of others, too: not announced')
+        claims.note(bytes((192, 0, 0, 99)), OTHER_MAC)
+        self.assertEqual((announcer.tick(NOW + 1000), announcer.next_due()), ((), None))
+
+    def test_clock(self):
+        """A clock that is set: no burst, no standing still."""
+        announcer, _, _ = self.announcer('192.0.0.1', '192.0.0.2')
+        announcer.begin(NOW)
+        announcer.tick(NOW)
+        for now in NOW + 3600, NOW, NOW - 3600, NOW - 86400:
+            self.assertEqual(len(announcer.tick(now)), 1)
+            self.assertEqual(announcer.tick(now), ())
+            self.assertLess(abs(announcer.next_due() - now), 3)
+
+    def test_addresses(self):
+        """Both families by turns, without what is no host's or this host's; at most 1,024."""
+        stack = make_stack(
+            '192.0.0.0/30,224.0.0.1,10.0.0.1,2001:db8::1-2001:db8::3,ff02::fb,::1',
+            place=masscanned.NO_PLACE._replace(
+                hosts=frozenset(map(ipaddress.ip_address, ('10.0.0.1', '2001:db8::2'))),
+                broadcasts=frozenset((0xc0000003,))))
+        self.assertEqual(
+            [masscanned.ip_text(each) for each in masscanned.announced_addresses(stack)],
+            ['192.0.0.0', '2001:db8::1', '192.0.0.1', '2001:db8::3', '192.0.0.2'])
+        stack = make_stack('10.0.0.0/8,2001:db8::/32')
+        self.assertEqual(len(masscanned.announced_addresses(stack)), 1024)
+        self.assertEqual(masscanned.announced_addresses(make_stack('')), [])
+
+    # what a neighbour sends, of which address of ours it says that it has it
+    CLAIMS = [
+        ('ARP reply', arp(HOST4, HOST4, op=2), HOST4),
+        ('ARP reply to us', arp(PEER4, HOST4, op=2, dst=MAC), HOST4),
+        ('ARP request of its own', arp(PEER4, HOST4), HOST4),
+        ('ARP probe', arp(HOST4, bytes(4)), HOST4),
+        ('ARP announcement', arp(HOST4, HOST4), HOST4),
+        ('ARP reply of our own MAC', arp(HOST4, HOST4, op=2, address=MAC), None),
+        ('ARP reply of another', arp(HOST4, PEER4, op=2), None),
+        ('ARP request', arp(), None),
+        ('advertisement', icmp6(136, bytes(4) + HOST6, src=HOST6, dst=ALL_NODES6, hops=255),
+         HOST6),
+        ('advertisement to us', icmp6(136, bytes(4) + HOST6 + LINK_OPTION, hops=255), HOST6),
+        ('advertisement of another', icmp6(136, bytes(4) + TARGET, hops=255), None),
+        ('advertisement from afar', icmp6(136, bytes(4) + HOST6, hops=254), None),
+        ('advertisement, code 1', icmp6(136, bytes(4) + HOST6, hops=255, code=1), None),
+        ('advertisement, cut', icmp6(136, bytes(4) + HOST6[:-1], hops=255), None),
+        ('advertisement, spoilt', spoil(icmp6(136, bytes(4) + HOST6, hops=255), 58), None),
+        ('advertisement of our own MAC', icmp6(136, bytes(4) + HOST6, hops=255, client=MAC), None),
+        ('somebody tries it out', solicitation(src=bytes(16), options=b''), HOST6),
+        ('solicitation', solicitation(), None),
+    ]
+
+    def test_claims(self):
+        """What says so, and what does not; without anybody to tell it is as ever."""
+        for name, frame, address in self.CLAIMS:
+            with self.subTest(name):
+                stack, quiet = make_stack(), make_stack()
+                stack.claims = KeptClaims()
+                self.assertEqual(list(stack.answer_frame(frame)), list(quiet.answer_frame(frame)))
+                self.assertEqual((stack.fate, stack.counts), (quiet.fate, quiet.counts))
+                self.assertEqual(stack.claims.take(), [(address, CLIENT_MAC)] if address else [])
+                for own in '', '10.0.0.1', 'fd00::1':
+                    stack = make_stack(own)
+                    stack.claims = KeptClaims()
+                    stack.answer_frame(frame)
+                    self.assertEqual(stack.claims.take(), [])
+
+    def test_pipe(self):
+        """The pipe of the workers: both families, in order; a flood is cut, not waited for."""
+        claims = masscanned.Claims()
+        self.addCleanup(os.close, claims.pipe)
+        self.addCleanup(os.close, claims.end)
+        self.assertEqual(claims.take(), [])
+        wanted = [(HOST4, MAC), (HOST6, OTHER_MAC), (bytes(4), MAC)]
+        for each in wanted:
+            claims.note(*each)
+        self.assertEqual((claims.take(), claims.take()), (wanted, []))
+        for _ in range(10000):
+            claims.note(HOST6, MAC)
+        count = 0
+        for block in iter(claims.take, []):
+            self.assertEqual(set(block), {(HOST6, MAC)})
+            count += len(block)
+        self.assertTrue(2000 < count < 10000, count)
+
+    def test_attendant(self):
+        """It looks once a second: at the MTU, and whether the link has come up."""
+        class Link:
+            """A link of which the interface tells what we want."""
+            name, herald, loopback, ethernet, falls, mtu = 'x', False, False, True, 0, 1500
+
+            def set_mtu(self, mtu):
+                self.mtu = mtu
+        mtu, running, looks, begun = [1500], [0], [], []
+        teller = types.SimpleNamespace(begin=begun.append)
+        link, stack = Link(), make_stack()
+        attendant = masscanned.Attendant(link, stack, [teller])
+
+        def flags(name):
+            looks.append(name)
+            if running[0] is None:
+                raise OSError(19, 'No such device')
+            return running[0]
+        with patched(masscanned, interface_mtu=lambda _: mtu[0], interface_flags=flags,
+                     look_around=lambda link: WIDE['place']):
+            for now, is_running, falls, size, times in (
+                    (0, 0, 0, 1500, 0), (0.5, 64, 0, 1500, 0), (1, 64, 0, 1500, 1),
+                    (2, 64, 0, 9000, 1), (3, 0, 0, 9000, 1), (4, 64, 0, 9000, 2),
+                    (5, 64, 1, 1400, 3), (6, 64, 1, 1400, 3), (7, None, 1, 1400, 3),
+                    (8, 64, 1, 1400, 3), (-3600, 64, 2, 1400, 4)):
+                running[0], link.falls, mtu[0] = is_running, falls, size
+                self.assertEqual(attendant.tick(NOW + now), ())
+                self.assertEqual((link.mtu, stack.mtu), (size, size), now)
+                self.assertEqual(len(begun), times, now)
+                self.assertEqual(attendant.next_due(), NOW + int(now) + 1)
+        self.assertEqual(len(looks), 10)
+        self.assertEqual(stack.place, WIDE['place'])
+        self.assertEqual(stack.four.mss, 1360)
+
+    def test_send_due(self):
+        """What is due is sent and counted; a bug in one does not keep the others from it."""
+        sent, stack = [], make_stack()
+        link = types.SimpleNamespace(send=sent.extend)
+        timers = [types.SimpleNamespace(tick=lambda now, frames=frames: frames[now])
+                  for frames in ([(b'a',), ()], [()], [(b'b', b'c'), (b'd',)])]
+        for now in 0, 1:
+            masscanned.send_due(link, stack, timers, now)
+        self.assertEqual((sent, stack.unasked), ([b'a', b'b', b'c', b'd'], 4))
+        self.assertEqual((len(stack.faults), stack.counts), (1, {'eth fault': 1}))
+
+    def test_left(self):
+        """How long the loop may sleep."""
+        def left(*dues, most=1000):
+            return masscanned.left_ms([types.SimpleNamespace(next_due=lambda due=due: due)
+                                       for due in dues], NOW, most)
+        self.assertEqual(left(), 1000)
+        self.assertEqual(left(None, most=200.0), 200)
+        self.assertEqual(left(None, NOW + 0.5), 501)
+        self.assertEqual(left(NOW + 0.5, NOW + 0.25), 251)
+        self.assertEqual(left(NOW + 5), 1000)
+        self.assertEqual(left(NOW - 5), 0)
+
+    # program, [(octets of the link's head or packet, type of the packet, its EtherType, let in)]
+    FILTERS = [
+        (lambda: masscanned.packet_filter(MAC), [
+            (ping(), 0, 0x800, True), (ping(), 4, 0x800, False),
+            (ping(mac=b'\xff' * 6), 0, 0x800, True), (ping(mac=CLIENT_MAC), 0, 0x800, False),
+            (ping(mac=MAC[:5] + b'x'), 0, 0x800, False), (arp(), 0, 0x806, True),
+            (ping(**V6), 0, 0x86dd, True), (ping(tags=unhex('81000001')), 0, 0x8100, True),
+            (ether(bytes(50), 0x88cc), 0, 0x88cc, False)]),
+        (masscanned.layer3_filter, [
+            (ping()[14:], 0, 0x800, True), (ping()[14:], 4, 0x800, False),
+            (ping(**V6)[14:], 0, 0x86dd, True), (ping()[14:], 0, 0x8847, False)])]
+
+    def test_filters(self):
+        """By a machine of our own, which knows five instructions."""
+        for make, rows in self.FILTERS:
+            program = list(struct.iter_unpack('=HBBI', make()))
+            for octets, kind, ethertype, let_in in rows:
+                with self.subTest(octets=octets[:14].hex(), kind=kind):
+                    at = value = 0
+                    while program[at][0] != 6:
+                        code, true, false, k = program[at]
+                        at += 1
+                        if code in (0x15, 0x45):
+                            at += true if (value == k if code == 0x15 else value & k) else false
+                        elif k >= 0xfffff000:
+                            value = {0xfffff000: ethertype, 0xfffff004: kind}[k]
+                        else:
+                            size = {0x20: 4, 0x28: 2, 0x30: 1}[code]
+                            value = int.from_bytes(octets[k:k + size], 'big')
+                    self.assertEqual(bool(program[at][3]), let_in)
+
+    def test_lowest_bits(self):
+        """Of lists of any size: what multicast MACs can have of them."""
+        for own, bits, expected in (
+                ('192.0.0.1', 23, [(1, 1)]), ('192.128.0.1,192.0.0.1-192.0.0.3', 23, [(1, 3)]),
+                ('10.127.255.255-10.128.0.1', 23, [(0, 1), (0x7fffff, 0x7fffff)]),
+                ('10.0.0.0/8', 23, [(0, 0x7fffff)]), ('10.0.0.1-10.128.0.0', 23, [(0, 0x7fffff)]),
+                ('2001:db8::/64', 24, [(0, 0xffffff)]),
+                ('2001:db8::ff:ffff-2001:db8::100:0', 24, [(0, 0), (0xffffff, 0xffffff)])):
+            with self.subTest(own=own):
+                four, six = own_lists(own)
+                self.assertEqual((four or six).lowest_bits(bits), expected)
+
+    def test_without(self):
+        four, _ = own_lists('10.0.0.0-10.0.0.3,10.0.0.2-10.0.0.9,10.1.0.0-10.3.255.255')
+        less = four.without((0x0a000000, 0x0a000002, 0x0a000009, 0x0a010000, 7))
+        self.assertEqual(less.ranges, [
+            (0x0a000001, 0x0a000001), (0x0a000003, 0x0a000003), (0x0a000003, 0x0a000008),
+            (0x0a010001, 0x0a03ffff)])
+        for number in (0x0a000000, 0x0a000002, 0x0a000009):
+            self.assertNotIn(number, less.members)
+        self.assertIn(0x0a000001, less.members)
+        self.assertIs(four.without((7,)), four)
+
+    # /proc/net/route and ipv6_route, and what is seen from eth1
+    ROUTES4 = [('eth1', '0.0.0.0', '10.0.0.1', '0.0.0.0'),          # the default route
+               ('eth1', '10.0.0.0', '0.0.0.0', '255.255.255.0'),
+               ('eth1', '10.1.0.8', '0.0.0.0', '255.255.255.254'),
+               ('eth1', '10.1.0.9', '0.0.0.0', '255.255.255.255'),
+               ('eth1', '10.2.0.0', '10.0.0.9', '255.255.255.0'),
+               ('eth0', '10.3.0.0', '0.0.0.0', '255.255.255.0'),
+               ('eth1', '0.0.0.0', '0.0.0.0', '0.0.0.0')]
+    ROUTES6 = [('::', '00', '::', '00', 'fe80::1'), ('fd00::', '40', '::', '00', '::'),
+               ('::', '00', '::', '00', '::'), ('fd01::', '40', '::', '00', 'fe80::2')]
+
+    def test_look_around(self):
+        def words(row):
+            return ['%08X' % int.from_bytes(packed(each), sys.byteorder) if '.' in each else
+                    packed(each).hex() if ':' in each else each for each in row]
+        tables = {'/proc/net/route': [['Iface']], '/proc/net/ipv6_route': map(words, self.ROUTES6)}
+        for row in self.ROUTES4:
+            name, first, gateway, mask = words(row)
+            tables['/proc/net/route'].append([name, first, gateway, '0003', '0', '0', '0', mask])
+        link = types.SimpleNamespace(name='eth1', loopback=False, ethernet=True)
+        with patched(masscanned, read_table=tables.get, host_addresses=lambda: {1}):
+            place = masscanned.look_around(link)
+        self.assertEqual(place, masscanned.Place(
+            frozenset((1,)), frozenset((0x0a000000, 0x0a0000ff)),
+            frozenset(map(ipaddress.ip_address, ('10.0.0.1', 'fe80::1'))), False, True))
+        self.assertEqual(masscanned.read_table('/nowhere'), [])
+
+    def test_warnings(self):
+        """What is better not in the list is told; a list without it is not."""
+        place = masscanned.NO_PLACE._replace(
+            hosts=frozenset((ipaddress.ip_address('10.0.0.2'),)),
+            broadcasts=frozenset((0x0a000000, 0x0a0000ff)),
+            gateways=frozenset(map(ipaddress.ip_address, ('10.0.0.1', 'fe80::1'))))
+        link = types.SimpleNamespace(name='eth1')
+        tap = [ipaddress.ip_network('10.0.0.0/24')]
+        for own, taps, words in (
+                ('10.0.0.7,fd00::1', [], []), ('', [], []),
+                ('10.0.0.2', [], ['10.0.0.2: an address of this host']),
+                ('10.0.0.0/24', [], ['10.0.0.2: an address', '10.0.0.0, 10.0.0.255: network or '
+                                     'broadcast address of eth1', '10.0.0.1: a default router']),
+                ('fe80::/64', [], ['fe80::1: a default router']),
+                ('10.0.0.1', tap, ["10.0.0.1: this host's end of the TAP", '10.0.0.1: a default']),
+                ('10.0.0.2', tap, [])):
+            with self.subTest(own=own, tap=bool(taps)):
+                told = []
+                with patched(masscanned, say=told.append):
+                    masscanned.warn_of_addresses(link, *own_lists(own),
+                                                 types.SimpleNamespace(tap=taps), place)
+                self.assertEqual(len(told), len(words), told)
+                for line, start in zip(told, words):
+                    self.assertEqual(line[:len(start)], start)
+
+
 # ==== Responder: live =================================================================
 
 NEAR_MAC, FAR_MAC, THIRD_MAC, OTHER_MAC = (bytes((2, 0, 0, 0x88, 0, last))
@@ -12907,6 +13413,249 @@ class Responder(Case):
                 words = [line.split(': ', 1)[1] for line in each.err().splitlines()]
                 self.assertEqual(words[1:], ['w1 is down: waiting for it', 'w1 is up again',
                                              'w1 is gone'])
+
+    def pair(self, letter):
+        """A veth pair of its own, as make_pair(), gone after the test."""
+        self.make_pair(letter)
+        self.addCleanup(subprocess.call, ['ip', '-n', self.near, 'link', 'del', letter + '0'],
+                        stderr=subprocess.DEVNULL)
+
+    def news(self, wire, seconds, most):
+        """Unasked frames that come in a time, at most so many -> [(what, address)]."""
+        told = []
+        for frame in wire.frames(seconds):
+            kind, what, address = frame[12:14], None, None
+            if kind == b'\x08\x06' and frame[20:22] == b'\0\1' and frame[6:12] != THIRD_MAC:
+                address = frame[38:42]
+                what = {bytes(4): 'probe', address: 'news'}.get(frame[28:32])
+            elif kind == b'\x86\xdd' and frame[54] in (135, 136) and frame[6:12] == FAR_MAC:
+                address = frame[62:78]
+                what = 'probe' if frame[54] == 135 and frame[22:38] == bytes(16) else 'news'
+            if what and not address.startswith(b'\xfe\x80'):      # the kernel's own
+                told.append((what, masscanned.ip_text(address)))
+            if len(told) == most:
+                break
+        return told
+
+    def test_announce(self):
+        """Own addresses are tried out, then told, at the start and after link-up; or not at all."""
+        self.pair('a')
+        wire = self.wire(name='a0')
+        wanted = [(what, each) for what in ('probe',) * 3 + ('news',) * 2
+                  for each in ('10.88.9.7', 'fd88:9::7')]
+        each = Running(self, self.far, '-i', 'a1', '--self-ip-list', '10.88.9.7,fd88:9::7', '-q')
+        before = time.monotonic()
+        self.assertEqual(self.news(wire, 9, 10), wanted)
+        self.assertGreater(time.monotonic() - before, 5)
+        self.ip('-n', self.far, 'link', 'set', 'a1', 'down')
+        self.ip('-n', self.far, 'link', 'set', 'a1', 'up')
+        self.assertEqual(self.news(wire, 4, 2), wanted[:2])
+        self.assert_answers('10.88.9.7', wire)                  # meanwhile
+        self.news(wire, 0.3, 99)
+        self.ip('-n', self.near, 'link', 'set', 'a0', 'down')   # the cable
+        time.sleep(1.5)
+        self.ip('-n', self.near, 'link', 'set', 'a0', 'up')
+        wire = self.wire(name='a0')
+        self.assertEqual(self.news(wire, 4, 2), wanted[:2])
+        self.assertEqual(each.end(), 0)
+        self.assertGreater(int(re.search(r', (\d+) sent unasked', each.err()).group(1)), 13)
+        quiet = [Running(self, self.far, '-i', 'a1', '-q', *more) for more in (
+            ('--self-ip-list', '10.88.9.7,fd88:9::7', '--no-announce'), ())]
+        self.assertEqual(self.news(wire, 1.5, 1), [])
+        for each in quiet:
+            self.assertEqual(each.end(), 0)
+            self.assertNotIn('unasked', each.err())
+
+    def test_announce_taken(self):
+        """What somebody else answers for is told and not announced, whichever worker hears it."""
+        self.pair('b')
+        self.ip('-n', self.near, 'addr', 'add', '10.88.10.8/24', 'dev', 'b0')
+        self.ip('-n', self.near, 'addr', 'add', 'fd88:10::8/64', 'dev', 'b0', 'nodad')
+        wire = self.wire(name='b0')
+        each = Running(self, self.far, '-i', 'b1', '-q', '--workers', 3, '--self-ip-list',
+                       '10.88.10.7-10.88.10.8,fd88:10::7-fd88:10::8')
+        told = collections.Counter(self.news(wire, 7.5, 99))
+        self.assertEqual({address for what, address in told if what == 'news'},
+                         {'10.88.10.7', 'fd88:10::7'})
+        self.assertEqual({address for what, address in told if what == 'probe'},
+                         {'10.88.10.7', 'fd88:10::7', '10.88.10.8', 'fd88:10::8'})
+        self.assertEqual(told['probe', '10.88.10.7'], 3)        # one of the workers sends
+        self.assertEqual(each.end(), 0)
+        lines = sorted(line for line in each.err().splitlines() if 'has it, too' in line)
+        self.assertEqual(lines, ['masscanned: %s: %s has it, too: not announced' % (
+            address, mac_text(NEAR_MAC)) for address in ('10.88.10.8', 'fd88:10::8')])
+
+    def test_another_mac(self):
+        """Neighbours that remember the MAC of before hear of the new one before they forget."""
+        self.pair('m')
+        self.ip('-n', self.near, 'addr', 'add', '10.88.11.1/24', 'dev', 'm0')
+        neighbour = '10.88.11.7'
+        self.ip('-n', self.near, 'neigh', 'add', neighbour, 'dev', 'm0', 'lladdr',
+                mac_text(OTHER_MAC), 'nud', 'stale')
+        each = Running(self, self.far, '-i', 'm1', '-q', '--self-ip-list', neighbour)
+
+        def known():
+            return subprocess.check_output(['ip', '-n', self.near, 'neigh', 'show', neighbour,
+                                            'dev', 'm0']).decode()
+        self.assertIn(mac_text(OTHER_MAC), known())
+        wait_until(lambda: mac_text(FAR_MAC) in known(), 8)
+        self.assertEqual(each.end(), 0)
+
+    def groups(self, name):
+        """The solicited-node groups that an interface of the far namespace is in."""
+        with entered(self.far):
+            text = read_text('/proc/thread-self/net/igmp6')
+        return set(re.findall(r'^\d+\s+%s\s+(ff0200000000000000000001ff\w{6}) ' % name, text, re.M))
+
+    def test_groups(self):
+        """The kernel is in the groups of our addresses; where IPv6 is off, or beyond 4,096: told."""
+        self.pair('g')
+        each = Running(self, self.far, '-i', 'g1', '-q', '--self-ip-list',
+                       'fd88:11::7,fd88:12::7,fd88:11::aa:bbcc,10.88.0.5')
+        wanted = {'ff0200000000000000000001ff' + low for low in ('000007', 'aabbcc')}
+        wait_until(lambda: wanted <= self.groups('g1'))
+        self.assertEqual(each.end(), 0)
+        self.assertFalse(wanted & self.groups('g1'))
+        each = Running(self, self.far, '-i', 'g1', '-q', '--self-ip-list', 'fd88:11::/64')
+        wait_until(lambda: len(self.groups('g1')) >= 4096)
+        self.assertEqual(each.end(), 0)
+        self.assertRegex(each.err(), r'g1: 4096 of 16777216 multicast groups are joined: behind a')
+        with entered(self.far):
+            with open('/proc/sys/net/ipv6/conf/g1/disable_ipv6', 'w') as file:
+                file.write('1')
+        each = Running(self, self.far, '-i', 'g1', '-q', '--self-ip-list', 'fd88:11::7')
+        wait_until(lambda: 'IPv6 is off there' in each.err())
+        self.assertEqual(each.end(), 0)
+        each = Running(self, self.far, '-i', 'g1', '-q', '--self-ip-list', '10.88.0.5')
+        self.assertEqual(each.end(), 0)
+        self.assertNotIn('IPv6', each.err())
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: a minute')
+    def test_snooping_bridge(self):
+        """Behind a bridge that snoops MLD and asks: found after 50 s, and after link-up."""
+        bridge = 'responder-%d-bridge' % os.getpid()
+        self.ip('netns', 'add', bridge)
+        self.addCleanup(subprocess.call, ['ip', 'netns', 'del', bridge])
+        self.ip('-n', bridge, 'link', 'add', 'br0', 'type', 'bridge', 'mcast_snooping', '1',
+                'mcast_querier', '1')
+        self.ip('-n', bridge, 'link', 'set', 'br0', 'up')
+        for namespace in self.near, self.far:
+            port = 'p-' + namespace[-4:]
+            self.ip('-n', bridge, 'link', 'add', port, 'type', 'veth', 'peer', 'name', 's0',
+                    'netns', namespace)
+            self.ip('-n', bridge, 'link', 'set', port, 'master', 'br0', 'up')
+            self.ip('-n', namespace, 'link', 'set', 's0', 'up')
+        self.ip('-n', self.near, 'addr', 'add', 'fd88:13::1/64', 'dev', 's0', 'nodad')
+        runs = [Running(self, self.far, '-i', 's0', '-q', '--no-announce', '--self-ip-list', own,
+                        code=code) for own, code in (
+                            ('fd88:13::7-fd88:13::9', ''),
+                            ('fd88:13::1:7', 'masscanned.Groups.join = lambda *_: ""'))]
+
+        def found(address):
+            return self.output('ping', '-6', '-n', '-c', '1', '-W', '3', address)[0] == 0
+        time.sleep(50)
+        self.assertTrue(found('fd88:13::7'))
+        self.assertFalse(found('fd88:13::1:7'), 'this bridge does not snoop')
+        self.ip('-n', self.far, 'link', 'set', 's0', 'down')
+        wait_until(lambda: 's0 is down' in runs[0].err())
+        self.ip('-n', self.far, 'link', 'set', 's0', 'up')
+        wait_until(lambda: 's0 is up again' in runs[0].err())
+        wait_until(lambda: found('fd88:13::8'))
+        for each in runs:
+            self.assertEqual(each.end(), 0)
+
+    def open_tun(self, name):
+        """A tun device of the far namespace, up -> the descriptor of its other side."""
+        with entered(self.far):
+            fd = os.open('/dev/net/tun', os.O_RDWR)
+            self.addCleanup(os.close, fd)
+            fcntl.ioctl(fd, 0x400454ca, struct.pack('16sH22x', name.encode(), 0x1001))
+        self.ip('-n', self.far, 'link', 'set', name, 'up')
+        return fd
+
+    @unittest.skipUnless(os.path.exists('/dev/net/tun') or REQUIRED, 'needs /dev/net/tun')
+    def test_tun(self):
+        """An interface without Ethernet: packets in, packets out, both versions, no neighbours."""
+        fd = self.open_tun('t1')
+        runs = [Running(self, self.far, '-i', 't1', '--self-ip-list', own, *more) for own, more in (
+            ('10.88.12.7,fd88:12::7', ()), ('10.88.12.8,fd88:12::8', ('-q', '--workers', 2)))]
+        self.assertIn("answering on t1 (no Ethernet) for 10.88.12.7", runs[0].err())
+
+        def answer(packet, seconds=3):
+            os.write(fd, packet)
+            end = time.monotonic() + seconds
+            while select.select((fd,), (), (), max(end - time.monotonic(), 0))[0]:
+                got = os.read(fd, 65536)
+                if got[0] >> 4 == packet[0] >> 4 and (got[:1] == b'E' or got[8:10] != b'\xfe\x80'):
+                    return got
+            return None
+        for last in '7', '8':
+            own, own6 = '10.88.12.' + last, 'fd88:12::' + last
+            got = answer(ip_packet('10.88.12.1', own, 1, echo(1)))
+            self.assertEqual((got[12:20], got[20:22]), (
+                live_packed(own) + live_packed('10.88.12.1'), b'\0\0'))
+            got = answer(ip_packet('fd88:12::1', own6, 58, echo(1, kind=128)))
+            self.assertEqual((got[8:40], got[40:42]), (
+                live_packed(own6) + live_packed('fd88:12::1'), b'\x81\0'))
+            for port in range(4000, 4020):                  # each of the workers has some
+                got = answer(ip_packet('10.88.12.1', own, 6, live_tcp(port, 80, 1, 0, 2)))
+                self.assertEqual((got[22:24], got[33]), (port.to_bytes(2, 'big'), 18))
+            got = answer(ip_packet('fd88:12::1', own6, 17, live_udp(4001, 53, DNS_QUERY)))
+            self.assertEqual(got[40:44], struct.pack('!HH', 53, 4001))
+        target = live_packed('fd88:12::7')
+        ask = bytes((135, 0, 0, 0)) + bytes(4) + target
+        packet = ip_packet('fd88:12::1', 'fd88:12::7', 58, ask)
+        self.assertIsNone(answer(packet[:7] + b'\xff' + packet[8:], 0.3))
+        for each in runs:
+            self.assertEqual(each.end(), 0)
+            self.assertNotIn('fault', each.err())
+            self.assertNotIn('unasked', each.err())
+        self.assertIn('\ttcp\trecv\t2\t00:00:00:00:00:00\t10.88.12.1\t4000\t', runs[0].out())
+        each = Running(self, self.far, '-i', 't1', '-m', '02:00:00:00:00:07', ready=False)
+        self.assertEqual(each.process.wait(10), 1)
+        self.assertIn("--mac-addr: 't1' has no MAC addresses", each.err())
+
+    def test_mtu(self):
+        """Another MTU is noticed: the MSS, and the room for datagrams; told once."""
+        self.pair('u')
+        wire = self.wire(name='u0')
+        each = Running(self, self.far, '-i', 'u1', '--self-ip-list', '10.88.13.7', '-q',
+                       '--workers', 2)
+        syn = [ip_packet('10.88.13.1', '10.88.13.7', 6, live_tcp(port, 80, 1, 0, 2))
+               for port in range(4000, 4012)]
+
+        def sizes():
+            return {struct.unpack('!H', wire.ask(each)[56:58])[0] for each in syn}
+        self.assertEqual(sizes(), {1460})
+        for mtu in 1300, 9000:
+            for namespace, name in (self.near, 'u0'), (self.far, 'u1'):
+                self.ip('-n', namespace, 'link', 'set', name, 'mtu', str(mtu))
+            wait_until(lambda: 'u1: MTU %d' % mtu in each.err())
+            wait_until(lambda: sizes() == {mtu - 40})
+        self.assertEqual(each.end(), 0)
+        self.assertEqual(each.err().count(': MTU '), 2)
+
+    def test_broadcast(self):
+        """With a list that covers its network: silence at both of its ends, told at the start."""
+        self.pair('c')
+        self.ip('-n', self.far, 'addr', 'add', '10.88.14.1/28', 'dev', 'c1')
+        wire = self.wire(name='c0')
+        each = Running(self, self.far, '-i', 'c1', '--self-ip-list', '10.88.14.0/28', '-q')
+        wait_until(lambda: 'network or broadcast' in each.err())
+        self.assertIn('10.88.14.0, 10.88.14.15: network or broadcast address of c1: not answered',
+                      each.err())
+        for last in 0, 15:
+            own = '10.88.14.%d' % last
+            for to in FAR_MAC, b'\xff' * 6:
+                for packet in (ip_packet('10.88.14.40', own, 1, echo(1)),
+                               ip_packet('10.88.14.40', own, 6, live_tcp(4000, 80, 1, 0, 2))):
+                    wire.send(packet, to=to)
+            wire.send(arp_request(THIRD_MAC, '10.88.14.40', own), kind=0x806, to=b'\xff' * 6)
+            answer = self.assert_answers('10.88.14.14', wire)   # the first that comes
+            self.assertEqual(answer[26:30], live_packed('10.88.14.14'))
+        self.assertEqual(each.end(), 0)
+        self.assertEqual(each.counts()[1], 2)
+        self.assertIn('8 ipv4 multicast', each.err())
 
     def test_signals(self):
         """SIGTERM, SIGINT: exit 0, counters on standard error, the whole log written."""
@@ -13552,7 +14301,8 @@ masscanned.RingLink = refuse''')
                 self.assert_stop((1, each.out(), each.err()), 1, words)
         for each, patterns in zip(started[3:], [
                 [r'answering on v0 \(02:00:00:88:00:01\) for 10\.88\.0\.0/28, fd88::1$',
-                 r': 10\.88\.0\.1, fd88::1: an address of this host'],
+                 r': 10\.88\.0\.1, fd88::1: an address of this host',
+                 r': 10\.88\.0\.0: network or broadcast address of v0: not answered for'],
                 [r'answering on v1 \(02:00:00:88:00:02\) for 10\.88\.0\.190, 10\.88\.0\.192/31, '
                  r'fd88::190/124$'],
                 [r'answering on lo \(00:00:00:00:00:00\) for every address: '
