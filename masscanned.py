@@ -4856,7 +4856,7 @@ def run(args) -> int:
             Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
-            say if args.verbose else None, args.greet, place)
+            say if args.verbose else None, args.greet, place=place)
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:

@@ -13869,10 +13869,9 @@ port_src=4003 port_dst=9 eth_type=Ipv4'''),
 
     def test_log(self):
         """Both formats say what happened: each event once, at its time, within half a second."""
-        runs = [self.start('10.88.0.15%d,fd88::15%d' % (number, number), '--format', form)
-                for number, form in enumerate(('console', 'logfmt'))]
         client, ours = mac_text(THIRD_MAC), mac_text(FAR_MAC)
-        for number, each in enumerate(runs):
+        for number, form in enumerate(('console', 'logfmt')):
+            each = self.start('10.88.0.15%d,fd88::15%d' % (number, number), '--format', form)
             own, own6 = '10.88.0.15%d' % number, 'fd88::15%d' % number
             mine = re.compile(r'%s|10\.88\.0\.254' % own6.replace('::', '::?') + '|'
                               + re.escape(own) + r'|%s' % client)
