@@ -77,10 +77,11 @@ UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 # src total proto src dst sport dport seq ack off-flags win; of UDP size-sum stands where seq does
 PLAIN4 = struct.Struct('!6x6s4xH5xB2xIIHHIIHH4x')
 # and what they write into a model of an answer, whose octets are in between:
-# dst (src type vihl-tos) total (id-frag ttl-proto) sum src dst sport dport, then of TCP:
-# seq ack off-flags win sum; of UDP: size sum; of a SYN+ACK, whose size is known, too:
+# dst (src type vihl-tos) total (id-frag ttl-proto) sum src dst, then of TCP: sport dport
+# seq ack off-flags win sum; of UDP: sport dport size sum; of a SYN+ACK, whose size is known, too:
 # dst (all from src to proto) sum src dst sport dport seq ack (off-flags win) sum
 PATCH_TCP4 = struct.Struct('!6s10sH6sHIIHHIIHHH2x')
+PATCH_IPV4 = struct.Struct('!6s10sH6sHII')
 PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
 FLOW4_AT = 26                           # where addresses and ports are:
@@ -105,6 +106,7 @@ IPV6_ALL_NODES = b'\xff\x02' + bytes(13) + b'\1'
 IPV6_SOLICITED = b'\xff\x02' + bytes(9) + b'\1\xff'
 EXTENSIONS_MAX = 8                      # headers walked; more is nobody's real packet
 ICMP_ECHO_REPLY, ICMP_ECHO = 0, 8
+ECHO = bytes((ICMP_ECHO, 0))            # type and code
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
 ND_SOLICITATION, ND_ADVERTISEMENT = 135, 136
 ND_HOPS = 255                           # RFC 4861 s7.1.1: proof of being on the link
@@ -115,7 +117,7 @@ FLAGS = 0x1ff                           # with AE (once NS)
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
 MASK32 = 0xffffffff
 
-# What a plain frame of TCP or UDP is, as nearly all are that knock on a sensor: rows (offset,
+# What a plain frame over IPv4 is, as nearly all are that knock on a sensor: rows (offset,
 # size, mask, value).  The test of one frame and the columns of a round are made of them.  Whatever
 # is otherwise is no mistake: the layers read it.
 PLAIN = (
@@ -1406,6 +1408,12 @@ def pack_icmpv6(kind: int, rest: bytes, src: bytes, dst: bytes) -> bytes:
                                        pseudo(src, dst, IP_ICMPV6, size))) + rest
 
 
+def pack_echo_reply(data: bytes) -> bytes:
+    """ICMP echo request -> the reply to it (RFC 792)."""
+    rest = data[ICMP.size:]
+    return ICMP.pack(ICMP_ECHO_REPLY, 0, checksum(rest)) + rest
+
+
 def pack_udp(src: bytes, dst: bytes, sport: int, dport: int, out: bytes) -> bytes:
     """Datagram from us to a client; no sum at all would be 0, so 0 is 0xffff (RFC 768)."""
     size = UDP_HEADER.size + len(out)
@@ -1557,8 +1565,14 @@ class Model:
         addresses = src + our
         return PATCH_SYN_ACK4.pack(
             client, self.begin, -(addresses + self.sum4) % 0xffff, our, src, dport, sport, seq,
-            ack,
-            self.word, -(addresses + sport + dport + seq + ack + self.sum) % 0xffff) + self.rest
+            ack, self.word, -(addresses + sport + dport + seq + ack + self.sum) % 0xffff
+        ) + self.rest
+
+    def pack_packet(self, client, src, our, data):
+        """Layer 4 -> the frame."""
+        total, addresses = IPV4.size + len(data), src + our
+        return PATCH_IPV4.pack(client, self.head, total, self.middle,
+                               -(addresses + total + self.bare4) % 0xffff, our, src) + data
 
     def pack_datagram(self, client, src, our, sport, port, out):
         """Octets from a port of ours -> the frame."""
@@ -1641,7 +1655,8 @@ def group_alike(frames) -> 'tuple[list, list]':
         groups[key].append(place)
     alike, others = [], []
     for (_, _, _, proto, _, flags), places in groups.items():
-        if len(places) >= OPENINGS_MIN and proto == IP_TCP and flags in FLAGS_ALIKE:
+        least = OPENINGS_MIN if flags == SYN else OPENINGS_MIN // 2     # a drop packs nothing
+        if len(places) >= least and proto == IP_TCP and flags in FLAGS_ALIKE:
             alike.append(places)
         else:
             others += places
@@ -1923,7 +1938,7 @@ class Stack:
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
     plain           what PLAIN_MASK leaves of a plain frame to us
-    syn_ack, segment, datagram      Models of answers over IPv4
+    syn_ack, segment, datagram, echo    Models of answers over IPv4
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     faults          the first [(exception, frame)] that were our bugs
@@ -1975,11 +1990,12 @@ class Stack:
         """What the layers answer to requests of zeros, for the short cuts to patch."""
         zero, ports = bytes(4), (bytes(4), bytes(4), 0, 0)
         head = bytes(6) + self.mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
-        self.syn_ack, self.segment, self.datagram = (
+        self.syn_ack, self.segment, self.datagram, self.echo = (
             Model(head + self.face.pack_ipv4(proto, zero, zero, data)) for proto, data in (
                 (IP_TCP, self.face.pack_tcp(ports, 0, 0, SYN | ACK, b'', self.four.options)),
                 (IP_TCP, self.face.pack_tcp(ports, 0, 0, ACK)),
-                (IP_UDP, pack_udp(zero, zero, 0, 0, b''))))
+                (IP_UDP, pack_udp(zero, zero, 0, 0, b'')),
+                (IP_ICMP, pack_echo_reply(bytes(ICMP.size)))))
 
     def accepted_macs(self, own4, own6):
         """-> (destination MACs, prefixes of those where single ones would be too many)."""
@@ -2057,7 +2073,7 @@ class Stack:
         if proto == IP_UDP:
             return self.answer_datagram4(frame, end, trusted, client, src, our, sport, dport, seq)
         if proto != IP_TCP:
-            return self.answer_ether(frame, trusted)
+            return self.answer_echo4(frame, end, trusted, client, src, our)
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
@@ -2077,6 +2093,14 @@ class Stack:
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
         return self.syn_ack.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32)
+
+    def answer_echo4(self, frame, end, trusted, client, src, our):
+        """Plain echo request over IPv4 -> echo reply; anything else is for the layers."""
+        data = frame[FLOW4_AT + 8:end]
+        if frame[23] != IP_ICMP or not data.startswith(ECHO) or len(data) < ICMP.size or not (
+                trusted or is_intact(data)):
+            return self.answer_ether(frame, trusted)
+        return self.echo.pack_packet(client, src, our, pack_echo_reply(data)),
 
     def answer_datagram4(self, frame, end, trusted, client, src, our, sport, dport, word):
         """Plain UDP over IPv4 -> the frame that answers it; word: its size and sum."""
@@ -2236,8 +2260,7 @@ class Stack:
             return self.drop('icmpv4 checksum')
         if kind != ICMP_ECHO or code:
             return self.drop('icmpv4 type')
-        rest = data[ICMP.size:]
-        return ICMP.pack(ICMP_ECHO_REPLY, 0, checksum(rest)) + rest,
+        return pack_echo_reply(data),
 
     # IPv6 and ICMPv6
 

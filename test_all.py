@@ -10966,6 +10966,27 @@ class Stack(unittest.TestCase):
             answered += bool(expected)
         self.assertGreater(answered, len(rows) // 4)
 
+    def test_quick_ping(self):
+        """And the one for pings, whole or spoilt, of odd sizes too."""
+        draw = random.Random(SEED)
+        answered = 0
+        for _ in range(300 * BULK):
+            verify, trusted = draw.random() < 0.8, draw.random() < 0.2
+            quick, layers = make_stack(verify=verify), make_stack(verify=verify)
+            rest = bytes(draw.randrange(256) for _ in range(draw.choice((0, 3, 4, 16, 17, 56))))
+            frame = ping(rest, kind=draw.choice((8,) * 9 + (0, 13)), code=draw.choice((0,) * 9 + (1,)))
+            frame += bytes(max(60 - len(frame), 0))
+            if draw.random() < 0.3:
+                frame = spoil(frame, draw.randrange(len(frame)), 1 << draw.randrange(8))
+            elif frame[34:36] == b'\x08\0':
+                quick.answer_ether = None
+            expected = layers.answer_ether(frame, trusted)
+            self.assertEqual(list(quick.answer_frame(frame, trusted)), list(expected),
+                             'SEED=%d %s' % (SEED, frame.hex()))
+            self.assertEqual(quick.counts, layers.counts)
+            answered += bool(expected)
+        self.assertGreater(answered, 100)
+
     def test_openings(self):
         """A round of plain SYNs, answered in columns, says what single ones say."""
         draw = random.Random(SEED)
@@ -11188,8 +11209,10 @@ class Stack(unittest.TestCase):
             answer, = stack.answer_frame(tcp(7, 0, SYN, **V6))
             self.assertEqual((answer[21], answer[68:70], answer[74:].replace(
                 unhex('05a0'), unhex('05b4'))), (ttl, window.to_bytes(2, 'big'), options))
-            answer, = stack.answer_frame(ping())
-            self.assertEqual((answer[18:22], answer[22]), (fragment.to_bytes(4, 'big'), ttl))
+            for frame in ping(), ping(bytes(56)):
+                answer, = stack.answer_frame(frame)
+                self.assertEqual([answer], list(stack.answer_ether(frame, False)))
+                self.assertEqual((answer[18:22], answer[22]), (fragment.to_bytes(4, 'big'), ttl))
             answer, = stack.answer_frame(solicitation())
             self.assertEqual(answer[21], 255)
 
@@ -11239,8 +11262,9 @@ class Stack(unittest.TestCase):
         self.assertEqual(sums(columns, tcp(0, 0, SYN, src=src))[1], 0)
         for frame in udp(QUERY, src=src), ping(src=src):
             sums(ways, frame)
-        self.assertEqual(sums(ways, ping(bytes(4)))[0], 0xffff)
-        self.assertEqual(sums(ways, ping(b'\xff' * 4))[0], 0)
+        for size in 4, 56:
+            self.assertEqual(sums(ways, ping(bytes(size)))[0], 0xffff)
+            self.assertEqual(sums(ways, ping(b'\xff' * size))[0], 0)
 
     def test_round_fault(self):
         """A bug in the quick way is kept, and the frames are answered one by one."""
@@ -14048,6 +14072,7 @@ class Bench(Case):
 
     def test_mistakes(self):
         nowhere = self.path('no/bench.json')
+        self.path('cscan.py', b'')
         with patched(bench, check_machine=lambda: None):
             for args, status, parts in [
                     (['--nope'], 2, ['--nope', '-h']), (['x'], 2, ['x']),
@@ -14058,6 +14083,8 @@ class Bench(Case):
                     (['--only', 'scan-cpu,'], 1, ["''"]),
                     (['--python', '/no/python'], 1, ["'/no/python'", 'No such file']),
                     (['--python', '/bin/false'], 1, ["'/bin/false'", 'no interpreter']),
+                    (['--against', '/no/folder'], 1, ["'/no/folder'", 'cscan.py']),
+                    (['--against', self.folder], 1, [repr(self.folder), 'masscanned.py']),
                     (['--json', nowhere], 1, [repr(nowhere), 'No such file'])]:
                 with self.subTest(args=args):
                     self.assert_stop(call(bench.main, args), status, 'bench: ', *parts)
@@ -14098,6 +14125,17 @@ class Bench(Case):
                 answer, = ask(stack, frame)
                 self.assertEqual(answer.proto, proto)
                 self.assertEqual(answer.dport, 1024 + number % 60000)
+        counts = collections.Counter()
+        for number in range(3000):
+            frame = bench.make_frame('mixed', (11 << 24) + number, ip('10.78.0.2'), number)
+            answers = ask(stack, frame)
+            kind = {6: 'tcp %d' % (frame[46] >> 4), 17: 'udp', 1: 'ping'}[frame[23]]
+            counts[kind, len(answers) or stack.fate] += 1
+            counts['padded'] += len(frame) == 60 and frame[17] < 46
+        self.assertEqual(counts, {
+            ('tcp 5', 1): 700, ('tcp 6', 1): 700, ('tcp 10', 1): 700, ('udp', 1): 150,
+            ('udp', 'udp silence'): 450, ('ping', 1): 150, ('tcp 5', 'tcp reset'): 150,
+            'padded': 700})
         hosts = bench.spread(5000)
         self.assertEqual(len(set(hosts)), 5000)
         self.assertEqual(hosts, bench.spread('5000'))
@@ -14246,7 +14284,7 @@ class Bench(Case):
         """The README names every option."""
         with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
             part = file.read().partition('# Measuring')[2]
-        for option in ('--only', '--quick', '--python', '--json', '--list'):
+        for option in ('--only', '--quick', '--python', '--json', '--list', '--against'):
             self.assertIn('`%s' % option, part)
 
 
