@@ -1939,6 +1939,7 @@ class Stack:
     face            the Face we show
     plain           what PLAIN_MASK leaves of a plain frame to us
     syn_ack, segment, datagram, echo    Models of answers over IPv4
+    unclaimed       {(our port, datagram)} of this round that no protocol claims
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     faults          the first [(exception, frame)] that were our bugs
@@ -1984,6 +1985,7 @@ class Stack:
         self.answer_tail = mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
         self.plain = plain_value(mac)
         self.make_models()
+        self.unclaimed = set()
         self.tick(time.time())
 
     def make_models(self):
@@ -2015,6 +2017,7 @@ class Stack:
     def tick(self, now) -> list:
         """The time of the frames that follow -> frames that are due without any."""
         self.now = now
+        self.unclaimed.clear()
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
@@ -2704,8 +2707,13 @@ class Stack:
         bucket = self.budget.open(src, self.now)
         if not bucket:
             return self.drop('udp budget')
+        if (dport, data) in self.unclaimed:     # a scanner's probes are alike
+            self.budget.take(bucket, False)
+            return self.drop('udp silence')
         peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
         out, port = answer_datagram(peer, data)
+        if not peer.protocol:
+            self.unclaimed.add((dport, data))
         if out and self.tell:
             self.tell_answer(peer, out, data)
         fate, grows = None, len(out) > len(data)

@@ -10966,6 +10966,23 @@ class Stack(unittest.TestCase):
             answered += bool(expected)
         self.assertGreater(answered, len(rows) // 4)
 
+    def test_unclaimed(self):
+        """What nobody claims is not looked at again in the same round; its token is taken."""
+        odd = QUERY[:-2] + unhex('1234')            # no class that a DNS server would know
+        budget = masscanned.Budget(burst=5, rate=0)
+        stack = make_stack(budget=budget)
+        for port, data, looks, silent in ((9, odd, 1, True), (9, odd, 1, True), (53, odd, 2, False),
+                                          (9, odd + b'!', 3, True), (9, odd, 3, True)):
+            with unittest.mock.patch.object(stack.host.registry, 'find',
+                                            wraps=stack.host.registry.find) as find:
+                stack.fate = None
+                answers = stack.answer_frame(udp(data, dport=port, src=packed('192.0.0.9')))
+                self.assertEqual((not answers, stack.fate), (silent, 'udp silence' if silent else None))
+        self.assertEqual(budget.bucket(packed('192.0.0.9')[:3], NOW)[0], 0)
+        self.assertEqual(stack.unclaimed, {(9, odd), (9, odd + b'!')})
+        stack.tick(NOW + 1)
+        self.assertEqual(stack.unclaimed, set())
+
     def test_quick_ping(self):
         """And the one for pings, whole or spoilt, of odd sizes too."""
         draw = random.Random(SEED)
@@ -12316,8 +12333,8 @@ print(len(connections.table), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         small = udp(b'Gh0st' + bytes(17))
         with unittest.mock.patch.object(masscanned, 'answer_datagram',
                                         wraps=masscanned.answer_datagram) as answer:
-            for _ in range(6):
-                ask(stack, udp(JUNK, dport=9999))       # to be silent is work, too
+            for number in range(6):
+                ask(stack, udp(JUNK, dport=9999 + number))      # to be silent is work, too
             self.assertEqual([bool(ask(stack, each)) for each in (udp(b'Gh0st'), small, small)],
                              [False, True, False])
             self.assertEqual(answer.call_count, 8)      # who gets no answer is not read
