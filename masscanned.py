@@ -126,9 +126,9 @@ PLAIN = (
     (12, 2, 0xffff, ETHERTYPE_IPV4),
     (14, 1, 0xff, 0x45),                        # version 4, no options
     (20, 2, IPV4_MORE_OR_OFFSET, 0))            # no fragment
-# What the frames have in common, too, that are answered in columns: rows (offset, size).
+# What the frames of a group have in common that is answered in columns: rows (offset, size).
 ALIKE = (
-    (0, 12),                                    # both MACs
+    (0, 12),                                    # both MACs, first of all
     (16, 2),                                    # octets of the packet
     (23, 1),                                    # TCP
     (46, 2))                                    # TCP offset and flags
@@ -1623,21 +1623,19 @@ def plain_value(mac) -> int:
                                        for at, size, _, value in PLAIN], PLAIN_END), 'big')
 
 
-def column_masks(rows) -> 'list[tuple[int, int]]':
-    """Rows (offset, size, mask) -> [(column, mask)] of a block with two octets of padding."""
-    mask = mask_octets([(at + 2, size, bits) for at, size, bits in rows], 64)
-    words = enumerate(struct.unpack('!8Q', mask))
-    return [(at, bits) for at, bits in words if bits]
+def column_masks(*more) -> 'list[tuple[int, int]]':
+    """What PLAIN, ALIKE and more say -> [(column behind Ethernet, mask)].
+
+    The two columns of Ethernet have no mask: all of them is alike.
+    """
+    rows = [(at + 2, size, mask) for at, size, mask, _ in PLAIN]        # behind two of padding
+    rows += [(at + 2, size, (1 << 8 * size) - 1) for at, size in ALIKE + more]
+    words = struct.unpack('!2Q6Q', mask_octets(rows, 64))
+    return [(at, mask) for at, mask in enumerate(words[2:]) if mask]
 
 
 PLAIN_MASK = int.from_bytes(mask_octets([row[:3] for row in PLAIN], PLAIN_END), 'big')
-ALIKE_MASKS, ALIKE_OPTION_MASKS = (
-    column_masks([row[:3] for row in PLAIN] + [(at, size, (1 << 8 * size) - 1)
-                                               for at, size in ALIKE + more])
-    for more in ((), (ALIKE_OPTION,)))
-# the two columns of Ethernet are compared as they are
-HEAD_MASKS = [(0, (1 << 48) - 1), (1, (1 << 64) - 1)]
-assert ALIKE_MASKS[:2] == HEAD_MASKS
+ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
 
 
 def group_alike(frames) -> 'tuple[list, list]':
@@ -1654,9 +1652,9 @@ def group_alike(frames) -> 'tuple[list, list]':
     for place, key in enumerate(map(alike_octets, frames)):
         groups[key].append(place)
     alike, others = [], []
-    for (_, _, _, proto, _, flags), places in groups.items():
+    for (*_, flags), places in groups.items():
         least = OPENINGS_MIN if flags == SYN else OPENINGS_MIN // 2     # a drop packs nothing
-        if len(places) >= least and proto == IP_TCP and flags in FLAGS_ALIKE:
+        if len(places) >= least and flags in FLAGS_ALIKE:
             alike.append(places)
         else:
             others += places
@@ -1743,16 +1741,14 @@ class Openings:
 
     def is_plain(self) -> bool:
         """Whether all are as plain as the first one is, and alike."""
-        head = self.head
-        if any(column != head[at:at + 8] * self.count for at, column in zip((0, 8), self.macs)):
+        count, head, behind = self.count, self.head, self.head[16:]
+        if any(column != head[8 * at:8 * at + 8] * count for at, column in enumerate(self.macs)):
             return False
         has_options = self.total > IPV4.size + TCP_HEADER.size
         for at, mask in ALIKE_OPTION_MASKS if has_options else ALIKE_MASKS:
-            if at >= len(self.macs):
-                first = int.from_bytes(head[8 * at:8 * at + 8], 'big') & mask
-                lanes = self.lanes[at - len(self.macs)] & self.each(mask)
-                if lanes != self.each(first):
-                    return False
+            first = int.from_bytes(behind[8 * at:8 * at + 8], 'big')
+            if self.lanes[at] & self.each(mask) != self.each(first & mask):
+                return False
         return True
 
     def is_intact(self, trusted) -> bool:

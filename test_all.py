@@ -10980,6 +10980,11 @@ class Stack(unittest.TestCase):
                 self.assertEqual((not answers, stack.fate), (silent, 'udp silence' if silent else None))
         self.assertEqual(budget.bucket(packed('192.0.0.9')[:3], NOW)[0], 0)
         self.assertEqual(stack.unclaimed, {(9, odd), (9, odd + b'!')})
+        silent = unittest.mock.Mock(most=1, **{'answer.return_value': None})
+        with unittest.mock.patch.object(stack.host.registry, 'find', return_value=silent):
+            for count in 1, 2:                  # silent, but claimed: it may say more next time
+                self.assertEqual(list(stack.answer_frame(udp(b'claimed'))), [])
+                self.assertEqual(silent.answer.call_count, count)
         stack.tick(NOW + 1)
         self.assertEqual(stack.unclaimed, set())
 
@@ -11003,6 +11008,11 @@ class Stack(unittest.TestCase):
             self.assertEqual(quick.counts, layers.counts)
             answered += bool(expected)
         self.assertGreater(answered, 100)
+        for data in b'\x08\0', b'\x08\0\xf7':
+            frame = packet(data, 1).ljust(60, b'\0')
+            stack = make_stack()
+            self.assertEqual((list(stack.answer_frame(frame, True)), stack.fate),
+                             ([], 'ipv4 short'))
 
     def test_openings(self):
         """A round of plain SYNs, answered in columns, says what single ones say."""
@@ -11286,6 +11296,9 @@ class Stack(unittest.TestCase):
     def test_round_fault(self):
         """A bug in the quick way is kept, and the frames are answered one by one."""
         stack, frames = make_stack(), [tcp(7, 0, SYN)] * 20
+        with patched(masscanned, OPENINGS_MIN=20):      # all alike: uncut, for the ring
+            self.assertIsInstance(masscanned.answer_round(stack, frames, False, []),
+                                  masscanned.Replies)
         with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 20), \
                 unittest.mock.patch.object(stack, 'answer_alike', side_effect=KeyError):
             self.assertEqual(len(masscanned.answer_round(stack, frames, False, [])), 20)
