@@ -25,6 +25,9 @@ Theory of operation
     The path of a frame: link.receive -> Stack.answer_frame -> answer_ipv4 -> answer_tcp ->
     Stream.feed (which protocol is this? the registry) -> an answerer -> octets, and back
     the same way as frames to link.send.  Between the link and the answerer nothing does I/O.
+    What a plain frame is stands in one table (PLAIN).  A plain frame takes a short cut past the
+    layers; many of one shape are answered in columns (Openings).  Both patch models of what the
+    layers say, and what we look like is known to the Face alone.
 """
 
 import argparse

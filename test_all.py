@@ -11260,6 +11260,12 @@ class Stack(unittest.TestCase):
                                      (fragment.to_bytes(4, 'big'), ttl))
                     if answer[23] == 6:
                         self.assertEqual(answer[48:50], window.to_bytes(2, 'big'))
+            opening, = quick.answer_frame(tcp(7, 0, SYN, dport=22))
+            ack = int.from_bytes(opening[38:42], 'big') + 1
+            quick.answer_frame(tcp(8, ack, ACK, dport=22))
+            greeting, = quick.tick(NOW + 1)         # what no request causes looks the same
+            self.assertEqual((greeting[18:22], greeting[22], greeting[48:50], greeting[54:]), (
+                fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), BANNER))
 
     def test_sums_of_zero(self):
         """RFC 1624: where a checksum of 0 is due, 0 is written; by UDP, where it is none, 0xffff."""
