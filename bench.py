@@ -126,7 +126,9 @@ def table_text(result) -> str:
 # answer IFACE [trust]: SYNs, requests over TCP (each segment is one, its answer a constant), FINs
 #   and DNS queries, verified and answered without any memory, one recvfrom() and sendto() each;
 #   trust: what a kernel sends on a veth pair has no finished sums of layer 4.
-# flood IFACE KIND BASE BITS: SYNs or DNS queries to random targets, from 16 million addresses.
+# flood IFACE KIND BASE BITS: SYNs, DNS queries or a mix to random targets, from 16 million
+#   addresses.  Of the mix are 70 % SYNs without options, with an MSS or with a Linux client's,
+#   20 % UDP probes (dns, ntp, snmp, ssdp), 5 % pings, 5 % RSTs; every other is padded to 60.
 # http BASE BITS N COUNT: complete exchanges, N at a time, each on a connection of its own, COUNT
 #   in all (0: for ever); each 0.1 s, and at the end, a line: seconds, exchanges, failures.
 YARDSTICKS = r'''
@@ -285,12 +287,49 @@ static void do_answer(char **v) {
 
 static const unsigned char query[] = "\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1";
 
+enum { BATCH = 64, ROOM = 128 };
+
+static const unsigned char options[] = "\2\4\5\xb4\4\2\10\12\0\0\0\1\0\0\0\0\1\3\3\7";
+static const char ntp[48] = "\xe3\0\4\xfa\0\1\0\0\0\1";
+static const int option_sizes[] = {0, 4, 20};
+static const struct { int port, size; const char *text; } probes[] = {
+    {53, sizeof query - 1, (const char *)query},
+    {123, sizeof ntp, ntp},
+    {161, 40, "\60\46\2\1\1\4\6public\240\31\2\1\1\2\1\0\2\1\0"
+              "\60\16\60\14\6\10\53\6\1\2\1\1\1\0\5\0"},
+    {1900, 51, "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n"}};
+
+/* layer 4 of a frame of the mix, its ports in place -> octets of it */
+static int make_mixed(unsigned char *f) {
+    unsigned kind = draw() % 100, size, at = 16;
+    uint32_t seq = draw();
+    memset(f + 36, 0, ROOM - 36);
+    if (kind < 70 || kind >= 95) {
+        size = kind < 70 ? option_sizes[draw() % 3] : 0;
+        f[23] = 6; put(f + 36, 80); memcpy(f + 38, &seq, 4);
+        f[46] = (20 + size) << 2; f[47] = kind < 70 ? 2 : 4; put(f + 48, 1024);
+        memcpy(f + 54, options, size);
+        size += 20;
+    } else if (kind < 90) {
+        kind = draw() % 4;
+        size = 8 + probes[kind].size; at = 6;
+        f[23] = 17; put(f + 36, probes[kind].port); put(f + 38, size);
+        memcpy(f + 42, probes[kind].text, probes[kind].size);
+    } else {
+        size = 64; at = 2;
+        f[23] = 1; put(f + 34, 0x0800); memcpy(f + 38, &seq, 4);
+    }
+    seal(f, size, at);
+    if (at == 2) { put(f + 36, 0); put(f + 36, ~sum(f + 34, size, 0)); }    /* no pseudo-header */
+    return size;
+}
+
 static void do_flood(char **v) {
-    enum { BATCH = 64, ROOM = 128 };
     static unsigned char frames[BATCH][ROOM];
     static struct iovec parts[BATCH];
     static struct mmsghdr messages[BATCH];
-    int fd = open_packet(v[0], 0), dns = *v[1] == 'd', size = dns ? 8 + (int)sizeof query - 1 : 20;
+    int fd = open_packet(v[0], 0), dns = *v[1] == 'd', mixed = *v[1] == 'm';
+    int size = dns ? 8 + (int)sizeof query - 1 : 20;
     uint32_t from = 0;
     set_targets(v + 2);
     for (int i = 0; i < BATCH; i++) {
@@ -309,6 +348,11 @@ static void do_flood(char **v) {
             uint32_t to = target(), src = htonl(11u << 24 | (from++ & 0xffffff)), seq = draw();
             memcpy(frames[i] + 26, &src, 4); memcpy(frames[i] + 30, &to, 4);
             put(frames[i] + 34, 1024 + draw() % 60000);
+            if (mixed) {
+                size = 34 + make_mixed(frames[i]);
+                parts[i].iov_len = size < 60 && i & 1 ? 60 : size;
+                continue;
+            }
             if (!dns) memcpy(frames[i] + 38, &seq, 4);
             seal(frames[i], size, dns ? 6 : 16);
         }
@@ -683,22 +727,44 @@ def add_up(data: bytes) -> int:
 QUERY = b'\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1'
 
 
+OPTIONS = b'\2\4\5\xb4\4\2\10\12\0\0\0\1\0\0\0\0\1\3\3\7'
+SNMP = '302602010104067075626c6963a019020101020100020100300e300c06082b060102010101000500'
+PROBES = [                      # port, datagram
+    (53, QUERY), (123, b'\xe3\0\4\xfa\0\1\0\0\0\1'.ljust(48, b'\0')), (161, bytes.fromhex(SNMP)),
+    (1900, b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n')]
+MIX = ('syn',) * 7 + ('probe',) * 2 + ('other',)
+
+
+def make_body(kind, number) -> 'tuple[int, int, bytes]':
+    """Layer 4 of a frame of the flood -> (protocol, where its checksum goes, octets)."""
+    port, options, probe = 1024 + number % 60000, b'', PROBES[0]
+    if kind == 'mixed':
+        kind, turn = MIX[number % len(MIX)], number // len(MIX)
+        options, probe = OPTIONS[:(0, 4, 20)[turn % 3]], PROBES[turn % len(PROBES)]
+        if kind == 'other' and turn % 2:
+            return 1, 2, struct.pack('!HHI', 0x0800, 0, number) + bytes(56)
+    if kind == 'other':
+        return 6, 16, struct.pack('!HHIIHHHH', port, 80, number, 0, 0x5004, 1024, 0, 0)
+    if kind == 'syn':
+        word = 20 + len(options) << 10 | 2
+        return 6, 16, struct.pack('!HHIIHHHH', port, 80, number, 0, word, 1024, 0, 0) + options
+    to, data = probe
+    return 17, 6, struct.pack('!HHHH', port, to, 8 + len(data), 0) + data
+
+
 def make_frame(kind, src, dst, number) -> bytes:
-    """A frame of the flood: kind syn or dns, from address and port by number."""
+    """A frame of the flood: kind syn, dns or mixed, from address and port by number."""
     src, dst = src.to_bytes(4, 'big'), dst.to_bytes(4, 'big')
-    port = 1024 + number % 60000
-    if kind == 'dns':
-        body = struct.pack('!HHHH', port, 53, 8 + len(QUERY), 0) + QUERY
-        at, protocol = 6, 17
-    else:
-        body = struct.pack('!HHIIHHHH', port, 80, number, 0, 0x5002, 1024, 0, 0)
-        at, protocol = 16, 6
+    protocol, at, body = make_body(kind, number)
     pad = body + b'\0' * (len(body) & 1)
-    total = add_up(src + dst + struct.pack('!HH', protocol, len(body)) + pad)
+    pseudo = src + dst + struct.pack('!HH', protocol, len(body)) if protocol != 1 else b''
+    total = add_up(pseudo + pad)
     body = body[:at] + total.to_bytes(2, 'big') + body[at + 2:]
     head = struct.pack('!BBHHHBBH', 0x45, 0, 20 + len(body), 0, 0x4000, 64, protocol, 0)
     head = head[:10] + add_up(head + src + dst).to_bytes(2, 'big') + src + dst
-    return bytes.fromhex('020000000002 020000000099 0800'.replace(' ', '')) + head + body
+    frame = bytes.fromhex('020000000002 020000000099 0800'.replace(' ', '')) + head + body
+    is_padded = kind == 'mixed' and number // len(MIX) & 1
+    return frame.ljust(60, b'\0') if is_padded else frame
 
 
 def send_flood(iface, kind, base, bits):
@@ -845,12 +911,14 @@ class Bench:
     python      the interpreter under test
     quick       shorter windows, smaller numbers
     folder      for files; goes away
+    against     a folder with older tools, '' = none
     version     of the interpreter, as machine() has it
     yardstick   path of the C program, '' = no compiler
     """
 
-    def __init__(self, python, quick, folder, version=''):
+    def __init__(self, python, quick, folder, version='', against=''):
         self.python, self.quick, self.folder = python, quick, folder
+        self.against = against
         self.compile_s = 2 if 'PyPy' in version else 0      # until its compiler is through
         self.first, self.last = cores()[0], cores()[-1]
         self.notes, self.lab = collections.OrderedDict(), None
@@ -867,9 +935,19 @@ class Bench:
     def path(self, name) -> str:
         return os.path.join(self.folder, name)
 
-    def tool(self, name, *args) -> 'list[str]':
-        """argv of one of our tools with the interpreter under test."""
-        return [self.python, os.path.join(HERE, name)] + list(args)
+    def tool(self, name, *args, folder=HERE) -> 'list[str]':
+        """argv of one of our tools, or of an older one, with the interpreter under test."""
+        return [self.python, os.path.join(folder, name)] + list(args)
+
+    def both(self, name, base, make) -> list:
+        """Rows of one of our tools and, with --against, of the older one, then its base.
+
+        make    make(folder) -> what takes a figure of the tool there
+        """
+        if not self.against:
+            return [Figure(name, make(HERE), base)]
+        before = name + ', before'
+        return [Figure(before, make(self.against), ''), Figure(name, make(HERE), before)]
 
     def run(self, measurement) -> dict:
         """All rounds of a measurement -> what bench.json keeps of it."""
@@ -965,10 +1043,10 @@ def loop_command(bench, net, pending) -> 'list[str]':
             net.answers]
 
 
-def cscan_command(bench, net, pending, timeout_ms, *more) -> 'list[str]':
+def cscan_command(bench, net, pending, timeout_ms, *more, folder=HERE) -> 'list[str]':
     """argv of a cscan that never ends."""
     return bench.tool('cscan.py', '-f', '%s/%d' % (net.base, net.bits), '-p', ports_text(net),
-                      '-m', pending, '-t', timeout_ms, '-ct', 0, '-q', *more)
+                      '-m', pending, '-t', timeout_ms, '-ct', 0, '-q', *more, folder=folder)
 
 
 def nmap_command(net) -> 'list[str]':
@@ -1111,6 +1189,13 @@ class Turns:
         return count() - before, cpu_s(process.pid) - cpu
 
 
+def in_turns(bench, rows, kernel):
+    """Rows that take what starts a contestant for Turns -> Rows that take its figure."""
+    turns = Turns(bench, [row.take for row in rows], kernel)
+    for number, row in enumerate(rows):
+        yield row._replace(take=turns.taker(number))
+
+
 def scanning(command):
     """A command -> what starts it for Turns."""
     def start(bench, stack, lab):
@@ -1129,15 +1214,15 @@ def scan_turns(bench, _):
     for about, net, pending in (('silent', SILENT_NET, 1000), ('refused', REFUSING_NET, 1000),
                                 ('silent, 15,000', SILENT_NET, 15000)):
         timeout_ms = net.timeout_ms * pending / 1000
-        command = cscan_command(bench, net, pending, timeout_ms)
-        rows = [('cscan.py', command), ('cscan.py -mf', command + ['-mf', bench.path('metrics')])]
+        def command(*more):
+            return lambda folder: scanning(cscan_command(bench, net, pending, timeout_ms, *more,
+                                                         folder=folder))
+        ours, loop = 'cscan.py, ' + about, '%s, %s' % (C_LOOP, about)
+        rows = bench.both(ours, loop if bench.yardstick else '', command())
+        rows += bench.both('cscan.py -mf, ' + about, ours, command('-mf', bench.path('metrics')))
         if bench.yardstick:
-            rows.insert(0, (C_LOOP, loop_command(bench, net, pending)))
-        turns = Turns(bench, [scanning(command) for _, command in rows], True)
-        for number, (name, _) in enumerate(rows):
-            base = 'cscan.py' if name.endswith('-mf') else C_LOOP if number else ''
-            yield Figure('%s, %s' % (name, about), turns.taker(number),
-                         base and '%s, %s' % (base, about))
+            rows.insert(0, Figure(loop, scanning(loop_command(bench, net, pending)), ''))
+        yield from in_turns(bench, rows, True)
 
 
 @measure('scan-open', 'connects/s', 'kernel')
@@ -1294,13 +1379,14 @@ C_ANSWER = 'C recvfrom()/sendto() loop'
 PARALLEL = 64                   # exchanges at a time
 
 
-def responder_command(bench, *more, own=OWN) -> 'list[str]':
+def responder_command(bench, *more, own=OWN, folder=HERE) -> 'list[str]':
     """argv of a masscanned on the far interface; as root it ends when we end."""
-    return bench.tool('masscanned.py', '-i', 'v1', '--self-ip-list', own, '--user', 'root', *more)
+    return bench.tool('masscanned.py', '-i', 'v1', '--self-ip-list', own, '--user', 'root', *more,
+                      folder=folder)
 
 
 def flood_command(bench, kind, base=OWN, bits=32) -> 'list[str]':
-    """argv of a flood of kind syn or dns to a block."""
+    """argv of a flood of kind syn, dns or mixed to a block."""
     if bench.yardstick:
         return [bench.yardstick, 'flood', 'v0', kind, base, bits]
     bench.note('no C compiler: the flood is a Python program, and perhaps too slow')
@@ -1342,22 +1428,27 @@ def wait_ready(responder):
 
 def flood_rows(bench, kind):
     """C loop and masscanned under a flood."""
-    def masscanned(*more, **options):
-        return flooded(bench, responder_command(bench, '--udp-budget', 'off', *more), kind,
-                       **options)
+    def masscanned(*more):
+        return lambda folder: flooded(bench, command(folder, *more), kind)
+
+    def command(folder, *more):
+        return responder_command(bench, '--udp-budget', 'off', *more, folder=folder)
+
+    def to_file(folder):
+        def take():
+            with open(bench.path('log'), 'wb') as file:
+                return flooded(bench, command(folder), kind, stdout=file)()
+        return take
     if bench.yardstick:
         yield Figure(C_ANSWER, flooded(bench, [bench.yardstick, 'answer', 'v1'], kind), '')
     else:
         yield Missing(C_ANSWER, 'no C compiler (cc)')
-    yield Figure('masscanned.py -q', masscanned('-q'), C_ANSWER if bench.yardstick else '')
-    yield Figure('masscanned.py > /dev/null', masscanned(), 'masscanned.py -q')
-
-    def to_file():
-        with open(bench.path('log'), 'wb') as file:
-            return masscanned(stdout=file)()
-    yield Figure('masscanned.py > FILE', to_file, 'masscanned.py -q')
-    yield Figure('masscanned.py --format logfmt > /dev/null', masscanned('--format', 'logfmt'),
-              'masscanned.py -q')
+    quiet = 'masscanned.py -q'
+    yield from bench.both(quiet, C_ANSWER if bench.yardstick else '', masscanned('-q'))
+    yield from bench.both('masscanned.py > /dev/null', quiet, masscanned())
+    yield from bench.both('masscanned.py > FILE', quiet, to_file)
+    yield from bench.both('masscanned.py --format logfmt > /dev/null', quiet,
+                          masscanned('--format', 'logfmt'))
 
 
 @measure('answer-syn', 'answers/s', 'bare')
@@ -1366,7 +1457,7 @@ def syn_answered(bench, _):
     return flood_rows(bench, 'syn')
 
 
-def answering(command, log=os.devnull):
+def answering(command, log=os.devnull, kind='syn'):
     """A responder and where its output goes -> what starts it under a flood for Turns."""
     def start(bench, stack, lab):
         def count():
@@ -1374,7 +1465,7 @@ def answering(command, log=os.devnull):
         output = stack.enter_context(open(log, 'wb'))
         process = stack.enter_context(lab.running('far', command, bench.last, stdout=output))
         wait_ready(process)
-        flooding = flood_command(bench, 'syn')
+        flooding = flood_command(bench, kind)
         flood = stack.enter_context(lab.running('near', flooding, bench.first))
         lab.warm(process, count)
         for each in process, flood:
@@ -1393,18 +1484,32 @@ def check_flood(bench, lab):
 @measure('answer-turns', 'answers a second of CPU time')
 def answer_turns(bench, _):
     """SYNs answered under overload on one core, in turns of 50 ms."""
-    quiet, to_null, to_file = ('masscanned.py ' + end for end in ('-q', '> /dev/null', '> FILE'))
-    logging = responder_command(bench)
-    rows = [(quiet, answering(responder_command(bench, '-q')), C_ANSWER),
-            (to_null, answering(logging), quiet),
-            (to_file, answering(logging, bench.path('log')), quiet)]
-    if bench.yardstick:
-        rows.insert(0, (C_ANSWER, answering([bench.yardstick, 'answer', 'v1']), ''))
-    else:
+    return turn_rows(bench, 'syn')
+
+
+@measure('answer-mixed', 'answers a second of CPU time')
+def answer_mixed(bench, _):
+    """SYNs of three shapes, UDP probes, pings and RSTs answered on one core, in turns of 50 ms."""
+    return turn_rows(bench, 'mixed')
+
+
+def turn_rows(bench, kind):
+    """Responders under a flood, in turns of 50 ms."""
+    def masscanned(*more, log=os.devnull):
+        return lambda folder: answering(responder_command(bench, *more, folder=folder), log, kind)
+    quiet = 'masscanned.py -q'
+    has_yardstick = bench.yardstick and kind == 'syn'       # the C loop knows no mix
+    rows = bench.both(quiet, C_ANSWER if has_yardstick else '', masscanned('-q'))
+    if kind == 'mixed':
+        rows += bench.both(quiet + ' --udp-budget off', quiet, masscanned(
+            '-q', '--udp-budget', 'off'))
+    rows += bench.both('masscanned.py > /dev/null', quiet, masscanned())
+    rows += bench.both('masscanned.py > FILE', quiet, masscanned(log=bench.path('log')))
+    if has_yardstick:
+        rows.insert(0, Figure(C_ANSWER, answering([bench.yardstick, 'answer', 'v1']), ''))
+    elif not bench.yardstick:
         yield Missing(C_ANSWER, 'no C compiler (cc)')
-    turns = Turns(bench, [start for _, start, _ in rows], False)
-    for number, (name, _, base) in enumerate(rows):
-        yield Figure(name, turns.taker(number), base)
+    yield from in_turns(bench, rows, False)
 
 
 @measure('answer-dns', 'answers/s', 'bare')
@@ -1451,7 +1556,8 @@ def http_answered(bench, _):
         return take
 
     def masscanned(*more):
-        return exchanges(responder_command(bench, *more, own='%s/%d' % OWN_BLOCK))
+        return lambda folder: exchanges(responder_command(
+            bench, *more, own='%s/%d' % OWN_BLOCK, folder=folder))
 
     def frames():
         look = found.get('last')
@@ -1465,9 +1571,10 @@ def http_answered(bench, _):
         yield Figure(C_ANSWER, exchanges([bench.yardstick, 'answer', 'v1', 'trust']), '')
     else:
         yield Missing(C_ANSWER, 'no C compiler (cc)')
-    yield Figure('HTTP exchanges, -q', masscanned('-q'), C_ANSWER if bench.yardstick else '')
+    yield from bench.both('HTTP exchanges, -q', C_ANSWER if bench.yardstick else '',
+                          masscanned('-q'))
     yield Figure('their frames to the responder', frames, 'SYNs answered, -q')
-    yield Figure('HTTP exchanges > /dev/null', masscanned(), 'HTTP exchanges, -q')
+    yield from bench.both('HTTP exchanges > /dev/null', 'HTTP exchanges, -q', masscanned())
 
 
 @measure('answer-addresses', 'answers/s', 'bare')
@@ -1689,6 +1796,9 @@ def make_parser() -> argparse.ArgumentParser:
     add('--quick', action='store_true', help='shorter and smaller: three minutes, rougher')
     add('--python', metavar='PATH', default=sys.executable,
         help='interpreter that runs the tools (default: this one)')
+    add('--against', metavar='DIR', default='',
+        help='a folder with an older cscan.py and masscanned.py: rows "before" in scan-turns and '
+             'answer-*, of which ours are the multiple')
     add('--json', metavar='FILE', default='bench.json',
         help='where the figures go, written after each measurement (default: bench.json)')
     add('--list', action='store_true', help='print the measurements and exit')
@@ -1723,6 +1833,14 @@ def check_machine():
         raise cscan.UserError('`ip` is needed (Debian: iproute2)')
 
 
+def check_against(folder):
+    """Raises UserError if the older tools are not in a folder."""
+    for name in ('cscan.py', 'masscanned.py') if folder else ():
+        if not os.path.isfile(os.path.join(folder, name)):
+            raise cscan.UserError('argument --against: %r: no %s in it; expected the folder of an '
+                                  'older version' % (folder, name))
+
+
 def interrupt(number, _):
     """SIGTERM, SIGHUP: leave by the same way as Ctrl-C."""
     raise KeyboardInterrupt(number)
@@ -1736,6 +1854,7 @@ def main(argv=None) -> int:
         if args.list:
             sys.stdout.write(list_text(chosen))
             return 0
+        check_against(args.against)
         check_machine()
         return run(args, chosen)
     except cscan.UserError as error:
@@ -1764,7 +1883,8 @@ def run(args, chosen) -> int:
     print(machine_text(record['machine'], sum(
         (9 if args.quick else 40) for _ in chosen)), flush=True)
     with tempfile.TemporaryDirectory(prefix='bench.') as folder:
-        bench = Bench(args.python, args.quick, folder, record['machine']['python'])
+        bench = Bench(args.python, args.quick, folder, record['machine']['python'],
+                      os.path.abspath(args.against) if args.against else '')
         atexit.register(bench.close)
         for each in chosen:
             result = bench.run(each)

@@ -25,6 +25,9 @@ Theory of operation
     The path of a frame: link.receive -> Stack.answer_frame -> answer_ipv4 -> answer_tcp ->
     Stream.feed (which protocol is this? the registry) -> an answerer -> octets, and back
     the same way as frames to link.send.  Between the link and the answerer nothing does I/O.
+    What a plain frame is stands in one table (PLAIN).  A plain frame takes a short cut past the
+    layers; many of one shape are answered in columns (Openings).  Both patch models of what the
+    layers say, and what we look like is known to the Face alone.
 """
 
 import argparse
@@ -78,10 +81,11 @@ UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 # src total proto src dst sport dport seq ack off-flags win; of UDP size-sum stands where seq does
 PLAIN4 = struct.Struct('!6x6s4xH5xB2xIIHHIIHH4x')
 # and what they write into a model of an answer, whose octets are in between:
-# dst (src type vihl-tos) total (id-frag ttl-proto) sum src dst sport dport, then of TCP:
-# seq ack off-flags win sum; of UDP: size sum; of a SYN+ACK, whose size is known, too:
+# dst (src type vihl-tos) total (id-frag ttl-proto) sum src dst, then of TCP: sport dport
+# seq ack off-flags win sum; of UDP: sport dport size sum; of a SYN+ACK, whose size is known, too:
 # dst (all from src to proto) sum src dst sport dport seq ack (off-flags win) sum
 PATCH_TCP4 = struct.Struct('!6s10sH6sHIIHHIIHHH2x')
+PATCH_IPV4 = struct.Struct('!6s10sH6sHII')
 PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
 FLOW4_AT = 26                           # where addresses and ports are:
@@ -111,6 +115,7 @@ IPV6_SOLICITED = b'\xff\x02' + bytes(9) + b'\1\xff'
 EXTENSIONS_MAX = 8                      # headers walked; more is nobody's real packet
 ICMP_ECHO_REPLY, ICMP_ECHO = 0, 8
 ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY = 13, 14
+ECHO = bytes((ICMP_ECHO, 0))            # type and code
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
 ND_SOLICITATION, ND_ADVERTISEMENT = 135, 136
 ND_HOPS = 255                           # RFC 4861 s7.1.1: proof of being on the link
@@ -121,7 +126,7 @@ FLAGS = 0x1ff                           # with AE (once NS)
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
 MASK32 = 0xffffffff
 
-# What a plain frame of TCP or UDP is, as nearly all are that knock on a sensor: rows (offset,
+# What a plain frame over IPv4 is, as nearly all are that knock on a sensor: rows (offset,
 # size, mask, value).  The test of one frame and the columns of a round are made of them.  Whatever
 # is otherwise is no mistake: the layers read it.
 PLAIN = (
@@ -130,9 +135,9 @@ PLAIN = (
     (12, 2, 0xffff, ETHERTYPE_IPV4),
     (14, 1, 0xff, 0x45),                        # version 4, no options
     (20, 2, IPV4_MORE_OR_OFFSET, 0))            # no fragment
-# What the frames have in common, too, that are answered in columns: rows (offset, size).
+# What the frames of a group have in common that is answered in columns: rows (offset, size).
 ALIKE = (
-    (0, 12),                                    # both MACs
+    (0, 12),                                    # both MACs, first of all
     (16, 2),                                    # octets of the packet
     (23, 1),                                    # TCP
     (46, 2))                                    # TCP offset and flags
@@ -1594,8 +1599,14 @@ class Model:
         addresses = src + our
         return PATCH_SYN_ACK4.pack(
             client, self.begin, -(addresses + self.sum4) % 0xffff, our, src, dport, sport, seq,
-            ack,
-            self.word, -(addresses + sport + dport + seq + ack + self.sum) % 0xffff) + self.rest
+            ack, self.word, -(addresses + sport + dport + seq + ack + self.sum) % 0xffff
+        ) + self.rest
+
+    def pack_packet(self, client, src, our, data):
+        """Layer 4 -> the frame."""
+        total, addresses = IPV4.size + len(data), src + our
+        return PATCH_IPV4.pack(client, self.head, total, self.middle,
+                               -(addresses + total + self.bare4) % 0xffff, our, src) + data
 
     def pack_datagram(self, client, src, our, sport, port, out):
         """Octets from a port of ours -> the frame."""
@@ -1648,21 +1659,19 @@ def plain_value(mac) -> int:
                                        for at, size, _, value in PLAIN], PLAIN_END), 'big')
 
 
-def column_masks(rows) -> 'list[tuple[int, int]]':
-    """Rows (offset, size, mask) -> [(column, mask)] of a block with two octets of padding."""
-    mask = mask_octets([(at + 2, size, bits) for at, size, bits in rows], 64)
-    words = enumerate(struct.unpack('!8Q', mask))
-    return [(at, bits) for at, bits in words if bits]
+def column_masks(*more) -> 'list[tuple[int, int]]':
+    """What PLAIN, ALIKE and more say -> [(column behind Ethernet, mask)].
+
+    The two columns of Ethernet have no mask: all of them is alike.
+    """
+    rows = [(at + 2, size, mask) for at, size, mask, _ in PLAIN]        # behind two of padding
+    rows += [(at + 2, size, (1 << 8 * size) - 1) for at, size in ALIKE + more]
+    words = struct.unpack('!2Q6Q', mask_octets(rows, 64))
+    return [(at, mask) for at, mask in enumerate(words[2:]) if mask]
 
 
 PLAIN_MASK = int.from_bytes(mask_octets([row[:3] for row in PLAIN], PLAIN_END), 'big')
-ALIKE_MASKS, ALIKE_OPTION_MASKS = (
-    column_masks([row[:3] for row in PLAIN] + [(at, size, (1 << 8 * size) - 1)
-                                               for at, size in ALIKE + more])
-    for more in ((), (ALIKE_OPTION,)))
-# the two columns of Ethernet are compared as they are
-HEAD_MASKS = [(0, (1 << 48) - 1), (1, (1 << 64) - 1)]
-assert ALIKE_MASKS[:2] == HEAD_MASKS
+ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
 
 
 def group_alike(frames) -> 'tuple[list, list]':
@@ -1679,8 +1688,9 @@ def group_alike(frames) -> 'tuple[list, list]':
     for place, key in enumerate(map(alike_octets, frames)):
         groups[key].append(place)
     alike, others = [], []
-    for (_, _, _, proto, _, flags), places in groups.items():
-        if len(places) >= OPENINGS_MIN and proto == IP_TCP and flags in FLAGS_ALIKE:
+    for (*_, flags), places in groups.items():
+        least = OPENINGS_MIN if flags == SYN else OPENINGS_MIN // 2     # a drop packs nothing
+        if len(places) >= least and flags in FLAGS_ALIKE:
             alike.append(places)
         else:
             others += places
@@ -1767,16 +1777,14 @@ class Openings:
 
     def is_plain(self) -> bool:
         """Whether all are as plain as the first one is, and alike."""
-        head = self.head
-        if any(column != head[at:at + 8] * self.count for at, column in zip((0, 8), self.macs)):
+        count, head, behind = self.count, self.head, self.head[16:]
+        if any(column != head[8 * at:8 * at + 8] * count for at, column in enumerate(self.macs)):
             return False
         has_options = self.total > IPV4.size + TCP_HEADER.size
         for at, mask in ALIKE_OPTION_MASKS if has_options else ALIKE_MASKS:
-            if at >= len(self.macs):
-                first = int.from_bytes(head[8 * at:8 * at + 8], 'big') & mask
-                lanes = self.lanes[at - len(self.macs)] & self.each(mask)
-                if lanes != self.each(first):
-                    return False
+            first = int.from_bytes(behind[8 * at:8 * at + 8], 'big')
+            if self.lanes[at] & self.each(mask) != self.each(first & mask):
+                return False
         return True
 
     def is_intact(self, trusted) -> bool:
@@ -1998,7 +2006,8 @@ class Stack:
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
     plain           what PLAIN_MASK leaves of a plain frame to us
-    syn_ack, segment, datagram      Models of answers over IPv4
+    syn_ack, segment, datagram, echo    Models of answers over IPv4
+    unclaimed       {(our port, datagram)} of this round that no protocol claims
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     faults          the first [(exception, frame)] that were our bugs
@@ -2042,6 +2051,7 @@ class Stack:
         self.unasked = 0
         self.handlers = {ETHERTYPE_ARP: self.answer_arp, ETHERTYPE_IPV4: self.answer_ipv4,
                          ETHERTYPE_IPV6: self.answer_ipv6}
+        self.unclaimed = set()
         self.tick(time.time())
 
     def set_addresses(self, own4, own6, deny4, deny6, place):
@@ -2066,11 +2076,12 @@ class Stack:
         """What the layers answer to requests of zeros, for the short cuts to patch."""
         zero, ports = bytes(4), (bytes(4), bytes(4), 0, 0)
         head = bytes(6) + self.mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
-        self.syn_ack, self.segment, self.datagram = (
+        self.syn_ack, self.segment, self.datagram, self.echo = (
             Model(head + self.face.pack_ipv4(proto, zero, zero, data)) for proto, data in (
                 (IP_TCP, self.face.pack_tcp(ports, 0, 0, SYN | ACK, b'', self.four.options)),
                 (IP_TCP, self.face.pack_tcp(ports, 0, 0, ACK)),
-                (IP_UDP, pack_udp(zero, zero, 0, 0, b''))))
+                (IP_UDP, pack_udp(zero, zero, 0, 0, b'')),
+                (IP_ICMP, pack_icmp(ICMP_ECHO_REPLY, 0, b''))))
 
     def set_place(self, place):
         """The surroundings have changed, the lists and the MTU have not."""
@@ -2087,6 +2098,7 @@ class Stack:
     def tick(self, now) -> list:
         """The time of the frames that follow -> frames that are due without any."""
         self.now = now
+        self.unclaimed.clear()
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
@@ -2147,7 +2159,7 @@ class Stack:
         if proto == IP_UDP:
             return self.answer_datagram4(frame, end, trusted, client, src, our, sport, dport, seq)
         if proto != IP_TCP:
-            return self.answer_ether(frame, trusted)
+            return self.answer_echo4(frame, end, trusted, client, src, our)
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
@@ -2167,6 +2179,14 @@ class Stack:
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
         return self.syn_ack.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32)
+
+    def answer_echo4(self, frame, end, trusted, client, src, our):
+        """Plain echo request over IPv4 -> echo reply; anything else is for the layers."""
+        data = frame[FLOW4_AT + 8:end]
+        if frame[23] != IP_ICMP or not data.startswith(ECHO) or len(data) < ICMP.size or not (
+                trusted or is_intact(data)):
+            return self.answer_ether(frame, trusted)
+        """Plain SYN over IPv4, of no connection -> SYN+ACK; 1.8 us, by the layers 3.4."""
 
     def answer_datagram4(self, frame, end, trusted, client, src, our, sport, dport, word):
         """Plain UDP over IPv4 -> the frame that answers it; word: its size and sum."""
@@ -2825,8 +2845,13 @@ class Stack:
         bucket = self.budget.open(src, self.now)
         if not bucket:
             return self.drop('udp budget')
+        if (dport, data) in self.unclaimed:     # a scanner's probes are alike
+            self.budget.take(bucket, False)
+            return self.drop('udp silence')
         peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
         out, port = answer_datagram(peer, data)
+        if not peer.protocol:
+            self.unclaimed.add((dport, data))
         if out and self.tell:
             self.tell_answer(peer, out, data)
         fate, grows = None, len(out) > len(data)

@@ -11117,6 +11117,54 @@ class Stack(unittest.TestCase):
             answered += bool(expected)
         self.assertGreater(answered, len(rows) // 4)
 
+    def test_unclaimed(self):
+        """What nobody claims is not looked at again in the same round; its token is taken."""
+        odd = QUERY[:-2] + unhex('1234')            # no class that a DNS server would know
+        budget = masscanned.Budget(burst=5, rate=0)
+        stack = make_stack(budget=budget)
+        for port, data, looks, silent in ((9, odd, 1, True), (9, odd, 1, True), (53, odd, 2, False),
+                                          (9, odd + b'!', 3, True), (9, odd, 3, True)):
+            with unittest.mock.patch.object(stack.host.registry, 'find',
+                                            wraps=stack.host.registry.find) as find:
+                stack.fate = None
+                answers = stack.answer_frame(udp(data, dport=port, src=packed('192.0.0.9')))
+                self.assertEqual((not answers, stack.fate), (silent, 'udp silence' if silent else None))
+        self.assertEqual(budget.bucket(packed('192.0.0.9')[:3], NOW)[0], 0)
+        self.assertEqual(stack.unclaimed, {(9, odd), (9, odd + b'!')})
+        silent = unittest.mock.Mock(most=1, **{'answer.return_value': None})
+        with unittest.mock.patch.object(stack.host.registry, 'find', return_value=silent):
+            for count in 1, 2:                  # silent, but claimed: it may say more next time
+                self.assertEqual(list(stack.answer_frame(udp(b'claimed'))), [])
+                self.assertEqual(silent.answer.call_count, count)
+        stack.tick(NOW + 1)
+        self.assertEqual(stack.unclaimed, set())
+
+    def test_quick_ping(self):
+        """And the one for pings, whole or spoilt, of odd sizes too."""
+        draw = random.Random(SEED)
+        answered = 0
+        for _ in range(300 * BULK):
+            verify, trusted = draw.random() < 0.8, draw.random() < 0.2
+            quick, layers = make_stack(verify=verify), make_stack(verify=verify)
+            rest = bytes(draw.randrange(256) for _ in range(draw.choice((0, 3, 4, 16, 17, 56))))
+            frame = ping(rest, kind=draw.choice((8,) * 9 + (0, 13)), code=draw.choice((0,) * 9 + (1,)))
+            frame += bytes(max(60 - len(frame), 0))
+            if draw.random() < 0.3:
+                frame = spoil(frame, draw.randrange(len(frame)), 1 << draw.randrange(8))
+            elif frame[34:36] == b'\x08\0':
+                quick.answer_ether = None
+            expected = layers.answer_ether(frame, trusted)
+            self.assertEqual(list(quick.answer_frame(frame, trusted)), list(expected),
+                             'SEED=%d %s' % (SEED, frame.hex()))
+            self.assertEqual(quick.counts, layers.counts)
+            answered += bool(expected)
+        self.assertGreater(answered, 100)
+        for data in b'\x08\0', b'\x08\0\xf7':
+            frame = packet(data, 1).ljust(60, b'\0')
+            stack = make_stack()
+            self.assertEqual((list(stack.answer_frame(frame, True)), stack.fate),
+                             ([], 'ipv4 short'))
+
     def test_openings(self):
         """A round of plain SYNs, answered in columns, says what single ones say."""
         draw = random.Random(SEED)
@@ -11339,8 +11387,10 @@ class Stack(unittest.TestCase):
             answer, = stack.answer_frame(tcp(7, 0, SYN, **V6))
             self.assertEqual((answer[21], answer[68:70], answer[74:].replace(
                 unhex('05a0'), unhex('05b4'))), (ttl, window.to_bytes(2, 'big'), options))
-            answer, = stack.answer_frame(ping())
-            self.assertEqual((answer[18:22], answer[22]), (fragment.to_bytes(4, 'big'), ttl))
+            for frame in ping(), ping(bytes(56)):
+                answer, = stack.answer_frame(frame)
+                self.assertEqual([answer], list(stack.answer_ether(frame, False)))
+                self.assertEqual((answer[18:22], answer[22]), (fragment.to_bytes(4, 'big'), ttl))
             answer, = stack.answer_frame(solicitation())
             self.assertEqual(answer[21], 255)
 
@@ -11361,6 +11411,12 @@ class Stack(unittest.TestCase):
                                      (fragment.to_bytes(4, 'big'), ttl))
                     if answer[23] == 6:
                         self.assertEqual(answer[48:50], window.to_bytes(2, 'big'))
+            opening, = quick.answer_frame(tcp(7, 0, SYN, dport=22))
+            ack = int.from_bytes(opening[38:42], 'big') + 1
+            quick.answer_frame(tcp(8, ack, ACK, dport=22))
+            greeting, = quick.tick(NOW + 1)         # what no request causes looks the same
+            self.assertEqual((greeting[18:22], greeting[22], greeting[48:50], greeting[54:]), (
+                fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), BANNER))
 
     def test_sums_of_zero(self):
         """RFC 1624: where a checksum of 0 is due, 0 is written; by UDP, where it is none, 0xffff."""
@@ -11390,12 +11446,16 @@ class Stack(unittest.TestCase):
         self.assertEqual(sums(columns, tcp(0, 0, SYN, src=src))[1], 0)
         for frame in udp(QUERY, src=src), ping(src=src):
             sums(ways, frame)
-        self.assertEqual(sums(ways, ping(bytes(4)))[0], 0xffff)
-        self.assertEqual(sums(ways, ping(b'\xff' * 4))[0], 0)
+        for size in 4, 56:
+            self.assertEqual(sums(ways, ping(bytes(size)))[0], 0xffff)
+            self.assertEqual(sums(ways, ping(b'\xff' * size))[0], 0)
 
     def test_round_fault(self):
         """A bug in the quick way is kept, and the frames are answered one by one."""
         stack, frames = make_stack(), [tcp(7, 0, SYN)] * 20
+        with patched(masscanned, OPENINGS_MIN=20):      # all alike: uncut, for the ring
+            self.assertIsInstance(masscanned.answer_round(stack, frames, False, []),
+                                  masscanned.Replies)
         with unittest.mock.patch.object(masscanned, 'OPENINGS_MIN', 20), \
                 unittest.mock.patch.object(stack, 'answer_alike', side_effect=KeyError):
             self.assertEqual(len(masscanned.answer_round(stack, frames, False, [])), 20)
@@ -12443,8 +12503,8 @@ print(len(connections.table), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         small = udp(b'Gh0st' + bytes(17))
         with unittest.mock.patch.object(masscanned, 'answer_datagram',
                                         wraps=masscanned.answer_datagram) as answer:
-            for _ in range(6):
-                ask(stack, udp(JUNK, dport=9999))       # to be silent is work, too
+            for number in range(6):
+                ask(stack, udp(JUNK, dport=9999 + number))      # to be silent is work, too
             self.assertEqual([bool(ask(stack, each)) for each in (udp(b'Gh0st'), small, small)],
                              [False, True, False])
             self.assertEqual(answer.call_count, 8)      # who gets no answer is not read
@@ -14797,6 +14857,7 @@ class Bench(Case):
 
     def test_mistakes(self):
         nowhere = self.path('no/bench.json')
+        self.path('cscan.py', b'')
         with patched(bench, check_machine=lambda: None):
             for args, status, parts in [
                     (['--nope'], 2, ['--nope', '-h']), (['x'], 2, ['x']),
@@ -14807,6 +14868,8 @@ class Bench(Case):
                     (['--only', 'scan-cpu,'], 1, ["''"]),
                     (['--python', '/no/python'], 1, ["'/no/python'", 'No such file']),
                     (['--python', '/bin/false'], 1, ["'/bin/false'", 'no interpreter']),
+                    (['--against', '/no/folder'], 1, ["'/no/folder'", 'cscan.py']),
+                    (['--against', self.folder], 1, [repr(self.folder), 'masscanned.py']),
                     (['--json', nowhere], 1, [repr(nowhere), 'No such file'])]:
                 with self.subTest(args=args):
                     self.assert_stop(call(bench.main, args), status, 'bench: ', *parts)
@@ -14847,6 +14910,17 @@ class Bench(Case):
                 answer, = ask(stack, frame)
                 self.assertEqual(answer.proto, proto)
                 self.assertEqual(answer.dport, 1024 + number % 60000)
+        counts = collections.Counter()
+        for number in range(3000):
+            frame = bench.make_frame('mixed', (11 << 24) + number, ip('10.78.0.2'), number)
+            answers = ask(stack, frame)
+            kind = {6: 'tcp %d' % (frame[46] >> 4), 17: 'udp', 1: 'ping'}[frame[23]]
+            counts[kind, len(answers) or stack.fate] += 1
+            counts['padded'] += len(frame) == 60 and frame[17] < 46
+        self.assertEqual(counts, {
+            ('tcp 5', 1): 700, ('tcp 6', 1): 700, ('tcp 10', 1): 700, ('udp', 1): 150,
+            ('udp', 'udp silence'): 450, ('ping', 1): 150, ('tcp 5', 'tcp reset'): 150,
+            'padded': 700})
         hosts = bench.spread(5000)
         self.assertEqual(len(set(hosts)), 5000)
         self.assertEqual(hosts, bench.spread('5000'))
@@ -14995,7 +15069,7 @@ class Bench(Case):
         """The README names every option."""
         with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
             part = file.read().partition('# Measuring')[2]
-        for option in ('--only', '--quick', '--python', '--json', '--list'):
+        for option in ('--only', '--quick', '--python', '--json', '--list', '--against'):
             self.assertIn('`%s' % option, part)
 
 
