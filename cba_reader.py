@@ -199,6 +199,13 @@ EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'i
 TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
                     r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
                     r':([1-9][0-9]{0,4})(?![0-9])')
+BANNER_NAME = 'BANNER'              # of a code: its string is what a server said, as it is
+SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the group's name
+    r'(?P<ssh>SSH-)|(?P<http>HTTP/1\.)|(?P<vnc>RFB [0-9]{3}\.)|(?P<telnet>\xff[\xfa-\xfe])|'
+    r'(?P<ftp>220[ -][^\n]*FTP)|(?P<smtp>220[ -][^\n]*(?:SMTP|[Mm]ail))|(?P<pop3>\+OK)|'
+    r'(?P<imap>\* (?:OK|PREAUTH|BYE))|(?P<nntp>20[01] [^\n]*(?:NNTP|[Nn]ews))|'
+    r'(?P<mysql>[\s\S]\0\0\0[\n\xff])|(?P<rsync>@RSYNCD:)|(?P<sip>SIP/2\.)|(?P<rtsp>RTSP/1\.)|'
+    r'(?P<ssl>[\x15\x16]\x03[\0-\4])|(?P<amqp>AMQP)')
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
 Record = collections.namedtuple('Record', [
@@ -253,15 +260,47 @@ def find_target(events) -> 'tuple[str, int, int] | None':
 
 
 def record_text(record: Record, escape=printable) -> str:
-    """What a record says besides its target, on one line."""
+    """What a record says besides its target, on one line; a banner without its code's name."""
     words, target = [], find_target(record.events)
     for kind, code, value in record.events:
         if target and (kind, code) == (CBA_STR, 0) and TARGET.match(value):
             value, target = value[target[2]:].strip(), None
             if not value:
                 continue
+        if is_banner(kind, code, record.names):
+            code = 0
         words.append(event_text(kind, code, value, record.names, escape))
     return ' '.join(words)
+
+
+def is_banner(kind: int, code: int, names: 'dict[int, str]') -> bool:
+    """Whether an event is what a server said, octet by octet as Latin-1."""
+    return kind == CBA_STR and names.get(code) == BANNER_NAME
+
+
+def banner_of(record: Record) -> 'str | None':
+    """What a server said, as it is; None if the record keeps nothing like that."""
+    said = [value for kind, code, value in record.events if is_banner(kind, code, record.names)]
+    return said[-1] if said else None
+
+
+def said_text(record: Record, escape=printable) -> str:
+    """A banner as it is, and nothing else; without one, what the record says in words."""
+    said = banner_of(record)
+    return record_text(record, escape) if said is None else escape(said)
+
+
+def service_name(record: Record) -> str:
+    """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
+    match = SERVICE_NAMES.match(banner_of(record) or '')
+    if match:
+        return match.lastgroup
+    return 'ssl' if has_tls(record) and banner_of(record) is None else ''
+
+
+def has_tls(record: Record) -> bool:
+    """Whether what was said came through TLS, or a handshake was done."""
+    return any(record.names.get(code) == 'TLS_VERSION' for _, code, _ in record.events)
 
 
 def masscan_text(text: str) -> str:
@@ -272,7 +311,9 @@ def masscan_text(text: str) -> str:
 
 
 def masscan_name(record: Record) -> str:
-    """A record's module as the name of a service: one word."""
+    """The name of a service, one word: masscan's for a banner, else the record's module."""
+    if BANNER_NAME in record.names.values():
+        return service_name(record) or 'unknown'
     return masscan_text(record.module).replace(' ', '\\x20')
 
 
@@ -329,7 +370,7 @@ def list_line(record, host, port):
     if not record.module:
         return 'open tcp %d %s %d' % (port, host, record.time)
     return 'banner tcp %d %s %d %s %s' % (port, host, record.time, masscan_name(record),
-                                          masscan_text(record_text(record, str)))
+                                          masscan_text(said_text(record, str)))
 
 
 @output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
@@ -339,7 +380,7 @@ def grepable_line(record, host, port):
     if not record.module:
         return 'Timestamp: %d\tHost: %s ()\tPorts: %d/open/tcp////' % (record.time, host, port)
     return 'Host: %s ()\tPort: %d\tService: %s\tBanner: %s' % (
-        host, port, masscan_name(record), masscan_text(record_text(record, str)))
+        host, port, masscan_name(record), masscan_text(said_text(record, str)))
 
 
 @output_format('xml', 'as masscan -oX', '''\
@@ -354,7 +395,7 @@ def grepable_line(record, host, port):
 def xml_line(record, host, port):
     """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
     service = '' if not record.module else '<service name="%s" banner="%s"/>' % (
-        masscan_name(record), masscan_text(record_text(record, str)))
+        masscan_name(record), masscan_text(said_text(record, str)))
     return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
             '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
             '</port></ports></host>' % (record.time, host, port,
@@ -366,7 +407,7 @@ def masscan_json_line(record, host, port):
     """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
     found = {'status': 'open', 'reason': 'syn-ack', 'ttl': 0} if not record.module else {
         'service': {'name': masscan_name(record),
-                    'banner': masscan_text(record_text(record, str))}}
+                    'banner': masscan_text(said_text(record, str))}}
     return json_text({'ip': host, 'timestamp': str(record.time),
                       'ports': [dict(port=port, proto='tcp', **found)]})
 
@@ -384,7 +425,7 @@ version="%(program)s" xmloutputversion="1.05">
 def nmap_xml_line(record, host, port):
     """A host element with one port."""
     script = '' if not record.module else '<script id="%s" output="%s"/>' % (
-        xml_text(record.module), xml_text(record_text(record, str)))
+        xml_text(record.module), xml_text(said_text(record, str)))
     reason = 'reason="syn-ack" reason_ttl="0"/>'
     return ('<host starttime="%d" endtime="%d"><status state="up" ' + reason +
             '<address addr="%s" addrtype="ipv4"/><ports><port protocol="tcp" portid="%d">'
@@ -836,7 +877,7 @@ class Files:
     broken      paths of those that cannot be read, are no CBA files, or are damaged
     extracted   paths below folder, of all files
     refused     (name, reason) of FILEs that could not be written
-    modules     of the entries seen
+    modules     {of the entries last read: how many}
     unique      of --unique, None without
     """
 
@@ -845,18 +886,20 @@ class Files:
         self.folder, self.wanted = folder, wanted if folder else ()
         self.copies = {}                # path: seekable copy of what came out of a pipe
         self.complaints, self.broken = {}, set()
-        self.extracted, self.refused, self.modules = set(), [], set()
+        self.extracted, self.refused = set(), []
+        self.modules = collections.Counter()
         self.unique = None
 
     def entries(self, module=None, code=None):
         """Yield (path, entry) of the entries of a module, None = all, that have a code."""
+        self.modules.clear()
         for path in self.paths:
             try:
                 with self.open(path) as file:
                     cba = CBA(file, self.folder, self.wanted, self.overwrite)
                     cba.extracted, cba.refused = self.extracted, self.refused
                     for entry in cba.entries():
-                        self.modules.add(entry.module)
+                        self.modules[entry.module] += 1
                         if self.wants(entry, module, code):
                             yield path, entry
                     self.judge(path, cba)
@@ -944,9 +987,19 @@ def report(files, args, module, code):
             say_results()
         if args.r or not args.s:
             emit(printable(str(entry.dict.get(0, ''))) for _, entry in files.entries(''))
+    if args.module is None and not args.extract and (args.r or not args.s):
+        hint_modules(files)
     if module not in files.modules and args.module is not None and files.modules:
         say('no entry of module %r: there are %s'
             % (module, ', '.join(repr(name) for name in sorted(files.modules))))
+
+
+def hint_modules(files):
+    """Open ports were asked for, and the files have none, but entries of modules."""
+    others = sorted(set(files.modules) - {'', 'cscan'})
+    if others and '' not in files.modules:
+        say('no entry for an open port itself; there are entries of %s: --module NAME or --json '
+            'shows them' % ', '.join('%r (%d)' % (name, files.modules[name]) for name in others))
 
 
 def convert(files, args, module, code):

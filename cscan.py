@@ -453,6 +453,13 @@ EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'i
 TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
                     r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
                     r':([1-9][0-9]{0,4})(?![0-9])')
+BANNER_NAME = 'BANNER'              # of a code: its string is what a server said, as it is
+SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the group's name
+    r'(?P<ssh>SSH-)|(?P<http>HTTP/1\.)|(?P<vnc>RFB [0-9]{3}\.)|(?P<telnet>\xff[\xfa-\xfe])|'
+    r'(?P<ftp>220[ -][^\n]*FTP)|(?P<smtp>220[ -][^\n]*(?:SMTP|[Mm]ail))|(?P<pop3>\+OK)|'
+    r'(?P<imap>\* (?:OK|PREAUTH|BYE))|(?P<nntp>20[01] [^\n]*(?:NNTP|[Nn]ews))|'
+    r'(?P<mysql>[\s\S]\0\0\0[\n\xff])|(?P<rsync>@RSYNCD:)|(?P<sip>SIP/2\.)|(?P<rtsp>RTSP/1\.)|'
+    r'(?P<ssl>[\x15\x16]\x03[\0-\4])|(?P<amqp>AMQP)')
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
 Record = collections.namedtuple('Record', [
@@ -507,15 +514,47 @@ def find_target(events) -> 'tuple[str, int, int] | None':
 
 
 def record_text(record: Record, escape=printable) -> str:
-    """What a record says besides its target, on one line."""
+    """What a record says besides its target, on one line; a banner without its code's name."""
     words, target = [], find_target(record.events)
     for kind, code, value in record.events:
         if target and (kind, code) == (CBA_STR, 0) and TARGET.match(value):
             value, target = value[target[2]:].strip(), None
             if not value:
                 continue
+        if is_banner(kind, code, record.names):
+            code = 0
         words.append(event_text(kind, code, value, record.names, escape))
     return ' '.join(words)
+
+
+def is_banner(kind: int, code: int, names: 'dict[int, str]') -> bool:
+    """Whether an event is what a server said, octet by octet as Latin-1."""
+    return kind == CBA_STR and names.get(code) == BANNER_NAME
+
+
+def banner_of(record: Record) -> 'str | None':
+    """What a server said, as it is; None if the record keeps nothing like that."""
+    said = [value for kind, code, value in record.events if is_banner(kind, code, record.names)]
+    return said[-1] if said else None
+
+
+def said_text(record: Record, escape=printable) -> str:
+    """A banner as it is, and nothing else; without one, what the record says in words."""
+    said = banner_of(record)
+    return record_text(record, escape) if said is None else escape(said)
+
+
+def service_name(record: Record) -> str:
+    """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
+    match = SERVICE_NAMES.match(banner_of(record) or '')
+    if match:
+        return match.lastgroup
+    return 'ssl' if has_tls(record) and banner_of(record) is None else ''
+
+
+def has_tls(record: Record) -> bool:
+    """Whether what was said came through TLS, or a handshake was done."""
+    return any(record.names.get(code) == 'TLS_VERSION' for _, code, _ in record.events)
 
 
 def masscan_text(text: str) -> str:
@@ -526,7 +565,9 @@ def masscan_text(text: str) -> str:
 
 
 def masscan_name(record: Record) -> str:
-    """A record's module as the name of a service: one word."""
+    """The name of a service, one word: masscan's for a banner, else the record's module."""
+    if BANNER_NAME in record.names.values():
+        return service_name(record) or 'unknown'
     return masscan_text(record.module).replace(' ', '\\x20')
 
 
@@ -583,7 +624,7 @@ def list_line(record, host, port):
     if not record.module:
         return 'open tcp %d %s %d' % (port, host, record.time)
     return 'banner tcp %d %s %d %s %s' % (port, host, record.time, masscan_name(record),
-                                          masscan_text(record_text(record, str)))
+                                          masscan_text(said_text(record, str)))
 
 
 @output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
@@ -593,7 +634,7 @@ def grepable_line(record, host, port):
     if not record.module:
         return 'Timestamp: %d\tHost: %s ()\tPorts: %d/open/tcp////' % (record.time, host, port)
     return 'Host: %s ()\tPort: %d\tService: %s\tBanner: %s' % (
-        host, port, masscan_name(record), masscan_text(record_text(record, str)))
+        host, port, masscan_name(record), masscan_text(said_text(record, str)))
 
 
 @output_format('xml', 'as masscan -oX', '''\
@@ -608,7 +649,7 @@ def grepable_line(record, host, port):
 def xml_line(record, host, port):
     """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
     service = '' if not record.module else '<service name="%s" banner="%s"/>' % (
-        masscan_name(record), masscan_text(record_text(record, str)))
+        masscan_name(record), masscan_text(said_text(record, str)))
     return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
             '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
             '</port></ports></host>' % (record.time, host, port,
@@ -620,7 +661,7 @@ def masscan_json_line(record, host, port):
     """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
     found = {'status': 'open', 'reason': 'syn-ack', 'ttl': 0} if not record.module else {
         'service': {'name': masscan_name(record),
-                    'banner': masscan_text(record_text(record, str))}}
+                    'banner': masscan_text(said_text(record, str))}}
     return json_text({'ip': host, 'timestamp': str(record.time),
                       'ports': [dict(port=port, proto='tcp', **found)]})
 
@@ -638,7 +679,7 @@ version="%(program)s" xmloutputversion="1.05">
 def nmap_xml_line(record, host, port):
     """A host element with one port."""
     script = '' if not record.module else '<script id="%s" output="%s"/>' % (
-        xml_text(record.module), xml_text(record_text(record, str)))
+        xml_text(record.module), xml_text(said_text(record, str)))
     reason = 'reason="syn-ack" reason_ttl="0"/>'
     return ('<host starttime="%d" endtime="%d"><status state="up" ' + reason +
             '<address addr="%s" addrtype="ipv4"/><ports><port protocol="tcp" portid="%d">'
@@ -3957,6 +3998,7 @@ class Crew:
         self.modules, self.options, self.sink, self.console = modules, options, sink, console
         self.limit, self.most, self.source = limit, most, source
         self.exclusions = None              # with -xf: what must not be talked to any more
+        self.ports = False                  # each result gets an entry of print before its modules
         self.queue = collections.deque()    # (host, port) not yet taken by a thread
         self.taken = 0                      # results that were
         self.busy = {}                      # thread -> the number of the one that it is at
@@ -4058,22 +4100,32 @@ class Crew:
 
     def examine(self, target, out):
         """One result through the filters and then all modules."""
-        counted = False
         if self.exclusions and self.exclusions.bars(target.host):
-            with self.lock:
-                self.drops['-xf'] += 1
-            return
+            return self.drop('-xf')
         for each in self.modules:
-            if not each.filter and not counted:
-                if not self.count():
-                    return
-                counted = True
-            if self.call(each, target, out) is False and each.filter:
-                with self.lock:
-                    self.drops[each.name] += 1
-                return
-        if not counted:
-            self.count()
+            if each.filter and self.call(each, target, out) is False:
+                return self.drop(each.name)
+        if not self.count():
+            return
+        others = [each for each in self.modules if not each.filter]
+        if self.ports:
+            others = [each for each in others if each.check is not check_print]
+            self.keep_port(target, out, bool(others))
+        for each in others:
+            self.call(each, target, out)
+
+    def drop(self, reason):
+        """A result ends here."""
+        with self.lock:
+            self.drops[reason] += 1
+
+    def keep_port(self, target, out, early):
+        """The open port itself; early: written before modules talk, which a kill may interrupt."""
+        out.begin('')
+        out.str(str(target))
+        out.finish()
+        if early:
+            self.sink.flush()
 
     def count(self):
         """One more result passed the filters -> may it be shown?"""
@@ -5941,12 +5993,9 @@ def run(args, console, signals) -> int:
         args.names = {}             # as Names has them, kept for --resume
     modules = load_modules(args.mod)
     options = module_options(modules, args.mcfg)
-    if all(each.filter for each in modules) and not args.l:
+    if all(each.filter for each in modules) and not (args.l or keeps_ports(args)):
         console.note('warning: -mod %s: filters only, nothing shows what they let pass: add print'
                      % ','.join(each.name for each in modules))
-    if args.format in ('zmap', 'naabu') and all(each.entry or each.filter for each in modules):
-        console.note('warning: --format %s has no place for what -mod %s writes: add print' % (
-            args.format, ','.join(each.name for each in modules)))
     if args.x:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
@@ -6054,9 +6103,16 @@ def make_sink(args, console):
     return CbaSink(args.o, rescue, console)
 
 
+def keeps_ports(args) -> bool:
+    """Whether each open port has an entry of its own, also without print among -mod."""
+    return bool(args.o or args.format not in (None, 'text'))
+
+
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
-    return Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    crew.ports = type(sink) is not TextSink
+    return crew
 
 
 RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)

@@ -2549,7 +2549,7 @@ def format_sample():
 
 # Format: its lines for that sample; layouts as masscan 1.3.2, zmap 2.1.1 and nmap 7.93 write
 # them, naabu's fields from its source
-MASSCAN_EVIL = (r'BANNER=HTTP/1.0 \x22\x3c\x26\x3e\x5c \x1b[2J\xe9\x7f\x0d\x0a]]\x3e--\x3e%s 9')
+MASSCAN_EVIL = r'HTTP/1.0 \x22\x3c\x26\x3e\x5c \x1b[2J\xe9\x7f\x0d\x0a]]\x3e--\x3e%s'
 XML_HOST = ('<host endtime="1795257000"><address addr="%s" addrtype="ipv4"/><ports>'
             '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
             '</port></ports></host>')
@@ -2557,22 +2557,22 @@ NMAP_HOST = ('<host starttime="1795257000" endtime="1795257000"><status state="u
              'reason="syn-ack" reason_ttl="0"/><address addr="%s" addrtype="ipv4"/><ports>'
              '<port protocol="tcp" portid="%d"><state state="open" reason="syn-ack" '
              'reason_ttl="0"/>%s</port></ports></host>')
-NMAP_EVIL = ('<script id="banner" output="BANNER=HTTP/1.0 &quot;&lt;&amp;&gt;\\ \\x1b[2J&#233;'
-             '\\x7f\\r\\n]]&gt;--&gt;%s 9"/>')
+NMAP_EVIL = ('<script id="banner" output="HTTP/1.0 &quot;&lt;&amp;&gt;\\ \\x1b[2J&#233;'
+             '\\x7f\\r\\n]]&gt;--&gt;%s"/>')
 MASSCAN_OPEN = ('{"ip": "%s", "timestamp": "1795257000", "ports": [{"port": %d, "proto": "tcp", '
                 '"status": "open", "reason": "syn-ack", "ttl": 0}]}')
 NAABU = ('{"ip": "%s", "timestamp": "2026-11-21T10:30:00Z", "port": %d, "protocol": "tcp", '
          '"tls": false}')
 FORMATS = {
     'csv': ['time,ip,port,module,text', '1795257000,1.2.3.4,80,"print",""',
-            '1795257000,1.2.3.4,80,"banner","BANNER=HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n'
+            '1795257000,1.2.3.4,80,"banner","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n'
             ']]>-->%s 9"', '1795257000,5.6.7.8,443,"print",""'],
     'list': ['#masscan', 'open tcp 80 1.2.3.4 1795257000',
-             'banner tcp 80 1.2.3.4 1795257000 banner ' + MASSCAN_EVIL,
+             'banner tcp 80 1.2.3.4 1795257000 http ' + MASSCAN_EVIL,
              'open tcp 443 5.6.7.8 1795257000', '# end'],
     'grepable': ['# cscan scan initiated 2026-11-21 10:30:00',
                  'Timestamp: 1795257000\tHost: 1.2.3.4 ()\tPorts: 80/open/tcp////',
-                 'Host: 1.2.3.4 ()\tPort: 80\tService: banner\tBanner: ' + MASSCAN_EVIL,
+                 'Host: 1.2.3.4 ()\tPort: 80\tService: http\tBanner: ' + MASSCAN_EVIL,
                  'Timestamp: 1795257000\tHost: 5.6.7.8 ()\tPorts: 443/open/tcp////',
                  '# cscan done at 2026-11-21 10:30:00'],
     'xml': ['<?xml version="1.0"?>',
@@ -2580,13 +2580,13 @@ FORMATS = {
             'xmloutputversion="1.03">', '<scaninfo type="connect" protocol="tcp"/>',
             XML_HOST % ('1.2.3.4', 80, 'syn-ack', ''),
             XML_HOST % ('1.2.3.4', 80, 'response',
-                        '<service name="banner" banner="%s"/>' % MASSCAN_EVIL),
+                        '<service name="http" banner="%s"/>' % MASSCAN_EVIL),
             XML_HOST % ('5.6.7.8', 443, 'syn-ack', ''), '<runstats>',
             '<finished time="1795257000" timestr="2026-11-21 10:30:00" elapsed="0"/>',
             '<hosts up="3" down="0" total="3"/>', '</runstats>', '</nmaprun>'],
     'masscan-json': ['[', MASSCAN_OPEN % ('1.2.3.4', 80), ',',
                      '{"ip": "1.2.3.4", "timestamp": "1795257000", "ports": [{"port": 80, '
-                     '"proto": "tcp", "service": {"name": "banner", "banner": %s}}]}'
+                     '"proto": "tcp", "service": {"name": "http", "banner": %s}}]}'
                      % json.dumps(MASSCAN_EVIL), ',', MASSCAN_OPEN % ('5.6.7.8', 443), ']'],
     'nmap-xml': ['<?xml version="1.0" encoding="UTF-8"?>', '<!DOCTYPE nmaprun>',
                  '<nmaprun scanner="nmap" args="ARGS" start="1795257000" '
@@ -2635,6 +2635,40 @@ class OutputFormats(Case):
         path = self.path('s.cba')
         self.assertEqual(self.convert('json'),
                          call(cba_reader.main, ['--json', path])[1].splitlines())
+
+    def test_banners(self):
+        """A banner is what was said, its service is known by it; other words keep their names."""
+        names = cba_reader.CODES['banner']
+        for said, tls, service in (
+                ('SSH-2.0-OpenSSH_9', False, 'ssh'), ('HTTP/1.1 200 OK', False, 'http'),
+                ('220 (vsFTPd 3.0.3)\r\n', False, 'ftp'), ('220 mx ESMTP Postfix', False, 'smtp'),
+                ('RFB 003.008\n', False, 'vnc'), ('+OK ready', False, 'pop3'),
+                ('* OK IMAP4', False, 'imap'), ('\xff\xfd\x18', False, 'telnet'),
+                ('J\0\0\0\n8.0.36\0', False, 'mysql'), ('what', False, 'unknown'),
+                ('HTTP/1.0 200 OK', True, 'http'), ('', True, 'unknown'), (None, True, 'ssl'),
+                (None, False, 'unknown')):
+            with self.subTest(said=said, tls=tls):
+                events = [(CBA_STR, 0, 'banner://1.2.3.4:22'), (CBA_STR, 5, 'http')]
+                events += [(CBA_STR, 6, 'TLSv1.3')] * tls
+                events += [] if said is None else [(CBA_STR, 2, said)]
+                record = cba_reader.Record(None, 'banner', events, names, 0)
+                self.assertEqual(cba_reader.masscan_name(record), service)
+                words = 'PROBE=http' + ' TLS_VERSION=TLSv1.3' * tls
+                self.assertEqual(cba_reader.said_text(record, str),
+                                 words if said is None else said)
+                self.assertEqual(cba_reader.record_text(record, str),
+                                 words if said is None else words + ' ' + said)
+
+    def test_hint(self):
+        """Files with entries of modules only, as the original writes: a line says so."""
+        made = Made().head(1, 'rfb').event(1, CBA_STR, 0, 'vnc://1.2.3.4:5900')
+        path = self.path('m.cba', made.event(1, CBA_BIT, 6, True).data)
+        words = "cba_reader: no entry for an open port itself; there are entries of 'rfb' (1)"
+        for args, hinted in (([path], True), (['-r', path], True), (['-s', path], False),
+                             (['--module', 'rfb', path], False), (['-r', self.path('s.cba',
+                              format_sample().data)], False)):
+            with self.subTest(args=args):
+                self.assertEqual(words in call(cba_reader.main, args)[2], hinted)
 
     def test_standard_parsers(self):
         """XML and JSON are valid, also of no records at all."""
@@ -2756,8 +2790,7 @@ def check(target, out, options):
         status, out, err = self.passed('zmap', '-mod', './mine.py', '-of', '/proc/x', '-mt', 1,
                                        cwd=self.folder)
         self.assertEqual((status, out, err.count('file a not saved in /proc/x')),
-                         (0, 'saddr,sport\n', 2), err)
-        self.assertIn('warning: --format zmap has no place for what -mod mine writes', err)
+                         (0, 'saddr,sport\n1.2.3.4,80\n5.6.7.8,443\n', 2), err)
         self.assertIn("--format zmap has no place for the entries of 'mine' (2)", err)
 
     def test_full_disk(self):
@@ -6796,11 +6829,89 @@ def check(target, out, options):
                               'bit set for code 6\nint32 -1\nint64 1099511627776\n' % saved)
         self.assertEqual(os.path.getsize(saved), 70000)
         self.module(text, '-o', cba, stdin=stdin)
-        entry, = cba_entries(cba, None)
+        entry, = cba_entries(cba, 'shot')
         self.assertEqual(entry.events, [
             (cba_reader.CBA_STR, 0, 'later'), (cba_reader.CBA_FILE, 12, 'shots/../10.0.0.1.png'),
             (cba_reader.CBA_DATA, 3, b'abc'), (cba_reader.CBA_BIT, 6, True),
             (cba_reader.CBA_INT32, 0, -1), (cba_reader.CBA_INT64, 0, 1 << 40)])
+
+    TALKING = """
+import cscan, os, time
+@cscan.module('talk')
+def check(target, out, options):
+    out.later('talk://%s' % target)
+    if os.environ.get('HANG'):
+        time.sleep(60)
+    out.bit(1)
+@cscan.module('even', filter=True)
+def check_even(target, out, options):
+    return target.port % 2 == 0
+"""
+
+    def test_open_ports(self):
+        """What passes the filters has an entry of its own before those of modules, once."""
+        path = self.path('talk.py', self.TALKING.encode())
+        stdin = b''.join(b'10.0.0.1:%d\n' % port for port in range(1, 5))
+        for modules, entries in ((path, ['', 'talk'] * 2), ('%s,print' % path, ['', 'talk'] * 2),
+                                 ('print,' + path, ['', 'talk'] * 2)):
+            cba = self.path('%d.cba' % next(FREE_PORT))
+            with self.subTest(modules=modules):
+                done = run('cscan.py', '-x', '-mt', 1, '-mod', modules, '-o', cba, stdin=stdin)
+                found = cba_entries(cba, None)
+                self.assertEqual((done[0], done[1], [each.module for each in found]),
+                                 (0, '', entries))
+                self.assertEqual([each.events for each in found if not each.module],
+                                 [[(CBA_STR, 0, '10.0.0.1:%d' % port)] for port in (2, 4)])
+                out = call(cba_reader.main, ['--to', 'zmap', cba])[1]
+                self.assertEqual(out, 'saddr,sport\n10.0.0.1,2\n10.0.0.1,4\n')
+        out = run('cscan.py', '-x', '-mt', 1, '-mod', path, stdin=stdin)[1]
+        self.assertEqual(out, ''.join('module: talk\ntalk://10.0.0.1:%d\nbit set for code 1\n'
+                                      % port for port in (2, 4)))
+        out = run('cscan.py', '-x', '-mt', 1, '-mod', path, '--format', 'naabu', stdin=stdin)[1]
+        self.assertEqual([json.loads(line)['port'] for line in out.splitlines()], [2, 4])
+
+    def test_filters_only(self):
+        """With -o each port that a filter lets pass is kept, and no warning says otherwise."""
+        cba = self.path('f.cba')
+        text = self.TALKING[self.TALKING.index('@cscan.module(\'even'):]
+        path = self.path('f.py', ('import cscan\n' + text).encode())
+        for args, words in ((['-o', cba], ''), ([], 'filters only')):
+            status, out, err = run('cscan.py', '-x', '-mod', path, *args, stdin=b'10.0.0.1:2\n')
+            self.assertEqual((status, out, 'filters only' in err), (0, '', bool(words)))
+        self.assertEqual([each.dict[0] for each in cba_entries(cba)], ['10.0.0.1:2'])
+
+    def test_killed_in_a_talk(self):
+        """kill -9 while modules talk: their ports are in the file."""
+        path, cba = self.path('talk.py', self.TALKING.encode()), self.path('k.cba')
+        process = subprocess.Popen(tool('cscan.py', '-x', '-mt', 2, '-mod', path, '-o', cba),
+                                   stdin=subprocess.PIPE, env=dict(os.environ, HANG='1'))
+        process.stdin.write(b'10.0.0.1:2\n10.0.0.1:4\n')
+        process.stdin.flush()
+        wait_until(lambda: os.path.exists(cba) and len(cba_entries(cba)) == 2, 5)
+        process.kill()
+        process.communicate(timeout=20)
+        self.assertEqual({each.dict[0] for each in cba_entries(cba, None)},
+                         {'10.0.0.1:2', '10.0.0.1:4'})
+
+    def test_open_port_is_written_first(self):
+        """It is flushed before a module runs, not half a second later."""
+        order = []
+
+        class Sink(KeepingSink):
+            def finish(self, thread):
+                order.append('finished')
+
+            def flush(self):
+                order.append('flushed')
+        sink = Sink()
+        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '')
+        for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
+                                ([cscan.MODULES['print']], ['finished'])):
+            crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
+            crew.ports = True
+            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            self.assertEqual(order, wanted)
+            order.clear()
 
     def test_timed_socket(self):
         """One deadline for the whole talk, however slowly the peer drips."""
