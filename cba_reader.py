@@ -18,9 +18,11 @@ Contents
 """
 
 import argparse
+import array
 import base64
 import collections
 import hashlib
+import heapq
 import itertools
 import json
 import os
@@ -199,6 +201,22 @@ EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'i
 TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
                     r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
                     r':([1-9][0-9]{0,4})(?![0-9])')
+STATE_MODULE = 'state'              # entries of --show: code 0 ip:port, and these
+STATE_CODES = {1: 'STATE', 2: 'REASON'}
+STATE_NAME, STATE_REASON = STATE_CODES
+STATES = {'refused': 'closed', 'unreachable': 'filtered', 'silent': 'filtered'}     # -> nmap's
+NMAP_STATES = dict(STATES, open='open')
+NMAP_REASONS = {                    # reason -> the word that nmap has for it
+    '': 'syn-ack', 'refused': 'conn-refused', 'host unreachable': 'host-unreach',
+    'net unreachable': 'net-unreach', 'prohibited': 'admin-prohibited',
+    'protocol unreachable': 'proto-unreach', 'no answer': 'no-response'}
+CSV_FORMULA = re.compile(r'[=+@\0-\x1f\x7f-\x9f-]')       # spreadsheets calculate such cells
+TEXT_LENGTH = struct.Struct('<I')   # octets of a text in the file of a HostTable
+TEXT_STEP = 16                      # texts begin at multiples, so that a column has 64 GiB
+TEXT_PIECE = 1 << 16                # octets that are written at a time
+HELD_MAX = 5000000                  # results of a HostTable
+HELD_RUN = 1 << 16                  # of them are sorted at a time: boxed numbers take memory
+REASONS_MAX = 1000                  # of a HostTable: a file of strangers may have any number
 BANNER_NAME = 'BANNER'              # of a code: its string is what a server said, as it is
 SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the group's name
     r'(?P<ssh>SSH-)|(?P<http>HTTP/1\.)|(?P<vnc>RFB [0-9]{3}\.)|(?P<telnet>\xff[\xfa-\xfe])|'
@@ -215,21 +233,32 @@ Record = collections.namedtuple('Record', [
     'names',        # {code: name} of the module
     'time'])        # Unix seconds at which it was found, or nearly
 
+Place = collections.namedtuple('Place', [
+    'host', 'port',
+    'hostname',     # names that the user gave the host, with spaces between; '' = none
+    'state',        # open, or one of STATES
+    'reason'])      # of any other state, '' if it is open
+
 Format = collections.namedtuple('Format', [
     'name', 'help',
-    'line',         # (Record, host, port) -> its line; '' if the format has no place for it
+    'line',         # (Record, Place) -> its line; '' if the format has no place for it
     'head', 'tail',     # lines before and after all others, '' = none; see FormatWriter.fill
     'between',      # a line between two records, '' = none
     'columns',      # the head names columns: some readers want it, some do not
-    'every'])       # entries without a target (host, port None) have a place, too
+    'every',        # entries without a target (the Place is None) have a place, too
+    'states',       # ports that are not open have a place, too
+    'grouped'])     # line is: Host -> pieces of its text, ends of lines among them
 
 FORMATS = {}                        # name -> Format, in order of registration
+GROUPED = {}                        # those that have one line, or element, a host
 
 
-def output_format(name, help, head='', tail='', between='', columns=False, every=False):
+def output_format(name, help, head='', tail='', between='', columns=False, every=False,
+                  states=True, grouped=False):
     """Register the function below, which makes the line of a record, as a format."""
     def register(line):
-        FORMATS[name] = Format(name, help, line, head, tail, between, columns, every)
+        (GROUPED if grouped else FORMATS)[name] = Format(
+            name, help, line, head, tail, between, columns, every, states, grouped)
         return line
     return register
 
@@ -257,6 +286,15 @@ def find_target(events) -> 'tuple[str, int, int] | None':
         if match and int(match.group(2)) < 1 << 16:
             return match.group(1), int(match.group(2)), match.end()
     return None
+
+
+def find_state(record: Record) -> 'tuple[str, str]':
+    """State and reason of a record's target: ('open', ''), or what an entry of `state` says."""
+    if record.module == STATE_MODULE:
+        said = {code: value for kind, code, value in record.events if kind == CBA_STR}
+        if said.get(STATE_NAME) in STATES:
+            return said[STATE_NAME], said.get(STATE_REASON, '')
+    return 'open', ''
 
 
 def record_text(record: Record, escape=printable) -> str:
@@ -344,43 +382,65 @@ def json_event(kind: int, code: int, value, names: 'dict[int, str]') -> dict:
 
 
 @output_format('json', 'an object a line, with all events of all modules', every=True)
-def json_line(record, host, port):
-    """File, or time of a running scan; module, ip and port if it has them, events."""
+def json_line(record, at):
+    """File, or time of a running scan; module; ip, port and state if it has them; events."""
     line = {'time': record.time} if record.path is None else {
         'file': os.fsencode(record.path).decode('utf-8', 'replace')}
     line['module'] = record.module
-    if host:
-        line['ip'], line['port'] = host, port
+    if at:
+        line['ip'], line['port'] = at.host, at.port
+        if at.hostname:
+            line['hostname'] = at.hostname
     line['events'] = [json_event(*event, record.names) for event in record.events]
+    if at:
+        line['state'] = at.state
     return json_text(line)
 
 
-@output_format('csv', 'a row an entry: time, ip, port, module, text (RFC 4180)',
-               'time,ip,port,module,text', columns=True)
-def csv_line(record, host, port):
-    """Quotes around what strangers chose."""
-    fields = [printable(text).replace('"', '""') for text in (
-        record.module or 'print', record_text(record, str))]
-    return '%d,%s,%d,"%s","%s"' % (record.time, host, port, *fields)
+def csv_cell(text: str) -> str:
+    """Text that strangers chose -> a cell in quotes, which no spreadsheet takes for a formula."""
+    if CSV_FORMULA.match(text):
+        text = "'" + text
+    return '"%s"' % printable(text).replace('"', '""')
+
+
+@output_format('csv', 'a row an entry: time, ip, port, module, text, hostname, state (RFC 4180)',
+               'time,ip,port,module,text,hostname,state', columns=True)
+def csv_line(record, at):
+    """Quotes around what strangers chose; the text of a port that is not open is the reason."""
+    text = record_text(record, str) if at.state == 'open' else at.reason
+    return '%d,%s,%d,%s,%s,%s,%s' % (record.time, at.host, at.port,
+                                     csv_cell(record.module or 'print'), csv_cell(text),
+                                     csv_cell(at.hostname), at.state)
 
 
 @output_format('list', 'as masscan -oL', '#masscan', '# end')
-def list_line(record, host, port):
-    """open, or banner with the module's name and words."""
+def list_line(record, at):
+    """open, or banner with the module's name and words; our state behind one that is not open."""
+    if at.state != 'open':
+        return '%s tcp %d %s %d %s' % (STATES[at.state], at.port, at.host, record.time, at.state)
     if not record.module:
-        return 'open tcp %d %s %d' % (port, host, record.time)
-    return 'banner tcp %d %s %d %s %s' % (port, host, record.time, masscan_name(record),
+        return 'open tcp %d %s %d' % (at.port, at.host, record.time)
+    return 'banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, masscan_name(record),
                                           masscan_text(said_text(record, str)))
 
 
 @output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
                '# %(program)s done at %(end_text)s')
-def grepable_line(record, host, port):
+def grepable_line(record, at):
     """Fields with tabs between, as nmap -oG has them, too."""
-    if not record.module:
-        return 'Timestamp: %d\tHost: %s ()\tPorts: %d/open/tcp////' % (record.time, host, port)
-    return 'Host: %s ()\tPort: %d\tService: %s\tBanner: %s' % (
-        host, port, masscan_name(record), masscan_text(said_text(record, str)))
+    host = 'Host: %s (%s)' % (at.host, masscan_text(at.hostname))
+    if record.module and at.state == 'open':
+        return '%s\tPort: %d\tService: %s\tBanner: %s' % (
+            host, at.port, masscan_name(record), masscan_text(said_text(record, str)))
+    line = 'Timestamp: %d\t%s\tPorts: %d/%s/tcp////' % (
+        record.time, host, at.port, NMAP_STATES[at.state])
+    return line if at.state == 'open' else '%s\tReason: %s' % (line, masscan_text(at.reason))
+
+
+def nmap_reason(reason: str) -> str:
+    """A reason in nmap's words; one that has none there, as it is."""
+    return NMAP_REASONS.get(reason) or xml_text(reason)
 
 
 @output_format('xml', 'as masscan -oX', '''\
@@ -392,24 +452,269 @@ def grepable_line(record, host, port):
 <hosts up="%(shown)d" down="0" total="%(shown)d"/>
 </runstats>
 </nmaprun>''')
-def xml_line(record, host, port):
+def xml_line(record, at):
     """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
-    service = '' if not record.module else '<service name="%s" banner="%s"/>' % (
-        masscan_name(record), masscan_text(said_text(record, str)))
+    service, reason = '', nmap_reason(at.reason)
+    if record.module and at.state == 'open':
+        reason = 'response'
+        service = '<service name="%s" banner="%s"/>' % (
+            masscan_name(record), masscan_text(said_text(record, str)))
     return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
-            '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
-            '</port></ports></host>' % (record.time, host, port,
-                                        'response' if service else 'syn-ack', service))
+            '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
+            '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
+                                        reason, service))
 
 
 @output_format('masscan-json', 'as masscan -oJ, but always a valid array', '[', ']', ',')
-def masscan_json_line(record, host, port):
+def masscan_json_line(record, at):
     """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
-    found = {'status': 'open', 'reason': 'syn-ack', 'ttl': 0} if not record.module else {
-        'service': {'name': masscan_name(record),
-                    'banner': masscan_text(said_text(record, str))}}
-    return json_text({'ip': host, 'timestamp': str(record.time),
-                      'ports': [dict(port=port, proto='tcp', **found)]})
+    found = {'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
+             'ttl': 0}
+    if record.module and at.state == 'open':
+        found = {'service': {'name': masscan_name(record),
+                             'banner': masscan_text(said_text(record, str))}}
+    return json_text({'ip': at.host, 'timestamp': str(record.time),
+                      'ports': [dict(port=at.port, proto='tcp', **found)]})
+
+
+@output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True,
+               states=False)
+def zmap_line(record, at):
+    """ip,port"""
+    return '' if record.module else '%s,%d' % (at.host, at.port)
+
+
+@output_format('naabu', 'as naabu -json: open ports only', states=False)
+def naabu_line(record, at):
+    """An object; a host name if the user gave one, and tls false: nobody asked."""
+    line = {'host': at.hostname.split(' ')[0]} if at.hostname else {}
+    line.update({'ip': at.host, 'timestamp': utc_text(record.time, '%Y-%m-%dT%H:%M:%SZ'),
+                 'port': at.port, 'protocol': 'tcp', 'tls': False})
+    return '' if record.module else json_text(line)
+
+
+# ---- by host ----
+
+HostPort = collections.namedtuple('HostPort', [
+    'number', 'state', 'reason',
+    'time',         # Unix seconds at which it was found first
+    'places'])      # of the texts of its records, in the HostTable
+
+
+class Host:
+    """All that a HostTable has of an address.
+
+    indexes     rows of its results, in order of ports, then of time
+    """
+    __slots__ = 'table', 'ip', 'hostname', 'indexes'
+
+    def __init__(self, table, ip, hostname, indexes):
+        self.table, self.ip, self.hostname = table, ip, hostname
+        self.indexes = sorted(indexes, key=lambda index: (table.ports[index], index))
+
+    def times(self) -> 'tuple[int, int]':
+        """Unix seconds of its first and its last result."""
+        times = [self.table.times[index] for index in self.indexes]
+        return min(times), max(times)
+
+    def reason(self) -> 'tuple[bool, str]':
+        """Whether it is up, that is: anything is open or refused, and why."""
+        table, found = self.table, {}
+        for index in self.indexes:
+            found.setdefault(*table.reasons[table.kinds[index]])
+        for state in ('open', 'refused', 'unreachable', 'silent'):
+            if state in found:
+                return state in ('open', 'refused'), found[state]
+
+    def ports(self):
+        """Yield each HostPort; one that was open once is."""
+        table = self.table
+        for number, rows in itertools.groupby(self.indexes, table.ports.__getitem__):
+            rows = list(rows)
+            kinds = [table.kinds[row] for row in rows]
+            state, reason = table.reasons[0 if 0 in kinds else kinds[-1]]
+            yield HostPort(number, state, reason, min(table.times[row] for row in rows),
+                           [table.places[row] for row in rows if table.places[row]])
+
+    def records(self, port):
+        """Yield the Records of a HostPort but those that say nothing more; equal ones once."""
+        seen = set()
+        for place in port.places:
+            text = self.table.text(place)
+            if text not in seen:
+                seen.add(text)
+                yield self.table.unpack(text, port.time)
+
+
+class HostTable:
+    """Results until they are written by host: 16 octets each, texts in a file without a name.
+
+    names       module -> {code: name}
+    ips, ports, kinds, times, places    columns; kinds: index of reasons; places: 0 = no text, or
+                where it is, in steps of the file
+    reasons     [(state, reason)], the first is ('open', '')
+    buffer      octets that come behind those in the file
+    failed      '' or why texts do not get into the file: `full` then
+    """
+
+    def __init__(self, names):
+        self.names, self.file = names, None
+        self.reasons, self.numbers = [('open', '')], {('open', ''): 0}
+        self.clear()
+
+    def clear(self):
+        """Forget all results."""
+        self.ips, self.times, self.places = (array.array('I') for _ in range(3))
+        self.ports, self.kinds = array.array('H'), array.array('H')
+        self.buffer, self.spilled, self.failed = bytearray(TEXT_STEP), 0, ''
+        if self.file:
+            self.file.close()
+            self.file = None
+
+    def add(self, record, at):
+        """A record with a target; whatever becomes of the file, it is kept."""
+        self.ips.append(int.from_bytes(bytes(map(int, at.host.split('.'))), 'big'))
+        self.ports.append(at.port)
+        self.kinds.append(self.kind(at.state, at.reason))
+        self.times.append(min(max(record.time, 0), 0xffffffff))
+        mute = at.state != 'open' or not (record.module or record_text(record))
+        self.places.append(0 if mute else self.keep(record))
+
+    def kind(self, state, reason) -> int:
+        """The index of a state and its reason."""
+        known = self.numbers.get((state, reason))
+        if known is not None:
+            return known
+        if len(self.reasons) > REASONS_MAX and reason != 'other reasons':
+            return self.kind(state, 'other reasons')
+        self.numbers[state, reason] = len(self.reasons)
+        self.reasons.append((state, reason))
+        return len(self.reasons) - 1
+
+    def keep(self, record) -> int:
+        """The text of a record -> its place."""
+        text = json.dumps([record.module, [
+            (kind, code, value.decode('latin-1') if kind == CBA_DATA else value)
+            for kind, code, value in record.events]]).encode()
+        place = (self.spilled + len(self.buffer)) // TEXT_STEP
+        self.buffer += TEXT_LENGTH.pack(len(text)) + text
+        self.buffer += bytes(-len(self.buffer) - self.spilled & TEXT_STEP - 1)
+        if len(self.buffer) >= TEXT_PIECE:
+            self.spill()
+        return place
+
+    def spill(self):
+        """Buffer -> file."""
+        import tempfile                     # costs 20 ms, for scans that are grouped only
+        try:
+            if not self.file:
+                self.file = tempfile.TemporaryFile(buffering=0)
+            while self.buffer:
+                written = os.write(self.file.fileno(), self.buffer)
+                self.spilled += written
+                del self.buffer[:written]
+        except OSError as error:
+            self.failed = why(error)
+
+    def octets(self, at, size) -> bytes:
+        """Octets of the file and of the buffer behind it."""
+        size_there = min(max(self.spilled - at, 0), size)
+        data = os.pread(self.file.fileno(), size_there, at) if size_there else b''
+        begin = max(at - self.spilled, 0)
+        return data + bytes(self.buffer[begin:begin + size - size_there])
+
+    def text(self, place) -> bytes:
+        """What keep() has put there."""
+        size, = TEXT_LENGTH.unpack(self.octets(place * TEXT_STEP, TEXT_LENGTH.size))
+        return self.octets(place * TEXT_STEP + TEXT_LENGTH.size, size)
+
+    def unpack(self, text, time) -> Record:
+        """A text -> the Record that it was."""
+        module, events = json.loads(text.decode())
+        return Record(None, module, [
+            (kind, code, value.encode('latin-1') if kind == CBA_DATA else value)
+            for kind, code, value in events], self.names(module), time)
+
+    def full(self) -> str:
+        """'' or why what is held should be written before more comes."""
+        if len(self.ips) >= HELD_MAX:
+            return '%d results are held, and that is as many as can be' % len(self.ips)
+        if self.spilled + len(self.buffer) > (TEXT_STEP << 32) - (1 << 30):
+            return 'the texts of the results that are held take 63 GiB'
+        return self.failed and 'no room for texts of results in the temporary folder: ' + (
+            self.failed)
+
+    def hosts(self, hostnames):
+        """Yield each Host, in order of addresses; hostnames: {ip: names}."""
+        runs = []
+        for begin in range(0, len(self.ips), HELD_RUN):
+            runs.append(array.array('Q', sorted(
+                ip << 32 | index
+                for index, ip in enumerate(self.ips[begin:begin + HELD_RUN], begin))))
+        for ip, keys in itertools.groupby(heapq.merge(*runs), lambda key: key >> 32):
+            host = '.'.join(map(str, ip.to_bytes(4, 'big')))
+            yield Host(self, host, hostnames.get(host, ''), [key & 0xffffffff for key in keys])
+
+
+def gather(pieces, size: int = TEXT_PIECE):
+    """Pieces of text -> the same text in few pieces of about this size."""
+    held, count = [], 0
+    for piece in pieces:
+        held.append(piece)
+        count += len(piece)
+        if count >= size:
+            yield ''.join(held)
+            held, count = [], 0
+    if held:
+        yield ''.join(held)
+
+
+@output_format('text', 'a line a host', states=False, grouped=True)
+def text_host(host):
+    """ADDRESS (NAMES): PORT [what a module says] PORT ..."""
+    yield host.ip + (' (%s):' % printable(host.hostname) if host.hostname else ':')
+    for port in host.ports():
+        yield ' %d' % port.number
+        for record in host.records(port):
+            yield ' [%s]' % said_text(record)
+    yield '\n'
+
+
+@output_format('json', 'an object a host', grouped=True)
+def json_host(host):
+    """time, ip, hostname; ports: port, state, time, entries of modules with all events."""
+    line = {'time': host.times()[0], 'ip': host.ip}
+    if host.hostname:
+        line['hostname'] = host.hostname
+    yield json_text(line)[:-1] + ', "ports": ['
+    comma = ''
+    for port in host.ports():
+        found = {'port': port.number, 'time': port.time, 'entries': [
+            {'module': record.module,
+             'events': [json_event(*event, record.names) for event in record.events]}
+            for record in host.records(port)], 'state': port.state}
+        if port.reason:
+            found['reason'] = port.reason
+        yield comma + json_text(found)
+        comma = ', '
+    yield ']}\n'
+
+
+@output_format('csv', 'a row a host', 'time,ip,hostname,ports,text', columns=True, grouped=True)
+def csv_host(host):
+    """Ports with spaces between, as 22 or 81/refused; text as 22: SSH-2.0-... | 80: ..."""
+    yield '%d,%s,%s,' % (host.times()[0], host.ip, csv_cell(host.hostname))
+    quote = '"'
+    for port in host.ports():
+        yield quote + str(port.number) + ('' if port.state == 'open' else '/' + port.state)
+        quote = ' '
+    yield '",'
+    quote = '"'
+    for port in host.ports():
+        for record in host.records(port):
+            yield '%s%d: %s' % (quote, port.number, csv_cell(said_text(record, str))[1:-1])
+            quote = ' | '
+    yield '""\n' if quote == '"' else '"\n'
 
 
 @output_format('nmap-xml', 'as nmap -oX, by its DTD; what modules say is output of scripts', '''\
@@ -420,45 +725,61 @@ version="%(program)s" xmloutputversion="1.05">
 <verbose level="0"/>
 <debugging level="0"/>''', '''\
 <runstats><finished time="%(end)d" timestr="%(end_text)s" elapsed="%(elapsed)d" exit="success"/>\
-<hosts up="%(shown)d" down="0" total="%(shown)d"/></runstats>
-</nmaprun>''')
-def nmap_xml_line(record, host, port):
-    """A host element with one port."""
-    script = '' if not record.module else '<script id="%s" output="%s"/>' % (
-        xml_text(record.module), xml_text(said_text(record, str)))
-    reason = 'reason="syn-ack" reason_ttl="0"/>'
-    return ('<host starttime="%d" endtime="%d"><status state="up" ' + reason +
-            '<address addr="%s" addrtype="ipv4"/><ports><port protocol="tcp" portid="%d">'
-            '<state state="open" ' + reason + '%s</port></ports></host>'
-            ) % (record.time, record.time, host, port, script)
+<hosts up="%(up)d" down="%(down)d" total="%(shown)d"/></runstats>
+</nmaprun>''', grouped=True)
+def nmap_host(host):
+    """A host element with all its ports."""
+    up, reason = host.reason()
+    yield '<host starttime="%d" endtime="%d">' % host.times()
+    yield '<status state="%s" reason="%s" reason_ttl="0"/>' % (
+        'up' if up else 'down', nmap_reason(reason))
+    yield '<address addr="%s" addrtype="ipv4"/>' % host.ip
+    if host.hostname:
+        yield '<hostnames>%s</hostnames>' % ''.join(
+            '<hostname name="%s" type="user"/>' % xml_text(name)
+            for name in host.hostname.split(' '))
+    yield '<ports>\n'
+    for port in host.ports():
+        yield ('<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>'
+               % (port.number, NMAP_STATES[port.state], nmap_reason(port.reason)))
+        yield from nmap_words(list(host.records(port)))
+        yield '</port>\n'
+    yield '</ports></host>\n'
 
 
-@output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True)
-def zmap_line(record, host, port):
-    """ip,port"""
-    return '' if record.module else '%s,%d' % (host, port)
+def nmap_words(records):
+    """Records of a port -> its service, if one of them knows it, and the output of scripts."""
+    named = [record for record in records if service_name(record)]
+    if named:
+        tunnel = ' tunnel="ssl"' if has_tls(named[-1]) and service_name(named[-1]) != 'ssl' else ''
+        yield '<service name="%s"%s method="probed" conf="10"/>' % (
+            service_name(named[-1]), tunnel)
+    for record in records:
+        yield '<script id="%s" output="%s"/>' % (
+            xml_text(record.module or 'print'), xml_text(said_text(record, str)))
 
 
-@output_format('naabu', 'as naabu -json: open ports only')
-def naabu_line(record, host, port):
-    """An object; no host name, and tls false: nobody asked."""
-    return '' if record.module else json_text({
-        'ip': host, 'timestamp': utc_text(record.time, '%Y-%m-%dT%H:%M:%SZ'), 'port': port,
-        'protocol': 'tcp', 'tls': False})
+FORMATS['nmap-xml'] = GROUPED['nmap-xml']       # in which nobody wants anything else
 
 
 class FormatWriter:
     """Records -> the lines of a format: head, records, tail.
 
     header      False: no line that names columns
-    shown       records that were given a line
-    left_out    those that were not: no target, or no place in this format
+    names       module -> {code: name}
+    shown       records, or hosts, that were given a line; down: hosts among them that are down
+    left_out    records that were not: no target, or no place in this format
+    hostnames   {ip: names that the user gave it, with spaces between}
+    held        HostTable, if the format wants all of a host together
     """
 
-    def __init__(self, name, program, command, header=True):
-        self.format, self.program, self.command = FORMATS[name], program, command
+    def __init__(self, name, program, command, names, header=True, group=False):
+        self.format, self.program, self.command = (
+            GROUPED if group else FORMATS)[name], program, command
         self.header = header or not self.format.columns
         self.begun, self.start, self.shown, self.left_out = False, 0, 0, 0
+        self.down, self.hostnames = 0, {}
+        self.held = HostTable(names) if self.format.grouped else None
 
     def fill(self, text, end):
         """Head or tail with its values, as a list of lines."""
@@ -466,7 +787,7 @@ class FormatWriter:
             'program': xml_text(self.program), 'command': xml_text(self.command),
             'start': self.start, 'start_text': utc_text(self.start), 'end': end,
             'end_text': utc_text(end), 'elapsed': max(end - self.start, 0),
-            'shown': self.shown}] if text else []
+            'shown': self.shown, 'up': self.shown - self.down, 'down': self.down}] if text else []
 
     def begin(self, start):
         """Unix seconds -> the lines before the first record; none the second time."""
@@ -475,15 +796,43 @@ class FormatWriter:
         self.begun, self.start = True, start
         return self.fill(self.format.head, start) if self.header else []
 
+    def place(self, record) -> 'Place | None':
+        """Where a record belongs; None: it has no target."""
+        target = find_target(record.events)
+        if not target:
+            return None
+        state, reason = find_state(record)
+        return Place(target[0], target[1], self.hostnames.get(target[0], ''), state, reason)
+
     def record(self, record):
-        """Its lines; none, and counted, if it has no place."""
-        host, port, _ = find_target(record.events) or (None, None, 0)
-        line = self.format.line(record, host, port) if host or self.format.every else ''
+        """Its lines, none if it is held until the end; none, and counted, if it has no place."""
+        at, line = self.place(record), ''
+        if at and not self.format.states and at.state != 'open':
+            pass                            # it has no place
+        elif at and self.held:
+            self.held.add(record, at)
+            return []
+        elif at or self.format.every:
+            line = self.format.line(record, at)
         if not line:
             self.left_out += 1
             return []
         self.shown += 1
         return [self.format.between] * (self.shown > 1 and self.format.between != '') + [line]
+
+    def hosts(self):
+        """Yield each Host that is held; they stay until held.clear()."""
+        return self.held.hosts(self.hostnames) if self.held else ()
+
+    def host(self, host):
+        """A Host -> its text in pieces, ends of lines among them; it is counted."""
+        self.count(host, 1)
+        return gather(self.format.line(host))
+
+    def count(self, host, number):
+        """So many more hosts, all like this one, have been shown."""
+        self.shown += number
+        self.down += number * (not host.reason()[0])
 
     def end(self, end):
         """Unix seconds -> the lines after the last record, of an empty document all of them."""
@@ -496,6 +845,8 @@ class FormatWriter:
 
 STATS_EVERY, STAT_TIME, EVENT = 10, 11, 20          # codes of the entry `cscan`
 CANARY_FAIL, CANARY_FAIL_RESPONSE = 21, 22
+EVENT_MAX = 1000                    # characters of an EVENT, which is cut there
+RESOLVED = re.compile(r'name:(\S{1,253}) = ([0-9.]+(?:, [0-9.]*)*)')
 
 
 class Entry:
@@ -526,6 +877,7 @@ class CBA:
     cut          after entries() came to its end: '' or what ended it before the file did
     torn         True if that is just the end of the file, as a kill or a full disk leaves it
     time         Unix seconds of the scanner's last statistics, 0 = none yet
+    hostnames    {ip: names that the scan found it by, with spaces between}, as far as was read
     extracted    paths below extract_dir of the FILEs written
     refused      (name, reason) of FILEs that could not be written
     """
@@ -534,7 +886,7 @@ class CBA:
         self.file, self.extract_dir = fileobj, extract_dir
         self.extract_for, self.overwrite = extract_for, overwrite
         self.started, self.cut, self.torn, self.time = False, '', False, 0
-        self.extracted, self.refused = set(), []
+        self.extracted, self.refused, self.hostnames = set(), [], {}
 
     def entries(self, module=None):
         """Yield the entries of a module, None = of all, in the order in which they end."""
@@ -556,7 +908,9 @@ class CBA:
                 streams[thread] = self.stream(kind, code, value, entry, module)
             else:
                 entry.add(kind, code, value.decode('latin-1') if kind == CBA_STR else value)
-                self.note_time(entry, kind, code, value)
+                if entry.module == 'cscan':
+                    self.note_time(kind, code, value)
+                    self.note_names(*entry.events[-1])
         for stream in streams.values():
             if stream.kind == CBA_FILE and stream.place:
                 self.refused.append((stream.name, 'cut short: %d bytes written'
@@ -568,10 +922,21 @@ class CBA:
             'the file ends inside %d streams' % len(streams) if streams else '')
         self.torn = packets.torn or not packets.cut and bool(streams)
 
-    def note_time(self, entry, kind, code, value):
+    def note_time(self, kind, code, value):
         """An event of the scanner may say what time it is; a damaged one says nothing."""
-        if (entry.module, kind, code) == ('cscan', CBA_INT64, STAT_TIME) and 0 < value < 1 << 33:
+        if (kind, code) == (CBA_INT64, STAT_TIME) and 0 < value < 1 << 33:
             self.time = value
+
+    def note_names(self, kind, code, value):
+        """Or what a name of -f stood for; the last address of a list that was cut may be cut."""
+        match = RESOLVED.fullmatch(value) if (kind, code) == (CBA_STR, EVENT) else None
+        if not match:
+            return
+        name, hosts = match.group(1), match.group(2).split(', ')
+        for host in hosts[:-1] if len(value) >= EVENT_MAX else hosts:
+            known = self.hostnames.get(host, '').split()
+            if name not in known:
+                self.hostnames[host] = ' '.join(known + [name])
 
     def whole(self, entry, module):
         """An entry that has come to its end, if it is wanted and not empty."""
@@ -632,6 +997,7 @@ CODES = {                           # module: {code: name}, to select with --mod
     'x11': {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KINDA_GOOD'},
     'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'},
+    STATE_MODULE: STATE_CODES,
 }
 
 
@@ -751,6 +1117,8 @@ def make_parser() -> argparse.ArgumentParser:
         help='one JSON object a line for each entry, or those of -s, -r, --module')
     add('--to', metavar='FORMAT', choices=list(FORMATS),
         help='the same in a format of below, for other programs; --to json is --json')
+    add('--group', action='store_true',
+        help='one line a host: text, or with --to json or csv; nmap-xml is always so')
     add('--no-header', action='store_true', help='with --to csv and zmap: rows only')
     add('--unique', action='store_true',
         help='each result, or entry of a module, once: a resumed scan may have written some twice')
@@ -794,6 +1162,13 @@ def check_to(parser, args):
                           '-s' if args.s and not args.r else '')):
         if given and wrong:
             parser.error('%s: goes without %s' % (given, wrong))
+    if args.group and (args.s or args.extract):
+        parser.error('--group: goes without ' + ('-s' if args.s else '--extract'))
+    if args.group:
+        args.to = args.to or 'text'
+        if args.to not in GROUPED:
+            parser.error('--group: goes with --to %s; %s has a record for each port' % (
+                ', '.join(each for each in GROUPED if each != 'text'), args.to))
     if args.no_header and not (args.to and FORMATS[args.to].columns):
         parser.error('--no-header: goes with --to ' + ' or '.join(
             each.name for each in FORMATS.values() if each.columns))
@@ -853,12 +1228,12 @@ def say(text: str):
     sys.stderr.write('cba_reader: %s\n' % text)
 
 
-def emit(lines):
+def emit(lines, end='\n'):
     """Print lines; characters that the terminal's encoding lacks are escaped."""
     flush()
     encoding = sys.stdout.encoding or 'ascii'
     for line in lines:
-        output(print, line.encode(encoding, 'backslashreplace').decode(encoding))
+        output(sys.stdout.write, line.encode(encoding, 'backslashreplace').decode(encoding) + end)
 
 
 def seekable_copy(pipe):
@@ -877,6 +1252,7 @@ class Files:
     broken      paths of those that cannot be read, are no CBA files, or are damaged
     extracted   paths below folder, of all files
     refused     (name, reason) of FILEs that could not be written
+    hostnames   as a CBA has them, of all files
     modules     {of the entries last read: how many}
     unique      of --unique, None without
     """
@@ -886,7 +1262,7 @@ class Files:
         self.folder, self.wanted = folder, wanted if folder else ()
         self.copies = {}                # path: seekable copy of what came out of a pipe
         self.complaints, self.broken = {}, set()
-        self.extracted, self.refused = set(), []
+        self.extracted, self.refused, self.hostnames = set(), [], {}
         self.modules = collections.Counter()
         self.unique = None
 
@@ -898,6 +1274,7 @@ class Files:
                 with self.open(path) as file:
                     cba = CBA(file, self.folder, self.wanted, self.overwrite)
                     cba.extracted, cba.refused = self.extracted, self.refused
+                    cba.hostnames = self.hostnames
                     for entry in cba.entries():
                         self.modules[entry.module] += 1
                         if self.wants(entry, module, code):
@@ -1005,9 +1382,12 @@ def hint_modules(files):
 def convert(files, args, module, code):
     """--to: entries as records; the document begins and ends with their times."""
     command = ' '.join(shlex.quote(word) for word in ['cba_reader.py'] + sys.argv[1:])
-    writer = FormatWriter(args.to, 'cscan', command, not args.no_header)
+    writer = FormatWriter(args.to, 'cscan', command, lambda name: CODES.get(name, {}),
+                          not args.no_header, args.group)
+    writer.hostnames = files.hostnames
     strange = collections.Counter()     # modules whose entries have no place
-    emit(document(files.records(module, code, args.to != 'json'), writer, strange))
+    timed = args.to != 'json' or args.group
+    emit(document(files.records(module, code, timed), writer, strange), '')
     strange['cscan'] = 0                # its statistics name no target, and nobody expects one
     strange = +strange
     if strange:
@@ -1016,14 +1396,32 @@ def convert(files, args, module, code):
 
 
 def document(records, writer, strange):
-    """Yield the lines of records in a format; strange counts modules of what has no place."""
+    """Yield the text of records in a format; strange counts modules of what has no place."""
     last = 0
     for record in records:
         last = max(last, record.time)
         left_out = writer.left_out
-        yield from writer.begin(record.time) + writer.record(record)
+        for line in writer.begin(record.time) + writer.record(record):
+            yield line + '\n'
         strange[record.module] += writer.left_out - left_out
-    yield from writer.end(last or int(time.time()))
+        reason = writer.held and writer.held.full()
+        if reason:
+            say('warning: %s: they are written now, and hosts may come again' % reason)
+            yield from hosts_text(writer)
+    last = last or int(time.time())
+    for line in writer.begin(last):
+        yield line + '\n'
+    yield from hosts_text(writer)
+    for line in writer.end(last):
+        yield line + '\n'
+
+
+def hosts_text(writer):
+    """Yield the text of the hosts that are held, and forget them."""
+    for host in writer.hosts():
+        yield from writer.host(host)
+    if writer.held:
+        writer.held.clear()
 
 
 def say_results():

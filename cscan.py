@@ -453,6 +453,22 @@ EVENT_TYPES = {CBA_STR: 'str', CBA_FILE: 'file', CBA_DATA: 'data', CBA_INT32: 'i
 TARGET = re.compile(r'(?:[a-z][a-z0-9+.-]*://)?'
                     r'((?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.?\b){4})'
                     r':([1-9][0-9]{0,4})(?![0-9])')
+STATE_MODULE = 'state'              # entries of --show: code 0 ip:port, and these
+STATE_CODES = {1: 'STATE', 2: 'REASON'}
+STATE_NAME, STATE_REASON = STATE_CODES
+STATES = {'refused': 'closed', 'unreachable': 'filtered', 'silent': 'filtered'}     # -> nmap's
+NMAP_STATES = dict(STATES, open='open')
+NMAP_REASONS = {                    # reason -> the word that nmap has for it
+    '': 'syn-ack', 'refused': 'conn-refused', 'host unreachable': 'host-unreach',
+    'net unreachable': 'net-unreach', 'prohibited': 'admin-prohibited',
+    'protocol unreachable': 'proto-unreach', 'no answer': 'no-response'}
+CSV_FORMULA = re.compile(r'[=+@\0-\x1f\x7f-\x9f-]')       # spreadsheets calculate such cells
+TEXT_LENGTH = struct.Struct('<I')   # octets of a text in the file of a HostTable
+TEXT_STEP = 16                      # texts begin at multiples, so that a column has 64 GiB
+TEXT_PIECE = 1 << 16                # octets that are written at a time
+HELD_MAX = 5000000                  # results of a HostTable
+HELD_RUN = 1 << 16                  # of them are sorted at a time: boxed numbers take memory
+REASONS_MAX = 1000                  # of a HostTable: a file of strangers may have any number
 BANNER_NAME = 'BANNER'              # of a code: its string is what a server said, as it is
 SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the group's name
     r'(?P<ssh>SSH-)|(?P<http>HTTP/1\.)|(?P<vnc>RFB [0-9]{3}\.)|(?P<telnet>\xff[\xfa-\xfe])|'
@@ -469,21 +485,32 @@ Record = collections.namedtuple('Record', [
     'names',        # {code: name} of the module
     'time'])        # Unix seconds at which it was found, or nearly
 
+Place = collections.namedtuple('Place', [
+    'host', 'port',
+    'hostname',     # names that the user gave the host, with spaces between; '' = none
+    'state',        # open, or one of STATES
+    'reason'])      # of any other state, '' if it is open
+
 Format = collections.namedtuple('Format', [
     'name', 'help',
-    'line',         # (Record, host, port) -> its line; '' if the format has no place for it
+    'line',         # (Record, Place) -> its line; '' if the format has no place for it
     'head', 'tail',     # lines before and after all others, '' = none; see FormatWriter.fill
     'between',      # a line between two records, '' = none
     'columns',      # the head names columns: some readers want it, some do not
-    'every'])       # entries without a target (host, port None) have a place, too
+    'every',        # entries without a target (the Place is None) have a place, too
+    'states',       # ports that are not open have a place, too
+    'grouped'])     # line is: Host -> pieces of its text, ends of lines among them
 
 FORMATS = {}                        # name -> Format, in order of registration
+GROUPED = {}                        # those that have one line, or element, a host
 
 
-def output_format(name, help, head='', tail='', between='', columns=False, every=False):
+def output_format(name, help, head='', tail='', between='', columns=False, every=False,
+                  states=True, grouped=False):
     """Register the function below, which makes the line of a record, as a format."""
     def register(line):
-        FORMATS[name] = Format(name, help, line, head, tail, between, columns, every)
+        (GROUPED if grouped else FORMATS)[name] = Format(
+            name, help, line, head, tail, between, columns, every, states, grouped)
         return line
     return register
 
@@ -511,6 +538,15 @@ def find_target(events) -> 'tuple[str, int, int] | None':
         if match and int(match.group(2)) < 1 << 16:
             return match.group(1), int(match.group(2)), match.end()
     return None
+
+
+def find_state(record: Record) -> 'tuple[str, str]':
+    """State and reason of a record's target: ('open', ''), or what an entry of `state` says."""
+    if record.module == STATE_MODULE:
+        said = {code: value for kind, code, value in record.events if kind == CBA_STR}
+        if said.get(STATE_NAME) in STATES:
+            return said[STATE_NAME], said.get(STATE_REASON, '')
+    return 'open', ''
 
 
 def record_text(record: Record, escape=printable) -> str:
@@ -598,43 +634,65 @@ def json_event(kind: int, code: int, value, names: 'dict[int, str]') -> dict:
 
 
 @output_format('json', 'an object a line, with all events of all modules', every=True)
-def json_line(record, host, port):
-    """File, or time of a running scan; module, ip and port if it has them, events."""
+def json_line(record, at):
+    """File, or time of a running scan; module; ip, port and state if it has them; events."""
     line = {'time': record.time} if record.path is None else {
         'file': os.fsencode(record.path).decode('utf-8', 'replace')}
     line['module'] = record.module
-    if host:
-        line['ip'], line['port'] = host, port
+    if at:
+        line['ip'], line['port'] = at.host, at.port
+        if at.hostname:
+            line['hostname'] = at.hostname
     line['events'] = [json_event(*event, record.names) for event in record.events]
+    if at:
+        line['state'] = at.state
     return json_text(line)
 
 
-@output_format('csv', 'a row an entry: time, ip, port, module, text (RFC 4180)',
-               'time,ip,port,module,text', columns=True)
-def csv_line(record, host, port):
-    """Quotes around what strangers chose."""
-    fields = [printable(text).replace('"', '""') for text in (
-        record.module or 'print', record_text(record, str))]
-    return '%d,%s,%d,"%s","%s"' % (record.time, host, port, *fields)
+def csv_cell(text: str) -> str:
+    """Text that strangers chose -> a cell in quotes, which no spreadsheet takes for a formula."""
+    if CSV_FORMULA.match(text):
+        text = "'" + text
+    return '"%s"' % printable(text).replace('"', '""')
+
+
+@output_format('csv', 'a row an entry: time, ip, port, module, text, hostname, state (RFC 4180)',
+               'time,ip,port,module,text,hostname,state', columns=True)
+def csv_line(record, at):
+    """Quotes around what strangers chose; the text of a port that is not open is the reason."""
+    text = record_text(record, str) if at.state == 'open' else at.reason
+    return '%d,%s,%d,%s,%s,%s,%s' % (record.time, at.host, at.port,
+                                     csv_cell(record.module or 'print'), csv_cell(text),
+                                     csv_cell(at.hostname), at.state)
 
 
 @output_format('list', 'as masscan -oL', '#masscan', '# end')
-def list_line(record, host, port):
-    """open, or banner with the module's name and words."""
+def list_line(record, at):
+    """open, or banner with the module's name and words; our state behind one that is not open."""
+    if at.state != 'open':
+        return '%s tcp %d %s %d %s' % (STATES[at.state], at.port, at.host, record.time, at.state)
     if not record.module:
-        return 'open tcp %d %s %d' % (port, host, record.time)
-    return 'banner tcp %d %s %d %s %s' % (port, host, record.time, masscan_name(record),
+        return 'open tcp %d %s %d' % (at.port, at.host, record.time)
+    return 'banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, masscan_name(record),
                                           masscan_text(said_text(record, str)))
 
 
 @output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
                '# %(program)s done at %(end_text)s')
-def grepable_line(record, host, port):
+def grepable_line(record, at):
     """Fields with tabs between, as nmap -oG has them, too."""
-    if not record.module:
-        return 'Timestamp: %d\tHost: %s ()\tPorts: %d/open/tcp////' % (record.time, host, port)
-    return 'Host: %s ()\tPort: %d\tService: %s\tBanner: %s' % (
-        host, port, masscan_name(record), masscan_text(said_text(record, str)))
+    host = 'Host: %s (%s)' % (at.host, masscan_text(at.hostname))
+    if record.module and at.state == 'open':
+        return '%s\tPort: %d\tService: %s\tBanner: %s' % (
+            host, at.port, masscan_name(record), masscan_text(said_text(record, str)))
+    line = 'Timestamp: %d\t%s\tPorts: %d/%s/tcp////' % (
+        record.time, host, at.port, NMAP_STATES[at.state])
+    return line if at.state == 'open' else '%s\tReason: %s' % (line, masscan_text(at.reason))
+
+
+def nmap_reason(reason: str) -> str:
+    """A reason in nmap's words; one that has none there, as it is."""
+    return NMAP_REASONS.get(reason) or xml_text(reason)
 
 
 @output_format('xml', 'as masscan -oX', '''\
@@ -646,24 +704,269 @@ def grepable_line(record, host, port):
 <hosts up="%(shown)d" down="0" total="%(shown)d"/>
 </runstats>
 </nmaprun>''')
-def xml_line(record, host, port):
+def xml_line(record, at):
     """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
-    service = '' if not record.module else '<service name="%s" banner="%s"/>' % (
-        masscan_name(record), masscan_text(said_text(record, str)))
+    service, reason = '', nmap_reason(at.reason)
+    if record.module and at.state == 'open':
+        reason = 'response'
+        service = '<service name="%s" banner="%s"/>' % (
+            masscan_name(record), masscan_text(said_text(record, str)))
     return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
-            '<port protocol="tcp" portid="%d"><state state="open" reason="%s" reason_ttl="0"/>%s'
-            '</port></ports></host>' % (record.time, host, port,
-                                        'response' if service else 'syn-ack', service))
+            '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
+            '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
+                                        reason, service))
 
 
 @output_format('masscan-json', 'as masscan -oJ, but always a valid array', '[', ']', ',')
-def masscan_json_line(record, host, port):
+def masscan_json_line(record, at):
     """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
-    found = {'status': 'open', 'reason': 'syn-ack', 'ttl': 0} if not record.module else {
-        'service': {'name': masscan_name(record),
-                    'banner': masscan_text(said_text(record, str))}}
-    return json_text({'ip': host, 'timestamp': str(record.time),
-                      'ports': [dict(port=port, proto='tcp', **found)]})
+    found = {'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
+             'ttl': 0}
+    if record.module and at.state == 'open':
+        found = {'service': {'name': masscan_name(record),
+                             'banner': masscan_text(said_text(record, str))}}
+    return json_text({'ip': at.host, 'timestamp': str(record.time),
+                      'ports': [dict(port=at.port, proto='tcp', **found)]})
+
+
+@output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True,
+               states=False)
+def zmap_line(record, at):
+    """ip,port"""
+    return '' if record.module else '%s,%d' % (at.host, at.port)
+
+
+@output_format('naabu', 'as naabu -json: open ports only', states=False)
+def naabu_line(record, at):
+    """An object; a host name if the user gave one, and tls false: nobody asked."""
+    line = {'host': at.hostname.split(' ')[0]} if at.hostname else {}
+    line.update({'ip': at.host, 'timestamp': utc_text(record.time, '%Y-%m-%dT%H:%M:%SZ'),
+                 'port': at.port, 'protocol': 'tcp', 'tls': False})
+    return '' if record.module else json_text(line)
+
+
+# ---- by host ----
+
+HostPort = collections.namedtuple('HostPort', [
+    'number', 'state', 'reason',
+    'time',         # Unix seconds at which it was found first
+    'places'])      # of the texts of its records, in the HostTable
+
+
+class Host:
+    """All that a HostTable has of an address.
+
+    indexes     rows of its results, in order of ports, then of time
+    """
+    __slots__ = 'table', 'ip', 'hostname', 'indexes'
+
+    def __init__(self, table, ip, hostname, indexes):
+        self.table, self.ip, self.hostname = table, ip, hostname
+        self.indexes = sorted(indexes, key=lambda index: (table.ports[index], index))
+
+    def times(self) -> 'tuple[int, int]':
+        """Unix seconds of its first and its last result."""
+        times = [self.table.times[index] for index in self.indexes]
+        return min(times), max(times)
+
+    def reason(self) -> 'tuple[bool, str]':
+        """Whether it is up, that is: anything is open or refused, and why."""
+        table, found = self.table, {}
+        for index in self.indexes:
+            found.setdefault(*table.reasons[table.kinds[index]])
+        for state in ('open', 'refused', 'unreachable', 'silent'):
+            if state in found:
+                return state in ('open', 'refused'), found[state]
+
+    def ports(self):
+        """Yield each HostPort; one that was open once is."""
+        table = self.table
+        for number, rows in itertools.groupby(self.indexes, table.ports.__getitem__):
+            rows = list(rows)
+            kinds = [table.kinds[row] for row in rows]
+            state, reason = table.reasons[0 if 0 in kinds else kinds[-1]]
+            yield HostPort(number, state, reason, min(table.times[row] for row in rows),
+                           [table.places[row] for row in rows if table.places[row]])
+
+    def records(self, port):
+        """Yield the Records of a HostPort but those that say nothing more; equal ones once."""
+        seen = set()
+        for place in port.places:
+            text = self.table.text(place)
+            if text not in seen:
+                seen.add(text)
+                yield self.table.unpack(text, port.time)
+
+
+class HostTable:
+    """Results until they are written by host: 16 octets each, texts in a file without a name.
+
+    names       module -> {code: name}
+    ips, ports, kinds, times, places    columns; kinds: index of reasons; places: 0 = no text, or
+                where it is, in steps of the file
+    reasons     [(state, reason)], the first is ('open', '')
+    buffer      octets that come behind those in the file
+    failed      '' or why texts do not get into the file: `full` then
+    """
+
+    def __init__(self, names):
+        self.names, self.file = names, None
+        self.reasons, self.numbers = [('open', '')], {('open', ''): 0}
+        self.clear()
+
+    def clear(self):
+        """Forget all results."""
+        self.ips, self.times, self.places = (array.array('I') for _ in range(3))
+        self.ports, self.kinds = array.array('H'), array.array('H')
+        self.buffer, self.spilled, self.failed = bytearray(TEXT_STEP), 0, ''
+        if self.file:
+            self.file.close()
+            self.file = None
+
+    def add(self, record, at):
+        """A record with a target; whatever becomes of the file, it is kept."""
+        self.ips.append(int.from_bytes(bytes(map(int, at.host.split('.'))), 'big'))
+        self.ports.append(at.port)
+        self.kinds.append(self.kind(at.state, at.reason))
+        self.times.append(min(max(record.time, 0), 0xffffffff))
+        mute = at.state != 'open' or not (record.module or record_text(record))
+        self.places.append(0 if mute else self.keep(record))
+
+    def kind(self, state, reason) -> int:
+        """The index of a state and its reason."""
+        known = self.numbers.get((state, reason))
+        if known is not None:
+            return known
+        if len(self.reasons) > REASONS_MAX and reason != 'other reasons':
+            return self.kind(state, 'other reasons')
+        self.numbers[state, reason] = len(self.reasons)
+        self.reasons.append((state, reason))
+        return len(self.reasons) - 1
+
+    def keep(self, record) -> int:
+        """The text of a record -> its place."""
+        text = json.dumps([record.module, [
+            (kind, code, value.decode('latin-1') if kind == CBA_DATA else value)
+            for kind, code, value in record.events]]).encode()
+        place = (self.spilled + len(self.buffer)) // TEXT_STEP
+        self.buffer += TEXT_LENGTH.pack(len(text)) + text
+        self.buffer += bytes(-len(self.buffer) - self.spilled & TEXT_STEP - 1)
+        if len(self.buffer) >= TEXT_PIECE:
+            self.spill()
+        return place
+
+    def spill(self):
+        """Buffer -> file."""
+        import tempfile                     # costs 20 ms, for scans that are grouped only
+        try:
+            if not self.file:
+                self.file = tempfile.TemporaryFile(buffering=0)
+            while self.buffer:
+                written = os.write(self.file.fileno(), self.buffer)
+                self.spilled += written
+                del self.buffer[:written]
+        except OSError as error:
+            self.failed = why(error)
+
+    def octets(self, at, size) -> bytes:
+        """Octets of the file and of the buffer behind it."""
+        size_there = min(max(self.spilled - at, 0), size)
+        data = os.pread(self.file.fileno(), size_there, at) if size_there else b''
+        begin = max(at - self.spilled, 0)
+        return data + bytes(self.buffer[begin:begin + size - size_there])
+
+    def text(self, place) -> bytes:
+        """What keep() has put there."""
+        size, = TEXT_LENGTH.unpack(self.octets(place * TEXT_STEP, TEXT_LENGTH.size))
+        return self.octets(place * TEXT_STEP + TEXT_LENGTH.size, size)
+
+    def unpack(self, text, time) -> Record:
+        """A text -> the Record that it was."""
+        module, events = json.loads(text.decode())
+        return Record(None, module, [
+            (kind, code, value.encode('latin-1') if kind == CBA_DATA else value)
+            for kind, code, value in events], self.names(module), time)
+
+    def full(self) -> str:
+        """'' or why what is held should be written before more comes."""
+        if len(self.ips) >= HELD_MAX:
+            return '%d results are held, and that is as many as can be' % len(self.ips)
+        if self.spilled + len(self.buffer) > (TEXT_STEP << 32) - (1 << 30):
+            return 'the texts of the results that are held take 63 GiB'
+        return self.failed and 'no room for texts of results in the temporary folder: ' + (
+            self.failed)
+
+    def hosts(self, hostnames):
+        """Yield each Host, in order of addresses; hostnames: {ip: names}."""
+        runs = []
+        for begin in range(0, len(self.ips), HELD_RUN):
+            runs.append(array.array('Q', sorted(
+                ip << 32 | index
+                for index, ip in enumerate(self.ips[begin:begin + HELD_RUN], begin))))
+        for ip, keys in itertools.groupby(heapq.merge(*runs), lambda key: key >> 32):
+            host = '.'.join(map(str, ip.to_bytes(4, 'big')))
+            yield Host(self, host, hostnames.get(host, ''), [key & 0xffffffff for key in keys])
+
+
+def gather(pieces, size: int = TEXT_PIECE):
+    """Pieces of text -> the same text in few pieces of about this size."""
+    held, count = [], 0
+    for piece in pieces:
+        held.append(piece)
+        count += len(piece)
+        if count >= size:
+            yield ''.join(held)
+            held, count = [], 0
+    if held:
+        yield ''.join(held)
+
+
+@output_format('text', 'a line a host', states=False, grouped=True)
+def text_host(host):
+    """ADDRESS (NAMES): PORT [what a module says] PORT ..."""
+    yield host.ip + (' (%s):' % printable(host.hostname) if host.hostname else ':')
+    for port in host.ports():
+        yield ' %d' % port.number
+        for record in host.records(port):
+            yield ' [%s]' % said_text(record)
+    yield '\n'
+
+
+@output_format('json', 'an object a host', grouped=True)
+def json_host(host):
+    """time, ip, hostname; ports: port, state, time, entries of modules with all events."""
+    line = {'time': host.times()[0], 'ip': host.ip}
+    if host.hostname:
+        line['hostname'] = host.hostname
+    yield json_text(line)[:-1] + ', "ports": ['
+    comma = ''
+    for port in host.ports():
+        found = {'port': port.number, 'time': port.time, 'entries': [
+            {'module': record.module,
+             'events': [json_event(*event, record.names) for event in record.events]}
+            for record in host.records(port)], 'state': port.state}
+        if port.reason:
+            found['reason'] = port.reason
+        yield comma + json_text(found)
+        comma = ', '
+    yield ']}\n'
+
+
+@output_format('csv', 'a row a host', 'time,ip,hostname,ports,text', columns=True, grouped=True)
+def csv_host(host):
+    """Ports with spaces between, as 22 or 81/refused; text as 22: SSH-2.0-... | 80: ..."""
+    yield '%d,%s,%s,' % (host.times()[0], host.ip, csv_cell(host.hostname))
+    quote = '"'
+    for port in host.ports():
+        yield quote + str(port.number) + ('' if port.state == 'open' else '/' + port.state)
+        quote = ' '
+    yield '",'
+    quote = '"'
+    for port in host.ports():
+        for record in host.records(port):
+            yield '%s%d: %s' % (quote, port.number, csv_cell(said_text(record, str))[1:-1])
+            quote = ' | '
+    yield '""\n' if quote == '"' else '"\n'
 
 
 @output_format('nmap-xml', 'as nmap -oX, by its DTD; what modules say is output of scripts', '''\
@@ -674,45 +977,61 @@ version="%(program)s" xmloutputversion="1.05">
 <verbose level="0"/>
 <debugging level="0"/>''', '''\
 <runstats><finished time="%(end)d" timestr="%(end_text)s" elapsed="%(elapsed)d" exit="success"/>\
-<hosts up="%(shown)d" down="0" total="%(shown)d"/></runstats>
-</nmaprun>''')
-def nmap_xml_line(record, host, port):
-    """A host element with one port."""
-    script = '' if not record.module else '<script id="%s" output="%s"/>' % (
-        xml_text(record.module), xml_text(said_text(record, str)))
-    reason = 'reason="syn-ack" reason_ttl="0"/>'
-    return ('<host starttime="%d" endtime="%d"><status state="up" ' + reason +
-            '<address addr="%s" addrtype="ipv4"/><ports><port protocol="tcp" portid="%d">'
-            '<state state="open" ' + reason + '%s</port></ports></host>'
-            ) % (record.time, record.time, host, port, script)
+<hosts up="%(up)d" down="%(down)d" total="%(shown)d"/></runstats>
+</nmaprun>''', grouped=True)
+def nmap_host(host):
+    """A host element with all its ports."""
+    up, reason = host.reason()
+    yield '<host starttime="%d" endtime="%d">' % host.times()
+    yield '<status state="%s" reason="%s" reason_ttl="0"/>' % (
+        'up' if up else 'down', nmap_reason(reason))
+    yield '<address addr="%s" addrtype="ipv4"/>' % host.ip
+    if host.hostname:
+        yield '<hostnames>%s</hostnames>' % ''.join(
+            '<hostname name="%s" type="user"/>' % xml_text(name)
+            for name in host.hostname.split(' '))
+    yield '<ports>\n'
+    for port in host.ports():
+        yield ('<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>'
+               % (port.number, NMAP_STATES[port.state], nmap_reason(port.reason)))
+        yield from nmap_words(list(host.records(port)))
+        yield '</port>\n'
+    yield '</ports></host>\n'
 
 
-@output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True)
-def zmap_line(record, host, port):
-    """ip,port"""
-    return '' if record.module else '%s,%d' % (host, port)
+def nmap_words(records):
+    """Records of a port -> its service, if one of them knows it, and the output of scripts."""
+    named = [record for record in records if service_name(record)]
+    if named:
+        tunnel = ' tunnel="ssl"' if has_tls(named[-1]) and service_name(named[-1]) != 'ssl' else ''
+        yield '<service name="%s"%s method="probed" conf="10"/>' % (
+            service_name(named[-1]), tunnel)
+    for record in records:
+        yield '<script id="%s" output="%s"/>' % (
+            xml_text(record.module or 'print'), xml_text(said_text(record, str)))
 
 
-@output_format('naabu', 'as naabu -json: open ports only')
-def naabu_line(record, host, port):
-    """An object; no host name, and tls false: nobody asked."""
-    return '' if record.module else json_text({
-        'ip': host, 'timestamp': utc_text(record.time, '%Y-%m-%dT%H:%M:%SZ'), 'port': port,
-        'protocol': 'tcp', 'tls': False})
+FORMATS['nmap-xml'] = GROUPED['nmap-xml']       # in which nobody wants anything else
 
 
 class FormatWriter:
     """Records -> the lines of a format: head, records, tail.
 
     header      False: no line that names columns
-    shown       records that were given a line
-    left_out    those that were not: no target, or no place in this format
+    names       module -> {code: name}
+    shown       records, or hosts, that were given a line; down: hosts among them that are down
+    left_out    records that were not: no target, or no place in this format
+    hostnames   {ip: names that the user gave it, with spaces between}
+    held        HostTable, if the format wants all of a host together
     """
 
-    def __init__(self, name, program, command, header=True):
-        self.format, self.program, self.command = FORMATS[name], program, command
+    def __init__(self, name, program, command, names, header=True, group=False):
+        self.format, self.program, self.command = (
+            GROUPED if group else FORMATS)[name], program, command
         self.header = header or not self.format.columns
         self.begun, self.start, self.shown, self.left_out = False, 0, 0, 0
+        self.down, self.hostnames = 0, {}
+        self.held = HostTable(names) if self.format.grouped else None
 
     def fill(self, text, end):
         """Head or tail with its values, as a list of lines."""
@@ -720,7 +1039,7 @@ class FormatWriter:
             'program': xml_text(self.program), 'command': xml_text(self.command),
             'start': self.start, 'start_text': utc_text(self.start), 'end': end,
             'end_text': utc_text(end), 'elapsed': max(end - self.start, 0),
-            'shown': self.shown}] if text else []
+            'shown': self.shown, 'up': self.shown - self.down, 'down': self.down}] if text else []
 
     def begin(self, start):
         """Unix seconds -> the lines before the first record; none the second time."""
@@ -729,15 +1048,43 @@ class FormatWriter:
         self.begun, self.start = True, start
         return self.fill(self.format.head, start) if self.header else []
 
+    def place(self, record) -> 'Place | None':
+        """Where a record belongs; None: it has no target."""
+        target = find_target(record.events)
+        if not target:
+            return None
+        state, reason = find_state(record)
+        return Place(target[0], target[1], self.hostnames.get(target[0], ''), state, reason)
+
     def record(self, record):
-        """Its lines; none, and counted, if it has no place."""
-        host, port, _ = find_target(record.events) or (None, None, 0)
-        line = self.format.line(record, host, port) if host or self.format.every else ''
+        """Its lines, none if it is held until the end; none, and counted, if it has no place."""
+        at, line = self.place(record), ''
+        if at and not self.format.states and at.state != 'open':
+            pass                            # it has no place
+        elif at and self.held:
+            self.held.add(record, at)
+            return []
+        elif at or self.format.every:
+            line = self.format.line(record, at)
         if not line:
             self.left_out += 1
             return []
         self.shown += 1
         return [self.format.between] * (self.shown > 1 and self.format.between != '') + [line]
+
+    def hosts(self):
+        """Yield each Host that is held; they stay until held.clear()."""
+        return self.held.hosts(self.hostnames) if self.held else ()
+
+    def host(self, host):
+        """A Host -> its text in pieces, ends of lines among them; it is counted."""
+        self.count(host, 1)
+        return gather(self.format.line(host))
+
+    def count(self, host, number):
+        """So many more hosts, all like this one, have been shown."""
+        self.shown += number
+        self.down += number * (not host.reason()[0])
 
     def end(self, end):
         """Unix seconds -> the lines after the last record, of an empty document all of them."""
@@ -1287,7 +1634,10 @@ class Console:
 
     def lines(self, lines):
         """Result lines, at once and together, to stdout."""
-        data = ''.join(line + '\n' for line in lines)
+        self.results(''.join(line + '\n' for line in lines))
+
+    def results(self, data):
+        """Text with whole lines, or pieces of them, to stdout."""
         if self.shared:
             self.clear()
         with self.out_lock:
@@ -1392,7 +1742,8 @@ class RecordSink(TextSink):
 
     writer  a FormatWriter: its head goes out with the first record, its tail at the end
     left_out    {module: entries that have no place in the format}
-    places      (where it begins in the file that stdout is, its lines) of the last records
+    places      of the last records: (where it begins in the file that stdout is, its text in
+                pieces, what takes it out of the writer's counts)
     """
 
     def __init__(self, writer, console, folder):
@@ -1425,28 +1776,34 @@ class RecordSink(TextSink):
         if not events:
             return
         module = events.pop(0)[2] if events[0][0] == CBA_HEAD else ''
-        names = [each.codes for each in MODULES.values() if each.entry == module]
-        now = int(time.time())
         with self.order:
-            record = Record(None, module, events, names[0] if names else {}, now)
-            head, lines = self.writer.begin(self.began), self.writer.record(record)
-            if not lines:
+            record = Record(None, module, events, code_names(module), int(time.time()))
+            left_out = self.writer.left_out
+            self.take(record)
+            if self.writer.left_out > left_out:
                 self.left_out[module] += 1
-            if not self.ended:
-                self.put(head, lines)
 
-    def put(self, head, lines):
-        """Lines to stdout; where those of a record begin is kept for end_full()."""
-        if head:
+    def take(self, record):
+        """A record -> stdout."""
+        head, lines = self.writer.begin(self.began), self.writer.record(record)
+        if head and not self.ended:
             self.write_lines(head)
-        if not lines:
-            return
+        if lines and not self.ended:
+            text = ''.join(line + '\n' for line in lines)
+            self.put(text, self.uncount)
+
+    def uncount(self):
+        """A record does not stand in the document."""
+        self.writer.shown -= 1
+
+    def put(self, text, uncount):
+        """A record to stdout; where it begins is kept for end_full()."""
         known = self.writer.format.tail and stat.S_ISREG(os.fstat(1).st_mode)
         if known and not self.console.failed:
-            self.places.append((os.lseek(1, 0, os.SEEK_CUR), lines))
-        self.write_lines(lines)
+            self.places.append((os.lseek(1, 0, os.SEEK_CUR), [text], uncount))
+        self.console.results(text)
         if self.console.failed:
-            self.writer.shown -= 1          # it went to stderr
+            uncount()                       # it went to stderr
 
     def close(self):
         """The end of the document, once; of one without records, its head, too."""
@@ -1456,6 +1813,7 @@ class RecordSink(TextSink):
     def end(self):
         if not self.ended:
             self.ended = True
+            self.finish_records()
             if self.console.failed:
                 self.end_full()
             else:
@@ -1467,6 +1825,9 @@ class RecordSink(TextSink):
                     '%r (%d)' % entry for entry in sorted(self.left_out.items()))))
             self.left_out.clear()
 
+    def finish_records(self):
+        """All of them are written."""
+
     def end_full(self):
         """The disk is full: the tail takes the place of the last records, which go to stderr.
 
@@ -1474,7 +1835,7 @@ class RecordSink(TextSink):
         """
         if not self.places or os.fstat(1).st_size != os.lseek(1, 0, os.SEEK_CUR):
             return
-        at, _ = self.places.pop()           # the one that failed, which is on stderr
+        at, _, _ = self.places.pop()        # the one that failed, which is on stderr
         while True:
             tail = ''.join(line + '\n' for line in self.writer.end(int(time.time())))
             try:
@@ -1483,14 +1844,87 @@ class RecordSink(TextSink):
             except OSError:
                 if not self.places:
                     return                  # not even the tail fits
-                at, lines = self.places.pop()
-                self.writer.shown -= 1
-                self.console.err(''.join(line + '\n' for line in lines))
+                at, text, uncount = self.places.pop()
+                uncount()
+                for piece in text:
+                    self.console.err(piece)
 
     def hurry(self):
         """Last words before the process ends, in a signal handler: never wait for long."""
         if self.order.acquire(timeout=0.2):
             self.end()
+
+
+class GroupSink(RecordSink):
+    """Entries as hosts, which are written at the end, or when there are too many to be held.
+
+    late    a FormatWriter for what comes when the document had to end before
+    """
+
+    def __init__(self, writer, console, folder):
+        super().__init__(writer, console, folder)
+        self.late = FormatWriter('csv', '', '', code_names)
+
+    def take(self, record):
+        """A record is held with the others of its host."""
+        if self.ended:                      # the disk was full before the end
+            return self.console.err(''.join(map('%s\n'.__mod__, self.late.record(record))))
+        self.writer.record(record)
+        reason = self.writer.held.full()
+        if reason:
+            self.console.note('warning: %s: hosts found so far are written now, and may come '
+                              'again later' % reason)
+            self.finish_records()
+            if self.console.failed:
+                self.ended = True
+                self.end_full()
+            self.writer.held.clear()
+
+    def finish_records(self):
+        """All hosts that are held are written."""
+        if not self.console.failed:
+            self.write_lines(self.writer.begin(self.began))
+        for host in self.writer.hosts():
+            self.put_host(host)
+
+    def end(self):
+        super().end()
+        self.writer.held.clear()
+
+    def put_host(self, host):
+        """A host to stdout; one of more than a piece is not kept in memory."""
+        pieces = self.writer.host(host)
+        first, second = next(pieces), next(pieces, '')
+        if second:
+            self.put_long(host, itertools.chain([first, second], pieces))
+        else:
+            self.put(first, lambda: self.writer.count(host, -1))
+
+    def put_long(self, host, pieces):
+        """The same of many pieces; if they do not all fit, the host goes to stderr, whole."""
+        if not self.console.failed:
+            if stat.S_ISREG(os.fstat(1).st_mode):
+                self.places.append((os.lseek(1, 0, os.SEEK_CUR), self.writer.format.line(host),
+                                    lambda: self.writer.count(host, -1)))
+            for piece in pieces:
+                self.console.results(piece)
+                if self.console.failed:
+                    break
+            else:
+                return
+        self.writer.count(host, -1)
+        for piece in self.writer.format.line(host):
+            self.console.err(piece)
+
+
+def code_names(module: str) -> 'dict[int, str]':
+    """The module of an entry -> names of its codes."""
+    if module == STATE_MODULE:
+        return STATE_CODES
+    for each in MODULES.values():
+        if each.entry == module:
+            return each.codes
+    return {}
 
 
 # ---- cba ----
@@ -2518,6 +2952,8 @@ REMEDIES = {
     errno.EADDRNOTAVAIL: 'the source port is in use towards these targets: choose another with -b',
 }
 
+SHOWN_STATES = {errno.ECONNREFUSED: 'refused', errno.ETIMEDOUT: 'silent'}   # others: unreachable
+
 HUNG_UP, ALL_EXCLUDED = 'the terminal was closed', 'everything is excluded now'
 
 KEPT_COUNTERS = 'sent', 'timeouts', 'opened', 'selfs', 'clashes', 'repeats', 'lost', 'barred'
@@ -3150,6 +3586,7 @@ class Engine(Runner):
     retries     how often a target that did not answer is tried again
     runtime     seconds after which nothing more is sent
     """
+    show = frozenset()                  # --show: of STATES, those of which the crew learns, too
 
     def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
                  runtime=math.inf, canary=None):
@@ -3383,7 +3820,16 @@ class Engine(Runner):
             return self.given_up(target, sock)
         else:
             self.answers[code] += 1
+            if self.show:
+                self.show_closed(target, code)
         self.forget(target)
+
+    def show_closed(self, target, code):
+        """--show: how a target that is not open has ended, if that is wanted."""
+        state = SHOWN_STATES.get(code, 'unreachable')
+        if state in self.show:
+            self.crew.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
+                code, str(code))) if state != 'silent' else 'no answer')
 
     def forget(self, target):
         """It has ended."""
@@ -3404,6 +3850,8 @@ class Engine(Runner):
         """The kernel ended the attempt, before the deadline: the end of it, or another try."""
         if not self.try_again(target):
             self.answers[errno.ETIMEDOUT] += 1
+            if self.show:
+                self.show_closed(target, errno.ETIMEDOUT)
             self.forget(target)
 
     def unanswered(self, target, sock):
@@ -3414,6 +3862,8 @@ class Engine(Runner):
             return self.lose(target, sock)
         if not self.try_again(target):
             self.timeouts += 1
+            if self.show:
+                self.show_closed(target, errno.ETIMEDOUT)
             self.forget(target)
             if fate == HELD and self.keeper:
                 self.again[target] = False
@@ -3521,12 +3971,18 @@ class Engine(Runner):
         if refused:
             self.answers[errno.ECONNREFUSED] += refused
             self.free += socks
-            if self.tries or self.again:
+            if self.tries or self.again or self.show:
                 for sock in socks:
-                    self.forget(self.end_attempt(sock))
+                    self.end_refused(self.end_attempt(sock))
             else:
                 for sock in socks:
                     attempts.pop(sock).whole = False
+
+    def end_refused(self, target):
+        """A refusal that somebody asks for, one by one."""
+        if self.show:
+            self.show_closed(target, errno.ECONNREFUSED)
+        self.forget(target)
 
     def heed_answer(self, sock, code):
         """What the second connect() said, if it is not that the target refuses."""
@@ -3609,7 +4065,7 @@ class Engine(Runner):
         socks = self.take_back(cohort.socks if cohort else list(itertools.chain.from_iterable(
             each.socks for each in found)))
         count = min(len(socks), credit, self.window - len(self.attempts) + len(socks))
-        if self.retries or self.again or self.judge:
+        if self.retries or self.again or self.judge or self.show:
             count = 0                       # every old target matters: one by one
         hosts, ports = self.draw(count)
         self.give_up(socks[len(hosts):])
@@ -3999,7 +4455,8 @@ class Crew:
         self.limit, self.most, self.source = limit, most, source
         self.exclusions = None              # with -xf: what must not be talked to any more
         self.ports = False                  # each result gets an entry of print before its modules
-        self.queue = collections.deque()    # (host, port) not yet taken by a thread
+        self.queue = collections.deque()    # (host, port), or (host, port, state, reason) of one
+                                            # that is not open, not yet taken by a thread
         self.taken = 0                      # results that were
         self.busy = {}                      # thread -> the number of the one that it is at
         self.lock = threading.Lock()
@@ -4034,10 +4491,17 @@ class Crew:
 
     def put(self, host, port):
         """A result; always taken, see full()."""
+        self.put_item((host, port))
+
+    def put_state(self, host, port, state, reason):
+        """A port that is not open, for --show."""
+        self.put_item((host, port, state, reason))
+
+    def put_item(self, item):
         if not self.threads:
             self.start()
         with self.lock:
-            self.queue.append((host, port))
+            self.queue.append(item)
             self.ready.notify()
 
     def full(self):
@@ -4094,9 +4558,24 @@ class Crew:
     def work(self, number):
         """A module thread."""
         out = Out(self.sink, number)
-        for host, port in iter(lambda: self.take(number), None):
-            if not self.enough and not self.console.gone:
-                self.examine(Target(host, port, self.source, self.exclusions), out)
+        for host, port, *state in iter(lambda: self.take(number), None):
+            if self.enough or self.console.gone:
+                continue
+            target = Target(host, port, self.source, self.exclusions)
+            if state:
+                self.write_state(target, out, *state)
+            else:
+                self.examine(target, out)
+
+    def write_state(self, target, out, state, reason):
+        """An entry of `state`, which no module talks to."""
+        if self.exclusions and self.exclusions.bars(target.host):
+            return self.drop('-xf')
+        out.begin(STATE_MODULE)
+        out.later(str(target))
+        out.later(state, STATE_NAME)
+        out.str(reason, STATE_REASON)
+        out.finish()
 
     def examine(self, target, out):
         """One result through the filters and then all modules."""
@@ -4406,7 +4885,8 @@ class Keeper:
 #
 # With -w N, each of N processes runs an Engine on a shard of the targets.  The first process runs
 # the modules, the output and what the user sees.  A worker tells it by
-#   a pipe      lines: `R host port` a result, `E text` an event, `N text` a note, `B code` a bit
+#   a pipe      lines: `R host port` a result, `S host port state reason` a port
+#               that --show names, `E text` an event, `N text` a note, `B code` a bit
 #               for the CBA, `X text` an error that ends the scan, `.` all is told
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
@@ -4491,6 +4971,10 @@ class Messenger:
     def put(self, host, port):
         self.count += 1
         self.say('R %s %d' % (host, port))
+
+    def put_state(self, host, port, state, reason):
+        self.count += 1
+        self.say('S %s %d %s %s' % (host, port, state, reason))
 
     def accepted(self):
         return self.count
@@ -4675,11 +5159,11 @@ class Team(Runner):
             return
         for line in lines:
             kind, _, text = line.partition(' ')
-            if kind == 'R':
-                host, _, port = text.partition(' ')
+            if kind == 'R' or kind == 'S':
+                host, port, *state = text.split(' ', 3)
                 worker.results.append(self.taken)
                 self.taken += 1
-                self.crew.put(host, int(port))
+                self.crew.put_item((host, int(port), *state))
             elif kind == 'X':
                 self.fail(text)
             elif kind == 'D':
@@ -5666,6 +6150,16 @@ def shard_argument(text):
     return int(match.group(1)) - 1, int(match.group(2))
 
 
+def show_argument(text):
+    """argparse type: 'refused,silent' -> these words."""
+    words = [word for word in re.split(r'[,\s]+', text) if word]
+    strange = [word for word in words if word != 'open' and word not in STATES]
+    if strange or not words:
+        raise argparse.ArgumentTypeError('%r: open, %s with commas between were expected' % (
+            strange[0] if strange else text, ', '.join(STATES)))
+    return sorted(set(words))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The options, in the groups that -h shows."""
     parser = Parser(
@@ -5737,6 +6231,11 @@ def make_parser() -> argparse.ArgumentParser:
     group('-o', metavar='FILE', help='append to a CBA file, instead of lines on standard output')
     group('--format', metavar='NAME', choices=['text'] + list(FORMATS),
           help='what stands on standard output: text (the default) or one of the formats below')
+    group('--group', action='store_true',
+          help='with --format text, json and csv: one line a host, at the end (nmap-xml: always)')
+    group('--show', metavar='LIST', type=show_argument,
+          help='ports to show besides open ones: refused, unreachable, silent; with -o, or a '
+               'format that has states')
     group('--no-header', action='store_true', help='with --format csv and zmap: rows only')
     group('-of', metavar='DIR', default='cba_files',
           help="where modules' files go without -o (default: cba_files)")
@@ -5788,6 +6287,7 @@ def check_args(parser, args, extra):
         parser.error('-l and -x: one of them')
     if args.p and args.pf:
         parser.error('-p %s and -pf %s: one of them' % (args.p, args.pf))
+    check_group(parser, args)
     if args.state and (not args.once or args.l or args.x):
         parser.error('--state: goes with a scan of --once: random targets have no position')
     if args.state and '-' in args.f + args.exclude:
@@ -5833,8 +6333,44 @@ def check_args(parser, args, extra):
         sys.exit(2)
 
 
+def check_group(parser, args):
+    """What goes with hosts that are held until the end."""
+    option = '--group' if args.group else '--format nmap-xml' if args.format == 'nmap-xml' else ''
+    if not option:
+        return
+    endless = not (args.once or args.n or args.max_results or args.max_runtime or args.x)
+    wrong = ('--state' if args.state else '--resume' if args.resume else
+             'a scan that never ends' if endless and not args.l else '')
+    if wrong:
+        parser.error(
+            '%s: goes without %s: it holds hosts until the end, and a kill loses them: use '
+            '-o FILE, and cba_reader.py FILE --to nmap-xml afterwards' % (option, wrong))
+    if args.group and (args.format or 'text') not in GROUPED:
+        parser.error('--group: goes with --format %s; %s has a record for each port' % (
+            ', '.join(GROUPED), args.format))
+    if args.group and (args.o or args.d or args.l):
+        parser.error('--group: goes without %s; cba_reader.py --group makes it from a file' % (
+            '-o' if args.o else '-d' if args.d else '-l'))
+
+
+def check_show(parser, args):
+    """What goes with --show."""
+    if not set(args.show or ()) - {'open'}:
+        return
+    wrong = '-x' if args.x else '-l' if args.l else ''
+    if isinstance(args.r, AutoRate) and 'silent' in args.show:
+        wrong = '-r auto: it asks silent targets again, and may find them open'
+    name = args.format or 'text'
+    if not (wrong or args.o) and not (GROUPED if args.group else FORMATS).get(
+            name, GROUPED['text']).states:
+        wrong = '--format %s, which has open ports only: use -o FILE, or --format csv' % name
+    if wrong:
+        parser.error('--show %s: goes without %s' % (','.join(args.show), wrong))
+
+
 def check_format(parser, args):
     """What goes with --format."""
+    check_show(parser, args)
     if args.format and args.o:
         parser.error('--format %s: goes without -o: cba_reader.py --to makes it from the file'
                      % args.format)
@@ -6091,12 +6627,23 @@ def list_targets(source, left, console) -> int:
     return 0
 
 
+def find_hostnames(args) -> 'dict[str, str]':
+    """{ip: names that -f gave it, with spaces between}."""
+    found = collections.defaultdict(list)
+    for name, hosts in getattr(args, 'names', {}).items():
+        for host in hosts:
+            found[host].append(name)
+    return {host: ' '.join(names) for host, names in found.items()}
+
+
 def make_sink(args, console):
     """Where entries go, opened last: a failed start leaves no trace."""
-    if args.format not in (None, 'text'):
+    if args.group or args.format not in (None, 'text'):
         command = ' '.join(shlex.quote(word) for word in ['cscan.py'] + sys.argv[1:])
-        writer = FormatWriter(args.format, 'cscan ' + __version__, command, not args.no_header)
-        return RecordSink(writer, console, args.of)
+        writer = FormatWriter(args.format or 'text', 'cscan ' + __version__, command, code_names,
+                              not args.no_header, args.group)
+        writer.hostnames = find_hostnames(args)
+        return (GroupSink if writer.held else RecordSink)(writer, console, args.of)
     if not args.o:
         return TextSink(console.lines, args.of, console.look_for_reader)
     rescue = TextSink(lambda lines: console.err(''.join(line + '\n' for line in lines)), args.of)
@@ -6105,7 +6652,7 @@ def make_sink(args, console):
 
 def keeps_ports(args) -> bool:
     """Whether each open port has an entry of its own, also without print among -mod."""
-    return bool(args.o or args.format not in (None, 'text'))
+    return bool(args.o or args.group or args.format not in (None, 'text'))
 
 
 def make_crew(args, console, sink, modules, options) -> Crew:
@@ -6183,7 +6730,7 @@ def make_engines(args, space, ranges, snapshots, total, console) -> 'list[Engine
             None if number else canary))
         if isinstance(args.r, AutoRate):
             engines[-1].adapt(pace.rate, 1 / args.w)
-        engines[-1].home = home
+        engines[-1].home, engines[-1].show = home, frozenset(args.show or ()) - {'open'}
         engines[-1].bind_first(args.bt)
         if snapshot:
             engines[-1].resume(snapshot)
