@@ -1220,6 +1220,8 @@ def scan_turns(bench, _):
         ours, loop = 'cscan.py, ' + about, '%s, %s' % (C_LOOP, about)
         rows = bench.both(ours, loop if bench.yardstick else '', command())
         rows += bench.both('cscan.py -mf, ' + about, ours, command('-mf', bench.path('metrics')))
+        show = command('--show', 'refused,silent', '-o', os.devnull)    # the older may lack it
+        rows.append(Figure('cscan.py --show, ' + about, show(HERE), ours))
         if bench.yardstick:
             rows.insert(0, Figure(loop, scanning(loop_command(bench, net, pending)), ''))
         yield from in_turns(bench, rows, True)

@@ -3462,6 +3462,10 @@ print(hosts, table.full(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
                          (0, ['127.0.0.1:%d' % port]))
         self.assertIn((CBA_STR, 20, 'name:localhost = 127.0.0.1'),
                       cba_entries(cba, 'cscan')[0].events)
+        wanted = '127.0.0.1 (localhost): %d\n' % port
+        self.assertEqual(call(cba_reader.main, ['--group', cba])[1], wanted)
+        self.assertEqual(run('cscan.py', '-f', path, '-p', port, '--once', '--group', '-b',
+                             next(FREE_PORT), '-bt', 50)[1], wanted)
 
 
 # ==== Engine ==========================================================================
