@@ -2736,6 +2736,12 @@ class OutputFormats(Case):
                     (CBA_STR,) + event for event in events], {}, 0)
                 self.assertEqual(cba_reader.find_state(record), ('open', ''))
         table = cba_reader.HostTable({}.get)
+        for state, reason in (('refused', 'refused'), ('open', ''), ('silent', 'no answer')):
+            record = cba_reader.Record(None, '', [(CBA_STR, 0, '1.2.3.4:80')], {}, 0)
+            table.add(record, cba_reader.Place('1.2.3.4', 80, '', state, reason))
+        self.assertEqual([port[:3] for host in table.hosts({}) for port in host.ports()],
+                         [(80, 'open', '')])        # one that was open once is
+        table = cba_reader.HostTable({}.get)
         kinds = {table.kind('refused', str(number)) for number in range(2000)}
         self.assertEqual((len(kinds), len(table.reasons), table.reasons[-1]),
                          (1001, 1002, ('refused', 'other reasons')))
@@ -2758,12 +2764,27 @@ class OutputFormats(Case):
                 out = call(cba_reader.main, ['--to', 'csv', '--no-header', cba])[1]
                 rows = [(row.split(',')[2], row.split(',')[-1]) for row in out.splitlines()]
                 self.assertEqual(sorted(rows), sorted(wanted))
+        silent = [hosts.silent()[1] for _ in range(6)]
+        out = run('cscan.py', '-q', '-b', 0, '-f', '127.0.0.1', '-p', ','.join(map(str, silent)),
+                  '--once', '-t', 100, '-m', 2, '-ct', 0, '--show', 'silent', '--format', 'list')
+        self.assertEqual(sorted(int(line.split(' ')[2]) for line in out[1].splitlines()[1:-1]),
+                         sorted(silent))        # sockets that go from one target to the next
         for show, states in (('silent', {'open', 'silent'}), ('open', {'open'})):
             status, out, err = run(
                 'cscan.py', '-q', '-b', 0, '-f', '127.0.0.1', '-p', ','.join(map(
                     str, ports.values())), '--once', '-t', 200, '--show', show, '--format', 'csv')
             rows = {(row.split(',')[2], row.split(',')[-1]) for row in out.splitlines()[1:]}
             self.assertEqual(rows, {pair for pair in wanted if pair[1] in states})
+
+    def test_show_of_workers(self):
+        """A worker counts what it tells: its state holds once that is written."""
+        messenger = cscan.Messenger.__new__(cscan.Messenger)
+        messenger.count, said = 0, []
+        messenger.say = said.append
+        messenger.put('10.0.0.1', 1)
+        messenger.put_state('10.0.0.1', 2, 'unreachable', 'host unreachable')
+        self.assertEqual((messenger.accepted(), said), (
+            2, ['R 10.0.0.1 1', 'S 10.0.0.1 2 unreachable host unreachable']))
 
     def test_show_outcomes(self):
         """What the kernel says of a target -> its state and the reason."""
@@ -2901,6 +2922,7 @@ class OutputFormats(Case):
                 table.add(record, cba_reader.Place(host, port, '', 'open', ''))
                 wanted[host].setdefault(port, []).append(events)
             self.assertGreater(table.spilled, 10000)
+            self.assertEqual(table.full(), '')
             self.assertEqual((len(table.buffer) + table.spilled) % cba_reader.TEXT_STEP, 0)
             found = [(host.ip, [(port.number, [record.events for record in host.records(port)])
                                 for port in host.ports()]) for host in table.hosts({})]
@@ -3190,9 +3212,27 @@ def check(target, out, options):
             root, err = self.full_disk(limit, stdin)
             inside = [each.get('addr') for each in root.iter('address')]
             self.assertEqual(inside, ['1.2.3.0'][:least])
+            self.assertEqual(root.find('runstats/hosts').get('up'), str(least))
             self.assertEqual(err.count('</host>'), 2 - least)
             for port in 1, 1000, 2000:
                 self.assertIn('portid="%d"' % port, err)
+
+    def test_full_disk_before_the_end(self):
+        """It is full when too many hosts are held: the document ends, what comes later is told."""
+        code = ('import sys; sys.path.insert(0, %r); import cscan; cscan.HELD_MAX = 20; '
+                'sys.exit(cscan.main())' % HERE)
+        stdin = b''.join(b'1.2.3.%d:80\n' % number for number in range(50))
+        with patched(sys.modules[__name__], tool=lambda name, *args: [
+                sys.executable, '-c', code] + list(args)):
+            root, err = self.full_disk(3000, stdin, '-mt', '1')
+        inside = [each.get('addr') for each in root.iter('address')]
+        self.assertGreater(len(inside), 2)
+        self.assertEqual(root.find('runstats/hosts').get('up'), str(len(inside)))
+        self.assertIn('warning: 20 results are held', err)
+        outside = re.findall('1\\.2\\.3\\.[0-9]+', err)
+        found = sorted(map(ip, inside + outside))
+        self.assertEqual(found, list(range(found[0], found[0] + len(found))))
+        self.assertGreaterEqual(len(found), 20)
 
     def test_group_interrupted(self):
         """Ctrl-C once, SIGTERM, Ctrl-C twice: what was found is written, as a whole document."""
@@ -7398,6 +7438,10 @@ def check_even(target, out, options):
             crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
             self.assertEqual(order, wanted)
             order.clear()
+        crew = cscan.Crew([talk], {'talk': None}, sink, StubConsole(), 1, 9, most=1)
+        for _ in range(3):                  # one more than are wanted is not shown
+            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+        self.assertEqual(order, ['talk', 'finished'])
 
     def test_timed_socket(self):
         """One deadline for the whole talk, however slowly the peer drips."""
