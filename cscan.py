@@ -3586,7 +3586,7 @@ class Engine(Runner):
     retries     how often a target that did not answer is tried again
     runtime     seconds after which nothing more is sent
     """
-    show = frozenset()                  # --show: of STATES, those of which the crew learns, too
+    show = frozenset()                  # --show: of STATES; the crew learns which targets end so
 
     def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
                  runtime=math.inf, canary=None):
