@@ -3219,11 +3219,13 @@ def check(target, out, options):
 
     def test_full_disk_before_the_end(self):
         """It is full when too many hosts are held: the document ends, what comes later is told."""
-        code = ('import sys; sys.path.insert(0, %r); import cscan; cscan.HELD_MAX = 20; '
-                'sys.exit(cscan.main())' % HERE)
+        def held(most):
+            code = ('import sys; sys.path.insert(0, %r); import cscan; cscan.HELD_MAX = %d; '
+                    'sys.exit(cscan.main())' % (HERE, most))
+            return patched(sys.modules[__name__], tool=lambda name, *args: [
+                sys.executable, '-c', code] + list(args))
         stdin = b''.join(b'1.2.3.%d:80\n' % number for number in range(50))
-        with patched(sys.modules[__name__], tool=lambda name, *args: [
-                sys.executable, '-c', code] + list(args)):
+        with held(20):
             root, err = self.full_disk(3000, stdin, '-mt', '1')
         inside = [each.get('addr') for each in root.iter('address')]
         self.assertGreater(len(inside), 2)
@@ -3233,6 +3235,14 @@ def check(target, out, options):
         found = sorted(map(ip, inside + outside))
         self.assertEqual(found, list(range(found[0], found[0] + len(found))))
         self.assertGreaterEqual(len(found), 20)
+        lines = [b'1.2.3.1:%d\n' % port for port in range(1, 2001)]
+        size = len(self.passed_lines(lines))
+        with held(2001):                    # a host of many pieces gives its room to the tail
+            root, err = self.full_disk(
+                size - 60, b''.join(lines) + b'1.2.3.2:80\n' + b'1.2.3.3:80\n' * 9, '-mt', '1')
+        self.assertEqual((root.findall('host'), err.count('<port '), err.count('Traceback')),
+                         ([], 2001, 0))
+        self.assertNotIn('addr="1.2.3.3"', err)       # a row of csv, if it came to that
 
     def test_group_interrupted(self):
         """Ctrl-C once, SIGTERM, Ctrl-C twice: what was found is written, as a whole document."""
