@@ -522,6 +522,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #           close   our side is done: FIN after `out`; later octets are acknowledged only
 #           port    UDP: answer from this port of ours instead of the one asked
 #           again   the registry looks at what follows as at the beginning of a conversation
+# What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
 # however the octets are chosen.  TLS, and whatever else wraps a conversation, makes a Stream of
@@ -863,15 +864,21 @@ class Host:
     boot        Unix time of the start
     registry    the Registry
     original    whether to do as the original does, where its tests look
+    events      [Event] noted since they were last taken; None: nobody listens
     """
-    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original'
+    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'events'
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False):
         self.random, self.boot, self.original = random, boot, original
-        self.guid = random(16)
+        self.guid, self.events = random(16), None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
+
+
+# What an answerer noted, for whoever listens.  `peer` may go on to change: what an event says of
+# itself stands in `fields`, by name; 'protocol' is the name of what was spoken then.
+Event = collections.namedtuple('Event', 'kind peer fields')
 
 
 class Peer:
@@ -889,6 +896,7 @@ class Peer:
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
                  'hurried', 'greeter')
+    before = ''
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -897,6 +905,15 @@ class Peer:
         self.now, self.host = now, host
         self.protocol = self.state = self.greeter = None
         self.hurried = False
+
+    def note(self, kind, **fields):
+        """Tell whoever listens of a request, a name, a password: 0.1 us where nobody does.
+
+        fields  octets, texts or numbers, by name
+        """
+        if self.host.events is not None:
+            fields.setdefault('protocol', self.protocol.name if self.protocol else self.before)
+            self.host.events.append(Event(kind, self, fields))
 
 
 def answer_datagram(peer, data) -> 'tuple[bytes, int | None]':
@@ -932,13 +949,15 @@ class Stream(Peer):
     deaf        nothing is parsed any more
     closing     our side is done
     stalled     a limit ended the last feed: there may be more to answer
+    before      name of the protocol that handed the conversation back; '': none did
     """
-    __slots__ = 'kept', 'at', 'skip', 'deaf', 'closing', 'stalled'
+    __slots__ = 'kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before'
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
         self.deaf = self.closing = self.stalled = False
+        self.before = ''
 
     def cost(self) -> int:
         """Octets that the conversation keeps, the answerer's state included."""
@@ -1036,6 +1055,7 @@ class Stream(Peer):
         self.at += used
         self.skip = skip
         if again:
+            self.before = self.protocol.name
             self.protocol = self.greeter = self.state = None
         if close:
             self.closing = True
@@ -2013,7 +2033,6 @@ class Stack:
     faults          the first [(exception, frame)] that were our bugs
     received, sent  frames; unasked: frames sent that nobody asked for
     openings        the Openings answered last, for the log; None
-    tell            tell(text) for each answer of a protocol, or None
     greet_s         how long a client may speak before we do; None: we never speak first
     greeting        the ports where we do, as octets
     timers          connections to be looked after
@@ -2022,9 +2041,9 @@ class Stack:
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
-                 budget=None, verify=True, connections=None, tell=None, greet_s=GREET_S,
-                 face=None, place=NO_PLACE):
-        self.mac, self.verify, self.tell = mac, verify, tell
+                 budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
+                 place=NO_PLACE):
+        self.mac, self.verify = mac, verify
         self.face = face or Face()
         self.claims = None
         self.host = host or Host()
@@ -2634,14 +2653,16 @@ class Stack:
         """Feed a conversation, None: no more comes for now -> octets to answer."""
         conn.now = self.now
         out = conn.hurry() if data is None else conn.feed(data)
-        if out and self.tell:
-            self.tell_answer(conn, out, data or b'')
+        if out:
+            conn.note('answer', octets=len(out), data=data or b'')
         return out
 
-    def tell_answer(self, peer, out, data):
-        self.tell('%s to %s port %d, from our port %d: %d octets for %s' % (
-            peer.protocol.name, ip_text(peer.src), peer.sport, peer.dport, len(out),
-            printable_octets(data)))
+    def take_events(self):
+        """What was noted since the last call -> [Event], in order."""
+        events = self.host.events
+        if events:
+            self.host.events = []
+        return events or ()
 
     def send(self, conn, out=b''):
         """Octets, as far as the client's window goes, or a bare ACK."""
@@ -2853,8 +2874,8 @@ class Stack:
         out, port = answer_datagram(peer, data)
         if not peer.protocol:
             self.unclaimed.add((dport, data))
-        if out and self.tell:
-            self.tell_answer(peer, out, data)
+        if out:
+            peer.note('answer', octets=len(out), data=data)
         fate, grows = None, len(out) > len(data)
         if not out:
             fate = 'udp silence'
@@ -2877,11 +2898,17 @@ IPV6_HANDLERS = {IP_ICMPV6: Stack.answer_icmpv6, IP_TCP: Stack.answer_tcp,
 
 BLOCK_EVENTS = 256              # frames whose lines are written together
 FLUSH_S = 0.2                   # lines wait no longer than this
-WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stalls
+LAST_FLUSH_S = 1                # at the end, a reader has so long
+LOCK_POLL_S = 0.01
+RETRY_S = 1.0                   # a full disk is tried again after so long
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stalls, or for room
+VALUE_MAX = 60                  # characters of a stranger's words on a terminal
 MACS_MAX = 4096
 IPV4_PLAIN = b'\x08\0\x45'       # EtherType, version and header length without options
 SEGMENT4 = struct.Struct('!34xHHIIH')   # of a frame: sport dport seq ack off-flags
 PORTS4 = struct.Struct('!34xHH')
+MARK, MARKS = 10 ** 20, re.compile('10{18}([0-9]{2})')
 OCTET_TEXTS = [[b'%d%b' % (octet, end) for octet in range(256)] for end in (b'.', b'')]
 
 ETHERTYPE_NAMES = {             # IEEE 802 numbers; the names are the log's
@@ -2919,26 +2946,25 @@ Segment = collections.namedtuple('Segment', 'name what ports numbers')
 
 
 def view_frame(frame: bytes, answer=False) -> View:
-    """A frame from a client, or an answer -> what layers 2 and 3 say."""
-    ours, client, ethertype = ETHER.unpack_from(frame)
+    """A frame from a client, or one of ours -> what layers 2 and 3 say."""
+    dst, src, ethertype = ETHER.unpack_from(frame)
     (ethertype, at), end = skip_tags(frame, ethertype), len(frame)
-    macs = mac_text(client), mac_text(ours)
+    turn = -1 if answer else 1              # the client's side stands first
+    macs = (mac_text(src), mac_text(dst))[::turn]
     if ethertype == ETHERTYPE_IPV4 and end >= at + 20:
         vihl, _, _, proto, src, dst = IPV4.unpack_from(frame, at)
-        return View(ethertype, macs, macs, (socket.inet_ntoa(src), socket.inet_ntoa(dst)), 'ipv4',
-                    proto, proto, at + (vihl & 15) * 4, at + 20)
+        return View(ethertype, macs, macs, (socket.inet_ntoa(src), socket.inet_ntoa(dst))[::turn],
+                    'ipv4', proto, proto, at + (vihl & 15) * 4, at + 20)
     if ethertype == ETHERTYPE_IPV6 and end >= at + IPV6.size:
         _, size, above, _, src, dst = IPV6.unpack_from(frame, at)
         at += IPV6.size
         proto, data, _ = walk_extensions(above, frame[at:at + size])
-        return View(ethertype, macs, macs, (ip_text(src), ip_text(dst)), 'ipv6', above, proto,
-                    min(at + size, end) - len(data), at)
+        return View(ethertype, macs, macs, (ip_text(src), ip_text(dst))[::turn], 'ipv6', above,
+                    proto, min(at + size, end) - len(data), at)
     if ethertype == ETHERTYPE_ARP and end >= at + ARP.size:
         _, _, _, _, op, sha, spa, tha, tpa = ARP.unpack_from(frame, at)
-        sides = [(mac_text(sha), mac_text(tha)), (ip_text(spa), ip_text(tpa))]
-        if answer:
-            macs, *sides = (side[::-1] for side in [macs] + sides)
-        return View(ethertype, macs, sides[0], sides[1], 'arp', op, None, at, at)
+        return View(ethertype, macs, (mac_text(sha), mac_text(tha))[::turn],
+                    (ip_text(spa), ip_text(tpa))[::turn], 'arp', op, None, at, at)
     return View(ethertype, macs, None, None, '', None, None, at, at)
 
 
@@ -2955,8 +2981,20 @@ def view_segment(frame: bytes, proto: int, at: int, answer=False) -> Segment:
     return Segment(name, ICMP.unpack_from(frame, at)[:2], None, None)
 
 
+# ---- observers ----
+
 class Observer:
-    """Told of each frame by frame(now, frame, fate, answers)."""
+    """Who is shown what happens; a subclass says what it does about it.
+
+    due         Unix time when flush() must be called; None: nothing waits
+    missed      frames that it could not take down
+    on_frames   whether it is shown frames; on_events: whether Events
+    """
+    due, missed = None, 0
+    on_frames, on_events = True, False
+
+    def frame(self, now, frame, fate, answers):
+        """One frame, its fate ('layer reason', None: answered), the frames that answer it."""
 
     def openings(self, now, frames, answers, columns):
         """Plain SYNs from one MAC, all of one size, the SYN+ACK to each, the Openings they were.
@@ -2966,41 +3004,211 @@ class Observer:
         for frame, answer in zip(frames, answers):
             self.frame(now, frame, None, (answer,))
 
+    def unasked(self, now, frames):
+        """Frames of ours that no frame has caused: greetings, repeats."""
 
-class PacketLog(Observer):
-    """Lines on a descriptor: who knocked, layer by layer, and what became of it.
+    def event(self, now, event):
+        """An Event."""
 
-    A subclass says how a layer reads.
+    def flush(self, now):
+        """What waits is to be written, as far as there is room."""
 
+    def close(self, now):
+        """The same, for the last time."""
+
+
+# ---- journal ----
+
+class Journal:
+    """Lines on a descriptor, always whole ones; who reads them never holds the answers up.
+
+    Without room on the disk it waits, and goes on by itself.
+
+    name, what      of the descriptor and of what is written, for messages
     fd      where to
-    events  not written yet; due is when they must be, Unix time
-    texts   of those that came last; blocks are the octets of those before
-    waiting octets the reader has had no room for
-    full    there are too many of them
+    texts   not written yet, the last ones; blocks are the octets of those before
+    count   frames that they tell of
+    due     when they must be written, Unix time; None: there are none
+    waiting octets the reader, or the disk, has had no room for
+    begun   the first octets of `waiting` in front: the part of a line that is written
+    full    too many wait
     missed  frames that were not logged because of that
-    failed  why they could not; None
+    stuck   missed when the disk was found full; None: it is not
+    failed  why nothing can be written; None
     lock    file locked while writing, where workers write together
-    now     Unix time of the frame before; stamp is its text
-    quick   {protocol: a quicker layers()} for plain IPv4 of which layer 4 was read, which is most
-            of all: with an answer or none
+    held    whether it is ours: until a line is whole
     """
-    line = '{} {} {} {}'            # time, layer, verb, rest
-    quick = {}
 
-    def __init__(self, fd, now, lock=None):
-        self.fd, self.events, self.due, self.failed = fd, 0, now, None
-        self.texts, self.blocks = [], []
-        self.waiting, self.full, self.missed, self.lock = b'', False, 0, lock
-        self.poll = select.poll()
+    def __init__(self, fd, name='standard output', what='packet log', lock=None):
+        self.name, self.what, self.lock, self.held = name, what, lock, False
+        self.texts, self.blocks, self.count, self.due = [], [], 0, None
+        self.waiting, self.begun = b'', b''
+        self.full, self.missed, self.stuck, self.failed = False, 0, None, None
+        self.open(fd)
+
+    def open(self, fd):
+        """Write to this descriptor from here on; every process appends to a file."""
+        self.fd, self.poll = fd, select.poll()
         self.poll.register(fd, select.POLLOUT)
         self.piece = select.PIPE_BUF if is_stream(fd) else 1 << 20
-        self.now, self.stamp = now, stamp_text(now)
+        self.regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        if self.regular:
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_APPEND)
+
+    def takes(self, now, count) -> bool:
+        """Whether lines about so many frames may be added to texts, at this time."""
+        if self.failed:
+            return False
+        if self.full:
+            self.missed += count
+            return False
+        self.count += count
+        if self.due is None:
+            self.due = now + FLUSH_S
+        elif self.count > BLOCK_EVENTS and self.stuck is None:
+            self.due = now
+        return True
+
+    def encode(self):
+        """Texts so far -> a block; what comes stands behind it."""
+        if self.texts:
+            self.blocks.append(''.join(self.texts).encode('utf-8', 'backslashreplace'))
+            self.texts = []
+
+    def flush(self, now, wait_s=0):
+        """Write what there is room for; a reader that has gone away ends it, not the program."""
+        self.encode()
+        if self.blocks:
+            self.waiting += b''.join(self.blocks)
+            self.count, self.blocks = 0, []
+        self.due = None
+        if self.failed or not self.waiting:
+            return
+        try:
+            if self.seize(wait_s):
+                self.write(wait_s)
+                self.go_on()
+        except OSError as error:
+            self.give_up(error)
+        self.release()
+        if self.waiting:
+            self.due = now + (FLUSH_S if self.stuck is None else RETRY_S)
+        self.full = len(self.waiting) > WAITING_MAX
+
+    def seize(self, wait_s) -> bool:
+        """Take the lock; False: another worker has it, perhaps one that was stopped."""
+        until = time.monotonic() + wait_s
+        while self.lock and not self.held:
+            try:
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.held = True
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() >= until:
+                    return False
+                time.sleep(LOCK_POLL_S)
+        return True
+
+    def release(self):
+        """Give the lock back, unless a line is half written."""
+        if self.held and not self.begun:
+            fcntl.lockf(self.lock, fcntl.LOCK_UN)
+            self.held = False
+
+    def write(self, wait_s):
+        """Write as long as it does not block, whole lines where they are not too long."""
+        data, at = self.waiting, 0
+        view = memoryview(data)
+        try:
+            while at < len(data) and self.poll.poll(wait_s * 1000):
+                end = data.rfind(b'\n', at, at + self.piece) + 1
+                at += os.write(self.fd, view[at:end or at + self.piece])
+        except BlockingIOError:
+            pass                                # somebody made it non-blocking
+        finally:
+            line = data.rfind(b'\n', 0, at) + 1
+            self.begun = data[line:at] if line else self.begun + data[:at]
+            self.waiting = data[at:]
+
+    def go_on(self):
+        """Something could be written again."""
+        if self.stuck is not None:
+            say('%s: there is room again: the %s goes on, %d frames are missing'
+                % (self.name, self.what, self.missed - self.stuck))
+            self.stuck = None
+
+    def give_up(self, error):
+        """It could not be written: wait for room, or for ever."""
+        if error.errno not in NO_ROOM:
+            self.failed, self.begun = why(error), b''
+            say('%s: %s: no %s from here on' % (self.name, self.failed, self.what))
+            return
+        self.take_back()
+        if self.stuck is None:
+            self.stuck = self.missed
+            say('%s: %s: the %s waits for room' % (self.name, why(error), self.what))
+
+    def take_back(self):
+        """What was written of a line is cut off again: the file ends with a whole line."""
+        try:
+            if self.regular and self.begun:
+                os.ftruncate(self.fd, os.fstat(self.fd).st_size - len(self.begun))
+                self.waiting, self.begun = self.begun + self.waiting, b''
+        except OSError:                         # it may only be appended to: the rest follows
+            pass
+
+
+# ---- packet log ----
+
+class Format:
+    """How the lines of a packet log read; a subclass says inwards() and outwards().
+
+    They write what stands in a View and a Segment as it is and compute nothing with it: it may be
+    a mark (class Rows), a text or a number, that stands for what differs among many frames.
+
+    line    of the first lines: time, layer, verb, rest; '': there are none
+    quick   {protocol: a quicker PacketLog.layers()} for plain IPv4 of which layer 4 was read,
+            which is most of all: with an answer or none
+    """
+    line, quick = '', {}
+
+    @staticmethod
+    def stamp(now) -> str:
+        """Unix time -> seconds, '.', three digits of milliseconds."""
+        return '%.3f' % now
+
+    def inwards(self, stamp, view, segment, depth) -> str:
+        """The lines of a frame that comes in, down to a depth of 0 to 2."""
+        raise NotImplementedError
+
+    def outwards(self, stamp, verb, view, segment, depth, fate) -> str:
+        """The lines of the way back; verb: 'send' or 'drop'."""
+        raise NotImplementedError
+
+
+class PacketLog(Observer):
+    """Who knocked, layer by layer, and what became of it: lines of a Format in a Journal.
+
+    now     Unix time of the frame before; stamp is its text
+    """
+
+    def __init__(self, journal, form, now):
+        self.journal, self.form = journal, form
+        self.now, self.stamp = now, form.stamp(now)
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
 
     def begin(self):
         """The first lines: what is logged."""
-        self.texts += [self.line.format(self.stamp, layer, 'init', '').rstrip() + '\n'
-                       for layer in LAYERS]
-        self.events += len(LAYERS)
+        if self.form.line and self.takes(self.now, len(LAYERS)):
+            self.journal.texts += [self.form.line.format(self.stamp, layer, 'init', '').rstrip()
+                                   + '\n' for layer in LAYERS]
 
     def frame(self, now, frame, fate, answers):
         """One frame, its fate ('layer reason', None: answered), the frames that answer it."""
@@ -3008,23 +3216,17 @@ class PacketLog(Observer):
             return
         if frame[12:15] == IPV4_PLAIN and (
                 len(answers) == 1 if answers else fate.startswith(('tcp ', 'udp '))):
-            quick = self.quick.get(frame[23], self.layers)
+            quick = self.form.quick.get(frame[23], self.layers)
         else:
             quick = self.layers
-        self.texts += quick(self.stamp, frame, fate, answers)
+        self.journal.texts += quick(self.stamp, frame, fate, answers)
 
     def takes(self, now, count) -> bool:
         """Whether so many frames are logged, at this time."""
-        if self.failed:
+        if not self.journal.takes(now, count):
             return False
-        if self.full:
-            self.missed += count
-            return False
-        if not self.events:
-            self.due = now + FLUSH_S
-        self.events += count
         if now != self.now:
-            self.now, self.stamp = now, stamp_text(now)
+            self.now, self.stamp = now, self.form.stamp(now)
         return True
 
     def layers(self, stamp, frame, fate, answers):
@@ -3035,15 +3237,15 @@ class PacketLog(Observer):
         if view.proto in TRANSPORTS and (DEPTHS[layer] == 2 or not fate):
             segment = view_segment(frame, view.proto, view.at)
         depth = 2 if segment else DEPTHS[layer]
-        yield self.inwards(stamp, view, segment, depth)
+        yield self.form.inwards(stamp, view, segment, depth)
         if fate:
-            yield self.outwards(stamp, 'drop', view, segment, depth, fate)
+            yield self.form.outwards(stamp, 'drop', view, segment, depth, fate)
         for answer in answers:
             if segment:
                 segment = view_segment(answer, view.proto, view.answer_at, True)
             else:
                 view = view_frame(answer, True)
-            yield self.outwards(stamp, 'send', view, segment, depth, fate)
+            yield self.form.outwards(stamp, 'send', view, segment, depth, fate)
 
     def openings(self, now, frames, answers, columns):
         """As frame() would say it of each, in columns: 0.5 us for each (CPython 3.11, 512 frames).
@@ -3059,59 +3261,40 @@ class PacketLog(Observer):
                                                    rows.address(columns.octets[COLUMN_DST], 0)))
         segment = Segment('tcp', SYN, (sport, dport), (seq, ack))
         back = segment._replace(what=SYN | ACK, numbers=(seq2, ack2))
-        self.encode()
-        self.blocks.append(rows.fill(self.inwards(self.stamp, view, segment, 2) + self.outwards(
-            self.stamp, 'send', view, back, 2, None)))
+        self.journal.encode()
+        self.journal.blocks.append(rows.fill(
+            self.form.inwards(self.stamp, view, segment, 2)
+            + self.form.outwards(self.stamp, 'send', view, back, 2, None)))
 
-    def encode(self):
-        """Texts so far -> a block; what comes stands behind it."""
-        if self.texts:
-            self.blocks.append(''.join(self.texts).encode())
-            self.texts = []
-
-    def flush(self, wait_s=0):
-        """Write what there is and the reader has room for; the answers never wait for it.
-
-        A reader that has gone away ends the log, not the program.
-        """
-        self.encode()
-        if self.events:
-            self.waiting += b''.join(self.blocks)
-            self.events, self.blocks = 0, []
-        if self.failed or not self.waiting:
+    def unasked(self, now, frames):
+        """Answers of their own: the lines of the way out."""
+        if not self.takes(now, len(frames)):
             return
-        try:
-            if self.lock:
-                fcntl.lockf(self.lock, fcntl.LOCK_EX)
-            self.waiting = self.waiting[self.write(self.waiting, wait_s):]
-        except OSError as error:
-            self.failed = why(error)
-            say('standard output: %s: no packet log from here on' % self.failed)
-        finally:
-            if self.lock:
-                fcntl.lockf(self.lock, fcntl.LOCK_UN)
-        self.full = len(self.waiting) > WAITING_MAX
+        for frame in frames:
+            view, segment = view_frame(frame, True), None
+            if view.proto in TRANSPORTS:
+                segment = view_segment(frame, view.proto, view.at, True)
+            depth = 2 if segment else DEPTHS[view.name or 'eth']
+            self.journal.texts.append(self.form.outwards(self.stamp, 'send', view, segment, depth,
+                                                         None))
 
-    def write(self, data, wait_s) -> int:
-        """Write whole lines as long as it does not block -> octets written."""
-        view, at = memoryview(data), 0
-        while at < len(view) and self.poll.poll(wait_s * 1000):
-            end = data.rfind(b'\n', at, at + self.piece) + 1
-            at += os.write(self.fd, view[at:end])
-        return at
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def close(self, now):
+        self.journal.flush(now, LAST_FLUSH_S)
 
 
-class ConsoleLog(PacketLog):
+class ConsoleFormat(Format):
     """TAB-separated: time, layer, verb, what, then the client's addresses and ours."""
     line = '{}\t{}\t{}\t{}'
 
-    def __init__(self, fd, now, lock=None):
-        PacketLog.__init__(self, fd, now, lock)
+    def __init__(self):
         self.macs = {}                  # texts of MACs by their octets; at most MACS_MAX
         self.quick = {IP_TCP: self.segment, IP_UDP: self.datagram}
 
     def segment(self, stamp, frame, fate, answers):
-        """As layers() would say it, in one step: 1.3 us instead of 5.6 (CPython 3.11)."""
+        """As the layers say it, in one step: 1.3 us instead of 5.6 (CPython 3.11)."""
         near, far, ether = self.sides(frame)
         sport, dport, seq, ack, word = SEGMENT4.unpack_from(frame)
         verb, back = ('send', answers[0]) if answers else ('drop', frame)
@@ -3188,7 +3371,7 @@ class ConsoleLog(PacketLog):
                 f'{ours}\t{our_ip}\t{dport}\n')
 
 
-class LogfmtLog(PacketLog):
+class LogfmtFormat(Format):
     """key=value; on the way back the outer layers tell what was found inside."""
     line = 'ts={} proto={} verb={} {}'
 
@@ -3259,7 +3442,7 @@ def transport_pairs(view, segment):
     return pairs
 
 
-LOGS = {'console': ConsoleLog, 'logfmt': LogfmtLog}
+FORMATS = {'console': ConsoleFormat, 'logfmt': LogfmtFormat}
 
 
 def is_stream(fd) -> bool:
@@ -3268,27 +3451,24 @@ def is_stream(fd) -> bool:
     return not stat.S_ISREG(mode) and not (stat.S_ISCHR(mode) and not os.isatty(fd))
 
 
-def stamp_text(now: float) -> str:
-    """Unix time -> seconds, '.', three digits of milliseconds."""
-    return '%.3f' % now
-
-
 class Rows:
     """The lines of many frames from a pattern for all, where marks stand for what differs.
 
     bytes % tuple fills in all of a round at once and makes no object of a number: 40 ns for each,
     where repr() and join() take 80 (CPython 3.11).  What all have in common costs next to nothing.
+    A mark is a number longer than any of a frame, or its digits as text, so that every format
+    writes it as it writes what it stands for: also JSON, where numbers and texts differ.
 
     count  of frames
-    marks  for each: a column of what is filled in, one for each frame
+    marks  [(format, column)]: what is filled in, one for each frame
     """
     def __init__(self, count):
         self.count, self.marks = count, []
 
-    def mark(self, layout, column) -> str:
-        """What stands for a column: NUL, its number as a character, the format."""
-        self.marks.append(column)
-        return '\0%c%s' % (len(self.marks), layout)
+    def mark(self, layout, column) -> int:
+        """What stands for a column."""
+        self.marks.append((layout, column))
+        return MARK + len(self.marks) - 1
 
     def address(self, octets, at) -> str:
         """A column, IPv4 addresses at 0 or 4 of it -> pattern: what is alike, what differs."""
@@ -3301,22 +3481,24 @@ class Rows:
                 pattern += table[column[0]].decode()
         if not texts:
             return pattern
-        return pattern + self.mark('%b', list(map(b''.join, zip(*texts))))      # 95 ns, + 130
+        column = list(map(b''.join, zip(*texts)))                           # 95 ns, + 130
+        return pattern + str(self.mark('%b', column))
 
-    def number(self, values) -> str:
-        """A number of each frame, or one of all -> pattern."""
+    def number(self, values) -> int:
+        """A number of each frame, or one of all -> what to write."""
         if len(values) == 1 or values == values[:1] * self.count:
-            return str(values[0])
+            return values[0]
         return self.mark('%d', values)
 
     def fill(self, pattern) -> bytes:
         """Pattern of the lines of a frame -> the lines of all."""
-        first, *others = pattern.split('\0')
-        template, width = first + ''.join([each[1:] for each in others]), len(others)
-        values = [None] * width * self.count
-        for at, each in enumerate(others):
-            values[at::width] = self.marks[ord(each[0]) - 1]
-        return template.encode() * self.count % tuple(values)
+        parts = MARKS.split(pattern.replace('%', '%%'))
+        used = [self.marks[int(number)] for number in parts[1::2]]
+        parts[1::2] = [layout for layout, _ in used]
+        values = [None] * len(used) * self.count
+        for at, (_, column) in enumerate(used):
+            values[at::len(used)] = column
+        return ''.join(parts).encode() * self.count % tuple(values)
 
 
 class Watch(Observer):
@@ -3326,13 +3508,43 @@ class Watch(Observer):
         self.all = verbose > 2
 
     def frame(self, now, frame, fate, answers):
-        """As PacketLog.frame."""
+        """As Observer.frame."""
         if fate:
             say('not answered (%s): %s' % (fate, frame.hex()))
         elif self.all:
             say('answered: %s' % frame.hex())
             for answer in answers:
                 say('    with: %s' % answer.hex())
+
+    def unasked(self, now, frames):
+        for frame in frames if self.all else ():
+            say('unasked: %s' % frame.hex())
+
+
+class Teller(Observer):
+    """-v: each answer of a protocol, and what else answerers note, on standard error."""
+    on_frames, on_events = False, True
+
+    def event(self, now, event):
+        kind, peer, fields = event
+        name, host = fields['protocol'], ip_text(peer.src)
+        if kind == 'answer':
+            say('%s to %s port %d, from our port %d: %d octets for %s' % (
+                name, host, peer.sport, peer.dport, fields['octets'],
+                printable_octets(fields['data'])))
+            return
+        pairs = ''.join(' %s=%s' % (key, value_text(value)) for key, value in fields.items()
+                        if key != 'protocol')
+        say('%s %s%s from %s port %d to port %d' % (name, kind, pairs, host, peer.sport,
+                                                    peer.dport))
+
+
+def value_text(value) -> str:
+    """A field of an Event, on a terminal: strangers' words are quoted where they are not plain."""
+    if isinstance(value, bytes):
+        return printable_octets(value)
+    text = str(value)[:VALUE_MAX]
+    return text if re.fullmatch('[!#-&(-~]+', text) else repr(text)
 
 
 def summary_text(counts) -> str:
@@ -3388,7 +3600,6 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
 LATE_CODECS = 'ascii', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
-LAST_FLUSH_S = 1                # the log's reader has so long at the end
 LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
 TAP_MAC = b'\xc0\xff\xee\xc0\xff\xee'
@@ -4314,29 +4525,70 @@ class Stop:
             signal.signal(number, handler)
 
 
-def serve(link, stack, stop, log, watch, timers=()):
+def serve(link, stack, stop, observers, timers=()):
     """Answer frames until told to stop; one bad frame never ends the program.
 
-    log, watch  told of each frame; or None
+    observers   [Observer]
     timers      what is done by time beside the stack's connections
     """
     receive = link.receive
     link.poll.register(stop.wake, select.POLLIN)
-    observers = [each for each in (log, watch) if each]
+    watching = [each for each in observers if each.on_frames]
+    listening = [each for each in observers if each.on_events]
     timers = [stack] + list(timers)
+    if listening:
+        stack.host.events = []
     while not stop.came:
         frames, trusted = receive()
         now = time.time()
-        send_due(link, stack, timers, now)
+        send_due(link, stack, timers, watching, now)
+        if frames:
+            answers = answer_round(stack, frames, trusted, watching)
+            link.send(answers)
+            stack.received += len(frames)
+            stack.sent += len(answers)
+        if listening:
+            hand_events(stack, listening, now)
+        flush_due(observers, now)
         if not frames:
-            rest(link, log, stop, now, timers)
-            continue
-        answers = answer_round(stack, frames, trusted, observers)
-        link.send(answers)
-        stack.received += len(frames)
-        stack.sent += len(answers)
-        if log and (log.events > BLOCK_EVENTS or now > log.due):
-            log.flush()
+            rest(link, stop, timers, observers, now)
+
+
+def send_due(link, stack, timers, watching, now):
+    """Send, count and show what is due without a frame that asks for it."""
+    for each in timers:
+        try:
+            frames = each.tick(now)
+        except Exception as error:              # our bug
+            frames = stack.fault(error, b'')
+        if frames:
+            send_unasked(link, stack, watching, now, frames)
+
+
+def send_unasked(link, stack, watching, now, frames):
+    """Frames that no frame has caused."""
+    link.send(frames)
+    stack.unasked += len(frames)
+    for each in watching:
+        each.unasked(now, frames)
+
+
+def hand_events(stack, listening, now):
+    """What was noted in this turn, in order, to those who listen."""
+    for event in stack.take_events():
+        for each in listening:
+            try:
+                each.event(now, event)
+            except Exception as error:          # our bug, or of an answerer's fields
+                stack.fault(error, b'')
+
+
+def flush_due(observers, now):
+    """Have written what has waited long enough."""
+    for each in observers:
+        due = each.due
+        if due is not None and due <= now:
+            each.flush(now)
 
 
 def answer_round(stack, frames, trusted, observers):
@@ -4430,37 +4682,20 @@ def answer_watched(stack, frames, trusted, observers):
     return answers
 
 
-def send_due(link, stack, timers, now):
-    """Send and count what is due without being asked for."""
-    for each in timers:
-        try:
-            frames = each.tick(now)
-        except Exception as error:              # our bug
-            frames = stack.fault(error, b'')
-        if frames:
-            link.send(frames)
-            stack.unasked += len(frames)
-
-
-def left_ms(timers, now, most) -> int:
-    """-> until the first of the timers is due, 0..most milliseconds."""
-    dues = [each.next_due() for each in timers]
-    left = min([most] + [(due - now) * 1000 for due in dues if due is not None])
-    return max(int(left) + 1, 0) if left < most else most
-
-
-def rest(link, log, stop, now, timers=()):
-    """Nothing to do: write the log when it is due, sleep, look after the interface."""
-    pending = bool(log and (log.events or log.waiting))
-    if pending and now > log.due:
-        log.flush()
-        pending = False
+def rest(link, stop, timers, observers, now):
+    """Nothing to do: sleep until something comes or is due, look after the interface."""
     link.settle()
-    most = FLUSH_S * 1000 if pending else POLL_MS
-    if link.wait(left_ms(timers, now, most)) and link.trouble():
-        if log:
-            log.flush()
+    dues = [each.next_due() for each in timers] + [each.due for each in observers]
+    if link.wait(left_ms(dues, now)) and link.trouble():
+        for each in observers:
+            each.flush(now)
         await_interface(link, stop)
+
+
+def left_ms(dues, now) -> int:
+    """When something is due, Unix times or None -> until the first, 0..POLL_MS milliseconds."""
+    left = min((due - now for due in dues if due is not None), default=POLL_MS / 1000)
+    return min(int(left * 1000) + 1, POLL_MS) if left > 0 else 0
 
 
 def await_interface(link, stop):
@@ -4487,24 +4722,35 @@ def await_interface(link, stop):
 
 def work(link, stack, stop, args, lock) -> 'collections.Counter':
     """One worker's life -> its counters."""
-    log = None if args.quiet else LOGS[args.format](1, time.time(), lock)
-    if log and link.herald:
-        log.begin()
-    watch = Watch(args.verbose) if args.verbose > 1 else None
+    observers = make_observers(args, lock, link.herald)
     try:
-        serve(link, stack, stop, log, watch, attend(link, stack))
+        serve(link, stack, stop, observers, attend(link, stack))
     finally:
-        if log:
-            log.flush(LAST_FLUSH_S)
-    return count_up(link, stack, log)
+        for each in observers:
+            each.close(time.time())
+    return count_up(link, stack, observers)
 
 
-def count_up(link, stack, log) -> 'collections.Counter':
+def make_observers(args, lock, herald) -> 'list[Observer]':
+    """Who is shown what happens, as the options say; herald: whether this is the first worker."""
+    observers = []
+    if not args.quiet:
+        observers.append(PacketLog(Journal(1, lock=lock), FORMATS[args.format](), time.time()))
+        if herald:
+            observers[0].begin()
+    if args.verbose:
+        observers.append(Teller())
+    if args.verbose > 1:
+        observers.append(Watch(args.verbose))
+    return observers
+
+
+def count_up(link, stack, observers) -> 'collections.Counter':
     """What a worker has seen, by name."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
-                   'missed': log.missed if log else 0})
+                   'missed': sum(each.missed for each in observers)})
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     for error, frame in stack.faults:
         say('fault: %r at frame %s' % (error, frame[:256].hex()))
@@ -4653,7 +4899,7 @@ def make_parser() -> argparse.ArgumentParser:
     group('--no-checksum', action='store_true', help='do not verify checksums')
     group = parser.add_argument_group('output').add_argument
     group('-q', '--quiet', action='store_true', help='no packet log on standard output')
-    group('--format', choices=sorted(LOGS), action=Once, default='console',
+    group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
           help='tell each answer of a protocol on standard error; -vv: each frame not answered; '
@@ -4882,7 +5128,7 @@ def run(args) -> int:
             Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
-            say if args.verbose else None, args.greet, place=place)
+            args.greet, place=place)
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:

@@ -9940,6 +9940,11 @@ def make_stack(own=BOTH_OWN, deny='', mac=MAC, **options):
     return stack
 
 
+def packet_log(kind=masscanned.ConsoleFormat, fd=1):
+    """A format -> a PacketLog of it."""
+    return masscanned.PacketLog(masscanned.Journal(fd), kind(), NOW)
+
+
 def wake(stack, now=NOW):
     """What is due at a time -> Answers, each one verified."""
     return [read_answer(each) for each in stack.tick(now)]
@@ -11169,12 +11174,14 @@ class Answerers(unittest.TestCase):
                                 self.assertEqual(out, b'', request.hex())
 
     def test_http_not_utf8(self):
-        told = []
-        stack = make_stack(tell=told.append)
+        stack, told = make_stack(host=masscanned.Host()), []
+        stack.host.events = []
         for uri in b'/\xff', b'/\xc3\x28', b'/\x1b[2J', b'/\x80' * 100:
             request = b'GET ' + uri + b' HTTP/1.1\r\n\r\n'
             self.assertTrue(ask(stack, udp(request, dport=80))[0].data.startswith(HTTP_LINE))
             self.assertEqual(Client(stack).talk(request), KEEP)
+        with patched(masscanned, say=told.append):
+            masscanned.hand_events(stack, [masscanned.Teller()], NOW)
         self.assertEqual(len(told), 8)
         for text in told:
             self.assertTrue(text.isprintable(), text)
@@ -11485,13 +11492,14 @@ class Stack(unittest.TestCase):
                 self.assertEqual(ask(stack, frame), [])
 
     def test_defaults(self):
-        told = []
-        stack = masscanned.Stack(MAC, tell=told.append)
+        stack = masscanned.Stack(MAC)
+        stack.host.events = []
         for where in ({}, V6):
             self.assertIn(b'\r\n\r\n<html>', Client(stack, sport=0x8700, **where).talk(GET))
             self.assertEqual(len([udp(b'Gh0st', **where) for _ in range(99)
                                   if stack.answer_frame(udp(b'Gh0st', **where))]), 64)
-        self.assertIn('2001:41d0::1234:5678', told[-1])
+        self.assertEqual(masscanned.ip_text(stack.take_events()[-1].peer.src),
+                         '2001:41d0::1234:5678')
 
     def test_multicast(self):
         """Answered from the first of our addresses, UDP and echo only."""
@@ -12542,13 +12550,13 @@ class Stack(unittest.TestCase):
             58, PEER6, HOST6, b'\x87', 255)
         short = MAC + CLIENT_MAC + unhex('0800 4500 0000 00')
         frames = [solicitation, short, Client(make_stack()).frame(GET)]
-        for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
-            log, stack = kind(1, NOW), make_stack()
+        for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat:
+            log, stack = packet_log(kind), make_stack()
             for frame in frames:
                 for size in range(masscanned.ETHER.size, len(frame) + 1):
                     answers = stack.answer_frame(frame[:size])
                     log.frame(NOW, frame[:size], None if answers else stack.fate, answers)
-            for line in ''.join(log.texts).splitlines():
+            for line in ''.join(log.journal.texts).splitlines():
                 self.assertRegex(line, r'^(ts=)?1795225601\.250[\t ]\S')
 
     def test_log_in_one_step(self):
@@ -12558,21 +12566,36 @@ class Stack(unittest.TestCase):
         for frame, fate in (
                 (tcp(7, 0, SYN), None), (tcp(7, 9, ACK), 'tcp bare ack'),
                 (tcp(7, 9, RST), 'tcp reset'), (tcp(7, 0, SYN | FIN), 'tcp flags'),
+                (tcp(7, 9, ACK | 0x100), 'tcp bare ack'), (tcp(7, 9, RST | 0x100), 'tcp reset'),
                 (udp(DNS_QUERY), None), (udp(STUN_REQUEST), None), (udp(stun), None),
                 (udp(b'?' * 9), 'udp silence')):
             with self.subTest(fate=fate, frame=frame):
                 answers = stack.answer_frame(frame)
                 self.assertEqual(None if answers else stack.fate, fate)
-                log = masscanned.ConsoleLog(1, NOW)
+                log = packet_log()
                 layers = ''.join(log.layers(log.stamp, frame, fate, answers))
                 log.layers = None
                 log.frame(NOW, frame, fate, answers)
                 self.assertEqual(self.told(log), layers)
 
+    def test_log_of_many_answers(self):
+        """An answer that takes several segments: the log tells each of them."""
+        client = Client(make_stack())
+        frame = client.frame(GET * 20)
+        answers = client.stack.answer_frame(frame)
+        self.assertGreater(len(answers), 2)
+        for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat:
+            log = packet_log(kind)
+            log.frame(NOW, frame, None, answers)
+            text = self.told(log)
+            self.assertEqual(text, ''.join(log.layers(log.stamp, frame, None, answers)))
+            for answer in answers:
+                self.assertIn(str(read_answer(answer).seq), text)
+
     def told(self, log):
         """What the log will write."""
-        log.encode()
-        return b''.join(log.blocks).decode()
+        log.journal.encode()
+        return b''.join(log.journal.blocks).decode()
 
     # what differs among the SYNs of a round: clients, our addresses, ports, numbers
     LOGGED_ROUNDS = [
@@ -12604,8 +12627,8 @@ class Stack(unittest.TestCase):
     def test_log_of_openings(self):
         """A round of SYNs is told as one SYN after the other is, between what came and comes."""
         for name, frames, answers, columns in self.logged_rounds():
-            for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
-                logs = kind(1, NOW), kind(1, NOW)
+            for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat, JsonFormat:
+                logs = packet_log(kind), packet_log(kind)
                 for log in logs:
                     log.frame(NOW, frames[0], None, answers[:1])
                 logs[0].openings(NOW + 1, frames, answers, columns)
@@ -12614,7 +12637,7 @@ class Stack(unittest.TestCase):
                 for log in logs:
                     log.frame(NOW + 2, frames[0], None, answers[:1])
                 self.assertEqual(self.told(logs[0]), self.told(logs[1]), name)
-                self.assertEqual([(log.due, log.events) for log in logs],
+                self.assertEqual([(log.due, log.journal.count) for log in logs],
                                  [(NOW + masscanned.FLUSH_S, len(frames) + 2)] * 2)
 
     def test_log_without_room(self):
@@ -12622,14 +12645,14 @@ class Stack(unittest.TestCase):
         frames = [tcp(7, 0, SYN)] * 20
         stack = make_stack()
         answers = list(stack.answer_alike(frames))
-        for kind in masscanned.ConsoleLog, masscanned.LogfmtLog:
-            log = kind(1, NOW)
-            log.full = True
+        for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat:
+            log = packet_log(kind)
+            log.journal.full = True
             log.openings(NOW, frames, answers, stack.openings)
-            self.assertEqual((log.missed, log.events, self.told(log)), (20, 0, ''))
-            log.failed = 'gone'
+            self.assertEqual((log.missed, log.journal.count, self.told(log)), (20, 0, ''))
+            log.journal.failed = 'gone'
             log.openings(NOW, frames, answers, stack.openings)
-            self.assertEqual((log.missed, log.events, self.told(log)), (20, 0, ''))
+            self.assertEqual((log.missed, log.journal.count, self.told(log)), (20, 0, ''))
 
     def test_log_written(self):
         """All that was told is written once, in order, and counts anew; due is its first."""
@@ -12637,17 +12660,18 @@ class Stack(unittest.TestCase):
         stack = make_stack()
         answers = list(stack.answer_alike(frames))
         with tempfile.TemporaryFile() as file:
-            log = masscanned.ConsoleLog(file.fileno(), NOW)
+            log = packet_log(fd=file.fileno())
             log.begin()
-            self.assertTrue(log.events)
-            log.flush()
+            self.assertTrue(log.journal.count)
+            log.flush(NOW)
             for now in NOW + 1, NOW + 1.1:
                 log.frame(now, frames[0], None, answers[:1])
                 log.openings(now, frames, answers, stack.openings)
-            self.assertEqual((log.events, log.due), (82, NOW + 1 + masscanned.FLUSH_S))
-            log.flush()
-            log.flush()
-            self.assertEqual((log.events, log.texts, log.blocks, log.waiting), (0, [], [], b''))
+            self.assertEqual((log.journal.count, log.due), (82, NOW + 1 + masscanned.FLUSH_S))
+            log.flush(NOW)
+            log.flush(NOW)
+            self.assertEqual((log.journal.count, log.journal.texts, log.journal.blocks,
+                              log.journal.waiting, log.due), (0, [], [], b'', None))
             file.seek(0)
             lines = file.read().decode().splitlines()
         self.assertEqual(len(lines), len(masscanned.LAYERS) + 6 * 82)
@@ -12663,7 +12687,7 @@ class Stack(unittest.TestCase):
             for fd, stream in ((far, True), (one.fileno(), True), (file.fileno(), False),
                                (null.fileno(), False)):
                 self.assertEqual(masscanned.is_stream(fd), stream)
-                self.assertEqual(masscanned.ConsoleLog(fd, NOW).piece == select.PIPE_BUF, stream)
+                self.assertEqual(masscanned.Journal(fd).piece == select.PIPE_BUF, stream)
         for fd in (near, far) + os.openpty():
             if os.isatty(fd):
                 self.assertTrue(masscanned.is_stream(fd))
@@ -13504,21 +13528,9 @@ class Announcements(unittest.TestCase):
         timers = [types.SimpleNamespace(tick=lambda now, frames=frames: frames[now])
                   for frames in ([(b'a',), ()], [()], [(b'b', b'c'), (b'd',)])]
         for now in 0, 1:
-            masscanned.send_due(link, stack, timers, now)
+            masscanned.send_due(link, stack, timers, [], now)
         self.assertEqual((sent, stack.unasked), ([b'a', b'b', b'c', b'd'], 4))
         self.assertEqual((len(stack.faults), stack.counts), (1, {'eth fault': 1}))
-
-    def test_left(self):
-        """How long the loop may sleep."""
-        def left(*dues, most=1000):
-            return masscanned.left_ms([types.SimpleNamespace(next_due=lambda due=due: due)
-                                       for due in dues], NOW, most)
-        self.assertEqual(left(), 1000)
-        self.assertEqual(left(None, most=200.0), 200)
-        self.assertEqual(left(None, NOW + 0.5), 501)
-        self.assertEqual(left(NOW + 0.5, NOW + 0.25), 251)
-        self.assertEqual(left(NOW + 5), 1000)
-        self.assertEqual(left(NOW - 5), 0)
 
     # program, [(octets of the link's head or packet, type of the packet, its EtherType, let in)]
     FILTERS = [
@@ -13696,6 +13708,343 @@ def entered(namespace):
         finally:
             if libc.setns(home.fileno(), 0):
                 os._exit(70)                    # nothing may go on in the wrong place
+
+
+class JsonFormat(masscanned.Format):
+    """A third format: all layers of a frame as one object a line."""
+
+    def inwards(self, stamp, view, segment, depth):
+        return self.outwards(stamp, 'recv', view, segment, depth, None)
+
+    def outwards(self, stamp, verb, view, segment, depth, fate):
+        found = {'ts': float(stamp), 'verb': verb, 'fate': fate, 'share': '100 %d',
+                 'eth': {'type': view.ethertype, 'macs': view.macs}}
+        if depth:
+            found[view.name] = {'hosts': view.hosts, 'ips': view.ips, 'what': view.what}
+        if segment:
+            found[segment.name] = segment._asdict()
+        return json.dumps(found) + '\n'
+
+
+class FakeLink:
+    """A link whose rounds of frames are given; when there are no more, `stop` has come.
+
+    sent, waits     frames of each send(), and milliseconds of each wait()
+    """
+    herald, mac, name = True, MAC, 'fake'
+
+    def __init__(self, rounds, stop):
+        self.rounds, self.stop, self.sent, self.waits = list(rounds), stop, [], []
+        self.poll, self.unsent = unittest.mock.Mock(), {}
+
+    def receive(self):
+        if not self.rounds:
+            self.stop.came = signal.SIGTERM
+            return [], 0
+        return self.rounds.pop(0), 0
+
+    def send(self, frames):
+        self.sent.append(list(frames))
+
+    def wait(self, timeout_ms):
+        self.waits.append(timeout_ms)
+
+    def settle(self):
+        pass
+
+    lost = staticmethod(int)
+
+
+class Recorder(masscanned.Observer):
+    """What an observer is shown, by name."""
+    on_events = True
+
+    def __init__(self):
+        self.seen = []
+
+    def frame(self, now, frame, fate, answers):
+        self.seen.append(('frame', frame, list(answers)))
+
+    def unasked(self, now, frames):
+        self.seen.append(('unasked', list(frames)))
+
+    def event(self, now, event):
+        self.seen.append(('event', event.kind, event.fields))
+
+
+class Journals(Case):
+    """What is written down, and what happens when it cannot be."""
+
+    def setUp(self):
+        super().setUp()
+        self.said = []
+        change = patched(masscanned, say=self.said.append)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+
+    def journal(self, name='log', **more):
+        """A Journal on a new file, at its place in time."""
+        fd = os.open(self.path(name), os.O_WRONLY | os.O_CREAT)
+        self.addCleanup(os.close, fd)
+        return masscanned.Journal(fd, **more)
+
+    def write(self, journal, text, now=NOW, count=1):
+        """Lines about so many frames -> whether they were taken; written if they were."""
+        taken = journal.takes(now, count)
+        if taken:
+            journal.texts.append(text)
+        journal.flush(now)
+        return taken
+
+    # ---- formats ---------------------------------------------------------------------
+
+    def test_third_format(self):
+        """JSON of all layers: each line is an object, numbers are numbers, also in columns."""
+        frames = [tcp(seq, 0, SYN, sport=seq, src=packed('1.2.3.%d' % seq)) for seq in range(40)]
+        stack = make_stack()
+        log = packet_log(JsonFormat)
+        log.openings(NOW, frames, list(stack.answer_alike(frames)), stack.openings)
+        log.journal.encode()
+        lines = [json.loads(line) for line in b''.join(log.journal.blocks).splitlines()]
+        self.assertEqual(len(lines), 80)
+        for seq, (came, back) in enumerate(zip(lines[::2], lines[1::2])):
+            self.assertEqual(came['tcp']['numbers'], [seq, 0])
+            self.assertEqual(came['ipv4']['ips'][0], '1.2.3.%d' % seq)
+            self.assertEqual((back['verb'], back['tcp']['what']), ('send', SYN | ACK))
+            self.assertEqual((back['tcp']['numbers'][1], back['share']), (seq + 1, '100 %d'))
+
+    def test_unasked(self):
+        """A frame that no frame has caused is logged as an answer of its own, of every kind."""
+        stack = make_stack()
+        client = Client(stack, 22)
+        for frame in (tcp(7, 0, SYN), udp(DNS_QUERY), ping(), arp(), Client(stack).frame(GET),
+                      tcp(7, 0, SYN, **V6), ping(**V6)):
+            answers = stack.answer_frame(frame)
+            for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat:
+                logs = packet_log(kind), packet_log(kind)
+                logs[0].frame(NOW, frame, None, answers)
+                logs[1].unasked(NOW, answers)
+                texts = [''.join(log.journal.texts) for log in logs]
+                where = texts[0].index('send')
+                where = texts[0].rindex('\n', 0, where) + 1
+                self.assertEqual(texts[0][where:], texts[1])
+        client.send(b'', ACK)
+        frames = stack.tick(NOW + 0.2)
+        log = packet_log()
+        log.unasked(NOW + 0.2, frames)
+        self.assertEqual([line.split('\t')[1:4] for line in
+                          ''.join(log.journal.texts).splitlines()],
+                         [['tcp', 'send', str(ACK | PSH)], ['ipv4', 'send', 'Tcp'],
+                          ['eth', 'send', 'Ipv4']])
+        self.assertEqual((log.journal.count, log.due), (1, NOW + 0.2 + masscanned.FLUSH_S))
+
+    # ---- journals --------------------------------------------------------------------
+
+    def test_full_disk(self):
+        """It waits for room, says so once, loses nothing, and the file ends with a whole line."""
+        journal = self.journal(lock=tempfile.TemporaryFile())
+        self.addCleanup(journal.lock.close)
+        self.write(journal, 'one\n')
+        with self.file_limit(10):
+            self.assertTrue(self.write(journal, 'two two\nthree\n'))
+            self.assertEqual(self.read('log'), b'one\n')
+            self.assertEqual(journal.due, NOW + masscanned.RETRY_S)
+            self.assertFalse(journal.held)
+            self.assertTrue(self.write(journal, 'four\n', NOW + 1, 1000))
+            self.assertTrue(journal.takes(NOW + 1.5, 1))
+            self.assertEqual(journal.due, NOW + 1 + masscanned.RETRY_S)     # not at once
+            with patched(masscanned, WAITING_MAX=8):
+                journal.flush(NOW + 2)
+            self.assertFalse(self.write(journal, 'lost', NOW + 3, 7))
+        self.assertEqual(self.said, ['standard output: File too large: the packet log waits for '
+                                     'room'])
+        journal.flush(NOW + 4)
+        self.assertEqual(self.said[1:], ['standard output: there is room again: the packet log '
+                                         'goes on, 7 frames are missing'])
+        self.assertTrue(self.write(journal, 'five\n', NOW + 5))
+        self.assertEqual(self.read('log'), b'one\ntwo two\nthree\nfour\nfive\n')
+        self.assertEqual((journal.missed, journal.due, journal.failed), (7, None, None))
+
+    def test_full_in_a_line(self):
+        """A line that was half written is cut off, or its rest follows; nothing is twice."""
+        real, room = os.write, [0]
+
+        def write(fd, data):
+            size = min(len(data), room[0])
+            if not size:
+                raise OSError(errno.EDQUOT, 'quota')
+            room[0] -= size
+            return real(fd, data[:size])
+        for name, cut in (('cut', os.ftruncate), ('append-only', None)):
+            journal = self.journal(name)
+            cut = cut or unittest.mock.Mock(side_effect=PermissionError(errno.EPERM, 'no'))
+            with patched(os, write=write, ftruncate=cut):
+                room[0] = 6
+                self.write(journal, 'one\ntwo\n')
+                self.assertEqual(self.read(name), b'one\n' if name == 'cut' else b'one\ntw')
+                self.write(journal, 'three\n', NOW + 1)
+                room[0] = 1
+                journal.flush(NOW + 2)
+                room[0] = 99
+                journal.flush(NOW + 3)
+            self.assertEqual(self.read(name), b'one\ntwo\nthree\n')
+
+    def test_gone(self):
+        """Another error ends it, said once; frames are no longer taken."""
+        near, far = os.pipe()
+        os.close(near)
+        journal = masscanned.Journal(far, 'standard output', 'packet log')
+        self.assertTrue(self.write(journal, 'one\n'))
+        self.assertFalse(self.write(journal, 'two\n'))
+        os.close(far)
+        self.assertEqual(self.said, ['standard output: Broken pipe: no packet log from here on'])
+        self.assertEqual((journal.missed, journal.due), (0, None))
+
+    def test_append(self):
+        """Several that write to one file append, and so does who opened it elsewhere."""
+        journal, other = self.journal(), self.journal()
+        self.write(journal, 'one\n')
+        self.write(other, 'two\n')
+        self.write(journal, 'three\n')
+        self.assertEqual(self.read('log'), b'one\ntwo\nthree\n')
+
+    def test_stalled_reader(self):
+        """A reader that stalls, on a pipe that does not block either, gets all of it, whole."""
+        near, far = os.pipe()
+        os.set_blocking(far, False)
+        journal, got = masscanned.Journal(far), b''
+        text = ''.join('%d\n' % number for number in range(40000)) + 'x' * 9000 + '\n'
+        self.write(journal, text)
+        self.assertTrue(journal.waiting)
+        self.assertEqual(journal.due, NOW + masscanned.FLUSH_S)
+        while journal.waiting or len(got) < len(text):
+            got += os.read(near, 1 << 16)
+            journal.flush(NOW)
+        os.close(near)
+        os.close(far)
+        self.assertEqual((got.decode(), journal.due), (text, None))
+
+    def test_lock(self):
+        """Another worker writes, and was perhaps stopped in it: nobody waits for it."""
+        journal = self.journal(lock=tempfile.TemporaryFile())
+        self.addCleanup(journal.lock.close)
+        refuse = unittest.mock.Mock(side_effect=BlockingIOError(errno.EAGAIN, 'locked'))
+        with patched(fcntl, lockf=refuse):
+            self.write(journal, 'one\n')
+            self.assertEqual((self.read('log'), journal.due), (b'', NOW + masscanned.FLUSH_S))
+            with patched(masscanned, LOCK_POLL_S=0):
+                journal.flush(NOW, 0.001)
+            self.assertGreater(refuse.call_count, 2)
+        journal.flush(NOW)
+        self.assertEqual(self.read('log'), b'one\n')
+
+    def test_due(self):
+        """The first line counts; much of it is written at once."""
+        journal = self.journal()
+        self.assertIsNone(journal.due)
+        for now, count, due in ((NOW, 1, NOW + masscanned.FLUSH_S),
+                                (NOW + 0.1, masscanned.BLOCK_EVENTS - 1, NOW + masscanned.FLUSH_S),
+                                (NOW + 0.15, 1, NOW + 0.15)):
+            self.assertTrue(journal.takes(now, count))
+            self.assertEqual(journal.due, due)
+
+    # ---- events ----------------------------------------------------------------------
+
+    def test_note(self):
+        """What answerers note is an Event, where somebody listens; -v prints one line of each."""
+        host = masscanned.Host()
+        peer = masscanned.Peer(TCP, packed('192.0.2.1'), HOST4, 1234, 21, NOW, host)
+        peer.note('login', user='x')
+        self.assertIsNone(host.events)
+        host.events = []
+        peer.protocol = masscanned.PROTOCOLS['ssh']
+        for fields, text in (
+                ({}, ''), ({'user': 'bob', 'tries': 3}, ' user=bob tries=3'),
+                ({'password': b'\x1b[2J secret\r\nmore'}, " password='\\x1b[2J secret'"),
+                ({'user': 'a b'}, " user='a b'"), ({'user': ''}, " user=''"),
+                ({'user': '\x9b\u202e'}, " user='\\x9b\\u202e'"), ({'user': "o'x"}, ' user="o\'x"'),
+                ({'user': 'y' * 999}, ' user=' + 'y' * 60)):
+            del self.said[:]
+            peer.note('login', **fields)
+            event = host.events.pop()
+            self.assertEqual((event.kind, event.peer), ('login', peer))
+            masscanned.Teller().event(NOW, event)
+            self.assertEqual(self.said, ['ssh login%s from 192.0.2.1 port 1234 to port 21' % text])
+            self.assertTrue(self.said[0].isprintable())
+
+    def test_answers_told(self):
+        """Each answer over TCP and UDP, whose protocol it was, also when that has handed over."""
+        def grant(data, peer):
+            return masscanned.Reply(b'granted', len(data), again=True)
+        granting = masscanned.PROTOCOLS['http']._replace(name='grant', answer=grant)
+        stack = make_stack(host=masscanned.Host(protocols=[granting]))
+        stack.host.events = []
+        Client(stack).talk(GET)
+        stack.answer_frame(udp(GET))
+        masscanned.hand_events(stack, [masscanned.Teller()], NOW)
+        text = "grant to 192.0.2.7 port 40000, from our port 80: 7 octets for 'GET / HTTP/1.1'"
+        self.assertEqual([re.sub(r'[0-9.]+ port [0-9]+', '192.0.2.7 port 40000', line, 1)
+                          for line in self.said], [text, text.replace('port 80', 'port 53')])
+        self.assertFalse(stack.take_events())
+
+    # ---- the loop --------------------------------------------------------------------
+
+    def run_loop(self, stack, rounds, *observers):
+        """Serve rounds of frames -> the FakeLink."""
+        stop = types.SimpleNamespace(came=0, wake=0)
+        link = FakeLink(rounds, stop)
+        masscanned.serve(link, stack, stop, observers)
+        return link
+
+    def test_tick_every_turn(self):
+        """What is due is sent, counted and shown, also where no frame comes."""
+        stack, seen = make_stack(), Recorder()
+        ticks = [[b'1', b'2'], [], [b'3'], []]
+        stack.tick = lambda now: ticks.pop(0)
+        stack.next_due = lambda: None
+        frame = tcp(7, 0, SYN)
+        link = self.run_loop(stack, [[], [frame], []], seen)
+        answers = stack.answer_frame(frame)
+        self.assertEqual(link.sent, [[b'1', b'2'], list(answers), [b'3']])
+        self.assertEqual((stack.sent, stack.unasked, stack.received), (1, 3, 1))
+        self.assertEqual(seen.seen, [('unasked', [b'1', b'2']), ('frame', frame, list(answers)),
+                                     ('unasked', [b'3'])])
+
+    def test_tick_fails(self):
+        """A bug in what is due is counted, and the loop goes on."""
+        stack = make_stack()
+        stack.tick = unittest.mock.Mock(side_effect=KeyError('bug'))
+        link = self.run_loop(stack, [[tcp(7, 0, SYN)]])
+        self.assertEqual((len(link.sent), stack.counts['eth fault']), (1, 2))
+
+    def test_events_of_a_turn(self):
+        """Observers that listen are told of the events; a bug of one is counted, not more."""
+        stack, seen = make_stack(host=masscanned.Host()), Recorder()
+        broken = Recorder()
+        broken.event = unittest.mock.Mock(side_effect=KeyError('bug'))
+        self.run_loop(stack, [[udp(DNS_QUERY)]], broken, seen)
+        self.assertEqual([each[:2] for each in seen.seen][1:], [('event', 'answer')])
+        self.assertEqual((seen.seen[-1][2]['protocol'], len(stack.faults)), ('dns', 1))
+        silent = make_stack(host=masscanned.Host())
+        self.run_loop(silent, [[udp(DNS_QUERY)]], masscanned.Observer())
+        self.assertIsNone(silent.host.events)
+
+    def test_sleep(self):
+        """It sleeps until the first thing is due, and flushes what is."""
+        for dues, left in (([None], 1000), ([NOW + 0.2, None], 200), ([NOW + 9], 1000),
+                           ([NOW], 0), ([NOW - 5, NOW + 1], 0), ([NOW + 0.25, NOW + 0.125], 126)):
+            self.assertIn(masscanned.left_ms(dues, NOW) - left, (0, 1), dues)
+        stack, seen = make_stack(), Recorder()
+        stack.next_due = lambda: time.time() + 0.1
+        self.assertLessEqual(self.run_loop(stack, [[]], seen).waits[0], 101)
+        flushed = []
+        seen.due, seen.flush = time.time() - 1, flushed.append
+        stack.next_due = lambda: None
+        self.assertEqual(self.run_loop(stack, [[]], seen).waits[0], 0)
+        self.assertEqual(len(flushed), 2)
+        seen.due = time.time() + 60
+        self.run_loop(stack, [[]], seen)
+        self.assertEqual(len(flushed), 2)
 
 
 class RawPeer:
