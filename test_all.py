@@ -11717,6 +11717,15 @@ class Stack(unittest.TestCase):
                                  ([], False), 'SEED=%d %s' % (SEED, frame.hex()))
         self.assertGreater(quick, 200)
 
+    def test_plain_by_words(self):
+        """The test that PyPy does, word by word, says what one mask says."""
+        draw, stack = random.Random(SEED), make_stack()
+        for _ in range(300 * BULK):
+            frame = self.random_syn(draw)[0]
+            if len(frame) >= masscanned.PLAIN4.size:
+                masked = int.from_bytes(frame[:24], 'big') & masscanned.PLAIN_MASK
+                self.assertEqual(stack.is_special(frame), masked != stack.plain, frame.hex())
+
     def test_quick_segment(self):
         """So does the one for other segments, through whole conversations."""
         draw, requests = random.Random(SEED), (GET, GET * 3, GET[:20], GET[20:], b'SSH-2.0-a\r\n', b'', b'')
