@@ -635,11 +635,11 @@ class CbaPackets:
         return thread, kind, code, value
 
 
-def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = False):
+def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: bool = False):
     """Open a new file for a name that a stranger chose -> (file, path below folder).
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
-    taken   paths given before in this run, which get a number instead of a second life
+    taken   {path given before in this run: number that its name gets next}
     No link is followed on the way, and nothing is overwritten unless told: a name that is there
     already gets .1, .2 ... behind it.
     """
@@ -656,7 +656,8 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
             there = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
             os.close(here)
             here = there
-        for number in itertools.count():
+        wanted = '/'.join(parts)
+        for number in itertools.count(taken.get(wanted, 0)):
             last = parts[-1] + ('.%d' % number if number else '')
             path = '/'.join(parts[:-1] + [last])
             if path in taken:
@@ -667,7 +668,8 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
                 fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=here)
             except FileExistsError:
                 continue
-            taken.add(path)
+            taken[path] = 1
+            taken[wanted] = number + 1
             return os.fdopen(fd, 'wb'), path
     finally:
         os.close(here)
@@ -1604,7 +1606,7 @@ class TextSink:
     def __init__(self, write, folder, look=None):
         self.write_lines, self.folder = write, folder
         self.look = look or self.start      # learns, now and then, whether anybody reads
-        self.taken = set()          # paths of files saved by this run
+        self.taken = {}             # paths of files saved by this run, as create_below() has them
         self.entries = {}           # thread -> lines of the entry that it is in the middle of
         self.lock = threading.Lock()
 

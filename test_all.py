@@ -845,6 +845,17 @@ def sample(order='<'):
     return made.head(1, '').event(1, CBA_STR, 0, '5.6.7.8:5901')
 
 
+class Overlay:
+    """A module with some of its functions replaced."""
+
+    def __init__(self, module, **functions):
+        self.module = module
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+
 class Case(unittest.TestCase):
     """A folder for each test, and what it is to refuse something."""
 
@@ -2614,6 +2625,50 @@ class Cba(Case):
         self.assertEqual(len(list(cba.entries())), 3)
         self.assertEqual([name for name, _ in cba.refused], ['a/b'])
         self.assertEqual(set(self.look(self.path('in'))), {'a', 'c'})
+
+    def test_many_of_one_name(self):
+        """As many attempts as files, whatever was there before: nothing is tried again and again."""
+        made = Made().head(1, 'm')
+        for _ in range(300):
+            made.begin(1, CBA_FILE, 0, 'd/a').end(1)
+        made.begin(1, CBA_FILE, 0, 'd/a.7').end(1)
+        os.makedirs(self.path('out/d'))
+        for name in 'a', 'a.1':
+            self.path('out/d/' + name, b'old')
+        attempts = []
+
+        def counting(*args, **options):
+            attempts.append(args[0])
+            return os.open(*args, **options)
+        for overwrite in False, True:
+            cba = cba_reader.CBA(io.BytesIO(made.data), self.path('out'), '*', overwrite)
+            del attempts[:]
+            with patched(cba_reader, os=Overlay(os, open=counting)):
+                for _ in cba.entries():
+                    pass
+            self.assertEqual((len(cba.extracted), cba.refused), (301, []))
+            self.assertIn('d/a.7.1', cba.extracted)
+            self.assertLess(len(attempts), 301 * 3 + 10)
+            self.assertEqual(len(cba.fresh), 301)
+
+    def test_large_entries(self):
+        """An entry of many events comes in pieces; statistics are not torn, nothing is lost."""
+        made = Made().head(1, 'm')
+        for number in range(100):
+            made.event(1, CBA_BIT, number, True)
+        stats = Made().head(1, 'cscan')
+        for number in range(40):
+            stats.event(1, CBA_INT64, 11, number).event(1, CBA_INT32, 0, 1).event(1, CBA_INT32, 0, 2)
+        numbers = Made().head(1, 'm')
+        for number in range(50):
+            numbers.event(1, CBA_INT32, 0, number)
+        for made, size, sizes in ((made, 30, [30, 30, 30, 10]), (stats, 29, [30, 30, 30, 30]),
+                                  (numbers, 20, [40, 10]), (made, 100, [100])):
+            with self.subTest(sizes=sizes), patched(cba_reader, EVENTS_MAX=size):
+                pieces = list(cba_reader.CBA(io.BytesIO(made.data)).entries())
+                self.assertEqual([len(piece.events) for piece in pieces], sizes)
+                self.assertEqual(sum((piece.events for piece in pieces), []), made.entries()[0][1])
+                self.assertEqual({piece.module for piece in pieces}, {made.entries()[0][0]})
 
     def test_which_are_extracted(self):
         """Only of the modules named; the others' names and all that follows are read."""
