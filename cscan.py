@@ -44,6 +44,7 @@ import fcntl
 import gc
 import hashlib
 import heapq
+import io
 import itertools
 import json
 import math
@@ -1419,6 +1420,10 @@ class Space:
         index, count = shard
         return range(index, self.size, count)[begin:]
 
+    def text(self) -> str:
+        """How large it is, for the start line."""
+        return many(self.addresses, 'address') + ' x ' + many(len(self.ports), 'port')
+
     def digest(self) -> str:
         """What tells this space, ports in this order, from others: 64 hexadecimal digits."""
         state = hashlib.sha256(repr((self.tops, self.shifts, self.ports)).encode())
@@ -1443,6 +1448,152 @@ class Space:
             return ip_texts(in_lanes(operator.add, indexes, shifts[0]))
         places = map(bisect.bisect_left, itertools.repeat(self.tops), indexes)
         return ip_texts([index + shifts[place] for index, place in zip(indexes, places)])
+
+
+RESULT_LINE_MAX = 1 << 22           # octets: all ports of a host on a line of nmap -oG have 1.5 MB
+RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)
+LIST_LINE = re.compile(r'(open|closed|banner) (tcp|udp|sctp) ([0-9]{1,5}) (%s)(?: .*)?' % QUAD)
+GREPABLE_LINE = re.compile(r'(?:Timestamp: [0-9]+\t)?Host: (%s) \(.*?\)\t(.*)' % QUAD)
+GREPABLE_PORT = re.compile(r'([0-9]{1,5})/open/tcp/')
+CSV_LINE = re.compile(r'[0-9]+,(%s),([0-9]{1,5}),"(\w*)",.*' % QUAD)
+PAIR_IPV6 = re.compile(r'\[[0-9a-fA-F:.%]+\]:[0-9]{1,5}')
+EMPTY_LINES = '', '[', ']', ',', '{finished: 1}', 'time,ip,port,module,text', 'saddr,sport'
+
+
+def result_lines(file):
+    """Lines of a binary file -> their text; None in place of one longer than 4 MB."""
+    while True:
+        line = file.readline(RESULT_LINE_MAX)
+        if not line:
+            return
+        is_whole = len(line) < RESULT_LINE_MAX or line.endswith(b'\n')
+        yield line.decode('utf-8', 'replace').strip('\ufeff \t\r\n') if is_whole else None
+        while not is_whole and line and not line.endswith(b'\n'):
+            line = file.readline(RESULT_LINE_MAX)
+
+
+def line_results(text: str) -> 'list[tuple[str, int]] | None':
+    """A line of results -> (host, port) of each open TCP port; None: it is no such line.
+
+    Forms: ip:port, ip port, ip,port; masscan -oL, -oJ, -oD; nmap and masscan -oG; naabu -json;
+    json and csv of cscan.  Closed ports and banners are no open ports.
+    """
+    match = RESULT_LINE.fullmatch(text)
+    if match:
+        return check_results(match.group(1), [match.group(2)])
+    if text in EMPTY_LINES or text.startswith('#'):
+        return []
+    match = LIST_LINE.fullmatch(text)
+    if match:
+        state, protocol, port, host = match.groups()
+        return check_results(host, [port] if (state, protocol) == ('open', 'tcp') else [])
+    match = GREPABLE_LINE.fullmatch(text)
+    if match:
+        host, fields = match.groups()
+        ports = [port for field in fields.split('\t') if field.startswith('Ports: ')
+                 for port in map(GREPABLE_PORT.match, field[len('Ports: '):].split(', ')) if port]
+        return check_results(host, [port.group(1) for port in ports])
+    match = CSV_LINE.fullmatch(text)
+    if match:
+        host, port, module_name = match.groups()
+        return check_results(host, [port] if module_name == 'print' else [])
+    return json_results(text) if text.startswith('{') else None
+
+
+def check_results(host, ports) -> 'list[tuple[str, int]] | None':
+    """Port numbers, texts or ints, of a host -> pairs; None if one of them is no port."""
+    texts = list(map(str, ports))
+    if not all(re.fullmatch('[0-9]{1,5}', text) and 1 <= int(text) <= PORT_MAX for text in texts):
+        return None
+    return [(host, int(text)) for text in texts]
+
+
+def json_results(text: str) -> 'list[tuple[str, int]] | None':
+    """An object of naabu, masscan or cscan on a line -> as line_results()."""
+    try:
+        found = json.loads(text.rstrip(','))
+    except (ValueError, RecursionError):
+        return None
+    host = str(found.get('ip', found.get('host', '')))
+    if not re.fullmatch(QUAD, host):
+        return [] if is_ipv6(host) or 'module' in found else None
+    ports = found.get('ports', [found])
+    if not isinstance(ports, list) or not all(isinstance(each, dict) for each in ports):
+        return None
+    return check_results(host, [json_port(each) for each in ports if is_open(each)])
+
+
+def json_port(each: dict):
+    """The port of an object; older naabu has an object there."""
+    port = each.get('port')
+    return port.get('Port') if isinstance(port, dict) else port
+
+
+def is_open(each: dict) -> bool:
+    """Does an object tell of an open TCP port, not of a banner, a closed or a UDP port?"""
+    data = each.get('data')
+    status = data.get('status') if isinstance(data, dict) else each.get('status', 'open')
+    return (status == 'open' and not each.get('module') and 'service' not in each
+            and each.get('protocol', each.get('proto', 'tcp')) == 'tcp')
+
+
+class PairSpace(Space):
+    """Addresses with a port each, 6 octets a pair: what --pairs names.
+
+    ips, ports_of  arrays of the addresses and of their ports, in ascending order, each pair once
+    """
+
+    def __init__(self, ips, ports):
+        self.ips, self.ports_of = ips, ports
+        self.size = len(ips)
+
+    def draws(self, seed=None):
+        """Independent random pairs for ever."""
+        indexes = cut(uniform(self.size, random_words(seed)), TEXT_BLOCK)
+        return Columns(map(self.pairs, indexes))
+
+    def digest(self) -> str:
+        """What tells these pairs from others: 64 hexadecimal digits."""
+        state = hashlib.sha256(b'pairs')
+        for column in self.ips, self.ports_of:
+            octets = column[:]
+            if sys.byteorder == 'big':
+                octets.byteswap()
+            state.update(octets.tobytes())
+        return state.hexdigest()
+
+    def pairs(self, indexes):
+        """Indexes of pairs -> (hosts, ports)."""
+        return (ip_texts([self.ips[index] for index in indexes]),
+                [self.ports_of[index] for index in indexes])
+
+    def text(self) -> str:
+        return many(self.size, 'pair')
+
+
+def read_pairs(path: str, skip_bad: bool, console) -> 'list[int]':
+    """A file of results, as -x takes them -> address << 16 | port, ascending, each once."""
+    where = 'standard input' if path == '-' else path
+    reader, keys = RangeReader(), set()
+    lines = result_lines(io.BytesIO(read_file(path, 'argument --pairs')))
+    for number, text in enumerate(lines, 1):
+        if text and text[0].isdigit():
+            text = COMMENT.split(text, 1)[0].strip(' \t,')
+        results = None if text is None else line_results(text)
+        if results is None and text and PAIR_IPV6.fullmatch(text):
+            reader.ipv6 += 1
+        elif results is None and not (text or '').startswith(';'):
+            reader.add_bad('%s:%d: %s: ip:port was expected' % (where, number, 'a line too long'
+                                                                if text is None else quote(text)))
+        for host, port in results or ():
+            keys.add(ip_number(host) << 16 | port)
+    reader.check(skip_bad)
+    for note in reader.notes:
+        if note.startswith('warning'):
+            console.note(note)
+        else:
+            console.progress(note)
+    return sorted(keys)
 
 
 # ==== 3 Output ========================================================================
@@ -5942,8 +6093,10 @@ def make_parser() -> argparse.ArgumentParser:
     group('--skip-unresolved', action='store_true',
           help='names of -f that do not resolve are skipped, not an error')
     group('--resolve', action='store_true', help='hosts by name need no name: before them')
+    group('--pairs', metavar='FILE',
+          help='targets are these ip:port lines, or what else -x reads; instead of -f and -p')
     group('--skip-bad', action='store_true',
-          help='lines of -f that are no targets are counted and left out, not an error')
+          help='lines of -f and --pairs that are no targets are counted and left out')
     group('-p', metavar='SPEC', help='ports with weights: 80:2,ssh,8000-8010, - is all '
           '(default: %s)'
           % (BUILTIN_PORTS if len(BUILTIN_PORTS) < 40 else 'built-in'))
@@ -6055,11 +6208,14 @@ def check_args(parser, args, extra):
         parser.error('-l and -x: one of them')
     if args.p and args.pf:
         parser.error('-p %s and -pf %s: one of them' % (args.p, args.pf))
+    if args.pairs and (args.f or args.p is not None or args.pf or args.top_ports):
+        parser.error('--pairs %s: goes without -f, -p, -pf and --top-ports: it names addresses '
+                     'and ports' % args.pairs)
     if args.top_ports and (args.p is not None or args.pf):
         parser.error('--top-ports %d: goes without -p and -pf' % args.top_ports)
     if args.state and (not args.once or args.l or args.x):
         parser.error('--state: goes with a scan of --once: random targets have no position')
-    if args.state and '-' in args.f + args.exclude:
+    if args.state and '-' in args.f + args.exclude + [args.pairs]:
         parser.error('--state: standard input could not be read again: use a file')
     if args.resume:
         return check_resumed(parser, args)
@@ -6082,16 +6238,16 @@ def check_args(parser, args, extra):
     if args.x and '-' in args.exclude:
         parser.error('-x reads results from standard input: -xf - cannot')
     for mode, names in (
-            ('x', 'f skip_unresolved skip_bad top_ports n once shard retries max_runtime mf ce '
-                  'status'),
+            ('x', 'f pairs skip_unresolved skip_bad top_ports n once shard retries max_runtime '
+                  'mf ce status'),
             ('l', 'o format retries max_runtime max_results mf ce status')):
         for name in names.split():
             if getattr(args, mode) and getattr(args, name) not in (None, False, 0, []):
                 parser.error('-%s: %s goes with a scan only' % (
                     mode, ('-' if len(name) < 3 else '--') + name.replace('_', '-')))
-    if (args.f + args.exclude).count('-') > 1:
+    if (args.f + args.exclude + [args.pairs]).count('-') > 1:
         parser.error('-: standard input can be read once')
-    if not (args.f or args.l or args.x or BAKED):
+    if not (args.f or args.pairs or args.l or args.x or BAKED):
         ranges = subtract_ranges(load_ranges('default', '-f'), [MULTICAST])
         complain(
             'cscan: no targets named, nothing was sent; name them with -f (see -h)\n'
@@ -6161,6 +6317,32 @@ def load_space(args, exclusions, names, console) -> 'tuple[Space, dict]':
     if args.once and len({weight for _, weight in ports}) > 1:
         console.progress('--once: weights of ports do not apply')
     return Space(ranges, ports), lists
+
+
+def load_pairs(args, exclusions, console) -> 'tuple[PairSpace, dict]':
+    """--pairs -xf -> as load_space()."""
+    keys = read_pairs(args.pairs, args.skip_bad, console)
+    if not keys:
+        raise UserError('argument --pairs: %r: no ip:port in there' % args.pairs)
+    octets = array.array('Q', keys)
+    lists = {}
+    if args.state:
+        barred = exclusions.now
+        lists['--pairs'] = [hashlib.sha256(octets.tobytes()).hexdigest(), many(len(keys), 'pair')]
+        lists['-xf'] = digest_list(barred, count_addresses(barred), 'address')
+    never = merge_ranges(exclusions.first + [MULTICAST])
+    left = [key for key in keys if not is_in(key >> 16, never)]
+    if len(left) < len(keys):
+        console.progress('%d of %s excluded or multicast' % (
+            len(keys) - len(left), many(len(keys), 'pair')))
+    if not left:
+        raise UserError('no addresses are left to scan')
+    ips = array.array('I', [key >> 16 for key in left])
+    packed = ips[:]
+    if sys.byteorder == 'little':
+        packed.byteswap()
+    exclusions.scanned = single_ranges(packed.tobytes())
+    return PairSpace(ips, array.array('H', [key & PORT_MAX for key in left])), lists
 
 
 def load_ports(args, console) -> 'list[tuple[int, int]]':
@@ -6309,7 +6491,10 @@ def run(args, console, signals) -> int:
     names = Names(args.names, args.skip_unresolved, console, args.resolve, args.skip_bad)
     with no_collections():
         exclusions = Exclusions(args.exclude, names, state and state.excluded)
-        space, lists = load_space(args, exclusions, names, console)
+        if args.pairs:
+            space, lists = load_pairs(args, exclusions, console)
+        else:
+            space, lists = load_space(args, exclusions, names, console)
     args.told = names.told
     if state:
         check_lists(args.state, args.lists, lists)
@@ -6353,7 +6538,7 @@ def check_lists(path, before, now):
                             'began: %s then, %s now' % (path, option, count, now[option][1]))
 
 
-FILE_OPTIONS = 'pf', 'o', 'of', 'mf', 'log', 'status'
+FILE_OPTIONS = 'pairs', 'pf', 'o', 'of', 'mf', 'log', 'status'
 PASSING_OPTIONS = 'resume', 'state', 'q', 'd'       # what --resume does not keep
 
 
@@ -6414,92 +6599,6 @@ def make_sink(args, console):
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
     return Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
-
-
-RESULT_LINE_MAX = 1 << 22           # octets: all ports of a host on a line of nmap -oG have 1.5 MB
-RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)
-LIST_LINE = re.compile(r'(open|closed|banner) (tcp|udp|sctp) ([0-9]{1,5}) (%s)(?: .*)?' % QUAD)
-GREPABLE_LINE = re.compile(r'(?:Timestamp: [0-9]+\t)?Host: (%s) \(.*?\)\t(.*)' % QUAD)
-GREPABLE_PORT = re.compile(r'([0-9]{1,5})/open/tcp/')
-CSV_LINE = re.compile(r'[0-9]+,(%s),([0-9]{1,5}),"(\w*)",.*' % QUAD)
-EMPTY_LINES = '', '[', ']', ',', '{finished: 1}', 'time,ip,port,module,text', 'saddr,sport'
-
-
-def result_lines(file):
-    """Lines of a binary file -> their text; None in place of one longer than 4 MB."""
-    while True:
-        line = file.readline(RESULT_LINE_MAX)
-        if not line:
-            return
-        is_whole = len(line) < RESULT_LINE_MAX or line.endswith(b'\n')
-        yield line.decode('utf-8', 'replace').strip('\ufeff \t\r\n') if is_whole else None
-        while not is_whole and line and not line.endswith(b'\n'):
-            line = file.readline(RESULT_LINE_MAX)
-
-
-def line_results(text: str) -> 'list[tuple[str, int]] | None':
-    """A line of results -> (host, port) of each open TCP port; None: it is no such line.
-
-    Forms: ip:port, ip port, ip,port; masscan -oL, -oJ, -oD; nmap and masscan -oG; naabu -json;
-    json and csv of cscan.  Closed ports and banners are no open ports.
-    """
-    match = RESULT_LINE.fullmatch(text)
-    if match:
-        return check_results(match.group(1), [match.group(2)])
-    if text in EMPTY_LINES or text.startswith('#'):
-        return []
-    match = LIST_LINE.fullmatch(text)
-    if match:
-        state, protocol, port, host = match.groups()
-        return check_results(host, [port] if (state, protocol) == ('open', 'tcp') else [])
-    match = GREPABLE_LINE.fullmatch(text)
-    if match:
-        host, fields = match.groups()
-        ports = [port for field in fields.split('\t') if field.startswith('Ports: ')
-                 for port in map(GREPABLE_PORT.match, field[len('Ports: '):].split(', ')) if port]
-        return check_results(host, [port.group(1) for port in ports])
-    match = CSV_LINE.fullmatch(text)
-    if match:
-        host, port, module_name = match.groups()
-        return check_results(host, [port] if module_name == 'print' else [])
-    return json_results(text) if text.startswith('{') else None
-
-
-def check_results(host, ports) -> 'list[tuple[str, int]] | None':
-    """Port numbers, texts or ints, of a host -> pairs; None if one of them is no port."""
-    texts = list(map(str, ports))
-    if not all(re.fullmatch('[0-9]{1,5}', text) and 1 <= int(text) <= PORT_MAX for text in texts):
-        return None
-    return [(host, int(text)) for text in texts]
-
-
-def json_results(text: str) -> 'list[tuple[str, int]] | None':
-    """An object of naabu, masscan or cscan on a line -> as line_results()."""
-    try:
-        found = json.loads(text.rstrip(','))
-    except (ValueError, RecursionError):
-        return None
-    host = str(found.get('ip', found.get('host', '')))
-    if not re.fullmatch(QUAD, host):
-        return [] if is_ipv6(host) or 'module' in found else None
-    ports = found.get('ports', [found])
-    if not isinstance(ports, list) or not all(isinstance(each, dict) for each in ports):
-        return None
-    return check_results(host, [json_port(each) for each in ports if is_open(each)])
-
-
-def json_port(each: dict):
-    """The port of an object; older naabu has an object there."""
-    port = each.get('port')
-    return port.get('Port') if isinstance(port, dict) else port
-
-
-def is_open(each: dict) -> bool:
-    """Does an object tell of an open TCP port, not of a banner, a closed or a UDP port?"""
-    data = each.get('data')
-    status = data.get('status') if isinstance(data, dict) else each.get('status', 'open')
-    return (status == 'open' and not each.get('module') and 'service' not in each
-            and each.get('protocol', each.get('proto', 'tcp')) == 'tcp')
 
 
 def pass_results(args, console, signals, modules, options) -> int:
@@ -6617,7 +6716,7 @@ def start_text(pace: Pace, args, space: Space, total) -> str:
     pace = pace._replace(window=pace.window * args.w, rate=pace.rate and pace.rate * args.w)
     parts = [many(args.w, 'worker')] * (args.w > 1)
     parts += [many(pace.window, 'socket'), '%g ms timeout' % args.t] + pace_parts(pace, args)
-    parts.append(many(space.addresses, 'address') + ' x ' + many(len(space.ports), 'port'))
+    parts.append(space.text())
     if args.once:
         parts.append('seed %d' % args.seed)
     if args.shard != (0, 1):

@@ -90,8 +90,8 @@ STANDARD = {                                # file: modules it may import
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io', 'itertools', 'json',
                            'os', 're', 'socket', 'struct', 'sys', 'tempfile', 'zlib'},
     'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'errno',
-                 'fcntl', 'gc', 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'operator',
-                 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat',
+                 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
+                 'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat',
                  'struct', 'sys', 'textwrap', 'threading', 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
                       'functools', 'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os',
@@ -1691,6 +1691,117 @@ class Targets(Case):
         kept = cscan.subtract_ranges(ranges, [(16 * i + 4, 16 * i + 30)
                                               for i in range(0, 60000, 2)])
         self.assertEqual(kept, [(16 * i, 16 * i + 3) for i in range(0, 60000, 2)])
+
+
+# ==== Pairs ===========================================================================
+
+class Pairs(Case):
+    """--pairs: a space of its own, by index."""
+
+    def setUp(self):
+        super().setUp()
+        self.hosts = Hosts(self)
+        self.base = ['-q', '-b', next(FREE_PORT), '-bt', 50, '-t', 300]
+
+    def space(self, keys):
+        return cscan.PairSpace(cscan.array.array('I', [key >> 16 for key in keys]),
+                               cscan.array.array('H', [key & 65535 for key in keys]))
+
+    def test_read(self):
+        """Forms of -x, comments, duplicates once; IPv6 counted, bad lines named or left out."""
+        text = ('; a\n1.2.3.4:80\n1.2.3.4 80 ; again\n5.6.7.8,443 # x\nopen tcp 22 0.0.0.0 1\n'
+                '[2001:db8::1]:80\n255.255.255.255:65535,\n{"ip":"1.2.3.4","port":9}\n')
+        expected = ['0.0.0.0:22', '1.2.3.4:9', '1.2.3.4:80', '5.6.7.8:443', '255.255.255.255:65535']
+        for bad in '', '1.2.3.4\n', '1.2.3.4:0\n1.2.3.4:65536\nx\n':
+            console = StubConsole()
+            path = self.path('p', (text + bad).encode())
+            with self.subTest(bad=bad):
+                found = cscan.read_pairs(path, True, console)
+                self.assertEqual(['%s:%d' % (cscan.ip_text(key >> 16), key & 65535)
+                                  for key in found], expected)
+                self.assertEqual(len(console.notes), 1 + bool(bad))
+                self.assertEqual(console.notes[-1], '1 target of IPv6 passed over')
+                if bad:
+                    with self.assertRaises(UserError) as caught:
+                        cscan.read_pairs(path, False, console)
+                    self.assertIn(path + ':9: ', str(caught.exception))
+
+    def test_orders(self):
+        """Each pair once in every order, in shards too; draws are fair and of nothing else."""
+        keys = [at << 20 | 1 << at % 16 for at in range(1000)]
+        space = self.space(keys)
+        expected = [('%s' % cscan.ip_text(key >> 16), key & 65535) for key in keys]
+        for seed in 0, SEED:
+            order = list(space.once(seed))
+            self.assertEqual(sorted(order), sorted(expected))
+            self.assertNotEqual(order, expected)
+            parts = [list(space.once(seed, space.share((index, 3)))) for index in range(3)]
+            self.assertEqual(sorted(sum(parts, [])), sorted(expected))
+        small = self.space(keys[:3])
+        counts = collections.Counter(itertools.islice(small.draws(1), 3000))
+        self.assertEqual(set(counts), set(expected[:3]))
+        self.assertGreater(min(counts.values()), 800)
+        self.assertEqual((small.text(), space.size), ('3 pairs', 1000))
+        self.assertEqual(len({self.space(some).digest() for some in (
+            keys[:3], keys[:4], keys[1:4], [key ^ 1 for key in keys[:3]])}), 4)
+
+    def write(self, open_count=5, closed=60):
+        """A file of pairs -> its path, those that are open."""
+        found = {'%s:%d' % self.hosts.open('127.0.91.%d' % at) for at in range(open_count)}
+        port = self.hosts.open('127.0.92.1')[1]             # open elsewhere, not at these
+        lines = sorted(found) + ['127.0.93.%d:%d' % (at, port) for at in range(closed)]
+        return self.path('pairs.txt', ''.join(line + '\n' for line in lines).encode()), found
+
+    def test_scan(self):
+        """No pair that was not named is probed, each that was is, alone and in workers."""
+        path, found = self.write()
+        for options in ([], ['-w', 2], ['--retries', 1], ['-xf', '127.0.93.0/25']):
+            with self.subTest(options=options):
+                status, out, err = run('cscan.py', *self.base, '--pairs', path, '--once', *options)
+                self.assertEqual((status, set(out.split())), (0, found), err)
+        parts = [run('cscan.py', *self.base, '--pairs', path, '--once', '--shard', part)[1].split()
+                 for part in ('1/2', '2/2')]
+        self.assertEqual(sorted(parts[0] + parts[1]), sorted(found))
+        status, out, _ = run('cscan.py', *self.base, '--pairs', path, '-l', '-n', 9, '--seed', 1)
+        self.assertEqual((status, len(out.split())), (0, 9))
+
+    def test_state(self):
+        """Begun, ended by -n and gone on with; another list is refused."""
+        path, found = self.write()
+        state, results = self.path('state'), self.path('r.cba')
+        args = [*self.base, '--pairs', path, '--once', '--seed', 5, '--state', state, '-o', results]
+        process = start('cscan.py', *args, '-r', 20)
+        wait_until(lambda: os.path.exists(state) and os.path.getsize(state))
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        with open(path, 'ab') as file:
+            file.write(b'127.0.93.200:9\n')
+        done = run('cscan.py', '-q', '--resume', state)
+        self.assertEqual(done[0], 1)
+        self.assertIn('what --pairs names has changed since the scan began: 65 pairs then, 66', done[2])
+        self.path('pairs.txt', self.read('pairs.txt').replace(b'127.0.93.200:9\n', b''))
+        self.assertEqual(run('cscan.py', '-q', '--resume', state)[0], 0)
+        _, out, _ = run('cba_reader.py', '-r', '--unique', results)
+        self.assertEqual(set(out.split()), found)
+
+    def test_mistakes(self):
+        path = self.path('p', b'1.2.3.4:80\n')
+        for args, status, part in (
+                (['-p', '80'], 2, 'goes without -f, -p, -pf'), (['-f', '1.2.3.4'], 2, 'goes without'),
+                (['-pf', path], 2, 'goes without'), (['--top-ports', '5'], 2, 'goes without'),
+                (['-x'], 2, '-x: --pairs goes with a scan only'),
+                (['-l', '-q', '-xf', '1.0.0.0/8'], 1, 'no addresses are left')):
+            with self.subTest(args=args):
+                self.check_stop(['--pairs', path] + args, status, part)
+        self.check_stop(['-l', '--pairs', self.path('empty', b'# none\n')], 1, 'no ip:port in there')
+
+    def check_stop(self, args, status, part):
+        """cscan.py in this process; its lines go to a descriptor, not to sys.stderr."""
+        lines = []
+        with patched(cscan, complain=lines.append):
+            done = call(cscan.main, args)
+        self.assert_stop((done[0], done[1], ''.join(lines)), status, part)
 
 
 # ==== Compile =========================================================================
