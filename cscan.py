@@ -115,7 +115,8 @@ RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
 SPREAD = re.compile(r'(?:{0}(?:-{0})?|\*)(?:\.(?:{0}(?:-{0})?|\*)){{3}}'.format(OCTET))
 SPREAD_MAX = 1 << 16                # ranges that one a.b.*.c-d may stand for
 COMMENT = re.compile('[#;]')
-SPACED = re.compile(r'\s+(-)\s*|(-)\s+|(?<!\S)(name:)\s+')      # spaces within one target
+# Spaces within one target; they are looked at from their first on: a megabyte of them is quick
+SPACED = re.compile(r'(?<!\s)\s+(-)\s*|(-)\s+|(?<!\S)(name:)\s+')
 BETWEEN = re.compile(r'[\s,]+')     # separates targets on a line
 NAME_MARK = 'name:'                 # before a host by name, in range text
 # The last label has a letter: resolvers take 10.1 and 0x7f000001 for addresses
@@ -250,6 +251,18 @@ def single_ranges(packed: bytes) -> 'list[tuple[int, int]]':
     return list(zip(itertools.compress(ips, edge + inner), itertools.compress(ips, inner + edge)))
 
 
+def parse_json(text: str):
+    """JSON -> what it says; raises ValueError, RecursionError."""
+    return json.loads(text, parse_int=short_int)
+
+
+def short_int(text: str) -> int:
+    """A number of JSON; int() takes minutes for a million digits before Python 3.11."""
+    if len(text) > 20:
+        raise ValueError('a number of %d digits' % len(text))
+    return int(text)
+
+
 class RangeReader:
     """Lists of targets, as many as are added -> their merged ranges.
 
@@ -336,7 +349,7 @@ class RangeReader:
     def add_json(self, text, where):
         """Add the prefixes of a cloud's list, by its keys, or of an array of nothing else."""
         try:
-            document = json.loads(text)
+            document = parse_json(text)
         except (ValueError, RecursionError) as error:
             raise UserError('%s: not JSON that can be read: %s' % (where, error)) from None
         taken, ipv6 = {}, self.ipv6
@@ -1511,7 +1524,7 @@ def check_results(host, ports) -> 'list[tuple[str, int]] | None':
 def json_results(text: str) -> 'list[tuple[str, int]] | None':
     """An object of naabu, masscan or cscan on a line -> as line_results()."""
     try:
-        found = json.loads(text.rstrip(','))
+        found = parse_json(text.rstrip(','))
     except (ValueError, RecursionError):
         return None
     host = str(found.get('ip', found.get('host', '')))

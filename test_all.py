@@ -275,7 +275,7 @@ RESULT_LINES = [
     ('no port', '{"ip":"192.0.2.7"}', None), ('no address', '{"port":80}', None),
     ('a float', '{"ip":"192.0.2.7","port":80.5}', None), ('true', '{"ip":"1.2.3.4","port":true}', None),
     ('no list', '{"ip":"192.0.2.7","ports":5}', None), ('cut', '{"ip":"192.0.2.7","port":80', None),
-    ('deep', '{"a":' * 100000, None), ('XML', '<host endtime="1">', None),
+    ('digits', '{"ip":%s}' % ('9' * 10 ** 6), None), ('deep', '{"a":' * 100000, None), ('XML', '<host endtime="1">', None),
     ('octal', 'open tcp 80 010.0.0.1 1', None), ('a host', 'open tcp 80 a.example 1', None),
 ]
 
@@ -1152,6 +1152,21 @@ class Formats(Case):
                 self.assertEqual(reader.names, [(name, 't:2') for name in names.split()])
                 self.assertEqual(reader.ipv6, ipv6)
                 self.assertEqual(len(reader.notes), bool(ipv6))
+
+    def test_long_lines(self):
+        """Each step is linear: a line of 300,000 characters takes no time."""
+        for line in (' ' * 300000 + 'x', '-' * 300000, ' - ' * 100000, 'a' * 300000 + '!',
+                     'a.' * 150000 + '!', '1.' * 150000, ',' * 300000 + 'x', ':' * 300000,
+                     'name:' * 60000 + ' x!', '0-' * 150000):
+            reader, begin = cscan.RangeReader([], True), time.process_time()
+            reader.add_lines(['1.2.3.4' + line, line], 't')
+            with self.subTest(line=line[:9]):
+                self.assertLess(time.process_time() - begin, 2)
+                self.assertLess(len(reader.bad[0]) if reader.bad else 0, 250)
+        for text in 'Host: 1.2.3.4 (' + ')' * 300000, '1.2.3.4' + ' ' * 300000 + 'x', '5,1.2.3.4' * 30000:
+            begin = time.process_time()
+            self.assertIsNone(cscan.line_results(text))
+            self.assertLess(time.process_time() - begin, 2)
 
     def test_spread(self):
         """Octet ranges against each address in turn."""
