@@ -5787,7 +5787,7 @@ class Excluding(EngineCase):
             # file                              new ones, barred now
             (b'192.0.2.0/24\n127.0.0.0/8\n', 1 << 24, 1 << 24),
             (b'192.0.2.0/24\n127.0.0.0/8\n', 0, 1 << 24),
-            (b'', 0, 1 << 24),
+            (b'2001:db8::/32\n', 0, 1 << 24),
             (b'127.0.0.0/7\n', 1 << 24, 1 << 25),
         ]
         for octets, new, barred in rows:
@@ -5796,6 +5796,8 @@ class Excluding(EngineCase):
             self.assertEqual(cscan.count_addresses(self.exclusions.barred), barred, octets)
         self.path('never', b'127.0.0.300\n')
         self.assert_refused(['never:1', "'127.0.0.300'"], self.exclusions.reread)
+        self.path('never', b'# cut short')
+        self.assert_refused(['-xf', 'never', 'no ranges in there'], self.exclusions.reread)
         os.unlink(self.list)
         self.assert_refused(['never'], self.exclusions.reread)
         for host, barred in (('126.0.0.0', True), ('127.255.255.255', True), ('128.0.0.0', False),
@@ -6471,7 +6473,8 @@ class Resume(Long):
         ports = self.path('ports', cscan.pack_csp([(9, 1), (10, 1)], 'ports'))
         console = types.SimpleNamespace(progress=lambda text: None)
         parser = cscan.make_parser()
-        args = parser.parse_args(['-f', targets, '-xf', never, '-pf', ports, '--once'])
+        args = parser.parse_args(['-f', targets, '-xf', never, '-pf', ports, '--once',
+                                  '--state', 'state'])
 
         def lists():
             names = cscan.Names({}, False, console)
