@@ -137,11 +137,11 @@ class CbaPackets:
         return thread, kind, code, value
 
 
-def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = False):
+def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: bool = False):
     """Open a new file for a name that a stranger chose -> (file, path below folder).
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
-    taken   paths given before in this run, which get a number instead of a second life
+    taken   {path given before in this run: number that its name gets next}
     No link is followed on the way, and nothing is overwritten unless told: a name that is there
     already gets .1, .2 ... behind it.
     """
@@ -158,7 +158,8 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
             there = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
             os.close(here)
             here = there
-        for number in itertools.count():
+        wanted = '/'.join(parts)
+        for number in itertools.count(taken.get(wanted, 0)):
             last = parts[-1] + ('.%d' % number if number else '')
             path = '/'.join(parts[:-1] + [last])
             if path in taken:
@@ -169,7 +170,8 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
                 fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=here)
             except FileExistsError:
                 continue
-            taken.add(path)
+            taken[path] = 1
+            taken[wanted] = number + 1
             return os.fdopen(fd, 'wb'), path
     finally:
         os.close(here)
@@ -849,6 +851,9 @@ EVENT_MAX = 1000                    # characters of an EVENT, which is cut there
 RESOLVED = re.compile(r'name:(\S{1,253}) = ([0-9.]+(?:, [0-9.]*)*)')
 
 
+EVENTS_MAX = 1 << 18                # of an entry; what has more comes in pieces
+
+
 class Entry:
     """What a module wrote about one result.
 
@@ -867,6 +872,10 @@ class Entry:
         self.events.append((kind, code, value))
         self.dict[code] = value
 
+    def may_end(self, kind) -> bool:
+        """May it be parted before an event of this kind?  Statistics are an INT64, two INT32."""
+        return kind != CBA_INT32 or len(self.events) >= 2 * EVENTS_MAX
+
 
 class CBA:
     """A CBA file.
@@ -879,6 +888,8 @@ class CBA:
     time         Unix seconds of the scanner's last statistics, 0 = none yet
     hostnames    {ip: names that the scan found it by, with spaces between}, as far as was read
     extracted    paths below extract_dir of the FILEs written
+    fresh        those of them that nobody has taken out of here, in order
+    taken        the same for create_below()
     refused      (name, reason) of FILEs that could not be written
     """
 
@@ -886,10 +897,15 @@ class CBA:
         self.file, self.extract_dir = fileobj, extract_dir
         self.extract_for, self.overwrite = extract_for, overwrite
         self.started, self.cut, self.torn, self.time = False, '', False, 0
-        self.extracted, self.refused, self.hostnames = set(), [], {}
+        self.extracted, self.fresh, self.refused = set(), [], []
+        self.taken, self.hostnames = {}, {}
 
     def entries(self, module=None):
-        """Yield the entries of a module, None = of all, in the order in which they end."""
+        """Yield the entries of a module, None = of all, in the order in which they end.
+
+        One of more than 262,144 events, as a scan of weeks has for its statistics, is yielded
+        in pieces, so that memory is bounded.
+        """
         if self.started:
             self.file.seek(0)
         self.started, self.time = True, 0
@@ -907,6 +923,9 @@ class CBA:
             elif kind in (CBA_FILE, CBA_DATA):
                 streams[thread] = self.stream(kind, code, value, entry, module)
             else:
+                if len(entry.events) >= EVENTS_MAX and entry.may_end(kind):
+                    yield from self.whole(entry, module)
+                    entry = entries[thread] = Entry(entry.module, self.time)
                 entry.add(kind, code, value.decode('latin-1') if kind == CBA_STR else value)
                 if entry.module == 'cscan':
                     self.note_time(kind, code, value)
@@ -955,7 +974,10 @@ class CBA:
     def create(self, name):
         """A new file for a FILE, or None and a refusal."""
         try:
-            return create_below(self.extract_dir, name, self.extracted, self.overwrite)[0]
+            file, path = create_below(self.extract_dir, name, self.taken, self.overwrite)
+            self.extracted.add(path)
+            self.fresh.append(path)
+            return file
         except OSError as error:
             self.refused.append((name, why(error)))
             return None
@@ -1250,7 +1272,7 @@ class Files:
     folder, modules, overwrite  of --extract, as CBA takes them; folder None = nothing is extracted
     complaints  {path: line about it}, told at the end
     broken      paths of those that cannot be read, are no CBA files, or are damaged
-    extracted   paths below folder, of all files
+    extracted, fresh, taken  paths below folder, of all files, as CBA has them
     refused     (name, reason) of FILEs that could not be written
     hostnames   as a CBA has them, of all files
     modules     {of the entries last read: how many}
@@ -1262,7 +1284,8 @@ class Files:
         self.folder, self.wanted = folder, wanted if folder else ()
         self.copies = {}                # path: seekable copy of what came out of a pipe
         self.complaints, self.broken = {}, set()
-        self.extracted, self.refused, self.hostnames = set(), [], {}
+        self.extracted, self.fresh, self.refused = set(), [], []
+        self.taken, self.hostnames = {}, {}
         self.modules = collections.Counter()
         self.unique = None
 
@@ -1275,6 +1298,7 @@ class Files:
                     cba = CBA(file, self.folder, self.wanted, self.overwrite)
                     cba.extracted, cba.refused = self.extracted, self.refused
                     cba.hostnames = self.hostnames
+                    cba.fresh, cba.taken = self.fresh, self.taken
                     for entry in cba.entries():
                         self.modules[entry.module] += 1
                         if self.wants(entry, module, code):
@@ -1432,11 +1456,9 @@ def say_results():
 
 def extract(files, module):
     """--extract: write files, tell their paths, and which could not be written."""
-    told = set()
-    for _ in files.entries(module):
-        emit(sorted(files.extracted - told))
-        told |= files.extracted
-    emit(sorted(files.extracted - told))
+    for _ in itertools.chain(files.entries(module), [None]):
+        emit(sorted(files.fresh))
+        del files.fresh[:]
     for name, reason in files.refused:
         say('%s: not extracted: %s' % (printable(name), reason))
 

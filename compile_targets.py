@@ -8,12 +8,13 @@ One file, standard library only, CPython 3.6 or newer and PyPy.
 
 Contents
     1 Formats           range text, .csw, .csp
-    2 Databases         networks by AS or country: GeoLite2 CSV, iptoasn TSV
+    2 Databases         networks by AS or country, in files of several makers
     3 Output            blocks, tables, files, a baked copy of cscan.py
     4 Command line
 
-Input is one range a line: a.b.c.d, a.b.c.d/length (host bits are cleared) or a.b.c.d-e.f.g.h;
-`#` starts a comment.  Ranges may overlap and come in any order.  A .csw is taken, too.
+Input is text with ranges on lines: a.b.c.d, a.b.c.d/length (host bits are cleared),
+a.b.c.d-e.f.g.h or a.b.*.c-d; `#` and `;` start comments.  Ranges may overlap and come in any
+order.  The JSON lists of some clouds and a .csw are taken, too.
 
 What is chosen from databases narrows the input, or all addresses if there is none: each of the
 choices by AS and by country is an intersection.  Rows become ints at once, and only those chosen
@@ -22,11 +23,13 @@ are kept (for --as-ignore the unions of the others, too), so a million rows take
 
 import argparse
 import array
+import collections
 import csv
 import errno
 import gzip
 import io
 import itertools
+import json
 import os
 import re
 import socket
@@ -78,13 +81,50 @@ PORT_MAX = 65535
 OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
 QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
 RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
+SPREAD = re.compile(r'(?:{0}(?:-{0})?|\*)(?:\.(?:{0}(?:-{0})?|\*)){{3}}'.format(OCTET))
+SPREAD_MAX = 1 << 16                # ranges that one a.b.*.c-d may stand for
+COMMENT = re.compile('[#;]')
+# Spaces within one target; they are looked at from their first on: a megabyte of them is quick
+SPACED = re.compile(r'(?<!\s)\s+(-)\s*|(-)\s+|(?<!\S)(name:)\s+')
+BETWEEN = re.compile(r'[\s,]+')     # separates targets on a line
 NAME_MARK = 'name:'                 # before a host by name, in range text
-PORTS = re.compile(r'([0-9]{1,5})(?:-([0-9]{1,5}))?(?::([0-9]{1,10}))?')
+# The last label has a letter: resolvers take 10.1 and 0x7f000001 for addresses
+HOST_NAME = re.compile(r'(?:[\w-]{1,63}\.)*(?!0[xX]|[\w-]{64})[\w-]*[^\W\d_][\w-]*\.?')
+UTF16_MARKS = b'\xff\xfe', b'\xfe\xff'
+LIST_BLOCK = 64                     # lines read in one step if all are addresses
+LIST_KEYS = (                       # keys of JSON lists that have prefixes
+    'ip_prefix',                    # AWS
+    'ipv4Prefix',                   # GCP
+    'addressPrefixes',              # Azure
+    'ipv4_cidrs',                   # Cloudflare
+    'addresses',                    # Fastly
+    'cidr')                         # Oracle
+QUOTED = 80                         # characters of a mistake that a message shows
+BAD_SHOWN = 10                      # bad lines that a message names
+PORTS = re.compile(r'(?:([0-9]{1,5})(?:-([0-9]{1,5}))?|(-|[a-z][a-z0-9-]*))(?::([0-9]{1,10}))?')
+SERVICES = {                        # name: TCP port, as IANA or habit has it
+    'ftp': 21, 'ssh': 22, 'telnet': 23, 'smtp': 25, 'whois': 43, 'tacacs': 49, 'domain': 53,
+    'dns': 53, 'gopher': 70, 'finger': 79, 'http': 80, 'kerberos': 88, 'iso-tsap': 102,
+    's7': 102, 'pop3': 110, 'sunrpc': 111, 'rpcbind': 111, 'ident': 113, 'nntp': 119,
+    'msrpc': 135, 'netbios-ssn': 139, 'imap': 143, 'bgp': 179, 'ldap': 389, 'https': 443,
+    'microsoft-ds': 445, 'smb': 445, 'smtps': 465, 'submissions': 465, 'modbus': 502,
+    'shell': 514, 'printer': 515, 'rtsp': 554, 'nntps': 563, 'submission': 587, 'ipp': 631,
+    'ldaps': 636, 'rsync': 873, 'ftps': 990, 'telnets': 992, 'imaps': 993, 'pop3s': 995,
+    'socks': 1080, 'ms-sql-s': 1433, 'mssql': 1433, 'oracle': 1521, 'pptp': 1723, 'mqtt': 1883,
+    'rtmp': 1935, 'nfs': 2049, 'zookeeper': 2181, 'docker': 2375, 'iec-104': 2404,
+    'http-proxy': 3128, 'squid': 3128, 'mysql': 3306, 'ms-wbt-server': 3389, 'rdp': 3389,
+    'svn': 3690, 'epmd': 4369, 'sip': 5060, 'sips': 5061, 'xmpp': 5222, 'postgresql': 5432,
+    'postgres': 5432, 'adb': 5555, 'kibana': 5601, 'amqps': 5671, 'amqp': 5672, 'vnc': 5900,
+    'couchdb': 5984, 'winrm': 5985, 'winrms': 5986, 'x11': 6000, 'redis': 6379,
+    'kubernetes': 6443, 'irc': 6667, 'ircs': 6697, 'cassandra': 9042, 'http-alt': 8080,
+    'https-alt': 8443, 'secure-mqtt': 8883, 'mqtts': 8883, 'jetdirect': 9100,
+    'elasticsearch': 9200, 'git': 9418, 'memcached': 11211, 'minecraft': 25565,
+    'mongodb': 27017, 'bacnet': 47808, 'ethernet-ip': 44818}
 
 
 def ip_number(text: str) -> int:
     """'10.0.0.1', known to be well-formed -> 167772161."""
-    return int.from_bytes(socket.inet_aton(text), 'big')
+    return int.from_bytes(socket.inet_pton(socket.AF_INET, text), 'big')
 
 
 def ip_text(ip: int) -> str:
@@ -92,45 +132,259 @@ def ip_text(ip: int) -> str:
     return socket.inet_ntoa(ip.to_bytes(4, 'big'))
 
 
+def quote(text: str) -> str:
+    """What a message shows of a mistake: its repr, not more than 80 characters of it."""
+    return repr(text[:QUOTED]) + ('...' if len(text) > QUOTED else '')
+
+
 def parse_range(text: str, where: str) -> 'tuple[int, int]':
     """a.b.c.d, a.b.c.d/len (host bits cleared) or a.b.c.d-e.f.g.h -> (first, last)."""
     match = RANGE.fullmatch(text)
     if not match:
-        raise UserError('%s: %r: not an address, a.b.c.d/length or a.b.c.d-e.f.g.h'
-                        % (where, text))
+        raise UserError('%s: %s: not an address, a.b.c.d/length, a.b.c.d-e.f.g.h or a.b.*.c-d'
+                        % (where, quote(text)))
     low, length, high = match.groups()
     first = last = ip_number(low)
     if length:
         if int(length) > 32:
-            raise UserError('%s: %r: the length is 0 to 32' % (where, text))
+            raise UserError('%s: %s: the length is 0 to 32' % (where, quote(text)))
         hosts = (1 << 32 - int(length)) - 1
         first, last = first & ~hosts, first | hosts
     elif high:
         last = ip_number(high)
         if last < first:
-            raise UserError('%s: %r: the last address is below the first' % (where, text))
+            raise UserError('%s: %s: the last address is below the first' % (where, quote(text)))
     return first, last
 
 
-def parse_target(text: str, where: str, names=None) -> 'list[tuple[int, int]]':
-    """A range -> [itself]; name:HOST -> [], and (HOST, where) is added to names."""
-    if not text.startswith(NAME_MARK):
-        return [parse_range(text, where)]
-    if names is None:
-        raise UserError('%s: %r: a name has no place here: cscan.py -f resolves it when it scans'
-                        % (where, text))
-    names.append((text[len(NAME_MARK):].strip(), where))
-    return []
+def parse_spread(text: str, where: str) -> 'list[tuple[int, int]]':
+    """Four octets, some as c-d or * -> ranges; raises UserError for more than 65,536 of them."""
+    octets = []
+    for part in text.split('.'):
+        low, _, high = ('0-255' if part == '*' else part).partition('-')
+        octets.append((int(low), int(high or low)))
+    if any(high < low for low, high in octets):
+        raise UserError('%s: %s: the last octet is below the first' % (where, quote(text)))
+    size = 1                        # addresses that stand together at the end
+    while octets and octets[-1] == (0, 255):
+        octets.pop()
+        size <<= 8
+    last_low, last_high = octets.pop() if octets else (0, 0)
+    count = 1
+    for low, high in octets:
+        count *= high - low + 1
+    if count > SPREAD_MAX:
+        raise UserError('%s: %s: stands for %d ranges: at most %d'
+                        % (where, quote(text), count, SPREAD_MAX))
+    heads = [0]
+    for low, high in octets:
+        heads = [head << 8 | octet for head in heads for octet in range(low, high + 1)]
+    return [((head << 8 | last_low) * size, ((head << 8 | last_high) + 1) * size - 1)
+            for head in heads]
 
 
-def parse_range_lines(lines: 'list[str]', where: str, names=None) -> 'list[tuple[int, int]]':
-    """Range text, a range a line, # comments -> merged ranges; names  see parse_target."""
-    ranges = []
-    for number, line in enumerate(lines, 1):
-        text = line.partition('#')[0].strip()
-        if text:
-            ranges += parse_target(text, '%s:%d' % (where, number), names)
-    return merge_ranges(ranges)
+def is_ipv6(text: str) -> bool:
+    """An address of IPv6, or a block or range of such?"""
+    if ':' not in text:
+        return False
+    try:
+        for part in text.split('-', 1):
+            address, slash, length = part.partition('/')
+            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
+            if slash and not re.fullmatch('[0-9]{1,3}', length):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_prefix(value) -> bool:
+    """A string with an address, / and a length?"""
+    return isinstance(value, str) and '/' in value and bool(
+        RANGE.fullmatch(value) or is_ipv6(value))
+
+
+def is_table(data: bytes) -> bool:
+    """As long as the header of a .csw or .csp says?"""
+    return len(data) >= TABLE.size and len(data) == TABLE.size + 8 * TABLE.unpack_from(data)[0]
+
+
+def single_ranges(packed: bytes) -> 'list[tuple[int, int]]':
+    """Addresses of four octets each, in any order -> merged ranges; in columns, not one by one."""
+    ips = array.array('I', packed)
+    if sys.byteorder == 'little':
+        ips.byteswap()
+    ips = sorted(ips)
+    inner = [high - low > 1 for low, high in zip(ips, ips[1:])]
+    edge = [True] if ips else []    # before the first, behind the last
+    return list(zip(itertools.compress(ips, edge + inner), itertools.compress(ips, inner + edge)))
+
+
+def parse_json(text: str):
+    """JSON -> what it says; raises ValueError, RecursionError."""
+    return json.loads(text, parse_int=short_int)
+
+
+def short_int(text: str) -> int:
+    """A number of JSON; int() takes minutes for a million digits before Python 3.11."""
+    if len(text) > 20:
+        raise ValueError('a number of %d digits' % len(text))
+    return int(text)
+
+
+class RangeReader:
+    """Lists of targets, as many as are added -> their merged ranges.
+
+    names     gets (host, where it stands) of each host by name; None: a name is a mistake
+    resolve   True: a host by name may stand without name:
+    packed    addresses that stand alone, four octets each
+    ranges    (first, last) of all others
+    bad       messages about lines that are no targets, the first ten
+    bad_count how many such lines there are
+    ipv6      targets of IPv6: passed over
+    notes     lines about what was taken in another way than said
+    """
+
+    def __init__(self, names=None, resolve=False):
+        self.names, self.resolve = names, resolve
+        self.packed, self.ranges, self.notes = bytearray(), [], []
+        self.bad, self.bad_count, self.ipv6 = [], 0, 0
+
+    def read(self, path, what):
+        """Add a file, '-' = standard input: a .csw, JSON or range text, told by its octets."""
+        data = read_file(path, what)
+        where = 'standard input' if path == '-' else path
+        is_wide = data.startswith(UTF16_MARKS) and not is_table(data)
+        if b'\0' in data and not is_wide:
+            self.ranges += unpack_csw(data, where)
+            return
+        text = data.decode('utf-16' if is_wide else 'utf-8-sig', 'replace')
+        if text.lstrip()[:1] in ('{', '['):
+            self.add_json(text, where)
+        else:
+            text = text.replace('\r\n', '\n').replace('\r', '\n')
+            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends, too
+
+    def add_lines(self, lines, where):
+        """Add range text; 64 lines are one step as long as each is just an address."""
+        for begin in range(0, len(lines), LIST_BLOCK):
+            block = lines[begin:begin + LIST_BLOCK]
+            try:
+                self.packed += b''.join(map(
+                    socket.inet_pton, itertools.repeat(socket.AF_INET), block))
+            except (OSError, ValueError):
+                for number, line in enumerate(block, begin + 1):
+                    self.add_line(line, '%s:%d' % (where, number))
+
+    def add_line(self, line, where):
+        """Add the targets of a line, spaces or commas between; a bad one takes the line along."""
+        words = BETWEEN.split(SPACED.sub(r'\1\2\3', COMMENT.split(line, 1)[0]))
+        try:
+            found = [self.parse(word, where) for word in words if word]
+        except UserError as error:
+            self.add_bad(str(error))
+            return
+        for ranges, name in found:
+            self.ranges += ranges
+            if name:
+                self.names.append((name, where))
+            elif not ranges:
+                self.ipv6 += 1
+
+    def parse(self, word, where):
+        """A target -> (its ranges, name of the host); both empty: it is of IPv6."""
+        if RANGE.fullmatch(word):
+            return [parse_range(word, where)], ''
+        if SPREAD.fullmatch(word):
+            return parse_spread(word, where), ''
+        if is_ipv6(word):
+            return [], ''
+        marked = word.startswith(NAME_MARK)
+        if marked and self.names is None:
+            raise UserError('%s: %s: a name has no place here: cscan.py -f resolves it when it '
+                            'scans' % (where, quote(word)))
+        if marked or (self.resolve and HOST_NAME.fullmatch(word)):
+            return [], word[len(NAME_MARK):] if marked else word
+        if self.names is not None and HOST_NAME.fullmatch(word):
+            raise UserError('%s: %s: not an address; if it is the name of a host, --resolve looks '
+                            'such names up, or write name:HOST' % (where, quote(word)))
+        return [parse_range(word, where)], ''                   # which tells what is wrong
+
+    def add_bad(self, message):
+        self.bad_count += 1
+        if len(self.bad) < BAD_SHOWN:
+            self.bad.append(message)
+
+    def add_json(self, text, where):
+        """Add the prefixes of a cloud's list, by its keys, or of an array of nothing else."""
+        try:
+            document = parse_json(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError('%s: not JSON that can be read: %s' % (where, error)) from None
+        taken, ipv6 = {}, self.ipv6
+        if isinstance(document, list) and document and all(map(is_prefix, document)):
+            taken['an array of prefixes'] = self.add_prefixes(document, where)
+        waiting = [document]
+        while waiting:
+            node = waiting.pop()
+            pairs = node.items() if isinstance(node, dict) else ()
+            waiting += node if isinstance(node, list) else ()
+            for key, value in pairs:
+                values = value if isinstance(value, list) else [value]
+                if key in LIST_KEYS and all(isinstance(each, str) for each in values):
+                    count = self.add_prefixes(values, '%s: key %r' % (where, key))
+                    taken[key] = taken.get(key, 0) + count
+                elif isinstance(value, (dict, list)):
+                    waiting.append(value)
+        if not taken:
+            raise UserError('%s: JSON with none of the keys %s, nor an array of prefixes alone: '
+                            'nothing was taken' % (where, ', '.join(LIST_KEYS)))
+        self.notes.append('%s: JSON: taken from %s; %d of IPv6 passed over' % (
+            where, ', '.join('%s: %d' % each for each in taken.items()), self.ipv6 - ipv6))
+
+    def add_prefixes(self, values, where) -> int:
+        """Add strings, each of which must be an address, block or range -> how many of IPv4."""
+        count = 0
+        for text in values:
+            try:
+                if is_ipv6(text):
+                    self.ipv6 += 1
+                else:
+                    self.ranges.append(parse_range(text, where))
+                    count += 1
+            except UserError as error:
+                self.add_bad(str(error))
+        return count
+
+    def weight(self) -> int:
+        """Grows with everything that was added, bad lines too."""
+        return (len(self.packed) + len(self.ranges) + len(self.names or ()) + self.ipv6 +
+                self.bad_count)
+
+    def check(self, skip_bad=False):
+        """Bad lines: raises UserError that names them, or makes a note of how many there are."""
+        if self.bad_count and not skip_bad:
+            more = [] if self.bad_count == 1 else ['%d bad lines in all' % self.bad_count]
+            raise UserError('\n'.join(self.bad + more))
+        if self.bad_count:
+            self.notes.append('warning: --skip-bad: %d bad line%s left out, the first: %s' % (
+                self.bad_count, '' if self.bad_count == 1 else 's', self.bad[0]))
+        if self.ipv6:
+            self.notes.append('%d target%s of IPv6 passed over' % (
+                self.ipv6, '' if self.ipv6 == 1 else 's'))
+
+    def merged(self) -> 'list[tuple[int, int]]':
+        """Everything that was added."""
+        singles = single_ranges(self.packed)
+        return merge_ranges(singles + self.ranges) if self.ranges else singles
+
+
+def parse_range_lines(lines: 'list[str]', where: str) -> 'list[tuple[int, int]]':
+    """Range text, targets on each line, # or ; before a comment -> merged ranges."""
+    reader = RangeReader()
+    reader.add_lines(lines, where)
+    reader.check()
+    return reader.merged()
 
 
 def invert_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
@@ -141,24 +395,59 @@ def invert_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
 
 def count_addresses(ranges: 'list[tuple[int, int]]') -> int:
     """Merged ranges -> how many addresses they hold."""
-    return sum(last - first + 1 for first, last in ranges)
+    return sum([last - first for first, last in ranges]) + len(ranges)
 
 
-def parse_portspec(text: str) -> 'list[tuple[int, int]]':
-    """'80:2,8000-8002' -> [(80, 2), (8000, 1), (8001, 1), (8002, 1)], in this order."""
+def parse_portspec(text: str, where='argument -p', notes=None) -> 'list[tuple[int, int]]':
+    """'80:2,8000-8001,ssh' -> [(80, 2), (8000, 1), (8001, 1), (22, 1)], in this order.
+
+    A lone '-' is 1-65535; notes  list that gets a line if port 0 was left out of a range.
+    """
     ports = []
     for part in text.split(','):
-        match = PORTS.fullmatch(part.strip())
-        low, high, weight = (match.group(1), match.group(2) or match.group(1),
-                             match.group(3) or '1') if match else (0, 0, 0)
-        if not 1 <= int(low) <= int(high) <= PORT_MAX or not int(weight):
-            raise UserError('argument -p: %r: %r is not port, port:weight, a-b or a-b:weight with '
-                            'ports 1-65535 and weights from 1' % (text, part))
-        ports += [(port, int(weight)) for port in range(int(low), int(high) + 1)]
+        low, high, weight = parse_ports(part.strip().lower())
+        if low == 0 < high:
+            low = 1
+            if notes is not None:
+                notes.append('%s: %s: port 0 skipped' % (where, quote(part)))
+        if not 1 <= low <= high <= PORT_MAX or not weight:
+            raise UserError('%s: %s: %s is not port, port:weight, a-b, a-b:weight, - (all) or '
+                            'the name of a service, with ports 1-65535 and weights from 1'
+                            % (where, quote(text), quote(part)))
+        ports += [(port, weight) for port in range(low, high + 1)]
     total = sum(weight for _, weight in ports)
     if total > ADDRESSES_MAX:
-        raise UserError('argument -p: %r: weights of %d in all: at most %d'
-                        % (text, total, ADDRESSES_MAX))
+        raise UserError('%s: %s: weights of %d in all: at most %d'
+                        % (where, quote(text), total, ADDRESSES_MAX))
+    return ports
+
+
+def parse_ports(part: str) -> 'tuple[int, int, int]':
+    """A part of a portspec -> first port, last port, weight; (0, 0, 0): it is none."""
+    match = PORTS.fullmatch(part)
+    if not match:
+        return 0, 0, 0
+    low, high, name, weight = match.groups()
+    if name == '-':
+        low, high = 1, PORT_MAX
+    elif name:
+        low = SERVICES.get(name, 0)
+    return int(low), int(high or low), int(weight or 1)
+
+
+def read_ports(path: str, what: str, notes=None) -> 'list[tuple[int, int]]':
+    """A .csp, or text with ports as -p has them, lines and commas between -> (port, weight)."""
+    data = read_file(path, what)
+    if b'\0' in data:
+        return unpack_csp(data, path)
+    ports = []
+    for number, line in enumerate(data.decode('utf-8-sig', 'replace').splitlines(), 1):
+        text = BETWEEN.sub(',', COMMENT.split(line, 1)[0]).strip(',')
+        if text:
+            ports += parse_portspec(text, '%s:%d' % (path, number), notes)
+    if not 0 < sum(weight for _, weight in ports) <= ADDRESSES_MAX:
+        raise UserError('%s: %r: no ports in there, or weights of more than %d'
+                        % (what, path, ADDRESSES_MAX))
     return ports
 
 
@@ -239,16 +528,6 @@ def read_file(path: str, what: str) -> bytes:
     except OSError as error:
         raise UserError('%s: %r: %s' % (what, path, why(error))) from None
 
-
-def read_ranges(path: str, what: str, names=None) -> 'list[tuple[int, int]]':
-    """A .csw or a file of range text -> merged ranges; told apart by a NUL octet."""
-    data = read_file(path, what)
-    where = 'standard input' if path == '-' else path
-    if b'\0' in data:
-        return unpack_csw(data, where)
-    lines = re.split('\r\n?|\n', data.decode('utf-8-sig', 'replace'))     # no others: splitlines()
-    return parse_range_lines(lines, where, names)
-
 # ---- end of same in cscan.py and compile_targets.py ----
 
 
@@ -259,7 +538,14 @@ def read_ranges(path: str, what: str, names=None) -> 'list[tuple[int, int]]':
 # GeoLite2-Country-Locations-en.csv   geoname_id,...,country_iso_code,country_name,...
 # iptoasn ip2asn-v4.tsv               first, last, AS number (0 = not routed), country, name
 # iptoasn ip2country-v4.tsv           first, last, country
+# DB-IP dbip-country-lite-*.csv       first, last, country; -asn-: first, last, AS number, name;
+#                                     -city-: first, last, continent, country, region, ...
+# IP2Location IP2LOCATION-LITE-DB1.CSV     first, last as numbers, country, name of it, ...;
+#                                     -ASN: first, last as numbers, network, AS number, name
+# RIR delegated-NAME-extended-latest  registry|country|ipv4|first|how many|date|status, among rows
+#                                     of other types, a head and sums
 
+REMARKS_MAX = 10000                 # lines with # at the beginning
 LINE_MAX = 1 << 16                  # characters; a longer line is no row of any of these
 GZIP_MAGIC, ZIP_MAGIC = b'\x1f\x8b', b'PK\x03\x04'
 HOSTS = {str(length): (1 << 32 - length) - 1 for length in range(33)}       # '24': 255
@@ -289,6 +575,82 @@ def parse_ends(row: 'list[str]') -> 'tuple[int, int]':
     return first, last
 
 
+def parse_numbered(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of IP2Location, first and last address as numbers first -> (first, last)."""
+    first, last = int(row[0]), int(row[1])
+    if not 0 <= first <= last < ADDRESSES_MAX:
+        raise ValueError
+    return first, last
+
+
+def parse_delegated(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of an RIR's file -> (first, last)."""
+    if row[2] != 'ipv4':
+        raise ValueError
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, row[3]), 'big')
+    last = first + int(row[4]) - 1
+    if not first <= last < ADDRESSES_MAX:
+        raise ValueError
+    return first, last
+
+
+def has_ipv6(row: 'list[str]', count: int) -> bool:
+    """Are the first fields addresses or networks of IPv6?"""
+    return len(row) >= count and all(is_ipv6(text) and '-' not in text and '%' not in text
+                                     for text in row[:count])
+
+
+def is_wide_number(row: 'list[str]') -> bool:
+    """Does IP2Location's row have an address beyond those of IPv4?"""
+    return (len(row) > 1 and all(re.fullmatch('[0-9]{1,39}', text) for text in row[:2])
+            and int(row[1]) >= ADDRESSES_MAX)
+
+
+def is_no_delegation(row: 'list[str]') -> bool:
+    """Is a row of an RIR's file its head, a sum, or of another type than ipv4?"""
+    return len(row) > 5 and (bool(re.fullmatch(r'[0-9.]+', row[0])) or row[1] == '*'
+                             or row[2] in ('ipv6', 'asn'))
+
+
+Form = collections.namedtuple('Form', [
+    'kind',         # what such a file is, for messages
+    'parse',        # row -> (first, last)
+    'other',        # row -> True if it is well-formed and not of IPv4
+    'expected',     # what a row is to be, for messages
+    'number', 'name', 'code'])      # columns: AS number, its name, country; None: not there
+
+BLOCK_ROWS = (parse_block, lambda row: has_ipv6(row, 1), 'a network, a.b.c.d/length')
+TSV_ROWS = (parse_ends, lambda row: has_ipv6(row, 2), 'first and last address, a tab between')
+DBIP_ROWS = (parse_ends, lambda row: has_ipv6(row, 2), 'first and last address, a comma between')
+NUMBER_ROWS = (parse_numbered, is_wide_number, 'first and last address as numbers')
+RIR_ROWS = (parse_delegated, is_no_delegation, 'registry|country|ipv4|first address|how many|...')
+GEOLITE = Form('networks by AS', *BLOCK_ROWS, 1, 2, None)
+IPTOASN = Form("iptoasn's networks by AS and country", *TSV_ROWS, 2, 4, 3)
+IPTOCOUNTRY = Form("iptoasn's networks by country", *TSV_ROWS, None, None, 2)
+DBIP_AS = Form("DB-IP's networks by AS", *DBIP_ROWS, 2, 3, None)
+DBIP_COUNTRY = Form("DB-IP's networks by country", *DBIP_ROWS, None, None, 2)
+DBIP_CITY = Form("DB-IP's networks by city", *DBIP_ROWS, None, None, 3)
+IP2LOCATION_AS = Form("IP2Location's networks by AS", *NUMBER_ROWS, 3, 4, None)
+IP2LOCATION = Form("IP2Location's networks by country", *NUMBER_ROWS, None, None, 2)
+DELEGATED = Form("an RIR's delegated file, networks by country", *RIR_ROWS, None, None, 1)
+CONTINENTS = 'AF', 'AN', 'AS', 'EU', 'NA', 'OC', 'SA', 'ZZ'
+
+
+def find_form(row: 'list[str]', delimiter: str) -> Form:
+    """First row of a database without a header -> its form."""
+    if delimiter == '|':
+        return DELEGATED
+    if delimiter == '\t':
+        return IPTOASN if len(row) > 3 else IPTOCOUNTRY
+    if len(row) > 2 and re.fullmatch('[0-9]+', row[0]) and re.fullmatch('[0-9]+', row[1]):
+        return IP2LOCATION_AS if '/' in row[2] else IP2LOCATION
+    if len(row) > 2 and (has_ipv6(row, 2) or all(re.fullmatch(QUAD, text) for text in row[:2])):
+        if re.fullmatch('[0-9]*', row[2]):
+            return DBIP_AS
+        return DBIP_CITY if len(row) > 5 and row[2] in CONTINENTS else DBIP_COUNTRY
+    return GEOLITE
+
+
 def open_text(file, path: str):
     """A binary file, gzipped or not -> its text; raises OSError, UserError."""
     magic = file.peek(len(ZIP_MAGIC))
@@ -302,11 +664,11 @@ def open_text(file, path: str):
 class Database:
     """A database of networks: iterate for (first, last, row) of its IPv4 networks.
 
-    path    '-' = standard input; commas or tabs are told by the first line
+    path    '-' = standard input
     name    of the file in messages
+    delimiter  of fields, as the first line that is no comment has it
     header  {name of a column, lower case: its index}; empty if a network is in the first row
-    tabs    True: iptoasn's columns
-    fields  in the first row
+    form    Form, told by the first row
     line    on which the row read last ends
     rows    of IPv4 networks, so far
     ipv6    rows passed over, so far
@@ -317,13 +679,18 @@ class Database:
         self.path, self.name = path, 'standard input' if path == '-' else path
         self.line, self.rows, self.ipv6, self.unrouted = 0, 0, 0, 0
         lines = self.read_lines()
-        first_line = next(lines, '')
-        self.tabs = '\t' in first_line
-        rows = self.read_rows(itertools.chain([first_line], lines))
+        head = [next(lines, '')]
+        while head[-1].startswith('#') and len(head) < REMARKS_MAX:
+            head.append(next(lines, ''))
+        first_line = head[-1]
+        self.check_kind(first_line)
+        found = re.search('[\t|]', first_line)
+        self.delimiter = found.group() if found else ','
+        rows = self.read_rows(itertools.chain(head, lines))
         first_rows = list(itertools.islice(rows, 1))
-        self.fields = len(first_rows[0]) if first_rows else 0
         self.header = {}
-        if first_rows and not re.search('[0-9]', first_rows[0][0]):
+        self.form = find_form(first_rows[0] if first_rows else [], self.delimiter)
+        if self.delimiter != '|' and first_rows and not re.search('[0-9]', first_rows[0][0]):
             self.header = {name.strip().lower(): at for at, name in enumerate(first_rows.pop())}
         self.all_rows = itertools.chain(first_rows, rows)
 
@@ -339,14 +706,30 @@ class Database:
         except (OSError, EOFError, zlib.error) as error:
             raise UserError('%r: %s' % (self.name, why(error))) from None
 
+    def check_kind(self, line):
+        """Raises UserError for what is no text of rows, by its first line."""
+        kind = ''
+        if '\0' in line:
+            kind = 'binary, such as .mmdb or .csw'
+            if 'ustar' in line:
+                kind = 'a tar archive: unpack it'
+        elif line.lstrip()[:1] in ('{', '['):
+            kind = 'JSON'
+        elif line.lstrip()[:1] == '<':
+            kind = 'HTML or XML'
+        if kind:
+            raise UserError('%r: %s; CSV, TSV or an RIR\'s delegated file was expected'
+                            % (self.name, kind))
+
     def read_rows(self, lines):
         """Rows that hold anything; a quote that does not end is told where it begins."""
-        style = {'delimiter': '\t', 'quoting': csv.QUOTE_NONE} if self.tabs else {'strict': True}
+        style = {'strict': True} if self.delimiter == ',' else {
+            'delimiter': self.delimiter, 'quoting': csv.QUOTE_NONE}
         reader = csv.reader(lines, **style)
         try:
             for row in reader:
                 self.line = reader.line_num
-                if row:
+                if row and not row[0].startswith('#'):
                     yield row
         except csv.Error as error:
             raise UserError('%s:%d: %s' % (self.name, self.line + 1, error)) from None
@@ -360,8 +743,21 @@ class Database:
                     self.name, ','.join(self.header)[:80], names[0]))
         return [indexes[0] for indexes in found]
 
+    def as_columns(self):
+        """Indexes of the columns with number and name of the AS; raises UserError without."""
+        if self.header:
+            if 'geoname_id' in self.header:
+                raise UserError('%s:1: GeoLite2\'s %s: it has no AS; --country-db takes it' % (
+                    self.name, 'locations' if 'country_iso_code' in self.header else
+                    'networks by country'))
+            return self.columns(*AS_COLUMNS)
+        if self.form.number is None:
+            raise UserError('%s: %s: it has no AS; --country-db takes it'
+                            % (self.name, self.form.kind))
+        return self.form.number, self.form.name
+
     def __iter__(self):
-        parse = parse_ends if self.tabs else parse_block
+        parse = self.form.parse
         for row in self.all_rows:
             try:
                 first, last = parse(row)
@@ -374,16 +770,12 @@ class Database:
             raise UserError('%r: no networks of IPv4, %d of IPv6' % (self.name, self.ipv6))
 
     def pass_over(self, row):
-        """Count a row of IPv6; raises UserError for any other."""
-        try:
-            for text in row[:2] if self.tabs else row[:1]:
-                socket.inet_pton(socket.AF_INET6, re.sub('/[0-9]{1,3}$', '', text))
-        except (OSError, ValueError):
+        """Count a row of IPv6, pass over what else has a place there; raises UserError."""
+        if not self.form.other(row):
             raise UserError('%s: %r: not %s' % (
-                self.where(), ('\t' if self.tabs else ',').join(row)[:60],
-                'first and last address, a tab between' if self.tabs else
-                'a network, a.b.c.d/length')) from None
-        self.ipv6 += 1
+                self.where(), self.delimiter.join(row)[:60], self.form.expected)) from None
+        if self.form is not DELEGATED or (row[2] == 'ipv6' and row[1] != '*'):
+            self.ipv6 += 1
 
     def short(self):
         """The error for a row that ends before a column that is needed."""
@@ -441,12 +833,7 @@ class Networks:
 
     def read(self, database):
         """Add the networks of a database."""
-        if database.tabs:
-            number_at, name_at = 2, 4
-        elif database.header:
-            number_at, name_at = database.columns(*AS_COLUMNS)
-        else:
-            number_at, name_at = 1, 2
+        number_at, name_at = database.as_columns()
         chosen, others, verdicts = self.chosen, self.others, {}
         try:
             for first, last, row in database:
@@ -500,9 +887,9 @@ class Networks:
 
 
 def parse_as(text: str, database: Database) -> int:
-    """AS number of a row, '' = 0 -> int."""
+    """AS number of a row, '' and '-' = 0 -> int."""
     try:
-        number = int(text or 0) if len(text) <= 10 else -1
+        number = int('0' if text in ('', '-') else text) if len(text) <= 10 else -1
     except ValueError:
         number = -1
     if not 0 <= number <= AS_MAX:
@@ -573,8 +960,8 @@ def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
     codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
            is where it is used (geoname_id), or else where it is registered
     """
-    if database.tabs:
-        code_at = 3 if database.fields > 3 else 2
+    code_at = database.form.code
+    if code_at is not None:
         for first, last, row in database:
             yield first, last, row[code_at].upper()
         return
@@ -586,12 +973,27 @@ def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
         yield first, last, codes[place] if place else ''
 
 
+def check_has_countries(database: Database):
+    """Raises UserError for a file of networks without countries, naming it as what it is."""
+    kind = ''
+    if 'country_iso_code' in database.header:
+        kind = "GeoLite2's locations: BLOCKS was expected first"
+    elif AS_NUMBER in database.header or (not database.header and database.form.code is None
+                                          and database.form.number is not None):
+        kind = '%s: it has no countries; --as-db takes it' % database.form.kind
+    if kind:
+        raise UserError('%s: %s' % (database.name, kind))
+
+
 def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):
-    """Blocks and locations, or one TSV -> (merged ranges of these countries, what was read)."""
+    """Blocks and locations, or one file -> (merged ranges of these countries, what was read)."""
     database = Database(paths[0])
-    if database.tabs != (len(paths) == 1):
+    has_codes = database.form.code is not None
+    check_has_countries(database)
+    if has_codes != (len(paths) == 1):
         raise UserError('argument --country-db: %r: %s' % (
-            paths[0], 'a TSV needs no second file; ' + OUTPUT_FIRST if database.tabs else
+            paths[0], '%s needs no second file; %s' % (database.form.kind, OUTPUT_FIRST)
+            if has_codes else
             'LOCATIONS was expected, too, the CSV with country_iso_code'))
     codes = read_locations(paths[1]) if paths[1:] else {}
     spans, seen, unknown = [], set(codes.values()), 0
@@ -600,7 +1002,7 @@ def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):
             if code in NO_COUNTRY:
                 unknown += 1
                 continue
-            if database.tabs:
+            if has_codes:
                 seen.add(code)
             if (code in wanted) != negated:
                 add_span(spans, first, last, 0)
@@ -738,22 +1140,25 @@ def make_parser() -> argparse.ArgumentParser:
     add('-i', metavar='FILE', action='append', default=[],
         help='read ranges from FILE, text or .csw; may be repeated (default: standard input; '
              'with a database: all addresses)')
+    add('--skip-bad', action='store_true',
+        help='lines of -i that are no ranges are counted and left out, not an error')
     add('-c', metavar='CSCAN.PY',
         help='also write OUTPUT.py: a copy of this cscan.py with these built-in targets')
     add('--modules', metavar='LIST', help='with -c: the modules it enables')
     add('--list', action='store_true', help='print blocks (CIDR) and write nothing')
     add('--list-ranges', action='store_true', help='print a-b ranges and write nothing')
     add_database_options(parser.add_argument_group(
-        'networks by AS or country', 'GeoLite2 CSV or iptoasn TSV, .gz or not, which their '
-        'contents tell; - is standard\ninput. The choice by AS and that by country narrow the '
-        'ranges of -i, or all addresses\nwithout -i. %s.' % OUTPUT_FIRST).add_argument)
+        'networks by AS or country', 'CSV of GeoLite2, DB-IP or IP2Location, TSV of iptoasn, for '
+        'countries also the delegated\nfiles of RIRs, .gz or not: their contents tell which; - is '
+        'standard input. The choice by AS\nand that by country narrow the ranges of -i, or all '
+        'addresses without -i.\n%s.' % OUTPUT_FIRST).add_argument)
     return parser
 
 
 def add_database_options(add):
     """The options that choose from databases."""
     add('--as-db', metavar='FILE', action='append', default=[],
-        help='GeoLite2-ASN-Blocks-IPv4.csv, ip2asn-v4.tsv; may be repeated')
+        help='GeoLite2-ASN-Blocks-IPv4.csv, ip2asn-v4.tsv, ...; may be repeated')
     add('--as-name', metavar='REGEX', nargs='+', action='append', default=[],
         help='AS in whose name one of these is found; upper and lower case are alike '
              '(unless (?-i:Written) so)')
@@ -773,7 +1178,7 @@ def add_database_options(add):
         help='print number, addresses and name of the AS chosen, and write nothing')
     add('--country-db', metavar=('BLOCKS', 'LOCATIONS'), nargs='+',
         help='GeoLite2-Country-Blocks-IPv4.csv and GeoLite2-Country-Locations-en.csv; or one '
-             'file, ip2asn-v4.tsv or ip2country-v4.tsv')
+             'file of another maker, such as ip2country-v4.tsv')
     add('--country', metavar='CC', nargs='+', action='append', default=[],
         help='networks in these countries: PL DE')
     add('--not-country', metavar='CC', nargs='+', action='append', default=[],
@@ -834,7 +1239,8 @@ def main(argv=None) -> int:
     try:
         return run(args)
     except UserError as error:
-        sys.stderr.write('compile_targets: %s\n' % error)
+        for line in str(error).split('\n'):
+            say(line)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -872,8 +1278,13 @@ def read_input(args):
         return None
     if not args.i and sys.stdin and sys.stdin.isatty():
         say('reading ranges from the terminal, Ctrl-D ends')
-    ranges = merge_ranges([pair for path in args.i or ['-']
-                           for pair in read_ranges(path, 'argument -i')])
+    reader = RangeReader()
+    for path in args.i or ['-']:
+        reader.read(path, 'argument -i')
+    reader.check(args.skip_bad)
+    for note in reader.notes:
+        say(note)
+    ranges = reader.merged()
     return invert_ranges(ranges) if args.b else ranges
 
 

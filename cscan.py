@@ -41,8 +41,10 @@ import collections
 import contextlib
 import errno
 import fcntl
+import gc
 import hashlib
 import heapq
+import io
 import itertools
 import json
 import math
@@ -110,13 +112,50 @@ PORT_MAX = 65535
 OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
 QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
 RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
+SPREAD = re.compile(r'(?:{0}(?:-{0})?|\*)(?:\.(?:{0}(?:-{0})?|\*)){{3}}'.format(OCTET))
+SPREAD_MAX = 1 << 16                # ranges that one a.b.*.c-d may stand for
+COMMENT = re.compile('[#;]')
+# Spaces within one target; they are looked at from their first on: a megabyte of them is quick
+SPACED = re.compile(r'(?<!\s)\s+(-)\s*|(-)\s+|(?<!\S)(name:)\s+')
+BETWEEN = re.compile(r'[\s,]+')     # separates targets on a line
 NAME_MARK = 'name:'                 # before a host by name, in range text
-PORTS = re.compile(r'([0-9]{1,5})(?:-([0-9]{1,5}))?(?::([0-9]{1,10}))?')
+# The last label has a letter: resolvers take 10.1 and 0x7f000001 for addresses
+HOST_NAME = re.compile(r'(?:[\w-]{1,63}\.)*(?!0[xX]|[\w-]{64})[\w-]*[^\W\d_][\w-]*\.?')
+UTF16_MARKS = b'\xff\xfe', b'\xfe\xff'
+LIST_BLOCK = 64                     # lines read in one step if all are addresses
+LIST_KEYS = (                       # keys of JSON lists that have prefixes
+    'ip_prefix',                    # AWS
+    'ipv4Prefix',                   # GCP
+    'addressPrefixes',              # Azure
+    'ipv4_cidrs',                   # Cloudflare
+    'addresses',                    # Fastly
+    'cidr')                         # Oracle
+QUOTED = 80                         # characters of a mistake that a message shows
+BAD_SHOWN = 10                      # bad lines that a message names
+PORTS = re.compile(r'(?:([0-9]{1,5})(?:-([0-9]{1,5}))?|(-|[a-z][a-z0-9-]*))(?::([0-9]{1,10}))?')
+SERVICES = {                        # name: TCP port, as IANA or habit has it
+    'ftp': 21, 'ssh': 22, 'telnet': 23, 'smtp': 25, 'whois': 43, 'tacacs': 49, 'domain': 53,
+    'dns': 53, 'gopher': 70, 'finger': 79, 'http': 80, 'kerberos': 88, 'iso-tsap': 102,
+    's7': 102, 'pop3': 110, 'sunrpc': 111, 'rpcbind': 111, 'ident': 113, 'nntp': 119,
+    'msrpc': 135, 'netbios-ssn': 139, 'imap': 143, 'bgp': 179, 'ldap': 389, 'https': 443,
+    'microsoft-ds': 445, 'smb': 445, 'smtps': 465, 'submissions': 465, 'modbus': 502,
+    'shell': 514, 'printer': 515, 'rtsp': 554, 'nntps': 563, 'submission': 587, 'ipp': 631,
+    'ldaps': 636, 'rsync': 873, 'ftps': 990, 'telnets': 992, 'imaps': 993, 'pop3s': 995,
+    'socks': 1080, 'ms-sql-s': 1433, 'mssql': 1433, 'oracle': 1521, 'pptp': 1723, 'mqtt': 1883,
+    'rtmp': 1935, 'nfs': 2049, 'zookeeper': 2181, 'docker': 2375, 'iec-104': 2404,
+    'http-proxy': 3128, 'squid': 3128, 'mysql': 3306, 'ms-wbt-server': 3389, 'rdp': 3389,
+    'svn': 3690, 'epmd': 4369, 'sip': 5060, 'sips': 5061, 'xmpp': 5222, 'postgresql': 5432,
+    'postgres': 5432, 'adb': 5555, 'kibana': 5601, 'amqps': 5671, 'amqp': 5672, 'vnc': 5900,
+    'couchdb': 5984, 'winrm': 5985, 'winrms': 5986, 'x11': 6000, 'redis': 6379,
+    'kubernetes': 6443, 'irc': 6667, 'ircs': 6697, 'cassandra': 9042, 'http-alt': 8080,
+    'https-alt': 8443, 'secure-mqtt': 8883, 'mqtts': 8883, 'jetdirect': 9100,
+    'elasticsearch': 9200, 'git': 9418, 'memcached': 11211, 'minecraft': 25565,
+    'mongodb': 27017, 'bacnet': 47808, 'ethernet-ip': 44818}
 
 
 def ip_number(text: str) -> int:
     """'10.0.0.1', known to be well-formed -> 167772161."""
-    return int.from_bytes(socket.inet_aton(text), 'big')
+    return int.from_bytes(socket.inet_pton(socket.AF_INET, text), 'big')
 
 
 def ip_text(ip: int) -> str:
@@ -124,45 +163,259 @@ def ip_text(ip: int) -> str:
     return socket.inet_ntoa(ip.to_bytes(4, 'big'))
 
 
+def quote(text: str) -> str:
+    """What a message shows of a mistake: its repr, not more than 80 characters of it."""
+    return repr(text[:QUOTED]) + ('...' if len(text) > QUOTED else '')
+
+
 def parse_range(text: str, where: str) -> 'tuple[int, int]':
     """a.b.c.d, a.b.c.d/len (host bits cleared) or a.b.c.d-e.f.g.h -> (first, last)."""
     match = RANGE.fullmatch(text)
     if not match:
-        raise UserError('%s: %r: not an address, a.b.c.d/length or a.b.c.d-e.f.g.h'
-                        % (where, text))
+        raise UserError('%s: %s: not an address, a.b.c.d/length, a.b.c.d-e.f.g.h or a.b.*.c-d'
+                        % (where, quote(text)))
     low, length, high = match.groups()
     first = last = ip_number(low)
     if length:
         if int(length) > 32:
-            raise UserError('%s: %r: the length is 0 to 32' % (where, text))
+            raise UserError('%s: %s: the length is 0 to 32' % (where, quote(text)))
         hosts = (1 << 32 - int(length)) - 1
         first, last = first & ~hosts, first | hosts
     elif high:
         last = ip_number(high)
         if last < first:
-            raise UserError('%s: %r: the last address is below the first' % (where, text))
+            raise UserError('%s: %s: the last address is below the first' % (where, quote(text)))
     return first, last
 
 
-def parse_target(text: str, where: str, names=None) -> 'list[tuple[int, int]]':
-    """A range -> [itself]; name:HOST -> [], and (HOST, where) is added to names."""
-    if not text.startswith(NAME_MARK):
-        return [parse_range(text, where)]
-    if names is None:
-        raise UserError('%s: %r: a name has no place here: cscan.py -f resolves it when it scans'
-                        % (where, text))
-    names.append((text[len(NAME_MARK):].strip(), where))
-    return []
+def parse_spread(text: str, where: str) -> 'list[tuple[int, int]]':
+    """Four octets, some as c-d or * -> ranges; raises UserError for more than 65,536 of them."""
+    octets = []
+    for part in text.split('.'):
+        low, _, high = ('0-255' if part == '*' else part).partition('-')
+        octets.append((int(low), int(high or low)))
+    if any(high < low for low, high in octets):
+        raise UserError('%s: %s: the last octet is below the first' % (where, quote(text)))
+    size = 1                        # addresses that stand together at the end
+    while octets and octets[-1] == (0, 255):
+        octets.pop()
+        size <<= 8
+    last_low, last_high = octets.pop() if octets else (0, 0)
+    count = 1
+    for low, high in octets:
+        count *= high - low + 1
+    if count > SPREAD_MAX:
+        raise UserError('%s: %s: stands for %d ranges: at most %d'
+                        % (where, quote(text), count, SPREAD_MAX))
+    heads = [0]
+    for low, high in octets:
+        heads = [head << 8 | octet for head in heads for octet in range(low, high + 1)]
+    return [((head << 8 | last_low) * size, ((head << 8 | last_high) + 1) * size - 1)
+            for head in heads]
 
 
-def parse_range_lines(lines: 'list[str]', where: str, names=None) -> 'list[tuple[int, int]]':
-    """Range text, a range a line, # comments -> merged ranges; names  see parse_target."""
-    ranges = []
-    for number, line in enumerate(lines, 1):
-        text = line.partition('#')[0].strip()
-        if text:
-            ranges += parse_target(text, '%s:%d' % (where, number), names)
-    return merge_ranges(ranges)
+def is_ipv6(text: str) -> bool:
+    """An address of IPv6, or a block or range of such?"""
+    if ':' not in text:
+        return False
+    try:
+        for part in text.split('-', 1):
+            address, slash, length = part.partition('/')
+            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
+            if slash and not re.fullmatch('[0-9]{1,3}', length):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_prefix(value) -> bool:
+    """A string with an address, / and a length?"""
+    return isinstance(value, str) and '/' in value and bool(
+        RANGE.fullmatch(value) or is_ipv6(value))
+
+
+def is_table(data: bytes) -> bool:
+    """As long as the header of a .csw or .csp says?"""
+    return len(data) >= TABLE.size and len(data) == TABLE.size + 8 * TABLE.unpack_from(data)[0]
+
+
+def single_ranges(packed: bytes) -> 'list[tuple[int, int]]':
+    """Addresses of four octets each, in any order -> merged ranges; in columns, not one by one."""
+    ips = array.array('I', packed)
+    if sys.byteorder == 'little':
+        ips.byteswap()
+    ips = sorted(ips)
+    inner = [high - low > 1 for low, high in zip(ips, ips[1:])]
+    edge = [True] if ips else []    # before the first, behind the last
+    return list(zip(itertools.compress(ips, edge + inner), itertools.compress(ips, inner + edge)))
+
+
+def parse_json(text: str):
+    """JSON -> what it says; raises ValueError, RecursionError."""
+    return json.loads(text, parse_int=short_int)
+
+
+def short_int(text: str) -> int:
+    """A number of JSON; int() takes minutes for a million digits before Python 3.11."""
+    if len(text) > 20:
+        raise ValueError('a number of %d digits' % len(text))
+    return int(text)
+
+
+class RangeReader:
+    """Lists of targets, as many as are added -> their merged ranges.
+
+    names     gets (host, where it stands) of each host by name; None: a name is a mistake
+    resolve   True: a host by name may stand without name:
+    packed    addresses that stand alone, four octets each
+    ranges    (first, last) of all others
+    bad       messages about lines that are no targets, the first ten
+    bad_count how many such lines there are
+    ipv6      targets of IPv6: passed over
+    notes     lines about what was taken in another way than said
+    """
+
+    def __init__(self, names=None, resolve=False):
+        self.names, self.resolve = names, resolve
+        self.packed, self.ranges, self.notes = bytearray(), [], []
+        self.bad, self.bad_count, self.ipv6 = [], 0, 0
+
+    def read(self, path, what):
+        """Add a file, '-' = standard input: a .csw, JSON or range text, told by its octets."""
+        data = read_file(path, what)
+        where = 'standard input' if path == '-' else path
+        is_wide = data.startswith(UTF16_MARKS) and not is_table(data)
+        if b'\0' in data and not is_wide:
+            self.ranges += unpack_csw(data, where)
+            return
+        text = data.decode('utf-16' if is_wide else 'utf-8-sig', 'replace')
+        if text.lstrip()[:1] in ('{', '['):
+            self.add_json(text, where)
+        else:
+            text = text.replace('\r\n', '\n').replace('\r', '\n')
+            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends, too
+
+    def add_lines(self, lines, where):
+        """Add range text; 64 lines are one step as long as each is just an address."""
+        for begin in range(0, len(lines), LIST_BLOCK):
+            block = lines[begin:begin + LIST_BLOCK]
+            try:
+                self.packed += b''.join(map(
+                    socket.inet_pton, itertools.repeat(socket.AF_INET), block))
+            except (OSError, ValueError):
+                for number, line in enumerate(block, begin + 1):
+                    self.add_line(line, '%s:%d' % (where, number))
+
+    def add_line(self, line, where):
+        """Add the targets of a line, spaces or commas between; a bad one takes the line along."""
+        words = BETWEEN.split(SPACED.sub(r'\1\2\3', COMMENT.split(line, 1)[0]))
+        try:
+            found = [self.parse(word, where) for word in words if word]
+        except UserError as error:
+            self.add_bad(str(error))
+            return
+        for ranges, name in found:
+            self.ranges += ranges
+            if name:
+                self.names.append((name, where))
+            elif not ranges:
+                self.ipv6 += 1
+
+    def parse(self, word, where):
+        """A target -> (its ranges, name of the host); both empty: it is of IPv6."""
+        if RANGE.fullmatch(word):
+            return [parse_range(word, where)], ''
+        if SPREAD.fullmatch(word):
+            return parse_spread(word, where), ''
+        if is_ipv6(word):
+            return [], ''
+        marked = word.startswith(NAME_MARK)
+        if marked and self.names is None:
+            raise UserError('%s: %s: a name has no place here: cscan.py -f resolves it when it '
+                            'scans' % (where, quote(word)))
+        if marked or (self.resolve and HOST_NAME.fullmatch(word)):
+            return [], word[len(NAME_MARK):] if marked else word
+        if self.names is not None and HOST_NAME.fullmatch(word):
+            raise UserError('%s: %s: not an address; if it is the name of a host, --resolve looks '
+                            'such names up, or write name:HOST' % (where, quote(word)))
+        return [parse_range(word, where)], ''                   # which tells what is wrong
+
+    def add_bad(self, message):
+        self.bad_count += 1
+        if len(self.bad) < BAD_SHOWN:
+            self.bad.append(message)
+
+    def add_json(self, text, where):
+        """Add the prefixes of a cloud's list, by its keys, or of an array of nothing else."""
+        try:
+            document = parse_json(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError('%s: not JSON that can be read: %s' % (where, error)) from None
+        taken, ipv6 = {}, self.ipv6
+        if isinstance(document, list) and document and all(map(is_prefix, document)):
+            taken['an array of prefixes'] = self.add_prefixes(document, where)
+        waiting = [document]
+        while waiting:
+            node = waiting.pop()
+            pairs = node.items() if isinstance(node, dict) else ()
+            waiting += node if isinstance(node, list) else ()
+            for key, value in pairs:
+                values = value if isinstance(value, list) else [value]
+                if key in LIST_KEYS and all(isinstance(each, str) for each in values):
+                    count = self.add_prefixes(values, '%s: key %r' % (where, key))
+                    taken[key] = taken.get(key, 0) + count
+                elif isinstance(value, (dict, list)):
+                    waiting.append(value)
+        if not taken:
+            raise UserError('%s: JSON with none of the keys %s, nor an array of prefixes alone: '
+                            'nothing was taken' % (where, ', '.join(LIST_KEYS)))
+        self.notes.append('%s: JSON: taken from %s; %d of IPv6 passed over' % (
+            where, ', '.join('%s: %d' % each for each in taken.items()), self.ipv6 - ipv6))
+
+    def add_prefixes(self, values, where) -> int:
+        """Add strings, each of which must be an address, block or range -> how many of IPv4."""
+        count = 0
+        for text in values:
+            try:
+                if is_ipv6(text):
+                    self.ipv6 += 1
+                else:
+                    self.ranges.append(parse_range(text, where))
+                    count += 1
+            except UserError as error:
+                self.add_bad(str(error))
+        return count
+
+    def weight(self) -> int:
+        """Grows with everything that was added, bad lines too."""
+        return (len(self.packed) + len(self.ranges) + len(self.names or ()) + self.ipv6 +
+                self.bad_count)
+
+    def check(self, skip_bad=False):
+        """Bad lines: raises UserError that names them, or makes a note of how many there are."""
+        if self.bad_count and not skip_bad:
+            more = [] if self.bad_count == 1 else ['%d bad lines in all' % self.bad_count]
+            raise UserError('\n'.join(self.bad + more))
+        if self.bad_count:
+            self.notes.append('warning: --skip-bad: %d bad line%s left out, the first: %s' % (
+                self.bad_count, '' if self.bad_count == 1 else 's', self.bad[0]))
+        if self.ipv6:
+            self.notes.append('%d target%s of IPv6 passed over' % (
+                self.ipv6, '' if self.ipv6 == 1 else 's'))
+
+    def merged(self) -> 'list[tuple[int, int]]':
+        """Everything that was added."""
+        singles = single_ranges(self.packed)
+        return merge_ranges(singles + self.ranges) if self.ranges else singles
+
+
+def parse_range_lines(lines: 'list[str]', where: str) -> 'list[tuple[int, int]]':
+    """Range text, targets on each line, # or ; before a comment -> merged ranges."""
+    reader = RangeReader()
+    reader.add_lines(lines, where)
+    reader.check()
+    return reader.merged()
 
 
 def invert_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
@@ -173,24 +426,59 @@ def invert_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
 
 def count_addresses(ranges: 'list[tuple[int, int]]') -> int:
     """Merged ranges -> how many addresses they hold."""
-    return sum(last - first + 1 for first, last in ranges)
+    return sum([last - first for first, last in ranges]) + len(ranges)
 
 
-def parse_portspec(text: str) -> 'list[tuple[int, int]]':
-    """'80:2,8000-8002' -> [(80, 2), (8000, 1), (8001, 1), (8002, 1)], in this order."""
+def parse_portspec(text: str, where='argument -p', notes=None) -> 'list[tuple[int, int]]':
+    """'80:2,8000-8001,ssh' -> [(80, 2), (8000, 1), (8001, 1), (22, 1)], in this order.
+
+    A lone '-' is 1-65535; notes  list that gets a line if port 0 was left out of a range.
+    """
     ports = []
     for part in text.split(','):
-        match = PORTS.fullmatch(part.strip())
-        low, high, weight = (match.group(1), match.group(2) or match.group(1),
-                             match.group(3) or '1') if match else (0, 0, 0)
-        if not 1 <= int(low) <= int(high) <= PORT_MAX or not int(weight):
-            raise UserError('argument -p: %r: %r is not port, port:weight, a-b or a-b:weight with '
-                            'ports 1-65535 and weights from 1' % (text, part))
-        ports += [(port, int(weight)) for port in range(int(low), int(high) + 1)]
+        low, high, weight = parse_ports(part.strip().lower())
+        if low == 0 < high:
+            low = 1
+            if notes is not None:
+                notes.append('%s: %s: port 0 skipped' % (where, quote(part)))
+        if not 1 <= low <= high <= PORT_MAX or not weight:
+            raise UserError('%s: %s: %s is not port, port:weight, a-b, a-b:weight, - (all) or '
+                            'the name of a service, with ports 1-65535 and weights from 1'
+                            % (where, quote(text), quote(part)))
+        ports += [(port, weight) for port in range(low, high + 1)]
     total = sum(weight for _, weight in ports)
     if total > ADDRESSES_MAX:
-        raise UserError('argument -p: %r: weights of %d in all: at most %d'
-                        % (text, total, ADDRESSES_MAX))
+        raise UserError('%s: %s: weights of %d in all: at most %d'
+                        % (where, quote(text), total, ADDRESSES_MAX))
+    return ports
+
+
+def parse_ports(part: str) -> 'tuple[int, int, int]':
+    """A part of a portspec -> first port, last port, weight; (0, 0, 0): it is none."""
+    match = PORTS.fullmatch(part)
+    if not match:
+        return 0, 0, 0
+    low, high, name, weight = match.groups()
+    if name == '-':
+        low, high = 1, PORT_MAX
+    elif name:
+        low = SERVICES.get(name, 0)
+    return int(low), int(high or low), int(weight or 1)
+
+
+def read_ports(path: str, what: str, notes=None) -> 'list[tuple[int, int]]':
+    """A .csp, or text with ports as -p has them, lines and commas between -> (port, weight)."""
+    data = read_file(path, what)
+    if b'\0' in data:
+        return unpack_csp(data, path)
+    ports = []
+    for number, line in enumerate(data.decode('utf-8-sig', 'replace').splitlines(), 1):
+        text = BETWEEN.sub(',', COMMENT.split(line, 1)[0]).strip(',')
+        if text:
+            ports += parse_portspec(text, '%s:%d' % (path, number), notes)
+    if not 0 < sum(weight for _, weight in ports) <= ADDRESSES_MAX:
+        raise UserError('%s: %r: no ports in there, or weights of more than %d'
+                        % (what, path, ADDRESSES_MAX))
     return ports
 
 
@@ -270,16 +558,6 @@ def read_file(path: str, what: str) -> bytes:
             return file.read()
     except OSError as error:
         raise UserError('%s: %r: %s' % (what, path, why(error))) from None
-
-
-def read_ranges(path: str, what: str, names=None) -> 'list[tuple[int, int]]':
-    """A .csw or a file of range text -> merged ranges; told apart by a NUL octet."""
-    data = read_file(path, what)
-    where = 'standard input' if path == '-' else path
-    if b'\0' in data:
-        return unpack_csw(data, where)
-    lines = re.split('\r\n?|\n', data.decode('utf-8-sig', 'replace'))     # no others: splitlines()
-    return parse_range_lines(lines, where, names)
 
 # ---- end of same in cscan.py and compile_targets.py ----
 
@@ -371,11 +649,11 @@ class CbaPackets:
         return thread, kind, code, value
 
 
-def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = False):
+def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: bool = False):
     """Open a new file for a name that a stranger chose -> (file, path below folder).
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
-    taken   paths given before in this run, which get a number instead of a second life
+    taken   {path given before in this run: number that its name gets next}
     No link is followed on the way, and nothing is overwritten unless told: a name that is there
     already gets .1, .2 ... behind it.
     """
@@ -392,7 +670,8 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
             there = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
             os.close(here)
             here = there
-        for number in itertools.count():
+        wanted = '/'.join(parts)
+        for number in itertools.count(taken.get(wanted, 0)):
             last = parts[-1] + ('.%d' % number if number else '')
             path = '/'.join(parts[:-1] + [last])
             if path in taken:
@@ -403,7 +682,8 @@ def create_below(folder: str, name: str, taken: 'set[str]', overwrite: bool = Fa
                 fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=here)
             except FileExistsError:
                 continue
-            taken.add(path)
+            taken[path] = 1
+            taken[wanted] = number + 1
             return os.fdopen(fd, 'wb'), path
     finally:
         os.close(here)
@@ -1160,8 +1440,6 @@ MULTICAST = (0xe0000000, 0xefffffff)        # RFC 5771 s3: 224.0.0.0/4, which TC
 DRAW_BLOCK = 1 << 12                        # random numbers fetched at a time
 TEXT_BLOCK = 1 << 10                        # targets made at a time: not more than caches hold
 RESOLVERS = 32                              # names resolved side by side
-# The last label has a letter: resolvers take 10.1 and 0x7f000001 for addresses
-HOST_NAME = re.compile(r'(?:[\w-]{1,63}\.)*(?!0[xX]|[\w-]{64})[\w-]*[^\W\d_][\w-]*\.?')
 LAST = [str(octet) for octet in range(256)]
 THIRD = [octet + '.' for octet in LAST]
 HALF = [first + second for first in THIRD for second in THIRD]      # '0.0.' to '255.255.'
@@ -1169,6 +1447,15 @@ NO_DIGIT = b'-'                             # in place of a leading zero
 DIGITS = [b''.join(b'%3d' % octet for octet in range(256)).replace(b' ', NO_DIGIT)[place::3]
           for place in range(3)]            # hundreds, tens, ones of each octet
 ONES = ((1 << 32 * DRAW_BLOCK) - 1) // 0xffffffff       # 1 in each lane of 32 bits
+# Ports that are worth a look, in this order by judgement: nobody counted them
+TOP_PORTS = [int(port) for port in '''\
+80 443 22 21 25 23 8080 3389 53 8443 445 110 143 993 995 587 465 139 135 3306
+8000 8888 5900 8081 5432 6379 1433 111 7547 2222 81 5060 1723 554 2082 2083 2086 2087 2095 2096
+10000 3000 5000 9000 9090 27017 179 389 636 88 5985 5986 1883 8883 9200 11211 2049 873 515 631
+9100 8008 8009 8088 8089 8181 82 83 444 4443 9443 7443 10443 6443 10250 2375 2376 2379 5601 9092
+5672 15672 1521 5222 5269 6667 6697 3128 1080 1935 8086 5984 9042 50000 3268 3269 593 464 548 2000
+8291 8728 7001 8161 61616 2181 4786 502 102 20000 44818 4840 1911 2404 3050 119 563 113 79 37
+'''.split()]
 # So many at least are done in columns and lanes; PyPy, whose loops are quicker, does without
 COLUMNS_MIN = 64 if sys.implementation.name == 'cpython' else sys.maxsize
 
@@ -1177,11 +1464,14 @@ class Names:
     """Hosts by name, name:HOST, of -f and -xf: each is resolved once, IPv4 only.
 
     known   {name: its addresses, none if it was skipped}; a resumed scan begins with the old ones
+    plain   True: they stand without name:, too (--resolve)
+    skip_bad  True: lines of -f that are no targets are left out
     told    lines that say what became of which, to be recorded
     """
 
-    def __init__(self, known, skip, console):
+    def __init__(self, known, skip, console, plain=False, skip_bad=False):
         self.known, self.skip, self.console = known, skip, console
+        self.plain, self.skip_bad = plain, skip_bad
         self.told, self.errors = [], {}     # errors: {name: why it has no address}
 
     def ranges(self, found, option) -> 'list[tuple[int, int]]':
@@ -1239,48 +1529,80 @@ class Names:
 
 def is_range_text(spec: str) -> bool:
     """Ranges and names with commas between?"""
-    return all(part.strip().startswith(NAME_MARK) or re.fullmatch(r'[0-9./\s-]*', part)
+    return all(part.strip().startswith(NAME_MARK) or re.fullmatch(r'[0-9./*\s-]*', part)
+               or is_ipv6(part.strip()) for part in spec.split(','))
+
+
+def is_name_text(spec: str) -> bool:
+    """The same, hosts by name among them without name:?"""
+    return all(HOST_NAME.fullmatch(part.strip()) or is_range_text(part)
                for part in spec.split(','))
 
 
-def load_ranges(spec: str, option: str, names=None) -> 'list[tuple[int, int]]':
-    """What -f and -xf take: a preset's name, -, a file, or ranges with commas between.
-
-    names   list that gets (name, where it stands) of hosts by name
-    """
+def add_spec(reader: RangeReader, spec: str, option: str):
+    """What -f and -xf take: a preset's name, -, a file, or ranges with commas between."""
+    where = 'argument ' + option
     if spec == 'default':
-        return parse_range_lines(BUILTIN_RANGES.splitlines(), 'built-in targets')
-    if spec in PRESETS:
-        return parse_range_lines(PRESETS[spec].splitlines(), spec)
-    if spec == '-' or os.path.exists(spec):
-        return read_ranges(spec, 'argument ' + option, names)
-    if spec and is_range_text(spec):
-        where = 'argument ' + option
-        return merge_ranges([pair for part in spec.split(',')
-                             for pair in parse_target(part.strip(), where, names)])
-    raise UserError('argument %s: %r: neither a file nor ranges (10.0.0.0/8,192.0.2.1-192.0.2.9) '
-                    'nor one of %s; a host by name is name:HOST'
-                    % (option, spec, ', '.join(sorted(PRESETS) + ['default'])))
+        reader.add_lines(BUILTIN_RANGES.splitlines(), 'built-in targets')
+    elif spec in PRESETS:
+        reader.add_lines(PRESETS[spec].splitlines(), spec)
+    elif spec == '-' or os.path.exists(spec):
+        reader.read(spec, where)
+    elif spec and (is_range_text(spec) or (reader.resolve and is_name_text(spec))):
+        parts = [part.strip() for part in spec.split(',')]
+        if not all(parts):
+            raise UserError("%s: %s: '' between commas is no range" % (where, quote(spec)))
+        for part in parts:
+            reader.add_line(part, where)
+    else:
+        raise UserError(
+            'argument %s: %s: neither a file nor ranges (10.0.0.0/8,192.0.2.1-192.0.2.9) nor one '
+            'of %s; a host by name is name:HOST, or with --resolve just HOST'
+            % (option, quote(spec), ', '.join(sorted(PRESETS) + ['default'])))
+
+
+def load_ranges(spec: str, option: str) -> 'list[tuple[int, int]]':
+    """A spec of -f or -xf without hosts by name -> merged ranges."""
+    reader = RangeReader()
+    add_spec(reader, spec, option)
+    reader.check()
+    return reader.merged()
 
 
 def load_all(specs: 'list[str]', option: str, names: Names) -> 'list[tuple[int, int]]':
-    """Everything that an option named, each time it was given -> merged ranges."""
-    found = []
-    ranges = [pair for spec in specs for pair in load_ranges(spec, option, found)]
-    return merge_ranges(ranges + names.ranges(found, option))
+    """Everything that an option named, each time it was given -> merged ranges.
+
+    Only in -f may bad lines be left out: what -xf names must not be probed by mistake.
+    """
+    reader = RangeReader([], names.plain)
+    for spec in specs:
+        before = reader.weight()
+        add_spec(reader, spec, option)
+        if option == '-xf' and reader.weight() == before and spec != os.devnull:
+            raise UserError('argument -xf: %r: no ranges in there; where nothing is to be '
+                            'excluded, name %s' % (spec, os.devnull))
+    reader.check(names.skip_bad and option == '-f')
+    for note in reader.notes:
+        if note.startswith('warning'):
+            names.console.note(note)
+        else:
+            names.console.progress(note)
+    reader.ranges += names.ranges(reader.names, option)
+    return reader.merged()
 
 
 def subtract_ranges(ranges: 'list[tuple[int, int]]', others: 'list[tuple[int, int]]'):
-    """Merged ranges without others (in any order)."""
-    keep = invert_ranges(merge_ranges(others))
+    """Merged ranges without others (in any order); what lies between two others is one step."""
     kept, at = [], 0
-    for first, last in ranges:
-        while at < len(keep) and keep[at][1] < first:
-            at += 1
-        here = at
-        while here < len(keep) and keep[here][0] <= last:
-            kept.append((max(keep[here][0], first), min(keep[here][1], last)))
-            here += 1
+    for low, high in invert_ranges(merge_ranges(others)):
+        at = bisect.bisect_left(ranges, (low, 0), at)
+        if at and ranges[at - 1][1] >= low:             # begins before
+            kept.append((low, min(ranges[at - 1][1], high)))
+        end = bisect.bisect_right(ranges, (high, ADDRESSES_MAX), at)
+        if end > at:
+            kept += ranges[at:end]
+            kept[-1] = kept[-1][0], min(kept[-1][1], high)
+        at = end
     return kept
 
 
@@ -1467,8 +1789,9 @@ class Space:
     """
 
     def __init__(self, ranges, ports):
-        counts = itertools.accumulate(last - first + 1 for first, last in ranges)
-        self.tops = [count - 1 for count in counts]         # last index of each range
+        sizes = [last - first + 1 for first, last in ranges]
+        sizes[0] -= 1                                       # indexes begin with 0
+        self.tops = list(itertools.accumulate(sizes))       # last index of each range
         self.shifts = [last - top for (_, last), top in zip(ranges, self.tops)]
         self.weighted = [port for port, _ in ports]
         self.weights = list(itertools.accumulate(weight for _, weight in ports))
@@ -1498,6 +1821,10 @@ class Space:
         index, count = shard
         return range(index, self.size, count)[begin:]
 
+    def text(self) -> str:
+        """How large it is, for the start line."""
+        return many(self.addresses, 'address') + ' x ' + many(len(self.ports), 'port')
+
     def digest(self) -> str:
         """What tells this space, ports in this order, from others: 64 hexadecimal digits."""
         state = hashlib.sha256(repr((self.tops, self.shifts, self.ports)).encode())
@@ -1522,6 +1849,155 @@ class Space:
             return ip_texts(in_lanes(operator.add, indexes, shifts[0]))
         places = map(bisect.bisect_left, itertools.repeat(self.tops), indexes)
         return ip_texts([index + shifts[place] for index, place in zip(indexes, places)])
+
+
+RESULT_LINE_MAX = 1 << 22           # octets: all ports of a host on a line of nmap -oG have 1.5 MB
+RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)
+LIST_LINE = re.compile(r'([a-z]+) (tcp|udp|sctp) ([0-9]{1,5}) (%s)(?: .*)?' % QUAD)
+GREPABLE_LINE = re.compile(r'(?:Timestamp: [0-9]+\t)?Host: (%s) \(.*?\)\t(.*)' % QUAD)
+GREPABLE_PORT = re.compile(r'([0-9]{1,5})/open/tcp/')
+CSV_LINE = re.compile(r'[0-9]+,(%s),([0-9]{1,5}),"(\w*)",.*?(?:",([a-z]+))?' % QUAD)
+PAIR_IPV6 = re.compile(r'\[[0-9a-fA-F:.%]+\]:[0-9]{1,5}')
+EMPTY_LINES = ('', '[', ']', ',', '{finished: 1}', 'saddr,sport', 'time,ip,port,module,text',
+               'time,ip,port,module,text,hostname,state')
+
+
+def result_lines(file):
+    """Lines of a binary file -> their text; None in place of one longer than 4 MB."""
+    while True:
+        line = file.readline(RESULT_LINE_MAX)
+        if not line:
+            return
+        is_whole = len(line) < RESULT_LINE_MAX or line.endswith(b'\n')
+        yield line.decode('utf-8', 'replace').strip('\ufeff \t\r\n') if is_whole else None
+        while not is_whole and line and not line.endswith(b'\n'):
+            line = file.readline(RESULT_LINE_MAX)
+
+
+def line_results(text: str) -> 'list[tuple[str, int]] | None':
+    """A line of results -> (host, port) of each open TCP port; None: it is no such line.
+
+    Forms: ip:port, ip port, ip,port; masscan -oL, -oJ, -oD; nmap and masscan -oG; naabu -json;
+    json and csv of cscan.  Closed ports and banners are no open ports.
+    """
+    match = RESULT_LINE.fullmatch(text)
+    if match:
+        return check_results(match.group(1), [match.group(2)])
+    if text in EMPTY_LINES or text.startswith('#'):
+        return []
+    match = LIST_LINE.fullmatch(text)
+    if match:
+        state, protocol, port, host = match.groups()
+        return check_results(host, [port] if (state, protocol) == ('open', 'tcp') else [])
+    match = GREPABLE_LINE.fullmatch(text)
+    if match:
+        host, fields = match.groups()
+        ports = [port for field in fields.split('\t') if field.startswith('Ports: ')
+                 for port in map(GREPABLE_PORT.match, field[len('Ports: '):].split(', ')) if port]
+        return check_results(host, [port.group(1) for port in ports])
+    match = CSV_LINE.fullmatch(text)
+    if match:
+        host, port, module_name, state = match.groups()
+        is_port = module_name == 'print' and state in (None, 'open')
+        return check_results(host, [port] if is_port else [])
+    return json_results(text) if text.startswith('{') else None
+
+
+def check_results(host, ports) -> 'list[tuple[str, int]] | None':
+    """Port numbers, texts or ints, of a host -> pairs; None if one of them is no port."""
+    texts = list(map(str, ports))
+    if not all(re.fullmatch('[0-9]{1,5}', text) and 1 <= int(text) <= PORT_MAX for text in texts):
+        return None
+    return [(host, int(text)) for text in texts]
+
+
+def json_results(text: str) -> 'list[tuple[str, int]] | None':
+    """An object of naabu, masscan or cscan on a line -> as line_results()."""
+    try:
+        found = parse_json(text.rstrip(','))
+    except (ValueError, RecursionError):
+        return None
+    host = str(found.get('ip', found.get('host', '')))
+    if not re.fullmatch(QUAD, host):
+        return [] if is_ipv6(host) or 'module' in found else None
+    ports = found.get('ports', [found])
+    if not isinstance(ports, list) or not all(isinstance(each, dict) for each in ports):
+        return None
+    return check_results(host, [json_port(each) for each in ports if is_open(each)])
+
+
+def json_port(each: dict):
+    """The port of an object; older naabu has an object there."""
+    port = each.get('port')
+    return port.get('Port') if isinstance(port, dict) else port
+
+
+def is_open(each: dict) -> bool:
+    """Does an object tell of an open TCP port, not of a banner, a closed or a UDP port?"""
+    data = each.get('data')
+    status = data.get('status') if isinstance(data, dict) else each.get('status', 'open')
+    return (status == 'open' == each.get('state', 'open')
+            and not each.get('module') and 'service' not in each
+            and each.get('protocol', each.get('proto', 'tcp')) == 'tcp')
+
+
+class PairSpace(Space):
+    """Addresses with a port each, 6 octets a pair: what --pairs names.
+
+    ips, ports_of  arrays of the addresses and of their ports, in ascending order, each pair once
+    """
+
+    def __init__(self, ips, ports):
+        self.ips, self.ports_of = ips, ports
+        self.size = len(ips)
+
+    def draws(self, seed=None):
+        """Independent random pairs for ever."""
+        indexes = cut(uniform(self.size, random_words(seed)), TEXT_BLOCK)
+        return Columns(map(self.pairs, indexes))
+
+    def digest(self) -> str:
+        """What tells these pairs from others: 64 hexadecimal digits."""
+        state = hashlib.sha256(b'pairs')
+        for column in self.ips, self.ports_of:
+            octets = column[:]
+            if sys.byteorder == 'big':
+                octets.byteswap()
+            state.update(octets.tobytes())
+        return state.hexdigest()
+
+    def pairs(self, indexes):
+        """Indexes of pairs -> (hosts, ports)."""
+        return (ip_texts([self.ips[index] for index in indexes]),
+                [self.ports_of[index] for index in indexes])
+
+    def text(self) -> str:
+        return many(self.size, 'pair')
+
+
+def read_pairs(path: str, skip_bad: bool, console) -> 'list[int]':
+    """A file of results, as -x takes them -> address << 16 | port, ascending, each once."""
+    where = 'standard input' if path == '-' else path
+    reader, keys = RangeReader(), set()
+    lines = result_lines(io.BytesIO(read_file(path, 'argument --pairs')))
+    for number, text in enumerate(lines, 1):
+        if text and text[0].isdigit():
+            text = COMMENT.split(text, 1)[0].strip(' \t,')
+        results = None if text is None else line_results(text)
+        if results is None and text and PAIR_IPV6.fullmatch(text):
+            reader.ipv6 += 1
+        elif results is None and not (text or '').startswith(';'):
+            reader.add_bad('%s:%d: %s: ip:port was expected' % (where, number, 'a line too long'
+                                                                if text is None else quote(text)))
+        for host, port in results or ():
+            keys.add(ip_number(host) << 16 | port)
+    reader.check(skip_bad)
+    for note in reader.notes:
+        if note.startswith('warning'):
+            console.note(note)
+        else:
+            console.progress(note)
+    return sorted(keys)
 
 
 # ==== 3 Output ========================================================================
@@ -1688,7 +2164,7 @@ class TextSink:
     def __init__(self, write, folder, look=None):
         self.write_lines, self.folder = write, folder
         self.look = look or self.start      # learns, now and then, whether anybody reads
-        self.taken = set()          # paths of files saved by this run
+        self.taken = {}             # paths of files saved by this run, as create_below() has them
         self.entries = {}           # thread -> lines of the entry that it is in the middle of
         self.lock = threading.Lock()
 
@@ -3538,7 +4014,8 @@ class Runner:
         try:
             new = self.exclusions.reread()
         except UserError as error:
-            return self.progress.event('SIGHUP: %s; the exclude list before stays' % error)
+            return self.progress.event('SIGHUP: %s; the exclude list before stays'
+                                       % str(error).replace('\n', '; '))
         self.bar()
         self.progress.reread(self.exclusions, new)
         if not self.exclusions.left():
@@ -6177,9 +6654,18 @@ def make_parser() -> argparse.ArgumentParser:
           help='never probe these; taken like -f')
     group('--skip-unresolved', action='store_true',
           help='names of -f that do not resolve are skipped, not an error')
-    group('-p', metavar='SPEC', help='ports with weights: 80:2,443,8000-8010 (default: %s)'
+    group('--resolve', action='store_true', help='hosts by name need no name: before them')
+    group('--pairs', metavar='FILE',
+          help='targets are these ip:port lines, or what else -x reads; instead of -f and -p')
+    group('--skip-bad', action='store_true',
+          help='lines of -f and --pairs that are no targets are counted and left out')
+    group('-p', metavar='SPEC', help='ports with weights: 80:2,ssh,8000-8010, - is all '
+          '(default: %s)'
           % (BUILTIN_PORTS if len(BUILTIN_PORTS) < 40 else 'built-in'))
-    group('-pf', '-fp', metavar='FILE', dest='pf', help='ports from a .csp file')
+    group('-pf', '-fp', metavar='FILE', dest='pf',
+          help='ports from a .csp file, or from text as -p has it, on lines')
+    group('--top-ports', metavar='N', type=number(int, 1, len(TOP_PORTS)),
+          help='the first N, of %d, ports of an order by judgement' % len(TOP_PORTS))
     group = parser.add_argument_group('order and end').add_argument
     group('--once', action='store_true', help='each address and port once, then stop')
     group('--seed', metavar='N', type=natural, help='repeat an order')
@@ -6258,7 +6744,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='and again every N packets (default: once only)')
     group = parser.add_argument_group('no scan').add_argument
     group('-l', action='store_true', help='list targets instead of probing them')
-    group('-x', action='store_true', help='read ip:port lines from standard input as results')
+    group('-x', action='store_true',
+          help='read results from standard input: ip:port lines, or those of masscan -oL -oJ -oG, '
+               'nmap -oG, naabu -json, cscan --format json, csv')
     group('-h', '--help', action='help', help='show this')
     group('--version', action='version', version='cscan %s' % __version__)
     return parser
@@ -6288,9 +6776,14 @@ def check_args(parser, args, extra):
     if args.p and args.pf:
         parser.error('-p %s and -pf %s: one of them' % (args.p, args.pf))
     check_group(parser, args)
+    if args.pairs and (args.f or args.p is not None or args.pf or args.top_ports):
+        parser.error('--pairs %s: goes without -f, -p, -pf and --top-ports: it names addresses '
+                     'and ports' % args.pairs)
+    if args.top_ports and (args.p is not None or args.pf):
+        parser.error('--top-ports %d: goes without -p and -pf' % args.top_ports)
     if args.state and (not args.once or args.l or args.x):
         parser.error('--state: goes with a scan of --once: random targets have no position')
-    if args.state and '-' in args.f + args.exclude:
+    if args.state and '-' in args.f + args.exclude + [args.pairs]:
         parser.error('--state: standard input could not be read again: use a file')
     if args.resume:
         return check_resumed(parser, args)
@@ -6313,15 +6806,16 @@ def check_args(parser, args, extra):
     if args.x and '-' in args.exclude:
         parser.error('-x reads results from standard input: -xf - cannot')
     for mode, names in (
-            ('x', 'f skip_unresolved n once shard retries max_runtime mf ce status'),
+            ('x', 'f pairs skip_unresolved skip_bad top_ports n once shard retries max_runtime '
+                  'mf ce status'),
             ('l', 'o format retries max_runtime max_results mf ce status')):
         for name in names.split():
             if getattr(args, mode) and getattr(args, name) not in (None, False, 0, []):
                 parser.error('-%s: %s goes with a scan only' % (
                     mode, ('-' if len(name) < 3 else '--') + name.replace('_', '-')))
-    if (args.f + args.exclude).count('-') > 1:
+    if (args.f + args.exclude + [args.pairs]).count('-') > 1:
         parser.error('-: standard input can be read once')
-    if not (args.f or args.l or args.x or BAKED):
+    if not (args.f or args.pairs or args.l or args.x or BAKED):
         ranges = subtract_ranges(load_ranges('default', '-f'), [MULTICAST])
         complain(
             'cscan: no targets named, nothing was sent; name them with -f (see -h)\n'
@@ -6382,38 +6876,97 @@ def check_format(parser, args):
         parser.error('--no-header: goes with --format ' + ' or '.join(columns))
 
 
+@contextlib.contextmanager
+def no_collections():
+    """The garbage collector rests: a million ranges are no garbage, and it would go through them.
+
+    Without it a list of a million single addresses takes a third less time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def load_space(args, exclusions, names, console) -> 'tuple[Space, dict]':
-    """-f -xf -p -pf -> what may be probed, {option: [digest of what it named, how much]}."""
+    """-f -xf -p -pf -> what may be probed, {option: [digest of what it named, how much]}.
+
+    The digests are for a state file, and there are none without one.
+    """
     ranges = load_all(args.f or ['default'], '-f', names)
-    excluded = exclusions.first
-    lists = {'-f': digest_list(ranges, count_addresses(ranges), 'address'),
-             '-xf': digest_list(exclusions.now, count_addresses(exclusions.now), 'address')}
     named = count_addresses(ranges)
+    lists = {}
+    if args.state:
+        lists['-f'] = digest_list(ranges, named, 'address')
     if not named:
         raise UserError('argument -f: %s: no ranges in there' % ', '.join(map(repr, args.f)))
-    ranges = subtract_ranges(ranges, excluded)
     if args.exclude:
+        ranges = subtract_ranges(ranges, exclusions.first)
         console.progress('%d of %d addresses excluded' % (named - count_addresses(ranges), named))
-    named = count_addresses(ranges)
-    ranges = subtract_ranges(ranges, [MULTICAST])
-    if count_addresses(ranges) < named:
-        console.progress('%d multicast addresses skipped' % (named - count_addresses(ranges)))
+    multicast = subtract_ranges(ranges, invert_ranges([MULTICAST]))
+    if multicast:
+        ranges = subtract_ranges(ranges, [MULTICAST])
+        console.progress('%d multicast addresses skipped' % count_addresses(multicast))
     if not ranges:
         raise UserError('no addresses are left to scan')
     exclusions.scanned = ranges
-    if args.pf:
-        ports = unpack_csp(read_file(args.pf, 'argument -pf'), args.pf)
-    else:
-        ports = parse_portspec(BUILTIN_PORTS if args.p is None else args.p)
+    ports = load_ports(args, console)
+    if args.state:
+        barred = exclusions.now
+        lists['-xf'] = digest_list(barred, count_addresses(barred), 'address')
+        lists['-p'] = digest_list(ports, len(ports), 'port')
     if args.once and len({weight for _, weight in ports}) > 1:
         console.progress('--once: weights of ports do not apply')
-    lists['-p'] = digest_list(ports, len(ports), 'port')
     return Space(ranges, ports), lists
 
 
+def load_pairs(args, exclusions, console) -> 'tuple[PairSpace, dict]':
+    """--pairs -xf -> as load_space()."""
+    keys = read_pairs(args.pairs, args.skip_bad, console)
+    if not keys:
+        raise UserError('argument --pairs: %r: no ip:port in there' % args.pairs)
+    octets = array.array('Q', keys)
+    lists = {}
+    if args.state:
+        barred = exclusions.now
+        lists['--pairs'] = [hashlib.sha256(octets.tobytes()).hexdigest(), many(len(keys), 'pair')]
+        lists['-xf'] = digest_list(barred, count_addresses(barred), 'address')
+    never = merge_ranges(exclusions.first + [MULTICAST])
+    left = [key for key in keys if not is_in(key >> 16, never)]
+    if len(left) < len(keys):
+        console.progress('%d of %s excluded or multicast' % (
+            len(keys) - len(left), many(len(keys), 'pair')))
+    if not left:
+        raise UserError('no addresses are left to scan')
+    ips = array.array('I', [key >> 16 for key in left])
+    packed = ips[:]
+    if sys.byteorder == 'little':
+        packed.byteswap()
+    exclusions.scanned = single_ranges(packed.tobytes())
+    return PairSpace(ips, array.array('H', [key & PORT_MAX for key in left])), lists
+
+
+def load_ports(args, console) -> 'list[tuple[int, int]]':
+    """-p, -pf or --top-ports -> (port, weight) pairs."""
+    if args.top_ports:
+        return [(port, 1) for port in TOP_PORTS[:args.top_ports]]
+    notes = []
+    if args.pf:
+        ports = read_ports(args.pf, 'argument -pf', notes)
+    else:
+        ports = parse_portspec(BUILTIN_PORTS if args.p is None else args.p, notes=notes)
+    for note in notes:
+        console.progress(note)
+    return ports
+
+
 def digest_list(values, count, noun) -> 'list[str]':
-    """-> 64 hexadecimal digits that change with the values, and how many they are."""
-    return [hashlib.sha256(repr(values).encode()).hexdigest(), many(count, noun)]
+    """Pairs -> 64 hexadecimal digits that change with them, and how many they are."""
+    octets = array.array('Q', itertools.chain.from_iterable(values)).tobytes()
+    return [hashlib.sha256(octets).hexdigest(), many(count, noun)]
 
 
 # Variable that numbers a job among --shards of them -> the first number
@@ -6509,7 +7062,8 @@ def main(argv=None) -> int:
         check_args(parser, args, extra)
         return run(args, console, signals)
     except UserError as error:
-        console.note(str(error))
+        for line in str(error).split('\n'):
+            console.note(line)
         return 1
     except Interrupted as error:
         return 128 + error.args[0]
@@ -6535,9 +7089,13 @@ def run(args, console, signals) -> int:
     if args.x:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
-    names = Names(args.names, args.skip_unresolved, console)
-    exclusions = Exclusions(args.exclude, names, state and state.excluded)
-    space, lists = load_space(args, exclusions, names, console)
+    names = Names(args.names, args.skip_unresolved, console, args.resolve, args.skip_bad)
+    with no_collections():
+        exclusions = Exclusions(args.exclude, names, state and state.excluded)
+        if args.pairs:
+            space, lists = load_pairs(args, exclusions, console)
+        else:
+            space, lists = load_space(args, exclusions, names, console)
     args.told = names.told
     if state:
         check_lists(args.state, args.lists, lists)
@@ -6581,7 +7139,7 @@ def check_lists(path, before, now):
                             'began: %s then, %s now' % (path, option, count, now[option][1]))
 
 
-FILE_OPTIONS = 'pf', 'o', 'of', 'mf', 'log', 'status'
+FILE_OPTIONS = 'pairs', 'pf', 'o', 'of', 'mf', 'log', 'status'
 PASSING_OPTIONS = 'resume', 'state', 'q', 'd'       # what --resume does not keep
 
 
@@ -6662,33 +7220,32 @@ def make_crew(args, console, sink, modules, options) -> Crew:
     return crew
 
 
-RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)
-
-
 def pass_results(args, console, signals, modules, options) -> int:
-    """-x: ip:port, ip port or ip,port lines -> modules."""
+    """-x: lines of results, as line_results() has them -> modules."""
     if not sys.stdin:
         raise UserError('-x: standard input is closed: ip:port lines were expected')
-    excluded = load_all(args.exclude, '-xf', Names({}, False, console))
+    excluded = load_all(args.exclude, '-xf', Names({}, False, console, args.resolve))
     sink = make_sink(args, console)
     sink.start()
     crew = make_crew(args, console, sink, modules, options)
     signals.last_words = sink.hurry
-    strange = barred = 0
+    strange = barred = empty = 0
     try:
-        for number, line in enumerate(sys.stdin.buffer, 1):
-            text = line.decode('utf-8', 'replace').strip()
-            match = RESULT_LINE.fullmatch(text)
-            if match and 1 <= int(match.group(2)) <= PORT_MAX:
-                if is_in(ip_number(match.group(1)), excluded):
+        for number, text in enumerate(result_lines(sys.stdin.buffer), 1):
+            results = None if text is None else line_results(text)
+            for host, port in results or ():
+                if is_in(ip_number(host), excluded):
                     barred += 1
                 else:
-                    crew.put_wait(match.group(1), int(match.group(2)))
-            elif text and not text.startswith('#'):
+                    crew.put_wait(host, port)
+            if results is None:
                 strange += 1
-                if strange <= 10:
-                    console.note('standard input:%d: %r: ip:port was expected'
-                                 % (number, text[:80]))
+                if strange <= BAD_SHOWN:
+                    console.note('standard input:%d: %s: ip:port was expected' % (
+                        number, 'a line of more than %d octets' % RESULT_LINE_MAX
+                        if text is None else quote(text)))
+            elif not results and text not in EMPTY_LINES and not text.startswith('#'):
+                empty += 1
             if crew.enough or console.gone or console.failed or sink.failed:
                 break
     finally:
@@ -6698,7 +7255,10 @@ def pass_results(args, console, signals, modules, options) -> int:
         tell_end(console, crew, '')
     if barred:
         console.progress('%s excluded' % many(barred, 'result'))
-    if strange > 10:
+    if empty:
+        console.progress('standard input: %s without an open TCP port passed over'
+                         % many(empty, 'line'))
+    if strange > BAD_SHOWN:
         console.note('standard input: %d lines were not understood' % strange)
     if console.failed or sink.failed:
         raise UserError(console.failed or sink.failed)
@@ -6775,7 +7335,7 @@ def start_text(pace: Pace, args, space: Space, total) -> str:
     pace = pace._replace(window=pace.window * args.w, rate=pace.rate and pace.rate * args.w)
     parts = [many(args.w, 'worker')] * (args.w > 1)
     parts += [many(pace.window, 'socket'), '%g ms timeout' % args.t] + pace_parts(pace, args)
-    parts.append(many(space.addresses, 'address') + ' x ' + many(len(space.ports), 'port'))
+    parts.append(space.text())
     if args.once:
         parts.append('seed %d' % args.seed)
     if args.shard != (0, 1):

@@ -88,12 +88,14 @@ STANDARD = {                                # file: modules it may import
     'cba_reader.py': {'argparse', 'array', 'base64', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
-    'compile_targets.py': {'argparse', 'array', 'csv', 'errno', 'gzip', 'io', 'itertools', 'os', 're',
-                           'socket', 'struct', 'sys', 'tempfile', 'zlib'},
+    'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
+                           'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
+                           'zlib'},
     'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'errno',
-                 'fcntl', 'hashlib', 'heapq', 'itertools', 'json', 'math', 'mmap', 'operator', 'os',
-                 'random', 're', 'resource', 'select', 'shlex', 'signal', 'socket', 'ssl', 'stat',
-                 'struct', 'sys', 'tempfile', 'textwrap', 'threading', 'time', 'types', 'zlib'},
+                 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
+                 'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
+                 'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
+                 'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
                       'functools', 'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os',
                       'pwd', 're', 'select', 'signal', 'socket', 'stat', 'struct', 'sys',
@@ -137,15 +139,65 @@ NO_RANGES = [
     ('\u0661.0.0.1', 'not an address'), ('10.0.0.0/\u00b2', 'not an address'),
     ('10.0.0.0/', 'not an address'), ('10.0.0.0/-1', 'not an address'),
     ('10.0.0.0/8/8', 'not an address'), ('10.0.0.0/255.0.0.0', 'not an address'),
-    ('10.0.0.0 /8', 'not an address'), ('10.0.0.0/8-10.0.0.9', 'not an address'),
+    ('10.0.0.0/8-10.0.0.9', 'not an address'),
     ('10.0.0.0-10.0.0.9/8', 'not an address'), ('10.0.0.1-', 'not an address'),
-    ('10.0.0.1-5', 'not an address'), ('10.0.0.1--10.0.0.5', 'not an address'),
+    ('10.0.0.1--10.0.0.5', 'not an address'), ('10.0.0.5-1', 'the last octet is below'),
+    ('10.*.*.300', 'not an address'), ('10.0.0.01-05', 'not an address'),
+    ('0-1.*.*.1-2', '131072 ranges: at most 65536'), ('10.0.0.1-5/24', 'not an address'),
+    ('10.0.0.1-5.6', 'not an address'), ('10.0.0.**', 'not an address'),
+    ('2001:db8::/x', 'not an address'), ('2001:db8::12345', 'not an address'),
+    ('name:a.example', 'a name has no place here'), ('x' * 80, 'not an address'),
     ('10.0.0.1-10.0.0.256', 'not an address'), ('10.0.0.1-10.0.0.05', 'not an address'),
-    ('10.0.0.1 10.0.0.2', 'not an address'), ('10.0.0.1,10.0.0.2', 'not an address'),
-    ('10.0.0.1:80', 'not an address'), ('::1', 'not an address'), ('localhost', 'not an address'),
-    ('; 10.0.0.1', 'not an address'), ('\x1b[2J', 'not an address'),
+    ('10.0.0.1:80', 'not an address'), ('localhost', 'not an address'),
+    ('\x1b[2J', 'not an address'),
     ('10.0.0.0/33', '0 to 32'), ('10.0.0.0/99', '0 to 32'),
     ('10.0.0.5-10.0.0.4', 'below the first'), ('1.0.0.0-0.255.255.255', 'below the first'),
+]
+
+# Lines as lists have them: text, ranges, hosts by name (those without name: need --resolve), IPv6
+LISTS = [
+    ('1.2.3.0/24 ; SBL1234', '1.2.3.0-1.2.3.255', '', 0), ('; 10.0.0.1', '', '', 0),
+    ('10.0.0.1,', '10.0.0.1', '', 0), (',,10.0.0.1,, 10.0.0.9,', '10.0.0.1 10.0.0.9', '', 0),
+    ('10.0.0.1 10.0.0.9', '10.0.0.1 10.0.0.9', '', 0), (' , ', '', '', 0),
+    ('10.0.0.9\t10.0.0.1 # 10.0.0.5', '10.0.0.1 10.0.0.9', '', 0),
+    ('10.0.0.1 -10.0.0.3 10.0.0.7- 10.0.0.9', '10.0.0.1-10.0.0.3 10.0.0.7-10.0.0.9', '', 0),
+    ('10.0.0.1-20', '10.0.0.1-10.0.0.20', '', 0), ('*.*.*.*', '0.0.0.0-255.255.255.255', '', 0),
+    ('10.0.254-255.*', '10.0.254.0-10.0.255.255', '', 0),
+    ('9-10.255.*.*', '9.255.0.0-9.255.255.255 10.255.0.0-10.255.255.255', '', 0),
+    ('10.0.1-2.254-255', '10.0.1.254-10.0.1.255 10.0.2.254-10.0.2.255', '', 0),
+    ('10.0.0-1.0-255', '10.0.0.0-10.0.1.255', '', 0), ('5.5.5.5-5', '5.5.5.5', '', 0),
+    ('2001:db8::/32', '', '', 1), ('::1, 10.0.0.1 fe80::1%eth0', '10.0.0.1', '', 2),
+    ('2001:db8::1-2001:db8::9', '', '', 1), ('::ffff:1.2.3.4', '', '', 1),
+    ('name:a.example 10.0.0.1', '10.0.0.1', 'a.example', 0), ('name: a.example', '', 'a.example', 0),
+    ('a.example,10.0.0.1 b-2.example.', '10.0.0.1', 'a.example b-2.example.', 0),
+]
+JSON_LISTS = [                              # whose, text, ranges, targets of IPv6
+    ('AWS', '{"syncToken": "1", "prefixes": [{"ip_prefix": "3.4.12.4/32", "region": "eu"}, '
+     '{"ip_prefix": "10.20.0.0/31"}], "ipv6_prefixes": [{"ipv6_prefix": "2600::/32"}]}',
+     '3.4.12.4 10.20.0.0-10.20.0.1', 0),
+    ('GCP', '{"prefixes": [{"ipv4Prefix": "8.8.4.0/24"}, {"ipv6Prefix": "2001:4860::/32"}]}',
+     '8.8.4.0-8.8.4.255', 0),
+    ('Azure', '{"values": [{"properties": {"platform": "10.20.1.4", "addressPrefixes": '
+     '["13.66.60.119/32", "2603:1000::/40"]}}]}', '13.66.60.119', 1),
+    ('Cloudflare', '{"result": {"ipv4_cidrs": ["173.245.48.0/20"], "ipv6_cidrs": ["::/0"]}}',
+     '173.245.48.0-173.245.63.255', 0),
+    ('Fastly', ' {"addresses": ["23.235.32.0/20", "10.0.0.1"], "ipv6_addresses": []}',
+     '10.0.0.1 23.235.32.0-23.235.47.255', 0),
+    ('Oracle', '{"regions": [{"cidrs": [{"cidr": "129.146.0.0/21", "tags": ["OCI"]}]}]}',
+     '129.146.0.0-129.146.7.255', 0),
+    ('an array', '["192.0.2.0/31", "2001:db8::/32", "192.0.2.9/32"]',
+     '192.0.2.0-192.0.2.1 192.0.2.9', 1),
+    ('a key that holds more', '{"addresses": {"cidr": "10.0.0.0/31", "version": "10.20.1.4"}}',
+     '10.0.0.0-10.0.0.1', 0),
+]
+NO_JSON_LISTS = [                           # text, what the message says
+    ('{"version": "10.20.1.4"}', 'none of the keys'), ('[]', 'none of the keys'),
+    ('["10.20.1.4"]', 'none of the keys'), ('["10.0.0.0/8", "x"]', 'none of the keys'),
+    ('["10.0.0.0/8", 5]', 'none of the keys'), ('{"hooks": ["10.0.0.0/8"]}', 'none of the keys'),
+    ('{"ip_prefix": 5}', 'none of the keys'), ('{"cidr": "10.0.0"}', "key 'cidr': '10.0.0': not"),
+    ('{"cidr": "a.example"}', "'a.example': not an address"), ('{', 'not JSON'),
+    ('{"cidr": "10.*.0.1"}', "'10.*.0.1': not an address"), ('[' * 100000, 'not JSON'),
+    ('{"ip": "10.0.0.1"}\n{"ip": "10.0.0.2"}', 'not JSON'),
 ]
 
 # Files of range text: what is special, their octets, lines of the same meaning
@@ -159,6 +211,11 @@ RANGE_FILES = [
     ('Latin-1 in a comment', b'# caf\xe9\n1.2.3.4 # \xff\n', '1.2.3.4'),
     ('UTF-8 in a comment', '# caf\u00e9 \u4e2d\n1.2.3.4\n'.encode(), '1.2.3.4'),
     ('odd spaces in a comment', '# a\x0bb\x0cc\x1cd\u0085e\u2028f\n1.2.3.4\n'.encode(), '1.2.3.4'),
+    ('UTF-16', '\ufeff# \u4e2d\r\n1.2.3.4\r\n5.6.7.8'.encode('utf-16-le'), '1.2.3.4 5.6.7.8'),
+    ('UTF-16, other order', '\ufeff1.2.3.4\r5.6.7.8\n'.encode('utf-16-be'), '1.2.3.4 5.6.7.8'),
+    ('UTF-16, 20 octets', '\ufeff1.2.3.4#a'.encode('utf-16-le'), '1.2.3.4'),
+    ('a .csw that begins like UTF-16', cscan.pack_csw([(2 * at, 2 * at) for at in range(0xfeff)],
+                                                      't'), ''),
     ('sorted and merged', b'1.2.3.9\n1.2.3.4\n1.2.3.4-1.2.3.8\n1.2.3.6\n', '1.2.3.4-1.2.3.9'),
 ]
 
@@ -172,12 +229,61 @@ PORTSPECS = [                               # text, (port, weight) pairs
     ('8000-8001:7,1', [(8000, 7), (8001, 7), (1, 1)]),
     ('5-5', [(5, 1)]), (' 80 , 443 ', [(80, 1), (443, 1)]),
     ('80:4294967296', [(80, ALL)]),
+    ('ssh,http:3,HTTPS', [(22, 1), (80, 3), (443, 1)]), ('http-alt,ms-sql-s', [(8080, 1), (1433, 1)]),
+    ('0-2', [(1, 1), (2, 1)]), ('0-1:7,80', [(1, 7), (80, 1)]),
+    ('-', [(port, 1) for port in range(1, 65536)]), ('-:2', [(port, 2) for port in range(1, 65536)]),
+    ('0-65535', [(port, 1) for port in range(1, 65536)]),
 ]
 NO_PORTSPECS = [
     '', ' ', ',', '80,', ',80', '80,,81', '0', '65536', '99999', '100000', '-1', '80-', '-80',
-    '80:', ':2', ':', '80:0', '80:-1', '80:1.5', '80:2:3', '80:x', '90-80', '0-5', '0-0',
-    '65530-65536', '1-2-3', '1-2:0', 'http', '80;443', '80 443', '0x50', '80.0', '+80',
+    '80:', ':2', ':', '80:0', '80:-1', '80:1.5', '80:2:3', '80:x', '90-80', '0-0', '0:5',
+    '65530-65536', '1-2-3', '1-2:0', 'httpx', 'ssh-http', 'ssh:0', '--', '0-65536', '80;443', '80 443', '0x50', '80.0', '+80',
     '\uff18\uff10', '\u00b2']
+
+# Lines for -x, without those that are ip:port: whose, text, open ports (None: no such line)
+NMAP = 'Host: 192.0.2.7 (a.example)\t'
+RESULT_LINES = [
+    ('masscan -oL', 'open tcp 80 192.0.2.7 1600000000', [80]),
+    ('masscan -oL', 'closed tcp 80 192.0.2.7 1600000000', []),
+    ('masscan -oL', 'open udp 53 192.0.2.7 1600000000', []),
+    ('masscan -oL', 'banner tcp 22 192.0.2.7 1600000000 ssh SSH-2.0-x', []),
+    ('masscan -oL', 'open tcp 0 192.0.2.7 1600000000', None),
+    ('masscan -oL', '#masscan', []), ('masscan -oL', '# end', []),
+    ('nmap -oG', NMAP + 'Status: Up', []),
+    ('nmap -oG', NMAP + 'Ports: 22/open/tcp//ssh//OpenSSH, 9/closed/tcp//discard///, '
+     '53/open/udp//domain///, 443/open/tcp//https///\tIgnored State: filtered (997)', [22, 443]),
+    ('nmap -oG', NMAP + 'Ports: 8022/open|filtered/tcp/////', []),
+    ('nmap -oG', NMAP + 'Ports: 70000/open/tcp/////', None),
+    ('masscan -oG', 'Timestamp: 1600000000\tHost: 192.0.2.7 ()\tPorts: 80/open/tcp//http//', [80]),
+    ('masscan -oJ', '{ "ip": "192.0.2.7", "timestamp": "16", "ports": [ {"port": 80, "proto": '
+     '"tcp", "status": "open", "reason": "syn-ack", "ttl": 52} ] },', [80]),
+    ('masscan -oJ', '{ "ip": "192.0.2.7", "ports": [ {"port": 80, "proto": "tcp", "service": '
+     '{"name": "http", "banner": "x"} } ] }', []),
+    ('masscan -oJ', '{ "ip": "192.0.2.7", "ports": [ {"port": 80, "proto": "tcp", "status": '
+     '"closed"}, {"port": 81, "status": "open"} ] }', [81]),
+    ('masscan -oJ', '[', []), ('masscan -oJ', '{finished: 1}', []), ('masscan -oJ', ',', []),
+    ('masscan -oD', '{"ip":"192.0.2.7","timestamp":"16","port":80,"proto":"tcp","rec_type":'
+     '"status","data":{"status":"open","reason":"syn-ack","ttl":52}}', [80]),
+    ('masscan -oD', '{"ip":"192.0.2.7","port":80,"proto":"tcp","rec_type":"banner","data":'
+     '{"service_name":"http","banner":"x"}}', []),
+    ('naabu', '{"host":"a.example","ip":"192.0.2.7","port":443,"protocol":"tcp","tls":false}', [443]),
+    ('naabu', '{"ip":"192.0.2.7","port":53,"protocol":"udp"}', []),
+    ('naabu of old', '{"host":"192.0.2.7","port":{"Port":443,"Protocol":0,"TLS":false}}', [443]),
+    ('naabu, IPv6', '{"ip":"2001:db8::1","port":443}', []),
+    ('cscan json', '{"time": 1, "module": "", "ip": "192.0.2.7", "port": 80, "events": []}', [80]),
+    ('cscan json', '{"time": 1, "module": "rfb", "ip": "192.0.2.7", "port": 80}', []),
+    ('cscan json', '{"time": 1, "module": "cscan", "events": []}', []),
+    ('cscan csv', '1,192.0.2.7,80,"print",""', [80]), ('cscan csv', '1,192.0.2.7,80,"rfb","a,b"', []),
+    ('cscan csv', '1,192.0.2.7,80,"print","","a.example",open', [80]),
+    ('cscan csv', '1,192.0.2.7,80,"print","reset","",refused', []),
+    ('cscan json', '{"time":1,"ip":"192.0.2.7","port":80,"module":"","events":[],"state":"refused"}', []),
+    ('cscan csv', 'time,ip,port,module,text', []), ('zmap', 'saddr,sport', []),
+    ('no port', '{"ip":"192.0.2.7"}', None), ('no address', '{"port":80}', None),
+    ('a float', '{"ip":"192.0.2.7","port":80.5}', None), ('true', '{"ip":"1.2.3.4","port":true}', None),
+    ('no list', '{"ip":"192.0.2.7","ports":5}', None), ('cut', '{"ip":"192.0.2.7","port":80', None),
+    ('digits', '{"ip":%s}' % ('9' * 10 ** 6), None), ('deep', '{"a":' * 100000, None), ('XML', '<host endtime="1">', None),
+    ('octal', 'open tcp 80 010.0.0.1 1', None), ('a host', 'open tcp 80 a.example 1', None),
+]
 
 # What the original's compile_targets.py wrote: name, input, portspec, .csw, .csp
 REFERENCES = [
@@ -245,13 +351,15 @@ SPECS = [
     ('10.0.0.0/8', '10.0.0.0-10.255.255.255'),
     ('10.0.0.9,10.0.0.0-10.0.0.3', '10.0.0.0-10.0.0.3 10.0.0.9'),
     (' 10.0.0.1 , 10.0.0.2 ', '10.0.0.1-10.0.0.2'),
-    ('10.0.0.1 - 10.0.0.2', '10.0.0.1-10.0.0.2'),
+    ('10.0.0.1 - 10.0.0.2', '10.0.0.1-10.0.0.2'), ('10.0.0.7 10.0.0.2', '10.0.0.2 10.0.0.7'),
+    ('10.0.*.1-3,::1,2001:db8::/32', ' '.join('10.0.%d.1-10.0.%d.3' % (at, at) for at in range(256))),
 ]
 NO_SPECS = [
     ('nothing-like-this', 'private'), ('no/such/file.txt', 'public'), ('Private', 'default'),
     ('', 'ranges'), ('10.0.0.0/33', '0 to 32'), ('10.0.0.1,', "''"), (',', "''"),
     ('10.0.0.9-10.0.0.1', 'below'), ('010.0.0.1', 'not an address'), ('example.org', 'file'),
-    ('private,10.0.0.1', 'file'), ('10.0.0.1 10.0.0.2', 'not an address'),
+    ('private,10.0.0.1', 'file'), ('10.0.0.1 10.0.0.256', 'not an address'),
+    ('x' * 200, 'x' * 80 + "'..."),
 ]
 
 # compile_targets.py: arguments, standard input, status, what the line on stderr says
@@ -353,6 +461,29 @@ DATABASE_FILES = {
     'cut.gz': gzip.compress(AS_ROWS * 9)[:99], 'bad.gz': gzip.compress(AS_ROWS)[:-5] + b'12345',
     'quote.csv': AS_ROWS + b'1.2.3.0/24,5,"x\n' + AS_ROWS, 'other.csv': b'a,b\n1,2\n',
     'huge.csv': b'"' + b'x' * 200000}
+DATABASE_FILES.update({
+    'dbip-as.csv': b'1.0.0.0,1.0.1.255,100,"Amazon.com, Inc."\n2001:db8::,2001:db8::1,7,Six\n'
+                   b'1.0.4.0,1.0.7.255,200,Orange\n',
+    'dbip-country.csv': b'1.0.0.0,1.0.1.255,US\n1.0.2.0,1.0.2.255,PL\n1.0.3.0,1.0.3.255,ZZ\n'
+                        b'::,1fff::,ZZ\n1.0.4.0,1.0.7.255,PL\n1.1.0.0,1.1.255.255,DE\n',
+    'dbip-city.csv': b'1.0.0.0,1.0.1.255,NA,US,x,y,1,2\n1.0.2.0,1.0.2.255,EU,PL,x,"y, z",1,2\n'
+                     b'1.0.4.0,1.0.7.255,EU,PL,x,y,1,2\n1.1.0.0,1.1.255.255,EU,DE,x,y,1,2\n',
+    'ip2location.csv': b'"0","16777215","-","-"\r\n"16777216","16777727","US","United States"\r\n'
+                       b'"16777728","16777983","PL","Poland"\r\n"16778240","16779263","PL","Poland"\r\n'
+                       b'"16842752","16908287","DE","Germany"\r\n"281470698520576","281470698520831",'
+                       b'"DE","Germany"\r\n',
+    'ip2location-as.csv': b'"0","16777215","0.0.0.0/8","-","-"\n"16777216","16777727","1.0.0.0/23","100",'
+                          b'"Amazon.com, Inc."\n"16778240","16779263","1.0.4.0/22","200","Orange"\n',
+    'delegated': b'#a remark\n2.3|ripencc|1700000000|7|19830705|20231114|+0000\n'
+                 b'ripencc|*|ipv4|*|4|summary\nripencc|*|asn|*|1|summary\nripencc|*|ipv6|*|1|summary\n'
+                 b'ripencc|US|ipv4|1.0.0.0|512|20010101|allocated|x\n'
+                 b'ripencc|PL|ipv4|1.0.2.0|256|20010101|assigned\n'
+                 b'ripencc||ipv4|1.0.3.0|256||available\nripencc|PL|asn|5617|1|19960101|allocated\n'
+                 b'ripencc|PL|ipv4|1.0.4.0|1024|20010101|allocated|x\n'
+                 b'ripencc|PL|ipv6|2001:db8::|32|20010101|allocated|x\n'
+                 b'ripencc|DE|ipv4|1.1.0.0|65536|20010101|allocated|x\n',
+    'x.mmdb': b'\0\0\1\0\0\2' * 40, 'x.tar': b'a' + b'\0' * 256 + b'ustar', 'x.json': b' {"a": 1}',
+    'x.html': b'<!doctype html>\n'})
 NO_DATABASES = [                            # arguments, status, what the line on stderr says
     (['--as-db', 'as.csv'], 2, '--as-name'), (['--as-name', 'x'], 2, '--as-db'),
     (['--as-number', '5'], 2, '--as-db'), (['--largest', '5'], 2, '--as-db'),
@@ -383,7 +514,21 @@ NO_DATABASES = [                            # arguments, status, what the line o
     (['--as-db', 'huge.csv', '--largest', '1'], 1, 'huge.csv:1: '),
     (['--as-db', 'other.csv', '--largest', '1'], 1, "other.csv:1: 'a,b'"),
     (['--as-db', 'blocks.csv', '--largest', '1'], 1, 'blocks.csv:1: '),
-    (['--as-db', 'country.tsv', '--largest', '1'], 1, 'country.tsv:1: the row ends'),
+    (['--as-db', 'country.tsv', '--largest', '1'], 1, "country.tsv: iptoasn's networks by country"),
+    (['--as-db', 'locations.csv', '--largest', '1'], 1, "locations.csv:1: GeoLite2's locations"),
+    (['--as-db', 'blocks.csv', '--largest', '1'], 1, "GeoLite2's networks by country: it has no AS"),
+    (['--as-db', 'dbip-country.csv', '--largest', '1'], 1, "DB-IP's networks by country: it has no"),
+    (['--as-db', 'ip2location.csv', '--largest', '1'], 1, "IP2Location's networks by country"),
+    (['--as-db', 'delegated', '--largest', '1'], 1, "delegated: an RIR's delegated file"),
+    (['--country-db', 'dbip-as.csv', '--country', 'PL'], 1, "DB-IP's networks by AS: it has no"),
+    (['--country-db', 'ip2location-as.csv', '--country', 'PL'], 1, 'it has no countries; --as-db'),
+    (['--country-db', 'as.csv', '--country', 'PL'], 1, 'it has no countries; --as-db takes it'),
+    (['--country-db', 'locations.csv', '--country', 'PL'], 1, "locations: BLOCKS was expected first"),
+    (['--country-db', 'delegated', 'locations.csv', '--country', 'PL'], 1, 'needs no second file'),
+    (['--as-db', 'x.mmdb', '--largest', '1'], 1, "'x.mmdb': binary, such as .mmdb"),
+    (['--as-db', 'x.tar', '--largest', '1'], 1, "'x.tar': a tar archive"),
+    (['--as-db', 'x.json', '--largest', '1'], 1, "'x.json': JSON; CSV"),
+    (['--as-db', 'x.html', '--largest', '1'], 1, "'x.html': HTML or XML; CSV"),
     (['--as-db', 'as.csv', '--as-name', 'orange', 'x.y.z'], 1,
      "--as-name: 'x.y.z': no such AS in as.csv"),
     (['--as-db', 'as.csv', '--as-name', 'not routed'], 1, "'not routed': no such AS"),
@@ -395,9 +540,9 @@ NO_DATABASES = [                            # arguments, status, what the line o
     (['--as-db', 'as.csv', '--as-number', '5', 'poland'], 1, "'poland': an AS number"),
     (['--as-db', 'as.csv', '--as-number', '200', '-i', 'one.txt'], 1, 'no addresses'),
     (['--country-db', 'blocks.csv', '--country', 'PL'], 1, "'blocks.csv': LOCATIONS"),
-    (['--country-db', 'as.tsv', 'x', '--country', 'PL'], 1, "'as.tsv': a TSV"),
-    (['--country-db', 'locations.csv', 'blocks.csv', '--country', 'PL'], 1, 'blocks.csv:1: '),
-    (['--country-db', 'as.csv', 'locations.csv', '--country', 'PL'], 1, 'as.csv:1: '),
+    (['--country-db', 'as.tsv', 'x', '--country', 'PL'], 1, "'as.tsv': iptoasn's networks by AS and country needs"),
+    (['--country-db', 'locations.csv', 'blocks.csv', '--country', 'PL'], 1, "locations.csv: GeoLite2's locations"),
+    (['--country-db', 'as.csv', 'locations.csv', '--country', 'PL'], 1, 'as.csv: networks by AS: it has no countries'),
     (['--country-db', 'blocks.csv', 'locations.csv', '--country', 'Poland'], 1, "'Poland'"),
     (['--country-db', 'blocks.csv', 'locations.csv', '--not-country', 'PL', 'UK'], 1,
      "--not-country: 'UK': not in locations.csv"),
@@ -706,6 +851,17 @@ def sample(order='<'):
     return made.head(1, '').event(1, CBA_STR, 0, '5.6.7.8:5901')
 
 
+class Overlay:
+    """A module with some of its functions replaced."""
+
+    def __init__(self, module, **functions):
+        self.module = module
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+
 class Case(unittest.TestCase):
     """A folder for each test, and what it is to refuse something."""
 
@@ -985,16 +1141,147 @@ class Formats(Case):
     def test_range_files(self):
         for name, data, text in RANGE_FILES:
             with self.subTest(file=name):
-                self.assertEqual(cscan.read_ranges(self.path('r.txt', data), '-f'), pairs(text))
+                ranges = cscan.load_ranges(self.path('r.txt', data), '-f')
+                if 'csw' in name:
+                    self.assertEqual(ranges, cscan.unpack_csw(data, 't'))
+                else:
+                    self.assertEqual(ranges, pairs(text))
+
+    def test_lists(self):
+        """What published lists have besides a range a line."""
+        for text, ranges, names, ipv6 in LISTS:
+            with self.subTest(text=text):
+                reader = cscan.RangeReader([], True)
+                reader.add_lines(['# first', text], 't')
+                reader.check()
+                self.assertEqual(reader.merged(), pairs(ranges))
+                self.assertEqual(reader.names, [(name, 't:2') for name in names.split()])
+                self.assertEqual(reader.ipv6, ipv6)
+                self.assertEqual(len(reader.notes), bool(ipv6))
+
+    def test_long_lines(self):
+        """Each step is linear: a line of 300,000 characters takes no time."""
+        for line in (' ' * 300000 + 'x', '-' * 300000, ' - ' * 100000, 'a' * 300000 + '!',
+                     'a.' * 150000 + '!', '1.' * 150000, ',' * 300000 + 'x', ':' * 300000,
+                     'name:' * 60000 + ' x!', '0-' * 150000):
+            reader, begin = cscan.RangeReader([], True), time.process_time()
+            reader.add_lines(['1.2.3.4' + line, line], 't')
+            with self.subTest(line=line[:9]):
+                self.assertLess(time.process_time() - begin, 2)
+                self.assertLess(len(reader.bad[0]) if reader.bad else 0, 250)
+        for text in 'Host: 1.2.3.4 (' + ')' * 300000, '1.2.3.4' + ' ' * 300000 + 'x', '5,1.2.3.4' * 30000:
+            begin = time.process_time()
+            self.assertIsNone(cscan.line_results(text))
+            self.assertLess(time.process_time() - begin, 2)
+
+    def test_spread(self):
+        """Octet ranges against each address in turn."""
+        rng = random.Random(SEED)
+        for _ in range(200):
+            octets = [sorted(rng.choice(((0, 255), (7, 7), (254, 255), (0, 2), (3, 9)))
+                             if place > 1 else (5, rng.choice((5, 6)))) for place in range(4)]
+            text = '.'.join('*' if pair == [0, 255] and rng.random() < 0.5 else '%d-%d' % tuple(pair)
+                            for pair in octets)
+            expected = [int.from_bytes(four, 'big') for four in itertools.product(
+                *(range(low, high + 1) for low, high in octets))]
+            with self.subTest(text=text, seed=SEED):
+                self.assertEqual(members(cscan.parse_range_lines([text], 't')), set(expected))
+        self.assertEqual(len(cscan.parse_spread('1.*.*.0-5', 't')), 1 << 16)
+
+    def test_plain_names(self):
+        """Hosts without name: are told how to be resolved; a mistake in all lines of one list."""
+        reader = cscan.RangeReader([])
+        reader.add_lines(['10.0.0.1 lab.example.org'], 't')
+        self.assert_refused(["t:1: 'lab.example.org'", '--resolve', 'name:HOST'], reader.check)
+        self.assertEqual((reader.merged(), reader.names), ([], []))     # the line is left out whole
+
+    def test_json_lists(self):
+        for whose, text, ranges, ipv6 in JSON_LISTS:
+            with self.subTest(whose):
+                reader = cscan.RangeReader([], True)
+                reader.read(self.path('j', text.encode()), '-f')
+                self.assertEqual((reader.merged(), reader.ipv6), (pairs(ranges), ipv6))
+                self.assertRegex(reader.notes[0], r': JSON: taken from .*: [0-9]+; %d of' % ipv6)
+                reader.check()
+        for text, part in NO_JSON_LISTS:
+            with self.subTest(text[:80]):
+                self.assert_refused([self.path('j'), part], cscan.load_ranges,
+                                    self.path('j', text.encode()), '-f')
+
+    def test_json_note(self):
+        """Which keys were taken, how many of each, and what was not."""
+        reader = cscan.RangeReader()
+        text = '{"a": [{"ip_prefix": "1.2.3.4/32"}, {"ip_prefix": "1.2.3.8"}, {"cidr": "::/0"}]}'
+        reader.add_json(text, 't')
+        self.assertEqual(sorted(re.findall('[a-z_]+: [0-9]+', reader.notes[0])),
+                         ['cidr: 0', 'ip_prefix: 2'])
+        self.assertIn('; 1 of IPv6', reader.notes[0])
+
+    def test_bad_lines(self):
+        """All are counted, ten are named, each cut; without them if that is wanted."""
+        for count, lines in ((1, 1), (2, 3), (10, 11), (500, 11)):
+            reader = cscan.RangeReader()
+            reader.add_lines(['10.0.0.1 ' + 'x' * 10 ** 4, '10.0.0.2'] * count, 't')
+            with self.subTest(count=count), self.assertRaises(UserError) as caught:
+                reader.check()
+            found = str(caught.exception).split('\n')
+            self.assertEqual(len(found), lines)
+            self.assertLess(max(map(len, found)), 200)
+            self.assertTrue(found[0].startswith("t:1: '%s'..." % ('x' * 80)), found[0])
+            self.assertEqual(count > 1, found[-1] == '%d bad lines in all' % count)
+            reader.check(skip_bad=True)
+            self.assertRegex(reader.notes[0], ': %d bad lines? left out' % count)
+            self.assertEqual(reader.merged(), pairs('10.0.0.2'))
+
+    def test_blocks(self):
+        """Lines in blocks or one by one, in both files: the same ranges, notes and messages."""
+        rng = random.Random(SEED)
+        odd = [line for line, _, _ in RANGES] + [line for line, _ in NO_RANGES] + [
+            line for line, _, _, _ in LISTS] + ['1.2.3.4\0', '1.2.3', '\ud800', ' 1.2.3.4', '']
+        for share in 0, 0.01, 0.5:
+            lines = [rng.choice(odd) if rng.random() < share else
+                     cscan.ip_text(rng.randrange(ALL >> 24, ALL)) for _ in range(1500)]
+            results = []
+            for tool, block in ((cscan, 64), (cscan, 1), (cscan, 7), (compile_targets, 64)):
+                with patched(tool, LIST_BLOCK=block):
+                    reader = tool.RangeReader()
+                    reader.add_lines(lines, 't')
+                    reader.check(skip_bad=True)
+                    results.append((reader.merged(), reader.notes, reader.bad, reader.bad_count))
+            with self.subTest(seed=SEED, share=share):
+                self.assertEqual(results[1:], results[:1] * 3)
+                self.assertEqual(bool(results[0][2]), share > 0)
+
+    def test_single_ranges(self):
+        """Addresses by themselves are merged like ranges: twice the same, neighbours, both ends."""
+        rng = random.Random(SEED)
+        for count in 0, 1, 2, 5, 40:
+            for _ in range(20):
+                ips = [rng.choice((0, ALL - 40)) + rng.randrange(40) for _ in range(count)]
+                packed = b''.join(each.to_bytes(4, 'big') for each in ips)
+                self.assertEqual(cscan.single_ranges(packed),
+                                 cscan.merge_ranges([(each, each) for each in ips]))
+
+    def test_no_octal(self):
+        """010.0.0.1 is 8.0.0.1 to inet_aton(), and no address here, whichever way it is read."""
+        for line in '010.0.0.1', '1.2.3.04', '0x1.2.3.4', '1.2.3', '16909060', '1.2.3.4 ':
+            for block in 1, 64:
+                with self.subTest(line=line), patched(cscan, LIST_BLOCK=block):
+                    if line.endswith(' '):
+                        self.assertEqual(cscan.parse_range_lines([line], 't'), pairs('1.2.3.4'))
+                    else:
+                        self.assert_refused([repr(line)], cscan.parse_range_lines, [line], 't')
 
     def test_line_numbers(self):
         path = self.path('r.txt', b'\xef\xbb\xbf# a\r\n\r\n1.2.3.4\r\n1.2.3\r\n')
-        self.assert_refused([path + ":4: '1.2.3'"], cscan.read_ranges, path, '-f')
+        self.assert_refused([path + ":4: '1.2.3'"], cscan.load_ranges, path, '-f')
+        path = self.path('r.txt', b'1.2.3.4\n' * 200 + b'1.2.3\n')
+        self.assert_refused([path + ":201: '1.2.3'"], cscan.load_ranges, path, '-f')
 
     def test_unreadable(self):
         missing = self.path('missing')
         for path, part in ((missing, 'No such file'), (self.folder, 'directory')):
-            self.assert_refused(['-f', repr(path), part], cscan.read_ranges, path, '-f')
+            self.assert_refused(['-f', repr(path), part], cscan.RangeReader().read, path, '-f')
 
     def test_arithmetic(self):
         """Against sets of numbers, at both ends of the address space and between."""
@@ -1043,6 +1330,32 @@ class Formats(Case):
             with self.subTest(text=text):
                 self.assert_refused([repr(text), '1-65535'], cscan.parse_portspec, text)
 
+    def test_port_zero(self):
+        """Left out of a range, with a note."""
+        notes = []
+        cscan.parse_portspec('80,0-5', notes=notes)
+        self.assertEqual(notes, ["argument -p: '0-5': port 0 skipped"])
+
+    def test_services(self):
+        for name, port in cscan.SERVICES.items():
+            self.assertTrue(cscan.PORTS.fullmatch(name) and 1 <= port <= 65535, name)
+        self.assertEqual(len(set(cscan.TOP_PORTS)), len(cscan.TOP_PORTS))
+        self.assertTrue(all(1 <= port <= 65535 for port in cscan.TOP_PORTS))
+
+    def test_port_files(self):
+        """A .csp or text, told apart by its octets."""
+        csp = cscan.pack_csp([(80, 2), (443, 1)], 't')
+        for data, ports in ((csp, [(80, 2), (443, 1)]), (b'80:2\n443', [(80, 2), (443, 1)]),
+                            (b'\xef\xbb\xbf# a\r\nssh, 80:2,\r\n\r\n8000-8001 ; b\r\n',
+                             [(22, 1), (80, 2), (8000, 1), (8001, 1)])):
+            with self.subTest(data=data):
+                self.assertEqual(cscan.read_ports(self.path('p', data), '-pf'), ports)
+        for data, part in ((b'', 'no ports'), (b'# a\n', 'no ports'), (b'80\n1 nope\n', ":2: '1,nope'"),
+                           (csp[:-1], 'cut'), (b'1:4294967296\n2', 'weights')):
+            with self.subTest(data=data):
+                self.assert_refused([self.path('p'), part], cscan.read_ports,
+                                    self.path('p', data), '-pf')
+
     def test_references(self):
         for name, text, spec, csw, csp in REFERENCES:
             with self.subTest(file=name):
@@ -1051,7 +1364,7 @@ class Formats(Case):
                 ranges = cscan.parse_range_lines(text.decode().splitlines(), 't')
                 self.assertEqual(cscan.pack_csw(ranges, 't'), csw)
                 self.assertEqual(cscan.unpack_csw(csw, 't'), ranges)
-                self.assertEqual(cscan.read_ranges(self.path('r', csw), '-f'), ranges)
+                self.assertEqual(cscan.load_ranges(self.path('r', csw), '-f'), ranges)
                 self.assertEqual(cscan.pack_csp(ports, 't'), csp)
                 self.assertEqual(cscan.unpack_csp(csp, 't'), ports)
 
@@ -1334,6 +1647,40 @@ class Targets(Case):
                 done = run_tool('cscan.py', ['-q', '-l'] + args)
                 self.assert_stop(done, 1, 'cscan: ', part)
 
+    def test_published_lists(self):
+        """Bad lines: all named, or left out with --skip-bad, but never those of -xf."""
+        path = self.path('list', b'\xef\xbb\xbf; a list\r\n10.0.0.1-3 ; x\r\nbad\r\n2001:db8::1\r\n'
+                                 b'10.0.0.9,worse\r\n')
+        done = run_tool('cscan.py', ['-l', '-f', path, '--once'])
+        self.assertEqual((done[0], done[1], done[2].count('cscan: ')), (1, '', 3), done[2])
+        for part in (":3: 'bad': ", ":5: 'worse': ", '2 bad lines in all'):
+            self.assertIn(part, done[2])
+        listed, note = self.list_targets(['-f', path, '-p', 'ssh', '--once', '--skip-bad'])
+        self.assertEqual(sorted(listed), ['10.0.0.%d:22' % at for at in (1, 2, 3)])
+        self.assertIn('2 bad lines left out, the first: %s:3' % path, note)
+        self.assertIn('1 target of IPv6 passed over', note)
+        done = run_tool('cscan.py', ['-l', '-f', '10.0.0.1', '-xf', path, '--skip-bad'])
+        self.assertEqual(done[:2], (1, ''))
+        self.list_targets(['-f', '10.0.0.1', '-xf', os.devnull, '--once'])
+        self.list_targets(['-f', '10.0.0.1', '-xf', '2001:db8::/32', '--once'])
+        _, out, _ = run_tool('compile_targets.py', ['-i', path, '--skip-bad', '--list-ranges'])
+        self.assertEqual(out, '10.0.0.1-10.0.0.3\n')
+
+    def test_resolve(self):
+        listed, note = self.list_targets(['-f', 'localhost,10.0.0.9', '--resolve', '--once'])
+        self.assertEqual(sorted(listed), ['10.0.0.9:80', '127.0.0.1:80'])
+        self.assertIn('name:localhost = 127.0.0.1', note)
+
+    def test_top_ports(self):
+        listed, _ = self.list_targets(['-f', '10.0.0.9', '--top-ports', '3', '--once'])
+        self.assertEqual(sorted(listed), ['10.0.0.9:%d' % port for port in (22, 443, 80)])
+        listed, note = self.list_targets(['-f', '10.0.0.9', '-p', '0-2', '--once'])
+        self.assertEqual(sorted(listed), ['10.0.0.9:1', '10.0.0.9:2'])
+        self.assertIn('port 0 skipped', note)
+        for words in ['-p', '-'], ['-p=-']:
+            listed, _ = self.list_targets(['-f', '10.0.0.9', *words, '--once', '-q'])
+            self.assertEqual(len(listed), 65535)
+
     def test_multicast(self):
         listed, note = self.list_targets(['-f', '223.255.255.254-240.0.0.1', '--once'])
         self.assertEqual(sorted(listed), ['223.255.255.254:80', '223.255.255.255:80',
@@ -1365,6 +1712,117 @@ class Targets(Case):
         kept = cscan.subtract_ranges(ranges, [(16 * i + 4, 16 * i + 30)
                                               for i in range(0, 60000, 2)])
         self.assertEqual(kept, [(16 * i, 16 * i + 3) for i in range(0, 60000, 2)])
+
+
+# ==== Pairs ===========================================================================
+
+class Pairs(Case):
+    """--pairs: a space of its own, by index."""
+
+    def setUp(self):
+        super().setUp()
+        self.hosts = Hosts(self)
+        self.base = ['-q', '-b', next(FREE_PORT), '-bt', 50, '-t', 300]
+
+    def space(self, keys):
+        return cscan.PairSpace(cscan.array.array('I', [key >> 16 for key in keys]),
+                               cscan.array.array('H', [key & 65535 for key in keys]))
+
+    def test_read(self):
+        """Forms of -x, comments, duplicates once; IPv6 counted, bad lines named or left out."""
+        text = ('; a\n1.2.3.4:80\n1.2.3.4 80 ; again\n5.6.7.8,443 # x\nopen tcp 22 0.0.0.0 1\n'
+                '[2001:db8::1]:80\n255.255.255.255:65535,\n{"ip":"1.2.3.4","port":9}\n')
+        expected = ['0.0.0.0:22', '1.2.3.4:9', '1.2.3.4:80', '5.6.7.8:443', '255.255.255.255:65535']
+        for bad in '', '1.2.3.4\n', '1.2.3.4:0\n1.2.3.4:65536\nx\n':
+            console = StubConsole()
+            path = self.path('p', (text + bad).encode())
+            with self.subTest(bad=bad):
+                found = cscan.read_pairs(path, True, console)
+                self.assertEqual(['%s:%d' % (cscan.ip_text(key >> 16), key & 65535)
+                                  for key in found], expected)
+                self.assertEqual(len(console.notes), 1 + bool(bad))
+                self.assertEqual(console.notes[-1], '1 target of IPv6 passed over')
+                if bad:
+                    with self.assertRaises(UserError) as caught:
+                        cscan.read_pairs(path, False, console)
+                    self.assertIn(path + ':9: ', str(caught.exception))
+
+    def test_orders(self):
+        """Each pair once in every order, in shards too; draws are fair and of nothing else."""
+        keys = [at << 20 | 1 << at % 16 for at in range(1000)]
+        space = self.space(keys)
+        expected = [('%s' % cscan.ip_text(key >> 16), key & 65535) for key in keys]
+        for seed in 0, SEED:
+            order = list(space.once(seed))
+            self.assertEqual(sorted(order), sorted(expected))
+            self.assertNotEqual(order, expected)
+            parts = [list(space.once(seed, space.share((index, 3)))) for index in range(3)]
+            self.assertEqual(sorted(sum(parts, [])), sorted(expected))
+        small = self.space(keys[:3])
+        counts = collections.Counter(itertools.islice(small.draws(1), 3000))
+        self.assertEqual(set(counts), set(expected[:3]))
+        self.assertGreater(min(counts.values()), 800)
+        self.assertEqual((small.text(), space.size), ('3 pairs', 1000))
+        self.assertEqual(len({self.space(some).digest() for some in (
+            keys[:3], keys[:4], keys[1:4], [key ^ 1 for key in keys[:3]])}), 4)
+
+    def write(self, open_count=5, closed=60):
+        """A file of pairs -> its path, those that are open."""
+        found = {'%s:%d' % self.hosts.open('127.0.91.%d' % at) for at in range(open_count)}
+        port = self.hosts.open('127.0.92.1')[1]             # open elsewhere, not at these
+        lines = sorted(found) + ['127.0.93.%d:%d' % (at, port) for at in range(closed)]
+        return self.path('pairs.txt', ''.join(line + '\n' for line in lines).encode()), found
+
+    def test_scan(self):
+        """No pair that was not named is probed, each that was is, alone and in workers."""
+        path, found = self.write()
+        for options in ([], ['-w', 2], ['--retries', 1], ['-xf', '127.0.93.0/25']):
+            with self.subTest(options=options):
+                status, out, err = run('cscan.py', *self.base, '--pairs', path, '--once', *options)
+                self.assertEqual((status, set(out.split())), (0, found), err)
+        parts = [run('cscan.py', *self.base, '--pairs', path, '--once', '--shard', part)[1].split()
+                 for part in ('1/2', '2/2')]
+        self.assertEqual(sorted(parts[0] + parts[1]), sorted(found))
+        status, out, _ = run('cscan.py', *self.base, '--pairs', path, '-l', '-n', 9, '--seed', 1)
+        self.assertEqual((status, len(out.split())), (0, 9))
+
+    def test_state(self):
+        """Begun, ended by -n and gone on with; another list is refused."""
+        path, found = self.write()
+        state, results = self.path('state'), self.path('r.cba')
+        args = [*self.base, '--pairs', path, '--once', '--seed', 5, '--state', state, '-o', results]
+        process = start('cscan.py', *args, '-r', 20)
+        wait_until(lambda: os.path.exists(state) and os.path.getsize(state))
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        with open(path, 'ab') as file:
+            file.write(b'127.0.93.200:9\n')
+        done = run('cscan.py', '-q', '--resume', state)
+        self.assertEqual(done[0], 1)
+        self.assertIn('what --pairs names has changed since the scan began: 65 pairs then, 66', done[2])
+        self.path('pairs.txt', self.read('pairs.txt').replace(b'127.0.93.200:9\n', b''))
+        self.assertEqual(run('cscan.py', '-q', '--resume', state)[0], 0)
+        _, out, _ = run('cba_reader.py', '-r', '--unique', results)
+        self.assertEqual(set(out.split()), found)
+
+    def test_mistakes(self):
+        path = self.path('p', b'1.2.3.4:80\n')
+        for args, status, part in (
+                (['-p', '80'], 2, 'goes without -f, -p, -pf'), (['-f', '1.2.3.4'], 2, 'goes without'),
+                (['-pf', path], 2, 'goes without'), (['--top-ports', '5'], 2, 'goes without'),
+                (['-x'], 2, '-x: --pairs goes with a scan only'),
+                (['-l', '-q', '-xf', '1.0.0.0/8'], 1, 'no addresses are left')):
+            with self.subTest(args=args):
+                self.check_stop(['--pairs', path] + args, status, part)
+        self.check_stop(['-l', '--pairs', self.path('empty', b'# none\n')], 1, 'no ip:port in there')
+
+    def check_stop(self, args, status, part):
+        """cscan.py in this process; its lines go to a descriptor, not to sys.stderr."""
+        lines = []
+        with patched(cscan, complain=lines.append):
+            done = call(cscan.main, args)
+        self.assert_stop((done[0], done[1], ''.join(lines)), status, part)
 
 
 # ==== Compile =========================================================================
@@ -1631,6 +2089,43 @@ class Compile(Case):
                     self.assertEqual(found[:2], (0, pairs(ranges)), found[2])
                     self.assertIn('2 of no country' if files[1:] else '1 of no country', found[2])
                     self.assertRegex(found[2], '\ncompile_targets: in all: [0-9]+ addresses in ')
+
+    def test_other_makers(self):
+        """DB-IP, IP2Location and RIRs: the same ranges as from GeoLite2, told by their contents."""
+        self.database_files()
+        poland = pairs('1.0.2.0-1.0.2.255 1.0.4.0-1.0.7.255')
+        for name, networks, ipv6 in (('dbip-country.csv', 5, 1), ('dbip-city.csv', 4, 0),
+                                     ('ip2location.csv', 5, 1), ('delegated', 5, 1)):
+            with self.subTest(name):
+                status, found, err = self.choose('--country-db', name, '--country', 'pl')
+                self.assertEqual((status, found), (0, poland), err)
+                self.assertIn('%s: %d networks' % (name, networks), err)
+                self.assertEqual('%d of IPv6 passed over' % ipv6 in err, ipv6 > 0)
+        for name in 'dbip-as.csv', 'ip2location-as.csv':
+            for choice in ['--as-name', '^amazon.com, inc'], ['--as-number', '100']:
+                with self.subTest(name, choice=choice):
+                    self.assertEqual(self.choose('--as-db', name, *choice)[1],
+                                     pairs('1.0.0.0-1.0.1.255'))
+
+    def test_rows_of_other_makers(self):
+        """A row that is not of the file's form is named."""
+        for name, row, part in (
+                ('dbip-as.csv', '1.2.3.9,1.2.3.4,5,x', 'not first and last address, a comma'),
+                ('dbip-as.csv', '1.2.3.0/24,5,x', 'not first and last'),
+                ('ip2location-as.csv', '5,4,1.2.3.0/24,5,x', 'address as numbers'),
+                ('ip2location-as.csv', '5,x,1.2.3.0/24,5,x', 'as numbers'),
+                ('ip2location-as.csv', '1,%s,x,5,x' % ('9' * 40), 'as numbers')):
+            with self.subTest(row=row):
+                data = DATABASE_FILES[name].split(b'\n')[0] + b'\n' + row.encode() + b'\n'
+                self.path('db', data)
+                err = self.choose('--as-db', 'db', '--largest', '1')[2]
+                self.assert_line(err, 'db:2: ', part)
+        for row in ('ripencc|PL|ipv4|1.2.3.0|0|1|a', 'ripencc|PL|ipv4|255.255.255.0|257|1|a', 'x|y',
+                    'ripencc|PL|ipv4|01.2.3.0|256|1|a', 'ripencc|PL|ipv5|1.2.3.0|256|1|a'):
+            with self.subTest(row=row):
+                self.path('db', DATABASE_FILES['delegated'] + row.encode() + b'\n')
+                err = self.choose('--country-db', 'db', '--country', 'PL')[2]
+                self.assert_line(err, 'db:13: ', 'not registry|country|ipv4')
 
     def test_databases_refused(self):
         self.database_files()
@@ -2262,6 +2757,50 @@ class Cba(Case):
         self.assertEqual(len(list(cba.entries())), 3)
         self.assertEqual([name for name, _ in cba.refused], ['a/b'])
         self.assertEqual(set(self.look(self.path('in'))), {'a', 'c'})
+
+    def test_many_of_one_name(self):
+        """As many attempts as files, whatever was there before: nothing is tried again and again."""
+        made = Made().head(1, 'm')
+        for _ in range(300):
+            made.begin(1, CBA_FILE, 0, 'd/a').end(1)
+        made.begin(1, CBA_FILE, 0, 'd/a.7').end(1)
+        os.makedirs(self.path('out/d'))
+        for name in 'a', 'a.1':
+            self.path('out/d/' + name, b'old')
+        attempts = []
+
+        def counting(*args, **options):
+            attempts.append(args[0])
+            return os.open(*args, **options)
+        for overwrite in False, True:
+            cba = cba_reader.CBA(io.BytesIO(made.data), self.path('out'), '*', overwrite)
+            del attempts[:]
+            with patched(cba_reader, os=Overlay(os, open=counting)):
+                for _ in cba.entries():
+                    pass
+            self.assertEqual((len(cba.extracted), cba.refused), (301, []))
+            self.assertIn('d/a.7.1', cba.extracted)
+            self.assertLess(len(attempts), 301 * 3 + 10)
+            self.assertEqual(len(cba.fresh), 301)
+
+    def test_large_entries(self):
+        """An entry of many events comes in pieces; statistics are not torn, nothing is lost."""
+        made = Made().head(1, 'm')
+        for number in range(100):
+            made.event(1, CBA_BIT, number, True)
+        stats = Made().head(1, 'cscan')
+        for number in range(40):
+            stats.event(1, CBA_INT64, 11, number).event(1, CBA_INT32, 0, 1).event(1, CBA_INT32, 0, 2)
+        numbers = Made().head(1, 'm')
+        for number in range(50):
+            numbers.event(1, CBA_INT32, 0, number)
+        for made, size, sizes in ((made, 30, [30, 30, 30, 10]), (stats, 29, [30, 30, 30, 30]),
+                                  (numbers, 20, [40, 10]), (made, 100, [100])):
+            with self.subTest(sizes=sizes), patched(cba_reader, EVENTS_MAX=size):
+                pieces = list(cba_reader.CBA(io.BytesIO(made.data)).entries())
+                self.assertEqual([len(piece.events) for piece in pieces], sizes)
+                self.assertEqual(sum((piece.events for piece in pieces), []), made.entries()[0][1])
+                self.assertEqual({piece.module for piece in pieces}, {made.entries()[0][0]})
 
     def test_which_are_extracted(self):
         """Only of the modules named; the others' names and all that follows are read."""
@@ -5822,7 +6361,7 @@ class Excluding(EngineCase):
             # file                              new ones, barred now
             (b'192.0.2.0/24\n127.0.0.0/8\n', 1 << 24, 1 << 24),
             (b'192.0.2.0/24\n127.0.0.0/8\n', 0, 1 << 24),
-            (b'', 0, 1 << 24),
+            (b'2001:db8::/32\n', 0, 1 << 24),
             (b'127.0.0.0/7\n', 1 << 24, 1 << 25),
         ]
         for octets, new, barred in rows:
@@ -5831,6 +6370,8 @@ class Excluding(EngineCase):
             self.assertEqual(cscan.count_addresses(self.exclusions.barred), barred, octets)
         self.path('never', b'127.0.0.300\n')
         self.assert_refused(['never:1', "'127.0.0.300'"], self.exclusions.reread)
+        self.path('never', b'# cut short')
+        self.assert_refused(['-xf', 'never', 'no ranges in there'], self.exclusions.reread)
         os.unlink(self.list)
         self.assert_refused(['never'], self.exclusions.reread)
         for host, barred in (('126.0.0.0', True), ('127.255.255.255', True), ('128.0.0.0', False),
@@ -6506,7 +7047,8 @@ class Resume(Long):
         ports = self.path('ports', cscan.pack_csp([(9, 1), (10, 1)], 'ports'))
         console = types.SimpleNamespace(progress=lambda text: None)
         parser = cscan.make_parser()
-        args = parser.parse_args(['-f', targets, '-xf', never, '-pf', ports, '--once'])
+        args = parser.parse_args(['-f', targets, '-xf', never, '-pf', ports, '--once',
+                                  '--state', 'state'])
 
         def lists():
             names = cscan.Names({}, False, console)
@@ -6783,7 +7325,14 @@ class Cli(Case):
         ('port 0', ['-f', '127.0.0.1', '-p', '0'], 1, "-p: '0'"),
         ('weight 0', ['-f', '127.0.0.1', '-p', '80:0'], 1, "-p: '80:0'"),
         ('no csp', ['-f', '127.0.0.1', '-pf', os.path.join(HERE, 'LICENSE')], 1,
-         'no .csw or .csp'),
+         "LICENSE:1: 'MIT,License'"),
+        ('port name', ['-f', '127.0.0.1', '-p', 'sssh'], 1, "-p: 'sssh': 'sssh' is not port"),
+        ('top ports', ['-f', '127.0.0.1', '--top-ports', '9999'], 2, "'9999': a whole number from 1 to"),
+        ('top and p', ['-f', '127.0.0.1', '--top-ports', '5', '-p', '1'], 2, '--top-ports 5: goes'),
+        ('host name', ['-f', 'lab.example.org'], 1, 'with --resolve just HOST'),
+        ('exclude list empty', ['-f', '127.0.0.1', '-xf', 'EMPTY'], 1,
+         'no ranges in there; where nothing is to be excluded, name /dev/null'),
+        ('x and skip-bad', ['-x', '--skip-bad'], 2, '-x: --skip-bad goes with a scan only'),
         ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-p 1 and -pf x: one of them'),
         ('rate', ['-f', '127.0.0.1', '-r', 'fast'], 2, "-r: 'fast': a number"),
         ('rate 0', ['-f', '127.0.0.1', '-r', '0'], 2, "-r: '0': a number from"),
@@ -6828,8 +7377,8 @@ class Cli(Case):
     def test_mistakes(self):
         """One line that names the value and what was expected, no traceback, nothing started."""
         rows = list(self.MISTAKES)
-        text = self.path('text', b'words')
-        processes = [start('cscan.py', *[text if arg == 'TEXT' else arg for arg in args])
+        files = {'TEXT': self.path('text', b'words'), 'EMPTY': self.path('empty', b'# none\n')}
+        processes = [start('cscan.py', *[files.get(arg, arg) for arg in args])
                      for _, args, _, _ in rows]             # side by side: faster
         for (name, _, expected, words), process in zip(rows, processes):
             out, err = (text.decode() for text in process.communicate(timeout=60))
@@ -7122,6 +7671,45 @@ class Cli(Case):
             status, out, err = run('cscan.py', '-x', *options, stdin=many)
             self.assertEqual((status, sorted(out.split())), (0, sorted(many.decode().split())))
         self.assertEqual(len(run('cscan.py', '-x', '--max-results', 7, stdin=many)[1].split()), 7)
+
+    def test_x_lines(self):
+        """-x: what other tools write, open ports only."""
+        for whose, text, ports in RESULT_LINES:
+            with self.subTest(whose, text=text[:60]):
+                self.assertEqual(cscan.line_results(text), None if ports is None else [
+                    ('192.0.2.7', port) for port in ports])
+
+    def test_x_own_formats(self):
+        """Formats of one line a result are read back; entries of other modules are not ports."""
+        for name in 'json', 'csv', 'list', 'grepable', 'masscan-json', 'zmap', 'naabu':
+            for module, ports in ('', [('192.0.2.7', 80)]), ('rfb', []):
+                record = cscan.Record(None, module, [(CBA_STR, 0, '192.0.2.7:80')], {}, 5)
+                writer = cscan.FormatWriter(name, 'cscan', 'x', True)
+                lines = writer.begin(1) + writer.record(record) + writer.end(9)
+                with self.subTest(name, module=module):
+                    found = [cscan.line_results(line) for text in lines
+                             for line in text.split('\n')]
+                    self.assertNotIn(None, found)
+                    self.assertEqual(sum(found, []), ports)
+
+    def test_x_long_lines(self):
+        """A line without an end takes no more memory than the longest that is read."""
+        data = b'1.2.3.4:5\n' + b'x' * 25 + b'\n1.2.3.4:6\n' + b'y' * 19 + b'\n' + b' ' * 40
+        with patched(cscan, RESULT_LINE_MAX=20):
+            self.assertEqual(list(cscan.result_lines(io.BytesIO(data))),
+                             ['1.2.3.4:5', None, '1.2.3.4:6', 'y' * 19, None])
+        status, out, err = run('cscan.py', '-x', stdin=b'x' * (5 << 20) + b'\n1.2.3.4:5\n')
+        self.assertEqual((status, out), (1, '1.2.3.4:5\n'))
+        self.assertEqual(err, 'cscan: standard input:1: a line of more than 4194304 octets: ip:port '
+                              'was expected\n')
+        many = ', '.join('%d/open/tcp//x///' % port for port in range(1, 65536)).encode()
+        _, out, err = run('cscan.py', '-x', '-mod', 'print', stdin=NMAP.encode() + b'Ports: ' + many)
+        self.assertEqual((out.count('\n'), err), (65535, ''))
+
+    def test_x_passed_over(self):
+        _, out, err = run('cscan.py', '-x', stdin=(NMAP + 'Status: Up\nopen tcp 80 1.2.3.4 5\n').encode())
+        self.assertEqual((out, err), ('1.2.3.4:80\n', 'cscan: standard input: 1 line without an open '
+                                                      'TCP port passed over\n'))
 
     def test_help(self):
         status, out, err = run('cscan.py', '-h')
