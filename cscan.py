@@ -1186,6 +1186,8 @@ class Console:
     def __init__(self, quiet=False):
         self.quiet = quiet
         self.gone, self.failed = False, ''
+        self.terminals = [fd for fd in (1, 2) if os.isatty(fd)]     # that a SIGHUP may end
+        self.log = None                             # --log: a Log, once it has taken the messages
         self.look()
         self.shown = ''                             # status line now on the terminal
         self.out_lock = threading.Lock()            # stdout may block for ever, stderr not
@@ -1231,11 +1233,17 @@ class Console:
                 self.err('\r\x1b[K')
                 self.shown = ''
 
-    def hung_up(self):
-        """Whether there was a terminal, and it was closed."""
+    def hung_up(self) -> bool:
+        """Whether a terminal that results or messages went to was closed (then isatty() fails)."""
         poll = select.poll()
-        poll.register(2, 0)
-        return self.tty and bool(poll.poll(0))
+        for fd in self.terminals:
+            poll.register(fd, 0)
+        return bool(poll.poll(0))
+
+    def follow(self, log):
+        """Messages go to a Log from now on; a terminal that closes is no end of them."""
+        self.log, self.terminals = log, []
+        self.look()
 
     def look_for_reader(self):
         """Notice that the reader of a pipe left, also while there is nothing to write."""
@@ -3053,11 +3061,16 @@ class Runner:
         """'' or why results do not arrive where they should."""
         return self.console.failed or self.sink.failed or self.crew.failed
 
+    def reopen(self):
+        """The files of --log and --status by their names."""
+        self.progress.reopen()
+
     def reread(self):
-        """SIGHUP: read the exclude list again."""
+        """SIGHUP, and no terminal was closed: open files again, read the exclude list again."""
         self.hup = False
-        if self.console.hung_up():
-            return self.fail(HUNG_UP)
+        self.reopen()
+        if not self.exclusions:
+            return
         try:
             new = self.exclusions.reread()
         except UserError as error:
@@ -3118,7 +3131,7 @@ class Engine(Runner):
         self.home = None                # SourceAddress that run() asks for the address, or None
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
-        self.hup = False                # it has come
+        self.hup = False                # it has come; a worker: the first process passed it on
         self.barred = 0                 # targets skipped because of it
         self.judge = None               # -r auto
         # Connects between two looks at the events: of few sockets an eighth, so that caches still
@@ -4359,9 +4372,10 @@ class Keeper:
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
 
-ORDERS = 4                          # words:
-WRITTEN, PASSED, STOP, END = range(ORDERS)      # results of this worker that are written; results
-                                    # of all that passed the filters; send no more; one of these:
+ORDERS = 6                          # words:
+WRITTEN, PASSED, STOP, REOPEN, REREAD, END = range(ORDERS)      # results of this worker that are
+                                    # written; results of all that passed the filters; send no
+                                    # more; how often to open --log and read -xf again; of these:
 ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody reads them any more;
                                     # they cannot be written where they should be
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
@@ -4412,13 +4426,16 @@ class Messenger:
     """What the engine of a worker process has for a crew, a console and a progress.
 
     parent  process that it works for
+    log     Log that this process writes to, too; or None
     unsent  octets that the pipe has no room for
+    heard   [orders to reopen, orders to reread] up to now
     """
     due = math.inf                          # statistics are the first process's matter
 
-    def __init__(self, worker, parent, sink):
+    def __init__(self, worker, parent, sink, log):
         self.worker, self.parent, self.unsent, self.count = worker, parent, b'', 0
         self.orders, self.sync = worker.orders, sink.sync
+        self.log, self.heard = log, [0, 0]
 
     def say(self, text):
         self.unsent += text.replace('\n', ' ').encode('utf-8', 'backslashreplace') + b'\n'
@@ -4475,9 +4492,6 @@ class Messenger:
     def event(self, text):
         self.say('E ' + text)
 
-    def hung_up(self):
-        """The first process looks."""
-
     def canary(self, canary, change):
         for kind, text in canary_messages(canary, change):
             self.say('%s %s' % (kind, text))
@@ -4490,6 +4504,20 @@ class Messenger:
         self.worker.counters.write(totals[:-2] + tuple(list(each.items()) for each in totals[-2:]))
         if self.orders[STOP]:
             engine.stop('interrupted')
+        self.hear_hangup(engine)
+
+    def hear_hangup(self, engine):
+        """What SIGHUP asks for, as the first process passes it on."""
+        orders = [self.orders[REOPEN], self.orders[REREAD]]
+        reopen, reread = map(operator.ne, orders, self.heard)
+        self.heard = orders
+        if reopen and self.log:
+            with contextlib.suppress(UserError):        # the first process tells it
+                self.log.reopen()
+        engine.hup = engine.hup or reread
+
+    def reopen(self):
+        """The first process opens files, and orders it; see hear_hangup."""
 
     def reread(self, exclusions, new):
         """The first process tells it."""
@@ -4521,9 +4549,13 @@ class Messenger:
 
 
 class Team(Runner):
-    """Workers, each with its engine, and what they find: to be used like one Engine."""
+    """Workers, each with its engine, and what they find: to be used like one Engine.
 
-    def __init__(self, engines, state, sink):
+    log, status     Log and StatusFile, or None: what workers get copies of when they are born
+    """
+
+    def __init__(self, engines, state, sink, log, status):
+        self.log, self.status = log, status
         self.stopping, self.error, self.state, self.sink = '', '', state, sink
         self.hup, self.exclusions = False, engines[0].exclusions
         self.taken = 0                      # results given to the crew
@@ -4559,9 +4591,10 @@ class Team(Runner):
         """A worker process, from its birth to its end."""
         status = 1
         try:
-            for signum in SIGNALS:
+            for signum in SIGNALS + (signal.SIGHUP,):
                 signal.signal(signum, signal.SIG_IGN)       # the first process tells us
-            heed_hangup(self.workers[number].engine)
+            if self.status:
+                os.close(self.status.fd)    # the first process may open another
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS + (signal.SIGHUP,))
             for index, each in enumerate(self.workers):
                 os.close(each.reader)
@@ -4569,7 +4602,8 @@ class Team(Runner):
                     os.close(each.writer)
                     each.engine.close()
             worker = self.workers[number]
-            messenger, engine = Messenger(worker, parent, self.sink), worker.engine
+            messenger = Messenger(worker, parent, self.sink, self.log)
+            engine = worker.engine
             if self.state:
                 engine.keep(Keeper(*self.state.workers[number], messenger, messenger, messenger))
             engine.run(messenger, messenger, messenger, messenger)
@@ -4671,10 +4705,18 @@ class Team(Runner):
         if self.totals().sent >= self.progress.due:
             self.progress.statistics(self)
 
-    def bar(self):
-        """The workers read the exclude list each for itself."""
+    def order(self, word):
+        """To each worker, once more."""
         for worker in self.workers:
-            os.kill(worker.pid, signal.SIGHUP)
+            worker.orders[word] += 1
+
+    def reopen(self):
+        super().reopen()
+        self.order(REOPEN)
+
+    def bar(self):
+        """The workers read the exclude list each for itself: here it had no mistake."""
+        self.order(REREAD)
 
     def stop(self, reason):
         """Let all of them wind up."""
@@ -4695,12 +4737,6 @@ class Team(Runner):
             pid, worker.pid = worker.pid, 0
             if os.waitpid(pid, 0)[1]:
                 self.error = self.error or 'worker %d did not end well' % number
-
-
-def heed_hangup(engine):
-    """From now on SIGHUP makes an engine or a team read its exclude list again."""
-    if engine.exclusions and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGHUP, lambda number, frame: setattr(engine, 'hup', True))
 
 
 def canary_messages(canary, change):
@@ -4765,6 +4801,18 @@ class Progress:
         """A canary's end."""
         for kind, text in canary_messages(canary, change):
             self.tell(kind, text)
+
+    def reopen(self):
+        """SIGHUP: --log and --status go to the files that have their names now."""
+        opened = []
+        for file in filter(None, (self.console.log, self.status_file)):
+            try:
+                if file.reopen():
+                    opened.append('%s %r' % (file.option, file.path))
+            except UserError as error:
+                self.console.note('warning: SIGHUP: %s; the file before stays' % error)
+        self.console.progress('SIGHUP: the scan goes on' + (
+            '; opened again: ' + ', '.join(opened) if opened else ''))
 
     def reread(self, exclusions, new):
         """The exclude list was read again: note it in the state, tell what is new."""
@@ -4863,7 +4911,7 @@ class Progress:
                 errno.errorcode.get(code, str(code)): count
                 for code, count in totals.locals.items()},
             'limits': totals.limits, 'canary': totals.canary or None}
-        if state == 'done':
+        if state in ('done', 'stopped'):
             record['error'] = self.error(engine) or None
         return record
 
@@ -4889,11 +4937,11 @@ class Progress:
             parts.append('stopping')
         return ', '.join(parts)
 
-    def final(self, engine):
-        """The last line: what became of everything that was sent."""
+    def final(self, engine, state='done'):
+        """The last line: what became of everything that was sent; state: 'stopped' by a signal."""
         totals = engine.totals()
         if self.status_file:
-            self.end_file(engine, totals)
+            self.end_file(engine, totals, state)
         parts = ['%d open' % totals.opened]
         parts += ['%d %s' % (count, NAMES.get(code, errno.errorcode.get(code, str(code))))
                   for code, count in totals.answers.most_common()]
@@ -4914,7 +4962,7 @@ class Progress:
                 '%s %d' % (errno.errorcode.get(code, code), count)
                 for code, count in totals.locals.most_common()))
 
-    def end_file(self, engine, totals):
+    def end_file(self, engine, totals, state):
         """The last lines of --status; a slow reader gets a little time for them."""
         self.status_file.patience_ms = STATUS_LAST_MS
         while len(self.decisions) > STATUS_DECISIONS and not self.status_file.failed:
@@ -4922,7 +4970,7 @@ class Progress:
             self.tell_file(engine, totals, 'stopping')
             if len(self.decisions) == before:
                 break                       # nobody takes them
-        self.tell_file(engine, totals, 'done')
+        self.tell_file(engine, totals, state)
 
 
 STATUS_DECISIONS = 16           # in a line: all of it is less than a pipe's 4096
@@ -4934,14 +4982,17 @@ class StatusFile:
 
     A reader that is slow or gone loses lines, and does not hold up the scan.
 
+    path    absolute, '' = a descriptor was given
     fd      None: the file is not open yet
     rest    octets of a line that was begun
     """
+    option = '--status'
 
     def __init__(self, spec, console):
         """A descriptor that is given as a number is taken now: files of ours get such, too."""
         self.spec, self.console, self.failed, self.lost = spec, console, False, 0
         self.patience_ms, self.rest, self.fd = 0, b'', None
+        self.path = '' if is_descriptor(spec) else os.path.abspath(spec)
         if is_descriptor(spec):
             try:
                 if not fcntl.fcntl(int(spec), fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR):
@@ -4953,14 +5004,26 @@ class StatusFile:
 
     def open(self):
         """The file, if it is one, to append to."""
+        if self.path:
+            self.fd = self.open_path()
+
+    def open_path(self) -> int:
         try:
-            if self.fd is None:
-                self.fd = os.open(self.spec, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                                  | os.O_NONBLOCK, 0o666)
+            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                           | os.O_NONBLOCK, 0o666)
         except OSError as error:
             raise UserError('argument --status: %r: %s' % (
                 self.spec, 'nobody reads this pipe' if error.errno == errno.ENXIO else
                 why(error))) from None
+
+    def reopen(self) -> bool:
+        """What has its name now -> whether there is one; a line that was begun is not ended."""
+        if not self.path:
+            return False
+        fd = self.open_path()
+        os.close(self.fd)
+        self.fd, self.rest, self.failed = fd, b'', False
+        return True
 
     def write(self, record) -> bool:
         """One line, if its reader has room -> whether it went."""
@@ -5883,13 +5946,15 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first winds up, the second ends at once.
+    """SIGINT and SIGTERM: the first winds up, the second ends at once.  SIGHUP: see hang_up.
 
-    came    number of the first, 0 = none yet
+    came    number of the first that ends the scan, 0 = none yet
+    hup     SIGHUP came that does not end it, before there was an engine
     """
 
     def __init__(self):
         self.came, self.wind_up, self.last_words = 0, None, None
+        self.hup, self.engine = False, None
         self.before = {}
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.handle)
@@ -5903,7 +5968,33 @@ class Signals:
         self.came = number
         if not self.wind_up:
             raise Interrupted(number)
-        self.wind_up('interrupted')
+        self.wind_up(HUNG_UP if number == signal.SIGHUP else 'interrupted')
+
+    def take_hangup(self, args, console):
+        """Heed SIGHUP; nohup keeps it ignored, unless it has something to do."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        scans = not (args.l or args.x)
+        before = signal.getsignal(signal.SIGHUP)
+        if before == signal.SIG_IGN and not (scans and (args.exclude or args.log or args.status)):
+            return
+        self.before[signal.SIGHUP] = before
+        signal.signal(signal.SIGHUP, lambda number, frame: self.hang_up(
+            number, frame, not scans or console.hung_up()))
+
+    def hang_up(self, number, frame, ends):
+        """ends: as SIGTERM, but kernel and shell both send one; else: files are read again."""
+        if ends and not self.came:
+            self.handle(number, frame)
+        elif not ends:
+            self.hup = True
+            if self.engine:
+                self.engine.hup = True
+
+    def give(self, engine):
+        """The scan begins: signals are for its engine, also one that came before."""
+        self.engine, self.wind_up = engine, engine.stop
+        engine.hup = self.hup
 
     def restore(self):
         for number, handler in self.before.items():
@@ -5911,7 +6002,7 @@ class Signals:
 
 
 def main(argv=None) -> int:
-    """Command line -> exit status: 0 done, 1 error, 2 usage, 130 SIGINT, 143 SIGTERM."""
+    """Command line -> exit status: 0 done, 1 error, 2 usage, 128 + the signal that ended it."""
     fill_standard_descriptors()
     parser = make_parser()
     args, extra = parser.parse_known_args(argv)
@@ -5939,6 +6030,7 @@ def run(args, console, signals) -> int:
         status = status or args.status and StatusFile(args.status, console)
     else:
         args.names = {}             # as Names has them, kept for --resume
+    signals.take_hangup(args, console)
     modules = load_modules(args.mod)
     options = module_options(modules, args.mcfg)
     if all(each.filter for each in modules) and not args.l:
@@ -6222,6 +6314,7 @@ def daemonize():
     os.setsid()
     if os.fork():
         os._exit(0)
+    redirect(os.open('/dev/null', os.O_RDWR), 0)
 
 
 def redirect(fd: int, *streams: int):
@@ -6230,17 +6323,40 @@ def redirect(fd: int, *streams: int):
         os.dup2(fd, stream)
 
 
-def open_log(path):
-    """Descriptor of the file of --log, or of /dev/null."""
-    try:
-        return os.open(path or '/dev/null', os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    except OSError as error:
-        raise UserError('argument --log: %r: %s' % (path, why(error))) from None
+class Log:
+    """The file of --log, or /dev/null.
+
+    path    absolute; SIGHUP opens it again
+    streams descriptors that go there, () at first
+    """
+    option = '--log'
+
+    def __init__(self, path):
+        self.path, self.streams = os.path.abspath(path or '/dev/null'), ()
+        self.fd = self.open()
+
+    def open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise UserError('argument --log: %r: %s' % (self.path, why(error))) from None
+
+    def take(self, *streams):
+        """Standard streams go there from now on."""
+        self.streams = streams
+        redirect(self.fd, *streams)
+        os.close(self.fd)               # a file that is renamed and removed gives its place back
+
+    def reopen(self) -> bool:
+        """What has its name now."""
+        self.fd = self.open()
+        self.take(*self.streams)
+        return True
 
 
 def scan(args, state, status, space, exclusions, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
-    log = open_log(args.log)
+    log = Log(args.log)
     share = len(space.share(args.shard))
     total = min(args.n or share, share) if args.once else args.n
     snapshots = state.snapshots if state else [None] * args.w
@@ -6258,18 +6374,16 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
     console.progress(start)
     if args.d:
         daemonize()
-        redirect(os.open('/dev/null', os.O_RDWR), 0)
-        redirect(log, 1, 2)
-    elif args.log:
-        redirect(log, 2)
+    if args.d or args.log:
+        log.take(*((1, 2) if args.d else (2,)))
     if args.log:
-        console.look()
+        console.follow(log)
         console.progress(start)
     engine = engines[0]
     for each in engines if args.exclude else ():
         each.exclusions = exclusions
     if args.w > 1:
-        engine = Team(engines, state, sink)     # forks: before there are threads
+        engine = Team(engines, state, sink, console.log, status)    # forks: before threads
         signals.last_words = engine.kill
     sink.start()
     progress = Progress(console, args.st or (10000 if args.o else 1000),
@@ -6288,14 +6402,15 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
     if state:
         progress.keep_config = lambda: state.config.write(state_config(args, exclusions))
     crew.exclusions = engine.exclusions
-    heed_hangup(engine)
-    signals.wind_up = engine.stop
+    signals.give(engine)
     engine.run(crew, sink, console, progress)
     crew.close(lambda: linger(engine))
     sink.close()
     engine.finish()
-    progress.final(engine)
     error = progress.error(engine)
+    if signals.came == signal.SIGHUP and error == console.failed:
+        error = ''                          # that terminal took no results, either
+    progress.final(engine, 'stopped' if signals.came else 'done')
     tell_end(console, crew, error)
     return 1 if error else 128 + signals.came if signals.came else 0
 

@@ -953,8 +953,7 @@ class StubConsole:
     def clear(self):
         pass
 
-    def hung_up(self):
-        return False
+    log = None
 
 
 class StubSink:
@@ -4645,7 +4644,8 @@ class Shards(Case):
                 lines=found.extend, progress=err.append, note=err.append, gone=False, failed='')
             parser = cscan.make_parser()
             given = parser.parse_args(['-l', '--once', *args])
-            self.assertEqual(cscan.run(given, console, None), 0)
+            signals = types.SimpleNamespace(take_hangup=lambda args, console: None)
+            self.assertEqual(cscan.run(given, console, signals), 0)
             return found, err
         first, second = (listed('-f', '10.0.0.0/24', '--shard', part)[0] for part in ('1/2', '2/2'))
         self.assertEqual(len(set(first) | set(second)), 256)
@@ -4868,7 +4868,7 @@ class State(EngineCase):
         state.snapshots = [{'passed': 5}, {'passed': 9}, None]
         with patched(cscan.Team, fork=lambda team: None):
             for given, passed in ((state, 9), (None, 0)):
-                team = cscan.Team([self.engine([]) for _ in range(3)], given, self.crew)
+                team = cscan.Team([self.engine([]) for _ in range(3)], given, self.crew, None, None)
                 self.assertEqual([each.orders[cscan.PASSED] for each in team.workers],
                                  [passed] * 3)
                 for reader in team.speaking:
@@ -4976,7 +4976,8 @@ class State(EngineCase):
         engine.keeper = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
-        engine.progress = types.SimpleNamespace(reread=lambda exclusions, new: None)
+        engine.progress = types.SimpleNamespace(reopen=lambda: None,
+                                                reread=lambda exclusions, new: None)
         engine.launch(2)
         engine.reread()
         self.assertEqual((engine.attempts, engine.position(), engine.barred), ({}, 2, 2))
@@ -5327,7 +5328,7 @@ class Excluding(EngineCase):
         engine.hup = True
         engine.reread()
         self.assertEqual((len(engine.attempts), engine.hup, engine.stopping), (1, False, ''))
-        self.assert_line(self.console.notes[0], 'SIGHUP: ', "never:1: '127.0.0'",
+        self.assert_line(self.console.notes[-1], 'SIGHUP: ', "never:1: '127.0.0'",
                          '; the exclude list before stays')
 
     def test_nothing_left(self):
@@ -5340,25 +5341,23 @@ class Excluding(EngineCase):
         self.assertEqual(engine.stopping, 'everything is excluded now')
 
     def test_terminal_closed(self):
-        """SIGHUP because there is no terminal any more: that ends the scan."""
-        engine = self.scan([self.hosts.silent()])
-        self.console.hung_up = lambda: True
-        engine.reread()
-        self.assertEqual((engine.error, engine.barred), ('the terminal was closed', 0))
-        console, (master, slave) = cscan.Console(), os.openpty()
-        before = os.dup(2)
-        try:
-            os.dup2(slave, 2)
-            console.look()
-            self.assertFalse(console.hung_up())
-            os.close(master)
-            self.assertTrue(console.hung_up())
-            console.status('nobody sees it')
-            self.assertFalse(console.hung_up())         # known by then
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            os.close(slave)
+        """A terminal that closed is known, also when the size of it was asked for meanwhile."""
+        for fd, log in ((2, None), (1, None), (2, 'the log takes the messages')):
+            master, slave = os.openpty()
+            before = os.dup(fd)
+            try:
+                os.dup2(slave, fd)
+                console = cscan.Console()
+                self.assertEqual(console.hung_up(), False)
+                if log:
+                    console.follow(log)
+                os.close(master)
+                console.status('nobody sees it')
+                self.assertEqual(console.hung_up(), not log)
+            finally:
+                os.dup2(before, fd)
+                os.close(before)
+                os.close(slave)
 
     def test_results(self):
         """Results that wait for modules are dropped and counted; modules connect no more."""
@@ -5382,6 +5381,115 @@ class Excluding(EngineCase):
         self.assertEqual(self.console.notes, [
             'warning: --state: too big: --resume will not know the exclude list',
             'SIGHUP: exclude list read again: 2 addresses more excluded from now on'])
+
+
+class Hangup(Case):
+    """SIGHUP: one rule, with each of the options that it matters to."""
+
+    def signals(self, args, hung_up=False, before=signal.SIG_DFL):
+        """Signals as a scan has them, and the handler of SIGHUP; None: as it was."""
+        console = StubConsole()
+        console.hung_up = lambda: hung_up
+        handler = signal.signal(signal.SIGHUP, before)
+        self.addCleanup(signal.signal, signal.SIGHUP, handler)
+        signals = cscan.Signals()
+        self.addCleanup(signals.restore)
+        signals.take_hangup(cscan.make_parser().parse_args(args), console)
+        return signals, signal.getsignal(signal.SIGHUP) != before
+
+    def test_nohup(self):
+        """SIGHUP that is ignored stays so, unless it has something to do."""
+        rows = [([], False), (['-o', 'x'], False), (['-xf', 'x'], True), (['--log', 'x'], True),
+                (['--status', 'x'], True), (['-x', '-xf', 'x'], False), (['-l', '-xf', 'x'], False)]
+        for args, heeded in rows:
+            with self.subTest(args=args):
+                self.assertEqual(self.signals(args, before=signal.SIG_IGN)[1], heeded)
+                self.assertEqual(self.signals(args)[1], True)
+
+    def test_ends(self):
+        """A closed terminal ends the scan, as do -l and -x; a second one changes nothing."""
+        rows = [([], True, 1), ([], False, 0), (['-xf', 'x'], True, 1), (['-xf', 'x'], False, 0),
+                (['-l'], False, 1), (['-x'], False, 1)]
+        for args, hung_up, came in rows:
+            with self.subTest(args=args, hung_up=hung_up):
+                signals = self.signals(args, hung_up)[0]
+                reasons = []
+                engine = types.SimpleNamespace(stop=reasons.append)
+                signals.give(engine)
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGHUP)
+                self.assertEqual((signals.came, engine.hup), (came, not came))
+                self.assertEqual(reasons, ['the terminal was closed'] * came)
+                signals.restore()
+
+    def test_before_the_scan(self):
+        """One that came early: the scan does not begin, or begins by reading again."""
+        with self.assertRaises(cscan.Interrupted):
+            self.signals([], True)
+            os.kill(os.getpid(), signal.SIGHUP)
+        signals = self.signals(['-xf', 'x'])[0]
+        os.kill(os.getpid(), signal.SIGHUP)
+        engine = types.SimpleNamespace(stop=None)
+        signals.give(engine)
+        self.assertTrue(engine.hup)
+
+    def test_reopen(self):
+        """What the names of --log and --status mean now, wherever the process stands."""
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        console = StubConsole()
+        status, log = cscan.StatusFile('status', console), cscan.Log('log')
+        status.open()
+        saved = os.dup(2)
+        try:
+            log.take(2)
+            os.chdir('/')
+            for name in 'status', 'log':
+                os.rename(self.path(name), self.path(name + '.1'))
+            console.log = log
+            progress = cscan.Progress(console, 1, None, None)
+            progress.status_file = status
+            progress.reopen()
+            os.write(2, b'message')
+            status.write({'x': 1})
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        self.assertEqual(self.look(), {'status': b'{"x":1}\n', 'log': b'message', 'log.1': b'',
+                                       'status.1': b''})
+        self.assertEqual(console.notes, ['SIGHUP: the scan goes on; opened again: --log %r, '
+                                         '--status %r' % (self.path('log'), self.path('status'))])
+        os.rename(self.folder, self.folder + '.away')
+        progress.reopen()
+        os.rename(self.folder + '.away', self.folder)
+        self.assert_line(console.notes[1], 'warning: SIGHUP: argument --log: ', 'before stays')
+        self.assert_line(console.notes[2], 'warning: SIGHUP: argument --status: ', 'before stays')
+        self.assertEqual(console.notes[3], 'SIGHUP: the scan goes on')
+        self.assertTrue(status.write({'y': 1}))
+        os.close(status.fd)
+
+    def test_descriptor_is_not_reopened(self):
+        reader, writer = os.pipe()
+        status = cscan.StatusFile(str(writer), StubConsole())
+        self.assertEqual((status.reopen(), status.path), (False, ''))
+        for fd in reader, writer, status.fd:
+            os.close(fd)
+
+    def test_messenger(self):
+        """A worker hears each order once, by a word of its own."""
+        heard = []
+        log = types.SimpleNamespace(reopen=lambda: heard.append('log'))
+        worker = types.SimpleNamespace(orders=[0] * cscan.ORDERS)
+        messenger = cscan.Messenger(worker, 0, types.SimpleNamespace(sync=None), log)
+        engine = types.SimpleNamespace(hup=False)
+        for word, log_opened, hup in ((None, 0, False), (cscan.REOPEN, 1, False),
+                                      (cscan.REREAD, 1, True), (None, 1, False)):
+            if word is not None:
+                worker.orders[word] += 1
+            messenger.hear_hangup(engine)
+            self.assertEqual((len(heard), engine.hup), (log_opened, hup))
+            engine.hup = False
 
 
 class Status(Case):
@@ -6412,6 +6520,39 @@ class Cli(Case):
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(5), 130)
         process.communicate()
+
+    def test_hangup(self):
+        """A closed terminal: pending ones end, files are finished, 129; else the scan goes on."""
+        port = self.hosts.serving()[1]
+        for workers in 1, 2:
+            for closes in True, False:
+                with self.subTest(workers=workers, closes=closes):
+                    name = '%d%d' % (workers, closes)
+                    path, status = self.path(name + '.cba'), self.path(name + '.status')
+                    master, slave = os.openpty()
+                    process = subprocess.Popen(
+                        tool('cscan.py', *self.base, '-f', '127.0.0.1', '-p', port, '-o', path,
+                             '-w', workers, '--status', status), stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL, stderr=slave)
+                    self.addCleanup(end_process, process)
+                    os.close(slave)
+                    wait_until(lambda: os.path.exists(path) and cba_entries(path, ''))
+                    if closes:
+                        os.close(master)
+                    else:
+                        os.rename(status, status + '.1')
+                    for pid in [process.pid] + child_pids(process.pid):
+                        os.kill(pid, signal.SIGHUP)
+                    if not closes:
+                        wait_until(lambda: os.path.exists(status) and read_text(status))
+                        self.assertIsNone(process.poll())
+                        process.terminate()
+                        os.close(master)
+                    self.assertEqual(process.wait(20), 129 if closes else 143)
+                    record = json.loads(read_text(status).splitlines()[-1])
+                    self.assertEqual((record['state'], record['reason']), (
+                        'stopped', 'the terminal was closed' if closes else 'interrupted'))
+                    self.assertEqual(record['results'], len(cba_entries(path, '')))
 
     def test_signal_without_scan(self):
         process = start('cscan.py', '-l', '-f', 'private', stdout=subprocess.DEVNULL)
