@@ -5590,12 +5590,79 @@ examples:
 '''
 
 
+# What users of other scanners type -> what says the same here
+HABITS = {
+    '-oX': '--format xml or nmap-xml, or cba_reader.py FILE --to xml',
+    '-oJ': '--format masscan-json, or cba_reader.py FILE --to masscan-json',
+    '-oG': '--format grepable, or cba_reader.py FILE --to grepable',
+    '-oL': '--format list, or cba_reader.py FILE --to list',
+    '-oN': 'text is the default: > FILE',
+    '-oA': '-o FILE, then cba_reader.py FILE --to NAME for each format',
+    '-iL': '-f FILE', '--rate': '-r PPS', '--ports': '-p SPEC', '--excludefile': '-xf FILE',
+    '-sT': 'every scan is a connect() scan', '-sS': 'every scan is a connect() scan',
+    '-sV': '-mod banner', '-Pn': 'no target is pinged first', '--banners': '-mod banner'}
+GLUED = '-p', '-r', '-t', '-n', '-m', '-w', '-b', '-e'      # a digit may follow at once
+
+
 class Parser(argparse.ArgumentParser):
     """One line for a mistake; formats, limits and modules below the options."""
 
     def error(self, message):
         complain('cscan: %s (see -h)\n' % message)
         sys.exit(2)
+
+    def parse_known_args(self, args=None, namespace=None):
+        return super().parse_known_args(
+            self.whole_words(sys.argv[1:] if args is None else args), namespace)
+
+    def whole_words(self, args) -> 'list[str]':
+        """Words of a command line -> options and values, so that no typo is an option glued."""
+        words, rest = [], list(args)
+        while rest:
+            word = rest.pop(0)
+            option = word.partition('=')[0]
+            if option in self._option_string_actions:
+                words.append(word)
+                if word == option and self.takes_value(option) and rest:
+                    words.append(self.value_of(option, rest.pop(0)))
+            elif word == '-p-' or (word[:2] in GLUED and '0' <= word[2:3] <= '9'):
+                words += [word[:2], word[2:]]
+            elif word.startswith('-'):
+                self.error('%r: no such option%s' % (word, self.suggestion(word)))
+            else:
+                words.append(word)
+        return words
+
+    def takes_value(self, option) -> bool:
+        return self._option_string_actions[option].nargs != 0
+
+    def value_of(self, option, word) -> str:
+        """The word behind an option, if it can be its value."""
+        if word.startswith('-') and word != '-':
+            self.error('argument %s: a value was expected before %r; one that begins with - is '
+                       'written as %s=%s' % (option, word, option, word))
+        return word
+
+    def suggestion(self, word) -> str:
+        """For a word that is no option: '; did you mean ...?', or ''."""
+        options = self._option_string_actions
+        option, equals, value = word.partition('=')
+        if option in HABITS:
+            return ': ' + HABITS[option]
+        for each in '-' + option, option[1:]:
+            if each in options:
+                return '; did you mean %s?' % (each + equals + value)
+        near = [each for each in options
+                if (option.startswith('--') and len(option) > 3 and each.startswith(option))
+                or (len(each) > 3 and sorted(each) == sorted(option))]
+        if near:
+            return '; did you mean %s?' % (near[0] + equals + value)
+        glued = [each for each in options if word.startswith(each) and self.takes_value(each) and (
+            not options[each].type or word[len(each):len(each) + 1].isdigit())]
+        if glued and not word.startswith('--'):
+            option = max(glued, key=len)
+            return '; did you mean %s %s?' % (option, word[len(option):])
+        return ''
 
     def format_help(self):
         return '\n'.join((super().format_help(), formats_text(), limits_text(), modules_text()))
@@ -5793,8 +5860,7 @@ def option_text(parser, name):
 def check_args(parser, args, extra):
     """What single options cannot say; extra: words that belong to no option."""
     if extra:
-        parser.error('%r: %s' % (extra[0], 'no such option' if extra[0].startswith('-') else
-                                 'belongs to no option; targets are named with -f'))
+        parser.error('%r: belongs to no option; targets are named with -f' % extra[0])
     if args.l and args.x:
         parser.error('-l and -x: one of them')
     if args.p and args.pf:
@@ -6271,6 +6337,8 @@ def start_text(pace: Pace, args, space: Space, total) -> str:
         parts.append('shard %d/%d' % (args.shard[0] + 1, args.shard[1]))
     if total:
         parts.append(many(total, 'probe') + time_text(pace, args, total))
+    elif not args.max_results and not args.max_runtime:
+        parts.append('without end: --once, -n, --max-results or --max-runtime would end it')
     return ', '.join(parts)
 
 

@@ -6554,6 +6554,77 @@ class Cli(Case):
                         'stopped', 'the terminal was closed' if closes else 'interrupted'))
                     self.assertEqual(record['results'], len(cba_entries(path, '')))
 
+    def test_words(self):
+        """A word is an option, an option and a value, or a mistake that names what was meant."""
+        parser = cscan.make_parser()
+        defaults = vars(parser.parse_args([]))
+        rows = [    # what is typed, what it changes
+            (['-p80'], {'p': '80'}), (['-p80-90,22:2'], {'p': '80-90,22:2'}), (['-p-'], {'p': '-'}),
+            (['-r2000'], {'r': 2000.0}), (['-t100'], {'t': 100.0}), (['-n5'], {'n': 5}),
+            (['-m7'], {'m': 7}), (['-w2'], {'w': 2}), (['-b0'], {'b': 0}), (['-e1'], {'e': 1}),
+            (['-o=x'], {'o': 'x'}), (['-o=-x'], {'o': '-x'}), (['--seed=4'], {'seed': 4}),
+            (['-f', '-'], {'f': ['-']}), (['-mcfg', 'a.b=-1'], {'mcfg': 'a.b=-1'}),
+            (['-xf=a', '-x'], {'exclude': ['a'], 'x': True}), (['-mf=m'], {'mf': 'm'})]
+        for words, changed in rows:
+            with self.subTest(words=words):
+                given = vars(parser.parse_args(words))
+                self.assertEqual({name: value for name, value in given.items()
+                                  if value != defaults[name]}, changed)
+
+    def test_two_words(self):
+        """The options of the C program, as it takes them."""
+        rows = [('-f', 'x', 'f'), ('-pf', 'x', 'pf'), ('-fp', 'x', 'pf'), ('-p', '80', 'p'),
+                ('-o', 'x', 'o'), ('-of', 'x', 'of'), ('-mod', 'x', 'mod'), ('-mcfg', 'x', 'mcfg'),
+                ('-r', '7', 'r'), ('-t', '7', 't'), ('-m', '7', 'm'), ('-pr', '7', 'pr'),
+                ('-b', '7', 'b'), ('-bi', '1.2.3.4', 'bi'), ('-bt', '7', 'bt'), ('-a', '7', 'a'),
+                ('-ct', '7', 'ct'), ('-e', '7', 'e'), ('-c', '1.2.3.4', 'c'), ('-cp', '7', 'cp'),
+                ('-ca', '7', 'ca'), ('-st', '7', 'st'), ('-mf', 'x', 'mf'), ('-x', '', 'x'),
+                ('-l', '', 'l'), ('-d', '', 'd')]
+        for option, value, name in rows:
+            with self.subTest(option=option):
+                given = vars(cscan.make_parser().parse_args(list(filter(None, [option, value]))))
+                self.assertEqual(str(given[name]).strip("[]'").replace('7.0', '7'),
+                                 value or 'True')
+
+    def test_typos(self):
+        """Nothing is glued but a digit; the message names what was meant, and exit 2."""
+        rows = [
+            ('-once', '; did you mean --once?'), ('-exclude', '; did you mean --exclude?'),
+            ('-resume=x', '; did you mean --resume=x?'), ('--f', '; did you mean -f?'),
+            ('--onc', '; did you mean --once?'), ('--ocne', '; did you mean --once?'),
+            ('-xf192.0.2.1', '; did you mean -xf 192.0.2.1?'), ('-fx', '; did you mean -f x?'),
+            ('-otest.cba', '; did you mean -o test.cba?'), ('-ct500', '; did you mean -ct 500?'),
+            ('-oX', ': --format xml or nmap-xml, or cba_reader.py FILE --to xml'),
+            ('-oA', ': -o FILE, then '), ('-iL', ': -f FILE'), ('-nope', ': no such option (see'),
+            ('-lx', ': no such option (see'), ('--', ': no such option (see'),
+            ('-5', ': no such option (see'), ('-r\u0664', ': no such option'),
+            ('-Z\n', "'-Z\\n': no such option")]
+        for word, message in rows:
+            with self.subTest(word=word):
+                err = io.StringIO()
+                with patched(cscan, complain=err.write), self.assertRaises(SystemExit) as left:
+                    cscan.make_parser().parse_args(['-l', word])
+                self.assertEqual(left.exception.code, 2)
+                self.assert_line(err.getvalue(), message)
+        for words in (['-o', '--once'], ['-t', '-5'], ['-f', '-x']):
+            err = io.StringIO()
+            with patched(cscan, complain=err.write), self.assertRaises(SystemExit):
+                cscan.make_parser().parse_args(words)
+            self.assert_line(err.getvalue(), 'argument %s: a value was expected before %r; one '
+                             'that begins with - is written as %s=%s' % (
+                                 *words, *words))
+
+    def test_never_ends(self):
+        """The start line says when a scan does not end by itself."""
+        space = cscan.Space([(1, 9)], [(80, 1)])
+        pace = cscan.plan_pace(520.0, 800.0, None, 90.0, None, 0)
+        for words, ends in (([], False), (['--once', '--seed', '1'], True), (['-n', '3'], True),
+                            (['--max-results', '3'], True), (['--max-runtime', '3'], True)):
+            args = cscan.make_parser().parse_args(words)
+            args.shard = 0, 1
+            text = cscan.start_text(pace, args, space, args.n or (9 if args.once else None))
+            self.assertEqual('without end' in text, not ends, words)
+
     def test_signal_without_scan(self):
         process = start('cscan.py', '-l', '-f', 'private', stdout=subprocess.DEVNULL)
         time.sleep(0.5)                 # it lists for ever
