@@ -3504,8 +3504,8 @@ class Engine(Runner):
         """What the second connect() said, if it is not that the target refuses."""
         if code in UNKNOWN:
             code = CONNECT(sock, self.attempts[sock].targets()[sock])
-        if code == EALREADY:                # an event of an attempt before this one
-            return
+        if code == EALREADY:
+            return self.heed_soft_error(sock)
         target = self.end_attempt(sock)
         if code == 0 or code == EISCONN:
             self.tell(target, code, sock)
@@ -3513,6 +3513,18 @@ class Engine(Runner):
         else:
             self.free.append(sock)          # connect() has reset it
             self.tell(target, code, sock)
+
+    def heed_soft_error(self, sock):
+        """The attempt goes on: an event of an attempt before, or ICMP that came inside connect().
+
+        While connect() holds the socket the kernel only notes what ICMP says, and tells it by
+        SO_ERROR and an event.  Hosts of this machine and bridged ones answer so fast.  The note
+        outlives shutdown() and connect(): the socket is replaced.
+        """
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self.tell(self.end_attempt(sock), code, sock)
+            self.renew(sock)
 
     def end_attempt(self, sock):
         """A socket waits no more -> the target that it waited for, None if there was none."""
@@ -4756,7 +4768,7 @@ CSCAN_STATS_EVERY, CSCAN_STAT_TIME, CSCAN_EVENT = 10, 11, 20    # codes of the e
 CSCAN_CANARY_FAIL, CSCAN_CANARY_FAIL_RESPONSE = 21, 22
 NAMES = {errno.ECONNREFUSED: 'refused', errno.EHOSTUNREACH: 'host unreachable',
          errno.ENETUNREACH: 'net unreachable', errno.EACCES: 'prohibited',
-         errno.ETIMEDOUT: 'given up by the kernel'}
+         errno.ETIMEDOUT: 'given up by the kernel', errno.ENOPROTOOPT: 'protocol unreachable'}
 
 
 class Progress:
@@ -5399,6 +5411,11 @@ class MeteredEngine(Engine):
             self.record_closed({volley.ms: len(socks)})
         else:
             self.record_parted(collections.Counter(map(self.since.get, socks)))
+
+    def heed_soft_error(self, sock):
+        super().heed_soft_error(sock)
+        if sock not in self.attempts:
+            self.record_closed({self.leave(sock): 1})
 
     def record_parted(self, volleys):
         """{Volley: how many are not open}; since keeps them: to pop() each costs 0.04 us."""

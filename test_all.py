@@ -3603,6 +3603,28 @@ class Engine(unittest.TestCase):
                                  ['canary %s:%d: %s' % (address + (state,))])
                 self.assertEqual(engine.sent, 5)
 
+    def test_soft_error(self):
+        """What ICMP said inside connect() is an answer, and its socket is never met again."""
+        class Soft(socket.socket):
+            """Has an error that only SO_ERROR tells, unless it is to have none."""
+            code = 0
+
+            def getsockopt(self, level, option):
+                return self.code
+
+        with patched(cscan.socket, socket=Soft):
+            engine = self.engine([self.hosts.silent()], once=True)
+            engine.launch(1)
+            sock = next(iter(engine.attempts))
+            engine.collect([(sock.fileno(), 0)])
+            self.assertEqual((len(engine.attempts), dict(engine.answers)), (1, {}))
+            Soft.code = errno.EHOSTUNREACH
+            engine.collect([(sock.fileno(), 0)])
+            self.addCleanup(engine.close)
+        self.assertEqual((engine.attempts, dict(engine.answers)), ({}, {errno.EHOSTUNREACH: 1}))
+        self.assertEqual(sock.fileno(), -1)
+        self.assertNotIn(sock, engine.free)
+
 
 @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
 class MeteredEngine(Engine):
@@ -7930,6 +7952,41 @@ class Live(Case):
                               r'.*16 without answer\n$')
         for words in ('16 host unreachable', '16 prohibited', '16 net unreachable'):
             self.assertIn(words, err)
+
+    def test_icmp_inside_connect(self):
+        """ICMP that comes while connect() holds the socket is an answer; it is no other's answer."""
+        self.server('10.64.0.7:80', '10.64.0.8:80')
+        self.inside(self.far, 'sysctl', '-qw', 'net.ipv4.icmp_ratelimit=0')     # 1/s for a peer
+        kinds = (('icmp-admin-prohibited', 'host unreachable'),
+                 ('icmp-net-unreachable', 'net unreachable'),
+                 ('icmp-port-unreachable', 'refused'),
+                 ('icmp-proto-unreachable', 'protocol unreachable'))
+        for index, (kind, name) in enumerate(kinds):
+            options = [[], ['--retries', 1], ['-r', 'auto'], ['-mf', self.path('metrics')]][index]
+            with self.subTest(kind=kind, options=options), \
+                    self.far_rule('-d 10.64.0.0/26 --dport 7 -j REJECT --reject-with ' + kind), \
+                    self.far_rule('-d 10.64.0.0/26 --dport 9 -j DROP'):
+                # few sockets: silent, open and refusing targets use those that had an error
+                status, out, err = self.scan('-f', '10.64.0.0/26', '-p', '7,9,11,80', '--once',
+                                             '-t', 200, '-m' if index != 2 else '-mt', 64, *options)
+                self.assertEqual((status, sorted(out.split())),
+                                 (0, ['10.64.0.7:80', '10.64.0.8:80']))
+                refused = 126 + 64 * (name == 'refused')
+                for words in ('2 open', '%d refused' % refused, name, '64 without answer'):
+                    self.assertIn(words, err)
+        self.assertEqual(metrics_totals(self.read('metrics')), {
+            'sent': 256, 'open': 2, 'closed': 190, 'timeouts': 64})
+
+    def test_icmp_of_own_rules(self):
+        """The same of OUTPUT rules; the kernel sends no more than 1,000 of these a second."""
+        rule = '-p tcp --dport 7 -j REJECT --reject-with icmp-host-prohibited'.split()
+        self.inside(self.near, 'iptables', '-w', '-A', 'OUTPUT', *rule)
+        try:
+            status, _, err = self.scan('-f', '10.64.0.0/25', '-p', '7', '--once', '-r', 200)
+        finally:
+            self.inside(self.near, 'iptables', '-w', '-D', 'OUTPUT', *rule)
+        self.assertEqual(status, 0)
+        self.assertIn('128 host unreachable, 0 without answer', err)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
     def test_metrics(self):
