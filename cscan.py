@@ -902,6 +902,9 @@ def is_in(ip: int, ranges: 'list[tuple[int, int]]') -> bool:
     return at > 0 and ip <= ranges[at - 1][1]
 
 
+PACKED_MAX = 1 << 24            # octets: two million ranges
+
+
 class Exclusions:
     """What -xf names: when the scan began, and as it is read again at SIGHUP.
 
@@ -939,9 +942,20 @@ class Exclusions:
 
     @staticmethod
     def unpack(text) -> 'list[tuple[int, int]]':
-        numbers = array.array('I')
-        numbers.frombytes(zlib.decompress(base64.b64decode(text)))
-        return list(zip(numbers[::2], numbers[1::2]))
+        """Raises ValueError; what unpacks to more than PACKED_MAX octets is none of ours."""
+        numbers, stream = array.array('I'), zlib.decompressobj()
+        try:
+            octets = stream.decompress(base64.b64decode(text), PACKED_MAX)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        if not stream.eof:
+            raise ValueError('more than %d octets, or cut' % PACKED_MAX)
+        numbers.frombytes(octets)
+        ranges = list(zip(numbers[::2], numbers[1::2]))
+        in_order = all(first <= last for first, last in ranges)
+        if len(numbers) % 2 or not in_order or merge_ranges(ranges) != ranges:
+            raise ValueError('no merged ranges')
+        return ranges
 
 
 def random_words(seed: 'int | None' = None):
@@ -1498,7 +1512,8 @@ class CbaSink:
                 self.repair(fd)
             else:
                 write_all(fd, b'L')
-        except OSError as error:
+        except (OSError, UserError) as error:
+            os.close(fd)
             raise UserError('argument -o: %r: %s' % (self.path, why(error))) from None
         self.code = struct.Struct(self.order + 'I')
         self.fields = {kind: struct.Struct(self.order + field)
@@ -1511,9 +1526,14 @@ class CbaSink:
             packets = CbaPackets(file)
             for _ in packets:
                 pass
+            file.seek(packets.end)
+            rest = file.read(2)
+        if packets.end == 1 and rest and (
+                rest[1] & ~CBA_CODED != CBA_HEAD if len(rest) > 1 else chr(rest[0]).isspace()
+                or chr(rest[0]).isprintable()):
+            packets.torn, packets.cut = False, 'it does not begin with an entry'    # short text
         if packets.cut and not packets.torn:
-            raise UserError('argument -o: %r: not a CBA file to append to: %s'
-                            % (self.path, packets.cut))
+            raise UserError('not a CBA file to append to: %s' % packets.cut)
         self.order = packets.order
         if packets.torn:
             self.console.note('%s: %d octets of a torn packet cut off'
@@ -1959,13 +1979,41 @@ def find_module(name: str) -> Module:
                     % (name, ', '.join(MODULES)))
 
 
+def distrust(status) -> str:
+    """os.stat_result of a file -> '' if only the user or root could have written it; else why."""
+    trusted = {os.geteuid(), 0}
+    if os.geteuid() == 0 and os.environ.get('SUDO_UID', '').isdigit():
+        trusted.add(int(os.environ['SUDO_UID']))
+    if status.st_uid not in trusted:
+        return 'its owner is user %d' % status.st_uid
+    if status.st_mode & stat.S_IWOTH:
+        return 'everyone may write to it'
+    if status.st_mode & stat.S_IWGRP and status.st_gid != status.st_uid:
+        return 'its group may write to it'      # a group with the owner's number is the owner's
+    return ''
+
+
+def read_trusted(path, what) -> bytes:
+    """The bytes of a file that is to be run; the very file that is read is examined."""
+    try:
+        with open(path, 'rb') as file:
+            reason = distrust(os.fstat(file.fileno()))
+            if not reason:
+                return file.read()
+    except OSError as error:
+        reason = why(error)
+    else:
+        reason = 'not run: %s (see chown, chmod)' % reason
+    raise UserError('%s: %r: %s' % (what, path, reason))
+
+
 def load_module_file(path: str) -> 'list[Module]':
     """Run a user's file -> the modules that it registered.
 
     `import cscan` in it gives this running program, whatever the program's file is called.
     """
     sys.modules.setdefault('cscan', sys.modules[__name__])
-    source = read_file(path, 'argument -mod')
+    source = read_trusted(path, 'argument -mod')
     before = dict(MODULES)
     space = types.ModuleType(os.path.splitext(os.path.basename(path))[0])
     space.__file__ = path
@@ -4162,6 +4210,13 @@ def read_boot_id() -> str:
         return ''
 
 
+def short_int(text: str) -> int:
+    """Digits -> a number; raises ValueError at once where int() would take minutes."""
+    if len(text) > 20:
+        raise ValueError('a number of %d digits' % len(text))
+    return int(text)
+
+
 class SlotPair:
     """Two slots in mapped memory: the newer one that is whole counts.
 
@@ -4207,7 +4262,7 @@ class SlotPair:
         if not found:
             return None
         self.number, text = max(found)
-        return json.loads(text.decode())
+        return json.loads(text.decode(), parse_int=short_int)
 
     def read_slot(self, index):
         """-> (number, octets); None if it is not whole."""
@@ -4217,10 +4272,76 @@ class SlotPair:
         return (number, rest[SLOT_HEAD.size - 4:]) if zlib.crc32(rest) == crc else None
 
 
+def is_count(value) -> bool:
+    """Whether a value is a whole number from 0 on that 63 bits hold."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def is_seconds(value) -> bool:
+    """Whether a value is a finite duration."""
+    return type(value) in (int, float) and 0 <= value < 1e12
+
+
+def is_rows(*columns):
+    """-> a test for lists of lists, each value of which its test holds."""
+    def test(value):
+        return isinstance(value, list) and all(
+            isinstance(row, list) and len(row) == len(columns)
+            and all(holds(each) for holds, each in zip(columns, row)) for row in value)
+    return test
+
+
+def is_text(value) -> bool:
+    """Whether a value is text."""
+    return isinstance(value, str)
+
+
+def is_host(value) -> bool:
+    """Whether a value is an IPv4 address as text."""
+    return is_text(value) and bool(re.fullmatch(QUAD, value))
+
+
+def is_list_of(test):
+    """-> a test for lists, each value of which the test holds."""
+    return lambda value: isinstance(value, list) and all(map(test, value))
+
+
+def is_names(value) -> bool:
+    """Whether a value is what Names knew: name -> addresses."""
+    return isinstance(value, dict) and all(map(is_list_of(is_host), value.values()))
+
+
+def is_lists(value) -> bool:
+    """Whether a value is what load_space says of the lists."""
+    return isinstance(value, dict) and sorted(value) == ['-f', '-p', '-xf'] and all(
+        is_list_of(is_text)(each) and len(each) == 2 for each in value.values())
+
+
+# What a state file must hold: name -> test of the value
+CONFIG_SHAPE = {'args': lambda value: isinstance(value, dict) and is_names(value.get('names')),
+                'boot_id': is_text, 'lists': is_lists}
+CONFIG_MORE = {'excluded': is_text}
+SNAPSHOT_SHAPE = dict(
+    dict.fromkeys(KEPT_COUNTERS + ('position', 'drawn', 'passed'), is_count), elapsed=is_seconds,
+    done=lambda value: isinstance(value, bool), waiting=is_rows(is_host, is_count, is_count),
+    answers=is_rows(is_count, is_count), locals=is_rows(is_count, is_count))
+SNAPSHOT_MORE = {'metrics': lambda value: is_rows(is_count, is_count, is_seconds)([value])}
+
+
+def check_shape(value, shape, more):
+    """Raises ValueError if value is no dict with these names and maybe more, or one is wrong."""
+    if not isinstance(value, dict) or not set(shape) <= set(value) <= set(shape) | set(more):
+        raise ValueError('not what a scan keeps')
+    for name, each in value.items():
+        if not (shape.get(name) or more[name])(each):
+            raise ValueError('%s: %.60r' % (name, each))
+
+
 class StateFile:
     """The slots of a file: config, and for each worker live and synced.
 
     excluded    the exclude list that the scan began with, if it has changed since; None
+    distrust    '' or why somebody else may have written it
     """
     excluded = None
 
@@ -4228,7 +4349,7 @@ class StateFile:
         """workers: of a new file; None: the file is there."""
         self.path, self.option, self.is_new, self.fd = path, option, bool(workers), None
         try:
-            self.fd = os.open(path, os.O_RDWR | (os.O_CREAT if workers else 0), 0o666)
+            self.fd = self.open(workers)
             self.lock()
             size = self.make(workers) if workers else self.check()
             self.memory = mmap.mmap(self.fd, size)
@@ -4242,6 +4363,22 @@ class StateFile:
                          SlotPair(self.memory, at + STATE_WORKER // 2, SNAPSHOT_SLOT, self.fd)]
                         for at in range(STATE_START, size, STATE_WORKER)]
         self.snapshots = [None] * len(self.workers)
+
+    def open(self, workers) -> int:
+        """Its descriptor: no link, no pipe; a new file is the user's alone."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                         | (os.O_CREAT if workers else 0), 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UserError('a symbolic link: name the file itself') from None
+            raise
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise UserError('a file was expected')
+        self.distrust = distrust(status)
+        return fd
 
     def refusal(self, reason) -> UserError:
         return UserError('argument %s: %r: %s' % (self.option, self.path, reason))
@@ -4261,6 +4398,7 @@ class StateFile:
         """A new file -> its size; sparse, du tells what it takes."""
         if os.fstat(self.fd).st_size:
             raise UserError('is there already: --resume it, or remove it')
+        os.fchmod(self.fd, 0o600)
         os.ftruncate(self.fd, STATE_START + workers * STATE_WORKER)
         os.pwrite(self.fd, STATE_MAGIC, 0)
         return STATE_START + workers * STATE_WORKER
@@ -4272,20 +4410,49 @@ class StateFile:
             raise UserError('not a state file of cscan')
         if size <= STATE_START or (size - STATE_START) % STATE_WORKER:
             raise UserError('cut: it has %d octets' % size)
+        if size > STATE_START + TEAM_MAX * STATE_WORKER:
+            raise UserError('damaged: it has %d octets, %d workers have less' % (size, TEAM_MAX))
         return size
 
     def load(self) -> dict:
         """The configuration; `snapshots` are the last that hold, one a worker, None at first."""
+        try:
+            return self.load_slots()
+        except (ValueError, RecursionError) as error:       # json, base64, array say the first
+            raise self.refusal('damaged: %s: remove it to begin anew' % error) from None
+
+    def load_slots(self) -> dict:
         config = self.config.read()
-        if not config:
+        if config is None:
             raise self.refusal('no scan has begun with it: remove it')
+        check_shape(config, CONFIG_SHAPE, CONFIG_MORE)
         if 'excluded' in config:
             self.excluded = Exclusions.unpack(config['excluded'])
         same_boot = config['boot_id'] == read_boot_id() != ''
         for index, (live, synced) in enumerate(self.workers):
-            live, synced = live.read(), synced.read()
-            self.snapshots[index] = live if same_boot else synced
+            found = live.read(), synced.read()
+            for each in found:
+                if each is not None:
+                    check_shape(each, SNAPSHOT_SHAPE, SNAPSHOT_MORE)
+            self.snapshots[index] = found[0 if same_boot else 1]
+        for slot in itertools.chain([self.config], *self.workers):
+            if not is_count(slot.number):
+                raise ValueError('slot %d' % slot.number)
         return config
+
+    def check_positions(self, args, space, ranges):
+        """Raises UserError if a snapshot cannot be of a scan of this space and these ranges."""
+        index, count = args.shard
+        ports = set(space.ports)
+        for number, each in enumerate(self.snapshots):
+            size = len(space.share((index + count * number, count * args.w)))
+            if each and not each['position'] <= each['drawn'] <= size:
+                raise self.refusal('damaged: position %d, %d drawn of %s: remove it to begin anew'
+                                   % (each['position'], each['drawn'], many(size, 'target')))
+            for host, port, _ in each['waiting'] if each else ():
+                if port not in ports or not is_in(ip_number(host), ranges):
+                    raise self.refusal('damaged: %s:%d waits and is no target: remove it to begin '
+                                       'anew' % (host, port))
 
     def passed(self) -> int:
         """How many results there were, of all workers: the one that wrote last knows."""
@@ -5071,6 +5238,9 @@ def count_events(totals: Totals) -> int:
 
 # ---- metrics ----
 
+METRICS_LOOK = 1 << 16          # octets at the beginning of a file that tell whose it is
+
+
 class Metrics:
     """The file of -mf: records gather in memory and are written ten times a second.
 
@@ -5115,16 +5285,30 @@ class Metrics:
         size = os.fstat(self.fd).st_size if self.regular else 0
         if self.before and self.regular and not size:
             self.console.note('warning: -mf %r: what it held is gone: it begins anew' % self.path)
-        start = os.pread(self.fd, self.TIMEOUT.size + 1, 0) if size else b''
-        head, tag = start[:self.TIMEOUT.size], start[self.TIMEOUT.size:]
+        head = os.pread(self.fd, self.TIMEOUT.size, 0) if size else b''
         if self.before and size:
             self.end = head == self.head and self.find_end(*self.before[:2])
             if not self.end:
                 raise UserError('argument -mf: %r: not as the scan left it: move it away, then '
                                 'another begins' % self.path)
-        elif 0 < len(head) < self.TIMEOUT.size or tag and tag[0] not in self.RECORDS:
+        elif size and not self.is_ours(size):
             raise UserError('argument -mf: %r: not replaced: it holds something else than metrics'
                             % self.path)
+
+    def is_ours(self, size) -> bool:
+        """Whether the file begins as one of -mf: a timeout, then records, at least one whole."""
+        data = os.pread(self.fd, METRICS_LOOK, 0)
+        if size < self.TIMEOUT.size or not 1 <= self.TIMEOUT.unpack_from(data)[0] <= 3600000:
+            return False
+        at = begin = self.TIMEOUT.size
+        while at < len(data):
+            record = self.RECORDS.get(data[at])
+            if not record:
+                return False
+            if at + record.size > len(data):
+                break                       # cut, or more than is looked at
+            at += record.size
+        return size == begin or at > begin
 
     def find_end(self, at, ms):
         """From the end of a record of that time -> (end of the last whole one, latest ms).
@@ -5860,10 +6044,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+GUARDED = 'mod', 'o', 'log', 'mf', 'status'     # what runs code, or writes where it says
+
+
 def check_resumed(parser, args):
-    """--resume takes everything from its file, but how to show it."""
+    """--resume takes everything from its file, but how to show it; GUARDED may be repeated."""
     for name, value in vars(args).items():
-        if name not in ('resume', 'q', 'd', 'status') and value != parser.get_default(name):
+        if name not in ('resume', 'q', 'd', 'of') + GUARDED and value != parser.get_default(name):
             parser.error('--resume: takes all options from its file, but -q, -d and --status; '
                          '%s was given'
                          % option_text(parser, name))
@@ -6131,6 +6318,7 @@ def run(args, console, signals) -> int:
     args.told = names.told
     if state:
         check_lists(args.state, args.lists, lists)
+        state.check_positions(args, space, exclusions.scanned)
     args.lists = lists
     if args.once and args.seed is None:         # shards must agree on it
         args.seed = (random.SystemRandom().getrandbits(32) if args.shard == (0, 1) else
@@ -6146,14 +6334,15 @@ def run(args, console, signals) -> int:
 def resumed_args(given, state):
     """The arguments of the scan in a state file; -q, -d and --status as given now."""
     config = state.load()
-    args = argparse.Namespace(**config['args'])
-    if set(config['args']) - {'names'} | set(PASSING_OPTIONS) != set(vars(given)):
+    kept = config['args']
+    if set(kept) - {'names'} | set(PASSING_OPTIONS) != set(vars(given)):
         raise state.refusal('another version of cscan.py wrote it')
+    args = rebuilt_args(kept, state)
     if args.w != len(state.snapshots):
         raise state.refusal('cut: it has %d workers of %d' % (len(state.snapshots), args.w))
-    args.r = rate_argument(args.r)
-    args.lists = config['lists']
-    args.shard, args.resume, args.state = tuple(args.shard), given.resume, given.resume
+    args.lists, args.names = config['lists'], kept['names']
+    args.resume = args.state
+    check_given(given, args, state)
     args.q, args.d, args.status = given.q, given.d, given.status or args.status
     if args.d and not (args.o or args.log):
         raise UserError('-d: the results would be lost: that scan has neither -o nor --log')
@@ -6161,6 +6350,72 @@ def resumed_args(given, state):
             each and each['done'] for each in state.snapshots):
         raise state.refusal('that scan is complete')
     return args
+
+
+def rebuilt_args(kept, state):
+    """Arguments in a state file -> the same, by way of the words of a command line.
+
+    So each value is checked as one that is typed, and what goes with what.
+    """
+    def refuse(message):
+        raise state.refusal('damaged: %s: remove it to begin anew' % message)
+    parser = make_parser()
+    parser.error = refuse
+    words, shard = [], kept['shard']
+    if not is_rows(is_count, is_count)([shard]):
+        refuse('shard %.60r' % (shard,))
+    values = dict(kept, shard='%d/%d' % (shard[0] + 1, shard[1]), shards=None)
+    for action in parser._actions:
+        if action.dest in values:
+            words += option_words(action, values[action.dest], refuse)
+    args = parser.parse_args(words)
+    args.state = state.path
+    if not (args.f or BAKED):
+        refuse('no targets')
+    check_args(parser, args, [])
+    return args
+
+
+def option_words(action, value, refuse) -> 'list[str]':
+    """An option of the parser and the value that was kept of it -> words."""
+    option = action.option_strings[0]
+    if value == action.default and type(value) is type(action.default):
+        return []
+    if action.nargs == 0:
+        return [option] if value is True else refuse('%s: %.60r' % (option, value))
+    values = value if isinstance(action.default, list) else [value]
+    if not isinstance(values, list):
+        refuse('%s: %.60r' % (option, value))
+    for each in values:
+        if type(each) not in (str, int, float) or '\0' in str(each):
+            refuse('%s: %.60r' % (option, each))
+    return ['%s=%s' % (option, each) for each in values]
+
+
+def check_given(given, args, state):
+    """Raises UserError if what the scan runs and writes is not what the user may mean.
+
+    From a file that others may have written only targets and position are taken; where that scan
+    writes must be given again, and what it runs.
+    """
+    parser, missing = make_parser(), []
+    wanted = dict(vars(args), mod=args.mod if any(
+        map(is_module_file, module_words(args.mod))) else parser.get_default('mod'))
+    now = lasting_args(argparse.Namespace(**dict(
+        vars(given), names={}, told=[], lists={})))
+    for name in GUARDED:
+        named = getattr(given, name) != parser.get_default(name)
+        if named and name != 'status' and now[name] != vars(args)[name]:
+            raise UserError('argument %s: %r: that scan has %r' % (
+                option_text(parser, name), now[name], vars(args)[name]))
+        if not named and wanted[name] != parser.get_default(name):
+            missing += [option_text(parser, name), shlex.quote(wanted[name])]
+    if state.distrust:
+        args.of = now['of']
+        if missing:
+            raise state.refusal(printable(
+                '%s: what it names to run or to write must be given again: cscan.py --resume %s %s'
+                % (state.distrust, shlex.quote(state.path), ' '.join(missing))))
 
 
 def check_lists(path, before, now):

@@ -4688,6 +4688,11 @@ class KeepingCrew(StubCrew):
         return self.done
 
 
+LISTS = {option: ['00', '1 address'] for option in ('-f', '-xf', '-p')}
+SNAPSHOT = dict(dict.fromkeys(cscan.KEPT_COUNTERS, 0), position=0, drawn=0, passed=0, elapsed=1.5,
+                done=False, waiting=[], answers=[], locals=[])
+
+
 class StateSink(StubSink):
     """Counts what a Keeper asks of it."""
     flushed = 0
@@ -4779,28 +4784,29 @@ class State(EngineCase):
     def state(self, workers=1, name='state', **config):
         """A state file that a scan has begun."""
         state = cscan.StateFile(self.path(name), '--state', workers)
-        state.begin(dict({'args': {}, 'lists': {}, 'boot_id': cscan.read_boot_id()}, **config))
+        state.begin(dict({'args': {'names': {}}, 'lists': LISTS,
+                          'boot_id': cscan.read_boot_id()}, **config))
         return state
 
     def test_after_power_loss(self):
         """Of another boot only what was forced to the disk before counts."""
-        for boots, expected in ((('a', 'a'), 'live'), (('a', 'b'), 'synced'), (('', ''), 'synced')):
+        for boots, expected in ((('a', 'a'), 2), (('a', 'b'), 1), (('', ''), 1)):
             with self.subTest(boots=boots):
                 with patched(cscan, read_boot_id=lambda: boots[0]):
                     state = self.state(2, 'state%s%s' % boots)
                     for live, synced in state.workers:
-                        synced.write('synced')
-                        live.write('live')
+                        synced.write(dict(SNAPSHOT, sent=1))
+                        live.write(dict(SNAPSHOT, sent=2))
                     close_state(state)
                 with patched(cscan, read_boot_id=lambda: boots[1]):
                     state = cscan.StateFile(state.path, '--resume')
                     state.load()
-                    self.assertEqual(state.snapshots, [expected] * 2)
-                    state.begin({'boot_id': boots[1]})      # from now on the live ones
+                    self.assertEqual([each['sent'] for each in state.snapshots], [expected] * 2)
+                    state.begin({'args': {'names': {}}, 'lists': LISTS, 'boot_id': boots[1]})      # from now on the live ones
                     close_state(state)
                     state = cscan.StateFile(state.path, '--resume')
                     state.load()
-                    self.assertEqual(state.snapshots, [expected] * 2)
+                    self.assertEqual([each['sent'] for each in state.snapshots], [expected] * 2)
                     close_state(state)
 
     def refuse(self, name, *words, workers=None):
@@ -5037,6 +5043,166 @@ class State(EngineCase):
         killed = self.engine([], once=True)         # again, before it drew as far as the first
         killed.resume(dict(engine.snapshot(), position=5))
         self.assertEqual((killed.snapshot()['position'], killed.snapshot()['drawn']), (5, 20))
+
+
+class Trust(Case):
+    """Files of others: what is read from them, and what is not done."""
+
+    def test_distrust(self):
+        """Owner and mode, with and without sudo."""
+        rows = [    # uid of the file, gid, mode, our uid, SUDO_UID, trusted
+            (1000, 100, 0o644, 1000, '', True), (1001, 100, 0o600, 1000, '', False),
+            (0, 0, 0o644, 1000, '', True), (1000, 100, 0o646, 1000, '', False),
+            (1000, 100, 0o664, 1000, '', False), (1000, 1000, 0o664, 1000, '', True),
+            (0, 100, 0o664, 0, '', False), (1000, 1000, 0o600, 0, '', False),
+            (1000, 1000, 0o600, 0, '1000', True), (1000, 1000, 0o600, 1001, '1000', False),
+            (1000, 1000, 0o602, 0, '1000', False), (1000, 1000, 0o600, 0, 'x', False)]
+        for uid, gid, mode, ours, sudo, trusted in rows:
+            with self.subTest(uid=uid, gid=gid, mode=oct(mode), ours=ours, sudo=sudo), \
+                    patched(os, geteuid=lambda: ours), patched(os, environ={'SUDO_UID': sudo}):
+                status = types.SimpleNamespace(st_uid=uid, st_gid=gid, st_mode=mode)
+                self.assertEqual(not cscan.distrust(status), trusted)
+
+    def test_module_file(self):
+        """A module file that others can write is not run."""
+        path = self.path('mine.py', b'import sys\nsys.harmed = 1\n')
+        os.chmod(path, 0o666)
+        self.assert_refused([repr(path), 'not run: everyone may write to it'],
+                            cscan.load_modules, path)
+        self.assertFalse(hasattr(sys, 'harmed'))
+
+    def test_state_file(self):
+        """It is the user's alone, no link, no pipe."""
+        before = os.umask(0)
+        try:
+            close_state(cscan.StateFile(self.path('state'), '--state', 1))
+            self.assertEqual(os.stat(self.path('state')).st_mode & 0o777, 0o600)
+            close_state(cscan.StateFile(self.path('empty', b''), '--state', 1))
+            self.assertEqual(os.stat(self.path('empty')).st_mode & 0o777, 0o600)
+        finally:
+            os.umask(before)
+        os.symlink(self.path('state'), self.path('link'))
+        os.symlink(self.path('nowhere'), self.path('dangling'))
+        os.mkfifo(self.path('pipe'))
+        for name, workers, words in (('link', None, 'a symbolic link'), ('link', 1, 'a symbolic'),
+                                     ('dangling', 1, 'a symbolic link'),
+                                     ('pipe', None, 'a file was expected'),
+                                     ('pipe', 1, 'a file was expected')):
+            self.assert_refused([words], cscan.StateFile, self.path(name), '--state', workers)
+        self.assertFalse(os.path.exists(self.path('nowhere')))
+        for mode, words in ((0o600, ''), (0o602, 'everyone may write to it')):
+            os.chmod(self.path('state'), mode)
+            state = cscan.StateFile(self.path('state'), '--resume')
+            self.assertEqual(state.distrust, words)
+            close_state(state)
+
+    def changed(self, config=None, snapshot=None, raw=None):
+        """load() of a state file with this configuration and snapshot, or raw JSON as the first."""
+        path = self.path('state')
+        state = cscan.StateFile(path, '--state', 1)
+        whole = {'args': {'names': {}}, 'lists': LISTS, 'boot_id': cscan.read_boot_id()}
+        state.begin(whole if config is None else config)
+        state.workers[0][0].write(SNAPSHOT if snapshot is None else snapshot)
+        if raw is not None:
+            rest = struct.pack('<IQ', len(raw), 9) + raw
+            at = cscan.STATE_PAGE
+            state.memory[at:at + 4 + len(rest)] = struct.pack('<I', zlib.crc32(rest)) + rest
+        close_state(state)
+        state = cscan.StateFile(path, '--resume')
+        try:
+            return state.load()
+        finally:
+            close_state(state)
+            os.unlink(path)
+
+    def test_damaged(self):
+        """Whatever stands in the slots: one line, at once, in little memory."""
+        self.assertEqual(sorted(self.changed()), ['args', 'boot_id', 'lists'])
+        whole = {'args': {'names': {}}, 'lists': LISTS, 'boot_id': ''}
+        bomb = base64.b64encode(zlib.compress(bytes(1 << 26))).decode()
+        odd = base64.b64encode(zlib.compress(struct.pack('=II', 9, 3))).decode()
+        rows = [
+            {'config': {}}, {'config': []}, {'config': 'x'}, {'config': dict(whole, args=[])},
+            {'config': dict(whole, args={})}, {'config': dict(whole, lists={'-f': []})},
+            {'config': dict(whole, lists=dict(LISTS, **{'-p': ['x']}))},
+            {'config': dict(whole, boot_id=1)}, {'config': dict(whole, more=1)},
+            {'config': dict(whole, excluded=bomb)}, {'config': dict(whole, excluded='x')},
+            {'config': dict(whole, excluded=bomb[:99])}, {'config': dict(whole, excluded=odd)},
+            {'config': dict(whole, excluded=5)},
+            {'snapshot': {}}, {'snapshot': 7}, {'snapshot': dict(SNAPSHOT, position=-1)},
+            {'snapshot': dict(SNAPSHOT, position=True)}, {'snapshot': dict(SNAPSHOT, sent=1.5)},
+            {'snapshot': dict(SNAPSHOT, sent=1 << 63)}, {'snapshot': dict(SNAPSHOT, done=0)},
+            {'snapshot': dict(SNAPSHOT, elapsed=float('nan'))},
+            {'snapshot': dict(SNAPSHOT, elapsed=float('inf'))},
+            {'snapshot': dict(SNAPSHOT, answers=[[1]])}, {'snapshot': dict(SNAPSHOT, answers={})},
+            {'snapshot': dict(SNAPSHOT, waiting=[['x', 1, 1]])},
+            {'snapshot': dict(SNAPSHOT, waiting=[['1.2.3.4', '1', 1]])},
+            {'snapshot': dict(SNAPSHOT, metrics=[1])}, {'snapshot': dict(SNAPSHOT, more=1)},
+            {'raw': b'[' * 500000}, {'raw': b'9' * 900000}, {'raw': b'\xff'}, {'raw': b'{'},
+            {'raw': b'{"args": 1e999}'}, {'raw': b''}]
+        for row in rows:
+            with self.subTest(row=repr(row)[:80]):
+                begun = time.monotonic()
+                self.assert_refused([self.path('state')], lambda: self.changed(**row))
+                self.assertLess(time.monotonic() - begun, 2)
+
+    def test_slot_number(self):
+        path = self.path('state')
+        state = cscan.StateFile(path, '--state', 1)
+        state.config.number = (1 << 64) - 3
+        state.begin({'args': {'names': {}}, 'lists': LISTS, 'boot_id': ''})
+        close_state(state)
+        state = cscan.StateFile(path, '--resume')
+        self.assert_refused(['damaged: slot'], state.load)
+        close_state(state)
+
+    def test_workers(self):
+        """A file of terabytes is no reason to begin."""
+        path = self.path('state', cscan.STATE_MAGIC)
+        os.truncate(path, cscan.STATE_START + 65 * cscan.STATE_WORKER)
+        self.assert_refused(['damaged', '64 workers'], cscan.StateFile, path, '--resume')
+
+    def test_positions(self):
+        """A position that the scan cannot have had is an error, not its end."""
+        state = cscan.StateFile(self.path('state'), '--state', 2)
+        self.addCleanup(close_state, state)
+        args = types.SimpleNamespace(shard=(0, 1), w=2)
+        space = cscan.Space([(1, 10)], [(80, 1)])
+        rows = [({}, ''), ({'position': 5, 'drawn': 5}, ''), ({'position': 6, 'drawn': 6}, '6'),
+                ({'position': 10 ** 15, 'drawn': 10 ** 15}, 'position 1000000000000000'),
+                ({'position': 3, 'drawn': 2}, 'position 3'), ({'drawn': 6}, '6 drawn of 5 targets'),
+                ({'waiting': [['0.0.0.9', 80, 1]]}, ''),
+                ({'waiting': [['0.0.0.11', 80, 1]]}, '0.0.0.11:80 waits'),
+                ({'waiting': [['0.0.0.9', 81, 1]]}, '0.0.0.9:81 waits')]
+        for changes, words in rows:
+            state.snapshots = [None, dict(SNAPSHOT, **changes)]
+            with self.subTest(changes=changes):
+                if words:
+                    self.assert_refused([words], state.check_positions, args, space, [(1, 10)])
+                else:
+                    state.check_positions(args, space, [(1, 10)])
+
+    def test_look_alikes(self):
+        """-mf and -o never cut or replace what only looks like theirs."""
+        record = struct.pack('=BQi', cscan.METRICS_SENT, 5, 3)
+        head, console = struct.pack('=i', 800), StubConsole()
+        rows = [(head, True), (head + record, True), (head + record + b'\xe0', True),
+                (b'abcd', False), (b'abc', False), (b'abcd' + record, False), (b'text\n' * 9, False),
+                (head + b'\xe0', False), (head + record + b'x', False), (b'\0' * 4, False),
+                ('Das \u201ewar es\u201c'.encode(), False), (head + record[:-1], False)]
+        for octets, ours in rows:
+            path = self.path('file', octets)
+            with self.subTest(octets=octets):
+                if ours:
+                    os.close(cscan.Metrics(path, 800, console).fd)
+                else:
+                    self.assert_refused(['not replaced'], cscan.Metrics, path, 800, console)
+                self.assertEqual(self.read('file'), octets)
+        for octets in (b'L\n', b'B!', b'L \n', b'L\0\1', b'L\t\1\0\5abc', b'B\r'):
+            with self.subTest(octets=octets):
+                path = self.path('file', octets)
+                self.assert_refused(['not a CBA file'], cscan.CbaSink, path, None, console)
+                self.assertEqual(self.read('file'), octets)
 
 
 class Source(unittest.TestCase):
@@ -6089,7 +6255,7 @@ class Resume(Long):
                                     cscan.check_lists, 'state', before, now)
                 self.path(name, old)
 
-    def resume_with(self, more=(), given=(), **changes):
+    def resume_with(self, more=(), given=(), distrust='', **changes):
         """resumed_args() of a state file whose arguments are changed."""
         parser = cscan.make_parser()
         args = parser.parse_args(['-f', '127.0.0.1', '--once', *more])
@@ -6097,16 +6263,40 @@ class Resume(Long):
         lasting = cscan.lasting_args(args)
         lasting.update(changes)
         state = cscan.StateFile(self.path('state'), '--state', 1)
-        state.begin({'args': lasting, 'lists': {}, 'boot_id': cscan.read_boot_id()})
-        state.workers[0][0].write({'passed': 7, 'done': False})
+        state.begin({'args': lasting, 'lists': LISTS, 'boot_id': cscan.read_boot_id()})
+        state.workers[0][0].write(dict(SNAPSHOT, passed=7))
         close_state(state)
         given = parser.parse_args(['--resume', self.path('state'), *given])
         state = cscan.StateFile(self.path('state'), '--resume')
+        state.distrust = distrust
         try:
             return cscan.resumed_args(given, state)
         finally:
             close_state(state)
             os.unlink(self.path('state'))
+
+    def test_untrusted(self):
+        """From a file that others may have written nothing is run or written, unless repeated."""
+        rows = [    # what the scan had, what is given now, words of the refusal
+            (['-o', '/x/a.cba'], [], '-o /x/a.cba'),
+            (['-o', '/x/a.cba'], ['-o', '/x/b.cba'], "'/x/b.cba': that scan has '/x/a.cba'"),
+            (['-o', '/x/a.cba'], ['-o', '/x/a.cba'], ''),
+            (['--log', '/x/l', '-mf', '/x/m'], ['-mf', '/x/m'], '--log /x/l'),
+            (['--status', '/x/s'], [], '--status /x/s'),
+            (['--status', '/x/s'], ['--status', '/y'], ''),
+            (['-mod', '/x/m.py,print'], [], '-mod /x/m.py,print'),
+            (['-mod', '/x/m.py,print'], ['-mod', '/x/m.py,print'], ''),
+            (['-mod', 'banner'], [], ''), ([], [], ''), (['-of', '/x/files'], [], '')]
+        for more, given, words in rows:
+            with self.subTest(more=more, given=given):
+                def resumed():
+                    return self.resume_with(more, given, distrust='its owner is user 7')
+                if words:
+                    self.assert_refused([words, '' if given[:1] == ['-o'] else
+                                         'its owner is user 7'], resumed)
+                else:
+                    self.assertEqual(resumed().of, os.path.abspath('cba_files'))
+                    self.assertEqual(self.resume_with(more).once, True)     # ours: none needed
 
     def test_arguments(self):
         """What is kept, what is given anew, and what cannot be."""
@@ -6122,6 +6312,32 @@ class Resume(Long):
             with self.subTest(words=words):
                 self.assert_refused([words], lambda: self.resume_with(more, given, **changes))
         self.assertEqual(self.resume_with(['--max-results', '8']).max_results, 8)
+
+    def test_round_trip(self):
+        """All that a scan may be told comes back as it was, by way of a command line."""
+        words = ['-xf', '10.0.0.0/8', '-p', '80-82', '--seed', '7', '-n', '9', '-r', 'auto/900',
+                 '-t', '1.5', '-w', '1', '-pr', '3', '-b', '0', '-bi', '127.0.0.1', '-e', '4',
+                 '-mcfg', 'a.b=-1', '-mt', '2', '--max-runtime', '1e6', '-st', '5', '-q',
+                 '--skip-unresolved', '-c', '127.0.0.1', '-cp', '7', '-ca', '8', '-mod', 'banner']
+        args = self.resume_with(words)
+        expected = cscan.make_parser().parse_args(['-f', '127.0.0.1', '--once', *words])
+        for name, value in vars(expected).items():
+            if name not in ('q', 'state', 'resume', 'shard', 'of'):
+                self.assertEqual((getattr(args, name), type(getattr(args, name))),
+                                 (value, type(value)), name)
+        self.assertEqual((args.shard, args.q), ((0, 1), False))
+
+    def test_damaged(self):
+        """Arguments that no scan can have: one line that names them."""
+        rows = [('w', 65), ('w', True), ('r', 'x'), ('t', -1), ('t', [1]), ('f', []),
+                ('f', 'x'), ('f', [1, None]), ('once', 1), ('once', False), ('l', True), ('b', 1e9),
+                ('o', 'a\0b'), ('o', {}), ('shard', [5, 5, 5]), ('shard', [3, 2]),
+                ('shard', ['0', 1]), ('shard', None), ('names', {'x': ['999.1.1.1']}),
+                ('names', []), ('bi', '1.2.3'), ('seed', -1), ('ce', 5), ('d', True), ('f', ['-'])]
+        for name, value in rows:
+            with self.subTest(name=name, value=value):
+                self.assert_refused(['--resume: ', self.path('state')],
+                                    lambda: self.resume_with(**{name: value}))
 
 
 LONG_LISTENER = r"""
