@@ -314,13 +314,18 @@ def json_line(record, host, port):
     return json_text(line)
 
 
+def csv_cell(text: str) -> str:
+    """Text that strangers chose -> in quotes, and no formula for a spreadsheet."""
+    text = printable(text).replace('"', '""')
+    return '"%s%s"' % ("'" if text.startswith(('=', '+', '-', '@')) else '', text)
+
+
 @output_format('csv', 'a row an entry: time, ip, port, module, text (RFC 4180)',
                'time,ip,port,module,text', columns=True)
 def csv_line(record, host, port):
     """Quotes around what strangers chose."""
-    fields = [printable(text).replace('"', '""') for text in (
-        record.module or 'print', record_text(record, str))]
-    return '%d,%s,%d,"%s","%s"' % (record.time, host, port, *fields)
+    return '%d,%s,%d,%s,%s' % (record.time, host, port, csv_cell(record.module or 'print'),
+                               csv_cell(record_text(record, str)))
 
 
 @output_format('list', 'as masscan -oL', '#masscan', '# end')

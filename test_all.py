@@ -2616,6 +2616,18 @@ class OutputFormats(Case):
         self.assertEqual(status, 0)
         return out.replace('cba_reader.py \'&lt;ARGS&quot;&amp;&gt;\'', 'ARGS').splitlines()
 
+    def test_formulas(self):
+        """No text of strangers is a formula in a spreadsheet."""
+        rows = [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@x', "'@x"), ('', ''),
+                ('a=1', 'a=1'), ('\t=1', '\\x09=1'), ('\r=1', '\\x0d=1'), ('"=1', '""=1')]
+        for program in cscan, cba_reader:
+            for text, cell in rows:
+                self.assertEqual(program.csv_cell(text), '"%s"' % cell.replace('\\x09', cscan.printable(
+                    '\t')).replace('\\x0d', cscan.printable('\r')))
+            self.assertIn(',"\'=x","\'@y"', program.csv_line(
+                types.SimpleNamespace(time=1, module='=x', events=[(1, 0, '@y')], names={}),
+                '1.2.3.4', 5))
+
     def test_layouts(self):
         """What each format writes of open ports, and of what a stranger said."""
         self.assertEqual(set(FORMATS) | {'json'}, set(cba_reader.FORMATS))
@@ -7736,6 +7748,21 @@ class Talks(Case):
                 sock.tls_call(math.inf, act)
         self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
+    def test_strange_errors(self):
+        """What a user's module raises is counted under a text that harms no terminal."""
+        console, sink = StubConsole(), KeepingSink()
+        sink.finish = lambda thread: None
+
+        def check(target, out, options):
+            raise OSError('\x1b[2J\n' + options)
+        each = cscan.find_module('print')._replace(name='strange', check=check)
+        crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
+        crew.call(each, cscan.Target('127.0.0.1', 1, ''), cscan.Out(sink, 1))
+        cscan.tell_end(console, crew, '')
+        self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
+        path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
+        self.assert_refused([repr(path), 'ValueError: ', '[2J'], cscan.load_modules, path)
+
     def test_tls_refused_here(self):
         """The local library is told once, by name; TLS_FAIL stands in the entry."""
         port = self.serve(*[self.play(RFB8, 12, b'\1\x12', 1)] * 2)
@@ -7878,6 +7905,103 @@ class Talks(Case):
         self.assertEqual((status, out, err), (
             0, '', 'cscan: warning: -mod checkcookie: filters only, nothing shows what they let '
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
+
+
+class TlsGroups(Case):
+    """No server makes us calculate with groups of finite fields, but in rfb."""
+
+    @staticmethod
+    def hello(group=0x0104, session=b'', random=None, kind=2, before=b''):
+        """A ServerHello of TLS 1.3 that asks for a group."""
+        share = struct.pack('!HHH', 51, 2, group)
+        more = before + b'\0\x2b\0\2\3\4' + share
+        body = (b'\3\3' + (random or hashlib.sha256(b'HelloRetryRequest').digest())
+                + bytes([len(session)]) + session + b'\x13\1\0' + struct.pack('!H', len(more)) + more)
+        return bytes([kind]) + len(body).to_bytes(3, 'big') + body
+
+    @staticmethod
+    def record(data, kind=22):
+        return struct.pack('!BHH', kind, 0x303, len(data)) + data
+
+    def release(self, pieces):
+        """What the library sees of these pieces, or what is raised."""
+        sock = cscan.TimedSocket.__new__(cscan.TimedSocket)
+        sock.held, seen = bytearray(), b''
+        try:
+            for piece in pieces:
+                seen += sock.release(piece)
+        except ConnectionError as error:
+            return seen, str(error)
+        return seen, ''
+
+    def test_retry(self):
+        """Wherever it is cut into records and segments, the library does not see it."""
+        refusal = 'TLS: the server asks for a finite-field group, 0x0104'
+        hello, alert = self.hello(session=b's' * 32), self.record(b'\1\x70', 21)
+        change = self.record(b'\1', 20)
+        for cut in range(1, len(hello)):
+            records = [self.record(hello[:cut]), self.record(hello[cut:])]
+            for pieces, seen in (([b''.join(records)], b''), (records, b''),
+                                 ([records[0], change, records[1]], b''),
+                                 ([alert[:3], alert[3:] + b''.join(records)], b''),
+                                 ([alert] + records, alert), ([change] + records, change)):
+                self.assertEqual(self.release(pieces), (seen, refusal), (cut, pieces))
+        whole = self.record(hello)
+        for cut in range(1, len(whole)):
+            self.assertEqual(self.release([whole[:cut], whole[cut:]]), (b'', refusal), cut)
+        self.assertEqual(self.release([bytes([each]) for each in alert + whole]), (alert, refusal))
+
+    def test_others(self):
+        """All else reaches the library, octet for octet."""
+        rows = [[self.record(self.hello(0x001d))], [self.record(self.hello(random=b'r' * 32))],
+                [self.record(self.hello(kind=1))], [self.record(self.hello()[:30] + b'x' * 90)],
+                [b'HTTP/1.1 400 Bad\r\n'], [self.record(b'\2\x28', 21)], [b'\x15\3\3\0\2', b'\2\x28'],
+                [self.record(self.hello(0x00ff)), b'more'], [self.record(b'\2\0\0\0')],
+                [self.record(self.hello(0x0200)), self.record(self.hello())]]
+        for pieces in rows:
+            self.assertEqual(self.release(pieces), (b''.join(pieces), ''), pieces)
+        self.assertEqual(self.release([self.record(self.hello()[:50]), b'\x16']), (b'', ''))
+        for cut in range(len(self.hello())):        # no exception on anything cut
+            cscan.retry_group(self.hello()[:cut])
+
+    def test_ciphers(self):
+        """With a certificate no suite has finite fields; without one, for rfb, they stay."""
+        names = [each['name'] for each in cscan.tls_context(False).get_ciphers()]
+        self.assertTrue(names)
+        self.assertEqual([name for name in names if name.startswith(('DHE-', 'EDH-'))], [])
+        names = [each['name'] for each in cscan.tls_context(True).get_ciphers()]
+        self.assertTrue([name for name in names if name.startswith('ADH-')])
+
+    def test_openssl(self):
+        """A server of ffdhe8192 alone is reported as that, within little CPU."""
+        if not shutil.which('openssl'):
+            if REQUIRED:
+                self.fail('LIVE=required: needs openssl')
+            self.skipTest('needs openssl')
+        key, port = self.path('key'), next(FREE_PORT)
+        subprocess.check_call(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj',
+                               '/CN=x', '-keyout', key, '-out', self.path('cert')],
+                              stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            ['openssl', 's_server', '-accept', '127.0.0.1:%d' % port, '-key', key, '-cert',
+             self.path('cert'), '-groups', 'ffdhe8192', '-tls1_3', '-quiet'],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+
+        def talk():
+            with cscan.TimedSocket('127.0.0.1', port, 3000) as sock:
+                sock.start_tls()
+
+        def listens():
+            with socket.socket() as sock:
+                return sock.connect_ex(('127.0.0.1', port)) == 0
+        wait_until(listens)
+        begun = time.thread_time() if hasattr(time, 'thread_time') else 0
+        with self.assertRaisesRegex(ConnectionError, 'asks for a finite-field group, 0x0104'):
+            talk()
+        if begun:
+            self.assertLess(time.thread_time() - begun, 0.1)
 
 
 class RealServers(Case):
