@@ -4869,7 +4869,8 @@ class Team(Runner):
             engine.finish()
             status = 0
         except BaseException as error:      # our bug: this process must not go on as the first
-            complain('cscan: worker %d: %s: %s\n' % (number + 1, type(error).__name__, error))
+            complain('cscan: worker %d: %s: %s\n' % (number + 1, type(error).__name__, (
+                NO_MEMORY if isinstance(error, MemoryError) else error)))
         finally:
             os._exit(status)
 
@@ -6363,6 +6364,14 @@ def main(argv=None) -> int:
     except UserError as error:
         console.note(str(error))
         return 1
+    except MemoryError:
+        console.note(NO_MEMORY)
+        return 1
+    except RuntimeError as error:
+        if 'new thread' not in str(error):      # for which there is no exception of its own
+            raise
+        console.note('no thread can be started: ' + NO_MEMORY)
+        return 1
     except Interrupted as error:
         return 128 + error.args[0]
     finally:
@@ -6563,6 +6572,26 @@ def make_sink(args, console):
     return CbaSink(args.o, rescue, console)
 
 
+NO_MEMORY = 'out of memory: lower -mt, -w or -m, or raise the limit (ulimit -v)'
+STACK_DEFAULT = 1 << 23             # octets, where the limit of the stack does not say
+MEMORY_SPARE = 1 << 22              # octets: a thread that finds no memory for its first steps never
+                                    # says that it has begun, and Thread.start() waits for ever
+
+
+def check_memory(args):
+    """Raises UserError if there is no address space for the stacks of our threads."""
+    stack = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
+    if stack == resource.RLIM_INFINITY:
+        stack = STACK_DEFAULT
+    threads = args.mt + bool(args.o) + bool(args.state and args.w == 1)
+    need = threads * stack + MEMORY_SPARE
+    try:
+        mmap.mmap(-1, need, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        raise UserError('argument -mt: %d threads need %d MB of address space: lower -mt, or raise '
+                        'the limit (ulimit -v)' % (threads, need >> 20)) from None
+
+
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
     return Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
@@ -6575,6 +6604,7 @@ def pass_results(args, console, signals, modules, options) -> int:
     """-x: ip:port, ip port or ip,port lines -> modules."""
     if not sys.stdin:
         raise UserError('-x: standard input is closed: ip:port lines were expected')
+    check_memory(args)
     excluded = load_all(args.exclude, '-xf', Names({}, False, console))
     sink = make_sink(args, console)
     sink.start()
@@ -6775,6 +6805,7 @@ class Log:
 
 def scan(args, state, status, space, exclusions, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
+    check_memory(args)
     log = Log(args.log)
     share = len(space.share(args.shard))
     total = min(args.n or share, share) if args.once else args.n

@@ -6804,6 +6804,28 @@ class Cli(Case):
                         'stopped', 'the terminal was closed' if closes else 'interrupted'))
                     self.assertEqual(record['results'], len(cba_entries(path, '')))
 
+    def test_little_memory(self):
+        """Without room for its threads a scan, or -x, ends with a line, not in Thread.start()."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_STACK, (1 << 23, 1 << 23))
+            resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)
+        for args in (['-f', '127.0.0.1', '-p', '9', '--once', '-w', 2], ['-x']):
+            self.assert_stop(self.scan(*args, '-mt', 100, preexec_fn=limit), 1,
+                             'argument -mt: 100 threads need 804 MB', 'lower -mt', 'ulimit -v')
+
+    def test_out_of_memory(self):
+        """Memory that ends anywhere, or a thread that cannot be started: a line, status 1."""
+        for error, words in ((MemoryError(), 'out of memory: lower -mt, -w or -m'),
+                             (RuntimeError("can't start new thread"), 'no thread can be started')):
+            def run(*args):
+                raise error
+            err = io.StringIO()
+            with patched(cscan, run=run, complain=err.write):
+                self.assertEqual(cscan.main(['-f', '127.0.0.1', '--once']), 1)
+            self.assert_line(err.getvalue(), words)
+        with patched(cscan, run=lambda *args: next(iter(()))), self.assertRaises(StopIteration):
+            cscan.main(['-f', '127.0.0.1', '--once'])
+
     def test_words(self):
         """A word is an option, an option and a value, or a mistake that names what was meant."""
         parser = cscan.make_parser()
