@@ -65,7 +65,7 @@ import time
 import types
 import zlib
 
-__version__ = '1.0'
+__version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
 
 
 # ==== 1 Formats =======================================================================
@@ -1223,10 +1223,11 @@ class Console:
             complain(text)
 
     def note(self, text):
-        """One line on stderr, from `cscan: ` on."""
+        """One line on stderr, from `cscan: ` on; in a log the time (UTC) stands before it."""
+        stamp = utc_text(int(time.time()), '%Y-%m-%dT%H:%M:%SZ ') if self.log else ''
         with self.err_lock:
             self.clear()
-            self.err('cscan: %s\n' % text)
+            self.err('%scscan: %s\n' % (stamp, text))
 
     def progress(self, text):
         """A note that -q silences."""
@@ -5026,8 +5027,10 @@ class Progress:
     total   probes of the whole scan, None = without end
     """
 
-    def __init__(self, console, every, out, total):
+    def __init__(self, console, every, out, total, least_s=0):
+        """least_s: between two statistics lines for those without a terminal."""
         self.console, self.every, self.out, self.total = console, every, out, total
+        self.least_s, self.spoken = least_s, -math.inf      # spoken: when the last one was told
         self.due = every                # packets at the next statistics line
         self.before = (0, 0)            # events, results at the last one
         self.drawn = time.monotonic()   # when the status line was last drawn
@@ -5108,7 +5111,9 @@ class Progress:
             self.out.int64(int(time.time()), CSCAN_STAT_TIME)
             self.out.int32(new_events)
             self.out.int32(new_results)
-        if not self.console.tty:
+        now = time.monotonic()
+        if not self.console.tty and now - self.spoken >= self.least_s:
+            self.spoken = now
             self.console.progress(', '.join(
                 ['%d packets' % totals.sent, '%d results' % totals.opened,
                  '%d new events' % new_events] + list(filter(None, [totals.canary]))))
@@ -5179,14 +5184,14 @@ class Progress:
         return engine.error or engine.crew.sink.failed or self.console.failed
 
     def status(self, engine, totals):
-        """rate, sent, % and time left, results, local errors, pending."""
+        """open (it stays at 40 columns), rate, sent, % and time left, pending, local errors."""
         rate, percent, left = self.reckon(engine, totals)
-        parts = ['%.0f/s' % rate, '%d sent' % totals.sent]
+        parts = ['%d open' % totals.opened, '%.0f/s' % rate, '%d sent' % totals.sent]
         if percent is not None:
             parts[-1] += ' (%.1f%%)' % percent
         if left is not None:
             parts.append(duration_text(left) + ' left')
-        parts += ['%d open' % totals.opened, '%d pending' % totals.pending]
+        parts.append('%d pending' % totals.pending)
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
         parts += filter(None, [totals.canary])
@@ -5232,6 +5237,7 @@ class Progress:
         self.tell_file(engine, totals, state)
 
 
+STATISTICS_S = 5                # at least, between two statistics lines without -st
 STATUS_DECISIONS = 16           # in a line: all of it is less than a pipe's 4096
 STATUS_LAST_MS = 2000
 
@@ -5946,7 +5952,17 @@ class Parser(argparse.ArgumentParser):
         return ''
 
     def format_help(self):
-        return '\n'.join((super().format_help(), formats_text(), limits_text(), modules_text()))
+        return '\n'.join(filter(None, (super().format_help(), baked_text(), formats_text(),
+                                       limits_text(), modules_text())))
+
+
+def baked_text() -> str:
+    """What compile_targets.py -c has built into this copy, for -h; '' in the project's."""
+    if not BAKED:
+        return ''
+    addresses = count_addresses(load_ranges('default', '-f'))
+    return 'built into this copy:\n  targets %s\n  ports   %s\n  modules %s\n' % (
+        many(addresses, 'address'), BUILTIN_PORTS, BUILTIN_MODULES)
 
 
 def limits_text() -> str:
@@ -6304,7 +6320,7 @@ class Signals:
 
     def __init__(self):
         self.came, self.wind_up, self.last_words = 0, None, None
-        self.hup, self.engine = False, None
+        self.hup, self.engine, self.console = False, None, None
         self.before = {}
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.handle)
@@ -6314,6 +6330,8 @@ class Signals:
         if self.came:
             if self.last_words:
                 self.last_words()
+            if self.console and self.console.shown:     # no lock: another thread may have it
+                complain('\r\x1b[K')
             os._exit(128 + self.came)
         self.came = number
         if not self.wind_up:
@@ -6322,6 +6340,7 @@ class Signals:
 
     def take_hangup(self, args, console):
         """Heed SIGHUP; nohup keeps it ignored, unless it has something to do."""
+        self.console = console
         if threading.current_thread() is not threading.main_thread():
             return
         scans = not (args.l or args.x)
@@ -6401,7 +6420,11 @@ def run(args, console, signals) -> int:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
     names = Names(args.names, args.skip_unresolved, console)
+    if '-' in args.exclude:
+        tell_terminal('-xf -: reading ranges', console)
     exclusions = Exclusions(args.exclude, names, state and state.excluded)
+    if '-' in args.f:
+        tell_terminal('-f -: reading ranges', console)
     space, lists = load_space(args, exclusions, names, console)
     args.told = names.told
     if state:
@@ -6574,8 +6597,8 @@ def make_sink(args, console):
 
 NO_MEMORY = 'out of memory: lower -mt, -w or -m, or raise the limit (ulimit -v)'
 STACK_DEFAULT = 1 << 23             # octets, where the limit of the stack does not say
-MEMORY_SPARE = 1 << 22              # octets: a thread that finds no memory for its first steps never
-                                    # says that it has begun, and Thread.start() waits for ever
+MEMORY_SPARE = 1 << 22              # octets: a thread that finds no memory for its first steps
+                                    # never tells that it runs, and Thread.start() waits for ever
 
 
 def check_memory(args):
@@ -6588,13 +6611,19 @@ def check_memory(args):
     try:
         mmap.mmap(-1, need, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):
-        raise UserError('argument -mt: %d threads need %d MB of address space: lower -mt, or raise '
-                        'the limit (ulimit -v)' % (threads, need >> 20)) from None
+        raise UserError('argument -mt: %d threads need %d MB of address space: lower -mt, or '
+                        'raise the limit (ulimit -v)' % (threads, need >> 20)) from None
 
 
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
     return Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+
+
+def tell_terminal(what, console):
+    """Whoever typed a command without input learns what it waits for."""
+    if sys.stdin and sys.stdin.isatty():
+        console.note(what + ' from the terminal; Ctrl-D ends them')
 
 
 RESULT_LINE = re.compile(r'(%s)(?:\s*[:,]\s*|\s+)([0-9]{1,5})' % QUAD)
@@ -6606,6 +6635,7 @@ def pass_results(args, console, signals, modules, options) -> int:
         raise UserError('-x: standard input is closed: ip:port lines were expected')
     check_memory(args)
     excluded = load_all(args.exclude, '-xf', Names({}, False, console))
+    tell_terminal('-x: reading ip:port lines', console)
     sink = make_sink(args, console)
     sink.start()
     crew = make_crew(args, console, sink, modules, options)
@@ -6837,7 +6867,7 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
         signals.last_words = engine.kill
     sink.start()
     progress = Progress(console, args.st or (10000 if args.o else 1000),
-                        Out(sink, 0) if args.o else None, total)
+                        Out(sink, 0) if args.o else None, total, 0 if args.st else STATISTICS_S)
     progress.status_file = status
     for line in args.told if args.o else ():
         progress.out.str(line[:1000], CSCAN_EVENT)

@@ -5729,6 +5729,34 @@ class Status(Case):
         vars(engine).update(values)
         return progress, engine
 
+    def test_columns(self):
+        """At 40 columns the number of open ports is still there."""
+        progress = cscan.Progress(self.console, 1, None, 1 << 32)
+        totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), sent=1234567890,
+                                     opened=98765, limits=[], canary='', answers={}, locals={}))
+        engine = types.SimpleNamespace(stopping='', crew=types.SimpleNamespace(
+            full=lambda: False, closed=False))
+        self.assertIn('98765 open', progress.status(engine, totals)[:39])
+
+    def test_seldom(self):
+        """Off a terminal a line at most in so many seconds; the CBA has them all."""
+        self.console.tty = False
+        out = types.SimpleNamespace(begin=lambda name: None, numbers=[])
+        out.int32 = out.int64 = lambda number, code=0: out.numbers.append(number)
+        totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), limits=[], canary='',
+                                     answers={}, locals={}))
+        engine = types.SimpleNamespace(totals=lambda: totals)
+        for least, lines in ((5, 1), (0, 3)):
+            progress = cscan.Progress(self.console, 10, out, None, least)
+            self.console.notes.clear()
+            out.numbers.clear()
+            for _ in range(3):
+                progress.statistics(engine)
+            self.assertEqual((len(self.console.notes), len(out.numbers)), (lines, 9))
+            progress.spoken -= 6
+            progress.statistics(engine)
+            self.assertEqual(len(self.console.notes), lines + 1)
+
     def test_refused(self):
         """What cannot be written is an error at once, not the end of a long scan."""
         os.mkfifo(self.path('pipe'))
@@ -6804,6 +6832,68 @@ class Cli(Case):
                         'stopped', 'the terminal was closed' if closes else 'interrupted'))
                     self.assertEqual(record['results'], len(cba_entries(path, '')))
 
+    def test_old_python(self):
+        """The first line that an older Python cannot read says which one is needed."""
+        for name in ('cscan.py', 'masscanned.py', 'metrics.py', 'cba_reader.py',
+                     'compile_targets.py'):
+            with self.subTest(name=name):
+                source = read_text(os.path.join(HERE, name))
+                before, line, _ = source.partition("\n__version__: 'str' = ")
+                self.assertTrue(line)
+                self.assertIn('Python 3.6 or newer', source[len(before):].split('\n')[1])
+                kinds = [type(node) for node in ast.parse(before).body]
+                self.assertEqual(set(kinds) - {ast.Expr, ast.Import}, set())
+                self.assertNotRegex(before, '(?m)^ .*f["\']')
+                source.encode('ascii')          # Python 2 would stop at any other letter
+                status, out, err = run(name, '--version')
+                self.assertEqual((status, out), (0, name[:-3] + ' 1.0\n'))
+
+    def test_terminal_input(self):
+        """-x, -f - and -xf - on a terminal say what they wait for."""
+        rows = [(['-x'], '-x: reading ip:port lines'), (['-l', '-f', '-'], '-f -: reading ranges'),
+                (['-l', '-f', '127.0.0.1', '-xf', '-'], '-xf -: reading ranges')]
+        for args, words in rows:
+            master, slave = os.openpty()
+            process = subprocess.Popen(tool('cscan.py', '-n', '1', *args) if '-l' in args else
+                                       tool('cscan.py', *args), stdin=slave,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self.addCleanup(end_process, process)
+            os.close(slave)
+            self.assertEqual(process.stderr.readline().decode(),
+                             'cscan: %s from the terminal; Ctrl-D ends them\n' % words)
+            os.close(master)
+            process.kill()
+
+    def test_log_times(self):
+        """Messages in --log begin with their time; on standard error they do not."""
+        log = self.path('log')
+        args = ['-f', '127.0.0.1', '-p', '9', '-n', '1', *self.base]
+        _, _, err = run('cscan.py', *args, '--log', log)
+        self.assertEqual(err.count('\n'), 1)
+        for line in read_text(log).splitlines():
+            self.assertRegex(line, r'^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-9:]{8}Z cscan: ')
+        self.assertGreater(read_text(log).count('\n'), 1)
+
+    def test_second_interrupt(self):
+        """It takes the status line away."""
+        said, ends = [], []
+        signals = cscan.Signals()
+        self.addCleanup(signals.restore)
+        signals.console, signals.wind_up = types.SimpleNamespace(shown='12/s'), said.append
+        with patched(cscan, complain=said.append), patched(os, _exit=ends.append):
+            signals.handle(signal.SIGINT, None)
+            self.assertEqual(said, ['interrupted'])
+            signals.handle(signal.SIGINT, None)
+        self.assertEqual((said[1], ends), ('\r\x1b[K', [130]))
+
+    def test_baked_help(self):
+        """-h of a baked copy says what is built in; of the project's it does not."""
+        self.assertNotIn('built into this copy', cscan.make_parser().format_help())
+        with patched(cscan, BAKED=True, BUILTIN_RANGES='192.0.2.0/24', BUILTIN_PORTS='443',
+                     BUILTIN_MODULES='banner'):
+            self.assertIn('built into this copy:\n  targets 256 addresses\n  ports   443\n'
+                          '  modules banner\n', cscan.make_parser().format_help())
+
     def test_little_memory(self):
         """Without room for its threads a scan, or -x, ends with a line, not in Thread.start()."""
         def limit():
@@ -6823,7 +6913,9 @@ class Cli(Case):
             with patched(cscan, run=run, complain=err.write):
                 self.assertEqual(cscan.main(['-f', '127.0.0.1', '--once']), 1)
             self.assert_line(err.getvalue(), words)
-        with patched(cscan, run=lambda *args: next(iter(()))), self.assertRaises(StopIteration):
+        def other(*args):
+            raise RuntimeError('another')
+        with patched(cscan, run=other), self.assertRaisesRegex(RuntimeError, 'another'):
             cscan.main(['-f', '127.0.0.1', '--once'])
 
     def test_words(self):
@@ -7011,8 +7103,8 @@ class Cli(Case):
         os.close(terminal)
         self.assertEqual(os.waitpid(pid, 0)[1], 0)
         shown = shown.decode()
-        self.assertRegex(shown, r'\r[0-9]+/s, [0-9]+ sent \([0-9.]+%\), [0-9.]+ s left, '
-                                r'[01] open, [0-9]+ pending\x1b\[K')
+        self.assertRegex(shown, r'\r[01] open, [0-9]+/s, [0-9]+ sent \([0-9.]+%\), [0-9.]+ s left, '
+                                r'[0-9]+ pending\x1b\[K')
         self.assertRegex(shown, r'(\n|\x1b\[K)127\.0\.0\.1:%d\r\n' % port)
         self.assertRegex(shown, r'(\n|\x1b\[K)cscan: 512 packets in [0-9.]+ s: 1 open, '
                                 r'511 refused')
