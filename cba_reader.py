@@ -34,6 +34,8 @@ import sys
 import tempfile
 import time
 
+__version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
+
 
 # ==== 1 Formats =======================================================================
 
@@ -1146,6 +1148,7 @@ def make_parser() -> argparse.ArgumentParser:
         help='each result, or entry of a module, once: a resumed scan may have written some twice')
     add('--extract', metavar='DIR', help='write the files of all modules (or --module) below DIR')
     add('--overwrite', action='store_true', help='let --extract replace files that are there')
+    add('--version', action='version', version='cba_reader %s' % __version__)
     return parser
 
 

@@ -38,6 +38,8 @@ import sys
 import tempfile
 import zlib
 
+__version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
+
 
 # ==== 1 Formats =======================================================================
 
@@ -1147,6 +1149,7 @@ def make_parser() -> argparse.ArgumentParser:
     add('--modules', metavar='LIST', help='with -c: the modules it enables')
     add('--list', action='store_true', help='print blocks (CIDR) and write nothing')
     add('--list-ranges', action='store_true', help='print a-b ranges and write nothing')
+    add('--version', action='version', version='compile_targets %s' % __version__)
     add_database_options(parser.add_argument_group(
         'networks by AS or country', 'CSV of GeoLite2, DB-IP or IP2Location, TSV of iptoasn, for '
         'countries also the delegated\nfiles of RIRs, .gz or not: their contents tell which; - is '

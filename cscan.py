@@ -67,7 +67,7 @@ import time
 import types
 import zlib
 
-__version__ = '1.0'
+__version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
 
 
 # ==== 1 Formats =======================================================================
@@ -1612,6 +1612,9 @@ def is_in(ip: int, ranges: 'list[tuple[int, int]]') -> bool:
     return at > 0 and ip <= ranges[at - 1][1]
 
 
+PACKED_MAX = 1 << 24            # octets: two million ranges
+
+
 class Exclusions:
     """What -xf names: when the scan began, and as it is read again at SIGHUP.
 
@@ -1649,9 +1652,20 @@ class Exclusions:
 
     @staticmethod
     def unpack(text) -> 'list[tuple[int, int]]':
-        numbers = array.array('I')
-        numbers.frombytes(zlib.decompress(base64.b64decode(text)))
-        return list(zip(numbers[::2], numbers[1::2]))
+        """Raises ValueError; what unpacks to more than PACKED_MAX octets is none of ours."""
+        numbers, stream = array.array('I'), zlib.decompressobj()
+        try:
+            octets = stream.decompress(base64.b64decode(text), PACKED_MAX)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        if not stream.eof:
+            raise ValueError('more than %d octets, or cut' % PACKED_MAX)
+        numbers.frombytes(octets)
+        ranges = list(zip(numbers[::2], numbers[1::2]))
+        in_order = all(first <= last for first, last in ranges)
+        if len(numbers) % 2 or not in_order or merge_ranges(ranges) != ranges:
+            raise ValueError('no merged ranges')
+        return ranges
 
 
 def random_words(seed: 'int | None' = None):
@@ -2050,6 +2064,8 @@ class Console:
     def __init__(self, quiet=False):
         self.quiet = quiet
         self.gone, self.failed = False, ''
+        self.terminals = [fd for fd in (1, 2) if os.isatty(fd)]     # that a SIGHUP may end
+        self.log = None                             # --log: a Log, once it has taken the messages
         self.look()
         self.shown = ''                             # status line now on the terminal
         self.out_lock = threading.Lock()            # stdout may block for ever, stderr not
@@ -2066,10 +2082,11 @@ class Console:
             complain(text)
 
     def note(self, text):
-        """One line on stderr, from `cscan: ` on."""
+        """One line on stderr, from `cscan: ` on; in a log the time (UTC) stands before it."""
+        stamp = utc_text(int(time.time()), '%Y-%m-%dT%H:%M:%SZ ') if self.log else ''
         with self.err_lock:
             self.clear()
-            self.err('cscan: %s\n' % text)
+            self.err('%scscan: %s\n' % (stamp, text))
 
     def progress(self, text):
         """A note that -q silences."""
@@ -2095,11 +2112,17 @@ class Console:
                 self.err('\r\x1b[K')
                 self.shown = ''
 
-    def hung_up(self):
-        """Whether there was a terminal, and it was closed."""
+    def hung_up(self) -> bool:
+        """Whether a terminal that results or messages went to was closed (then isatty() fails)."""
         poll = select.poll()
-        poll.register(2, 0)
-        return self.tty and bool(poll.poll(0))
+        for fd in self.terminals:
+            poll.register(fd, 0)
+        return bool(poll.poll(0))
+
+    def follow(self, log):
+        """Messages go to a Log from now on; a terminal that closes is no end of them."""
+        self.log, self.terminals = log, []
+        self.look()
 
     def look_for_reader(self):
         """Notice that the reader of a pipe left, also while there is nothing to write."""
@@ -2441,7 +2464,8 @@ class CbaSink:
                 self.repair(fd)
             else:
                 write_all(fd, b'L')
-        except OSError as error:
+        except (OSError, UserError) as error:
+            os.close(fd)
             raise UserError('argument -o: %r: %s' % (self.path, why(error))) from None
         self.code = struct.Struct(self.order + 'I')
         self.fields = {kind: struct.Struct(self.order + field)
@@ -2454,9 +2478,14 @@ class CbaSink:
             packets = CbaPackets(file)
             for _ in packets:
                 pass
+            file.seek(packets.end)
+            rest = file.read(2)
+        if packets.end == 1 and rest and (
+                rest[1] & ~CBA_CODED != CBA_HEAD if len(rest) > 1 else chr(rest[0]).isspace()
+                or chr(rest[0]).isprintable()):
+            packets.torn, packets.cut = False, 'it does not begin with an entry'    # short text
         if packets.cut and not packets.torn:
-            raise UserError('argument -o: %r: not a CBA file to append to: %s'
-                            % (self.path, packets.cut))
+            raise UserError('not a CBA file to append to: %s' % packets.cut)
         self.order = packets.order
         if packets.torn:
             self.console.note('%s: %d octets of a torn packet cut off'
@@ -2652,9 +2681,18 @@ LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() reset
 IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 TLS_PIECE = 16384                   # octets read at once
 TLS_MAX = 65536                     # octets that may come before one operation is done
-TLS_CIPHERS = {True: 'aNULL:@SECLEVEL=0', False: 'ALL:!aNULL:@SECLEVEL=0'}      # anonymous: text
+# Anonymous: text.  A server may choose a finite-field group of 10,000 bits, 1.3 s of CPU: only the
+# anonymous suites have finite fields, because many servers know no other anonymous ones.
+TLS_CIPHERS = {True: 'aNULL:@SECLEVEL=0', False: 'ALL:!aNULL:!kDHE:!PSK:@SECLEVEL=0'}
 TLS_CONTEXTS = {}                   # anonymous -> ssl.SSLContext, built at first use
 OP_LEGACY_SERVER_CONNECT = 4        # openssl/ssl.h: servers from before RFC 5746
+
+
+TLS_CHANGE, TLS_ALERT, TLS_HANDSHAKE = 20, 21, 22       # RFC 8446 s5.1: types of records
+TLS_RECORD = struct.Struct('!BHH')      # RFC 8446 s5.1: type version length
+TLS_SERVER_HELLO, TLS_KEY_SHARE = 2, 51         # RFC 8446 s4, s4.2
+TLS_RETRY = hashlib.sha256(b'HelloRetryRequest').digest()       # RFC 8446 s4.1.3: its random
+FFDHE = range(0x0100, 0x0200)           # RFC 7919 s2: groups of finite fields
 
 
 class Unable(OSError):
@@ -2703,6 +2741,45 @@ def tls_reason(error: Exception) -> str:
     return reason.lower().replace('_', ' ') if reason else why(error)
 
 
+def first_message(records: bytes) -> 'bytes | None':
+    """What a peer sent first, TLS records -> its first handshake message; None: not whole yet."""
+    message, at = bytearray(), 0
+    while len(records) - at >= TLS_RECORD.size:
+        kind, _, size = TLS_RECORD.unpack_from(records, at)
+        at += TLS_RECORD.size
+        if kind == TLS_HANDSHAKE:
+            message += records[at:at + size]
+        at += size
+        end = 4 + int.from_bytes(message[1:4], 'big')
+        if len(message) >= max(end, 4):
+            return bytes(message[:end])
+    return None
+
+
+def only_alerts(records: bytes) -> bool:
+    """Whether TLS records are whole, and none is of a handshake."""
+    at = 0
+    while at < len(records) and records[at] != TLS_HANDSHAKE:
+        at += TLS_RECORD.size + int.from_bytes(records[at + 3:at + TLS_RECORD.size], 'big')
+    return at == len(records)
+
+
+def retry_group(message: bytes) -> int:
+    """A handshake message -> the group that a HelloRetryRequest asks for, 0 = it is none.
+
+    source  RFC 8446 s4.1.4, s4.2.8
+    """
+    if message[:1] != bytes([TLS_SERVER_HELLO]) or message[6:38] != TLS_RETRY:
+        return 0
+    at = 39 + sum(message[38:39]) + 5       # session, cipher suite, compression, size of the rest
+    while at + 4 <= len(message):
+        kind, size = struct.unpack_from('!HH', message, at)
+        if kind == TLS_KEY_SHARE:
+            return int.from_bytes(message[at + 4:at + 6], 'big')
+        at += 4 + size
+    return 0
+
+
 class TimedSocket:
     """A TCP connection whose reads and writes all share one deadline.
 
@@ -2716,6 +2793,8 @@ class TimedSocket:
         self.tls = None                 # ssl.SSLObject, once TLS is spoken
         self.incoming = self.outgoing = None    # ssl.MemoryBIO: TLS records from and to the peer
         self.piece = b''                # last octets that came for TLS, as they came
+        self.held = bytearray()         # of them, until the first message of the peer is whole:
+                                        # what the library has not seen; None: it sees all
         self.sock = new_tcp_socket(source)
         try:
             with contextlib.suppress(ConnectionResetError):     # after accepting: reading tells
@@ -2813,7 +2892,30 @@ class TimedSocket:
             if not self.piece:
                 raise TlsEnd('TLS: the peer ended')
             taken += len(self.piece)
-            self.incoming.write(self.piece)
+            self.incoming.write(self.release(self.piece))
+
+    def release(self, piece) -> bytes:
+        """Octets of the peer -> those that the library may see now.
+
+        A group that OpenSSL offers by itself, and a server may ask for, costs 192 ms of CPU
+        (ffdhe8192): the talk ends before.  raises ConnectionError
+        """
+        if self.held is None:
+            return piece
+        self.held += piece
+        tls = self.held[0] in (TLS_CHANGE, TLS_ALERT, TLS_HANDSHAKE)
+        message = first_message(self.held) if tls else b''
+        if message is None and not only_alerts(self.held):
+            return b''
+        free = bytes(self.held)
+        if message is None:                 # the library knows what alerts mean
+            self.held.clear()
+            return free
+        self.held = None
+        if retry_group(message) in FFDHE:
+            raise ConnectionError('TLS: the server asks for a finite-field group, 0x%04x'
+                                  % retry_group(message))
+        return free
 
     def close(self):
         """Reset the connection: no TIME_WAIT is left."""
@@ -2902,13 +3004,41 @@ def find_module(name: str) -> Module:
                     % (name, ', '.join(MODULES)))
 
 
+def distrust(status) -> str:
+    """os.stat_result of a file -> '' if only the user or root could have written it; else why."""
+    trusted = {os.geteuid(), 0}
+    if os.geteuid() == 0 and os.environ.get('SUDO_UID', '').isdigit():
+        trusted.add(int(os.environ['SUDO_UID']))
+    if status.st_uid not in trusted:
+        return 'its owner is user %d' % status.st_uid
+    if status.st_mode & stat.S_IWOTH:
+        return 'everyone may write to it'
+    if status.st_mode & stat.S_IWGRP and status.st_gid != status.st_uid:
+        return 'its group may write to it'      # a group with the owner's number is the owner's
+    return ''
+
+
+def read_trusted(path, what) -> bytes:
+    """The bytes of a file that is to be run; the very file that is read is examined."""
+    try:
+        with open(path, 'rb') as file:
+            reason = distrust(os.fstat(file.fileno()))
+            if not reason:
+                return file.read()
+    except OSError as error:
+        reason = why(error)
+    else:
+        reason = 'not run: %s (see chown, chmod)' % reason
+    raise UserError('%s: %r: %s' % (what, path, reason))
+
+
 def load_module_file(path: str) -> 'list[Module]':
     """Run a user's file -> the modules that it registered.
 
     `import cscan` in it gives this running program, whatever the program's file is called.
     """
     sys.modules.setdefault('cscan', sys.modules[__name__])
-    source = read_file(path, 'argument -mod')
+    source = read_trusted(path, 'argument -mod')
     before = dict(MODULES)
     space = types.ModuleType(os.path.splitext(os.path.basename(path))[0])
     space.__file__ = path
@@ -2916,10 +3046,10 @@ def load_module_file(path: str) -> 'list[Module]':
         exec(compile(source, path, 'exec'), space.__dict__)
     except SyntaxError as error:
         raise UserError('argument -mod: %r: line %s: %s'
-                        % (path, error.lineno, error.msg)) from None
+                        % (path, error.lineno, printable(str(error.msg)))) from None
     except (Exception, SystemExit, KeyboardInterrupt) as error:     # all the user's to mend
         raise UserError('argument -mod: %r: %s: %s'
-                        % (path, type(error).__name__, error)) from None
+                        % (path, type(error).__name__, printable(str(error)))) from None
     found = [each for name, each in MODULES.items() if before.get(name) is not each]
     if not found:
         raise UserError('argument -mod: %r: registers no module with @cscan.module' % path)
@@ -4006,11 +4136,16 @@ class Runner:
         """'' or why results do not arrive where they should."""
         return self.console.failed or self.sink.failed or self.crew.failed
 
+    def reopen(self):
+        """The files of --log and --status by their names."""
+        self.progress.reopen()
+
     def reread(self):
-        """SIGHUP: read the exclude list again."""
+        """SIGHUP, and no terminal was closed: open files again, read the exclude list again."""
         self.hup = False
-        if self.console.hung_up():
-            return self.fail(HUNG_UP)
+        self.reopen()
+        if not self.exclusions:
+            return
         try:
             new = self.exclusions.reread()
         except UserError as error:
@@ -4073,7 +4208,7 @@ class Engine(Runner):
         self.home = None                # SourceAddress that run() asks for the address, or None
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
-        self.hup = False                # it has come
+        self.hup = False                # it has come; a worker: the first process passed it on
         self.barred = 0                 # targets skipped because of it
         self.judge = None               # -r auto
         # Connects between two looks at the events: of few sockets an eighth, so that caches still
@@ -4465,8 +4600,8 @@ class Engine(Runner):
         """What the second connect() said, if it is not that the target refuses."""
         if code in UNKNOWN:
             code = CONNECT(sock, self.attempts[sock].targets()[sock])
-        if code == EALREADY:                # an event of an attempt before this one
-            return
+        if code == EALREADY:
+            return self.heed_soft_error(sock)
         target = self.end_attempt(sock)
         if code == 0 or code == EISCONN:
             self.tell(target, code, sock)
@@ -4474,6 +4609,18 @@ class Engine(Runner):
         else:
             self.free.append(sock)          # connect() has reset it
             self.tell(target, code, sock)
+
+    def heed_soft_error(self, sock):
+        """The attempt goes on: an event of an attempt before, or ICMP that came inside connect().
+
+        While connect() holds the socket the kernel only notes what ICMP says, and tells it by
+        SO_ERROR and an event.  Hosts of this machine and bridged ones answer so fast.  The note
+        outlives shutdown() and connect(): the socket is replaced.
+        """
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self.tell(self.end_attempt(sock), code, sock)
+            self.renew(sock)
 
     def end_attempt(self, sock):
         """A socket waits no more -> the target that it waited for, None if there was none."""
@@ -5098,11 +5245,12 @@ class Crew:
         try:
             return each.check(target, out, self.options[each.name])
         except OSError as error:            # timeouts and resets are everyday life
+            reason = printable(why(error))
             with self.lock:
-                self.failures[each.name, why(error)] += 1
-                first = self.failures[each.name, why(error)] == 1
+                self.failures[each.name, reason] += 1
+                first = self.failures[each.name, reason] == 1
             if first and isinstance(error, Unable):
-                self.console.note('warning: module %s: %s' % (each.name, why(error)))
+                self.console.note('warning: module %s: %s' % (each.name, reason))
         except BaseException as error:      # a bug, or sys.exit(): neither must end this thread
             with self.lock:
                 self.bugs[each.name] += 1
@@ -5143,6 +5291,13 @@ def read_boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ''
+
+
+def short_int(text: str) -> int:
+    """Digits -> a number; raises ValueError at once where int() would take minutes."""
+    if len(text) > 20:
+        raise ValueError('a number of %d digits' % len(text))
+    return int(text)
 
 
 class SlotPair:
@@ -5190,7 +5345,7 @@ class SlotPair:
         if not found:
             return None
         self.number, text = max(found)
-        return json.loads(text.decode())
+        return json.loads(text.decode(), parse_int=short_int)
 
     def read_slot(self, index):
         """-> (number, octets); None if it is not whole."""
@@ -5200,10 +5355,76 @@ class SlotPair:
         return (number, rest[SLOT_HEAD.size - 4:]) if zlib.crc32(rest) == crc else None
 
 
+def is_count(value) -> bool:
+    """Whether a value is a whole number from 0 on that 63 bits hold."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def is_seconds(value) -> bool:
+    """Whether a value is a finite duration."""
+    return type(value) in (int, float) and 0 <= value < 1e12
+
+
+def is_rows(*columns):
+    """-> a test for lists of lists, each value of which its test holds."""
+    def test(value):
+        return isinstance(value, list) and all(
+            isinstance(row, list) and len(row) == len(columns)
+            and all(holds(each) for holds, each in zip(columns, row)) for row in value)
+    return test
+
+
+def is_text(value) -> bool:
+    """Whether a value is text."""
+    return isinstance(value, str)
+
+
+def is_host(value) -> bool:
+    """Whether a value is an IPv4 address as text."""
+    return is_text(value) and bool(re.fullmatch(QUAD, value))
+
+
+def is_list_of(test):
+    """-> a test for lists, each value of which the test holds."""
+    return lambda value: isinstance(value, list) and all(map(test, value))
+
+
+def is_names(value) -> bool:
+    """Whether a value is what Names knew: name -> addresses."""
+    return isinstance(value, dict) and all(map(is_list_of(is_host), value.values()))
+
+
+def is_lists(value) -> bool:
+    """Whether a value is what load_space says of the lists."""
+    return isinstance(value, dict) and sorted(value) == ['-f', '-p', '-xf'] and all(
+        is_list_of(is_text)(each) and len(each) == 2 for each in value.values())
+
+
+# What a state file must hold: name -> test of the value
+CONFIG_SHAPE = {'args': lambda value: isinstance(value, dict) and is_names(value.get('names')),
+                'boot_id': is_text, 'lists': is_lists}
+CONFIG_MORE = {'excluded': is_text}
+SNAPSHOT_SHAPE = dict(
+    dict.fromkeys(KEPT_COUNTERS + ('position', 'drawn', 'passed'), is_count), elapsed=is_seconds,
+    done=lambda value: isinstance(value, bool), waiting=is_rows(is_host, is_count, is_count),
+    answers=is_rows(is_count, is_count), locals=is_rows(is_count, is_count))
+SNAPSHOT_MORE = {'metrics': lambda value: is_rows(is_count, is_count, is_seconds)([value])}
+
+
+def check_shape(value, shape, more):
+    """Raises ValueError if value is no dict with these names and maybe more, or one is wrong."""
+    if not isinstance(value, dict) or not set(shape) <= set(value) <= set(shape) | set(more):
+        raise ValueError('not what a scan keeps')
+    for name, each in value.items():
+        if not (shape.get(name) or more[name])(each):
+            raise ValueError('%s: %.60r' % (name, each))
+
+
 class StateFile:
     """The slots of a file: config, and for each worker live and synced.
 
     excluded    the exclude list that the scan began with, if it has changed since; None
+    distrust    '' or why somebody else may have written it
     """
     excluded = None
 
@@ -5211,7 +5432,7 @@ class StateFile:
         """workers: of a new file; None: the file is there."""
         self.path, self.option, self.is_new, self.fd = path, option, bool(workers), None
         try:
-            self.fd = os.open(path, os.O_RDWR | (os.O_CREAT if workers else 0), 0o666)
+            self.fd = self.open(workers)
             self.lock()
             size = self.make(workers) if workers else self.check()
             self.memory = mmap.mmap(self.fd, size)
@@ -5225,6 +5446,22 @@ class StateFile:
                          SlotPair(self.memory, at + STATE_WORKER // 2, SNAPSHOT_SLOT, self.fd)]
                         for at in range(STATE_START, size, STATE_WORKER)]
         self.snapshots = [None] * len(self.workers)
+
+    def open(self, workers) -> int:
+        """Its descriptor: no link, no pipe; a new file is the user's alone."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                         | (os.O_CREAT if workers else 0), 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UserError('a symbolic link: name the file itself') from None
+            raise
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise UserError('a file was expected')
+        self.distrust = distrust(status)
+        return fd
 
     def refusal(self, reason) -> UserError:
         return UserError('argument %s: %r: %s' % (self.option, self.path, reason))
@@ -5244,6 +5481,7 @@ class StateFile:
         """A new file -> its size; sparse, du tells what it takes."""
         if os.fstat(self.fd).st_size:
             raise UserError('is there already: --resume it, or remove it')
+        os.fchmod(self.fd, 0o600)
         os.ftruncate(self.fd, STATE_START + workers * STATE_WORKER)
         os.pwrite(self.fd, STATE_MAGIC, 0)
         return STATE_START + workers * STATE_WORKER
@@ -5255,20 +5493,49 @@ class StateFile:
             raise UserError('not a state file of cscan')
         if size <= STATE_START or (size - STATE_START) % STATE_WORKER:
             raise UserError('cut: it has %d octets' % size)
+        if size > STATE_START + TEAM_MAX * STATE_WORKER:
+            raise UserError('damaged: it has %d octets, %d workers have less' % (size, TEAM_MAX))
         return size
 
     def load(self) -> dict:
         """The configuration; `snapshots` are the last that hold, one a worker, None at first."""
+        try:
+            return self.load_slots()
+        except (ValueError, RecursionError) as error:       # json, base64, array say the first
+            raise self.refusal('damaged: %s: remove it to begin anew' % error) from None
+
+    def load_slots(self) -> dict:
         config = self.config.read()
-        if not config:
+        if config is None:
             raise self.refusal('no scan has begun with it: remove it')
+        check_shape(config, CONFIG_SHAPE, CONFIG_MORE)
         if 'excluded' in config:
             self.excluded = Exclusions.unpack(config['excluded'])
         same_boot = config['boot_id'] == read_boot_id() != ''
         for index, (live, synced) in enumerate(self.workers):
-            live, synced = live.read(), synced.read()
-            self.snapshots[index] = live if same_boot else synced
+            found = live.read(), synced.read()
+            for each in found:
+                if each is not None:
+                    check_shape(each, SNAPSHOT_SHAPE, SNAPSHOT_MORE)
+            self.snapshots[index] = found[0 if same_boot else 1]
+        for slot in itertools.chain([self.config], *self.workers):
+            if not is_count(slot.number):
+                raise ValueError('slot %d' % slot.number)
         return config
+
+    def check_positions(self, args, space, ranges):
+        """Raises UserError if a snapshot cannot be of a scan of this space and these ranges."""
+        index, count = args.shard
+        ports = set(space.ports)
+        for number, each in enumerate(self.snapshots):
+            size = len(space.share((index + count * number, count * args.w)))
+            if each and not each['position'] <= each['drawn'] <= size:
+                raise self.refusal('damaged: position %d, %d drawn of %s: remove it to begin anew'
+                                   % (each['position'], each['drawn'], many(size, 'target')))
+            for host, port, _ in each['waiting'] if each else ():
+                if port not in ports or not is_in(ip_number(host), ranges):
+                    raise self.refusal('damaged: %s:%d waits and is no target: remove it to begin '
+                                       'anew' % (host, port))
 
     def passed(self) -> int:
         """How many results there were, of all workers: the one that wrote last knows."""
@@ -5368,9 +5635,10 @@ class Keeper:
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
 
-ORDERS = 4                          # words:
-WRITTEN, PASSED, STOP, END = range(ORDERS)      # results of this worker that are written; results
-                                    # of all that passed the filters; send no more; one of these:
+ORDERS = 6                          # words:
+WRITTEN, PASSED, STOP, REOPEN, REREAD, END = range(ORDERS)      # results of this worker that are
+                                    # written; results of all that passed the filters; send no
+                                    # more; how often to open --log and read -xf again; of these:
 ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody reads them any more;
                                     # they cannot be written where they should be
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
@@ -5421,13 +5689,16 @@ class Messenger:
     """What the engine of a worker process has for a crew, a console and a progress.
 
     parent  process that it works for
+    log     Log that this process writes to, too; or None
     unsent  octets that the pipe has no room for
+    heard   [orders to reopen, orders to reread] up to now
     """
     due = math.inf                          # statistics are the first process's matter
 
-    def __init__(self, worker, parent, sink):
+    def __init__(self, worker, parent, sink, log):
         self.worker, self.parent, self.unsent, self.count = worker, parent, b'', 0
         self.orders, self.sync = worker.orders, sink.sync
+        self.log, self.heard = log, [0, 0]
 
     def say(self, text):
         self.unsent += text.replace('\n', ' ').encode('utf-8', 'backslashreplace') + b'\n'
@@ -5488,9 +5759,6 @@ class Messenger:
     def event(self, text):
         self.say('E ' + text)
 
-    def hung_up(self):
-        """The first process looks."""
-
     def canary(self, canary, change):
         for kind, text in canary_messages(canary, change):
             self.say('%s %s' % (kind, text))
@@ -5503,6 +5771,20 @@ class Messenger:
         self.worker.counters.write(totals[:-2] + tuple(list(each.items()) for each in totals[-2:]))
         if self.orders[STOP]:
             engine.stop('interrupted')
+        self.hear_hangup(engine)
+
+    def hear_hangup(self, engine):
+        """What SIGHUP asks for, as the first process passes it on."""
+        orders = [self.orders[REOPEN], self.orders[REREAD]]
+        reopen, reread = map(operator.ne, orders, self.heard)
+        self.heard = orders
+        if reopen and self.log:
+            with contextlib.suppress(UserError):        # the first process tells it
+                self.log.reopen()
+        engine.hup = engine.hup or reread
+
+    def reopen(self):
+        """The first process opens files, and orders it; see hear_hangup."""
 
     def reread(self, exclusions, new):
         """The first process tells it."""
@@ -5534,9 +5816,13 @@ class Messenger:
 
 
 class Team(Runner):
-    """Workers, each with its engine, and what they find: to be used like one Engine."""
+    """Workers, each with its engine, and what they find: to be used like one Engine.
 
-    def __init__(self, engines, state, sink):
+    log, status     Log and StatusFile, or None: what workers get copies of when they are born
+    """
+
+    def __init__(self, engines, state, sink, log, status):
+        self.log, self.status = log, status
         self.stopping, self.error, self.state, self.sink = '', '', state, sink
         self.hup, self.exclusions = False, engines[0].exclusions
         self.taken = 0                      # results given to the crew
@@ -5572,9 +5858,10 @@ class Team(Runner):
         """A worker process, from its birth to its end."""
         status = 1
         try:
-            for signum in SIGNALS:
+            for signum in SIGNALS + (signal.SIGHUP,):
                 signal.signal(signum, signal.SIG_IGN)       # the first process tells us
-            heed_hangup(self.workers[number].engine)
+            if self.status:
+                os.close(self.status.fd)    # the first process may open another
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS + (signal.SIGHUP,))
             for index, each in enumerate(self.workers):
                 os.close(each.reader)
@@ -5582,7 +5869,8 @@ class Team(Runner):
                     os.close(each.writer)
                     each.engine.close()
             worker = self.workers[number]
-            messenger, engine = Messenger(worker, parent, self.sink), worker.engine
+            messenger = Messenger(worker, parent, self.sink, self.log)
+            engine = worker.engine
             if self.state:
                 engine.keep(Keeper(*self.state.workers[number], messenger, messenger, messenger))
             engine.run(messenger, messenger, messenger, messenger)
@@ -5590,7 +5878,8 @@ class Team(Runner):
             engine.finish()
             status = 0
         except BaseException as error:      # our bug: this process must not go on as the first
-            complain('cscan: worker %d: %s: %s\n' % (number + 1, type(error).__name__, error))
+            complain('cscan: worker %d: %s: %s\n' % (number + 1, type(error).__name__, (
+                NO_MEMORY if isinstance(error, MemoryError) else error)))
         finally:
             os._exit(status)
 
@@ -5684,10 +5973,18 @@ class Team(Runner):
         if self.totals().sent >= self.progress.due:
             self.progress.statistics(self)
 
-    def bar(self):
-        """The workers read the exclude list each for itself."""
+    def order(self, word):
+        """To each worker, once more."""
         for worker in self.workers:
-            os.kill(worker.pid, signal.SIGHUP)
+            worker.orders[word] += 1
+
+    def reopen(self):
+        super().reopen()
+        self.order(REOPEN)
+
+    def bar(self):
+        """The workers read the exclude list each for itself: here it had no mistake."""
+        self.order(REREAD)
 
     def stop(self, reason):
         """Let all of them wind up."""
@@ -5710,12 +6007,6 @@ class Team(Runner):
                 self.error = self.error or 'worker %d did not end well' % number
 
 
-def heed_hangup(engine):
-    """From now on SIGHUP makes an engine or a team read its exclude list again."""
-    if engine.exclusions and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGHUP, lambda number, frame: setattr(engine, 'hup', True))
-
-
 def canary_messages(canary, change):
     """A canary's end -> (kind, text) for Progress.tell: what is new about it, and each failure."""
     if change == 'open again':
@@ -5733,7 +6024,7 @@ CSCAN_STATS_EVERY, CSCAN_STAT_TIME, CSCAN_EVENT = 10, 11, 20    # codes of the e
 CSCAN_CANARY_FAIL, CSCAN_CANARY_FAIL_RESPONSE = 21, 22
 NAMES = {errno.ECONNREFUSED: 'refused', errno.EHOSTUNREACH: 'host unreachable',
          errno.ENETUNREACH: 'net unreachable', errno.EACCES: 'prohibited',
-         errno.ETIMEDOUT: 'given up by the kernel'}
+         errno.ETIMEDOUT: 'given up by the kernel', errno.ENOPROTOOPT: 'protocol unreachable'}
 
 
 class Progress:
@@ -5744,8 +6035,10 @@ class Progress:
     total   probes of the whole scan, None = without end
     """
 
-    def __init__(self, console, every, out, total):
+    def __init__(self, console, every, out, total, least_s=0):
+        """least_s: between two statistics lines for those without a terminal."""
         self.console, self.every, self.out, self.total = console, every, out, total
+        self.least_s, self.spoken = least_s, -math.inf      # spoken: when the last one was told
         self.due = every                # packets at the next statistics line
         self.before = (0, 0)            # events, results at the last one
         self.drawn = time.monotonic()   # when the status line was last drawn
@@ -5778,6 +6071,18 @@ class Progress:
         """A canary's end."""
         for kind, text in canary_messages(canary, change):
             self.tell(kind, text)
+
+    def reopen(self):
+        """SIGHUP: --log and --status go to the files that have their names now."""
+        opened = []
+        for file in filter(None, (self.console.log, self.status_file)):
+            try:
+                if file.reopen():
+                    opened.append('%s %r' % (file.option, file.path))
+            except UserError as error:
+                self.console.note('warning: SIGHUP: %s; the file before stays' % error)
+        self.console.progress('SIGHUP: the scan goes on' + (
+            '; opened again: ' + ', '.join(opened) if opened else ''))
 
     def reread(self, exclusions, new):
         """The exclude list was read again: note it in the state, tell what is new."""
@@ -5814,7 +6119,9 @@ class Progress:
             self.out.int64(int(time.time()), CSCAN_STAT_TIME)
             self.out.int32(new_events)
             self.out.int32(new_results)
-        if not self.console.tty:
+        now = time.monotonic()
+        if not self.console.tty and now - self.spoken >= self.least_s:
+            self.spoken = now
             self.console.progress(', '.join(
                 ['%d packets' % totals.sent, '%d results' % totals.opened,
                  '%d new events' % new_events] + list(filter(None, [totals.canary]))))
@@ -5876,7 +6183,7 @@ class Progress:
                 errno.errorcode.get(code, str(code)): count
                 for code, count in totals.locals.items()},
             'limits': totals.limits, 'canary': totals.canary or None}
-        if state == 'done':
+        if state in ('done', 'stopped'):
             record['error'] = self.error(engine) or None
         return record
 
@@ -5885,14 +6192,14 @@ class Progress:
         return engine.error or engine.crew.sink.failed or self.console.failed
 
     def status(self, engine, totals):
-        """rate, sent, % and time left, results, local errors, pending."""
+        """open (it stays at 40 columns), rate, sent, % and time left, pending, local errors."""
         rate, percent, left = self.reckon(engine, totals)
-        parts = ['%.0f/s' % rate, '%d sent' % totals.sent]
+        parts = ['%d open' % totals.opened, '%.0f/s' % rate, '%d sent' % totals.sent]
         if percent is not None:
             parts[-1] += ' (%.1f%%)' % percent
         if left is not None:
             parts.append(duration_text(left) + ' left')
-        parts += ['%d open' % totals.opened, '%d pending' % totals.pending]
+        parts.append('%d pending' % totals.pending)
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
         parts += filter(None, [totals.canary])
@@ -5902,11 +6209,11 @@ class Progress:
             parts.append('stopping')
         return ', '.join(parts)
 
-    def final(self, engine):
-        """The last line: what became of everything that was sent."""
+    def final(self, engine, state='done'):
+        """The last line: what became of everything that was sent; state: 'stopped' by a signal."""
         totals = engine.totals()
         if self.status_file:
-            self.end_file(engine, totals)
+            self.end_file(engine, totals, state)
         parts = ['%d open' % totals.opened]
         parts += ['%d %s' % (count, NAMES.get(code, errno.errorcode.get(code, str(code))))
                   for code, count in totals.answers.most_common()]
@@ -5927,7 +6234,7 @@ class Progress:
                 '%s %d' % (errno.errorcode.get(code, code), count)
                 for code, count in totals.locals.most_common()))
 
-    def end_file(self, engine, totals):
+    def end_file(self, engine, totals, state):
         """The last lines of --status; a slow reader gets a little time for them."""
         self.status_file.patience_ms = STATUS_LAST_MS
         while len(self.decisions) > STATUS_DECISIONS and not self.status_file.failed:
@@ -5935,9 +6242,10 @@ class Progress:
             self.tell_file(engine, totals, 'stopping')
             if len(self.decisions) == before:
                 break                       # nobody takes them
-        self.tell_file(engine, totals, 'done')
+        self.tell_file(engine, totals, state)
 
 
+STATISTICS_S = 5                # at least, between two statistics lines without -st
 STATUS_DECISIONS = 16           # in a line: all of it is less than a pipe's 4096
 STATUS_LAST_MS = 2000
 
@@ -5947,14 +6255,17 @@ class StatusFile:
 
     A reader that is slow or gone loses lines, and does not hold up the scan.
 
+    path    absolute, '' = a descriptor was given
     fd      None: the file is not open yet
     rest    octets of a line that was begun
     """
+    option = '--status'
 
     def __init__(self, spec, console):
         """A descriptor that is given as a number is taken now: files of ours get such, too."""
         self.spec, self.console, self.failed, self.lost = spec, console, False, 0
         self.patience_ms, self.rest, self.fd = 0, b'', None
+        self.path = '' if is_descriptor(spec) else os.path.abspath(spec)
         if is_descriptor(spec):
             try:
                 if not fcntl.fcntl(int(spec), fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR):
@@ -5966,14 +6277,26 @@ class StatusFile:
 
     def open(self):
         """The file, if it is one, to append to."""
+        if self.path:
+            self.fd = self.open_path()
+
+    def open_path(self) -> int:
         try:
-            if self.fd is None:
-                self.fd = os.open(self.spec, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                                  | os.O_NONBLOCK, 0o666)
+            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                           | os.O_NONBLOCK, 0o666)
         except OSError as error:
             raise UserError('argument --status: %r: %s' % (
                 self.spec, 'nobody reads this pipe' if error.errno == errno.ENXIO else
                 why(error))) from None
+
+    def reopen(self) -> bool:
+        """What has its name now -> whether there is one; a line that was begun is not ended."""
+        if not self.path:
+            return False
+        fd = self.open_path()
+        os.close(self.fd)
+        self.fd, self.rest, self.failed = fd, b'', False
+        return True
 
     def write(self, record) -> bool:
         """One line, if its reader has room -> whether it went."""
@@ -6008,6 +6331,9 @@ def count_events(totals: Totals) -> int:
 
 
 # ---- metrics ----
+
+METRICS_LOOK = 1 << 16          # octets at the beginning of a file that tell whose it is
+
 
 class Metrics:
     """The file of -mf: records gather in memory and are written ten times a second.
@@ -6053,16 +6379,30 @@ class Metrics:
         size = os.fstat(self.fd).st_size if self.regular else 0
         if self.before and self.regular and not size:
             self.console.note('warning: -mf %r: what it held is gone: it begins anew' % self.path)
-        start = os.pread(self.fd, self.TIMEOUT.size + 1, 0) if size else b''
-        head, tag = start[:self.TIMEOUT.size], start[self.TIMEOUT.size:]
+        head = os.pread(self.fd, self.TIMEOUT.size, 0) if size else b''
         if self.before and size:
             self.end = head == self.head and self.find_end(*self.before[:2])
             if not self.end:
                 raise UserError('argument -mf: %r: not as the scan left it: move it away, then '
                                 'another begins' % self.path)
-        elif 0 < len(head) < self.TIMEOUT.size or tag and tag[0] not in self.RECORDS:
+        elif size and not self.is_ours(size):
             raise UserError('argument -mf: %r: not replaced: it holds something else than metrics'
                             % self.path)
+
+    def is_ours(self, size) -> bool:
+        """Whether the file begins as one of -mf: a timeout, then records, at least one whole."""
+        data = os.pread(self.fd, METRICS_LOOK, 0)
+        if size < self.TIMEOUT.size or not 1 <= self.TIMEOUT.unpack_from(data)[0] <= 3600000:
+            return False
+        at = begin = self.TIMEOUT.size
+        while at < len(data):
+            record = self.RECORDS.get(data[at])
+            if not record:
+                return False
+            if at + record.size > len(data):
+                break                       # cut, or more than is looked at
+            at += record.size
+        return size == begin or at > begin
 
     def find_end(self, at, ms):
         """From the end of a record of that time -> (end of the last whole one, latest ms).
@@ -6350,6 +6690,11 @@ class MeteredEngine(Engine):
         else:
             self.record_parted(collections.Counter(map(self.since.get, socks)))
 
+    def heed_soft_error(self, sock):
+        super().heed_soft_error(sock)
+        if sock not in self.attempts:
+            self.record_closed({self.leave(sock): 1})
+
     def record_parted(self, volleys):
         """{Volley: how many are not open}; since keeps them: to pop() each costs 0.04 us."""
         self.part(volleys)
@@ -6540,6 +6885,20 @@ examples:
 '''
 
 
+# What users of other scanners type -> what says the same here
+HABITS = {
+    '-oX': '--format xml or nmap-xml, or cba_reader.py FILE --to xml',
+    '-oJ': '--format masscan-json, or cba_reader.py FILE --to masscan-json',
+    '-oG': '--format grepable, or cba_reader.py FILE --to grepable',
+    '-oL': '--format list, or cba_reader.py FILE --to list',
+    '-oN': 'text is the default: > FILE',
+    '-oA': '-o FILE, then cba_reader.py FILE --to NAME for each format',
+    '-iL': '-f FILE', '--rate': '-r PPS', '--ports': '-p SPEC', '--excludefile': '-xf FILE',
+    '-sT': 'every scan is a connect() scan', '-sS': 'every scan is a connect() scan',
+    '-sV': '-mod banner', '-Pn': 'no target is pinged first', '--banners': '-mod banner'}
+GLUED = '-p', '-r', '-t', '-n', '-m', '-w', '-b', '-e'      # a digit may follow at once
+
+
 class Parser(argparse.ArgumentParser):
     """One line for a mistake; formats, limits and modules below the options."""
 
@@ -6547,8 +6906,71 @@ class Parser(argparse.ArgumentParser):
         complain('cscan: %s (see -h)\n' % message)
         sys.exit(2)
 
+    def parse_known_args(self, args=None, namespace=None):
+        return super().parse_known_args(
+            self.whole_words(sys.argv[1:] if args is None else args), namespace)
+
+    def whole_words(self, args) -> 'list[str]':
+        """Words of a command line -> options and values, so that no typo is an option glued."""
+        words, rest = [], list(args)
+        while rest:
+            word = rest.pop(0)
+            option = word.partition('=')[0]
+            if option in self._option_string_actions:
+                words.append(word)
+                if word == option and self.takes_value(option) and rest:
+                    words.append(self.value_of(option, rest.pop(0)))
+            elif word == '-p-' or (word[:2] in GLUED and '0' <= word[2:3] <= '9'):
+                words += [word[:2], word[2:]]
+            elif word.startswith('-'):
+                self.error('%r: no such option%s' % (word, self.suggestion(word)))
+            else:
+                words.append(word)
+        return words
+
+    def takes_value(self, option) -> bool:
+        return self._option_string_actions[option].nargs != 0
+
+    def value_of(self, option, word) -> str:
+        """The word behind an option, if it can be its value."""
+        if word.startswith('-') and word != '-':
+            self.error('argument %s: a value was expected before %r; one that begins with - is '
+                       'written as %s=%s' % (option, word, option, word))
+        return word
+
+    def suggestion(self, word) -> str:
+        """For a word that is no option: '; did you mean ...?', or ''."""
+        options = self._option_string_actions
+        option, equals, value = word.partition('=')
+        if option in HABITS:
+            return ': ' + HABITS[option]
+        for each in '-' + option, option[1:]:
+            if each in options:
+                return '; did you mean %s?' % (each + equals + value)
+        near = [each for each in options
+                if (option.startswith('--') and len(option) > 3 and each.startswith(option))
+                or (len(each) > 3 and sorted(each) == sorted(option))]
+        if near:
+            return '; did you mean %s?' % (near[0] + equals + value)
+        glued = [each for each in options if word.startswith(each) and self.takes_value(each) and (
+            not options[each].type or word[len(each):len(each) + 1].isdigit())]
+        if glued and not word.startswith('--'):
+            option = max(glued, key=len)
+            return '; did you mean %s %s?' % (option, word[len(option):])
+        return ''
+
     def format_help(self):
-        return '\n'.join((super().format_help(), formats_text(), limits_text(), modules_text()))
+        return '\n'.join(filter(None, (super().format_help(), baked_text(), formats_text(),
+                                       limits_text(), modules_text())))
+
+
+def baked_text() -> str:
+    """What compile_targets.py -c has built into this copy, for -h; '' in the project's."""
+    if not BAKED:
+        return ''
+    addresses = count_addresses(load_ranges('default', '-f'))
+    return 'built into this copy:\n  targets %s\n  ports   %s\n  modules %s\n' % (
+        many(addresses, 'address'), BUILTIN_PORTS, BUILTIN_MODULES)
 
 
 def limits_text() -> str:
@@ -6752,10 +7174,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+GUARDED = 'mod', 'o', 'log', 'mf', 'status'     # what runs code, or writes where it says
+
+
 def check_resumed(parser, args):
-    """--resume takes everything from its file, but how to show it."""
+    """--resume takes everything from its file, but how to show it; GUARDED may be repeated."""
     for name, value in vars(args).items():
-        if name not in ('resume', 'q', 'd', 'status') and value != parser.get_default(name):
+        if name not in ('resume', 'q', 'd', 'of') + GUARDED and value != parser.get_default(name):
             parser.error('--resume: takes all options from its file, but -q, -d and --status; '
                          '%s was given'
                          % option_text(parser, name))
@@ -6769,8 +7194,7 @@ def option_text(parser, name):
 def check_args(parser, args, extra):
     """What single options cannot say; extra: words that belong to no option."""
     if extra:
-        parser.error('%r: %s' % (extra[0], 'no such option' if extra[0].startswith('-') else
-                                 'belongs to no option; targets are named with -f'))
+        parser.error('%r: belongs to no option; targets are named with -f' % extra[0])
     if args.l and args.x:
         parser.error('-l and -x: one of them')
     if args.p and args.pf:
@@ -7024,13 +7448,15 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first winds up, the second ends at once.
+    """SIGINT and SIGTERM: the first winds up, the second ends at once.  SIGHUP: see hang_up.
 
-    came    number of the first, 0 = none yet
+    came    number of the first that ends the scan, 0 = none yet
+    hup     SIGHUP came that does not end it, before there was an engine
     """
 
     def __init__(self):
         self.came, self.wind_up, self.last_words = 0, None, None
+        self.hup, self.engine, self.console = False, None, None
         self.before = {}
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.handle)
@@ -7040,11 +7466,40 @@ class Signals:
         if self.came:
             if self.last_words:
                 self.last_words()
+            if self.console and self.console.shown:     # no lock: another thread may have it
+                complain('\r\x1b[K')
             os._exit(128 + self.came)
         self.came = number
         if not self.wind_up:
             raise Interrupted(number)
-        self.wind_up('interrupted')
+        self.wind_up(HUNG_UP if number == signal.SIGHUP else 'interrupted')
+
+    def take_hangup(self, args, console):
+        """Heed SIGHUP; nohup keeps it ignored, unless it has something to do."""
+        self.console = console
+        if threading.current_thread() is not threading.main_thread():
+            return
+        scans = not (args.l or args.x)
+        before = signal.getsignal(signal.SIGHUP)
+        if before == signal.SIG_IGN and not (scans and (args.exclude or args.log or args.status)):
+            return
+        self.before[signal.SIGHUP] = before
+        signal.signal(signal.SIGHUP, lambda number, frame: self.hang_up(
+            number, frame, not scans or console.hung_up()))
+
+    def hang_up(self, number, frame, ends):
+        """ends: as SIGTERM, but kernel and shell both send one; else: files are read again."""
+        if ends and not self.came:
+            self.handle(number, frame)
+        elif not ends:
+            self.hup = True
+            if self.engine:
+                self.engine.hup = True
+
+    def give(self, engine):
+        """The scan begins: signals are for its engine, also one that came before."""
+        self.engine, self.wind_up = engine, engine.stop
+        engine.hup = self.hup
 
     def restore(self):
         for number, handler in self.before.items():
@@ -7052,7 +7507,7 @@ class Signals:
 
 
 def main(argv=None) -> int:
-    """Command line -> exit status: 0 done, 1 error, 2 usage, 130 SIGINT, 143 SIGTERM."""
+    """Command line -> exit status: 0 done, 1 error, 2 usage, 128 + the signal that ended it."""
     fill_standard_descriptors()
     parser = make_parser()
     args, extra = parser.parse_known_args(argv)
@@ -7064,6 +7519,14 @@ def main(argv=None) -> int:
     except UserError as error:
         for line in str(error).split('\n'):
             console.note(line)
+        return 1
+    except MemoryError:
+        console.note(NO_MEMORY)
+        return 1
+    except RuntimeError as error:
+        if 'new thread' not in str(error):      # for which there is no exception of its own
+            raise
+        console.note('no thread can be started: ' + NO_MEMORY)
         return 1
     except Interrupted as error:
         return 128 + error.args[0]
@@ -7081,6 +7544,7 @@ def run(args, console, signals) -> int:
         status = status or args.status and StatusFile(args.status, console)
     else:
         args.names = {}             # as Names has them, kept for --resume
+    signals.take_hangup(args, console)
     modules = load_modules(args.mod)
     options = module_options(modules, args.mcfg)
     if all(each.filter for each in modules) and not (args.l or keeps_ports(args)):
@@ -7090,6 +7554,9 @@ def run(args, console, signals) -> int:
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
     names = Names(args.names, args.skip_unresolved, console, args.resolve, args.skip_bad)
+    for option, paths in (('-xf', args.exclude), ('-f', args.f)):
+        if '-' in paths:
+            tell_terminal('%s -: reading ranges' % option, console)
     with no_collections():
         exclusions = Exclusions(args.exclude, names, state and state.excluded)
         if args.pairs:
@@ -7099,6 +7566,7 @@ def run(args, console, signals) -> int:
     args.told = names.told
     if state:
         check_lists(args.state, args.lists, lists)
+        state.check_positions(args, space, exclusions.scanned)
     args.lists = lists
     if args.once and args.seed is None:         # shards must agree on it
         args.seed = (random.SystemRandom().getrandbits(32) if args.shard == (0, 1) else
@@ -7114,14 +7582,15 @@ def run(args, console, signals) -> int:
 def resumed_args(given, state):
     """The arguments of the scan in a state file; -q, -d and --status as given now."""
     config = state.load()
-    args = argparse.Namespace(**config['args'])
-    if set(config['args']) - {'names'} | set(PASSING_OPTIONS) != set(vars(given)):
+    kept = config['args']
+    if set(kept) - {'names'} | set(PASSING_OPTIONS) != set(vars(given)):
         raise state.refusal('another version of cscan.py wrote it')
+    args = rebuilt_args(kept, state)
     if args.w != len(state.snapshots):
         raise state.refusal('cut: it has %d workers of %d' % (len(state.snapshots), args.w))
-    args.r = rate_argument(args.r)
-    args.lists = config['lists']
-    args.shard, args.resume, args.state = tuple(args.shard), given.resume, given.resume
+    args.lists, args.names = config['lists'], kept['names']
+    args.resume = args.state
+    check_given(given, args, state)
     args.q, args.d, args.status = given.q, given.d, given.status or args.status
     if args.d and not (args.o or args.log):
         raise UserError('-d: the results would be lost: that scan has neither -o nor --log')
@@ -7129,6 +7598,72 @@ def resumed_args(given, state):
             each and each['done'] for each in state.snapshots):
         raise state.refusal('that scan is complete')
     return args
+
+
+def rebuilt_args(kept, state):
+    """Arguments in a state file -> the same, by way of the words of a command line.
+
+    So each value is checked as one that is typed, and what goes with what.
+    """
+    def refuse(message):
+        raise state.refusal('damaged: %s: remove it to begin anew' % message)
+    parser = make_parser()
+    parser.error = refuse
+    words, shard = [], kept['shard']
+    if not is_rows(is_count, is_count)([shard]):
+        refuse('shard %.60r' % (shard,))
+    values = dict(kept, shard='%d/%d' % (shard[0] + 1, shard[1]), shards=None)
+    for action in parser._actions:
+        if action.dest in values:
+            words += option_words(action, values[action.dest], refuse)
+    args = parser.parse_args(words)
+    args.state = state.path
+    if not (args.f or BAKED):
+        refuse('no targets')
+    check_args(parser, args, [])
+    return args
+
+
+def option_words(action, value, refuse) -> 'list[str]':
+    """An option of the parser and the value that was kept of it -> words."""
+    option = action.option_strings[0]
+    if value == action.default and type(value) is type(action.default):
+        return []
+    if action.nargs == 0:
+        return [option] if value is True else refuse('%s: %.60r' % (option, value))
+    values = value if isinstance(action.default, list) else [value]
+    if not isinstance(values, list):
+        refuse('%s: %.60r' % (option, value))
+    for each in values:
+        if type(each) not in (str, int, float) or '\0' in str(each):
+            refuse('%s: %.60r' % (option, each))
+    return ['%s=%s' % (option, each) for each in values]
+
+
+def check_given(given, args, state):
+    """Raises UserError if what the scan runs and writes is not what the user may mean.
+
+    From a file that others may have written only targets and position are taken; where that scan
+    writes must be given again, and what it runs.
+    """
+    parser, missing = make_parser(), []
+    wanted = dict(vars(args), mod=args.mod if any(
+        map(is_module_file, module_words(args.mod))) else parser.get_default('mod'))
+    now = lasting_args(argparse.Namespace(**dict(
+        vars(given), names={}, told=[], lists={})))
+    for name in GUARDED:
+        named = getattr(given, name) != parser.get_default(name)
+        if named and name != 'status' and now[name] != vars(args)[name]:
+            raise UserError('argument %s: %r: that scan has %r' % (
+                option_text(parser, name), now[name], vars(args)[name]))
+        if not named and wanted[name] != parser.get_default(name):
+            missing += [option_text(parser, name), shlex.quote(wanted[name])]
+    if state.distrust:
+        args.of = now['of']
+        if missing:
+            raise state.refusal(printable(
+                '%s: what it names to run or to write must be given again: cscan.py --resume %s %s'
+                % (state.distrust, shlex.quote(state.path), ' '.join(missing))))
 
 
 def check_lists(path, before, now):
@@ -7213,6 +7748,26 @@ def keeps_ports(args) -> bool:
     return bool(args.o or args.group or args.format not in (None, 'text'))
 
 
+NO_MEMORY = 'out of memory: lower -mt, -w or -m, or raise the limit (ulimit -v)'
+STACK_DEFAULT = 1 << 23             # octets, where the limit of the stack does not say
+MEMORY_SPARE = 1 << 22              # octets: a thread that finds no memory for its first steps
+                                    # never tells that it runs, and Thread.start() waits for ever
+
+
+def check_memory(args):
+    """Raises UserError if there is no address space for the stacks of our threads."""
+    stack = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
+    if stack == resource.RLIM_INFINITY:
+        stack = STACK_DEFAULT
+    threads = args.mt + bool(args.o) + bool(args.state and args.w == 1)
+    need = threads * stack + MEMORY_SPARE
+    try:
+        mmap.mmap(-1, need, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        raise UserError('argument -mt: %d threads need %d MB of address space: lower -mt, or '
+                        'raise the limit (ulimit -v)' % (threads, need >> 20)) from None
+
+
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
     crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
@@ -7220,11 +7775,19 @@ def make_crew(args, console, sink, modules, options) -> Crew:
     return crew
 
 
+def tell_terminal(what, console):
+    """Whoever typed a command without input learns what it waits for."""
+    if sys.stdin and sys.stdin.isatty():
+        console.note(what + ' from the terminal; Ctrl-D ends them')
+
+
 def pass_results(args, console, signals, modules, options) -> int:
     """-x: lines of results, as line_results() has them -> modules."""
     if not sys.stdin:
         raise UserError('-x: standard input is closed: ip:port lines were expected')
+    check_memory(args)
     excluded = load_all(args.exclude, '-xf', Names({}, False, console, args.resolve))
+    tell_terminal('-x: reading ip:port lines', console)
     sink = make_sink(args, console)
     sink.start()
     crew = make_crew(args, console, sink, modules, options)
@@ -7342,6 +7905,8 @@ def start_text(pace: Pace, args, space: Space, total) -> str:
         parts.append('shard %d/%d' % (args.shard[0] + 1, args.shard[1]))
     if total:
         parts.append(many(total, 'probe') + time_text(pace, args, total))
+    elif not args.max_results and not args.max_runtime:
+        parts.append('without end: --once, -n, --max-results or --max-runtime would end it')
     return ', '.join(parts)
 
 
@@ -7385,6 +7950,7 @@ def daemonize():
     os.setsid()
     if os.fork():
         os._exit(0)
+    redirect(os.open('/dev/null', os.O_RDWR), 0)
 
 
 def redirect(fd: int, *streams: int):
@@ -7393,17 +7959,41 @@ def redirect(fd: int, *streams: int):
         os.dup2(fd, stream)
 
 
-def open_log(path):
-    """Descriptor of the file of --log, or of /dev/null."""
-    try:
-        return os.open(path or '/dev/null', os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    except OSError as error:
-        raise UserError('argument --log: %r: %s' % (path, why(error))) from None
+class Log:
+    """The file of --log, or /dev/null.
+
+    path    absolute; SIGHUP opens it again
+    streams descriptors that go there, () at first
+    """
+    option = '--log'
+
+    def __init__(self, path):
+        self.path, self.streams = os.path.abspath(path or '/dev/null'), ()
+        self.fd = self.open()
+
+    def open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise UserError('argument --log: %r: %s' % (self.path, why(error))) from None
+
+    def take(self, *streams):
+        """Standard streams go there from now on."""
+        self.streams = streams
+        redirect(self.fd, *streams)
+        os.close(self.fd)               # a file that is renamed and removed gives its place back
+
+    def reopen(self) -> bool:
+        """What has its name now."""
+        self.fd = self.open()
+        self.take(*self.streams)
+        return True
 
 
 def scan(args, state, status, space, exclusions, console, signals, modules, options) -> int:
     """Everything is checked and opened first, then the scan begins, and last its end is told."""
-    log = open_log(args.log)
+    check_memory(args)
+    log = Log(args.log)
     share = len(space.share(args.shard))
     total = min(args.n or share, share) if args.once else args.n
     snapshots = state.snapshots if state else [None] * args.w
@@ -7421,22 +8011,20 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
     console.progress(start)
     if args.d:
         daemonize()
-        redirect(os.open('/dev/null', os.O_RDWR), 0)
-        redirect(log, 1, 2)
-    elif args.log:
-        redirect(log, 2)
+    if args.d or args.log:
+        log.take(*((1, 2) if args.d else (2,)))
     if args.log:
-        console.look()
+        console.follow(log)
         console.progress(start)
     engine = engines[0]
     for each in engines if args.exclude else ():
         each.exclusions = exclusions
     if args.w > 1:
-        engine = Team(engines, state, sink)     # forks: before there are threads
+        engine = Team(engines, state, sink, console.log, status)    # forks: before threads
         signals.last_words = engine.kill
     sink.start()
     progress = Progress(console, args.st or (10000 if args.o else 1000),
-                        Out(sink, 0) if args.o else None, total)
+                        Out(sink, 0) if args.o else None, total, 0 if args.st else STATISTICS_S)
     progress.status_file = status
     for line in args.told if args.o else ():
         progress.out.str(line[:1000], CSCAN_EVENT)
@@ -7451,14 +8039,15 @@ def scan(args, state, status, space, exclusions, console, signals, modules, opti
     if state:
         progress.keep_config = lambda: state.config.write(state_config(args, exclusions))
     crew.exclusions = engine.exclusions
-    heed_hangup(engine)
-    signals.wind_up = engine.stop
+    signals.give(engine)
     engine.run(crew, sink, console, progress)
     crew.close(lambda: linger(engine))
     sink.close()
     engine.finish()
-    progress.final(engine)
     error = progress.error(engine)
+    if signals.came == signal.SIGHUP and error == console.failed:
+        error = ''                          # that terminal took no results, either
+    progress.final(engine, 'stopped' if signals.came else 'done')
     tell_end(console, crew, error)
     return 1 if error else 128 + signals.came if signals.came else 0
 

@@ -56,7 +56,7 @@ import tempfile
 import time
 import zlib
 
-__version__ = '1.0'
+__version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
 
 
 # ==== 1 Wire formats ==================================================================

@@ -33,7 +33,7 @@ import os
 import struct
 import sys
 
-__version__ = '1.0'
+__version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
 
 
 # ==== 1 Formats =======================================================================

@@ -1110,8 +1110,7 @@ class StubConsole:
     def clear(self):
         pass
 
-    def hung_up(self):
-        return False
+    log = None
 
 
 class StubSink:
@@ -3160,6 +3159,18 @@ class OutputFormats(Case):
         self.assertEqual(status, 0)
         return out.replace('cba_reader.py \'&lt;ARGS&quot;&amp;&gt;\'', 'ARGS').splitlines()
 
+    def test_formulas(self):
+        """No text of strangers is a formula in a spreadsheet."""
+        rows = [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@x', "'@x"), ('', ''),
+                ('a=1', 'a=1'), ('\t=1', '\\x09=1'), ('\r=1', '\\x0d=1'), ('"=1', '""=1')]
+        for program in cscan, cba_reader:
+            for text, cell in rows:
+                self.assertEqual(program.csv_cell(text), '"%s"' % cell.replace('\\x09', cscan.printable(
+                    '\t')).replace('\\x0d', cscan.printable('\r')))
+            self.assertIn(',"\'=x","\'@y"', program.csv_line(
+                types.SimpleNamespace(time=1, module='=x', events=[(1, 0, '@y')], names={}),
+                '1.2.3.4', 5))
+
     def test_layouts(self):
         """What each format writes of open ports, and of what a stranger said."""
         self.assertEqual(set(FORMATS) | {'json'}, set(cba_reader.FORMATS))
@@ -4712,6 +4723,28 @@ class Engine(unittest.TestCase):
                                  ['canary %s:%d: %s' % (address + (state,))])
                 self.assertEqual(engine.sent, 5)
 
+    def test_soft_error(self):
+        """What ICMP said inside connect() is an answer, and its socket is never met again."""
+        class Soft(socket.socket):
+            """Has an error that only SO_ERROR tells, unless it is to have none."""
+            code = 0
+
+            def getsockopt(self, level, option):
+                return self.code
+
+        with patched(cscan.socket, socket=Soft):
+            engine = self.engine([self.hosts.silent()], once=True)
+            engine.launch(1)
+            sock = next(iter(engine.attempts))
+            engine.collect([(sock.fileno(), 0)])
+            self.assertEqual((len(engine.attempts), dict(engine.answers)), (1, {}))
+            Soft.code = errno.EHOSTUNREACH
+            engine.collect([(sock.fileno(), 0)])
+            self.addCleanup(engine.close)
+        self.assertEqual((engine.attempts, dict(engine.answers)), ({}, {errno.EHOSTUNREACH: 1}))
+        self.assertEqual(sock.fileno(), -1)
+        self.assertNotIn(sock, engine.free)
+
 
 @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
 class MeteredEngine(Engine):
@@ -5753,7 +5786,8 @@ class Shards(Case):
                 lines=found.extend, progress=err.append, note=err.append, gone=False, failed='')
             parser = cscan.make_parser()
             given = parser.parse_args(['-l', '--once', *args])
-            self.assertEqual(cscan.run(given, console, None), 0)
+            signals = types.SimpleNamespace(take_hangup=lambda args, console: None)
+            self.assertEqual(cscan.run(given, console, signals), 0)
             return found, err
         first, second = (listed('-f', '10.0.0.0/24', '--shard', part)[0] for part in ('1/2', '2/2'))
         self.assertEqual(len(set(first) | set(second)), 256)
@@ -5772,6 +5806,11 @@ class KeepingCrew(StubCrew):
 
     def settled(self):
         return self.done
+
+
+LISTS = {option: ['00', '1 address'] for option in ('-f', '-xf', '-p')}
+SNAPSHOT = dict(dict.fromkeys(cscan.KEPT_COUNTERS, 0), position=0, drawn=0, passed=0, elapsed=1.5,
+                done=False, waiting=[], answers=[], locals=[])
 
 
 class StateSink(StubSink):
@@ -5865,28 +5904,29 @@ class State(EngineCase):
     def state(self, workers=1, name='state', **config):
         """A state file that a scan has begun."""
         state = cscan.StateFile(self.path(name), '--state', workers)
-        state.begin(dict({'args': {}, 'lists': {}, 'boot_id': cscan.read_boot_id()}, **config))
+        state.begin(dict({'args': {'names': {}}, 'lists': LISTS,
+                          'boot_id': cscan.read_boot_id()}, **config))
         return state
 
     def test_after_power_loss(self):
         """Of another boot only what was forced to the disk before counts."""
-        for boots, expected in ((('a', 'a'), 'live'), (('a', 'b'), 'synced'), (('', ''), 'synced')):
+        for boots, expected in ((('a', 'a'), 2), (('a', 'b'), 1), (('', ''), 1)):
             with self.subTest(boots=boots):
                 with patched(cscan, read_boot_id=lambda: boots[0]):
                     state = self.state(2, 'state%s%s' % boots)
                     for live, synced in state.workers:
-                        synced.write('synced')
-                        live.write('live')
+                        synced.write(dict(SNAPSHOT, sent=1))
+                        live.write(dict(SNAPSHOT, sent=2))
                     close_state(state)
                 with patched(cscan, read_boot_id=lambda: boots[1]):
                     state = cscan.StateFile(state.path, '--resume')
                     state.load()
-                    self.assertEqual(state.snapshots, [expected] * 2)
-                    state.begin({'boot_id': boots[1]})      # from now on the live ones
+                    self.assertEqual([each['sent'] for each in state.snapshots], [expected] * 2)
+                    state.begin({'args': {'names': {}}, 'lists': LISTS, 'boot_id': boots[1]})      # from now on the live ones
                     close_state(state)
                     state = cscan.StateFile(state.path, '--resume')
                     state.load()
-                    self.assertEqual(state.snapshots, [expected] * 2)
+                    self.assertEqual([each['sent'] for each in state.snapshots], [expected] * 2)
                     close_state(state)
 
     def refuse(self, name, *words, workers=None):
@@ -5976,7 +6016,7 @@ class State(EngineCase):
         state.snapshots = [{'passed': 5}, {'passed': 9}, None]
         with patched(cscan.Team, fork=lambda team: None):
             for given, passed in ((state, 9), (None, 0)):
-                team = cscan.Team([self.engine([]) for _ in range(3)], given, self.crew)
+                team = cscan.Team([self.engine([]) for _ in range(3)], given, self.crew, None, None)
                 self.assertEqual([each.orders[cscan.PASSED] for each in team.workers],
                                  [passed] * 3)
                 for reader in team.speaking:
@@ -6084,7 +6124,8 @@ class State(EngineCase):
         engine.keeper = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
-        engine.progress = types.SimpleNamespace(reread=lambda exclusions, new: None)
+        engine.progress = types.SimpleNamespace(reopen=lambda: None,
+                                                reread=lambda exclusions, new: None)
         engine.launch(2)
         engine.reread()
         self.assertEqual((engine.attempts, engine.position(), engine.barred), ({}, 2, 2))
@@ -6122,6 +6163,166 @@ class State(EngineCase):
         killed = self.engine([], once=True)         # again, before it drew as far as the first
         killed.resume(dict(engine.snapshot(), position=5))
         self.assertEqual((killed.snapshot()['position'], killed.snapshot()['drawn']), (5, 20))
+
+
+class Trust(Case):
+    """Files of others: what is read from them, and what is not done."""
+
+    def test_distrust(self):
+        """Owner and mode, with and without sudo."""
+        rows = [    # uid of the file, gid, mode, our uid, SUDO_UID, trusted
+            (1000, 100, 0o644, 1000, '', True), (1001, 100, 0o600, 1000, '', False),
+            (0, 0, 0o644, 1000, '', True), (1000, 100, 0o646, 1000, '', False),
+            (1000, 100, 0o664, 1000, '', False), (1000, 1000, 0o664, 1000, '', True),
+            (0, 100, 0o664, 0, '', False), (1000, 1000, 0o600, 0, '', False),
+            (1000, 1000, 0o600, 0, '1000', True), (1000, 1000, 0o600, 1001, '1000', False),
+            (1000, 1000, 0o602, 0, '1000', False), (1000, 1000, 0o600, 0, 'x', False)]
+        for uid, gid, mode, ours, sudo, trusted in rows:
+            with self.subTest(uid=uid, gid=gid, mode=oct(mode), ours=ours, sudo=sudo), \
+                    patched(os, geteuid=lambda: ours), patched(os, environ={'SUDO_UID': sudo}):
+                status = types.SimpleNamespace(st_uid=uid, st_gid=gid, st_mode=mode)
+                self.assertEqual(not cscan.distrust(status), trusted)
+
+    def test_module_file(self):
+        """A module file that others can write is not run."""
+        path = self.path('mine.py', b'import sys\nsys.harmed = 1\n')
+        os.chmod(path, 0o666)
+        self.assert_refused([repr(path), 'not run: everyone may write to it'],
+                            cscan.load_modules, path)
+        self.assertFalse(hasattr(sys, 'harmed'))
+
+    def test_state_file(self):
+        """It is the user's alone, no link, no pipe."""
+        before = os.umask(0)
+        try:
+            close_state(cscan.StateFile(self.path('state'), '--state', 1))
+            self.assertEqual(os.stat(self.path('state')).st_mode & 0o777, 0o600)
+            close_state(cscan.StateFile(self.path('empty', b''), '--state', 1))
+            self.assertEqual(os.stat(self.path('empty')).st_mode & 0o777, 0o600)
+        finally:
+            os.umask(before)
+        os.symlink(self.path('state'), self.path('link'))
+        os.symlink(self.path('nowhere'), self.path('dangling'))
+        os.mkfifo(self.path('pipe'))
+        for name, workers, words in (('link', None, 'a symbolic link'), ('link', 1, 'a symbolic'),
+                                     ('dangling', 1, 'a symbolic link'),
+                                     ('pipe', None, 'a file was expected'),
+                                     ('pipe', 1, 'a file was expected')):
+            self.assert_refused([words], cscan.StateFile, self.path(name), '--state', workers)
+        self.assertFalse(os.path.exists(self.path('nowhere')))
+        for mode, words in ((0o600, ''), (0o602, 'everyone may write to it')):
+            os.chmod(self.path('state'), mode)
+            state = cscan.StateFile(self.path('state'), '--resume')
+            self.assertEqual(state.distrust, words)
+            close_state(state)
+
+    def changed(self, config=None, snapshot=None, raw=None):
+        """load() of a state file with this configuration and snapshot, or raw JSON as the first."""
+        path = self.path('state')
+        state = cscan.StateFile(path, '--state', 1)
+        whole = {'args': {'names': {}}, 'lists': LISTS, 'boot_id': cscan.read_boot_id()}
+        state.begin(whole if config is None else config)
+        state.workers[0][0].write(SNAPSHOT if snapshot is None else snapshot)
+        if raw is not None:
+            rest = struct.pack('<IQ', len(raw), 9) + raw
+            at = cscan.STATE_PAGE
+            state.memory[at:at + 4 + len(rest)] = struct.pack('<I', zlib.crc32(rest)) + rest
+        close_state(state)
+        state = cscan.StateFile(path, '--resume')
+        try:
+            return state.load()
+        finally:
+            close_state(state)
+            os.unlink(path)
+
+    def test_damaged(self):
+        """Whatever stands in the slots: one line, at once, in little memory."""
+        self.assertEqual(sorted(self.changed()), ['args', 'boot_id', 'lists'])
+        whole = {'args': {'names': {}}, 'lists': LISTS, 'boot_id': ''}
+        bomb = base64.b64encode(zlib.compress(bytes(1 << 26))).decode()
+        odd = base64.b64encode(zlib.compress(struct.pack('=II', 9, 3))).decode()
+        rows = [
+            {'config': {}}, {'config': []}, {'config': 'x'}, {'config': dict(whole, args=[])},
+            {'config': dict(whole, args={})}, {'config': dict(whole, lists={'-f': []})},
+            {'config': dict(whole, lists=dict(LISTS, **{'-p': ['x']}))},
+            {'config': dict(whole, boot_id=1)}, {'config': dict(whole, more=1)},
+            {'config': dict(whole, excluded=bomb)}, {'config': dict(whole, excluded='x')},
+            {'config': dict(whole, excluded=bomb[:99])}, {'config': dict(whole, excluded=odd)},
+            {'config': dict(whole, excluded=5)},
+            {'snapshot': {}}, {'snapshot': 7}, {'snapshot': dict(SNAPSHOT, position=-1)},
+            {'snapshot': dict(SNAPSHOT, position=True)}, {'snapshot': dict(SNAPSHOT, sent=1.5)},
+            {'snapshot': dict(SNAPSHOT, sent=1 << 63)}, {'snapshot': dict(SNAPSHOT, done=0)},
+            {'snapshot': dict(SNAPSHOT, elapsed=float('nan'))},
+            {'snapshot': dict(SNAPSHOT, elapsed=float('inf'))},
+            {'snapshot': dict(SNAPSHOT, answers=[[1]])}, {'snapshot': dict(SNAPSHOT, answers={})},
+            {'snapshot': dict(SNAPSHOT, waiting=[['x', 1, 1]])},
+            {'snapshot': dict(SNAPSHOT, waiting=[['1.2.3.4', '1', 1]])},
+            {'snapshot': dict(SNAPSHOT, metrics=[1])}, {'snapshot': dict(SNAPSHOT, more=1)},
+            {'raw': b'[' * 500000}, {'raw': b'9' * 900000}, {'raw': b'\xff'}, {'raw': b'{'},
+            {'raw': b'{"args": 1e999}'}, {'raw': b''}]
+        for row in rows:
+            with self.subTest(row=repr(row)[:80]):
+                begun = time.monotonic()
+                self.assert_refused([self.path('state')], lambda: self.changed(**row))
+                self.assertLess(time.monotonic() - begun, 2)
+
+    def test_slot_number(self):
+        path = self.path('state')
+        state = cscan.StateFile(path, '--state', 1)
+        state.config.number = (1 << 64) - 3
+        state.begin({'args': {'names': {}}, 'lists': LISTS, 'boot_id': ''})
+        close_state(state)
+        state = cscan.StateFile(path, '--resume')
+        self.assert_refused(['damaged: slot'], state.load)
+        close_state(state)
+
+    def test_workers(self):
+        """A file of terabytes is no reason to begin."""
+        path = self.path('state', cscan.STATE_MAGIC)
+        os.truncate(path, cscan.STATE_START + 65 * cscan.STATE_WORKER)
+        self.assert_refused(['damaged', '64 workers'], cscan.StateFile, path, '--resume')
+
+    def test_positions(self):
+        """A position that the scan cannot have had is an error, not its end."""
+        state = cscan.StateFile(self.path('state'), '--state', 2)
+        self.addCleanup(close_state, state)
+        args = types.SimpleNamespace(shard=(0, 1), w=2)
+        space = cscan.Space([(1, 10)], [(80, 1)])
+        rows = [({}, ''), ({'position': 5, 'drawn': 5}, ''), ({'position': 6, 'drawn': 6}, '6'),
+                ({'position': 10 ** 15, 'drawn': 10 ** 15}, 'position 1000000000000000'),
+                ({'position': 3, 'drawn': 2}, 'position 3'), ({'drawn': 6}, '6 drawn of 5 targets'),
+                ({'waiting': [['0.0.0.9', 80, 1]]}, ''),
+                ({'waiting': [['0.0.0.11', 80, 1]]}, '0.0.0.11:80 waits'),
+                ({'waiting': [['0.0.0.9', 81, 1]]}, '0.0.0.9:81 waits')]
+        for changes, words in rows:
+            state.snapshots = [None, dict(SNAPSHOT, **changes)]
+            with self.subTest(changes=changes):
+                if words:
+                    self.assert_refused([words], state.check_positions, args, space, [(1, 10)])
+                else:
+                    state.check_positions(args, space, [(1, 10)])
+
+    def test_look_alikes(self):
+        """-mf and -o never cut or replace what only looks like theirs."""
+        record = struct.pack('=BQi', cscan.METRICS_SENT, 5, 3)
+        head, console = struct.pack('=i', 800), StubConsole()
+        rows = [(head, True), (head + record, True), (head + record + b'\xe0', True),
+                (b'abcd', False), (b'abc', False), (b'abcd' + record, False), (b'text\n' * 9, False),
+                (head + b'\xe0', False), (head + record + b'x', False), (b'\0' * 4, False),
+                ('Das \u201ewar es\u201c'.encode(), False), (head + record[:-1], False)]
+        for octets, ours in rows:
+            path = self.path('file', octets)
+            with self.subTest(octets=octets):
+                if ours:
+                    os.close(cscan.Metrics(path, 800, console).fd)
+                else:
+                    self.assert_refused(['not replaced'], cscan.Metrics, path, 800, console)
+                self.assertEqual(self.read('file'), octets)
+        for octets in (b'L\n', b'B!', b'L \n', b'L\0\1', b'L\t\1\0\5abc', b'B\r'):
+            with self.subTest(octets=octets):
+                path = self.path('file', octets)
+                self.assert_refused(['not a CBA file'], cscan.CbaSink, path, None, console)
+                self.assertEqual(self.read('file'), octets)
 
 
 class Source(unittest.TestCase):
@@ -6437,7 +6638,7 @@ class Excluding(EngineCase):
         engine.hup = True
         engine.reread()
         self.assertEqual((len(engine.attempts), engine.hup, engine.stopping), (1, False, ''))
-        self.assert_line(self.console.notes[0], 'SIGHUP: ', "never:1: '127.0.0'",
+        self.assert_line(self.console.notes[-1], 'SIGHUP: ', "never:1: '127.0.0'",
                          '; the exclude list before stays')
 
     def test_nothing_left(self):
@@ -6450,25 +6651,23 @@ class Excluding(EngineCase):
         self.assertEqual(engine.stopping, 'everything is excluded now')
 
     def test_terminal_closed(self):
-        """SIGHUP because there is no terminal any more: that ends the scan."""
-        engine = self.scan([self.hosts.silent()])
-        self.console.hung_up = lambda: True
-        engine.reread()
-        self.assertEqual((engine.error, engine.barred), ('the terminal was closed', 0))
-        console, (master, slave) = cscan.Console(), os.openpty()
-        before = os.dup(2)
-        try:
-            os.dup2(slave, 2)
-            console.look()
-            self.assertFalse(console.hung_up())
-            os.close(master)
-            self.assertTrue(console.hung_up())
-            console.status('nobody sees it')
-            self.assertFalse(console.hung_up())         # known by then
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            os.close(slave)
+        """A terminal that closed is known, also when the size of it was asked for meanwhile."""
+        for fd, log in ((2, None), (1, None), (2, 'the log takes the messages')):
+            master, slave = os.openpty()
+            before = os.dup(fd)
+            try:
+                os.dup2(slave, fd)
+                console = cscan.Console()
+                self.assertEqual(console.hung_up(), False)
+                if log:
+                    console.follow(log)
+                os.close(master)
+                console.status('nobody sees it')
+                self.assertEqual(console.hung_up(), not log)
+            finally:
+                os.dup2(before, fd)
+                os.close(before)
+                os.close(slave)
 
     def test_results(self):
         """Results that wait for modules are dropped and counted; modules connect no more."""
@@ -6492,6 +6691,115 @@ class Excluding(EngineCase):
         self.assertEqual(self.console.notes, [
             'warning: --state: too big: --resume will not know the exclude list',
             'SIGHUP: exclude list read again: 2 addresses more excluded from now on'])
+
+
+class Hangup(Case):
+    """SIGHUP: one rule, with each of the options that it matters to."""
+
+    def signals(self, args, hung_up=False, before=signal.SIG_DFL):
+        """Signals as a scan has them, and the handler of SIGHUP; None: as it was."""
+        console = StubConsole()
+        console.hung_up = lambda: hung_up
+        handler = signal.signal(signal.SIGHUP, before)
+        self.addCleanup(signal.signal, signal.SIGHUP, handler)
+        signals = cscan.Signals()
+        self.addCleanup(signals.restore)
+        signals.take_hangup(cscan.make_parser().parse_args(args), console)
+        return signals, signal.getsignal(signal.SIGHUP) != before
+
+    def test_nohup(self):
+        """SIGHUP that is ignored stays so, unless it has something to do."""
+        rows = [([], False), (['-o', 'x'], False), (['-xf', 'x'], True), (['--log', 'x'], True),
+                (['--status', 'x'], True), (['-x', '-xf', 'x'], False), (['-l', '-xf', 'x'], False)]
+        for args, heeded in rows:
+            with self.subTest(args=args):
+                self.assertEqual(self.signals(args, before=signal.SIG_IGN)[1], heeded)
+                self.assertEqual(self.signals(args)[1], True)
+
+    def test_ends(self):
+        """A closed terminal ends the scan, as do -l and -x; a second one changes nothing."""
+        rows = [([], True, 1), ([], False, 0), (['-xf', 'x'], True, 1), (['-xf', 'x'], False, 0),
+                (['-l'], False, 1), (['-x'], False, 1)]
+        for args, hung_up, came in rows:
+            with self.subTest(args=args, hung_up=hung_up):
+                signals = self.signals(args, hung_up)[0]
+                reasons = []
+                engine = types.SimpleNamespace(stop=reasons.append)
+                signals.give(engine)
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGHUP)
+                self.assertEqual((signals.came, engine.hup), (came, not came))
+                self.assertEqual(reasons, ['the terminal was closed'] * came)
+                signals.restore()
+
+    def test_before_the_scan(self):
+        """One that came early: the scan does not begin, or begins by reading again."""
+        with self.assertRaises(cscan.Interrupted):
+            self.signals([], True)
+            os.kill(os.getpid(), signal.SIGHUP)
+        signals = self.signals(['-xf', 'x'])[0]
+        os.kill(os.getpid(), signal.SIGHUP)
+        engine = types.SimpleNamespace(stop=None)
+        signals.give(engine)
+        self.assertTrue(engine.hup)
+
+    def test_reopen(self):
+        """What the names of --log and --status mean now, wherever the process stands."""
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        console = StubConsole()
+        status, log = cscan.StatusFile('status', console), cscan.Log('log')
+        status.open()
+        saved = os.dup(2)
+        try:
+            log.take(2)
+            os.chdir('/')
+            for name in 'status', 'log':
+                os.rename(self.path(name), self.path(name + '.1'))
+            console.log = log
+            progress = cscan.Progress(console, 1, None, None)
+            progress.status_file = status
+            progress.reopen()
+            os.write(2, b'message')
+            status.write({'x': 1})
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        self.assertEqual(self.look(), {'status': b'{"x":1}\n', 'log': b'message', 'log.1': b'',
+                                       'status.1': b''})
+        self.assertEqual(console.notes, ['SIGHUP: the scan goes on; opened again: --log %r, '
+                                         '--status %r' % (self.path('log'), self.path('status'))])
+        os.rename(self.folder, self.folder + '.away')
+        progress.reopen()
+        os.rename(self.folder + '.away', self.folder)
+        self.assert_line(console.notes[1], 'warning: SIGHUP: argument --log: ', 'before stays')
+        self.assert_line(console.notes[2], 'warning: SIGHUP: argument --status: ', 'before stays')
+        self.assertEqual(console.notes[3], 'SIGHUP: the scan goes on')
+        self.assertTrue(status.write({'y': 1}))
+        os.close(status.fd)
+
+    def test_descriptor_is_not_reopened(self):
+        reader, writer = os.pipe()
+        status = cscan.StatusFile(str(writer), StubConsole())
+        self.assertEqual((status.reopen(), status.path), (False, ''))
+        for fd in reader, writer, status.fd:
+            os.close(fd)
+
+    def test_messenger(self):
+        """A worker hears each order once, by a word of its own."""
+        heard = []
+        log = types.SimpleNamespace(reopen=lambda: heard.append('log'))
+        worker = types.SimpleNamespace(orders=[0] * cscan.ORDERS)
+        messenger = cscan.Messenger(worker, 0, types.SimpleNamespace(sync=None), log)
+        engine = types.SimpleNamespace(hup=False)
+        for word, log_opened, hup in ((None, 0, False), (cscan.REOPEN, 1, False),
+                                      (cscan.REREAD, 1, True), (None, 1, False)):
+            if word is not None:
+                worker.orders[word] += 1
+            messenger.hear_hangup(engine)
+            self.assertEqual((len(heard), engine.hup), (log_opened, hup))
+            engine.hup = False
 
 
 class Status(Case):
@@ -6530,6 +6838,34 @@ class Status(Case):
         engine.crew.passed, engine.crew.sink = 3, StubSink()
         vars(engine).update(values)
         return progress, engine
+
+    def test_columns(self):
+        """At 40 columns the number of open ports is still there."""
+        progress = cscan.Progress(self.console, 1, None, 1 << 32)
+        totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), sent=1234567890,
+                                     opened=98765, limits=[], canary='', answers={}, locals={}))
+        engine = types.SimpleNamespace(stopping='', crew=types.SimpleNamespace(
+            full=lambda: False, closed=False))
+        self.assertIn('98765 open', progress.status(engine, totals)[:39])
+
+    def test_seldom(self):
+        """Off a terminal a line at most in so many seconds; the CBA has them all."""
+        self.console.tty = False
+        out = types.SimpleNamespace(begin=lambda name: None, numbers=[])
+        out.int32 = out.int64 = lambda number, code=0: out.numbers.append(number)
+        totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), limits=[], canary='',
+                                     answers={}, locals={}))
+        engine = types.SimpleNamespace(totals=lambda: totals)
+        for least, lines in ((5, 1), (0, 3)):
+            progress = cscan.Progress(self.console, 10, out, None, least)
+            self.console.notes.clear()
+            out.numbers.clear()
+            for _ in range(3):
+                progress.statistics(engine)
+            self.assertEqual((len(self.console.notes), len(out.numbers)), (lines, 9))
+            progress.spoken -= 6
+            progress.statistics(engine)
+            self.assertEqual(len(self.console.notes), lines + 1)
 
     def test_refused(self):
         """What cannot be written is an error at once, not the end of a long scan."""
@@ -7070,7 +7406,7 @@ class Resume(Long):
                                     cscan.check_lists, 'state', before, now)
                 self.path(name, old)
 
-    def resume_with(self, more=(), given=(), **changes):
+    def resume_with(self, more=(), given=(), distrust='', **changes):
         """resumed_args() of a state file whose arguments are changed."""
         parser = cscan.make_parser()
         args = parser.parse_args(['-f', '127.0.0.1', '--once', *more])
@@ -7078,16 +7414,40 @@ class Resume(Long):
         lasting = cscan.lasting_args(args)
         lasting.update(changes)
         state = cscan.StateFile(self.path('state'), '--state', 1)
-        state.begin({'args': lasting, 'lists': {}, 'boot_id': cscan.read_boot_id()})
-        state.workers[0][0].write({'passed': 7, 'done': False})
+        state.begin({'args': lasting, 'lists': LISTS, 'boot_id': cscan.read_boot_id()})
+        state.workers[0][0].write(dict(SNAPSHOT, passed=7))
         close_state(state)
         given = parser.parse_args(['--resume', self.path('state'), *given])
         state = cscan.StateFile(self.path('state'), '--resume')
+        state.distrust = distrust
         try:
             return cscan.resumed_args(given, state)
         finally:
             close_state(state)
             os.unlink(self.path('state'))
+
+    def test_untrusted(self):
+        """From a file that others may have written nothing is run or written, unless repeated."""
+        rows = [    # what the scan had, what is given now, words of the refusal
+            (['-o', '/x/a.cba'], [], '-o /x/a.cba'),
+            (['-o', '/x/a.cba'], ['-o', '/x/b.cba'], "'/x/b.cba': that scan has '/x/a.cba'"),
+            (['-o', '/x/a.cba'], ['-o', '/x/a.cba'], ''),
+            (['--log', '/x/l', '-mf', '/x/m'], ['-mf', '/x/m'], '--log /x/l'),
+            (['--status', '/x/s'], [], '--status /x/s'),
+            (['--status', '/x/s'], ['--status', '/y'], ''),
+            (['-mod', '/x/m.py,print'], [], '-mod /x/m.py,print'),
+            (['-mod', '/x/m.py,print'], ['-mod', '/x/m.py,print'], ''),
+            (['-mod', 'banner'], [], ''), ([], [], ''), (['-of', '/x/files'], [], '')]
+        for more, given, words in rows:
+            with self.subTest(more=more, given=given):
+                def resumed():
+                    return self.resume_with(more, given, distrust='its owner is user 7')
+                if words:
+                    self.assert_refused([words, '' if given[:1] == ['-o'] else
+                                         'its owner is user 7'], resumed)
+                else:
+                    self.assertEqual(resumed().of, os.path.abspath('cba_files'))
+                    self.assertEqual(self.resume_with(more).once, True)     # ours: none needed
 
     def test_arguments(self):
         """What is kept, what is given anew, and what cannot be."""
@@ -7103,6 +7463,32 @@ class Resume(Long):
             with self.subTest(words=words):
                 self.assert_refused([words], lambda: self.resume_with(more, given, **changes))
         self.assertEqual(self.resume_with(['--max-results', '8']).max_results, 8)
+
+    def test_round_trip(self):
+        """All that a scan may be told comes back as it was, by way of a command line."""
+        words = ['-xf', '10.0.0.0/8', '-p', '80-82', '--seed', '7', '-n', '9', '-r', 'auto/900',
+                 '-t', '1.5', '-w', '1', '-pr', '3', '-b', '0', '-bi', '127.0.0.1', '-e', '4',
+                 '-mcfg', 'a.b=-1', '-mt', '2', '--max-runtime', '1e6', '-st', '5', '-q',
+                 '--skip-unresolved', '-c', '127.0.0.1', '-cp', '7', '-ca', '8', '-mod', 'banner']
+        args = self.resume_with(words)
+        expected = cscan.make_parser().parse_args(['-f', '127.0.0.1', '--once', *words])
+        for name, value in vars(expected).items():
+            if name not in ('q', 'state', 'resume', 'shard', 'of'):
+                self.assertEqual((getattr(args, name), type(getattr(args, name))),
+                                 (value, type(value)), name)
+        self.assertEqual((args.shard, args.q), ((0, 1), False))
+
+    def test_damaged(self):
+        """Arguments that no scan can have: one line that names them."""
+        rows = [('w', 65), ('w', True), ('r', 'x'), ('t', -1), ('t', [1]), ('f', []),
+                ('f', 'x'), ('f', [1, None]), ('once', 1), ('once', False), ('l', True), ('b', 1e9),
+                ('o', 'a\0b'), ('o', {}), ('shard', [5, 5, 5]), ('shard', [3, 2]),
+                ('shard', ['0', 1]), ('shard', None), ('names', {'x': ['999.1.1.1']}),
+                ('names', []), ('bi', '1.2.3'), ('seed', -1), ('ce', 5), ('d', True), ('f', ['-'])]
+        for name, value in rows:
+            with self.subTest(name=name, value=value):
+                self.assert_refused(['--resume: ', self.path('state')],
+                                    lambda: self.resume_with(**{name: value}))
 
 
 LONG_LISTENER = r"""
@@ -7531,6 +7917,196 @@ class Cli(Case):
         self.assertEqual(process.wait(5), 130)
         process.communicate()
 
+    def test_hangup(self):
+        """A closed terminal: pending ones end, files are finished, 129; else the scan goes on."""
+        port = self.hosts.serving()[1]
+        for workers in 1, 2:
+            for closes in True, False:
+                with self.subTest(workers=workers, closes=closes):
+                    name = '%d%d' % (workers, closes)
+                    path, status = self.path(name + '.cba'), self.path(name + '.status')
+                    master, slave = os.openpty()
+                    process = subprocess.Popen(
+                        tool('cscan.py', *self.base, '-f', '127.0.0.1', '-p', port, '-o', path,
+                             '-w', workers, '--status', status), stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL, stderr=slave)
+                    self.addCleanup(end_process, process)
+                    os.close(slave)
+                    wait_until(lambda: os.path.exists(path) and cba_entries(path, ''))
+                    if closes:
+                        os.close(master)
+                    else:
+                        os.rename(status, status + '.1')
+                    for pid in [process.pid] + child_pids(process.pid):
+                        os.kill(pid, signal.SIGHUP)
+                    if not closes:
+                        wait_until(lambda: os.path.exists(status) and read_text(status))
+                        self.assertIsNone(process.poll())
+                        process.terminate()
+                        os.close(master)
+                    self.assertEqual(process.wait(20), 129 if closes else 143)
+                    record = json.loads(read_text(status).splitlines()[-1])
+                    self.assertEqual((record['state'], record['reason']), (
+                        'stopped', 'the terminal was closed' if closes else 'interrupted'))
+                    self.assertEqual(record['results'], len(cba_entries(path, '')))
+
+    def test_old_python(self):
+        """The first line that an older Python cannot read says which one is needed."""
+        for name in ('cscan.py', 'masscanned.py', 'metrics.py', 'cba_reader.py',
+                     'compile_targets.py'):
+            with self.subTest(name=name):
+                source = read_text(os.path.join(HERE, name))
+                before, line, _ = source.partition("\n__version__: 'str' = ")
+                self.assertTrue(line)
+                self.assertIn('Python 3.6 or newer', source[len(before):].split('\n')[1])
+                kinds = [type(node) for node in ast.parse(before).body]
+                self.assertEqual(set(kinds) - {ast.Expr, ast.Import}, set())
+                self.assertNotRegex(before, '(?m)^ .*f["\']')
+                source.encode('ascii')          # Python 2 would stop at any other letter
+                status, out, err = run(name, '--version')
+                self.assertEqual((status, out), (0, name[:-3] + ' 1.0\n'))
+
+    def test_terminal_input(self):
+        """-x, -f - and -xf - on a terminal say what they wait for."""
+        rows = [(['-x'], '-x: reading ip:port lines'), (['-l', '-f', '-'], '-f -: reading ranges'),
+                (['-l', '-f', '127.0.0.1', '-xf', '-'], '-xf -: reading ranges')]
+        for args, words in rows:
+            master, slave = os.openpty()
+            process = subprocess.Popen(tool('cscan.py', '-n', '1', *args) if '-l' in args else
+                                       tool('cscan.py', *args), stdin=slave,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            self.addCleanup(end_process, process)
+            os.close(slave)
+            self.assertEqual(process.stderr.readline().decode(),
+                             'cscan: %s from the terminal; Ctrl-D ends them\n' % words)
+            os.close(master)
+            process.kill()
+
+    def test_log_times(self):
+        """Messages in --log begin with their time; on standard error they do not."""
+        log = self.path('log')
+        args = ['-f', '127.0.0.1', '-p', '9', '-n', '1', *self.base]
+        _, _, err = run('cscan.py', *args, '--log', log)
+        self.assertEqual(err.count('\n'), 1)
+        for line in read_text(log).splitlines():
+            self.assertRegex(line, r'^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-9:]{8}Z cscan: ')
+        self.assertGreater(read_text(log).count('\n'), 1)
+
+    def test_second_interrupt(self):
+        """It takes the status line away."""
+        said, ends = [], []
+        signals = cscan.Signals()
+        self.addCleanup(signals.restore)
+        signals.console, signals.wind_up = types.SimpleNamespace(shown='12/s'), said.append
+        with patched(cscan, complain=said.append), patched(os, _exit=ends.append):
+            signals.handle(signal.SIGINT, None)
+            self.assertEqual(said, ['interrupted'])
+            signals.handle(signal.SIGINT, None)
+        self.assertEqual((said[1], ends), ('\r\x1b[K', [130]))
+
+    def test_baked_help(self):
+        """-h of a baked copy says what is built in; of the project's it does not."""
+        self.assertNotIn('built into this copy', cscan.make_parser().format_help())
+        with patched(cscan, BAKED=True, BUILTIN_RANGES='192.0.2.0/24', BUILTIN_PORTS='443',
+                     BUILTIN_MODULES='banner'):
+            self.assertIn('built into this copy:\n  targets 256 addresses\n  ports   443\n'
+                          '  modules banner\n', cscan.make_parser().format_help())
+
+    def test_little_memory(self):
+        """Without room for its threads a scan, or -x, ends with a line, not in Thread.start()."""
+        def limit():
+            resource.setrlimit(resource.RLIMIT_STACK, (1 << 23, 1 << 23))
+            resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)
+        for args in (['-f', '127.0.0.1', '-p', '9', '--once', '-w', 2], ['-x']):
+            self.assert_stop(self.scan(*args, '-mt', 100, preexec_fn=limit), 1,
+                             'argument -mt: 100 threads need 804 MB', 'lower -mt', 'ulimit -v')
+
+    def test_out_of_memory(self):
+        """Memory that ends anywhere, or a thread that cannot be started: a line, status 1."""
+        for error, words in ((MemoryError(), 'out of memory: lower -mt, -w or -m'),
+                             (RuntimeError("can't start new thread"), 'no thread can be started')):
+            def run(*args):
+                raise error
+            err = io.StringIO()
+            with patched(cscan, run=run, complain=err.write):
+                self.assertEqual(cscan.main(['-f', '127.0.0.1', '--once']), 1)
+            self.assert_line(err.getvalue(), words)
+        def other(*args):
+            raise RuntimeError('another')
+        with patched(cscan, run=other), self.assertRaisesRegex(RuntimeError, 'another'):
+            cscan.main(['-f', '127.0.0.1', '--once'])
+
+    def test_words(self):
+        """A word is an option, an option and a value, or a mistake that names what was meant."""
+        parser = cscan.make_parser()
+        defaults = vars(parser.parse_args([]))
+        rows = [    # what is typed, what it changes
+            (['-p80'], {'p': '80'}), (['-p80-90,22:2'], {'p': '80-90,22:2'}), (['-p-'], {'p': '-'}),
+            (['-r2000'], {'r': 2000.0}), (['-t100'], {'t': 100.0}), (['-n5'], {'n': 5}),
+            (['-m7'], {'m': 7}), (['-w2'], {'w': 2}), (['-b0'], {'b': 0}), (['-e1'], {'e': 1}),
+            (['-o=x'], {'o': 'x'}), (['-o=-x'], {'o': '-x'}), (['--seed=4'], {'seed': 4}),
+            (['-f', '-'], {'f': ['-']}), (['-mcfg', 'a.b=-1'], {'mcfg': 'a.b=-1'}),
+            (['-xf=a', '-x'], {'exclude': ['a'], 'x': True}), (['-mf=m'], {'mf': 'm'})]
+        for words, changed in rows:
+            with self.subTest(words=words):
+                given = vars(parser.parse_args(words))
+                self.assertEqual({name: value for name, value in given.items()
+                                  if value != defaults[name]}, changed)
+
+    def test_two_words(self):
+        """The options of the C program, as it takes them."""
+        rows = [('-f', 'x', 'f'), ('-pf', 'x', 'pf'), ('-fp', 'x', 'pf'), ('-p', '80', 'p'),
+                ('-o', 'x', 'o'), ('-of', 'x', 'of'), ('-mod', 'x', 'mod'), ('-mcfg', 'x', 'mcfg'),
+                ('-r', '7', 'r'), ('-t', '7', 't'), ('-m', '7', 'm'), ('-pr', '7', 'pr'),
+                ('-b', '7', 'b'), ('-bi', '1.2.3.4', 'bi'), ('-bt', '7', 'bt'), ('-a', '7', 'a'),
+                ('-ct', '7', 'ct'), ('-e', '7', 'e'), ('-c', '1.2.3.4', 'c'), ('-cp', '7', 'cp'),
+                ('-ca', '7', 'ca'), ('-st', '7', 'st'), ('-mf', 'x', 'mf'), ('-x', '', 'x'),
+                ('-l', '', 'l'), ('-d', '', 'd')]
+        for option, value, name in rows:
+            with self.subTest(option=option):
+                given = vars(cscan.make_parser().parse_args(list(filter(None, [option, value]))))
+                self.assertEqual(str(given[name]).strip("[]'").replace('7.0', '7'),
+                                 value or 'True')
+
+    def test_typos(self):
+        """Nothing is glued but a digit; the message names what was meant, and exit 2."""
+        rows = [
+            ('-once', '; did you mean --once?'), ('-exclude', '; did you mean --exclude?'),
+            ('-resume=x', '; did you mean --resume=x?'), ('--f', '; did you mean -f?'),
+            ('--onc', '; did you mean --once?'), ('--ocne', '; did you mean --once?'),
+            ('-xf192.0.2.1', '; did you mean -xf 192.0.2.1?'), ('-fx', '; did you mean -f x?'),
+            ('-otest.cba', '; did you mean -o test.cba?'), ('-ct500', '; did you mean -ct 500?'),
+            ('-oX', ': --format xml or nmap-xml, or cba_reader.py FILE --to xml'),
+            ('-oA', ': -o FILE, then '), ('-iL', ': -f FILE'), ('-nope', ': no such option (see'),
+            ('-lx', ': no such option (see'), ('--', ': no such option (see'),
+            ('-5', ': no such option (see'), ('-r\u0664', ': no such option'),
+            ('-Z\n', "'-Z\\n': no such option")]
+        for word, message in rows:
+            with self.subTest(word=word):
+                err = io.StringIO()
+                with patched(cscan, complain=err.write), self.assertRaises(SystemExit) as left:
+                    cscan.make_parser().parse_args(['-l', word])
+                self.assertEqual(left.exception.code, 2)
+                self.assert_line(err.getvalue(), message)
+        for words in (['-o', '--once'], ['-t', '-5'], ['-f', '-x']):
+            err = io.StringIO()
+            with patched(cscan, complain=err.write), self.assertRaises(SystemExit):
+                cscan.make_parser().parse_args(words)
+            self.assert_line(err.getvalue(), 'argument %s: a value was expected before %r; one '
+                             'that begins with - is written as %s=%s' % (
+                                 *words, *words))
+
+    def test_never_ends(self):
+        """The start line says when a scan does not end by itself."""
+        space = cscan.Space([(1, 9)], [(80, 1)])
+        pace = cscan.plan_pace(520.0, 800.0, None, 90.0, None, 0)
+        for words, ends in (([], False), (['--once', '--seed', '1'], True), (['-n', '3'], True),
+                            (['--max-results', '3'], True), (['--max-runtime', '3'], True)):
+            args = cscan.make_parser().parse_args(words)
+            args.shard = 0, 1
+            text = cscan.start_text(pace, args, space, args.n or (9 if args.once else None))
+            self.assertEqual('without end' in text, not ends, words)
+
     def test_signal_without_scan(self):
         process = start('cscan.py', '-l', '-f', 'private', stdout=subprocess.DEVNULL)
         time.sleep(0.5)                 # it lists for ever
@@ -7645,8 +8221,8 @@ class Cli(Case):
         os.close(terminal)
         self.assertEqual(os.waitpid(pid, 0)[1], 0)
         shown = shown.decode()
-        self.assertRegex(shown, r'\r[0-9]+/s, [0-9]+ sent \([0-9.]+%\), [0-9.]+ s left, '
-                                r'[01] open, [0-9]+ pending\x1b\[K')
+        self.assertRegex(shown, r'\r[01] open, [0-9]+/s, [0-9]+ sent \([0-9.]+%\), [0-9.]+ s left, '
+                                r'[0-9]+ pending\x1b\[K')
         self.assertRegex(shown, r'(\n|\x1b\[K)127\.0\.0\.1:%d\r\n' % port)
         self.assertRegex(shown, r'(\n|\x1b\[K)cscan: 512 packets in [0-9.]+ s: 1 open, '
                                 r'511 refused')
@@ -8525,6 +9101,21 @@ class Talks(Case):
                 sock.tls_call(math.inf, act)
         self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
+    def test_strange_errors(self):
+        """What a user's module raises is counted under a text that harms no terminal."""
+        console, sink = StubConsole(), KeepingSink()
+        sink.finish = lambda thread: None
+
+        def check(target, out, options):
+            raise OSError('\x1b[2J\n' + options)
+        each = cscan.find_module('print')._replace(name='strange', check=check)
+        crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
+        crew.call(each, cscan.Target('127.0.0.1', 1, ''), cscan.Out(sink, 1))
+        cscan.tell_end(console, crew, '')
+        self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
+        path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
+        self.assert_refused([repr(path), 'ValueError: ', '[2J'], cscan.load_modules, path)
+
     def test_tls_refused_here(self):
         """The local library is told once, by name; TLS_FAIL stands in the entry."""
         port = self.serve(*[self.play(RFB8, 12, b'\1\x12', 1)] * 2)
@@ -8667,6 +9258,103 @@ class Talks(Case):
         self.assertEqual((status, out, err), (
             0, '', 'cscan: warning: -mod checkcookie: filters only, nothing shows what they let '
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
+
+
+class TlsGroups(Case):
+    """No server makes us calculate with groups of finite fields, but in rfb."""
+
+    @staticmethod
+    def hello(group=0x0104, session=b'', random=None, kind=2, before=b''):
+        """A ServerHello of TLS 1.3 that asks for a group."""
+        share = struct.pack('!HHH', 51, 2, group)
+        more = before + b'\0\x2b\0\2\3\4' + share
+        body = (b'\3\3' + (random or hashlib.sha256(b'HelloRetryRequest').digest())
+                + bytes([len(session)]) + session + b'\x13\1\0' + struct.pack('!H', len(more)) + more)
+        return bytes([kind]) + len(body).to_bytes(3, 'big') + body
+
+    @staticmethod
+    def record(data, kind=22):
+        return struct.pack('!BHH', kind, 0x303, len(data)) + data
+
+    def release(self, pieces):
+        """What the library sees of these pieces, or what is raised."""
+        sock = cscan.TimedSocket.__new__(cscan.TimedSocket)
+        sock.held, seen = bytearray(), b''
+        try:
+            for piece in pieces:
+                seen += sock.release(piece)
+        except ConnectionError as error:
+            return seen, str(error)
+        return seen, ''
+
+    def test_retry(self):
+        """Wherever it is cut into records and segments, the library does not see it."""
+        refusal = 'TLS: the server asks for a finite-field group, 0x0104'
+        hello, alert = self.hello(session=b's' * 32), self.record(b'\1\x70', 21)
+        change = self.record(b'\1', 20)
+        for cut in range(1, len(hello)):
+            records = [self.record(hello[:cut]), self.record(hello[cut:])]
+            for pieces, seen in (([b''.join(records)], b''), (records, b''),
+                                 ([records[0], change, records[1]], b''),
+                                 ([alert[:3], alert[3:] + b''.join(records)], b''),
+                                 ([alert] + records, alert), ([change] + records, change)):
+                self.assertEqual(self.release(pieces), (seen, refusal), (cut, pieces))
+        whole = self.record(hello)
+        for cut in range(1, len(whole)):
+            self.assertEqual(self.release([whole[:cut], whole[cut:]]), (b'', refusal), cut)
+        self.assertEqual(self.release([bytes([each]) for each in alert + whole]), (alert, refusal))
+
+    def test_others(self):
+        """All else reaches the library, octet for octet."""
+        rows = [[self.record(self.hello(0x001d))], [self.record(self.hello(random=b'r' * 32))],
+                [self.record(self.hello(kind=1))], [self.record(self.hello()[:30] + b'x' * 90)],
+                [b'HTTP/1.1 400 Bad\r\n'], [self.record(b'\2\x28', 21)], [b'\x15\3\3\0\2', b'\2\x28'],
+                [self.record(self.hello(0x00ff)), b'more'], [self.record(b'\2\0\0\0')],
+                [self.record(self.hello(0x0200)), self.record(self.hello())]]
+        for pieces in rows:
+            self.assertEqual(self.release(pieces), (b''.join(pieces), ''), pieces)
+        self.assertEqual(self.release([self.record(self.hello()[:50]), b'\x16']), (b'', ''))
+        for cut in range(len(self.hello())):        # no exception on anything cut
+            cscan.retry_group(self.hello()[:cut])
+
+    def test_ciphers(self):
+        """With a certificate no suite has finite fields; without one, for rfb, they stay."""
+        names = [each['name'] for each in cscan.tls_context(False).get_ciphers()]
+        self.assertTrue(names)
+        self.assertEqual([name for name in names if name.startswith(('DHE-', 'EDH-'))], [])
+        names = [each['name'] for each in cscan.tls_context(True).get_ciphers()]
+        self.assertTrue([name for name in names if name.startswith('ADH-')])
+
+    def test_openssl(self):
+        """A server of ffdhe8192 alone is reported as that, within little CPU."""
+        if not shutil.which('openssl'):
+            if REQUIRED:
+                self.fail('LIVE=required: needs openssl')
+            self.skipTest('needs openssl')
+        key, port = self.path('key'), next(FREE_PORT)
+        subprocess.check_call(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj',
+                               '/CN=x', '-keyout', key, '-out', self.path('cert')],
+                              stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            ['openssl', 's_server', '-accept', '127.0.0.1:%d' % port, '-key', key, '-cert',
+             self.path('cert'), '-groups', 'ffdhe8192', '-tls1_3', '-quiet'],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+
+        def talk():
+            with cscan.TimedSocket('127.0.0.1', port, 3000) as sock:
+                sock.start_tls()
+
+        def listens():
+            with socket.socket() as sock:
+                return sock.connect_ex(('127.0.0.1', port)) == 0
+        wait_until(listens)
+        begun = time.thread_time() if hasattr(time, 'thread_time') else 0
+        with self.assertRaisesRegex(ConnectionError, 'asks for a finite-field group, 0x0104'):
+            talk()
+        if begun:
+            self.assertLess(time.thread_time() - begun, 0.1)
 
 
 class RealServers(Case):
@@ -8957,6 +9645,41 @@ class Live(Case):
                               r'.*16 without answer\n$')
         for words in ('16 host unreachable', '16 prohibited', '16 net unreachable'):
             self.assertIn(words, err)
+
+    def test_icmp_inside_connect(self):
+        """ICMP that comes while connect() holds the socket is an answer; it is no other's answer."""
+        self.server('10.64.0.7:80', '10.64.0.8:80')
+        self.inside(self.far, 'sysctl', '-qw', 'net.ipv4.icmp_ratelimit=0')     # 1/s for a peer
+        kinds = (('icmp-admin-prohibited', 'host unreachable'),
+                 ('icmp-net-unreachable', 'net unreachable'),
+                 ('icmp-port-unreachable', 'refused'),
+                 ('icmp-proto-unreachable', 'protocol unreachable'))
+        for index, (kind, name) in enumerate(kinds):
+            options = [[], ['--retries', 1], ['-r', 'auto'], ['-mf', self.path('metrics')]][index]
+            with self.subTest(kind=kind, options=options), \
+                    self.far_rule('-d 10.64.0.0/26 --dport 7 -j REJECT --reject-with ' + kind), \
+                    self.far_rule('-d 10.64.0.0/26 --dport 9 -j DROP'):
+                # few sockets: silent, open and refusing targets use those that had an error
+                status, out, err = self.scan('-f', '10.64.0.0/26', '-p', '7,9,11,80', '--once',
+                                             '-t', 200, '-m' if index != 2 else '-mt', 64, *options)
+                self.assertEqual((status, sorted(out.split())),
+                                 (0, ['10.64.0.7:80', '10.64.0.8:80']))
+                refused = 126 + 64 * (name == 'refused')
+                for words in ('2 open', '%d refused' % refused, name, '64 without answer'):
+                    self.assertIn(words, err)
+        self.assertEqual(metrics_totals(self.read('metrics')), {
+            'sent': 256, 'open': 2, 'closed': 190, 'timeouts': 64})
+
+    def test_icmp_of_own_rules(self):
+        """The same of OUTPUT rules; the kernel sends no more than 1,000 of these a second."""
+        rule = '-p tcp --dport 7 -j REJECT --reject-with icmp-host-prohibited'.split()
+        self.inside(self.near, 'iptables', '-w', '-A', 'OUTPUT', *rule)
+        try:
+            status, _, err = self.scan('-f', '10.64.0.0/25', '-p', '7', '--once', '-r', 200)
+        finally:
+            self.inside(self.near, 'iptables', '-w', '-D', 'OUTPUT', *rule)
+        self.assertEqual(status, 0)
+        self.assertIn('128 host unreachable, 0 without answer', err)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
     def test_metrics(self):
