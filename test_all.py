@@ -13869,7 +13869,7 @@ class Stack(unittest.TestCase):
         solicitation = masscanned.ETHER.pack(MAC, CLIENT_MAC, 0x86dd) + masscanned.Face().pack_ipv6(
             58, PEER6, HOST6, b'\x87', 255)
         short = MAC + CLIENT_MAC + unhex('0800 4500 0000 00')
-        frames = [solicitation, short, Client(make_stack()).frame(GET)]
+        frames = [solicitation, short, arp(), Client(make_stack()).frame(GET)]
         for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat:
             log, stack = packet_log(kind), make_stack()
             for frame in frames:
@@ -15158,6 +15158,38 @@ class Journals(Case):
                           ['eth', 'send', 'Ipv4']])
         self.assertEqual((log.journal.count, log.due), (1, NOW + 0.2 + masscanned.FLUSH_S))
 
+    def test_views(self):
+        """Each layer's line, with tags and without, and the client's side first in answers, too."""
+        def lines(log):
+            return [line.split('\t')[1:] for line in ''.join(log.journal.texts).splitlines()]
+        ours, client = masscanned.mac_text(MAC), masscanned.mac_text(CLIENT_MAC)
+        tag = unhex('81000007')
+        for where, layer in (({}, 'ipv4'), (V6, 'ipv6')):
+            for tags in b'', tag, tag * 2:
+                frame = tcp(7, 0, SYN, sport=4321, dport=99, **where)
+                src, dst = (masscanned.ip_text(where.get(side, default)) for side, default in
+                            (('src', PEER4), ('dst', HOST4)))
+                frame = frame[:12] + tags + frame[12:]
+                answers = make_stack().answer_frame(frame)
+                log = packet_log()
+                log.frame(NOW, frame, None, answers)
+                name = 'Ipv4' if layer == 'ipv4' else 'Ipv6'
+                seq, ack = struct.unpack('!II', answers[0][len(tags) + (38 if layer == 'ipv4'
+                                                                        else 58):][:8])
+                sides = [client, src, '4321', ours, dst, '99']
+                network = [layer, 'recv', 'Tcp', client, src, ours, dst]
+                self.assertEqual(lines(log), [
+                    ['eth', 'recv', name, client, ours], network,
+                    ['tcp', 'recv', '2'] + sides + ['7', '0'],
+                    ['tcp', 'send', '18'] + sides + [str(seq), str(ack)],
+                    [layer, 'send'] + network[2:], ['eth', 'send', name, client, ours]])
+        frame, log = arp(), packet_log()
+        log.frame(NOW, frame, None, make_stack().answer_frame(frame))
+        came, sent = [line[2:] for line in lines(log) if line[0] == 'arp']
+        self.assertEqual((came[0], sent[0]), ('ArpOperation(1)', 'ArpOperation(2)'))
+        self.assertEqual((came[1:3], came[4]), (sent[1:3], sent[4]))
+        self.assertEqual(sent[3], ours)
+
     # ---- journals --------------------------------------------------------------------
 
     def test_full_disk(self):
@@ -15175,7 +15207,8 @@ class Journals(Case):
             self.assertEqual(journal.due, NOW + 1 + masscanned.RETRY_S)     # not at once
             with patched(masscanned, WAITING_MAX=8):
                 journal.flush(NOW + 2)
-            self.assertFalse(self.write(journal, 'lost', NOW + 3, 7))
+                self.assertFalse(self.write(journal, 'lost', NOW + 3, 4))
+                self.assertFalse(self.write(journal, 'lost', NOW + 3, 3))
         self.assertEqual(self.said, ['standard output: File too large: the packet log waits for '
                                      'room'])
         journal.flush(NOW + 4)
@@ -15253,7 +15286,7 @@ class Journals(Case):
             self.write(journal, 'one\n')
             self.assertEqual((self.read('log'), journal.due), (b'', NOW + masscanned.FLUSH_S))
             with patched(masscanned, LOCK_POLL_S=0):
-                journal.flush(NOW, 0.001)
+                journal.flush(NOW, 0.05)
             self.assertGreater(refuse.call_count, 2)
         journal.flush(NOW)
         self.assertEqual(self.read('log'), b'one\n')
@@ -15311,7 +15344,7 @@ class Journals(Case):
 
     def run_loop(self, stack, rounds, *observers):
         """Serve rounds of frames -> the FakeLink."""
-        stop = types.SimpleNamespace(came=0, wake=0)
+        stop = types.SimpleNamespace(came=0, asked=False, wake=0, drain=int)
         link = FakeLink(rounds, stop)
         masscanned.serve(link, stack, stop, observers)
         return link
