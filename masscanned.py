@@ -359,11 +359,14 @@ def parse_addresses(text: str, where: str) -> 'tuple[int, int, int]':
     return low.version, int(low), int(high)
 
 
-def load_addresses(path, inline, option) -> 'list[tuple[int, int, int]]':
-    """Lists of an option pair -> [(version, first, last)], as they stand there."""
+def load_addresses(path, inline, option, opener=None) -> 'list[tuple[int, int, int]]':
+    """Lists of an option pair -> [(version, first, last)], as they stand there.
+
+    opener      of open(); None: as usual
+    """
     found = []
     if path is not None:
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in enumerate(read_lines(path, opener), 1):
             text = line.partition('#')[0].strip().partition('\t')[0].strip()
             if text:
                 found.append(parse_addresses(text, '%s:%d' % (path, number)))
@@ -373,10 +376,10 @@ def load_addresses(path, inline, option) -> 'list[tuple[int, int, int]]':
     return found
 
 
-def read_lines(path) -> 'list[str]':
+def read_lines(path, opener=None) -> 'list[str]':
     """A text file -> its lines."""
     try:
-        with open(path, encoding='utf-8-sig', errors='surrogateescape') as file:
+        with open(path, encoding='utf-8-sig', errors='surrogateescape', opener=opener) as file:
             return file.read().split('\n')
     except OSError as error:
         raise UserError('%s: %s' % (path, why(error))) from None
@@ -2913,6 +2916,8 @@ FLUSH_S = 0.2                   # lines wait no longer than this
 LAST_FLUSH_S = 1                # at the end, a reader has so long
 LOCK_POLL_S = 0.01
 RETRY_S = 1.0                   # a full disk is tried again after so long
+TURN_RETRY_S = 60.0             # a file that cannot be put aside, likewise
+KEPT_FILES = 20                 # and so many stay, unless --rotate says otherwise
 NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stalls, or for room
 VALUE_MAX = 60                  # characters of a stranger's words on a terminal
@@ -3025,8 +3030,11 @@ class Observer:
     def flush(self, now):
         """What waits is to be written, as far as there is room."""
 
+    def reopen(self):
+        """Somebody has moved the file away: go on in a new one of its name."""
+
     def close(self, now):
-        """The same, for the last time."""
+        """The same as flush(), for the last time."""
 
 
 # ---- journal ----
@@ -3049,10 +3057,15 @@ class Journal:
     failed  why nothing can be written; None
     lock    file locked while writing, where workers write together
     held    whether it is ours: until a line is whole
+    files   NamedFiles that open and rotate the file of that name; None: it has none
+    limit   octets after which a new file begins; None: never
+    turn    Unix time before which that is not tried again
     """
 
-    def __init__(self, fd, name='standard output', what='packet log', lock=None):
+    def __init__(self, fd, name='standard output', what='packet log', lock=None, files=None,
+                 limit=None):
         self.name, self.what, self.lock, self.held = name, what, lock, False
+        self.files, self.limit, self.turn = files, limit, 0.0
         self.texts, self.blocks, self.count, self.due = [], [], 0, None
         self.waiting, self.begun = b'', b''
         self.full, self.missed, self.stuck, self.failed = False, 0, None, None
@@ -3099,6 +3112,8 @@ class Journal:
             return
         try:
             if self.seize(wait_s):
+                if self.limit and self.regular and not self.begun:
+                    self.turn_over(now)
                 self.write(wait_s)
                 self.go_on()
         except OSError as error:
@@ -3107,6 +3122,36 @@ class Journal:
         if self.waiting:
             self.due = now + (FLUSH_S if self.stuck is None else RETRY_S)
         self.full = len(self.waiting) > WAITING_MAX
+
+    def turn_over(self, now):
+        """A file that is large enough is put aside: by the worker that sees it first.
+
+        To the others that file looks as large, so they ask as well, and get the new one.
+        """
+        found = os.fstat(self.fd)
+        if found.st_size < self.limit or now < self.turn:
+            return
+        try:
+            self.take_over(self.files.rotate(self.name, found.st_dev, found.st_ino))
+        except OSError as error:
+            self.turn = now + TURN_RETRY_S
+            say('%s: cannot be rotated: %s' % (self.name, why(error)))
+
+    def reopen(self):
+        """Go on in the file that has the name now."""
+        if self.files:
+            try:
+                self.take_over(self.files.open(self.name))
+            except OSError as error:
+                say('%s: %s: the %s goes on in the file that was open'
+                    % (self.name, why(error), self.what))
+
+    def take_over(self, fd):
+        """What waits goes to another descriptor; a line that was half written, from its start."""
+        os.dup2(fd, self.fd, False)
+        os.close(fd)
+        self.waiting, self.begun, self.failed = self.begun + self.waiting, b'', None
+        self.open(self.fd)
 
     def seize(self, wait_s) -> bool:
         """Take the lock; False: another worker has it, perhaps one that was stopped."""
@@ -3292,6 +3337,9 @@ class PacketLog(Observer):
 
     def flush(self, now):
         self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
 
     def close(self, now):
         self.journal.flush(now, LAST_FLUSH_S)
@@ -3611,6 +3659,11 @@ TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454ca, 2, 0x1000    # linux/if_tun.h
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
+RELOAD_SIGNALS = signal.SIGHUP, signal.SIGUSR1
+END_S = 5                       # workers have so long to end
+OPENER_S = 2                    # and the opener for a file
+OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
+             | os.O_CLOEXEC)
 LATE_CODECS = 'ascii', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
@@ -4503,24 +4556,247 @@ def attend(link, stack) -> list:
     return [Attendant(link, stack, [groups, announcer]), announcer]
 
 
+# ---- files ----
+
+class NamedFiles:
+    """The files that the command line names, opened by this process.
+
+    outs, lists     names of those that are written, and read
+    count           how many old ones --rotate keeps
+    owner           uid that new files belong to; -1: ours
+    """
+
+    def __init__(self, outs, lists, count=KEPT_FILES, owner=-1):
+        self.outs, self.lists, self.count, self.owner = outs, lists, count, owner
+
+    def open(self, path):
+        """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
+        fd = os.open(path, OUT_FLAGS, 0o600)
+        if self.owner >= 0 and stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fchown(fd, self.owner, -1)
+        return fd
+
+    def rotate(self, path, device, inode):
+        """The same, of a new file, unless the known one was put aside already.
+
+        path.1 is the newest of the old ones.
+        """
+        try:
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) == (device, inode):
+                names = [path] + ['%s.%d' % (path, number + 1) for number in range(self.count)]
+                for name, older in reversed(list(zip(names, names[1:]))):
+                    if os.path.lexists(name):
+                        os.replace(name, older)
+        except FileNotFoundError:               # somebody else moves them, too
+            pass
+        return self.open(path)
+
+    def read(self, path, flags=0):
+        """-> descriptor to read from; an opener of open()."""
+        return os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+
+    def serve(self, request):
+        """b'open 0', b'rotate 0 DEVICE INODE', b'read 0' -> descriptor."""
+        verb, place, *numbers = request.decode().split()
+        if verb == 'read':
+            return self.read(self.lists[int(place)])
+        ask = {'open': self.open, 'rotate': self.rotate}[verb]
+        return ask(self.outs[int(place)], *map(int, numbers))
+
+
+class Opener:
+    """The same, asked of a process that has kept the rights which we gave up.
+
+    A descriptor of a directory gives no right after the drop, and one of a list reads the old file
+    once an editor has renamed a new one over it.
+
+    sock    of one worker
+    """
+
+    def __init__(self, files, sock):
+        self.files, self.sock = files, sock
+        sock.settimeout(OPENER_S)
+
+    def open(self, path):
+        return self.ask('open', self.files.outs.index(path))
+
+    def rotate(self, path, device, inode):
+        return self.ask('rotate', self.files.outs.index(path), device, inode)
+
+    def read(self, path, flags=0):
+        return self.ask('read', self.files.lists.index(path))
+
+    def ask(self, *words):
+        """A request -> the descriptor that answers it."""
+        try:
+            self.sock.send(' '.join(map(str, words)).encode())
+            data, extra, _, _ = self.sock.recvmsg(256, socket.CMSG_SPACE(4))
+        except OSError:
+            self.sock.close()                   # a late answer would be another's
+            data, extra = b'', []
+        for _, _, fd in extra:
+            os.set_inheritable(struct.unpack('=i', fd)[0], False)
+            return struct.unpack('=i', fd)[0]
+        number, _, text = data.decode().partition(' ')
+        raise OSError(int(number or errno.ESRCH), text or 'the opener is gone')
+
+
+def fork_opener(files, count) -> 'list[Opener]':
+    """Keep the rights of now in a process that does nothing else -> an Opener for each worker.
+
+    It knows the names of the command line only, and ends with the last worker.
+    """
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(count)]
+    if not os.fork():
+        try:
+            for number in STOP_SIGNALS[:2] + RELOAD_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)       # its end is that of its sockets
+            for ours, _ in pairs:
+                ours.close()
+            null = os.open('/dev/null', os.O_RDWR)
+            for fd in range(3):
+                os.dup2(null, fd)
+            be_opener(files, {each.fileno(): each for _, each in pairs})
+        finally:
+            os._exit(0)
+    for _, theirs in pairs:
+        theirs.close()
+    return [Opener(files, ours) for ours, _ in pairs]
+
+
+def be_opener(files, socks):
+    """Answer requests until nobody is left; socks: {descriptor: socket}."""
+    poll = select.poll()
+    for fd in socks:
+        poll.register(fd, select.POLLIN)
+    while socks:
+        for fd, _ in poll.poll():
+            request = socks[fd].recv(256)
+            if not request:
+                poll.unregister(fd)
+                socks.pop(fd).close()
+                continue
+            try:
+                found = files.serve(request)
+                socks[fd].sendmsg([b'0'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
+                                            struct.pack('=i', found))])
+                os.close(found)
+            except OSError as error:
+                socks[fd].send(('%d %s' % (error.errno, why(error))).encode())
+            except (ValueError, LookupError, TypeError):    # a worker that was taken over
+                socks[fd].send(b'%d no such request' % errno.EINVAL)
+
+
+class Lists:
+    """Our addresses and those we deny, read at the start and whenever somebody asks.
+
+    args, files     as of the command line; files: NamedFiles or an Opener
+    shared          a file in which the first worker leaves them for the others; None: it is alone
+    """
+
+    def __init__(self, args, files, shared=None):
+        self.args, self.files, self.shared = args, files, shared
+
+    def read(self):
+        """-> (own4, own6, deny4, deny6) of Addresses or None."""
+        deny = load_addresses(self.args.remote_ip_deny_file, self.args.remote_ip_deny_list,
+                              '--remote-ip-deny-list', self.files.read)
+        return own_addresses(self.args, self.files.read) + by_family(deny)
+
+    def read_again(self, before):
+        """Lists now in use -> those to be used from here on, whole; says what has changed."""
+        try:
+            found = self.read()
+            if any(before[:2]) and not any(found[:2]):
+                raise UserError('our own list is empty, which would be every address')
+        except UserError as error:
+            say('%s: the lists stay as they were' % error)
+            return before
+        if self.shared:
+            self.leave(found)
+        changes = [list_changes(what, old, new) for what, old, new in (
+            ('ours', before[:2], found[:2]), ('denied', before[2:], found[2:]))]
+        say('lists were read again: %s' % ', '.join(changes))
+        return found
+
+    def leave(self, lists):
+        """Write them down for the other workers."""
+        text = ''.join('%d %d %d\n' % (place, first, last) for place, each in enumerate(lists)
+                       if each for first, last in each.ranges)
+        fcntl.lockf(self.shared, fcntl.LOCK_EX)
+        self.shared.truncate(0)
+        os.pwrite(self.shared.fileno(), text.encode(), 0)
+        fcntl.lockf(self.shared, fcntl.LOCK_UN)
+
+    def find(self, before):
+        """What the first worker has left; nothing: the lists stay."""
+        fcntl.lockf(self.shared, fcntl.LOCK_EX)
+        size = os.fstat(self.shared.fileno()).st_size
+        text = os.pread(self.shared.fileno(), size, 0).decode()
+        fcntl.lockf(self.shared, fcntl.LOCK_UN)
+        ranges = [[], [], [], []]
+        for line in text.splitlines():
+            place, first, last = map(int, line.split())
+            ranges[place].append((first, last))
+        return tuple(Addresses(each) if each else None for each in ranges) if text else before
+
+
+def list_changes(what, old, new) -> str:
+    """'ours: 3 more, 1 less', from (Addresses or None of IPv4, of IPv6), both times."""
+    def size(ranges):
+        return sum(last - first + 1 for first, last in merge_ranges(ranges))
+    more = less = 0
+    for one, other in zip(old, new):
+        one, other = (each.ranges if each else [] for each in (one, other))
+        union = size(one + other)
+        more += union - size(one)
+        less += union - size(other)
+    return '%s: %d more, %d less' % (what, more, less) if more or less else what + ': unchanged'
+
+
+def is_hung_up() -> bool:
+    """Whether standard output or error is a terminal that has gone."""
+    poll = select.poll()
+    for fd in (1, 2):
+        if stat.S_ISCHR(os.fstat(fd).st_mode):
+            poll.register(fd, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
 # ---- loop ----
 
 class Stop:
     """SIGINT, SIGTERM and the end of another worker end the loop, also out of its sleep.
 
-    came        number of the signal, 0 = none yet
-    wake        readable when it came
+    SIGHUP and SIGUSR1 ask for files to be opened anew; a SIGHUP that was ignored at the start
+    stays so, and one from a terminal that has hung up is an end.
+
+    came        number of the signal that ends, 0 = none yet
+    asked       whether files and lists are to be read anew
+    wake        readable when a signal came
     children    process numbers of the other workers
     """
 
     def __init__(self):
-        self.came, self.children = 0, []
+        self.came, self.asked, self.children = 0, False, []
         self.wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)
         self.before = {number: signal.signal(number, self.handle)
-                       for number in STOP_SIGNALS}
+                       for number in STOP_SIGNALS + RELOAD_SIGNALS
+                       if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
+
+    def drain(self):
+        """What came was seen; a wake that stays readable would keep us from sleeping."""
+        try:
+            os.read(self.wake, 4096)
+        except BlockingIOError:
+            pass
 
     def handle(self, number, frame):
+        if number in RELOAD_SIGNALS and not (number == signal.SIGHUP and is_hung_up()):
+            self.asked = True
+            return
         if number == signal.SIGCHLD:            # a container's first process gets others', too
             ended = [pid for pid in self.children if os.waitpid(pid, os.WNOHANG)[0]]
             self.children = [pid for pid in self.children if pid not in ended]
@@ -4529,7 +4805,8 @@ class Stop:
         self.came = self.came or number
 
     def sleep(self, seconds):
-        select.select((self.wake,), (), (), seconds)
+        if select.select((self.wake,), (), (), seconds)[0]:
+            self.drain()
 
     def restore(self):
         signal.set_wakeup_fd(-1)
@@ -4537,11 +4814,12 @@ class Stop:
             signal.signal(number, handler)
 
 
-def serve(link, stack, stop, observers, timers=()):
+def serve(link, stack, stop, observers, timers=(), reload=None):
     """Answer frames until told to stop; one bad frame never ends the program.
 
     observers   [Observer]
     timers      what is done by time beside the stack's connections
+    reload      reload(now), when somebody asks for it
     """
     receive = link.receive
     link.poll.register(stop.wake, select.POLLIN)
@@ -4562,6 +4840,11 @@ def serve(link, stack, stop, observers, timers=()):
         if listening:
             hand_events(stack, listening, now)
         flush_due(observers, now)
+        if stop.asked:
+            stop.asked = False
+            for each in observers:
+                each.reopen()
+            reload(now)
         if not frames:
             rest(link, stop, timers, observers, now)
 
@@ -4697,6 +4980,9 @@ def answer_watched(stack, frames, trusted, observers):
 def rest(link, stop, timers, observers, now):
     """Nothing to do: sleep until something comes or is due, look after the interface."""
     link.settle()
+    stop.drain()
+    if stop.came or stop.asked:
+        return
     dues = [each.next_due() for each in timers] + [each.due for each in observers]
     if link.wait(left_ms(dues, now)) and link.trouble():
         for each in observers:
@@ -4732,22 +5018,40 @@ def await_interface(link, stop):
 
 # ---- workers ----
 
-def work(link, stack, stop, args, lock) -> 'collections.Counter':
-    """One worker's life -> its counters."""
-    observers = make_observers(args, lock, link.herald)
+# What the workers have in common: the options, the lock and, for each worker, what opens files.
+Plan = collections.namedtuple('Plan', 'args lock openers shared')
+
+
+def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
+    """One worker's life -> its counters; number: 0 is the first."""
+    files = plan.openers[number]
+    lists = Lists(plan.args, files, plan.shared)
+    observers, timers = make_observers(plan, files, link.herald), attend(link, stack)
+
+    def reload(now):
+        found = lists.find(stack.lists) if number else lists.read_again(stack.lists)
+        if found != stack.lists:
+            stack.set_addresses(*found, stack.place)
+            timers[0].come_up(now)
+        for pid in stop.children:
+            os.kill(pid, signal.SIGUSR1)
     try:
-        serve(link, stack, stop, observers, attend(link, stack))
+        serve(link, stack, stop, observers, timers, reload)
     finally:
         for each in observers:
             each.close(time.time())
     return count_up(link, stack, observers)
 
 
-def make_observers(args, lock, herald) -> 'list[Observer]':
+def make_observers(plan, files, herald) -> 'list[Observer]':
     """Who is shown what happens, as the options say; herald: whether this is the first worker."""
-    observers = []
+    args, observers = plan.args, []
     if not args.quiet:
-        observers.append(PacketLog(Journal(1, lock=lock), FORMATS[args.format](), time.time()))
+        journal = Journal(1, lock=plan.lock)
+        if args.output is not None:
+            journal = Journal(args.output_fd, args.output, 'packet log', plan.lock, files,
+                              args.rotate and args.rotate[0])
+        observers.append(PacketLog(journal, FORMATS[args.format](), time.time()))
         if herald:
             observers[0].begin()
     if args.verbose:
@@ -4769,45 +5073,59 @@ def count_up(link, stack, observers) -> 'collections.Counter':
     return counts
 
 
-def work_together(links, stack, stop, args, lock) -> 'collections.Counter':
+def work_together(links, stack, stop, plan) -> 'collections.Counter':
     """A process for each link -> the counters of all; the first link's is this one."""
     pipes = []
-    for link in links[1:]:
+    for number, link in enumerate(links[1:], 1):
         pipe, end = os.pipe2(os.O_CLOEXEC)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         pid = os.fork()
         if not pid:                             # which unblocks them when it can hear them
-            be_child(link, stack, args, lock, end)
+            be_child(link, stack, plan, number, end)
         stop.children.append(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         os.close(end)
         pipes.append(pipe)
     try:
-        counts = work(links[0], stack, stop, args, lock)
+        counts = work(links[0], stack, stop, plan)
         if stop.came == signal.SIGCHLD:
             raise UserError('%s is gone' % links[0].name if links[0].trouble() == 'gone' else
                             'a worker has ended by itself')
     finally:
         children, stop.children = stop.children, []
-        for pid in children:
-            os.kill(pid, signal.SIGTERM)
-        told = [os.fdopen(pipe).read() for pipe in pipes]
-        for pid in children:
-            os.waitpid(pid, 0)
+        told = end_children(children, pipes)
     for line in ''.join(told).splitlines():
         count, _, name = line.partition(' ')
         counts[name] += int(count)
     return counts
 
 
-def be_child(link, stack, args, lock, end):
+def end_children(children, pipes) -> 'list[str]':
+    """End the other workers -> what they said at last; who was stopped is woken, then killed."""
+    for pid in children:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+    told, until = [], time.monotonic() + END_S
+    for pipe in pipes:
+        left = max(until - time.monotonic(), 0)
+        ready = select.select((pipe,), (), (), left)[0]
+        told.append(os.read(pipe, 1 << 16).decode() if ready else '')
+        os.close(pipe)
+    for pid in children:
+        if time.monotonic() >= until:
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return told
+
+
+def be_child(link, stack, plan, number, end):
     """A worker's process, from its birth to its exit."""
     status = 1
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         link.herald, stop = False, Stop()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        counts = work(link, stack, stop, args, lock)
+        counts = work(link, stack, stop, plan, number)
         os.write(end, ''.join('%d %s\n' % (count, name)
                               for name, count in counts.items()).encode())
         status = 0
@@ -4817,8 +5135,8 @@ def be_child(link, stack, args, lock, end):
         os._exit(status)
 
 
-def open_lock():
-    """A file that the workers lock while they write the log, so that lines stay whole."""
+def open_shared():
+    """A file for the workers only: to lock while they write the log, to leave lists in."""
     try:
         return tempfile.TemporaryFile()
     except OSError as error:
@@ -4910,7 +5228,12 @@ def make_parser() -> argparse.ArgumentParser:
                '(default: 64,10,20000)')
     group('--no-checksum', action='store_true', help='do not verify checksums')
     group = parser.add_argument_group('output').add_argument
-    group('-q', '--quiet', action='store_true', help='no packet log on standard output')
+    group('-q', '--quiet', action='store_true', help='no packet log')
+    group('-o', '--output', metavar='FILE', action=Once,
+          help='the packet log goes there, behind what there is (default: standard output)')
+    group('--rotate', metavar='SIZE[,COUNT]', action=Once, type=rotate_argument,
+          help='put FILE aside as FILE.1 when it has so many octets (K, M, G), and keep COUNT '
+               '(%d) of them' % KEPT_FILES)
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
@@ -4919,6 +5242,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('process').add_argument
     group('--workers', metavar='N', action=Once, type=workers_argument, default=1,
           help='processes that share the interface, or auto (default: 1)')
+    group('--check', action='store_true', help='read options, lists and files, and exit')
     group('--user', metavar='NAME', action=Once,
           help='become this user once all is open (default: nobody, when started as root)')
     group('--max-connections', metavar='N', action=Once, type=positive, default=CONNECTIONS_MAX,
@@ -4977,6 +5301,16 @@ def budget_argument(text):
     return tuple(numbers if len(numbers) == 3 else numbers + [20000.0])
 
 
+def rotate_argument(text):
+    """argparse type: SIZE[,COUNT] -> (octets, how many files stay)."""
+    found = re.fullmatch('([0-9]{1,12})([KMG]?)(,[0-9]{1,4})?', text)
+    size = int(found.group(1)) << ' KMG'.index(found.group(2) or ' ') * 10 if found else 0
+    count = int(found.group(3)[1:]) if found and found.group(3) else KEPT_FILES
+    if not size or not count:
+        raise argparse.ArgumentTypeError('%r: not SIZE or SIZE,COUNT, as in 100M,20' % text)
+    return size, count
+
+
 def greet_argument(text):
     """argparse type: milliseconds -> seconds; off -> None."""
     if text == 'off':
@@ -5001,6 +5335,10 @@ def check_options(parser, args):
                      '--iface and --tap: one of them')
     if args.tap and args.workers > 1:
         parser.error('--tap has one worker only')
+    if args.quiet and args.output is not None:
+        parser.error('-q and -o: one of them')
+    if args.rotate and args.output is None:
+        parser.error('--rotate is for the file of -o')
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
     if args.like_original:
@@ -5036,9 +5374,9 @@ def protocols_text() -> str:
     return '  ' + ''.join(map(str.ljust, titles[0], widths)) + '\n' + text
 
 
-def own_addresses(args):
+def own_addresses(args, opener=None):
     """--tap and the self lists -> (Addresses of IPv4, of IPv6), None where there are none."""
-    found = load_addresses(args.self_ip_file, args.self_ip_list, '--self-ip-list')
+    found = load_addresses(args.self_ip_file, args.self_ip_list, '--self-ip-list', opener)
     for network in args.tap:
         first, last = int(network[0]), int(network[-1])
         found.append((network.version, first + 2, last - (network.version == 4)))
@@ -5122,18 +5460,54 @@ def main(argv=None) -> int:
         return 1
 
 
+def make_files(args, user):
+    """The files of the command line -> NamedFiles."""
+    lists = [each for each in (args.self_ip_file, args.remote_ip_deny_file) if each is not None]
+    outs = [args.output] if args.output is not None else []
+    if user and all(is_owned(path, user.pw_uid) for path in outs):
+        owner = user.pw_uid if os.getuid() == 0 else -1
+    else:
+        owner = -1
+    return NamedFiles(outs, lists, args.rotate[1] if args.rotate else KEPT_FILES, owner)
+
+
+def is_owned(path, uid) -> bool:
+    """Whether the directory of a file belongs to a user."""
+    try:
+        return os.stat(os.path.dirname(path) or '.').st_uid == uid
+    except OSError:
+        return False
+
+
+def open_files(args, files, user) -> list:
+    """Open what is written, before any right is given up -> who opens files for each worker."""
+    for path in files.outs:
+        try:
+            args.output_fd = files.open(path)
+        except OSError as error:
+            raise UserError('%s: %s' % (path, why(error))) from None
+    names = files.outs + files.lists
+    if user and user.pw_uid != os.getuid() and not all(is_owned(each, user.pw_uid)
+                                                       for each in names):
+        return fork_opener(files, args.workers)
+    return [files] * args.workers
+
+
 def run(args) -> int:
     """Look at what is asked for, then answer until a signal comes -> exit status."""
     protocols = choose_protocols(args.only, args.no_protocol)
-    own4, own6 = own_addresses(args)
-    deny4, deny6 = by_family(load_addresses(
-        args.remote_ip_deny_file, args.remote_ip_deny_list, '--remote-ip-deny-list'))
     user = find_user(args.user or 'nobody') if args.user or os.getuid() == 0 else None
+    files = make_files(args, user)
+    own4, own6, deny4, deny6 = Lists(args, files).read()
+    if args.check:
+        say('lists and files are as they must be')
+        return 0
+    openers = open_files(args, files, user)
     stop = Stop()
     try:
         links = open_links(args, args.mac_addr)
         budget = args.udp_budget and Budget(*share_budget(*args.udp_budget, args.workers))
-        lock = open_lock() if args.workers > 1 else None
+        lock, shared = (open_shared() if args.workers > 1 else None for _ in range(2))
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
@@ -5145,7 +5519,8 @@ def run(args) -> int:
         announce(links[0], own4, own6, args, place)
         if user:
             drop_privileges(user)
-        say(summary_text(work_together(links, stack, stop, args, lock)))
+        plan = Plan(args, lock, openers, shared)
+        say(summary_text(work_together(links, stack, stop, plan)))
     finally:
         stop.restore()
     return 0

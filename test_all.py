@@ -13857,7 +13857,7 @@ class Stack(unittest.TestCase):
         solicitation = masscanned.ETHER.pack(MAC, CLIENT_MAC, 0x86dd) + masscanned.Face().pack_ipv6(
             58, PEER6, HOST6, b'\x87', 255)
         short = MAC + CLIENT_MAC + unhex('0800 4500 0000 00')
-        frames = [solicitation, short, Client(make_stack()).frame(GET)]
+        frames = [solicitation, short, arp(), Client(make_stack()).frame(GET)]
         for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat:
             log, stack = packet_log(kind), make_stack()
             for frame in frames:
@@ -15146,6 +15146,86 @@ class Journals(Case):
                           ['eth', 'send', 'Ipv4']])
         self.assertEqual((log.journal.count, log.due), (1, NOW + 0.2 + masscanned.FLUSH_S))
 
+    def test_views(self):
+        """Each layer's line, with tags and without, and the client's side first in answers, too."""
+        def lines(log):
+            return [line.split('\t')[1:] for line in ''.join(log.journal.texts).splitlines()]
+        ours, client = masscanned.mac_text(MAC), masscanned.mac_text(CLIENT_MAC)
+        tag = unhex('81000007')
+        for where, layer in (({}, 'ipv4'), (V6, 'ipv6')):
+            for tags in b'', tag, tag * 2:
+                frame = tcp(7, 0, SYN, sport=4321, dport=99, **where)
+                src, dst = (masscanned.ip_text(where.get(side, default)) for side, default in
+                            (('src', PEER4), ('dst', HOST4)))
+                frame = frame[:12] + tags + frame[12:]
+                answers = make_stack().answer_frame(frame)
+                log = packet_log()
+                log.frame(NOW, frame, None, answers)
+                name = 'Ipv4' if layer == 'ipv4' else 'Ipv6'
+                seq, ack = struct.unpack('!II', answers[0][len(tags) + (38 if layer == 'ipv4'
+                                                                        else 58):][:8])
+                sides = [client, src, '4321', ours, dst, '99']
+                network = [layer, 'recv', 'Tcp', client, src, ours, dst]
+                self.assertEqual(lines(log), [
+                    ['eth', 'recv', name, client, ours], network,
+                    ['tcp', 'recv', '2'] + sides + ['7', '0'],
+                    ['tcp', 'send', '18'] + sides + [str(seq), str(ack)],
+                    [layer, 'send'] + network[2:], ['eth', 'send', name, client, ours]])
+        frame, log = arp(), packet_log()
+        log.frame(NOW, frame, None, make_stack().answer_frame(frame))
+        came, sent = [line[2:] for line in lines(log) if line[0] == 'arp']
+        self.assertEqual((came[0], sent[0]), ('ArpOperation(1)', 'ArpOperation(2)'))
+        self.assertEqual((came[1:3], came[4]), (sent[1:3], sent[4]))
+        self.assertEqual(sent[3], ours)
+
+    # frame, the lines of logfmt: M both MACs, I both addresses, P both ports
+    LOGFMT = [
+        (tcp(7, 0, SYN), ['eth recv M eth_type=Ipv4', 'ipv4 recv M I next_proto=Tcp',
+                          'tcp recv M I transport=Tcp P flags=2 seq=7 ack=0',
+                          'tcp send M I transport=Tcp P flags=18 seq=N ack=8',
+                          'ipv4 send M I transport=Tcp P next_proto=Tcp',
+                          'eth send M I transport=Tcp P eth_type=Ipv4']),
+        (udp(DNS_QUERY, dport=80), ['eth recv M eth_type=Ipv4', 'ipv4 recv M I next_proto=Udp',
+                                    'udp recv M I transport=Udp P', 'udp send M I transport=Udp P',
+                                    'ipv4 send M I transport=Udp P next_proto=Udp',
+                                    'eth send M I transport=Udp P eth_type=Ipv4']),
+        (ping(), ['eth recv M eth_type=Ipv4', 'ipv4 recv M I next_proto=Icmp',
+                  'icmpv4 recv M I transport=Icmp icmp_type=IcmpType(8) icmp_code=IcmpCode(0)',
+                  'icmpv4 send M I transport=Icmp icmp_type=IcmpType(0) icmp_code=IcmpCode(0)',
+                  'ipv4 send M I transport=Icmp next_proto=Icmp',
+                  'eth send M I transport=Icmp eth_type=Ipv4']),
+        (packet(b'x' * 20, 50, PEER4, HOST4), [
+            'eth recv M eth_type=Ipv4', 'ipv4 recv M I next_proto=Esp',
+            'ipv4 drop M I transport=Esp next_proto=Esp', 'eth drop M I transport=Esp eth_type=Ipv4']),
+        (arp(), ['eth recv B eth_type=Arp', 'arp recv mac_src=%(c)s mac_dst=00:00:00:00:00:00 I '
+                 'op=ArpOperation(1)',
+                 'arp send mac_dst=%(c)s mac_src=%(o)s ip_dst=192.0.0.0 ip_src=192.0.0.1 '
+                 'op=ArpOperation(2)', 'eth send M eth_type=Arp'])]
+
+    def test_logfmt(self):
+        sides = {'c': masscanned.mac_text(CLIENT_MAC), 'o': masscanned.mac_text(MAC)}
+        words = {'M': 'mac_src=%(c)s mac_dst=%(o)s' % sides, 'P': 'port_src=40000 port_dst=80',
+                 'B': 'mac_src=%(c)s mac_dst=ff:ff:ff:ff:ff:ff' % sides,
+                 'I': 'ip_src=192.0.0.0 ip_dst=192.0.0.1', 'N': '[0-9]+'}
+        for frame, lines in self.LOGFMT:
+            stack, log = make_stack(), packet_log(masscanned.LogfmtFormat)
+            log.begin()
+            log.begin()
+            answers = stack.answer_frame(frame)
+            log.frame(NOW, frame, None if answers else stack.fate, answers)
+            first = ['proto=%s verb=init' % layer for layer in masscanned.LAYERS] * 2
+            expected = []
+            for line in lines:
+                layer, verb, rest = line.split(' ', 2)
+                rest = ' '.join(words.get(word, word) for word in (rest % sides).split())
+                expected.append('proto=%s verb=%s %s' % (
+                    layer, verb, re.sub('seq=N', 'seq=[0-9]+', rest)))
+            got = ''.join(log.journal.texts).splitlines()
+            self.assertEqual(len(got), len(first + expected))
+            for line, pattern in zip(got, first + expected):
+                pattern = re.escape(pattern).replace(re.escape('seq=[0-9]+'), 'seq=[0-9]+')
+                self.assertRegex(line, '^ts=1795225601[.]250 %s$' % pattern)
+
     # ---- journals --------------------------------------------------------------------
 
     def test_full_disk(self):
@@ -15163,7 +15243,8 @@ class Journals(Case):
             self.assertEqual(journal.due, NOW + 1 + masscanned.RETRY_S)     # not at once
             with patched(masscanned, WAITING_MAX=8):
                 journal.flush(NOW + 2)
-            self.assertFalse(self.write(journal, 'lost', NOW + 3, 7))
+                self.assertFalse(self.write(journal, 'lost', NOW + 3, 4))
+                self.assertFalse(self.write(journal, 'lost', NOW + 3, 3))
         self.assertEqual(self.said, ['standard output: File too large: the packet log waits for '
                                      'room'])
         journal.flush(NOW + 4)
@@ -15241,7 +15322,7 @@ class Journals(Case):
             self.write(journal, 'one\n')
             self.assertEqual((self.read('log'), journal.due), (b'', NOW + masscanned.FLUSH_S))
             with patched(masscanned, LOCK_POLL_S=0):
-                journal.flush(NOW, 0.001)
+                journal.flush(NOW, 0.05)
             self.assertGreater(refuse.call_count, 2)
         journal.flush(NOW)
         self.assertEqual(self.read('log'), b'one\n')
@@ -15255,6 +15336,128 @@ class Journals(Case):
                                 (NOW + 0.15, 1, NOW + 0.15)):
             self.assertTrue(journal.takes(now, count))
             self.assertEqual(journal.due, due)
+
+    # ---- files -----------------------------------------------------------------------
+
+    def named(self, *outs, lists=(), **more):
+        return masscanned.NamedFiles([self.path(name) for name in outs],
+                                     [self.path(name) for name in lists], **more)
+
+    def on_file(self, files, **more):
+        fd = files.open(files.outs[0])
+        self.addCleanup(os.close, fd)
+        return masscanned.Journal(fd, files.outs[0], files=files, **more)
+
+    def test_rotate(self):
+        """A file of the size is put aside, once though several write, and the oldest goes."""
+        files = self.named('log', count=2)
+        one, other = (self.on_file(files, limit=8) for _ in range(2))
+        for turn, journal in enumerate((one, other, one, one, other, other, one, one)):
+            self.write(journal, 'line %d\n' % turn)
+        self.assertEqual({name: self.read(name) for name in os.listdir(self.folder)}, {
+            'log': b'line 7\n', 'log.1': b'line 5\nline 6\n',
+            'log.2': b'line 2\nline 3\nline 4\n'})
+        self.assertEqual(os.stat(self.path('log')).st_mode & 0o777, 0o600)
+
+    def test_rotate_fails(self):
+        """It goes on in the file that is open, says so, and does not try at every line."""
+        files = self.named('log', count=1)
+        journal = self.on_file(files, limit=1)
+        os.mkdir(self.path('log.1'))
+        self.write(journal, 'one\n')
+        for now in NOW, NOW + 1, NOW + 61:
+            self.write(journal, 'more\n', now)
+        self.assertEqual(self.said, [files.outs[0] + ': cannot be rotated: Is a directory'] * 2)
+        os.rmdir(self.path('log.1'))
+        self.write(journal, 'new\n', NOW + 122)
+        self.assertEqual(self.read('log.1') + self.read('log'), b'one\n' + b'more\n' * 3 + b'new\n')
+        self.assertEqual(self.read('log'), b'new\n')
+
+    def test_reopen(self):
+        """A file that was moved away is left, a line that waits goes to the new one, whole."""
+        files = self.named('log')
+        journal = self.on_file(files)
+        self.write(journal, 'one\n')
+        journal.failed, journal.begun, journal.waiting = 'gone', b'tw', b'o\n'
+        os.rename(self.path('log'), self.path('old'))
+        journal.reopen()
+        self.write(journal, 'three\n')
+        self.assertEqual((self.read('old'), self.read('log')), (b'one\n', b'two\nthree\n'))
+        files.outs[0] = journal.name = self.path('nowhere/log')
+        journal.reopen()
+        self.assertEqual(self.said, [journal.name + ': No such file or directory: the packet log '
+                                     'goes on in the file that was open'])
+        self.write(journal, 'four\n')
+        self.assertTrue(self.read('log').endswith(b'four\n'))
+        masscanned.Journal(1).reopen()              # standard output stays what it is
+
+    def test_opener(self):
+        """A process opens what the command line named, for each worker, and nothing else."""
+        files = self.named('log', lists=['own'])
+        with open(self.path('own'), 'w') as file:
+            file.write('192.0.2.1\n')
+        openers = masscanned.fork_opener(files, 2)
+        for opener in openers:
+            journal = masscanned.Journal(opener.open(files.outs[0]), files.outs[0], files=opener,
+                                         limit=4)
+            self.write(journal, 'one\n')
+            self.write(journal, 'two\n')
+            os.close(journal.fd)
+            self.assertEqual(masscanned.read_lines(files.lists[0], opener.read), ['192.0.2.1', ''])
+        self.assertEqual([self.read(name) for name in ('log', 'log.1', 'log.2', 'log.3')],
+                         [b'two\n', b'one\n', b'two\n', b'one\n'])
+        for words in (('read', 1), ('read', -2), ('open', 7), ('open', self.path('own')), ('wipe', 0),
+                      ('rotate', 0), ('open', 0, 1)):
+            with self.assertRaises(OSError, msg=words) as caught:
+                openers[0].ask(*words)
+            self.assertEqual(caught.exception.errno, errno.EINVAL, words)
+        os.unlink(self.path('own'))
+        with self.assertRaisesRegex(masscanned.UserError, 'own: No such file'):
+            masscanned.read_lines(files.lists[0], openers[1].read)
+        openers[0].sock.close()
+        self.assertRaisesRegex(OSError, 'the opener is gone', openers[0].open, files.outs[0])
+        os.close(openers[1].open(files.outs[0]))
+        openers[1].sock.close()
+        os.wait()
+
+    def lists(self, own, deny='', shared=None):
+        """Lists as the command line has them, on files."""
+        for name, text in ('own', own), ('deny', deny):
+            with open(self.path(name), 'w') as file:
+                file.write(text)
+        args = types.SimpleNamespace(self_ip_file=self.path('own'), self_ip_list=None, tap=[],
+                                     remote_ip_deny_file=self.path('deny'),
+                                     remote_ip_deny_list=None)
+        return masscanned.Lists(args, self.named(), shared)
+
+    def test_lists_again(self):
+        """Taken whole or not at all; a line says what has changed; the other workers find them."""
+        with tempfile.TemporaryFile() as shared:
+            first = self.lists('10.0.0.0/30\n', shared=shared).read()
+            other = masscanned.Lists(None, None, shared)
+            self.assertIs(other.find(first), first)
+            for own, deny, words in (
+                    ('10.0.0.0/30\n', '', 'lists were read again: ours: unchanged, denied: unchanged'),
+                    ('10.0.0.2-10.0.0.9\nfd00::/126\n', '192.0.2.1',
+                     'lists were read again: ours: 10 more, 2 less, denied: 1 more, 0 less'),
+                    ('10.0.0.9\noops\n', '', '%s:2: %r: not an address'),
+                    ('', '192.0.2.1', 'our own list is empty')):
+                del self.said[:]
+                found = self.lists(own, deny, shared).read_again(first)
+                if '%' in words:
+                    words = words % (self.path('own'), 'oops')
+                self.assertEqual(len(self.said), 1)
+                self.assertIn(words, self.said[0])
+                changed = 'again' in words
+                self.assertEqual(found is first, not changed)
+                if changed:
+                    last = found
+                    self.assertEqual([each and each.count for each in found],
+                                     [8, 4, 1, None] if deny else [4, None, None, None])
+                else:
+                    self.assertIn('the lists stay as they were', self.said[0])
+                self.assertEqual([each and each.ranges for each in other.find(first)],
+                                 [each and each.ranges for each in last])
 
     # ---- events ----------------------------------------------------------------------
 
@@ -15299,7 +15502,7 @@ class Journals(Case):
 
     def run_loop(self, stack, rounds, *observers):
         """Serve rounds of frames -> the FakeLink."""
-        stop = types.SimpleNamespace(came=0, wake=0)
+        stop = types.SimpleNamespace(came=0, asked=False, wake=0, drain=int)
         link = FakeLink(rounds, stop)
         masscanned.serve(link, stack, stop, observers)
         return link
@@ -15336,6 +15539,53 @@ class Journals(Case):
         silent = make_stack(host=masscanned.Host())
         self.run_loop(silent, [[udp(DNS_QUERY)]], masscanned.Observer())
         self.assertIsNone(silent.host.events)
+
+    def test_reload(self):
+        """Who asks for it has files opened anew, then lists read, once."""
+        stack, seen, done = make_stack(), Recorder(), []
+        stop = types.SimpleNamespace(came=0, asked=True, wake=0, drain=int)
+        seen.reopen = lambda: done.append('reopen')
+        masscanned.serve(FakeLink([[], []], stop), stack, stop, [seen],
+                         reload=lambda now: done.append('reload'))
+        self.assertEqual((done, stop.asked), (['reopen', 'reload'], False))
+
+    def test_signals(self):
+        """SIGHUP and SIGUSR1 ask; from a terminal that has gone SIGHUP ends; nohup stays."""
+        near, far = os.openpty()
+        pipe, end = os.pipe()
+        os.close(pipe)
+        before = signal.getsignal(signal.SIGHUP)
+        for ignored in False, True:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            stop = masscanned.Stop()
+            try:
+                self.assertEqual(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, ignored)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                self.assertEqual((stop.asked, stop.came), (True, 0))
+                self.assertTrue(select.select([stop.wake], [], [], 1)[0])
+                stop.drain()
+                stop.drain()
+                self.assertFalse(select.select([stop.wake], [], [], 0)[0])
+                stop.asked = False
+                os.kill(os.getpid(), signal.SIGHUP)
+                self.assertEqual((stop.asked, stop.came), (not ignored, 0))
+            finally:
+                stop.restore()
+        signal.signal(signal.SIGHUP, before)
+        out = os.dup(1)
+        try:
+            for fd, gone in (end, False), (far, False), (far, True):
+                if gone:
+                    os.close(near)
+                os.dup2(fd, 1)
+                self.assertEqual(masscanned.is_hung_up(), gone)
+            stop.asked = False
+            stop.handle(signal.SIGHUP, None)
+            self.assertEqual((stop.asked, stop.came), (False, signal.SIGHUP))
+        finally:
+            os.dup2(out, 1)
+            for fd in out, far, end:
+                os.close(fd)
 
     def test_sleep(self):
         """It sleeps until the first thing is due, and flushes what is."""
@@ -16043,6 +16293,54 @@ class Responder(Case):
                 self.assertEqual(each.out().count('\ticmpv4\tsend\t'), 3)
                 self.assertTrue(each.out().endswith('\n'))
 
+    def test_reload(self):
+        """Files and lists anew after SIGHUP, in all workers, though root was given up."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        log, own = os.path.join(folder, 'log'), os.path.join(folder, 'own')
+
+        def read(path):
+            with open(path) as file:
+                return file.read()
+
+        def leave(text):
+            with open(own + '.new', 'w') as file:
+                file.write(text)
+            os.replace(own + '.new', own)
+        leave('10.88.0.170\n')
+        run = Running(self, self.far, '-i', 'v1', '-f', own, '-o', log, '--workers', 2)
+        wire = self.wire()
+        self.assert_answers('10.88.0.170', wire)
+        wait_until(lambda: '10.88.0.170' in read(log))
+        os.rename(log, log + '.old')
+        leave('10.88.0.171\n')
+        run.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: 'ours: 1 more, 1 less' in run.err())
+        wait_until(lambda: os.path.exists(log))
+        for _ in range(8):                          # each time from another port
+            self.assert_answers('10.88.0.171', wire)
+        wait_until(lambda: '10.88.0.171' in read(log))
+        self.assertNotIn('10.88.0.171', read(log + '.old'))
+        self.assertEqual(os.stat(log).st_mode & 0o777, 0o600)
+        leave('nonsense\n')
+        run.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: 'nonsense' in run.err())
+        self.assert_answers('10.88.0.171', wire)
+        self.assertEqual(run.end(), 0)
+        self.assertEqual(run.out(), '')
+        self.assertIn('frames', run.err().splitlines()[-1])
+
+    def test_stopped_worker(self):
+        """A worker that somebody has stopped does not hold up the end."""
+        run = self.start('10.88.0.172', '--workers', 2)
+
+        def children():
+            with open('/proc/%d/task/%d/children' % (run.pid, run.pid)) as file:
+                return [int(pid) for pid in file.read().split()]
+        wait_until(children)
+        os.kill(children()[-1], signal.SIGSTOP)
+        self.assertEqual(run.end(seconds=8), 0)
+
     def test_log_reader_gone(self):
         """Standard output fails: one line says so, and the answers go on."""
         pipe, end = os.pipe()
@@ -16717,6 +17015,12 @@ class ResponderCli(Case):
         ('positional', ['nope0'], 2, ['nope0']),
         ('argument missing', ['-i'], 2, ['expected one argument']),
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
+        ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
+        ('no size', ['-i', 'nope0', '-o', 'x', '--rotate', '0'], 2, ['--rotate', "'0'", '100M,20']),
+        ('no count', ['-i', 'nope0', '-o', 'x', '--rotate', '1K,0'], 2, ["'1K,0'", '100M,20']),
+        ('odd size', ['-i', 'nope0', '-o', 'x', '--rotate', '1T'], 2, ["'1T'", '100M,20']),
+        ('log or not', ['-i', 'nope0', '-o', 'x', '-q'], 2, ['-q and -o']),
+        ('log nowhere', ['-i', 'nope0', '-o', '/nowhere/x'], 1, ['/nowhere/x', 'No such file']),
         ('iface twice', ['-i', 'nope0', '--iface', 'eth0'], 2, ['--iface', 'more than once']),
         ('iface twice the same', ['-i', 'nope0', '-i', 'nope0'], 2, ['-i', 'more than once']),
         ('list twice', ['-i', 'nope0', '--self-ip-list', '10.0.0.1', '--self-ip-list', '10.0.0.2'],
