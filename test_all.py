@@ -155,7 +155,7 @@ NO_RANGES = [
 ]
 
 # Lines as lists have them: text, ranges, hosts by name (those without name: need --resolve), IPv6
-LISTS = [
+TARGET_LISTS = [
     ('1.2.3.0/24 ; SBL1234', '1.2.3.0-1.2.3.255', '', 0), ('; 10.0.0.1', '', '', 0),
     ('10.0.0.1,', '10.0.0.1', '', 0), (',,10.0.0.1,, 10.0.0.9,', '10.0.0.1 10.0.0.9', '', 0),
     ('10.0.0.1 10.0.0.9', '10.0.0.1 10.0.0.9', '', 0), (' , ', '', '', 0),
@@ -1151,7 +1151,7 @@ class Formats(Case):
 
     def test_lists(self):
         """What published lists have besides a range a line."""
-        for text, ranges, names, ipv6 in LISTS:
+        for text, ranges, names, ipv6 in TARGET_LISTS:
             with self.subTest(text=text):
                 reader = cscan.RangeReader([], True)
                 reader.add_lines(['# first', text], 't')
@@ -1239,7 +1239,7 @@ class Formats(Case):
         """Lines in blocks or one by one, in both files: the same ranges, notes and messages."""
         rng = random.Random(SEED)
         odd = [line for line, _, _ in RANGES] + [line for line, _ in NO_RANGES] + [
-            line for line, _, _, _ in LISTS] + ['1.2.3.4\0', '1.2.3', '\ud800', ' 1.2.3.4', '']
+            line for line, _, _, _ in TARGET_LISTS] + ['1.2.3.4\0', '1.2.3', '\ud800', ' 1.2.3.4', '']
         for share in 0, 0.01, 0.5:
             lines = [rng.choice(odd) if rng.random() < share else
                      cscan.ip_text(rng.randrange(ALL >> 24, ALL)) for _ in range(1500)]
