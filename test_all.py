@@ -155,7 +155,7 @@ NO_RANGES = [
 ]
 
 # Lines as lists have them: text, ranges, hosts by name (those without name: need --resolve), IPv6
-PUBLISHED = [
+TARGET_LISTS = [
     ('1.2.3.0/24 ; SBL1234', '1.2.3.0-1.2.3.255', '', 0), ('; 10.0.0.1', '', '', 0),
     ('10.0.0.1,', '10.0.0.1', '', 0), (',,10.0.0.1,, 10.0.0.9,', '10.0.0.1 10.0.0.9', '', 0),
     ('10.0.0.1 10.0.0.9', '10.0.0.1 10.0.0.9', '', 0), (' , ', '', '', 0),
@@ -187,6 +187,8 @@ JSON_LISTS = [                              # whose, text, ranges, targets of IP
      '129.146.0.0-129.146.7.255', 0),
     ('an array', '["192.0.2.0/31", "2001:db8::/32", "192.0.2.9/32"]',
      '192.0.2.0-192.0.2.1 192.0.2.9', 1),
+    ('a key with strings and more', '{"addresses": ["10.20.1.4", {"cidr": "10.9.0.0/16"}]}',
+     '10.9.0.0-10.9.255.255', 0),
     ('a key that holds more', '{"addresses": {"cidr": "10.0.0.0/31", "version": "10.20.1.4"}}',
      '10.0.0.0-10.0.0.1', 0),
 ]
@@ -281,6 +283,7 @@ RESULT_LINES = [
     ('no port', '{"ip":"192.0.2.7"}', None), ('no address', '{"port":80}', None),
     ('a float', '{"ip":"192.0.2.7","port":80.5}', None), ('true', '{"ip":"1.2.3.4","port":true}', None),
     ('no list', '{"ip":"192.0.2.7","ports":5}', None), ('cut', '{"ip":"192.0.2.7","port":80', None),
+    ('30 digits', '{"ip":"192.0.2.7","port":80,"n":%s}' % ('9' * 30), None),
     ('digits', '{"ip":%s}' % ('9' * 10 ** 6), None), ('deep', '{"a":' * 100000, None), ('XML', '<host endtime="1">', None),
     ('octal', 'open tcp 80 010.0.0.1 1', None), ('a host', 'open tcp 80 a.example 1', None),
 ]
@@ -1148,7 +1151,7 @@ class Formats(Case):
 
     def test_lists(self):
         """What published lists have besides a range a line."""
-        for text, ranges, names, ipv6 in PUBLISHED:
+        for text, ranges, names, ipv6 in TARGET_LISTS:
             with self.subTest(text=text):
                 reader = cscan.RangeReader([], True)
                 reader.add_lines(['# first', text], 't')
@@ -1236,7 +1239,7 @@ class Formats(Case):
         """Lines in blocks or one by one, in both files: the same ranges, notes and messages."""
         rng = random.Random(SEED)
         odd = [line for line, _, _ in RANGES] + [line for line, _ in NO_RANGES] + [
-            line for line, _, _, _ in PUBLISHED] + ['1.2.3.4\0', '1.2.3', '\ud800', ' 1.2.3.4', '']
+            line for line, _, _, _ in TARGET_LISTS] + ['1.2.3.4\0', '1.2.3', '\ud800', ' 1.2.3.4', '']
         for share in 0, 0.01, 0.5:
             lines = [rng.choice(odd) if rng.random() < share else
                      cscan.ip_text(rng.randrange(ALL >> 24, ALL)) for _ in range(1500)]
