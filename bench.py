@@ -1217,9 +1217,13 @@ def scan_turns(bench, _):
         def command(*more):
             return lambda folder: scanning(cscan_command(bench, net, pending, timeout_ms, *more,
                                                          folder=folder))
+
+        def metered(folder):                # both at once: each has its file
+            name = 'metrics.%s' % ('before' if folder == bench.against else 'now')
+            return command('-mf', bench.path(name))(folder)
         ours, loop = 'cscan.py, ' + about, '%s, %s' % (C_LOOP, about)
         rows = bench.both(ours, loop if bench.yardstick else '', command())
-        rows += bench.both('cscan.py -mf, ' + about, ours, command('-mf', bench.path('metrics')))
+        rows += bench.both('cscan.py -mf, ' + about, ours, metered)
         show = command('--show', 'refused,silent', '-o', os.devnull)    # the older may lack it
         rows.append(Figure('cscan.py --show, ' + about, show(HERE), ours))
         if bench.yardstick:

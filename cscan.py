@@ -7451,12 +7451,14 @@ class Signals:
     """SIGINT and SIGTERM: the first winds up, the second ends at once.  SIGHUP: see hang_up.
 
     came    number of the first that ends the scan, 0 = none yet
+    begun   targets are probed, listed or passed on: errors are no usage errors any more
     hup     SIGHUP came that does not end it, before there was an engine
     """
 
     def __init__(self):
         self.came, self.wind_up, self.last_words = 0, None, None
         self.hup, self.engine, self.console = False, None, None
+        self.begun = False
         self.before = {}
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.handle)
@@ -7499,6 +7501,7 @@ class Signals:
     def give(self, engine):
         """The scan begins: signals are for its engine, also one that came before."""
         self.engine, self.wind_up = engine, engine.stop
+        self.begun = True
         engine.hup = self.hup
 
     def restore(self):
@@ -7507,7 +7510,13 @@ class Signals:
 
 
 def main(argv=None) -> int:
-    """Command line -> exit status: 0 done, 1 error, 2 usage, 128 + the signal that ended it."""
+    """Command line -> exit status.
+
+    0       done
+    1       an error later than 2
+    2       nothing was sent: the command line, or a file that it names, cannot be used
+    128 + N signal N ended it
+    """
     fill_standard_descriptors()
     parser = make_parser()
     args, extra = parser.parse_known_args(argv)
@@ -7519,7 +7528,7 @@ def main(argv=None) -> int:
     except UserError as error:
         for line in str(error).split('\n'):
             console.note(line)
-        return 1
+        return 1 if signals.begun else 2
     except MemoryError:
         console.note(NO_MEMORY)
         return 1
@@ -7575,6 +7584,7 @@ def run(args, console, signals) -> int:
         console.progress('shard %d/%d is empty: the scan has %s' % (
             args.shard[0] + 1, args.shard[1], many(space.size, 'target')))
     if args.l:
+        signals.begun = True
         return list_targets(make_source(args, space, 0, None), args.n or math.inf, console)
     return scan(args, state, status, space, exclusions, console, signals, modules, options)
 
@@ -7793,6 +7803,7 @@ def pass_results(args, console, signals, modules, options) -> int:
     crew = make_crew(args, console, sink, modules, options)
     signals.last_words = sink.hurry
     strange = barred = empty = 0
+    signals.begun = True
     try:
         for number, text in enumerate(result_lines(sys.stdin.buffer), 1):
             results = None if text is None else line_results(text)

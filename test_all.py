@@ -1647,7 +1647,7 @@ class Targets(Case):
                            (['-f', self.path('empty', b'')], 'empty')):
             with self.subTest(args=args):
                 done = run_tool('cscan.py', ['-q', '-l'] + args)
-                self.assert_stop(done, 1, 'cscan: ', part)
+                self.assert_stop(done, 2, 'cscan: ', part)
 
     def test_published_lists(self):
         """Bad lines: all named, or left out with --skip-bad, but never those of -xf."""
@@ -1692,12 +1692,12 @@ class Targets(Case):
     def test_heavy_ports(self):
         """Weights that do not fit the 32 bits of a draw: refused, not quietly never drawn."""
         done = run_tool('cscan.py', ['-l', '-n', '1', '-f', '1.2.3.4', '-p', '80:4294967296,443'])
-        self.assert_stop(done, 1, 'cscan: ', '-p')
+        self.assert_stop(done, 2, 'cscan: ', '-p')
 
     def test_empty_ports(self):
         """-p "$PORTS" with PORTS unset is a mistake, no wish for port 80."""
         done = run_tool('cscan.py', ['-l', '-n', '1', '-f', '1.2.3.4', '-p', ''])
-        self.assert_stop(done, 1, 'cscan: ', "''")
+        self.assert_stop(done, 2, 'cscan: ', "''")
 
     def test_no_targets(self):
         status, out, err = run_tool('cscan.py', [], cwd=self.folder)
@@ -1706,7 +1706,7 @@ class Targets(Case):
 
     def test_closed_input(self):
         done = run_tool('cscan.py', ['-l', '-n', '1', '-f', '-'], redirect='<&-')
-        self.assert_stop(done, 1, 'cscan: ')
+        self.assert_stop(done, 2, 'cscan: ')
 
     def test_many_exclusions(self):
         """Linear in the number of ranges: each other one of 60,000 is taken away."""
@@ -2497,7 +2497,7 @@ class Cba(Case):
                 self.assert_refused(['-o', repr(path), 'CBA'], self.sink, name)
                 self.assertEqual(self.read(name), data)
         done = run_tool('cscan.py', ['-x', '-o', self.path('mine', b'hello\n')], b'1.2.3.4:80\n')
-        self.assert_stop(done, 1, 'cscan: ', '-o', 'CBA')
+        self.assert_stop(done, 2, 'cscan: ', '-o', 'CBA')
         self.assertEqual(self.read('mine'), b'hello\n')
 
     def test_unwritable(self):
@@ -3833,8 +3833,8 @@ def check(target, out, options):
                 (['-f', '127.0.0.1', '--no-header', '--format', 'xml'], 2,
                  '--no-header: goes with --format csv or zmap'),
                 (['-x', '--skip-unresolved'], 2, '-x: --skip-unresolved goes with a scan'),
-                (['-f', 'localhost'], 1, 'a host by name is name:HOST'),
-                (['-f', 'name:127.1'], 1, "-f: 'name:127.1': not the name of a host")):
+                (['-f', 'localhost'], 2, 'a host by name is name:HOST'),
+                (['-f', 'name:127.1'], 2, "-f: 'name:127.1': not the name of a host")):
             with self.subTest(args=args):
                 said = []
                 with patched(cscan, complain=said.append):
@@ -5650,7 +5650,7 @@ class MetricsWriter(Case):
         path = self.path('metrics', METRICS_REAL)
         done = run('cscan.py', '-q', '-f', '127.0.0.1', '-p', 9, '--once', '-mf', path, '--state',
                    self.path('state', b'x'), '-b', next(FREE_PORT))
-        self.assert_stop(done, 1, '--state', 'is there already')
+        self.assert_stop(done, 2, '--state', 'is there already')
         self.assertEqual(self.read('metrics'), METRICS_REAL)
 
     def test_full_from_the_start(self):
@@ -7257,7 +7257,7 @@ class Team(Long):
         self.assertEqual((status, sorted(out.split())), (0, sorted(self.targets())))
         self.assertIn('pending connects do not fit into 64 descriptors', err)
         done = self.scan(*args, '-w', 40, preexec_fn=low_descriptors)
-        self.assert_stop(done, 1, '-w: 40: 64 descriptors are too few', 'ulimit -n')
+        self.assert_stop(done, 2, '-w: 40: 64 descriptors are too few', 'ulimit -n')
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
     def test_canary(self):
@@ -7281,7 +7281,7 @@ class Team(Long):
         wait_until(lambda: not self.cscan_pids())
         self.assert_all(read_text(log).split(), 100)
         done = run('cscan.py', *self.resumed)
-        self.assert_stop(done, 1, 'that scan is complete')
+        self.assert_stop(done, 2, 'that scan is complete')
 
     def cscan_pids(self):
         """Processes that have our state file open."""
@@ -7318,7 +7318,7 @@ class Resume(Long):
         done = self.kill_and_resume(args, 4, draw)
         self.assertEqual((done[0], done[1]), (0, ''), done[2])
         self.assert_all(self.results(), 4 * 200)
-        self.assert_stop(run('cscan.py', *self.resumed), 1, '--resume', 'that scan is complete')
+        self.assert_stop(run('cscan.py', *self.resumed), 2, '--resume', 'that scan is complete')
 
     def counted(self, name):
         """What the snapshots of a state file count, and what the metrics file has: [Counter] * 2."""
@@ -7690,24 +7690,24 @@ class Cli(Case):
 
     # name, arguments, status, what the one line must have
     MISTAKES = [
-        ('no such file', ['-f', 'foo'], 1, "-f: 'foo': neither a file nor ranges"),
-        ('length', ['-f', '10.0.0.0/33'], 1, "'10.0.0.0/33': the length is 0 to 32"),
-        ('octet', ['-f', '10.0.0.300'], 1, "'10.0.0.300': not an address"),
-        ('folder', ['-f', '/'], 1, "-f: '/': Is a directory"),
-        ('no targets', ['-f', '/dev/null'], 1, "-f: '/dev/null': no ranges"),
-        ('multicast only', ['-q', '-f', '224.0.0.0/8'], 1, 'no addresses are left'),
-        ('all excluded', ['-q', '-f', '127.0.0.1', '-xf', '127.0.0.0/8'], 1,
+        ('no such file', ['-f', 'foo'], 2, "-f: 'foo': neither a file nor ranges"),
+        ('length', ['-f', '10.0.0.0/33'], 2, "'10.0.0.0/33': the length is 0 to 32"),
+        ('octet', ['-f', '10.0.0.300'], 2, "'10.0.0.300': not an address"),
+        ('folder', ['-f', '/'], 2, "-f: '/': Is a directory"),
+        ('no targets', ['-f', '/dev/null'], 2, "-f: '/dev/null': no ranges"),
+        ('multicast only', ['-q', '-f', '224.0.0.0/8'], 2, 'no addresses are left'),
+        ('all excluded', ['-q', '-f', '127.0.0.1', '-xf', '127.0.0.0/8'], 2,
          'no addresses are left'),
-        ('exclude list missing', ['-f', '127.0.0.1', '-xf', 'gone.txt'], 1, "-xf: 'gone.txt'"),
-        ('port 0', ['-f', '127.0.0.1', '-p', '0'], 1, "-p: '0'"),
-        ('weight 0', ['-f', '127.0.0.1', '-p', '80:0'], 1, "-p: '80:0'"),
-        ('no csp', ['-f', '127.0.0.1', '-pf', os.path.join(HERE, 'LICENSE')], 1,
+        ('exclude list missing', ['-f', '127.0.0.1', '-xf', 'gone.txt'], 2, "-xf: 'gone.txt'"),
+        ('port 0', ['-f', '127.0.0.1', '-p', '0'], 2, "-p: '0'"),
+        ('weight 0', ['-f', '127.0.0.1', '-p', '80:0'], 2, "-p: '80:0'"),
+        ('no csp', ['-f', '127.0.0.1', '-pf', os.path.join(HERE, 'LICENSE')], 2,
          "LICENSE:1: 'MIT,License'"),
-        ('port name', ['-f', '127.0.0.1', '-p', 'sssh'], 1, "-p: 'sssh': 'sssh' is not port"),
+        ('port name', ['-f', '127.0.0.1', '-p', 'sssh'], 2, "-p: 'sssh': 'sssh' is not port"),
         ('top ports', ['-f', '127.0.0.1', '--top-ports', '9999'], 2, "'9999': a whole number from 1 to"),
         ('top and p', ['-f', '127.0.0.1', '--top-ports', '5', '-p', '1'], 2, '--top-ports 5: goes'),
-        ('host name', ['-f', 'lab.example.org'], 1, 'with --resolve just HOST'),
-        ('exclude list empty', ['-f', '127.0.0.1', '-xf', 'EMPTY'], 1,
+        ('host name', ['-f', 'lab.example.org'], 2, 'with --resolve just HOST'),
+        ('exclude list empty', ['-f', '127.0.0.1', '-xf', 'EMPTY'], 2,
          'no ranges in there; where nothing is to be excluded, name /dev/null'),
         ('x and skip-bad', ['-x', '--skip-bad'], 2, '-x: --skip-bad goes with a scan only'),
         ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-p 1 and -pf x: one of them'),
@@ -7718,7 +7718,7 @@ class Cli(Case):
         ('nan', ['-f', '127.0.0.1', '-r', 'nan'], 2, "-r: 'nan': a number from"),
         ('source port', ['-f', '127.0.0.1', '-b', '70000'], 2, "-b: '70000'"),
         ('source address', ['-f', '127.0.0.1', '-bi', '1.2.3'], 2, "-bi: '1.2.3'"),
-        ('not ours', ['-f', '127.0.0.1', '-bi', '192.0.2.1'], 1, 'source 192.0.2.1'),
+        ('not ours', ['-f', '127.0.0.1', '-bi', '192.0.2.1'], 2, 'source 192.0.2.1'),
         ('positional', ['127.0.0.1'], 2,
          "'127.0.0.1': belongs to no option; targets are named with -f"),
         ('abbreviated', ['-f', '127.0.0.1', '--onc'], 2, "'--onc': no such option"),
@@ -7731,23 +7731,23 @@ class Cli(Case):
         ('l and runtime', ['-l', '--max-runtime', '1'], 2, '-l: --max-runtime goes with a scan'),
         ('daemon', ['-f', '127.0.0.1', '-d'], 2, '-d: the results would be lost'),
         ('stdin twice', ['-f', '-', '-xf', '-'], 2, 'standard input can be read once'),
-        ('no module', ['-f', '127.0.0.1', '-mod', 'nope'], 1, "module 'nope': not one of print"),
-        ('no module file', ['-f', '127.0.0.1', '-mod', './nope.py'], 1,
+        ('no module', ['-f', '127.0.0.1', '-mod', 'nope'], 2, "module 'nope': not one of print"),
+        ('no module file', ['-f', '127.0.0.1', '-mod', './nope.py'], 2,
          "'./nope.py': No such file"),
-        ('setting', ['-f', '127.0.0.1', '-mcfg', 'x'], 1, "-mcfg: 'x': module.option=value"),
-        ('setting unknown', ['-f', '127.0.0.1', '-mcfg', 'print.x=1'], 1,
+        ('setting', ['-f', '127.0.0.1', '-mcfg', 'x'], 2, "-mcfg: 'x': module.option=value"),
+        ('setting unknown', ['-f', '127.0.0.1', '-mcfg', 'print.x=1'], 2,
          'module print has no options'),
-        ('output folder', ['-f', '127.0.0.1', '-o', '/nonexistent/x'], 1,
+        ('output folder', ['-f', '127.0.0.1', '-o', '/nonexistent/x'], 2,
          "-o: '/nonexistent/x': No such"),
-        ('output no CBA', ['-f', '127.0.0.1', '-o', 'TEXT'], 1, 'not a CBA file'),
-        ('metrics', ['-f', '127.0.0.1', '-mf', 'TEXT'], 1, 'not replaced: it holds something'),
-        ('metrics folder', ['-f', '127.0.0.1', '-mf', '/nonexistent/x'], 1,
+        ('output no CBA', ['-f', '127.0.0.1', '-o', 'TEXT'], 2, 'not a CBA file'),
+        ('metrics', ['-f', '127.0.0.1', '-mf', 'TEXT'], 2, 'not replaced: it holds something'),
+        ('metrics folder', ['-f', '127.0.0.1', '-mf', '/nonexistent/x'], 2,
          "-mf: '/nonexistent/x': No such"),
         ('l and mf', ['-l', '-mf', 'x'], 2, '-l: -mf goes with a scan only'),
         ('x and ce', ['-x', '-c', '127.0.0.1', '-ce', '1'], 2, '-x: -ce goes with a scan only'),
         ('ce without c', ['-f', '127.0.0.1', '-ce', '5'], 2, '-ce 5: repeats the canary: name'),
         ('ce 0', ['-f', '127.0.0.1', '-c', '127.0.0.1', '-ce', '0'], 2, "-ce: '0': a whole"),
-        ('log', ['-f', '127.0.0.1', '--log', '/nonexistent/x'], 1,
+        ('log', ['-f', '127.0.0.1', '--log', '/nonexistent/x'], 2,
          "--log: '/nonexistent/x': No such"),
     ]
 
@@ -8009,7 +8009,7 @@ class Cli(Case):
             resource.setrlimit(resource.RLIMIT_STACK, (1 << 23, 1 << 23))
             resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)
         for args in (['-f', '127.0.0.1', '-p', '9', '--once', '-w', 2], ['-x']):
-            self.assert_stop(self.scan(*args, '-mt', 100, preexec_fn=limit), 1,
+            self.assert_stop(self.scan(*args, '-mt', 100, preexec_fn=limit), 2,
                              'argument -mt: 100 threads need 804 MB', 'lower -mt', 'ulimit -v')
 
     def test_out_of_memory(self):
@@ -8231,7 +8231,7 @@ class Cli(Case):
                                stdin=b'1.2.3.4:5\n1.2.4.0:6\n')
         self.assertEqual((status, out, err), (0, '1.2.4.0:6\n', 'cscan: 1 result excluded\n'))
         status, out, err = run('cscan.py', '-x', redirect='<&-')
-        self.assertEqual((status, out, err.count('\n')), (1, '', 1))
+        self.assertEqual((status, out, err.count('\n')), (2, '', 1))
         pairs_of_octets = itertools.product(range(8), range(256))
         many = b''.join(b'10.0.%d.%d:80\n' % pair for pair in pairs_of_octets)
         for options in ([], ['-mt', 1], ['-mt', 20, '-pr', 1]):
@@ -8375,7 +8375,7 @@ def check(target, out, options):
                 self.assertIn('\n%s\n' % line, self.module(text, '-mcfg', settings)[1])
         status, _, err = self.module(text, '-mcfg', 'mine.n=abc')
         self.assertEqual((status, err), (
-            1, "cscan: argument -mcfg: mine.n='abc': a whole number was expected\n"))
+            2, "cscan: argument -mcfg: mine.n='abc': a whole number was expected\n"))
         self.assertIn('module mine has n, s, f', self.module(text, '-mcfg', 'mine.z=1')[2])
 
     def test_filters(self):
@@ -8449,7 +8449,7 @@ def check(target, out, options):
                             ('import sys; sys.exit(0)', 'SystemExit')):
             with self.subTest(text):
                 status, out, err = self.module(text)
-                self.assertEqual((status, out, err.count('\n')), (1, '', 1))
+                self.assertEqual((status, out, err.count('\n')), (2, '', 1))
                 self.assertIn(words, err)
 
     def test_threads(self):
