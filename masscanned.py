@@ -710,7 +710,7 @@ class Index:
     lists   {first two octets: [Signature]}, the strongest first; one octet: those that say nothing
             of the second
     begun   first octets of those that are longer
-    words   {first word: [(Protocol, whether it counts on every port)]}
+    words   {first word: {port: [Protocol], None: [those that have it on every port]}}
     parts   what these words begin with
     runs    [(at, {octet: [Signature]})] of those that say nothing of the first octet: where their
             first fixed run stands; b'' for data too short to reach it
@@ -738,7 +738,9 @@ class Index:
                                if any(entry.least == 1 for entry in each))
         for each in protocols:
             for word in each.words + each.shared:
-                self.words.setdefault(word, []).append((each, word in each.words))
+                rows = self.words.setdefault(word, {})
+                for port in (*each.ports, None) if word in each.words else each.ports:
+                    rows.setdefault(port, []).append(each)
         self.parts = frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
 
     @staticmethod
@@ -821,15 +823,14 @@ class Registry:
         word = match.group().upper()
         if wait and match.end() == len(data):
             return MORE if word in index.parts else None
-        chosen = None
-        for each, everywhere in index.words.get(word, ()):
-            if allowed and each.name not in allowed or each.check and not each.check(data, peer):
-                continue
-            if peer.dport in each.ports:
-                return each
-            if everywhere:
-                chosen = chosen or each
-        return chosen
+        rows = index.words.get(word)
+        for port in (peer.dport, None) if rows else ():
+            for each in rows.get(port, ()):
+                if allowed and each.name not in allowed:
+                    continue
+                if each.check is None or each.check(data, peer):
+                    return each
+        return None
 
 
 def is_line(data):

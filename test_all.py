@@ -11307,6 +11307,59 @@ SMALL_VECTORS = [
     ('whois elsewhere@80', TCP, b'192.0.0.1\r\n', None, 'own port only'),
 ]
 
+GREETINGS = [                               # port, what is said, whether that is all
+    *((port, b'220 FTP server ready\r\n', False) for port in (21, 2121)),
+    *((port, b'SSH-2.0-1\r\n', False) for port in (22, 2222)),
+    *((port, TELNET_OFFER + b'\r\nlogin: ', False) for port in (23, 2323)),
+    *((port, b'220 %s ESMTP\r\n' % ME, False) for port in (25, 587, 2525)),
+    (110, b'+OK POP3 server ready\r\n', False),
+    (143, b'* OK [%s] Server ready\r\n' % IMAP_CAN, False),
+    (119, b'200 %s NNTP service ready\r\n' % ME, False),
+    *((port, b':%s NOTICE * :*** Looking up your hostname\r\n' % ME, False) for port in (194, 6667)),
+    (873, b'@RSYNCD: 31.0\n', False),
+    (2628, b'220 %s dictd <auth.mime> <11111111@%s>\r\n' % (ME, ME), False),
+    (3690, SVN_GREETING, False), (4190, SIEVE_CAN, False),
+    (4222, b'INFO {"server_id":"%s","version":"2.10.0","proto":1,"host":"0.0.0.0","port":4222,'
+     b'"headers":true,"max_payload":1048576,"auth_required":true}\r\n' % ONES_16, False),
+    (4949, b'# munin node at %s\n' % ME, False), (5038, b'Asterisk Call Manager/5.0.2\r\n', False),
+    (6600, b'OK MPD 0.23.5\n', False), (7634, b'|/dev/sda|DISK|30|C|', True),
+    (2947, b'{"class":"VERSION","release":"3.25","rev":"3.25","proto_major":3,"proto_minor":15}\r\n',
+     False), (10011, b'TS3\n\rWelcome to the query interface.\n\r', False),
+    (13, DAY, True), (17, QUOTE, True), (19, CHARGEN, True), (37, SECONDS, True),
+    (2000, b'\1\0\0\0', False),
+]
+LOGIN = dict(user=b'bob', password=b'secret')
+NOTED = [                                   # name, request, fields of the notes
+    ('imap', b'a LOGIN "bob" secret\r\na LOGIN {3}\r\nbob {6}\r\nsecret\r\n', [LOGIN] * 2),
+    ('imap', b'a AUTHENTICATE PLAIN %s\r\na AUTHENTICATE LOGIN\r\n%s\r\n%s\r\n' % (
+        PLAIN_BOB, BOB, SECRET), [LOGIN] * 2),
+    ('imap', b'a AUTHENTICATE PLAIN\r\n*\r\n', []),
+    ('nntp', b'AUTHINFO USER bob\r\nAUTHINFO PASS secret\r\n', [LOGIN]),
+    ('pop3', b'USER bob\r\nPASS secret\r\nPASS secret\r\n', [LOGIN] * 2),
+    ('pop3', b'APOP bob 00ff\r\n', [dict(user=b'bob', digest=b'00ff')]),
+    ('sieve', b'AUTHENTICATE "PLAIN" {16+}\r\n%s\r\n' % PLAIN_BOB, [LOGIN]),
+    ('smtp', b'AUTH LOGIN %s\r\n%s\r\n' % (BOB, SECRET), [LOGIN]),
+    ('distcc', DISTCC_JOB, [dict(words=b'cc -c x.c')]),
+    ('ftp', b'user bob\r\npass secret\r\n', [LOGIN]),
+    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [dict(user=b'bob', digest=b'00ff')]),
+    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(user=b'bob', digest=b'00ff')]),
+    ('asterisk', b'Action: Login\r\nUsername: bob\r\nSecret: secret\r\n\r\n', [LOGIN]),
+    ('irc', b'PASS secret\r\nNICK bob\r\nUSER x\r\n', [LOGIN]),
+    ('rtsp', b'DESCRIBE rtsp://x RTSP/1.0\r\nAuthorization: Basic Ym9iOnNlY3JldA==\r\n\r\n', [LOGIN]),
+    ('sip', SIP_HEAD % (b'INVITE', b'INVITE') + b'Authorization: Digest username="bob"\r\n\r\n',
+     [dict(user=b'bob', digest=b'username="bob"')]),
+    ('teamspeak', b'login bob secret\n', [LOGIN]),
+    ('xmpp', XMPP_HELLO % b'x' + b"<auth mechanism='PLAIN'>%s</auth>" % PLAIN_BOB, [LOGIN]),
+    ('bandwidth-test', b'\1' * 16 + bytes(16) + b'bob'.ljust(32, b'\0'),
+     [dict(user=b'bob', digest='00' * 16)]),
+    ('dict', b'AUTH bob 00ff\r\n', [dict(user=b'bob', password=b'00ff')]),
+    ('mpd', b'password "secret"\n', [dict(user=b'', password=b'secret')]),
+    ('nats', b'CONNECT {"user":"bob","pass":"secret"}\r\n', [LOGIN]),
+    ('stomp', b'CONNECT\nlogin:bob\npasscode:secret\n\n\0', [LOGIN]),
+    ('telnet', b'bob\nsecret\n', [LOGIN]),
+    ('tor-control', b'AUTHENTICATE "secret"\r\n', [dict(user=b'', password=b'secret')]),
+]
+
 TEXT_VECTORS = [
     ('beanstalkd verbs', TCP, b'list-tubes\r\nstats\r\nuse x\r\nwatch x\r\npeek 1\r\nx\r\nquit\r\n',
      b'OK 14\r\n---\n- default\n\r\nOK 26\r\n---\ncurrent-jobs-ready: 0\n\r\nUSING x\r\n'
@@ -12380,8 +12433,8 @@ class Registry(unittest.TestCase):
                         self.assertFalse(set(each.each.ports) & set(other.each.ports),
                                          (name, each.each.name, other.each.name))
             for word, rows in index.words.items():
-                owners = [each.name for each, everywhere in rows if everywhere]
-                self.assertLessEqual(len(owners), 1, word)
+                for port, owners in rows.items():
+                    self.assertEqual([each.name for each in owners[1:]], [], (word, port))
 
     def test_signatures(self):
         self.assertEqual(masscanned.signature_octets(b'GET'), [71, 69, 84])
@@ -12824,6 +12877,38 @@ class Answerers(unittest.TestCase):
                     self.assertEqual(feed(open_stream(name, UDP, port), back) if back else b'',
                                      b'')
 
+    def test_notes(self):
+        """What a login offers is noted, once."""
+        class Noting(masscanned.Stream):
+            def note(self, kind, **fields):
+                seen.append((kind, fields))
+        for name, request, notes in NOTED:
+            with self.subTest(name=name, request=request):
+                kind = 'command' if name == 'distcc' else 'credentials'
+                for pieces in [request], octet_by_octet(request):
+                    seen, port = [], port_of(name)
+                    feed(Noting(PEER4, HOST4, 40000, port, NOW, HOST), *pieces)
+                    self.assertEqual(seen, [(kind, fields) for fields in notes])
+
+    def test_small_services_do_not_loop(self):
+        """Datagrams from a port that may be such a service's are not answered."""
+        for name in 'chargen', 'daytime', 'echo', 'qotd', 'time':
+            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 40000:
+                peer = Datagrams(UDP, PEER4, HOST4, sport, port_of(name), NOW, HOST)
+                self.assertEqual(bool(peer.feed(b'~' * 40)), sport == 40000, (name, sport))
+
+    def test_random_payloads(self):
+        """Of random octets on a port of nobody's fewer than 1 in 5,000 get an answer."""
+        draw = random.Random(SEED)
+        answered = 0
+        for _ in range(60000 if TEST_ALL else 2000):
+            data = draw.getrandbits(8 * 40).to_bytes(40, 'big')[:draw.choice((1, 4, 12, 40))]
+            for over in TCP, UDP:
+                stream = make_talk(over, PEER4, HOST4, 40000, 40001, NOW, HOST)
+                out = stream.feed(data)
+                answered += bool(out or over == TCP and stream.hurry())
+        self.assertLessEqual(answered, 24 if TEST_ALL else 3, 'SEED=%d' % SEED)
+
     def test_random_of_smb(self):
         """Challenges, ids and salts differ from connection to connection."""
         draws = random.Random(SEED)
@@ -12937,6 +13022,21 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('smtp verbs', 25, b'NOOP\n' * 290), ('smtp words', 25, b'x\n' * 700),
+        ('imap', 143, b'1 NOOP\n' * 200), ('imap literals', 143, b'1 {1}\n' * 230),
+        ('irc', 6667, b'NICK x\n' * 200), ('ftp logins', 21, b'USER x\nPASS y\n' * 100),
+        ('smtp logins', 25, b'AUTH LOGIN\nYQ==\nYQ==\n' * 66),
+        ('telnet options', 23, b'\xff\xfd\x27' * 480), ('telnet lines', 23, b'\n' * 1400),
+        ('telnet no end', 23, b'\xff\xfa' * 700), ('xmpp', 5222, XMPP_HELLO % b'x' + b'<a>' * 400),
+        ('xmpp heads', 5222, b'<stream:stream>' * 95), ('distcc', 3632, b'DIST00000001' * 120),
+        ('svn', 3690, b'( 2 ( ' * 230), ('memcached', 11211, b'get a\n' * 240),
+        ('memcached values', 11211, b'set a 0 0 0\n\r\n' * 100),
+        ('sip fields', 5060, SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'Via: x\n' * 150 + b'\n'),
+        ('sip', 5060, (SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'\r\n') * 7),
+        ('rtsp', 554, b'OPTIONS * RTSP/1.0\n\n' * 70), ('asterisk', 5038, b'Action: x\n\n' * 120),
+        ('lpd', 515, b'\2lp\n' + b'\x021 x\nab' * 160), ('clamd', 3310, b'PING\n' * 290),
+        ('rsync', 873, b'@RSYNCD: 31.0\n' * 100), ('pjl', 9100, b'@PJL INFO ID\n' * 110),
+        ('gearman-job', 4730, unhex('00524551 00000010 00000000') * 120),
         ('dns', 53, unhex(ROOTS)), ('dns-tcp', 53, framed(unhex(ROOTS))),
         ('dns records', 53, unhex('1234 0100 0001 0000 0000 0040 00', A_IN,
                                   ('00 0010 0001 00000000 0000') * 64)),
@@ -14423,6 +14523,39 @@ class Stack(unittest.TestCase):
             self.assertEqual(client.send(b'', ACK), [])
             self.assertEqual(client.say(b'SSH-2.0-x\r\n')[0].data, b'')       # it has our line
             self.assertEqual((wake(stack, NOW + 90), len(client.got)), ([], len(BANNER)))
+
+    def test_greetings(self):
+        """All of them, over both versions of IP; some say nothing more."""
+        for (port, text, closing), where in itertools.product(GREETINGS, self.WHERES):
+            with self.subTest(port=port, **where):
+                client = self.greeted(port, **where)
+                answers = client.take(wake(client.stack, NOW + 0.2))
+                out = b''.join(each.data for each in answers)
+                while client.conn and client.conn.unacked and len(out) < len(text):
+                    out += b''.join(each.data for each in client.take(client.send(b'', ACK)))
+                self.assertEqual((out, bool(client.conn.fin)), (text, closing))
+
+    def test_every_greeting_is_tested(self):
+        ports = {port for port in HOST.registry.greeters if port not in masscanned.SECURE_PORTS}
+        self.assertEqual({port for port, _, _ in GREETINGS}, ports)
+        for port in set(HOST.registry.greeters) - ports:
+            client = Client(make_stack(), port)         # TLS comes first there
+            self.assertEqual((client.send(b'', ACK), client.stack.next_due()), ([], None))
+
+    def test_greeted_words(self):
+        """What follows a greeting is its port's, if nobody else's; then it is not said again."""
+        for port, data, answer in (
+                (25, b'\r\n', b'500 5.5.2 Unknown command\r\n'), (25, GET, KEEP),
+                (21, b'USER a\r\n', b'331 Password required\r\n'), (23, b'bob\r\n', b'Password: '),
+                (23, unhex('fffd03 fffb1f'), unhex('fffe1f')), (873, b'@RSYNCD: 31.0\n', b''),
+                (3690, SVN_CLIENT, SVN_LOGINS), (3690, JUNK, b''), (2000, b'\1' * 16,
+                                                                   b'\2\0\0\0' + b'\x11' * 16)):
+            with self.subTest(port=port, data=data):
+                client = self.greeted(port)
+                client.take(wake(client.stack, NOW + 0.2))
+                before = len(client.got)
+                client.say(data)
+                self.assertEqual(client.got[before:], answer)
 
     def test_greeting_behind_tags(self):
         stack, tags = make_stack(), unhex('88a80001 81000002')
@@ -16078,6 +16211,36 @@ class Responder(Case):
          r'NT_STATUS_LOGON_FAILURE'),
         ('smbclient on 139', 'smbclient -s /dev/null -U bob%secret -p 139 -L //10.88.0.30', 1,
          r'NT_STATUS_LOGON_FAILURE'),
+        ('curl ftp', 'curl -sSv -u bob:secret ftp://10.88.0.60/', 67, r'530 Login incorrect'),
+        ('curl ftp over IPv6', 'curl -sSv -u bob:secret ftp://[fd88::60]:2121/', 67, r'530 Login'),
+        ('curl smtp', 'curl -sSv --mail-from a@b --mail-rcpt c@d -T {post} smtp://10.88.0.60', 55,
+         r'220 win-[a-z0-5]+ ESMTP.*554 5\.7\.1 Relay access denied'),
+        ('curl smtp login', 'curl -sSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
+         'smtp://[fd88::60]:587', 67, r'535 5\.7\.8'),
+        ('curl imap', 'curl -sSv -u bob:secret imap://10.88.0.60/', 67, r'AUTHENTICATIONFAILED'),
+        ('curl imap by LOGIN', 'curl -sSv -u bob:secret --login-options AUTH=+LOGIN '
+         'imap://10.88.0.60/', 67, r'LOGIN bob secret.*AUTHENTICATIONFAILED'),
+        ('curl pop3', 'curl -sSv -u bob:secret pop3://10.88.0.60/', 67, r'-ERR \[AUTH\]'),
+        ('curl dict', 'curl -sS dict://10.88.0.60/d:word', 0, r'\A220 win-.*554 No databases'),
+        ('curl gopher', 'curl -sS gopher://10.88.0.60/', 0, r'Nothing here'),
+        ('curl rtsp', 'curl -sSi rtsp://10.88.0.60/', 0, r'RTSP/1\.0 200 OK\r\nCSeq: 1\r\nPublic: '),
+        ('curl telnet', 'curl -sSN telnet://10.88.0.60', None, r'login: '),
+        ('telnet', 'telnet 10.88.0.60', None, r'login: '),
+        ('swaks', 'swaks --server 10.88.0.60 --to a@b --auth LOGIN --auth-user bob '
+         '--auth-password secret', 28, r'334 UGFzc3dvcmQ6.*535 5\.7\.8'),
+        ('git', 'git ls-remote git://10.88.0.60/x', 128, r'access denied'),
+        ('rsync', 'rsync rsync://10.88.0.60/', 0, r'\Afiles '),
+        ('rsync of a module', 'rsync rsync://10.88.0.60/other', 5, r"Unknown module 'other'"),
+        ('svn', 'svn info --non-interactive --no-auth-cache --username bob --password secret '
+         'svn://10.88.0.60/r', 1, r'E170001: .*Authorization failed'),
+        ('dict', 'dict -h 10.88.0.60 word', 1, r'No databases'),
+        ('whois', 'whois -h 10.88.0.60 example.org', 0, r'No match\.'),
+        ('finger', 'finger bob@10.88.0.60', 0, r'No such user'),
+        ('sipsak', 'sipsak -vv -s sip:100@10.88.0.60', 0, r'SIP/2\.0 200 OK'),
+        ('mpc', 'mpc --host=10.88.0.60 status', 1, r"don't have permission"),
+        ('rlpr', 'rlpr -N -H 10.88.0.60 -P lp {post}', 0, r''),
+        ('nc daytime', 'nc -w 5 10.88.0.60 13', 0, r'\A20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\r\n\Z'),
+        ('nc hddtemp over IPv6', 'nc -w 5 fd88::60 7634', 0, r'\A\|/dev/sda\|DISK\|30\|C\|\Z'),
         # one thread: of several, two draw the same port at times (of 512), and take the other's answer
         ('nmap -sU', 'nmap -n -Pn -sU -sV --script-args rpc-grind.threads=1 -p 111 10.88.0.28', 0,
          r'111/udp open +rpcbind 2-4'),
