@@ -427,6 +427,24 @@ def till(mark: bytes):
 
 line = till(b'\n')                      # CR is optional; whoever uses it strips both
 
+HEAD_END = re.compile(br'\r?\n\r?\n')
+HEAD_LENGTH = re.compile(br'\n(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})[ \t]*\r?\n', re.I)
+
+
+def headed(data: bytes) -> 'int | None':
+    """Lines, an empty one, a body as long as the field Content-Length says (RFC 3261 s18.3)."""
+    end = HEAD_END.search(data)
+    if not end:
+        return None
+    length = HEAD_LENGTH.search(data, 0, end.end())
+    return end.end() + (int(length.group(1)) if length else 0)
+
+
+def parse_fields(head: bytes) -> 'list[tuple[bytes, bytes]]':
+    """Lines of 'Name: value', the first line left out -> [(name in lower case, value)]."""
+    rows = [row.partition(b':') for row in head.split(b'\n')[1:65]]
+    return [(name.strip().lower(), value.strip()) for name, _, value in rows if value]
+
 
 def varint(at: int):
     """A length in groups of 7 bits at `at`, the lowest first, then so many octets.
@@ -543,6 +561,9 @@ STEPS_MAX = 24              # answers in one go; more waits for the next turn
 WINDOW = 1 << 12            # octets of a stream shown to an answerer first; more if it asks
 MESSAGE_MAX = 1 << 14       # octets of a talk's message, unless it says otherwise
 TEXT_MAX = 1 << 11          # and of a line of text
+COMMON_WORDS = b'HELP', b'NOOP', b'PASS', b'QUIT', b'USER'      # of many protocols of text
+# TLS comes first here: who speaks first does so inside
+SECURE_PORTS = frozenset((465, 563, 636, 853, 990, 992, 993, 994, 995, 5061, 5671, 6697, 8883))
 PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet frame
 WORD_MAX = 16
 MORE = b''
@@ -579,7 +600,7 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     check   check(data, peer) -> bool: what a prefix cannot say; data is at least as long as
             the signature (UDP: the whole datagram)
     banner  octets, or banner(peer) -> octets: what we say first on these ports, if the client
-            stays silent
+            stays silent; (octets, SHUT) to close after them.  On SECURE_PORTS inside TLS only
     most    UDP: how many times as long as the request an answer may be.  Whoever raises it draws
             on the budget's share for growing answers
     """
@@ -634,12 +655,14 @@ def message_end(data, peer, size, limit) -> 'int | bytes | None':
     return end if 0 < end <= limit else None
 
 
-def lines(name, about, words=(), shared=(), port=(), ref='', replies=None, other=None,
+def lines(name, about, sig=(), words=(), shared=(), port=(), ref='', replies=None, other=None,
           quits=(b'QUIT',), over=(TCP,), **more):
     """Register a protocol of text: a line begins with a verb, in any case.
 
+    On its own ports it takes whatever line nobody else claims, and the COMMON_WORDS.
     about   what --protocols says of it
-    replies {VERB: octets, or function(the rest of the line, peer) -> what a talk returns}
+    replies {VERB: octets, or function(the rest of the line, peer) -> what a talk returns}.  One
+            whose state is a tuple is prompting: the next line goes whole to replies[state[0]]
     other   the same for any other verb
     quits   verbs after whose reply the connection ends
     """
@@ -648,12 +671,15 @@ def lines(name, about, words=(), shared=(), port=(), ref='', replies=None, other
     def answer(message, peer):
         verb, _, rest = message.strip().partition(b' ')
         verb = verb.upper()
+        if isinstance(peer.state, tuple):
+            verb, rest = peer.state[0], message
         given = replies.get(verb, other)
         if callable(given):
             given = given(rest.strip(), peer)
         return (given, SHUT) if verb in quits and isinstance(given, bytes) else given
     answer.__doc__ = about
-    talk(name, (), port, ref, line, over, limit=TEXT_MAX, words=words, shared=shared,
+    shared = [*shared, *(each for each in COMMON_WORDS if each not in words)]
+    talk(name, (*sig, '..'), port, ref, line, over, limit=TEXT_MAX, words=words, shared=shared,
          **more)(answer)
 
 
@@ -687,11 +713,12 @@ class Index:
     lists   {first two octets: [Signature]}, the strongest first; one octet: those that say nothing
             of the second
     begun   first octets of those that are longer
-    words   {first word: [(Protocol, whether it counts on every port)]}
+    words   {first word: {port: [Protocol], None: [those that have it on every port]}}
     parts   what these words begin with
     runs    [(at, {octet: [Signature]})] of those that say nothing of the first octet: where their
             first fixed run stands; b'' for data too short to reach it
     lasts   {port: [Signature]} of those that say nothing at all
+    texts   ports of those that are content with one octet
     """
 
     def __init__(self, protocols):
@@ -710,9 +737,13 @@ class Index:
         for entry in entries:
             for port in () if entry.runs else entry.each.ports:
                 self.lasts.setdefault(port, []).append(entry)
+        self.texts = frozenset(port for port, each in self.lasts.items()
+                               if any(entry.least == 1 for entry in each))
         for each in protocols:
             for word in each.words + each.shared:
-                self.words.setdefault(word, []).append((each, word in each.words))
+                rows = self.words.setdefault(word, {})
+                for port in (*each.ports, None) if word in each.words else each.ports:
+                    rows.setdefault(port, []).append(each)
         self.parts = frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
 
     @staticmethod
@@ -762,7 +793,9 @@ class Registry:
 
         The strongest signature that still fits decides, so that the verdict is the same
         however the octets were cut.  final: no more will come, so only what is whole counts.
-        Those that begin with any octets are asked last.  2 us, however many protocols there are.
+        Those that begin with any octets are asked last; all of them have a NUL early, so that a
+        line is not one of theirs on a port that takes any.  2 us, however many protocols there
+        are.
         """
         index = self.index[peer.transport]
         wait = peer.transport == TCP and not final
@@ -775,7 +808,8 @@ class Registry:
             found = self.find_word(index, data, peer, wait, allowed)
         if found is not None:
             return found
-        for at, table in index.runs:
+        is_text = peer.dport in index.texts and is_line(data)
+        for at, table in () if is_text else index.runs:
             entries = table.get(data[at:at + 1])
             found = first_fit(entries, data, peer, wait, allowed) if entries else None
             if found is not None:
@@ -792,15 +826,20 @@ class Registry:
         word = match.group().upper()
         if wait and match.end() == len(data):
             return MORE if word in index.parts else None
-        chosen = None
-        for each, everywhere in index.words.get(word, ()):
-            if allowed and each.name not in allowed or each.check and not each.check(data, peer):
-                continue
-            if peer.dport in each.ports:
-                return each
-            if everywhere:
-                chosen = chosen or each
-        return chosen
+        rows = index.words.get(word)
+        for port in (peer.dport, None) if rows else ():
+            for each in rows.get(port, ()):
+                if allowed and each.name not in allowed:
+                    continue
+                if each.check is None or each.check(data, peer):
+                    return each
+        return None
+
+
+def is_line(data):
+    """The first line is whole, and has no NUL."""
+    end = data.find(b'\n')
+    return end >= 0 and b'\0' not in data[:end]
 
 
 def first_fit(entries, data, peer, wait, allowed):
@@ -877,6 +916,11 @@ class Host:
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
+
+    @property
+    def host_name(self) -> bytes:
+        """What greetings of text call us."""
+        return self.name.lower().encode()
 
 
 # What an answerer noted, for whoever listens.  `peer` may go on to change: what an event says of
@@ -988,7 +1032,11 @@ class Stream(Peer):
     def greet(self, greeter) -> bytes:
         """A Protocol that speaks first -> what it says."""
         self.greeter = greeter
-        return greeter.banner(self) if callable(greeter.banner) else greeter.banner
+        given = greeter.banner(self) if callable(greeter.banner) else greeter.banner
+        if isinstance(given, tuple):
+            given, self.closing = given
+            self.turn_deaf()
+        return given
 
     def hurry(self) -> bytes:
         """No more comes for now: the strongest whole signature decides, a line needs no end."""
@@ -2056,7 +2104,8 @@ class Stack:
         self.greet_s = greet_s
         self.greeting = frozenset(
             port.to_bytes(2, 'big') for port in
-            (self.host.registry.greeters if greet_s is not None else ()))
+            (self.host.registry.greeters if greet_s is not None else ())
+            if port not in SECURE_PORTS)
         self.timers = Timers()
         self.challenges = [CHALLENGE_RATE, 0.0]
         self.farewells = [FAREWELL_RATE, 0.0]
@@ -6860,6 +6909,1158 @@ class HttpBody:
         if not text:
             self.parse = None
         return 0
+
+
+family('Mail and news')
+
+
+# ---- logins of text ------------------------------------------------------------------
+
+SASL_USER, SASL_PASSWORD = b'VXNlcm5hbWU6', b'UGFzc3dvcmQ6'     # base64 of Username:, Password:
+SASL_MECHANISMS = b'PLAIN', b'LOGIN'
+DIGEST_USER = re.compile(br'username="([^"]{0,255})"')          # RFC 7616 s3.4
+
+
+def refuse_login(peer, user, password, refusal):
+    """Note what was offered -> the refusal."""
+    peer.note('credentials', user=user, password=password)
+    return refusal
+
+
+def user_pass(prompt, refusal):
+    """Replies of lines() to USER and to PASS, the login of RFC 959 and RFC 1939."""
+    def take_user(rest, peer):
+        peer.state = rest
+        return prompt
+
+    def take_password(rest, peer):
+        return refuse_login(peer, peer.state or b'', rest, refusal)
+    return {b'USER': take_user, b'PASS': take_password}
+
+
+def read_base64(text):
+    """Base64, as lax as can be -> octets; b'' if it is none."""
+    try:
+        return codecs.decode(text, 'base64')
+    except ValueError:
+        return b''
+
+
+def parse_plain(text):
+    """Response of the mechanism PLAIN -> user, password (RFC 4616 s2)."""
+    parts = text.split(b'\0') + [b'', b'']
+    return parts[1], parts[2]
+
+
+def begin_sasl(rest, peer, prompt, key=b'sasl'):
+    """Mechanism, perhaps a first response -> what to say next; b'' when it is over.
+
+    prompt  a form for what we say in base64
+    state   key, mechanism, user; the next line is for go_on_sasl()
+    source  RFC 4422 s3; LOGIN: draft-murchison-sasl-login-00
+    """
+    mechanism, _, first = rest.partition(b' ')
+    mechanism = mechanism.strip(b'"').upper()
+    if mechanism not in SASL_MECHANISMS:
+        return b''
+    peer.state = key, mechanism, b''
+    if first:
+        return go_on_sasl(first, peer, prompt)
+    return prompt % (SASL_USER if mechanism == b'LOGIN' else b'')
+
+
+def go_on_sasl(line, peer, prompt):
+    """A response in base64 -> the same."""
+    key, mechanism, user = peer.state
+    text = read_base64(line)
+    if mechanism == b'LOGIN' and text and not user:
+        peer.state = key, mechanism, text
+        return prompt % SASL_PASSWORD
+    peer.state = None
+    if mechanism == b'PLAIN':
+        user, text = parse_plain(text)
+    if user or text:
+        peer.note('credentials', user=user, password=text)
+    return b''
+
+
+def sasl_replies(verb, prompt, refusal):
+    """Replies of lines() to a verb that begins a SASL exchange, and to what follows it."""
+    return {verb: lambda rest, peer: begin_sasl(rest, peer, prompt) or refusal,
+            b'sasl': lambda text, peer: go_on_sasl(text, peer, prompt) or refusal}
+
+
+def note_authorization(peer, value):
+    """Note what a field Authorization offers; source RFC 7617 s2, RFC 7616 s3.4."""
+    scheme, _, rest = value.partition(b' ')
+    if scheme.lower() == b'basic':
+        user, _, password = read_base64(rest).partition(b':')
+        peer.note('credentials', user=user, password=password)
+    else:
+        user = DIGEST_USER.search(rest)
+        peer.note('credentials', user=user.group(1) if user else b'', digest=rest)
+
+
+# ---- imap ----------------------------------------------------------------------------
+
+IMAP_LINE = re.compile(br'([^\s(){%*"\\+]{1,32}) +([A-Za-z]+) *(.*)', re.S)     # RFC 9051 s9
+IMAP_LITERAL = re.compile(br'\{[0-9]{1,4}(\+?)\}\Z')            # s4.3: the next line is its text
+IMAP_CAPABILITY = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN'
+IMAP_REPLIES = {b'CAPABILITY': b'* %s\r\n' % IMAP_CAPABILITY, b'ID': b'* ID NIL\r\n', b'NOOP': b'',
+                b'LOGOUT': b'* BYE Logging out\r\n'}
+IMAP_REFUSAL = b' NO [AUTHENTICATIONFAILED] Authentication failed\r\n'
+
+
+@talk('imap', sig=('..',), words=(b'A1', b'A01', b'A001', b'A0001'), port=(143, 993),
+      ref='RFC 9051 s4.3, s6', size=line, limit=TEXT_MAX,
+      banner=b'* OK [%s] Server ready\r\n' % IMAP_CAPABILITY)
+def answer_imap(message, peer):
+    """Tagged command -> its completion; NO to a login.
+
+    state   a line that ended in a literal; of a login under way what begin_sasl() says
+    """
+    text = message.strip()
+    if isinstance(peer.state, tuple):
+        tag = peer.state[0]
+        return go_on_sasl(text, peer, b'+ %s\r\n') or tag + IMAP_REFUSAL
+    text = (peer.state or b'') + text
+    literal = IMAP_LITERAL.search(text)
+    peer.state = text[:literal.start()] if literal else None
+    if literal:
+        if len(text) > TEXT_MAX:
+            return None
+        return b'' if literal.group(1) else b'+ Go ahead\r\n'
+    match = IMAP_LINE.match(text)
+    return answer_imap_command(*match.groups(), peer) if match else b'* BAD No command\r\n'
+
+
+def answer_imap_command(tag, verb, rest, peer):
+    """A command that is whole -> what answers it."""
+    verb = verb.upper()
+    if verb == b'AUTHENTICATE':
+        return begin_sasl(rest, peer, b'+ %s\r\n', tag) or tag + IMAP_REFUSAL
+    if verb == b'LOGIN':
+        user, _, password = rest.partition(b' ')
+        return refuse_login(peer, user.strip(b'"'), password.strip(b'"'), tag + IMAP_REFUSAL)
+    if verb not in IMAP_REPLIES:
+        return tag + b' BAD Unknown command, or not before a login\r\n'
+    return IMAP_REPLIES[verb] + b'%s OK %s completed\r\n' % (tag, verb), verb == b'LOGOUT'
+
+
+# ---- nntp ----------------------------------------------------------------------------
+
+NNTP_REFUSED = b'480 Authentication required\r\n'
+
+
+def answer_nntp_authinfo(rest, peer):
+    """USER or PASS, and which -> the password, please; no (RFC 4643 s2.3)."""
+    kind, _, value = rest.partition(b' ')
+    if kind.upper() == b'PASS':
+        return refuse_login(peer, peer.state or b'', value, b'481 Authentication failed\r\n')
+    peer.state = value
+    return b'381 Password required\r\n'
+
+
+def answer_nntp_date(rest, peer):
+    """-> the time (RFC 3977 s7.1)."""
+    return time.strftime('111 %Y%m%d%H%M%S\r\n', time.gmtime(peer.now)).encode()
+
+
+lines('nntp', 'Command -> a reader\'s welcome; no article without a login.', port=(119, 563),
+      sig=(b'MODE READER', b'mode reader'),
+      words=(b'CAPABILITIES', b'GROUP', b'LISTGROUP', b'ARTICLE', b'AUTHINFO', b'XOVER',
+             b'NEWNEWS'),
+      shared=(b'MODE', b'LIST', b'DATE', b'STAT', b'HEAD', b'BODY', b'POST', b'IHAVE',
+              b'STARTTLS'),
+      ref='RFC 3977 s5, RFC 4643 s2.3',
+      banner=lambda peer: b'200 %s NNTP service ready\r\n' % peer.host.host_name, replies={
+          b'CAPABILITIES': b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n.\r\n',
+          b'MODE': b'200 Reader mode\r\n', b'AUTHINFO': answer_nntp_authinfo,
+          b'DATE': answer_nntp_date, b'HELP': b'100 Help follows\r\n.\r\n',
+          b'QUIT': b'205 Bye\r\n',
+          **dict.fromkeys((b'GROUP', b'LISTGROUP', b'ARTICLE', b'HEAD', b'BODY', b'STAT', b'LIST',
+                           b'XOVER', b'NEWNEWS', b'POST', b'IHAVE'), NNTP_REFUSED)},
+      other=b'500 Unknown command\r\n')
+
+
+# ---- pop3 ----------------------------------------------------------------------------
+
+POP3_REFUSAL = b'-ERR [AUTH] Authentication failed\r\n'
+
+
+def answer_pop3_apop(rest, peer):
+    """User and digest -> no (RFC 1939 s7)."""
+    user, _, digest = rest.partition(b' ')
+    peer.note('credentials', user=user, digest=digest)
+    return POP3_REFUSAL
+
+
+lines('pop3', 'Command -> a mailbox that opens to nobody.', port=(110, 995),
+      words=(b'CAPA', b'STLS', b'APOP', b'UIDL', b'RETR'),
+      shared=(b'AUTH', b'STAT', b'LIST', b'DELE', b'RSET', b'TOP'),
+      ref='RFC 1939 s3, RFC 2449 s5, RFC 5034 s4', banner=b'+OK POP3 server ready\r\n', replies={
+          b'CAPA': b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n.\r\n',
+          b'APOP': answer_pop3_apop, b'QUIT': b'+OK Bye\r\n',
+          **user_pass(b'+OK\r\n', POP3_REFUSAL),
+          **sasl_replies(b'AUTH', b'+ %s\r\n', POP3_REFUSAL)},
+      other=b'-ERR Unknown command, or not before a login\r\n')
+
+
+# ---- sieve ---------------------------------------------------------------------------
+
+SIEVE_CAPABILITY = (b'"IMPLEMENTATION" "sieve"\r\n"SASL" "PLAIN LOGIN"\r\n"SIEVE" "fileinto"\r\n'
+                    b'"VERSION" "1.0"\r\nOK\r\n')
+SIEVE_REFUSAL = b'NO "Authentication failed"\r\n'
+
+
+def begin_sieve_login(rest, peer):
+    """Mechanism, perhaps a first response, quoted or a literal -> what to say next."""
+    mechanism, _, first = rest.partition(b' ')
+    if not IMAP_LITERAL.match(first):
+        return begin_sasl(rest, peer, b'"%s"\r\n') or SIEVE_REFUSAL
+    peer.state = b'sasl', mechanism.strip(b'"').upper(), b''
+    return b''
+
+
+def go_on_sieve_login(text, peer):
+    """A response, or the length of one -> the same."""
+    if IMAP_LITERAL.match(text):
+        return b''
+    return go_on_sasl(text, peer, b'"%s"\r\n') or SIEVE_REFUSAL
+
+
+lines('sieve', 'Command -> capabilities; no script without a login.', port=4190,
+      words=(b'LISTSCRIPTS', b'PUTSCRIPT', b'HAVESPACE', b'GETSCRIPT', b'SETACTIVE',
+             b'CHECKSCRIPT'),
+      shared=(b'AUTHENTICATE', b'CAPABILITY', b'LOGOUT', b'STARTTLS'),
+      ref='RFC 5804 s1.7, s2', banner=SIEVE_CAPABILITY, quits=(b'LOGOUT',), replies={
+          b'AUTHENTICATE': begin_sieve_login, b'sasl': go_on_sieve_login, b'NOOP': b'OK\r\n',
+          b'CAPABILITY': SIEVE_CAPABILITY, b'LOGOUT': b'OK\r\n'},
+      other=b'NO "Unknown command, or not before a login"\r\n')
+
+
+# ---- smtp ----------------------------------------------------------------------------
+
+SMTP_REFUSAL = b'535 5.7.8 Authentication failed\r\n'
+
+
+def answer_smtp_ehlo(rest, peer):
+    """Who is there -> what we can (RFC 5321 s4.1.1.1)."""
+    return (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-AUTH PLAIN LOGIN\r\n'
+            b'250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % peer.host.host_name)
+
+
+lines('smtp', 'Command -> its reply; no recipient is taken.', port=(25, 465, 587, 2525),
+      words=(b'EHLO', b'HELO', b'LHLO', b'MAIL', b'RCPT', b'VRFY', b'EXPN', b'ETRN', b'STARTTLS'),
+      shared=(b'AUTH', b'DATA', b'RSET'), ref='RFC 5321 s4.1, s4.2, RFC 4954 s4, s6',
+      banner=lambda peer: b'220 %s ESMTP\r\n' % peer.host.host_name, replies={
+          b'EHLO': answer_smtp_ehlo, b'LHLO': answer_smtp_ehlo,
+          b'HELO': lambda rest, peer: b'250 %s\r\n' % peer.host.host_name,
+          b'MAIL': b'250 2.1.0 Ok\r\n', b'RCPT': b'554 5.7.1 Relay access denied\r\n',
+          b'DATA': b'503 5.5.1 No valid recipients\r\n', b'RSET': b'250 2.0.0 Ok\r\n',
+          b'VRFY': b'252 2.0.0 Cannot verify\r\n', b'NOOP': b'250 2.0.0 Ok\r\n',
+          b'HELP': b'214 2.0.0 EHLO HELO MAIL RCPT DATA RSET VRFY AUTH NOOP QUIT\r\n',
+          b'QUIT': b'221 2.0.0 Bye\r\n',
+          **dict.fromkeys((b'EXPN', b'ETRN', b'STARTTLS'), b'502 5.5.1 Not implemented\r\n'),
+          **sasl_replies(b'AUTH', b'334 %s\r\n', SMTP_REFUSAL)},
+      other=b'500 5.5.2 Unknown command\r\n')
+
+
+family('Files and versions')
+
+
+# ---- distcc --------------------------------------------------------------------------
+
+DISTCC_TOKEN = re.compile(br'([A-Z]{4})([0-9a-f]{8})')
+DISTCC_SIZE = 12            # octets of a token
+DISTCC_TOKENS = 256         # of a job
+DISTCC_ANSWER = b'DONE%08xSTAT%08xSERR%08xSOUT%08xDOTO%08x' % (1, 0x100, 0, 0, 0)
+
+
+@protocol('distcc', sig=(b'DIST00000001', b'DIST00000002', b'DIST00000003'), port=3632,
+          over=(TCP,), ref='https://www.distcc.org/doc/protocol-1.txt')
+def answer_distcc(data, peer):
+    """Compile job -> it failed.
+
+    data     tokens of 4 letters and 8 hex digits: DIST version, ARGC words, for each ARGV and its
+             octets, DOTI and the octets of the source, which pass by
+    state    True while they do
+    returns  status 1 as wait() gives it, no output
+    """
+    if peer.state:
+        return Reply(DISTCC_ANSWER, 0, close=True)
+    at = 0
+    words = []
+    for _ in range(DISTCC_TOKENS):
+        match = DISTCC_TOKEN.match(data, at)
+        if not match:
+            return MORE if len(data) < at + DISTCC_SIZE else None
+        size = int(match.group(2), 16)
+        at = match.end()
+        if match.group(1) == b'DOTI':
+            peer.note('command', words=b' '.join(words))
+            peer.state = size > 0
+            return Reply(b'', at, size) if size else Reply(DISTCC_ANSWER, at, close=True)
+        if match.group(1) == b'ARGV':
+            words.append(data[at:at + size])
+            at += size
+    return None
+
+
+# ---- ftp -----------------------------------------------------------------------------
+
+FTP_REFUSAL = b'530 Login incorrect\r\n'
+
+lines('ftp', 'Command -> its reply; every login is incorrect.', port=(21, 990, 2121),
+      words=(b'FEAT', b'SYST', b'PASV', b'EPSV', b'EPRT', b'PORT', b'TYPE', b'OPTS', b'MLSD',
+             b'SITE', b'CWD', b'PWD', b'STOR', *COMMON_WORDS),
+      shared=(b'AUTH', b'LIST', b'STAT', b'MODE', b'ACCT'), ref='RFC 959 s4.2, RFC 2389 s3',
+      banner=b'220 FTP server ready\r\n', replies={
+          b'FEAT': b'211-Features:\r\n UTF8\r\n211 End\r\n', b'SYST': b'215 UNIX Type: L8\r\n',
+          b'HELP': b'214 USER PASS QUIT SYST FEAT NOOP\r\n', b'NOOP': b'200 OK\r\n',
+          b'AUTH': b'502 Not implemented\r\n', b'QUIT': b'221 Goodbye\r\n',
+          **user_pass(b'331 Password required\r\n', FTP_REFUSAL),
+          **dict.fromkeys((b'PASV', b'EPSV', b'EPRT', b'PORT', b'TYPE', b'OPTS', b'MLSD', b'SITE',
+                           b'CWD', b'PWD', b'LIST', b'STAT', b'STOR', b'MODE', b'ACCT'),
+                          b'530 Log in first\r\n')},
+      other=b'500 Unknown command\r\n')
+
+
+# ---- git -----------------------------------------------------------------------------
+
+@talk('git', sig=('30 30 .. .. 67 69 74 2d',), port=9418,
+      ref='https://git-scm.com/docs/gitprotocol-pack',
+      size=lambda data: int(data[:4], 16) if re.match(br'00[0-9a-f]{2}', data) else -1)
+def answer_git(message, peer):
+    """Request in a pkt-line: git-upload-pack and a path -> access denied."""
+    text = b'ERR access denied'
+    return b'%04x%s' % (4 + len(text), text), SHUT
+
+
+# ---- gopher --------------------------------------------------------------------------
+
+lines('gopher', 'A selector -> there is none.', port=70, ref='RFC 1436 s3.6, s3.8', quits=(),
+      replies={b'': (b'iNothing here\t\terror.host\t1\r\n.\r\n', SHUT)},
+      other=(b'3No such selector\t\terror.host\t1\r\n.\r\n', SHUT))
+
+
+# ---- rsync ---------------------------------------------------------------------------
+
+RSYNC_HELLO = b'@RSYNCD: 31.0\n'
+
+
+@talk('rsync', sig=(b'@RSYNCD: ', '..'), port=873, size=line, limit=TEXT_MAX, banner=RSYNC_HELLO,
+      ref='https://download.samba.org/pub/rsync/rsyncd.conf.5')
+def answer_rsync(message, peer):
+    """Version -> ours; #list -> one module; a module -> a challenge, then no.
+
+    state   True after their version; the module of a login under way
+    """
+    text = message.strip()
+    if not peer.state:
+        if message == RSYNC_HELLO and peer.dport != 873:
+            return None                         # perhaps one of us
+        peer.state = True
+        return b'' if peer.greeter else RSYNC_HELLO
+    if isinstance(peer.state, bytes):
+        user, _, digest = text.partition(b' ')
+        peer.note('credentials', user=user, digest=digest)
+        return b'@ERROR: auth failed on module %s\n' % peer.state, SHUT
+    if text in (b'', b'#list'):
+        return b'files          \t\n@RSYNCD: EXIT\n', SHUT
+    if text != b'files':
+        return b"@ERROR: Unknown module '%s'\n" % text[:64], SHUT
+    peer.state = text
+    challenge = codecs.encode(peer.host.random(16), 'base64').rstrip(b'=\n')
+    return b'@RSYNCD: AUTHREQD %s\n' % challenge
+
+
+# ---- svn -----------------------------------------------------------------------------
+
+SVN_HELLO = b'( success ( 2 2 ( ) ( edit-pipeline svndiff1 ) ) ) '
+SVN_TOKEN = re.compile(br'\s*(?:([()])|([0-9]{1,4}):|[A-Za-z0-9-]+(?=\s))')
+SVN_TOKENS = 64
+
+
+def svn_size(data):
+    """Octets of a list in parentheses; its strings are counted (ra_svn protocol s1)."""
+    at = depth = 0
+    for _ in range(SVN_TOKENS):
+        match = SVN_TOKEN.match(data, at)
+        if not match:
+            return None
+        at = match.end() + int(match.group(2) or 0)
+        if match.group(1):
+            depth += 1 if match.group(1) == b'(' else -1
+        if not depth:
+            return at + 1
+    return -1
+
+
+@talk('svn', sig=(b'( 2 (',), port=3690, size=svn_size, limit=TEXT_MAX, banner=SVN_HELLO,
+      ref='https://svn.apache.org/repos/asf/subversion/trunk/subversion/libsvn_ra_svn/protocol')
+def answer_svn(message, peer):
+    """Greeting -> which login; mechanism -> challenge; digest -> no.
+
+    state   number of messages so far
+    """
+    peer.state = (peer.state or 0) + 1
+    if peer.state == 1:
+        hello = b'' if peer.greeter else SVN_HELLO
+        name = peer.host.host_name
+        return hello + b'( success ( ( CRAM-MD5 ) %d:%s ) ) ' % (len(name), name)
+    if peer.state == 2:
+        challenge = b'<%s@%s>' % (peer.host.random(8).hex().encode(), peer.host.host_name)
+        return b'( step ( %d:%s ) ) ' % (len(challenge), challenge)
+    user, _, digest = message.partition(b':')[2].strip().partition(b' ')
+    peer.note('credentials', user=user, digest=digest)
+    return b'( failure ( 20:Authorization failed ) ) ', SHUT
+
+
+family('Calls and chat')
+
+
+# ---- asterisk ------------------------------------------------------------------------
+
+@talk('asterisk', words=(b'ACTION',), port=5038, size=headed, limit=TEXT_MAX,
+      ref='https://docs.asterisk.org/Configuration/Interfaces/Asterisk-Manager-Interface-AMI/',
+      banner=b'Asterisk Call Manager/5.0.2\r\n')
+def answer_asterisk(message, peer):
+    """Action -> a refusal that carries its ActionID."""
+    fields = dict(parse_fields(b'\n' + message))
+    number = fields.get(b'actionid')
+    tail = (b'ActionID: %s\r\n' % number if number else b'') + b'Message: %s\r\n\r\n'
+    action = fields.get(b'action', b'').lower()
+    if action == b'logoff':
+        return b'Response: Goodbye\r\n' + tail % b'Goodbye', SHUT
+    if action == b'login':
+        return refuse_login(peer, fields.get(b'username', b''), fields.get(b'secret', b''),
+                            b'Response: Error\r\n' + tail % b'Authentication failed'), SHUT
+    return b'Response: Error\r\n' + tail % b'Permission denied'
+
+
+# ---- irc -----------------------------------------------------------------------------
+
+def register_irc(peer, place, value):
+    """What a client says of itself -> nothing until it has given NICK and USER; then no.
+
+    state   [nick, user, password]
+    source  RFC 2812 s3.1
+    """
+    peer.state = peer.state or [b'', b'', b'']
+    peer.state[place] = value.strip(b':')[:64]
+    nick, user, password = peer.state
+    if not (nick and user):
+        return b''
+    peer.note('credentials', user=nick, password=password)
+    return (b':%s 464 %s :Password incorrect\r\nERROR :Closing link\r\n'
+            % (peer.host.host_name, nick)), SHUT
+
+
+def answer_irc_cap(rest, peer):
+    """CAP LS or REQ -> no capabilities; source ircv3.net, capability negotiation."""
+    verb, _, asked = rest.partition(b' ')
+    form = {b'LS': b':%s CAP * LS :\r\n', b'REQ': b':%s CAP * NAK %s\r\n'}.get(verb.upper(), b'')
+    return form % ((peer.host.host_name, asked)[:form.count(b'%')])
+
+
+lines('irc', 'Registration -> password incorrect.', port=(6667, 194, 6697),
+      words=(b'NICK', b'CAP', b'JOIN', b'PRIVMSG'), shared=(b'PING', b'PONG', b'MODE', b'LIST'),
+      ref='RFC 2812 s3, s5',
+      banner=lambda peer: b':%s NOTICE * :*** Looking up your hostname\r\n' % peer.host.host_name,
+      replies={
+          b'NICK': lambda rest, peer: register_irc(peer, 0, rest),
+          b'USER': lambda rest, peer: register_irc(peer, 1, rest),
+          b'PASS': lambda rest, peer: register_irc(peer, 2, rest),
+          b'CAP': answer_irc_cap, b'PONG': b'', b'': b'', b'QUIT': b'ERROR :Closing link\r\n',
+          b'PING': lambda rest, peer: b':%s PONG %s %s\r\n' % (
+              peer.host.host_name, peer.host.host_name, rest)},
+      other=lambda rest, peer: b':%s 451 * :You have not registered\r\n' % peer.host.host_name)
+
+
+# ---- rtsp ----------------------------------------------------------------------------
+
+RTSP_VERBS = (b'OPTIONS', b'DESCRIBE', b'SETUP', b'PLAY', b'PAUSE', b'TEARDOWN', b'ANNOUNCE',
+              b'RECORD', b'GET_PARAMETER', b'SET_PARAMETER')
+RTSP_START = re.compile(br'[^\n]* RTSP/[12]\.0\r?(?:\n|\Z)')
+
+
+@talk('rtsp', sig=(b'OPTIONS rtsp://', b'OPTIONS * RTSP/', b'OPTIONS / RTSP/'),
+      words=RTSP_VERBS[1:], port=(554, 8554), size=headed, ref='RFC 2326 s10, RFC 7826 s13')
+def answer_rtsp(message, peer):
+    """Request -> what we can; for all else a challenge.
+
+    returns  CSeq as they said; 401 again to whoever answers the challenge
+    """
+    head = HEAD_END.split(message, 1)[0]
+    if not RTSP_START.match(head):
+        return None
+    fields = dict(parse_fields(head))
+    number = b'CSeq: %s\r\n' % fields[b'cseq'] if b'cseq' in fields else b''
+    if message.startswith(b'OPTIONS '):
+        return b'RTSP/1.0 200 OK\r\n%sPublic: %s\r\n\r\n' % (number, b', '.join(RTSP_VERBS))
+    if b'authorization' in fields:
+        note_authorization(peer, fields[b'authorization'])
+    return (b'RTSP/1.0 401 Unauthorized\r\n%sWWW-Authenticate: Digest realm="%s", nonce="%s"\r\n'
+            b'WWW-Authenticate: Basic realm="%s"\r\n\r\n' % (
+                number, peer.host.host_name, peer.host.random(16).hex().encode(),
+                peer.host.host_name))
+
+
+# ---- sip -----------------------------------------------------------------------------
+
+SIP_COPIED = {b'via': b'Via', b'v': b'Via', b'from': b'From', b'f': b'From', b'to': b'To',
+              b't': b'To', b'call-id': b'Call-ID', b'i': b'Call-ID', b'cseq': b'CSeq'}  # s8.2.6.2
+SIP_NEEDED = 5              # of these names
+SIP_START = re.compile(br'[^\n]* SIP/2\.0\r?(?:\n|\Z)')
+SIP_KNOWN = {b'OPTIONS': b'200 OK', b'BYE': b'481 Call/Transaction Does Not Exist',
+             b'CANCEL': b'481 Call/Transaction Does Not Exist'}
+
+
+@talk('sip', sig=(b'OPTIONS sip', b'ACK sip', b'BYE sip', b'INFO sip', b'MESSAGE sip',
+                  b'NOTIFY sip', b'PRACK sip', b'REFER sip', b'UPDATE sip'),
+      words=(b'REGISTER', b'INVITE', b'SUBSCRIBE', b'PUBLISH', b'CANCEL'), port=(5060, 5061),
+      size=headed, over=BOTH, most=1.75, ref='RFC 3261 s8.2.6, s11, s22.1')
+def answer_sip(message, peer):
+    """Request -> 200 to OPTIONS; a challenge to a call or a login, then 403.
+
+    returns  their Via, From, To, Call-ID and CSeq; ACK gets nothing.  Over UDP a challenge makes
+             the answer to a short request longer than it
+    """
+    head = HEAD_END.split(message, 1)[0]
+    verb = head.partition(b' ')[0]
+    fields = parse_fields(head)
+    copied = [(SIP_COPIED[name], value) for name, value in fields if name in SIP_COPIED]
+    if len({name for name, _ in copied}) < SIP_NEEDED or not SIP_START.match(head):
+        return None
+    if verb == b'ACK':
+        return b''
+    status = SIP_KNOWN.get(verb, b'401 Unauthorized')
+    login = dict(fields).get(b'authorization')
+    rows = [b'%s: %s%s\r\n' % (name, value, sip_tag(name, value, peer)) for name, value in copied]
+    if status[:3] == b'401' and login:
+        note_authorization(peer, login)
+        status = b'403 Forbidden'
+    elif status[:3] == b'401':
+        rows.append(b'WWW-Authenticate: Digest realm="%s", nonce="%s"\r\n' % (
+            peer.host.host_name, peer.host.random(8).hex().encode()))
+    return b'SIP/2.0 %s\r\n%sContent-Length: 0\r\n\r\n' % (status, b''.join(rows))
+
+
+def sip_tag(name, value, peer):
+    """A field -> the parameter that names our side of a dialogue, where it lacks (s19.3)."""
+    if name != b'To' or b'tag=' in value:
+        return b''
+    return b';tag=' + peer.host.random(4).hex().encode()
+
+
+# ---- teamspeak -----------------------------------------------------------------------
+
+TEAMSPEAK_OK = b'error id=0 msg=ok\n\r'
+
+lines('teamspeak', 'Query -> an error; nobody may log in.', port=10011,
+      words=(b'SERVERINFO', b'CLIENTLIST', b'CHANNELLIST', b'SERVERLIST'),
+      shared=(b'LOGIN', b'USE', b'VERSION', b'WHOAMI'),
+      ref='https://github.com/teamspeak/ts3client-pluginsdk',
+      banner=b'TS3\n\rWelcome to the query interface.\n\r', replies={
+          b'': b'', b'QUIT': TEAMSPEAK_OK, b'USE': TEAMSPEAK_OK,
+          b'VERSION': b'version=3.13 build=0 platform=Linux\n\r' + TEAMSPEAK_OK,
+          b'LOGIN': lambda rest, peer: refuse_login(
+              peer, *rest.partition(b' ')[::2],
+              b'error id=520 msg=invalid\\sloginname\\sor\\spassword\n\r'),
+          **dict.fromkeys((b'SERVERINFO', b'CLIENTLIST', b'CHANNELLIST', b'SERVERLIST', b'WHOAMI'),
+                          b'error id=2568 msg=insufficient\\sclient\\spermissions\n\r')},
+      other=b'error id=256 msg=command\\snot\\sfound\n\r')
+
+
+# ---- xmpp ----------------------------------------------------------------------------
+
+XMPP_PIECE = re.compile(br'\s*(?:<\?[^>]*>\s*)?(?!<\?)[^>]*>')
+XMPP_TO = re.compile(br'''\sto=['"]([^'"<>&]{1,255})['"]''')
+XMPP_OURS = re.compile(br'\sid=')           # RFC 6120 s4.7.3: whoever initiates gives none
+XMPP_HEAD = (b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' "
+             b"xmlns:stream='http://etherx.jabber.org/streams' id='%s' from='%s' version='1.0'>"
+             b"<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>"
+             b"<mechanism>PLAIN</mechanism></mechanisms></stream:features>")
+XMPP_REFUSAL = b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>"
+XMPP_NO_TLS = b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>"
+XMPP_ERROR = (b"<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
+              b"</stream:error></stream:stream>")
+
+
+def xmpp_size(data):
+    """Octets up to the end of a tag, the declaration of XML before it included."""
+    match = XMPP_PIECE.match(data)
+    return match.end() if match else None
+
+
+@talk('xmpp', sig=(b'<?xml', b'<stream:stream'), port=(5222, 5269), size=xmpp_size, limit=TEXT_MAX,
+      ref='RFC 6120 s4.7, s6.4')
+def answer_xmpp(message, peer):
+    """Head of a stream -> ours, and PLAIN; a login -> not authorized.
+
+    state   'open'; 'auth' between the tag of a login and its text
+    """
+    if b'<stream:stream' in message and not XMPP_OURS.search(message):
+        peer.state = 'open'
+        to = XMPP_TO.search(message)
+        return XMPP_HEAD % (peer.host.random(8).hex().encode(),
+                            to.group(1) if to else peer.host.host_name)
+    if not peer.state or b'</stream' in message:
+        return (b'</stream:stream>', SHUT) if peer.state else None
+    if peer.state == 'auth':
+        peer.state = 'open'
+        user, password = parse_plain(read_base64(message.partition(b'<')[0]))
+        return refuse_login(peer, user, password, XMPP_REFUSAL)
+    if b'<auth' in message:
+        peer.state = 'open' if message.endswith(b'/>') else 'auth'
+        return XMPP_REFUSAL if peer.state == 'open' else b''
+    return XMPP_NO_TLS if b'<starttls' in message else XMPP_ERROR, SHUT
+
+
+family('Small services')
+
+
+# ---- bandwidth-test ------------------------------------------------------------------
+
+BTEST_HELLO = b'\1\0\0\0'
+BTEST_LOGIN = b'\2\0\0\0'
+BTEST_REFUSAL = b'\0\0\0\0'
+BTEST_COMMAND, BTEST_DIGEST = 16, 48        # octets: of a command, of a digest and a user
+
+
+@protocol('bandwidth-test', sig=('..',), port=2000, over=(TCP,), banner=BTEST_HELLO,
+          check=lambda data, peer: data[0] < 2, ref='https://github.com/samm-git/btest-opensource')
+def answer_bandwidth_test(data, peer):
+    """Command of a speed test -> challenge; digest and user -> no.
+
+    state   True once we have asked
+    """
+    if len(data) < (BTEST_DIGEST if peer.state else BTEST_COMMAND):
+        return MORE
+    if peer.state:
+        user = data[BTEST_COMMAND:BTEST_DIGEST].rstrip(b'\0')
+        peer.note('credentials', user=user, digest=data[:BTEST_COMMAND].hex())
+        return Reply(BTEST_REFUSAL, BTEST_DIGEST, close=True)
+    peer.state = True
+    return Reply(BTEST_LOGIN + peer.host.random(16), BTEST_COMMAND)
+
+
+# ---- chargen -------------------------------------------------------------------------
+
+CHARGEN_RING = bytes(range(32, 127))
+CHARGEN_TEXT = b''.join((CHARGEN_RING * 2)[at:at + 72] + b'\r\n' for at in range(95))
+# UDP from these ports may be the answer of such a service to us: no loop begins
+SMALL_PORTS = frozenset((7, 13, 17, 19, 37, 53, 123, 161))
+
+
+def is_small_request(data, peer):
+    """A datagram that may be a request for one of the small services."""
+    return peer.transport == TCP or peer.sport not in SMALL_PORTS
+
+
+def shorten(text, message, peer):
+    """What a small service says to a message: over UDP no more than it, else all and no more."""
+    return text[:len(message)] if peer.transport == UDP else (text, SHUT)
+
+
+@talk('chargen', sig=('..',), port=19, over=BOTH, ref='RFC 864 s1', check=is_small_request,
+      banner=(CHARGEN_TEXT, SHUT))
+def answer_chargen(message, peer):
+    """Anything -> all printing characters, 95 times, then the end; UDP: as long as the request."""
+    return shorten(CHARGEN_TEXT, message, peer)
+
+
+# ---- daytime -------------------------------------------------------------------------
+
+def pack_daytime(peer):
+    """-> the time as text."""
+    return time.strftime('%Y-%m-%d %H:%M:%S UTC\r\n', time.gmtime(peer.now)).encode()
+
+
+@talk('daytime', sig=('..',), port=13, over=BOTH, ref='RFC 867 s1', check=is_small_request,
+      banner=lambda peer: (pack_daytime(peer), SHUT))
+def answer_daytime(message, peer):
+    """Anything -> the time as text; UDP: as much of it as the request is long."""
+    return shorten(pack_daytime(peer), message, peer)
+
+
+# ---- echo ----------------------------------------------------------------------------
+
+@protocol('echo', sig=('..',), port=7, ref='RFC 862 s1', check=is_small_request)
+def answer_echo(data, peer):
+    """Anything -> the same."""
+    return data
+
+
+# ---- finger --------------------------------------------------------------------------
+
+lines('finger', 'A name -> nobody of that name.', port=79, ref='RFC 1288 s2.3', quits=(),
+      replies={b'': (b'No one logged on\r\n', SHUT)}, other=(b'No such user\r\n', SHUT))
+
+
+# ---- ident ---------------------------------------------------------------------------
+
+IDENT_PAIR = re.compile(br'\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*\Z')
+
+
+@talk('ident', sig=('..',), port=113, ref='RFC 1413 s4', size=line, limit=TEXT_MAX)
+def answer_ident(message, peer):
+    """Two ports -> no such user."""
+    match = IDENT_PAIR.match(message)
+    pair = match.groups() if match else (b'0', b'0')
+    return b'%s, %s : ERROR : %s\r\n' % (*pair, b'NO-USER' if match else b'INVALID-PORT'), SHUT
+
+
+# ---- qotd ----------------------------------------------------------------------------
+
+QOTD_TEXT = b'Whoever listens first learns most.\r\n'
+
+
+@talk('qotd', sig=('..',), port=17, over=BOTH, ref='RFC 865 s1', check=is_small_request,
+      banner=(QOTD_TEXT, SHUT))
+def answer_qotd(message, peer):
+    """Anything -> a quote; UDP: as much of it as the request is long."""
+    return shorten(QOTD_TEXT, message, peer)
+
+
+# ---- tcpmux --------------------------------------------------------------------------
+
+lines('tcpmux', 'Name of a service -> not here.', port=1, ref='RFC 1078 s1', quits=(),
+      replies={b'HELP': (b'tcpmux\r\n', SHUT)}, other=(b'-Service not available\r\n', SHUT))
+
+
+# ---- time ----------------------------------------------------------------------------
+
+TIME_EPOCH = 2208988800     # RFC 868: seconds from 1900 to 1970
+
+
+def pack_time(peer):
+    """-> seconds since 1900, 4 octets."""
+    return (int(peer.now) + TIME_EPOCH & 0xffffffff).to_bytes(4, 'big')
+
+
+@talk('time', sig=('..',), port=37, over=BOTH, ref='RFC 868 s1', check=is_small_request,
+      banner=lambda peer: (pack_time(peer), SHUT))
+def answer_time(message, peer):
+    """Anything -> seconds since 1900; UDP: as many octets of them as the request has."""
+    return shorten(pack_time(peer), message, peer)
+
+
+# ---- whois ---------------------------------------------------------------------------
+
+lines('whois', 'A name -> no match.', port=(43, 4321), ref='RFC 3912 s2', quits=(),
+      other=(b'No match.\r\n', SHUT))
+
+
+family('Text services')
+
+
+# ---- beanstalkd ----------------------------------------------------------------------
+
+def pack_beanstalkd(text):
+    """Lines of YAML -> an answer that carries them."""
+    return b'OK %d\r\n%s\r\n' % (len(text), text)
+
+
+def answer_beanstalkd_put(rest, peer):
+    """Priority, delay, time, octets; these follow -> no job is taken."""
+    size = int(rest.split()[3])
+    if not 0 <= size < KEPT_MAX:
+        return b'JOB_TOO_BIG\r\n', SHUT
+    return Reply(b'DRAINING\r\n', None, size + 2)
+
+
+lines('beanstalkd', 'Command -> an empty queue that takes no job.', port=11300,
+      words=(b'LIST-TUBES', b'LIST-TUBE-USED', b'STATS-TUBE', b'STATS-JOB', b'PEEK-READY',
+             b'RESERVE'),
+      shared=(b'PUT', b'USE', b'WATCH', b'STATS', b'PEEK', b'DELETE', b'KICK'),
+      ref='https://raw.githubusercontent.com/beanstalkd/beanstalkd/master/doc/protocol.txt',
+      replies={
+          b'LIST-TUBES': pack_beanstalkd(b'---\n- default\n'),
+          b'LIST-TUBE-USED': b'USING default\r\n',
+          b'PUT': answer_beanstalkd_put, b'USE': lambda rest, peer: b'USING %s\r\n' % rest[:200],
+          b'WATCH': b'WATCHING 1\r\n', b'RESERVE': b'TIMED_OUT\r\n', b'KICK': b'KICKED 0\r\n',
+          b'STATS': pack_beanstalkd(b'---\ncurrent-jobs-ready: 0\n'), b'QUIT': b'',
+          **dict.fromkeys((b'STATS-TUBE', b'STATS-JOB', b'PEEK-READY', b'PEEK', b'DELETE'),
+                          b'NOT_FOUND\r\n')},
+      other=b'UNKNOWN_COMMAND\r\n')
+
+
+# ---- clamd ---------------------------------------------------------------------------
+
+CLAMD_VERBS = b'PING', b'VERSION', b'STATS', b'SCAN', b'RELOAD', b'INSTREAM', b'VERSIONCOMMANDS'
+CLAMD_REPLIES = {b'PING': b'PONG', b'VERSION': b'Scanner 1.0'}
+
+
+@talk('clamd', port=3310, limit=TEXT_MAX, ref='https://docs.clamav.net/manual/Usage/Scanning.html',
+      sig=(*(form % verb for verb in CLAMD_VERBS for form in (b'z%s\0', b'n%s\n')), '..'),
+      size=lambda data: (till(b'\0') if data[:1] == b'z' else line)(data))
+def answer_clamd(message, peer):
+    """Command -> PONG, a version, unknown; then the end.
+
+    returns  NUL at the end if the command had z before it and NUL after, else LF
+    """
+    end = message[-1:] if message[:1] == b'z' else b'\n'
+    verb = message.strip(b'\0\r\n')
+    verb = verb[1:] if verb[:1] in (b'z', b'n') else verb
+    return CLAMD_REPLIES.get(verb, b'UNKNOWN COMMAND') + end, SHUT
+
+
+# ---- dict ----------------------------------------------------------------------------
+
+DICT_NONE = b'554 No databases present\r\n'
+
+lines('dict', 'Query -> no databases.', port=2628, words=(b'DEFINE', b'MATCH'),
+      shared=(b'SHOW', b'CLIENT', b'STATUS', b'OPTION', b'AUTH'), ref='RFC 2229 s2.4, s3',
+      banner=lambda peer: b'220 %s dictd <auth.mime> <%s@%s>\r\n' % (
+          peer.host.host_name, peer.host.random(4).hex().encode(), peer.host.host_name), replies={
+          b'DEFINE': DICT_NONE, b'MATCH': DICT_NONE, b'SHOW': DICT_NONE, b'CLIENT': b'250 ok\r\n',
+          b'STATUS': b'210 up\r\n', b'QUIT': b'221 bye\r\n',
+          b'HELP': b'113 help\r\n.\r\n250 ok\r\n',
+          b'OPTION': b'250 ok\r\n', b'AUTH': lambda rest, peer: refuse_login(
+              peer, *rest.partition(b' ')[::2], b'531 Access denied\r\n')},
+      other=b'500 Unknown command\r\n')
+
+
+# ---- gearman -------------------------------------------------------------------------
+
+lines('gearman', 'Command of an administrator -> nothing to report.', port=4730,
+      words=(b'WORKERS', b'MAXQUEUE'), shared=(b'STATUS', b'VERSION', b'SHUTDOWN', b'GETPID'),
+      ref='https://gearman.org/protocol/', replies={
+          b'WORKERS': b'.\n', b'STATUS': b'.\n', b'VERSION': b'OK 1.1\n', b'MAXQUEUE': b'OK\n'},
+      other=b'ERR unknown_command Unknown+command\n')
+
+
+GEARMAN_REPLY = struct.Struct('!4sII')      # gearman.org/protocol: magic type size
+GEARMAN_ECHO, GEARMAN_ECHOED, GEARMAN_ERROR = 16, 17, 19
+
+
+@talk('gearman-job', sig=('00 52 45 51 00 00 00 ..',), port=4730, size=be(8, 4, 12),
+      ref='https://gearman.org/protocol/')
+def answer_gearman_job(message, peer):
+    """Request in a packet -> an error; an echo its own octets."""
+    kind = GEARMAN_ERROR
+    body = b'ERR_PERMISSION\0Not allowed'
+    if message[7] == GEARMAN_ECHO:
+        kind = GEARMAN_ECHOED
+        body = message[12:]
+    return GEARMAN_REPLY.pack(b'\0RES', kind, len(body)) + body
+
+
+# ---- gpsd ----------------------------------------------------------------------------
+
+GPSD_VERSION = (b'{"class":"VERSION","release":"3.25","rev":"3.25","proto_major":3,'
+                b'"proto_minor":15}\r\n')
+GPSD_DEVICES = b'{"class":"DEVICES","devices":[]}\r\n'
+
+lines('gpsd', 'Query -> no devices.', port=2947,
+      sig=(b'?WATCH', b'?VERSION', b'?DEVICES', b'?POLL'),
+      ref='https://gpsd.gitlab.io/gpsd/gpsd_json.html', banner=GPSD_VERSION,
+      other=GPSD_DEVICES, replies={b'?VERSION;': GPSD_VERSION})
+
+
+# ---- hddtemp -------------------------------------------------------------------------
+
+@talk('hddtemp', sig=('..',), port=7634,
+      ref='https://manpages.debian.org/bullseye/hddtemp/hddtemp.8.en.html',
+      banner=(b'|/dev/sda|DISK|30|C|', SHUT))
+def answer_hddtemp(message, peer):
+    """Anything -> the temperature of a disk, then the end."""
+    return b'|/dev/sda|DISK|30|C|', SHUT
+
+
+# ---- icap ----------------------------------------------------------------------------
+
+@talk('icap', sig=(b'OPTIONS icap://',), words=(b'REQMOD', b'RESPMOD'), port=1344, size=headed,
+      ref='RFC 3507 s4.3.3, s4.10.2')
+def answer_icap(message, peer):
+    """OPTIONS -> methods; what should be modified -> no such service, then the end."""
+    tag = b'ISTag: "%s"\r\nEncapsulated: null-body=0\r\n\r\n' % peer.host.guid[:4].hex().encode()
+    if message.startswith(b'OPTIONS'):
+        return b'ICAP/1.0 200 OK\r\nMethods: RESPMOD, REQMOD\r\n' + tag
+    return b'ICAP/1.0 404 ICAP Service not found\r\n' + tag, SHUT
+
+
+# ---- lpd -----------------------------------------------------------------------------
+
+LPD_LINE = re.compile(br'[\1-\5][\x20-\x7e]*\n')
+LPD_FILE = re.compile(br'[\2\3]([0-9]{1,9}) ')
+
+
+def is_lpd(data, peer):
+    """A command, or what there is of one: an octet, then printing characters."""
+    return data[0] in (1, 2, 3, 4, 5) and (LPD_LINE.match(data) or b'\n' not in data)
+
+
+@talk('lpd', sig=('..',), port=515, ref='RFC 1179 s5, s6', check=is_lpd, size=line, limit=TEXT_MAX)
+def answer_lpd(message, peer):
+    """Command of a printer's daemon -> acknowledged; a queue's state -> empty.
+
+    state   True while a job comes
+    returns  to a file of a job both acknowledgements at once: the second is read after the file
+    """
+    kind = message[0]
+    if peer.state:
+        match = LPD_FILE.match(message)
+        return Reply(b'\0\0', None, int(match.group(1)) + 1) if match else b'\0'
+    if not LPD_LINE.match(message):
+        return None
+    peer.state = kind == 2
+    return b'\0' if kind < 3 else (b'no entries\n' if kind < 5 else b'\0', SHUT)
+
+
+# ---- lscp ----------------------------------------------------------------------------
+
+@talk('lscp', sig=(b'GET SERVER INFO',), port=8888, size=line, limit=TEXT_MAX,
+      ref='https://doc.linuxsampler.org/Linuxsampler_Control_Protocol/')
+def answer_lscp(message, peer):
+    """GET SERVER INFO -> a sampler."""
+    if message.strip() != b'GET SERVER INFO':
+        return b'ERR:0:Unknown command\r\n'
+    return b'DESCRIPTION: sampler\r\nVERSION: 1.0\r\nPROTOCOL_VERSION: 1.7\r\n.\r\n'
+
+
+# ---- memcached -----------------------------------------------------------------------
+
+MEMCACHED_MAX = 1 << 20     # octets of a value
+MEMCACHED_VERB = re.compile(br'[a-z_]+(?:[ \r\n]|\Z)')
+
+
+def answer_memcached_store(rest, peer):
+    """Key, flags, time, octets; these follow -> stored, we say."""
+    words = rest.split()
+    size = int(words[3])
+    if not 0 <= size <= MEMCACHED_MAX:
+        return b'SERVER_ERROR object too large for cache\r\n', SHUT
+    return Reply(b'' if words[-1] == b'noreply' else b'STORED\r\n', None, size + 2)
+
+
+def answer_memcached_stats(rest, peer):
+    """STATS -> a few of them; of a kind -> none."""
+    if rest:
+        return b'END\r\n'
+    return (b'STAT pid 1\r\nSTAT uptime %d\r\nSTAT time %d\r\nSTAT version 1.6.0\r\n'
+            b'STAT curr_items 0\r\nEND\r\n' % (peer.now - peer.host.boot, peer.now))
+
+
+lines('memcached', 'Command in lower case -> an empty cache.', port=11211,
+      words=(b'GET', b'GETS', b'STATS', b'VERSION', b'SET', b'ADD', b'REPLACE', b'CAS',
+             b'FLUSH_ALL'),
+      shared=(b'DELETE', b'INCR', b'DECR', b'TOUCH', b'APPEND', b'PREPEND', b'MN'),
+      check=lambda data, peer: peer.dport == 11211 or MEMCACHED_VERB.match(data),
+      ref='https://raw.githubusercontent.com/memcached/memcached/master/doc/protocol.txt',
+      replies={
+          b'GET': b'END\r\n', b'GETS': b'END\r\n', b'STATS': answer_memcached_stats,
+          b'VERSION': b'VERSION 1.6.0\r\n', b'FLUSH_ALL': b'OK\r\n', b'MN': b'MN\r\n',
+          b'QUIT': b'',
+          **dict.fromkeys((b'SET', b'ADD', b'REPLACE', b'CAS', b'APPEND', b'PREPEND'),
+                          answer_memcached_store),
+          **dict.fromkeys((b'DELETE', b'INCR', b'DECR', b'TOUCH'), b'NOT_FOUND\r\n')},
+      other=b'ERROR\r\n')
+
+
+# ---- mpd -----------------------------------------------------------------------------
+
+@talk('mpd', words=(b'CURRENTSONG', b'LISTALLINFO'), sig=('..',),
+      shared=(b'PASSWORD', b'PING', b'CLOSE', b'STATUS', b'STATS', *COMMON_WORDS), port=6600,
+      size=line, limit=TEXT_MAX, ref='https://mpd.readthedocs.io/en/latest/protocol.html',
+      banner=b'OK MPD 0.23.5\n')
+def answer_mpd(message, peer):
+    """Command -> OK to a ping; no permission."""
+    verb, _, rest = message.strip().partition(b' ')
+    if verb == b'ping':
+        return b'OK\n'
+    if verb == b'close':
+        return b'', SHUT
+    if verb == b'password':
+        return refuse_login(peer, b'', rest.strip(b'"'),
+                            b'ACK [3@0] {password} incorrect password\n')
+    return b'ACK [4@0] {%s} you don\'t have permission for "%s"\n' % (verb[:32], verb[:32])
+
+
+# ---- munin ---------------------------------------------------------------------------
+
+lines('munin', 'Command -> a node without plugins.', port=4949,
+      shared=(b'LIST', b'NODES', b'CONFIG', b'FETCH', b'VERSION', b'CAP'),
+      ref='https://guide.munin-monitoring.org/en/latest/master/network-protocol.html',
+      banner=lambda peer: b'# munin node at %s\n' % peer.host.host_name, replies={
+          b'LIST': b'\n', b'CAP': b'cap\n', b'QUIT': b'',
+          b'NODES': lambda rest, peer: b'%s\n.\n' % peer.host.host_name,
+          b'VERSION': lambda rest, peer: b'munin node on %s version: 2.0\n' % peer.host.host_name,
+          b'CONFIG': b'# Unknown service\n.\n', b'FETCH': b'# Unknown service\n.\n'},
+      other=b'# Unknown command. Try cap, list, nodes, config, fetch, version or quit\n')
+
+
+# ---- nats ----------------------------------------------------------------------------
+
+NATS_REFUSAL = b"-ERR 'Authorization Violation'\r\n"
+NATS_FIELD = re.compile(br'"(user|pass|auth_token)"\s*:\s*"([^"]{0,255})"')
+
+
+def nats_info(peer):
+    """-> the line that a server says first."""
+    return (b'INFO {"server_id":"%s","version":"2.10.0","proto":1,"host":"0.0.0.0","port":4222,'
+            b'"headers":true,"max_payload":1048576,"auth_required":true}\r\n'
+            % peer.host.guid.hex().upper().encode())
+
+
+def answer_nats_connect(rest, peer):
+    """Options of a client in JSON -> an authorization violation."""
+    fields = dict(NATS_FIELD.findall(rest))
+    password = fields.get(b'pass', fields.get(b'auth_token', b''))
+    return refuse_login(peer, fields.get(b'user', b''), password, NATS_REFUSAL), SHUT
+
+
+lines('nats', 'CONNECT -> an authorization violation.', port=4222,
+      sig=(b'CONNECT {', b'SUB ', b'PUB '),
+      shared=(b'CONNECT', b'PING', b'PONG'), banner=nats_info,
+      ref='https://docs.nats.io/reference/reference-protocols/nats-protocol', replies={
+          b'CONNECT': answer_nats_connect, b'PING': b'PONG\r\n', b'PONG': b'',
+          b'SUB': (NATS_REFUSAL, SHUT), b'PUB': (NATS_REFUSAL, SHUT)},
+      other=(b"-ERR 'Unknown Protocol Operation'\r\n", SHUT))
+
+
+# ---- pjl -----------------------------------------------------------------------------
+
+PJL_START = b'\x1b%-12345X'
+PJL_REPLIES = {
+    b'INFO ID': b'@PJL INFO ID\r\n"Printer"\r\n\f',
+    b'INFO STATUS': b'@PJL INFO STATUS\r\nCODE=10001\r\nDISPLAY="Ready"\r\nONLINE=TRUE\r\n\f',
+}
+
+
+@talk('pjl', sig=(PJL_START + b'@PJL', '..'), port=9100, size=line, limit=TEXT_MAX,
+      ref='https://developers.hp.com/hp-printer-command-languages-pcl')
+def answer_pjl(message, peer):
+    """Question to a printer -> its name, its state; what should be printed is dropped."""
+    text = message.replace(PJL_START, b'').strip().upper()
+    if not text.startswith(b'@PJL'):
+        return b''
+    command = b' '.join(text.split()[1:])
+    if command.startswith(b'ECHO'):
+        return b'@PJL %s\r\n\f' % command
+    return PJL_REPLIES.get(command, b'')
+
+
+# ---- rotctl --------------------------------------------------------------------------
+
+lines('rotctl', 'Question to an antenna rotator -> where it points.', port=4533,
+      sig=(b'\\get_info',),
+      ref='https://hamlib.sourceforge.net/html/rotctld.1.html', replies={
+          b'\\GET_INFO': b'None\n', b'_': b'None\n', b'P': b'0.000000\n0.000000\n',
+          b'\\GET_POS': b'0.000000\n0.000000\n', b'Q': (b'', SHUT)},
+      other=b'RPRT -4\n')
+
+
+# ---- scpi ----------------------------------------------------------------------------
+
+lines('scpi', 'Question to an instrument -> who it is.', port=5025, sig=(b'*IDN?', b'*idn?'),
+      ref='https://www.ivifoundation.org/downloads/SCPI/scpi-99.pdf', replies={
+          b'*IDN?': b'Instrument,M1,0,1.0\n', b'*OPC?': b'1\n', b'*STB?': b'0\n'},
+      other=b'')
+
+
+# ---- stomp ---------------------------------------------------------------------------
+
+@talk('stomp', sig=(b'CONNECT\n', b'CONNECT\r\n', b'STOMP\n', b'STOMP\r\n'), port=61613,
+      limit=TEXT_MAX, size=till(b'\0'), ref='https://stomp.github.io/stomp-specification-1.2.html')
+def answer_stomp(message, peer):
+    """CONNECT -> an error, then the end."""
+    fields = dict(parse_fields(HEAD_END.split(message, 1)[0]))
+    return refuse_login(peer, fields.get(b'login', b''), fields.get(b'passcode', b''),
+                        b'ERROR\nversion:1.2\nmessage:Bad credentials\n\n\0'), SHUT
+
+
+# ---- telnet --------------------------------------------------------------------------
+
+TELNET_IAC = 0xff
+TELNET_WILL = 0xfb                              # RFC 854 s1
+TELNET_WONT = 0xfc
+TELNET_DO = 0xfd
+TELNET_DONT = 0xfe
+TELNET_OURS = b'\1\3'                           # RFC 857 echo, RFC 858 no go-ahead: what we do
+TELNET_OFFER = b'\xff\xfb\1\xff\xfb\3'          # IAC WILL each of them
+TELNET_TRIES = 3
+TELNET_PIECE = re.compile(
+    br'\xff(?:[\xfb-\xfe].|\xfa.*?\xff\xf0|[^\xfa-\xfe])'               # a command, or
+    br'|(?!\xff)[^\r\n]*(?:\n|\r[\n\0]|\r(?=[^\n\0]))', re.S)           # a line
+
+
+def telnet_size(data):
+    """Octets of a command or a line."""
+    match = TELNET_PIECE.match(data)
+    return match.end() if match else None
+
+
+def answer_telnet_option(message):
+    """IAC, verb, option -> no to whatever we do not do, and to whatever they would (RFC 1143)."""
+    if message[1] == TELNET_DO and message[2] not in TELNET_OURS:
+        return bytes((TELNET_IAC, TELNET_WONT, message[2]))
+    if message[1] == TELNET_WILL:
+        return bytes((TELNET_IAC, TELNET_DONT, message[2]))
+    return b''
+
+
+@talk('telnet', sig=('ff fb ..', 'ff fd ..', '..'), port=(23, 992, 2323), limit=TEXT_MAX,
+      size=telnet_size, ref='RFC 854 s1, RFC 1143 s7', banner=TELNET_OFFER + b'\r\nlogin: ',
+      check=lambda data, peer: not data.startswith(TELNET_OFFER[:3]))
+def answer_telnet(message, peer):
+    """Options -> refused; a name -> the password, please; that -> incorrect, thrice.
+
+    state   [tries, user], user None before it is given
+    """
+    first = peer.state is None
+    peer.state = peer.state or [0, None]
+    tries, user = peer.state
+    if message[0] == TELNET_IAC:
+        offer = TELNET_OFFER if first and not peer.greeter else b''
+        prompt = b'\r\nlogin: ' if offer else b''
+        return offer + answer_telnet_option(message) + prompt
+    text = message.rstrip(b'\r\n\0')
+    if user is None:
+        peer.state = [tries, text] if text else [tries, None]
+        return b'Password: ' if text else b'login: '
+    peer.state = [tries + 1, None]
+    refuse_login(peer, user, text, None)
+    if tries + 1 >= TELNET_TRIES:
+        return b'\r\nLogin incorrect\r\n', SHUT
+    return b'\r\nLogin incorrect\r\nlogin: '
+
+
+# ---- tor-control ---------------------------------------------------------------------
+
+lines('tor-control', 'Command -> a password, please.', port=(9051, 9151),
+      words=(b'PROTOCOLINFO', b'AUTHENTICATE', b'GETINFO'), shared=(b'SIGNAL', b'GETCONF'),
+      ref='https://spec.torproject.org/control-spec/commands.html', replies={
+          b'PROTOCOLINFO': b'250-PROTOCOLINFO 1\r\n250-AUTH METHODS=HASHEDPASSWORD\r\n'
+                           b'250-VERSION Tor="0.4.8.0"\r\n250 OK\r\n',
+          b'AUTHENTICATE': lambda rest, peer: (refuse_login(
+              peer, b'', rest.strip(b'"'), b'515 Authentication failed\r\n'), SHUT),
+          b'QUIT': b'250 closing connection\r\n'},
+      other=(b'514 Authentication required\r\n', SHUT))
+
+
+# ---- zookeeper -----------------------------------------------------------------------
+
+ZOOKEEPER_VERSION = b'Zookeeper version: 3.8.0\n'
+ZOOKEEPER_WORDS = {
+    b'ruok': b'imok', b'isro': b'rw',
+    b'wchs': b'0 connections watching 0 paths\nTotal watches:0\n',
+    b'srvr': ZOOKEEPER_VERSION + b'Connections: 1\nMode: standalone\nNode count: 4\n',
+    b'mntr': b'zk_version\t3.8.0\nzk_server_state\tstandalone\nzk_znode_count\t4\n',
+    b'envi': b'Environment:\nzookeeper.version=3.8.0\n',
+}
+ZOOKEEPER_SHARED = b'stat', b'conf', b'cons', b'dump', b'wchc', b'wchp', b'crst', b'srst'
+
+
+@talk('zookeeper', sig=(*ZOOKEEPER_WORDS, *ZOOKEEPER_SHARED), port=2181, size=fix(4),
+      check=lambda data, peer: data[:4] in ZOOKEEPER_WORDS or peer.dport == 2181,
+      ref='https://zookeeper.apache.org/doc/current/zookeeperAdmin.html')
+def answer_zookeeper(message, peer):
+    """A word of four letters -> what it asks for, then the end."""
+    refusal = b'%s is not executed because it is not in the whitelist.\n' % message
+    return ZOOKEEPER_WORDS.get(message, refusal), SHUT
 
 
 family('Trojans and worms')
