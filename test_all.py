@@ -1654,7 +1654,7 @@ class Targets(Case):
         path = self.path('list', b'\xef\xbb\xbf; a list\r\n10.0.0.1-3 ; x\r\nbad\r\n2001:db8::1\r\n'
                                  b'10.0.0.9,worse\r\n')
         done = run_tool('cscan.py', ['-l', '-f', path, '--once'])
-        self.assertEqual((done[0], done[1], done[2].count('cscan: ')), (1, '', 3), done[2])
+        self.assertEqual((done[0], done[1], done[2].count('cscan: ')), (2, '', 3), done[2])
         for part in (":3: 'bad': ", ":5: 'worse': ", '2 bad lines in all'):
             self.assertIn(part, done[2])
         listed, note = self.list_targets(['-f', path, '-p', 'ssh', '--once', '--skip-bad'])
@@ -1801,7 +1801,7 @@ class Pairs(Case):
         with open(path, 'ab') as file:
             file.write(b'127.0.93.200:9\n')
         done = run('cscan.py', '-q', '--resume', state)
-        self.assertEqual(done[0], 1)
+        self.assertEqual(done[0], 2)
         self.assertIn('what --pairs names has changed since the scan began: 65 pairs then, 66', done[2])
         self.path('pairs.txt', self.read('pairs.txt').replace(b'127.0.93.200:9\n', b''))
         self.assertEqual(run('cscan.py', '-q', '--resume', state)[0], 0)
@@ -1814,10 +1814,10 @@ class Pairs(Case):
                 (['-p', '80'], 2, 'goes without -f, -p, -pf'), (['-f', '1.2.3.4'], 2, 'goes without'),
                 (['-pf', path], 2, 'goes without'), (['--top-ports', '5'], 2, 'goes without'),
                 (['-x'], 2, '-x: --pairs goes with a scan only'),
-                (['-l', '-q', '-xf', '1.0.0.0/8'], 1, 'no addresses are left')):
+                (['-l', '-q', '-xf', '1.0.0.0/8'], 2, 'no addresses are left')):
             with self.subTest(args=args):
                 self.check_stop(['--pairs', path] + args, status, part)
-        self.check_stop(['-l', '--pairs', self.path('empty', b'# none\n')], 1, 'no ip:port in there')
+        self.check_stop(['-l', '--pairs', self.path('empty', b'# none\n')], 2, 'no ip:port in there')
 
     def check_stop(self, args, status, part):
         """cscan.py in this process; its lines go to a descriptor, not to sys.stderr."""
