@@ -1654,7 +1654,7 @@ class Targets(Case):
         path = self.path('list', b'\xef\xbb\xbf; a list\r\n10.0.0.1-3 ; x\r\nbad\r\n2001:db8::1\r\n'
                                  b'10.0.0.9,worse\r\n')
         done = run_tool('cscan.py', ['-l', '-f', path, '--once'])
-        self.assertEqual((done[0], done[1], done[2].count('cscan: ')), (1, '', 3), done[2])
+        self.assertEqual((done[0], done[1], done[2].count('cscan: ')), (2, '', 3), done[2])
         for part in (":3: 'bad': ", ":5: 'worse': ", '2 bad lines in all'):
             self.assertIn(part, done[2])
         listed, note = self.list_targets(['-f', path, '-p', 'ssh', '--once', '--skip-bad'])
@@ -1662,7 +1662,7 @@ class Targets(Case):
         self.assertIn('2 bad lines left out, the first: %s:3' % path, note)
         self.assertIn('1 target of IPv6 passed over', note)
         done = run_tool('cscan.py', ['-l', '-f', '10.0.0.1', '-xf', path, '--skip-bad'])
-        self.assertEqual(done[:2], (1, ''))
+        self.assertEqual(done[:2], (2, ''))
         self.list_targets(['-f', '10.0.0.1', '-xf', os.devnull, '--once'])
         self.list_targets(['-f', '10.0.0.1', '-xf', '2001:db8::/32', '--once'])
         _, out, _ = run_tool('compile_targets.py', ['-i', path, '--skip-bad', '--list-ranges'])
