@@ -1801,7 +1801,7 @@ class Pairs(Case):
         with open(path, 'ab') as file:
             file.write(b'127.0.93.200:9\n')
         done = run('cscan.py', '-q', '--resume', state)
-        self.assertEqual(done[0], 1)
+        self.assertEqual(done[0], 2)
         self.assertIn('what --pairs names has changed since the scan began: 65 pairs then, 66', done[2])
         self.path('pairs.txt', self.read('pairs.txt').replace(b'127.0.93.200:9\n', b''))
         self.assertEqual(run('cscan.py', '-q', '--resume', state)[0], 0)
@@ -1814,10 +1814,10 @@ class Pairs(Case):
                 (['-p', '80'], 2, 'goes without -f, -p, -pf'), (['-f', '1.2.3.4'], 2, 'goes without'),
                 (['-pf', path], 2, 'goes without'), (['--top-ports', '5'], 2, 'goes without'),
                 (['-x'], 2, '-x: --pairs goes with a scan only'),
-                (['-l', '-q', '-xf', '1.0.0.0/8'], 1, 'no addresses are left')):
+                (['-l', '-q', '-xf', '1.0.0.0/8'], 2, 'no addresses are left')):
             with self.subTest(args=args):
                 self.check_stop(['--pairs', path] + args, status, part)
-        self.check_stop(['-l', '--pairs', self.path('empty', b'# none\n')], 1, 'no ip:port in there')
+        self.check_stop(['-l', '--pairs', self.path('empty', b'# none\n')], 2, 'no ip:port in there')
 
     def check_stop(self, args, status, part):
         """cscan.py in this process; its lines go to a descriptor, not to sys.stderr."""
@@ -6285,6 +6285,11 @@ class Trust(Case):
                 ({'waiting': [['0.0.0.9', 80, 1]]}, ''),
                 ({'waiting': [['0.0.0.11', 80, 1]]}, '0.0.0.11:80 waits'),
                 ({'waiting': [['0.0.0.9', 81, 1]]}, '0.0.0.9:81 waits')]
+        is_pair = cscan.PairSpace(cscan.array.array('I', [5, 5, 9]),
+                                  cscan.array.array('H', [1, 80, 80])).tester()
+        self.assertEqual([is_pair(*each) for each in (
+            ('0.0.0.5', 1), ('0.0.0.5', 80), ('0.0.0.5', 81), ('0.0.0.9', 1), ('0.0.0.9', 80),
+            ('0.0.0.10', 80))], [True, True, False, False, True, False])
         for changes, words in rows:
             state.snapshots = [None, dict(SNAPSHOT, **changes)]
             with self.subTest(changes=changes):
