@@ -1813,6 +1813,11 @@ class Space:
         self.addresses = self.tops[-1] + 1
         self.size = self.addresses * len(self.ports)
 
+    def tester(self):
+        """-> a test whether a host of its ranges and a port are a target."""
+        ports = set(self.ports)
+        return lambda host, port: port in ports
+
     def draws(self, seed=None):
         """Independent random (host, port) for ever."""
         words = random_words(seed)
@@ -1964,6 +1969,14 @@ class PairSpace(Space):
     def __init__(self, ips, ports):
         self.ips, self.ports_of = ips, ports
         self.size = len(ips)
+
+    def tester(self):
+        def is_pair(host, port):
+            low = bisect.bisect_left(self.ips, ip_number(host))
+            high = bisect.bisect_right(self.ips, ip_number(host), low)
+            at = bisect.bisect_left(self.ports_of, port, low, high)
+            return at < high and self.ports_of[at] == port
+        return is_pair
 
     def draws(self, seed=None):
         """Independent random pairs for ever."""
@@ -5394,9 +5407,12 @@ def is_names(value) -> bool:
     return isinstance(value, dict) and all(map(is_list_of(is_host), value.values()))
 
 
+LISTS_NAMED = ['-f', '-p', '-xf'], ['--pairs', '-xf']
+
+
 def is_lists(value) -> bool:
     """Whether a value is what load_space says of the lists."""
-    return isinstance(value, dict) and sorted(value) == ['-f', '-p', '-xf'] and all(
+    return isinstance(value, dict) and sorted(value) in LISTS_NAMED and all(
         is_list_of(is_text)(each) and len(each) == 2 for each in value.values())
 
 
@@ -5526,14 +5542,14 @@ class StateFile:
     def check_positions(self, args, space, ranges):
         """Raises UserError if a snapshot cannot be of a scan of this space and these ranges."""
         index, count = args.shard
-        ports = set(space.ports)
+        is_target = space.tester()
         for number, each in enumerate(self.snapshots):
             size = len(space.share((index + count * number, count * args.w)))
             if each and not each['position'] <= each['drawn'] <= size:
                 raise self.refusal('damaged: position %d, %d drawn of %s: remove it to begin anew'
                                    % (each['position'], each['drawn'], many(size, 'target')))
             for host, port, _ in each['waiting'] if each else ():
-                if port not in ports or not is_in(ip_number(host), ranges):
+                if not is_in(ip_number(host), ranges) or not is_target(host, port):
                     raise self.refusal('damaged: %s:%d waits and is no target: remove it to begin '
                                        'anew' % (host, port))
 
@@ -7628,7 +7644,7 @@ def rebuilt_args(kept, state):
             words += option_words(action, values[action.dest], refuse)
     args = parser.parse_args(words)
     args.state = state.path
-    if not (args.f or BAKED):
+    if not (args.f or args.pairs or BAKED):
         refuse('no targets')
     check_args(parser, args, [])
     return args

@@ -1662,7 +1662,7 @@ class Targets(Case):
         self.assertIn('2 bad lines left out, the first: %s:3' % path, note)
         self.assertIn('1 target of IPv6 passed over', note)
         done = run_tool('cscan.py', ['-l', '-f', '10.0.0.1', '-xf', path, '--skip-bad'])
-        self.assertEqual(done[:2], (1, ''))
+        self.assertEqual(done[:2], (2, ''))
         self.list_targets(['-f', '10.0.0.1', '-xf', os.devnull, '--once'])
         self.list_targets(['-f', '10.0.0.1', '-xf', '2001:db8::/32', '--once'])
         _, out, _ = run_tool('compile_targets.py', ['-i', path, '--skip-bad', '--list-ranges'])
@@ -6285,6 +6285,11 @@ class Trust(Case):
                 ({'waiting': [['0.0.0.9', 80, 1]]}, ''),
                 ({'waiting': [['0.0.0.11', 80, 1]]}, '0.0.0.11:80 waits'),
                 ({'waiting': [['0.0.0.9', 81, 1]]}, '0.0.0.9:81 waits')]
+        is_pair = cscan.PairSpace(cscan.array.array('I', [5, 5, 9]),
+                                  cscan.array.array('H', [1, 80, 80])).tester()
+        self.assertEqual([is_pair(*each) for each in (
+            ('0.0.0.5', 1), ('0.0.0.5', 80), ('0.0.0.5', 81), ('0.0.0.9', 1), ('0.0.0.9', 80),
+            ('0.0.0.10', 80))], [True, True, False, False, True, False])
         for changes, words in rows:
             state.snapshots = [None, dict(SNAPSHOT, **changes)]
             with self.subTest(changes=changes):
