@@ -13,7 +13,7 @@ Contents
     3 Registry          the contract of answerers, signatures, streams
     4 Stack             frame in, frames out: cookies, connections, budgets
     5 Events and journals  what is written down of it
-    6 Engine            AF_PACKET rings, TAP, the loop, privileges
+    6 Engine            AF_PACKET rings, TAP, privileges, files, the loop
     7 Command line
     8 Protocols         one block each: the catalogue, by family
 
@@ -28,6 +28,9 @@ Theory of operation
     What a plain frame is stands in one table (PLAIN).  A plain frame takes a short cut past the
     layers; many of one shape are answered in columns (Openings).  Both patch models of what the
     layers say, and what we look like is known to the Face alone.
+    What happens is shown to observers: frames with their fate, frames that nobody asked for, and
+    Events that answerers note.  A packet log is an observer: a Format says how a line reads, a
+    Journal has the descriptor.
 """
 
 import argparse
@@ -4721,18 +4724,24 @@ class NamedFiles:
 
     outs, lists     names of those that are written, and read
     count           how many old ones --rotate keeps
-    owner           uid that new files belong to; -1: ours
+    owner           entry of the user with whose rights they are written; None: with ours
     """
 
-    def __init__(self, outs, lists, count=KEPT_FILES, owner=-1):
+    def __init__(self, outs, lists, count=KEPT_FILES, owner=None):
         self.outs, self.lists, self.count, self.owner = outs, lists, count, owner
 
     def open(self, path):
         """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
-        fd = os.open(path, OUT_FLAGS, 0o600)
-        if self.owner >= 0 and stat.S_ISREG(os.fstat(fd).st_mode):
-            os.fchown(fd, self.owner, -1)
-        return fd
+        if not self.owner:
+            return os.open(path, OUT_FLAGS, 0o600)
+        uid, gid = os.geteuid(), os.getegid()
+        os.setegid(self.owner.pw_gid)           # root would follow a link of that user's anywhere
+        os.seteuid(self.owner.pw_uid)
+        try:
+            return os.open(path, OUT_FLAGS, 0o600)
+        finally:
+            os.seteuid(uid)
+            os.setegid(gid)
 
     def rotate(self, path, device, inode):
         """The same, of a new file, unless the known one was put aside already.
@@ -5673,9 +5682,9 @@ def main(argv=None) -> int:
 def make_files(args, user):
     """The files of the command line -> NamedFiles; user: whose rights we have later, or None."""
     lists = [each for each in (args.self_ip_file, args.remote_ip_deny_file) if each is not None]
-    outs, owner = [args.output] if args.output is not None else [], -1
+    outs, owner = [args.output] if args.output is not None else [], None
     if user and os.getuid() == 0 and all(is_owned(path, user.pw_uid) for path in outs):
-        owner = user.pw_uid
+        owner = user
     return NamedFiles(outs, lists, args.rotate[1] if args.rotate else KEPT_FILES, owner)
 
 

@@ -15944,6 +15944,33 @@ class Journals(Case):
         openers[1].sock.close()
         os.wait()
 
+    @unittest.skipUnless(os.getuid() == 0, 'needs root')
+    def test_files_of_user(self):
+        """In a directory of the later user all is done with his rights: his links lead nowhere."""
+        nobody = pwd.getpwnam('nobody')
+        args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
+                                     output=self.path('log'), workers=3)
+        with open(self.path('secret'), 'w') as file:
+            os.fchmod(file.fileno(), 0o600)
+        os.chmod(self.folder, 0o700)
+        for owner in 0, nobody.pw_uid:
+            os.chown(self.folder, owner, -1)
+            files = masscanned.make_files(args, nobody)
+            openers = masscanned.open_files(args, files, nobody)
+            os.close(args.output_fd)
+            self.assertEqual(os.stat(args.output).st_uid, owner)
+            os.unlink(args.output)
+            self.assertEqual(len(openers), 3)
+            self.assertEqual(openers[0] is files, owner != 0)
+            if not owner:
+                for opener in openers:
+                    opener.sock.close()
+                os.wait()
+        os.symlink(self.path('secret'), args.output)
+        self.assertRaisesRegex(masscanned.UserError, 'Permission denied', masscanned.open_files,
+                               args, files, nobody)
+        self.assertEqual((os.geteuid(), os.getegid()), (0, 0))
+
     def lists(self, own, deny='', shared=None):
         """Lists as the command line has them, on files."""
         for name, text in ('own', own), ('deny', deny):
