@@ -13,7 +13,7 @@ Contents
     3 Registry          the contract of answerers, signatures, streams
     4 Stack             frame in, frames out: cookies, connections, budgets
     5 Events and journals  what is written down of it
-    6 Engine            AF_PACKET rings, TAP, the loop, privileges
+    6 Engine            AF_PACKET rings, TAP, privileges, files, the loop
     7 Command line
     8 Protocols         one block each: the catalogue, by family
 
@@ -28,6 +28,9 @@ Theory of operation
     What a plain frame is stands in one table (PLAIN).  A plain frame takes a short cut past the
     layers; many of one shape are answered in columns (Openings).  Both patch models of what the
     layers say, and what we look like is known to the Face alone.
+    What happens is shown to observers: frames with their fate, frames that nobody asked for, and
+    Events that answerers note.  A packet log is an observer: a Format says how a line reads, a
+    Journal has the descriptor.
 """
 
 import argparse
@@ -1232,6 +1235,13 @@ class Timers:
         """When the next is due; None: there is none."""
         return min((waiting[0][0] for waiting in self.lists.values() if waiting), default=None)
 
+    def shift(self, step):
+        """The clock was set."""
+        for waiting in self.lists.values():
+            moved = [(due + step, flow) for due, flow in waiting]
+            waiting.clear()
+            waiting.extend(moved)
+
     def pop_due(self, now) -> 'list[tuple[float, bytes]]':
         """Those that are due, at most DUE_MAX of a wait."""
         found = []
@@ -2084,6 +2094,7 @@ class Stack:
     unclaimed       {(our port, datagram)} of this round that no protocol claims
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
+    spoken          {name of a protocol: its answers}
     faults          the first [(exception, frame)] that were our bugs
     received, sent  frames; unasked: frames sent that nobody asked for
     openings        the Openings answered last, for the log; None
@@ -2119,7 +2130,7 @@ class Stack:
         self.budget = budget or Budget()
         self.cookies = Cookies(self.host.random)
         self.connections = connections or Connections()
-        self.counts = collections.Counter()
+        self.counts, self.spoken = collections.Counter(), collections.Counter()
         self.faults = []
         self.fate = None
         self.received, self.sent, self.openings = 0, 0, None
@@ -2718,8 +2729,24 @@ class Stack:
         conn.now = self.now
         out = conn.hurry() if data is None else conn.feed(data)
         if out:
-            conn.note('answer', octets=len(out), data=data or b'')
+            self.note_answer(conn, out, data or b'')
+        elif data and conn.deaf and not (conn.protocol or conn.before):
+            self.counts['tcp unknown protocol'] += 1        # though it gets an ACK
+            conn.note('unknown', octets=len(data), data=data)
         return out
+
+    def note_answer(self, peer, out, data):
+        """Count an answer by its protocol, tell whoever listens."""
+        self.spoken[peer.protocol.name if peer.protocol else peer.before] += 1
+        peer.note('answer', octets=len(out), data=data)
+
+    def shift(self, step):
+        """Somebody has set the clock: what is due stays as far away as it was."""
+        self.timers.shift(step)
+        for conn in self.connections.table.values():
+            conn.seen += step
+            if conn.wake is not None:
+                conn.wake += step
 
     def take_events(self):
         """What was noted since the last call -> [Event], in order."""
@@ -2939,7 +2966,7 @@ class Stack:
         if not peer.protocol:
             self.unclaimed.add((dport, data))
         if out:
-            peer.note('answer', octets=len(out), data=data)
+            self.note_answer(peer, out, data)
         fate, grows = None, len(out) > len(data)
         if not out:
             fate = 'udp silence'
@@ -2969,6 +2996,7 @@ TURN_RETRY_S = 60.0             # a file that cannot be put aside, likewise
 KEPT_FILES = 20                 # and so many stay, unless --rotate says otherwise
 NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 WAITING_MAX = 1 << 24           # octets of log that wait for a reader that stalls, or for room
+SPOKEN = 'answer '              # of a protocol, in the names of counters
 VALUE_MAX = 60                  # characters of a stranger's words on a terminal
 MACS_MAX = 4096
 IPV4_PLAIN = b'\x08\0\x45'       # EtherType, version and header length without options
@@ -3081,6 +3109,9 @@ class Observer:
 
     def reopen(self):
         """Somebody has moved the file away: go on in a new one of its name."""
+
+    def shift(self, step):
+        """The clock was set by so many seconds: what is due stays as far away."""
 
     def close(self, now):
         """The same as flush(), for the last time."""
@@ -3390,6 +3421,11 @@ class PacketLog(Observer):
     def reopen(self):
         self.journal.reopen()
 
+    def shift(self, step):
+        self.journal.turn += step
+        if self.journal.due is not None:
+            self.journal.due += step
+
     def close(self, now):
         self.journal.flush(now, LAST_FLUSH_S)
 
@@ -3636,7 +3672,8 @@ class Teller(Observer):
 
     def event(self, now, event):
         kind, peer, fields = event
-        name, host = fields['protocol'], ip_text(peer.src)
+        host = ip_text(peer.src)
+        name = fields['protocol'] or TRANSPORTS[peer.transport]
         if kind == 'answer':
             say('%s to %s port %d, from our port %d: %d octets for %s' % (
                 name, host, peer.sport, peer.dport, fields['octets'],
@@ -3665,9 +3702,15 @@ def summary_text(counts) -> str:
         count = counts.pop(name, 0)
         if count:
             text += ', %d %s' % (count, what)
-    drops = sorted((-count, name) for name, count in counts.items() if count)
-    return text + '; not answered: ' * bool(drops) + ', '.join(
-        '%d %s' % (-count, name) for count, name in drops)
+    rows = sorted((-count, name) for name, count in counts.items() if count)
+    spoken = ['%d %s' % (-count, name[len(SPOKEN):]) for count, name in rows
+              if name.startswith(SPOKEN)]
+    drops = ['%d %s' % (-count, name) for count, name in rows if not name.startswith(SPOKEN)]
+    if spoken:
+        text += '; answers of: ' + ', '.join(spoken)
+    if drops:
+        text += '; not answered: ' + ', '.join(drops)
+    return text
 
 
 # ==== 6 Engine ========================================================================
@@ -3706,9 +3749,12 @@ SIOCSIFADDR, SIOCSIFNETMASK, SIOCGIFINDEX = 0x8916, 0x891c, 0x8933
 IFF_UP, IFF_RUNNING = 1, 0x40
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454ca, 2, 0x1000    # linux/if_tun.h
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+CAPABILITY_HEAD, CAPABILITY_VERSION = struct.Struct('=Ii'), 0x20080522  # linux/capability.h
 
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
 RELOAD_SIGNALS = signal.SIGHUP, signal.SIGUSR1
+STEP_S = 0.5                    # a clock that jumps so far was set
+FAREWELL_S = 2                  # connections are told of the end for so long
 END_S = 5                       # workers have so long to end
 OPENER_S = 2                    # and the opener for a file
 OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
@@ -4335,9 +4381,12 @@ def drop_privileges(entry):
     for codec in LATE_CODECS:
         codecs.lookup(codec)
     try:
-        os.setgroups([])
-        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        if is_single_user():
+            give_up_capabilities()
+        else:
+            os.setgroups([])
+            os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+            os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise UserError('--user: cannot become %r: %s' % (entry.pw_name, why(error))) from None
@@ -4605,6 +4654,69 @@ def attend(link, stack) -> list:
     return [Attendant(link, stack, [groups, announcer]), announcer]
 
 
+def is_single_user(path='/proc/self/uid_map') -> bool:
+    """Whether there is nobody else to become: a user namespace made by an ordinary user."""
+    try:
+        with open(path) as file:
+            return sum(int(line.split()[2]) for line in file) == 1
+    except OSError:                     # a kernel without user namespaces
+        return False
+
+
+def give_up_capabilities():
+    """capset(2): none are left."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(CAPABILITY_HEAD.pack(CAPABILITY_VERSION, 0), bytes(24)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def go_background():
+    """The caller gets its terminal back, a child goes on without one."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    say('in the background: process %d' % os.getpid())
+    null = os.open('/dev/null', os.O_RDWR)
+    for fd in range(3):
+        if os.isatty(fd):
+            os.dup2(null, fd)
+    os.close(null)
+
+
+class Notify:
+    """Tells systemd that we are ready, and alive, where it has asked (sd_notify(3)).
+
+    wait_s  from one sign of life to the next; None: none is wanted
+    due     of the next, Unix time
+    """
+
+    def __init__(self, environ):
+        path = environ.get('NOTIFY_SOCKET', '')
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.path = '\0' + path[1:] if path.startswith('@') else path
+        asked = environ.get('WATCHDOG_USEC', '')
+        is_ours = environ.get('WATCHDOG_PID', str(os.getpid())) == str(os.getpid())
+        self.wait_s = int(asked) / 2e6 if asked.isdigit() and int(asked) and is_ours else None
+        self.due, self.word = 0.0, b'READY=1'
+
+    def next_due(self):
+        return self.due
+
+    def tick(self, now):
+        wait_s = self.wait_s or 0
+        if self.due is not None and not self.due - wait_s <= now < self.due:
+            self.tell(self.word)
+            self.word = b'WATCHDOG=1'
+            self.due = now + wait_s if wait_s else None
+        return ()
+
+    def tell(self, word):
+        try:
+            self.sock.sendto(word, self.path)
+        except OSError:                 # who does not listen does not miss it
+            pass
+
+
 # ---- files ----
 
 class NamedFiles:
@@ -4612,18 +4724,24 @@ class NamedFiles:
 
     outs, lists     names of those that are written, and read
     count           how many old ones --rotate keeps
-    owner           uid that new files belong to; -1: ours
+    owner           entry of the user with whose rights they are written; None: with ours
     """
 
-    def __init__(self, outs, lists, count=KEPT_FILES, owner=-1):
+    def __init__(self, outs, lists, count=KEPT_FILES, owner=None):
         self.outs, self.lists, self.count, self.owner = outs, lists, count, owner
 
     def open(self, path):
         """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
-        fd = os.open(path, OUT_FLAGS, 0o600)
-        if self.owner >= 0 and stat.S_ISREG(os.fstat(fd).st_mode):
-            os.fchown(fd, self.owner, -1)
-        return fd
+        if not self.owner:
+            return os.open(path, OUT_FLAGS, 0o600)
+        uid, gid = os.geteuid(), os.getegid()
+        os.setegid(self.owner.pw_gid)           # root would follow a link of that user's anywhere
+        os.seteuid(self.owner.pw_uid)
+        try:
+            return os.open(path, OUT_FLAGS, 0o600)
+        finally:
+            os.seteuid(uid)
+            os.setegid(gid)
 
     def rotate(self, path, device, inode):
         """The same, of a new file, unless the known one was put aside already.
@@ -4706,6 +4824,7 @@ def fork_opener(files, count) -> 'list[Opener]':
             null = os.open('/dev/null', os.O_RDWR)
             for fd in range(3):
                 os.dup2(null, fd)
+            os.close(null)
             be_opener(files, {each.fileno(): each for _, each in pairs})
         finally:
             os._exit(0)
@@ -4854,13 +4973,31 @@ class Stop:
         self.came = self.came or number
 
     def sleep(self, seconds):
-        if select.select((self.wake,), (), (), seconds)[0]:
-            self.drain()
+        """-> whether a signal ended it."""
+        came = bool(select.select((self.wake,), (), (), seconds)[0])
+        self.drain()
+        return came
 
     def restore(self):
         signal.set_wakeup_fd(-1)
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+class Clock:
+    """The time of day, by which all is due; only its steps are told by the monotonic one.
+
+    offset      of the one from the other
+    """
+
+    def __init__(self):
+        self.offset = time.time() - time.monotonic()
+
+    def step(self, now) -> float:
+        """Seconds by which somebody has set it since the last call; 0: it was only slewed."""
+        offset = now - time.monotonic()
+        step, self.offset = offset - self.offset, offset
+        return step if abs(step) >= STEP_S else 0.0
 
 
 def serve(link, stack, stop, observers, timers=(), reload=None):
@@ -4874,12 +5011,16 @@ def serve(link, stack, stop, observers, timers=(), reload=None):
     link.poll.register(stop.wake, select.POLLIN)
     watching = [each for each in observers if each.on_frames]
     listening = [each for each in observers if each.on_events]
-    timers = [stack] + list(timers)
+    timers, clock = [stack] + list(timers), Clock()
     if listening:
         stack.host.events = []
     while not stop.came:
         frames, trusted = receive()
         now = time.time()
+        step = clock.step(now)
+        if step:
+            for each in [stack] + list(observers):
+                each.shift(step)
         send_due(link, stack, timers, watching, now)
         if frames:
             answers = answer_round(stack, frames, trusted, watching)
@@ -4907,6 +5048,21 @@ def send_due(link, stack, timers, watching, now):
             frames = stack.fault(error, b'')
         if frames:
             send_unasked(link, stack, watching, now, frames)
+
+
+def end_connections(link, stack, stop, observers):
+    """Each client hears that it is over: those of a second, then the next, for FAREWELL_S.
+
+    Another signal cuts it short.
+    """
+    until = time.monotonic() + FAREWELL_S
+    watching = [each for each in observers if each.on_frames]
+    stop.drain()
+    for frames in stack.end_all():
+        send_unasked(link, stack, watching, time.time(), frames)
+        link.settle()
+        if time.monotonic() >= until or stack.connections.table and stop.sleep(1):
+            break
 
 
 def send_unasked(link, stack, watching, now, frames):
@@ -5076,6 +5232,8 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
     files = plan.openers[number]
     lists = Lists(plan.args, files, plan.shared)
     observers, timers = make_observers(plan, files, link.herald), attend(link, stack)
+    if not number and os.environ.get('NOTIFY_SOCKET'):
+        timers.append(Notify(os.environ))
 
     def reload(now):
         found = lists.find(stack.lists) if number else lists.read_again(stack.lists)
@@ -5086,6 +5244,7 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
             os.kill(pid, signal.SIGUSR1)
     try:
         serve(link, stack, stop, observers, timers, reload)
+        end_connections(link, stack, stop, observers)
     finally:
         for each in observers:
             each.close(time.time())
@@ -5117,6 +5276,7 @@ def count_up(link, stack, observers) -> 'collections.Counter':
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
                    'missed': sum(each.missed for each in observers)})
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
+    counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
     for error, frame in stack.faults:
         say('fault: %r at frame %s' % (error, frame[:256].hex()))
     return counts
@@ -5154,17 +5314,23 @@ def end_children(children, pipes) -> 'list[str]':
     for pid in children:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGCONT)
-    told, until = [], time.monotonic() + END_S
-    for pipe in pipes:
-        left = max(until - time.monotonic(), 0)
-        ready = select.select((pipe,), (), (), left)[0]
-        told.append(os.read(pipe, 1 << 16).decode() if ready else '')
-        os.close(pipe)
+    until = time.monotonic() + END_S
+    told = [read_until(pipe, until) for pipe in pipes]
     for pid in children:
         if time.monotonic() >= until:
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     return told
+
+
+def read_until(pipe, until) -> str:
+    """What comes from a pipe to its end, or to a time of the monotonic clock."""
+    data, more = b'', b' '
+    while more and select.select((pipe,), (), (), max(until - time.monotonic(), 0))[0]:
+        more = os.read(pipe, 1 << 16)
+        data += more
+    os.close(pipe)
+    return data.decode()
 
 
 def be_child(link, stack, plan, number, end):
@@ -5291,6 +5457,8 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('process').add_argument
     group('--workers', metavar='N', action=Once, type=workers_argument, default=1,
           help='processes that share the interface, or auto (default: 1)')
+    group('-d', dest='background', action='store_true',
+          help='go to the background once all is open; with -o or -q')
     group('--check', action='store_true', help='read options, lists and files, and exit')
     group('--user', metavar='NAME', action=Once,
           help='become this user once all is open (default: nobody, when started as root)')
@@ -5386,6 +5554,8 @@ def check_options(parser, args):
         parser.error('--tap has one worker only')
     if args.quiet and args.output is not None:
         parser.error('-q and -o: one of them')
+    if args.background and not (args.quiet or args.output is not None):
+        parser.error('-d: -o FILE or -q is needed')
     if args.rotate and args.output is None:
         parser.error('--rotate is for the file of -o')
     if args.only is not None and args.no_protocol:
@@ -5510,13 +5680,11 @@ def main(argv=None) -> int:
 
 
 def make_files(args, user):
-    """The files of the command line -> NamedFiles."""
+    """The files of the command line -> NamedFiles; user: whose rights we have later, or None."""
     lists = [each for each in (args.self_ip_file, args.remote_ip_deny_file) if each is not None]
-    outs = [args.output] if args.output is not None else []
-    if user and all(is_owned(path, user.pw_uid) for path in outs):
-        owner = user.pw_uid if os.getuid() == 0 else -1
-    else:
-        owner = -1
+    outs, owner = [args.output] if args.output is not None else [], None
+    if user and os.getuid() == 0 and all(is_owned(path, user.pw_uid) for path in outs):
+        owner = user
     return NamedFiles(outs, lists, args.rotate[1] if args.rotate else KEPT_FILES, owner)
 
 
@@ -5546,12 +5714,13 @@ def run(args) -> int:
     """Look at what is asked for, then answer until a signal comes -> exit status."""
     protocols = choose_protocols(args.only, args.no_protocol)
     user = find_user(args.user or 'nobody') if args.user or os.getuid() == 0 else None
-    files = make_files(args, user)
+    other = None if is_single_user() else user              # who owns the files afterwards
+    files = make_files(args, other)
     own4, own6, deny4, deny6 = Lists(args, files).read()
     if args.check:
         say('lists and files are as they must be')
         return 0
-    openers = open_files(args, files, user)
+    openers = open_files(args, files, other)
     stop = Stop()
     try:
         links = open_links(args, args.mac_addr)
@@ -5568,6 +5737,8 @@ def run(args) -> int:
         announce(links[0], own4, own6, args, place)
         if user:
             drop_privileges(user)
+        if args.background:
+            go_background()
         plan = Plan(args, lock, openers, shared)
         say(summary_text(work_together(links, stack, stop, plan)))
     finally:

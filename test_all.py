@@ -13198,7 +13198,8 @@ class Stack(unittest.TestCase):
         fates = set(re.findall(r"'((?:eth|arp|ipv4|ipv6|icmpv4|icmpv6|tcp|udp) [a-z ]+)'", text))
         self.assertIn("'ipv%d short'", text)
         self.assertGreater(len(fates), 40)
-        self.assertEqual(fates - {row[3] for row in SILENCE}, {'eth fault'})   # test_faults
+        self.assertEqual(fates - {row[3] for row in SILENCE},       # test_faults, test_unknown
+                         {'eth fault', 'tcp unknown protocol'})
         self.assertEqual({row[3] for row in SILENCE} - fates, set())
         self.assertEqual(len({row[0] for row in SILENCE}), len(SILENCE))
 
@@ -15948,6 +15949,33 @@ class Journals(Case):
         openers[1].sock.close()
         os.wait()
 
+    @unittest.skipUnless(os.getuid() == 0, 'needs root')
+    def test_files_of_user(self):
+        """In a directory of the later user all is done with his rights: his links lead nowhere."""
+        nobody = pwd.getpwnam('nobody')
+        args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
+                                     output=self.path('log'), workers=3)
+        with open(self.path('secret'), 'w') as file:
+            os.fchmod(file.fileno(), 0o600)
+        os.chmod(self.folder, 0o700)
+        for owner in 0, nobody.pw_uid:
+            os.chown(self.folder, owner, -1)
+            files = masscanned.make_files(args, nobody)
+            openers = masscanned.open_files(args, files, nobody)
+            os.close(args.output_fd)
+            self.assertEqual(os.stat(args.output).st_uid, owner)
+            os.unlink(args.output)
+            self.assertEqual(len(openers), 3)
+            self.assertEqual(openers[0] is files, owner != 0)
+            if not owner:
+                for opener in openers:
+                    opener.sock.close()
+                os.wait()
+        os.symlink(self.path('secret'), args.output)
+        self.assertRaisesRegex(masscanned.UserError, 'Permission denied', masscanned.open_files,
+                               args, files, nobody)
+        self.assertEqual((os.geteuid(), os.getegid()), (0, 0))
+
     def lists(self, own, deny='', shared=None):
         """Lists as the command line has them, on files."""
         for name, text in ('own', own), ('deny', deny):
@@ -16026,7 +16054,101 @@ class Journals(Case):
                           for line in self.said], [text, text.replace('port 80', 'port 53')])
         self.assertFalse(stack.take_events())
 
+    def test_unknown(self):
+        """Data that nobody understands gets its ACK, and is counted and told; answers, too."""
+        stack = make_stack(host=masscanned.Host())
+        stack.host.events = []
+        Client(stack).talk(b'?\x9b??????')
+        Client(stack, sport=40001).talk(GET)
+        self.assertEqual((stack.counts['tcp unknown protocol'], stack.spoken), (1, {'http': 1}))
+        del stack.counts['tcp bare ack']
+        masscanned.Teller().event(NOW, stack.take_events()[0])
+        self.assertEqual(self.said, ["tcp unknown octets=8 data='?\\x9b??????' from 192.0.0.0 "
+                                     "port 40000 to port 80"])
+        link = FakeLink([], None)
+        self.assertEqual(masscanned.summary_text(masscanned.count_up(link, stack, [])),
+                         '0 frames, 0 answers; answers of: 1 http; not answered: 1 tcp unknown '
+                         'protocol')
+        Client(stack, sport=40002).talk(GET[:5])            # known, and not whole yet
+        self.assertEqual(stack.counts['tcp unknown protocol'], 1)
+
     # ---- the loop --------------------------------------------------------------------
+
+    def test_farewell(self):
+        """At the end a RST for each connection, a second's at a time, not for ever."""
+        for signals, sent in (([False] * 9, [2, 2, 1]), ([True], [2])):
+            stack, pauses = make_stack(), list(signals)
+            for port in range(5):
+                Client(stack, sport=port + 1).talk(GET)
+            stop = types.SimpleNamespace(drain=int, sleep=lambda seconds: pauses.pop(0))
+            link, seen = FakeLink([], stop), Recorder()
+            with patched(masscanned, FAREWELL_RATE=2):
+                masscanned.end_connections(link, stack, stop, [seen])
+            self.assertEqual([len(frames) for frames in link.sent], sent)
+            self.assertEqual([len(each[1]) for each in seen.seen], sent)
+            self.assertTrue(read_answer(link.sent[0][0]).flags & RST)
+        stack = make_stack()
+        for port in range(5):
+            Client(stack, sport=port + 1).talk(GET)
+        with patched(masscanned, FAREWELL_RATE=1, FAREWELL_S=0):
+            masscanned.end_connections(link, stack, stop, [])
+        self.assertEqual(len(stack.connections.table), 4)
+
+    def test_clock(self):
+        """A clock that is set leaves what is due as far away as it was; slewing changes nothing."""
+        for step, moved in ((-3600.0, True), (0.3, False), (5e8, True)):
+            stack, log = make_stack(host=masscanned.Host()), packet_log()
+            client = Client(stack, 22)
+            client.send(b'', ACK)                           # waits for our greeting
+            other = Client(stack, 80)
+            other.talk(GET[:9])
+            log.frame(NOW, tcp(7, 0, RST), 'tcp reset', ())
+            log.flush = lambda now: None
+            clock = iter([NOW, NOW + 0.01, NOW + 0.02 + step, NOW + 0.03 + step])
+            steady = iter([7, 7.01, 7.02, 7.03])
+            link = FakeLink([[], []], types.SimpleNamespace(came=0, asked=False, wake=0, drain=int))
+            with patched(masscanned, time=types.SimpleNamespace(
+                    time=lambda: next(clock), monotonic=lambda: next(steady))):
+                masscanned.serve(link, stack, link.stop, [log])
+            self.assertEqual(link.sent, [] if moved or step < 0.2 else link.sent)
+            if moved:
+                self.assertAlmostEqual(stack.next_due(), NOW + 0.2 + step, 3)
+                self.assertAlmostEqual(log.due, NOW + masscanned.FLUSH_S + step, 3)
+                self.assertAlmostEqual(stack.connections.next_idle(),
+                                       NOW + step + masscanned.IDLE_S, 3)
+                self.assertTrue(wake(stack, NOW + 0.21 + step))
+            else:
+                self.assertEqual(log.due, NOW + masscanned.FLUSH_S)
+
+    def test_notify(self):
+        """systemd hears that we are ready, and then that we live, half as late as it waits."""
+        for name in self.path('notify'), '@masscanned-test-%d' % os.getpid():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ear:
+                ear.bind('\0' + name[1:] if name[0] == '@' else name)
+                for more, wait in (({}, None), ({'WATCHDOG_USEC': '4000000'}, 2),
+                                   ({'WATCHDOG_USEC': '4000000', 'WATCHDOG_PID': '1'}, None)):
+                    notify, heard = masscanned.Notify(dict(more, NOTIFY_SOCKET=name)), []
+                    for now in 0, 0.5, 2.1, 3, 4.2, -3600:
+                        self.assertEqual(notify.tick(NOW + now), ())
+                        try:
+                            heard.append((now, ear.recv(99)))
+                        except BlockingIOError:
+                            pass
+                    self.assertEqual(heard, [(0, b'READY=1')] + [
+                        (now, b'WATCHDOG=1') for now in (2.1, 4.2, -3600) if wait])
+                    self.assertEqual(notify.next_due(), wait and NOW - 3600 + wait)
+                    notify.path += 'x'
+                    notify.tell(b'nobody hears it')
+                    notify.sock.close()
+
+    def test_single_user(self):
+        """Where there is one user only, there is nobody to become."""
+        for text, single in (('         0       1000          1\n', True), ('0 0 4294967295\n', False),
+                             ('0 1000 1\n1 100000 65536\n', False)):
+            with open(self.path('map'), 'w') as file:
+                file.write(text)
+            self.assertEqual(masscanned.is_single_user(self.path('map')), single)
+        self.assertFalse(masscanned.is_single_user(self.path('none')))
 
     def run_loop(self, stack, rounds, *observers):
         """Serve rounds of frames -> the FakeLink."""
@@ -16888,6 +17010,64 @@ class Responder(Case):
         self.assertEqual(run.out(), '')
         self.assertIn('frames', run.err().splitlines()[-1])
 
+    def test_background(self):
+        """-d: the caller goes on, the responder has no terminal, systemd hears that it is ready."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        log, ear = os.path.join(folder, 'log'), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(ear.close)
+        os.chmod(folder, 0o755)
+        ear.bind(os.path.join(folder, 'ear'))
+        os.chmod(os.path.join(folder, 'ear'), 0o777)
+        ear.settimeout(10)
+        run = self.start('10.88.0.173', '-o', log, '-d', ready=False,
+                         code="import os; os.environ['NOTIFY_SOCKET'] = '%s/ear'" % folder)
+        self.assertEqual(run.process.wait(10), 0)
+        pid = int(re.search('background: process ([0-9]+)', run.err()).group(1))
+        self.addCleanup(lambda: os.path.exists('/proc/%d' % pid) and os.kill(pid, signal.SIGKILL))
+        self.assertEqual(ear.recv(99), b'READY=1')
+        self.assert_answers('10.88.0.173', self.wire())
+        self.assertEqual(os.getsid(pid), pid)
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: 'frames' in run.err())
+
+    # who runs it: setpriv's options, then the command in front
+    RIGHTS = [
+        ('CAP_NET_RAW', ['--inh-caps', '+net_raw', '--ambient-caps', '+net_raw'], []),
+        ('user namespace', [], ['unshare', '--user', '--map-root-user', '--net'])]
+
+    def test_rights(self):
+        """Without root: with CAP_NET_RAW, or as the only user of a namespace of its own."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        os.chmod(folder, 0o777)
+        shutil.copy(os.path.join(HERE, 'masscanned.py'), folder)
+        script = os.path.join(folder, 'script')
+        with open(script, 'w') as file:
+            file.write('cd %s; ip link add w0 type veth peer name w1 2>/dev/null && '
+                       'ip link set w0 up && ip link set w1 up && set w1 || set v1\n'
+                       'exec /usr/bin/python3 masscanned.py -i $1 --self-ip-list 10.88.0.174 '
+                       '--no-announce --workers 2 -o log\n' % folder)
+        for name, options, front in self.RIGHTS:
+            with self.subTest(name):
+                process = self.client('setpriv', '--reuid', '65534', '--regid', '65534',
+                                      '--clear-groups', *options, *front, 'sh', script,
+                                      namespace=self.far)
+                words = process.stdout.readline()
+                if b'unshare' in words:
+                    self.skipTest('no user namespaces here: ' + words.decode())
+                self.assertIn(b'answering on', words)
+                left = 'CapEff:\t%016x' % (0 if front else 1 << 13)
+
+                def status():
+                    with open('/proc/%d/status' % process.pid) as file:
+                        return file.read()
+                wait_until(lambda: left in status())
+                if not front:
+                    self.assert_answers('10.88.0.174', self.wire())
+                process.terminate()
+                self.assertEqual(process.wait(10), 0)
+
     def test_stopped_worker(self):
         """A worker that somebody has stopped does not hold up the end."""
         run = self.start('10.88.0.172', '--workers', 2)
@@ -17577,6 +17757,7 @@ class ResponderCli(Case):
         ('no size', ['-i', 'nope0', '-o', 'x', '--rotate', '0'], 2, ['--rotate', "'0'", '100M,20']),
         ('no count', ['-i', 'nope0', '-o', 'x', '--rotate', '1K,0'], 2, ["'1K,0'", '100M,20']),
         ('odd size', ['-i', 'nope0', '-o', 'x', '--rotate', '1T'], 2, ["'1T'", '100M,20']),
+        ('background', ['-i', 'nope0', '-d'], 2, ['-d: -o FILE or -q']),
         ('log or not', ['-i', 'nope0', '-o', 'x', '-q'], 2, ['-q and -o']),
         ('log nowhere', ['-i', 'nope0', '-o', '/nowhere/x'], 1, ['/nowhere/x', 'No such file']),
         ('iface twice', ['-i', 'nope0', '--iface', 'eth0'], 2, ['--iface', 'more than once']),
