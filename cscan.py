@@ -5306,13 +5306,6 @@ def read_boot_id() -> str:
         return ''
 
 
-def short_int(text: str) -> int:
-    """Digits -> a number; raises ValueError at once where int() would take minutes."""
-    if len(text) > 20:
-        raise ValueError('a number of %d digits' % len(text))
-    return int(text)
-
-
 class SlotPair:
     """Two slots in mapped memory: the newer one that is whole counts.
 

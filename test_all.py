@@ -1497,7 +1497,7 @@ class Targets(Case):
                 with self.subTest(total=total, least=least), patched(cscan, COLUMNS_MIN=least):
                     self.assertEqual(list(map(list, cscan.uniform(total, iter(words)))), blocks)
 
-    def test_columns(self):
+    def test_addresses_in_columns(self):
         """Addresses of many are what they are of each: digits, lanes, blocks of any size."""
         draw = random.Random(SEED)
         octets = 0, 1, 9, 10, 99, 100, 101, 199, 200, 255
@@ -13588,7 +13588,7 @@ class Stack(unittest.TestCase):
         for port, data, looks, silent in ((9, odd, 1, True), (9, odd, 1, True), (53, odd, 2, False),
                                           (9, odd + b'!', 3, True), (9, odd, 3, True)):
             with unittest.mock.patch.object(stack.host.registry, 'find',
-                                            wraps=stack.host.registry.find) as find:
+                                            wraps=stack.host.registry.find):
                 stack.fate = None
                 answers = stack.answer_frame(udp(data, dport=port, src=packed('192.0.0.9')))
                 self.assertEqual((not answers, stack.fate), (silent, 'udp silence' if silent else None))
