@@ -3171,7 +3171,7 @@ class Journal:
         self.count += count
         if self.due is None:
             self.due = now + FLUSH_S
-        elif self.count > BLOCK_EVENTS and self.stuck is None:
+        if self.count > BLOCK_EVENTS and self.stuck is None:
             self.due = now
         return True
 
