@@ -1221,13 +1221,11 @@ class Timers:
     """
 
     def __init__(self):
-        self.lists = {}
+        self.lists = collections.defaultdict(collections.deque)
 
     def add(self, wait_s, flow, now) -> float:
         """-> when it will be due; nothing is taken back: who wakes compares it."""
         due = now + wait_s
-        if wait_s not in self.lists:
-            self.lists[wait_s] = collections.deque()
         self.lists[wait_s].append((due, flow))
         return due
 
@@ -2714,7 +2712,7 @@ class Stack:
 
     def answer_acknowledgement(self, conn, known, flags):
         """No data: what was held back may follow; an empty push or keep-alive gets an ACK."""
-        out = self.transmit(conn)
+        out = self.transmit(conn) if conn.sent < len(conn.unacked) else ()
         if not out and conn.stalled and not conn.unacked:
             out = self.send(conn, self.converse(conn, b''))
         if not out and conn.repeats == REPEATED_ACKS:       # RFC 5681 s3.2
@@ -2738,7 +2736,8 @@ class Stack:
     def note_answer(self, peer, out, data):
         """Count an answer by its protocol, tell whoever listens."""
         self.spoken[peer.protocol.name if peer.protocol else peer.before] += 1
-        peer.note('answer', octets=len(out), data=data)
+        if self.host.events is not None:
+            peer.note('answer', octets=len(out), data=data)
 
     def shift(self, step):
         """Somebody has set the clock: what is due stays as far away as it was."""
@@ -2765,16 +2764,19 @@ class Stack:
 
         A piece shorter than a segment waits while something is under way (RFC 9293 s3.8.6.2.1).
         """
-        rest = conn.unacked[conn.sent:conn.window] if conn.sent < len(conn.unacked) else b''
-        if conn.sent + len(rest) < len(conn.unacked) and len(rest) < conn.mss and conn.sent:
-            rest = b''
-        at = conn.sent
-        closing = 0
-        if not (conn.fin or conn.stalled) and at + len(rest) == len(conn.unacked):
-            closing = FIN if conn.closing or conn.ended else 0
+        at, closing = conn.sent, 0
+        rest = conn.unacked[at:]
+        room = conn.window - at
+        whole = len(rest) <= room
+        if not whole:
+            rest = rest[:max(room, 0)]
+            if at and len(rest) < conn.mss:
+                rest = b''
+        if whole and (conn.closing or conn.ended) and not (conn.fin or conn.stalled):
+            closing = FIN
         if not (rest or closing):
             return ()
-        conn.sent += len(rest)
+        conn.sent = at + len(rest)
         conn.fin = conn.fin or closing
         conn.moved = True
         return self.segments(conn, conn.una + at, rest, closing)
@@ -2788,6 +2790,8 @@ class Stack:
     @staticmethod
     def segments(conn, seq, out, closing):
         """-> segments from seq on, at least one; as take_segment() gives them."""
+        if len(out) <= conn.mss:
+            return (seq, conn.rcv, ACK | closing | (PSH if out else 0), out, b''),
         segments = []
         for at in range(0, len(out) or 1, conn.mss):
             piece = out[at:at + conn.mss]
