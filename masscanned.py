@@ -7473,19 +7473,21 @@ def svn_size(data):
 def answer_svn(message, peer):
     """Greeting -> which login; mechanism -> challenge; digest -> no.
 
-    state   number of messages so far
+    state   what is expected: None a greeting, 1 a mechanism, 2 a digest
     """
-    peer.state = (peer.state or 0) + 1
-    if peer.state == 1:
+    if peer.state is None:
+        peer.state = 1
         hello = b'' if peer.greeter else SVN_HELLO
         name = peer.host.host_name
         return hello + b'( success ( ( CRAM-MD5 ) %d:%s ) ) ' % (len(name), name)
-    if peer.state == 2:
+    if peer.state == 1:
+        peer.state = 2
         challenge = b'<%s@%s>' % (peer.host.random(8).hex().encode(), peer.host.host_name)
         return b'( step ( %d:%s ) ) ' % (len(challenge), challenge)
     user, _, digest = message.partition(b':')[2].strip().partition(b' ')
     peer.note('credentials', user=user, digest=digest)
-    return b'( failure ( 20:Authorization failed ) ) ', SHUT
+    peer.state = 1                              # whoever has another login may try that
+    return b'( failure ( 20:Authorization failed ) ) '
 
 
 family('Calls and chat')
@@ -7882,11 +7884,25 @@ def answer_clamd(message, peer):
 
 DICT_NONE = b'554 No databases present\r\n'
 
+def greet_dict(peer):
+    """-> what we say first."""
+    name = peer.host.host_name
+    number = peer.host.random(4).hex().encode()
+    return b'220 %s dictd <auth.mime> <%s@%s>\r\n' % (name, number, name)
+
+
+def answer_dict_client(rest, peer):
+    """A client's name -> ok; clients that do not wait for the greeting want it all the same."""
+    hello = b'' if peer.greeter or peer.state else greet_dict(peer)
+    peer.state = True
+    return hello + b'250 ok\r\n'
+
+
 lines('dict', 'Query -> no databases.', port=2628, words=(b'DEFINE', b'MATCH'),
       shared=(b'SHOW', b'CLIENT', b'STATUS', b'OPTION', b'AUTH'), ref='RFC 2229 s2.4, s3',
-      banner=lambda peer: b'220 %s dictd <auth.mime> <%s@%s>\r\n' % (
-          peer.host.host_name, peer.host.random(4).hex().encode(), peer.host.host_name), replies={
-          b'DEFINE': DICT_NONE, b'MATCH': DICT_NONE, b'SHOW': DICT_NONE, b'CLIENT': b'250 ok\r\n',
+      banner=greet_dict, replies={
+          b'DEFINE': DICT_NONE, b'MATCH': DICT_NONE, b'SHOW': DICT_NONE,
+          b'CLIENT': answer_dict_client,
           b'STATUS': b'210 up\r\n', b'QUIT': b'221 bye\r\n',
           b'HELP': b'113 help\r\n.\r\n250 ok\r\n',
           b'OPTION': b'250 ok\r\n', b'AUTH': lambda rest, peer: refuse_login(

@@ -11375,7 +11375,7 @@ TEXT_VECTORS = [
     ('dict define@80', TCP, b'DEFINE * word\r\nQUIT\r\n', b'554 No databases present\r\n221 bye\r\n',
      'RFC 2229 s3.2'),
     ('dict verbs', TCP, b'CLIENT x\r\nSTATUS\r\nHELP\r\nOPTION MIME\r\nAUTH bob 00\r\nx\r\n',
-     b'250 ok\r\n210 up\r\n113 help\r\n.\r\n250 ok\r\n250 ok\r\n531 Access denied\r\n'
+     b'220 %s dictd <auth.mime> <11111111@%s>\r\n' % (ME, ME) + b'250 ok\r\n210 up\r\n113 help\r\n.\r\n250 ok\r\n250 ok\r\n531 Access denied\r\n'
      b'500 Unknown command\r\n', 'RFC 2229 s3'),
     ('dict show elsewhere@80', TCP, b'SHOW DB\r\n', None, 'a shared word'),
     ('gearman @80', TCP, b'workers\n', b'.\n', 'gearman.org/protocol'),
@@ -12502,6 +12502,39 @@ class Registry(unittest.TestCase):
             for data, over, port, name in self.FOUND:
                 with self.subTest(data=data, over=over, port=port):
                     self.assertEqual(self.find(order, data, over, port), name)
+
+    # what several protocols begin with: data, {port: name}
+    CONFLICTS = [
+        (b'OPTIONS sip:x SIP/2.0\r\n', {80: 'sip', 554: 'sip', 5060: 'sip'}),
+        (b'OPTIONS rtsp://x RTSP/1.0\r\n', {80: 'rtsp', 5060: 'rtsp'}),
+        (b'OPTIONS * RTSP/1.0\r\n', {80: 'rtsp'}), (b'OPTIONS * HTTP/1.1\r\n', {554: 'http'}),
+        (b'OPTIONS icap://x/y ICAP/1.0\r\n', {80: 'icap'}),
+        (b'CONNECT a:1 HTTP/1.1\r\n', {4222: 'http', 61613: 'http'}),
+        (b'CONNECT\r\nlogin:a\r\n', {80: 'stomp'}), (b'CONNECT {}\r\n', {80: 'nats'}),
+        (b'GET / HTTP/1.1\r\n', {11211: 'http', 25: 'http'}), (b'GET SERVER INFO\r\n', {80: 'lscp'}),
+        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}),
+        (b'STATS\r\n', {80: None, 11300: 'beanstalkd', 11211: 'memcached'}),
+        (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 80: b''}),
+        (b'QUIT\r\n', {21: 'ftp', 25: 'smtp', 110: 'pop3', 6667: 'irc', 2628: 'dict', 80: 'ftp'}),
+        (b'USER a\r\n', {110: 'pop3', 6667: 'irc', 79: 'finger', 25: 'smtp', 80: 'ftp'}),
+        (b'HELP\r\n', {25: 'smtp', 1: 'tcpmux', 80: 'ftp'}), (b'PING\r\n', {6667: 'irc', 4222: 'nats'}),
+        (b'AUTHENTICATE x\r\n', {4190: 'sieve', 9051: 'tor-control', 80: 'tor-control'}),
+        (b'MODE READER\r\n', {6667: 'nntp', 80: 'nntp'}), (b'MODE #a\r\n', {6667: 'irc', 21: 'ftp'}),
+        (b'version\r\n', {80: 'memcached', 10011: 'teamspeak', 4730: 'gearman'}),
+        (b'0033git-upload-pack /', {80: 'git', 9418: 'git'}), (b'\xff\xfd\x18', {80: 'telnet'}),
+        (b'\1\2\3\n', {515: None, 80: b''}), (b'\1lp\n', {515: 'lpd', 80: b''}),
+        (b'junk\n', {25: 'smtp', 143: 'imap', 23: 'telnet', 80: b''}),
+        (b'junk', {25: b'', 80: b''}), (b'\n', {21: 'ftp', 79: 'finger', 80: b''}),
+        (b'a\0b\n', {21: b'', 79: b''}),
+    ]
+
+    def test_conflicts(self):
+        """Of those that begin alike the rest of the line tells, then the port."""
+        protocols = masscanned.PROTOCOLS.values()
+        for data, names in self.CONFLICTS:
+            for port, name in names.items():
+                with self.subTest(data=data, port=port):
+                    self.assertEqual(self.find(protocols, data, port=port), name)
 
     def test_strict(self):
         """A port that has owners speaks nothing else; all others speak everything."""
@@ -14545,6 +14578,7 @@ class Stack(unittest.TestCase):
                 (25, b'\r\n', b'500 5.5.2 Unknown command\r\n'), (25, GET, KEEP),
                 (21, b'USER a\r\n', b'331 Password required\r\n'), (23, b'bob\r\n', b'Password: '),
                 (23, unhex('fffd03 fffb1f'), unhex('fffe1f')), (873, b'@RSYNCD: 31.0\n', b''),
+                (2628, b'CLIENT x\r\n', b'250 ok\r\n'),
                 (3690, SVN_CLIENT, SVN_LOGINS), (3690, JUNK, b''), (2000, b'\1' * 16,
                                                                    b'\2\0\0\0' + b'\x11' * 16)):
             with self.subTest(port=port, data=data):
@@ -16586,14 +16620,11 @@ class Responder(Case):
         ('curl smtp login', 'curl -sSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
          'smtp://[fd88::60]:587', 67, r'535 5\.7\.8'),
         ('curl imap', 'curl -sSv -u bob:secret imap://10.88.0.60/', 67, r'AUTHENTICATIONFAILED'),
-        ('curl imap by LOGIN', 'curl -sSv -u bob:secret --login-options AUTH=+LOGIN '
-         'imap://10.88.0.60/', 67, r'LOGIN bob secret.*AUTHENTICATIONFAILED'),
         ('curl pop3', 'curl -sSv -u bob:secret pop3://10.88.0.60/', 67, r'-ERR \[AUTH\]'),
         ('curl dict', 'curl -sS dict://10.88.0.60/d:word', 0, r'\A220 win-.*554 No databases'),
         ('curl gopher', 'curl -sS gopher://10.88.0.60/', 0, r'Nothing here'),
         ('curl rtsp', 'curl -sSi rtsp://10.88.0.60/', 0, r'RTSP/1\.0 200 OK\r\nCSeq: 1\r\nPublic: '),
         ('curl telnet', 'curl -sSN telnet://10.88.0.60', None, r'login: '),
-        ('telnet', 'telnet 10.88.0.60', None, r'login: '),
         ('swaks', 'swaks --server 10.88.0.60 --to a@b --auth LOGIN --auth-user bob '
          '--auth-password secret', 28, r'334 UGFzc3dvcmQ6.*535 5\.7\.8'),
         ('git', 'git ls-remote git://10.88.0.60/x', 128, r'access denied'),
@@ -16601,7 +16632,7 @@ class Responder(Case):
         ('rsync of a module', 'rsync rsync://10.88.0.60/other', 5, r"Unknown module 'other'"),
         ('svn', 'svn info --non-interactive --no-auth-cache --username bob --password secret '
          'svn://10.88.0.60/r', 1, r'E170001: .*Authorization failed'),
-        ('dict', 'dict -h 10.88.0.60 word', 1, r'No databases'),
+        ('dict', 'dict -h 10.88.0.60 word', 22, r'no databases currently available'),
         ('whois', 'whois -h 10.88.0.60 example.org', 0, r'No match\.'),
         ('finger', 'finger bob@10.88.0.60', 0, r'No such user'),
         ('sipsak', 'sipsak -vv -s sip:100@10.88.0.60', 0, r'SIP/2\.0 200 OK'),
@@ -16673,6 +16704,26 @@ class Responder(Case):
         def pieces():
             return re.findall(r'\ttcp\trecv\t24\t.*\t10\.88\.0\.40\t80\t', self.shared.out())
         wait_until(lambda: len(pieces()) > len(request) // 2)
+
+    def test_telnet(self):
+        """Three names and passwords, and we hang up."""
+        began = time.monotonic()
+        process = self.client('telnet', '10.88.0.61', stdin=subprocess.PIPE)
+        with killed_after(process, 15):
+            text = b''
+            while True:
+                data = os.read(process.stdout.fileno(), 65536)
+                if not data:
+                    break
+                text += data
+                if data.endswith(b': '):
+                    process.stdin.write(b'bob\n')
+                    process.stdin.flush()
+            process.stdin.close()
+        self.assertEqual((text.count(b'login: '), text.count(b'Password: '),
+                          text.count(b'Login incorrect')), (3, 3, 3), text)
+        self.assertIn(b'Connection closed by foreign host', text)
+        self.assertLess(time.monotonic() - began, 5)
 
     def test_idle_ping(self):
         """A responder with nothing to do answers at once."""
