@@ -11229,6 +11229,7 @@ CHAT_VECTORS = [
     ('rtsp body', TCP, b'ANNOUNCE rtsp://192.0.0.1/x RTSP/1.0\r\nContent-Length: 5\r\n\r\nv=0\r\n'
      b'OPTIONS * RTSP/1.0\r\n\r\n', RTSP_NO % b'' + b'RTSP/1.0 200 OK\r\n' + RTSP_CAN,
      'RFC 2326 s12.14'),
+    ('rtsp other words@80', TCP, b'DESCRIBE rtsp://192.0.0.1/ch1 RTSP/9\r\n\r\n', None, 'by hand'),
     ('rtsp no end', TCP, b'OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n', None, 'by hand'),
     ('sip options@80', UDP, SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'\r\n',
      SIP_ANSWER % (b'200 OK', b'OPTIONS', b''), 'RFC 3261 s11.2'),
@@ -12526,6 +12527,7 @@ class Registry(unittest.TestCase):
         (b'junk\n', {25: 'smtp', 143: 'imap', 23: 'telnet', 80: b''}),
         (b'junk', {25: b'', 80: b''}), (b'\n', {21: 'ftp', 79: 'finger', 80: b''}),
         (b'a\0b\n', {21: b'', 79: b''}),
+        (unhex('0a0b0c0d 00000000 00000002 000186a0 00000002 00000000'), {53: 'rpc', 79: 'finger'}),
     ]
 
     def test_conflicts(self):
@@ -12905,6 +12907,18 @@ class Answerers(unittest.TestCase):
                     back = feed(open_stream(name, UDP, port), out)
                     self.assertEqual(feed(open_stream(name, UDP, port), back) if back else b'',
                                      b'')
+
+    def test_deaf(self):
+        """Nothing is kept of what can be no request any more."""
+        for name, request in (
+                ('distcc', b'DIST00000001argv00000002'), ('git', b'00zzgit-'), ('rtsp', b'PLAY x\n\n'),
+                ('svn', b'( 2 ( ' + b'( ' * 70), ('xmpp', b'<?xml?><soap>'),
+                ('lpd', b'\1' + b'x' * 12 + b'\0\n'), ('lpd', b'\6' + b'x' * 20),
+                ('sip', b'INVITE x\n\n'), ('stomp', b'STOMP\n' + b'x' * 2048),
+                ('memcached', b'set a\r\n'), ('imap', b'x' * 2049)):
+            stream = open_stream(name, TCP)
+            self.assertEqual((feed(stream, request[:13], request[13:]), stream.deaf), (b'', True),
+                             (name, request))
 
     def test_notes(self):
         """What a login offers is noted, once."""
@@ -14564,6 +14578,9 @@ class Stack(unittest.TestCase):
                 while client.conn and client.conn.unacked and len(out) < len(text):
                     out += b''.join(each.data for each in client.take(client.send(b'', ACK)))
                 self.assertEqual((out, bool(client.conn.fin)), (text, closing))
+                if closing:
+                    client.say(GET)
+                    self.assertEqual(client.got, text)
 
     def test_every_greeting_is_tested(self):
         ports = {port for port in HOST.registry.greeters if port not in masscanned.SECURE_PORTS}
