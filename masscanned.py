@@ -7598,8 +7598,8 @@ SIP_KNOWN = {b'OPTIONS': b'200 OK', b'BYE': b'481 Call/Transaction Does Not Exis
 def answer_sip(message, peer):
     """OPTIONS -> 200; a call or a login -> challenge, then no.
 
-    returns  403 to whoever answers the challenge; their Via, From, To, Call-ID and CSeq; to ACK nothing.
-             Over UDP a challenge makes the answer to a short request longer than it
+    returns  403 to whoever answers the challenge; their Via, From, To, Call-ID and CSeq; to ACK
+             nothing.  Over UDP a challenge makes a short request's answer longer than it
     """
     head = HEAD_END.split(message, 1)[0]
     verb = head.partition(b' ')[0]
