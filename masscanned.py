@@ -7407,7 +7407,7 @@ lines('ftp', 'Command -> its reply; every login is incorrect.', port=(21, 990, 2
       ref='https://git-scm.com/docs/gitprotocol-pack',
       size=lambda data: int(data[:4], 16) if re.match(br'00[0-9a-f]{2}', data) else -1)
 def answer_git(message, peer):
-    """Request in a pkt-line: git-upload-pack and a path -> access denied."""
+    """Request for a repository, in a pkt-line -> access denied."""
     text = b'ERR access denied'
     return b'%04x%s' % (4 + len(text), text), SHUT
 
@@ -7427,8 +7427,9 @@ RSYNC_HELLO = b'@RSYNCD: 31.0\n'
 @talk('rsync', sig=(b'@RSYNCD: ', '..'), port=873, size=line, limit=TEXT_MAX, banner=RSYNC_HELLO,
       ref='https://download.samba.org/pub/rsync/rsyncd.conf.5')
 def answer_rsync(message, peer):
-    """Version -> ours; #list -> one module; a module -> a challenge, then no.
+    """Version -> ours; #list -> a module; that -> no login.
 
+    returns  to the name of the module a challenge, then an error
     state   True after their version; the module of a login under way
     """
     text = message.strip()
@@ -7475,21 +7476,23 @@ def svn_size(data):
 @talk('svn', sig=(b'( 2 (',), port=3690, size=svn_size, limit=TEXT_MAX, banner=SVN_HELLO,
       ref='https://svn.apache.org/repos/asf/subversion/trunk/subversion/libsvn_ra_svn/protocol')
 def answer_svn(message, peer):
-    """Greeting -> which login; mechanism -> challenge; digest -> no.
+    """Greeting -> a login, please; login -> no.
 
-    state   number of messages so far
+    state   what is expected: None a greeting, 1 a mechanism, 2 a digest
     """
-    peer.state = (peer.state or 0) + 1
-    if peer.state == 1:
+    if peer.state is None:
+        peer.state = 1
         hello = b'' if peer.greeter else SVN_HELLO
         name = peer.host.host_name
         return hello + b'( success ( ( CRAM-MD5 ) %d:%s ) ) ' % (len(name), name)
-    if peer.state == 2:
+    if peer.state == 1:
+        peer.state = 2
         challenge = b'<%s@%s>' % (peer.host.random(8).hex().encode(), peer.host.host_name)
         return b'( step ( %d:%s ) ) ' % (len(challenge), challenge)
     user, _, digest = message.partition(b':')[2].strip().partition(b' ')
     peer.note('credentials', user=user, digest=digest)
-    return b'( failure ( 20:Authorization failed ) ) ', SHUT
+    peer.state = 1                              # whoever has another login may try that
+    return b'( failure ( 20:Authorization failed ) ) '
 
 
 family('Calls and chat')
@@ -7597,10 +7600,10 @@ SIP_KNOWN = {b'OPTIONS': b'200 OK', b'BYE': b'481 Call/Transaction Does Not Exis
       words=(b'REGISTER', b'INVITE', b'SUBSCRIBE', b'PUBLISH', b'CANCEL'), port=(5060, 5061),
       size=headed, over=BOTH, most=1.75, ref='RFC 3261 s8.2.6, s11, s22.1')
 def answer_sip(message, peer):
-    """Request -> 200 to OPTIONS; a challenge to a call or a login, then 403.
+    """OPTIONS -> 200; a call or a login -> challenge, then no.
 
-    returns  their Via, From, To, Call-ID and CSeq; ACK gets nothing.  Over UDP a challenge makes
-             the answer to a short request longer than it
+    returns  403 to whoever answers the challenge; their Via, From, To, Call-ID and CSeq; to ACK
+             nothing.  Over UDP a challenge makes a short request's answer longer than it
     """
     head = HEAD_END.split(message, 1)[0]
     verb = head.partition(b' ')[0]
@@ -7672,7 +7675,7 @@ def xmpp_size(data):
 @talk('xmpp', sig=(b'<?xml', b'<stream:stream'), port=(5222, 5269), size=xmpp_size, limit=TEXT_MAX,
       ref='RFC 6120 s4.7, s6.4')
 def answer_xmpp(message, peer):
-    """Head of a stream -> ours, and PLAIN; a login -> not authorized.
+    """Head of a stream -> ours; a login -> not authorized.
 
     state   'open'; 'auth' between the tag of a login and its text
     """
@@ -7707,7 +7710,7 @@ BTEST_COMMAND, BTEST_DIGEST = 16, 48        # octets: of a command, of a digest 
 @protocol('bandwidth-test', sig=('..',), port=2000, over=(TCP,), banner=BTEST_HELLO,
           check=lambda data, peer: data[0] < 2, ref='https://github.com/samm-git/btest-opensource')
 def answer_bandwidth_test(data, peer):
-    """Command of a speed test -> challenge; digest and user -> no.
+    """Command of a speed test -> a login, please; login -> no.
 
     state   True once we have asked
     """
@@ -7742,7 +7745,10 @@ def shorten(text, message, peer):
 @talk('chargen', sig=('..',), port=19, over=BOTH, ref='RFC 864 s1', check=is_small_request,
       banner=(CHARGEN_TEXT, SHUT))
 def answer_chargen(message, peer):
-    """Anything -> all printing characters, 95 times, then the end; UDP: as long as the request."""
+    """Anything -> lines of the printing characters.
+
+    returns  95 of them, then the end; UDP: as many octets as the request has
+    """
     return shorten(CHARGEN_TEXT, message, peer)
 
 
@@ -7756,7 +7762,7 @@ def pack_daytime(peer):
 @talk('daytime', sig=('..',), port=13, over=BOTH, ref='RFC 867 s1', check=is_small_request,
       banner=lambda peer: (pack_daytime(peer), SHUT))
 def answer_daytime(message, peer):
-    """Anything -> the time as text; UDP: as much of it as the request is long."""
+    """Anything -> the time as text; UDP: no longer than that."""
     return shorten(pack_daytime(peer), message, peer)
 
 
@@ -7795,7 +7801,7 @@ QOTD_TEXT = b'Whoever listens first learns most.\r\n'
 @talk('qotd', sig=('..',), port=17, over=BOTH, ref='RFC 865 s1', check=is_small_request,
       banner=(QOTD_TEXT, SHUT))
 def answer_qotd(message, peer):
-    """Anything -> a quote; UDP: as much of it as the request is long."""
+    """Anything -> a quote; UDP: no longer than that."""
     return shorten(QOTD_TEXT, message, peer)
 
 
@@ -7818,7 +7824,7 @@ def pack_time(peer):
 @talk('time', sig=('..',), port=37, over=BOTH, ref='RFC 868 s1', check=is_small_request,
       banner=lambda peer: (pack_time(peer), SHUT))
 def answer_time(message, peer):
-    """Anything -> seconds since 1900; UDP: as many octets of them as the request has."""
+    """Anything -> seconds since 1900; UDP: no longer than that."""
     return shorten(pack_time(peer), message, peer)
 
 
@@ -7886,11 +7892,25 @@ def answer_clamd(message, peer):
 
 DICT_NONE = b'554 No databases present\r\n'
 
+def greet_dict(peer):
+    """-> what we say first."""
+    name = peer.host.host_name
+    number = peer.host.random(4).hex().encode()
+    return b'220 %s dictd <auth.mime> <%s@%s>\r\n' % (name, number, name)
+
+
+def answer_dict_client(rest, peer):
+    """A client's name -> ok; clients that do not wait for the greeting want it all the same."""
+    hello = b'' if peer.greeter or peer.state else greet_dict(peer)
+    peer.state = True
+    return hello + b'250 ok\r\n'
+
+
 lines('dict', 'Query -> no databases.', port=2628, words=(b'DEFINE', b'MATCH'),
       shared=(b'SHOW', b'CLIENT', b'STATUS', b'OPTION', b'AUTH'), ref='RFC 2229 s2.4, s3',
-      banner=lambda peer: b'220 %s dictd <auth.mime> <%s@%s>\r\n' % (
-          peer.host.host_name, peer.host.random(4).hex().encode(), peer.host.host_name), replies={
-          b'DEFINE': DICT_NONE, b'MATCH': DICT_NONE, b'SHOW': DICT_NONE, b'CLIENT': b'250 ok\r\n',
+      banner=greet_dict, replies={
+          b'DEFINE': DICT_NONE, b'MATCH': DICT_NONE, b'SHOW': DICT_NONE,
+          b'CLIENT': answer_dict_client,
           b'STATUS': b'210 up\r\n', b'QUIT': b'221 bye\r\n',
           b'HELP': b'113 help\r\n.\r\n250 ok\r\n',
           b'OPTION': b'250 ok\r\n', b'AUTH': lambda rest, peer: refuse_login(
@@ -7950,7 +7970,7 @@ def answer_hddtemp(message, peer):
 @talk('icap', sig=(b'OPTIONS icap://',), words=(b'REQMOD', b'RESPMOD'), port=1344, size=headed,
       ref='RFC 3507 s4.3.3, s4.10.2')
 def answer_icap(message, peer):
-    """OPTIONS -> methods; what should be modified -> no such service, then the end."""
+    """OPTIONS -> methods; all else -> no such service."""
     tag = b'ISTag: "%s"\r\nEncapsulated: null-body=0\r\n\r\n' % peer.host.guid[:4].hex().encode()
     if message.startswith(b'OPTIONS'):
         return b'ICAP/1.0 200 OK\r\nMethods: RESPMOD, REQMOD\r\n' + tag
@@ -7970,7 +7990,7 @@ def is_lpd(data, peer):
 
 @talk('lpd', sig=('..',), port=515, ref='RFC 1179 s5, s6', check=is_lpd, size=line, limit=TEXT_MAX)
 def answer_lpd(message, peer):
-    """Command of a printer's daemon -> acknowledged; a queue's state -> empty.
+    """Job -> acknowledged; state of a queue -> no entries.
 
     state   True while a job comes
     returns  to a file of a job both acknowledgements at once: the second is read after the file
@@ -8108,7 +8128,10 @@ PJL_REPLIES = {
 @talk('pjl', sig=(PJL_START + b'@PJL', '..'), port=9100, size=line, limit=TEXT_MAX,
       ref='https://developers.hp.com/hp-printer-command-languages-pcl')
 def answer_pjl(message, peer):
-    """Question to a printer -> its name, its state; what should be printed is dropped."""
+    """Question to a printer -> its name, its state.
+
+    returns  nothing to what should be printed
+    """
     text = message.replace(PJL_START, b'').strip().upper()
     if not text.startswith(b'@PJL'):
         return b''
@@ -8181,7 +8204,7 @@ def answer_telnet_option(message):
       size=telnet_size, ref='RFC 854 s1, RFC 1143 s7', banner=TELNET_OFFER + b'\r\nlogin: ',
       check=lambda data, peer: not data.startswith(TELNET_OFFER[:3]))
 def answer_telnet(message, peer):
-    """Options -> refused; a name -> the password, please; that -> incorrect, thrice.
+    """Options -> refused; name, password -> incorrect, thrice.
 
     state   [tries, user], user None before it is given
     """

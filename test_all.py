@@ -11229,6 +11229,7 @@ CHAT_VECTORS = [
     ('rtsp body', TCP, b'ANNOUNCE rtsp://192.0.0.1/x RTSP/1.0\r\nContent-Length: 5\r\n\r\nv=0\r\n'
      b'OPTIONS * RTSP/1.0\r\n\r\n', RTSP_NO % b'' + b'RTSP/1.0 200 OK\r\n' + RTSP_CAN,
      'RFC 2326 s12.14'),
+    ('rtsp other words@80', TCP, b'DESCRIBE rtsp://192.0.0.1/ch1 RTSP/9\r\n\r\n', None, 'by hand'),
     ('rtsp no end', TCP, b'OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n', None, 'by hand'),
     ('sip options@80', UDP, SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'\r\n',
      SIP_ANSWER % (b'200 OK', b'OPTIONS', b''), 'RFC 3261 s11.2'),
@@ -11375,7 +11376,7 @@ TEXT_VECTORS = [
     ('dict define@80', TCP, b'DEFINE * word\r\nQUIT\r\n', b'554 No databases present\r\n221 bye\r\n',
      'RFC 2229 s3.2'),
     ('dict verbs', TCP, b'CLIENT x\r\nSTATUS\r\nHELP\r\nOPTION MIME\r\nAUTH bob 00\r\nx\r\n',
-     b'250 ok\r\n210 up\r\n113 help\r\n.\r\n250 ok\r\n250 ok\r\n531 Access denied\r\n'
+     b'220 %s dictd <auth.mime> <11111111@%s>\r\n' % (ME, ME) + b'250 ok\r\n210 up\r\n113 help\r\n.\r\n250 ok\r\n250 ok\r\n531 Access denied\r\n'
      b'500 Unknown command\r\n', 'RFC 2229 s3'),
     ('dict show elsewhere@80', TCP, b'SHOW DB\r\n', None, 'a shared word'),
     ('gearman @80', TCP, b'workers\n', b'.\n', 'gearman.org/protocol'),
@@ -12503,6 +12504,40 @@ class Registry(unittest.TestCase):
                 with self.subTest(data=data, over=over, port=port):
                     self.assertEqual(self.find(order, data, over, port), name)
 
+    # what several protocols begin with: data, {port: name}
+    CONFLICTS = [
+        (b'OPTIONS sip:x SIP/2.0\r\n', {80: 'sip', 554: 'sip', 5060: 'sip'}),
+        (b'OPTIONS rtsp://x RTSP/1.0\r\n', {80: 'rtsp', 5060: 'rtsp'}),
+        (b'OPTIONS * RTSP/1.0\r\n', {80: 'rtsp'}), (b'OPTIONS * HTTP/1.1\r\n', {554: 'http'}),
+        (b'OPTIONS icap://x/y ICAP/1.0\r\n', {80: 'icap'}),
+        (b'CONNECT a:1 HTTP/1.1\r\n', {4222: 'http', 61613: 'http'}),
+        (b'CONNECT\r\nlogin:a\r\n', {80: 'stomp'}), (b'CONNECT {}\r\n', {80: 'nats'}),
+        (b'GET / HTTP/1.1\r\n', {11211: 'http', 25: 'http'}), (b'GET SERVER INFO\r\n', {80: 'lscp'}),
+        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}),
+        (b'STATS\r\n', {80: None, 11300: 'beanstalkd', 11211: 'memcached'}),
+        (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 80: b''}),
+        (b'QUIT\r\n', {21: 'ftp', 25: 'smtp', 110: 'pop3', 6667: 'irc', 2628: 'dict', 80: 'ftp'}),
+        (b'USER a\r\n', {110: 'pop3', 6667: 'irc', 79: 'finger', 25: 'smtp', 80: 'ftp'}),
+        (b'HELP\r\n', {25: 'smtp', 1: 'tcpmux', 80: 'ftp'}), (b'PING\r\n', {6667: 'irc', 4222: 'nats'}),
+        (b'AUTHENTICATE x\r\n', {4190: 'sieve', 9051: 'tor-control', 80: 'tor-control'}),
+        (b'MODE READER\r\n', {6667: 'nntp', 80: 'nntp'}), (b'MODE #a\r\n', {6667: 'irc', 21: 'ftp'}),
+        (b'version\r\n', {80: 'memcached', 10011: 'teamspeak', 4730: 'gearman'}),
+        (b'0033git-upload-pack /', {80: 'git', 9418: 'git'}), (b'\xff\xfd\x18', {80: 'telnet'}),
+        (b'\1\2\3\n', {515: None, 80: b''}), (b'\1lp\n', {515: 'lpd', 80: b''}),
+        (b'junk\n', {25: 'smtp', 143: 'imap', 23: 'telnet', 80: b''}),
+        (b'junk', {25: b'', 80: b''}), (b'\n', {21: 'ftp', 79: 'finger', 80: b''}),
+        (b'a\0b\n', {21: b'', 79: b''}),
+        (unhex('0a0b0c0d 00000000 00000002 000186a0 00000002 00000000'), {53: 'rpc', 79: 'finger'}),
+    ]
+
+    def test_conflicts(self):
+        """Of those that begin alike the rest of the line tells, then the port."""
+        protocols = masscanned.PROTOCOLS.values()
+        for data, names in self.CONFLICTS:
+            for port, name in names.items():
+                with self.subTest(data=data, port=port):
+                    self.assertEqual(self.find(protocols, data, port=port), name)
+
     def test_strict(self):
         """A port that has owners speaks nothing else; all others speak everything."""
         for data, port, name in ((b'GET x', 80, 'http'), (b'GET x', 25, None),
@@ -12872,6 +12907,18 @@ class Answerers(unittest.TestCase):
                     back = feed(open_stream(name, UDP, port), out)
                     self.assertEqual(feed(open_stream(name, UDP, port), back) if back else b'',
                                      b'')
+
+    def test_deaf(self):
+        """Nothing is kept of what can be no request any more."""
+        for name, request in (
+                ('distcc', b'DIST00000001argv00000002'), ('git', b'00zzgit-'), ('rtsp', b'PLAY x\n\n'),
+                ('svn', b'( 2 ( ' + b'( ' * 70), ('xmpp', b'<?xml?><soap>'),
+                ('lpd', b'\1' + b'x' * 12 + b'\0\n'), ('lpd', b'\6' + b'x' * 20),
+                ('sip', b'INVITE x\n\n'), ('stomp', b'STOMP\n' + b'x' * 2048),
+                ('memcached', b'set a\r\n'), ('imap', b'x' * 2049)):
+            stream = open_stream(name, TCP)
+            self.assertEqual((feed(stream, request[:13], request[13:]), stream.deaf), (b'', True),
+                             (name, request))
 
     def test_notes(self):
         """What a login offers is noted, once."""
@@ -14531,6 +14578,9 @@ class Stack(unittest.TestCase):
                 while client.conn and client.conn.unacked and len(out) < len(text):
                     out += b''.join(each.data for each in client.take(client.send(b'', ACK)))
                 self.assertEqual((out, bool(client.conn.fin)), (text, closing))
+                if closing:
+                    client.say(GET)
+                    self.assertEqual(client.got, text)
 
     def test_every_greeting_is_tested(self):
         ports = {port for port in HOST.registry.greeters if port not in masscanned.SECURE_PORTS}
@@ -14545,6 +14595,7 @@ class Stack(unittest.TestCase):
                 (25, b'\r\n', b'500 5.5.2 Unknown command\r\n'), (25, GET, KEEP),
                 (21, b'USER a\r\n', b'331 Password required\r\n'), (23, b'bob\r\n', b'Password: '),
                 (23, unhex('fffd03 fffb1f'), unhex('fffe1f')), (873, b'@RSYNCD: 31.0\n', b''),
+                (2628, b'CLIENT x\r\n', b'250 ok\r\n'),
                 (3690, SVN_CLIENT, SVN_LOGINS), (3690, JUNK, b''), (2000, b'\1' * 16,
                                                                    b'\2\0\0\0' + b'\x11' * 16)):
             with self.subTest(port=port, data=data):
@@ -16586,14 +16637,11 @@ class Responder(Case):
         ('curl smtp login', 'curl -sSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
          'smtp://[fd88::60]:587', 67, r'535 5\.7\.8'),
         ('curl imap', 'curl -sSv -u bob:secret imap://10.88.0.60/', 67, r'AUTHENTICATIONFAILED'),
-        ('curl imap by LOGIN', 'curl -sSv -u bob:secret --login-options AUTH=+LOGIN '
-         'imap://10.88.0.60/', 67, r'LOGIN bob secret.*AUTHENTICATIONFAILED'),
         ('curl pop3', 'curl -sSv -u bob:secret pop3://10.88.0.60/', 67, r'-ERR \[AUTH\]'),
         ('curl dict', 'curl -sS dict://10.88.0.60/d:word', 0, r'\A220 win-.*554 No databases'),
         ('curl gopher', 'curl -sS gopher://10.88.0.60/', 0, r'Nothing here'),
         ('curl rtsp', 'curl -sSi rtsp://10.88.0.60/', 0, r'RTSP/1\.0 200 OK\r\nCSeq: 1\r\nPublic: '),
         ('curl telnet', 'curl -sSN telnet://10.88.0.60', None, r'login: '),
-        ('telnet', 'telnet 10.88.0.60', None, r'login: '),
         ('swaks', 'swaks --server 10.88.0.60 --to a@b --auth LOGIN --auth-user bob '
          '--auth-password secret', 28, r'334 UGFzc3dvcmQ6.*535 5\.7\.8'),
         ('git', 'git ls-remote git://10.88.0.60/x', 128, r'access denied'),
@@ -16601,7 +16649,7 @@ class Responder(Case):
         ('rsync of a module', 'rsync rsync://10.88.0.60/other', 5, r"Unknown module 'other'"),
         ('svn', 'svn info --non-interactive --no-auth-cache --username bob --password secret '
          'svn://10.88.0.60/r', 1, r'E170001: .*Authorization failed'),
-        ('dict', 'dict -h 10.88.0.60 word', 1, r'No databases'),
+        ('dict', 'dict -h 10.88.0.60 word', 22, r'no databases currently available'),
         ('whois', 'whois -h 10.88.0.60 example.org', 0, r'No match\.'),
         ('finger', 'finger bob@10.88.0.60', 0, r'No such user'),
         ('sipsak', 'sipsak -vv -s sip:100@10.88.0.60', 0, r'SIP/2\.0 200 OK'),
@@ -16673,6 +16721,26 @@ class Responder(Case):
         def pieces():
             return re.findall(r'\ttcp\trecv\t24\t.*\t10\.88\.0\.40\t80\t', self.shared.out())
         wait_until(lambda: len(pieces()) > len(request) // 2)
+
+    def test_telnet(self):
+        """Three names and passwords, and we hang up."""
+        began = time.monotonic()
+        process = self.client('telnet', '10.88.0.61', stdin=subprocess.PIPE)
+        with killed_after(process, 15):
+            text = b''
+            while True:
+                data = os.read(process.stdout.fileno(), 65536)
+                if not data:
+                    break
+                text += data
+                if data.endswith(b': '):
+                    process.stdin.write(b'bob\n')
+                    process.stdin.flush()
+            process.stdin.close()
+        self.assertEqual((text.count(b'login: '), text.count(b'Password: '),
+                          text.count(b'Login incorrect')), (3, 3, 3), text)
+        self.assertIn(b'Connection closed by foreign host', text)
+        self.assertLess(time.monotonic() - began, 5)
 
     def test_idle_ping(self):
         """A responder with nothing to do answers at once."""
