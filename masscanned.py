@@ -3144,11 +3144,15 @@ class Journal:
 
     def __init__(self, fd, name='standard output', what='packet log', lock=None, files=None,
                  limit=None):
-        self.name, self.what, self.lock, self.held = name, what, lock, False
-        self.files, self.limit, self.turn = files, limit, 0.0
-        self.texts, self.blocks, self.count, self.due = [], [], 0, None
+        self.name, self.what = name, what
+        self.files, self.limit = files, limit
+        self.turn = 0.0
+        self.lock, self.held = lock, False
+        self.texts, self.blocks = [], []
+        self.count, self.due = 0, None
         self.waiting, self.begun = b'', b''
-        self.full, self.missed, self.stuck, self.failed = False, 0, None, None
+        self.full, self.missed = False, 0
+        self.stuck = self.failed = None
         self.open(fd)
 
     def open(self, fd):
@@ -3230,7 +3234,8 @@ class Journal:
         """What waits goes to another descriptor; a line that was half written, from its start."""
         os.dup2(fd, self.fd, False)
         os.close(fd)
-        self.waiting, self.begun, self.failed = self.begun + self.waiting, b'', None
+        self.waiting, self.begun = self.begun + self.waiting, b''
+        self.failed = None
         self.open(self.fd)
 
     def seize(self, wait_s) -> bool:
@@ -4728,7 +4733,8 @@ class NamedFiles:
     """
 
     def __init__(self, outs, lists, count=KEPT_FILES, owner=None):
-        self.outs, self.lists, self.count, self.owner = outs, lists, count, owner
+        self.outs, self.lists = outs, lists
+        self.count, self.owner = count, owner
 
     def open(self, path):
         """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
@@ -4864,7 +4870,8 @@ class Lists:
     """
 
     def __init__(self, args, files, shared=None):
-        self.args, self.files, self.shared = args, files, shared
+        self.args, self.files = args, files
+        self.shared = shared
 
     def read(self):
         """-> (own4, own6, deny4, deny6) of Addresses or None."""
@@ -4947,7 +4954,8 @@ class Stop:
     """
 
     def __init__(self):
-        self.came, self.asked, self.children = 0, False, []
+        self.came, self.asked = 0, False
+        self.children = []
         self.wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)
         self.before = {number: signal.signal(number, self.handle)
@@ -5061,7 +5069,7 @@ def end_connections(link, stack, stop, observers):
     for frames in stack.end_all():
         send_unasked(link, stack, watching, time.time(), frames)
         link.settle()
-        if time.monotonic() >= until or stack.connections.table and stop.sleep(1):
+        if time.monotonic() >= until or (stack.connections.table and stop.sleep(1)):
             break
 
 
@@ -5725,7 +5733,8 @@ def run(args) -> int:
     try:
         links = open_links(args, args.mac_addr)
         budget = args.udp_budget and Budget(*share_budget(*args.udp_budget, args.workers))
-        lock, shared = (open_shared() if args.workers > 1 else None for _ in range(2))
+        lock = open_shared() if args.workers > 1 else None
+        shared = open_shared() if args.workers > 1 else None
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
