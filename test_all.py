@@ -15865,6 +15865,9 @@ class Journals(Case):
                                 (NOW + 0.15, 1, NOW + 0.15)):
             self.assertTrue(journal.takes(now, count))
             self.assertEqual(journal.due, due)
+        full = self.journal()
+        self.assertTrue(full.takes(NOW, masscanned.BLOCK_EVENTS + 1))
+        self.assertEqual(full.due, NOW)
 
     # ---- files -----------------------------------------------------------------------
 
