@@ -2738,7 +2738,8 @@ class Stack:
     def note_answer(self, peer, out, data):
         """Count an answer by its protocol, tell whoever listens."""
         self.spoken[peer.protocol.name if peer.protocol else peer.before] += 1
-        peer.note('answer', octets=len(out), data=data)
+        if self.host.events is not None:        # asked here: 0.2 us less where nobody listens
+            peer.note('answer', octets=len(out), data=data)
 
     def shift(self, step):
         """Somebody has set the clock: what is due stays as far away as it was."""
