@@ -2736,7 +2736,7 @@ class Stack:
     def note_answer(self, peer, out, data):
         """Count an answer by its protocol, tell whoever listens."""
         self.spoken[peer.protocol.name if peer.protocol else peer.before] += 1
-        if self.host.events is not None:
+        if self.host.events is not None:        # asked here: 0.2 us less where nobody listens
             peer.note('answer', octets=len(out), data=data)
 
     def shift(self, step):
@@ -3148,11 +3148,15 @@ class Journal:
 
     def __init__(self, fd, name='standard output', what='packet log', lock=None, files=None,
                  limit=None):
-        self.name, self.what, self.lock, self.held = name, what, lock, False
-        self.files, self.limit, self.turn = files, limit, 0.0
-        self.texts, self.blocks, self.count, self.due = [], [], 0, None
+        self.name, self.what = name, what
+        self.files, self.limit = files, limit
+        self.turn = 0.0
+        self.lock, self.held = lock, False
+        self.texts, self.blocks = [], []
+        self.count, self.due = 0, None
         self.waiting, self.begun = b'', b''
-        self.full, self.missed, self.stuck, self.failed = False, 0, None, None
+        self.full, self.missed = False, 0
+        self.stuck = self.failed = None
         self.open(fd)
 
     def open(self, fd):
@@ -3234,7 +3238,8 @@ class Journal:
         """What waits goes to another descriptor; a line that was half written, from its start."""
         os.dup2(fd, self.fd, False)
         os.close(fd)
-        self.waiting, self.begun, self.failed = self.begun + self.waiting, b'', None
+        self.waiting, self.begun = self.begun + self.waiting, b''
+        self.failed = None
         self.open(self.fd)
 
     def seize(self, wait_s) -> bool:
@@ -4732,7 +4737,8 @@ class NamedFiles:
     """
 
     def __init__(self, outs, lists, count=KEPT_FILES, owner=None):
-        self.outs, self.lists, self.count, self.owner = outs, lists, count, owner
+        self.outs, self.lists = outs, lists
+        self.count, self.owner = count, owner
 
     def open(self, path):
         """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
@@ -4868,7 +4874,8 @@ class Lists:
     """
 
     def __init__(self, args, files, shared=None):
-        self.args, self.files, self.shared = args, files, shared
+        self.args, self.files = args, files
+        self.shared = shared
 
     def read(self):
         """-> (own4, own6, deny4, deny6) of Addresses or None."""
@@ -4951,7 +4958,8 @@ class Stop:
     """
 
     def __init__(self):
-        self.came, self.asked, self.children = 0, False, []
+        self.came, self.asked = 0, False
+        self.children = []
         self.wake, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)
         self.before = {number: signal.signal(number, self.handle)
@@ -5065,7 +5073,7 @@ def end_connections(link, stack, stop, observers):
     for frames in stack.end_all():
         send_unasked(link, stack, watching, time.time(), frames)
         link.settle()
-        if time.monotonic() >= until or stack.connections.table and stop.sleep(1):
+        if time.monotonic() >= until or (stack.connections.table and stop.sleep(1)):
             break
 
 
@@ -5729,7 +5737,8 @@ def run(args) -> int:
     try:
         links = open_links(args, args.mac_addr)
         budget = args.udp_budget and Budget(*share_budget(*args.udp_budget, args.workers))
-        lock, shared = (open_shared() if args.workers > 1 else None for _ in range(2))
+        lock = open_shared() if args.workers > 1 else None
+        shared = open_shared() if args.workers > 1 else None
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
