@@ -1061,10 +1061,8 @@ class Stream(Peer):
                 return None
         elif not left:
             return None
-        if not self.protocol:
-            self.protocol = self.choose()
-            if not self.protocol:
-                return None
+        if not self.protocol and not self.choose():
+            return None
         try:
             return self.take(*self.ask())
         except Malformed:
@@ -1074,10 +1072,11 @@ class Stream(Peer):
         """Which protocol is this? -> Protocol; None: not known yet, or nobody's."""
         found = self.host.registry.find(self.kept[self.at:], self, self.hurried)
         if found is None:
-            if not (self.greeter or self.hurried):
+            found = self.greeter
+            if not (found or self.hurried):
                 self.turn_deaf()
-            return self.greeter
-        return found or None
+        self.protocol = found or None
+        return self.protocol
 
     def ask(self):
         """-> (what the answerer returns, the octets it was given).
