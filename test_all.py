@@ -16101,6 +16101,25 @@ class Journals(Case):
             self.assertEqual(self.said, ['ssh login%s from 192.0.2.1 port 1234 to port 21' % text])
             self.assertTrue(self.said[0].isprintable())
 
+    def test_watch(self):
+        """-vv prints each frame not answered, -vvv the others and what was sent as well."""
+        missed = ['not answered (tcp reset): 6162']
+        for verbose, words in ((2, missed), (3, missed + ['answered: 63', '    with: 64',
+                                                          'unasked: 65'])):
+            del self.said[:]
+            watch = masscanned.Watch(verbose)
+            watch.frame(NOW, b'ab', 'tcp reset', ())
+            watch.frame(NOW, b'c', None, [b'd'])
+            watch.unasked(NOW, [b'e'])
+            self.assertEqual(self.said, words)
+
+    def test_summary(self):
+        self.assertEqual(
+            masscanned.summary_text({'frames': 9, 'answers': 5, 'lost': 1, 'evicted': 2,
+                                     'missed': 3, 'unasked': 4, 'tcp reset': 6}),
+            '9 frames, 5 answers, 1 lost by the kernel, 2 connections evicted, 3 not logged, '
+            '4 sent unasked; not answered: 6 tcp reset')
+
     def test_answers_told(self):
         """Each answer over TCP and UDP, whose protocol it was, also when that has handed over."""
         def grant(data, peer):
@@ -16166,6 +16185,7 @@ class Journals(Case):
             other.talk(GET[:9])
             log.frame(NOW, tcp(7, 0, RST), 'tcp reset', ())
             log.flush = lambda now: None
+            log.journal.turn = NOW
             clock = iter([NOW, NOW + 0.01, NOW + 0.02 + step, NOW + 0.03 + step])
             steady = iter([7, 7.01, 7.02, 7.03])
             link = FakeLink([[], []], types.SimpleNamespace(came=0, asked=False, wake=0, drain=int))
@@ -16179,6 +16199,7 @@ class Journals(Case):
                 self.assertAlmostEqual(stack.connections.next_idle(),
                                        NOW + step + masscanned.IDLE_S, 3)
                 self.assertTrue(wake(stack, NOW + 0.21 + step))
+                self.assertAlmostEqual(log.journal.turn, NOW + step, 3)
             else:
                 self.assertEqual(log.due, NOW + masscanned.FLUSH_S)
 
