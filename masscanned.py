@@ -1142,6 +1142,7 @@ QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
 FAREWELL_RATE = 1000        # ends of connections told a second
+REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
@@ -2098,14 +2099,15 @@ class Stack:
     greet_s         how long a client may speak before we do; None: we never speak first
     greeting        the ports where we do, as octets
     timers          connections to be looked after
+    refusals        Budget of RSTs to segments of no connection; None: they get silence
     challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
             that end connections
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
-                 place=NO_PLACE):
-        self.mac, self.verify = mac, verify
+                 place=NO_PLACE, refusals=None):
+        self.mac, self.verify, self.refusals = mac, verify, refusals
         self.face = face or Face()
         self.claims = None
         self.host = host or Host()
@@ -2646,7 +2648,7 @@ class Stack:
         bare = not (data or flags & (PSH | FIN))
         found = self.cookies.read(flow, seq, ack)
         if found is None:
-            return self.drop('tcp bare ack' if bare else 'tcp cookie')
+            return self.refuse(flow, ack, 'tcp bare ack' if bare else 'tcp cookie')
         step, beyond = found
         if bare and beyond >= 0:
             if not beyond and flow[-2:] in self.greeting:
@@ -2660,6 +2662,22 @@ class Stack:
             return self.answer_next(flow, conn, seq, ack, flags, window, data)
         closing = flags & FIN
         return (ack, seq + closing, ACK | closing, b'', b''),
+
+    def refuse(self, flow, ack, fate):
+        """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where nobody else may know it.
+
+        Only for listed addresses that the host itself does not have: a RST for another's would
+        end his connections.
+        """
+        four = len(flow) == FLOW4.size
+        family = self.four if four else self.six
+        ours = from_octets(flow[4:8] if four else flow[16:32], 'big')
+        if not self.refusals or family.own is None or ours in family.shared:
+            return self.drop(fate)
+        bucket = self.refusals.open(flow[:4] if four else flow[:16], self.now)
+        if not (bucket and self.refusals.take(bucket, True)):
+            return self.drop(fate)
+        return (ack, 0, RST, b'', b''),
 
     def make_conn(self, flow, rcv, una, step, head):
         """A client that has proved itself -> Conn."""
@@ -5744,7 +5762,8 @@ def run(args) -> int:
             Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
-            args.greet, place=place)
+            args.greet, place=place,
+            refusals=None if args.like_original else Budget(*REFUSALS))
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:

@@ -14095,6 +14095,28 @@ class Stack(unittest.TestCase):
             client.acknowledge()
             self.assertEqual(client.got, KEEP)
 
+    def test_refused(self):
+        """A segment of no connection gets a RST; nobody's who may know it, and not too many."""
+        def refusing(own=BOTH_OWN, **options):
+            return make_stack(own, refusals=masscanned.Budget(3, 0), **options)
+        for where in self.WHERES:
+            for flags in ACK, PSH | ACK, FIN | ACK, URG | ACK:
+                for data in b'', b'junk':
+                    answer, = ask(refusing(), tcp(5, 77, flags, data, **where))
+                    self.assertEqual((answer.flags, answer.seq, answer.ack, answer.data),
+                                     (RST, 77, 0, b''))
+                    self.assertEqual(ask(refusing(''), tcp(5, 77, flags, data, **where)), [])
+            for flags in SYN | ACK, RST | ACK, RST, FIN, 0, PSH:
+                self.assertEqual(ask(refusing(), tcp(5, 77, flags, **where)), [])
+            stack = refusing()
+            self.assertEqual([len(ask(stack, tcp(5, 77, ACK, sport=port, **where)))
+                              for port in range(5)], [1, 1, 1, 0, 0])
+            self.assertEqual(stack.counts, {'tcp bare ack': 2})
+            stack = refusing()
+            family = stack.six if where else stack.four
+            family.shared = family.own                  # as if the host had them, too
+            self.assertEqual(ask(stack, tcp(5, 77, ACK, **where)), [])
+
     def test_keep_alive_before_data(self):
         for where, data in itertools.product(self.WHERES, (b'', b'\0')):
             for port in 80, 22:
@@ -17579,6 +17601,35 @@ masscanned.RingLink = refuse''')
                     poll.unregister(fd)
                     del places[fd]
         return got
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: ten seconds of a connection of the host')
+    def test_host_goes_on(self):
+        """Without a list, and with one that has it, too: the host's own connection lives on."""
+        self.make_pair('h')
+        self.addCleanup(subprocess.call, ['ip', '-n', self.near, 'link', 'del', 'h0'])
+        self.ip('-n', self.near, 'addr', 'add', '10.90.0.1/24', 'dev', 'h0')
+        self.ip('-n', self.far, 'addr', 'add', '10.90.0.2/24', 'dev', 'h1')
+        with entered(self.far):
+            listener = socket.socket()
+        self.addCleanup(listener.close)
+        listener.bind(('10.90.0.2', 2222))
+        listener.listen(5)
+        for more in [], ['--self-ip-list', '10.90.0.2']:
+            with entered(self.near):
+                client = socket.socket()
+            client.settimeout(5)
+            client.connect(('10.90.0.2', 2222))
+            served, _ = listener.accept()
+            served.settimeout(5)
+            each = Running(self, self.far, '-i', 'h1', '-q', '--greet', 'off', *more)
+            for number in range(20):
+                for one, other in (client, served), (served, client):
+                    one.sendall(b'%d' % number)
+                    self.assertEqual(other.recv(9), b'%d' % number)
+                time.sleep(0.25)
+            self.assertEqual(each.end(), 0)
+            client.close()
+            served.close()
 
     LOSSES = [({0: (0.02, 0)}, 'loss there'), ({0: (0, 0.1)}, 'reordering there'),
               ({0: (0.01, 0.05), 1: (0.01, 0.05)}, 'both ways')]
