@@ -886,6 +886,28 @@ def compile_ranges(path, output):
     timed(lambda: compile_targets.main(['-i', path, output]))
 
 
+FIRST_WORDS = {                 # what a conversation begins with
+    'http': b'GET / HTTP/1.1\r\nHost: a\r\n\r\n', 'smtp': b'EHLO a.example\r\n',
+    'tls': bytes.fromhex('16030100c8010000c40303') + bytes(32),
+    'unknown text': b'7NoSuchWord x\r\n',
+    'dns': bytes.fromhex('123401000001000000000000037777770000010001')}
+
+
+def find_protocols(kind, count):
+    """Which protocol is it?  So often, of the 200 that there are, or are made up."""
+    import masscanned
+    protocols = list(masscanned.PROTOCOLS.values())
+    for number in range(len(protocols), 200):
+        octets = (number * 2654435761 & 0xffffffff).to_bytes(4, 'big')
+        protocols.append(protocols[0]._replace(
+            name='made-up-%d' % number, over=masscanned.BOTH, sigs=(octets,), check=None,
+            words=(b'VERB%d' % number,), shared=(), ports=(number,)))
+    find, data = masscanned.Registry(protocols).find, FIRST_WORDS[kind]
+    over, port = (masscanned.UDP, 53) if kind == 'dns' else (masscanned.TCP, 7070)
+    peer = masscanned.Peer(over, bytes(4), bytes(4), 40000, port, 0.0, None)
+    timed(lambda: [find(data, peer) for _ in range(int(count))])
+
+
 # ==== 5 Registry ======================================================================
 
 MEASUREMENTS = collections.OrderedDict()        # name -> Measurement
@@ -1603,6 +1625,14 @@ def answered_with_protocols(bench, _):
         return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), 'dns')
     yield Figure('--only dns', masscanned('--only', 'dns'), '')
     yield Figure('all protocols', masscanned(), '--only dns')
+
+
+@measure('answer-find', 'a second')
+def protocols_found(bench, _):
+    """Which of 200 protocols is it?  By the first octets, on one core."""
+    count = bench.size(200000, 50000)
+    for kind in FIRST_WORDS:
+        yield Figure(kind, seconds_of(bench, count, find_protocols, kind, count), '')
 
 
 @measure('answer-workers', 'answers/s', 'bare')

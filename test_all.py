@@ -82,9 +82,9 @@ def setUpModule():
 
 STANDARD = {                                # file: modules it may import
     'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
-                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'itertools', 'json', 'os', 'platform',
-                 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'statistics', 'struct',
-                 'subprocess', 'sys', 'tempfile', 'time'},
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'itertools', 'json', 'masscanned',
+                 'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
+                 'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
     'cba_reader.py': {'argparse', 'array', 'base64', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
