@@ -478,6 +478,23 @@ def ber(data: bytes) -> 'int | None':
     return 2 + count + int.from_bytes(data[2:2 + count], 'big')
 
 
+def sized(octets: bytes, width: int = 2, order='big', extra: int = 0) -> bytes:
+    """Octets -> their number in `width` octets, then themselves; extra: what it counts besides."""
+    return (len(octets) + extra).to_bytes(width, order) + octets
+
+
+def read_sized(data: bytes, at: int, width: int = 2, order='big') -> 'tuple[bytes, int]':
+    """What sized() made, at `at` -> the octets, where they end.
+
+    raises  Malformed if it is not whole
+    """
+    start = at + width
+    end = start + int.from_bytes(data[at:start], order)
+    if len(data) < end or len(data) < start:
+        raise Malformed('string at %d' % at)
+    return data[start:end], end
+
+
 def parse_ber(data: bytes, at: int = 0) -> 'tuple[int, int, int]':
     """An element at `at` -> its tag, where its contents begin, where they end.
 
@@ -567,6 +584,10 @@ TEXT_MAX = 1 << 11          # and of a line of text
 COMMON_WORDS = b'HELP', b'NOOP', b'PASS', b'QUIT', b'USER'      # of many protocols of text
 # TLS comes first here: who speaks first does so inside
 SECURE_PORTS = frozenset((465, 563, 636, 853, 990, 992, 993, 994, 995, 5061, 5671, 6697, 8883))
+LITERAL_MIN = 3             # octets of a signature that leaves none open and goes first
+SIGNATURE_MAX = 1 << 10     # octets of any
+LIST_MAX = 8                # signatures that are looked through one by one
+SPLIT_AT = 4                # octet that tells those of a longer list apart
 PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet frame
 WORD_MAX = 16
 MORE = b''
@@ -595,7 +616,8 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
             anchored at the first octet.  Of several that match, the one with most fixed octets
             wins, wherever it stands in the file; of equal ones that of the port's owner.  One
-            that is all '..' counts on the ports below only.
+            without '..', of three octets or more, goes before all others.  One that is all '..'
+            counts on the ports below only.
     words   the same for text: first words, in any case, on every port
     shared  first words that count on the ports below only
     port    usual port or ports.  Every port answers everything, unless the policy is strict
@@ -714,7 +736,7 @@ class Index:
     """Signatures and words of one transport.
 
     lists   {first two octets: [Signature]}, the strongest first; one octet: those that say nothing
-            of the second
+            of the second.  In the place of a long list there is a dict, see split()
     begun   first octets of those that are longer
     words   {first word: {port: [Protocol], None: [those that have it on every port]}}
     parts   what these words begin with
@@ -728,12 +750,15 @@ class Index:
         entries = sorted((Signature(sum(octet is not None for octet in octets), len(octets),
                                 signature_runs(octets), each, ())
                           for each in protocols for octets in map(signature_octets, each.sigs)),
-                         key=lambda entry: (-entry.fixed, entry.each.name))
+                         key=lambda entry: (-certainty(entry), entry.each.name))
         fronts = [entry for entry in entries if entry.runs and not entry.runs[0][0]]
         self.begun = frozenset(entry.runs[0][1][:1] for entry in fronts if entry.least > 1)
         self.lists = {key: with_rivals(entry for entry in fronts
                                        if key.startswith(entry.runs[0][1][:2]))
                       for key in {entry.runs[0][1][:2] for entry in fronts}}
+        for key, entries in self.lists.items():
+            if len(entries) > LIST_MAX:
+                self.lists[key] = self.split(entries)
         self.runs = self.make_runs([entry for entry in entries
                                     if entry.runs and entry.runs[0][0]])
         self.lasts, self.words = {}, {}
@@ -750,6 +775,29 @@ class Index:
         self.parts = frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
 
     @staticmethod
+    def split(entries):
+        """A long list -> {the octet at SPLIT_AT: [Signature]}; b'' for data too short for it.
+
+        None is for octets that no signature has there.  Most of what begins with a length of 4
+        octets shares its zeros, and differs behind it: 9 us become 3 for SMB.
+        """
+        pairs = [(entry, octet_at(entry, SPLIT_AT)) for entry in entries]
+        table = {octet: with_rivals(entry for entry, there in pairs if there in (b'', octet))
+                 for _, octet in pairs}
+        table[None] = with_rivals(entry for entry, there in pairs if not there)
+        table[b''] = entries
+        return table
+
+    def places(self):
+        """Each list that find() looks through."""
+        for each in self.lists.values():
+            yield from [each] if isinstance(each, list) else [
+                entries for octet, entries in each.items() if octet != b'']
+        yield from self.lasts.values()
+        for _, table in self.runs:
+            yield from table.values()
+
+    @staticmethod
     def make_runs(entries):
         """Entries whose first octet is not fixed -> runs."""
         runs = []
@@ -760,6 +808,23 @@ class Index:
                                                if entry.runs[0][1].startswith(key))
                               for key in keys}))
         return runs
+
+
+def octet_at(entry, at) -> bytes:
+    """A Signature -> the octet that it has there; b'': any."""
+    for start, octets in entry.runs:
+        if start <= at < start + len(octets):
+            return octets[at - start:at - start + 1]
+    return b''
+
+
+def certainty(entry) -> int:
+    """A Signature -> how much it proves: its fixed octets; one without open ones beats all others.
+
+    Otherwise PostgreSQL's 8 octets would wait for those of an ONC RPC call whose id they might be.
+    """
+    whole = entry.fixed == entry.least >= LITERAL_MIN
+    return entry.fixed + (SIGNATURE_MAX if whole else 0)
 
 
 def with_rivals(entries) -> 'list[Signature]':
@@ -806,6 +871,8 @@ class Registry:
         if wait and len(data) == 1 and data in index.begun:
             return MORE
         entries = index.lists.get(data[:2]) or index.lists.get(data[:1])
+        if type(entries) is dict:
+            entries = entries.get(data[SPLIT_AT:SPLIT_AT + 1]) or entries[None]
         found = first_fit(entries, data, peer, wait, allowed) if entries else None
         if found is None and index.words and data[:1].isalpha():
             found = self.find_word(index, data, peer, wait, allowed)
@@ -1075,6 +1142,8 @@ class Stream(Peer):
             found = self.greeter
             if not (found or self.hurried):
                 self.turn_deaf()
+        elif found and found is not self.greeter:
+            self.state = None               # what the greeting left there is another's
         self.protocol = found or None
         return self.protocol
 
@@ -6188,7 +6257,1151 @@ def answer_stun(data, peer):
     return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
 
 
+family('Databases and queues')
+
+
+# ---- sasl plain ----------------------------------------------------------------------
+
+def note_plain(peer, response):
+    """Response of SASL PLAIN, an identity, NUL, a name, NUL, a password -> it is noted.
+
+    source  RFC 4616 s2
+    """
+    _, user, password = response.split(b'\0', 2)
+    peer.note('credentials', user=user, password=password)
+
+
+# ---- amqp ----------------------------------------------------------------------------
+
+AMQP_FRAME = struct.Struct('!BHI')      # 0-9-1 s2.3.5: type channel size; then as many, and 0xce
+AMQP_METHOD = struct.Struct('!HH')      # 0-9-1 s2.3.5.1: class method
+AMQP_ASK = struct.Struct('!IBBH')       # 1.0 s2.3.1: size offset-of-body type channel
+AMQP_START, AMQP_START_OK, AMQP_CLOSE = 10, 11, 50      # 0-9-1 s1.4.2: methods of class 10
+AMQP_REFUSED = 403
+AMQP_OURS, AMQP_SASL = b'AMQP\0\0\x09\1', b'AMQP\3\1\0\0'
+# 1.0 s5.3.3.1: a list of an array of one symbol; s5.3.3.6: code 1, not authenticated
+AMQP_MECHANISMS = bytes.fromhex('005340 c00b01 e0080170 a305') + b'PLAIN'
+AMQP_OUTCOME = bytes.fromhex('005344 c0030150 01')
+
+
+def pack_amqp(method, arguments):
+    """Method of a connection -> its frame on channel 0."""
+    body = AMQP_METHOD.pack(10, method) + arguments
+    return AMQP_FRAME.pack(1, 0, len(body)) + body + b'\xce'
+
+
+def pack_amqp_sasl(body):
+    """Body -> the frame of SASL that AMQP 1.0 has."""
+    return AMQP_ASK.pack(AMQP_ASK.size + len(body), 2, 1, 0) + body
+
+
+def size_amqp(data):
+    """A protocol header of 8 octets, a frame of 1.0, or one of 0-9-1, which begins with 1."""
+    if data[:1] == b'A':
+        return len(AMQP_OURS)
+    return (be(0, 4, 0) if data[:1] == b'\0' else be(3, 4, AMQP_FRAME.size + 1))(data)
+
+
+AMQP_WELCOME = pack_amqp(AMQP_START, b'\0\x09' + sized(b'', 4) + sized(b'PLAIN', 4)
+                         + sized(b'en_US', 4))
+AMQP_REFUSAL = pack_amqp(AMQP_CLOSE, struct.pack('!H', AMQP_REFUSED)
+                         + sized(b'ACCESS_REFUSED', 1)
+                         + AMQP_METHOD.pack(10, AMQP_START_OK))
+
+
+@talk('amqp', sig=(b'AMQP',), port=(5672, 5671), size=size_amqp,
+      ref='https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf')
+def answer_amqp(message, peer):
+    """Protocol header -> mechanisms; login -> refusal.
+
+    state   what was agreed on: our protocol header
+    """
+    if peer.state is None:
+        peer.state = message
+        if message == AMQP_OURS:
+            return AMQP_WELCOME
+        if message == AMQP_SASL:
+            return AMQP_SASL + pack_amqp_sasl(AMQP_MECHANISMS)
+        return AMQP_SASL if message[4:6] == b'\0\1' else AMQP_OURS, SHUT
+    if peer.state == AMQP_SASL:
+        at = message.index(b'\0SA', AMQP_ASK.size) + 6      # descriptor 0x41, list8, its two sizes
+        _, at = read_sized(message, at + 1, 1)            # the mechanism's symbol
+        note_plain(peer, read_sized(message, at + 1, 1)[0])
+        return pack_amqp_sasl(AMQP_OUTCOME), SHUT
+    if AMQP_METHOD.unpack_from(message, AMQP_FRAME.size) != (10, AMQP_START_OK):
+        return None
+    _, at = read_sized(message, AMQP_FRAME.size + AMQP_METHOD.size, 4)    # properties
+    mechanism, at = read_sized(message, at, 1)
+    if mechanism == b'PLAIN':
+        note_plain(peer, read_sized(message, at, 4)[0])
+    return AMQP_REFUSAL, SHUT
+
+
+# ---- cassandra -----------------------------------------------------------------------
+
+CQL_HEAD = struct.Struct('!BBHBI')      # v4 s2: version flags stream opcode size
+CQL_VERSIONS = 3, 4
+CQL_ERROR, CQL_STARTUP, CQL_AUTHENTICATE, CQL_OPTIONS, CQL_SUPPORTED = 0, 1, 3, 5, 6    # s2.4
+CQL_RESPONSE = 0x0f
+CQL_PROTOCOL_ERROR, CQL_BAD_CREDENTIALS = 0x000a, 0x0100        # s9
+CQL_OFFER = struct.pack('!H', 2) + b''.join((           # s4.2.4: {option: [values]}
+    sized(b'CQL_VERSION'), struct.pack('!H', 1), sized(b'3.4.5'),
+    sized(b'COMPRESSION'), struct.pack('!H', 0)))
+CQL_AUTHENTICATOR = sized(b'org.apache.cassandra.auth.PasswordAuthenticator')
+
+
+def pack_cql_error(code, text):
+    """Code and words -> the body of an ERROR."""
+    return struct.pack('!I', code) + sized(text)
+
+
+@talk('cassandra', port=9042, size=be(5, 4, CQL_HEAD.size),
+      sig=['%02x %s .. .. %s' % each for version in (3, 4, 5, 6, 0x41, 0x42) for each in (
+          (version, '00', '05 00 00 00 00'), (version, '10', '05 00 00 00 00'),
+          (version, '00', '01 00 00'), (version, '10', '01 00 00'))],
+      ref='https://github.com/apache/cassandra/blob/trunk/doc/native_protocol_v4.spec')
+def answer_cassandra(message, peer):
+    """Options, startup -> ours; login -> refusal."""
+    version, _, stream, opcode, _ = CQL_HEAD.unpack_from(message)
+    close = False
+    if version not in CQL_VERSIONS:
+        version, kind = CQL_VERSIONS[-1], CQL_ERROR
+        body = pack_cql_error(CQL_PROTOCOL_ERROR, b'unsupported protocol version; try 4')
+    elif opcode == CQL_OPTIONS:
+        kind, body = CQL_SUPPORTED, CQL_OFFER
+    elif opcode == CQL_STARTUP:
+        kind, body = CQL_AUTHENTICATE, CQL_AUTHENTICATOR
+    elif opcode == CQL_RESPONSE:
+        note_plain(peer, message[CQL_HEAD.size + 4:])
+        kind, body = CQL_ERROR, pack_cql_error(CQL_BAD_CREDENTIALS, b'wrong name or password')
+        close = True
+    else:
+        kind, body = CQL_ERROR, pack_cql_error(CQL_PROTOCOL_ERROR, b'not logged in')
+    return CQL_HEAD.pack(0x80 | version, 0, stream, kind, len(body)) + body, close
+
+
+# ---- couchbase -----------------------------------------------------------------------
+
+# magic opcode key-size extras-size type status body-size opaque cas
+COUCHBASE_HEAD = struct.Struct('!BBHBBHIIQ')
+COUCHBASE_QUIT, COUCHBASE_NOOP, COUCHBASE_VERSION, COUCHBASE_STAT = 0x07, 0x0a, 0x0b, 0x10
+COUCHBASE_LIST, COUCHBASE_AUTH = 0x20, 0x21
+COUCHBASE_SAYS = {COUCHBASE_NOOP: b'', COUCHBASE_VERSION: b'1.6.0', COUCHBASE_STAT: b'',
+                  COUCHBASE_LIST: b'PLAIN', COUCHBASE_QUIT: b''}
+COUCHBASE_REFUSED = 0x20                # status: authentication failed, or is needed
+
+
+def is_couchbase(data, peer):
+    """The parts of the body fit into it, and nothing is in a bucket we have not."""
+    _, _, key, extras, _, _, size, _, _ = COUCHBASE_HEAD.unpack_from(data)
+    return key + extras <= size <= MESSAGE_MAX - COUCHBASE_HEAD.size
+
+
+@talk('couchbase', sig=('80 .. .. .. .. 00 00 00' + ' ..' * 16,), port=(11210, 11211),
+      check=is_couchbase, size=be(8, 4, COUCHBASE_HEAD.size),
+      ref='https://github.com/memcached/memcached/wiki/BinaryProtocolRevamped')
+def answer_couchbase(message, peer):
+    """Version, mechanisms -> ours; login -> refusal."""
+    magic, opcode, key, extras, _, _, _, opaque, _ = COUCHBASE_HEAD.unpack_from(message)
+    if magic != 0x80:
+        return None
+    if opcode == COUCHBASE_AUTH:
+        note_plain(peer, message[COUCHBASE_HEAD.size + extras + key:])
+    body = COUCHBASE_SAYS.get(opcode, b'')
+    status = 0 if opcode in COUCHBASE_SAYS else COUCHBASE_REFUSED
+    return (COUCHBASE_HEAD.pack(0x81, opcode, 0, 0, 0, status, len(body), opaque, 0) + body,
+            opcode == COUCHBASE_QUIT)
+
+
+# ---- drda ----------------------------------------------------------------------------
+
+DRDA_HEAD = struct.Struct('!HBBHHH')    # DSS: size magic format correlation; size-of-object code
+DRDA_FIELD = struct.Struct('!HH')       # size code
+DRDA_MAGIC, DRDA_REPLY, DRDA_CHAINED = 0xd0, 2, 0x40
+DRDA_EXCSAT, DRDA_ACCSEC, DRDA_SECCHK = 0x1041, 0x106d, 0x106e
+DRDA_EXCSATRD, DRDA_ACCSECRD, DRDA_SECCHKRM = 0x1443, 0x14ac, 0x1219
+DRDA_EXTNAM, DRDA_SRVCLSNM, DRDA_SRVRLSLV, DRDA_SRVNAM = 0x115e, 0x1147, 0x115a, 0x116d
+DRDA_SECMEC, DRDA_USER, DRDA_PASSWORD = 0x11a2, 0x11a0, 0x11a1
+DRDA_SVRCOD, DRDA_SECCHKCD = 0x1149, 0x11a4
+DRDA_CODE_PAGE = 'cp037'                # names are in EBCDIC until both have agreed
+DRDA_ANSWERS = {                        # request: reply, [(code, value)]
+    DRDA_EXCSAT: (DRDA_EXCSATRD, (
+        (DRDA_EXTNAM, 'server'), (DRDA_SRVCLSNM, 'DB2'), (DRDA_SRVNAM, 'server'),
+        (DRDA_SRVRLSLV, '11.0'))),
+    DRDA_ACCSEC: (DRDA_ACCSECRD, ((DRDA_SECMEC, b'\0\3'),)),                # name and password
+    DRDA_SECCHK: (DRDA_SECCHKRM, ((DRDA_SVRCOD, b'\0\x08'), (DRDA_SECCHKCD, b'\x0f'))),
+}
+
+
+def drda_fields(message):
+    """Object of a DSS -> {code: value}."""
+    found, at = {}, DRDA_HEAD.size
+    while at < len(message):
+        size, code = DRDA_FIELD.unpack_from(message, at)
+        found[code] = message[at + DRDA_FIELD.size:at + size]
+        at += max(size, DRDA_FIELD.size)
+    return found
+
+
+@talk('drda', sig=('.. .. d0 .. .. .. .. .. 10 41',), port=(50000, 446), size=be(0, 2, 0),
+      ref='https://www.opengroup.org/dbiop/')
+def answer_drda(message, peer):
+    """Attributes, access -> ours; security check -> refusal."""
+    _, magic, _, correlation, _, request = DRDA_HEAD.unpack_from(message)
+    if magic != DRDA_MAGIC or request not in DRDA_ANSWERS:
+        return None
+    if request == DRDA_SECCHK:
+        said = drda_fields(message)
+        user, password = (said.get(code, b'').decode(DRDA_CODE_PAGE)
+                          for code in (DRDA_USER, DRDA_PASSWORD))
+        peer.note('credentials', user=user, password=password)
+    reply, fields = DRDA_ANSWERS[request]
+    body = b''
+    for code, value in fields:
+        value = value if isinstance(value, bytes) else value.encode(DRDA_CODE_PAGE)
+        body += DRDA_FIELD.pack(DRDA_FIELD.size + len(value), code) + value
+    size = DRDA_HEAD.size + len(body)
+    return (DRDA_HEAD.pack(size, DRDA_MAGIC, DRDA_REPLY, correlation, size - 6, reply) + body,
+            request == DRDA_SECCHK)
+
+
+# ---- epmd ----------------------------------------------------------------------------
+
+@talk('epmd', sig=('00 01 6e', '00 .. 7a ..'), port=4369, size=be(0, 2, 2), limit=260,
+      ref='https://www.erlang.org/doc/apps/erts/erl_dist_protocol.html')
+def answer_epmd(message, peer):
+    """Which nodes -> none; where is one -> nowhere."""
+    if message[2:3] == b'n':
+        return struct.pack('!I', peer.dport), SHUT
+    return b'w\1', SHUT
+
+
+# ---- erlang --------------------------------------------------------------------------
+
+@talk('erlang', sig=('00 .. 6e 00 05', '00 .. 4e 00 00 00'), port=25672,
+      size=be(0, 2, 2), limit=514,
+      ref='https://www.erlang.org/doc/apps/erts/erl_dist_protocol.html')
+def answer_erlang(message, peer):
+    """A node's name -> it is not allowed here."""
+    peer.note('credentials', user=message[9 if message[2:3] == b'n' else 17:])
+    return sized(b'snot_allowed'), SHUT
+
+
+# ---- firebird ------------------------------------------------------------------------
+
+FIREBIRD_WORD = struct.Struct('!I')
+FIREBIRD_ACCEPT = struct.pack('!IIII', 3, 10, 1, 3)     # op_accept: protocol 10, any, batch send
+FIREBIRD_ATTACH, FIREBIRD_CREATE = 19, 20
+FIREBIRD_USER, FIREBIRD_PASSWORDS = 28, (29, 30)        # isc_dpb_user_name, _password, _enc
+# op_response: object, blob, no data; status: isc_arg_gds isc_login, end
+FIREBIRD_REFUSAL = struct.pack('!IIQIIII', 9, 0, 0, 0, 1, 335544472, 0)
+
+
+def read_firebird(data, at):
+    """String in XDR at `at` -> the string, where the next begins (RFC 4506 s4.11)."""
+    value, end = read_sized(data, at, FIREBIRD_WORD.size)
+    return value, end + -len(value) % 4
+
+
+def size_firebird(data):
+    """op_connect has a path, a count, a name, and 20 octets each time; op_attach two strings."""
+    try:
+        if data[3:4] != b'\1':
+            return read_firebird(data, read_firebird(data, 8)[1])[1]
+        _, at = read_firebird(data, 16)
+        count, = FIREBIRD_WORD.unpack_from(data, at)
+        return read_firebird(data, at + FIREBIRD_WORD.size)[1] + 20 * count
+    except (Malformed, struct.error):
+        return None
+
+
+@talk('firebird', sig=('00 00 00 01 00 00 00 13 00 00 00 ..',), port=3050, size=size_firebird,
+      ref='https://firebirdsql.org/file/documentation/html/en/firebirddocs/wireprotocol/'
+          'firebird-wire-protocol.html')
+def answer_firebird(message, peer):
+    """Connect -> protocol 10; attach -> refusal."""
+    request, = FIREBIRD_WORD.unpack_from(message)
+    if peer.state is None:
+        peer.state = 'connected'
+        return FIREBIRD_ACCEPT
+    if request not in (FIREBIRD_ATTACH, FIREBIRD_CREATE):
+        return None
+    parameters, _ = read_firebird(message, read_firebird(message, 8)[1])
+    said, at = {}, 1
+    while at < len(parameters):
+        kind = parameters[at]
+        said[kind], at = read_sized(parameters, at + 1, 1)
+    password = next((said[kind] for kind in FIREBIRD_PASSWORDS if kind in said), b'')
+    peer.note('credentials', user=said.get(FIREBIRD_USER, b''), password=password)
+    return FIREBIRD_REFUSAL, SHUT
+
+
+# ---- kafka ---------------------------------------------------------------------------
+
+KAFKA_HEAD = struct.Struct('!IHHI')     # size key version correlation; then the client's name
+KAFKA_METADATA, KAFKA_HANDSHAKE, KAFKA_VERSIONS, KAFKA_LOGIN = 3, 17, 18, 36
+KAFKA_MOST = {KAFKA_METADATA: 1, KAFKA_HANDSHAKE: 1, KAFKA_VERSIONS: 3, KAFKA_LOGIN: 0}
+KAFKA_UNSUPPORTED, KAFKA_LOGIN_FAILED = 35, 58          # error codes
+
+
+def is_kafka(data, peer):
+    """The name of the client fits into the request, or there is none."""
+    size, _, _, _ = KAFKA_HEAD.unpack_from(data)
+    name, = struct.unpack_from('!h', data, KAFKA_HEAD.size)
+    return -1 <= name <= size - 10
+
+
+def pack_kafka_versions(version):
+    """Version of the request -> what we understand; of a later one only this: it is too new."""
+    if version > KAFKA_MOST[KAFKA_VERSIONS]:
+        return struct.pack('!HIHHH', KAFKA_UNSUPPORTED, 1, KAFKA_VERSIONS, 0, 3)
+    tag = b'\0' if version == 3 else b''
+    rows = b''.join(struct.pack('!HHH', key, 0, most) + tag for key, most in KAFKA_MOST.items())
+    count = len(KAFKA_MOST)
+    head = b'\0\0' + (bytes((count + 1,)) if version == 3 else struct.pack('!I', count))
+    return head + rows + (bytes(4) if version else b'') + tag
+
+
+def pack_kafka_metadata(version, peer):
+    """Version of the request -> one broker, which is ourselves, and no topic."""
+    broker = struct.pack('!II', 1, 0) + sized(ip_text(peer.dst).encode()) + struct.pack(
+        '!I', peer.dport)
+    return broker + (b'\xff\xff' + struct.pack('!I', 0) if version else b'') + struct.pack('!I', 0)
+
+
+@talk('kafka', sig=['00 00 .. .. 00 %02x 00 .. .. .. .. .. .. ..' % key for key in KAFKA_MOST],
+      port=9092, size=be(0, 4, 4), check=is_kafka, ref='https://kafka.apache.org/protocol')
+def answer_kafka(message, peer):
+    """Versions, metadata -> ours; login -> refusal."""
+    _, key, version, correlation = KAFKA_HEAD.unpack_from(message)
+    name, = struct.unpack_from('!h', message, KAFKA_HEAD.size)
+    if key not in KAFKA_MOST:
+        return b'', SHUT
+    if key == KAFKA_VERSIONS:
+        body = pack_kafka_versions(version)
+    elif version > KAFKA_MOST[key]:
+        return b'', SHUT
+    elif key == KAFKA_METADATA:
+        body = pack_kafka_metadata(version, peer)
+    elif key == KAFKA_HANDSHAKE:
+        body = struct.pack('!HI', 0, 1) + sized(b'PLAIN')
+    else:
+        note_plain(peer, read_sized(message, KAFKA_HEAD.size + 2 + max(name, 0), 4)[0])
+        body = struct.pack('!H', KAFKA_LOGIN_FAILED) + sized(b'login failed') + bytes(4)
+    return sized(struct.pack('!I', correlation) + body, 4), key == KAFKA_LOGIN
+
+
+# ---- mongodb -------------------------------------------------------------------------
+
+MONGO_HEAD = struct.Struct('<iiii')     # MsgHeader: size id answers opcode
+MONGO_QUERY, MONGO_REPLY, MONGO_MESSAGE = 2004, 1, 2013
+MONGO_REPLY_HEAD = struct.Struct('<iqii')               # flags cursor from count
+MONGO_MORE_TO_COME = 2                                  # flag of OP_MSG: no answer is wanted
+MONGO_SIZES = {0x01: 8, 0x07: 12, 0x08: 1, 0x09: 8, 0x0a: 0, 0x10: 4, 0x11: 8, 0x12: 8}
+MONGO_FIELDS_MAX = 32
+MONGO_HELLO = {'ismaster': True, 'isWritablePrimary': True, 'maxBsonObjectSize': 1 << 24,
+               'maxMessageSizeBytes': 48000000, 'maxWriteBatchSize': 100000, 'minWireVersion': 0,
+               'maxWireVersion': 17, 'readOnly': False, 'ok': 1.0}
+MONGO_SAYS = {b'hello': MONGO_HELLO, b'ismaster': MONGO_HELLO, b'ping': {'ok': 1.0},
+              b'buildinfo': {'version': '6.0.0', 'maxBsonObjectSize': 1 << 24, 'ok': 1.0}}
+MONGO_UNAUTHORIZED = {'ok': 0.0, 'errmsg': 'not authorized', 'code': 13,
+                      'codeName': 'Unauthorized'}
+MONGO_REFUSAL = {'ok': 0.0, 'errmsg': 'authentication failed', 'code': 18,
+                 'codeName': 'AuthenticationFailed'}
+
+
+def pack_bson(document):
+    """{name: bool, int, float or str} -> BSON document (bsonspec.org 1.1)."""
+    body = b''
+    for name, value in document.items():
+        name = name.encode() + b'\0'
+        if isinstance(value, bool):
+            body += b'\x08' + name + bytes((value,))
+        elif isinstance(value, int):
+            body += b'\x10' + name + struct.pack('<i', value)
+        elif isinstance(value, float):
+            body += b'\1' + name + struct.pack('<d', value)
+        else:
+            body += b'\2' + name + sized(value.encode() + b'\0', 4, 'little')
+    return struct.pack('<i', len(body) + 5) + body + b'\0'
+
+
+def read_bson(data, at):
+    """A document at `at` -> [(name, the octets of the value)] of its first elements."""
+    found, at = [], at + 4
+    while data[at] and len(found) < MONGO_FIELDS_MAX:
+        kind, begin = data[at], data.index(b'\0', at) + 1
+        size = MONGO_SIZES.get(kind)
+        if size is None:
+            size = int.from_bytes(data[begin:begin + 4], 'little')
+            size += {0x02: 4, 0x05: 5, 0x0d: 4, 0x0e: 4}.get(kind, 0)   # 3 and 4 count themselves
+        found.append((data[at + 1:begin - 1], data[begin:begin + size]))
+        at = begin + max(size, 0)
+    return found
+
+
+def note_scram(peer, payload):
+    """First message of SCRAM, `n,,n=name,r=nonce` -> the name is noted (RFC 5802 s7)."""
+    match = re.search(br'n=([^,]*),r=', payload)
+    if match:
+        peer.note('credentials', user=match.group(1))
+
+
+@talk('mongodb', port=27017, size=le(0, 4, 0), limit=48000,
+      sig=['.. .. 00 00 .. .. .. .. 00 00 00 00 %s 07 00 00' % code for code in ('d4', 'dd')],
+      ref='https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/')
+def answer_mongodb(message, peer):
+    """Hello, ping, buildInfo -> ours; all else -> refusal."""
+    _, ident, _, opcode = MONGO_HEAD.unpack_from(message)
+    query = opcode == MONGO_QUERY
+    if not query and opcode != MONGO_MESSAGE:
+        return None
+    at = message.index(b'\0', MONGO_HEAD.size + 4) + 9 if query else MONGO_HEAD.size + 5
+    fields = read_bson(message, at)
+    command = fields[0][0].lower()
+    if command == b'saslstart':
+        note_scram(peer, dict(fields).get(b'payload', b''))
+    document = pack_bson(MONGO_SAYS.get(
+        command, MONGO_REFUSAL if command == b'saslstart' else MONGO_UNAUTHORIZED))
+    if not query and message[MONGO_HEAD.size] & MONGO_MORE_TO_COME:
+        return b''
+    body = (MONGO_REPLY_HEAD.pack(8, 0, 0, 1) if query else bytes(5)) + document
+    return MONGO_HEAD.pack(MONGO_HEAD.size + len(body), ident & 0x7fffffff, ident,
+                           MONGO_REPLY if query else MONGO_MESSAGE) + body
+
+
+# ---- mqtt ----------------------------------------------------------------------------
+
+MQTT_LEVELS = 3, 4, 5                   # 3.1, 3.1.1, 5.0
+MQTT_USER, MQTT_PASSWORD, MQTT_WILL = 0x80, 0x40, 0x04          # s3.1.2.3: connect flags
+# Reason codes of CONNACK: (3.1.1 s3.2.2.3, 5.0 s3.2.2.2)
+MQTT_BAD_VERSION, MQTT_BAD_LOGIN, MQTT_REFUSED = (1, 0x84), (4, 0x86), (5, 0x87)
+
+
+def read_mqtt(data, at, properties):
+    """Where properties may stand -> after them."""
+    return varint(at)(data) if properties else at
+
+
+@talk('mqtt', port=(1883, 8883), size=varint(1), ref='https://docs.oasis-open.org/mqtt/mqtt/v5.0/'
+      'mqtt-v5.0.html', sig=[each for size in ('..', '.. ..') for each in (
+          '10 %s 00 04 4d 51 54 54' % size, '10 %s 00 06 4d 51 49 73 64 70' % size)])
+def answer_mqtt(message, peer):
+    """Connect, of 3.1 to 5.0 -> refusal."""
+    body = message[2 if message[1] < 0x80 else 3:]
+    _, at = read_sized(body, 0)
+    level, flags = body[at], body[at + 1]
+    later = level >= 5
+    reason = MQTT_BAD_VERSION
+    if level in MQTT_LEVELS:
+        reason = MQTT_BAD_LOGIN if flags & MQTT_USER else MQTT_REFUSED
+        at = read_mqtt(body, at + 4, later)
+        client, at = read_sized(body, at)
+        if flags & MQTT_WILL:
+            _, at = read_sized(body, read_mqtt(body, at, later))
+            _, at = read_sized(body, at)
+        user, at = read_sized(body, at) if flags & MQTT_USER else (b'', at)
+        password, at = read_sized(body, at) if flags & MQTT_PASSWORD else (b'', at)
+        peer.note('credentials', user=user, password=password, client=client)
+    return b' ' + sized(bytes((0, reason[later])) + bytes(later), 1), SHUT
+
+
+# ---- mssql ---------------------------------------------------------------------------
+
+TDS_HEAD = struct.Struct('!BBHHBx')     # MS-TDS s2.2.3.1: type status size spid packet window
+TDS_OPTION = struct.Struct('!BHH')      # MS-TDS s2.2.6.5: token at size
+TDS_LOGIN, TDS_PRELOGIN, TDS_RESULT, TDS_LAST = 0x10, 0x12, 0x04, 1     # s2.2.3.1.1-2
+TDS_OPTIONS = (                         # MS-TDS s2.2.6.5: the token is the index
+    b'\x0f\0\x10\0\0\0',                # our version
+    b'\2',                              # no encryption: passwords come almost bare
+    b'\0', b'', b'\0')                  # the instance is right, a thread's id, no MARS
+TDS_NAME_AT, TDS_PASSWORD_AT = 40, 44   # MS-TDS s2.2.6.4: offset and characters of each
+TDS_VERSION_AT = 4
+TDS_ERROR, TDS_DONE = 0xaa, 0xfd        # MS-TDS s2.2.7
+TDS_FAILED = 18456                      # the number that clients know a failed login by
+
+
+def is_tds(data, peer):
+    """A login as long as the packet, or the table of options begins with our version's place."""
+    kind, _, size, _, _ = TDS_HEAD.unpack_from(data)
+    if kind == TDS_LOGIN:
+        return struct.unpack_from('<I', data, TDS_HEAD.size)[0] == size - TDS_HEAD.size
+    token, at, length = TDS_OPTION.unpack_from(data, TDS_HEAD.size)
+    return not token and length == 6 and at + length + TDS_HEAD.size <= size
+
+
+def pack_tds(body):
+    """What to say -> the packet that says it."""
+    return TDS_HEAD.pack(TDS_RESULT, TDS_LAST, TDS_HEAD.size + len(body), 0, 1) + body
+
+
+def pack_tds_options():
+    """TDS_OPTIONS -> answer to a prelogin."""
+    table, values = b'', b''
+    start = TDS_OPTION.size * len(TDS_OPTIONS) + 1
+    for token, value in enumerate(TDS_OPTIONS):
+        table += TDS_OPTION.pack(token, start + len(values), len(value))
+        values += value
+    return pack_tds(table + b'\xff' + values)
+
+
+def read_tds(login, at):
+    """Login, where offset and characters stand -> the octets there, in UTF-16."""
+    start, count = struct.unpack_from('<HH', login, at)
+    return login[start:start + 2 * count]
+
+
+def pack_tds_refusal(server, modern):
+    """Our name, whether it is TDS 7.2 or later -> an error, and that this was all."""
+    text = 'Login failed.'
+    body = struct.pack('<IBBH', TDS_FAILED, 1, 14, len(text)) + text.encode('utf-16-le')
+    body += bytes((len(server),)) + server.encode('utf-16-le') + b'\0'
+    body += struct.pack('<I' if modern else '<H', 1)
+    done = struct.pack('<BHHQ' if modern else '<BHHI', TDS_DONE, 2, 0, 0)
+    return pack_tds(bytes((TDS_ERROR,)) + sized(body, 2, 'little') + done)
+
+
+@talk('mssql', sig=('10 01 .. .. 00 00 .. 00' + ' ..' * 86,
+                  '12 01 .. .. 00 00 .. 00 00' + ' ..' * 4),
+      port=1433, check=is_tds, size=be(2, 2, 0), ref='MS-TDS s2.2.6.4, s2.2.6.5, s2.2.7.10')
+def answer_mssql(message, peer):
+    """Prelogin -> no encryption; login -> refusal."""
+    kind = message[0]
+    if kind == TDS_PRELOGIN:
+        return pack_tds_options()
+    if kind != TDS_LOGIN:
+        return None
+    login = message[TDS_HEAD.size:]
+    password = bytes((octet ^ 0xa5) >> 4 | (octet ^ 0xa5) << 4 & 0xf0
+                     for octet in read_tds(login, TDS_PASSWORD_AT))
+    peer.note('credentials', user=read_tds(login, TDS_NAME_AT).decode('utf-16-le', 'replace'),
+              password=password.decode('utf-16-le', 'replace'))
+    return pack_tds_refusal(peer.host.name, login[TDS_VERSION_AT + 3] >= 0x72), SHUT
+
+
+# ---- mysql ---------------------------------------------------------------------------
+
+MYSQL_GREETING = struct.Struct('<I8sxHBHHB10x')         # thread salt flags charset status flags
+MYSQL_LOGIN = struct.Struct('<IIB23x')                  # flags max-packet charset
+MYSQL_FLAGS = 0x000ff7df & ~0x0820      # all of the 5.7 documentation, but TLS and compression
+MYSQL_41, MYSQL_LENGTH, MYSQL_SECURE = 0x0200, 0x200000, 0x8000
+MYSQL_SALT = 20
+MYSQL_DENIED = b'\xff\x15\x04#28000'    # ERR_Packet: 1045, SQLSTATE 28000
+
+
+def pack_mysql(number, body):
+    """Sequence number, payload -> packet."""
+    return struct.pack('<I', len(body) | number << 24) + body
+
+
+def greet_mysql(peer):
+    """-> the handshake of protocol 10; its salt, without NUL, is the state."""
+    peer.state = salt = bytes(octet % 94 + 33 for octet in peer.host.random(MYSQL_SALT))
+    return pack_mysql(0, b'\x0a8.0.0\0' + MYSQL_GREETING.pack(
+        1, salt[:8], MYSQL_FLAGS & 0xffff, 33, 2, MYSQL_FLAGS >> 16, MYSQL_SALT + 1)
+        + salt[8:] + b'\0mysql_native_password\0')
+
+
+@talk('mysql', sig=('.. .. 00 01 .. .. .. .. ..',), port=3306, size=le(0, 3, 4), limit=4096,
+      banner=greet_mysql, check=lambda data, peer: peer.dport == 3306 and data[5] & 2,
+      ref='https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html')
+def answer_mysql(message, peer):
+    """Login -> refusal; we speak first.
+
+    state   the salt that the client's hash is made with
+    """
+    flags, _, _ = MYSQL_LOGIN.unpack_from(message, 4)
+    if not flags & MYSQL_41:
+        return None
+    user, _, rest = message[4 + MYSQL_LOGIN.size:].partition(b'\0')
+    hashed = rest[1:1 + rest[0]] if flags & (MYSQL_LENGTH | MYSQL_SECURE) and rest else b''
+    peer.note('credentials', user=user, password=hashed.hex(), salt=(peer.state or b'').hex())
+    return pack_mysql(message[3] + 1 & 0xff, MYSQL_DENIED + (
+        "Access denied for user '%s'@'%s'" % (user[:32].decode('latin-1'), ip_text(peer.src))
+    ).encode('latin-1')), SHUT
+
+
+# ---- mysqlx --------------------------------------------------------------------------
+
+MYSQLX_GET, MYSQLX_SET, MYSQLX_LOGIN, MYSQLX_CLOSE = 1, 2, 4, 3         # of the client
+MYSQLX_ERROR, MYSQLX_CAPABILITIES, MYSQLX_NOTICE = 1, 2, 0x0b           # of ours
+
+
+def pack_mysqlx(kind, body=b''):
+    """Type, message in protocol buffers -> frame."""
+    return sized(bytes((kind,)) + body, 4, 'little')
+
+
+def pack_mysqlx_error(code, state, text):
+    """Numbers and words -> the fatal error that ends a session; an int of two groups of 7 bits."""
+    return pack_mysqlx(MYSQLX_ERROR, bytes((0x08, 1, 0x10, code & 0x7f | 0x80, code >> 7, 0x22))
+                       + sized(state, 1) + b'\x1a' + sized(text, 1))
+
+
+@talk('mysqlx', sig=('01 00 00 00 01', '.. .. 00 00 ..'), port=33060, size=le(0, 4, 4),
+      check=lambda data, peer: peer.dport == 33060,
+      banner=pack_mysqlx(MYSQLX_NOTICE, b'\x08\5\x1a\0'),
+      ref='https://dev.mysql.com/doc/dev/mysql-server/latest/page_mysqlx_protocol.html')
+def answer_mysqlx(message, peer):
+    """Capabilities -> none; a login -> refusal; we speak first."""
+    kind = message[4]
+    if kind == MYSQLX_GET:
+        return pack_mysqlx(MYSQLX_CAPABILITIES)
+    if kind == MYSQLX_SET:
+        return pack_mysqlx_error(5001, b'HY000', b'capability not supported')
+    if kind != MYSQLX_LOGIN:
+        return None
+    mechanism, at = read_sized(message, 6, 1)
+    data, _ = read_sized(message, at + 1, 1)
+    if mechanism == b'PLAIN':
+        note_plain(peer, data)
+    return pack_mysqlx_error(1045, b'28000', b'Access denied'), SHUT
+
+
+# ---- neo4j ---------------------------------------------------------------------------
+
+NEO4J_MAGIC = bytes.fromhex('6060b017')
+NEO4J_CHOICES = {4: 4, 3: 0}            # major version: the highest minor one of ours
+NEO4J_CODE, NEO4J_TEXT = b'Neo.ClientError.Security.Unauthorized', b'wrong name or password'
+
+
+def choose_neo4j(offers):
+    """Four times range, minor, major -> the first version that is ours, or zeros."""
+    for _, width, minor, major in struct.iter_unpack('BBBB', offers):
+        if major in NEO4J_CHOICES and minor - width <= NEO4J_CHOICES[major]:
+            return bytes((0, 0, min(minor, NEO4J_CHOICES[major]), major))
+    return bytes(4)
+
+
+def pack_packstream(text):
+    """Octets -> a string of PackStream."""
+    return bytes((0x80 | len(text),)) + text if len(text) < 16 else b'\xd0' + sized(text, 1)
+
+
+def find_packstream(data, key):
+    """A key of a map in data -> the string that follows it."""
+    at = data.index(pack_packstream(key)) + 1 + len(key)
+    if data[at] & 0xf0 == 0x80:
+        return data[at + 1:at + 1 + (data[at] & 0x0f)]
+    return read_sized(data, at + 1, 1)[0]
+
+
+def size_neo4j(data):
+    """The handshake, or the chunks of a message, which two zeros end."""
+    if data.startswith(NEO4J_MAGIC):
+        return 20
+    at = 0
+    while at < len(data) and data[at:at + 2] != b'\0\0':
+        at += 2 + int.from_bytes(data[at:at + 2], 'big')
+    return at + 2
+
+
+NEO4J_FAILURE = b'\xb1\x7f\xa2' + b''.join(map(pack_packstream, (
+    b'code', NEO4J_CODE, b'message', NEO4J_TEXT)))
+
+
+@talk('neo4j', sig=('60 60 b0 17' + ' ..' * 16,), port=7687, size=size_neo4j,
+      ref='https://neo4j.com/docs/bolt/current/bolt/handshake/')
+def answer_neo4j(message, peer):
+    """Handshake of Bolt -> the version; hello -> refusal."""
+    if peer.state is None:
+        peer.state = message[:4]
+        chosen = choose_neo4j(message[4:])
+        return chosen if any(chosen) else (chosen, SHUT)
+    if b'principal' in message:
+        peer.note('credentials', user=find_packstream(message, b'principal'),
+                  password=find_packstream(message, b'credentials'))
+    return sized(NEO4J_FAILURE) + b'\0\0', SHUT
+
+
+# ---- oracle --------------------------------------------------------------------------
+
+ORACLE_HEAD = struct.Struct('!HHBBH')   # size checksum type flags checksum
+ORACLE_CONNECT = struct.Struct('!HH12xHH')      # version lowest ... size at
+ORACLE_REFUSE = 4
+ORACLE_TEXT = ('(DESCRIPTION=(TMP=)(VSNNUM=%d)(ERR=%d)(ERROR_STACK=(ERROR=(CODE=%d)(EMFI=4))))')
+ORACLE_VERSION = 0x13000000
+ORACLE_NO_SERVICE, ORACLE_NO_NAME, ORACLE_COMMAND = 12514, 12504, 1189
+
+
+@talk('oracle', sig=('.. .. 00 00 01 .. 00 00 01 .. 01 ..',), port=1521, size=be(0, 2, 0),
+      ref='https://docs.oracle.com/en/database/oracle/oracle-database/19/netag/')
+def answer_oracle(message, peer):
+    """Connect -> refusal: no such service, or none is named."""
+    _, _, size, at = ORACLE_CONNECT.unpack_from(message, ORACLE_HEAD.size)
+    wanted = message[at:at + size].upper()
+    peer.note('request', target=wanted[:256])
+    error = ORACLE_NO_NAME
+    if b'(COMMAND=' in wanted:
+        error = ORACLE_COMMAND
+    elif b'SERVICE_NAME=' in wanted or b'SID=' in wanted:
+        error = ORACLE_NO_SERVICE
+    text = (ORACLE_TEXT % (ORACLE_VERSION, error, error)).encode()
+    body = b'\x22\0' + sized(text)
+    return ORACLE_HEAD.pack(ORACLE_HEAD.size + len(body), 0, ORACLE_REFUSE, 0, 0) + body, SHUT
+
+
+# ---- postgresql ----------------------------------------------------------------------
+
+POSTGRESQL_SSL, POSTGRESQL_GSS, POSTGRESQL_CANCEL = 80877103, 80877104, 80877102
+POSTGRESQL_PASSWORD = b'R' + struct.pack('!II', 8, 3)   # AuthenticationCleartextPassword
+POSTGRESQL_MAX = 10000
+
+
+def pack_postgresql_error(code, text):
+    """SQLSTATE and words -> ErrorResponse."""
+    body = b'SFATAL\0VFATAL\0C' + code + b'\0M' + text + b'\0\0'
+    return b'E' + sized(body, 4, extra=4)
+
+
+def is_postgresql(data, peer):
+    """A request of its own, or the name of a parameter: a Kafka request has a number there."""
+    return data[4] or data[5] < 3 or data[8:9].isalpha() or data[:4] == b'\0\0\0\x09'
+
+
+def size_postgresql(data):
+    """Length first; later it stands behind the type."""
+    return (be(0, 4, 0) if data[:1] == b'\0' else be(1, 4, 1))(data)
+
+
+@talk('postgresql', port=5432, size=size_postgresql, limit=POSTGRESQL_MAX,
+      sig=('00 00 00 08 04 d2 16 2f', '00 00 00 08 04 d2 16 30', '00 00 00 10 04 d2 16 2e',
+           '00 00 .. .. 00 02 00 00 ..', '00 00 .. .. 00 03 00 00 ..',
+           '00 00 .. .. 00 03 00 02 ..'),
+      check=is_postgresql,
+      ref='https://www.postgresql.org/docs/current/protocol-message-formats.html')
+def answer_postgresql(message, peer):
+    """Startup -> a password is wanted; password -> refusal.
+
+    state   the name of the user
+    """
+    if peer.state is not None:
+        if message[:1] != b'p':
+            return None
+        peer.note('credentials', user=peer.state, password=message[5:].rstrip(b'\0'))
+        return pack_postgresql_error(b'28P01', b'password authentication failed'), SHUT
+    code, = struct.unpack_from('!I', message, 4)
+    if code in (POSTGRESQL_SSL, POSTGRESQL_GSS):
+        return b'N'
+    if code == POSTGRESQL_CANCEL:
+        return b'', SHUT
+    if code >> 16 != 3:
+        return pack_postgresql_error(b'0A000', b'unsupported protocol: 3.0 is ours'), SHUT
+    words = message[8:].split(b'\0')
+    peer.state = dict(zip(words[::2], words[1::2])).get(b'user', b'')
+    return POSTGRESQL_PASSWORD
+
+
+# ---- redis ---------------------------------------------------------------------------
+
+REDIS_ARRAY = re.compile(br'\*([0-9]{1,3})\r\n')
+REDIS_BULK = re.compile(br'\$([0-9]{1,5})\r\n')
+REDIS_MAX = 256                         # arguments of a command
+REDIS_INFO = (b'# Server\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\ntcp_port:%d\r\n'
+              b'# Replication\r\nrole:master\r\nconnected_slaves:0\r\n# Keyspace\r\n')
+REDIS_SAYS = {
+    b'': b'', b'PING': b'+PONG\r\n', b'COMMAND': b'*0\r\n', b'KEYS': b'*0\r\n', b'GET': b'$-1\r\n',
+    b'DBSIZE': b':0\r\n', b'HELLO': b'-NOPROTO unsupported protocol version\r\n',
+    b'AUTH': b'-WRONGPASS invalid username-password pair or user is disabled.\r\n'}
+REDIS_SAYS.update(dict.fromkeys(
+    (b'SET', b'SELECT', b'SAVE', b'BGSAVE', b'SLAVEOF', b'REPLICAOF', b'FLUSHALL', b'FLUSHDB',
+     b'CONFIG', b'CLIENT'), b'+OK\r\n'))
+
+
+def size_redis(data):
+    """An array of bulk strings, or a line."""
+    if data[:1] != b'*':
+        return line(data)
+    match = REDIS_ARRAY.match(data)
+    if not match:
+        return -1 if len(data) > 5 or b'\n' in data else None
+    at = match.end()
+    for _ in range(min(int(match.group(1)), REDIS_MAX)):
+        match = REDIS_BULK.match(data, at)
+        if not match:
+            return -1 if len(data) > at + 7 or b'\n' in data[at:] else None
+        at = match.end() + int(match.group(1)) + 2
+    return at
+
+
+def read_redis(message):
+    """A whole command -> its words."""
+    if message[:1] != b'*':
+        return message.split(None, REDIS_MAX)
+    words, at = [], message.index(b'\n') + 1
+    while at < len(message):
+        match = REDIS_BULK.match(message, at)
+        at = match.end() + int(match.group(1))
+        words.append(message[match.end():at])
+        at += 2
+    return words
+
+
+def pack_redis(octets):
+    """Octets -> a bulk string."""
+    return b'$%d\r\n%s\r\n' % (len(octets), octets)
+
+
+@talk('redis', sig=['2a %02x' % octet for octet in b'123456789'], port=6379, size=size_redis,
+      words=(b'PING', b'INFO', b'CONFIG', b'SLAVEOF', b'REPLICAOF', b'FLUSHALL', b'DBSIZE'),
+      shared=(b'AUTH', b'COMMAND', b'GET', b'HELLO', b'KEYS', b'QUIT', b'SELECT', b'SET'),
+      ref='https://redis.io/docs/latest/develop/reference/protocol-spec/')
+def answer_redis(message, peer):
+    """Command -> an empty store; login -> refusal."""
+    words = read_redis(message)
+    verb = words[0].upper() if words else b''
+    if verb == b'AUTH':
+        peer.note('credentials', user=words[1] if len(words) > 2 else b'', password=words[-1])
+    elif verb not in (b'', b'PING', b'INFO', b'COMMAND'):
+        peer.note('request', command=b' '.join(words)[:1024])
+    if verb == b'INFO':
+        return pack_redis(REDIS_INFO % peer.dport)
+    if verb == b'CONFIG' and len(words) > 2 and words[1].upper() == b'GET':
+        return b'*2\r\n' + pack_redis(words[2][:64]) + pack_redis(b'')
+    if verb == b'QUIT':
+        return b'+OK\r\n', SHUT
+    return REDIS_SAYS.get(verb, b'-ERR unknown command\r\n')
+
+
+# ---- riak ----------------------------------------------------------------------------
+
+RIAK_SAYS = {                           # request: answer, after its length
+    1: b'\2',                           # ping: pong
+    7: b'\x08\x0a' + sized(b'riak@127.0.0.1', 1) + b'\x12' + sized(b'3.0', 1)}
+RIAK_LOGIN = 253
+RIAK_REFUSAL = b'\0\x0a' + sized(b'not authorized', 1) + b'\x10\0'
+
+
+@talk('riak', sig=('00 00 00 01 01', '00 00 00 01 07', '00 00 00 .. fd 0a'), port=8087,
+      size=be(0, 4, 4),
+      ref='https://docs.riak.com/riak/kv/latest/developing/api/protocol-buffers/')
+def answer_riak(message, peer):
+    """Ping, server -> pong, a node; all else -> refusal."""
+    if message[4] == RIAK_LOGIN:
+        user, at = read_sized(message, 6, 1)
+        peer.note('credentials', user=user, password=read_sized(message, at + 1, 1)[0])
+    return sized(RIAK_SAYS.get(message[4], RIAK_REFUSAL), 4)
+
+
+# ---- zookeeper -----------------------------------------------------------------------
+
+JUTE_CONNECT = struct.Struct('!IIQIQI16s')      # size protocol zxid timeout session password
+JUTE_REQUEST = struct.Struct('!IiI')            # size xid type
+JUTE_REPLY = struct.Struct('!IiQi')             # size xid zxid error
+JUTE_PING, JUTE_CLOSE, JUTE_AUTH = -2, 0xfffffff5, 100
+JUTE_AUTH_FAILED, JUTE_NO_AUTH = -115, -102
+
+
+@talk('zookeeper', size=be(0, 4, 4), port=2181,
+      sig=['00 00 00 %s 00 00 00 00%s 00 00 00 10' % (size, ' ..' * 20) for size in ('2c', '2d')],
+      ref='https://github.com/apache/zookeeper/blob/master/zookeeper-jute/src/main/resources/'
+          'zookeeper.jute')
+def answer_zookeeper(message, peer):
+    """Connect, ping, close -> the same; all else -> refusal."""
+    if peer.state is None:
+        peer.state = 'connected'
+        _, protocol, _, timeout, _, _, _ = JUTE_CONNECT.unpack_from(message)
+        session = int.from_bytes(peer.host.random(7), 'big')
+        answer = struct.pack('!IIQI16s', protocol, timeout, session, 16, peer.host.random(16))
+        return sized(answer + bytes(len(message) - JUTE_CONNECT.size), 4)
+    _, xid, kind = JUTE_REQUEST.unpack_from(message)
+    error = JUTE_NO_AUTH
+    if xid == JUTE_PING or kind == JUTE_CLOSE:
+        error = 0
+    elif kind == JUTE_AUTH:
+        scheme, at = read_sized(message, JUTE_REQUEST.size + 4, 4)
+        user, _, password = read_sized(message, at, 4)[0].partition(b':')
+        peer.note('credentials', user=user, password=password, scheme=scheme)
+        error = JUTE_AUTH_FAILED
+    return JUTE_REPLY.pack(JUTE_REPLY.size - 4, xid, 0, error), (
+        kind == JUTE_CLOSE or error == JUTE_AUTH_FAILED)
+
+
+family('Directories')
+
+
+# ---- kerberos ------------------------------------------------------------------------
+
+KERBEROS_AS, KERBEROS_TGS, KERBEROS_ERROR = 0x6a, 0x6c, 0x7e    # RFC 4120 s5.10: application tags
+KERBEROS_UNKNOWN = 6                    # RFC 4120 s7.5.9: the client is not in the database
+KERBEROS_BODY, KERBEROS_CNAME, KERBEROS_REALM, KERBEROS_SNAME = 0xa4, 0xa1, 0xa2, 0xa3
+KERBEROS_FIELDS_MAX = 16
+
+
+def ber_fields(data, at, end):
+    """Elements of a SEQUENCE from `at` to `end` -> {tag: (start, end) of the contents}."""
+    found = {}
+    while at < end and len(found) < KERBEROS_FIELDS_MAX:
+        tag, start, at = parse_ber(data, at)
+        found[tag] = start, at
+    return found
+
+
+def pack_kerberos_time(second):
+    """Unix time -> KerberosTime (RFC 4120 s5.2.3)."""
+    return pack_der(0x18, time.strftime('%Y%m%d%H%M%SZ', time.gmtime(second)).encode())
+
+
+@talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
+      sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
+def answer_kerberos(message, peer):
+    """Request for a ticket -> error: nobody of that name."""
+    tag, at, _ = parse_ber(message, 4)
+    _, at, end = parse_ber(message, at)
+    fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
+        KERBEROS_BODY][0])[1:])
+    name, realm, server = (message[slice(*fields.get(key, (0, 0)))] for key in (
+        KERBEROS_CNAME, KERBEROS_REALM, KERBEROS_SNAME))
+    if not realm or tag not in (KERBEROS_AS, KERBEROS_TGS):
+        return None
+    peer.note('credentials', user=b'/'.join(re.findall(br'\x1b.([^\x1b]*)', name, re.S)),
+              realm=realm[2:])
+    error = pack_der(KERBEROS_ERROR, pack_der(
+        0x30, pack_der(0xa0, pack_der(2, b'\5')), pack_der(0xa1, pack_der(2, b'\x1e')),
+        pack_der(0xa4, pack_kerberos_time(peer.now)), pack_der(0xa5, pack_der(2, b'\0')),
+        pack_der(0xa6, pack_der(2, bytes((KERBEROS_UNKNOWN,)))),
+        pack_der(0xa9, realm), pack_der(0xaa, server)))
+    return sized(error, 4)
+
+
+# ---- ldap ----------------------------------------------------------------------------
+
+LDAP_BIND, LDAP_UNBIND, LDAP_SEARCH, LDAP_EXTENDED = 0x60, 0x42, 0x63, 0x77     # RFC 4511 s4.2-12
+LDAP_BOUND, LDAP_ENTRY, LDAP_FOUND = 0x61, 0x64, 0x65
+# Other requests, and what answers them: modify, add, delete, rename, compare
+LDAP_ANSWERS = {0x66: 0x67, 0x68: 0x69, 0x4a: 0x6b, 0x6c: 0x6d, 0x6e: 0x6f, LDAP_EXTENDED: 0x78}
+LDAP_SUCCESS, LDAP_OPERATIONS_ERROR, LDAP_PROTOCOL_ERROR = 0, 1, 2              # s4.1.9
+LDAP_METHOD_NOT_SUPPORTED, LDAP_BAD_CREDENTIALS, LDAP_NO_RIGHTS = 7, 49, 50
+LDAP_ROOT = {b'objectClass': (b'top',), b'namingContexts': (b'dc=example',),
+             b'supportedLDAPVersion': (b'3',)}          # RFC 4512 s5.1
+
+
+def is_ldap(data, peer):
+    """Behind the number of the message stands a request."""
+    at = data.index(b'\2\1', 2) + 3
+    return data[at] in LDAP_ANSWERS or data[at] in (LDAP_BIND, LDAP_UNBIND, LDAP_SEARCH)
+
+
+def pack_ldap(ident, tag, code=LDAP_SUCCESS):
+    """Number of the request in BER, kind of result, code -> message (RFC 4511 s4.1.9)."""
+    return pack_der(0x30, ident, pack_der(tag, b'\x0a\1', bytes((code,)), b'\4\0\4\0'))
+
+
+def pack_ldap_root(ident):
+    """-> the entry that has no name, which says what server this is."""
+    attributes = [pack_der(0x30, pack_der(4, name), pack_der(0x31, *(
+        pack_der(4, value) for value in values))) for name, values in LDAP_ROOT.items()]
+    return pack_der(0x30, ident, pack_der(LDAP_ENTRY, pack_der(4), pack_der(0x30, *attributes)))
+
+
+def answer_ldap_bind(ident, request, peer):
+    """Bind: version, name, method -> success for nobody, refusal for anyone else."""
+    _, _, at = parse_ber(request)
+    _, start, at = parse_ber(request, at)
+    method, begin, end = parse_ber(request, at)
+    name, password = request[start:at], request[begin:end]
+    if method != 0x80:
+        return pack_ldap(ident, LDAP_BOUND, LDAP_METHOD_NOT_SUPPORTED)
+    if name or password:
+        peer.note('credentials', user=name, password=password)
+        return pack_ldap(ident, LDAP_BOUND, LDAP_BAD_CREDENTIALS)
+    return pack_ldap(ident, LDAP_BOUND)
+
+
+@talk('ldap', port=(389, 636, 3268), size=ber, check=is_ldap, ref='RFC 4511 s4.2, s4.5',
+      sig=['30 %s 02 01 .. .. ..' % size
+           for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
+def answer_ldap(message, peer):
+    """Search -> our root; a bind, all else -> refusal."""
+    _, first, end = parse_ber(message)
+    _, _, at = parse_ber(message, first)
+    ident = message[first:at]
+    tag, start, end = parse_ber(message, at)
+    request = message[start:end]
+    if tag == LDAP_BIND:
+        return answer_ldap_bind(ident, request, peer)
+    if tag == LDAP_SEARCH:
+        peer.note('request', command=request[:512])
+        if request.startswith(b'\4\0\x0a\1\0'):         # no name, that object only
+            return pack_ldap_root(ident) + pack_ldap(ident, LDAP_FOUND)
+        return pack_ldap(ident, LDAP_FOUND, LDAP_OPERATIONS_ERROR)
+    if tag == LDAP_EXTENDED:
+        return pack_ldap(ident, LDAP_ANSWERS[tag], LDAP_PROTOCOL_ERROR)
+    if tag in LDAP_ANSWERS:
+        return pack_ldap(ident, LDAP_ANSWERS[tag], LDAP_NO_RIGHTS)
+    return (b'', SHUT) if tag == LDAP_UNBIND else None
+
+
+# ---- msrpc ---------------------------------------------------------------------------
+
+# C706 s12.6.3.1: version minor type flags representation size of-authentication call
+MSRPC_HEAD = struct.Struct('<BBBB4sHHI')
+MSRPC_BIND = struct.Struct('<16xHHIB3x')        # C706 s12.6.4.3: transmit receive group contexts
+MSRPC_REQUEST, MSRPC_FAULT, MSRPC_BIND_TYPE, MSRPC_BOUND, MSRPC_ALTER = 0, 3, 11, 12, 14
+MSRPC_ALTERED = 15
+MSRPC_WHOLE = 3                                 # flags: the first fragment and the last
+MSRPC_LITTLE = b'\x10\0\0\0'
+MSRPC_DENIED = 5                                # status of a fault: access is denied
+MSRPC_NDR = bytes.fromhex('045d888aeb1cc9119fe808002b104860') + struct.pack('<I', 2)
+MSRPC_CONTEXTS_MAX = 16
+
+
+def pack_msrpc(kind, call, body):
+    """Type, number of the call, body -> PDU."""
+    return MSRPC_HEAD.pack(5, 0, kind, MSRPC_WHOLE, MSRPC_LITTLE, MSRPC_HEAD.size + len(body), 0,
+                           call) + body
+
+
+def pack_msrpc_bound(message, kind, call, peer):
+    """Bind -> acknowledgement: each context that offers NDR is taken.
+
+    source  C706 s12.6.4.4: maxima, group, our port as text, results
+    """
+    transmit, receive, group, count = MSRPC_BIND.unpack_from(message)
+    at, results = MSRPC_BIND.size, b''
+    count = min(count, MSRPC_CONTEXTS_MAX)
+    for _ in range(count):
+        syntaxes = message[at + 2]
+        at += 24
+        offered = [message[at + 20 * index:at + 20 * index + 20] for index in range(syntaxes)]
+        at += 20 * syntaxes
+        fits = MSRPC_NDR in offered
+        results += struct.pack('<HH', 0, 0) + MSRPC_NDR if fits else struct.pack('<HH20x', 2, 2)
+    address = sized(b'%d\0' % peer.dport, 2, 'little')
+    head = struct.pack('<HHI', receive, transmit, group or 1) + address
+    return pack_msrpc(kind, call, head + bytes(-len(head) % 4)
+                      + struct.pack('<Bxxx', count) + results)
+
+
+@talk('msrpc', sig=('05 00 0b 03 10 00 00 00', '05 00 0b 07 10 00 00 00'), port=135,
+      size=le(8, 2, 0), ref='https://pubs.opengroup.org/onlinepubs/9629399/chap12.htm')
+def answer_msrpc(message, peer):
+    """Bind -> accepted; request -> access is denied."""
+    _, _, kind, _, _, _, _, call = MSRPC_HEAD.unpack_from(message)
+    if kind in (MSRPC_BIND_TYPE, MSRPC_ALTER):
+        return pack_msrpc_bound(message, kind + 1, call, peer)
+    if kind != MSRPC_REQUEST:
+        return b''
+    return pack_msrpc(MSRPC_FAULT, call, struct.pack('<IHBxIxxxx', 32, 0, 0, MSRPC_DENIED))
+
+
 family('Remote access')
+
+
+# ---- adb -----------------------------------------------------------------------------
+
+ADB_HEAD = struct.Struct('<4sIIIII')    # command, two arguments, size, sum, magic
+ADB_VERSION, ADB_DATA_MAX = 0x01000000, 4096
+ADB_BANNER = b'device::ro.product.name=device;ro.product.model=device;ro.product.device=device;\0'
+
+
+def pack_adb(command, first, second, data=b''):
+    """Command, its arguments, data -> message; its magic is the command's complement."""
+    return ADB_HEAD.pack(command, first, second, len(data), sum(data),
+                         int.from_bytes(command, 'little') ^ 0xffffffff) + data
+
+
+@talk('adb', sig=(b'CNXN',), port=5555, size=le(12, 4, ADB_HEAD.size),
+      ref='https://android.googlesource.com/platform/packages/modules/adb/+/refs/heads/main/'
+          'protocol.txt')
+def answer_adb(message, peer):
+    """Connect -> a device; open -> close."""
+    command, first, _, _, _, _ = ADB_HEAD.unpack_from(message)
+    data = message[ADB_HEAD.size:]
+    if command == b'CNXN' and not peer.state:
+        peer.state = 'connected'
+        return pack_adb(command, ADB_VERSION, ADB_DATA_MAX, ADB_BANNER)
+    if command == b'OPEN':
+        peer.note('request', command=data.rstrip(b'\0')[:1024])
+        return pack_adb(b'CLSE', 0, first)
+    return b'' if command in (b'OKAY', b'WRTE', b'CLSE', b'AUTH') else None
+
+
+# ---- rdp -----------------------------------------------------------------------------
+
+RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
+RDP_CHOSEN = bytes.fromhex('030000130ed00000123400') + struct.pack('<BBHI', 2, 0, 8, 0)
+RDP_ASKED = struct.Struct('<BBHI')      # MS-RDPBCGR s2.2.1.1.1: type flags size protocols
+RDP_COOKIE = re.compile(br'Cookie: mstshash=([^\r]{1,64})\r\n')
+RDP_CONNECT = b'\x02\xf0\x80\x7f\x65'   # X.224 data, MCS Connect Initial
+RDP_GCC = b'Duca'                       # T.124 s8.7: before the client's data
+RDP_CLIENT = b'\1\xc0'                  # MS-RDPBCGR s2.2.1.3.2: header of the core data
+RDP_CLIENT_AT, RDP_CLIENT_SIZE = 24, 32         # its name in UTF-16
+RDP_GOODBYE = bytes.fromhex('0300000902f0802180')       # T.125 s7: DisconnectProviderUltimatum
+# T.125 s7: Connect-Response: rt-user-rejected, id 0, domain parameters, no data
+RDP_REJECTED = bytes.fromhex('0300002d02f080 7f6622 0a010f 020100'
+                             '3018 020122 020103 020100 020101 020100 020101 020200ff 020102 0400')
+
+
+@talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00',), port=3389, size=be(2, 2, 0),
+      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
+def answer_rdp(message, peer):
+    """Connection request -> confirmed; connect -> goodbye.
+
+    state  'connected' once that is agreed on
+    """
+    if peer.state is None:
+        peer.state = 'connected'
+        match = RDP_COOKIE.search(message)
+        if match:
+            peer.note('credentials', user=match.group(1))
+        asked = message[-RDP_ASKED.size:]
+        wants = len(message) >= 19 and asked[:1] + asked[2:4] == b'\1\x08\0'
+        return RDP_CHOSEN if wants else RDP_CONFIRM
+    if message[4:9] == RDP_CONNECT:
+        at = message.index(RDP_CLIENT, message.index(RDP_GCC)) + RDP_CLIENT_AT
+        name = message[at:at + RDP_CLIENT_SIZE].decode('utf-16-le', 'replace')
+        peer.note('request', client=name.partition('\0')[0])
+        return RDP_REJECTED, SHUT
+    return RDP_GOODBYE, SHUT
+
+
+# ---- rfb -----------------------------------------------------------------------------
+
+RFB_GREETING = b'RFB 003.008\n'          # RFC 6143 s7.1.1
+RFB_LINE = re.compile(br'RFB 00([0-9])\.([0-9]{3})\n')
+RFB_VNC = b'\2'                         # RFC 6143 s7.1.2: security type
+RFB_FAILED = struct.pack('!I', 1)       # RFC 6143 s7.1.3
+RFB_RESPONSE = 16
+
+
+def start_rfb(data, peer):
+    """The client's version -> security types, or the challenge at once for 3.3."""
+    match = RFB_LINE.match(data)
+    if not match:
+        return None
+    hello = b'' if peer.greeter else RFB_GREETING
+    if int(match.group(1)) == 3 and int(match.group(2)) < 7:
+        challenge = peer.host.random(RFB_RESPONSE)
+        peer.state = challenge, False
+        return Reply(hello + struct.pack('!I', 2) + challenge, match.end())
+    peer.state = b'', int(match.group(2)) > 7
+    return Reply(hello + b'\1' + RFB_VNC, match.end())
+
+
+@protocol('rfb', sig=('52 46 42 20 30 30 .. 2e .. .. .. 0a',), over=(TCP,), banner=RFB_GREETING,
+          port=(5900, 5901, 5902, 5903), ref='RFC 6143 s7.1')
+def answer_rfb(data, peer):
+    """Version -> a password is wanted; response -> refusal.
+
+    state   (the challenge; b'' before the type is chosen, whether it is 3.8, which has reasons)
+    """
+    if len(data) < len(RFB_GREETING) and peer.state is None:
+        return MORE if RFB_GREETING[:6].startswith(data[:6]) else None
+    if peer.state is None:
+        return start_rfb(data, peer)
+    challenge, reasons = peer.state
+    failure = RFB_FAILED + (sized(b'Authentication failure', 4) if reasons else b'')
+    if not challenge:
+        if data[:1] != RFB_VNC:
+            return Reply(failure, 1, close=True)
+        challenge = peer.host.random(RFB_RESPONSE)
+        peer.state = challenge, reasons
+        return Reply(challenge, 1)
+    if len(data) < RFB_RESPONSE:
+        return MORE
+    peer.note('credentials', password=data[:RFB_RESPONSE].hex(), salt=challenge.hex())
+    return Reply(failure, RFB_RESPONSE, close=True)
 
 
 # ---- ssh -----------------------------------------------------------------------------
@@ -6230,6 +7443,188 @@ def answer_ssh(data, peer):
         peer.greeter = None
         return Reply(used=end)
     return Reply(SSH_ANSWER, used=end)
+
+
+# ---- x11 -----------------------------------------------------------------------------
+
+X11_REASON = b'Not authorized.\n'       # a multiple of 4
+X11_REQUEST = {b'l': struct.Struct('<BxHHHHxx'), b'B': struct.Struct('!BxHHHHxx')}    # s8
+X11_FAILED = {b'l': struct.Struct('<BBHHH'), b'B': struct.Struct('!BBHHH')}
+
+
+def size_x11(data):
+    """Octets of the setup with its two strings, each filled up to 4."""
+    if len(data) < 12:
+        return None
+    _, _, _, name, secret = X11_REQUEST[data[:1]].unpack_from(data)
+    return 12 + name + -name % 4 + secret + -secret % 4
+
+
+@talk('x11', sig=('6c 00 0b 00 00 00 .. .. .. .. 00 00', '42 00 00 0b 00 00 .. .. .. .. 00 00'),
+      port=(6000, 6001), size=size_x11,
+      ref='https://www.x.org/releases/current/doc/xproto/x11protocol.html')
+def answer_x11(message, peer):
+    """Setup of a connection -> refusal."""
+    _, _, _, name, secret = X11_REQUEST[message[:1]].unpack_from(message)
+    at = 12 + name + -name % 4
+    if name:
+        peer.note('credentials', user=message[12:12 + name],
+                  password=message[at:at + secret].hex())
+    return X11_FAILED[message[:1]].pack(0, len(X11_REASON), 11, 0, len(X11_REASON) // 4) + (
+        X11_REASON), SHUT
+
+
+family('Proxies and tunnels')
+
+
+# ---- openvpn -------------------------------------------------------------------------
+
+OPENVPN_HEAD = struct.Struct('!B8s')    # opcode and key id, session
+OPENVPN_RESET = 0x40                    # P_CONTROL_HARD_RESET_SERVER_V2
+
+
+@talk('openvpn-tcp', sig=('00 0e 38 .. .. .. .. .. .. .. .. 00 00 00 00 00',), port=1194,
+      size=be(0, 2, 2), ref='https://openvpn.net/community-resources/openvpn-protocol/')
+def answer_openvpn(message, peer):
+    """Reset of a client -> reset of a server, then silence."""
+    if peer.state:
+        return None
+    peer.state = 'reset'
+    _, session = OPENVPN_HEAD.unpack_from(message, 2)
+    return sized(OPENVPN_HEAD.pack(OPENVPN_RESET, peer.host.random(8)) + b'\1' + bytes(4)
+                   + session + bytes(4))
+
+
+# ---- pptp ----------------------------------------------------------------------------
+
+PPTP_HEAD = struct.Struct('!HHIHH')     # RFC 2637 s2: size type cookie control zero
+PPTP_COOKIE = 0x1a2b3c4d
+PPTP_START, PPTP_STOP, PPTP_ECHO, PPTP_CALL = 1, 3, 5, 7        # RFC 2637 s2.1-7; answers: + 1
+PPTP_NAME = 64
+
+
+def pack_pptp(kind, body):
+    """Kind of control message, its body -> message."""
+    return PPTP_HEAD.pack(PPTP_HEAD.size + len(body), 1, PPTP_COOKIE, kind, 0) + body
+
+
+@talk('pptp', sig=('00 9c 00 01 1a 2b 3c 4d',), port=1723, size=be(0, 2, 0), limit=256,
+      ref='RFC 2637 s2')
+def answer_pptp(message, peer):
+    """Start, echo, stop -> success; a call -> busy."""
+    _, _, cookie, kind, _ = PPTP_HEAD.unpack_from(message)
+    body = message[PPTP_HEAD.size:]
+    if cookie != PPTP_COOKIE:
+        return None
+    if kind == PPTP_START:              # s2.2: version 1.0, success, framing, bearers, no channel
+        names = [each.encode().ljust(PPTP_NAME, b'\0') for each in (peer.host.name, '')]
+        return pack_pptp(2, struct.pack('!HBBIIHH', 0x100, 1, 0, 1, 1, 0, 1) + b''.join(names))
+    if kind == PPTP_CALL:               # s2.8: its id, result 4
+        return pack_pptp(8, struct.pack('!HHBBHIHHI', 1, *struct.unpack_from('!H', body), 4, 0, 0,
+                                        0, 0, 0, 0))
+    if kind == PPTP_ECHO:
+        return pack_pptp(6, body[:4] + b'\1\0\0\0')
+    return (pack_pptp(4, b'\1\0\0\0'), SHUT) if kind == PPTP_STOP else None
+
+
+# ---- socks4 --------------------------------------------------------------------------
+
+SOCKS4 = struct.Struct('!BBH4s')        # version command port address; then the user, a name
+SOCKS4_GRANTED = b'\0\x5a'
+
+
+def is_socks4(data, peer):
+    """There is a port, and an address or the mark of a name: TDS and CQL begin like it."""
+    return any(data[2:4]) and (data[4] or not any(data[4:7]) and data[7])
+
+
+def size_socks4(data):
+    """Up to the NUL behind the user; 4A: the address 0.0.0.x is followed by a name."""
+    end = data.find(b'\0', SOCKS4.size) + 1
+    if end and data[4:7] == bytes(3) and data[7]:
+        end = data.find(b'\0', end) + 1
+    return end or None
+
+
+@talk('socks4', sig=('04 01 .. .. .. .. .. .. ..', '04 02 .. .. .. .. .. .. ..'), port=1080,
+      size=size_socks4, limit=512, check=is_socks4,
+      ref='https://www.openssh.com/txt/socks4.protocol')
+def answer_socks4(message, peer):
+    """Connect -> granted; what follows we answer ourselves."""
+    _, _, port, address = SOCKS4.unpack_from(message)
+    user, _, name = message[SOCKS4.size:].rstrip(b'\0').partition(b'\0')
+    if user:
+        peer.note('credentials', user=user)
+    peer.note('request', target=name or ip_text(address), port=port)
+    return Reply(SOCKS4_GRANTED + message[2:8], again=True)
+
+
+# ---- socks5 --------------------------------------------------------------------------
+
+SOCKS5_NONE, SOCKS5_PASSWORD = 0, 2     # RFC 1928 s3: methods
+SOCKS5_METHODS = frozenset((SOCKS5_NONE, 1, SOCKS5_PASSWORD, 3, 5, 6, 7, 8, 9, 0x80))   # IANA's
+SOCKS5_METHODS_MAX = 8
+SOCKS5_ADDRESSES = {1: 4, 4: 16}        # RFC 1928 s5: kind of address: octets
+SOCKS5_NAME = 3
+SOCKS5_KINDS = b'', b'\1', b'\3', b'\4'
+SOCKS5_CONNECT = 1
+SOCKS5_GRANTED = b'\5\0\0\1' + bytes(6)
+SOCKS5_REFUSED = b'\5\7\0\1' + bytes(6)         # RFC 1928 s6: the command is not supported
+
+
+def is_socks5(data, peer):
+    """The methods are known ones, each said once."""
+    methods = data[2:2 + data[1]]
+    return len(set(methods)) == data[1] and SOCKS5_METHODS.issuperset(methods)
+
+
+def read_socks5(data, peer):
+    """A name and password, or a request -> Reply.
+
+    raises  Malformed, IndexError, struct.error if it is not whole
+    """
+    if peer.state == 'login':           # RFC 1929 s2
+        user, at = read_sized(data, 1, 1)
+        password, at = read_sized(data, at, 1)
+        peer.note('credentials', user=user, password=password)
+        peer.state = 'granted'
+        return Reply(b'\1\0', at)
+    command, kind = data[1], data[3]
+    if kind == SOCKS5_NAME:
+        name, at = read_sized(data, 4, 1)
+    else:
+        at = 4 + SOCKS5_ADDRESSES[kind]
+        name = ip_text(data[4:at].ljust(SOCKS5_ADDRESSES[kind], b'\0'))
+    port, = struct.unpack_from('!H', data, at)
+    peer.note('request', target=name, port=port)
+    if command != SOCKS5_CONNECT:
+        return Reply(SOCKS5_REFUSED, at + 2, close=True)
+    return Reply(SOCKS5_GRANTED, at + 2, again=True)
+
+
+@protocol('socks5', sig=['05 %02x%s' % (count, ' ..' * count)
+                         for count in range(1, SOCKS5_METHODS_MAX + 1)],
+          port=(1080, 9050), over=(TCP,), check=is_socks5, ref='RFC 1928 s3, RFC 1929 s2')
+def answer_socks5(data, peer):
+    """Connect -> granted; what follows we answer ourselves.
+
+    state   None; 'login' once a password is wanted; 'granted' once the method is agreed on
+    """
+    if peer.state is None:
+        methods = data[2:2 + data[1]]
+        if SOCKS5_NONE in methods or SOCKS5_PASSWORD not in methods:
+            peer.state = 'granted'
+            return Reply(b'\5\0', 2 + data[1])
+        peer.state = 'login'
+        return Reply(b'\5\2', 2 + data[1])
+    if data[0] != (1 if peer.state == 'login' else 5):
+        return None
+    if peer.state == 'granted' and data[3:4] not in SOCKS5_KINDS:
+        return None
+    try:
+        return read_socks5(data, peer)
+    except (IndexError, Malformed, struct.error):
+        return MORE
 
 
 family('Files and remote procedures')
