@@ -490,7 +490,7 @@ def read_sized(data: bytes, at: int, width: int = 2, order='big') -> 'tuple[byte
     """
     start = at + width
     end = start + int.from_bytes(data[at:start], order)
-    if len(data) < end or len(data) < start:
+    if at < 0 or len(data) < end or len(data) < start:
         raise Malformed('string at %d' % at)
     return data[start:end], end
 
@@ -570,7 +570,7 @@ def pack_der(tag: int, *parts) -> bytes:
 # its own for the inside and feeds it.
 #
 # The function of a talk is given one message and returns octets (b'': nothing to say), None,
-# (octets, SHUT) to close after them, or a Reply.  It may also raise IndexError, ValueError or
+# (octets, SHUT) to close after them, or a Reply.  It may also raise LookupError, ValueError or
 # struct.error where a message is too short or makes no sense; that is None.
 
 TCP, UDP = IP_TCP, IP_UDP
@@ -656,7 +656,7 @@ def talk(name, sig=(), port=(), ref='', size=None, over=(TCP,), check=None, limi
                 return end
             try:
                 given = answer(data[:end], peer)
-            except (IndexError, ValueError, struct.error):
+            except (LookupError, ValueError, struct.error):
                 return None
             if isinstance(given, Reply):
                 return given if given.used is not None else given._replace(used=end)
@@ -756,9 +756,9 @@ class Index:
         self.lists = {key: with_rivals(entry for entry in fronts
                                        if key.startswith(entry.runs[0][1][:2]))
                       for key in {entry.runs[0][1][:2] for entry in fronts}}
-        for key, entries in self.lists.items():
-            if len(entries) > LIST_MAX:
-                self.lists[key] = self.split(entries)
+        for key, long in self.lists.items():
+            if len(long) > LIST_MAX:
+                self.lists[key] = self.split(long)
         self.runs = self.make_runs([entry for entry in entries
                                     if entry.runs and entry.runs[0][0]])
         self.lasts, self.words = {}, {}
@@ -6679,8 +6679,8 @@ MQTT_BAD_VERSION, MQTT_BAD_LOGIN, MQTT_REFUSED = (1, 0x84), (4, 0x86), (5, 0x87)
 
 
 def read_mqtt(data, at, properties):
-    """Where properties may stand -> after them."""
-    return varint(at)(data) if properties else at
+    """Where properties may stand -> after them; a place that is none if they are cut short."""
+    return (varint(at)(data) or -1) if properties else at
 
 
 @talk('mqtt', port=(1883, 8883), size=varint(1), ref='https://docs.oasis-open.org/mqtt/mqtt/v5.0/'
