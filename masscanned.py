@@ -6263,11 +6263,8 @@ family('Databases and queues')
 # ---- sasl plain ----------------------------------------------------------------------
 
 def note_plain(peer, response):
-    """Response of SASL PLAIN, an identity, NUL, a name, NUL, a password -> it is noted.
-
-    source  RFC 4616 s2
-    """
-    _, user, password = response.split(b'\0', 2)
+    """Response of SASL PLAIN -> its name and password are noted."""
+    user, password = parse_plain(response)
     peer.note('credentials', user=user, password=password)
 
 
@@ -6815,7 +6812,7 @@ def answer_mysql(message, peer):
         return None
     user, _, rest = message[4 + MYSQL_LOGIN.size:].partition(b'\0')
     hashed = rest[1:1 + rest[0]] if flags & (MYSQL_LENGTH | MYSQL_SECURE) and rest else b''
-    peer.note('credentials', user=user, password=hashed.hex(), salt=(peer.state or b'').hex())
+    peer.note('credentials', user=user, digest=hashed.hex(), salt=(peer.state or b'').hex())
     return pack_mysql(message[3] + 1 & 0xff, MYSQL_DENIED + (
         "Access denied for user '%s'@'%s'" % (user[:32].decode('latin-1'), ip_text(peer.src))
     ).encode('latin-1')), SHUT
@@ -6994,8 +6991,7 @@ def answer_postgresql(message, peer):
 
 # ---- redis ---------------------------------------------------------------------------
 
-REDIS_ARRAY = re.compile(br'\*([0-9]{1,3})\r\n')
-REDIS_BULK = re.compile(br'\$([0-9]{1,5})\r\n')
+REDIS_DIGITS = 9                        # octets of a line that says how many
 REDIS_MAX = 256                         # arguments of a command
 REDIS_INFO = (b'# Server\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\ntcp_port:%d\r\n'
               b'# Replication\r\nrole:master\r\nconnected_slaves:0\r\n# Keyspace\r\n')
@@ -7008,33 +7004,37 @@ REDIS_SAYS.update(dict.fromkeys(
      b'CONFIG', b'CLIENT'), b'+OK\r\n'))
 
 
-def size_redis(data):
-    """An array of bulk strings, or a line."""
+def parse_redis(data):
+    """A command -> (its words, its octets; None: it is cut short; -1: it is none)."""
     if data[:1] != b'*':
-        return line(data)
-    match = REDIS_ARRAY.match(data)
-    if not match:
-        return -1 if len(data) > 5 or b'\n' in data else None
-    at = match.end()
-    for _ in range(min(int(match.group(1)), REDIS_MAX)):
-        match = REDIS_BULK.match(data, at)
-        if not match:
-            return -1 if len(data) > at + 7 or b'\n' in data[at:] else None
-        at = match.end() + int(match.group(1)) + 2
-    return at
+        return data[:line(data)].split(None, REDIS_MAX), line(data)
+    words, left = [], 1
+    at, mark = 0, 0x2a                  # an array first, then bulk strings
+    while left:
+        end = data.find(b'\r\n', at, at + REDIS_DIGITS)
+        if end < 0:
+            return words, -1 if len(data) >= at + REDIS_DIGITS else None
+        try:
+            number = int(data[at + 1:end])
+        except ValueError:
+            number = -1
+        if number < 0 or data[at] != mark:
+            return words, -1
+        at = end + 2
+        if mark == 0x24:
+            words.append(data[at:at + number])
+            at += number + 2
+            left -= 1
+        elif number > REDIS_MAX:
+            return words, -1
+        else:
+            left, mark = number, 0x24
+    return words, at
 
 
-def read_redis(message):
-    """A whole command -> its words."""
-    if message[:1] != b'*':
-        return message.split(None, REDIS_MAX)
-    words, at = [], message.index(b'\n') + 1
-    while at < len(message):
-        match = REDIS_BULK.match(message, at)
-        at = match.end() + int(match.group(1))
-        words.append(message[match.end():at])
-        at += 2
-    return words
+def size_redis(data):
+    """An array of bulk strings, or a line -> its octets."""
+    return parse_redis(data)[1]
 
 
 def pack_redis(octets):
@@ -7048,12 +7048,12 @@ def pack_redis(octets):
       ref='https://redis.io/docs/latest/develop/reference/protocol-spec/')
 def answer_redis(message, peer):
     """Command -> an empty store; login -> refusal."""
-    words = read_redis(message)
+    words, _ = parse_redis(message)
     verb = words[0].upper() if words else b''
     if verb == b'AUTH':
         peer.note('credentials', user=words[1] if len(words) > 2 else b'', password=words[-1])
     elif verb not in (b'', b'PING', b'INFO', b'COMMAND'):
-        peer.note('request', command=b' '.join(words)[:1024])
+        peer.note('command', words=b' '.join(words)[:1024])
     if verb == b'INFO':
         return pack_redis(REDIS_INFO % peer.dport)
     if verb == b'CONFIG' and len(words) > 2 and words[1].upper() == b'GET':
@@ -7083,7 +7083,7 @@ def answer_riak(message, peer):
     return sized(RIAK_SAYS.get(message[4], RIAK_REFUSAL), 4)
 
 
-# ---- zookeeper -----------------------------------------------------------------------
+# ---- zookeeper-jute ------------------------------------------------------------------
 
 JUTE_CONNECT = struct.Struct('!IIQIQI16s')      # size protocol zxid timeout session password
 JUTE_REQUEST = struct.Struct('!IiI')            # size xid type
@@ -7092,11 +7092,11 @@ JUTE_PING, JUTE_CLOSE, JUTE_AUTH = -2, 0xfffffff5, 100
 JUTE_AUTH_FAILED, JUTE_NO_AUTH = -115, -102
 
 
-@talk('zookeeper', size=be(0, 4, 4), port=2181,
+@talk('zookeeper-jute', size=be(0, 4, 4), port=2181,
       sig=['00 00 00 %s 00 00 00 00%s 00 00 00 10' % (size, ' ..' * 20) for size in ('2c', '2d')],
       ref='https://github.com/apache/zookeeper/blob/master/zookeeper-jute/src/main/resources/'
           'zookeeper.jute')
-def answer_zookeeper(message, peer):
+def answer_jute(message, peer):
     """Connect, ping, close -> the same; all else -> refusal."""
     if peer.state is None:
         peer.state = 'connected'
@@ -7312,7 +7312,7 @@ def answer_adb(message, peer):
         peer.state = 'connected'
         return pack_adb(command, ADB_VERSION, ADB_DATA_MAX, ADB_BANNER)
     if command == b'OPEN':
-        peer.note('request', command=data.rstrip(b'\0')[:1024])
+        peer.note('command', words=data.rstrip(b'\0')[:1024])
         return pack_adb(b'CLSE', 0, first)
     return b'' if command in (b'OKAY', b'WRTE', b'CLSE', b'AUTH') else None
 
@@ -7400,7 +7400,7 @@ def answer_rfb(data, peer):
         return Reply(challenge, 1)
     if len(data) < RFB_RESPONSE:
         return MORE
-    peer.note('credentials', password=data[:RFB_RESPONSE].hex(), salt=challenge.hex())
+    peer.note('credentials', user=b'', digest=data[:RFB_RESPONSE].hex(), salt=challenge.hex())
     return Reply(failure, RFB_RESPONSE, close=True)
 
 
@@ -9296,7 +9296,8 @@ CLAMD_VERBS = b'PING', b'VERSION', b'STATS', b'SCAN', b'RELOAD', b'INSTREAM', b'
 CLAMD_REPLIES = {b'PING': b'PONG', b'VERSION': b'Scanner 1.0'}
 
 
-@talk('clamd', port=3310, limit=TEXT_MAX, ref='https://docs.clamav.net/manual/Usage/Scanning.html',
+@talk('clamd', port=3310, limit=TEXT_MAX, shared=CLAMD_REPLIES,
+      ref='https://docs.clamav.net/manual/Usage/Scanning.html',
       sig=(*(form % verb for verb in CLAMD_VERBS for form in (b'z%s\0', b'n%s\n')), '..'),
       size=lambda data: (till(b'\0') if data[:1] == b'z' else line)(data))
 def answer_clamd(message, peer):

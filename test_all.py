@@ -11324,8 +11324,31 @@ GREETINGS = [                               # port, what is said, whether that i
      False), (10011, b'TS3\n\rWelcome to the query interface.\n\r', False),
     (13, DAY, True), (17, QUOTE, True), (19, CHARGEN, True), (37, SECONDS, True),
     (2000, b'\1\0\0\0', False),
+    (3306, unhex('49000000 0a') + b'8.0.0\0' + unhex('01000000') + b'22222222\0'
+     + unhex('dff721 0200 0f00 15', '00' * 10) + b'222222222222\0mysql_native_password\0', False),
+    (33060, unhex('05000000 0b 08051a00'), False),
+    *((port, b'RFB 003.008\n', False) for port in (5900, 5901, 5902, 5903)),
 ]
-LOGIN = dict(user=b'bob', password=b'secret')
+LOGIN, BOB_X = (dict(user=b'bob', password=password) for password in (b'secret', b'x'))
+RFB_RESPONSE = dict(user=b'', digest='aa106775b1ff5ac0eaf522244454f68e', salt='11' * 16)
+BINARY_NOTES = {                            # name of a vector: what is noted of it
+    'amqp login': LOGIN, 'amqp 1.0 login': dict(user=b'bob', password=b'xy'),
+    'cassandra login': BOB_X, 'couchbase login': BOB_X, 'drda login': dict(user='bob', password='x'),
+    'erlang node': dict(user=b'a@host'), 'erlang node of 23': dict(user=b'a@host'),
+    'firebird login': dict(user=b'bob', password=b'gzuzzN69Y0.'), 'kafka login': BOB_X,
+    'mongodb login': dict(user=b'bob'), 'mqtt 3.1.1': dict(BOB_X, client=b''),
+    'mqtt 5.0': dict(BOB_X, client=b''), 'mqtt will': dict(BOB_X, client=b'c'),
+    'mssql login 7.3': dict(user='sa', password='secret'),
+    'mssql login 7.0': dict(user='sa', password='secret'),
+    'mysql login': dict(user=b'bob', digest='175756d8327bad1574a9bdb40a1cfab92377a486', salt=''),
+    'mysqlx login': BOB_X, 'neo4j login': BOB_X,
+    'postgresql login': dict(user=b'bob', password=b'sesame'), 'riak login': BOB_X,
+    'zookeeper-jute login': dict(BOB_X, scheme=b'digest'),
+    'kerberos-tcp ticket': dict(user=b'bob', realm=b'EXAMPLE.ORG'),
+    'ldap bind': dict(user=b'cn=admin', password=b'secret'), 'rdp': dict(user=b'bob'),
+    'rfb 3.8': RFB_RESPONSE, 'rfb 3.3': RFB_RESPONSE,
+    'x11 big': dict(user=b'MIT-MAGIC-COOKIE-1', password='55' * 16),
+}
 NOTED = [                                   # name, request, fields of the notes
     ('imap', b'a LOGIN "bob" secret\r\na LOGIN {3}\r\nbob {6}\r\nsecret\r\n', [LOGIN] * 2),
     ('imap', b'a AUTHENTICATE PLAIN %s\r\na AUTHENTICATE LOGIN\r\n%s\r\n%s\r\n' % (
@@ -11485,9 +11508,6 @@ TEXT_VECTORS = [
      b'stat is not executed because it is not in the whitelist.\n', 'ZooKeeper administration'),
     ('zookeeper stat elsewhere@80', TCP, b'conf', None, 'by hand'),
 ]
-VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
-           + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
-           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS)
 # Databases, queues, directories, remote access, proxies: what real clients say, and what is wrong
 BINARY_VECTORS = [
     ('amqp login', TCP, b'AMQP\x00\x00' + unhex('090101000000000023000a000b0000000005')
@@ -11738,18 +11758,18 @@ BINARY_VECTORS = [
     ('riak login', TCP, unhex('00000009fd0a03626f62120178'),
      unhex('00000013000a0e') + b'not authorized' + unhex('1000'), 'by hand'),
     ('riak cut short', TCP, unhex('00000001'), None, 'by hand'),
-    ('zookeeper session', TCP, unhex('0000002d') + bytes(14) + unhex('07d0') + bytes(11)
+    ('zookeeper-jute session', TCP, unhex('0000002d') + bytes(14) + unhex('07d0') + bytes(11)
      + unhex('10') + bytes(20)
      + unhex('0e0000000100000008000000012f000000000800000002fffffff5'),
      unhex('0000002500000000000007d00011111111111111000000101111111111111111')
      + unhex('11111111111111110000000010000000010000000000000000ffffff9a000000')
      + unhex('1000000002') + bytes(12), 'kazoo 2.8'),
-    ('zookeeper login', TCP, unhex('0000002c') + bytes(14) + unhex('07d0') + bytes(11)
+    ('zookeeper-jute login', TCP, unhex('0000002c') + bytes(14) + unhex('07d0') + bytes(11)
      + unhex('10') + bytes(19) + unhex('1ffffffffc000000640000000000000006')
      + b'digest\x00\x00' + unhex('0005') + b'bob:x',
      unhex('0000002400000000000007d00011111111111111000000101111111111111111')
      + unhex('111111111111111100000010fffffffc0000000000000000ffffff8d'), 'by hand'),
-    ('zookeeper cut short', TCP, unhex('0000002d0000000000000000'), None, 'by hand'),
+    ('zookeeper-jute cut short', TCP, unhex('0000002d0000000000000000'), None, 'by hand'),
     ('kerberos-tcp ticket', TCP,
      unhex('000000b56a81b23081afa103020105a20302010aa31a3018300aa10402020096')
      + unhex('a2020400300aa10402020095a2020400a48186308183a00703050000000010a1')
@@ -11875,8 +11895,10 @@ BINARY_VECTORS = [
     ('socks5 method 4', TCP, unhex('050104'), None, 'by hand'),
 ]
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
-           + BINARY_VECTORS
-           + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS])
+           + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
+           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS)
+NOTED += [(row[0].split()[0], row[2], [BINARY_NOTES[row[0]]]) for row in BINARY_VECTORS
+          if row[0] in BINARY_NOTES]
 
 
 # ==== Responder: helpers ==============================================================
@@ -12928,6 +12950,57 @@ class Registry(unittest.TestCase):
                 with self.subTest(data=data, port=port):
                     self.assertEqual(self.find(protocols, data, port=port), name)
 
+    # openings that resemble each other, and whose they are on a port of nobody
+    RESEMBLING = [
+        ('smb', '00000054ff534d4272'), ('postgresql', '0000000804d2162f'),
+        ('postgresql', '000000120003000075736572'), ('kafka', '0000001500030001000000020007'),
+        ('kafka', '000000240012000300000001000772646b61'), ('riak', '0000000107'),
+        ('zookeeper-jute', '0000002d' + '00' * 24 + '00000010'), ('firebird', '000000010000001300000003'),
+        ('kerberos-tcp', '000000b56a81b2'), ('rpc', '0000002800000000000000000000000200' '0186a0'
+                                             '0000000200000004'),
+        ('ldap', '300c020101600702010304008000'), ('rdp', '0300000b06e00000000000'),
+        ('cassandra', '030000000500000000'), ('cassandra', '050000000500000000'),
+        ('msrpc', '05000b0310000000'), ('socks5', '050100'), ('mqtt', '100c00044d515454'),
+        ('mssql', '10010060000001005800000000000074' + '00' * 80),
+        ('mssql', '1201002f000001000000' '1a0006' '01'), ('openvpn-tcp', '000e3801020304050607080000000000'),
+        ('socks4', '040100500a01010100'), ('couchbase', '800b' + '00' * 22), ('epmd', '00016e'),
+        ('pptp', '009c00011a2b3c4d'), ('stun', '000100002112a442'),
+        (None, '040100000a01010100'), (None, '05020000'), (None, '04010050000001000000'),
+    ]
+
+    def test_resembling(self):
+        for name, data in self.RESEMBLING:
+            with self.subTest(name=name, data=data):
+                self.assertEqual(self.find(masscanned.PROTOCOLS.values(), unhex(data), final=True), name)
+
+    def test_literals_go_first(self):
+        """A signature without open octets waits for no other that might fit yet."""
+        toys = [toy(None, '00 00 00 08 .. .. .. .. 00 00 00 00 00 00', name='long'),
+                toy(None, b'\0\0\0\x08abcd', name='whole')]
+        for data, name in ((b'\0\0\0\x08abcd', 'whole'), (b'\0\0\0\x08abc', b''),
+                           (b'\0\0\0\x08abcd' + bytes(6), 'whole'),
+                           (b'\0\0\0\x08abce' + bytes(6), 'long')):
+            self.assertEqual(self.find(toys, data), name)
+
+    def test_long_lists_are_split(self):
+        toys = [toy(None, '00 00 .. .. %02x' % octet, name='toy%d' % octet) for octet in range(20)]
+        toys.append(toy(None, '00 00 .. .. .. 07', name='open'))
+        index = masscanned.Registry(toys).index[TCP]
+        self.assertEqual(sorted(map(len, index.places())), [1] + [2] * 20)
+        for data, name in ((b'\0\0xx\3\1', 'toy3'), (b'\0\0xx\x77\7', 'open'), (b'\0\0xx', b''),
+                           (b'\0\0xx\x77', b''), (b'\0\0xx\x77\1', None)):
+            self.assertEqual(self.find(toys, data), name)
+
+    def test_greeters_state_is_its_own(self):
+        """What a greeting leaves is gone when the client turns out to speak something else."""
+        stream = open_stream('mysql', TCP)
+        stream.greet(masscanned.PROTOCOLS['mysql'])
+        self.assertEqual((stream.state, stream.feed(GET), stream.state), (b'2' * 20, KEEP, None))
+        stream = open_stream('mysql', TCP)
+        stream.greet(masscanned.PROTOCOLS['mysql'])
+        stream.feed(b'\x4f\0\0')
+        self.assertEqual(stream.state, b'2' * 20)
+
     def test_strict(self):
         """A port that has owners speaks nothing else; all others speak everything."""
         for data, port, name in ((b'GET x', 80, 'http'), (b'GET x', 25, None),
@@ -13465,6 +13538,26 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('amqp', 5672, b'AMQP\0\0\x09\1' + b'\1\0\0\0\0\0\0\xce' * 180),
+        ('cassandra', 9042, unhex('040000000500000000') * 160),
+        ('couchbase', 11210, unhex('800a000000000000', '00' * 16) * 60),
+        ('drda', 50000, b'\0\x0a\xd0\1\0\1\0\4\x10\x41' * 145),
+        ('firebird', 3050, unhex('0000000100000013000000010000002400000000000000010000000000000000')
+         + unhex('0000001300000000000000000000057c') + b'\1' + b'\x1c\0' * 697),
+        ('kafka', 9092, unhex('0000000a 0012 0000 00000001 ffff') * 100),
+        ('ldap', 389, unhex('300c020101600702010304008000') * 100),
+        ('kerberos', 88, unhex('00000590 6a82058c 30820588 a4820584') + b'\xa0\0' * 700),
+        ('mongodb', 27017, unhex('00040000 01000000 00000000 dd070000 00000000 00 00040000')
+         + b'\x0a\0' * 700),
+        ('msrpc', 135, unhex('05000b031000000000040000 01000000 b810b810 00000000 10000000')
+         + bytes(1400)),
+        ('neo4j', 7687, unhex('6060b017 00000004', '00' * 12) + b'\0\1x' * 470),
+        ('redis', 6379, b'*200\r\n' + b'$0\r\n\r\n' * 240), ('redis lines', 6379, b'PING\n' * 290),
+        ('riak', 8087, unhex('0000000101') * 290), ('adb', 5555, b'CNXN' + bytes(1400)),
+        ('socks4', 1080, (unhex('04010050 0a010101') + b'\0') * 160),
+        ('socks5', 1080, unhex('050100 05010001 0a010101 0050') * 110),
+        ('zookeeper-jute', 2181, unhex('0000002c', '00' * 24, '00000010', '00' * 16)
+         + unhex('00000008 fffffffe 0000000b') * 115),
         ('smtp verbs', 25, b'NOOP\n' * 290), ('smtp words', 25, b'x\n' * 700),
         ('imap', 143, b'1 NOOP\n' * 200), ('imap literals', 143, b'1 {1}\n' * 230),
         ('irc', 6667, b'NICK x\n' * 200), ('ftp logins', 21, b'USER x\nPASS y\n' * 100),
