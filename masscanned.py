@@ -7022,7 +7022,7 @@ def parse_redis(data):
             return words, -1
         at = end + 2
         if mark == 0x24:
-            words.append(data[at:at + number])
+            words += [data[at:at + number]]
             at += number + 2
             left -= 1
         elif number > REDIS_MAX:
