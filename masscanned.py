@@ -6542,10 +6542,10 @@ KAFKA_UNSUPPORTED, KAFKA_LOGIN_FAILED = 35, 58          # error codes
 
 
 def is_kafka(data, peer):
-    """The name of the client fits into the request, or there is none."""
-    size, _, _, _ = KAFKA_HEAD.unpack_from(data)
+    """It is a request that we know; the name of the client fits into it, or there is none."""
+    size, key, _, _ = KAFKA_HEAD.unpack_from(data)
     name, = struct.unpack_from('!h', data, KAFKA_HEAD.size)
-    return -1 <= name <= size - 10
+    return key in KAFKA_MOST and -1 <= name <= size - 10
 
 
 def pack_kafka_versions(version):
@@ -6566,7 +6566,7 @@ def pack_kafka_metadata(version, peer):
     return broker + (b'\xff\xff' + struct.pack('!I', 0) if version else b'') + struct.pack('!I', 0)
 
 
-@talk('kafka', sig=['00 00 .. .. 00 %02x 00 .. .. .. .. .. .. ..' % key for key in KAFKA_MOST],
+@talk('kafka', sig=('00 00 .. .. 00 .. 00 .. .. .. .. .. .. ..',),
       port=9092, size=be(0, 4, 4), check=is_kafka, ref='https://kafka.apache.org/protocol')
 def answer_kafka(message, peer):
     """Versions, metadata -> ours; login -> refusal."""
@@ -9682,6 +9682,201 @@ def answer_zookeeper(message, peer):
     """A word of four letters -> what it asks for, then the end."""
     refusal = b'%s is not executed because it is not in the whitelist.\n' % message
     return ZOOKEEPER_WORDS.get(message, refusal), SHUT
+
+
+family('Applications')
+
+
+# ---- ajp13 ---------------------------------------------------------------------------
+
+AJP_HEAD = struct.Struct('!2sHB')       # from the web server: magic size kind
+AJP_FORWARD, AJP_PING = 2, 10
+AJP_PONG = b'AB\0\1\x09'
+# Packets to it: send headers, 401, no fields; end, the connection may be used again
+AJP_REFUSAL = (b'AB' + sized(b'\4\1\x91' + sized(b'Unauthorized') + b'\0\0\0')
+               + b'AB' + sized(b'\5\1'))
+
+
+@talk('ajp13', sig=('12 34 .. .. 02', '12 34 .. .. 0a'), port=8009, size=be(2, 2, 4), limit=8192,
+      ref='https://tomcat.apache.org/connectors-doc/ajp/ajpv13a.html')
+def answer_ajp13(message, peer):
+    """Ping -> pong; a request -> 401."""
+    _, _, kind = AJP_HEAD.unpack_from(message)
+    if kind == AJP_PING:
+        return AJP_PONG
+    return AJP_REFUSAL if kind == AJP_FORWARD else None
+
+
+# ---- bgp -----------------------------------------------------------------------------
+
+BGP_HEAD = struct.Struct('!16sHB')      # RFC 4271 s4.1: marker size type
+BGP_MARKER = b'\xff' * 16
+BGP_OPEN, BGP_NOTIFICATION, BGP_KEEPALIVE = 1, 3, 4
+BGP_REJECTED = b'\6\5'                  # RFC 4486 s4: cease, connection rejected
+
+
+def pack_bgp(kind, body):
+    """Type, body -> message."""
+    return BGP_HEAD.pack(BGP_MARKER, BGP_HEAD.size + len(body), kind) + body
+
+
+@talk('bgp', sig=('ff ' * 16 + '.. .. 01 04',), port=179, size=be(16, 2, 0), limit=4096,
+      ref='RFC 4271 s4.2, s4.5, RFC 4486 s4')
+def answer_bgp(message, peer):
+    """Open -> ours, and a notification that the connection is rejected."""
+    hold, = struct.unpack_from('!H', message, 22)
+    ours = struct.pack('!BHH4sB', 4, 23456, hold, peer.dst[-4:], 0)     # RFC 6793 s9: AS_TRANS
+    return pack_bgp(BGP_OPEN, ours) + pack_bgp(BGP_NOTIFICATION, BGP_REJECTED), SHUT
+
+
+# ---- dicom ---------------------------------------------------------------------------
+
+DICOM_ASSOCIATE = struct.Struct('!BxIHxx16s16s')        # PS3.8 s9.3.2: type size version names
+DICOM_REJECTED = b'\3\0\0\0\0\4\0\1\1\3'             # PS3.8 s9.3.4: for good, unknown caller
+
+
+@talk('dicom', sig=('01 00 00 00 .. .. 00 01 00 00',), port=(104, 11112), size=be(2, 4, 6),
+      ref='https://dicom.nema.org/medical/dicom/current/output/chtml/part08/sect_9.3.html')
+def answer_dicom(message, peer):
+    """Wish for an association -> rejection: the calling title is not known."""
+    _, _, _, called, calling = DICOM_ASSOCIATE.unpack_from(message)
+    peer.note('credentials', user=calling.strip(), target=called.strip())
+    return DICOM_REJECTED, SHUT
+
+
+# ---- hl7 -----------------------------------------------------------------------------
+
+@talk('hl7', sig=(b'\x0bMSH|',), port=2575, size=till(b'\x1c\r'),
+      ref='https://www.hl7.org/implement/standards/product_brief.cfm?product_id=55')
+def answer_hl7(message, peer):
+    """Message of MLLP -> its acknowledgement: application reject."""
+    fields = message[1:].split(b'\r', 1)[0].split(b'|', 12)
+    if fields[8].startswith(b'ACK'):
+        return b''
+    ident = fields[9][:199]             # HL7 v2: MSH-10
+    return b'\x0bMSH|%s|||||%s||ACK|%s|P|2.5\rMSA|AR|%s\r\x1c\r' % (
+        fields[1], time.strftime('%Y%m%d%H%M%S', time.gmtime(peer.now)).encode(), ident, ident)
+
+
+# ---- java-rmi ------------------------------------------------------------------------
+
+RMI_STREAM, RMI_CALL, RMI_PING = 0x4b, 0x50, 0x52
+
+
+def size_rmi(data):
+    """The head; after it the client's end point, a call, which has no length, or a ping."""
+    if data.startswith(b'JRMI'):
+        return 7
+    return len(data) if data[:1] == b'P' else 1 if data[:1] == b'R' else be(0, 2, 6)(data)
+
+
+@talk('java-rmi', sig=('4a 52 4d 49 00 02 4b',), port=1099, size=size_rmi,
+      ref='https://docs.oracle.com/javase/8/docs/platform/rmi/spec/rmi-protocol3.html')
+def answer_rmi(message, peer):
+    """Head -> its end point; a ping -> the same; a call is noted and ends it.
+
+    state   'greeted'
+    """
+    if peer.state is None:
+        peer.state = 'greeted'
+        return b'N' + sized(ip_text(peer.src).encode()) + struct.pack('!I', peer.sport)
+    if message[0] == RMI_CALL:
+        peer.note('command', words=message[:1024])
+        return b'', SHUT
+    return b'S' if message[0] == RMI_PING else b''
+
+
+# ---- jdwp ----------------------------------------------------------------------------
+
+JDWP_HELLO = b'JDWP-Handshake'
+JDWP_HEAD = struct.Struct('!IIBBB')     # size id flags set command; in a reply the error
+JDWP_VERSION, JDWP_SIZES = (1, 1), (1, 7)
+JDWP_NOT_IMPLEMENTED = 99
+JDWP_SAYS = {
+    JDWP_VERSION: sized(b'JDWP 1.8', 4) + struct.pack('!II', 1, 8) + sized(b'1.8', 4) * 2,
+    JDWP_SIZES: struct.pack('!5I', 8, 8, 8, 8, 8)}
+
+
+@talk('jdwp', sig=(JDWP_HELLO,), port=(8000, 5005),
+      size=lambda data: (fix(14) if data[:1] == b'J' else be(0, 4, 0))(data),
+      ref='https://docs.oracle.com/javase/8/docs/technotes/guides/jpda/jdwp-spec.html')
+def answer_jdwp(message, peer):
+    """Handshake -> the same, once; version, sizes -> ours; any other command -> error."""
+    if message == JDWP_HELLO:
+        given = None if peer.state else JDWP_HELLO
+        peer.state = 'greeted'
+        return given
+    _, ident, flags, *command = JDWP_HEAD.unpack_from(message)
+    if flags & 0x80:
+        return None
+    body = JDWP_SAYS.get(tuple(command), b'')
+    error = 0 if body else JDWP_NOT_IMPLEMENTED
+    return struct.pack('!IIBH', JDWP_HEAD.size + len(body), ident, 0x80, error) + body
+
+
+# ---- smart-install -------------------------------------------------------------------
+
+@talk('smart-install', sig=('00 00 00 01 00 00 00 01 00 00 00 04 00 00 00 08' + ' ..' * 8,),
+      port=4786, size=fix(24), ref='https://github.com/Cisco-Talos/smi_check')
+def answer_smart_install(message, peer):
+    """The question of Talos' check -> a director's answer."""
+    return struct.pack('!6I', 4, 0, 3, 8, 1, 0), SHUT
+
+
+# ---- smpp ----------------------------------------------------------------------------
+
+SMPP_HEAD = struct.Struct('!IIII')      # SMPP 3.4 s3.2: size command status sequence
+SMPP_BINDS = 1, 2, 9                    # receiver, transmitter, transceiver
+SMPP_LINK, SMPP_UNBIND, SMPP_NACK, SMPP_RESPONSE = 0x15, 6, 0x80000000, 0x80000000
+SMPP_BIND_FAILED, SMPP_UNKNOWN = 0x0e, 3        # SMPP 3.4 s5.1.3: status
+
+
+@talk('smpp', sig=('00 00 00 .. 00 00 00 .. 00 00 00 00',), port=2775,
+      check=lambda data, peer: data[3] >= SMPP_HEAD.size and data[7] in (*SMPP_BINDS, SMPP_LINK),
+      size=be(0, 4, 0), ref='https://smpp.org/SMPP_v3_4_Issue1_2.pdf')
+def answer_smpp(message, peer):
+    """Bind -> refusal; is the link alive -> it is; all else -> unknown."""
+    _, command, _, sequence = SMPP_HEAD.unpack_from(message)
+    if command & SMPP_RESPONSE:
+        return b''
+    kind, status, name = command | SMPP_RESPONSE, 0, b''
+    if command in SMPP_BINDS:
+        user, password = message[SMPP_HEAD.size:].split(b'\0')[:2]
+        peer.note('credentials', user=user, password=password)
+        status, name = SMPP_BIND_FAILED, b'\0'
+    elif command not in (SMPP_LINK, SMPP_UNBIND):
+        kind, status = SMPP_NACK, SMPP_UNKNOWN
+    return (SMPP_HEAD.pack(SMPP_HEAD.size + len(name), kind, status, sequence) + name,
+            status == SMPP_BIND_FAILED or command == SMPP_UNBIND)
+
+
+# ---- weblogic-t3 ---------------------------------------------------------------------
+
+@talk('weblogic-t3', sig=(b't3 ', b't3s '), port=7001, size=till(b'\n\n'), limit=1024,
+      ref='https://docs.oracle.com/en/middleware/fusion-middleware/weblogic-server/12.2.1.4/')
+def answer_t3(message, peer):
+    """Version and options -> ours; what follows is not read."""
+    if peer.state:
+        return None
+    peer.state = 'greeted'
+    return b'HELO:12.2.1.4.0.false\nAS:2048\nHL:19\n\n'
+
+
+# ---- zabbix --------------------------------------------------------------------------
+
+ZABBIX_HEAD = struct.Struct('<4sBII')   # magic flags size reserved
+
+
+@talk('zabbix', sig=('5a 42 58 44 01 .. .. 00 00 00 00 00 00',), port=(10050, 10051),
+      size=le(5, 4, ZABBIX_HEAD.size),
+      ref='https://www.zabbix.com/documentation/current/en/manual/appendix/protocols')
+def answer_zabbix(message, peer):
+    """Key of an agent -> not supported; a request of JSON -> failed."""
+    body = message[ZABBIX_HEAD.size:]
+    says = b'{"response":"failed","info":"unknown host"}'
+    if body[:1] != b'{':
+        says = b'1' if body.strip() == b'agent.ping' else b'ZBX_NOTSUPPORTED\0unknown key'
+    return ZABBIX_HEAD.pack(b'ZBXD', 1, len(says), 0) + says, SHUT
 
 
 family('Trojans and worms')

@@ -11348,6 +11348,7 @@ BINARY_NOTES = {                            # name of a vector: what is noted of
     'ldap bind': dict(user=b'cn=admin', password=b'secret'), 'rdp': dict(user=b'bob'),
     'rfb 3.8': RFB_RESPONSE, 'rfb 3.3': RFB_RESPONSE,
     'x11 big': dict(user=b'MIT-MAGIC-COOKIE-1', password='55' * 16),
+    'dicom association': dict(user=b'ECHO', target=b'ANY'), 'smpp bind': BOB_X,
 }
 NOTED = [                                   # name, request, fields of the notes
     ('imap', b'a LOGIN "bob" secret\r\na LOGIN {3}\r\nbob {6}\r\nsecret\r\n', [LOGIN] * 2),
@@ -11893,6 +11894,67 @@ BINARY_VECTORS = [
     ('socks5 kind 2', TCP, unhex('050100050100020a0101010050'), unhex('0500'), 'by hand'),
     ('socks5 method twice', TCP, unhex('05020000'), None, 'by hand'),
     ('socks5 method 4', TCP, unhex('050104'), None, 'by hand'),
+    ('ajp13 ping', TCP, unhex('123400010a'), unhex('4142000109'), 'by hand'),
+    ('ajp13 request', TCP, unhex('12340006020200086162'),
+     unhex('41420014040191000c') + b'Unauthorized\x00\x00' + unhex('00414200020501'), 'by hand'),
+    ('ajp13 cut short', TCP, unhex('1234000602020008'), None, 'by hand'),
+    ('ajp13 then other', TCP, unhex('123400010a1234000107'), unhex('4142000109'), 'by hand'),
+    ('bgp open', TCP, unhex('ffffffffffffffffffffffffffffffff001d0104fde800b40a00000100'),
+     unhex('ffffffffffffffffffffffffffffffff001d01045ba000b4c000000100ffffff')
+     + unhex('ffffffffffffffffffffffffff0015030605'), 'by hand'),
+    ('bgp keepalive first', TCP, unhex('ffffffffffffffffffffffffffffffff001304'), None,
+     'by hand'),
+    ('bgp cut short', TCP, unhex('ffffffffffffffffffffffffffffffff001d0104fde800b4'), None,
+     'by hand'),
+    ('dicom association', TCP, unhex('01000000004400010000')
+     + b'ANY             ECHO            \x00\x00' + bytes(30), unhex('03000000000400010103'),
+     'by hand'),
+    ('dicom cut short', TCP, unhex('01000000004400010000') + b'ANY             ', None,
+     'by hand'),
+    ('hl7 message', TCP, unhex('0b') + b'MSH|^~\\&|a|b|c|d|2026||ADT^A01|42|P|2.5\rPID|1\r'
+     + unhex('1c0d'),
+     unhex('0b') + b'MSH|^~\\&|||||20261121014641||ACK|42|P|2.5\rMSA|AR|42\r' + unhex('1c0d'),
+     'by hand'),
+    ('hl7 few fields', TCP, unhex('0b') + b'MSH|^~\\&|a\r' + unhex('1c0d'), None, 'by hand'),
+    ('java-rmi ping', TCP, b'JRMI\x00' + unhex('024b0004') + b'host\x00\x00' + unhex('000052'),
+     unhex('4e0009') + b'192.0.0.0\x00\x00' + unhex('9c4053'), 'by hand'),
+    ('java-rmi call', TCP, b'JRMI\x00' + unhex('024b0004') + b'host\x00\x00'
+     + unhex('000050aced0005'), unhex('4e0009') + b'192.0.0.0\x00\x00' + unhex('9c40'),
+     'by hand'),
+    ('java-rmi other version', TCP, b'JRMI\x00' + unhex('014b'), None, 'by hand'),
+    ('jdwp session', TCP, b'JDWP-Handshake\x00\x00'
+     + unhex('000b000000010001010000000b000000020001070000000b00000003000106'),
+     b'JDWP-Handshake\x00\x00' + unhex('002d0000000180000000000008') + b'JDWP 1.8\x00\x00'
+     + unhex('00010000000800000003312e3800000003312e380000001f0000000280000000')
+     + unhex('000008000000080000000800000008000000080000000b00000003800063'), 'by hand'),
+    ('jdwp reply', TCP, b'JDWP-Handshake\x00\x00' + unhex('000b00000001800000'),
+     b'JDWP-Handshake', 'by hand'),
+    ('jdwp cut short', TCP, b'JDWP-Handshak', None, 'by hand'),
+    ('smart-install check', TCP, unhex('000000010000000100000004000000080000000100000000'),
+     unhex('000000040000000000000003000000080000000100000000'), 'Cisco smi_check'),
+    ('smart-install cut short', TCP, unhex('0000000100000001000000040000000800000001'), None,
+     'by hand'),
+    ('smpp bind', TCP, unhex('00000023000000090000000000000001626f620078000034') + bytes(11),
+     unhex('00000011800000090000000e0000000100'), 'by hand'),
+    ('smpp session', TCP, unhex('0000001000000015000000000000000100000010000000040000000000000002')
+     + unhex('0000001080000015000000000000000300000010000000060000000000000004'),
+     unhex('0000001080000015000000000000000100000010800000000000000300000002')
+     + unhex('00000010800000060000000000000004'), 'by hand'),
+    ('smpp response first', TCP, unhex('00000010800000150000000000000001'), None, 'by hand'),
+    ('weblogic-t3 hello', TCP, b't3 12.2.1\nAS:255\nHL:19\nMS:10000000\n\n',
+     b'HELO:12.2.1.4.0.false\nAS:2048\nHL:19\n\n', 'by hand'),
+    ('weblogic-t3 then object', TCP, b't3 12.2.1\nAS:255\nHL:19\n\n'
+     + unhex('000005be01650a0a'), b'HELO:12.2.1.4.0.false\nAS:2048\nHL:19\n\n', 'by hand'),
+    ('weblogic-t3 no end', TCP, b't3 12.2.1\nAS:255\n', None, 'by hand'),
+    ('zabbix ping', TCP, b'ZBXD' + unhex('010a00000000000000') + b'agent.ping',
+     b'ZBXD' + unhex('01010000000000000031'), 'zabbix_get, by hand'),
+    ('zabbix key', TCP, b'ZBXD' + unhex('010c00000000000000') + b'system.run[]',
+     b'ZBXD' + unhex('011c00000000000000') + b'ZBX_NOTSUPPORTED\x00unknown key', 'by hand'),
+    ('zabbix active', TCP, b'ZBXD' + unhex('010f00000000000000') + b'{"request":"x"}',
+     b'ZBXD' + unhex('012b00000000000000') + b'{"response":"failed","info":"unknown host"}',
+     'by hand'),
+    ('zabbix cut short', TCP, b'ZBXD' + unhex('010a00000000000000') + b'agent.pin', None,
+     'by hand'),
 ]
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -13538,6 +13600,10 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('jdwp', 8000, b'JDWP-Handshake' + unhex('0000000b 00000001 00 0101') * 130),
+        ('smpp', 2775, unhex('00000010 00000015 00000000 00000001') * 90),
+        ('hl7', 2575, b'\x0bMSH|^~\\&|a|b|c|d|2026||ADT|42|P\x1c\r' * 40),
+        ('ajp13', 8009, unhex('123400010a') * 290),
         ('amqp', 5672, b'AMQP\0\0\x09\1' + b'\1\0\0\0\0\0\0\xce' * 180),
         ('cassandra', 9042, unhex('040000000500000000') * 160),
         ('couchbase', 11210, unhex('800a000000000000', '00' * 16) * 60),
@@ -17208,6 +17274,57 @@ class Responder(Case):
         ('nmap -sU', 'nmap -n -Pn -sU -sV --script-args rpc-grind.threads=1 -p 111 10.88.0.28', 0,
          r'111/udp open +rpcbind 2-4'),
     ]
+    # of databases, queues, directories, remote access and proxies; {py}: Debian's own Python
+    BINARY_CLIENTS = [
+        ('mysql', 'mysql -h 10.88.0.61 -u bob -psecret', 1,
+         r"ERROR 1045 \(28000\): Access denied for user 'bob'@'10\.88\.0\.1'"),
+        ('mysql over IPv6', 'mysql -h fd88::61 -u bob', 1, r"ERROR 1045 .*'bob'@'fd88::1'"),
+        ('PyMySQL', "{py}__import__('pymysql').connect(host='10.88.0.61',user='bob',password='x')", 1,
+         r'OperationalError: \(1045, '),
+        ('psql', 'psql postgresql://bob:sesame@10.88.0.61/x', 2,
+         r'FATAL: +password authentication failed'),
+        ('pg8000', "{py}__import__('pg8000').connect(host='10.88.0.61',user='bob',password='x')", 1,
+         r"'28P01'"),
+        ('pymongo', "{py}__import__('pymongo').MongoClient('10.88.0.61').list_database_names()", 1,
+         r'OperationFailure: not authorized'),
+        ('pymongo login', "{py}__import__('pymongo').MongoClient('mongodb://bob:x@10.88.0.61')"
+         ".list_database_names()", 1, r'OperationFailure: authentication failed'),
+        ('redis-cli', 'redis-cli -h 10.88.0.61 info', 0, r'role:master'),
+        ('redis-cli login', 'redis-cli -h 10.88.0.61 -a secret ping', 0, r'AUTH failed: WRONGPASS'),
+        ('mosquitto 3.1.1', 'mosquitto_pub -h 10.88.0.61 -t a -m b -u bob -P x', 4,
+         r'bad user name or password'),
+        ('mosquitto 5', 'mosquitto_pub -V 5 -h 10.88.0.61 -t a -m b -u bob -P x', 134,
+         r'Bad User Name or Password'),
+        ('python-tds', "{py}__import__('pytds').connect('10.88.0.61',user='sa',password='x')", 1,
+         r'OperationalError: Login failed'),
+        ('pika', "{py}__import__('pika').BlockingConnection(__import__('pika').URLParameters("
+         "'amqp://bob:x@10.88.0.61'))", 1, r"\(403\) 'ACCESS_REFUSED'"),
+        ('kcat', 'kcat -L -b 10.88.0.61 -m 4', 0, r'broker 0 at 10\.88\.0\.61:9092'),
+        ('cassandra-driver', "{py}__import__('cassandra.cluster').cluster.Cluster(['10.88.0.61'],"
+         "auth_provider=__import__('cassandra.auth').auth.PlainTextAuthProvider('bob','x'))"
+         ".connect()", 1, r'AuthenticationFailed.*code=0100'),
+        ('kazoo', "{py}k=__import__('kazoo.client').client.KazooClient('10.88.0.61');k.start(4);"
+         "k.get('/')", 1, r'NoAuthError'),
+        ('oracledb', "{py}__import__('oracledb').connect(user='bob',password='x',"
+         "dsn='10.88.0.61/orcl')", 1, r'ORA-12514'),
+        ('isql-fb', 'isql-fb -u bob -p x 10.88.0.61:/x.fdb', 0, r'SQLSTATE = 28000'),
+        ('ldapsearch', 'ldapsearch -x -H ldap://10.88.0.61 -b dc=x', 1, r'Operations error'),
+        ('ldapsearch of the root', 'ldapsearch -x -H ldap://10.88.0.61 -s base', 0,
+         r'namingContexts: dc=example'),
+        ('ldapwhoami', 'ldapwhoami -x -H ldap://10.88.0.61 -D cn=bob -w x', 49,
+         r'Invalid credentials \(49\)'),
+        ('impacket', "{py}r=__import__('impacket.dcerpc.v5.epm').dcerpc.v5;t=__import__("
+         "'impacket.dcerpc.v5.transport').dcerpc.v5.transport.DCERPCTransportFactory("
+         "'ncacn_ip_tcp:10.88.0.61[135]').get_dce_rpc();t.connect();t.bind(r.epm.MSRPC_UUID_PORTMAP);"
+         "r.epm.hept_lookup(None,dce=t)", 1, r'rpc_s_access_denied'),
+        ('vncsnapshot', 'vncsnapshot -passwd {post} 10.88.0.61:0 /dev/null', 1,
+         r'VNC authentication failed'),
+        ('xdpyinfo', 'xdpyinfo -display 10.88.0.61:0', 1, r'Not authorized\.'),
+        ('curl socks4', 'curl -sSi --socks4 10.88.0.61:1080 http://10.0.0.1/', 0, r'HTTP/1\.1 401'),
+        ('curl socks5', 'curl -sSi -x socks5h://bob:x@10.88.0.61:1080 http://inner.example/', 0,
+         r'HTTP/1\.1 401'),
+        ('memcstat', 'memcstat --servers=10.88.0.61:11211 --binary', 0, r''),
+    ]
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
          r'111/tcp open +rpcbind 2-4 .*100000 +2,3,4 +111/tcp +rpcbind'),
@@ -17221,7 +17338,8 @@ class Responder(Case):
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                started.append((name, self.client(*command.format(post=post).split(),
+                command = command.format(post=post, py='/usr/bin/python3 -c ')
+                started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
         for name, process, status, pattern in started:
@@ -17233,6 +17351,8 @@ class Responder(Case):
                         if status is None and re.search(pattern, text):
                             process.kill()
                     ended = process.wait()
+                if 'No module named' in text and not REQUIRED:
+                    self.skipTest('needs the Python client of ' + name)
                 self.assertRegex(text, '(?s)' + pattern)
                 if status is not None:
                     self.assertEqual(ended, status, text)
@@ -17240,6 +17360,10 @@ class Responder(Case):
     def test_clients(self):
         """Each gets what it came for, all at the same time."""
         self.run_clients(self.CLIENTS, 15)
+
+    def test_binary_clients(self):
+        """Each ends as its protocol ends a refused visit."""
+        self.run_clients(self.BINARY_CLIENTS, 15)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
