@@ -490,7 +490,7 @@ def read_sized(data: bytes, at: int, width: int = 2, order='big') -> 'tuple[byte
     """
     start = at + width
     end = start + int.from_bytes(data[at:start], order)
-    if at < 0 or len(data) < end or len(data) < start:
+    if at < 0 or len(data) < end:
         raise Malformed('string at %d' % at)
     return data[start:end], end
 

@@ -11955,6 +11955,14 @@ BINARY_VECTORS = [
      'by hand'),
     ('zabbix cut short', TCP, b'ZBXD' + unhex('010a00000000000000') + b'agent.pin', None,
      'by hand'),
+    ('drda field of size 0', TCP, unhex('000ad001000100041041000ed00100020008106e000011a0'),
+     unhex('002dd002000100271443000a115ea28599a5859900071147c4c2f2000a116da2')
+     + unhex('8599a585990008115af1f14bf00015d0020002000f1219000611490008000511')
+     + unhex('a40f'), 'by hand'),
+    ('pptp other cookie', TCP, unhex('009c00011a2b3c4d0001000001000000000000030000000300000001')
+     + bytes(129) + unhex('1000010000000000050000000000aa'),
+     unhex('009c00011a2b3c4d0002000001000100000000010000000100000001')
+     + b'WIN-RRRRRRRRRRR\x00\x00' + bytes(111), 'by hand'),
 ]
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -13027,6 +13035,8 @@ class Registry(unittest.TestCase):
         ('mssql', '1201002f000001000000' '1a0006' '01'), ('openvpn-tcp', '000e3801020304050607080000000000'),
         ('socks4', '040100500a01010100'), ('couchbase', '800b' + '00' * 22), ('epmd', '00016e'),
         ('pptp', '009c00011a2b3c4d'), ('stun', '000100002112a442'),
+        (None, '0000000a0001000000000001ffff'), (None, '300c02010161070a010004000400'),
+        (None, '00000010000000030000000000000001'), (None, '00000009000000150000000000000001'),
         (None, '040100000a01010100'), (None, '05020000'), (None, '04010050000001000000'),
     ]
 
@@ -13062,6 +13072,9 @@ class Registry(unittest.TestCase):
         stream.greet(masscanned.PROTOCOLS['mysql'])
         stream.feed(b'\x4f\0\0')
         self.assertEqual(stream.state, b'2' * 20)
+        stream = open_stream('mysql', TCP)
+        stream.greet(masscanned.PROTOCOLS['mysql'])
+        self.assertEqual(stream.feed(unhex('28000001 8524 0000') + bytes(36)), b'')
 
     def test_strict(self):
         """A port that has owners speaks nothing else; all others speak everything."""
