@@ -1373,7 +1373,7 @@ class Conn(Stream):
         source  RFC 9293 s3.10.7.4, RFC 5961 s5, RFC 5681 s2
         """
         acked = ack - self.una & MASK32
-        if acked > self.outstanding():
+        if acked > self.sent + (self.fin == 1):
             return -acked & MASK32 <= WINDOW_MAX        # an old one says nothing
         if acked:
             if acked > self.sent:
@@ -1466,7 +1466,9 @@ class Connections:
         """Something valid came, and what is kept may have changed."""
         conn.seen = now
         self.table.move_to_end(flow)
-        held = conn.cost()
+        held = len(conn.kept) + len(conn.unacked)
+        if conn.state:
+            held = conn.cost()
         if held != conn.held:
             self.held += held - conn.held
             conn.held = held
@@ -2916,7 +2918,8 @@ class Stack:
         else:
             return
         conn.moved = False
-        conn.wake = self.timers.add(wait_s, flow, self.now)
+        conn.wake = self.now + wait_s
+        self.timers.lists[wait_s].append((conn.wake, flow))     # as add() does
 
     def look_after(self, flow, conn) -> 'list[bytes]':
         """A connection that is due -> frames."""
@@ -5319,6 +5322,16 @@ def await_interface(link, stop):
         say('%s is up again' % link.name)
 
 
+# ---- memory ----
+
+def trim_memory():
+    """Give back what compiling this file took: 20 MB, where the C library can (glibc)."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        pass                                    # another one: it stays
+
+
 # ---- workers ----
 
 # What the workers have in common: the options, the lock and, for each worker, what opens files.
@@ -5839,6 +5852,7 @@ def run(args) -> int:
             drop_privileges(user)
         if args.background:
             go_background()
+        trim_memory()
         plan = Plan(args, lock, openers, shared)
         say(summary_text(work_together(links, stack, stop, plan)))
     finally:
@@ -8389,10 +8403,10 @@ def answer_http(data, peer):
     """
     if peer.state:
         return peer.state.read(data, peer)
-    if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX:
-        request = read_http(data)
-        if request:
-            return answer_http_head(request, len(data), data, peer)
+    if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
+        reply = reply_known(data, int(peer.now), peer.host.original)
+        if reply:
+            return reply
     at = HTTP_BLANK.match(data).end()
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
@@ -8413,17 +8427,25 @@ def answer_http_head(request, end, data, peer):
         return shorten_http(pack_http(int(peer.now), request.close, request.verb == b'HEAD',
                                       peer.host.original), HTTP_UDP_MOST * len(data))
     if not request.length:
-        return reply_http(int(peer.now), request.close, request.verb == b'HEAD', end,
-                          peer.host.original)
+        return reply_http(int(peer.now), request, end, peer.host.original)
     peer.state = HttpBody(request)
     return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end,
                  max(request.length, 0))
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
-def reply_http(second, closing, bodiless, used, original):
-    """A request that is whole and took so many octets -> what answers it, in that second."""
-    return Reply(pack_http(second, closing, bodiless, original), used, 0, closing)
+def reply_known(data, second, original):
+    """Octets that are one whole request without a body -> what answers it in that second."""
+    request = read_http(data)
+    if not request or request.length:
+        return None
+    return reply_http(second, request, len(data), original)
+
+
+def reply_http(second, request, used, original):
+    """A request that is whole and took so many octets -> Reply."""
+    return Reply(pack_http(second, request.close, request.verb == b'HEAD', original), used, 0,
+                 request.close)
 
 
 def shorten_http(answer, most):

@@ -13694,7 +13694,7 @@ class Answerers(unittest.TestCase):
         self.assertGreater(query, 50)
         for name, port, data in self.DEAR:
             masscanned.read_http.cache_clear()
-            masscanned.reply_http.cache_clear()
+            masscanned.reply_known.cache_clear()
             frames = [udp(data[:1472], dport=port)]
             stack = make_stack()
             frames.append(Client(stack, port).frame(data[:1460]))
