@@ -55,7 +55,6 @@ import socket
 import stat
 import struct
 import sys
-import tempfile
 import time
 import zlib
 
@@ -5463,6 +5462,7 @@ def be_child(link, stack, plan, number, end):
 
 def open_shared():
     """A file for the workers only: to lock while they write the log, to leave lists in."""
+    import tempfile                     # late: 7 ms of every start
     try:
         return tempfile.TemporaryFile()
     except OSError as error:
@@ -5920,8 +5920,12 @@ def is_dns_head(data, at, size, port):
 
 def parse_dns(message):
     """Message -> ([questions], where they end, OPT or None, where all ends); Malformed."""
-    questions, end = parse_dns_questions(message, DNS_HEAD.unpack_from(message)[2])
-    opt, at = parse_dns_opt(message, end)
+    _, _, count, answers, authority, additional = DNS_HEAD.unpack_from(message)
+    questions, end = parse_dns_questions(message, count)
+    first = answers + authority
+    opt, at = None, end
+    if first or additional:
+        opt, at = parse_dns_opt(message, end, first, first + additional)
     return questions, end, opt, at
 
 
@@ -6011,14 +6015,14 @@ def parse_dns_questions(message, count):
     return questions, at
 
 
-def parse_dns_opt(message, at):
+def parse_dns_opt(message, at, first, records):
     """Records at `at` -> (OPT as (UDP size, version, flags), or None; where they end).
 
-    OPT counts in the additional section.
+    first    number of those before the additional section, where OPT counts
+    records  number of all
     raises   Malformed, also for two OPT or one with a name (RFC 6891 s6.1.1-2)
     """
-    _, _, _, answers, authority, additional = DNS_HEAD.unpack_from(message)
-    first, records, opt = answers + authority, answers + authority + additional, None
+    opt = None
     if records > DNS_RECORDS_MAX:
         raise Malformed('%d records' % records)
     for index in range(records):
