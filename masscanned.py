@@ -726,9 +726,18 @@ def signature_runs(octets) -> 'list[tuple[int, bytes]]':
 
 # ---- index ----
 
-# A signature in an index: how many octets of it are fixed, octets of all, [(at, fixed octets)],
-# its Protocol, and the entries of other protocols beside it that are as strong.
-Signature = collections.namedtuple('Signature', 'fixed least runs each rivals')
+# A signature in an index: how many octets of it are fixed, octets of all, [(at, fixed octets)], a
+# mask and what it leaves of all as one number, its Protocol, and the entries of other protocols
+# beside it that are as strong.
+Signature = collections.namedtuple('Signature', 'fixed least runs mask value each rivals')
+
+
+def make_signature(octets, each) -> Signature:
+    """Octets, None for any, of a Protocol -> Signature."""
+    mask = bytes(0 if octet is None else 0xff for octet in octets)
+    value = bytes(octet or 0 for octet in octets)
+    return Signature(len(octets) - octets.count(None), len(octets), signature_runs(octets),
+                     from_octets(mask, 'big'), from_octets(value, 'big'), each, ())
 
 
 class Index:
@@ -746,8 +755,7 @@ class Index:
     """
 
     def __init__(self, protocols):
-        entries = sorted((Signature(sum(octet is not None for octet in octets), len(octets),
-                                signature_runs(octets), each, ())
+        entries = sorted((make_signature(octets, each)
                           for each in protocols for octets in map(signature_octets, each.sigs)),
                          key=lambda entry: (-certainty(entry), entry.each.name))
         fronts = [entry for entry in entries if entry.runs and not entry.runs[0][0]]
@@ -918,22 +926,27 @@ def first_fit(entries, data, peer, wait, allowed):
     allowed names of the only protocols that may be; None: all
     """
     size = len(data)
-    for _, least, runs, each, rivals in entries:
-        for at, octets in runs:
-            if not octets.startswith(data[at:at + len(octets)]):
-                break
-        else:
+    for _, least, runs, mask, value, each, rivals in entries:
+        if size < least:
+            if wait and begins_like(data, runs) and not (allowed and each.name not in allowed):
+                return MORE
+        elif from_octets(data[:least], 'big') & mask == value:
             if allowed and each.name not in allowed:
                 continue
-            if size < least:
-                if wait:
-                    return MORE
-            elif each.check is None or each.check(data, peer):
+            if each.check is None or each.check(data, peer):
                 if rivals and peer.dport not in each.ports:
                     nearer = [entry for entry in rivals if peer.dport in entry.each.ports]
                     return first_fit(nearer, data, peer, False, allowed) or each
                 return each
     return None
+
+
+def begins_like(data, runs) -> bool:
+    """Whether data that is too short for a signature fits it so far."""
+    for at, octets in runs:
+        if not octets.startswith(data[at:at + len(octets)]):
+            return False
+    return True
 
 
 # ---- user files ----
