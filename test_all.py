@@ -13357,363 +13357,6 @@ class Registry(unittest.TestCase):
         self.assertEqual((len(one.guid), HOST.name), (16, 'WIN-RRRRRRRRRRR'))
 
 
-# ==== Responder: answerers ============================================================
-
-class Answerers(unittest.TestCase):
-    """Every vector: whole, in pieces, doubled, cut, changed, and its answer sent back."""
-
-    def test_vectors(self):
-        for name, over, request, answer, source in VECTORS:
-            with self.subTest(name=name, over=over, source=source):
-                stream = open_stream(name, over)
-                out = feed(stream, request)
-                self.assertEqual((getattr(stream, 'port', 0), out), expected_of(answer))
-                if out:
-                    found = HOST.registry.find(request, open_stream(name, over), True)
-                    self.assertEqual(found.name, name.split()[0])
-
-    def test_pieces(self):
-        draw = random.Random(SEED)
-        for name, over, request, answer, _ in VECTORS:
-            if over == TCP:
-                with self.subTest(name=name, seed=SEED):
-                    _, expected = expected_of(answer)
-                    if len(request) < 1000 or TEST_ALL and len(request) < 30000:
-                        self.assertEqual(
-                            feed(open_stream(name, over), *octet_by_octet(request)), expected)
-                    self.assertEqual(
-                        feed(open_stream(name, over), *random_pieces(request, draw)), expected)
-
-    def test_doubled(self):
-        draw = random.Random(SEED)
-        for name, over, request, answer, _ in VECTORS:
-            if over == TCP:
-                with self.subTest(name=name, seed=SEED):
-                    stream = open_stream(name, over)
-                    out = feed(stream, request)
-                    again = not (stream.deaf or stream.kept or stream.skip or stream.state)
-                    whole = feed(open_stream(name, over), request * 2)
-                    if again:
-                        self.assertEqual(whole, out * 2)
-                    self.assertEqual(feed(open_stream(name, over), request, request), whole)
-                    self.assertEqual(
-                        feed(open_stream(name, over), *random_pieces(request * 2, draw)), whole)
-
-    def test_cut(self):
-        """At each length: no exception, and no answer that is not the answer's beginning."""
-        most = 10000 if TEST_ALL else 48
-        for name, over, request, answer, _ in VECTORS:
-            _, expected = expected_of(answer)
-            for end in range(0, len(request), 1 + len(request) // most):
-                stream = open_stream(name, over)
-                out = feed(stream, request[:end])
-                if over == TCP and not expected.startswith(out):
-                    self.fail((name, end, out))
-
-    def test_changed(self):
-        """One octet or more: no exception, and pieces are answered as the whole."""
-        draw = random.Random(SEED)
-        for name, over, request, _, _ in VECTORS:
-            if len(request) > 3000 and not TEST_ALL:
-                continue
-            for _ in range(2 * BULK):
-                changed = mutate(request, draw)
-                whole = feed(open_stream(name, over), changed)
-                if over == TCP and whole != feed(open_stream(name, over),
-                                                 *random_pieces(changed, draw)):
-                    self.fail('SEED=%d %s %s' % (SEED, name, changed.hex()))
-
-    def test_trailing_octets(self):
-        for name, over, request, _, _ in VECTORS:
-            for more in b'\0', b'\xff' * 40, b'\r\n\r\n':
-                feed(open_stream(name, over), request + more)
-
-    @staticmethod
-    def turns(name, out):
-        """Two of us on one connection, one has said `out` -> answers until silence.
-
-        Some protocols begin alike on both sides, so one or two are honest.
-        """
-        streams = itertools.cycle((open_stream(name, TCP, 40000), open_stream(name, TCP, 40001)))
-        for turn, stream in zip(range(10), streams):
-            out = feed(stream, out)
-            if not out:
-                return turn
-        return 10
-
-    def test_own_answers_are_no_requests(self):
-        """Sent back to whoever asked, and to the ports where more is taken for a request."""
-        for name, over, _, answer, _ in VECTORS:
-            _, out = expected_of(answer)
-            if not out:
-                continue
-            with self.subTest(name=name):
-                if over == UDP:
-                    self.assertEqual(feed(open_stream(name, UDP, 40000), out), b'')
-                self.assertLessEqual(self.turns(name, out), 2)
-                for port in 53, 5353:           # they say FORMERR to much, but not to that
-                    back = feed(open_stream(name, UDP, port), out)
-                    self.assertEqual(feed(open_stream(name, UDP, port), back) if back else b'',
-                                     b'')
-
-    def test_deaf(self):
-        """Nothing is kept of what can be no request any more."""
-        for name, request in (
-                ('distcc', b'DIST00000001argv00000002'), ('git', b'00zzgit-'), ('rtsp', b'PLAY x\n\n'),
-                ('svn', b'( 2 ( ' + b'( ' * 70), ('xmpp', b'<?xml?><soap>'),
-                ('lpd', b'\1' + b'x' * 12 + b'\0\n'), ('lpd', b'\6' + b'x' * 20),
-                ('sip', b'INVITE x\n\n'), ('stomp', b'STOMP\n' + b'x' * 2048),
-                ('memcached', b'set a\r\n'), ('imap', b'x' * 2049)):
-            stream = open_stream(name, TCP)
-            self.assertEqual((feed(stream, request[:13], request[13:]), stream.deaf), (b'', True),
-                             (name, request))
-
-    def test_notes(self):
-        """What a login offers is noted, once."""
-        class Noting(masscanned.Stream):
-            def note(self, kind, **fields):
-                seen.append((kind, fields))
-        for name, request, notes in NOTED:
-            with self.subTest(name=name, request=request):
-                kind = 'command' if name == 'distcc' else 'credentials'
-                for pieces in [request], octet_by_octet(request):
-                    seen, port = [], port_of(name)
-                    feed(Noting(PEER4, HOST4, 40000, port, NOW, HOST), *pieces)
-                    self.assertEqual(seen, [(kind, fields) for fields in notes])
-
-    def test_small_services_do_not_loop(self):
-        """Datagrams from a port that may be such a service's are not answered."""
-        for name in 'chargen', 'daytime', 'echo', 'qotd', 'time':
-            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 40000:
-                peer = Datagrams(UDP, PEER4, HOST4, sport, port_of(name), NOW, HOST)
-                self.assertEqual(bool(peer.feed(b'~' * 40)), sport == 40000, (name, sport))
-
-    def test_random_payloads(self):
-        """Of random octets on a port of nobody's fewer than 1 in 5,000 get an answer."""
-        draw = random.Random(SEED)
-        answered = 0
-        for _ in range(60000 if TEST_ALL else 2000):
-            data = draw.getrandbits(8 * 40).to_bytes(40, 'big')[:draw.choice((1, 4, 12, 40))]
-            for over in TCP, UDP:
-                stream = make_talk(over, PEER4, HOST4, 40000, 40001, NOW, HOST)
-                out = stream.feed(data)
-                answered += bool(out or over == TCP and stream.hurry())
-        self.assertLessEqual(answered, 24 if TEST_ALL else 3, 'SEED=%d' % SEED)
-
-    def test_random_of_smb(self):
-        """Challenges, ids and salts differ from connection to connection."""
-        draws = random.Random(SEED)
-        host = masscanned.Host(lambda size: bytes(draws.randrange(256) for _ in range(size)))
-
-        def talk(*requests):
-            stream = masscanned.Stream(PEER4, HOST4, 40000, 445, NOW, host)
-            return stream, [stream.feed(request) for request in requests]
-        seen = set()
-        for _ in range(3):
-            _, (_, two) = talk(NEGOTIATE_2, FIRST_2)
-            _, (one,) = talk(FIRST_1)
-            self.assertNotEqual(two[44:52], bytes(8))
-            seen.update((two[44:52], two[-238 + 24:][:8], one[32:34]))
-        self.assertEqual(len(seen), 9)
-        for request, at, end in ((FIRST_2, 44, 52), (FIRST_1, 32, 34)):
-            stream, (first,) = talk(request)    # a logon under way keeps its id
-            again = stream.feed(request[:at] + first[at:end] + request[end:])
-            self.assertEqual(again[at:end], first[at:end])
-            self.assertNotEqual(stream.feed(request)[at:end], first[at:end])
-
-    def test_dates(self):
-        for now, text in ((0, b'Thu, 01 Jan 1970 00:00:00 GMT'), (NOW,
-                          b'Sat, 21 Nov 2026 01:46:41 GMT'),
-                          (1709164799.9, b'Wed, 28 Feb 2024 23:59:59 GMT'),
-                          (1709164800, b'Thu, 29 Feb 2024 00:00:00 GMT'),
-                          (2 ** 32, b'Sun, 07 Feb 2106 06:28:16 GMT')):
-            self.assertEqual(masscanned.pack_http_date(now), text)
-            stream = masscanned.Stream(PEER4, HOST4, 1, 80, now, HOST)
-            self.assertIn(b'\r\nDate: %s\r\n' % text, stream.feed(GET))
-
-    # ---- what killed the original, and what tries to kill us -------------------------
-
-    def test_stun_attributes(self):
-        """Overrunning, unaligned, empty, of lying length, in every position."""
-        head = unhex('2112a442', IDENT)
-        for kind in (0x0001, 0x0003, 0x0006, 0x0009, 0x000a, 0x0020, 0x8022, 0x8028, 0x7777):
-            for said in (0, 1, 2, 3, 4, 5, 7, 8, 20, 255, 256, 0x7fff, 0xfffc, 0xffff):
-                for there in (0, 1, 3, 4, 8, 20, 256, 260):
-                    for magic in head, unhex(CLASSIC):
-                        body = struct.pack('!HH', kind, said) + bytes(there)
-                        request = struct.pack('!HH', 1, len(body)) + magic + body
-                        for over in UDP, TCP:
-                            out = feed(open_stream('stun', over), request)
-                            if said + -said % 4 > there:
-                                self.assertEqual(out, b'', request.hex())
-
-    def test_http_not_utf8(self):
-        stack, told = make_stack(host=masscanned.Host()), []
-        stack.host.events = []
-        for uri in b'/\xff', b'/\xc3\x28', b'/\x1b[2J', b'/\x80' * 100:
-            request = b'GET ' + uri + b' HTTP/1.1\r\n\r\n'
-            self.assertTrue(ask(stack, udp(request, dport=80))[0].data.startswith(HTTP_LINE))
-            self.assertEqual(Client(stack).talk(request), KEEP)
-        with patched(masscanned, say=told.append):
-            masscanned.hand_events(stack, [masscanned.Teller()], NOW)
-        self.assertEqual(len(told), 8)
-        for text in told:
-            self.assertTrue(text.isprintable(), text)
-
-    def test_dns_loops(self):
-        """Compression pointers to themselves, to each other, in a long chain, forwards."""
-        names = ['c00c', '0161 c00c', '0161 c00e', 'c00e c00c', '3f' + '61' * 63 + 'c00c',
-                 'c000', 'cfff', 'ffff', 'c00d', 'c0', '0161 c0']
-        for name in names:
-            for count in 1, 2, 64:
-                for records in ('0000', '0001', 'ffff'):
-                    query = unhex('1234 0100 %04x' % count, records, '0000', records,
-                                  (name + A_IN) * count, name, '0029 04d0 00000000 0000')
-                    for over in UDP, TCP:
-                        out = feed(open_stream('dns', over, 53),
-                                   query if over == UDP else framed(query))
-                        self.assertLess(len(out), 2 * len(query) + 60)
-        chain = ''.join('0161 c0%02x' % (12 + (8 * max(0, at - 1))) + A_IN for at in range(20))
-        begin = time.process_time()
-        for _ in range(20):
-            feed(open_stream('dns', UDP), unhex('1234 0100 0014 0000 0000 0000', chain))
-        self.assertLess(time.process_time() - begin, 1)
-
-    def test_rpc_lengths(self):
-        """Credentials and strings of 2^32-1: refused at once, nothing kept."""
-        for size in 'ffffffff', '7fffffff', '80000000', '00000191', 'fffffffd':
-            for auth in ('00000001' + size, NO_AUTH + '00000001' + size):
-                for over, mark in ((UDP, False), (TCP, False), (TCP, True)):
-                    request = unhex(rpc_call(2, 0, auth=auth))
-                    stream = open_stream('rpc', over)
-                    out = feed(stream, marked(request) if mark else request)
-                    self.assertEqual(out[-20:-16], unhex(XID), size)
-                    feed(stream, bytes(70000))
-                    self.assertLessEqual(len(stream.kept), masscanned.KEPT_MAX)
-        for mark in 'ffffffff', '7fffffff', '80010000', '00010000', '80000000', '00000000':
-            stream = open_stream('rpc', TCP)
-            feed(stream, unhex(mark) + GETPORT, bytes(70000))
-            self.assertLessEqual(len(stream.kept), masscanned.KEPT_MAX)
-
-    def test_smb_lying_lengths(self):
-        """Every 16 and 32 bits of the requests set to extremes: lengths, offsets, counts."""
-        step = 1 if TEST_ALL else 5
-        for name, request in (('1', FIRST_1), ('1', SPEC_NEGOTIATE), ('2', NEGOTIATE_2),
-                              ('2', FIRST_2), ('2', THIRD_2)):
-            for at in range(4, min(len(request) - 4, 160), step):
-                for lie in (b'\xff\xff', b'\0\0', b'\xff\x7f', b'\xff\xff\xff\xff', bytes(4),
-                            b'\1\0'):
-                    lying = request[:at] + lie + request[at + len(lie):]
-                    out = feed(open_stream('smb ' + name, TCP), lying)
-                    self.assertLess(len(out), 1000)
-                    while out:                  # each answer as long as it says
-                        size = int.from_bytes(out[:4], 'big')
-                        self.assertLessEqual(size, len(out) - 4)
-                        out = out[4 + size:]
-
-    # what makes one frame dear: name, port, octets
-    DEAR = [
-        ('jdwp', 8000, b'JDWP-Handshake' + unhex('0000000b 00000001 00 0101') * 130),
-        ('smpp', 2775, unhex('00000010 00000015 00000000 00000001') * 90),
-        ('hl7', 2575, b'\x0bMSH|^~\\&|a|b|c|d|2026||ADT|42|P\x1c\r' * 40),
-        ('ajp13', 8009, unhex('123400010a') * 290),
-        ('amqp', 5672, b'AMQP\0\0\x09\1' + b'\1\0\0\0\0\0\0\xce' * 180),
-        ('cassandra', 9042, unhex('040000000500000000') * 160),
-        ('couchbase', 11210, unhex('800a000000000000', '00' * 16) * 60),
-        ('drda', 50000, b'\0\x0a\xd0\1\0\1\0\4\x10\x41' * 145),
-        ('firebird', 3050, unhex('0000000100000013000000010000002400000000000000010000000000000000')
-         + unhex('0000001300000000000000000000057c') + b'\1' + b'\x1c\0' * 697),
-        ('kafka', 9092, unhex('0000000a 0012 0000 00000001 ffff') * 100),
-        ('ldap', 389, unhex('300c020101600702010304008000') * 100),
-        ('kerberos', 88, unhex('00000590 6a82058c 30820588 a4820584') + b'\xa0\0' * 700),
-        ('mongodb', 27017, unhex('00040000 01000000 00000000 dd070000 00000000 00 00040000')
-         + b'\x0a\0' * 700),
-        ('msrpc', 135, unhex('05000b031000000000040000 01000000 b810b810 00000000 10000000')
-         + bytes(1400)),
-        ('neo4j', 7687, unhex('6060b017 00000004', '00' * 12) + b'\0\1x' * 470),
-        ('redis', 6379, b'*200\r\n' + b'$0\r\n\r\n' * 240), ('redis lines', 6379, b'PING\n' * 290),
-        ('riak', 8087, unhex('0000000101') * 290), ('adb', 5555, b'CNXN' + bytes(1400)),
-        ('socks4', 1080, (unhex('04010050 0a010101') + b'\0') * 160),
-        ('socks5', 1080, unhex('050100 05010001 0a010101 0050') * 110),
-        ('zookeeper-jute', 2181, unhex('0000002c', '00' * 24, '00000010', '00' * 16)
-         + unhex('00000008 fffffffe 0000000b') * 115),
-        ('smtp verbs', 25, b'NOOP\n' * 290), ('smtp words', 25, b'x\n' * 700),
-        ('imap', 143, b'1 NOOP\n' * 200), ('imap literals', 143, b'1 {1}\n' * 230),
-        ('irc', 6667, b'NICK x\n' * 200), ('ftp logins', 21, b'USER x\nPASS y\n' * 100),
-        ('smtp logins', 25, b'AUTH LOGIN\nYQ==\nYQ==\n' * 66),
-        ('telnet options', 23, b'\xff\xfd\x27' * 480), ('telnet lines', 23, b'\n' * 1400),
-        ('telnet no end', 23, b'\xff\xfa' * 700), ('xmpp', 5222, XMPP_HELLO % b'x' + b'<a>' * 400),
-        ('xmpp heads', 5222, b'<stream:stream>' * 95), ('distcc', 3632, b'DIST00000001' * 120),
-        ('svn', 3690, b'( 2 ( ' * 230), ('memcached', 11211, b'get a\n' * 240),
-        ('memcached values', 11211, b'set a 0 0 0\n\r\n' * 100),
-        ('sip fields', 5060, SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'Via: x\n' * 150 + b'\n'),
-        ('sip', 5060, (SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'\r\n') * 7),
-        ('rtsp', 554, b'OPTIONS * RTSP/1.0\n\n' * 70), ('asterisk', 5038, b'Action: x\n\n' * 120),
-        ('lpd', 515, b'\2lp\n' + b'\x021 x\nab' * 160), ('clamd', 3310, b'PING\n' * 290),
-        ('rsync', 873, b'@RSYNCD: 31.0\n' * 100), ('pjl', 9100, b'@PJL INFO ID\n' * 110),
-        ('gearman-job', 4730, unhex('00524551 00000010 00000000') * 120),
-        ('dns', 53, unhex(ROOTS)), ('dns-tcp', 53, framed(unhex(ROOTS))),
-        ('dns records', 53, unhex('1234 0100 0001 0000 0000 0040 00', A_IN,
-                                  ('00 0010 0001 00000000 0000') * 64)),
-        ('http lines', 80, b'GET / HTTP/1.1\r\n' + b'a:\n' * 470 + b'\r\n'),
-        ('http 250 lines', 80, b'GET / HTTP/1.1\r\n' + b'a:xx\n' * 250 + b'\r\n'),
-        ('http head cut short', 80, b'GET / HTTP/1.1\r\n' + b'a:\n' * 470),
-        ('http framing', 80, b'GET / HTTP/1.1\r\n' + b'Expect:a\n' * 150 + b'\r\n'),
-        ('http values', 80, b'GET / HTTP/1.1\r\nConnection:' + b'a,' * 700 + b'\r\n\r\n'),
-        ('http chunks', 80, post(CHUNKED, b'1\nx\n' * 350)),
-        ('http empty bodies', 80, post(CHUNKED, b'0\n\n') * 25),
-        ('http pipelined', 80, b'GET / HTTP/1.1\n\n' * 90),
-        ('rpc', 111, marked(unhex(rpc_call(4, 4))) * 30),
-        ('rpc fragments', 111, unhex('00000001 00') * 15 + marked(unhex(rpc_call(2, 4))) * 30),
-        ('smb1', 445, SPEC_NEGOTIATE * 20), ('smb2', 445, NEGOTIATE_2 * 14),
-        ('smb keep-alives', 445, NEGOTIATE_2 + unhex('85000000') * 330),
-        ('ssh', 22, b'SSH-2.0-x\n' * 140), ('gh0st', 8000, b'Gh0st' * 290),
-        ('stun', 3478, (unhex('0001 0000 2112a442') + bytes(12)) * 70),
-        ('stun attributes', 3478, struct.pack('!HH', 1, 1440) + unhex('2112a442') + bytes(12)
-         + b''.join(struct.pack('!HH', 0x7000 + kind, 0) for kind in range(360))),
-    ]
-
-    @staticmethod
-    def work_of(frame, stack):
-        """Calls, of functions in C as well, that a frame takes: time without a clock."""
-        count = 0
-
-        def note(*_):
-            nonlocal count
-            count += 1
-        sys.setprofile(note)
-        try:
-            stack.answer_frame(frame)
-        finally:
-            sys.setprofile(None)
-        return count
-
-    def test_work(self):
-        """No frame takes more than 20 times the work of a DNS query, and memories do not matter."""
-        query = self.work_of(udp(QUERY), make_stack())
-        self.assertGreater(query, 50)
-        for name, port, data in self.DEAR:
-            masscanned.read_http.cache_clear()
-            masscanned.reply_known.cache_clear()
-            frames = [udp(data[:1472], dport=port)]
-            stack = make_stack()
-            frames.append(Client(stack, port).frame(data[:1460]))
-            for over, frame in zip(('udp', 'tcp'), frames):
-                with self.subTest(name=name, over=over):
-                    self.assertLessEqual(self.work_of(frame, stack), 20 * query)
-
-    def test_slow_requests(self):
-        """What is sent in small pieces costs no more than a small multiple of its size."""
-        for name, data in (('http', b'GET /' + b'x' * 16000), ('gh0st', b'Gh0st' * 3000),
-                           ('smb', b'\0\0\xff\xff\xffSMB' + b'x' * 15000),
-                           ('http', post(CHUNKED, b'1\r\nx\r\n' * 2500)),
-                           ('rpc', unhex(rpc_call(3, 3, 'ffffffff' * 4)) + bytes(10000))):
-            begin = time.process_time()
-            stream = open_stream(name, TCP)
-            feed(stream, *[data[at:at + 8] for at in range(0, len(data), 8)])
-            self.assertLess(time.process_time() - begin, 2, name)
-
-
 # ==== Responder: stack ================================================================
 
 # Frames of the original that ours must equal: name, request, answer
@@ -18929,6 +18572,363 @@ class ResponderCli(Case):
                 status, _, err = run('masscanned.py', option, redirect=redirect)
                 self.assertNotIn('Traceback', err)
                 self.assertIn(status, wanted)
+
+
+# ==== Responder: answerers ============================================================
+
+class Answerers(unittest.TestCase):
+    """Every vector: whole, in pieces, doubled, cut, changed, and its answer sent back."""
+
+    def test_vectors(self):
+        for name, over, request, answer, source in VECTORS:
+            with self.subTest(name=name, over=over, source=source):
+                stream = open_stream(name, over)
+                out = feed(stream, request)
+                self.assertEqual((getattr(stream, 'port', 0), out), expected_of(answer))
+                if out:
+                    found = HOST.registry.find(request, open_stream(name, over), True)
+                    self.assertEqual(found.name, name.split()[0])
+
+    def test_pieces(self):
+        draw = random.Random(SEED)
+        for name, over, request, answer, _ in VECTORS:
+            if over == TCP:
+                with self.subTest(name=name, seed=SEED):
+                    _, expected = expected_of(answer)
+                    if len(request) < 1000 or TEST_ALL and len(request) < 30000:
+                        self.assertEqual(
+                            feed(open_stream(name, over), *octet_by_octet(request)), expected)
+                    self.assertEqual(
+                        feed(open_stream(name, over), *random_pieces(request, draw)), expected)
+
+    def test_doubled(self):
+        draw = random.Random(SEED)
+        for name, over, request, answer, _ in VECTORS:
+            if over == TCP:
+                with self.subTest(name=name, seed=SEED):
+                    stream = open_stream(name, over)
+                    out = feed(stream, request)
+                    again = not (stream.deaf or stream.kept or stream.skip or stream.state)
+                    whole = feed(open_stream(name, over), request * 2)
+                    if again:
+                        self.assertEqual(whole, out * 2)
+                    self.assertEqual(feed(open_stream(name, over), request, request), whole)
+                    self.assertEqual(
+                        feed(open_stream(name, over), *random_pieces(request * 2, draw)), whole)
+
+    def test_cut(self):
+        """At each length: no exception, and no answer that is not the answer's beginning."""
+        most = 10000 if TEST_ALL else 48
+        for name, over, request, answer, _ in VECTORS:
+            _, expected = expected_of(answer)
+            for end in range(0, len(request), 1 + len(request) // most):
+                stream = open_stream(name, over)
+                out = feed(stream, request[:end])
+                if over == TCP and not expected.startswith(out):
+                    self.fail((name, end, out))
+
+    def test_changed(self):
+        """One octet or more: no exception, and pieces are answered as the whole."""
+        draw = random.Random(SEED)
+        for name, over, request, _, _ in VECTORS:
+            if len(request) > 3000 and not TEST_ALL:
+                continue
+            for _ in range(2 * BULK):
+                changed = mutate(request, draw)
+                whole = feed(open_stream(name, over), changed)
+                if over == TCP and whole != feed(open_stream(name, over),
+                                                 *random_pieces(changed, draw)):
+                    self.fail('SEED=%d %s %s' % (SEED, name, changed.hex()))
+
+    def test_trailing_octets(self):
+        for name, over, request, _, _ in VECTORS:
+            for more in b'\0', b'\xff' * 40, b'\r\n\r\n':
+                feed(open_stream(name, over), request + more)
+
+    @staticmethod
+    def turns(name, out):
+        """Two of us on one connection, one has said `out` -> answers until silence.
+
+        Some protocols begin alike on both sides, so one or two are honest.
+        """
+        streams = itertools.cycle((open_stream(name, TCP, 40000), open_stream(name, TCP, 40001)))
+        for turn, stream in zip(range(10), streams):
+            out = feed(stream, out)
+            if not out:
+                return turn
+        return 10
+
+    def test_own_answers_are_no_requests(self):
+        """Sent back to whoever asked, and to the ports where more is taken for a request."""
+        for name, over, _, answer, _ in VECTORS:
+            _, out = expected_of(answer)
+            if not out:
+                continue
+            with self.subTest(name=name):
+                if over == UDP:
+                    self.assertEqual(feed(open_stream(name, UDP, 40000), out), b'')
+                self.assertLessEqual(self.turns(name, out), 2)
+                for port in 53, 5353:           # they say FORMERR to much, but not to that
+                    back = feed(open_stream(name, UDP, port), out)
+                    self.assertEqual(feed(open_stream(name, UDP, port), back) if back else b'',
+                                     b'')
+
+    def test_deaf(self):
+        """Nothing is kept of what can be no request any more."""
+        for name, request in (
+                ('distcc', b'DIST00000001argv00000002'), ('git', b'00zzgit-'), ('rtsp', b'PLAY x\n\n'),
+                ('svn', b'( 2 ( ' + b'( ' * 70), ('xmpp', b'<?xml?><soap>'),
+                ('lpd', b'\1' + b'x' * 12 + b'\0\n'), ('lpd', b'\6' + b'x' * 20),
+                ('sip', b'INVITE x\n\n'), ('stomp', b'STOMP\n' + b'x' * 2048),
+                ('memcached', b'set a\r\n'), ('imap', b'x' * 2049)):
+            stream = open_stream(name, TCP)
+            self.assertEqual((feed(stream, request[:13], request[13:]), stream.deaf), (b'', True),
+                             (name, request))
+
+    def test_notes(self):
+        """What a login offers is noted, once."""
+        class Noting(masscanned.Stream):
+            def note(self, kind, **fields):
+                seen.append((kind, fields))
+        for name, request, notes in NOTED:
+            with self.subTest(name=name, request=request):
+                kind = 'command' if name == 'distcc' else 'credentials'
+                for pieces in [request], octet_by_octet(request):
+                    seen, port = [], port_of(name)
+                    feed(Noting(PEER4, HOST4, 40000, port, NOW, HOST), *pieces)
+                    self.assertEqual(seen, [(kind, fields) for fields in notes])
+
+    def test_small_services_do_not_loop(self):
+        """Datagrams from a port that may be such a service's are not answered."""
+        for name in 'chargen', 'daytime', 'echo', 'qotd', 'time':
+            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 40000:
+                peer = Datagrams(UDP, PEER4, HOST4, sport, port_of(name), NOW, HOST)
+                self.assertEqual(bool(peer.feed(b'~' * 40)), sport == 40000, (name, sport))
+
+    def test_random_payloads(self):
+        """Of random octets on a port of nobody's fewer than 1 in 5,000 get an answer."""
+        draw = random.Random(SEED)
+        answered = 0
+        for _ in range(60000 if TEST_ALL else 2000):
+            data = draw.getrandbits(8 * 40).to_bytes(40, 'big')[:draw.choice((1, 4, 12, 40))]
+            for over in TCP, UDP:
+                stream = make_talk(over, PEER4, HOST4, 40000, 40001, NOW, HOST)
+                out = stream.feed(data)
+                answered += bool(out or over == TCP and stream.hurry())
+        self.assertLessEqual(answered, 24 if TEST_ALL else 3, 'SEED=%d' % SEED)
+
+    def test_random_of_smb(self):
+        """Challenges, ids and salts differ from connection to connection."""
+        draws = random.Random(SEED)
+        host = masscanned.Host(lambda size: bytes(draws.randrange(256) for _ in range(size)))
+
+        def talk(*requests):
+            stream = masscanned.Stream(PEER4, HOST4, 40000, 445, NOW, host)
+            return stream, [stream.feed(request) for request in requests]
+        seen = set()
+        for _ in range(3):
+            _, (_, two) = talk(NEGOTIATE_2, FIRST_2)
+            _, (one,) = talk(FIRST_1)
+            self.assertNotEqual(two[44:52], bytes(8))
+            seen.update((two[44:52], two[-238 + 24:][:8], one[32:34]))
+        self.assertEqual(len(seen), 9)
+        for request, at, end in ((FIRST_2, 44, 52), (FIRST_1, 32, 34)):
+            stream, (first,) = talk(request)    # a logon under way keeps its id
+            again = stream.feed(request[:at] + first[at:end] + request[end:])
+            self.assertEqual(again[at:end], first[at:end])
+            self.assertNotEqual(stream.feed(request)[at:end], first[at:end])
+
+    def test_dates(self):
+        for now, text in ((0, b'Thu, 01 Jan 1970 00:00:00 GMT'), (NOW,
+                          b'Sat, 21 Nov 2026 01:46:41 GMT'),
+                          (1709164799.9, b'Wed, 28 Feb 2024 23:59:59 GMT'),
+                          (1709164800, b'Thu, 29 Feb 2024 00:00:00 GMT'),
+                          (2 ** 32, b'Sun, 07 Feb 2106 06:28:16 GMT')):
+            self.assertEqual(masscanned.pack_http_date(now), text)
+            stream = masscanned.Stream(PEER4, HOST4, 1, 80, now, HOST)
+            self.assertIn(b'\r\nDate: %s\r\n' % text, stream.feed(GET))
+
+    # ---- what killed the original, and what tries to kill us -------------------------
+
+    def test_stun_attributes(self):
+        """Overrunning, unaligned, empty, of lying length, in every position."""
+        head = unhex('2112a442', IDENT)
+        for kind in (0x0001, 0x0003, 0x0006, 0x0009, 0x000a, 0x0020, 0x8022, 0x8028, 0x7777):
+            for said in (0, 1, 2, 3, 4, 5, 7, 8, 20, 255, 256, 0x7fff, 0xfffc, 0xffff):
+                for there in (0, 1, 3, 4, 8, 20, 256, 260):
+                    for magic in head, unhex(CLASSIC):
+                        body = struct.pack('!HH', kind, said) + bytes(there)
+                        request = struct.pack('!HH', 1, len(body)) + magic + body
+                        for over in UDP, TCP:
+                            out = feed(open_stream('stun', over), request)
+                            if said + -said % 4 > there:
+                                self.assertEqual(out, b'', request.hex())
+
+    def test_http_not_utf8(self):
+        stack, told = make_stack(host=masscanned.Host()), []
+        stack.host.events = []
+        for uri in b'/\xff', b'/\xc3\x28', b'/\x1b[2J', b'/\x80' * 100:
+            request = b'GET ' + uri + b' HTTP/1.1\r\n\r\n'
+            self.assertTrue(ask(stack, udp(request, dport=80))[0].data.startswith(HTTP_LINE))
+            self.assertEqual(Client(stack).talk(request), KEEP)
+        with patched(masscanned, say=told.append):
+            masscanned.hand_events(stack, [masscanned.Teller()], NOW)
+        self.assertEqual(len(told), 8)
+        for text in told:
+            self.assertTrue(text.isprintable(), text)
+
+    def test_dns_loops(self):
+        """Compression pointers to themselves, to each other, in a long chain, forwards."""
+        names = ['c00c', '0161 c00c', '0161 c00e', 'c00e c00c', '3f' + '61' * 63 + 'c00c',
+                 'c000', 'cfff', 'ffff', 'c00d', 'c0', '0161 c0']
+        for name in names:
+            for count in 1, 2, 64:
+                for records in ('0000', '0001', 'ffff'):
+                    query = unhex('1234 0100 %04x' % count, records, '0000', records,
+                                  (name + A_IN) * count, name, '0029 04d0 00000000 0000')
+                    for over in UDP, TCP:
+                        out = feed(open_stream('dns', over, 53),
+                                   query if over == UDP else framed(query))
+                        self.assertLess(len(out), 2 * len(query) + 60)
+        chain = ''.join('0161 c0%02x' % (12 + (8 * max(0, at - 1))) + A_IN for at in range(20))
+        begin = time.process_time()
+        for _ in range(20):
+            feed(open_stream('dns', UDP), unhex('1234 0100 0014 0000 0000 0000', chain))
+        self.assertLess(time.process_time() - begin, 1)
+
+    def test_rpc_lengths(self):
+        """Credentials and strings of 2^32-1: refused at once, nothing kept."""
+        for size in 'ffffffff', '7fffffff', '80000000', '00000191', 'fffffffd':
+            for auth in ('00000001' + size, NO_AUTH + '00000001' + size):
+                for over, mark in ((UDP, False), (TCP, False), (TCP, True)):
+                    request = unhex(rpc_call(2, 0, auth=auth))
+                    stream = open_stream('rpc', over)
+                    out = feed(stream, marked(request) if mark else request)
+                    self.assertEqual(out[-20:-16], unhex(XID), size)
+                    feed(stream, bytes(70000))
+                    self.assertLessEqual(len(stream.kept), masscanned.KEPT_MAX)
+        for mark in 'ffffffff', '7fffffff', '80010000', '00010000', '80000000', '00000000':
+            stream = open_stream('rpc', TCP)
+            feed(stream, unhex(mark) + GETPORT, bytes(70000))
+            self.assertLessEqual(len(stream.kept), masscanned.KEPT_MAX)
+
+    def test_smb_lying_lengths(self):
+        """Every 16 and 32 bits of the requests set to extremes: lengths, offsets, counts."""
+        step = 1 if TEST_ALL else 5
+        for name, request in (('1', FIRST_1), ('1', SPEC_NEGOTIATE), ('2', NEGOTIATE_2),
+                              ('2', FIRST_2), ('2', THIRD_2)):
+            for at in range(4, min(len(request) - 4, 160), step):
+                for lie in (b'\xff\xff', b'\0\0', b'\xff\x7f', b'\xff\xff\xff\xff', bytes(4),
+                            b'\1\0'):
+                    lying = request[:at] + lie + request[at + len(lie):]
+                    out = feed(open_stream('smb ' + name, TCP), lying)
+                    self.assertLess(len(out), 1000)
+                    while out:                  # each answer as long as it says
+                        size = int.from_bytes(out[:4], 'big')
+                        self.assertLessEqual(size, len(out) - 4)
+                        out = out[4 + size:]
+
+    # what makes one frame dear: name, port, octets
+    DEAR = [
+        ('jdwp', 8000, b'JDWP-Handshake' + unhex('0000000b 00000001 00 0101') * 130),
+        ('smpp', 2775, unhex('00000010 00000015 00000000 00000001') * 90),
+        ('hl7', 2575, b'\x0bMSH|^~\\&|a|b|c|d|2026||ADT|42|P\x1c\r' * 40),
+        ('ajp13', 8009, unhex('123400010a') * 290),
+        ('amqp', 5672, b'AMQP\0\0\x09\1' + b'\1\0\0\0\0\0\0\xce' * 180),
+        ('cassandra', 9042, unhex('040000000500000000') * 160),
+        ('couchbase', 11210, unhex('800a000000000000', '00' * 16) * 60),
+        ('drda', 50000, b'\0\x0a\xd0\1\0\1\0\4\x10\x41' * 145),
+        ('firebird', 3050, unhex('0000000100000013000000010000002400000000000000010000000000000000')
+         + unhex('0000001300000000000000000000057c') + b'\1' + b'\x1c\0' * 697),
+        ('kafka', 9092, unhex('0000000a 0012 0000 00000001 ffff') * 100),
+        ('ldap', 389, unhex('300c020101600702010304008000') * 100),
+        ('kerberos', 88, unhex('00000590 6a82058c 30820588 a4820584') + b'\xa0\0' * 700),
+        ('mongodb', 27017, unhex('00040000 01000000 00000000 dd070000 00000000 00 00040000')
+         + b'\x0a\0' * 700),
+        ('msrpc', 135, unhex('05000b031000000000040000 01000000 b810b810 00000000 10000000')
+         + bytes(1400)),
+        ('neo4j', 7687, unhex('6060b017 00000004', '00' * 12) + b'\0\1x' * 470),
+        ('redis', 6379, b'*200\r\n' + b'$0\r\n\r\n' * 240), ('redis lines', 6379, b'PING\n' * 290),
+        ('riak', 8087, unhex('0000000101') * 290), ('adb', 5555, b'CNXN' + bytes(1400)),
+        ('socks4', 1080, (unhex('04010050 0a010101') + b'\0') * 160),
+        ('socks5', 1080, unhex('050100 05010001 0a010101 0050') * 110),
+        ('zookeeper-jute', 2181, unhex('0000002c', '00' * 24, '00000010', '00' * 16)
+         + unhex('00000008 fffffffe 0000000b') * 115),
+        ('smtp verbs', 25, b'NOOP\n' * 290), ('smtp words', 25, b'x\n' * 700),
+        ('imap', 143, b'1 NOOP\n' * 200), ('imap literals', 143, b'1 {1}\n' * 230),
+        ('irc', 6667, b'NICK x\n' * 200), ('ftp logins', 21, b'USER x\nPASS y\n' * 100),
+        ('smtp logins', 25, b'AUTH LOGIN\nYQ==\nYQ==\n' * 66),
+        ('telnet options', 23, b'\xff\xfd\x27' * 480), ('telnet lines', 23, b'\n' * 1400),
+        ('telnet no end', 23, b'\xff\xfa' * 700), ('xmpp', 5222, XMPP_HELLO % b'x' + b'<a>' * 400),
+        ('xmpp heads', 5222, b'<stream:stream>' * 95), ('distcc', 3632, b'DIST00000001' * 120),
+        ('svn', 3690, b'( 2 ( ' * 230), ('memcached', 11211, b'get a\n' * 240),
+        ('memcached values', 11211, b'set a 0 0 0\n\r\n' * 100),
+        ('sip fields', 5060, SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'Via: x\n' * 150 + b'\n'),
+        ('sip', 5060, (SIP_HEAD % (b'OPTIONS', b'OPTIONS') + b'\r\n') * 7),
+        ('rtsp', 554, b'OPTIONS * RTSP/1.0\n\n' * 70), ('asterisk', 5038, b'Action: x\n\n' * 120),
+        ('lpd', 515, b'\2lp\n' + b'\x021 x\nab' * 160), ('clamd', 3310, b'PING\n' * 290),
+        ('rsync', 873, b'@RSYNCD: 31.0\n' * 100), ('pjl', 9100, b'@PJL INFO ID\n' * 110),
+        ('gearman-job', 4730, unhex('00524551 00000010 00000000') * 120),
+        ('dns', 53, unhex(ROOTS)), ('dns-tcp', 53, framed(unhex(ROOTS))),
+        ('dns records', 53, unhex('1234 0100 0001 0000 0000 0040 00', A_IN,
+                                  ('00 0010 0001 00000000 0000') * 64)),
+        ('http lines', 80, b'GET / HTTP/1.1\r\n' + b'a:\n' * 470 + b'\r\n'),
+        ('http 250 lines', 80, b'GET / HTTP/1.1\r\n' + b'a:xx\n' * 250 + b'\r\n'),
+        ('http head cut short', 80, b'GET / HTTP/1.1\r\n' + b'a:\n' * 470),
+        ('http framing', 80, b'GET / HTTP/1.1\r\n' + b'Expect:a\n' * 150 + b'\r\n'),
+        ('http values', 80, b'GET / HTTP/1.1\r\nConnection:' + b'a,' * 700 + b'\r\n\r\n'),
+        ('http chunks', 80, post(CHUNKED, b'1\nx\n' * 350)),
+        ('http empty bodies', 80, post(CHUNKED, b'0\n\n') * 25),
+        ('http pipelined', 80, b'GET / HTTP/1.1\n\n' * 90),
+        ('rpc', 111, marked(unhex(rpc_call(4, 4))) * 30),
+        ('rpc fragments', 111, unhex('00000001 00') * 15 + marked(unhex(rpc_call(2, 4))) * 30),
+        ('smb1', 445, SPEC_NEGOTIATE * 20), ('smb2', 445, NEGOTIATE_2 * 14),
+        ('smb keep-alives', 445, NEGOTIATE_2 + unhex('85000000') * 330),
+        ('ssh', 22, b'SSH-2.0-x\n' * 140), ('gh0st', 8000, b'Gh0st' * 290),
+        ('stun', 3478, (unhex('0001 0000 2112a442') + bytes(12)) * 70),
+        ('stun attributes', 3478, struct.pack('!HH', 1, 1440) + unhex('2112a442') + bytes(12)
+         + b''.join(struct.pack('!HH', 0x7000 + kind, 0) for kind in range(360))),
+    ]
+
+    @staticmethod
+    def work_of(frame, stack):
+        """Calls, of functions in C as well, that a frame takes: time without a clock."""
+        count = 0
+
+        def note(*_):
+            nonlocal count
+            count += 1
+        sys.setprofile(note)
+        try:
+            stack.answer_frame(frame)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    def test_work(self):
+        """No frame takes more than 20 times the work of a DNS query, and memories do not matter."""
+        query = self.work_of(udp(QUERY), make_stack())
+        self.assertGreater(query, 50)
+        for name, port, data in self.DEAR:
+            masscanned.read_http.cache_clear()
+            masscanned.reply_known.cache_clear()
+            frames = [udp(data[:1472], dport=port)]
+            stack = make_stack()
+            frames.append(Client(stack, port).frame(data[:1460]))
+            for over, frame in zip(('udp', 'tcp'), frames):
+                with self.subTest(name=name, over=over):
+                    self.assertLessEqual(self.work_of(frame, stack), 20 * query)
+
+    def test_slow_requests(self):
+        """What is sent in small pieces costs no more than a small multiple of its size."""
+        for name, data in (('http', b'GET /' + b'x' * 16000), ('gh0st', b'Gh0st' * 3000),
+                           ('smb', b'\0\0\xff\xff\xffSMB' + b'x' * 15000),
+                           ('http', post(CHUNKED, b'1\r\nx\r\n' * 2500)),
+                           ('rpc', unhex(rpc_call(3, 3, 'ffffffff' * 4)) + bytes(10000))):
+            begin = time.process_time()
+            stream = open_stream(name, TCP)
+            feed(stream, *[data[at:at + 8] for at in range(0, len(data), 8)])
+            self.assertLess(time.process_time() - begin, 2, name)
 
 
 # ==== Bench ===========================================================================
