@@ -18,13 +18,15 @@ Contents
     8 Protocols         one block each: the catalogue, by family
 
 Theory of operation
-    No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports (a
-    cookie), so that the first data segment proves by its acknowledgement number that its sender
-    heard us.  Only then a connection stands in a table of fixed size.  What is due without a
-    frame (greetings, repetitions, the announcement of our addresses) is asked for by the loop.
+    No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports, to
+    which the client's number is added (a cookie).  An acknowledgement of it proves that its sender
+    heard us, and tells where his segment stands in his stream.  The first data make a connection
+    in a table of fixed size.  Where we speak first, a completed handshake waits for a while.
+    What is due without a frame (greetings, repetitions, ends, the announcement of our addresses)
+    is asked for by the loop: Stack.tick().
     The path of a frame: link.receive -> Stack.answer_frame -> answer_ipv4 -> answer_tcp ->
-    Stream.feed (which protocol is this? the registry) -> an answerer -> octets, and back
-    the same way as frames to link.send.  Between the link and the answerer nothing does I/O.
+    Stream.feed (which protocol is this? the registry) -> an answerer -> octets, and back the same
+    way as frames to link.send.  A datagram takes answer_datagram instead of a Stream.  Between the link and the answerer nothing does I/O.
     What a plain frame is stands in one table (PLAIN).  A plain frame takes a short cut past the
     layers; many of one shape are answered in columns (Openings).  Both patch models of what the
     layers say, and what we look like is known to the Face alone.
