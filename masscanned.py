@@ -26,7 +26,8 @@ Theory of operation
     is asked for by the loop: Stack.tick().
     The path of a frame: link.receive -> Stack.answer_frame -> answer_ipv4 -> answer_tcp ->
     Stream.feed (which protocol is this? the registry) -> an answerer -> octets, and back the same
-    way as frames to link.send.  A datagram takes answer_datagram instead of a Stream.  Between the link and the answerer nothing does I/O.
+    way as frames to link.send.  A datagram takes answer_datagram instead of a Stream.  Between
+    the link and the answerer nothing does I/O.
     What a plain frame is stands in one table (PLAIN).  A plain frame takes a short cut past the
     layers; many of one shape are answered in columns (Openings).  Both patch models of what the
     layers say, and what we look like is known to the Face alone.
