@@ -17901,6 +17901,25 @@ masscanned.RingLink = refuse''')
             client.close()
             served.close()
 
+    def test_late_readers(self):
+        """400 requests at once, read after a while: all answers come, whatever room there was."""
+        with entered(self.near):
+            socks = [socket.socket() for _ in range(4)]
+        for number, sock in enumerate(socks):
+            self.addCleanup(sock.close)
+            sock.settimeout(20)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, (2304, 4096, 20000, 100000)[number])
+            sock.connect(('10.88.0.61', 80))
+            sock.sendall(GET * 400)
+        time.sleep(1.5)                         # the kernel's buffers are full, the windows closed
+        for sock in socks:
+            got = bytearray()
+            while got.count(b'</html>') < 400:
+                data = sock.recv(65536)
+                self.assertTrue(data, 'ended after %d octets' % len(got))
+                got += data
+            self.assertEqual(len(got), 400 * len(KEEP))
+
     LOSSES = [({0: (0.02, 0)}, 'loss there'), ({0: (0, 0.1)}, 'reordering there'),
               ({0: (0.01, 0.05), 1: (0.01, 0.05)}, 'both ways')]
 
