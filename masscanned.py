@@ -2193,14 +2193,16 @@ class Stack:
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
                  place=NO_PLACE, refusals=None):
-        self.mac, self.verify, self.refusals = mac, verify, refusals
+        self.mac, self.verify = mac, verify
         self.face = face or Face()
         self.claims = None
         self.host = host or Host()
-        self.greet_s = greet_s
+        silent = self.host.original             # which greets nobody and refuses nobody
+        self.refusals = None if silent else refusals
+        self.greet_s = None if silent else greet_s
         self.greeting = frozenset(
             port.to_bytes(2, 'big') for port in
-            (self.host.registry.greeters if greet_s is not None else ())
+            (self.host.registry.greeters if self.greet_s is not None else ())
             if port not in SECURE_PORTS)
         self.timers = Timers()
         self.challenges = [CHALLENGE_RATE, 0.0]
@@ -5687,10 +5689,8 @@ def check_options(parser, args):
         parser.error('--rotate is for the file of -o')
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
-    if args.like_original:
-        if {'greet', 'policy'} & getattr(args, 'given', set()):
-            parser.error('--like-original has --greet off and --policy any already')
-        args.greet = None
+    if args.like_original and {'greet', 'policy'} & getattr(args, 'given', set()):
+        parser.error('--like-original has --greet off and --policy any already')
 
 
 def choose_protocols(only, without):
@@ -5860,8 +5860,7 @@ def run(args) -> int:
             Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
-            args.greet, place=place,
-            refusals=None if args.like_original else Budget(*REFUSALS))
+            args.greet, place=place, refusals=Budget(*REFUSALS))
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:

@@ -15051,15 +15051,20 @@ class Stack(unittest.TestCase):
             self.assertEqual([len(timers.pop_due(1)), len(timers.pop_due(1))], [2, 1])
 
     def test_like_the_original(self):
-        """Where its tests look: lines end in LF, STUN knows one address, gaps are passed over."""
-        stack = make_stack(host=masscanned.Host(original=True))
+        """Where its tests look: no greeting, no RST, gaps passed over, LF, one address of STUN."""
+        stack = make_stack(host=masscanned.Host(original=True), refusals=masscanned.Budget(3, 0))
+        for where in self.WHERES:
+            self.assertEqual(ask(stack, tcp(5, 0, PSH | ACK, b'junk', dport=445, **where)), [])
+            Client(stack, 22, **where).send(b'', ACK)
+            self.assertEqual(wake(stack, NOW + 1), [])
         answer, = ask(stack, udp(GET, dport=80))
         self.assertEqual(answer.data, b'HTTP/1.1 401 Unauthorized\n')
-        client = Client(stack)
-        client.say(GET[:-2])
-        client.seq += 54
-        answer, = client.say(GET[-2:])
-        self.assertTrue(answer.data.startswith(b'HTTP/1.1 401 Unauthorized\nServer: '))
+        for size in 0, len(GET) - 2:            # of what comes before the gap
+            client = Client(stack, sport=size + 1)
+            client.say(GET[:size])
+            client.seq += 54
+            answer, = client.say(GET[size:])
+            self.assertTrue(answer.data.startswith(b'HTTP/1.1 401 Unauthorized\nServer: '))
         request = unhex('0001 0000 2112a442') + bytes(12)
         self.assertEqual(len(ask(stack, udp(request))[0].data), 32)
         classic = unhex('0001 0008', '03a3b9464dd8eb75e19481474293845c', '0003 0004 00000002')
