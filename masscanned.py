@@ -3874,7 +3874,7 @@ END_S = 5                       # workers have so long to end
 OPENER_S = 2                    # and the opener for a file
 OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
              | os.O_CLOEXEC)
-LATE_CODECS = 'ascii', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
+LATE_CODECS = 'ascii', 'base64', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
 TAP_MAC = b'\xc0\xff\xee\xc0\xff\xee'

@@ -18536,6 +18536,13 @@ class ResponderCli(Case):
                          (b'+ POP2 ready\r\n- no such mailbox\r\n+ OK\r\n', True))
         self.assertEqual(Client(stack, 9999).talk(b'quote\n'), b'Listen. You are 40000.\n')
 
+    def test_late_codecs(self):
+        """Every codec is loaded before root is given up: its file may be root's alone."""
+        text = inspect.getsource(masscanned)
+        used = set(re.findall(r"(?:de|en)code\((?:[^()]*(?:\([^()]*\))?[^()]*, )?'([\w-]+)'", text))
+        self.assertGreater(len(used), 4)
+        self.assertEqual(used - set(masscanned.LATE_CODECS) - {'backslashreplace'}, set())
+
     def test_load_refused(self):
         for name, text, message in (
                 ('none.py', 'x = 1\n', "registers no protocol"),
