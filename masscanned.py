@@ -5310,7 +5310,7 @@ def rest(link, stop, timers, observers, now):
     if link.wait(left_ms(dues, now)) and link.trouble():
         for each in observers:
             each.flush(now)
-        await_interface(link, stop)
+        await_interface(link, stop, [each for each in timers if isinstance(each, Notify)])
 
 
 def left_ms(dues, now) -> int:
@@ -5319,10 +5319,12 @@ def left_ms(dues, now) -> int:
     return min(int(left * 1000) + 1, POLL_MS) if left > 0 else 0
 
 
-def await_interface(link, stop):
+def await_interface(link, stop, notifies=()):
     """Sleep while the interface is down; UserError when it is gone.
 
     Who deletes an interface sets it down first: that is no news until it is seen twice.
+
+    notifies    [Notify]: who waits is alive, and systemd must not end it
     """
     looks = 0
     while not stop.came:
@@ -5334,6 +5336,8 @@ def await_interface(link, stop):
         looks += 1
         if looks == 2 and link.herald:
             say('%s is down: waiting for it' % link.name)
+        for each in notifies:
+            each.tick(time.time())
         stop.sleep(DOWN_POLL_S)
     if looks > 1 and link.herald and not stop.came:
         say('%s is up again' % link.name)

@@ -16463,6 +16463,27 @@ class Journals(Case):
                     notify.tell(b'nobody hears it')
                     notify.sock.close()
 
+    def test_notify_down(self):
+        """Who waits for the interface is alive: systemd hears it; no other timer runs."""
+        for rounds, heard in ((1, 1), (9, 5)):
+            clock, words, troubles = [NOW], [], ['down'] * rounds
+            stack, link = make_stack(), FakeLink([[]], types.SimpleNamespace(
+                came=0, asked=False, wake=0, drain=int,
+                sleep=lambda seconds: clock.append(clock[-1] + 1)))
+            link.wait = lambda timeout_ms: True
+            link.trouble = lambda: troubles.pop() if troubles else None
+            notify = masscanned.Notify({'WATCHDOG_USEC': '4000000'})
+            other = unittest.mock.Mock(**{'tick.return_value': (), 'next_due.return_value': None})
+            notify.tell = lambda word: words.append((clock[-1] - NOW, word))
+            with contextlib.redirect_stderr(io.StringIO()), patched(
+                    masscanned, time=types.SimpleNamespace(
+                        time=lambda: clock[-1], monotonic=lambda: clock[-1])):
+                masscanned.serve(link, stack, link.stop, [], [notify, other])
+            notify.sock.close()
+            self.assertEqual(words, [(0, b'READY=1')] + [
+                (2 * each, b'WATCHDOG=1') for each in range(1, heard)])
+            self.assertEqual(other.tick.call_count, 2)
+
     def test_single_user(self):
         """Where there is one user only, there is nobody to become."""
         for text, single in (('         0       1000          1\n', True), ('0 0 4294967295\n', False),
