@@ -708,6 +708,10 @@ STRANGE = [
 
 # ==== Helpers =========================================================================
 
+# kB of memory that a child had at most; ru_maxrss begins with what its parent has
+PRINT_PEAK = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+
+
 def run_tool(tool, args, stdin=b'', redirect='', **options):
     """Run a tool -> (status, stdout, stderr); redirect  for sh, e.g. '<&-' or '>/dev/full'."""
     command = [sys.executable, os.path.join(HERE, tool)] + list(args)
@@ -2171,7 +2175,7 @@ class Compile(Case):
         for args in (['--as-name', '7$'], ['--as-name', '7$', '--as-ignore']):
             with self.subTest(args=args):
                 script = ('import resource, sys, compile_targets as c; c.main(sys.argv[1:]); '
-                          'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+                          + PRINT_PEAK)
                 done = subprocess.run([sys.executable, '-c', script, self.path('x'), '--as-db',
                                        self.path('db')] + args, stdout=subprocess.PIPE, cwd=HERE)
                 self.assertGreater(os.path.getsize(self.path('x.csw')), 800000)
@@ -3939,7 +3943,8 @@ for number in range(1000000):
         record = record._replace(module='m', events=[(cscan.CBA_STR, 1, 'x' * 1000)])
     table.add(record, cscan.Place(host, 80, '', 'open', ''))
 hosts = sum(1 for host in table.hosts({}) for port in host.ports())
-print(hosts, table.full(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(hosts, table.full(), end=' ')
+""" + PRINT_PEAK + """
 """
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
@@ -7227,7 +7232,7 @@ class Team(Long):
                 self.assert_all(self.results(names[0]) + self.results(names[1]), 100)
         process = self.start(*self.base, '-r', 5000, '-w', 2, *self.state, '-o', '/dev/full')
         _, err = process.communicate(timeout=20)
-        self.assertEqual(process.returncode, 1)
+        self.assertEqual(process.returncode, 2)
         self.assertFalse(os.path.exists(self.path('state')))
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
@@ -15183,18 +15188,19 @@ for number in range(65536):
     ack = stack.cookies.make(flow, 6, 6) + 1
     data = (begin, lines + b'x' * 2000)[number & 1]
     for at in range(0, len(data), 1400):
-        stack.take_segment(flow, 7 + at, ack, 24, b'', data[at:at + 1400], bytes(14))
+        stack.take_segment(flow, 7 + at, ack, 24, 65535, b'', data[at:at + 1400], bytes(14))
 connections = stack.connections
 assert connections.held <= connections.held_max, connections.held
 assert connections.held == sum(conn.cost() for conn in connections.table.values())
-print(len(connections.table), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(len(connections.table), end=' ')
+""" + PRINT_PEAK + """
 """
         done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, cwd=HERE,
                               timeout=300)
-        count, megabytes = map(int, done.stdout.split())
+        count, kilobytes = map(int, done.stdout.split())
         self.assertGreater(count, 1000)
         if sys.implementation.name == 'cpython':
-            self.assertLess(megabytes, 150)
+            self.assertLess(kilobytes, 150 << 10)
 
     def test_held_by_one(self):
         """One connection keeps at most 2 * KEPT_MAX of requests and some answers."""
@@ -18562,7 +18568,7 @@ class ResponderCli(Case):
         text = inspect.getsource(masscanned)
         used = set(re.findall(r"(?:de|en)code\((?:[^()]*(?:\([^()]*\))?[^()]*, )?'([\w-]+)'", text))
         self.assertGreater(len(used), 4)
-        self.assertEqual(used - set(masscanned.LATE_CODECS) - {'backslashreplace'}, set())
+        self.assertEqual(used - set(masscanned.LATE_CODECS) - {'backslashreplace', 'replace'}, set())
 
     def test_load_refused(self):
         for name, text, message in (
