@@ -75,6 +75,7 @@ LINGER_NONE = struct.pack('ii', 1, 0)
 
 
 def setUpModule():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)    # what nohup ignores, programs under test would
     sys.stderr.write('SEED=%d\n' % SEED)
 
 
