@@ -272,6 +272,8 @@ class RangeReader:
         for begin in range(0, len(lines), LIST_BLOCK):
             block = lines[begin:begin + LIST_BLOCK]
             try:
+                if '\0' in '\n'.join(block):        # where PyPy's inet_pton() stops reading
+                    raise ValueError
                 self.packed += b''.join(map(
                     socket.inet_pton, itertools.repeat(socket.AF_INET), block))
             except (OSError, ValueError):
