@@ -9810,7 +9810,7 @@ RMI_STREAM, RMI_CALL, RMI_PING = 0x4b, 0x50, 0x52
 
 def size_rmi(data):
     """The head; after it the client's end point, a call, which has no length, or a ping."""
-    if data.startswith(b'JRMI'):
+    if b'JRMI'.startswith(data[:4]):
         return 7
     return len(data) if data[:1] == b'P' else 1 if data[:1] == b'R' else be(0, 2, 6)(data)
 
