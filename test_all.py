@@ -76,6 +76,8 @@ LINGER_NONE = struct.pack('ii', 1, 0)
 
 def setUpModule():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)    # what nohup ignores, programs under test would
+    # a program whose files may not grow would leave half a .pyc for the next one
+    os.environ['PYTHONDONTWRITEBYTECODE'] = '1'
     sys.stderr.write('SEED=%d\n' % SEED)
 
 
