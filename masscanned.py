@@ -5129,7 +5129,7 @@ def serve(link, stack, stop, observers, timers=(), reload=None):
     link.poll.register(stop.wake, select.POLLIN)
     watching = [each for each in observers if each.on_frames]
     listening = [each for each in observers if each.on_events]
-    timers, clock = [stack] + list(timers), Clock()
+    alone, clock = [stack], Clock()
     if listening:
         stack.host.events = []
     while not stop.came:
@@ -5139,7 +5139,7 @@ def serve(link, stack, stop, observers, timers=(), reload=None):
         if step:
             for each in [stack] + list(observers):
                 each.shift(step)
-        send_due(link, stack, timers, watching, now)
+        send_due(link, stack, alone, watching, now)
         if frames:
             answers = answer_round(stack, frames, trusted, watching)
             link.send(answers)
@@ -5147,6 +5147,7 @@ def serve(link, stack, stop, observers, timers=(), reload=None):
             stack.sent += len(answers)
         if listening:
             hand_events(stack, listening, now)
+        send_due(link, stack, timers, watching, now)        # behind the answers, which are urgent
         flush_due(observers, now)
         if stop.asked:
             stop.asked = False
@@ -5154,7 +5155,7 @@ def serve(link, stack, stop, observers, timers=(), reload=None):
                 each.reopen()
             reload(now)
         if not frames:
-            rest(link, stop, timers, observers, now)
+            rest(link, stop, alone + list(timers), observers, now)
 
 
 def send_due(link, stack, timers, watching, now):

@@ -17109,13 +17109,13 @@ class Responder(Case):
     def test_idle_ping(self):
         """A responder with nothing to do answers at once."""
         wire, times = self.wire(), []
-        for _ in range(20):
+        while len(times) < 20 or len(times) < 400 and min(times) >= 0.001:     # on a busy machine
             time.sleep(0.01)
             before = time.monotonic()
             self.assert_answers('10.88.0.51', wire)
             times.append(time.monotonic() - before)
         self.assertLess(min(times), 0.001)
-        self.assertLess(sorted(times)[10], 0.01)
+        self.assertLess(sorted(times)[len(times) // 2], 0.01)
 
     def test_interface_down_and_gone(self):
         """Down: told once, waited for; up: on it goes; deleted: one line and exit 1."""
