@@ -1481,9 +1481,7 @@ class Connections:
         """Something valid came, and what is kept may have changed."""
         conn.seen = now
         self.table.move_to_end(flow)
-        held = len(conn.kept) + len(conn.unacked)
-        if conn.state:
-            held = conn.cost()
+        held = conn.cost()
         if held != conn.held:
             self.held += held - conn.held
             conn.held = held
@@ -2935,8 +2933,7 @@ class Stack:
         else:
             return
         conn.moved = False
-        conn.wake = self.now + wait_s
-        self.timers.lists[wait_s].append((conn.wake, flow))     # as add() does
+        conn.wake = self.timers.add(wait_s, flow, self.now)
 
     def look_after(self, flow, conn) -> 'list[bytes]':
         """A connection that is due -> frames."""
@@ -7276,7 +7273,6 @@ def answer_ldap(message, peer):
 MSRPC_HEAD = struct.Struct('<BBBB4sHHI')
 MSRPC_BIND = struct.Struct('<16xHHIB3x')        # C706 s12.6.4.3: transmit receive group contexts
 MSRPC_REQUEST, MSRPC_FAULT, MSRPC_BIND_TYPE, MSRPC_BOUND, MSRPC_ALTER = 0, 3, 11, 12, 14
-MSRPC_ALTERED = 15
 MSRPC_WHOLE = 3                                 # flags: the first fragment and the last
 MSRPC_LITTLE = b'\x10\0\0\0'
 MSRPC_DENIED = 5                                # status of a fault: access is denied
@@ -9806,7 +9802,7 @@ def answer_hl7(message, peer):
 
 # ---- java-rmi ------------------------------------------------------------------------
 
-RMI_STREAM, RMI_CALL, RMI_PING = 0x4b, 0x50, 0x52
+RMI_CALL, RMI_PING = 0x50, 0x52
 
 
 def size_rmi(data):
