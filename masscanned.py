@@ -7367,8 +7367,8 @@ RDP_REJECTED = bytes.fromhex('0300002d02f080 7f6622 0a010f 020100'
                              '3018 020122 020103 020100 020101 020100 020101 020200ff 020102 0400')
 
 
-@talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00',), port=3389, size=be(2, 2, 0),
-      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
+@talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00', '03 00 00 0b 06 e0 00 00 .. .. 00'),
+      port=3389, size=be(2, 2, 0), ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
 def answer_rdp(message, peer):
     """Connection request -> confirmed; connect -> goodbye.
 
@@ -9919,6 +9919,600 @@ def answer_zabbix(message, peer):
     if body[:1] != b'{':
         says = b'1' if body.strip() == b'agent.ping' else b'ZBX_NOTSUPPORTED\0unknown key'
     return ZABBIX_HEAD.pack(b'ZBXD', 1, len(says), 0) + says, SHUT
+
+
+family('Industrial')
+
+
+# ---- atg -----------------------------------------------------------------------------
+
+ATG_ASKED = re.compile(br'[\1^]A?([IS][0-9]{5})')      # function and tank; S sets something
+ATG_REPORT = (b'\1\r\nI20100\r\n%s\r\n\r\nSTATION\r\n\r\nIN-TANK INVENTORY\r\n\r\n'
+              b'TANK PRODUCT             VOLUME TC VOLUME   ULLAGE   HEIGHT    WATER     TEMP\r\n'
+              b'  1  UNLEADED              4012      3987     5988    41.20     0.00    61.30\r\n'
+              b'\r\n\3')
+ATG_UNKNOWN = b'\x019999FF1B\3'
+
+
+@talk('atg', sig=('01 49 .. .. .. .. ..', '01 53 .. .. .. .. ..', b'^AI20100'), port=10001,
+      check=lambda data, peer: bool(ATG_ASKED.match(data)),
+      size=lambda data: 8 if data[:1] == b'^' else 1 if data[:1] in b'\r\n' else 7,
+      ref='https://cdn.chipkin.com/files/liz/576013-635.pdf')
+def answer_atg(message, peer):
+    """What is in the tanks -> a tank; all else is refused."""
+    match = ATG_ASKED.match(message)
+    if not match:
+        return b'' if message in b'\r\n' else None
+    if match.group(1) == b'I20100':
+        return ATG_REPORT % time.strftime('%b %d, %Y %I:%M %p',
+                                          time.gmtime(peer.now)).upper().encode()
+    peer.note('request', function=match.group(1))
+    return ATG_UNKNOWN
+
+
+# ---- codesys -------------------------------------------------------------------------
+
+# The identification that version 2 gives: texts at fixed places
+CODESYS_IDENT = (bytes(59) + b'Linux'.ljust(32, b'\0') + b'generic'.ljust(32, b'\0')
+                 + b'PLC runtime 2.3'.ljust(32, b'\0'))
+
+
+@talk('codesys', sig=('bb bb 01 00 00 00 01', 'bb bb 01 00 00 01 01'), port=(2455, 1200),
+      size=fix(7), ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/'
+                       'codesys/codesys.go')
+def answer_codesys(message, peer):
+    """Login of either byte order -> what runs here."""
+    size = len(CODESYS_IDENT)
+    return b'\xbb\xbb' + size.to_bytes(4, 'big' if message[5] else 'little') + CODESYS_IDENT
+
+
+# ---- crimson -------------------------------------------------------------------------
+
+CRIMSON_TEXTS = {0x012b: b'Vendor', 0x012a: b'HMI'}     # registers
+
+
+@talk('crimson', sig=('00 04 01 2b 1b 00', '00 04 01 2a 1a 00'), port=789, size=be(0, 2, 2),
+      limit=1024, ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/'
+                      'crimsonv3/crimsonv3.go')
+def answer_crimson(message, peer):
+    """Register of a text -> the text; all else -> silence."""
+    register, kind = struct.unpack_from('!HH', message, 2)
+    text = CRIMSON_TEXTS.get(register)
+    return text and sized(struct.pack('!HH', register, kind) + text + b'\0')
+
+
+# ---- dnp3 ----------------------------------------------------------------------------
+
+DNP3_HEAD = struct.Struct('<HBBHHH')    # IEEE 1815 s9.2.4: start size control to from crc
+DNP3_RESET, DNP3_TEST, DNP3_CONFIRMED, DNP3_UNCONFIRMED, DNP3_STATUS = 0, 2, 3, 4, 9
+DNP3_ACK, DNP3_SUPPORTED, DNP3_NOT_SUPPORTED = 0, 11, 15
+DNP3_READ, DNP3_CONFIRM, DNP3_RESPONSE = 1, 0, 129
+DNP3_NOTHING, DNP3_NO_FUNCTION = b'\0\0', b'\0\1'       # internal indications
+DNP3_BLOCK = 16                         # octets of data before each further CRC
+
+
+def dnp3_crc(octets):
+    """CRC-16 of IEEE 1815 s9.2.4.3, lowest octet first."""
+    crc = 0
+    for octet in octets:
+        crc ^= octet
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xa6bc if crc & 1 else 0)
+    return struct.pack('<H', crc ^ 0xffff)
+
+
+def size_dnp3(data):
+    """Head, then data in blocks, each with its CRC."""
+    if len(data) < 3:
+        return None
+    count = data[2] - 5
+    return DNP3_HEAD.size + count - 2 * (-count // DNP3_BLOCK) if count >= 0 else -1
+
+
+def pack_dnp3(control, to, source, data=b''):
+    """A frame of up to one block."""
+    head = DNP3_HEAD.pack(0x6405, 5 + len(data), control, to, source, 0)[:-2]
+    return head + dnp3_crc(head) + (data + dnp3_crc(data) if data else b'')
+
+
+@talk('dnp3', sig=('05 64 .. c0', '05 64 .. c4', '05 64 .. c9'), port=20000, size=size_dnp3,
+      limit=292, ref='https://standards.ieee.org/ieee/1815/5414/')
+def answer_dnp3(message, peer):
+    """Status of the link, read -> it is there, nothing new; all else is refused.
+
+    state  the address that was asked first: others are not ours
+    """
+    _, _, control, to, source, _ = DNP3_HEAD.unpack_from(message)
+    if peer.state is None:
+        peer.state = to
+    if dnp3_crc(message[:8]) != message[8:10] or to != peer.state or not control & 0x40:
+        return b''
+    function, data = control & 15, message[DNP3_HEAD.size:]
+    if function in (DNP3_CONFIRMED, DNP3_UNCONFIRMED):
+        out = pack_dnp3(DNP3_ACK, source, to) if function == DNP3_CONFIRMED else b''
+        _, order, asked = data[:3]
+        if asked == DNP3_CONFIRM:
+            return out
+        if asked != DNP3_READ:
+            peer.note('request', function=asked, data=data[3:])
+        says = bytes((0xc0, 0xc0 | order & 15, DNP3_RESPONSE))
+        return out + pack_dnp3(0x44, source, to, says + (
+            DNP3_NOTHING if asked == DNP3_READ else DNP3_NO_FUNCTION))
+    return pack_dnp3({DNP3_STATUS: DNP3_SUPPORTED, DNP3_RESET: DNP3_ACK, DNP3_TEST: DNP3_ACK}.get(
+        function, DNP3_NOT_SUPPORTED), source, to)
+
+
+# ---- ethernet-ip ---------------------------------------------------------------------
+
+# CIP vol. 2 s2-3.1: command size session status context options
+ENIP_HEAD = struct.Struct('<HHIIQI')
+ENIP_SERVICES, ENIP_IDENTITY, ENIP_INTERFACES = 0x04, 0x63, 0x64
+ENIP_OPEN, ENIP_CLOSE, ENIP_DATA = 0x65, 0x66, 0x6f
+ENIP_INVALID = 1                        # vol. 2 s2-3.4: status
+CIP_ALL_OF_IDENTITY = b'\1\2\x20\1\x24\1'       # vol. 1: get all attributes; class 1, instance 1
+CIP_NOT_SUPPORTED = 8
+# vol. 1 s5A-2: vendor type product major minor status serial, name
+CIP_IDENTITY = struct.pack('<HHHBBHI', 0, 0x0e, 1, 1, 0, 0x30, 1) + sized(b'PLC', 1)
+ENIP_SAYS = {
+    ENIP_SERVICES: b'\1\0\0\1' + sized(struct.pack('<HH16s', 1, 0x20, b'Communications'), 2,
+                                       'little'),
+    ENIP_INTERFACES: b'\0\0', ENIP_OPEN: b'\1\0\0\0'}
+
+
+def answer_cip(request):
+    """Request to an object -> its answer: who we are, or that the service is not known."""
+    if request == CIP_ALL_OF_IDENTITY:
+        return b'\x81\0\0\0' + CIP_IDENTITY
+    return bytes((request[0] | 0x80, 0, CIP_NOT_SUPPORTED, 0))
+
+
+def read_enip_data(message, peer):
+    """SendRRData -> the same with the answer; vol. 2 s2-6.1: two items, no address, data."""
+    begin, at = ENIP_HEAD.size + 12, ENIP_HEAD.size + 14
+    request, _ = read_sized(message, at, 2, 'little')
+    if not request or message[begin:at] != b'\xb2\0':
+        return None
+    if request != CIP_ALL_OF_IDENTITY:
+        peer.note('request', service=request[0], data=request[1:])
+    return message[ENIP_HEAD.size:at] + sized(answer_cip(request), 2, 'little')
+
+
+@talk('ethernet-ip', port=44818, size=le(2, 2, ENIP_HEAD.size), limit=1024,
+      sig=['%s 00 00 00 00 00 00 00 00%s 00 00 00 00' % (command, ' ..' * 8)
+           for command in ('04 00 00 00', '63 00 00 00', '64 00 00 00', '65 00 04 00')],
+      ref='https://www.odva.org/technology-standards/key-technologies/ethernet-ip/')
+def answer_enip(message, peer):
+    """Identity, services, session -> ours; of objects the identity alone."""
+    command, _, session, _, context, _ = ENIP_HEAD.unpack_from(message)
+    if command == ENIP_CLOSE:
+        return b'', SHUT
+    status, says = 0, ENIP_SAYS.get(command)
+    if command == ENIP_OPEN:
+        session = int.from_bytes(peer.host.random(4), 'big') | 1
+    elif command == ENIP_IDENTITY:
+        address = struct.pack('!HH4sQ', 2, peer.dport, peer.dst[-4:], 0)
+        says = b'\1\0\x0c\0' + sized(b'\1\0' + address + CIP_IDENTITY + b'\xff', 2, 'little')
+    elif command == ENIP_DATA:
+        says = read_enip_data(message, peer)
+    if says is None:
+        status, says = ENIP_INVALID, b''
+    return ENIP_HEAD.pack(command, len(says), session, status, context, 0) + says
+
+
+# ---- fins ----------------------------------------------------------------------------
+
+FINS_HEAD = struct.Struct('!4sIII')     # magic, octets that follow, command, error
+FINS_NODES, FINS_FRAME = 0, 2           # commands; the answer to the first is 1
+# icf rsv gateways, to: net node unit, from: net node unit, service id, command
+FINS_ASKED = struct.Struct('!BBB3s3sBH')
+FINS_READ, FINS_UNIT = 0x0101, 0x0501
+FINS_MOST = 999                         # words of a read
+FINS_TEXTS = b'PLC'.ljust(20) + b'1.0'.ljust(20) + bytes(52)
+FINS_DONE, FINS_TOO_LONG, FINS_UNKNOWN = 0x0000, 0x110b, 0x0401      # end codes
+
+
+def answer_fins_frame(frame, peer):
+    """A command -> its answer: a read gives zeros, who are you a name; all else is refused."""
+    _, _, gateways, to, source, service, command = FINS_ASKED.unpack_from(frame)
+    code, data = FINS_DONE, b''
+    if command == FINS_READ:
+        count, = struct.unpack_from('!H', frame, FINS_ASKED.size + 4)
+        code = FINS_DONE if count <= FINS_MOST else FINS_TOO_LONG
+        data = bytes(2 * count) if code == FINS_DONE else b''
+    elif command == FINS_UNIT:
+        data = FINS_TEXTS
+    else:
+        code = FINS_UNKNOWN
+        peer.note('request', command=command, data=frame[FINS_ASKED.size:])
+    return FINS_ASKED.pack(0xc0, 0, gateways, source, to, service, command) + struct.pack(
+        '!H', code) + data
+
+
+@talk('fins', sig=(b'FINS\0\0\0\x0c\0\0\0\0',), port=9600, size=be(4, 4, 8), limit=2048,
+      ref='https://www.myomron.com/downloads/1.Manuals/Networks/W421E104.pdf')
+def answer_fins(message, peer):
+    """Wish for an address -> addresses; read -> zeros; all else is refused."""
+    _, _, command, _ = FINS_HEAD.unpack_from(message)
+    if command == FINS_NODES:
+        body = struct.pack('!II', int.from_bytes(message[16:20], 'big') or 239, peer.dst[-1])
+        return FINS_HEAD.pack(b'FINS', 8 + len(body), 1, 0) + body
+    if command != FINS_FRAME:
+        return None
+    body = answer_fins_frame(message[FINS_HEAD.size:], peer)
+    return FINS_HEAD.pack(b'FINS', 8 + len(body), FINS_FRAME, 0) + body
+
+
+# ---- fox -----------------------------------------------------------------------------
+
+FOX_HELLO = (b'fox a 0 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\nhostName=s:%s\n'
+             b'hostAddress=s:%s\napp.name=s:Station\napp.version=s:4.0\nvm.name=s:VM\n};;\n')
+
+
+@talk('fox', sig=(b'fox a ',), port=1911, size=till(b'};;'),
+      ref='https://github.com/zmap/zgrab2/tree/master/modules/fox')
+def answer_fox(message, peer):
+    """Hello -> ours, once; what follows is a login, which gets no answer."""
+    if peer.state or b' fox hello' not in message:
+        peer.note('request', words=message.strip()[:512])
+        return b'', SHUT
+    peer.state = 'greeted'
+    return FOX_HELLO % (peer.host.host_name, ip_text(peer.dst).encode())
+
+
+# ---- ge-srtp -------------------------------------------------------------------------
+
+SRTP_HEAD = 56                          # octets of every mailbox message
+SRTP_SIZE_AT, SRTP_KIND_AT, SRTP_SERVICE_AT = 4, 31, 42
+SRTP_HELLO = b'\1' + bytes(7) + b'\x0f' + bytes(47)
+SRTP_TYPE, SRTP_ENABLE = 0x43, 0x4f     # services
+SRTP_DONE, SRTP_DATA, SRTP_ERROR = 0xd4, 0x94, 0xd1     # kinds of an answer
+SRTP_NAME = bytes(8) + bytes((SRTP_TYPE, 0, 0, 0)) + b'PLC'.ljust(28, b'\0')
+
+
+@talk('ge-srtp', sig=('00 ' * 55 + '00',), port=18245, size=le(SRTP_SIZE_AT, 2, SRTP_HEAD),
+      limit=2048, ref='https://doi.org/10.1016/j.diin.2017.06.004')
+def answer_srtp(message, peer):
+    """Opening -> ours; type of the controller -> its name; all else -> an error.
+
+    state  'open'
+    """
+    if peer.state is None:
+        peer.state = 'open'
+        return SRTP_HELLO
+    service, body = message[SRTP_SERVICE_AT], b''
+    kind = SRTP_DONE if service == SRTP_ENABLE else SRTP_ERROR
+    if service == SRTP_TYPE:
+        kind, body = SRTP_DATA, SRTP_NAME
+    if kind == SRTP_ERROR:
+        peer.note('request', service=service, data=message[SRTP_SERVICE_AT + 1:])
+    head = struct.pack('<B1x2sH', 3, message[2:4], len(body))
+    return head.ljust(SRTP_KIND_AT, b'\0') + bytes((kind,)).ljust(25, b'\0') + body
+
+
+# ---- hart-ip -------------------------------------------------------------------------
+
+HART_HEAD = struct.Struct('!BBBBHH')    # version kind message status sequence size
+HART_START, HART_CLOSE, HART_ALIVE, HART_PASS = range(4)
+HART_IDENTITY = 0                       # command; all else is not implemented: 64
+# expanded type 254, type, 5 preambles, revisions 7 1 1 1, flags, number
+HART_IDENT = b'\0\0\xfe\0\0\5\7\1\1\x08\0\0\0\1'
+
+
+def answer_hart(frame, peer):
+    """A frame of the wired bus -> its answer; the long form has an address of 5 octets."""
+    at = 6 if frame[0] & 0x80 else 2
+    command = frame[at]
+    if command != HART_IDENTITY:
+        peer.note('request', function=command, data=frame[at + 2:-1])
+    data = HART_IDENT if command == HART_IDENTITY else b'\x40\0'
+    out = bytes((frame[0] & 0x80 | 6,)) + frame[1:at + 1] + sized(data, 1)
+    return out + bytes((functools.reduce(operator.xor, out),))
+
+
+@talk('hart-ip', sig=('01 00 00 00 .. .. 00 0d 01',), port=5094, size=be(6, 2, 0), limit=512,
+      ref='https://www.fieldcommgroup.org/technologies/hart/hart-ip')
+def answer_hart_ip(message, peer):
+    """Session, life sign, identity -> the same, a device; all else is refused."""
+    version, kind, ident, _, sequence, _ = HART_HEAD.unpack_from(message)
+    body = message[HART_HEAD.size:]
+    if kind or ident > HART_PASS:
+        return None
+    if ident == HART_PASS:
+        body = answer_hart(body, peer)
+    return (HART_HEAD.pack(version, 1, ident, 0, sequence, HART_HEAD.size + len(body)) + body,
+            ident == HART_CLOSE)
+
+
+# ---- iec104 --------------------------------------------------------------------------
+
+IEC104_ACTS = {0x07: 0x0b, 0x13: 0x23, 0x43: 0x83}      # IEC 60870-5-104 s5.3: act: con
+IEC104_ASDU = struct.Struct('<BBBBH')   # IEC 60870-5-101 s7.2: type count cause origin address
+IEC104_INTERROGATION = 100
+IEC104_DONE, IEC104_ENDED = 7, 10       # causes
+IEC104_REFUSED, IEC104_UNKNOWN = 0x47, 0x6c     # 7, 44: type is not known; negative
+
+
+def answer_asdu(asdu, peer):
+    """A unit of data -> those that answer it: no points; commands are refused."""
+    kind, count, _, origin, address = IEC104_ASDU.unpack_from(asdu)
+    causes = IEC104_REFUSED,
+    if kind == IEC104_INTERROGATION:
+        causes = IEC104_DONE, IEC104_ENDED
+    elif not 45 <= kind <= 107:
+        causes = IEC104_UNKNOWN,
+    if causes[0] == IEC104_REFUSED:
+        peer.note('request', function=kind, data=asdu[IEC104_ASDU.size:])
+    return [IEC104_ASDU.pack(kind, count, cause, origin, address) + asdu[IEC104_ASDU.size:]
+            for cause in causes]
+
+
+@talk('iec104', sig=['68 04 %02x 00 00 00' % act for act in IEC104_ACTS], port=2404,
+      size=be(1, 1, 2), ref='https://webstore.iec.ch/publication/25035')
+def answer_iec104(message, peer):
+    """Start, test, stop -> confirmed; a question -> no points; commands are refused.
+
+    state  how many of our units have gone
+    """
+    if message[0] != 0x68 or message[1] < 4:
+        return None
+    if message[2] & 3 == 3:                     # U format
+        return b'\x68\4' + bytes((IEC104_ACTS.get(message[2], 0), 0, 0, 0)) if (
+            message[2] in IEC104_ACTS) else b''
+    if message[2] & 1:                          # S format
+        return b''
+    theirs, = struct.unpack_from('<H', message, 2)
+    out = b''
+    for asdu in answer_asdu(message[6:], peer):
+        ours = peer.state or 0
+        out += b'\x68' + sized(struct.pack('<HH', ours, theirs + 2 & 0xfffe) + asdu, 1)
+        peer.state = ours + 2 & 0xfffe
+    return out
+
+
+# ---- melsec --------------------------------------------------------------------------
+
+# MELSEC communication protocol, frame 3E: subheader, where to; size timer command subcommand
+SLMP_HEAD = struct.Struct('<2s5sHHHH')
+SLMP_READ, SLMP_NAME = 0x0401, 0x0101
+SLMP_MOST = 960                         # words of a read
+SLMP_REFUSED = 0xc059                   # end code: the command is not known
+MELSOFT_ANSWER = b'\xd7' + bytes(20)
+
+
+@talk('melsec', sig=('50 00 00 ff ff 03 00 .. .. .. .. .. .. .. ..',), port=(5006, 5007),
+      size=le(7, 2, 9), limit=4096,
+      ref='https://dl.mitsubishielectric.com/dl/fa/document/manual/plc/sh080008/sh080008ab.pdf')
+def answer_melsec(message, peer):
+    """Name of the type -> ours; read -> zeros; all else is refused."""
+    start, route, _, _, command, sub = SLMP_HEAD.unpack_from(message)
+    if start != b'\x50\0':
+        return None
+    code, data = 0, b''
+    if command == SLMP_NAME:
+        data = b'PLC'.ljust(16) + b'\0\0'
+    elif command == SLMP_READ:
+        count = min(int.from_bytes(message[SLMP_HEAD.size + 4:][:2], 'little'), SLMP_MOST)
+        data = bytes((count + 1) // 2 if sub & 1 else 2 * count)
+    else:
+        code = SLMP_REFUSED
+        peer.note('request', command=command, data=message[SLMP_HEAD.size:])
+    return b'\xd0\0' + route + sized(struct.pack('<H', code) + data, 2, 'little')
+
+
+# ---- modbus --------------------------------------------------------------------------
+
+MODBUS_HEAD = struct.Struct('!HHHBB')   # on TCP/IP s3.1.3: id protocol size unit; function
+MODBUS_MOST = {1: 2000, 2: 2000, 3: 125, 4: 125}        # s6: how many bits, words of a read
+MODBUS_SERVER_ID, MODBUS_MEI = 0x11, 0x2b
+MODBUS_BAD_FUNCTION, MODBUS_BAD_ADDRESS, MODBUS_BAD_VALUE = 1, 2, 3
+MODBUS_OBJECTS = b'Vendor', b'PLC', b'1.0'      # s6.21: vendor, product, revision
+
+
+def is_modbus(data, peer):
+    """The size is that of a request, and so is the function."""
+    return 2 <= data[5] <= 254 and 0 < data[7] < 0x80
+
+
+def read_modbus_objects(body):
+    """Code of what is asked, first object -> a response, or an error (s6.21)."""
+    kind, code, first = body
+    if kind != 0x0e or not 1 <= code <= 4:
+        return MODBUS_BAD_VALUE
+    if code == 4 and first >= len(MODBUS_OBJECTS):
+        return MODBUS_BAD_ADDRESS
+    end = first + 1 if code == 4 else len(MODBUS_OBJECTS)
+    objects = [bytes((number,)) + sized(MODBUS_OBJECTS[number], 1)
+               for number in range(first if first < end else 0, end)]
+    return bytes((kind, code, 0x81, 0, 0, len(objects))) + b''.join(objects)
+
+
+def answer_modbus_function(function, body):
+    """Function, the rest of the request -> the rest of the response, or an error."""
+    if function in MODBUS_MOST:
+        _, count = struct.unpack('!HH', body)
+        if not 1 <= count <= MODBUS_MOST[function]:
+            return MODBUS_BAD_VALUE
+        return sized(bytes((count + 7) // 8 if function < 3 else 2 * count), 1)
+    if function == MODBUS_MEI:
+        return read_modbus_objects(body)
+    return sized(b'\1\xffPLC', 1) if function == MODBUS_SERVER_ID else MODBUS_BAD_FUNCTION
+
+
+@talk('modbus', sig=('.. .. 00 00 00 .. .. ..',), port=502, check=is_modbus, size=be(4, 2, 6),
+      limit=260, ref='https://modbus.org/docs/Modbus_Application_Protocol_V1_1b3.pdf')
+def answer_modbus(message, peer):
+    """Reads -> zeros, who we are; all else is refused."""
+    ident, protocol, _, unit, function = MODBUS_HEAD.unpack_from(message)
+    body = message[MODBUS_HEAD.size:]
+    if protocol or function > 0x7f:
+        return None
+    says = answer_modbus_function(function, body)
+    if isinstance(says, int):
+        if says == MODBUS_BAD_FUNCTION:
+            peer.note('request', function=function, data=body)
+        function, says = function | 0x80, bytes((says,))
+    return MODBUS_HEAD.pack(ident, 0, 2 + len(says), unit, function) + says
+
+
+# ---- opcua ---------------------------------------------------------------------------
+
+OPCUA_HELLO = struct.Struct('<8sIIIII')     # OPC 10000-6 s7.1.2.3: head version sizes, counts
+OPCUA_REJECTED = 0x80550000             # Bad_SecurityPolicyRejected
+
+
+@talk('opcua', sig=(b'HELF',), port=4840, size=le(4, 4, 0), limit=8192,
+      ref='https://reference.opcfoundation.org/Core/Part6/v105/docs/7.1')
+def answer_opcua(message, peer):
+    """Hello -> acknowledge; a channel is refused."""
+    if message[:4] == b'HELF':
+        _, _, receives, sends, _, _ = OPCUA_HELLO.unpack_from(message)
+        peer.note('request', target=read_sized(message, OPCUA_HELLO.size, 4, 'little')[0])
+        return b'ACKF' + struct.pack('<6I', 28, 0, min(sends, 65535), min(receives, 65535), 0, 0)
+    return b'ERRF' + struct.pack('<III', 16, OPCUA_REJECTED, 0xffffffff), SHUT
+
+
+# ---- pcom ----------------------------------------------------------------------------
+
+PCOM_ASKED = re.compile(br'/([0-9A-F]{2})([A-Z]{2,3})(.*)\r', re.S)
+PCOM_IDENT = b'A%sID000000A001000000'   # unit; model 6, hardware 1, system 3 3 2
+
+
+@talk('pcom', sig=('.. .. 65 00 .. .. 2f .. .. 49 44',), port=20256, size=le(4, 2, 6), limit=1024,
+      ref='https://unitronicsplc.com/Download/SoftwareUtilities/Unitronics%20PCOM%20Protocol.pdf')
+def answer_pcom(message, peer):
+    """Identity of a unit -> ours; all else is not answered."""
+    match = PCOM_ASKED.fullmatch(message, 6)
+    if not match:
+        return None
+    unit, verb, rest = match.groups()
+    if verb != b'ID' and not verb.startswith(b'IDE'):
+        peer.note('request', command=verb, data=rest)
+        return b''
+    says = PCOM_IDENT % unit
+    return message[:4] + sized(b'/%s%02X\r' % (says, sum(says) & 0xff), 2, 'little')
+
+
+# ---- pcworx --------------------------------------------------------------------------
+
+PCWORX_SESSION = 1
+# texts of the answer to the third question, where they stand
+PCWORX_TEXTS = (30, b'PLC'), (66, b'1.0'), (79, b'01/01/20'), (91, b'00:00:00'), (152, b'1')
+
+
+@talk('pcworx', sig=(b'\1\1\0\x1a\0\0\0\0\x78\x80\0\3\0\x0cIBETH01N0_M\0',), port=1962,
+      size=be(2, 2, 0), limit=256,
+      ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/pcworx/'
+          'pcworx.go')
+def answer_pcworx(message, peer):
+    """Opening, session, identity -> ours; all else is not answered."""
+    kind, = struct.unpack_from('!H', message)
+    if kind == 0x0101:
+        return b'\x81\1\0\x14' + bytes(13) + bytes((PCWORX_SESSION, 0, 0))
+    if kind == 0x0105:
+        return b'\x81\5\0\x08' + bytes(4)
+    if kind != 0x0106:
+        return None
+    out = bytearray(b'\x81\6\0\xa0' + bytes(156))
+    for at, text in PCWORX_TEXTS:
+        out[at:at + len(text)] = text
+    return bytes(out)
+
+
+# ---- proconos ------------------------------------------------------------------------
+
+PROCONOS_IDENT = (b'\xcc\1\0\x54\x40\x42' + bytes(7) + b'Runtime 1.0'.ljust(32, b'\0')
+                  + b'PLC'.ljust(33, b'\0') + b'project\0\0\0')
+
+
+@talk('proconos', sig=('cc 01 00 0b 40 02 00 00 47 ee',), port=20547, size=fix(10),
+      ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/proconos/'
+          'proconos.go')
+def answer_proconos(message, peer):
+    """Who are you -> a runtime, a project."""
+    return PROCONOS_IDENT
+
+
+# ---- s7 ------------------------------------------------------------------------------
+
+S7_HEAD = struct.Struct('!BBHHHH')      # id kind reserved reference parameters data
+S7_JOB, S7_ACK, S7_USER = 1, 3, 7
+S7_SETUP, S7_READ, S7_WRITE = 0xf0, 0x04, 0x05
+S7_UNITS = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 4}    # type of an item: octets
+S7_MOST = 440                           # octets of a read; the largest message has 480
+S7_NO_SERVICE = 0x8104
+S7_GOODBYE = bytes.fromhex('0300000b0680 0000 0001 00')        # X.224 s13.5: disconnect
+S7_LISTS = {                            # number of a list: (octets of a row, rows)
+    0x0011: (28, [(1, b'PLC'.ljust(20) + b'\0\xc0\0\1\0\1'),
+                  (7, b'PLC'.ljust(20) + b'\0\xc0V\1\0\0')]),
+    0x001c: (34, [(1, b'station'.ljust(32, b'\0')), (2, b'PLC'.ljust(32, b'\0'))])}
+
+
+def pack_s7(kind, reference, parameters, data=b''):
+    """Answer -> in COTP data, in TPKT; an acknowledgement has an error, which is 0."""
+    error = b'\0\0' if kind == S7_ACK else b''
+    body = b'\x02\xf0\x80' + S7_HEAD.pack(0x32, kind, 0, reference, len(parameters),
+                                          len(data)) + error + parameters + data
+    return b'\3\0' + sized(body, 2, extra=4)
+
+
+def read_s7_list(asked, data):
+    """Userdata: list of the system's state -> parameters, data."""
+    wanted, index = struct.unpack_from('!HH', data, 4)
+    head = b'\0\1\x12\x08\x12' + bytes((asked[5] & 0x0f | 0x80, asked[6], asked[7], 0, 0))
+    if asked[5:7] != b'\x44\1' or wanted not in S7_LISTS:
+        return head + b'\xd4\1', b'\x0a\0\0\0'
+    size, rows = S7_LISTS[wanted]
+    body = struct.pack('!HHHH', wanted, index, size, len(rows)) + b''.join(
+        struct.pack('!H', number) + text for number, text in rows)
+    return head + b'\0\0', b'\xff\x09' + sized(body)
+
+
+def read_s7_items(asked):
+    """Read of variables -> zeros for each; RFC 1006's data, s7's items of 12 octets."""
+    out, left = b'', S7_MOST
+    for at in range(2, 2 + 12 * asked[1], 12):
+        unit, count = struct.unpack_from('!BH', asked, at + 3)
+        size = S7_UNITS.get(unit, 0) * count
+        if not 0 < size <= left:
+            out += b'\x0a\0\0\0'
+            continue
+        left -= size + 4
+        out += (b'\xff\3\0\1' if unit == 1 else b'\xff\4' + struct.pack('!H', size * 8)) + bytes(
+            size + (size & 1))
+    return out
+
+
+def answer_s7_job(message, peer):
+    """A message within COTP -> its answer."""
+    _, kind, _, reference, parameters, _ = S7_HEAD.unpack_from(message)
+    at = S7_HEAD.size + parameters
+    asked, data = message[S7_HEAD.size:at], message[at:]
+    if kind == S7_USER:
+        return pack_s7(S7_USER, reference, *read_s7_list(asked, data))
+    if asked[0] == S7_SETUP:
+        return pack_s7(S7_ACK, reference, b'\xf0\0\0\1\0\1\1\xe0')
+    if asked[0] == S7_READ and len(asked) > 1:
+        return pack_s7(S7_ACK, reference, asked[:2], read_s7_items(asked))
+    peer.note('request', function=asked[0], data=message[S7_HEAD.size + 1:])
+    if asked[0] == S7_WRITE and len(asked) > 1:
+        return pack_s7(S7_ACK, reference, asked[:2], b'\3' * asked[1])     # access is not allowed
+    return b'\3\0' + sized(b'\x02\xf0\x80' + S7_HEAD.pack(
+        0x32, S7_ACK, 0, reference, 0, 0) + struct.pack('!H', S7_NO_SERVICE), 2, extra=4)
+
+
+@talk('s7', sig=['03 00 .. .. .. e0 00 00 .. .. 00 %s' % kind for kind in ('c0', 'c1', 'c2')],
+      port=102, size=be(2, 2, 0), limit=1024, ref='https://wiki.wireshark.org/S7comm')
+def answer_s7(message, peer):
+    """Connect, setup, reads, lists -> ours; writes, all else are refused.
+
+    state  'connected'
+    """
+    if peer.state is None:
+        peer.state = 'connected'
+        return message[:5] + b'\xd0' + message[8:10] + b'\0\1' + message[10:]
+    if message[4:7] != b'\x02\xf0\x80' or message[7:8] != b'\x32':
+        return S7_GOODBYE, SHUT
+    return answer_s7_job(message[7:], peer)
 
 
 family('Trojans and worms')

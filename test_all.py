@@ -11974,11 +11974,266 @@ BINARY_VECTORS = [
      unhex('009c00011a2b3c4d0002000001000100000000010000000100000001')
      + b'WIN-RRRRRRRRRRR\x00\x00' + bytes(111), 'by hand'),
 ]
+# Of plants and buildings: 'nerva' is github.com/praetorian-inc/nerva
+ATG_REPORT = (
+    b'\x01\r\nI20100\r\nNOV 21, 2026 01:46 AM\r\n\r\nSTATION\r\n\r\nIN-TANK INVENTORY\r\n\r\n'
+    b'TANK PRODUCT             VOLUME TC VOLUME   ULLAGE   HEIGHT    WATER     TEMP\r\n'
+    b'  1  UNLEADED              4012      3987     5988    41.20     0.00    61.30\r\n\r\n\x03')
+S7_HELLO = unhex('0300001611e00000000100c1020100c2020101c0010a')
+INDUSTRIAL_VECTORS = [
+    ('atg inventory@80', TCP, unhex('01') + b'I20100\n', ATG_REPORT, 'Veeder-Root 576013-635'),
+    ('atg as telnet sends it', TCP, b'^AI20100\r\n', ATG_REPORT, 'by hand'),
+    ('atg tank name', TCP, unhex('01') + b'S60201x', unhex('01') + b'9999FF1B' + unhex('03'),
+     'by hand'),
+    ('atg then other', TCP, unhex('01') + b'I20100GET', ATG_REPORT, 'by hand'),
+    ('atg no digits', TCP, unhex('01') + b'I2010a', None, 'by hand'),
+    ('codesys little', TCP, unhex('bbbb0100000001'), unhex('bbbb9b') + bytes(62)
+     + unhex('4c696e7578') + bytes(27) + b'generic' + bytes(25) + b'PLC runtime 2.3' + bytes(17),
+     'nerva, by hand'),
+    ('codesys big@80', TCP, unhex('bbbb0100000101'), unhex('bbbb0000009b') + bytes(59)
+     + unhex('4c696e7578') + bytes(27) + b'generic' + bytes(25) + b'PLC runtime 2.3' + bytes(17),
+     'nerva, by hand'),
+    ('codesys cut short', TCP, unhex('bbbb01000001'), None, 'by hand'),
+    ('crimson texts@80', TCP, unhex('0004012b1b000004012a1a00'), unhex('000b012b1b00')
+     + b'Vendor' + unhex('000008012a1a00484d4900'), 'nerva, by hand'),
+    ('crimson other register', TCP, unhex('0004012b1b000004010a1a00'), unhex('000b012b1b00')
+     + b'Vendor' + unhex('00'), 'by hand'),
+    ('crimson other first', TCP, unhex('0004010a1a00'), None, 'by hand'),
+    ('dnp3 status@80', TCP, unhex('056405c901000000de8e056405c9020000009f84'),
+     unhex('0564050b00000100baf0'), 'zgrab2, cut'),
+    ('dnp3 session', TCP,
+     unhex('056405c00100020074e3056405c20100020078a5056405c701000200660a0564')
+     + unhex('0bc401000200699ec0c1013c020652c305640cd301000200d703c1c205320107')
+     + unhex('007e40056408d301000200b94ec0c200d68d'),
+     unhex('05640500020001005008056405000200010050080564050f020001000bb40564')
+     + unhex('0a440200010010f0c0c1810000742a0564050002000100500805640a44020001')
+     + unhex('0010f0c0c28100016b1605640500020001005008'), 'by hand'),
+    ('dnp3 wrong crc', TCP, unhex('056405c90100000000ff'), None, 'by hand'),
+    ('dnp3 cut short', TCP, unhex('056405c901000000de'), None, 'by hand'),
+    ('dnp3 small size', TCP, unhex('056404c9010000000000'), None, 'by hand'),
+    ('dnp3 from an outstation', TCP, unhex('056405c901000000de8e0564050b010000001c99'),
+     unhex('0564050b00000100baf0'), 'by hand'),
+    ('ethernet-ip identity@80', TCP, unhex('63') + bytes(23), unhex('63002b') + bytes(21)
+     + unhex('01000c002500010000020050c0000001000000000000000000000e0001000100')
+     + unhex('30000100000003504c43ff'), 'nerva, by hand'),
+    ('ethernet-ip services', TCP, unhex('04') + bytes(23) + unhex('64') + bytes(23),
+     unhex('04001a') + bytes(21) + unhex('01000001140001002000') + b'Communications'
+     + unhex('0000640002') + bytes(23), 'by hand'),
+    ('ethernet-ip session', TCP, unhex('650004000000000000000000') + b'_pycomm_'
+     + unhex('00000000010000006f00160011111111') + bytes(20)
+     + unhex('0a00020000000000b20006000102200124016f00180011111111') + bytes(20)
+     + unhex('0a00020000000000b20008005402200624010a006600000011111111') + bytes(16),
+     unhex('650004001111111100000000') + b'_pycomm_' + unhex('00000000010000006f00260011111111')
+     + bytes(20) + unhex('0a00020000000000b20016008100000000000e00010001003000010000000350')
+     + unhex('4c436f00140011111111') + bytes(20) + unhex('0a00020000000000b2000400d4000800'),
+     'pycomm3 1.2, cut'),
+    ('ethernet-ip other command', TCP, unhex('650004000000000000000000') + b'_pycomm_'
+     + unhex('00000000010000007200000011111111') + bytes(16) + unhex('6f00000011111111')
+     + bytes(16) + unhex('6f00100011111111') + bytes(20)
+     + unhex('0a00020000000000b20000006f00140011111111') + bytes(20)
+     + unhex('0a00020000000000b100020001020304'), unhex('650004001111111100000000') + b'_pycomm_'
+     + unhex('0000000001000000720000001111111101') + bytes(15), 'by hand'),
+    ('ethernet-ip cut short', TCP, unhex('650004000000000000000000') + b'_pycomm_'
+     + unhex('00000000010000'), None, 'by hand'),
+    ('fins addresses@80', TCP, unhex('46494e530000000c') + bytes(12),
+     unhex('46494e53000000100000000100000000000000ef00000001'), 'W421 s7-4'),
+    ('fins reads', TCP, unhex('46494e530000000c') + bytes(12)
+     + unhex('46494e5300000014000000020000000080000200010000ef0007050146494e53')
+     + unhex('0000001a000000020000000080000200010000ef0007010182000a0000024649')
+     + unhex('4e530000001a000000020000000080000200010000ef0007010182000a000400'),
+     unhex('46494e53000000100000000100000000000000ef0000000146494e5300000072')
+     + unhex('0000000200000000c0000200ef000001000705010000')
+     + b'PLC                 1.0                 ' + bytes(52)
+     + unhex('46494e530000001a0000000200000000c0000200ef0000010007010100000000')
+     + unhex('000046494e53000000160000000200000000c0000200ef00000100070101110b'), 'by hand'),
+    ('fins write', TCP, unhex('46494e530000000c') + bytes(12)
+     + unhex('46494e530000001c000000020000000080000200010000ef0007010282000a00')
+     + unhex('00010001'),
+     unhex('46494e53000000100000000100000000000000ef0000000146494e5300000016')
+     + unhex('0000000200000000c0000200ef000001000701020401'), 'by hand'),
+    ('fins asks for an address', TCP, unhex('46494e530000000c') + bytes(11) + unhex('0a'),
+     unhex('46494e530000001000000001000000000000000a00000001'), 'by hand'),
+    ('fins other command', TCP, unhex('46494e530000000c') + bytes(12)
+     + unhex('46494e53000000080000000600000000'),
+     unhex('46494e53000000100000000100000000000000ef00000001'), 'by hand'),
+    ('fins cut short', TCP, unhex('46494e530000000c') + bytes(11), None, 'by hand'),
+    ('fox hello@80', TCP, b'fox a 1 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\n};;\n',
+     b'fox a 0 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\nhostName=s:win-rrrrrrr'
+     + b'rrrr\nhostAddress=s:192.0.0.1\napp.name=s:Station\napp.version=s:4.0\nvm.n'
+     + b'ame=s:VM\n};;\n', 'zgrab2, cut'),
+    ('fox login', TCP,
+     b'fox a 1 -1 fox hello\n{\n};;\nfox a 2 -1 fox authenticate\n{\nuser=s:bob\n};' + b';\n',
+     b'fox a 0 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\nhostName=s:win-rrrrrrr'
+     + b'rrrr\nhostAddress=s:192.0.0.1\napp.name=s:Station\napp.version=s:4.0\nvm.n'
+     + b'ame=s:VM\n};;\n', 'by hand'),
+    ('fox no end', TCP, b'fox a 1 -1 fox hello\n{\n}', None, 'by hand'),
+    ('ge-srtp type@80', TCP, bytes(56) + unhex('080001000000000000010000000000000001')
+     + bytes(12) + unhex('01c000000000100e000001014f01') + bytes(12)
+     + unhex('020002000000000000010000000000000001') + bytes(12)
+     + unhex('02c000000000100e0000010143') + bytes(13), unhex('01000000000000000f') + bytes(47)
+     + unhex('030001') + bytes(28) + unhex('d4') + bytes(24) + unhex('0300020028') + bytes(26)
+     + unhex('94') + bytes(32) + unhex('43000000504c43') + bytes(25), 'nerva, by hand'),
+    ('ge-srtp write', TCP, bytes(56) + unhex('020002000000000000010000000000000001') + bytes(12)
+     + unhex('02c000000000100e000001010708') + bytes(12), unhex('01000000000000000f') + bytes(47)
+     + unhex('030002') + bytes(28) + unhex('d1') + bytes(24), 'by hand'),
+    ('ge-srtp cut short', TCP, bytes(55), None, 'by hand'),
+    ('hart-ip session@80', TCP,
+     unhex('010000000001000d010000ea600100020000020008010003000003000d028000')
+     + unhex('00820100030000040012822600000000010000a50100010000050008'),
+     unhex('010100000001000d010000ea600101020000020008010103000003001b068000')
+     + unhex('0e0000fe00000507010108000000017d01010300000400138626000000000102')
+     + unhex('4000e30101010000050008'), 'nerva, by hand'),
+    ('hart-ip write', TCP,
+     unhex('010000000001000d010000ea60010003000003000e0280060101850100040000') + unhex('040008'),
+     unhex('010100000001000d010000ea60010103000003000f068006024000c2'), 'by hand'),
+    ('hart-ip answer', TCP, unhex('010000000001000d010000ea60010100000001000d010000ea60'),
+     unhex('010100000001000d010000ea60'), 'by hand'),
+    ('hart-ip cut short', TCP, unhex('010000000001000d010000ea'), None, 'by hand'),
+    ('iec104 start@80', TCP, unhex('680407000000680443000000680413000000'),
+     unhex('68040b000000680483000000680423000000'), 'c104 2.2'),
+    ('iec104 interrogation', TCP,
+     unhex('680407000000680e0000000064010600ffff00000014680401000400'),
+     unhex('68040b000000680e0000020064010700ffff00000014680e0200020064010a00')
+     + unhex('ffff00000014'), 'c104 2.2'),
+    ('iec104 command', TCP, unhex('680407000000680e020004002d01060001000b000001'),
+     unhex('68040b000000680e000004002d01470001000b000001'), 'c104 2.2'),
+    ('iec104 other type', TCP, unhex('680407000000680e0000000001010600010000000014'),
+     unhex('68040b000000680e0000020001016c00010000000014'), 'by hand'),
+    ('iec104 other start', TCP, unhex('680407000000670400000000'), unhex('68040b000000'),
+     'by hand'),
+    ('iec104 confirmation', TCP, unhex('68040b000000'), None, 'by hand'),
+    ('iec104 unknown control', TCP, unhex('68040700000068040b000000'), unhex('68040b000000'),
+     'by hand'),
+    ('melsec name@80', TCP, unhex('500000ffff03000600100001010000'),
+     unhex('d00000ffff030014000000') + b'PLC             ' + unhex('0000'), 'SH-080008 s11.1'),
+    ('melsec reads', TCP,
+     unhex('500000ffff03000c00100001040000640000a80200500000ffff03000c001000')
+     + unhex('01040100640000900300'),
+     unhex('d00000ffff03000600000000000000d00000ffff0300040000000000'), 'by hand'),
+    ('melsec write', TCP,
+     unhex('500000ffff03000600100001010000500000ffff03000e001000011400006400')
+     + unhex('00a801000500'), unhex('d00000ffff030014000000') + b'PLC             '
+     + unhex('0000d00000ffff0300020059c0'), 'by hand'),
+    ('melsec other frame', TCP,
+     unhex('500000ffff03000600100001010000d00000ffff030002000000000000000000'),
+     unhex('d00000ffff030014000000') + b'PLC             ' + unhex('0000'), 'by hand'),
+    ('melsec cut short', TCP, unhex('500000ffff030006001000010100'), None, 'by hand'),
+    ('modbus reads@80', TCP, unhex('00010000000600010000000a000200000006000300000005'),
+     unhex('000100000005000102000000020000000d00030a00000000000000000000'), 'pymodbus 3.0'),
+    ('modbus identity', TCP, unhex('000500000005002b0e0100000600000005002b0e04010007000000020111'),
+     unhex('00050000001a002b0e01810000030006') + b'Vendor'
+     + unhex('0103504c430203312e3000060000000d002b0e04810000010103504c43000700')
+     + unhex('00000801110501ff504c43'), 'pymodbus 3.0'),
+    ('modbus writes', TCP, unhex('00030000000600060001000700040000000600050001ff00'),
+     unhex('000300000003008601000400000003008501'), 'pymodbus 3.0'),
+    ('modbus wrong values', TCP,
+     unhex('0001000000060001000007d100010000000600030000007e0001000000060003')
+     + unhex('00000000000500000005002b0e0403000500000005002b0e0500000500000005')
+     + unhex('002b0d0100000500000005002b0e0207'),
+     unhex('0001000000030081030001000000030083030001000000030083030005000000')
+     + unhex('0300ab0200050000000300ab0300050000000300ab0300050000001a002b0e02')
+     + unhex('810000030006') + b'Vendor' + unhex('0103504c430203312e30'), 'by hand'),
+    ('modbus no function', TCP, unhex('0001000000020100'), None, 'by hand'),
+    ('modbus exception', TCP, unhex('000100000003018302'), None, 'by hand'),
+    ('modbus size 1', TCP, unhex('0001000000010103'), None, 'by hand'),
+    ('modbus other protocol', TCP, unhex('00010000000600010000000a00010001000600010000000a'),
+     unhex('0001000000050001020000'), 'by hand'),
+    ('opcua hello@80', TCP,
+     unhex('48454c463900000000000000ffff0000ffff0000000000000000000019000000')
+     + b'opc.tcp://127.0.0.1:4840/',
+     unhex('41434b461c00000000000000ffff0000ffff00000000000000000000'), 'asyncua 2.1'),
+    ('opcua channel', TCP,
+     unhex('48454c463900000000000000ffff0000ffff0000000000000000000019000000')
+     + b'opc.tcp://127.0.0.1:4840/OPNF' + unhex('14') + bytes(15),
+     unhex('41434b461c00000000000000ffff0000ffff0000000000000000000045525246')
+     + unhex('1000000000005580ffffffff'), 'asyncua 2.1, cut'),
+    ('opcua cut short', TCP,
+     unhex('48454c463900000000000000ffff0000ffff0000000000000000000019000000')
+     + b'opc.tcp://127.0.0.1:4840', None, 'by hand'),
+    ('pcom ident@80', TCP, unhex('000165000800') + b'/00IDED\r', unhex('000165001900')
+     + b'/A00ID000000A00100000040\r', 'nerva, by hand'),
+    ('pcom write', TCP, unhex('000165000800') + b'/00IDED\r' + unhex('000265000f00')
+     + b'/00SB0000011AA\r', unhex('000165001900') + b'/A00ID000000A00100000040\r', 'by hand'),
+    ('pcom binary', TCP, unhex('000166000800') + b'/00IDED\r', None, 'by hand'),
+    ('pcworx identity@80', TCP, unhex('0101001a0000000078800003000c') + b'IBETH01N0_M'
+     + unhex('00010500160001000078800001000000060004029500000106000e0002000000')
+     + unhex('0000010400'), unhex('81010014') + bytes(13)
+     + unhex('0100008105000800000000810600a0') + bytes(26) + unhex('504c43') + bytes(33)
+     + unhex('312e3000000000000000000000') + b'01/01/20' + unhex('00000000') + b'00:00:00'
+     + bytes(53) + unhex('3100000000000000'), 'nerva, by hand'),
+    ('pcworx other', TCP, unhex('0101001a0000000078800003000c') + b'IBETH01N0_M'
+     + unhex('000107000e00020000000000010400'), unhex('81010014') + bytes(13) + unhex('010000'),
+     'by hand'),
+    ('pcworx cut short', TCP, unhex('0101001a0000000078800003000c') + b'IBETH01N0_M', None,
+     'by hand'),
+    ('proconos identity@80', TCP, unhex('cc01000b4002000047ee'),
+     unhex('cc010054404200000000000000') + b'Runtime 1.0' + bytes(21) + unhex('504c43')
+     + bytes(30) + b'project' + unhex('000000'), 'nerva, by hand'),
+    ('proconos cut short', TCP, unhex('cc01000b4002000047'), None, 'by hand'),
+    ('s7 setup@80', TCP,
+     unhex('0300001611e00000000100c1020100c2020101c0010a0300001902f080320100')
+     + unhex('00000100080000f0000001000101e0'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300001b02f080320300')
+     + unhex('000001000800000000f0000001000101e0'), 'python-snap7 3.3'),
+    ('s7 lists', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300002102f080320700')
+     + unhex('000002000800080001120411440100ff090004001c00000300002102f0803207')
+     + unhex('00000003000800080001120411440100ff090004001100000300002102f08032')
+     + unhex('0700000003000800080001120411440100ff09000404240000'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300006d02f080320700')
+     + unhex('000002000c0050000112081284010000000000ff09004c001c00000022000200') + unhex('01')
+     + b'station' + bytes(26) + unhex('02504c43') + bytes(29)
+     + unhex('0300006102f080320700000003000c0044000112081284010000000000ff0900')
+     + unhex('4000110000001c00020001') + b'PLC                 ' + unhex('00c0000100010007')
+     + b'PLC                 '
+     + unhex('00c0560100000300002102f080320700000003000c0004000112081284010000')
+     + unhex('00d4010a000000'), 'python-snap7 3.3'),
+    ('s7 read', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300003702f080320100')
+     + unhex('000005002600000403120a10020008000184000000120a100100010000830000')
+     + unhex('00120a10020fff000184000000'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300002b02f080320300')
+     + unhex('0000050002001600000403ff0400400000000000000000ff03000100000a0000') + unhex('00'),
+     'python-snap7 3.3'),
+    ('s7 write', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300002702f080320100')
+     + unhex('000005000e00080501120a100200040001840000000004002061626364030000')
+     + unhex('1202f0803201000000040001000004'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300001602f080320300')
+     + unhex('0000050002000100000501030300001302f080320300000004000000008104'),
+     'python-snap7 3.3'),
+    ('s7 stop', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300002102f080320100')
+     + unhex('0000060010000029000000000009') + b'P_PROGRAM',
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300001302f080320300')
+     + unhex('000006000000008104'), 'python-snap7 3.3'),
+    ('s7 of mms', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300000e02f0800d0500')
+     + unhex('00000000'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300000b068000000001') + unhex('00'),
+     'by hand'),
+    ('s7 cut short', TCP, unhex('0300001611e00000000100c1020100c2020101c001'), None, 'by hand'),
+]
+INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of it
+    'atg tank name': [dict(function=b'S60201')],
+    'dnp3 session': [dict(function=5, data=b'2\x01\x07\x00~@')],
+    'ethernet-ip session': [dict(service=84, data=b'\x02 \x06$\x01\n\x00')],
+    'fins write': [dict(command=258, data=b'\x82\x00\n\x00\x00\x01\x00\x01')],
+    'fox login': [dict(words=b'fox a 2 -1 fox authenticate\n{\nuser=s:bob\n};;')],
+    'ge-srtp write': [dict(service=7, data=b'\x08' + bytes(12))],
+    'hart-ip write': [dict(function=6, data=b'\x01')],
+    'iec104 command': [dict(function=45, data=b'\x0b\x00\x00\x01')],
+    'melsec write': [dict(command=5121, data=b'd\x00\x00\xa8\x01\x00\x05\x00')],
+    'modbus writes': [dict(function=6, data=b'\x00\x01\x00\x07'),
+                      dict(function=5, data=b'\x00\x01\xff\x00')],
+    'modbus reads@80': [], 'opcua hello@80': [dict(target=b'opc.tcp://127.0.0.1:4840/')],
+    'pcom write': [dict(command=b'SB', data=b'0000011AA')],
+    's7 stop': [dict(function=41, data=bytes(5) + b'\x09P_PROGRAM')], 's7 read': [],
+}
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
-           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS)
+           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS + INDUSTRIAL_VECTORS)
 NOTED += [(row[0].split()[0], row[2], [BINARY_NOTES[row[0]]]) for row in BINARY_VECTORS
           if row[0] in BINARY_NOTES]
+NOTED += [(row[0].split()[0], row[2], INDUSTRIAL_NOTES[row[0]])
+          for row in INDUSTRIAL_VECTORS if row[0] in INDUSTRIAL_NOTES]
+NOTE_KINDS = {'distcc': 'command',          # of protocols whose notes are no credentials
+              **{row[0].split()[0]: 'request' for row in INDUSTRIAL_VECTORS}}
 
 
 # ==== Responder: helpers ==============================================================
@@ -13040,6 +13295,10 @@ class Registry(unittest.TestCase):
                                              '0000000200000004'),
         ('ldap', '300c020101600702010304008000'), ('rdp', '0300000b06e00000000000'),
         ('cassandra', '030000000500000000'), ('cassandra', '050000000500000000'),
+        ('rdp', '0300002924e00000000000436f6f6b69653a'), ('s7', '0300001611e00000000100c1020100'),
+        ('modbus', '000100000006000300000005'), ('hart-ip', '010000000001000d010000ea60'),
+        ('dicom', '01000000004400010000'), ('dnp3', '056405c901000000de8e'),
+        ('ge-srtp', '00' * 56), (None, '00' * 55), ('ethernet-ip', '63' + '00' * 23),
         ('msrpc', '05000b0310000000'), ('socks5', '050100'), ('mqtt', '100c00044d515454'),
         ('mssql', '10010060000001005800000000000074' + '00' * 80),
         ('mssql', '1201002f000001000000' '1a0006' '01'), ('openvpn-tcp', '000e3801020304050607080000000000'),
@@ -17017,6 +17276,9 @@ class Responder(Case):
         ('curl socks5', 'curl -sSi -x socks5h://bob:x@10.88.0.61:1080 http://inner.example/', 0,
          r'HTTP/1\.1 401'),
         ('memcstat', 'memcstat --servers=10.88.0.61:11211 --binary', 0, r''),
+        ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
+         "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
+         r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
@@ -18755,7 +19017,7 @@ class Answerers(unittest.TestCase):
                 seen.append((kind, fields))
         for name, request, notes in NOTED:
             with self.subTest(name=name, request=request):
-                kind = 'command' if name == 'distcc' else 'credentials'
+                kind = NOTE_KINDS.get(name, 'credentials')
                 for pieces in [request], octet_by_octet(request):
                     seen, port = [], port_of(name)
                     feed(Noting(PEER4, HOST4, 40000, port, NOW, HOST), *pieces)
@@ -18893,6 +19155,12 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('modbus', 502, unhex('0001 0000 0006 00 03 0000 007d') * 120),
+        ('dnp3', 20000, masscanned.pack_dnp3(0xc9, 1, 0) * 140),
+        ('ethernet-ip', 44818, (unhex('63000000 00000000') + bytes(16)) * 60),
+        ('iec104', 2404, unhex('680407000000') + unhex('680e 0000 0000 64010600ffff00000014') * 90),
+        ('s7', 102, S7_HELLO + unhex('030003d3 02f080 32 01 0000 0001 03c2 0000 0450')
+         + unhex('120a1002 0001 0001 84 000000') * 80),
         ('jdwp', 8000, b'JDWP-Handshake' + unhex('0000000b 00000001 00 0101') * 130),
         ('smpp', 2775, unhex('00000010 00000015 00000000 00000001') * 90),
         ('hl7', 2575, b'\x0bMSH|^~\\&|a|b|c|d|2026||ADT|42|P\x1c\r' * 40),
