@@ -15,7 +15,8 @@ Contents
     5 Events and journals  what is written down of it
     6 Engine            AF_PACKET rings, TAP, privileges, files, the loop
     7 Command line
-    8 Protocols         one block each: the catalogue, by family
+    8 TLS               keys and certificates of our own
+    9 Protocols         one block each: the catalogue, by family
 
 Theory of operation
     No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports, to
@@ -521,7 +522,7 @@ def pack_der(tag: int, *parts) -> bytes:
 
 # ==== 3 Registry ======================================================================
 #
-# A protocol is one block of section 8: constants, Structs, helpers, and one function under a
+# A protocol is one block of section 9: constants, Structs, helpers, and one function under a
 # decorator.  Nothing else in the file names it.  There are three ways to write one, the shortest
 # first:
 #
@@ -555,7 +556,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -565,6 +566,11 @@ def pack_der(tag: int, *parts) -> bytes:
 #           close   our side is done: FIN after `out`; later octets are acknowledged only
 #           port    UDP: answer from this port of ours instead of the one asked
 #           again   the registry looks at what follows as at the beginning of a conversation
+#           wait    TCP: seconds; nothing is parsed until then, and the answerer is called again,
+#                   with b'' if nothing has come.  WORK: when it is its turn, one connection a
+#                   turn of the loop, for what takes milliseconds.  None: it need not be
+#           limit   TCP: seconds after which the conversation ends with FIN, unless a later reply
+#                   sets another limit; 0: no longer.  None: it stays as it is
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
@@ -594,9 +600,10 @@ PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet fra
 WORD_MAX = 16
 MORE = b''
 SHUT = True
+WORK = 0
 
-Reply = collections.namedtuple('Reply', 'out used skip close port again')   # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False
+Reply = collections.namedtuple('Reply', 'out used skip close port again wait limit')    # see above
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most')
@@ -1082,14 +1089,19 @@ class Stream(Peer):
     closing     our side is done
     stalled     a limit ended the last feed: there may be more to answer
     before      name of the protocol that handed the conversation back; '': none did
+    waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
+    limit       Reply.limit that whoever feeds us has not seen yet; None: none
+    resumed     the answerer is called whatever has come
     """
-    __slots__ = 'kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before'
+    __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'waits', 'limit',
+                 'resumed')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
-        self.deaf = self.closing = self.stalled = False
+        self.deaf = self.closing = self.stalled = self.resumed = False
         self.before = ''
+        self.waits = self.limit = None
 
     def cost(self) -> int:
         """Octets that the conversation keeps, the answerer's state included."""
@@ -1110,7 +1122,7 @@ class Stream(Peer):
                 break
         self.stalled = size >= OUT_MAX or self.at < len(self.kept) and len(answers) >= STEPS_MAX
         self.kept = self.kept[self.at:]
-        if len(self.kept) > KEPT_MAX and not self.stalled:
+        if len(self.kept) > KEPT_MAX and not self.stalled and self.waits is None:
             self.turn_deaf()
         return b''.join(answers)
 
@@ -1130,10 +1142,17 @@ class Stream(Peer):
         self.hurried = False
         return out
 
+    def resume(self) -> bytes:
+        """What the answerer waited for is there -> octets to answer."""
+        self.waits, self.resumed = None, True
+        return self.feed(b'')
+
     def step(self):
         """One answer, may be b''; None: nothing more can be had of what is kept."""
         if self.deaf:
             return self.turn_deaf()
+        if self.waits is not None:
+            return None
         left = len(self.kept) - self.at
         if self.skip:
             passed = min(self.skip, left)
@@ -1141,8 +1160,9 @@ class Stream(Peer):
             self.skip -= passed
             if self.skip:
                 return None
-        elif not left:
+        elif not (left or self.resumed):
             return None
+        self.resumed = False
         if not self.protocol and not self.choose():
             return None
         try:
@@ -1184,9 +1204,11 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again = given
+        out, used, skip, close, _, again, self.waits, limit = given
         if used is None:
             used = len(data)
+        if limit is not None:
+            self.limit = limit
         if not (used or out or skip or close):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
@@ -1203,6 +1225,7 @@ class Stream(Peer):
         """Nothing is parsed from here on -> None."""
         self.deaf, self.state = True, None
         self.kept, self.at, self.skip = b'', 0, 0
+        self.waits = None
 
 
 # ==== 4 Stack =========================================================================
@@ -1225,6 +1248,7 @@ GREET_S = 0.2               # who speaks first does so within a round trip
 QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
+QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
 FAREWELL_RATE = 1000        # ends of connections told a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
@@ -1355,9 +1379,11 @@ class Conn(Stream):
     wake        when it is looked after, Unix time; None: it need not be
     moved       something was sent or acknowledged since `wake` was set
     tries       how often what is not acknowledged was sent again
+    resumes     when the answerer is called again, Unix time; QUEUED: at its turn; None: never
+    deadline    when the conversation ends, Unix time; None: it may go on
     """
     __slots__ = ('head', 'rcv', 'una', 'unacked', 'sent', 'window', 'repeats', 'fin', 'ended',
-                 'mss', 'seen', 'held', 'wake', 'moved', 'tries')
+                 'mss', 'seen', 'held', 'wake', 'moved', 'tries', 'resumes', 'deadline')
 
     def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
         Stream.__init__(self, src, dst, sport, dport, now, host)
@@ -1367,6 +1393,7 @@ class Conn(Stream):
         self.sent = self.repeats = self.held = self.tries = 0
         self.window = 0
         self.wake, self.moved = None, False
+        self.resumes = self.deadline = None
 
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
@@ -1417,6 +1444,7 @@ class Waiting:
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
     held = 0
+    resumes = deadline = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
         self.head, self.step, self.window = head, step, window
@@ -2183,6 +2211,7 @@ class Stack:
     greet_s         how long a client may speak before we do; None: we never speak first
     greeting        the ports where we do, as octets
     timers          connections to be looked after
+    work            (flow, Conn) of those whose answerers wait for their turn, the first first
     refusals        Budget of RSTs to segments of no connection; None: they get silence
     challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
             that end connections
@@ -2202,7 +2231,7 @@ class Stack:
             port.to_bytes(2, 'big') for port in
             (self.host.registry.greeters if self.greet_s is not None else ())
             if port not in SECURE_PORTS)
-        self.timers = Timers()
+        self.timers, self.work = Timers(), collections.deque()
         self.challenges = [CHALLENGE_RATE, 0.0]
         self.farewells = [FAREWELL_RATE, 0.0]
         self.macs = frozenset((mac, MAC_BROADCAST, MAC_ALL_NODES))
@@ -2274,13 +2303,19 @@ class Stack:
         frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
             conn = self.connections.get(flow)
-            if conn and conn.wake == due:
+            if not conn:
+                continue
+            if conn.wake == due:
                 frames += self.look_after(flow, conn)
-        return frames
+            if conn.resumes == due:
+                frames += self.resume(flow, conn)
+            if conn.deadline == due:
+                frames += self.end(flow, conn)
+        return frames + self.do_work() if self.work else frames
 
     def next_due(self) -> 'float | None':
         """When tick() has something to do; None: only frames will tell."""
-        if self.connections.gone:
+        if self.connections.gone or self.work:
             return self.now
         known = [self.timers.next_due()]
         if self.connections.table:              # who is idle now waits for a farewell's token
@@ -2800,7 +2835,7 @@ class Stack:
                 self.connections.has_spoken(flow)
             out = self.send(conn, self.hear(conn, data[known:]))
         self.connections.touch(flow, conn, self.now)
-        if conn.wake is None or conn.stalled:
+        if conn.wake is None or conn.stalled or conn.waits is not None or conn.limit is not None:
             self.set_timer(flow, conn)
         return out
 
@@ -2849,6 +2884,10 @@ class Stack:
             conn.seen += step
             if conn.wake is not None:
                 conn.wake += step
+            if conn.resumes is not None:
+                conn.resumes += step
+            if conn.deadline is not None:
+                conn.deadline += step
 
     def take_events(self):
         """What was noted since the last call -> [Event], in order."""
@@ -2875,7 +2914,8 @@ class Stack:
             rest = rest[:max(room, 0)]
             if at and len(rest) < conn.mss:
                 rest = b''
-        if whole and (conn.closing or conn.ended) and not (conn.fin or conn.stalled):
+        more = conn.stalled or conn.waits is not None
+        if whole and (conn.closing or conn.ended) and not (conn.fin or more):
             closing = FIN
         if not (rest or closing):
             return ()
@@ -2922,6 +2962,8 @@ class Stack:
 
     def set_timer(self, flow, conn):
         """Have the connection looked after when that may be needed."""
+        if conn.waits is not None or conn.limit is not None:
+            self.arrange(flow, conn)
         if conn.stalled and not conn.unacked:
             wait_s = 0
         elif conn.wake is not None:             # it will be seen then what is needed
@@ -2951,6 +2993,48 @@ class Stack:
         elif conn.kept and self.now - conn.seen >= QUIET_S:
             out = self.converse(conn, None)
         segments = self.send(conn, out) if out or conn.closing and not conn.fin else ()
+        self.set_timer(flow, conn)
+        return self.frames_to(flow, conn, segments)
+
+    def arrange(self, flow, conn):
+        """What an answerer asked for: to be called again, or an end."""
+        if conn.limit is not None:
+            conn.deadline = self.timers.add(conn.limit, flow, self.now) if conn.limit else None
+            conn.limit = None
+        if conn.waits is None or conn.resumes is not None:
+            return
+        if conn.waits == WORK:
+            conn.resumes = QUEUED
+            self.work.append((flow, conn))
+        else:
+            conn.resumes = self.timers.add(conn.waits, flow, self.now)
+
+    def do_work(self) -> 'list[bytes]':
+        """The first that waits for its turn and is still there -> frames."""
+        while self.work:
+            flow, conn = self.work.popleft()
+            if self.connections.get(flow) is conn and conn.waits is not None:
+                return self.resume(flow, conn)
+        return []
+
+    def resume(self, flow, conn) -> 'list[bytes]':
+        """What an answerer waited for is there -> frames."""
+        conn.resumes, conn.now = None, self.now
+        out = conn.resume()
+        if out:
+            self.note_answer(conn, out, b'')
+        return self.go_on(flow, conn, out)
+
+    def end(self, flow, conn) -> 'list[bytes]':
+        """The time for a conversation is over -> frames."""
+        conn.closing, conn.stalled, conn.deadline = True, False, None
+        conn.turn_deaf()
+        return self.go_on(flow, conn, b'')
+
+    def go_on(self, flow, conn, out) -> 'list[bytes]':
+        """Octets of an answer that no frame asked for -> frames."""
+        segments = self.send(conn, out) if out or conn.closing and not conn.fin else ()
+        self.connections.touch(flow, conn, self.now)
         self.set_timer(flow, conn)
         return self.frames_to(flow, conn, segments)
 
@@ -5046,6 +5130,31 @@ def is_hung_up() -> bool:
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
+def keep_secret(directory, name: str, make) -> bytes:
+    """What make() gives, or gave when it was first asked: a file that is ours alone keeps it.
+
+    directory   None: nothing is kept
+    """
+    if directory is None:
+        return make()
+    path = os.path.join(directory, name)
+    part = '%s.%d' % (path, os.getpid())        # nobody reads half of it
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        if not os.path.exists(path):
+            octets = make()
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                write_all(fd, octets)
+            finally:
+                os.close(fd)
+            os.rename(part, path)
+        with open(path, 'rb') as file:
+            return file.read()
+    except OSError as error:
+        raise UserError('%s: %s' % (error.filename or path, why(error))) from None
+
+
 # ---- loop ----
 
 class Stop:
@@ -5877,7 +5986,295 @@ def run(args) -> int:
     return 0
 
 
-# ==== 8 Protocols =====================================================================
+# ==== 8 TLS ===========================================================================
+#
+# Keys and certificates are made here, as the standard library makes none.
+
+# ---- keys ----
+
+RSA_BITS, RSA_EXPONENT = 2048, 65537
+PRIME_ROUNDS = 5            # of Miller and Rabin: FIPS 186-5 table B.1, for 1,024 bits
+SIEVE = 1 << 12             # odd numbers that are sieved at once
+SIEVED = 1 << 13            # by the primes below this
+P256 = (1 << 256) - (1 << 224) + (1 << 192) + (1 << 96) - 1     # SEC 2 s2.4.2, as the next
+P256_ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
+P256_BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
+             0x4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5)
+
+DER_BOOLEAN, DER_INTEGER, DER_BITS, DER_OCTETS, DER_OID = 1, 2, 3, 4, 6     # X.680 s8.4
+DER_UTF8, DER_SEQUENCE, DER_SET, DER_UTC, DER_TIME = 12, 0x30, 0x31, 23, 24
+DER_NULL = b'\5\0'
+OID_RSA = bytes.fromhex('06092a864886f70d010101')           # RFC 8017 sC
+OID_RSA_SHA256 = bytes.fromhex('06092a864886f70d01010b')
+OID_EC = bytes.fromhex('06072a8648ce3d0201')                # RFC 5480 s2.1.1
+OID_P256 = bytes.fromhex('06082a8648ce3d030107')
+OID_ECDSA_SHA256 = bytes.fromhex('06082a8648ce3d040302')    # RFC 5758 s3.2
+OID_NAME = bytes.fromhex('0603550403')                      # RFC 5280 sA.1
+OID_ALTERNATIVE = bytes.fromhex('0603551d11')               # RFC 5280 s4.2.1.6
+OID_CONSTRAINTS = bytes.fromhex('0603551d13')               # RFC 5280 s4.2.1.9
+DIGEST_HEADS = {                                            # RFC 8017 s9.2, note 1
+    'sha1': bytes.fromhex('3021300906052b0e03021a05000414'),
+    'sha256': bytes.fromhex('3031300d060960864801650304020105000420'),
+    'sha512': bytes.fromhex('3051300d060960864801650304020305000440')}
+
+
+def pack_integer(number: int) -> bytes:
+    """A number of 0 or more -> DER."""
+    return pack_der(DER_INTEGER, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
+def find_prime(bits: int, random) -> int:
+    """-> a random prime of so many bits, the two highest of them set; 0.15 s for 1,024."""
+    while True:
+        start = from_octets(random(bits // 8), 'big') | 3 << bits - 2 | 1
+        alive = bytearray(b'\1') * SIEVE
+        for prime in small_primes():
+            first = -start * (prime + 1 >> 1) % prime       # it divides start + 2 * first
+            alive[first::prime] = bytes(len(range(first, SIEVE, prime)))
+        for place in range(SIEVE):
+            number = start + 2 * place
+            if alive[place] and number % RSA_EXPONENT != 1 and is_prime(number, random):
+                return number
+
+
+def small_primes() -> 'list[int]':
+    """The odd ones below SIEVED."""
+    alive = bytearray(b'\1') * SIEVED
+    for number in range(3, int(SIEVED ** 0.5) + 1, 2):
+        alive[number * number::number] = bytes(len(range(number * number, SIEVED, number)))
+    return [number for number in range(3, SIEVED, 2) if alive[number]]
+
+
+def is_prime(number: int, random) -> bool:
+    """Whether an odd number, drawn at random, is prime (FIPS 186-5 sB.3.1)."""
+    size = number.bit_length() // 8
+    return not any(is_composite(number, from_octets(random(size), 'big') % (number - 3) + 2)
+                   for _ in range(PRIME_ROUNDS))
+
+
+def is_composite(number: int, base: int) -> bool:
+    """Whether the base proves that an odd number is no prime."""
+    twos = ((number - 1) & (1 - number)).bit_length() - 1
+    power = pow(base, number >> twos, number)
+    if power == 1:
+        return False
+    for _ in range(twos):
+        if power == number - 1:
+            return False
+        power = power * power % number
+    return True
+
+
+def invert(number: int, modulus: int) -> int:
+    """-> its inverse; the two have no common divisor (pow() does it from 3.8 on)."""
+    last, rest = modulus, number % modulus
+    before, factor = 0, 1
+    while rest:
+        times = last // rest
+        last, rest = rest, last - times * rest
+        before, factor = factor, before - times * factor
+    return before % modulus
+
+
+class RsaKey:
+    """An RSA key of RSA_BITS; making one takes 0.3 s.
+
+    n, e, d, p, q   numbers, named as in RFC 8017 s3
+    """
+    algorithm = pack_der(DER_SEQUENCE, OID_RSA_SHA256, DER_NULL)    # of its signatures
+    label = 'RSA PRIVATE KEY'
+
+    def __init__(self, n, e, d, p, q):
+        self.n, self.e = n, e
+        self.p, self.q = p, q
+        self.d = d
+
+    @classmethod
+    def make(cls, random):
+        p = find_prime(RSA_BITS // 2, random)
+        q = find_prime(RSA_BITS // 2, random)
+        return cls(p * q, RSA_EXPONENT, invert(RSA_EXPONENT, (p - 1) * (q - 1)), p, q)
+
+    @classmethod
+    def parse(cls, data: bytes):
+        """What private() gives -> the key; raises Malformed."""
+        _, at, _ = parse_ber(data)
+        numbers = []
+        for _ in range(6):                      # the first is the version
+            _, start, at = parse_ber(data, at)
+            numbers.append(from_octets(data[start:at], 'big'))
+        return cls(*numbers[1:])
+
+    def private(self) -> bytes:
+        """RSAPrivateKey (RFC 8017 sA.1.2)."""
+        numbers = (0, self.n, self.e, self.d, self.p, self.q, self.d % (self.p - 1),
+                   self.d % (self.q - 1), invert(self.q, self.p))
+        return pack_der(DER_SEQUENCE, *map(pack_integer, numbers))
+
+    def public(self) -> bytes:
+        """SubjectPublicKeyInfo (RFC 3279 s2.3.1)."""
+        key = pack_der(DER_SEQUENCE, pack_integer(self.n), pack_integer(self.e))
+        return pack_der(DER_SEQUENCE, pack_der(DER_SEQUENCE, OID_RSA, DER_NULL),
+                        pack_der(DER_BITS, b'\0', key))
+
+    def sign(self, message: bytes, random=None, digest='sha256') -> bytes:
+        """RSASSA-PKCS1-v1_5 (RFC 8017 s8.2.1) -> octets; 8 ms: by p and q, a quarter of by n."""
+        size = (self.n.bit_length() + 7) // 8
+        info = DIGEST_HEADS[digest] + hashlib.new(digest, message).digest()
+        padded = b'\0\1' + b'\xff' * (size - 3 - len(info)) + b'\0' + info
+        number = from_octets(padded, 'big')
+        first = pow(number, self.d % (self.p - 1), self.p)
+        second = pow(number, self.d % (self.q - 1), self.q)
+        factor = (first - second) * invert(self.q, self.p) % self.p
+        return (second + factor * self.q).to_bytes(size, 'big')
+
+
+def double_p256(x: int, y: int, z: int) -> 'tuple[int, int, int]':
+    """A point of P-256 twice; x / z**2 and y / z**3 are its coordinates, z of 0 is infinity."""
+    square, fourth = y * y, z * z               # SEC 1 s2.2.1, a = -3, without its divisions
+    slope = 3 * (x - fourth) * (x + fourth)
+    cross = 4 * x * square
+    new_x = (slope * slope - 2 * cross) % P256
+    return new_x, (slope * (cross - new_x) - 8 * square * square) % P256, 2 * y * z % P256
+
+
+def add_p256(x: int, y: int, z: int, point) -> 'tuple[int, int, int]':
+    """Such a point and one given by its coordinates -> their sum in the form of the first."""
+    if not z:
+        return point[0], point[1], 1
+    square = z * z % P256
+    run = (point[0] * square - x) % P256
+    rise = (point[1] * square * z - y) % P256
+    if not run:
+        return (0, 1, 0) if rise else double_p256(x, y, z)
+    cube = run * run * run % P256
+    cross = x * run * run % P256
+    new_x = (rise * rise - cube - 2 * cross) % P256
+    return new_x, (rise * (cross - new_x) - y * cube) % P256, z * run % P256
+
+
+def multiply_p256(number: int, point=P256_BASE) -> 'tuple[int, int]':
+    """A point of P-256 so many times, 1 to P256_ORDER - 1 -> its coordinates; 2 ms."""
+    total = 0, 1, 0
+    for bit in bin(number)[2:]:
+        total = double_p256(*total)
+        if bit == '1':
+            total = add_p256(*total, point)
+    x, y, z = total
+    inverse = invert(z, P256)
+    return x * inverse ** 2 % P256, y * inverse ** 3 % P256
+
+
+class EcKey:
+    """A key on P-256.
+
+    secret      1 to P256_ORDER - 1
+    point       its public octets (SEC 1 s2.3.3, uncompressed)
+    """
+    algorithm = pack_der(DER_SEQUENCE, OID_ECDSA_SHA256)            # of its signatures
+    label = 'EC PRIVATE KEY'
+
+    def __init__(self, secret):
+        self.secret = secret
+        self.point = b'\4' + b''.join(each.to_bytes(32, 'big') for each in multiply_p256(secret))
+
+    @classmethod
+    def make(cls, random):
+        return cls(from_octets(random(40), 'big') % (P256_ORDER - 1) + 1)   # FIPS 186-5 sA.2.1
+
+    @classmethod
+    def parse(cls, data: bytes):
+        """What private() gives -> the key; raises Malformed."""
+        _, at, _ = parse_ber(data)
+        _, _, at = parse_ber(data, at)
+        _, start, end = parse_ber(data, at)
+        return cls(from_octets(data[start:end], 'big'))
+
+    def private(self) -> bytes:
+        """ECPrivateKey (RFC 5915 s3)."""
+        return pack_der(DER_SEQUENCE, pack_integer(1),
+                        pack_der(DER_OCTETS, self.secret.to_bytes(32, 'big')),
+                        pack_der(0xa0, OID_P256),
+                        pack_der(0xa1, pack_der(DER_BITS, b'\0', self.point)))
+
+    def public(self) -> bytes:
+        """SubjectPublicKeyInfo (RFC 5480 s2)."""
+        return pack_der(DER_SEQUENCE, pack_der(DER_SEQUENCE, OID_EC, OID_P256),
+                        pack_der(DER_BITS, b'\0', self.point))
+
+    def sign(self, message: bytes, random) -> bytes:
+        """ECDSA with SHA-256 (SEC 1 s4.1.3) -> DER of the numbers r and s; 2 ms."""
+        digest = from_octets(hashlib.sha256(message).digest(), 'big')
+        once = EcKey.make(random)
+        r = from_octets(once.point[1:33], 'big') % P256_ORDER
+        s = invert(once.secret, P256_ORDER) * (digest + r * self.secret) % P256_ORDER
+        return pack_der(DER_SEQUENCE, pack_integer(r), pack_integer(s))
+
+
+# ---- certificates ----
+
+CERTIFICATE_DAYS = 3650
+DAY_S = 86400
+
+
+def pack_x509_time(second: float) -> bytes:
+    """Unix time -> a Time of DER (RFC 5280 s4.1.2.5)."""
+    moment = time.gmtime(second)
+    text = time.strftime('%Y%m%d%H%M%SZ', moment).encode()
+    if 1950 <= moment.tm_year < 2050:
+        return pack_der(DER_UTC, text[2:])
+    return pack_der(DER_TIME, text)
+
+
+def pack_certificate(key, name: bytes, start: float, random) -> bytes:
+    """A key and the name of a host -> a certificate (RFC 5280 s4.1) signed by itself, DER.
+
+    start   Unix time of the day whose midnight it is good from
+    """
+    start -= start % DAY_S
+    names = pack_der(DER_SEQUENCE, pack_der(DER_SET, pack_der(
+        DER_SEQUENCE, OID_NAME, pack_der(DER_UTF8, name))))
+    alternative = pack_der(DER_SEQUENCE, pack_der(0x82, name))      # dNSName
+    extensions = pack_der(
+        DER_SEQUENCE,
+        pack_der(DER_SEQUENCE, OID_CONSTRAINTS, pack_der(DER_OCTETS, pack_der(DER_SEQUENCE))),
+        pack_der(DER_SEQUENCE, OID_ALTERNATIVE, pack_der(DER_OCTETS, alternative)))
+    body = pack_der(
+        DER_SEQUENCE,
+        pack_der(0xa0, pack_integer(2)),                            # version 3
+        pack_integer(from_octets(random(16), 'big') | 1),           # serial number
+        key.algorithm,
+        names,                                                      # of its issuer
+        pack_der(DER_SEQUENCE, pack_x509_time(start),
+                 pack_x509_time(start + CERTIFICATE_DAYS * DAY_S)),
+        names,
+        key.public(),
+        pack_der(0xa3, extensions))
+    return pack_der(DER_SEQUENCE, body, key.algorithm,
+                    pack_der(DER_BITS, b'\0', key.sign(body, random)))
+
+
+def pack_pem(label: str, octets: bytes) -> bytes:
+    """DER -> text (RFC 7468 s2)."""
+    text = codecs.encode(octets, 'base64').replace(b'\n', b'')
+    rows = [text[at:at + 64] for at in range(0, len(text), 64)]
+    mark = label.encode()
+    return b'\n'.join([b'-----BEGIN %s-----' % mark, *rows, b'-----END %s-----' % mark, b''])
+
+
+def parse_pem(label: str, text: bytes) -> bytes:
+    """The first of such texts -> DER; raises Malformed if there is none."""
+    mark = re.escape(label.encode())
+    found = re.search(b'-----BEGIN %s-----([A-Za-z0-9+/=\\s]+)-----END ' % mark, text)
+    if not found:
+        raise Malformed(label)
+    try:
+        return codecs.decode(found.group(1), 'base64')
+    except ValueError:
+        raise Malformed(label) from None
+
+
+# ==== 9 Protocols =====================================================================
 #
 # By family, the names in alphabetical order.  family() gives those that follow their heading in
 # the manual.
@@ -7438,47 +7835,6 @@ def answer_rfb(data, peer):
     return Reply(failure, RFB_RESPONSE, close=True)
 
 
-# ---- ssh -----------------------------------------------------------------------------
-
-SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
-SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
-SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
-SSH_ANSWER = b'SSH-2.0-1\r\n'
-SSH_UDP_MOST = 1.25
-
-
-def is_ssh_start(data):
-    """Data begins like an identification line, or may yet do."""
-    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
-
-
-@protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2', banner=SSH_ANSWER,
-          most=SSH_UDP_MOST)
-def answer_ssh(data, peer):
-    """Identification line -> ours, then silence.
-
-    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone
-    returns  11 octets, again for each further line; none for our own: two of us would loop.
-             Who was greeted has them already
-    """
-    if not is_ssh_start(data):
-        return None
-    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
-    if not end and len(data) < SSH_LINE_MAX:
-        if not peer.hurried:
-            return MORE
-        end = len(data)
-    if not end:
-        return None
-    line = data[:end].rstrip(b'\r\n')
-    if not SSH_ID.match(line) or line == SSH_ANSWER.rstrip():
-        return None
-    if peer.greeter:
-        peer.greeter = None
-        return Reply(used=end)
-    return Reply(SSH_ANSWER, used=end)
-
-
 # ---- x11 -----------------------------------------------------------------------------
 
 X11_REASON = b'Not authorized.\n'       # a multiple of 4
@@ -7506,6 +7862,251 @@ def answer_x11(message, peer):
                   password=message[at:at + secret].hex())
     return X11_FAILED[message[:1]].pack(0, len(X11_REASON), 11, 0, len(X11_REASON) // 4) + (
         X11_REASON), SHUT
+
+
+family('Secure shell')
+
+
+# ---- ssh: packets --------------------------------------------------------------------
+#
+# RFC 4253 s6.  A way is one direction's cipher and MAC:
+#   block       octets of which a packet has a multiple
+#   counted     whether packet_length itself counts for that: 4, or 0 octets
+#   first       octets that tell a packet's length
+#   tag         octets of the MAC
+#   read_size   number of the packet, its first octets -> packet_length
+#   open, seal  number of the packet, the whole of it -> padding_length and what follows; and back
+
+SSH_MSG_DISCONNECT = 1          # RFC 4250 s4.1.2
+SSH_MSG_IGNORE = 2
+SSH_MSG_UNIMPLEMENTED = 3
+SSH_MSG_DEBUG = 4
+SSH_MSG_KEXINIT = 20
+SSH_PACKET_MIN, SSH_PACKET_MAX = 12, 1 << 14    # packet_length; s6.1 has 35,000 octets
+SSH_PADDING_MIN = 4             # s6
+
+
+class SshPlain:
+    """A way before NEWKEYS."""
+    block, counted, first, tag = 8, 4, 4, 0
+
+    @staticmethod
+    def read_size(number, data):
+        return from_octets(data[:4], 'big')
+
+    @staticmethod
+    def open(number, data):
+        return data[4:]
+
+    @staticmethod
+    def seal(number, packet):
+        return packet
+
+
+SSH_PLAIN = SshPlain()
+
+
+def pack_ssh(way, number, payload, random) -> bytes:
+    """A payload -> the packet that goes out as the number-th of a way."""
+    padding = way.block - (way.counted + 1 + len(payload)) % way.block
+    if padding < SSH_PADDING_MIN:
+        padding += way.block
+    packet = bytes((padding,)) + payload + random(padding)
+    return way.seal(number, sized(packet, 4))
+
+
+# ---- ssh: exchange -------------------------------------------------------------------
+
+SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
+SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
+SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
+SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
+SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
+
+# What we offer (RFC 4253 s7.1), in the order of KEXINIT's lists; ciphers, MACs and compression
+# stand there twice, for each way.  It is what dropbear 2022.83 offers: short, and never ours alone
+SSH_KEX = (b'curve25519-sha256', b'curve25519-sha256@libssh.org', b'ecdh-sha2-nistp521',
+           b'ecdh-sha2-nistp384', b'ecdh-sha2-nistp256', b'diffie-hellman-group14-sha256',
+           b'diffie-hellman-group14-sha1', b'kexguess2@matt.ucc.asn.au',
+           b'kex-strict-s-v00@openssh.com')
+SSH_HOST_KEYS = b'ssh-ed25519', b'ecdsa-sha2-nistp256', b'rsa-sha2-256', b'ssh-rsa'
+SSH_CIPHERS = b'chacha20-poly1305@openssh.com', b'aes128-ctr', b'aes256-ctr'
+SSH_MACS = b'hmac-sha1', b'hmac-sha2-256'
+SSH_COMPRESSIONS = b'zlib@openssh.com', b'none'     # the former begins after a login: never
+SSH_LISTS = (SSH_KEX, SSH_HOST_KEYS, SSH_CIPHERS, SSH_CIPHERS, SSH_MACS, SSH_MACS,
+             SSH_COMPRESSIONS, SSH_COMPRESSIONS, (), ())
+
+
+def pack_kexinit(cookie) -> bytes:
+    """16 random octets -> the payload of our KEXINIT; no guess follows."""
+    lists = b''.join(sized(b','.join(names), 4) for names in SSH_LISTS)
+    return bytes((SSH_MSG_KEXINIT,)) + cookie + lists + bytes(5)
+
+
+def parse_kexinit(payload) -> 'tuple[list[list[bytes]], bool]':
+    """Payload of a KEXINIT -> its ten lists of names, whether a guess follows."""
+    at, lists = 17, []
+    for _ in SSH_LISTS:
+        names, at = read_sized(payload, at, 4)
+        lists.append(names.split(b','))
+    if len(payload) < at + 5:
+        raise Malformed('KEXINIT')
+    return lists, payload[at] != 0
+
+
+def choose_algorithms(lists) -> 'list[bytes]':
+    """A client's lists -> the first of each that we know, too (RFC 4253 s7.1)."""
+    chosen = []
+    for names, ours in zip(lists[:8], SSH_LISTS):
+        found = [name for name in names if name in ours]
+        if not found:
+            raise Malformed('no common algorithm')
+        chosen.append(found[0])
+    return chosen
+
+
+class Ssh:
+    """A conversation after the client's identification.
+
+    version     the client's identification, without the end of the line
+    ours        payload of our KEXINIT
+    inward, outward     the ways
+    received, sent      packets that went so far
+    size        packet_length of the packet that is coming; 0: not known yet
+    taken       octets of the client so far
+    later       later(self, peer) -> Reply, when what is waited for is there; None: nothing is
+    """
+    __slots__ = ('version', 'ours', 'inward', 'outward', 'received', 'sent', 'size', 'taken',
+                 'later')
+
+    def __init__(self, version):
+        self.version, self.ours = version, b''
+        self.inward = self.outward = SSH_PLAIN
+        self.received = self.sent = self.size = self.taken = 0
+        self.later = None
+
+    def cost(self):
+        """Octets that it keeps."""
+        return 400 + len(self.version) + len(self.ours)
+
+    def answer(self, data, peer):
+        """Octets behind the identification -> Reply, to a packet; or MORE."""
+        if self.later:
+            later, self.later = self.later, None
+            return later(self, peer)
+        payload, used = self.read(data)
+        if not used:
+            return MORE
+        self.taken += used
+        if self.taken > SSH_EARLY_MAX:
+            raise Malformed('too much')
+        reply = self.take(payload, peer)
+        return reply._replace(used=used)
+
+    def read(self, data) -> 'tuple[bytes, int]':
+        """Octets -> (payload of the first packet, octets of it); 0 octets: it is not whole."""
+        way = self.inward
+        if not self.size:
+            if len(data) < way.first:
+                return b'', 0
+            size = way.read_size(self.received, data[:way.first])
+            if not SSH_PACKET_MIN <= size <= SSH_PACKET_MAX or (size + way.counted) % way.block:
+                raise Malformed('packet of %d' % size)
+            self.size = size
+        end = 4 + self.size + way.tag
+        if len(data) < end:
+            return b'', 0
+        packet = way.open(self.received, data[:end])
+        self.received = self.received + 1 & MASK32
+        self.size = 0
+        payload = packet[1:len(packet) - packet[0]]
+        if not payload:
+            raise Malformed('padding')
+        return payload, end
+
+    def say(self, payload, peer) -> bytes:
+        """A payload -> its packet."""
+        self.sent += 1
+        return pack_ssh(self.outward, self.sent - 1, payload, peer.host.random)
+
+    def take(self, payload, peer):
+        """A message -> Reply."""
+        kind = payload[0]
+        if kind in (SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG):
+            return Reply()
+        if kind != SSH_MSG_KEXINIT:
+            raise Malformed('message %d' % kind)
+        return self.take_kexinit(payload, peer)
+
+    def send_kexinit(self, peer):
+        """Our KEXINIT; later, as it has a segment of its own."""
+        self.ours = pack_kexinit(peer.host.random(16))
+        return Reply(self.say(self.ours, peer), 0, limit=SSH_LOGIN_S)
+
+    def take_kexinit(self, payload, peer):
+        """The client's KEXINIT: it is noted, and the connection ends."""
+        if len(payload) > SSH_KEXINIT_MAX:
+            raise Malformed('KEXINIT of %d' % len(payload))
+        lists, _ = parse_kexinit(payload)
+        peer.note('ssh_kexinit', kexinit=payload, version=self.version)
+        choose_algorithms(lists)
+        return Reply(close=True)
+
+
+# ---- ssh -----------------------------------------------------------------------------
+
+SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
+SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
+SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
+SSH_SHORT = b'SSH-2.0-1'
+SSH_UDP_MOST = 1.25
+
+
+def is_ssh_start(data):
+    """Data begins like an identification line, or may yet do."""
+    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
+
+
+def identify_ssh(peer):
+    """Our identification line; the short one where nothing more is said."""
+    talks = peer.transport == TCP and not peer.host.original
+    return (SSH_VERSION if talks else SSH_SHORT) + b'\r\n'
+
+
+@protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2, s7.1',
+          banner=identify_ssh, most=SSH_UDP_MOST)
+def answer_ssh(data, peer):
+    """Identification line -> ours, KEXINIT; the client's KEXINIT ends it.
+
+    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone; then packets
+    returns  over UDP, and as the original did, the line alone, for each further line; none for
+             our own: two of us would loop.  Who was greeted has the line already
+    """
+    if isinstance(peer.state, Ssh):
+        try:
+            return peer.state.answer(data, peer)
+        except Malformed:                       # as dropbear and OpenSSH: they say nothing
+            return Reply(close=True)
+    if not is_ssh_start(data):
+        return None
+    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
+    if not end and len(data) < SSH_LINE_MAX:
+        if not peer.hurried:
+            return MORE
+        end = len(data)
+    if not end:
+        return None
+    version, line = data[:end].rstrip(b'\r\n'), identify_ssh(peer)
+    if not SSH_ID.match(version) or version == SSH_SHORT:
+        return None
+    if line != SSH_VERSION + b'\r\n':
+        return Reply(line, used=end)
+    session = peer.state = Ssh(version)
+    if peer.greeter:
+        peer.greeter = None
+        return session.send_kexinit(peer)._replace(used=end)
+    session.later = Ssh.send_kexinit
+    return Reply(line, end, wait=SSH_APART_S)
 
 
 family('Proxies and tunnels')

@@ -10503,7 +10503,38 @@ LIMIT_VECTORS = [
      unhex('0101 0018', COOKIE, IDENT, BOTH4), 'RFC 5780 s7.2'),
 ]
 
-BANNER = b'SSH-2.0-1\r\n'
+BANNER = b'SSH-2.0-dropbear_2022.83\r\n'
+SSH_SHORT = b'SSH-2.0-1\r\n'          # over UDP, and of the original
+SSH_NAMES = [                           # as dropbear 2022.83 of Debian 12 has them on the wire
+    b'curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp521,ecdh-sha2-nistp384,'
+    b'ecdh-sha2-nistp256,diffie-hellman-group14-sha256,diffie-hellman-group14-sha1,'
+    b'kexguess2@matt.ucc.asn.au,kex-strict-s-v00@openssh.com',
+    b'ssh-ed25519,ecdsa-sha2-nistp256,rsa-sha2-256,ssh-rsa',
+    b'chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr',
+    b'chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr',
+    b'hmac-sha1,hmac-sha2-256', b'hmac-sha1,hmac-sha2-256',
+    b'zlib@openssh.com,none', b'zlib@openssh.com,none', b'', b'']
+
+
+def ssh_string(data):
+    """RFC 4251 s5."""
+    return struct.pack('!I', len(data)) + data
+
+
+def ssh_kexinit(names=(), follows=0, cookie=b'\x11' * 16):
+    """RFC 4253 s7.1: payload with these lists in the place of dropbear's, {index: names}."""
+    lists = [dict(names).get(index, each) for index, each in enumerate(SSH_NAMES)]
+    return (b'\x14' + cookie + b''.join(map(ssh_string, lists)) + bytes((follows,)) + bytes(4))
+
+
+def ssh_packet(payload, padding=None):
+    """RFC 4253 s6, before NEWKEYS, padded with the octets of HOST."""
+    size = 8 - (len(payload) + 5) % 8 if padding is None else padding
+    size += 8 if size < 4 else 0
+    return struct.pack('!IB', len(payload) + 1 + size, size) + payload + b'\x11' * size
+
+
+SSH_OPENING = BANNER + ssh_packet(ssh_kexinit())
 GH0ST = bytes.fromhex('4768307374' '16000000' '01000000' '789c63000000010001')
 PAGE = (b'HTTP/1.1 401 Unauthorized\r\nServer: nginx/1.14.2\r\n'
         b'Date: Sat, 21 Nov 2026 01:46:41 GMT\r\n'
@@ -10671,26 +10702,27 @@ HTTP_VECTORS = [
     ('http udp own answer', UDP, KEEP, None, 'by hand: no loop'),
     ('http own answer', TCP, KEEP, None, 'by hand: no loop'),
     # ---- ssh ----------------------------------------------------------------------
-    ('ssh', TCP, b'SSH-2.0-OpenSSH_9.6 comment\r\n', BANNER, 'RFC 4253 s4.2'),
-    ('ssh 1.99', TCP, b'SSH-1.99-x\r\n', BANNER, 'RFC 4253 s5.1'),
-    ('ssh LF', TCP, b'SSH-2.0-x\n', BANNER, 'masscanned.md'),
-    ('ssh empty software', TCP, b'SSH-2.0-\r\n', BANNER, 'original s15'),
-    ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', BANNER, 'original s15'),
+    ('ssh', TCP, b'SSH-2.0-OpenSSH_9.6 comment\r\n', SSH_OPENING, 'RFC 4253 s4.2, s7.1'),
+    ('ssh 1.99', TCP, b'SSH-1.99-x\r\n', SSH_OPENING, 'RFC 4253 s5.1'),
+    ('ssh LF', TCP, b'SSH-2.0-x\n', SSH_OPENING, 'masscanned.md'),
+    ('ssh empty software', TCP, b'SSH-2.0-\r\n', SSH_OPENING, 'original s15'),
+    ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', SSH_OPENING, 'original s15'),
     ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', None, 'original s15'),
     ('ssh no dash', TCP, b'SSH-2.0\r\n', None, 'original s15'),
     ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', None, 'original s15'),
     ('ssh cut', TCP, b'SSH-2.0-OpenSSH', None, 'original s15'),
-    ('ssh kex', TCP, b'SSH-2.0-x\r\n' + bytes.fromhex('00000014' '06' '14') + b'SSH-2.0-y\r\n',
-     BANNER,
-     'RFC 4253 s6'),
-    ('ssh again', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', BANNER * 2, 'original s15'),
-    ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', BANNER, 'by hand'),
+    ('ssh kexinit', TCP, b'SSH-2.0-x\r\n' + ssh_packet(ssh_kexinit()), SSH_OPENING,
+     'RFC 4253 s7.1'),
+    ('ssh dropbear', TCP, SSH_OPENING, SSH_OPENING, 'dbclient 2022.83'),
+    ('ssh ignore', TCP, b'SSH-2.0-x\r\n' + ssh_packet(b'\2') * 9, SSH_OPENING, 'RFC 4253 s11.2'),
+    ('ssh no packet', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', SSH_OPENING, 'by hand'),
+    ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', SSH_OPENING, 'by hand'),
     ('ssh too long', TCP, b'SSH-2.0-' + b'x' * 1015 + b'\r\n', None, 'by hand'),
-    ('ssh own answer', TCP, BANNER + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
-    ('ssh udp', UDP, b'SSH-2.0-x\r\n', BANNER, 'original s15'),
-    ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', BANNER, 'by hand'),
+    ('ssh own short line', TCP, SSH_SHORT + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
+    ('ssh udp', UDP, b'SSH-2.0-x\r\n', SSH_SHORT, 'original s15'),
+    ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', SSH_SHORT, 'by hand'),
     ('ssh udp cut', UDP, b'SSH-2.0-x', None, 'original s15'),
-    ('ssh udp own answer', UDP, BANNER, None, 'original s23.2: no loop'),
+    ('ssh udp own answer', UDP, SSH_SHORT, None, 'original s23.2: no loop'),
     # ---- gh0st --------------------------------------------------------------------
     ('gh0st', TCP, b'Gh0st', GH0ST, 'original s16'),
     ('gh0st twice', TCP, b'Gh0stGh0st', GH0ST * 2, 'by hand: the second is no length'),
@@ -11316,7 +11348,7 @@ SMALL_VECTORS = [
 
 GREETINGS = [                               # port, what is said, whether that is all
     *((port, b'220 FTP server ready\r\n', False) for port in (21, 2121)),
-    *((port, b'SSH-2.0-1\r\n', False) for port in (22, 2222)),
+    *((port, BANNER, False) for port in (22, 2222)),
     *((port, TELNET_OFFER + b'\r\nlogin: ', False) for port in (23, 2323)),
     *((port, b'220 %s ESMTP\r\n' % ME, False) for port in (25, 587, 2525)),
     (110, b'+OK POP3 server ready\r\n', False),
@@ -12467,7 +12499,7 @@ def addresses_of(name):
 
 class Datagrams(masscanned.Peer):
     """UDP in the clothes of a Stream: each feed is a datagram, port as answer_datagram() says."""
-    kept, deaf, stalled, port = b'', True, False, 0
+    kept, deaf, stalled, waits, port = b'', True, False, None, 0
 
     def feed(self, data):
         out, port = masscanned.answer_datagram(self, data)
@@ -12493,8 +12525,8 @@ def feed(stream, *pieces):
     out = []
     for piece in pieces:
         out.append(stream.feed(piece))
-        while stream.stalled:
-            out.append(stream.feed(b''))
+        while stream.stalled or stream.waits is not None:
+            out.append(stream.feed(b'') if stream.waits is None else stream.resume())
     return b''.join(out)
 
 
@@ -12564,10 +12596,18 @@ class Client:
         return self.got
 
     def talk(self, data, size=1400):
-        """A request in segments of this size -> all that was said until now."""
+        """A request in segments of this size -> all that was said until now.
+
+        What the stack waits for comes at once, and the time is as before.
+        """
+        now = self.stack.now
         for at in range(0, len(data), size):
             self.say(data[at:at + size])
             self.acknowledge()
+            while self.conn and self.conn.waits is not None:
+                self.take(wake(self.stack, self.stack.now + self.conn.waits))
+                self.acknowledge()
+                self.take(wake(self.stack, now))
         return self.got
 
     @property
@@ -14054,7 +14094,8 @@ class Stack(unittest.TestCase):
 
     def test_quick_segment(self):
         """So does the one for other segments, through whole conversations."""
-        draw, requests = random.Random(SEED), (GET, GET * 3, GET[:20], GET[20:], b'SSH-2.0-a\r\n', b'', b'')
+        draw, requests = random.Random(SEED), (
+            GET, GET * 3, GET[:20], GET[20:], b'*1\r\n$4\r\nPING\r\n', b'', b'')
         sizes = set()
         for _ in range(40 * BULK):
             verify, options = draw.random() < 0.8, draw.choice((b'', unhex('02040040')))
@@ -14801,7 +14842,7 @@ class Stack(unittest.TestCase):
         again = Client(stack, seq=77777)
         self.assertEqual(len(stack.connections.table), 0)
         self.assertEqual(again.talk(GET), KEEP)
-        self.assertEqual(Client(stack, 22).talk(b'SSH-2.0-x\r\n'), BANNER)
+        self.assertEqual(Client(stack, 22).talk(b'SSH-2.0-x\r\n'), SSH_OPENING)
 
     def test_push_without_data(self):
         stack = make_stack()
@@ -15076,8 +15117,11 @@ class Stack(unittest.TestCase):
             answer, = client.take(wake(stack, NOW + 0.2))
             self.assertEqual((answer.data, answer.flags, answer.dport), (BANNER, PSH | ACK, 40000))
             self.assertEqual(client.send(b'', ACK), [])
-            self.assertEqual(client.say(b'SSH-2.0-x\r\n')[0].data, b'')       # it has our line
-            self.assertEqual((wake(stack, NOW + 90), len(client.got)), ([], len(BANNER)))
+            client.say(b'SSH-2.0-x\r\n')               # it has our line
+            self.assertEqual(client.acknowledge(), SSH_OPENING)
+            self.assertEqual(wake(stack, NOW + 30.1), [])
+            end, = client.take(wake(stack, NOW + 30.2))
+            self.assertEqual((end.data, end.flags), (b'', FIN | ACK))
 
     def test_greetings(self):
         """All of them, over both versions of IP; some say nothing more."""
@@ -15125,11 +15169,79 @@ class Stack(unittest.TestCase):
         self.assertEqual(frame[:20], CLIENT_MAC + MAC + tags)
         self.assertTrue(frame.endswith(BANNER))
 
+    def test_waits(self):
+        """An answerer is called again after a time, or at its turn, one a turn; until then
+        nothing is parsed; a limit ends it, unless another takes its place."""
+        def answer(data, peer):
+            calls.append((round(peer.now - NOW, 3), peer.sport, data))
+            return script.pop(0)
+
+        def opened(number, *replies):
+            script[:] = replies
+            client = Client(stack, 9, 40000 + number)
+            client.say(b'wait')
+            return client
+        calls, script = [], []
+        each = masscanned.Protocol('wait', (TCP,), (b'wait',), (), (), (9,), '', None, answer,
+                                   None, 1.0)
+        for how in 'time', 'turn', 'end', 'limit', 'lifted', 'gone', 'clock':
+            stack, reply = make_stack(host=quiet_host([each])), masscanned.Reply
+            del calls[:]
+            with self.subTest(how=how):
+                if how == 'time':
+                    client = opened(0, reply(b'a', 2, wait=0.25), reply(b'b', 1), reply(b'c', 1))
+                    self.assertEqual((client.got, client.acknowledge()), (b'a', b'a'))
+                    self.assertEqual((wake(stack, NOW + 0.2), stack.next_due()), ([], NOW + 0.25))
+                    client.take(wake(stack, NOW + 0.25))
+                    self.assertEqual(client.got, b'abc')
+                    self.assertEqual(calls, [(0, 40000, b'wait'), (0.25, 40000, b'it'),
+                                             (0.25, 40000, b't')])
+                elif how == 'turn':
+                    clients = [opened(number, reply(wait=masscanned.WORK)) for number in range(3)]
+                    script[:] = [reply(b'done')] * 3
+                    for number, client in enumerate(clients):
+                        self.assertEqual((stack.next_due(), client.got), (NOW, b''))
+                        client.take(wake(stack))
+                        self.assertEqual((client.got, calls[3 + number]),
+                                         (b'done', (0, 40000 + number, b'')))
+                    self.assertEqual((wake(stack), len(calls)), ([], 6))
+                elif how == 'end':                      # the client's FIN: the answer still comes
+                    client = opened(0, reply(wait=0.25), reply(b'late'))
+                    client.take(client.say(b'', FIN | ACK))
+                    self.assertFalse(client.closed)
+                    client.take(wake(stack, NOW + 0.25))
+                    self.assertEqual((client.got, client.closed), (b'late', True))
+                elif how == 'limit':
+                    client = opened(0, reply(b'a', limit=30))
+                    client.acknowledge()
+                    self.assertEqual(wake(stack, NOW + 29.9), [])
+                    client.take(wake(stack, NOW + 30))
+                    self.assertTrue(client.closed)
+                elif how == 'lifted':
+                    client = opened(0, reply(limit=30), reply(b'a', limit=0))
+                    client.talk(b'x')
+                    self.assertEqual((wake(stack, NOW + 31), client.got), ([], b'a'))
+                elif how == 'gone':
+                    client, other = opened(0, reply(wait=masscanned.WORK)), opened(
+                        1, reply(wait=masscanned.WORK))
+                    client.say(b'', RST)
+                    script[:] = [reply(b'done')]
+                    other.take(wake(stack))
+                    self.assertEqual((client.got, other.got, client.conn), (b'', b'done', None))
+                else:
+                    client = opened(0, reply(wait=0.25, limit=30), reply(b'a'))
+                    stack.shift(-100)
+                    self.assertEqual(stack.next_due(), NOW - 99.75)
+                    client.take(wake(stack, NOW - 99.75))
+                    client.acknowledge()
+                    self.assertEqual(client.got, b'a')
+                    client.take(wake(stack, NOW - 70))
+                    self.assertTrue(client.closed)
+
     def test_who_speaks_first_is_not_greeted(self):
-        for data, answer in ((GET, KEEP), (b'SSH-2.0-x\r\n', BANNER), (GET[:9], b'')):
+        for data, answer in ((GET, KEEP), (b'SSH-2.0-x\r\n', SSH_OPENING), (GET[:9], b'')):
             client = self.greeted()
-            client.say(data)
-            client.acknowledge()
+            client.talk(data)
             self.assertEqual(client.got, answer)
             self.assertEqual((wake(client.stack, NOW + 0.3), client.stack.connections.silent),
                              ([], {}))
@@ -17169,9 +17281,9 @@ class Responder(Case):
          r'status: NOERROR.*ANSWER: 0,'),
         ('host', 'host -W 5 -t A www.example.org 10.88.0.26', 0, r'has address 10\.88\.0\.26'),
         ('ssh', 'ssh -v -F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null 10.88.0.27 true',
-         None, r'remote software version 1\r?\n'),
+         None, r'remote software version dropbear_2022\.83\r?\n'),
         ('ssh over IPv6', 'ssh -v -F none -o BatchMode=yes fd88::27 true', None,
-         r'remote software version 1\r?\n'),
+         r'remote software version dropbear_2022\.83\r?\n'),
         ('rpcinfo', 'rpcinfo 10.88.0.28', 0, r'100000 +4 +tcp +10\.88\.0\.28\.0\.111 '),
         ('rpcinfo -p', 'rpcinfo -p 10.88.0.28', 0,
          r'100000 +2 +tcp +111 .*100000 +3 +tcp +111 .*100000 +4 +tcp +111 '),
@@ -18899,6 +19011,140 @@ class ResponderCli(Case):
                 self.assertIn(status, wanted)
 
 
+# ==== Responder: TLS ==================================================================
+
+# A number, and the base point of P-256 so many times: x, y
+P256_POINTS = [
+    (1, '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
+     '4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5'),
+    (2, '7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978',
+     '07775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1'),
+    (masscanned.P256_ORDER - 1, '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
+     'b01cbd1c01e58065711814b583f061e9d431cca994cea1313449bf97c840ae0a')]
+
+
+class Keys(Case):
+    """Keys and certificates made by ourselves, and what OpenSSL thinks of them."""
+
+    @staticmethod
+    def random(count, draw=random.Random(SEED)):
+        return bytes(draw.randrange(256) for _ in range(count))
+
+    def make(self, kind):
+        with patched(masscanned, RSA_BITS=1024):        # the least that TLS 1.3 signs with
+            return kind.make(self.random)
+
+    def test_points(self):
+        for number, x, y in P256_POINTS:
+            self.assertEqual(masscanned.multiply_p256(number), (int(x, 16), int(y, 16)), number)
+        for first, second in ((1, 1), (2, 1), (5, 9)):      # by the group's own law
+            double = masscanned.add_p256(*masscanned.multiply_p256(first), 1,
+                                         masscanned.multiply_p256(second))
+            inverse = masscanned.invert(double[2], masscanned.P256)
+            self.assertEqual((double[0] * inverse ** 2 % masscanned.P256,
+                              double[1] * inverse ** 3 % masscanned.P256),
+                             masscanned.multiply_p256(first + second))
+        infinity = masscanned.add_p256(*masscanned.P256_BASE, 1, masscanned.multiply_p256(
+            masscanned.P256_ORDER - 1))
+        self.assertEqual(infinity[2], 0)
+        self.assertEqual(masscanned.multiply_p256(masscanned.P256_ORDER + 1), masscanned.P256_BASE)
+
+    def test_primes(self):
+        """Composites are found out: powers, Carmichael's, those that fool a base."""
+        small = masscanned.small_primes()
+        self.assertEqual((small[:4], len(small)), ([3, 5, 7, 11], 1027))
+        for number, base, composite in (
+                (7, 3, False), (9, 2, True), (561, 2, True), (2047, 2, False), (2047, 3, True),
+                (3215031751, 7, False), (3215031751, 11, True), (2 ** 127 - 1, 3, False),
+                (2 ** 67 - 1, 3, True), (65537, 3, False), (25, 7, False), (13, 2, False)):
+            self.assertEqual(masscanned.is_composite(number, base), composite, (number, base))
+        prime = masscanned.find_prime(128, self.random)
+        self.assertEqual(prime >> 126, 3)
+        self.assertTrue(masscanned.is_prime(prime, self.random))
+        self.assertFalse(masscanned.is_prime(2 ** 67 - 1, self.random))
+        with patched(masscanned, RSA_EXPONENT=3):
+            self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
+
+    def test_invert(self):
+        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+
+    def test_private(self):
+        """A key comes back as it went; half of one does not."""
+        for kind in (masscanned.RsaKey, masscanned.EcKey):
+            with self.subTest(kind=kind.__name__):
+                key = self.make(kind)
+                text = masscanned.pack_pem(kind.label, key.private())
+                octets = masscanned.parse_pem(kind.label, b'x\n' + text + text)
+                self.assertEqual(vars(kind.parse(octets)), vars(key))
+                self.assertLessEqual(max(map(len, text.split(b'\n'))), 64)
+                for broken in (text[:40], text.replace(b'BEGIN', b'begin'), b'',
+                               text.replace(b'-\nM', b'-\nMM', 1)):
+                    with self.assertRaises(masscanned.Malformed):
+                        kind.parse(masscanned.parse_pem(kind.label, broken))
+
+    def test_certificates(self):
+        """OpenSSL shakes hands with who has one, by whose name and signature it believes us."""
+        now = time.time()
+        for kind in (masscanned.RsaKey, masscanned.EcKey):
+            key = self.make(kind)
+            octets = masscanned.pack_certificate(key, b'host-1.example', now, self.random)
+            path = self.path('pem', masscanned.pack_pem(kind.label, key.private())
+                             + masscanned.pack_pem('CERTIFICATE', octets))
+            server, client = (ssl.SSLContext(each) for each in (
+                ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+            server.set_ciphers('ALL:@SECLEVEL=0')
+            client.set_ciphers('ALL:@SECLEVEL=0')
+            server.load_cert_chain(path)
+            client.load_verify_locations(path)
+            for name, good in (('host-1.example', True), ('host-2.example', False)):
+                with self.subTest(kind=kind.__name__, name=name):
+                    known = self.shake(client, server, name)
+                    self.assertEqual(known is not None, good)
+
+    def test_times(self):
+        for second, octets in ((0, b'\x17\r700101000000Z'), (2524607999, b'\x17\r491231235959Z'),
+                               (2524608000, b'\x18\x0f20500101000000Z')):
+            self.assertEqual(masscanned.pack_x509_time(second), octets)
+
+    @staticmethod
+    def shake(client, server, name):
+        """Contexts of both sides -> the certificate that the client believes; None: it does not."""
+        pipes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        sides = (client.wrap_bio(*pipes, server_hostname=name),
+                 server.wrap_bio(*pipes[::-1], server_side=True))
+        for side in sides * 3:
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except (ssl.SSLError, ValueError):
+                return None
+        return sides[0].getpeercert()
+
+    def test_sign(self):
+        """By the numbers: what the public key makes of it is what was signed."""
+        key = self.make(masscanned.RsaKey)
+        for digest, size in (('sha1', 20), ('sha256', 32), ('sha512', 64)):
+            signed = int.from_bytes(key.sign(b'abc', digest=digest), 'big')
+            octets = pow(signed, key.e, key.n).to_bytes(128, 'big')
+            self.assertEqual(octets[-size:], hashlib.new(digest, b'abc').digest())
+            self.assertRegex(octets[:-size], br'(?s)\A\x00\x01\xff{8,}\x000')
+
+    def test_keep_secret(self):
+        """Made once, for us alone; what cannot be kept is a mistake of the user."""
+        folder = self.path('state')
+        for given in (b'first', b'second'):
+            self.assertEqual(masscanned.keep_secret(folder, 'x.pem', lambda: given), b'first')
+        self.assertEqual(masscanned.keep_secret(None, 'x.pem', lambda: b'third'), b'third')
+        self.assertEqual([os.stat(os.path.join(folder, name)).st_mode & 0o777
+                          for name in ('.', 'x.pem')], [0o700, 0o600])
+        self.assertEqual(os.listdir(folder), ['x.pem'])
+        with self.assertRaises(masscanned.UserError) as caught:
+            masscanned.keep_secret(os.path.join(folder, 'x.pem'), 'y.pem', bytes)
+        self.assert_line(str(caught.exception), folder, 'x.pem')
+
+
 # ==== Responder: answerers ============================================================
 
 class Answerers(unittest.TestCase):
@@ -19215,7 +19461,7 @@ class Answerers(unittest.TestCase):
         ('rpc fragments', 111, unhex('00000001 00') * 15 + marked(unhex(rpc_call(2, 4))) * 30),
         ('smb1', 445, SPEC_NEGOTIATE * 20), ('smb2', 445, NEGOTIATE_2 * 14),
         ('smb keep-alives', 445, NEGOTIATE_2 + unhex('85000000') * 330),
-        ('ssh', 22, b'SSH-2.0-x\n' * 140), ('gh0st', 8000, b'Gh0st' * 290),
+        ('ssh', 22, b'SSH-2.0-x\n' + ssh_packet(b'\2') * 90), ('gh0st', 8000, b'Gh0st' * 290),
         ('stun', 3478, (unhex('0001 0000 2112a442') + bytes(12)) * 70),
         ('stun attributes', 3478, struct.pack('!HH', 1, 1440) + unhex('2112a442') + bytes(12)
          + b''.join(struct.pack('!HH', 0x7000 + kind, 0) for kind in range(360))),
@@ -19260,6 +19506,59 @@ class Answerers(unittest.TestCase):
             stream = open_stream(name, TCP)
             feed(stream, *[data[at:at + 8] for at in range(0, len(data), 8)])
             self.assertLess(time.process_time() - begin, 2, name)
+
+
+class Noting(masscanned.Stream):
+    """A Stream that keeps what is noted: [(kind, fields)]."""
+
+    def __init__(self, *args):
+        masscanned.Stream.__init__(self, *args)
+        self.noted = []
+
+    def note(self, kind, **fields):
+        self.noted.append((kind, fields))
+
+
+def ssh_stream(host=HOST):
+    """A client of SSH, not greeted -> Noting."""
+    return Noting(PEER4, HOST4, 40000, 22, NOW, host)
+
+
+class SecureShell(unittest.TestCase):
+    """SSH, from the identification to the refusal."""
+
+    LINE = b'SSH-2.0-x\r\n'
+
+    def test_original(self):
+        """It says its line, again for each, and nothing more."""
+        for request, answers in ((self.LINE, 1), (self.LINE * 3, 3), (SSH_SHORT + self.LINE, 0),
+                                 (self.LINE + ssh_packet(ssh_kexinit()), 1)):
+            stream = ssh_stream(masscanned.Host(original=True))
+            self.assertEqual((feed(stream, request), stream.noted), (SSH_SHORT * answers, []))
+
+    def test_kexinit(self):
+        """The client's is noted, whatever comes of it."""
+        for names in ({}, {0: b'x'}, {1: b'rsa-sha2-512'}, {2: b''}):
+            stream, kexinit = ssh_stream(), ssh_kexinit(names, cookie=b'c' * 16)
+            self.assertEqual(feed(stream, self.LINE, ssh_packet(kexinit)), SSH_OPENING)
+            self.assertEqual((stream.noted, stream.closing), ([('ssh_kexinit', {
+                'kexinit': kexinit, 'version': b'SSH-2.0-x'})], True))
+
+    def test_bad_packets(self):
+        """The connection ends without a word, as dropbear ends it."""
+        for name, packets in (
+                ('size 0', bytes(16)), ('size 11', unhex('0000000b 04') + bytes(11)),
+                ('no multiple of 8', unhex('0000000d 04') + bytes(13)),
+                ('too long', unhex('00004004')), ('longest', unhex('ffffffff')),
+                ('padding', unhex('0000000c ff 02') + bytes(10)), ('nothing but padding', ssh_packet(b'', 11)),
+                ('KEXINIT of 8 kB', ssh_packet(ssh_kexinit({0: b'x' * 8192}))),
+                ('KEXINIT cut', ssh_packet(ssh_kexinit()[:-1])),
+                ('list too long', ssh_packet(b'\x14' + b'\xff' * 40)),
+                ('16 kB before a login', ssh_packet(b'\2' + bytes(4000)) * 5)):
+            with self.subTest(name=name):
+                stream = ssh_stream()
+                self.assertEqual(feed(stream, self.LINE, packets), SSH_OPENING)
+                self.assertEqual((stream.noted, stream.closing), ([], True))
 
 
 # ==== Bench ===========================================================================
