@@ -15,7 +15,8 @@ Contents
     5 Events and journals  what is written down of it
     6 Engine            AF_PACKET rings, TAP, privileges, files, the loop
     7 Command line
-    8 Protocols         one block each: the catalogue, by family
+    8 TLS               keys and certificates of our own
+    9 Protocols         one block each: the catalogue, by family
 
 Theory of operation
     No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports, to
@@ -522,7 +523,7 @@ def pack_der(tag: int, *parts) -> bytes:
 
 # ==== 3 Registry ======================================================================
 #
-# A protocol is one block of section 8: constants, Structs, helpers, and one function under a
+# A protocol is one block of section 9: constants, Structs, helpers, and one function under a
 # decorator.  Nothing else in the file names it.  There are three ways to write one, the shortest
 # first:
 #
@@ -5776,6 +5777,31 @@ def is_hung_up() -> bool:
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
+def keep_secret(directory, name: str, make) -> bytes:
+    """What make() gives, or gave when it was first asked: a file that is ours alone keeps it.
+
+    directory   None: nothing is kept
+    """
+    if directory is None:
+        return make()
+    path = os.path.join(directory, name)
+    part = '%s.%d' % (path, os.getpid())        # nobody reads half of it
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        if not os.path.exists(path):
+            octets = make()
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                write_all(fd, octets)
+            finally:
+                os.close(fd)
+            os.rename(part, path)
+        with open(path, 'rb') as file:
+            return file.read()
+    except OSError as error:
+        raise UserError('%s: %s' % (error.filename or path, why(error))) from None
+
+
 # ---- loop ----
 
 class Stop:
@@ -6673,7 +6699,295 @@ def run(args) -> int:
     return 0
 
 
-# ==== 8 Protocols =====================================================================
+# ==== 8 TLS ===========================================================================
+#
+# Keys and certificates are made here, as the standard library makes none.
+
+# ---- keys ----
+
+RSA_BITS, RSA_EXPONENT = 2048, 65537
+PRIME_ROUNDS = 5            # of Miller and Rabin: FIPS 186-5 table B.1, for 1,024 bits
+SIEVE = 1 << 12             # odd numbers that are sieved at once
+SIEVED = 1 << 13            # by the primes below this
+P256 = (1 << 256) - (1 << 224) + (1 << 192) + (1 << 96) - 1     # SEC 2 s2.4.2, as the next
+P256_ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
+P256_BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
+             0x4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5)
+
+DER_BOOLEAN, DER_INTEGER, DER_BITS, DER_OCTETS, DER_OID = 1, 2, 3, 4, 6     # X.680 s8.4
+DER_UTF8, DER_SEQUENCE, DER_SET, DER_UTC, DER_TIME = 12, 0x30, 0x31, 23, 24
+DER_NULL = b'\5\0'
+OID_RSA = bytes.fromhex('06092a864886f70d010101')           # RFC 8017 sC
+OID_RSA_SHA256 = bytes.fromhex('06092a864886f70d01010b')
+OID_EC = bytes.fromhex('06072a8648ce3d0201')                # RFC 5480 s2.1.1
+OID_P256 = bytes.fromhex('06082a8648ce3d030107')
+OID_ECDSA_SHA256 = bytes.fromhex('06082a8648ce3d040302')    # RFC 5758 s3.2
+OID_NAME = bytes.fromhex('0603550403')                      # RFC 5280 sA.1
+OID_ALTERNATIVE = bytes.fromhex('0603551d11')               # RFC 5280 s4.2.1.6
+OID_CONSTRAINTS = bytes.fromhex('0603551d13')               # RFC 5280 s4.2.1.9
+DIGEST_HEADS = {                                            # RFC 8017 s9.2, note 1
+    'sha1': bytes.fromhex('3021300906052b0e03021a05000414'),
+    'sha256': bytes.fromhex('3031300d060960864801650304020105000420'),
+    'sha512': bytes.fromhex('3051300d060960864801650304020305000440')}
+
+
+def pack_integer(number: int) -> bytes:
+    """A number of 0 or more -> DER."""
+    return pack_der(DER_INTEGER, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
+def find_prime(bits: int, random) -> int:
+    """-> a random prime of so many bits, the two highest of them set; 0.15 s for 1,024."""
+    while True:
+        start = from_octets(random(bits // 8), 'big') | 3 << bits - 2 | 1
+        alive = bytearray(b'\1') * SIEVE
+        for prime in small_primes():
+            first = -start * (prime + 1 >> 1) % prime       # it divides start + 2 * first
+            alive[first::prime] = bytes(len(range(first, SIEVE, prime)))
+        for place in range(SIEVE):
+            number = start + 2 * place
+            if alive[place] and number % RSA_EXPONENT != 1 and is_prime(number, random):
+                return number
+
+
+def small_primes() -> 'list[int]':
+    """The odd ones below SIEVED."""
+    alive = bytearray(b'\1') * SIEVED
+    for number in range(3, int(SIEVED ** 0.5) + 1, 2):
+        alive[number * number::number] = bytes(len(range(number * number, SIEVED, number)))
+    return [number for number in range(3, SIEVED, 2) if alive[number]]
+
+
+def is_prime(number: int, random) -> bool:
+    """Whether an odd number, drawn at random, is prime (FIPS 186-5 sB.3.1)."""
+    size = number.bit_length() // 8
+    return not any(is_composite(number, from_octets(random(size), 'big') % (number - 3) + 2)
+                   for _ in range(PRIME_ROUNDS))
+
+
+def is_composite(number: int, base: int) -> bool:
+    """Whether the base proves that an odd number is no prime."""
+    twos = ((number - 1) & (1 - number)).bit_length() - 1
+    power = pow(base, number >> twos, number)
+    if power == 1:
+        return False
+    for _ in range(twos):
+        if power == number - 1:
+            return False
+        power = power * power % number
+    return True
+
+
+def invert(number: int, modulus: int) -> int:
+    """-> its inverse; the two have no common divisor (pow() does it from 3.8 on)."""
+    last, rest = modulus, number % modulus
+    before, factor = 0, 1
+    while rest:
+        times = last // rest
+        last, rest = rest, last - times * rest
+        before, factor = factor, before - times * factor
+    return before % modulus
+
+
+class RsaKey:
+    """An RSA key of RSA_BITS; making one takes 0.3 s.
+
+    n, e, d, p, q   numbers, named as in RFC 8017 s3
+    """
+    algorithm = pack_der(DER_SEQUENCE, OID_RSA_SHA256, DER_NULL)    # of its signatures
+    label = 'RSA PRIVATE KEY'
+
+    def __init__(self, n, e, d, p, q):
+        self.n, self.e = n, e
+        self.p, self.q = p, q
+        self.d = d
+
+    @classmethod
+    def make(cls, random):
+        p = find_prime(RSA_BITS // 2, random)
+        q = find_prime(RSA_BITS // 2, random)
+        return cls(p * q, RSA_EXPONENT, invert(RSA_EXPONENT, (p - 1) * (q - 1)), p, q)
+
+    @classmethod
+    def parse(cls, data: bytes):
+        """What private() gives -> the key; raises Malformed."""
+        _, at, _ = parse_ber(data)
+        numbers = []
+        for _ in range(6):                      # the first is the version
+            _, start, at = parse_ber(data, at)
+            numbers.append(from_octets(data[start:at], 'big'))
+        return cls(*numbers[1:])
+
+    def private(self) -> bytes:
+        """RSAPrivateKey (RFC 8017 sA.1.2)."""
+        numbers = (0, self.n, self.e, self.d, self.p, self.q, self.d % (self.p - 1),
+                   self.d % (self.q - 1), invert(self.q, self.p))
+        return pack_der(DER_SEQUENCE, *map(pack_integer, numbers))
+
+    def public(self) -> bytes:
+        """SubjectPublicKeyInfo (RFC 3279 s2.3.1)."""
+        key = pack_der(DER_SEQUENCE, pack_integer(self.n), pack_integer(self.e))
+        return pack_der(DER_SEQUENCE, pack_der(DER_SEQUENCE, OID_RSA, DER_NULL),
+                        pack_der(DER_BITS, b'\0', key))
+
+    def sign(self, message: bytes, random=None, digest='sha256') -> bytes:
+        """RSASSA-PKCS1-v1_5 (RFC 8017 s8.2.1) -> octets; 8 ms: by p and q, a quarter of by n."""
+        size = (self.n.bit_length() + 7) // 8
+        info = DIGEST_HEADS[digest] + hashlib.new(digest, message).digest()
+        padded = b'\0\1' + b'\xff' * (size - 3 - len(info)) + b'\0' + info
+        number = from_octets(padded, 'big')
+        first = pow(number, self.d % (self.p - 1), self.p)
+        second = pow(number, self.d % (self.q - 1), self.q)
+        factor = (first - second) * invert(self.q, self.p) % self.p
+        return (second + factor * self.q).to_bytes(size, 'big')
+
+
+def double_p256(x: int, y: int, z: int) -> 'tuple[int, int, int]':
+    """A point of P-256 twice; x / z**2 and y / z**3 are its coordinates, z of 0 is infinity."""
+    square, fourth = y * y, z * z               # SEC 1 s2.2.1, a = -3, without its divisions
+    slope = 3 * (x - fourth) * (x + fourth)
+    cross = 4 * x * square
+    new_x = (slope * slope - 2 * cross) % P256
+    return new_x, (slope * (cross - new_x) - 8 * square * square) % P256, 2 * y * z % P256
+
+
+def add_p256(x: int, y: int, z: int, point) -> 'tuple[int, int, int]':
+    """Such a point and one given by its coordinates -> their sum in the form of the first."""
+    if not z:
+        return point[0], point[1], 1
+    square = z * z % P256
+    run = (point[0] * square - x) % P256
+    rise = (point[1] * square * z - y) % P256
+    if not run:
+        return (0, 1, 0) if rise else double_p256(x, y, z)
+    cube = run * run * run % P256
+    cross = x * run * run % P256
+    new_x = (rise * rise - cube - 2 * cross) % P256
+    return new_x, (rise * (cross - new_x) - y * cube) % P256, z * run % P256
+
+
+def multiply_p256(number: int, point=P256_BASE) -> 'tuple[int, int]':
+    """A point of P-256 so many times, 1 to P256_ORDER - 1 -> its coordinates; 2 ms."""
+    total = 0, 1, 0
+    for bit in bin(number)[2:]:
+        total = double_p256(*total)
+        if bit == '1':
+            total = add_p256(*total, point)
+    x, y, z = total
+    inverse = invert(z, P256)
+    return x * inverse ** 2 % P256, y * inverse ** 3 % P256
+
+
+class EcKey:
+    """A key on P-256.
+
+    secret      1 to P256_ORDER - 1
+    point       its public octets (SEC 1 s2.3.3, uncompressed)
+    """
+    algorithm = pack_der(DER_SEQUENCE, OID_ECDSA_SHA256)            # of its signatures
+    label = 'EC PRIVATE KEY'
+
+    def __init__(self, secret):
+        self.secret = secret
+        self.point = b'\4' + b''.join(each.to_bytes(32, 'big') for each in multiply_p256(secret))
+
+    @classmethod
+    def make(cls, random):
+        return cls(from_octets(random(40), 'big') % (P256_ORDER - 1) + 1)   # FIPS 186-5 sA.2.1
+
+    @classmethod
+    def parse(cls, data: bytes):
+        """What private() gives -> the key; raises Malformed."""
+        _, at, _ = parse_ber(data)
+        _, _, at = parse_ber(data, at)
+        _, start, end = parse_ber(data, at)
+        return cls(from_octets(data[start:end], 'big'))
+
+    def private(self) -> bytes:
+        """ECPrivateKey (RFC 5915 s3)."""
+        return pack_der(DER_SEQUENCE, pack_integer(1),
+                        pack_der(DER_OCTETS, self.secret.to_bytes(32, 'big')),
+                        pack_der(0xa0, OID_P256),
+                        pack_der(0xa1, pack_der(DER_BITS, b'\0', self.point)))
+
+    def public(self) -> bytes:
+        """SubjectPublicKeyInfo (RFC 5480 s2)."""
+        return pack_der(DER_SEQUENCE, pack_der(DER_SEQUENCE, OID_EC, OID_P256),
+                        pack_der(DER_BITS, b'\0', self.point))
+
+    def sign(self, message: bytes, random) -> bytes:
+        """ECDSA with SHA-256 (SEC 1 s4.1.3) -> DER of the numbers r and s; 2 ms."""
+        digest = from_octets(hashlib.sha256(message).digest(), 'big')
+        once = EcKey.make(random)
+        r = from_octets(once.point[1:33], 'big') % P256_ORDER
+        s = invert(once.secret, P256_ORDER) * (digest + r * self.secret) % P256_ORDER
+        return pack_der(DER_SEQUENCE, pack_integer(r), pack_integer(s))
+
+
+# ---- certificates ----
+
+CERTIFICATE_DAYS = 3650
+DAY_S = 86400
+
+
+def pack_x509_time(second: float) -> bytes:
+    """Unix time -> a Time of DER (RFC 5280 s4.1.2.5)."""
+    moment = time.gmtime(second)
+    text = time.strftime('%Y%m%d%H%M%SZ', moment).encode()
+    if 1950 <= moment.tm_year < 2050:
+        return pack_der(DER_UTC, text[2:])
+    return pack_der(DER_TIME, text)
+
+
+def pack_certificate(key, name: bytes, start: float, random) -> bytes:
+    """A key and the name of a host -> a certificate (RFC 5280 s4.1) signed by itself, DER.
+
+    start   Unix time of the day whose midnight it is good from
+    """
+    start -= start % DAY_S
+    names = pack_der(DER_SEQUENCE, pack_der(DER_SET, pack_der(
+        DER_SEQUENCE, OID_NAME, pack_der(DER_UTF8, name))))
+    alternative = pack_der(DER_SEQUENCE, pack_der(0x82, name))      # dNSName
+    extensions = pack_der(
+        DER_SEQUENCE,
+        pack_der(DER_SEQUENCE, OID_CONSTRAINTS, pack_der(DER_OCTETS, pack_der(DER_SEQUENCE))),
+        pack_der(DER_SEQUENCE, OID_ALTERNATIVE, pack_der(DER_OCTETS, alternative)))
+    body = pack_der(
+        DER_SEQUENCE,
+        pack_der(0xa0, pack_integer(2)),                            # version 3
+        pack_integer(from_octets(random(16), 'big') | 1),           # serial number
+        key.algorithm,
+        names,                                                      # of its issuer
+        pack_der(DER_SEQUENCE, pack_x509_time(start),
+                 pack_x509_time(start + CERTIFICATE_DAYS * DAY_S)),
+        names,
+        key.public(),
+        pack_der(0xa3, extensions))
+    return pack_der(DER_SEQUENCE, body, key.algorithm,
+                    pack_der(DER_BITS, b'\0', key.sign(body, random)))
+
+
+def pack_pem(label: str, octets: bytes) -> bytes:
+    """DER -> text (RFC 7468 s2)."""
+    text = codecs.encode(octets, 'base64').replace(b'\n', b'')
+    rows = [text[at:at + 64] for at in range(0, len(text), 64)]
+    mark = label.encode()
+    return b'\n'.join([b'-----BEGIN %s-----' % mark, *rows, b'-----END %s-----' % mark, b''])
+
+
+def parse_pem(label: str, text: bytes) -> bytes:
+    """The first of such texts -> DER; raises Malformed if there is none."""
+    mark = re.escape(label.encode())
+    found = re.search(b'-----BEGIN %s-----([A-Za-z0-9+/=\\s]+)-----END ' % mark, text)
+    if not found:
+        raise Malformed(label)
+    try:
+        return codecs.decode(found.group(1), 'base64')
+    except ValueError:
+        raise Malformed(label) from None
+
+
+# ==== 9 Protocols =====================================================================
 #
 # By family, the names in alphabetical order.  family() gives those that follow their heading in
 # the manual.

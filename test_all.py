@@ -18965,6 +18965,140 @@ class ResponderCli(Case):
                 self.assertIn(status, wanted)
 
 
+# ==== Responder: TLS ==================================================================
+
+# A number, and the base point of P-256 so many times: x, y
+P256_POINTS = [
+    (1, '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
+     '4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5'),
+    (2, '7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978',
+     '07775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1'),
+    (masscanned.P256_ORDER - 1, '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
+     'b01cbd1c01e58065711814b583f061e9d431cca994cea1313449bf97c840ae0a')]
+
+
+class Keys(Case):
+    """Keys and certificates made by ourselves, and what OpenSSL thinks of them."""
+
+    @staticmethod
+    def random(count, draw=random.Random(SEED)):
+        return bytes(draw.randrange(256) for _ in range(count))
+
+    def make(self, kind):
+        with patched(masscanned, RSA_BITS=1024):        # the least that TLS 1.3 signs with
+            return kind.make(self.random)
+
+    def test_points(self):
+        for number, x, y in P256_POINTS:
+            self.assertEqual(masscanned.multiply_p256(number), (int(x, 16), int(y, 16)), number)
+        for first, second in ((1, 1), (2, 1), (5, 9)):      # by the group's own law
+            double = masscanned.add_p256(*masscanned.multiply_p256(first), 1,
+                                         masscanned.multiply_p256(second))
+            inverse = masscanned.invert(double[2], masscanned.P256)
+            self.assertEqual((double[0] * inverse ** 2 % masscanned.P256,
+                              double[1] * inverse ** 3 % masscanned.P256),
+                             masscanned.multiply_p256(first + second))
+        infinity = masscanned.add_p256(*masscanned.P256_BASE, 1, masscanned.multiply_p256(
+            masscanned.P256_ORDER - 1))
+        self.assertEqual(infinity[2], 0)
+        self.assertEqual(masscanned.multiply_p256(masscanned.P256_ORDER + 1), masscanned.P256_BASE)
+
+    def test_primes(self):
+        """Composites are found out: powers, Carmichael's, those that fool a base."""
+        small = masscanned.small_primes()
+        self.assertEqual((small[:4], len(small)), ([3, 5, 7, 11], 1027))
+        for number, base, composite in (
+                (7, 3, False), (9, 2, True), (561, 2, True), (2047, 2, False), (2047, 3, True),
+                (3215031751, 7, False), (3215031751, 11, True), (2 ** 127 - 1, 3, False),
+                (2 ** 67 - 1, 3, True), (65537, 3, False), (25, 7, False), (13, 2, False)):
+            self.assertEqual(masscanned.is_composite(number, base), composite, (number, base))
+        prime = masscanned.find_prime(128, self.random)
+        self.assertEqual(prime >> 126, 3)
+        self.assertTrue(masscanned.is_prime(prime, self.random))
+        self.assertFalse(masscanned.is_prime(2 ** 67 - 1, self.random))
+        with patched(masscanned, RSA_EXPONENT=3):
+            self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
+
+    def test_invert(self):
+        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+
+    def test_private(self):
+        """A key comes back as it went; half of one does not."""
+        for kind in (masscanned.RsaKey, masscanned.EcKey):
+            with self.subTest(kind=kind.__name__):
+                key = self.make(kind)
+                text = masscanned.pack_pem(kind.label, key.private())
+                octets = masscanned.parse_pem(kind.label, b'x\n' + text + text)
+                self.assertEqual(vars(kind.parse(octets)), vars(key))
+                self.assertLessEqual(max(map(len, text.split(b'\n'))), 64)
+                for broken in (text[:40], text.replace(b'BEGIN', b'begin'), b'',
+                               text.replace(b'-\nM', b'-\nMM', 1)):
+                    with self.assertRaises(masscanned.Malformed):
+                        kind.parse(masscanned.parse_pem(kind.label, broken))
+
+    def test_certificates(self):
+        """OpenSSL shakes hands with who has one, by whose name and signature it believes us."""
+        now = time.time()
+        for kind in (masscanned.RsaKey, masscanned.EcKey):
+            key = self.make(kind)
+            octets = masscanned.pack_certificate(key, b'host-1.example', now, self.random)
+            path = self.path('pem', masscanned.pack_pem(kind.label, key.private())
+                             + masscanned.pack_pem('CERTIFICATE', octets))
+            server, client = (ssl.SSLContext(each) for each in (
+                ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+            server.set_ciphers('ALL:@SECLEVEL=0')
+            client.set_ciphers('ALL:@SECLEVEL=0')
+            server.load_cert_chain(path)
+            client.load_verify_locations(path)
+            for name, good in (('host-1.example', True), ('host-2.example', False)):
+                with self.subTest(kind=kind.__name__, name=name):
+                    known = self.shake(client, server, name)
+                    self.assertEqual(known is not None, good)
+
+    def test_times(self):
+        for second, octets in ((0, b'\x17\r700101000000Z'), (2524607999, b'\x17\r491231235959Z'),
+                               (2524608000, b'\x18\x0f20500101000000Z')):
+            self.assertEqual(masscanned.pack_x509_time(second), octets)
+
+    @staticmethod
+    def shake(client, server, name):
+        """Contexts of both sides -> the certificate that the client believes; None: it does not."""
+        pipes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        sides = (client.wrap_bio(*pipes, server_hostname=name),
+                 server.wrap_bio(*pipes[::-1], server_side=True))
+        for side in sides * 3:
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except (ssl.SSLError, ValueError):
+                return None
+        return sides[0].getpeercert()
+
+    def test_sign(self):
+        """By the numbers: what the public key makes of it is what was signed."""
+        key = self.make(masscanned.RsaKey)
+        for digest, size in (('sha1', 20), ('sha256', 32), ('sha512', 64)):
+            signed = int.from_bytes(key.sign(b'abc', digest=digest), 'big')
+            octets = pow(signed, key.e, key.n).to_bytes(128, 'big')
+            self.assertEqual(octets[-size:], hashlib.new(digest, b'abc').digest())
+            self.assertRegex(octets[:-size], br'(?s)\A\x00\x01\xff{8,}\x000')
+
+    def test_keep_secret(self):
+        """Made once, for us alone; what cannot be kept is a mistake of the user."""
+        folder = self.path('state')
+        for given in (b'first', b'second'):
+            self.assertEqual(masscanned.keep_secret(folder, 'x.pem', lambda: given), b'first')
+        self.assertEqual(masscanned.keep_secret(None, 'x.pem', lambda: b'third'), b'third')
+        self.assertEqual([os.stat(os.path.join(folder, name)).st_mode & 0o777
+                          for name in ('.', 'x.pem')], [0o700, 0o600])
+        self.assertEqual(os.listdir(folder), ['x.pem'])
+        with self.assertRaises(masscanned.UserError) as caught:
+            masscanned.keep_secret(os.path.join(folder, 'x.pem'), 'y.pem', bytes)
+        self.assert_line(str(caught.exception), folder, 'x.pem')
+
+
 # ==== Responder: answerers ============================================================
 
 class Answerers(unittest.TestCase):
