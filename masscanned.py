@@ -3952,7 +3952,7 @@ class EventLog(Observer):
     iface, name of the interface and of the sensor
     worker      its number; None: there is one only
     count       count() -> Counter of all that is counted
-    encode      encode(object) -> its text in JSON, as of make_encoder()
+    text        text(object) -> its text in JSON, as of make_encoder()
     budget      [lines that may still be written, when that was so]; rate: a second
     suppressed  lines that it left out
     sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
@@ -3972,7 +3972,7 @@ class EventLog(Observer):
         self.sources, self.datagrams = {}, collections.OrderedDict()
         self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
         self.knocks = {None: True}              # fate: whether a frame of it counts
-        self.encode = encode
+        self.text = encode
 
     @property
     def due(self):
@@ -3997,7 +3997,8 @@ class EventLog(Observer):
         else:
             proto, addresses, at = find_layer4(frame)
         if proto == IP_TCP:
-            self.segment(now, frame, addresses + frame[at:at + 4], frame[at + TCP_FLAGS_AT], answers)
+            self.segment(now, frame, addresses + frame[at:at + 4], frame[at + TCP_FLAGS_AT],
+                         answers)
         elif proto == IP_UDP:
             size = UDP_HEADER.unpack_from(frame, at)[2]
             self.datagram(now, frame, addresses + frame[at:at + 4],
@@ -4242,7 +4243,7 @@ class EventLog(Observer):
     def put(self, now, record, kind, body, ours):
         """A line about a conversation."""
         if not record.head:
-            record.head = self.encode(self.flow_head(record.flow, record.proto, record.start,
+            record.head = self.text(self.flow_head(record.flow, record.proto, record.start,
                                                      record.vlan))[1:-1] + ','
         self.put_line(now, kind, record.head, body, ours)
 
@@ -4254,9 +4255,9 @@ class EventLog(Observer):
         if self.worker is not None:
             ours['worker'] = self.worker
         body['masscanned'] = ours
-        begin = self.encode({'timestamp': iso_text(now), 'event_type': kind, 'host': self.name,
+        begin = self.text({'timestamp': iso_text(now), 'event_type': kind, 'host': self.name,
                              'in_iface': self.iface})
-        line = begin[:-1] + ',' + head + self.encode(body)[1:] + '\n'
+        line = begin[:-1] + ',' + head + self.text(body)[1:] + '\n'
         self.journal.texts.append(line.replace('\x7f', '\\u007f'))
 
     def flow_head(self, flow, proto, start, vlan) -> dict:
@@ -4337,7 +4338,7 @@ class EventLog(Observer):
             about['more'] = True                # than these numbers say
         if source.suppressed:
             about['suppressed'] = source.suppressed
-        self.put_line(now, 'scan', self.encode(head)[1:-1] + ',', {}, {'scan': about})
+        self.put_line(now, 'scan', self.text(head)[1:-1] + ',', {}, {'scan': about})
 
     def stats(self, now):
         """What was counted since the start."""
@@ -4348,7 +4349,7 @@ class EventLog(Observer):
             'frames', 'answers', 'unasked', 'lost', 'evicted', 'missed')}
         ours.update(
             suppressed=self.suppressed, strangers=self.strangers, sources=len(self.sources),
-            connections=len(self.stack.connections.table), memory_kb=memory_kb(),
+            connections=len(self.stack.connections.table), memory_kb=resident_kb(),
             protocols=spoken, not_answered={name: count for name, count in counts.items()
                                             if count})
         self.put_line(now, 'stats', '', {'stats': {
@@ -4519,7 +4520,7 @@ def iso_text(now) -> str:
     return '%s.%06d+0000' % (second_text(micros // 1000000), micros % 1000000)
 
 
-def memory_kb() -> int:
+def resident_kb() -> int:
     """Resident memory of this process; 0: not known."""
     try:
         with open('/proc/self/statm', 'rb') as file:

@@ -99,10 +99,10 @@ STANDARD = {                                # file: modules it may import
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
-    'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
-                      'functools', 'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os',
-                      'pwd', 're', 'select', 'signal', 'socket', 'stat', 'struct', 'sys',
-                      'tempfile', 'time', 'zlib'},
+    'masscanned.py': {'argparse', 'binascii', 'bisect', 'codecs', 'collections', 'ctypes',
+                      'errno', 'fcntl', 'functools', 'hashlib', 'ipaddress', 'itertools',
+                      'json', 'mmap', 'operator', 'os', 'pwd', 're', 'select', 'signal',
+                      'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'struct', 'sys'},
 }
@@ -16709,7 +16709,9 @@ class Events(Case):
         self.addCleanup(os.close, fd)
         log = masscanned.EventLog(masscanned.Journal(fd), stack, 'eth7', 'sensor', NOW,
                                   masscanned.make_encoder(), **more)
-        stack.host.events, stack.host.keep = [], keep
+        change = patched(stack.host, events=[], keep=keep)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
         answer = stack.answer_frame
 
         def answer_frame(frame, trusted=False):
