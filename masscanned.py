@@ -557,7 +557,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -567,6 +567,11 @@ def pack_der(tag: int, *parts) -> bytes:
 #           close   our side is done: FIN after `out`; later octets are acknowledged only
 #           port    UDP: answer from this port of ours instead of the one asked
 #           again   the registry looks at what follows as at the beginning of a conversation
+#           wait    TCP: seconds; nothing is parsed until then, and the answerer is called again,
+#                   with b'' if nothing has come.  WORK: when it is its turn, one connection a
+#                   turn of the loop, for what takes milliseconds.  None: it need not be
+#           limit   TCP: seconds after which the conversation ends with FIN, unless a later reply
+#                   sets another limit; 0: no longer.  None: it stays as it is
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
@@ -596,9 +601,10 @@ PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet fra
 WORD_MAX = 16
 MORE = b''
 SHUT = True
+WORK = 0
 
-Reply = collections.namedtuple('Reply', 'out used skip close port again')   # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False
+Reply = collections.namedtuple('Reply', 'out used skip close port again wait limit')    # see above
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most')
@@ -1138,14 +1144,19 @@ class Stream(Peer):
     stalled     a limit ended the last feed: there may be more to answer
     before      name of the protocol that handed the conversation back; '': none did
     record      its Record; None: nobody wants one
+    waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
+    limit       Reply.limit that whoever feeds us has not seen yet; None: none
+    resumed     the answerer is called whatever has come
     """
-    __slots__ = 'kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record'
+    __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record', 'waits',
+                 'limit', 'resumed')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
-        self.deaf = self.closing = self.stalled = False
+        self.deaf = self.closing = self.stalled = self.resumed = False
         self.before, self.record = '', None
+        self.waits = self.limit = None
 
     def cost(self) -> int:
         """Octets that the conversation keeps, the answerer's state included."""
@@ -1168,7 +1179,7 @@ class Stream(Peer):
                 break
         self.stalled = size >= OUT_MAX or self.at < len(self.kept) and len(answers) >= STEPS_MAX
         self.kept = self.kept[self.at:]
-        if len(self.kept) > KEPT_MAX and not self.stalled:
+        if len(self.kept) > KEPT_MAX and not self.stalled and self.waits is None:
             self.turn_deaf()
         return b''.join(answers)
 
@@ -1188,10 +1199,17 @@ class Stream(Peer):
         self.hurried = False
         return out
 
+    def resume(self) -> bytes:
+        """What the answerer waited for is there -> octets to answer."""
+        self.waits, self.resumed = None, True
+        return self.feed(b'')
+
     def step(self):
         """One answer, may be b''; None: nothing more can be had of what is kept."""
         if self.deaf:
             return self.turn_deaf()
+        if self.waits is not None:
+            return None
         left = len(self.kept) - self.at
         if self.skip:
             passed = min(self.skip, left)
@@ -1199,8 +1217,9 @@ class Stream(Peer):
             self.skip -= passed
             if self.skip:
                 return None
-        elif not left:
+        elif not (left or self.resumed):
             return None
+        self.resumed = False
         if not self.protocol and not self.choose():
             return None
         try:
@@ -1242,9 +1261,11 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again = given
+        out, used, skip, close, _, again, self.waits, limit = given
         if used is None:
             used = len(data)
+        if limit is not None:
+            self.limit = limit
         if not (used or out or skip or close):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
@@ -1261,6 +1282,7 @@ class Stream(Peer):
         """Nothing is parsed from here on -> None."""
         self.deaf, self.state = True, None
         self.kept, self.at, self.skip = b'', 0, 0
+        self.waits = None
 
 
 # ==== 4 Stack =========================================================================
@@ -1283,6 +1305,7 @@ GREET_S = 0.2               # who speaks first does so within a round trip
 QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
+QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
 FAREWELL_RATE = 1000        # ends of connections told a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
@@ -1413,9 +1436,11 @@ class Conn(Stream):
     wake        when it is looked after, Unix time; None: it need not be
     moved       something was sent or acknowledged since `wake` was set
     tries       how often what is not acknowledged was sent again
+    resumes     when the answerer is called again, Unix time; QUEUED: at its turn; None: never
+    deadline    when the conversation ends, Unix time; None: it may go on
     """
     __slots__ = ('head', 'rcv', 'una', 'unacked', 'sent', 'window', 'repeats', 'fin', 'ended',
-                 'mss', 'seen', 'held', 'wake', 'moved', 'tries')
+                 'mss', 'seen', 'held', 'wake', 'moved', 'tries', 'resumes', 'deadline')
 
     def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
         Stream.__init__(self, src, dst, sport, dport, now, host)
@@ -1425,6 +1450,7 @@ class Conn(Stream):
         self.sent = self.repeats = self.held = self.tries = 0
         self.window = 0
         self.wake, self.moved = None, False
+        self.resumes = self.deadline = None
 
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
@@ -1483,6 +1509,7 @@ class Waiting:
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
     held, record = 0, None
+    resumes = deadline = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
         self.head, self.step, self.window = head, step, window
@@ -2255,6 +2282,7 @@ class Stack:
     greet_s         how long a client may speak before we do; None: we never speak first
     greeting        the ports where we do, as octets
     timers          connections to be looked after
+    work            (flow, Conn) of those whose answerers wait for their turn, the first first
     refusals        Budget of RSTs to segments of no connection; None: they get silence
     challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
             that end connections
@@ -2274,7 +2302,7 @@ class Stack:
             port.to_bytes(2, 'big') for port in
             (self.host.registry.greeters if self.greet_s is not None else ())
             if port not in SECURE_PORTS)
-        self.timers = Timers()
+        self.timers, self.work = Timers(), collections.deque()
         self.challenges = [CHALLENGE_RATE, 0.0]
         self.farewells = [FAREWELL_RATE, 0.0]
         self.macs = frozenset((mac, MAC_BROADCAST, MAC_ALL_NODES))
@@ -2346,13 +2374,19 @@ class Stack:
         frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
             conn = self.connections.get(flow)
-            if conn and conn.wake == due:
+            if not conn:
+                continue
+            if conn.wake == due:
                 frames += self.look_after(flow, conn)
-        return frames
+            if conn.resumes == due:
+                frames += self.resume(flow, conn)
+            if conn.deadline == due:
+                frames += self.end(flow, conn)
+        return frames + self.do_work() if self.work else frames
 
     def next_due(self) -> 'float | None':
         """When tick() has something to do; None: only frames will tell."""
-        if self.connections.gone:
+        if self.connections.gone or self.work:
             return self.now
         known = [self.timers.next_due()]
         if self.connections.table:              # who is idle now waits for a farewell's token
@@ -2877,7 +2911,7 @@ class Stack:
             if conn.is_over():
                 conn.end_record('fin')
         self.connections.touch(flow, conn, self.now)
-        if conn.wake is None or conn.stalled:
+        if conn.wake is None or conn.stalled or conn.waits is not None or conn.limit is not None:
             self.set_timer(flow, conn)
         return out
 
@@ -2926,6 +2960,10 @@ class Stack:
             conn.seen += step
             if conn.wake is not None:
                 conn.wake += step
+            if conn.resumes is not None:
+                conn.resumes += step
+            if conn.deadline is not None:
+                conn.deadline += step
 
     def take_events(self):
         """What was noted since the last call -> [Event], in order."""
@@ -2952,7 +2990,8 @@ class Stack:
             rest = rest[:max(room, 0)]
             if at and len(rest) < conn.mss:
                 rest = b''
-        if whole and (conn.closing or conn.ended) and not (conn.fin or conn.stalled):
+        more = conn.stalled or conn.waits is not None
+        if whole and (conn.closing or conn.ended) and not (conn.fin or more):
             closing = FIN
         if not (rest or closing):
             return ()
@@ -2999,6 +3038,8 @@ class Stack:
 
     def set_timer(self, flow, conn):
         """Have the connection looked after when that may be needed."""
+        if conn.waits is not None or conn.limit is not None:
+            self.arrange(flow, conn)
         if conn.stalled and not conn.unacked:
             wait_s = 0
         elif conn.wake is not None:             # it will be seen then what is needed
@@ -3028,6 +3069,48 @@ class Stack:
         elif conn.kept and self.now - conn.seen >= QUIET_S:
             out = self.converse(conn, None)
         segments = self.send(conn, out) if out or conn.closing and not conn.fin else ()
+        self.set_timer(flow, conn)
+        return self.frames_to(flow, conn, segments)
+
+    def arrange(self, flow, conn):
+        """What an answerer asked for: to be called again, or an end."""
+        if conn.limit is not None:
+            conn.deadline = self.timers.add(conn.limit, flow, self.now) if conn.limit else None
+            conn.limit = None
+        if conn.waits is None or conn.resumes is not None:
+            return
+        if conn.waits == WORK:
+            conn.resumes = QUEUED
+            self.work.append((flow, conn))
+        else:
+            conn.resumes = self.timers.add(conn.waits, flow, self.now)
+
+    def do_work(self) -> 'list[bytes]':
+        """The first that waits for its turn and is still there -> frames."""
+        while self.work:
+            flow, conn = self.work.popleft()
+            if self.connections.get(flow) is conn and conn.waits is not None:
+                return self.resume(flow, conn)
+        return []
+
+    def resume(self, flow, conn) -> 'list[bytes]':
+        """What an answerer waited for is there -> frames."""
+        conn.resumes, conn.now = None, self.now
+        out = conn.resume()
+        if out:
+            self.note_answer(conn, out, b'')
+        return self.go_on(flow, conn, out)
+
+    def end(self, flow, conn) -> 'list[bytes]':
+        """The time for a conversation is over -> frames."""
+        conn.closing, conn.stalled, conn.deadline = True, False, None
+        conn.turn_deaf()
+        return self.go_on(flow, conn, b'')
+
+    def go_on(self, flow, conn, out) -> 'list[bytes]':
+        """Octets of an answer that no frame asked for -> frames."""
+        segments = self.send(conn, out) if out or conn.closing and not conn.fin else ()
+        self.connections.touch(flow, conn, self.now)
         self.set_timer(flow, conn)
         return self.frames_to(flow, conn, segments)
 
@@ -8549,47 +8632,6 @@ def answer_rfb(data, peer):
     return Reply(failure, RFB_RESPONSE, close=True)
 
 
-# ---- ssh -----------------------------------------------------------------------------
-
-SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
-SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
-SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
-SSH_ANSWER = b'SSH-2.0-1\r\n'
-SSH_UDP_MOST = 1.25
-
-
-def is_ssh_start(data):
-    """Data begins like an identification line, or may yet do."""
-    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
-
-
-@protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2', banner=SSH_ANSWER,
-          most=SSH_UDP_MOST)
-def answer_ssh(data, peer):
-    """Identification line -> ours, then silence.
-
-    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone
-    returns  11 octets, again for each further line; none for our own: two of us would loop.
-             Who was greeted has them already
-    """
-    if not is_ssh_start(data):
-        return None
-    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
-    if not end and len(data) < SSH_LINE_MAX:
-        if not peer.hurried:
-            return MORE
-        end = len(data)
-    if not end:
-        return None
-    line = data[:end].rstrip(b'\r\n')
-    if not SSH_ID.match(line) or line == SSH_ANSWER.rstrip():
-        return None
-    if peer.greeter:
-        peer.greeter = None
-        return Reply(used=end)
-    return Reply(SSH_ANSWER, used=end)
-
-
 # ---- x11 -----------------------------------------------------------------------------
 
 X11_REASON = b'Not authorized.\n'       # a multiple of 4
@@ -8617,6 +8659,251 @@ def answer_x11(message, peer):
                   password=message[at:at + secret].hex())
     return X11_FAILED[message[:1]].pack(0, len(X11_REASON), 11, 0, len(X11_REASON) // 4) + (
         X11_REASON), SHUT
+
+
+family('Secure shell')
+
+
+# ---- ssh: packets --------------------------------------------------------------------
+#
+# RFC 4253 s6.  A way is one direction's cipher and MAC:
+#   block       octets of which a packet has a multiple
+#   counted     whether packet_length itself counts for that: 4, or 0 octets
+#   first       octets that tell a packet's length
+#   tag         octets of the MAC
+#   read_size   number of the packet, its first octets -> packet_length
+#   open, seal  number of the packet, the whole of it -> padding_length and what follows; and back
+
+SSH_MSG_DISCONNECT = 1          # RFC 4250 s4.1.2
+SSH_MSG_IGNORE = 2
+SSH_MSG_UNIMPLEMENTED = 3
+SSH_MSG_DEBUG = 4
+SSH_MSG_KEXINIT = 20
+SSH_PACKET_MIN, SSH_PACKET_MAX = 12, 1 << 14    # packet_length; s6.1 has 35,000 octets
+SSH_PADDING_MIN = 4             # s6
+
+
+class SshPlain:
+    """A way before NEWKEYS."""
+    block, counted, first, tag = 8, 4, 4, 0
+
+    @staticmethod
+    def read_size(number, data):
+        return from_octets(data[:4], 'big')
+
+    @staticmethod
+    def open(number, data):
+        return data[4:]
+
+    @staticmethod
+    def seal(number, packet):
+        return packet
+
+
+SSH_PLAIN = SshPlain()
+
+
+def pack_ssh(way, number, payload, random) -> bytes:
+    """A payload -> the packet that goes out as the number-th of a way."""
+    padding = way.block - (way.counted + 1 + len(payload)) % way.block
+    if padding < SSH_PADDING_MIN:
+        padding += way.block
+    packet = bytes((padding,)) + payload + random(padding)
+    return way.seal(number, sized(packet, 4))
+
+
+# ---- ssh: exchange -------------------------------------------------------------------
+
+SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
+SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
+SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
+SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
+SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
+
+# What we offer (RFC 4253 s7.1), in the order of KEXINIT's lists; ciphers, MACs and compression
+# stand there twice, for each way.  It is what dropbear 2022.83 offers: short, and never ours alone
+SSH_KEX = (b'curve25519-sha256', b'curve25519-sha256@libssh.org', b'ecdh-sha2-nistp521',
+           b'ecdh-sha2-nistp384', b'ecdh-sha2-nistp256', b'diffie-hellman-group14-sha256',
+           b'diffie-hellman-group14-sha1', b'kexguess2@matt.ucc.asn.au',
+           b'kex-strict-s-v00@openssh.com')
+SSH_HOST_KEYS = b'ssh-ed25519', b'ecdsa-sha2-nistp256', b'rsa-sha2-256', b'ssh-rsa'
+SSH_CIPHERS = b'chacha20-poly1305@openssh.com', b'aes128-ctr', b'aes256-ctr'
+SSH_MACS = b'hmac-sha1', b'hmac-sha2-256'
+SSH_COMPRESSIONS = b'zlib@openssh.com', b'none'     # the former begins after a login: never
+SSH_LISTS = (SSH_KEX, SSH_HOST_KEYS, SSH_CIPHERS, SSH_CIPHERS, SSH_MACS, SSH_MACS,
+             SSH_COMPRESSIONS, SSH_COMPRESSIONS, (), ())
+
+
+def pack_kexinit(cookie) -> bytes:
+    """16 random octets -> the payload of our KEXINIT; no guess follows."""
+    lists = b''.join(sized(b','.join(names), 4) for names in SSH_LISTS)
+    return bytes((SSH_MSG_KEXINIT,)) + cookie + lists + bytes(5)
+
+
+def parse_kexinit(payload) -> 'tuple[list[list[bytes]], bool]':
+    """Payload of a KEXINIT -> its ten lists of names, whether a guess follows."""
+    at, lists = 17, []
+    for _ in SSH_LISTS:
+        names, at = read_sized(payload, at, 4)
+        lists.append(names.split(b','))
+    if len(payload) < at + 5:
+        raise Malformed('KEXINIT')
+    return lists, payload[at] != 0
+
+
+def choose_algorithms(lists) -> 'list[bytes]':
+    """A client's lists -> the first of each that we know, too (RFC 4253 s7.1)."""
+    chosen = []
+    for names, ours in zip(lists[:8], SSH_LISTS):
+        found = [name for name in names if name in ours]
+        if not found:
+            raise Malformed('no common algorithm')
+        chosen.append(found[0])
+    return chosen
+
+
+class Ssh:
+    """A conversation after the client's identification.
+
+    version     the client's identification, without the end of the line
+    ours        payload of our KEXINIT
+    inward, outward     the ways
+    received, sent      packets that went so far
+    size        packet_length of the packet that is coming; 0: not known yet
+    taken       octets of the client so far
+    later       later(self, peer) -> Reply, when what is waited for is there; None: nothing is
+    """
+    __slots__ = ('version', 'ours', 'inward', 'outward', 'received', 'sent', 'size', 'taken',
+                 'later')
+
+    def __init__(self, version):
+        self.version, self.ours = version, b''
+        self.inward = self.outward = SSH_PLAIN
+        self.received = self.sent = self.size = self.taken = 0
+        self.later = None
+
+    def cost(self):
+        """Octets that it keeps."""
+        return 400 + len(self.version) + len(self.ours)
+
+    def answer(self, data, peer):
+        """Octets behind the identification -> Reply, to a packet; or MORE."""
+        if self.later:
+            later, self.later = self.later, None
+            return later(self, peer)
+        payload, used = self.read(data)
+        if not used:
+            return MORE
+        self.taken += used
+        if self.taken > SSH_EARLY_MAX:
+            raise Malformed('too much')
+        reply = self.take(payload, peer)
+        return reply._replace(used=used)
+
+    def read(self, data) -> 'tuple[bytes, int]':
+        """Octets -> (payload of the first packet, octets of it); 0 octets: it is not whole."""
+        way = self.inward
+        if not self.size:
+            if len(data) < way.first:
+                return b'', 0
+            size = way.read_size(self.received, data[:way.first])
+            if not SSH_PACKET_MIN <= size <= SSH_PACKET_MAX or (size + way.counted) % way.block:
+                raise Malformed('packet of %d' % size)
+            self.size = size
+        end = 4 + self.size + way.tag
+        if len(data) < end:
+            return b'', 0
+        packet = way.open(self.received, data[:end])
+        self.received = self.received + 1 & MASK32
+        self.size = 0
+        payload = packet[1:len(packet) - packet[0]]
+        if not payload:
+            raise Malformed('padding')
+        return payload, end
+
+    def say(self, payload, peer) -> bytes:
+        """A payload -> its packet."""
+        self.sent += 1
+        return pack_ssh(self.outward, self.sent - 1, payload, peer.host.random)
+
+    def take(self, payload, peer):
+        """A message -> Reply."""
+        kind = payload[0]
+        if kind in (SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG):
+            return Reply()
+        if kind != SSH_MSG_KEXINIT:
+            raise Malformed('message %d' % kind)
+        return self.take_kexinit(payload, peer)
+
+    def send_kexinit(self, peer):
+        """Our KEXINIT; later, as it has a segment of its own."""
+        self.ours = pack_kexinit(peer.host.random(16))
+        return Reply(self.say(self.ours, peer), 0, limit=SSH_LOGIN_S)
+
+    def take_kexinit(self, payload, peer):
+        """The client's KEXINIT: it is noted, and the connection ends."""
+        if len(payload) > SSH_KEXINIT_MAX:
+            raise Malformed('KEXINIT of %d' % len(payload))
+        lists, _ = parse_kexinit(payload)
+        peer.note('ssh_kexinit', kexinit=payload, version=self.version)
+        choose_algorithms(lists)
+        return Reply(close=True)
+
+
+# ---- ssh -----------------------------------------------------------------------------
+
+SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
+SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
+SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
+SSH_SHORT = b'SSH-2.0-1'
+SSH_UDP_MOST = 1.25
+
+
+def is_ssh_start(data):
+    """Data begins like an identification line, or may yet do."""
+    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
+
+
+def identify_ssh(peer):
+    """Our identification line; the short one where nothing more is said."""
+    talks = peer.transport == TCP and not peer.host.original
+    return (SSH_VERSION if talks else SSH_SHORT) + b'\r\n'
+
+
+@protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2, s7.1',
+          banner=identify_ssh, most=SSH_UDP_MOST)
+def answer_ssh(data, peer):
+    """Identification line -> ours, KEXINIT; the client's KEXINIT ends it.
+
+    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone; then packets
+    returns  over UDP, and as the original did, the line alone, for each further line; none for
+             our own: two of us would loop.  Who was greeted has the line already
+    """
+    if isinstance(peer.state, Ssh):
+        try:
+            return peer.state.answer(data, peer)
+        except Malformed:                       # as dropbear and OpenSSH: they say nothing
+            return Reply(close=True)
+    if not is_ssh_start(data):
+        return None
+    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
+    if not end and len(data) < SSH_LINE_MAX:
+        if not peer.hurried:
+            return MORE
+        end = len(data)
+    if not end:
+        return None
+    version, line = data[:end].rstrip(b'\r\n'), identify_ssh(peer)
+    if not SSH_ID.match(version) or version == SSH_SHORT:
+        return None
+    if line != SSH_VERSION + b'\r\n':
+        return Reply(line, used=end)
+    session = peer.state = Ssh(version)
+    if peer.greeter:
+        peer.greeter = None
+        return session.send_kexinit(peer)._replace(used=end)
+    session.later = Ssh.send_kexinit
+    return Reply(line, end, wait=SSH_APART_S)
 
 
 family('Proxies and tunnels')

@@ -10503,7 +10503,38 @@ LIMIT_VECTORS = [
      unhex('0101 0018', COOKIE, IDENT, BOTH4), 'RFC 5780 s7.2'),
 ]
 
-BANNER = b'SSH-2.0-1\r\n'
+BANNER = b'SSH-2.0-dropbear_2022.83\r\n'
+SSH_SHORT = b'SSH-2.0-1\r\n'          # over UDP, and of the original
+SSH_NAMES = [                           # as dropbear 2022.83 of Debian 12 has them on the wire
+    b'curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp521,ecdh-sha2-nistp384,'
+    b'ecdh-sha2-nistp256,diffie-hellman-group14-sha256,diffie-hellman-group14-sha1,'
+    b'kexguess2@matt.ucc.asn.au,kex-strict-s-v00@openssh.com',
+    b'ssh-ed25519,ecdsa-sha2-nistp256,rsa-sha2-256,ssh-rsa',
+    b'chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr',
+    b'chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr',
+    b'hmac-sha1,hmac-sha2-256', b'hmac-sha1,hmac-sha2-256',
+    b'zlib@openssh.com,none', b'zlib@openssh.com,none', b'', b'']
+
+
+def ssh_string(data):
+    """RFC 4251 s5."""
+    return struct.pack('!I', len(data)) + data
+
+
+def ssh_kexinit(names=(), follows=0, cookie=b'\x11' * 16):
+    """RFC 4253 s7.1: payload with these lists in the place of dropbear's, {index: names}."""
+    lists = [dict(names).get(index, each) for index, each in enumerate(SSH_NAMES)]
+    return (b'\x14' + cookie + b''.join(map(ssh_string, lists)) + bytes((follows,)) + bytes(4))
+
+
+def ssh_packet(payload, padding=None):
+    """RFC 4253 s6, before NEWKEYS, padded with the octets of HOST."""
+    size = 8 - (len(payload) + 5) % 8 if padding is None else padding
+    size += 8 if size < 4 else 0
+    return struct.pack('!IB', len(payload) + 1 + size, size) + payload + b'\x11' * size
+
+
+SSH_OPENING = BANNER + ssh_packet(ssh_kexinit())
 GH0ST = bytes.fromhex('4768307374' '16000000' '01000000' '789c63000000010001')
 PAGE = (b'HTTP/1.1 401 Unauthorized\r\nServer: nginx/1.14.2\r\n'
         b'Date: Sat, 21 Nov 2026 01:46:41 GMT\r\n'
@@ -10671,26 +10702,27 @@ HTTP_VECTORS = [
     ('http udp own answer', UDP, KEEP, None, 'by hand: no loop'),
     ('http own answer', TCP, KEEP, None, 'by hand: no loop'),
     # ---- ssh ----------------------------------------------------------------------
-    ('ssh', TCP, b'SSH-2.0-OpenSSH_9.6 comment\r\n', BANNER, 'RFC 4253 s4.2'),
-    ('ssh 1.99', TCP, b'SSH-1.99-x\r\n', BANNER, 'RFC 4253 s5.1'),
-    ('ssh LF', TCP, b'SSH-2.0-x\n', BANNER, 'masscanned.md'),
-    ('ssh empty software', TCP, b'SSH-2.0-\r\n', BANNER, 'original s15'),
-    ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', BANNER, 'original s15'),
+    ('ssh', TCP, b'SSH-2.0-OpenSSH_9.6 comment\r\n', SSH_OPENING, 'RFC 4253 s4.2, s7.1'),
+    ('ssh 1.99', TCP, b'SSH-1.99-x\r\n', SSH_OPENING, 'RFC 4253 s5.1'),
+    ('ssh LF', TCP, b'SSH-2.0-x\n', SSH_OPENING, 'masscanned.md'),
+    ('ssh empty software', TCP, b'SSH-2.0-\r\n', SSH_OPENING, 'original s15'),
+    ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', SSH_OPENING, 'original s15'),
     ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', None, 'original s15'),
     ('ssh no dash', TCP, b'SSH-2.0\r\n', None, 'original s15'),
     ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', None, 'original s15'),
     ('ssh cut', TCP, b'SSH-2.0-OpenSSH', None, 'original s15'),
-    ('ssh kex', TCP, b'SSH-2.0-x\r\n' + bytes.fromhex('00000014' '06' '14') + b'SSH-2.0-y\r\n',
-     BANNER,
-     'RFC 4253 s6'),
-    ('ssh again', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', BANNER * 2, 'original s15'),
-    ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', BANNER, 'by hand'),
+    ('ssh kexinit', TCP, b'SSH-2.0-x\r\n' + ssh_packet(ssh_kexinit()), SSH_OPENING,
+     'RFC 4253 s7.1'),
+    ('ssh dropbear', TCP, SSH_OPENING, SSH_OPENING, 'dbclient 2022.83'),
+    ('ssh ignore', TCP, b'SSH-2.0-x\r\n' + ssh_packet(b'\2') * 9, SSH_OPENING, 'RFC 4253 s11.2'),
+    ('ssh no packet', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', SSH_OPENING, 'by hand'),
+    ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', SSH_OPENING, 'by hand'),
     ('ssh too long', TCP, b'SSH-2.0-' + b'x' * 1015 + b'\r\n', None, 'by hand'),
-    ('ssh own answer', TCP, BANNER + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
-    ('ssh udp', UDP, b'SSH-2.0-x\r\n', BANNER, 'original s15'),
-    ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', BANNER, 'by hand'),
+    ('ssh own short line', TCP, SSH_SHORT + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
+    ('ssh udp', UDP, b'SSH-2.0-x\r\n', SSH_SHORT, 'original s15'),
+    ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', SSH_SHORT, 'by hand'),
     ('ssh udp cut', UDP, b'SSH-2.0-x', None, 'original s15'),
-    ('ssh udp own answer', UDP, BANNER, None, 'original s23.2: no loop'),
+    ('ssh udp own answer', UDP, SSH_SHORT, None, 'original s23.2: no loop'),
     # ---- gh0st --------------------------------------------------------------------
     ('gh0st', TCP, b'Gh0st', GH0ST, 'original s16'),
     ('gh0st twice', TCP, b'Gh0stGh0st', GH0ST * 2, 'by hand: the second is no length'),
@@ -11316,7 +11348,7 @@ SMALL_VECTORS = [
 
 GREETINGS = [                               # port, what is said, whether that is all
     *((port, b'220 FTP server ready\r\n', False) for port in (21, 2121)),
-    *((port, b'SSH-2.0-1\r\n', False) for port in (22, 2222)),
+    *((port, BANNER, False) for port in (22, 2222)),
     *((port, TELNET_OFFER + b'\r\nlogin: ', False) for port in (23, 2323)),
     *((port, b'220 %s ESMTP\r\n' % ME, False) for port in (25, 587, 2525)),
     (110, b'+OK POP3 server ready\r\n', False),
@@ -12212,7 +12244,7 @@ def addresses_of(name):
 
 class Datagrams(masscanned.Peer):
     """UDP in the clothes of a Stream: each feed is a datagram, port as answer_datagram() says."""
-    kept, deaf, stalled, port = b'', True, False, 0
+    kept, deaf, stalled, waits, port = b'', True, False, None, 0
 
     def feed(self, data):
         out, port = masscanned.answer_datagram(self, data)
@@ -12238,8 +12270,8 @@ def feed(stream, *pieces):
     out = []
     for piece in pieces:
         out.append(stream.feed(piece))
-        while stream.stalled:
-            out.append(stream.feed(b''))
+        while stream.stalled or stream.waits is not None:
+            out.append(stream.feed(b'') if stream.waits is None else stream.resume())
     return b''.join(out)
 
 
@@ -12309,10 +12341,18 @@ class Client:
         return self.got
 
     def talk(self, data, size=1400):
-        """A request in segments of this size -> all that was said until now."""
+        """A request in segments of this size -> all that was said until now.
+
+        What the stack waits for comes at once, and the time is as before.
+        """
+        now = self.stack.now
         for at in range(0, len(data), size):
             self.say(data[at:at + size])
             self.acknowledge()
+            while self.conn and self.conn.waits is not None:
+                self.take(wake(self.stack, self.stack.now + self.conn.waits))
+                self.acknowledge()
+                self.take(wake(self.stack, now))
         return self.got
 
     @property
@@ -13795,7 +13835,8 @@ class Stack(unittest.TestCase):
 
     def test_quick_segment(self):
         """So does the one for other segments, through whole conversations."""
-        draw, requests = random.Random(SEED), (GET, GET * 3, GET[:20], GET[20:], b'SSH-2.0-a\r\n', b'', b'')
+        draw, requests = random.Random(SEED), (
+            GET, GET * 3, GET[:20], GET[20:], b'*1\r\n$4\r\nPING\r\n', b'', b'')
         sizes = set()
         for _ in range(40 * BULK):
             verify, options = draw.random() < 0.8, draw.choice((b'', unhex('02040040')))
@@ -14542,7 +14583,7 @@ class Stack(unittest.TestCase):
         again = Client(stack, seq=77777)
         self.assertEqual(len(stack.connections.table), 0)
         self.assertEqual(again.talk(GET), KEEP)
-        self.assertEqual(Client(stack, 22).talk(b'SSH-2.0-x\r\n'), BANNER)
+        self.assertEqual(Client(stack, 22).talk(b'SSH-2.0-x\r\n'), SSH_OPENING)
 
     def test_push_without_data(self):
         stack = make_stack()
@@ -14817,8 +14858,11 @@ class Stack(unittest.TestCase):
             answer, = client.take(wake(stack, NOW + 0.2))
             self.assertEqual((answer.data, answer.flags, answer.dport), (BANNER, PSH | ACK, 40000))
             self.assertEqual(client.send(b'', ACK), [])
-            self.assertEqual(client.say(b'SSH-2.0-x\r\n')[0].data, b'')       # it has our line
-            self.assertEqual((wake(stack, NOW + 90), len(client.got)), ([], len(BANNER)))
+            client.say(b'SSH-2.0-x\r\n')               # it has our line
+            self.assertEqual(client.acknowledge(), SSH_OPENING)
+            self.assertEqual(wake(stack, NOW + 30.1), [])
+            end, = client.take(wake(stack, NOW + 30.2))
+            self.assertEqual((end.data, end.flags), (b'', FIN | ACK))
 
     def test_greetings(self):
         """All of them, over both versions of IP; some say nothing more."""
@@ -14866,11 +14910,79 @@ class Stack(unittest.TestCase):
         self.assertEqual(frame[:20], CLIENT_MAC + MAC + tags)
         self.assertTrue(frame.endswith(BANNER))
 
+    def test_waits(self):
+        """An answerer is called again after a time, or at its turn, one a turn; until then
+        nothing is parsed; a limit ends it, unless another takes its place."""
+        def answer(data, peer):
+            calls.append((round(peer.now - NOW, 3), peer.sport, data))
+            return script.pop(0)
+
+        def opened(number, *replies):
+            script[:] = replies
+            client = Client(stack, 9, 40000 + number)
+            client.say(b'wait')
+            return client
+        calls, script = [], []
+        each = masscanned.Protocol('wait', (TCP,), (b'wait',), (), (), (9,), '', None, answer,
+                                   None, 1.0)
+        for how in 'time', 'turn', 'end', 'limit', 'lifted', 'gone', 'clock':
+            stack, reply = make_stack(host=quiet_host([each])), masscanned.Reply
+            del calls[:]
+            with self.subTest(how=how):
+                if how == 'time':
+                    client = opened(0, reply(b'a', 2, wait=0.25), reply(b'b', 1), reply(b'c', 1))
+                    self.assertEqual((client.got, client.acknowledge()), (b'a', b'a'))
+                    self.assertEqual((wake(stack, NOW + 0.2), stack.next_due()), ([], NOW + 0.25))
+                    client.take(wake(stack, NOW + 0.25))
+                    self.assertEqual(client.got, b'abc')
+                    self.assertEqual(calls, [(0, 40000, b'wait'), (0.25, 40000, b'it'),
+                                             (0.25, 40000, b't')])
+                elif how == 'turn':
+                    clients = [opened(number, reply(wait=masscanned.WORK)) for number in range(3)]
+                    script[:] = [reply(b'done')] * 3
+                    for number, client in enumerate(clients):
+                        self.assertEqual((stack.next_due(), client.got), (NOW, b''))
+                        client.take(wake(stack))
+                        self.assertEqual((client.got, calls[3 + number]),
+                                         (b'done', (0, 40000 + number, b'')))
+                    self.assertEqual((wake(stack), len(calls)), ([], 6))
+                elif how == 'end':                      # the client's FIN: the answer still comes
+                    client = opened(0, reply(wait=0.25), reply(b'late'))
+                    client.take(client.say(b'', FIN | ACK))
+                    self.assertFalse(client.closed)
+                    client.take(wake(stack, NOW + 0.25))
+                    self.assertEqual((client.got, client.closed), (b'late', True))
+                elif how == 'limit':
+                    client = opened(0, reply(b'a', limit=30))
+                    client.acknowledge()
+                    self.assertEqual(wake(stack, NOW + 29.9), [])
+                    client.take(wake(stack, NOW + 30))
+                    self.assertTrue(client.closed)
+                elif how == 'lifted':
+                    client = opened(0, reply(limit=30), reply(b'a', limit=0))
+                    client.talk(b'x')
+                    self.assertEqual((wake(stack, NOW + 31), client.got), ([], b'a'))
+                elif how == 'gone':
+                    client, other = opened(0, reply(wait=masscanned.WORK)), opened(
+                        1, reply(wait=masscanned.WORK))
+                    client.say(b'', RST)
+                    script[:] = [reply(b'done')]
+                    other.take(wake(stack))
+                    self.assertEqual((client.got, other.got, client.conn), (b'', b'done', None))
+                else:
+                    client = opened(0, reply(wait=0.25, limit=30), reply(b'a'))
+                    stack.shift(-100)
+                    self.assertEqual(stack.next_due(), NOW - 99.75)
+                    client.take(wake(stack, NOW - 99.75))
+                    client.acknowledge()
+                    self.assertEqual(client.got, b'a')
+                    client.take(wake(stack, NOW - 70))
+                    self.assertTrue(client.closed)
+
     def test_who_speaks_first_is_not_greeted(self):
-        for data, answer in ((GET, KEEP), (b'SSH-2.0-x\r\n', BANNER), (GET[:9], b'')):
+        for data, answer in ((GET, KEEP), (b'SSH-2.0-x\r\n', SSH_OPENING), (GET[:9], b'')):
             client = self.greeted()
-            client.say(data)
-            client.acknowledge()
+            client.talk(data)
             self.assertEqual(client.got, answer)
             self.assertEqual((wake(client.stack, NOW + 0.3), client.stack.connections.silent),
                              ([], {}))
@@ -17232,9 +17344,9 @@ class Responder(Case):
          r'status: NOERROR.*ANSWER: 0,'),
         ('host', 'host -W 5 -t A www.example.org 10.88.0.26', 0, r'has address 10\.88\.0\.26'),
         ('ssh', 'ssh -v -F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null 10.88.0.27 true',
-         None, r'remote software version 1\r?\n'),
+         None, r'remote software version dropbear_2022\.83\r?\n'),
         ('ssh over IPv6', 'ssh -v -F none -o BatchMode=yes fd88::27 true', None,
-         r'remote software version 1\r?\n'),
+         r'remote software version dropbear_2022\.83\r?\n'),
         ('rpcinfo', 'rpcinfo 10.88.0.28', 0, r'100000 +4 +tcp +10\.88\.0\.28\.0\.111 '),
         ('rpcinfo -p', 'rpcinfo -p 10.88.0.28', 0,
          r'100000 +2 +tcp +111 .*100000 +3 +tcp +111 .*100000 +4 +tcp +111 '),
@@ -19411,7 +19523,7 @@ class Answerers(unittest.TestCase):
         ('rpc fragments', 111, unhex('00000001 00') * 15 + marked(unhex(rpc_call(2, 4))) * 30),
         ('smb1', 445, SPEC_NEGOTIATE * 20), ('smb2', 445, NEGOTIATE_2 * 14),
         ('smb keep-alives', 445, NEGOTIATE_2 + unhex('85000000') * 330),
-        ('ssh', 22, b'SSH-2.0-x\n' * 140), ('gh0st', 8000, b'Gh0st' * 290),
+        ('ssh', 22, b'SSH-2.0-x\n' + ssh_packet(b'\2') * 90), ('gh0st', 8000, b'Gh0st' * 290),
         ('stun', 3478, (unhex('0001 0000 2112a442') + bytes(12)) * 70),
         ('stun attributes', 3478, struct.pack('!HH', 1, 1440) + unhex('2112a442') + bytes(12)
          + b''.join(struct.pack('!HH', 0x7000 + kind, 0) for kind in range(360))),
@@ -19456,6 +19568,59 @@ class Answerers(unittest.TestCase):
             stream = open_stream(name, TCP)
             feed(stream, *[data[at:at + 8] for at in range(0, len(data), 8)])
             self.assertLess(time.process_time() - begin, 2, name)
+
+
+class Noting(masscanned.Stream):
+    """A Stream that keeps what is noted: [(kind, fields)]."""
+
+    def __init__(self, *args):
+        masscanned.Stream.__init__(self, *args)
+        self.noted = []
+
+    def note(self, kind, **fields):
+        self.noted.append((kind, fields))
+
+
+def ssh_stream(host=HOST):
+    """A client of SSH, not greeted -> Noting."""
+    return Noting(PEER4, HOST4, 40000, 22, NOW, host)
+
+
+class SecureShell(unittest.TestCase):
+    """SSH, from the identification to the refusal."""
+
+    LINE = b'SSH-2.0-x\r\n'
+
+    def test_original(self):
+        """It says its line, again for each, and nothing more."""
+        for request, answers in ((self.LINE, 1), (self.LINE * 3, 3), (SSH_SHORT + self.LINE, 0),
+                                 (self.LINE + ssh_packet(ssh_kexinit()), 1)):
+            stream = ssh_stream(masscanned.Host(original=True))
+            self.assertEqual((feed(stream, request), stream.noted), (SSH_SHORT * answers, []))
+
+    def test_kexinit(self):
+        """The client's is noted, whatever comes of it."""
+        for names in ({}, {0: b'x'}, {1: b'rsa-sha2-512'}, {2: b''}):
+            stream, kexinit = ssh_stream(), ssh_kexinit(names, cookie=b'c' * 16)
+            self.assertEqual(feed(stream, self.LINE, ssh_packet(kexinit)), SSH_OPENING)
+            self.assertEqual((stream.noted, stream.closing), ([('ssh_kexinit', {
+                'kexinit': kexinit, 'version': b'SSH-2.0-x'})], True))
+
+    def test_bad_packets(self):
+        """The connection ends without a word, as dropbear ends it."""
+        for name, packets in (
+                ('size 0', bytes(16)), ('size 11', unhex('0000000b 04') + bytes(11)),
+                ('no multiple of 8', unhex('0000000d 04') + bytes(13)),
+                ('too long', unhex('00004004')), ('longest', unhex('ffffffff')),
+                ('padding', unhex('0000000c ff 02') + bytes(10)), ('nothing but padding', ssh_packet(b'', 11)),
+                ('KEXINIT of 8 kB', ssh_packet(ssh_kexinit({0: b'x' * 8192}))),
+                ('KEXINIT cut', ssh_packet(ssh_kexinit()[:-1])),
+                ('list too long', ssh_packet(b'\x14' + b'\xff' * 40)),
+                ('16 kB before a login', ssh_packet(b'\2' + bytes(4000)) * 5)):
+            with self.subTest(name=name):
+                stream = ssh_stream()
+                self.assertEqual(feed(stream, self.LINE, packets), SSH_OPENING)
+                self.assertEqual((stream.noted, stream.closing), ([], True))
 
 
 # ==== Bench ===========================================================================
