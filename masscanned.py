@@ -38,6 +38,7 @@ Theory of operation
 """
 
 import argparse
+import binascii
 import bisect
 import codecs
 import collections
@@ -999,12 +1000,14 @@ class Host:
     registry    the Registry
     original    whether to do as the original does, where its tests look
     events      [Event] noted since they were last taken; None: nobody listens
+    keep        octets to remember of what each client says; None: no conversation is recorded
     """
-    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'events'
+    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'events', 'keep'
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False):
         self.random, self.boot, self.original = random, boot, original
         self.guid, self.events = random(16), None
+        self.keep = None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
@@ -1018,6 +1021,57 @@ class Host:
 # What an answerer noted, for whoever listens.  `peer` may go on to change: what an event says of
 # itself stands in `fields`, by name; 'protocol' is the name of what was spoken then.
 Event = collections.namedtuple('Event', 'kind peer fields')
+
+RECORD_COST = 400           # octets of a Record beside its payload
+
+
+class Record:
+    """What is remembered of a conversation until it is over.
+
+    flow        addresses and ports, the client's first, octets; proto: TCP or UDP
+    start, last Unix times of its first and last frame
+    most        octets kept of the payload
+    payload     the first that the client said; length: how many it said in all
+    inner       the payload is what was said inside of TLS
+    came, went  [frames, octets] of the client, and of ours
+    flags       [of the client's segments, of ours], all together
+    spoken      names of the protocols, in order
+    noted       those of which an answerer noted more than an answer
+    secret      a password was offered
+    greeted     we spoke first
+    head        text of what all its events have in common; '': not needed yet
+    vlan        tags; syn: the frame with which the client began, or one of his before, octets
+    end         why it ends, if that was known before; ''
+    """
+    __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
+                 'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
+                 'end')
+
+    def __init__(self, flow, proto, now, most):
+        self.flow, self.proto = flow, proto
+        self.start = self.last = now
+        self.most, self.payload, self.length = most, b'', 0
+        self.inner = self.secret = self.greeted = False
+        self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
+        self.spoken, self.noted = [], set()
+        self.head = self.end = ''
+        self.vlan, self.syn = (), None
+
+    def hear(self, octets):
+        """The client says something."""
+        self.length += len(octets)
+        room = self.most - len(self.payload)
+        if room > 0:
+            self.payload += octets[:room]
+
+    def go_inside(self):
+        """From here on what is said inside of TLS counts, and nothing else."""
+        if not self.inner:
+            self.inner, self.payload, self.length = True, b'', 0
+
+    def cost(self) -> int:
+        """Octets of it."""
+        return RECORD_COST + len(self.payload)
 
 
 class Peer:
@@ -1035,7 +1089,7 @@ class Peer:
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
                  'hurried', 'greeter')
-    before = ''
+    before, record = '', None
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1089,18 +1143,19 @@ class Stream(Peer):
     closing     our side is done
     stalled     a limit ended the last feed: there may be more to answer
     before      name of the protocol that handed the conversation back; '': none did
+    record      its Record; None: nobody wants one
     waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
     limit       Reply.limit that whoever feeds us has not seen yet; None: none
     resumed     the answerer is called whatever has come
     """
-    __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'waits', 'limit',
-                 'resumed')
+    __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record', 'waits',
+                 'limit', 'resumed')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
         self.deaf = self.closing = self.stalled = self.resumed = False
-        self.before = ''
+        self.before, self.record = '', None
         self.waits = self.limit = None
 
     def cost(self) -> int:
@@ -1109,6 +1164,8 @@ class Stream(Peer):
 
     def feed(self, octets: bytes) -> bytes:
         """Octets of the client, in order -> octets to answer."""
+        if self.record and octets:
+            self.record.hear(octets)
         self.kept += octets
         self.at = size = 0
         answers = []
@@ -1398,7 +1455,15 @@ class Conn(Stream):
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
         size = len(self.kept) + len(self.unacked)
+        if self.record:
+            size += self.record.cost()
         return size + kept_by(self.state) if self.state else size
+
+    def end_record(self, end):
+        """The conversation is over, and why: fin, rst, idle, evicted or shutdown."""
+        if self.record:
+            self.note('flow', record=self.record, end=self.record.end or end)
+            self.record = None
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -1443,7 +1508,7 @@ class Waiting:
     window      the client's
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
-    held = 0
+    held, record = 0, None
     resumes = deadline = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
@@ -1459,6 +1524,10 @@ class Waiting:
     @staticmethod
     def is_over():
         return False
+
+    @staticmethod
+    def end_record(end):
+        return None
 
 
 class Connections:
@@ -1516,16 +1585,18 @@ class Connections:
             while self.held > self.held_max:
                 self.evict()
 
-    def drop(self, flow):
+    def drop(self, flow, end='fin'):
+        """Forget a connection, and why, as of Conn.end_record()."""
         conn = self.table.pop(flow, None)
         if conn:
+            conn.end_record(end)
             self.held -= conn.held
             self.has_spoken(flow)
 
     def evict(self):
         flow = next(iter(self.silent or self.table))
         self.gone.append((flow, self.table[flow]))
-        self.drop(flow)
+        self.drop(flow, 'evicted')
         self.evicted += 1
 
     def next_idle(self):
@@ -2745,7 +2816,7 @@ class Stack:
         """RST: forget the connection, if it is exactly at the number expected."""
         conn = self.connections.get(flow)
         if conn and seq == conn.rcv:
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'rst')
         elif conn and seq - conn.rcv & MASK32 < self.face.window:
             return self.challenge(conn, 'tcp reset')
         return self.drop('tcp reset')
@@ -2803,8 +2874,11 @@ class Stack:
     def make_conn(self, flow, rcv, una, step, head):
         """A client that has proved itself -> Conn."""
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
-        return Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
+        conn = Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
                     min(MSS_STEPS[step], family.mss))
+        if self.host.keep is not None:
+            conn.record = Record(flow, TCP, self.now, self.host.keep)
+        return conn
 
     def answer_next(self, flow, conn, seq, ack, flags, window, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
@@ -2817,7 +2891,7 @@ class Stack:
             return self.challenge(conn, 'tcp ack number')
         if not size:
             if conn.is_over():                  # LAST-ACK (RFC 9293 s3.10.7.4)
-                self.connections.drop(flow)
+                self.connections.drop(flow, 'fin')
                 return self.drop('tcp bare ack')
             out = self.answer_acknowledgement(conn, known, flags)
         elif known >> 31:                       # beyond what we expect: a gap
@@ -2834,6 +2908,8 @@ class Stack:
             if conn.greeter and data:
                 self.connections.has_spoken(flow)
             out = self.send(conn, self.hear(conn, data[known:]))
+            if conn.is_over():
+                conn.end_record('fin')
         self.connections.touch(flow, conn, self.now)
         if conn.wake is None or conn.stalled or conn.waits is not None or conn.limit is not None:
             self.set_timer(flow, conn)
@@ -2955,7 +3031,7 @@ class Stack:
     def answer_waiting(self, flow, conn, seq, ack, flags, window, data, head):
         """A segment of who should be greeted: if it says anything, it has spoken first."""
         if seq == conn.rcv and (data or flags & (PSH | FIN)):
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'fin')
         elif seq == conn.rcv:
             return self.drop('tcp bare ack')
         return self.answer_first(flow, seq, ack, flags, window, data, head)
@@ -3043,6 +3119,8 @@ class Stack:
         conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head)
         conn.window = waiting.window
         self.connections.table[flow] = conn
+        if conn.record:
+            conn.record.greeted = True
         segments = self.send(conn, conn.greet(self.host.registry.greeters[conn.dport]))
         self.connections.touch(flow, conn, self.now)
         self.set_timer(flow, conn)
@@ -3062,16 +3140,17 @@ class Stack:
         while connections.table and connections.next_idle() < self.now:
             flow, conn = next(iter(connections.table.items()))
             if conn.is_over():
-                connections.drop(flow)
+                connections.drop(flow, 'fin')
                 continue
             if not self.may_send(self.farewells, FAREWELL_RATE):
                 break
             if isinstance(conn, Waiting) or conn.fin or conn.unacked:
-                connections.drop(flow)
+                connections.drop(flow, 'idle')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             else:
                 conn.closing, conn.stalled = True, False
                 conn.turn_deaf()
+                conn.end_record('idle')
                 frames += self.frames_to(flow, conn, self.transmit(conn))
                 connections.touch(flow, conn, self.now)
                 self.set_timer(flow, conn)
@@ -3094,7 +3173,7 @@ class Stack:
             frames = []
             for flow in flows:
                 conn = connections.table[flow]
-                connections.drop(flow)
+                connections.drop(flow, 'shutdown')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             yield frames
 
@@ -3106,7 +3185,7 @@ class Stack:
     def insist(self, flow, conn):
         """What is not acknowledged once more; after the last time, the end."""
         if conn.tries == len(REPEAT_S):
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'idle')
             segments = self.reset_of(conn)
         else:
             conn.wake = self.timers.add((REPEAT_S + REPEAT_S[-1:])[conn.tries + 1], flow, self.now)
@@ -3326,7 +3405,8 @@ class Journal:
     missed  frames that were not logged because of that
     stuck   missed when the disk was found full; None: it is not
     failed  why nothing can be written; None
-    lock    file locked while writing, where workers write together
+    lock    file of which the octet at `place` is locked while writing, where workers write
+            together
     held    whether it is ours: until a line is whole
     files   NamedFiles that open and rotate the file of that name; None: it has none
     limit   octets after which a new file begins; None: never
@@ -3334,8 +3414,8 @@ class Journal:
     """
 
     def __init__(self, fd, name='standard output', what='packet log', lock=None, files=None,
-                 limit=None):
-        self.name, self.what = name, what
+                 limit=None, place=0):
+        self.name, self.what, self.place = name, what, place
         self.files, self.limit = files, limit
         self.turn = 0.0
         self.lock, self.held = lock, False
@@ -3421,6 +3501,12 @@ class Journal:
                 say('%s: %s: the %s goes on in the file that was open'
                     % (self.name, why(error), self.what))
 
+    def shift(self, step):
+        """As Observer.shift()."""
+        self.turn += step
+        if self.due is not None:
+            self.due += step
+
     def take_over(self, fd):
         """What waits goes to another descriptor; a line that was half written, from its start."""
         os.dup2(fd, self.fd, False)
@@ -3434,7 +3520,7 @@ class Journal:
         until = time.monotonic() + wait_s
         while self.lock and not self.held:
             try:
-                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.place)
                 self.held = True
             except (BlockingIOError, PermissionError):
                 if time.monotonic() >= until:
@@ -3445,7 +3531,7 @@ class Journal:
     def release(self):
         """Give the lock back, unless a line is half written."""
         if self.held and not self.begun:
-            fcntl.lockf(self.lock, fcntl.LOCK_UN)
+            fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, self.place)
             self.held = False
 
     def write(self, wait_s):
@@ -3618,9 +3704,7 @@ class PacketLog(Observer):
         self.journal.reopen()
 
     def shift(self, step):
-        self.journal.turn += step
-        if self.journal.due is not None:
-            self.journal.due += step
+        self.journal.shift(step)
 
     def close(self, now):
         self.journal.flush(now, LAST_FLUSH_S)
@@ -3868,6 +3952,8 @@ class Teller(Observer):
 
     def event(self, now, event):
         kind, peer, fields = event
+        if kind == 'flow':
+            return
         host = ip_text(peer.src)
         name = fields['protocol'] or TRANSPORTS[peer.transport]
         if kind == 'answer':
@@ -3879,6 +3965,651 @@ class Teller(Observer):
                         if key != 'protocol')
         say('%s %s%s from %s port %d to port %d' % (name, kind, pairs, host, peer.sport,
                                                     peer.dport))
+
+
+# ---- events ----
+
+SCHEMA = 1
+EVENTS_BUDGET = 2000            # lines a second; beyond it conversations are only counted
+EVENTS_ROTATE = 100 << 20, KEPT_FILES
+PAYLOAD = 1024                  # octets of what a client says, unless --payload says otherwise
+SWEEP_S = 1.0                   # what is over is looked for so often
+DATAGRAMS_S = 30                # datagrams between the same ports are one flow for so long
+SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is told of before
+SCANS_RATE = 50                 # a second
+STATS_S = 60
+SOURCES_MAX = 16384
+DATAGRAMS_MAX = 16384
+MEMBERS_MAX = 1 << 18           # ports and addresses remembered of all sources together
+PORTS_SHOWN = 64
+TCP_FLAGS_AT = 13               # RFC 9293 s3.1
+SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
+TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
+ITEMS_MAX, NESTED_MAX = 256, 4
+RECORDED = frozenset((IP_TCP, IP_UDP, IP_ICMP, IP_ICMPV6))
+ICMP_ASKS = {IP_ICMP: (ICMP_ECHO, ICMP_TIMESTAMP, 15, 17),      # RFC 792, RFC 950
+             IP_ICMPV6: (ICMPV6_ECHO,)}
+EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
+# Names of ours that EVE JSON, as Suricata documents it, has otherwise
+EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
+             'socks5': 'socks', 'dhcpv4': 'dhcp'}
+FLAG_LETTERS = 'FSRPAUEC'
+TCP_FLAG_NAMES = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg', 'ecn', 'cwr'
+FLOW_REASONS = {'evicted': 'forced', 'shutdown': 'shutdown'}    # of EVE; all else: timeout
+
+
+class Source:
+    """Somebody who knocks over one protocol.
+
+    first, last     Unix times
+    packets         that belong to no conversation
+    ports, addresses    of ours, dicts as ordered sets
+    flags           {flags of TCP, or type of ICMP: packets}
+    frame           the last SYN, or the first of any kind; octets
+    flows           conversations it has begun
+    suppressed      events of it that the budget left out
+    more            some ports and addresses are not remembered
+    """
+    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'flows',
+                 'suppressed', 'more')
+
+    def __init__(self, now, frame):
+        self.first = self.last = now
+        self.packets = self.flows = self.suppressed = 0
+        self.ports, self.addresses, self.flags = {}, {}, {}
+        self.frame, self.more = frame[:SOURCE_FRAME], False
+
+    def members(self):
+        """How many ports and addresses it remembers."""
+        return len(self.ports) + len(self.addresses)
+
+    def has_only_knocked(self):
+        """Whether there is more to tell than of its conversations."""
+        return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
+
+
+class EventLog(Observer):
+    """What is said, by whom, and who only knocks: lines of JSON in a Journal.
+
+    stack       whose connections they are
+    iface, name of the interface and of the sensor
+    worker      its number; None: there is one only
+    count       count() -> Counter of all that is counted
+    text        text(object) -> its text in JSON, as of make_encoder()
+    budget      [lines that may still be written, when that was so]; rate: a second
+    suppressed  lines that it left out
+    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
+    members     ports and addresses that these remember
+    strangers   packets of those for whom there was no room among the sources
+    datagrams   {addresses and ports: Record} of UDP, the longest silent first
+    begun       Unix time of the start; sweep_at, stats_at: when these are due
+    """
+    on_events = True
+
+    def __init__(self, journal, stack, iface, name, now, encode, worker=None,
+                 rate=EVENTS_BUDGET, count=collections.Counter):
+        self.journal, self.stack = journal, stack
+        self.iface, self.name, self.worker, self.count = iface, name, worker, count
+        self.rate, self.budget = rate, [rate, now]
+        self.suppressed = self.members = self.strangers = 0
+        self.sources, self.datagrams = {}, collections.OrderedDict()
+        self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
+        self.knocks = {None: True}              # fate: whether a frame of it counts
+        self.text = encode
+
+    @property
+    def due(self):
+        due = min(self.sweep_at, self.stats_at)
+        return due if self.journal.due is None else min(due, self.journal.due)
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    # frames
+
+    def frame(self, now, frame, fate, answers):
+        """As Observer.frame."""
+        known = self.knocks.get(fate)
+        if known is None:
+            known = self.knocks[fate] = is_knock(fate)
+        if not known:
+            return
+        if frame[12:15] == IPV4_PLAIN:
+            proto, addresses, at = frame[23], frame[26:34], 34
+        else:
+            proto, addresses, at = find_layer4(frame)
+        if proto == IP_TCP:
+            self.segment(now, frame, addresses + frame[at:at + 4], frame[at + TCP_FLAGS_AT],
+                         answers)
+        elif proto == IP_UDP:
+            size = UDP_HEADER.unpack_from(frame, at)[2]
+            self.datagram(now, frame, addresses + frame[at:at + 4],
+                          frame[at + UDP_HEADER.size:at + size], answers)
+        elif proto in ICMP_ASKS and frame[at] in ICMP_ASKS[proto]:
+            half = len(addresses) // 2
+            self.knock(now, addresses[:half] + bytes((proto,)), frame, None, addresses[half:],
+                       frame[at])
+
+    def segment(self, now, frame, flow, flags, answers):
+        """A segment: of a conversation, or a knock."""
+        conn = self.stack.connections.get(flow)
+        record = conn.record if conn else self.just_ended(flow)
+        half = len(flow) // 2 - 2
+        key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
+        if record is None:
+            self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4], flags)
+            return
+        record.last = now
+        record.came[0] += 1
+        record.came[1] += len(frame)
+        record.flags[0] |= flags
+        for each in answers:
+            record.went[0] += 1
+            record.went[1] += len(each)
+            at = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
+                find_layer4(each)[2] + TCP_FLAGS_AT)
+            record.flags[1] |= each[at]
+        if record.syn is None:
+            record.vlan = find_tags(frame)
+            record.syn = self.join(key, now)
+
+    def just_ended(self, flow):
+        """The Record of a conversation that the frame before our eyes has ended, or None."""
+        events = self.stack.host.events
+        if events and events[-1].kind == 'flow':
+            record = events[-1].fields['record']
+            return record if record.flow == flow else None
+        return None
+
+    def join(self, key, now):
+        """A source begins a conversation -> the frame that we remember of it, or b''."""
+        source = self.sources.get(key)
+        if source is None:
+            return b''
+        source.flows += 1
+        source.last = now
+        return source.frame
+
+    def datagram(self, now, frame, flow, data, answers):
+        """A datagram: the first or another of a flow; an empty one only knocks."""
+        half = len(flow) // 2 - 2
+        if not data:
+            self.knock(now, flow[:half] + b'\x11', frame, from_octets(flow[-2:], 'big'),
+                       flow[half:-4], 0)
+            return
+        record = self.datagrams.get(flow)
+        if record and (now - record.last >= DATAGRAMS_S or now - record.start >= SOURCE_MOST_S):
+            del self.datagrams[flow]
+            self.end_flow(now, record, 'idle')
+            record = None
+        if record is None:
+            if len(self.datagrams) >= DATAGRAMS_MAX:
+                self.end_flow(now, self.datagrams.popitem(False)[1], 'evicted')
+            record = self.datagrams[flow] = Record(flow, UDP, now, self.stack.host.keep)
+            record.syn, record.vlan = frame[:SOURCE_FRAME], find_tags(frame)
+        else:
+            self.datagrams.move_to_end(flow)
+        record.last = now
+        record.hear(data)
+        record.came[0] += 1
+        record.came[1] += len(frame)
+        record.went[0] += len(answers)
+        record.went[1] += sum(map(len, answers))
+
+    def knock(self, now, key, frame, port, address, flags):
+        """A packet that belongs to no conversation; port: None for ICMP."""
+        source = self.sources.get(key)
+        if source is None:
+            source = self.welcome(now, key, frame)
+            if source is None:
+                return
+        source.last = now
+        source.packets += 1
+        source.flags[flags] = source.flags.get(flags, 0) + 1
+        if flags == SYN and port is not None:
+            source.frame = frame[:SOURCE_FRAME]
+        self.remember(source, () if port is None else (port,), (address,))
+
+    def welcome(self, now, key, frame):
+        """A Source that is new; None: there is no room."""
+        if len(self.sources) >= SOURCES_MAX:
+            self.strangers += 1
+            return None
+        source = self.sources[key] = Source(now, frame)
+        return source
+
+    def remember(self, source, ports, addresses):
+        """Ports and addresses of ours that a source asked for, as far as there is room."""
+        if self.members >= MEMBERS_MAX:
+            source.more = True
+            return
+        before = source.members()
+        for known, new in (source.ports, ports), (source.addresses, addresses):
+            if len(new) == 1:
+                known[new[0]] = None
+            else:
+                known.update(dict.fromkeys(new))
+        self.members += source.members() - before
+
+    def openings(self, now, frames, answers, columns):
+        """As Observer.openings: 0.1 us for each where there is no room for its source."""
+        srcs = columns.srcs()
+        if len(self.sources) >= SOURCES_MAX and self.sources.keys().isdisjoint(srcs):
+            self.strangers += len(frames)
+            return
+        ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
+        ours = [each.to_bytes(4, 'big') for each in columns.ours()]
+        if len(srcs) == 1:
+            self.many_knocks(now, srcs[0], frames, ports, ours)
+            return
+        count = len(frames)
+        places = collections.defaultdict(list)
+        for place, src in enumerate(srcs):
+            places[src].append(place)
+        ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
+        for src, mine in places.items():
+            self.many_knocks(now, src, [frames[each] for each in mine],
+                             [ports[each] for each in mine], [ours[each] for each in mine])
+
+    def many_knocks(self, now, key, frames, ports, ours):
+        """SYNs over IPv4 of one source."""
+        source = self.sources.get(key)
+        if source is None:
+            source = self.welcome(now, key, frames[-1])
+            if source is None:
+                self.strangers += len(frames) - 1
+                return
+        source.last = now
+        source.packets += len(frames)
+        source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
+        source.frame = frames[-1][:SOURCE_FRAME]
+        self.remember(source, ports, ours)
+
+    def unasked(self, now, frames):
+        """Frames of ours that belong to conversations are counted."""
+        for frame in frames:
+            proto, addresses, at = find_layer4(frame)
+            if proto != IP_TCP:
+                continue
+            half = len(addresses) // 2
+            conn = self.stack.connections.get(addresses[half:] + addresses[:half]
+                                              + frame[at + 2:at + 4] + frame[at:at + 2])
+            record = conn.record if conn else None
+            if record:
+                record.went[0] += 1
+                record.went[1] += len(frame)
+                record.flags[1] |= frame[at + TCP_FLAGS_AT]
+
+    # events
+
+    def event(self, now, event):
+        """What an answerer noted, or the end of a conversation."""
+        kind, peer, fields = event
+        record = peer.record
+        if kind == 'flow':
+            self.end_flow(now, fields['record'], fields['end'])
+            return
+        if record is None and peer.transport == UDP:
+            record = self.datagrams.get((FLOW4 if len(peer.src) == 4 else FLOW6).pack(
+                peer.src, peer.dst, peer.sport, peer.dport))
+        name = fields['protocol']
+        if record is None or not name:
+            return
+        if not record.spoken or record.spoken[-1] != name and len(record.spoken) < ITEMS_MAX:
+            record.spoken.append(name)
+        if kind == 'credentials':
+            record.secret = True
+            self.credentials(now, record, fields)
+        elif kind != 'answer' or fields['data'] and name not in record.noted:
+            record.noted.add(name)
+            self.request(now, record, name, kind, fields)
+
+    def credentials(self, now, record, fields):
+        """A name, a password or a hash was offered."""
+        self.write(now, record, 'credentials', {}, {
+            'credentials': {key: plain(value) for key, value in fields.items()}})
+
+    def request(self, now, record, name, kind, fields):
+        """A request was understood: an object of the protocol's name."""
+        name = eve_name(name)
+        if kind == 'answer':
+            about = {'request': plain(fields['data'][:PAYLOAD])}
+        else:
+            about = {key: plain(value) for key, value in fields.items() if key != 'protocol'}
+        self.write(now, record, name, {name: about}, {})
+
+    def end_flow(self, now, record, end):
+        """A conversation is over: tell of it."""
+        if not self.may_write(now):
+            self.suppress(record)
+            return
+        body = {'app_proto': eve_name(record.spoken[-1])} if record.spoken else {}
+        if not record.spoken and record.length:
+            body['app_proto'] = 'failed'        # EVE's word for what nobody understood
+        body['flow'] = flow_object(record, end)
+        if record.proto == TCP:
+            body['tcp'] = tcp_object(record, end)
+        body.update(payload_object(record))
+        ours = {'end': end, 'protocols': record.spoken, 'greeted': record.greeted}
+        if record.payload and 'payload' in body:
+            ours['payload_sha256'] = hashlib.sha256(record.payload).hexdigest()
+        self.put(now, record, 'flow', body, ours)
+
+    # lines
+
+    def may_write(self, now) -> bool:
+        """Take one line of the budget, if there is one."""
+        Budget.refill(self.budget, self.rate, self.rate, now)
+        if self.budget[0] < 1:
+            return False
+        self.budget[0] -= 1
+        return True
+
+    def suppress(self, record):
+        """A line of a conversation is left out: its source has the number."""
+        self.suppressed += 1
+        half = len(record.flow) // 2 - 2
+        key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
+               else record.flow[:half] + bytes((record.proto,)))
+        source = self.sources.get(key) or self.welcome(record.last, key, record.syn or b'')
+        if source:
+            source.suppressed += 1
+
+    def write(self, now, record, kind, body, ours):
+        """An event of a conversation, if the budget has it."""
+        if self.may_write(now):
+            self.put(now, record, kind, body, ours)
+        else:
+            self.suppress(record)
+
+    def put(self, now, record, kind, body, ours):
+        """A line about a conversation."""
+        if not record.head:
+            record.head = self.text(self.flow_head(record.flow, record.proto, record.start,
+                                                     record.vlan))[1:-1] + ','
+        self.put_line(now, kind, record.head, body, ours)
+
+    def put_line(self, now, kind, head, body, ours):
+        """A line; head: the text of what stands before the body."""
+        if not self.journal.takes(now, 1):
+            return
+        ours['schema'] = SCHEMA
+        if self.worker is not None:
+            ours['worker'] = self.worker
+        body['masscanned'] = ours
+        begin = self.text({'timestamp': iso_text(now), 'event_type': kind, 'host': self.name,
+                             'in_iface': self.iface})
+        line = begin[:-1] + ',' + head + self.text(body)[1:] + '\n'
+        self.journal.texts.append(line.replace('\x7f', '\\u007f'))
+
+    def flow_head(self, flow, proto, start, vlan) -> dict:
+        """What tells which conversation it is."""
+        src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
+        head = {'vlan': list(vlan)} if vlan else {}
+        head.update(src_ip=ip_text(src), src_port=sport, dest_ip=ip_text(dst), dest_port=dport,
+                    proto=EVE_PROTO[proto], flow_id=flow_number(flow, proto, start),
+                    community_id=community_id(proto, src, dst, sport, dport))
+        return head
+
+    # what is due
+
+    def flush(self, now):
+        if now >= self.sweep_at:
+            self.sweep_at = now + SWEEP_S
+            self.sweep(now)
+        if now >= self.stats_at:
+            self.stats_at = now + STATS_S
+            self.stats(now)
+        self.journal.flush(now)
+
+    def sweep(self, now, all=False):
+        """Datagrams and scans that are over are told of; all: these are the last."""
+        while self.datagrams:
+            record = next(iter(self.datagrams.values()))
+            if not all and now - record.last < DATAGRAMS_S:
+                break
+            del self.datagrams[record.flow]
+            self.end_flow(now, record, 'shutdown' if all else 'idle')
+        over = [(key, source) for key, source in self.sources.items() if all
+                or now - source.last >= SOURCE_QUIET_S or now - source.first >= SOURCE_MOST_S]
+        for key, source in over:
+            del self.sources[key]
+            self.members -= source.members()
+        self.tell_scans(now, [each for each in over
+                              if each[1].has_only_knocked() or each[1].suppressed])
+
+    def tell_scans(self, now, over):
+        """Sources that are over: the largest, then the number of the others."""
+        over.sort(key=lambda each: -each[1].packets)
+        for key, source in over[:SCANS_RATE]:
+            self.scan(now, key, source)
+        rest = [source for _, source in over[SCANS_RATE:]]
+        if rest:
+            self.put_line(now, 'scan', '', {}, {'scan': {
+                'sources': len(rest), 'packets': sum(each.packets for each in rest),
+                'suppressed': sum(each.suppressed for each in rest)}})
+
+    def scan(self, now, key, source):
+        """A source that only knocked."""
+        number = isinstance(key, int)
+        proto, src = (IP_TCP, key.to_bytes(4, 'big')) if number else (key[-1], key[:-1])
+        head = {}
+        tags = find_tags(source.frame)
+        if tags:
+            head['vlan'] = tags
+        head.update(src_ip=ip_text(src), proto=EVE_PROTO[proto])
+        _, addresses, at = find_layer4(source.frame)
+        if addresses:
+            half, icmp = len(addresses) // 2, proto in ICMP_ASKS
+            ports = (source.frame[at] << 16 if icmp else
+                     from_octets(source.frame[at:at + 4], 'big'))
+            flow = addresses + ports.to_bytes(4, 'big')
+            head['flow_id'] = flow_number(flow, proto, source.first)
+            head['community_id'] = community_id(proto, addresses[:half], addresses[half:],
+                                                ports >> 16, ports & HALF)
+            if icmp:
+                head['icmp_type'], head['icmp_code'] = source.frame[at], source.frame[at + 1]
+        about = {'first': iso_text(source.first), 'last': iso_text(source.last),
+                 'packets': source.packets, 'addresses': len(source.addresses)}
+        if source.ports:
+            about['ports'] = {'count': len(source.ports),
+                              'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
+        if proto == IP_TCP:
+            about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
+        if source.more:
+            about['more'] = True                # than these numbers say
+        if source.suppressed:
+            about['suppressed'] = source.suppressed
+        self.put_line(now, 'scan', self.text(head)[1:-1] + ',', {}, {'scan': about})
+
+    def stats(self, now):
+        """What was counted since the start."""
+        counts = dict(self.count())
+        spoken = {name[len(SPOKEN):]: counts.pop(name) for name in list(counts)
+                  if name.startswith(SPOKEN)}
+        ours = {name: counts.pop(name, 0) for name in (
+            'frames', 'answers', 'unasked', 'lost', 'evicted', 'missed')}
+        ours.update(
+            suppressed=self.suppressed, strangers=self.strangers, sources=len(self.sources),
+            connections=len(self.stack.connections.table), memory_kb=resident_kb(),
+            protocols=spoken, not_answered={name: count for name, count in counts.items()
+                                            if count})
+        self.put_line(now, 'stats', '', {'stats': {
+            'uptime': int(now - self.begun),
+            'capture': {'kernel_packets': ours['frames'] + ours['lost'],
+                        'kernel_drops': ours['lost']}}}, {'stats': ours})
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+        self.begun += step
+        self.sweep_at += step
+        self.stats_at += step
+        self.budget[1] += step
+        records = [conn.record for conn in self.stack.connections.table.values() if conn.record]
+        for each in records + list(self.datagrams.values()):
+            each.start += step
+            each.last += step
+        for each in self.sources.values():
+            each.first += step
+            each.last += step
+
+    def close(self, now):
+        """What is not over is over now."""
+        self.sweep(now, True)
+        self.stats(now)
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
+def make_encoder():
+    """-> encode(object), its text in JSON: ASCII only, on one line."""
+    import json                                 # late: 5 ms of every start
+    return json.JSONEncoder(separators=(',', ':')).encode
+
+
+def is_knock(fate) -> bool:
+    """Whether a frame of such a fate was well-formed, and for us."""
+    return fate.startswith(('tcp ', 'udp ', 'icmpv4 type', 'icmpv6 type')) and not fate.endswith(
+        ('checksum', 'offset', 'size'))
+
+
+def find_layer4(frame) -> 'tuple[int, bytes, int]':
+    """A frame of any kind -> protocol, both addresses, offset of layer 4; 0, b'', 0 if none."""
+    if len(frame) < ETHER.size:
+        return 0, b'', 0
+    ethertype, at = skip_tags(frame, from_octets(frame[12:14], 'big'))
+    end = len(frame)
+    if ethertype == ETHERTYPE_IPV4 and end >= at + IPV4.size:
+        return frame[at + 9], frame[at + 12:at + 20], at + (frame[at] & 15) * 4
+    if ethertype == ETHERTYPE_IPV6 and end >= at + IPV6.size:
+        _, size, above, _, src, dst = IPV6.unpack_from(frame, at)
+        at += IPV6.size
+        proto, data, _ = walk_extensions(above, frame[at:at + size])
+        return proto, src + dst, min(at + size, end) - len(data)
+    return 0, b'', 0
+
+
+def find_tags(frame) -> 'list[int]':
+    """Frame -> VLAN numbers, the outer first."""
+    if frame[12:14] == b'\x08\0' or len(frame) < ETHER.size:
+        return []
+    _, at = skip_tags(frame, from_octets(frame[12:14], 'big'))
+    return [from_octets(frame[each:each + 2], 'big') & 0xfff
+            for each in range(ETHER.size, at, TAG.size)]
+
+
+def community_id(proto, src, dst, sport, dport) -> str:
+    """Community ID version 1, seed 0: the same for both directions.
+
+    sport, dport    of ICMP: the type asked with, and 0; the type of the answer takes its place
+    source  https://github.com/corelight/community-id-spec
+    """
+    ends = [(src, sport), (dst, dport)]
+    if proto in ICMP_ASKS:
+        asked = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
+                 ICMPV6_ECHO: ICMPV6_ECHO_REPLY}
+        ends[1] = dst, asked.get(sport, dport)
+    (one, first), (other, second) = sorted(ends)
+    octets = struct.pack('!H%ds%dsBxHH' % (len(one), len(other)), 0, one, other, proto, first,
+                         second)
+    return '1:' + binascii.b2a_base64(hashlib.sha1(octets).digest()).decode().strip()
+
+
+def flow_number(flow, proto, start) -> int:
+    """A number below 2^53, which every reader of JSON can hold, for a conversation."""
+    text = b'%b %d %.6f' % (flow, proto, start)
+    return from_octets(hashlib.sha1(text).digest()[:8], 'big') >> 11
+
+
+def plain(value, depth=0):
+    """A field of an Event -> what JSON can say; octets that are no text stand as \\xNN."""
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value[:TEXT_LIMIT]).decode('utf-8', 'backslashreplace')
+    if isinstance(value, str):
+        return value[:TEXT_LIMIT].encode('utf-8', 'backslashreplace').decode()
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if -1e300 < value < 1e300 else str(value)
+    if depth >= NESTED_MAX:
+        return plain(str(value))
+    if isinstance(value, dict):
+        return {str(plain(key)): plain(each, depth + 1)
+                for key, each in itertools.islice(value.items(), ITEMS_MAX)}
+    return [plain(each, depth + 1) for each in itertools.islice(value, ITEMS_MAX)]
+
+
+def eve_name(name) -> str:
+    """A protocol of ours -> its name in events, which is also a key."""
+    return EVE_NAMES.get(name) or name.replace('-', '_')
+
+
+def flags_text(flags) -> str:
+    """Flags of TCP -> letters, 'SA'; '0': none."""
+    return ''.join(letter for bit, letter in enumerate(FLAG_LETTERS) if flags >> bit & 1) or '0'
+
+
+def flow_object(record, end) -> dict:
+    """The object `flow` of an event."""
+    if record.proto == UDP:
+        state = 'established' if record.went[0] else 'new'
+    else:
+        state = 'closed' if end in ('fin', 'rst') else 'established'
+    return {'pkts_toserver': record.came[0], 'pkts_toclient': record.went[0],
+            'bytes_toserver': record.came[1], 'bytes_toclient': record.went[1],
+            'start': iso_text(record.start), 'end': iso_text(record.last),
+            'age': int(record.last - record.start), 'state': state,
+            'reason': FLOW_REASONS.get(end, 'timeout')}
+
+
+def tcp_object(record, end) -> dict:
+    """The object `tcp`."""
+    came, went = record.flags
+    found = {'tcp_flags': '%02x' % (came | went), 'tcp_flags_ts': '%02x' % came,
+             'tcp_flags_tc': '%02x' % went}
+    found.update({name: True for bit, name in enumerate(TCP_FLAG_NAMES)
+                  if (came | went) >> bit & 1})
+    found['state'] = 'closed' if end in ('fin', 'rst') else 'established'
+    return found
+
+
+def payload_object(record) -> dict:
+    """What the client said, as far as it was kept."""
+    if not record.length:
+        return {}
+    found = {'payload_length': record.length}
+    if record.payload:
+        found['payload'] = binascii.b2a_base64(record.payload).decode().strip()
+        found['payload_printable'] = record.payload.translate(AS_PRINTABLE).decode()
+    return found
+
+
+AS_PRINTABLE = bytes(octet if 32 <= octet < 127 or octet in b'\r\n\t' else 46
+                     for octet in range(256))
+
+
+@functools.lru_cache(maxsize=8)
+def second_text(second) -> str:
+    """Unix time in whole seconds -> 'YYYY-MM-DDTHH:MM:SS'."""
+    return time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))
+
+
+def iso_text(now) -> str:
+    """Unix time -> ISO 8601 with microseconds, UTC."""
+    micros = int(now * 1000000)
+    return '%s.%06d+0000' % (second_text(micros // 1000000), micros % 1000000)
+
+
+def resident_kb() -> int:
+    """Resident memory of this process; 0: not known."""
+    try:
+        with open('/proc/self/statm', 'rb') as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE >> 10
+    except OSError:
+        return 0
 
 
 def value_text(value) -> str:
@@ -5470,7 +6201,7 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
     """One worker's life -> its counters; number: 0 is the first."""
     files = plan.openers[number]
     lists = Lists(plan.args, files, plan.shared)
-    observers, timers = make_observers(plan, files, link.herald), attend(link, stack)
+    observers, timers = make_observers(plan, files, link, stack, number), attend(link, stack)
     if not number and os.environ.get('NOTIFY_SOCKET'):
         timers.append(Notify(os.environ))
 
@@ -5484,23 +6215,26 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
     try:
         serve(link, stack, stop, observers, timers, reload)
         end_connections(link, stack, stop, observers)
+        hand_events(stack, [each for each in observers if each.on_events], time.time())
     finally:
         for each in observers:
             each.close(time.time())
     return count_up(link, stack, observers)
 
 
-def make_observers(plan, files, herald) -> 'list[Observer]':
-    """Who is shown what happens, as the options say; herald: whether this is the first worker."""
+def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
+    """Who is shown what happens, as the options say; number: of the worker, 0 is the first."""
     args, observers = plan.args, []
     if not args.quiet:
         journal = Journal(1, lock=plan.lock)
         if args.output is not None:
-            journal = Journal(args.output_fd, args.output, 'packet log', plan.lock, files,
+            journal = Journal(args.fds[args.output], args.output, 'packet log', plan.lock, files,
                               args.rotate and args.rotate[0])
         observers.append(PacketLog(journal, FORMATS[args.format](), time.time()))
-        if herald:
+        if link.herald:
             observers[0].begin()
+    if args.events is not None:
+        observers.append(make_event_log(plan, files, link, stack, number))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -5508,16 +6242,36 @@ def make_observers(plan, files, herald) -> 'list[Observer]':
     return observers
 
 
+def make_event_log(plan, files, link, stack, number) -> EventLog:
+    """--events; number: of the worker."""
+    args = plan.args
+    journal = Journal(1, 'standard output', 'event log', plan.lock, place=1)
+    if args.events != '-':
+        journal = Journal(args.fds[args.events], args.events, 'event log', plan.lock, files,
+                          (args.rotate or EVENTS_ROTATE)[0], 1)
+    share = max(args.events_budget // args.workers, 1)
+    log = EventLog(journal, stack, link.name, args.name or socket.gethostname(), time.time(),
+                   args.encode, number if args.workers > 1 else None, share,
+                   lambda: count_frames(link, stack, [log]))
+    stack.host.keep = args.payload
+    return log
+
+
 def count_up(link, stack, observers) -> 'collections.Counter':
-    """What a worker has seen, by name."""
+    """What a worker has seen, by name; it says which bugs there were."""
+    for error, frame in stack.faults:
+        say('fault: %r at frame %s' % (error, frame[:256].hex()))
+    return count_frames(link, stack, observers)
+
+
+def count_frames(link, stack, observers) -> 'collections.Counter':
+    """The same, without a word."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
                    'missed': sum(each.missed for each in observers)})
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
-    for error, frame in stack.faults:
-        say('fault: %r at frame %s' % (error, frame[:256].hex()))
     return counts
 
 
@@ -5689,6 +6443,15 @@ def make_parser() -> argparse.ArgumentParser:
     group('--rotate', metavar='SIZE[,COUNT]', action=Once, type=rotate_argument,
           help='put FILE aside as FILE.1 when it has so many octets (K, M, G), and keep COUNT '
                '(%d) of them' % KEPT_FILES)
+    group('--events', metavar='FILE', action=Once,
+          help='what is said, by whom, and who only knocks, as JSON in the shape of EVE, one '
+               'object a line; - is standard output')
+    group('--events-budget', metavar='N', action=Once, type=positive, default=EVENTS_BUDGET,
+          help='lines of it a second, the rest is counted (default: %d)' % EVENTS_BUDGET)
+    group('--payload', metavar='N', action=Once, type=payload_argument, default=PAYLOAD,
+          help='octets of what each client sends that stand there (default: %d)' % PAYLOAD)
+    group('--name', metavar='NAME', action=Once,
+          help="of this sensor, there (default: the host's)")
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
@@ -5768,6 +6531,13 @@ def rotate_argument(text):
     return size, count
 
 
+def payload_argument(text):
+    """argparse type: 0..65536 octets."""
+    if not re.fullmatch('[0-9]{1,5}', text) or int(text) > KEPT_MAX:
+        raise argparse.ArgumentTypeError('%r: not a number of octets up to %d' % (text, KEPT_MAX))
+    return int(text)
+
+
 def greet_argument(text):
     """argparse type: milliseconds -> seconds; off -> None."""
     if text == 'off':
@@ -5796,12 +6566,32 @@ def check_options(parser, args):
         parser.error('-q and -o: one of them')
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
-    if args.rotate and args.output is None:
-        parser.error('--rotate is for the file of -o')
+    if args.rotate and not named_outs(args):
+        parser.error('--rotate is for the files of -o and --events')
+    check_outs(parser, args)
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
     if args.like_original and {'greet', 'policy'} & getattr(args, 'given', set()):
         parser.error('--like-original has --greet off and --policy any already')
+
+
+def check_outs(parser, args):
+    """Options about what is written that do not go together."""
+    if args.events == '-' and not (args.quiet or args.output is not None):
+        parser.error('--events -: -o FILE or -q is needed, the packet log is on standard output')
+    if args.events == '-' and args.background:
+        parser.error('--events - and -d: one of them')
+    for option in ('events_budget', 'payload', 'name'):
+        if option in getattr(args, 'given', ()) and args.events is None:
+            parser.error('--%s is for --events' % option.replace('_', '-'))
+    outs = [os.path.abspath(path) for path in named_outs(args)]
+    if len(set(outs)) < len(outs):
+        parser.error('%r: two logs cannot share a file' % args.output)
+
+
+def named_outs(args) -> 'list[str]':
+    """The files that are written."""
+    return [path for path in (args.output, args.events) if path not in (None, '-')]
 
 
 def choose_protocols(only, without):
@@ -5920,7 +6710,7 @@ def main(argv=None) -> int:
 def make_files(args, user):
     """The files of the command line -> NamedFiles; user: whose rights we have later, or None."""
     lists = [each for each in (args.self_ip_file, args.remote_ip_deny_file) if each is not None]
-    outs, owner = [args.output] if args.output is not None else [], None
+    outs, owner = named_outs(args), None
     if user and os.getuid() == 0 and all(is_owned(path, user.pw_uid) for path in outs):
         owner = user
     return NamedFiles(outs, lists, args.rotate[1] if args.rotate else KEPT_FILES, owner)
@@ -5935,10 +6725,17 @@ def is_owned(path, uid) -> bool:
 
 
 def open_files(args, files, user) -> list:
-    """Open what is written, before any right is given up -> who opens files for each worker."""
+    """Open what is written, before any right is given up -> who opens files for each worker.
+
+    args.fds    afterwards {path: descriptor}
+    args.encode of make_encoder(): nobody may not read the library of root's own Python
+    """
+    args.fds = {}
+    if args.events is not None:
+        args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.output_fd = files.open(path)
+            args.fds[path] = files.open(path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists

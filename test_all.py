@@ -99,10 +99,10 @@ STANDARD = {                                # file: modules it may import
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
-    'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
-                      'functools', 'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os',
-                      'pwd', 're', 'select', 'signal', 'socket', 'stat', 'struct', 'sys',
-                      'tempfile', 'time', 'zlib'},
+    'masscanned.py': {'argparse', 'binascii', 'bisect', 'codecs', 'collections', 'ctypes',
+                      'errno', 'fcntl', 'functools', 'hashlib', 'ipaddress', 'itertools',
+                      'json', 'mmap', 'operator', 'os', 'pwd', 're', 'select', 'signal',
+                      'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'struct', 'sys'},
 }
@@ -16637,7 +16637,7 @@ class Journals(Case):
         """In a directory of the later user all is done with his rights: his links lead nowhere."""
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
-                                     output=self.path('log'), workers=3)
+                                     output=self.path('log'), events=None, workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -16645,7 +16645,7 @@ class Journals(Case):
             os.chown(self.folder, owner, -1)
             files = masscanned.make_files(args, nobody)
             openers = masscanned.open_files(args, files, nobody)
-            os.close(args.output_fd)
+            os.close(args.fds[args.output])
             self.assertEqual(os.stat(args.output).st_uid, owner)
             os.unlink(args.output)
             self.assertEqual(len(openers), 3)
@@ -16981,6 +16981,328 @@ class Journals(Case):
         self.assertEqual(len(flushed), 2)
         masscanned.flush_due([seen], seen.due)
         self.assertEqual(len(flushed), 3)
+
+
+# What every line of --events is: key: kind, or a dict of the same; '?' in front of a key: it may
+# be missing.  A kind is a type, a regular expression, a list of one kind, or ANY.
+ANY = object()
+STAMP = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+0000'
+EVENT_HEAD = {
+    'timestamp': STAMP, 'event_type': r'[a-z][a-z0-9_]*', 'host': str, 'in_iface': str}
+EVENT_FLOW = {
+    'src_ip': r'[0-9a-f.:]+', 'src_port': int, 'dest_ip': r'[0-9a-f.:]+', 'dest_port': int,
+    'proto': 'TCP|UDP', 'flow_id': int, 'community_id': r'1:[A-Za-z0-9+/]{27}=', '?vlan': [int]}
+EVENT_SENSOR = {'schema': int, '?worker': int}
+EVENT_SCHEMA = {
+    'flow': dict(EVENT_HEAD, **dict(EVENT_FLOW, **{
+        '?app_proto': r'[a-z0-9_]+',
+        'flow': {
+            'pkts_toserver': int, 'pkts_toclient': int, 'bytes_toserver': int,
+            'bytes_toclient': int, 'start': STAMP, 'end': STAMP, 'age': int,
+            'state': 'new|established|closed', 'reason': 'timeout|forced|shutdown'},
+        '?tcp': {
+            'tcp_flags': '[0-9a-f]{2}', 'tcp_flags_ts': '[0-9a-f]{2}',
+            'tcp_flags_tc': '[0-9a-f]{2}', 'state': 'established|closed',
+            **{'?' + name: bool for name in masscanned.TCP_FLAG_NAMES}},
+        '?payload': r'[A-Za-z0-9+/]+={0,2}', '?payload_printable': r'[\r\n\t -~]+',
+        '?payload_length': int,
+        'masscanned': {
+            **EVENT_SENSOR, 'end': 'fin|rst|idle|evicted|shutdown', 'protocols': [str],
+            'greeted': bool, '?payload_sha256': '[0-9a-f]{64}'}})),
+    'credentials': dict(EVENT_HEAD, **EVENT_FLOW, masscanned=dict(EVENT_SENSOR, credentials={
+        'protocol': str, '?user': ANY, '?password': ANY, '?digest': str, '?salt': str,
+        '?domain': str, '?hash': str, '?target': ANY, '?client': ANY, '?scheme': ANY})),
+    'scan': dict(EVENT_HEAD, **{
+        'src_ip': r'[0-9a-f.:]+', 'proto': 'TCP|UDP|ICMP|IPv6-ICMP', '?flow_id': int,
+        '?community_id': r'1:[A-Za-z0-9+/]{27}=', '?vlan': [int], '?icmp_type': int,
+        '?icmp_code': int,
+        'masscanned': dict(EVENT_SENSOR, scan={
+            'first': STAMP, 'last': STAMP, 'packets': int, 'addresses': int,
+            '?ports': {'count': int, 'first': [int]}, '?flags': {'*': int}, '?more': bool,
+            '?suppressed': int})}),
+    'rest of scans': dict(EVENT_HEAD, masscanned=dict(EVENT_SENSOR, scan={
+        'sources': int, 'packets': int, 'suppressed': int})),
+    'stats': dict(EVENT_HEAD, stats={
+        'uptime': int, 'capture': {'kernel_packets': int, 'kernel_drops': int}},
+        masscanned=dict(EVENT_SENSOR, stats={
+            'protocols': {'*': int}, 'not_answered': {'*': int}, '*': int})),
+}
+
+
+def misfit(value, kind, where='') -> str:
+    """What of a value is not as its kind says; '': nothing."""
+    if kind is ANY:
+        return ''
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            return where + ': no object'
+        missing = [key for key in kind if key[0] not in '?*' and key not in value]
+        if missing:
+            return '%s: %s is missing' % (where, missing)
+        for key, each in value.items():
+            inner = kind.get(key) or kind.get('?' + key) or kind.get('*')
+            found = misfit(each, inner, where + '.' + key) if inner else where + '.' + key
+            if found:
+                return found
+        return ''
+    if isinstance(kind, list):
+        found = [misfit(each, kind[0], where) for each in value] if isinstance(value, list) else [
+            where + ': no list']
+        return ''.join(found)
+    if isinstance(kind, str):
+        fits = isinstance(value, str) and re.fullmatch(kind, value)
+    else:
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return '' if fits else '%s: %r' % (where, value)
+
+
+def check_event(line) -> dict:
+    """A line of --events -> the event; AssertionError if it is not as EVENT_SCHEMA has it."""
+    assert not re.search(r'[^ -~]', line.rstrip('\n')) and line.endswith('\n'), ascii(line)
+    event = json.loads(line)
+    kind = event['event_type']
+    if kind == 'scan' and 'sources' in event['masscanned']['scan']:
+        kind = 'rest of scans'
+    schema = EVENT_SCHEMA.get(kind) or dict(
+        EVENT_HEAD, **EVENT_FLOW, masscanned=EVENT_SENSOR, **{kind: {'*': ANY}})
+    wrong = misfit(event, schema)
+    assert not wrong, (wrong, line)
+    return event
+
+
+class Events(Case):
+    """--events: who came, what they said, in lines of JSON."""
+
+    def log(self, stack=None, keep=64, **more):
+        """An EventLog -> it, the observer of all that its stack answers."""
+        stack = stack or make_stack()
+        fd = os.open(self.path('events'), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self.addCleanup(os.close, fd)
+        log = masscanned.EventLog(masscanned.Journal(fd), stack, 'eth7', 'sensor', NOW,
+                                  masscanned.make_encoder(), **more)
+        change = patched(stack.host, events=[], keep=keep)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        answer = stack.answer_frame
+
+        def answer_frame(frame, trusted=False):
+            got = answer(frame, trusted)
+            log.frame(stack.now, frame, None if got else stack.fate, got)
+            masscanned.hand_events(stack, [log], stack.now)
+            return got
+        stack.answer_frame = answer_frame
+        return log
+
+    def events(self, log, kind=None, now=NOW):
+        """All that was written, and that is still to be -> events of a kind, checked."""
+        log.journal.flush(now)
+        with open(self.path('events'), encoding='ascii') as file:
+            found = [check_event(line) for line in file]
+        return [each for each in found if kind in (None, each['event_type'])]
+
+    def test_flow(self):
+        """Why a connection ends, what it said, by which protocol, in both families."""
+        ends = {'fin': lambda client: (client.say(b'', FIN | ACK), client.send(b'', ACK)),
+                'rst': lambda client: client.send(b'', RST),
+                'idle': lambda client: client.stack.tick(NOW + masscanned.IDLE_S + 1),
+                'evicted': lambda client: client.stack.connections.evict(),
+                'shutdown': lambda client: list(client.stack.end_all())}
+        for where in {}, dict(src=PEER6, dst=HOST6):
+            for end, act in ends.items():
+                log = self.log()
+                client = Client(log.stack, **where)
+                client.say(GET)
+                client.acknowledge()
+                act(client)
+                masscanned.hand_events(log.stack, [log], NOW)
+                event, = self.events(log, 'flow')
+                self.assertEqual(event['masscanned'], {
+                    'end': end, 'protocols': ['http'], 'greeted': False, 'schema': 1,
+                    'payload_sha256': hashlib.sha256(GET).hexdigest()})
+                self.assertEqual((event['app_proto'], base64.b64decode(event['payload'])),
+                                 ('http', GET))
+                self.assertEqual(event['src_ip'], masscanned.ip_text(client.where['src']))
+                self.assertEqual(event['flow']['reason'],
+                                 {'evicted': 'forced', 'shutdown': 'shutdown'}.get(end, 'timeout'))
+                self.assertEqual(event['tcp'].get('rst', False), end == 'rst')
+                self.assertEqual((event['flow']['pkts_toserver'], event['flow']['pkts_toclient']),
+                                 {'fin': (4, 2), 'rst': (3, 1)}.get(end, (2, 1)))
+                self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
+                self.assertLess(event['flow_id'], 1 << 53)
+
+    def test_unknown(self):
+        """What nobody understands is kept, as much as --payload says, and what it is not, too."""
+        log = self.log(keep=10)
+        client = Client(log.stack)
+        client.say(JUNK)
+        client.say(b'more')
+        log.stack.connections.drop(client.flow, 'idle')
+        masscanned.hand_events(log.stack, [log], NOW)
+        event, = self.events(log, 'flow')
+        self.assertEqual((event['app_proto'], event['payload_printable']), ('failed', 'junk: noth'))
+        self.assertEqual(event['payload_length'], len(JUNK) + 4)
+
+    def test_cost(self):
+        """What is remembered for an event counts among what is held."""
+        log = self.log(keep=1000)
+        client = Client(log.stack)
+        client.talk(JUNK * 100)
+        self.assertEqual(log.stack.connections.held, masscanned.RECORD_COST + 1000)
+
+    def test_datagrams(self):
+        """Datagrams of the same ports are one flow for a while; an empty one knocks only."""
+        log = self.log()
+        log.stack.answer_frame(udp(DNS_QUERY))
+        log.stack.answer_frame(udp(DNS_QUERY, **V6))
+        log.stack.answer_frame(udp(JUNK, dport=54))
+        log.stack.answer_frame(udp(b'', dport=55))
+        for later in 20, 40, 80:
+            log.stack.tick(NOW + later)
+            log.flush(NOW + later)
+            log.stack.answer_frame(udp(DNS_QUERY))
+        log.close(NOW + 81)
+        flows = self.events(log, 'flow')
+        self.assertEqual(
+            [(each.get('app_proto'), each['flow']['pkts_toserver'], each['flow']['state'],
+              each['masscanned']['end']) for each in flows],
+            [('dns', 1, 'established', 'idle'), ('failed', 1, 'new', 'idle'),
+             ('dns', 3, 'established', 'idle'), ('dns', 1, 'established', 'shutdown')])
+        scan, = self.events(log, 'scan')
+        self.assertEqual((scan['proto'], scan['masscanned']['scan']['ports']['first']),
+                         ('UDP', [55]))
+
+    def test_scan(self):
+        """Who only knocks is told of when it is silent, who spoke is not; also in columns."""
+        log = self.log()
+        frames = [tcp(seq, 0, SYN, dport=seq, src=packed('1.2.3.%d' % (seq & 1 and 4)))
+                  for seq in range(1, 201)]
+        answers = list(log.stack.answer_alike(frames))
+        log.openings(NOW, frames, answers, log.stack.openings)
+        for frame in (tcp(9, 0, SYN), tcp(9, 0, RST), tcp(9, 0, SYN, dport=9, **V6), ping(),
+                      ping(**V6), arp(), tcp(9, 0, SYN, dst=packed('9.9.9.9'))):
+            log.stack.answer_frame(frame)
+        client = Client(log.stack, src=packed('7.7.7.7'))
+        client.say(GET)
+        log.flush(NOW + 59)
+        self.assertFalse(self.events(log, 'scan'))
+        log.sweep_at = NOW
+        log.flush(NOW + 61)
+        scans = {(each['src_ip'], each['proto']): each['masscanned']['scan']
+                 for each in self.events(log, 'scan')}
+        self.assertEqual(sorted(scans), sorted([
+            ('1.2.3.4', 'TCP'), ('1.2.3.0', 'TCP'), (masscanned.ip_text(PEER4), 'TCP'),
+            (masscanned.ip_text(PEER6), 'TCP'), (masscanned.ip_text(PEER4), 'ICMP'),
+            (masscanned.ip_text(PEER6), 'IPv6-ICMP')]))
+        many = scans['1.2.3.4', 'TCP']
+        self.assertEqual((many['packets'], many['addresses'], many['flags']), (100, 1, {'S': 100}))
+        self.assertEqual(many['ports'], {'count': 100, 'first': list(range(1, 129, 2))})
+        self.assertEqual(scans[masscanned.ip_text(PEER4), 'TCP']['flags'], {'S': 1, 'R': 1})
+        self.assertFalse(log.sources or log.members)
+
+    def test_bounds(self):
+        """A full table takes no newcomer; the largest scans have lines, the others a number."""
+        log = self.log()
+        with patched(masscanned, SOURCES_MAX=60, MEMBERS_MAX=10, SCANS_RATE=4,
+                     DATAGRAMS_MAX=5):
+            for number in range(70):
+                for _ in range(1 + number % 7):
+                    log.stack.answer_frame(tcp(1, 0, SYN, src=packed('1.2.4.%d' % number)))
+            frames = [tcp(1, 0, SYN, dport=port, src=packed('1.2.5.%d' % port))
+                      for port in range(1, 33)]
+            log.openings(NOW, frames, list(log.stack.answer_alike(frames)), log.stack.openings)
+            for port in range(1, 20):
+                log.stack.answer_frame(udp(JUNK, dport=port))
+            self.assertEqual((len(log.sources), len(log.datagrams)), (60, 5))
+            self.assertLessEqual(log.members, 11)
+            log.close(NOW)
+        scans = [each['masscanned']['scan'] for each in self.events(log, 'scan')]
+        self.assertEqual([each['packets'] for each in scans[:4]], [7] * 4)
+        self.assertEqual((len(scans), scans[4]['sources']), (5, 56))
+        self.assertTrue(scans[0]['more'])
+        stats, = self.events(log, 'stats')
+        self.assertEqual(stats['masscanned']['stats']['strangers'],
+                         sum(1 + number % 7 for number in range(60, 70)) + 32)
+        ends = [each['masscanned']['end'] for each in self.events(log, 'flow')]
+        self.assertEqual(ends, ['evicted'] * 14 + ['shutdown'] * 5)
+
+    def test_budget(self):
+        """Beyond the budget conversations are counted at their source, and in all."""
+        log = self.log(rate=3)
+        for port in range(1, 11):
+            client = Client(log.stack, sport=port)
+            client.say(JUNK)
+            client.send(b'', RST)
+        self.assertEqual(len(self.events(log, 'flow')), 3)
+        log.close(NOW)
+        self.assertEqual(self.events(log, 'scan')[0]['masscanned']['scan']['suppressed'], 7)
+        self.assertEqual(self.events(log, 'stats')[0]['masscanned']['stats']['suppressed'], 7)
+
+    def test_hostile(self):
+        """Whatever stands in a field, a line is a line: octets, control characters, depth."""
+        log, peer = self.log(), None
+        client = Client(log.stack)
+        client.say(GET)
+        deep = b'x'
+        for _ in range(20):
+            deep = [deep]
+        strange = bytes(range(256)) + b'"\\\r\n\xe2\x80\xa8' + b'x' * 70000
+        peer = client.conn
+        for value in (strange, strange.decode('latin-1'), '\ud800\x7f\u2028', deep, None, True, 7,
+                      float('inf'), float('nan'), {strange: strange, 1: deep}, [strange] * 1000):
+            peer.note('request', value=value)
+            peer.note('credentials', user=value, password=value)
+        masscanned.hand_events(log.stack, [log], NOW)
+        self.assertFalse(log.stack.faults)
+        self.assertEqual(len(self.events(log, 'credentials')), 11)
+        texts = [each['http']['value'] for each in self.events(log, 'http')[1:3]]
+        self.assertEqual([len(each) for each in texts][1], masscanned.TEXT_LIMIT)
+        self.assertIn('\\xff"\\', texts[0])
+
+    def test_vlan(self):
+        """Tags stand in what they were on; the numbers of workers, too."""
+        log = self.log(worker=3)
+        frame = udp(DNS_QUERY)
+        log.stack.answer_frame(frame[:12] + unhex('88a82123 8100f007') + frame[12:])
+        frame = tcp(1, 0, SYN)
+        log.stack.answer_frame(frame[:12] + unhex('81000009') + frame[12:])
+        log.close(NOW)
+        self.assertEqual([each.get('vlan') for each in self.events(log)[:3]],
+                         [[0x123, 7], [0x123, 7], [9]])
+        self.assertEqual({each['masscanned']['worker'] for each in self.events(log)}, {3})
+
+    def test_full_reader(self):
+        """Who reads too slowly loses lines, and they are counted."""
+        log = self.log()
+        log.journal.full = True
+        log.stack.answer_frame(udp(JUNK))
+        log.close(NOW)
+        self.assertEqual((self.events(log), log.missed), ([], 3))
+
+    def test_shift(self):
+        """A clock that is set changes nothing of what is due, nor how old a flow is."""
+        log = self.log()
+        client = Client(log.stack)
+        client.say(JUNK)
+        for source in (udp(JUNK), tcp(9, 0, SYN, src=packed('1.2.3.4'))):
+            log.stack.answer_frame(source)
+        log.shift(1000)
+        log.stack.shift(1000)
+        self.assertEqual(log.due, NOW + 1000 + masscanned.FLUSH_S)
+        log.sweep(NOW + 1001)
+        self.assertEqual((len(log.sources), len(log.datagrams)), (2, 1))
+        self.assertEqual(client.conn.record.start, NOW + 1000)
+
+    def test_community_id(self):
+        """Vectors of the specification's own baseline, and what tshark computes."""
+        for proto, src, dst, sport, dport, wanted in (
+                (6, '128.232.110.120', '66.35.250.204', 34855, 80,
+                 '1:LQU9qZlK+B5F3KDmev6m5PMibrg='),
+                (6, '66.35.250.204', '128.232.110.120', 80, 34855,
+                 '1:LQU9qZlK+B5F3KDmev6m5PMibrg='),
+                (17, '192.168.1.52', '8.8.8.8', 54585, 53, '1:d/FP5EW3wiY1vCndhwleRRKHowQ='),
+                (1, '192.168.0.89', '192.168.0.1', 8, 0, '1:X0snYXpgwiv9TZtqg64sgzUn6Dk=')):
+            self.assertEqual(masscanned.community_id(proto, packed(src), packed(dst), sport,
+                                                     dport), wanted)
 
 
 class RawPeer:
@@ -18608,6 +18930,14 @@ class ResponderCli(Case):
         ('argument missing', ['-i'], 2, ['expected one argument']),
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
+        ('events and log', ['-i', 'nope0', '--events', '-'], 2, ['--events -', '-q']),
+        ('events and -d', ['-i', 'nope0', '-q', '-d', '--events', '-'], 2, ['--events -', '-d']),
+        ('one file', ['-i', 'nope0', '-o', 'x', '--events', './x'], 2, ["'x'", 'share']),
+        ('payload of what', ['-i', 'nope0', '--payload', '7'], 2, ['--payload', '--events']),
+        ('budget of what', ['-i', 'nope0', '--events-budget', '7'], 2, ['--events-budget is']),
+        ('name of what', ['-i', 'nope0', '--name', 'x'], 2, ['--name is for --events']),
+        ('payload', ['-i', 'nope0', '--events', 'x', '--payload', '65537'], 2, ["'65537'", '65536']),
+        ('no budget', ['-i', 'nope0', '--events', 'x', '--events-budget', '0'], 2, ["'0'"]),
         ('no size', ['-i', 'nope0', '-o', 'x', '--rotate', '0'], 2, ['--rotate', "'0'", '100M,20']),
         ('no count', ['-i', 'nope0', '-o', 'x', '--rotate', '1K,0'], 2, ["'1K,0'", '100M,20']),
         ('odd size', ['-i', 'nope0', '-o', 'x', '--rotate', '1T'], 2, ["'1T'", '100M,20']),
