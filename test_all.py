@@ -12357,10 +12357,10 @@ def bounce(stacks, frame, most=40):
 
 
 def toy(answer, sig=b'x', over=(TCP, UDP), check=None, name='toy', words=(), shared=(), ports=(1,),
-        banner=None, most=9):
+        banner=None, most=9, echo=None):
     """An answerer -> Protocol."""
     return masscanned.Protocol(name, over, (sig,) if sig else (), words, shared, ports, 'RFC 1 s1',
-                               check, answer, banner, most)
+                               check, answer, banner, most, echo)
 
 
 def toy_stream(*answers_or_protocols, over=TCP):
