@@ -593,7 +593,6 @@ TEXT_MAX = 1 << 11          # and of a line of text
 COMMON_WORDS = b'HELP', b'NOOP', b'PASS', b'QUIT', b'USER'      # of many protocols of text
 # TLS comes first here: who speaks first does so inside
 SECURE_PORTS = frozenset((465, 563, 636, 853, 990, 992, 993, 994, 995, 5061, 5671, 6697, 8883))
-SPAN_WIDTH = 64             # octets of signatures that a Span looks at
 LITERAL_MIN = 3             # octets of a signature that leaves none open and goes first
 SIGNATURE_MAX = 1 << 10     # octets of any
 LIST_MAX = 8                # signatures that are looked through one by one
@@ -609,6 +608,7 @@ Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most echo')
+Protocol.__new__.__defaults__ = None,       # most have no id that is repeated
 PROTOCOLS = {}              # name: Protocol, filled by the decorators
 FAMILIES = []               # [(title, [names])], as they stand in the file
 
@@ -865,26 +865,26 @@ def make_word(word, each) -> Signature:
 class Span:
     """A place in messages where anything may stand: which signatures fit what is around it?
 
-    table   {octet behind it: [(order, octets, mask and value around it, of SPAN_WIDTH octets, the
-            same within it, Protocol)]}; None: for an octet that no signature has
+    width   octets of the longest signature
+    table   {octet behind it: [(order, octets, mask and value around it, of `width` octets, mask
+            and value within it, Protocol)]}; None: for an octet that no signature has
     """
 
     def __init__(self, entries, at, end):
         self.at, self.end = at, end
-        inside = ((1 << 8 * (end - at)) - 1) << 8 * (SPAN_WIDTH - end)
-        self.table = {None: []}
-        rows = []
-        for order, entry in entries:
-            if order == LAST_ORDER:             # asked when nobody else has claimed the message
-                continue
-            shift = 8 * (SPAN_WIDTH - entry.least)
-            mask, value = entry.mask << shift, entry.value << shift
-            row = (order, entry.least, mask & ~inside, value & ~inside,
-                   (mask & inside) >> 8 * (SPAN_WIDTH - end),
-                   (value & inside) >> 8 * (SPAN_WIDTH - end), entry.each)
-            rows.append((octet_at(entry, end), row))
-        for octet in {octet for octet, _ in rows}:
-            self.table[octet or None] = [row for there, row in rows if there in (b'', octet)]
+        self.width = max([end] + [entry.least for _, entry in entries])
+        rows = [(octet_at(entry, end), self.make_row(order, entry))
+                for order, entry in entries if order != LAST_ORDER]     # who takes what is left
+        self.table = {octet or None: [row for there, row in rows if there in (b'', octet)]
+                      for octet in {b''}.union([octet for octet, _ in rows])}
+
+    def make_row(self, order, entry):
+        """A Signature and when it is asked -> a row of the table."""
+        shift, behind = 8 * (self.width - entry.least), 8 * (self.width - self.end)
+        mask, value = entry.mask << shift, entry.value << shift
+        inside = ((1 << 8 * (self.end - self.at)) - 1) << behind
+        return (order, entry.least, mask & ~inside, value & ~inside, (mask & inside) >> behind,
+                (value & inside) >> behind, entry.each)
 
     def rivals(self, data, wait, found) -> 'list[tuple[int, int]] | None':
         """A message of a Protocol -> what would make it another's, standing here.
@@ -893,8 +893,8 @@ class Span:
         returns [(mask, value)] of what stands here; None: it may be another's anyway
         """
         size = len(data)
-        octets = from_octets(data[:SPAN_WIDTH].ljust(SPAN_WIDTH, b'\0'), 'big')
-        known = -1 << 8 * max(SPAN_WIDTH - size, 0)
+        octets = from_octets(data[:self.width].ljust(self.width, b'\0'), 'big')
+        known = -1 << 8 * max(self.width - size, 0)
         rows = [row for row in self.table.get(data[self.end:self.end + 1]) or self.table[None]
                 if (octets ^ row[3]) & row[2] & known == 0 and (wait or row[1] <= size)]
         certain = min((order for order, _, _, _, mask, _, each in rows
@@ -1408,9 +1408,10 @@ PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
 ENTER_EACH = 16             # of unknown messages, one: what is asked once costs next to nothing
 STORED_MAX = 1500           # octets of a message whose answer is kept
-STORED_COUNT, STORED_OCTETS = 4096, 1 << 22     # of all answers; a full store is emptied
+STORED_OCTETS = 1 << 22     # of all answers; a full store is emptied
 STORE_HEAD = 8              # octets of a message in which an id may stand
-KEPT_COST = 1024            # octets of an answer that is kept, beside itself
+KEPT_COST = 1152            # octets that an answer takes which is kept, beside its own
+STORED_COUNT = STORED_OCTETS // KEPT_COST
 
 
 # ---- cookies ----
@@ -1942,10 +1943,10 @@ class Store:
         if peer.transport == TCP and not is_taken(peer):
             return
         at, end, barred = self.find_id(peer, data, out)
-        notes = [(event.kind, dict(event.fields)) for event in events]
+        notes = tuple([(event.kind, dict(event.fields)) for event in events])
         cost = KEPT_COST + len(data) + len(out) + sum(
             [sum(map(len, map(str, fields.values()))) for _, fields in notes])
-        if self.count >= STORED_COUNT or self.octets + cost > STORED_OCTETS:
+        if self.octets + cost > STORED_OCTETS:
             self.clear()
         stream = (peer.state, peer.deaf, peer.closing) if peer.transport == TCP else (None,) * 3
         head, tail = (out[:at], out[end:]) if end else (out, b'')
