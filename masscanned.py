@@ -4784,10 +4784,11 @@ def give_up_capabilities():
 
 def go_background():
     """The caller gets its terminal back, a child goes on without one."""
-    if os.fork():
+    pid = os.fork()
+    if pid:
+        say('in the background: process %d' % pid)
         os._exit(0)
     os.setsid()
-    say('in the background: process %d' % os.getpid())
     null = os.open('/dev/null', os.O_RDWR)
     for fd in range(3):
         if os.isatty(fd):
