@@ -7352,7 +7352,9 @@ class Resume(Long):
             wait_until(lambda: begun() or process.poll() is not None)
             time.sleep(draw.uniform(0.02, 0.1))
             process.kill()
-            process.communicate()
+            out, err = process.communicate()
+            if process.returncode >= 0:                     # it was quicker
+                return process.returncode, out.decode(), err.decode()
             args = self.resumed
         return run('cscan.py', *args)
 
