@@ -992,12 +992,15 @@ class Host:
     boot        Unix time of the start
     registry    the Registry
     original    whether to do as the original does, where its tests look
+    http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
     """
-    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'events'
+    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events'
 
-    def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False):
+    def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
+                 http_401=False):
         self.random, self.boot, self.original = random, boot, original
+        self.http_401 = http_401 or original
         self.guid, self.events = random(16), None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
@@ -5591,8 +5594,12 @@ def make_parser() -> argparse.ArgumentParser:
     group('--greet', metavar='MS', action=Once, type=greet_argument, default=GREET_S,
           help='where we speak first, do so when the client has been silent for so long, or off '
                '(default: %d)' % (GREET_S * 1000))
+    group('--http', choices=('pages', '401'), action=Once, default='pages',
+          help='what a request over HTTP is answered with: pages of ours, or 401 whatever it asks '
+               'for (default: pages)')
     group('--like-original', action='store_true',
-          help='what the original answers where its tests look; as --greet off --policy any')
+          help='what the original answers where its tests look; as --greet off --http 401 '
+               '--policy any')
     group('--protocols', action='store_true', help='list them and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
           default=(64.0, 10.0, 20000.0),
@@ -5717,8 +5724,8 @@ def check_options(parser, args):
         parser.error('--rotate is for the file of -o')
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
-    if args.like_original and {'greet', 'policy'} & getattr(args, 'given', set()):
-        parser.error('--like-original has --greet off and --policy any already')
+    if args.like_original and {'greet', 'http', 'policy'} & getattr(args, 'given', set()):
+        parser.error('--like-original has --greet off, --http 401 and --policy any already')
 
 
 def choose_protocols(only, without):
@@ -5885,7 +5892,8 @@ def run(args) -> int:
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
+            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
+                 args.http == '401'),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, place=place, refusals=Budget(*REFUSALS))
@@ -8584,40 +8592,66 @@ family('Web')
 
 # ---- http ----------------------------------------------------------------------------
 
-HTTP_VERBS = (b'GET', b'PUT', b'POST', b'HEAD', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE',
-              b'PATCH')
 HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
 HTTP_LINES_MAX = 256        # and lines of it
+HTTP_BODY_MAX = 1 << 14     # octets of a body that are kept; the rest passes by
 HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
 HTTP_VALUE_MAX = 256        # octets of such a field
+HTTP_NOTED_MAX = 1 << 10    # octets of a field, a path or a body that are noted
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
 HTTP_CHUNK_LINES = 6        # lines of a chunked body read at once
 HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
 HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
 
+HTTP_READS = b'GET', b'HEAD', b'POST'
+HTTP_DATAGRAMS = HTTP_READS + (b'PUT', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE', b'PATCH')
+# RFC 9110 s9.3; WebDAV: RFC 4918 s9, RFC 3253 s3.6, RFC 5323 s2; UPnP Device Architecture 2.0
+# s4.1; MS-RPCH s2.1.2.1; MS-SSTP s3.2.4.1
+HTTP_VERBS = HTTP_DATAGRAMS + (
+    b'PROPFIND', b'PROPPATCH', b'MKCOL', b'COPY', b'MOVE', b'LOCK', b'UNLOCK', b'SEARCH',
+    b'REPORT', b'BPROPFIND', b'SOURCE', b'DEBUG', b'TRACK', b'PURGE', b'RPC_IN_DATA',
+    b'RPC_OUT_DATA', b'SSTP_DUPLEX_POST', b'CCM_POST', b'SUBSCRIBE', b'UNSUBSCRIBE', b'NOTIFY')
+# of these SIP has some, too
+HTTP_SIGNATURES = tuple(verb + b' /' if verb in (b'SUBSCRIBE', b'NOTIFY') else verb + b' '
+                        for verb in HTTP_VERBS)
+
 HTTP_ENDS = b'\n\r\n', b'\n\n'
 HTTP_BLANK = re.compile(br'(?:\r*\n)*')             # RFC 9112 s2.2: before a request line
 HTTP_END = re.compile(br'\n\r*\n')                  # of a head
 HTTP_START = re.compile(                # RFC 9112 s3
-    br'(?P<verb>%s) '
-    br'(?:/[^ \r]*'                     # s3.2.1 origin-form
+    br'(?P<verb>[A-Z][A-Z_-]{0,31}) (?P<target>'
+    br'/[^ \r]*'                        # s3.2.1 origin-form
     br'|[A-Za-z][A-Za-z0-9+.-]*://[^ \r]*'              # s3.2.2 absolute-form
     br'|(?<=CONNECT )[^ \r]+:[0-9]+'    # s3.2.3 authority-form
     br'|(?<=OPTIONS )\*)'               # s3.2.4 asterisk-form
-    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z'
-    % b'|'.join(HTTP_VERBS))
+    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z')
+# a request line with a fault, or one of HTTP/0.9 (RFC 1945 s4.1)
+HTTP_FAULTY = re.compile(br'[A-Z][A-Z_-]{0,31} (?:[^\n]* HTTP/|(?:/|https?://)[^ ]*\Z)')
 HTTP_FIELDS = re.compile(br'(?:[^\r\n][^:\r\n]*:[^\n]*\n)*\Z')      # s5; names as lax as can be
-HTTP_FRAMING = re.compile(              # s6, s9.3: fields that say where a request ends
-    br'^(connection|content-length|expect|transfer-encoding)[ \t]*:([^\n]*)', re.I | re.M)
+HTTP_WANTED = re.compile(               # fields that are looked at
+    br'^(authorization|connection|content-length|content-type|expect|host|proxy-authorization'
+    br'|sec-websocket-key|soapaction|transfer-encoding|upgrade|user-agent)[ \t]*:([^\n]*)',
+    re.I | re.M)
+# s6, s9.3: those of them that say where a request ends
+HTTP_FRAMING = frozenset((b'connection', b'content-length', b'expect', b'transfer-encoding'))
 HTTP_LENGTH = re.compile(br'0*(0|[1-9][0-9]{0,17})\Z')         # RFC 9110 s8.6
 HTTP_SIZE = re.compile(br'0*(0|[1-9A-Fa-f][0-9A-Fa-f]{0,14})[ \t]*(?:;|\Z)')   # RFC 9112 s7.1
+HTTP_AUTHORITY = re.compile(br'[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*')
 
 HTTP_DAYS = 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'
 HTTP_MONTHS = ('Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov',
                'Dec')
 
 HTTP_CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
-HTTP_PAGE = (
+HTTP_HEAD = (                           # all but date and Connection
+    b'HTTP/1.1 %d %s\r\n'
+    b'Server: %s\r\n'
+    b'Date: %%s\r\n'
+    b'%s'
+    b'Connection: %%s\r\n'
+    b'\r\n'
+)
+HTTP_401_PAGE = (
     b'<html>\n'
     b'<head><title>401 Authorization Required</title></head>\n'
     b'<body bgcolor="white">\n'
@@ -8626,25 +8660,33 @@ HTTP_PAGE = (
     b'</body>\n'
     b'</html>\n'
 )
-HTTP_STATUS = b'HTTP/1.1 401 Unauthorized\r\n'
-HTTP_HEAD = (
-    HTTP_STATUS.replace(b'%', b'%%')
-    + b'Server: nginx/1.14.2\r\n'
+HTTP_401_HEAD = (
+    b'HTTP/1.1 401 Unauthorized\r\n'
+    b'Server: nginx/1.14.2\r\n'
     b'Date: %%s\r\n'
     b'Content-Type: text/html\r\n'
     b'Content-Length: %d\r\n'
     b'Connection: %%s\r\n'
     b'WWW-Authenticate: Basic realm="Access to admin page"\r\n'
     b'\r\n'
-) % len(HTTP_PAGE)
+) % len(HTTP_401_PAGE)
 
 # A head that has been read.
 #   verb    in capitals
+#   target  as it stands in the request line
 #   modern  HTTP/1.1 or later
 #   close   the connection ends with the answer
 #   eager   100-continue is expected
 #   length  octets of the body; -1: it comes in chunks
-HttpRequest = collections.namedtuple('HttpRequest', 'verb modern close eager length')
+#   fields  {name in lower case: value} of HTTP_WANTED
+#   fault   status that refuses it; 0: it is as it must be
+HttpRequest = collections.namedtuple(
+    'HttpRequest', 'verb target modern close eager length fields fault')
+
+
+def refuse_http(fault):
+    """Status -> HttpRequest that cannot be read: behind it nothing is."""
+    return HttpRequest(b'', b'', True, True, False, 0, {}, fault)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
@@ -8655,22 +8697,31 @@ def read_http(head):
     source  RFC 9112 s3, s5, s6.3
     """
     begin, _, fields = head.partition(b'\n')
-    match = HTTP_START.match(begin.rstrip(b'\r'))
     end = HTTP_END.search(head)
     if not end or end.end() < len(head):
         return None
+    match = HTTP_START.match(begin.rstrip(b'\r'))
+    if not match:
+        return refuse_http(400) if HTTP_FAULTY.match(begin.rstrip(b'\r')) else None
     fields = fields[:end.start() - len(begin)]
-    if not match or head.count(b'\n') > HTTP_LINES_MAX or not HTTP_FIELDS.match(fields):
-        return None
+    if head.count(b'\n') > HTTP_LINES_MAX:
+        return refuse_http(431)
     # Digits are compared as text: int() of thousands of them is slow, or an error
     major = match.group('major').lstrip(b'0')
-    minor = match.group('minor').lstrip(b'0')
-    modern = bool(minor) if major == b'1' else bool(major)
-    return frame_http(match.group('verb'), modern, HTTP_FRAMING.findall(fields))
+    if major not in (b'', b'1'):
+        return refuse_http(505)
+    if not HTTP_FIELDS.match(fields):
+        return refuse_http(400)
+    modern = bool(major and match.group('minor').lstrip(b'0'))
+    rows = [(name.lower(), value.strip()) for name, value in HTTP_WANTED.findall(fields)]
+    request = HttpRequest(match.group('verb'), match.group('target'), modern, not modern, False, 0,
+                          dict(rows), 0)
+    framing = [row for row in rows if row[0] in HTTP_FRAMING]
+    return frame_http(request, framing) if framing else request
 
 
-def frame_http(verb, modern, fields):
-    """Request line and [(name, value)] that tell of the framing -> HttpRequest.
+def frame_http(request, fields):
+    """HttpRequest and [(name, value)] that tell of the framing -> HttpRequest.
 
     Where there is no telling where the next request begins, this one is answered and the
     connection closed.
@@ -8680,9 +8731,10 @@ def frame_http(verb, modern, fields):
     lost = len(fields) > HTTP_FRAMING_MAX
     for name, value in fields[:HTTP_FRAMING_MAX]:
         lost = lost or len(value) > HTTP_VALUE_MAX
-        said[name.lower()] += [part.strip() for part in value[:HTTP_VALUE_MAX].lower().split(b',')]
+        said[name] += [part.strip() for part in value[:HTTP_VALUE_MAX].lower().split(b',')]
     matches = [HTTP_LENGTH.match(each) for each in said[b'content-length']]
     lengths = {int(match.group(1)) if match else -1 for match in matches}
+    modern = request.modern
     close = b'close' in said[b'connection'] or not (modern or b'keep-alive' in said[b'connection'])
     length = 0
     if said[b'transfer-encoding']:
@@ -8694,10 +8746,13 @@ def frame_http(verb, modern, fields):
     elif lengths:
         length = lengths.pop()
         lost = lost or bool(lengths) or length < 0
-    return HttpRequest(verb, modern, close or lost, b'100-continue' in said[b'expect'],
-                       0 if lost else length)
+    if lost or request.verb == b'CONNECT':          # whose body is another's (RFC 9110 s9.3.6)
+        length = 0
+    return request._replace(close=close or lost, eager=b'100-continue' in said[b'expect'],
+                            length=length)
 
 
+@functools.lru_cache(maxsize=8)
 def pack_http_date(second):
     """Unix time -> IMF-fixdate, English whatever the locale; source RFC 9110 s5.6.7."""
     year, month, day, hour, minute, sec, weekday = time.gmtime(second)[:7]
@@ -8705,32 +8760,42 @@ def pack_http_date(second):
         HTTP_DAYS[weekday], day, HTTP_MONTHS[month - 1], year, hour, minute, sec)).encode()
 
 
-@functools.lru_cache(maxsize=8)
-def pack_http(second, closing, bodiless, original):
-    """Answer to a request of that second: 401, without the page if it was HEAD.
+def pack_http(page, request, second, host):
+    """What a HttpRequest of that second is answered with -> octets; to HEAD without the body."""
+    head, body = fill_page(None if host.http_401 else page, host)
+    head %= pack_http_date(second), b'close' if request.close else b'keep-alive'
+    return head if request.verb == b'HEAD' else head + body
 
-    original    lines end with LF, as those of the program that we re-implement
-    """
-    head = HTTP_HEAD % (pack_http_date(second), b'close' if closing else b'keep-alive')
-    if original:
-        head = head.replace(b'\r', b'')
-    return head if bodiless else head + HTTP_PAGE
+
+@functools.lru_cache(maxsize=HTTP_KNOWN)
+def fill_page(page, host):
+    """Page of a Host, None: the 401 -> head that lacks the date and what Connection says, body."""
+    if not page:                            # lines of the original end with LF
+        return HTTP_401_HEAD.replace(b'\r', b'' if host.original else b'\r'), HTTP_401_PAGE
+    body = page.body.replace(b'$name', host.host_name)
+    rows = page.fields.replace(b'$name', host.host_name)
+    if page.status not in HTTP_BODILESS:
+        rows += b'Content-Type: %s\r\nContent-Length: %d\r\n' % (page.type, len(body))
+    return HTTP_HEAD % (page.status, HTTP_STATUSES[page.status], host.host_name,
+                        rows.replace(b'%', b'%%')), body
 
 
 def is_http(data, peer):
     """The request line, or what there is of it, may be HTTP's: SIP and RTSP have verbs of it."""
     begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
-    if not ended:
-        return peer.transport == TCP
-    return HTTP_START.match(begin.rstrip(b'\r')) is not None
+    begin = begin.rstrip(b'\r')
+    if peer.transport == UDP:
+        match = HTTP_START.match(begin) if ended else None
+        return match is not None and match.group('verb') in HTTP_DATAGRAMS
+    return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
 
 
-@protocol('http', sig=tuple(verb + b' ' for verb in HTTP_VERBS), port=80,
-          ref='RFC 9112 s2.1', check=is_http, most=HTTP_UDP_MOST)
+@protocol('http', sig=HTTP_SIGNATURES, port=80, ref='RFC 9112 s2.1', check=is_http,
+          most=HTTP_UDP_MOST)
 def answer_http(data, peer):
-    """Request of any kind -> 401 Unauthorized.
+    """Request of any kind -> a page of ours, or why there is none.
 
-    data     lines, which end in CR LF or LF alone; a body is passed by
+    data     lines, which end in CR LF or LF alone, and a body
     state    None between requests; HttpBody
     returns  head and page; before them 100 Continue to who expects it and has a body, even
              if that is here already: the answers shall not depend on how the pieces fall
@@ -8738,82 +8803,146 @@ def answer_http(data, peer):
     if peer.state:
         return peer.state.read(data, peer)
     if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
-        reply = reply_known(data, int(peer.now), peer.host.original)
-        if reply:
-            return reply
+        port = peer.dport if peer.dport in HTTP_PAGED_PORTS else 0
+        known = reply_known(data, int(peer.now), peer.host, port)
+        if known:
+            if peer.host.events is not None:
+                peer.note('request', **known[1])
+            return known[0]
     at = HTTP_BLANK.match(data).end()
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
-        if len(data) - at >= HTTP_HEAD_MAX or at < len(data) and not is_http(data[at:], peer):
-            return None
-        return Reply(used=at) if at else MORE
-    end = found.end()
-    known = end - at <= HTTP_KNOWN_MAX
-    request = (read_http if known else read_http.__wrapped__)(data[at:end])
+        return wait_http(data[at:], at, peer)
+    head = data[at:found.end()]
+    request = (read_http if len(head) <= HTTP_KNOWN_MAX else read_http.__wrapped__)(head)
     if not request:
         return None
-    return answer_http_head(request, end, data, peer)
+    return answer_http_head(request, found.end(), data, peer)
+
+
+def wait_http(data, at, peer):
+    """What there is of a head, after `at` octets of empty lines -> MORE, or why it cannot be one.
+    """
+    begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
+    begin = begin.rstrip(b'\r')
+    fault = 0
+    if len(data) >= HTTP_HEAD_MAX:
+        fault = 431 if ended else 414
+    elif ended and not HTTP_START.match(begin):
+        if not HTTP_FAULTY.match(begin):
+            return None
+        fault = 400
+    if fault and peer.transport == TCP:
+        return answer_http_head(refuse_http(fault), at + len(data), data, peer)
+    return Reply(used=at) if at else MORE
 
 
 def answer_http_head(request, end, data, peer):
     """A head that ends at `end` -> the answer, or what there is to say before the body."""
     if peer.transport == UDP:           # one datagram, one answer: there is no handshake
-        return shorten_http(pack_http(int(peer.now), request.close, request.verb == b'HEAD',
-                                      peer.host.original), HTTP_UDP_MOST * len(data))
+        if request.fault:
+            return None
+        page = make_page(request, data[end:end + HTTP_BODY_MAX], peer)
+        if isinstance(page, Reply):
+            page = make_status(405)
+        note_http(request, data[end:], peer)
+        return shorten_http(pack_http(page, request, int(peer.now), peer.host),
+                            HTTP_UDP_MOST * len(data))
     if not request.length:
-        return reply_http(int(peer.now), request, end, peer.host.original)
+        return finish_http(request, b'', end, peer)
     peer.state = HttpBody(request)
-    return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end,
-                 max(request.length, 0))
+    return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end)
+
+
+def finish_http(request, body, used, peer):
+    """A request that is whole, as much of its body as is kept -> Reply."""
+    note_http(request, body, peer)
+    page = make_page(request, body, peer)
+    if isinstance(page, Reply):
+        return page._replace(used=used)
+    return Reply(pack_http(page, request, int(peer.now), peer.host), used, 0, request.close)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
-def reply_known(data, second, original):
-    """Octets that are one whole request without a body -> what answers it in that second."""
+def reply_known(data, second, host, port):
+    """Octets that are one whole request -> Reply in that second, what is noted; None: it depends.
+
+    So it is where there is a body, or a login, or what is more than a page.
+    """
     request = read_http(data)
-    if not request or request.length:
+    if not request or request.length or b'authorization' in request.fields:
         return None
-    return reply_http(second, request, len(data), original)
+    page = find_page(request, port)
+    if callable(page) and not host.http_401:
+        return None
+    return (Reply(pack_http(page, request, second, host), len(data), 0, request.close),
+            describe_http(request))
 
 
-def reply_http(second, request, used, original):
-    """A request that is whole and took so many octets -> Reply."""
-    return Reply(pack_http(second, request.close, request.verb == b'HEAD', original), used, 0,
-                 request.close)
+def describe_http(request):
+    """HttpRequest -> the fields of its note."""
+    return {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
+            'host': request.fields.get(b'host', b''),
+            'agent': request.fields.get(b'user-agent', b'')}
+
+
+def note_http(request, body, peer):
+    """Note a request, and what it offers to log in with."""
+    if peer.host.events is None or request.fault:
+        return
+    noted = describe_http(request)
+    if body:
+        noted['body'] = body[:HTTP_NOTED_MAX]
+    peer.note('request', **noted)
+    for name in b'authorization', b'proxy-authorization':
+        if name in request.fields:
+            note_authorization(peer, request.fields[name])
 
 
 def shorten_http(answer, most):
-    """An answer -> as much of it as fits: all, the head, or the status line."""
+    """An answer -> as much of it as fits: all, the head, the status line, or nothing."""
     head, empty, _ = answer.partition(b'\n\n' if b'\r' not in answer else b'\r\n\r\n')
-    if len(answer) > most:
-        answer = head + empty
-    return answer if len(answer) <= most else answer[:answer.index(b'\n') + 1]
+    for part in answer, head + empty, answer[:answer.index(b'\n') + 1]:
+        if len(part) <= most:
+            return part
+    return None
 
 
 class HttpBody:
-    """What is read between a head and its answer: a body passes by, of a length or in chunks.
+    """What is read between a head and its answer: a body, of a length or in chunks.
 
     request HttpRequest
-    parse   function(self, line) -> octets to pass by after it; None: all is read
+    parse   function(self, line) -> octets of the chunk after it; None: all lines are read
     left    octets the lines may still take
+    due     octets of the body, or the chunk, that come next
+    body    what is kept of it
     close   the framing leaves no choice
     """
-    __slots__ = 'request', 'parse', 'left', 'close'
+    __slots__ = 'request', 'parse', 'left', 'due', 'body', 'close'
 
     def __init__(self, request):
         self.request, self.close = request, request.close
         self.parse = HttpBody.parse_size if request.length < 0 else None
-        self.left = HTTP_CHUNK_MAX
+        self.left, self.due, self.body = HTTP_CHUNK_MAX, max(request.length, 0), b''
 
-    @staticmethod
-    def cost():
-        """Octets that it keeps: itself, and what it points to."""
-        return 500
+    def cost(self):
+        """Octets that it keeps: itself, what it points to, the body."""
+        return 1500 + len(self.body)
 
     def read(self, data, peer):
-        """Lines of a chunked body, at most HTTP_CHUNK_LINES -> Reply, or MORE."""
+        """More of the body, at most HTTP_CHUNK_LINES lines of a chunked one -> Reply, or MORE."""
         at = count = 0
-        while self.parse and count < HTTP_CHUNK_LINES:
+        while (self.parse or self.due) and count < HTTP_CHUNK_LINES:
+            if self.due:
+                part = data[at:at + min(self.due, HTTP_BODY_MAX - len(self.body))]
+                if not part:
+                    break
+                self.body += part
+                at += len(part)
+                self.due -= len(part)
+                if self.due and len(self.body) >= HTTP_BODY_MAX:
+                    return self.skip(at)
+                continue
             count += 1
             end = data.find(b'\n', at) + 1
             if (end or len(data)) - at > self.left:
@@ -8822,16 +8951,19 @@ class HttpBody:
                 break
             else:
                 self.left -= end - at
-                skip = self.parse(self, data[at:end].rstrip(b'\r\n'))
+                self.due = self.parse(self, data[at:end].rstrip(b'\r\n'))
                 at = end
-                if skip > len(data) - at:
-                    return Reply(used=at, skip=skip)
-                at += skip
-        if self.parse:
+                if len(self.body) >= HTTP_BODY_MAX and self.due:
+                    return self.skip(at)
+        if self.parse or self.due:
             return Reply(used=at) if at else MORE
         peer.state = None
-        return Reply(pack_http(int(peer.now), self.close, self.request.verb == b'HEAD',
-                               peer.host.original), at, close=self.close)
+        return finish_http(self.request._replace(close=self.close), self.body, at, peer)
+
+    def skip(self, used):
+        """Enough is kept: what is due passes by -> Reply."""
+        due, self.due = self.due, 0
+        return Reply(used=used, skip=due)
 
     def spoil(self):
         """No telling where the next request begins: answer this one, then close."""
@@ -8862,6 +8994,178 @@ class HttpBody:
         if not text:
             self.parse = None
         return 0
+
+
+# ---- http: pages ---------------------------------------------------------------------
+#
+# What is found where.  Paths and forms of answers are those that clients of many products ask for
+# and take; the words are ours, and nobody is let in anywhere.
+
+HTTP_STATUSES = {                       # RFC 9110 s15, RFC 4918 s11.1, RFC 6585 s5
+    101: b'Switching Protocols', 200: b'OK', 201: b'Created', 204: b'No Content',
+    207: b'Multi-Status', 302: b'Found', 400: b'Bad Request', 401: b'Unauthorized',
+    403: b'Forbidden', 404: b'Not Found', 405: b'Method Not Allowed', 414: b'URI Too Long',
+    431: b'Request Header Fields Too Large', 500: b'Internal Server Error',
+    501: b'Not Implemented', 505: b'HTTP Version Not Supported'}
+HTTP_BODILESS = 204, 304                # RFC 9110 s6.4.1
+HTTP_DEPTH = 6                          # folders of a path that are looked for
+HTML, TEXT, JSON, XML = b'text/html', b'text/plain', b'application/json', b'text/xml'
+
+# An answer: number, Content-Type, body, further fields.  $name in the last two is our name
+Page = collections.namedtuple('Page', 'status type body fields')
+Page.__new__.__defaults__ = b'',
+
+HTTP_ALLOW = b'Allow: GET, HEAD, POST, OPTIONS, PROPFIND\r\n'
+HTTP_BASIC = b'WWW-Authenticate: Basic realm="$name"\r\n'
+HTTP_FORM = (
+    b'<!DOCTYPE html>\n<html><head><title>$name</title></head>\n<body><h1>$name</h1>%s\n'
+    b'<form method="post" action="/login">\n<p>User <input name="username">\n'
+    b'<p>Password <input type="password" name="password">\n'
+    b'<p><input type="submit" value="Log in">\n</form></body></html>\n')
+HTTP_LOGIN, HTTP_FAILED = HTTP_FORM % b'', HTTP_FORM % b'<p>Login incorrect'
+HTTP_DAV = (                            # RFC 4918 s14
+    b'<?xml version="1.0"?>\n<D:multistatus xmlns:D="DAV:"><D:response><D:href>/</D:href>'
+    b'<D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop>'
+    b'<D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>\n')
+HTTP_DEVICE = (                         # UPnP Device Architecture 2.0 s2.3
+    b'<?xml version="1.0"?>\n<root xmlns="urn:schemas-upnp-org:device-1-0">'
+    b'<specVersion><major>1</major><minor>0</minor></specVersion><device>'
+    b'<deviceType>urn:schemas-upnp-org:device:Basic:1</deviceType>'
+    b'<friendlyName>$name</friendlyName><manufacturer>$name</manufacturer>'
+    b'<modelName>$name</modelName><UDN>uuid:$name</UDN></device></root>\n')
+KUBE_NO = (b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",'
+           b'"message":"%s","reason":"%s","code":%d}')
+
+# Paths in lower case; /* at the end stands for all below, a port in front for ours.
+HTTP_TABLE = [
+    (b'/ /index.html /index.htm /index.php /index.jsp /login /login/* /login.html /login.php'
+     b' /signin /admin /admin/* /administrator/* /wp-login.php /wp-admin/* /user/login /auth/*'
+     b' /remote/login /dana-na/* /vpn/* /+cscoe+/* /global-protect/* /sslvpn/* /portal/*',
+     200, HTML, HTTP_LOGIN),
+    (b'/robots.txt', 200, TEXT, b'User-agent: *\nDisallow: /\n'),
+    (b'/owa /owa/* /ecp /ecp/*', 302, TEXT, b'', b'Location: /auth/logon\r\n'),
+    (b'/phpmyadmin /phpmyadmin/* /pma /pma/* /manager/* /host-manager/* /solr/* /actuator/* /env'
+     b' /nagios/* /stats /server-status', 401, TEXT, b'', HTTP_BASIC),
+    (b'/boaform/* /gponform/* /cgi-bin/* /goform/* /setup.cgi /shell /vendor/* /tmui/*', 200, TEXT,
+     b''),
+    (b'/actuator', 200, JSON, b'{"_links":{"self":{"href":"/actuator"}}}'),
+    (b'/actuator/health /health', 200, JSON, b'{"status":"UP"}'),
+    (b'/healthz /livez /readyz', 200, TEXT, b'ok'),
+    (b'/solr/admin/info/system', 200, JSON, b'{"responseHeader":{"status":0,"QTime":0}}'),
+    # search engines
+    (b'9200/', 200, JSON, b'{"name":"$name","cluster_name":"$name","cluster_uuid":"_na_",'
+     b'"version":{"number":"8.11.0"}}'),
+    (b'/_cat/*', 200, TEXT, b''),
+    (b'/_search /_all/_search', 200, JSON,
+     b'{"took":0,"timed_out":false,"hits":{"total":{"value":0,"relation":"eq"},"hits":[]}}'),
+    (b'/_cluster/health', 200, JSON, b'{"cluster_name":"$name","status":"green","timed_out":false,'
+     b'"number_of_nodes":1,"number_of_data_nodes":1,"active_shards":0}'),
+    (b'/_nodes /_nodes/*', 200, JSON, b'{"cluster_name":"$name","nodes":{}}'),
+    # containers: Docker Engine API 1.43, OCI Distribution Specification 1.1
+    (b'/_ping', 200, TEXT, b'OK', b'Api-Version: 1.43\r\nOSType: linux\r\n'),
+    (b'/version', 200, JSON, b'{"Version":"24.0.7","ApiVersion":"1.43","MinAPIVersion":"1.12",'
+     b'"Os":"linux","Arch":"amd64"}'),
+    (b'/info', 200, JSON, b'{"ID":"$name","Name":"$name","Containers":0,"Images":0,'
+     b'"OSType":"linux","Architecture":"x86_64","ServerVersion":"24.0.7"}'),
+    (b'/containers/json /images/json /networks /plugins', 200, JSON, b'[]'),
+    (b'/volumes', 200, JSON, b'{"Volumes":[],"Warnings":[]}'),
+    (b'/v2/', 200, JSON, b'{}', b'Docker-Distribution-Api-Version: registry/2.0\r\n'),
+    (b'/v2/_catalog', 200, JSON, b'{"repositories":[]}'),
+    (b'/v2/*', 404, JSON, b'{"errors":[{"code":"NAME_UNKNOWN","message":"unknown"}]}'),
+    # Kubernetes: what a stranger is told
+    (b'/api /api/v1/* /apis /apis/*', 403, JSON, KUBE_NO % (b'forbidden', b'Forbidden', 403)),
+    (b'/pods /runningpods/* /metrics', 401, JSON,
+     KUBE_NO % (b'Unauthorized', b'Unauthorized', 401)),
+    (b'6443/version 10250/version', 200, JSON, b'{"major":"1","minor":"28","gitVersion":"v1.28.4",'
+     b'"platform":"linux/amd64"}'),
+    # stores of keys
+    (b'2379/version', 200, JSON, b'{"etcdserver":"3.5.9","etcdcluster":"3.5.0"}'),
+    (b'/v2/keys /v2/keys/*', 200, JSON, b'{"action":"get","node":{"dir":true}}'),
+    (b'/v3/kv/range /v3beta/kv/range', 200, JSON, b'{"header":{"revision":"1"}}'),
+    (b'/v1/agent/* /v1/catalog/* /v1/kv/*', 403, TEXT, b'Permission denied\n'),
+    (b'/v1/sys/health', 200, JSON, b'{"initialized":true,"sealed":false,"standby":false}'),
+    # language models
+    (b'/api/tags /api/ps', 200, JSON, b'{"models":[]}'),
+    (b'/api/version', 200, JSON, b'{"version":"0.5.0"}'),
+    (b'/v1/models', 200, JSON, b'{"object":"list","data":[]}'),
+    (b'/api/generate /api/chat /api/show', 404, JSON, b'{"error":"model not found"}'),
+    (b'/v1/chat/* /v1/completions /v1/embeddings', 401, JSON,
+     b'{"error":{"message":"no such key","type":"invalid_request_error"}}'),
+    # devices
+    (b'/rootdesc.xml /picsdesc.xml /wanipcn.xml /gatedesc.xml /igd.xml /igddesc.xml'
+     b' /description.xml /devicedesc.xml /desc.xml', 200, XML, HTTP_DEVICE),
+    (b'7547/ 30005/', 204, TEXT, b''),
+]
+HTTP_PAGES = {path: Page(*row[1:]) for row in HTTP_TABLE for path in row[0].split()}
+HTTP_PAGED_PORTS = frozenset(int(path.partition(b'/')[0])
+                             for path in HTTP_PAGES if path[:1].isdigit())
+HTTP_VERSIONED = re.compile(br'/v1\.[0-9]{1,3}(?=/)')           # Docker Engine API: of a path
+HTTP_UPWARDS = re.compile(br'/cgi-bin/.*(?:\.\.|%2e|%%32|%c0)', re.S)   # out of a folder
+HTTP_RUN = re.compile(br'invokefunction|eval-stdin|call_user_func')     # code to run
+
+
+def make_status(status):
+    """A number -> the Page that says no more than it."""
+    text = b'%d %s' % (status, HTTP_STATUSES[status])
+    return Page(status, HTML, b'<html><head><title>%s</title></head><body>%s</body></html>\n'
+                % (text, text), HTTP_ALLOW if status == 405 else b'')
+
+
+HTTP_UNKNOWN = make_status(404)
+HTTP_METHODS = {                        # what is answered without a look at the path
+    b'OPTIONS': Page(200, TEXT, b'', HTTP_ALLOW + b'DAV: 1\r\n'),
+    **dict.fromkeys((b'PUT', b'PATCH', b'DELETE', b'MKCOL', b'COPY', b'MOVE', b'LOCK', b'UNLOCK',
+                     b'PROPPATCH'), make_status(403)),
+    **dict.fromkeys((b'TRACE', b'TRACK', b'DEBUG', b'SEARCH', b'REPORT', b'BPROPFIND', b'SOURCE',
+                     b'PURGE', b'CCM_POST', b'SUBSCRIBE', b'UNSUBSCRIBE', b'NOTIFY'),
+                    make_status(405))}
+
+
+def find_page(request, port):
+    """HttpRequest, our port -> Page, or function(request, body, peer) that makes it."""
+    if request.fault:
+        return make_status(request.fault)
+    if request.verb not in HTTP_READS and request.verb != b'PROPFIND':
+        return HTTP_METHODS.get(request.verb) or make_status(501)
+    path = request.target.lower()
+    if path[:1] != b'/':
+        path = HTTP_AUTHORITY.sub(b'', path, 1) or b'/'
+    path, _, query = path.partition(b'?')
+    if request.verb == b'PROPFIND':
+        return Page(207, XML, HTTP_DAV) if path == b'/' else HTTP_UNKNOWN
+    if b'/cgi-bin/' in path and HTTP_UPWARDS.match(path):
+        return make_status(403)
+    if query and HTTP_RUN.search(query):
+        return Page(200, TEXT, b'')
+    if port in HTTP_PAGED_PORTS and b'%d%s' % (port, path) in HTTP_PAGES:
+        return HTTP_PAGES[b'%d%s' % (port, path)]
+    return find_path(path)
+
+
+def find_path(path):
+    """Path in lower case -> what the table has for it, or for the nearest folder around it."""
+    if path.startswith(b'/v1.'):
+        path = HTTP_VERSIONED.sub(b'', path, 1)
+    page = HTTP_PAGES.get(path)
+    end = len(path)
+    for _ in range(HTTP_DEPTH):
+        end = path.rfind(b'/', 0, end)
+        if page or end <= 0:
+            break
+        page = HTTP_PAGES.get(path[:end] + b'/*')
+    return page or HTTP_UNKNOWN
+
+
+def make_page(request, body, peer):
+    """HttpRequest, what is kept of its body -> Page, or a Reply that is more than one."""
+    if peer.host.http_401:
+        return None
+    page = find_page(request, peer.dport)
+    if callable(page):
+        return page(request, body, peer)
+    if body and page.body is HTTP_LOGIN and request.target != b'/':
+        return page._replace(body=HTTP_FAILED)
+    return page
 
 
 family('Mail and news')

@@ -10505,23 +10505,71 @@ LIMIT_VECTORS = [
 
 BANNER = b'SSH-2.0-1\r\n'
 GH0ST = bytes.fromhex('4768307374' '16000000' '01000000' '789c63000000010001')
-PAGE = (b'HTTP/1.1 401 Unauthorized\r\nServer: nginx/1.14.2\r\n'
-        b'Date: Sat, 21 Nov 2026 01:46:41 GMT\r\n'
-        b'Content-Type: text/html\r\nContent-Length: 188\r\nConnection: %s\r\n'
-        b'WWW-Authenticate: Basic realm="Access to admin page"\r\n\r\n%s')
-BODY = (b'<html>\n<head><title>401 Authorization Required</title></head>\n<body bgcolor="white">\n'
-        b'<center><h1>401 Authorization Required</h1></center>\n'
-        b'<hr><center>nginx/1.14.2</center>\n</body>\n</html>\n')
-KEEP, CLOSE = PAGE % (b'keep-alive', BODY), PAGE % (b'close', BODY)
-KEEP_HEAD, CLOSE_HEAD = PAGE % (b'keep-alive', b''), PAGE % (b'close', b'')
-HTTP_LINE = b'HTTP/1.1 401 Unauthorized\r\n'
-LONG_GET = b'GET /' + b'x' * 200 + b' HTTP/1.1\r\n\r\n'
+OWN_NAME = b'win-rrrrrrrrrrr'
+FORM = (b'<!DOCTYPE html>\n<html><head><title>%s</title></head>\n<body><h1>%s</h1>%s\n'
+        b'<form method="post" action="/login">\n<p>User <input name="username">\n'
+        b'<p>Password <input type="password" name="password">\n'
+        b'<p><input type="submit" value="Log in">\n</form></body></html>\n')
+BODY, FAILED = FORM % (OWN_NAME, OWN_NAME, b''), FORM % (OWN_NAME, OWN_NAME, b'<p>Login incorrect')
+
+
+def page(status, body, kind=b'text/html', fields=b'', connection=b'keep-alive', shown=True):
+    """What the web pages of a quiet host look like on the wire."""
+    size = b'' if kind is None else b'Content-Type: %s\r\nContent-Length: %d\r\n' % (kind, len(body))
+    return (b'HTTP/1.1 %s\r\nServer: %s\r\nDate: Sat, 21 Nov 2026 01:46:41 GMT\r\n%s%sConnection: %s'
+            b'\r\n\r\n%s' % (status, OWN_NAME, fields, size, connection, body if shown else b''))
+
+
+def status_page(status, connection=b'keep-alive', fields=b''):
+    return page(status, b'<html><head><title>%s</title></head><body>%s</body></html>\n'
+                % (status, status), fields=fields, connection=connection)
+
+
+KEEP, CLOSE = page(b'200 OK', BODY), page(b'200 OK', BODY, connection=b'close')
+KEEP_HEAD = page(b'200 OK', BODY, shown=False)
+CLOSE_HEAD = page(b'200 OK', BODY, connection=b'close', shown=False)
+POSTED, POSTED_LAST = page(b'200 OK', FAILED), page(b'200 OK', FAILED, connection=b'close')
+BAD, BAD_LONG = status_page(b'400 Bad Request', b'close'), status_page(b'414 URI Too Long', b'close')
+BAD_FIELDS = status_page(b'431 Request Header Fields Too Large', b'close')
+BAD_VERSION = status_page(b'505 HTTP Version Not Supported', b'close')
+UNKNOWN_PAGE = status_page(b'404 Not Found')
+ALLOW = b'Allow: GET, HEAD, POST, OPTIONS, PROPFIND\r\n'
+HTTP_LINE = b'HTTP/1.1 200 OK\r\n'
+HTTP_401 = (
+    b'HTTP/1.1 401 Unauthorized\r\nServer: nginx/1.14.2\r\nDate: Sat, 21 Nov 2026 01:46:41 GMT\r\n'
+    b'Content-Type: text/html\r\nContent-Length: 188\r\nConnection: keep-alive\r\n'
+    b'WWW-Authenticate: Basic realm="Access to admin page"\r\n\r\n'
+    b'<html>\n<head><title>401 Authorization Required</title></head>\n<body bgcolor="white">\n'
+    b'<center><h1>401 Authorization Required</h1></center>\n'
+    b'<hr><center>nginx/1.14.2</center>\n</body>\n</html>\n')
+# port, method and target, status, body (of a long one how it begins)
+HTTP_FOUND = [
+    (80, b'GET /index.html', 200, BODY), (80, b'GET /?a=b', 200, BODY),
+    (80, b'GET http://a.example', 200, BODY), (80, b'GET HTTP://a.example/robots.txt', 200,
+                                               b'User-agent: *\nDisallow: /\n'),
+    (80, b'GET /nowhere', 404, b'<html><head><title>404 Not Found'), (80, b'HEAD /nowhere', 404, b''),
+    (80, b'GET /.env', 404, b'<html><head><title>404 Not Found'),
+    (80, b'PROPFIND /', 207, b'<?xml version="1.0"?>\n<D:multistatus xmlns:D="DAV:">'),
+    (80, b'PROPFIND /a', 404, b'<html><head><title>404 Not Found'),
+    (80, b'PUT /a', 403, b'<html><head><title>403 Forbidden'),
+    (80, b'TRACE /', 405, b'<html><head><title>405 Method Not Allowed'),
+    (80, b'NOTIFY /', 405, b'<html><head><title>405 Method Not Allowed'),
+    (80, b'GET /cgi-bin/.%2e/bin/sh', 403, b'<html><head><title>403 Forbidden'),
+    (80, b'POST /cgi-bin/a', 200, b''), (80, b'GET /cgi-bin/', 200, b''),
+    (80, b'GET /a?s=/index/think/app/invokefunction', 200, b''),
+    (80, b'GET /v1.43/containers/json', 200, b'[]'), (80, b'GET /containers/json?all=1', 200, b'[]'),
+    (80, b'GET /v2/', 200, b'{}'), (80, b'GET /v2/a/tags/list', 404, b'{"errors":[{"code":"NAME_UNKNOWN"'),
+    (2379, b'GET /version', 200, b'{"etcdserver":"3.5.9","etcdcluster":"3.5.0"}'),
+    (9200, b'GET /', 200, b'{"name":"win-rrrrrrrrrrr","cluster_name"'), (9201, b'GET /', 200, BODY),
+    (7547, b'POST /', 204, b''), (80, b'GET /A/b/c/d/e/f/g/h', 404, b'<html><head><title>404 Not Found'),
+]
+LONG_GET = b'GET /?' + b'x' * 199 + b' HTTP/1.1\r\n\r\n'
 GO = b'HTTP/1.1 100 Continue\r\n\r\n'
 GET = b'GET / HTTP/1.1\r\nHost: a\r\n\r\n'
 
 
 def post(fields, body=b'', version=b'1.1'):
-    return b'POST /x HTTP/%s\r\n%s\r\n\r\n%s' % (version, fields, body)
+    return b'POST / HTTP/%s\r\n%s\r\n\r\n%s' % (version, fields, body)
 
 
 CHUNKED = b'Transfer-Encoding: chunked'
@@ -10537,40 +10585,36 @@ HTTP_VECTORS = [
     ('http long version', TCP, b'GET / HTTP/0001.%s\r\n\r\n' % (b'9' * 5000), KEEP,
      'by hand: int() limit'),
     ('http version 0.9', TCP, b'GET / HTTP/0.9\r\n\r\n', CLOSE, 'by hand'),
-    ('http version 2.0', TCP, b'GET / HTTP/2.0\r\n\r\n', KEEP, 'by hand, RFC 9112 s2.3'),
+    ('http version 2.0', TCP, b'GET / HTTP/2.0\r\n\r\n', BAD_VERSION, 'RFC 9110 s15.6.6'),
     ('http version 1.', TCP, b'GET / HTTP/1.\r\n\r\n', CLOSE, 'original s14.1'),
-    ('http no dot', TCP, b'GET / HTTP/2\r\n\r\n', None, 'original s14.1'),
-    ('http no version', TCP, b'GET /\r\n\r\n', None, 'original s14.1'),
-    ('http preface', TCP, b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', None, 'RFC 9113 s3.4'),
-    ('http blank in target', TCP, b'GET /a b HTTP/1.1\r\n\r\n', None, 'original s14.1'),
-    ('http CR in target', TCP, b'GET /a\rb HTTP/1.1\r\n\r\n', None, 'RFC 9112 s2.2'),
-    ('http not utf-8', TCP, b'GET /\xff HTTP/1.1\r\n\r\n', KEEP, 'original s23.1 C6'),
-    ('http relative', TCP, b'GET a HTTP/1.1\r\n\r\n', None, 'RFC 9112 s3.2'),
-    ('http GET *', TCP, b'GET * HTTP/1.1\r\n\r\n', None, 'RFC 9112 s3.2.4'),
-    ('http OPTIONS *', TCP, b'OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n', KEEP, 'RFC 9112 s3.2.4'),
-    ('http absolute', TCP, b'GET http://www.example.org/pub HTTP/1.1\r\n\r\n', KEEP,
+    ('http no dot', TCP, b'GET / HTTP/2\r\n\r\n', BAD, 'RFC 9112 s3'),
+    ('http no version', TCP, b'GET /\r\n', BAD, 'RFC 9112 s3'),
+    ('http blank in target', TCP, b'GET /a b HTTP/1.1\r\n\r\n', BAD, 'RFC 9112 s3.2'),
+    ('http CR in target', TCP, b'GET /a\rb HTTP/1.1\r\n\r\n', BAD, 'RFC 9112 s2.2'),
+    ('http not utf-8', TCP, b'GET /\xff HTTP/1.1\r\n\r\n', UNKNOWN_PAGE, 'original s23.1 C6'),
+    ('http relative', TCP, b'GET a HTTP/1.1\r\n\r\n', BAD, 'RFC 9112 s3.2'),
+    ('http GET *', TCP, b'GET * HTTP/1.1\r\n\r\n', BAD, 'RFC 9112 s3.2.4'),
+    ('http OPTIONS *', TCP, b'OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n',
+     page(b'200 OK', b'', b'text/plain', ALLOW + b'DAV: 1\r\n'), 'RFC 9110 s9.3.7'),
+    ('http absolute', TCP, b'GET http://www.example.org/pub HTTP/1.1\r\n\r\n', UNKNOWN_PAGE,
      'RFC 9112 s3.2.2'),
-    ('http CONNECT', TCP, b'CONNECT www.example.com:80 HTTP/1.1\r\nHost: www.example.com\r\n\r\n',
-     KEEP,
-     'RFC 9112 s3.2.3'),
-    ('http CONNECT v6', TCP, b'CONNECT [::1]:443 HTTP/1.0\r\n\r\n', CLOSE, 'by hand'),
-    ('http CONNECT /', TCP, b'CONNECT / HTTP/1.1\r\n\r\n', KEEP, 'original s13'),
-    ('http CONNECT no port', TCP, b'CONNECT a: HTTP/1.1\r\n\r\n', None, 'RFC 9110 s9.3.6'),
-    ('http GET a:80', TCP, b'GET a:80 HTTP/1.1\r\n\r\n', None, 'RFC 9112 s3.2.3'),
+    ('http CONNECT no port', TCP, b'CONNECT a: HTTP/1.1\r\n\r\n', BAD, 'RFC 9110 s9.3.6'),
+    ('http GET a:80', TCP, b'GET a:80 HTTP/1.1\r\n\r\n', BAD, 'RFC 9112 s3.2.3'),
     ('http head', TCP, b'HEAD / HTTP/1.1\r\n\r\n', KEEP_HEAD, 'RFC 9110 s9.3.2'),
     ('http head 1.0', TCP, b'HEAD / HTTP/1.0\r\n\r\n', CLOSE_HEAD, 'RFC 9110 s9.3.2'),
     # ---- http: fields -------------------------------------------------------------
     ('http odd names', TCP, b'GET / HTTP/1.1\r\n::\r\n a:b\r\n', None, 'no end'),
     ('http odd names, end', TCP, b'GET / HTTP/1.1\r\n::\r\n a:b\r\n\r\n', KEEP, 'original s14.1'),
-    ('http no colon', TCP, b'GET / HTTP/1.1\r\nHost\r\n\r\n', None, 'original s14.1'),
-    ('http colon first', TCP, b'GET / HTTP/1.1\r\n:Host\r\n\r\n', None, 'original s14.1'),
-    ('http CR in name', TCP, b'GET / HTTP/1.1\r\nHo\rst:a\r\n\r\n', None, 'original s14.1'),
+    ('http no colon', TCP, b'GET / HTTP/1.1\r\nHost\r\n\r\n', BAD, 'RFC 9112 s5'),
+    ('http colon first', TCP, b'GET / HTTP/1.1\r\n:Host\r\n\r\n', BAD, 'RFC 9112 s5'),
+    ('http CR in name', TCP, b'GET / HTTP/1.1\r\nHo\rst:a\r\n\r\n', BAD, 'RFC 9112 s5'),
     ('http head 16 KiB', TCP, b'GET / HTTP/1.1\r\na:' + b'x' * (16384 - 22) + b'\r\n\r\n', KEEP,
      'by hand'),
-    ('http head too long', TCP, b'GET / HTTP/1.1\r\na:' + b'x' * (16385 - 22) + b'\r\n\r\n', None,
-     'by hand'),
-    ('http line too long', TCP, b'GET /' + b'x' * 20000, None, 'by hand'),
-    ('http fields too many', TCP, b'GET / HTTP/1.1\r\n' + b'a:\n' * 9000 + b'\n', None, 'by hand'),
+    ('http head too long', TCP, b'GET / HTTP/1.1\r\na:' + b'x' * (16385 - 22) + b'\r\n\r\n',
+     BAD_FIELDS, 'RFC 6585 s5'),
+    ('http line too long', TCP, b'GET /' + b'x' * 20000, BAD_LONG, 'RFC 9110 s15.5.15'),
+    ('http fields too many', TCP, b'GET / HTTP/1.1\r\n' + b'a:\n' * 9000 + b'\n', BAD_FIELDS,
+     'RFC 6585 s5'),
     ('http close', TCP, b'GET / HTTP/1.1\r\nconnection: x , CLOSE\r\n\r\n' + GET, CLOSE,
      'RFC 9112 s9.6'),
     ('http 1.0', TCP, b'GET / HTTP/1.0\r\n\r\n' + GET, CLOSE, 'RFC 9112 s9.3'),
@@ -10659,8 +10703,8 @@ HTTP_VECTORS = [
     ('http udp', UDP, GET, HTTP_LINE, 'original s14, cut to twice the request'),
     ('http udp shortest', UDP, b'GET / HTTP/.\n\n', HTTP_LINE, 'by hand'),
     ('http udp head', UDP, post(b'a:' + b'x' * 100), KEEP_HEAD, 'by hand'),
-    ('http udp page', UDP, post(b'a:' + b'x' * ((len(KEEP) + 1) // 2 - 24)), KEEP, 'by hand'),
-    ('http udp a page but one', UDP, post(b'a:' + b'x' * ((len(KEEP) + 1) // 2 - 25)), KEEP_HEAD,
+    ('http udp page', UDP, post(b'a:' + b'x' * ((len(KEEP) + 1) // 2 - 23)), KEEP, 'by hand'),
+    ('http udp a page but one', UDP, post(b'a:' + b'x' * ((len(KEEP) + 1) // 2 - 24)), KEEP_HEAD,
      'by hand'),
     ('http udp two', UDP, GET + GET, HTTP_LINE, 'by hand'),
     ('http udp body', UDP, post(FIVE, b'12345'), HTTP_LINE, 'by hand'),
@@ -13005,7 +13049,7 @@ class Registry(unittest.TestCase):
         (b'CONNECT a:1 HTTP/1.1\r\n', {4222: 'http', 61613: 'http'}),
         (b'CONNECT\r\nlogin:a\r\n', {80: 'stomp'}), (b'CONNECT {}\r\n', {80: 'nats'}),
         (b'GET / HTTP/1.1\r\n', {11211: 'http', 25: 'http'}), (b'GET SERVER INFO\r\n', {80: 'lscp'}),
-        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}),
+        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}), (b'GET /\r\n', {80: 'http', 11211: 'http'}),
         (b'STATS\r\n', {80: None, 11300: 'beanstalkd', 11211: 'memcached'}),
         (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 80: b''}),
         (b'QUIT\r\n', {21: 'ftp', 25: 'smtp', 110: 'pop3', 6667: 'irc', 2628: 'dict', 80: 'ftp'}),
@@ -13562,7 +13606,7 @@ class Stack(unittest.TestCase):
         stack = masscanned.Stack(MAC)
         stack.host.events = []
         for where in ({}, V6):
-            self.assertIn(b'\r\n\r\n<html>', Client(stack, sport=0x8700, **where).talk(GET))
+            self.assertIn(b'\r\n\r\n<!DOCTYPE html>', Client(stack, sport=0x8700, **where).talk(GET))
             self.assertEqual(len([udp(b'Gh0st', **where) for _ in range(99)
                                   if stack.answer_frame(udp(b'Gh0st', **where))]), 64)
         self.assertEqual(masscanned.ip_text(stack.take_events()[-1].peer.src),
@@ -15068,7 +15112,7 @@ class Stack(unittest.TestCase):
             Client(stack, 22, **where).send(b'', ACK)
             self.assertEqual(wake(stack, NOW + 1), [])
         answer, = ask(stack, udp(GET, dport=80))
-        self.assertEqual(answer.data, b'HTTP/1.1 401 Unauthorized\n')
+        self.assertEqual(answer.data, HTTP_401[:27].replace(b'\r', b''))
         for size in 0, len(GET) - 2:            # of what comes before the gap
             client = Client(stack, sport=size + 1)
             client.say(GET[:size])
@@ -16880,18 +16924,18 @@ class Responder(Case):
         ('arping', 'arping -f -w 5 -I v0 10.88.0.22', 0,
          r'reply from 10\.88\.0\.22 \[02:00:00:88:00:02\]'),
         ('curl', 'curl -sSi http://10.88.0.23/', 0,
-         r'^HTTP/1\.1 401 Unauthorized\r\n.*\nWWW-Authenticate: Basic .*</html>\n$'),
-        ('curl over IPv6', 'curl -sSi http://[fd88::23]:8080/', 0, r'^HTTP/1\.1 401 .*</html>'),
+         r'^HTTP/1\.1 200 OK\r\n.*\nServer: win-[a-z0-5]{11}\r\n.*</html>\n$'),
+        ('curl over IPv6', 'curl -sSi http://[fd88::23]:8080/', 0, r'^HTTP/1\.1 200 .*</html>'),
         ('curl HEAD', 'curl -sSI http://10.88.0.23:81/', 0,
-         r'^HTTP/1\.1 401 [^<]*Content-Length: 188\r\n[^<]*\r\n\r\n$'),
+         r'^HTTP/1\.1 200 [^<]*Content-Length: 280\r\n[^<]*\r\n\r\n$'),
         ('curl POST of 100 kB', 'curl -sS -H Expect: -w _%{{http_code}}_%{{size_upload}}_ '
-         '--data-binary @{post} http://10.88.0.24/', 0, r'_401_100000_$'),
+         '--data-binary @{post} http://10.88.0.24/', 0, r'_200_100000_$'),
         ('curl POST over IPv6', 'curl -sS -w _%{{http_code}}_%{{size_upload}}_ '
-         '--data-binary @{post} http://[fd88::24]/', 0, r'_401_100000_$'),
+         '--data-binary @{post} http://[fd88::24]/', 0, r'_200_100000_$'),
         ('curl POST in chunks', 'curl -sS -H Transfer-Encoding:chunked -w _%{{http_code}}_ '
-         '--data-binary @{post} http://10.88.0.24/', 0, r'_401_$'),
+         '--data-binary @{post} http://10.88.0.24/', 0, r'_200_$'),
         ('curl keep-alive', 'curl -sS -w _%{{http_code}}_%{{num_connects}}_ '
-         'http://10.88.0.25/a http://10.88.0.25/b', 0, r'_401_1_.*_401_0_$'),
+         'http://10.88.0.25/ http://10.88.0.25/b', 0, r'_200_1_.*_404_0_$'),
         ('curl HTTP/1.0', 'curl -sSv -0 http://10.88.0.25/', 0,
          r'< Connection: close.*Closing connection'),
         ('dig', 'dig +tries=2 +time=2 +noedns @10.88.0.26 www.example.org', 0,
@@ -17013,16 +17057,16 @@ class Responder(Case):
         ('vncsnapshot', 'vncsnapshot -passwd {post} 10.88.0.61:0 /dev/null', 1,
          r'VNC authentication failed'),
         ('xdpyinfo', 'xdpyinfo -display 10.88.0.61:0', 1, r'Not authorized\.'),
-        ('curl socks4', 'curl -sSi --socks4 10.88.0.61:1080 http://10.0.0.1/', 0, r'HTTP/1\.1 401'),
+        ('curl socks4', 'curl -sSi --socks4 10.88.0.61:1080 http://10.0.0.1/', 0, r'HTTP/1\.1 200'),
         ('curl socks5', 'curl -sSi -x socks5h://bob:x@10.88.0.61:1080 http://inner.example/', 0,
-         r'HTTP/1\.1 401'),
+         r'HTTP/1\.1 200'),
         ('memcstat', 'memcstat --servers=10.88.0.61:11211 --binary', 0, r''),
     ]
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
          r'111/tcp open +rpcbind 2-4 .*100000 +2,3,4 +111/tcp +rpcbind'),
         ('nmap -sV of many', 'nmap -n -Pn -sV -p 22,53,80,111,445,3478 10.88.0.31', 0,
-         r'80/tcp +open +http +nginx 1\.14\.2'),
+         r'80/tcp +open +http'),
     ]
 
     def run_clients(self, clients, seconds):
@@ -17079,7 +17123,7 @@ class Responder(Case):
                 text += data
             process.stdin.close()
             text += process.stdout.read()
-        self.assertEqual(text.count(b'HTTP/1.1 401 Unauthorized\r\n'), 1)
+        self.assertEqual(text.count(b'HTTP/1.1 404 Not Found\r\n'), 1)
         self.assertTrue(text.endswith(b'</html>\n'), text)
 
         def pieces():
@@ -17763,7 +17807,7 @@ port_src=4003 port_dst=9 eth_type=Ipv4'''),
                     'ping', '-n', '-c', '1', '-M', 'do', '-s', '8900', own)[1])
                 self.assertEqual(self.output(
                     'curl', '-sS', '-H', 'Expect:', '-w', '_%{http_code}', '-m', '10',
-                    '--data-binary', '@' + post, 'http://%s/' % own)[1][-4:], '_401')
+                    '--data-binary', '@' + post, 'http://%s/' % own)[1][-4:], '_200')
                 self.assertEqual(each.end(), 0)
                 frames = re.findall(r'answered[^:]*: ([0-9a-f]+)$', each.err(), re.M)
                 self.assertGreater(max(map(len, frames)) // 2, 20000)
@@ -17780,7 +17824,7 @@ masscanned.RingLink = refuse''')
         self.assert_answers('10.88.0.161', wire)
         self.assertEqual(self.assert_answers('10.88.0.161', wire, tag=b'\x81\0\x20\x07')[12:16],
                          b'\x81\0\x20\x07')
-        self.assertIn('401 Unauthorized', self.output(
+        self.assertIn('200 OK', self.output(
             'curl', '-sSi', '-m', '10', 'http://10.88.0.162/')[1])
         self.assertIsNone(wire.ask(ip_packet('10.88.0.9', '10.88.0.161', 17, live_udp(
             4004, 53, DNS_QUERY), 1), 0.2))
@@ -17821,7 +17865,7 @@ masscanned.RingLink = refuse''')
         done = subprocess.run(['ip', 'netns', 'exec', self.near] + tool(
             'cscan.py', '-x', '-q', '-mod', 'banner', '-mcfg', 'banner.wait=50'),
             input=b'10.88.0.30:81', stdout=subprocess.PIPE, timeout=TIMEOUT_S)
-        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http HTTP/1\.[01] 401 [^\n]*\n\Z')
+        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http HTTP/1\.[01] 200 [^\n]*\n\Z')
 
     def test_vlan(self):
         """An answer carries the tag of its question: none, one, two."""
@@ -17982,8 +18026,8 @@ masscanned.RingLink = refuse''')
                 relay = Relay(self.alone, ('x1', 'y0'), shares, SEED)
                 got = self.converse_all(300, request, 60)
                 relay.end()
-                whole = [each for each in got if isinstance(each, bytes) and each.endswith(BODY)
-                         and each.startswith(b'HTTP/1.1 401 ')]
+                whole = [each for each in got if isinstance(each, bytes) and each.endswith(b'</html>\n')
+                         and each.startswith(b'HTTP/1.1 200 ')]
                 self.assertEqual((len(whole), relay.resets), (300, 0))
 
     def test_workers_at_once(self):
@@ -18021,8 +18065,8 @@ masscanned.RingLink = refuse''')
                 ('ping -n -c 2 -i 0.1 10.11.12.13', ' 0% packet loss'),
                 ('ping -n -c 1 10.11.14.2', ' 0% packet loss'),
                 ('ping -6 -n -c 2 -i 0.1 fd11::ffff', ' 0% packet loss'),
-                ('curl -sSi -m 5 http://10.11.12.254/', '401 Unauthorized'),
-                ('curl -sSi -m 5 http://[fd11::13]/', '401 Unauthorized'),
+                ('curl -sSi -m 5 http://10.11.12.254/', '200 OK'),
+                ('curl -sSi -m 5 http://[fd11::13]/', '200 OK'),
                 ('dig +short +time=2 +tries=2 @10.11.12.13 a.b', r'^10\.11\.12\.13$'),
                 ('dig +short +time=2 +tries=2 @fd11::13 a.b AAAA', r'^fd11::13$'),
                 ('dig +short +time=2 +tries=2 +tcp @10.11.12.13 a.b', r'^10\.11\.12\.13$')]:
@@ -18966,13 +19010,55 @@ class Answerers(unittest.TestCase):
         stack.host.events = []
         for uri in b'/\xff', b'/\xc3\x28', b'/\x1b[2J', b'/\x80' * 100:
             request = b'GET ' + uri + b' HTTP/1.1\r\n\r\n'
-            self.assertTrue(ask(stack, udp(request, dport=80))[0].data.startswith(HTTP_LINE))
-            self.assertEqual(Client(stack).talk(request), KEEP)
+            self.assertEqual(ask(stack, udp(request, dport=80))[0].data,
+                             b'HTTP/1.1 404 Not Found\r\n')
+            self.assertIn(b'404 Not Found</title>', Client(stack).talk(request))
         with patched(masscanned, say=told.append):
             masscanned.hand_events(stack, [masscanned.Teller()], NOW)
-        self.assertEqual(len(told), 8)
+        self.assertEqual(len(told), 16)                 # a request and an answer each
         for text in told:
             self.assertTrue(text.isprintable(), text)
+
+    def test_http_401(self):
+        """--http 401: whatever is asked for."""
+        for original in False, True:
+            host = masscanned.Host(original=original, http_401=not original)
+            for data in GET, post(FIVE, b'12345'), b'CONNECT a:1 HTTP/1.1\r\n\r\n', \
+                    b'GET /api/tags HTTP/1.1\r\n\r\n', b'GARBLE / HTTP/1.1\r\n\r\n'[3:]:
+                stream = masscanned.Stream(PEER4, HOST4, 40000, 80, NOW, host)
+                out = stream.feed(data)
+                if original:
+                    self.assertNotIn(b'\r', out)
+                    out = out.replace(b'\n', b'\r\n', 8)
+                self.assertEqual(out, HTTP_401, data)
+        stream = masscanned.Stream(PEER4, HOST4, 40000, 80, NOW, masscanned.Host(http_401=True))
+        self.assertEqual(stream.feed(b'HEAD / HTTP/1.0\r\n\r\n'), HTTP_401.replace(
+            b'keep-alive', b'close').partition(b'<')[0])
+
+    def test_http_pages(self):
+        """What is found where: on which port, by which method, how the answer begins and ends."""
+        for port, line, status, body in HTTP_FOUND:
+            with self.subTest(port=port, line=line):
+                stream = open_stream('http', TCP, port)
+                out = stream.feed(line + b' HTTP/1.1\r\nHost: a\r\n\r\n')
+                head, _, text = out.partition(b'\r\n\r\n')
+                if len(body) > 30:
+                    text = text[:len(body)]
+                self.assertEqual((int(head[9:12]), text), (status, body))
+                self.assertNotIn(b'$', out)
+                self.assertEqual((stream.kept, stream.closing), (b'', False))
+
+    def test_http_table(self):
+        """Each path of the table is found as it stands, and in capitals; JSON is such."""
+        for key, page_ in masscanned.HTTP_PAGES.items():
+            port, _, path = key.partition(b'/')
+            with self.subTest(key=key):
+                stream = open_stream('http', TCP, int(port or 80))
+                for target in path, path.upper():
+                    out = stream.feed(b'GET /' + target + b' HTTP/1.1\r\n\r\n')
+                    self.assertTrue(out.startswith(b'HTTP/1.1 %d ' % page_.status), out)
+                if page_.type == masscanned.JSON:
+                    json.loads(out.partition(b'\r\n\r\n')[2])
 
     def test_dns_loops(self):
         """Compression pointers to themselves, to each other, in a long chain, forwards."""
