@@ -38,6 +38,7 @@ Theory of operation
 """
 
 import argparse
+import binascii
 import bisect
 import codecs
 import collections
@@ -556,7 +557,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -566,6 +567,11 @@ def pack_der(tag: int, *parts) -> bytes:
 #           close   our side is done: FIN after `out`; later octets are acknowledged only
 #           port    UDP: answer from this port of ours instead of the one asked
 #           again   the registry looks at what follows as at the beginning of a conversation
+#           wait    TCP: seconds; nothing is parsed until then, and the answerer is called again,
+#                   with b'' if nothing has come.  WORK: when it is its turn, one connection a
+#                   turn of the loop, for what takes milliseconds.  None: it need not be
+#           limit   TCP: seconds after which the conversation ends with FIN, unless a later reply
+#                   sets another limit; 0: no longer.  None: it stays as it is
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
@@ -595,9 +601,10 @@ PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet fra
 WORD_MAX = 16
 MORE = b''
 SHUT = True
+WORK = 0
 
-Reply = collections.namedtuple('Reply', 'out used skip close port again')   # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False
+Reply = collections.namedtuple('Reply', 'out used skip close port again wait limit')    # see above
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most')
@@ -994,14 +1001,17 @@ class Host:
     original    whether to do as the original does, where its tests look
     http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
+    keep        octets to remember of what each client says; None: no conversation is recorded
     """
-    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events'
+    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
+                 'keep')
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
         self.random, self.boot, self.original = random, boot, original
         self.http_401 = http_401 or original
         self.guid, self.events = random(16), None
+        self.keep = None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
@@ -1015,6 +1025,57 @@ class Host:
 # What an answerer noted, for whoever listens.  `peer` may go on to change: what an event says of
 # itself stands in `fields`, by name; 'protocol' is the name of what was spoken then.
 Event = collections.namedtuple('Event', 'kind peer fields')
+
+RECORD_COST = 400           # octets of a Record beside its payload
+
+
+class Record:
+    """What is remembered of a conversation until it is over.
+
+    flow        addresses and ports, the client's first, octets; proto: TCP or UDP
+    start, last Unix times of its first and last frame
+    most        octets kept of the payload
+    payload     the first that the client said; length: how many it said in all
+    inner       the payload is what was said inside of TLS
+    came, went  [frames, octets] of the client, and of ours
+    flags       [of the client's segments, of ours], all together
+    spoken      names of the protocols, in order
+    noted       those of which an answerer noted more than an answer
+    secret      a password was offered
+    greeted     we spoke first
+    head        text of what all its events have in common; '': not needed yet
+    vlan        tags; syn: the frame with which the client began, or one of his before, octets
+    end         why it ends, if that was known before; ''
+    """
+    __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
+                 'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
+                 'end')
+
+    def __init__(self, flow, proto, now, most):
+        self.flow, self.proto = flow, proto
+        self.start = self.last = now
+        self.most, self.payload, self.length = most, b'', 0
+        self.inner = self.secret = self.greeted = False
+        self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
+        self.spoken, self.noted = [], set()
+        self.head = self.end = ''
+        self.vlan, self.syn = (), None
+
+    def hear(self, octets):
+        """The client says something."""
+        self.length += len(octets)
+        room = self.most - len(self.payload)
+        if room > 0:
+            self.payload += octets[:room]
+
+    def go_inside(self):
+        """From here on what is said inside of TLS counts, and nothing else."""
+        if not self.inner:
+            self.inner, self.payload, self.length = True, b'', 0
+
+    def cost(self) -> int:
+        """Octets of it."""
+        return RECORD_COST + len(self.payload)
 
 
 class Peer:
@@ -1032,7 +1093,7 @@ class Peer:
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
                  'hurried', 'greeter')
-    before = ''
+    before, record = '', None
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1086,14 +1147,20 @@ class Stream(Peer):
     closing     our side is done
     stalled     a limit ended the last feed: there may be more to answer
     before      name of the protocol that handed the conversation back; '': none did
+    record      its Record; None: nobody wants one
+    waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
+    limit       Reply.limit that whoever feeds us has not seen yet; None: none
+    resumed     the answerer is called whatever has come
     """
-    __slots__ = 'kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before'
+    __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record', 'waits',
+                 'limit', 'resumed')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
-        self.deaf = self.closing = self.stalled = False
-        self.before = ''
+        self.deaf = self.closing = self.stalled = self.resumed = False
+        self.before, self.record = '', None
+        self.waits = self.limit = None
 
     def cost(self) -> int:
         """Octets that the conversation keeps, the answerer's state included."""
@@ -1101,6 +1168,8 @@ class Stream(Peer):
 
     def feed(self, octets: bytes) -> bytes:
         """Octets of the client, in order -> octets to answer."""
+        if self.record and octets:
+            self.record.hear(octets)
         self.kept += octets
         self.at = size = 0
         answers = []
@@ -1114,7 +1183,7 @@ class Stream(Peer):
                 break
         self.stalled = size >= OUT_MAX or self.at < len(self.kept) and len(answers) >= STEPS_MAX
         self.kept = self.kept[self.at:]
-        if len(self.kept) > KEPT_MAX and not self.stalled:
+        if len(self.kept) > KEPT_MAX and not self.stalled and self.waits is None:
             self.turn_deaf()
         return b''.join(answers)
 
@@ -1134,10 +1203,17 @@ class Stream(Peer):
         self.hurried = False
         return out
 
+    def resume(self) -> bytes:
+        """What the answerer waited for is there -> octets to answer."""
+        self.waits, self.resumed = None, True
+        return self.feed(b'')
+
     def step(self):
         """One answer, may be b''; None: nothing more can be had of what is kept."""
         if self.deaf:
             return self.turn_deaf()
+        if self.waits is not None:
+            return None
         left = len(self.kept) - self.at
         if self.skip:
             passed = min(self.skip, left)
@@ -1145,8 +1221,9 @@ class Stream(Peer):
             self.skip -= passed
             if self.skip:
                 return None
-        elif not left:
+        elif not (left or self.resumed):
             return None
+        self.resumed = False
         if not self.protocol and not self.choose():
             return None
         try:
@@ -1188,9 +1265,11 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again = given
+        out, used, skip, close, _, again, self.waits, limit = given
         if used is None:
             used = len(data)
+        if limit is not None:
+            self.limit = limit
         if not (used or out or skip or close):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
@@ -1207,6 +1286,7 @@ class Stream(Peer):
         """Nothing is parsed from here on -> None."""
         self.deaf, self.state = True, None
         self.kept, self.at, self.skip = b'', 0, 0
+        self.waits = None
 
 
 # ==== 4 Stack =========================================================================
@@ -1229,6 +1309,7 @@ GREET_S = 0.2               # who speaks first does so within a round trip
 QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
+QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
 FAREWELL_RATE = 1000        # ends of connections told a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
@@ -1359,9 +1440,11 @@ class Conn(Stream):
     wake        when it is looked after, Unix time; None: it need not be
     moved       something was sent or acknowledged since `wake` was set
     tries       how often what is not acknowledged was sent again
+    resumes     when the answerer is called again, Unix time; QUEUED: at its turn; None: never
+    deadline    when the conversation ends, Unix time; None: it may go on
     """
     __slots__ = ('head', 'rcv', 'una', 'unacked', 'sent', 'window', 'repeats', 'fin', 'ended',
-                 'mss', 'seen', 'held', 'wake', 'moved', 'tries')
+                 'mss', 'seen', 'held', 'wake', 'moved', 'tries', 'resumes', 'deadline')
 
     def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
         Stream.__init__(self, src, dst, sport, dport, now, host)
@@ -1371,11 +1454,20 @@ class Conn(Stream):
         self.sent = self.repeats = self.held = self.tries = 0
         self.window = 0
         self.wake, self.moved = None, False
+        self.resumes = self.deadline = None
 
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
         size = len(self.kept) + len(self.unacked)
+        if self.record:
+            size += self.record.cost()
         return size + kept_by(self.state) if self.state else size
+
+    def end_record(self, end):
+        """The conversation is over, and why: fin, rst, idle, evicted or shutdown."""
+        if self.record:
+            self.note('flow', record=self.record, end=self.record.end or end)
+            self.record = None
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -1420,7 +1512,8 @@ class Waiting:
     window      the client's
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
-    held = 0
+    held, record = 0, None
+    resumes = deadline = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
         self.head, self.step, self.window = head, step, window
@@ -1435,6 +1528,10 @@ class Waiting:
     @staticmethod
     def is_over():
         return False
+
+    @staticmethod
+    def end_record(end):
+        return None
 
 
 class Connections:
@@ -1492,16 +1589,18 @@ class Connections:
             while self.held > self.held_max:
                 self.evict()
 
-    def drop(self, flow):
+    def drop(self, flow, end='fin'):
+        """Forget a connection, and why, as of Conn.end_record()."""
         conn = self.table.pop(flow, None)
         if conn:
+            conn.end_record(end)
             self.held -= conn.held
             self.has_spoken(flow)
 
     def evict(self):
         flow = next(iter(self.silent or self.table))
         self.gone.append((flow, self.table[flow]))
-        self.drop(flow)
+        self.drop(flow, 'evicted')
         self.evicted += 1
 
     def next_idle(self):
@@ -2187,6 +2286,7 @@ class Stack:
     greet_s         how long a client may speak before we do; None: we never speak first
     greeting        the ports where we do, as octets
     timers          connections to be looked after
+    work            (flow, Conn) of those whose answerers wait for their turn, the first first
     refusals        Budget of RSTs to segments of no connection; None: they get silence
     challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
             that end connections
@@ -2206,7 +2306,7 @@ class Stack:
             port.to_bytes(2, 'big') for port in
             (self.host.registry.greeters if self.greet_s is not None else ())
             if port not in SECURE_PORTS)
-        self.timers = Timers()
+        self.timers, self.work = Timers(), collections.deque()
         self.challenges = [CHALLENGE_RATE, 0.0]
         self.farewells = [FAREWELL_RATE, 0.0]
         self.macs = frozenset((mac, MAC_BROADCAST, MAC_ALL_NODES))
@@ -2278,13 +2378,19 @@ class Stack:
         frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
             conn = self.connections.get(flow)
-            if conn and conn.wake == due:
+            if not conn:
+                continue
+            if conn.wake == due:
                 frames += self.look_after(flow, conn)
-        return frames
+            if conn.resumes == due:
+                frames += self.resume(flow, conn)
+            if conn.deadline == due:
+                frames += self.end(flow, conn)
+        return frames + self.do_work() if self.work else frames
 
     def next_due(self) -> 'float | None':
         """When tick() has something to do; None: only frames will tell."""
-        if self.connections.gone:
+        if self.connections.gone or self.work:
             return self.now
         known = [self.timers.next_due()]
         if self.connections.table:              # who is idle now waits for a farewell's token
@@ -2714,7 +2820,7 @@ class Stack:
         """RST: forget the connection, if it is exactly at the number expected."""
         conn = self.connections.get(flow)
         if conn and seq == conn.rcv:
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'rst')
         elif conn and seq - conn.rcv & MASK32 < self.face.window:
             return self.challenge(conn, 'tcp reset')
         return self.drop('tcp reset')
@@ -2772,8 +2878,11 @@ class Stack:
     def make_conn(self, flow, rcv, una, step, head):
         """A client that has proved itself -> Conn."""
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
-        return Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
+        conn = Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
                     min(MSS_STEPS[step], family.mss))
+        if self.host.keep is not None:
+            conn.record = Record(flow, TCP, self.now, self.host.keep)
+        return conn
 
     def answer_next(self, flow, conn, seq, ack, flags, window, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
@@ -2786,7 +2895,7 @@ class Stack:
             return self.challenge(conn, 'tcp ack number')
         if not size:
             if conn.is_over():                  # LAST-ACK (RFC 9293 s3.10.7.4)
-                self.connections.drop(flow)
+                self.connections.drop(flow, 'fin')
                 return self.drop('tcp bare ack')
             out = self.answer_acknowledgement(conn, known, flags)
         elif known >> 31:                       # beyond what we expect: a gap
@@ -2803,8 +2912,10 @@ class Stack:
             if conn.greeter and data:
                 self.connections.has_spoken(flow)
             out = self.send(conn, self.hear(conn, data[known:]))
+            if conn.is_over():
+                conn.end_record('fin')
         self.connections.touch(flow, conn, self.now)
-        if conn.wake is None or conn.stalled:
+        if conn.wake is None or conn.stalled or conn.waits is not None or conn.limit is not None:
             self.set_timer(flow, conn)
         return out
 
@@ -2853,6 +2964,10 @@ class Stack:
             conn.seen += step
             if conn.wake is not None:
                 conn.wake += step
+            if conn.resumes is not None:
+                conn.resumes += step
+            if conn.deadline is not None:
+                conn.deadline += step
 
     def take_events(self):
         """What was noted since the last call -> [Event], in order."""
@@ -2879,7 +2994,8 @@ class Stack:
             rest = rest[:max(room, 0)]
             if at and len(rest) < conn.mss:
                 rest = b''
-        if whole and (conn.closing or conn.ended) and not (conn.fin or conn.stalled):
+        more = conn.stalled or conn.waits is not None
+        if whole and (conn.closing or conn.ended) and not (conn.fin or more):
             closing = FIN
         if not (rest or closing):
             return ()
@@ -2919,13 +3035,15 @@ class Stack:
     def answer_waiting(self, flow, conn, seq, ack, flags, window, data, head):
         """A segment of who should be greeted: if it says anything, it has spoken first."""
         if seq == conn.rcv and (data or flags & (PSH | FIN)):
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'fin')
         elif seq == conn.rcv:
             return self.drop('tcp bare ack')
         return self.answer_first(flow, seq, ack, flags, window, data, head)
 
     def set_timer(self, flow, conn):
         """Have the connection looked after when that may be needed."""
+        if conn.waits is not None or conn.limit is not None:
+            self.arrange(flow, conn)
         if conn.stalled and not conn.unacked:
             wait_s = 0
         elif conn.wake is not None:             # it will be seen then what is needed
@@ -2958,11 +3076,55 @@ class Stack:
         self.set_timer(flow, conn)
         return self.frames_to(flow, conn, segments)
 
+    def arrange(self, flow, conn):
+        """What an answerer asked for: to be called again, or an end."""
+        if conn.limit is not None:
+            conn.deadline = self.timers.add(conn.limit, flow, self.now) if conn.limit else None
+            conn.limit = None
+        if conn.waits is None or conn.resumes is not None:
+            return
+        if conn.waits == WORK:
+            conn.resumes = QUEUED
+            self.work.append((flow, conn))
+        else:
+            conn.resumes = self.timers.add(conn.waits, flow, self.now)
+
+    def do_work(self) -> 'list[bytes]':
+        """The first that waits for its turn and is still there -> frames."""
+        while self.work:
+            flow, conn = self.work.popleft()
+            if self.connections.get(flow) is conn and conn.waits is not None:
+                return self.resume(flow, conn)
+        return []
+
+    def resume(self, flow, conn) -> 'list[bytes]':
+        """What an answerer waited for is there -> frames."""
+        conn.resumes, conn.now = None, self.now
+        out = conn.resume()
+        if out:
+            self.note_answer(conn, out, b'')
+        return self.go_on(flow, conn, out)
+
+    def end(self, flow, conn) -> 'list[bytes]':
+        """The time for a conversation is over -> frames."""
+        conn.closing, conn.stalled, conn.deadline = True, False, None
+        conn.turn_deaf()
+        return self.go_on(flow, conn, b'')
+
+    def go_on(self, flow, conn, out) -> 'list[bytes]':
+        """Octets of an answer that no frame asked for -> frames."""
+        segments = self.send(conn, out) if out or conn.closing and not conn.fin else ()
+        self.connections.touch(flow, conn, self.now)
+        self.set_timer(flow, conn)
+        return self.frames_to(flow, conn, segments)
+
     def greet(self, flow, waiting):
         """Nothing has come: we speak first."""
         conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head)
         conn.window = waiting.window
         self.connections.table[flow] = conn
+        if conn.record:
+            conn.record.greeted = True
         segments = self.send(conn, conn.greet(self.host.registry.greeters[conn.dport]))
         self.connections.touch(flow, conn, self.now)
         self.set_timer(flow, conn)
@@ -2982,16 +3144,17 @@ class Stack:
         while connections.table and connections.next_idle() < self.now:
             flow, conn = next(iter(connections.table.items()))
             if conn.is_over():
-                connections.drop(flow)
+                connections.drop(flow, 'fin')
                 continue
             if not self.may_send(self.farewells, FAREWELL_RATE):
                 break
             if isinstance(conn, Waiting) or conn.fin or conn.unacked:
-                connections.drop(flow)
+                connections.drop(flow, 'idle')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             else:
                 conn.closing, conn.stalled = True, False
                 conn.turn_deaf()
+                conn.end_record('idle')
                 frames += self.frames_to(flow, conn, self.transmit(conn))
                 connections.touch(flow, conn, self.now)
                 self.set_timer(flow, conn)
@@ -3014,7 +3177,7 @@ class Stack:
             frames = []
             for flow in flows:
                 conn = connections.table[flow]
-                connections.drop(flow)
+                connections.drop(flow, 'shutdown')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             yield frames
 
@@ -3026,7 +3189,7 @@ class Stack:
     def insist(self, flow, conn):
         """What is not acknowledged once more; after the last time, the end."""
         if conn.tries == len(REPEAT_S):
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'idle')
             segments = self.reset_of(conn)
         else:
             conn.wake = self.timers.add((REPEAT_S + REPEAT_S[-1:])[conn.tries + 1], flow, self.now)
@@ -3246,7 +3409,8 @@ class Journal:
     missed  frames that were not logged because of that
     stuck   missed when the disk was found full; None: it is not
     failed  why nothing can be written; None
-    lock    file locked while writing, where workers write together
+    lock    file of which the octet at `place` is locked while writing, where workers write
+            together
     held    whether it is ours: until a line is whole
     files   NamedFiles that open and rotate the file of that name; None: it has none
     limit   octets after which a new file begins; None: never
@@ -3254,8 +3418,8 @@ class Journal:
     """
 
     def __init__(self, fd, name='standard output', what='packet log', lock=None, files=None,
-                 limit=None):
-        self.name, self.what = name, what
+                 limit=None, place=0):
+        self.name, self.what, self.place = name, what, place
         self.files, self.limit = files, limit
         self.turn = 0.0
         self.lock, self.held = lock, False
@@ -3341,6 +3505,12 @@ class Journal:
                 say('%s: %s: the %s goes on in the file that was open'
                     % (self.name, why(error), self.what))
 
+    def shift(self, step):
+        """As Observer.shift()."""
+        self.turn += step
+        if self.due is not None:
+            self.due += step
+
     def take_over(self, fd):
         """What waits goes to another descriptor; a line that was half written, from its start."""
         os.dup2(fd, self.fd, False)
@@ -3354,7 +3524,7 @@ class Journal:
         until = time.monotonic() + wait_s
         while self.lock and not self.held:
             try:
-                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.place)
                 self.held = True
             except (BlockingIOError, PermissionError):
                 if time.monotonic() >= until:
@@ -3365,7 +3535,7 @@ class Journal:
     def release(self):
         """Give the lock back, unless a line is half written."""
         if self.held and not self.begun:
-            fcntl.lockf(self.lock, fcntl.LOCK_UN)
+            fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, self.place)
             self.held = False
 
     def write(self, wait_s):
@@ -3538,9 +3708,7 @@ class PacketLog(Observer):
         self.journal.reopen()
 
     def shift(self, step):
-        self.journal.turn += step
-        if self.journal.due is not None:
-            self.journal.due += step
+        self.journal.shift(step)
 
     def close(self, now):
         self.journal.flush(now, LAST_FLUSH_S)
@@ -3788,6 +3956,8 @@ class Teller(Observer):
 
     def event(self, now, event):
         kind, peer, fields = event
+        if kind == 'flow':
+            return
         host = ip_text(peer.src)
         name = fields['protocol'] or TRANSPORTS[peer.transport]
         if kind == 'answer':
@@ -3799,6 +3969,651 @@ class Teller(Observer):
                         if key != 'protocol')
         say('%s %s%s from %s port %d to port %d' % (name, kind, pairs, host, peer.sport,
                                                     peer.dport))
+
+
+# ---- events ----
+
+SCHEMA = 1
+EVENTS_BUDGET = 2000            # lines a second; beyond it conversations are only counted
+EVENTS_ROTATE = 100 << 20, KEPT_FILES
+PAYLOAD = 1024                  # octets of what a client says, unless --payload says otherwise
+SWEEP_S = 1.0                   # what is over is looked for so often
+DATAGRAMS_S = 30                # datagrams between the same ports are one flow for so long
+SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is told of before
+SCANS_RATE = 50                 # a second
+STATS_S = 60
+SOURCES_MAX = 16384
+DATAGRAMS_MAX = 16384
+MEMBERS_MAX = 1 << 18           # ports and addresses remembered of all sources together
+PORTS_SHOWN = 64
+TCP_FLAGS_AT = 13               # RFC 9293 s3.1
+SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
+TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
+ITEMS_MAX, NESTED_MAX = 256, 4
+RECORDED = frozenset((IP_TCP, IP_UDP, IP_ICMP, IP_ICMPV6))
+ICMP_ASKS = {IP_ICMP: (ICMP_ECHO, ICMP_TIMESTAMP, 15, 17),      # RFC 792, RFC 950
+             IP_ICMPV6: (ICMPV6_ECHO,)}
+EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
+# Names of ours that EVE JSON, as Suricata documents it, has otherwise
+EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
+             'socks5': 'socks', 'dhcpv4': 'dhcp'}
+FLAG_LETTERS = 'FSRPAUEC'
+TCP_FLAG_NAMES = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg', 'ecn', 'cwr'
+FLOW_REASONS = {'evicted': 'forced', 'shutdown': 'shutdown'}    # of EVE; all else: timeout
+
+
+class Source:
+    """Somebody who knocks over one protocol.
+
+    first, last     Unix times
+    packets         that belong to no conversation
+    ports, addresses    of ours, dicts as ordered sets
+    flags           {flags of TCP, or type of ICMP: packets}
+    frame           the last SYN, or the first of any kind; octets
+    flows           conversations it has begun
+    suppressed      events of it that the budget left out
+    more            some ports and addresses are not remembered
+    """
+    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'flows',
+                 'suppressed', 'more')
+
+    def __init__(self, now, frame):
+        self.first = self.last = now
+        self.packets = self.flows = self.suppressed = 0
+        self.ports, self.addresses, self.flags = {}, {}, {}
+        self.frame, self.more = frame[:SOURCE_FRAME], False
+
+    def members(self):
+        """How many ports and addresses it remembers."""
+        return len(self.ports) + len(self.addresses)
+
+    def has_only_knocked(self):
+        """Whether there is more to tell than of its conversations."""
+        return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
+
+
+class EventLog(Observer):
+    """What is said, by whom, and who only knocks: lines of JSON in a Journal.
+
+    stack       whose connections they are
+    iface, name of the interface and of the sensor
+    worker      its number; None: there is one only
+    count       count() -> Counter of all that is counted
+    text        text(object) -> its text in JSON, as of make_encoder()
+    budget      [lines that may still be written, when that was so]; rate: a second
+    suppressed  lines that it left out
+    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
+    members     ports and addresses that these remember
+    strangers   packets of those for whom there was no room among the sources
+    datagrams   {addresses and ports: Record} of UDP, the longest silent first
+    begun       Unix time of the start; sweep_at, stats_at: when these are due
+    """
+    on_events = True
+
+    def __init__(self, journal, stack, iface, name, now, encode, worker=None,
+                 rate=EVENTS_BUDGET, count=collections.Counter):
+        self.journal, self.stack = journal, stack
+        self.iface, self.name, self.worker, self.count = iface, name, worker, count
+        self.rate, self.budget = rate, [rate, now]
+        self.suppressed = self.members = self.strangers = 0
+        self.sources, self.datagrams = {}, collections.OrderedDict()
+        self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
+        self.knocks = {None: True}              # fate: whether a frame of it counts
+        self.text = encode
+
+    @property
+    def due(self):
+        due = min(self.sweep_at, self.stats_at)
+        return due if self.journal.due is None else min(due, self.journal.due)
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    # frames
+
+    def frame(self, now, frame, fate, answers):
+        """As Observer.frame."""
+        known = self.knocks.get(fate)
+        if known is None:
+            known = self.knocks[fate] = is_knock(fate)
+        if not known:
+            return
+        if frame[12:15] == IPV4_PLAIN:
+            proto, addresses, at = frame[23], frame[26:34], 34
+        else:
+            proto, addresses, at = find_layer4(frame)
+        if proto == IP_TCP:
+            self.segment(now, frame, addresses + frame[at:at + 4], frame[at + TCP_FLAGS_AT],
+                         answers)
+        elif proto == IP_UDP:
+            size = UDP_HEADER.unpack_from(frame, at)[2]
+            self.datagram(now, frame, addresses + frame[at:at + 4],
+                          frame[at + UDP_HEADER.size:at + size], answers)
+        elif proto in ICMP_ASKS and frame[at] in ICMP_ASKS[proto]:
+            half = len(addresses) // 2
+            self.knock(now, addresses[:half] + bytes((proto,)), frame, None, addresses[half:],
+                       frame[at])
+
+    def segment(self, now, frame, flow, flags, answers):
+        """A segment: of a conversation, or a knock."""
+        conn = self.stack.connections.get(flow)
+        record = conn.record if conn else self.just_ended(flow)
+        half = len(flow) // 2 - 2
+        key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
+        if record is None:
+            self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4], flags)
+            return
+        record.last = now
+        record.came[0] += 1
+        record.came[1] += len(frame)
+        record.flags[0] |= flags
+        for each in answers:
+            record.went[0] += 1
+            record.went[1] += len(each)
+            at = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
+                find_layer4(each)[2] + TCP_FLAGS_AT)
+            record.flags[1] |= each[at]
+        if record.syn is None:
+            record.vlan = find_tags(frame)
+            record.syn = self.join(key, now)
+
+    def just_ended(self, flow):
+        """The Record of a conversation that the frame before our eyes has ended, or None."""
+        events = self.stack.host.events
+        if events and events[-1].kind == 'flow':
+            record = events[-1].fields['record']
+            return record if record.flow == flow else None
+        return None
+
+    def join(self, key, now):
+        """A source begins a conversation -> the frame that we remember of it, or b''."""
+        source = self.sources.get(key)
+        if source is None:
+            return b''
+        source.flows += 1
+        source.last = now
+        return source.frame
+
+    def datagram(self, now, frame, flow, data, answers):
+        """A datagram: the first or another of a flow; an empty one only knocks."""
+        half = len(flow) // 2 - 2
+        if not data:
+            self.knock(now, flow[:half] + b'\x11', frame, from_octets(flow[-2:], 'big'),
+                       flow[half:-4], 0)
+            return
+        record = self.datagrams.get(flow)
+        if record and (now - record.last >= DATAGRAMS_S or now - record.start >= SOURCE_MOST_S):
+            del self.datagrams[flow]
+            self.end_flow(now, record, 'idle')
+            record = None
+        if record is None:
+            if len(self.datagrams) >= DATAGRAMS_MAX:
+                self.end_flow(now, self.datagrams.popitem(False)[1], 'evicted')
+            record = self.datagrams[flow] = Record(flow, UDP, now, self.stack.host.keep)
+            record.syn, record.vlan = frame[:SOURCE_FRAME], find_tags(frame)
+        else:
+            self.datagrams.move_to_end(flow)
+        record.last = now
+        record.hear(data)
+        record.came[0] += 1
+        record.came[1] += len(frame)
+        record.went[0] += len(answers)
+        record.went[1] += sum(map(len, answers))
+
+    def knock(self, now, key, frame, port, address, flags):
+        """A packet that belongs to no conversation; port: None for ICMP."""
+        source = self.sources.get(key)
+        if source is None:
+            source = self.welcome(now, key, frame)
+            if source is None:
+                return
+        source.last = now
+        source.packets += 1
+        source.flags[flags] = source.flags.get(flags, 0) + 1
+        if flags == SYN and port is not None:
+            source.frame = frame[:SOURCE_FRAME]
+        self.remember(source, () if port is None else (port,), (address,))
+
+    def welcome(self, now, key, frame):
+        """A Source that is new; None: there is no room."""
+        if len(self.sources) >= SOURCES_MAX:
+            self.strangers += 1
+            return None
+        source = self.sources[key] = Source(now, frame)
+        return source
+
+    def remember(self, source, ports, addresses):
+        """Ports and addresses of ours that a source asked for, as far as there is room."""
+        if self.members >= MEMBERS_MAX:
+            source.more = True
+            return
+        before = source.members()
+        for known, new in (source.ports, ports), (source.addresses, addresses):
+            if len(new) == 1:
+                known[new[0]] = None
+            else:
+                known.update(dict.fromkeys(new))
+        self.members += source.members() - before
+
+    def openings(self, now, frames, answers, columns):
+        """As Observer.openings: 0.1 us for each where there is no room for its source."""
+        srcs = columns.srcs()
+        if len(self.sources) >= SOURCES_MAX and self.sources.keys().isdisjoint(srcs):
+            self.strangers += len(frames)
+            return
+        ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
+        ours = [each.to_bytes(4, 'big') for each in columns.ours()]
+        if len(srcs) == 1:
+            self.many_knocks(now, srcs[0], frames, ports, ours)
+            return
+        count = len(frames)
+        places = collections.defaultdict(list)
+        for place, src in enumerate(srcs):
+            places[src].append(place)
+        ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
+        for src, mine in places.items():
+            self.many_knocks(now, src, [frames[each] for each in mine],
+                             [ports[each] for each in mine], [ours[each] for each in mine])
+
+    def many_knocks(self, now, key, frames, ports, ours):
+        """SYNs over IPv4 of one source."""
+        source = self.sources.get(key)
+        if source is None:
+            source = self.welcome(now, key, frames[-1])
+            if source is None:
+                self.strangers += len(frames) - 1
+                return
+        source.last = now
+        source.packets += len(frames)
+        source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
+        source.frame = frames[-1][:SOURCE_FRAME]
+        self.remember(source, ports, ours)
+
+    def unasked(self, now, frames):
+        """Frames of ours that belong to conversations are counted."""
+        for frame in frames:
+            proto, addresses, at = find_layer4(frame)
+            if proto != IP_TCP:
+                continue
+            half = len(addresses) // 2
+            conn = self.stack.connections.get(addresses[half:] + addresses[:half]
+                                              + frame[at + 2:at + 4] + frame[at:at + 2])
+            record = conn.record if conn else None
+            if record:
+                record.went[0] += 1
+                record.went[1] += len(frame)
+                record.flags[1] |= frame[at + TCP_FLAGS_AT]
+
+    # events
+
+    def event(self, now, event):
+        """What an answerer noted, or the end of a conversation."""
+        kind, peer, fields = event
+        record = peer.record
+        if kind == 'flow':
+            self.end_flow(now, fields['record'], fields['end'])
+            return
+        if record is None and peer.transport == UDP:
+            record = self.datagrams.get((FLOW4 if len(peer.src) == 4 else FLOW6).pack(
+                peer.src, peer.dst, peer.sport, peer.dport))
+        name = fields['protocol']
+        if record is None or not name:
+            return
+        if not record.spoken or record.spoken[-1] != name and len(record.spoken) < ITEMS_MAX:
+            record.spoken.append(name)
+        if kind == 'credentials':
+            record.secret = True
+            self.credentials(now, record, fields)
+        elif kind != 'answer' or fields['data'] and name not in record.noted:
+            record.noted.add(name)
+            self.request(now, record, name, kind, fields)
+
+    def credentials(self, now, record, fields):
+        """A name, a password or a hash was offered."""
+        self.write(now, record, 'credentials', {}, {
+            'credentials': {key: plain(value) for key, value in fields.items()}})
+
+    def request(self, now, record, name, kind, fields):
+        """A request was understood: an object of the protocol's name."""
+        name = eve_name(name)
+        if kind == 'answer':
+            about = {'request': plain(fields['data'][:PAYLOAD])}
+        else:
+            about = {key: plain(value) for key, value in fields.items() if key != 'protocol'}
+        self.write(now, record, name, {name: about}, {})
+
+    def end_flow(self, now, record, end):
+        """A conversation is over: tell of it."""
+        if not self.may_write(now):
+            self.suppress(record)
+            return
+        body = {'app_proto': eve_name(record.spoken[-1])} if record.spoken else {}
+        if not record.spoken and record.length:
+            body['app_proto'] = 'failed'        # EVE's word for what nobody understood
+        body['flow'] = flow_object(record, end)
+        if record.proto == TCP:
+            body['tcp'] = tcp_object(record, end)
+        body.update(payload_object(record))
+        ours = {'end': end, 'protocols': record.spoken, 'greeted': record.greeted}
+        if record.payload and 'payload' in body:
+            ours['payload_sha256'] = hashlib.sha256(record.payload).hexdigest()
+        self.put(now, record, 'flow', body, ours)
+
+    # lines
+
+    def may_write(self, now) -> bool:
+        """Take one line of the budget, if there is one."""
+        Budget.refill(self.budget, self.rate, self.rate, now)
+        if self.budget[0] < 1:
+            return False
+        self.budget[0] -= 1
+        return True
+
+    def suppress(self, record):
+        """A line of a conversation is left out: its source has the number."""
+        self.suppressed += 1
+        half = len(record.flow) // 2 - 2
+        key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
+               else record.flow[:half] + bytes((record.proto,)))
+        source = self.sources.get(key) or self.welcome(record.last, key, record.syn or b'')
+        if source:
+            source.suppressed += 1
+
+    def write(self, now, record, kind, body, ours):
+        """An event of a conversation, if the budget has it."""
+        if self.may_write(now):
+            self.put(now, record, kind, body, ours)
+        else:
+            self.suppress(record)
+
+    def put(self, now, record, kind, body, ours):
+        """A line about a conversation."""
+        if not record.head:
+            record.head = self.text(self.flow_head(record.flow, record.proto, record.start,
+                                                     record.vlan))[1:-1] + ','
+        self.put_line(now, kind, record.head, body, ours)
+
+    def put_line(self, now, kind, head, body, ours):
+        """A line; head: the text of what stands before the body."""
+        if not self.journal.takes(now, 1):
+            return
+        ours['schema'] = SCHEMA
+        if self.worker is not None:
+            ours['worker'] = self.worker
+        body['masscanned'] = ours
+        begin = self.text({'timestamp': iso_text(now), 'event_type': kind, 'host': self.name,
+                             'in_iface': self.iface})
+        line = begin[:-1] + ',' + head + self.text(body)[1:] + '\n'
+        self.journal.texts.append(line.replace('\x7f', '\\u007f'))
+
+    def flow_head(self, flow, proto, start, vlan) -> dict:
+        """What tells which conversation it is."""
+        src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
+        head = {'vlan': list(vlan)} if vlan else {}
+        head.update(src_ip=ip_text(src), src_port=sport, dest_ip=ip_text(dst), dest_port=dport,
+                    proto=EVE_PROTO[proto], flow_id=flow_number(flow, proto, start),
+                    community_id=community_id(proto, src, dst, sport, dport))
+        return head
+
+    # what is due
+
+    def flush(self, now):
+        if now >= self.sweep_at:
+            self.sweep_at = now + SWEEP_S
+            self.sweep(now)
+        if now >= self.stats_at:
+            self.stats_at = now + STATS_S
+            self.stats(now)
+        self.journal.flush(now)
+
+    def sweep(self, now, all=False):
+        """Datagrams and scans that are over are told of; all: these are the last."""
+        while self.datagrams:
+            record = next(iter(self.datagrams.values()))
+            if not all and now - record.last < DATAGRAMS_S:
+                break
+            del self.datagrams[record.flow]
+            self.end_flow(now, record, 'shutdown' if all else 'idle')
+        over = [(key, source) for key, source in self.sources.items() if all
+                or now - source.last >= SOURCE_QUIET_S or now - source.first >= SOURCE_MOST_S]
+        for key, source in over:
+            del self.sources[key]
+            self.members -= source.members()
+        self.tell_scans(now, [each for each in over
+                              if each[1].has_only_knocked() or each[1].suppressed])
+
+    def tell_scans(self, now, over):
+        """Sources that are over: the largest, then the number of the others."""
+        over.sort(key=lambda each: -each[1].packets)
+        for key, source in over[:SCANS_RATE]:
+            self.scan(now, key, source)
+        rest = [source for _, source in over[SCANS_RATE:]]
+        if rest:
+            self.put_line(now, 'scan', '', {}, {'scan': {
+                'sources': len(rest), 'packets': sum(each.packets for each in rest),
+                'suppressed': sum(each.suppressed for each in rest)}})
+
+    def scan(self, now, key, source):
+        """A source that only knocked."""
+        number = isinstance(key, int)
+        proto, src = (IP_TCP, key.to_bytes(4, 'big')) if number else (key[-1], key[:-1])
+        head = {}
+        tags = find_tags(source.frame)
+        if tags:
+            head['vlan'] = tags
+        head.update(src_ip=ip_text(src), proto=EVE_PROTO[proto])
+        _, addresses, at = find_layer4(source.frame)
+        if addresses:
+            half, icmp = len(addresses) // 2, proto in ICMP_ASKS
+            ports = (source.frame[at] << 16 if icmp else
+                     from_octets(source.frame[at:at + 4], 'big'))
+            flow = addresses + ports.to_bytes(4, 'big')
+            head['flow_id'] = flow_number(flow, proto, source.first)
+            head['community_id'] = community_id(proto, addresses[:half], addresses[half:],
+                                                ports >> 16, ports & HALF)
+            if icmp:
+                head['icmp_type'], head['icmp_code'] = source.frame[at], source.frame[at + 1]
+        about = {'first': iso_text(source.first), 'last': iso_text(source.last),
+                 'packets': source.packets, 'addresses': len(source.addresses)}
+        if source.ports:
+            about['ports'] = {'count': len(source.ports),
+                              'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
+        if proto == IP_TCP:
+            about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
+        if source.more:
+            about['more'] = True                # than these numbers say
+        if source.suppressed:
+            about['suppressed'] = source.suppressed
+        self.put_line(now, 'scan', self.text(head)[1:-1] + ',', {}, {'scan': about})
+
+    def stats(self, now):
+        """What was counted since the start."""
+        counts = dict(self.count())
+        spoken = {name[len(SPOKEN):]: counts.pop(name) for name in list(counts)
+                  if name.startswith(SPOKEN)}
+        ours = {name: counts.pop(name, 0) for name in (
+            'frames', 'answers', 'unasked', 'lost', 'evicted', 'missed')}
+        ours.update(
+            suppressed=self.suppressed, strangers=self.strangers, sources=len(self.sources),
+            connections=len(self.stack.connections.table), memory_kb=resident_kb(),
+            protocols=spoken, not_answered={name: count for name, count in counts.items()
+                                            if count})
+        self.put_line(now, 'stats', '', {'stats': {
+            'uptime': int(now - self.begun),
+            'capture': {'kernel_packets': ours['frames'] + ours['lost'],
+                        'kernel_drops': ours['lost']}}}, {'stats': ours})
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+        self.begun += step
+        self.sweep_at += step
+        self.stats_at += step
+        self.budget[1] += step
+        records = [conn.record for conn in self.stack.connections.table.values() if conn.record]
+        for each in records + list(self.datagrams.values()):
+            each.start += step
+            each.last += step
+        for each in self.sources.values():
+            each.first += step
+            each.last += step
+
+    def close(self, now):
+        """What is not over is over now."""
+        self.sweep(now, True)
+        self.stats(now)
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
+def make_encoder():
+    """-> encode(object), its text in JSON: ASCII only, on one line."""
+    import json                                 # late: 5 ms of every start
+    return json.JSONEncoder(separators=(',', ':')).encode
+
+
+def is_knock(fate) -> bool:
+    """Whether a frame of such a fate was well-formed, and for us."""
+    return fate.startswith(('tcp ', 'udp ', 'icmpv4 type', 'icmpv6 type')) and not fate.endswith(
+        ('checksum', 'offset', 'size'))
+
+
+def find_layer4(frame) -> 'tuple[int, bytes, int]':
+    """A frame of any kind -> protocol, both addresses, offset of layer 4; 0, b'', 0 if none."""
+    if len(frame) < ETHER.size:
+        return 0, b'', 0
+    ethertype, at = skip_tags(frame, from_octets(frame[12:14], 'big'))
+    end = len(frame)
+    if ethertype == ETHERTYPE_IPV4 and end >= at + IPV4.size:
+        return frame[at + 9], frame[at + 12:at + 20], at + (frame[at] & 15) * 4
+    if ethertype == ETHERTYPE_IPV6 and end >= at + IPV6.size:
+        _, size, above, _, src, dst = IPV6.unpack_from(frame, at)
+        at += IPV6.size
+        proto, data, _ = walk_extensions(above, frame[at:at + size])
+        return proto, src + dst, min(at + size, end) - len(data)
+    return 0, b'', 0
+
+
+def find_tags(frame) -> 'list[int]':
+    """Frame -> VLAN numbers, the outer first."""
+    if frame[12:14] == b'\x08\0' or len(frame) < ETHER.size:
+        return []
+    _, at = skip_tags(frame, from_octets(frame[12:14], 'big'))
+    return [from_octets(frame[each:each + 2], 'big') & 0xfff
+            for each in range(ETHER.size, at, TAG.size)]
+
+
+def community_id(proto, src, dst, sport, dport) -> str:
+    """Community ID version 1, seed 0: the same for both directions.
+
+    sport, dport    of ICMP: the type asked with, and 0; the type of the answer takes its place
+    source  https://github.com/corelight/community-id-spec
+    """
+    ends = [(src, sport), (dst, dport)]
+    if proto in ICMP_ASKS:
+        asked = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
+                 ICMPV6_ECHO: ICMPV6_ECHO_REPLY}
+        ends[1] = dst, asked.get(sport, dport)
+    (one, first), (other, second) = sorted(ends)
+    octets = struct.pack('!H%ds%dsBxHH' % (len(one), len(other)), 0, one, other, proto, first,
+                         second)
+    return '1:' + binascii.b2a_base64(hashlib.sha1(octets).digest()).decode().strip()
+
+
+def flow_number(flow, proto, start) -> int:
+    """A number below 2^53, which every reader of JSON can hold, for a conversation."""
+    text = b'%b %d %.6f' % (flow, proto, start)
+    return from_octets(hashlib.sha1(text).digest()[:8], 'big') >> 11
+
+
+def plain(value, depth=0):
+    """A field of an Event -> what JSON can say; octets that are no text stand as \\xNN."""
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value[:TEXT_LIMIT]).decode('utf-8', 'backslashreplace')
+    if isinstance(value, str):
+        return value[:TEXT_LIMIT].encode('utf-8', 'backslashreplace').decode()
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if -1e300 < value < 1e300 else str(value)
+    if depth >= NESTED_MAX:
+        return plain(str(value))
+    if isinstance(value, dict):
+        return {str(plain(key)): plain(each, depth + 1)
+                for key, each in itertools.islice(value.items(), ITEMS_MAX)}
+    return [plain(each, depth + 1) for each in itertools.islice(value, ITEMS_MAX)]
+
+
+def eve_name(name) -> str:
+    """A protocol of ours -> its name in events, which is also a key."""
+    return EVE_NAMES.get(name) or name.replace('-', '_')
+
+
+def flags_text(flags) -> str:
+    """Flags of TCP -> letters, 'SA'; '0': none."""
+    return ''.join(letter for bit, letter in enumerate(FLAG_LETTERS) if flags >> bit & 1) or '0'
+
+
+def flow_object(record, end) -> dict:
+    """The object `flow` of an event."""
+    if record.proto == UDP:
+        state = 'established' if record.went[0] else 'new'
+    else:
+        state = 'closed' if end in ('fin', 'rst') else 'established'
+    return {'pkts_toserver': record.came[0], 'pkts_toclient': record.went[0],
+            'bytes_toserver': record.came[1], 'bytes_toclient': record.went[1],
+            'start': iso_text(record.start), 'end': iso_text(record.last),
+            'age': int(record.last - record.start), 'state': state,
+            'reason': FLOW_REASONS.get(end, 'timeout')}
+
+
+def tcp_object(record, end) -> dict:
+    """The object `tcp`."""
+    came, went = record.flags
+    found = {'tcp_flags': '%02x' % (came | went), 'tcp_flags_ts': '%02x' % came,
+             'tcp_flags_tc': '%02x' % went}
+    found.update({name: True for bit, name in enumerate(TCP_FLAG_NAMES)
+                  if (came | went) >> bit & 1})
+    found['state'] = 'closed' if end in ('fin', 'rst') else 'established'
+    return found
+
+
+def payload_object(record) -> dict:
+    """What the client said, as far as it was kept."""
+    if not record.length:
+        return {}
+    found = {'payload_length': record.length}
+    if record.payload:
+        found['payload'] = binascii.b2a_base64(record.payload).decode().strip()
+        found['payload_printable'] = record.payload.translate(AS_PRINTABLE).decode()
+    return found
+
+
+AS_PRINTABLE = bytes(octet if 32 <= octet < 127 or octet in b'\r\n\t' else 46
+                     for octet in range(256))
+
+
+@functools.lru_cache(maxsize=8)
+def second_text(second) -> str:
+    """Unix time in whole seconds -> 'YYYY-MM-DDTHH:MM:SS'."""
+    return time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))
+
+
+def iso_text(now) -> str:
+    """Unix time -> ISO 8601 with microseconds, UTC."""
+    micros = int(now * 1000000)
+    return '%s.%06d+0000' % (second_text(micros // 1000000), micros % 1000000)
+
+
+def resident_kb() -> int:
+    """Resident memory of this process; 0: not known."""
+    try:
+        with open('/proc/self/statm', 'rb') as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE >> 10
+    except OSError:
+        return 0
 
 
 def value_text(value) -> str:
@@ -5390,7 +6205,7 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
     """One worker's life -> its counters; number: 0 is the first."""
     files = plan.openers[number]
     lists = Lists(plan.args, files, plan.shared)
-    observers, timers = make_observers(plan, files, link.herald), attend(link, stack)
+    observers, timers = make_observers(plan, files, link, stack, number), attend(link, stack)
     if not number and os.environ.get('NOTIFY_SOCKET'):
         timers.append(Notify(os.environ))
 
@@ -5404,23 +6219,26 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
     try:
         serve(link, stack, stop, observers, timers, reload)
         end_connections(link, stack, stop, observers)
+        hand_events(stack, [each for each in observers if each.on_events], time.time())
     finally:
         for each in observers:
             each.close(time.time())
     return count_up(link, stack, observers)
 
 
-def make_observers(plan, files, herald) -> 'list[Observer]':
-    """Who is shown what happens, as the options say; herald: whether this is the first worker."""
+def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
+    """Who is shown what happens, as the options say; number: of the worker, 0 is the first."""
     args, observers = plan.args, []
     if not args.quiet:
         journal = Journal(1, lock=plan.lock)
         if args.output is not None:
-            journal = Journal(args.output_fd, args.output, 'packet log', plan.lock, files,
+            journal = Journal(args.fds[args.output], args.output, 'packet log', plan.lock, files,
                               args.rotate and args.rotate[0])
         observers.append(PacketLog(journal, FORMATS[args.format](), time.time()))
-        if herald:
+        if link.herald:
             observers[0].begin()
+    if args.events is not None:
+        observers.append(make_event_log(plan, files, link, stack, number))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -5428,16 +6246,36 @@ def make_observers(plan, files, herald) -> 'list[Observer]':
     return observers
 
 
+def make_event_log(plan, files, link, stack, number) -> EventLog:
+    """--events; number: of the worker."""
+    args = plan.args
+    journal = Journal(1, 'standard output', 'event log', plan.lock, place=1)
+    if args.events != '-':
+        journal = Journal(args.fds[args.events], args.events, 'event log', plan.lock, files,
+                          (args.rotate or EVENTS_ROTATE)[0], 1)
+    share = max(args.events_budget // args.workers, 1)
+    log = EventLog(journal, stack, link.name, args.name or socket.gethostname(), time.time(),
+                   args.encode, number if args.workers > 1 else None, share,
+                   lambda: count_frames(link, stack, [log]))
+    stack.host.keep = args.payload
+    return log
+
+
 def count_up(link, stack, observers) -> 'collections.Counter':
-    """What a worker has seen, by name."""
+    """What a worker has seen, by name; it says which bugs there were."""
+    for error, frame in stack.faults:
+        say('fault: %r at frame %s' % (error, frame[:256].hex()))
+    return count_frames(link, stack, observers)
+
+
+def count_frames(link, stack, observers) -> 'collections.Counter':
+    """The same, without a word."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
                    'missed': sum(each.missed for each in observers)})
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
-    for error, frame in stack.faults:
-        say('fault: %r at frame %s' % (error, frame[:256].hex()))
     return counts
 
 
@@ -5613,6 +6451,15 @@ def make_parser() -> argparse.ArgumentParser:
     group('--rotate', metavar='SIZE[,COUNT]', action=Once, type=rotate_argument,
           help='put FILE aside as FILE.1 when it has so many octets (K, M, G), and keep COUNT '
                '(%d) of them' % KEPT_FILES)
+    group('--events', metavar='FILE', action=Once,
+          help='what is said, by whom, and who only knocks, as JSON in the shape of EVE, one '
+               'object a line; - is standard output')
+    group('--events-budget', metavar='N', action=Once, type=positive, default=EVENTS_BUDGET,
+          help='lines of it a second, the rest is counted (default: %d)' % EVENTS_BUDGET)
+    group('--payload', metavar='N', action=Once, type=payload_argument, default=PAYLOAD,
+          help='octets of what each client sends that stand there (default: %d)' % PAYLOAD)
+    group('--name', metavar='NAME', action=Once,
+          help="of this sensor, there (default: the host's)")
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
@@ -5692,6 +6539,13 @@ def rotate_argument(text):
     return size, count
 
 
+def payload_argument(text):
+    """argparse type: 0..65536 octets."""
+    if not re.fullmatch('[0-9]{1,5}', text) or int(text) > KEPT_MAX:
+        raise argparse.ArgumentTypeError('%r: not a number of octets up to %d' % (text, KEPT_MAX))
+    return int(text)
+
+
 def greet_argument(text):
     """argparse type: milliseconds -> seconds; off -> None."""
     if text == 'off':
@@ -5720,12 +6574,32 @@ def check_options(parser, args):
         parser.error('-q and -o: one of them')
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
-    if args.rotate and args.output is None:
-        parser.error('--rotate is for the file of -o')
+    if args.rotate and not named_outs(args):
+        parser.error('--rotate is for the files of -o and --events')
+    check_outs(parser, args)
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
     if args.like_original and {'greet', 'http', 'policy'} & getattr(args, 'given', set()):
         parser.error('--like-original has --greet off, --http 401 and --policy any already')
+
+
+def check_outs(parser, args):
+    """Options about what is written that do not go together."""
+    if args.events == '-' and not (args.quiet or args.output is not None):
+        parser.error('--events -: -o FILE or -q is needed, the packet log is on standard output')
+    if args.events == '-' and args.background:
+        parser.error('--events - and -d: one of them')
+    for option in ('events_budget', 'payload', 'name'):
+        if option in getattr(args, 'given', ()) and args.events is None:
+            parser.error('--%s is for --events' % option.replace('_', '-'))
+    outs = [os.path.abspath(path) for path in named_outs(args)]
+    if len(set(outs)) < len(outs):
+        parser.error('%r: two logs cannot share a file' % args.output)
+
+
+def named_outs(args) -> 'list[str]':
+    """The files that are written."""
+    return [path for path in (args.output, args.events) if path not in (None, '-')]
 
 
 def choose_protocols(only, without):
@@ -5844,7 +6718,7 @@ def main(argv=None) -> int:
 def make_files(args, user):
     """The files of the command line -> NamedFiles; user: whose rights we have later, or None."""
     lists = [each for each in (args.self_ip_file, args.remote_ip_deny_file) if each is not None]
-    outs, owner = [args.output] if args.output is not None else [], None
+    outs, owner = named_outs(args), None
     if user and os.getuid() == 0 and all(is_owned(path, user.pw_uid) for path in outs):
         owner = user
     return NamedFiles(outs, lists, args.rotate[1] if args.rotate else KEPT_FILES, owner)
@@ -5859,10 +6733,17 @@ def is_owned(path, uid) -> bool:
 
 
 def open_files(args, files, user) -> list:
-    """Open what is written, before any right is given up -> who opens files for each worker."""
+    """Open what is written, before any right is given up -> who opens files for each worker.
+
+    args.fds    afterwards {path: descriptor}
+    args.encode of make_encoder(): nobody may not read the library of root's own Python
+    """
+    args.fds = {}
+    if args.events is not None:
+        args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.output_fd = files.open(path)
+            args.fds[path] = files.open(path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -7689,8 +8570,8 @@ RDP_REJECTED = bytes.fromhex('0300002d02f080 7f6622 0a010f 020100'
                              '3018 020122 020103 020100 020101 020100 020101 020200ff 020102 0400')
 
 
-@talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00',), port=3389, size=be(2, 2, 0),
-      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
+@talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00', '03 00 00 0b 06 e0 00 00 .. .. 00'),
+      port=3389, size=be(2, 2, 0), ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
 def answer_rdp(message, peer):
     """Connection request -> confirmed; connect -> goodbye.
 
@@ -7760,47 +8641,6 @@ def answer_rfb(data, peer):
     return Reply(failure, RFB_RESPONSE, close=True)
 
 
-# ---- ssh -----------------------------------------------------------------------------
-
-SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
-SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
-SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
-SSH_ANSWER = b'SSH-2.0-1\r\n'
-SSH_UDP_MOST = 1.25
-
-
-def is_ssh_start(data):
-    """Data begins like an identification line, or may yet do."""
-    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
-
-
-@protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2', banner=SSH_ANSWER,
-          most=SSH_UDP_MOST)
-def answer_ssh(data, peer):
-    """Identification line -> ours, then silence.
-
-    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone
-    returns  11 octets, again for each further line; none for our own: two of us would loop.
-             Who was greeted has them already
-    """
-    if not is_ssh_start(data):
-        return None
-    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
-    if not end and len(data) < SSH_LINE_MAX:
-        if not peer.hurried:
-            return MORE
-        end = len(data)
-    if not end:
-        return None
-    line = data[:end].rstrip(b'\r\n')
-    if not SSH_ID.match(line) or line == SSH_ANSWER.rstrip():
-        return None
-    if peer.greeter:
-        peer.greeter = None
-        return Reply(used=end)
-    return Reply(SSH_ANSWER, used=end)
-
-
 # ---- x11 -----------------------------------------------------------------------------
 
 X11_REASON = b'Not authorized.\n'       # a multiple of 4
@@ -7828,6 +8668,251 @@ def answer_x11(message, peer):
                   password=message[at:at + secret].hex())
     return X11_FAILED[message[:1]].pack(0, len(X11_REASON), 11, 0, len(X11_REASON) // 4) + (
         X11_REASON), SHUT
+
+
+family('Secure shell')
+
+
+# ---- ssh: packets --------------------------------------------------------------------
+#
+# RFC 4253 s6.  A way is one direction's cipher and MAC:
+#   block       octets of which a packet has a multiple
+#   counted     whether packet_length itself counts for that: 4, or 0 octets
+#   first       octets that tell a packet's length
+#   tag         octets of the MAC
+#   read_size   number of the packet, its first octets -> packet_length
+#   open, seal  number of the packet, the whole of it -> padding_length and what follows; and back
+
+SSH_MSG_DISCONNECT = 1          # RFC 4250 s4.1.2
+SSH_MSG_IGNORE = 2
+SSH_MSG_UNIMPLEMENTED = 3
+SSH_MSG_DEBUG = 4
+SSH_MSG_KEXINIT = 20
+SSH_PACKET_MIN, SSH_PACKET_MAX = 12, 1 << 14    # packet_length; s6.1 has 35,000 octets
+SSH_PADDING_MIN = 4             # s6
+
+
+class SshPlain:
+    """A way before NEWKEYS."""
+    block, counted, first, tag = 8, 4, 4, 0
+
+    @staticmethod
+    def read_size(number, data):
+        return from_octets(data[:4], 'big')
+
+    @staticmethod
+    def open(number, data):
+        return data[4:]
+
+    @staticmethod
+    def seal(number, packet):
+        return packet
+
+
+SSH_PLAIN = SshPlain()
+
+
+def pack_ssh(way, number, payload, random) -> bytes:
+    """A payload -> the packet that goes out as the number-th of a way."""
+    padding = way.block - (way.counted + 1 + len(payload)) % way.block
+    if padding < SSH_PADDING_MIN:
+        padding += way.block
+    packet = bytes((padding,)) + payload + random(padding)
+    return way.seal(number, sized(packet, 4))
+
+
+# ---- ssh: exchange -------------------------------------------------------------------
+
+SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
+SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
+SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
+SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
+SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
+
+# What we offer (RFC 4253 s7.1), in the order of KEXINIT's lists; ciphers, MACs and compression
+# stand there twice, for each way.  It is what dropbear 2022.83 offers: short, and never ours alone
+SSH_KEX = (b'curve25519-sha256', b'curve25519-sha256@libssh.org', b'ecdh-sha2-nistp521',
+           b'ecdh-sha2-nistp384', b'ecdh-sha2-nistp256', b'diffie-hellman-group14-sha256',
+           b'diffie-hellman-group14-sha1', b'kexguess2@matt.ucc.asn.au',
+           b'kex-strict-s-v00@openssh.com')
+SSH_HOST_KEYS = b'ssh-ed25519', b'ecdsa-sha2-nistp256', b'rsa-sha2-256', b'ssh-rsa'
+SSH_CIPHERS = b'chacha20-poly1305@openssh.com', b'aes128-ctr', b'aes256-ctr'
+SSH_MACS = b'hmac-sha1', b'hmac-sha2-256'
+SSH_COMPRESSIONS = b'zlib@openssh.com', b'none'     # the former begins after a login: never
+SSH_LISTS = (SSH_KEX, SSH_HOST_KEYS, SSH_CIPHERS, SSH_CIPHERS, SSH_MACS, SSH_MACS,
+             SSH_COMPRESSIONS, SSH_COMPRESSIONS, (), ())
+
+
+def pack_kexinit(cookie) -> bytes:
+    """16 random octets -> the payload of our KEXINIT; no guess follows."""
+    lists = b''.join(sized(b','.join(names), 4) for names in SSH_LISTS)
+    return bytes((SSH_MSG_KEXINIT,)) + cookie + lists + bytes(5)
+
+
+def parse_kexinit(payload) -> 'tuple[list[list[bytes]], bool]':
+    """Payload of a KEXINIT -> its ten lists of names, whether a guess follows."""
+    at, lists = 17, []
+    for _ in SSH_LISTS:
+        names, at = read_sized(payload, at, 4)
+        lists.append(names.split(b','))
+    if len(payload) < at + 5:
+        raise Malformed('KEXINIT')
+    return lists, payload[at] != 0
+
+
+def choose_algorithms(lists) -> 'list[bytes]':
+    """A client's lists -> the first of each that we know, too (RFC 4253 s7.1)."""
+    chosen = []
+    for names, ours in zip(lists[:8], SSH_LISTS):
+        found = [name for name in names if name in ours]
+        if not found:
+            raise Malformed('no common algorithm')
+        chosen.append(found[0])
+    return chosen
+
+
+class Ssh:
+    """A conversation after the client's identification.
+
+    version     the client's identification, without the end of the line
+    ours        payload of our KEXINIT
+    inward, outward     the ways
+    received, sent      packets that went so far
+    size        packet_length of the packet that is coming; 0: not known yet
+    taken       octets of the client so far
+    later       later(self, peer) -> Reply, when what is waited for is there; None: nothing is
+    """
+    __slots__ = ('version', 'ours', 'inward', 'outward', 'received', 'sent', 'size', 'taken',
+                 'later')
+
+    def __init__(self, version):
+        self.version, self.ours = version, b''
+        self.inward = self.outward = SSH_PLAIN
+        self.received = self.sent = self.size = self.taken = 0
+        self.later = None
+
+    def cost(self):
+        """Octets that it keeps."""
+        return 400 + len(self.version) + len(self.ours)
+
+    def answer(self, data, peer):
+        """Octets behind the identification -> Reply, to a packet; or MORE."""
+        if self.later:
+            later, self.later = self.later, None
+            return later(self, peer)
+        payload, used = self.read(data)
+        if not used:
+            return MORE
+        self.taken += used
+        if self.taken > SSH_EARLY_MAX:
+            raise Malformed('too much')
+        reply = self.take(payload, peer)
+        return reply._replace(used=used)
+
+    def read(self, data) -> 'tuple[bytes, int]':
+        """Octets -> (payload of the first packet, octets of it); 0 octets: it is not whole."""
+        way = self.inward
+        if not self.size:
+            if len(data) < way.first:
+                return b'', 0
+            size = way.read_size(self.received, data[:way.first])
+            if not SSH_PACKET_MIN <= size <= SSH_PACKET_MAX or (size + way.counted) % way.block:
+                raise Malformed('packet of %d' % size)
+            self.size = size
+        end = 4 + self.size + way.tag
+        if len(data) < end:
+            return b'', 0
+        packet = way.open(self.received, data[:end])
+        self.received = self.received + 1 & MASK32
+        self.size = 0
+        payload = packet[1:len(packet) - packet[0]]
+        if not payload:
+            raise Malformed('padding')
+        return payload, end
+
+    def say(self, payload, peer) -> bytes:
+        """A payload -> its packet."""
+        self.sent += 1
+        return pack_ssh(self.outward, self.sent - 1, payload, peer.host.random)
+
+    def take(self, payload, peer):
+        """A message -> Reply."""
+        kind = payload[0]
+        if kind in (SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG):
+            return Reply()
+        if kind != SSH_MSG_KEXINIT:
+            raise Malformed('message %d' % kind)
+        return self.take_kexinit(payload, peer)
+
+    def send_kexinit(self, peer):
+        """Our KEXINIT; later, as it has a segment of its own."""
+        self.ours = pack_kexinit(peer.host.random(16))
+        return Reply(self.say(self.ours, peer), 0, limit=SSH_LOGIN_S)
+
+    def take_kexinit(self, payload, peer):
+        """The client's KEXINIT: it is noted, and the connection ends."""
+        if len(payload) > SSH_KEXINIT_MAX:
+            raise Malformed('KEXINIT of %d' % len(payload))
+        lists, _ = parse_kexinit(payload)
+        peer.note('ssh_kexinit', kexinit=payload, version=self.version)
+        choose_algorithms(lists)
+        return Reply(close=True)
+
+
+# ---- ssh -----------------------------------------------------------------------------
+
+SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99'        # RFC 4253 s4.2, s5.1
+SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
+SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
+SSH_SHORT = b'SSH-2.0-1'
+SSH_UDP_MOST = 1.25
+
+
+def is_ssh_start(data):
+    """Data begins like an identification line, or may yet do."""
+    return any(data.startswith(sig) or sig.startswith(data) for sig in SSH_SIGNATURES)
+
+
+def identify_ssh(peer):
+    """Our identification line; the short one where nothing more is said."""
+    talks = peer.transport == TCP and not peer.host.original
+    return (SSH_VERSION if talks else SSH_SHORT) + b'\r\n'
+
+
+@protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2, s7.1',
+          banner=identify_ssh, most=SSH_UDP_MOST)
+def answer_ssh(data, peer):
+    """Identification line -> ours, KEXINIT; the client's KEXINIT ends it.
+
+    data     SSH-, version, -, software, perhaps a comment, CR LF or LF alone; then packets
+    returns  over UDP, and as the original did, the line alone, for each further line; none for
+             our own: two of us would loop.  Who was greeted has the line already
+    """
+    if isinstance(peer.state, Ssh):
+        try:
+            return peer.state.answer(data, peer)
+        except Malformed:                       # as dropbear and OpenSSH: they say nothing
+            return Reply(close=True)
+    if not is_ssh_start(data):
+        return None
+    end = data.find(b'\n', 0, SSH_LINE_MAX) + 1
+    if not end and len(data) < SSH_LINE_MAX:
+        if not peer.hurried:
+            return MORE
+        end = len(data)
+    if not end:
+        return None
+    version, line = data[:end].rstrip(b'\r\n'), identify_ssh(peer)
+    if not SSH_ID.match(version) or version == SSH_SHORT:
+        return None
+    if line != SSH_VERSION + b'\r\n':
+        return Reply(line, used=end)
+    session = peer.state = Ssh(version)
+    if peer.greeter:
+        peer.greeter = None
+        return session.send_kexinit(peer)._replace(used=end)
+    session.later = Ssh.send_kexinit
+    return Reply(line, end, wait=SSH_APART_S)
 
 
 family('Proxies and tunnels')
@@ -10537,6 +11622,600 @@ def answer_zabbix(message, peer):
     if body[:1] != b'{':
         says = b'1' if body.strip() == b'agent.ping' else b'ZBX_NOTSUPPORTED\0unknown key'
     return ZABBIX_HEAD.pack(b'ZBXD', 1, len(says), 0) + says, SHUT
+
+
+family('Industrial')
+
+
+# ---- atg -----------------------------------------------------------------------------
+
+ATG_ASKED = re.compile(br'[\1^]A?([IS][0-9]{5})')      # function and tank; S sets something
+ATG_REPORT = (b'\1\r\nI20100\r\n%s\r\n\r\nSTATION\r\n\r\nIN-TANK INVENTORY\r\n\r\n'
+              b'TANK PRODUCT             VOLUME TC VOLUME   ULLAGE   HEIGHT    WATER     TEMP\r\n'
+              b'  1  UNLEADED              4012      3987     5988    41.20     0.00    61.30\r\n'
+              b'\r\n\3')
+ATG_UNKNOWN = b'\x019999FF1B\3'
+
+
+@talk('atg', sig=('01 49 .. .. .. .. ..', '01 53 .. .. .. .. ..', b'^AI20100'), port=10001,
+      check=lambda data, peer: bool(ATG_ASKED.match(data)),
+      size=lambda data: 8 if data[:1] == b'^' else 1 if data[:1] in b'\r\n' else 7,
+      ref='https://cdn.chipkin.com/files/liz/576013-635.pdf')
+def answer_atg(message, peer):
+    """What is in the tanks -> a tank; all else is refused."""
+    match = ATG_ASKED.match(message)
+    if not match:
+        return b'' if message in b'\r\n' else None
+    if match.group(1) == b'I20100':
+        return ATG_REPORT % time.strftime('%b %d, %Y %I:%M %p',
+                                          time.gmtime(peer.now)).upper().encode()
+    peer.note('request', function=match.group(1))
+    return ATG_UNKNOWN
+
+
+# ---- codesys -------------------------------------------------------------------------
+
+# The identification that version 2 gives: texts at fixed places
+CODESYS_IDENT = (bytes(59) + b'Linux'.ljust(32, b'\0') + b'generic'.ljust(32, b'\0')
+                 + b'PLC runtime 2.3'.ljust(32, b'\0'))
+
+
+@talk('codesys', sig=('bb bb 01 00 00 00 01', 'bb bb 01 00 00 01 01'), port=(2455, 1200),
+      size=fix(7), ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/'
+                       'codesys/codesys.go')
+def answer_codesys(message, peer):
+    """Login of either byte order -> what runs here."""
+    size = len(CODESYS_IDENT)
+    return b'\xbb\xbb' + size.to_bytes(4, 'big' if message[5] else 'little') + CODESYS_IDENT
+
+
+# ---- crimson -------------------------------------------------------------------------
+
+CRIMSON_TEXTS = {0x012b: b'Vendor', 0x012a: b'HMI'}     # registers
+
+
+@talk('crimson', sig=('00 04 01 2b 1b 00', '00 04 01 2a 1a 00'), port=789, size=be(0, 2, 2),
+      limit=1024, ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/'
+                      'crimsonv3/crimsonv3.go')
+def answer_crimson(message, peer):
+    """Register of a text -> the text; all else -> silence."""
+    register, kind = struct.unpack_from('!HH', message, 2)
+    text = CRIMSON_TEXTS.get(register)
+    return text and sized(struct.pack('!HH', register, kind) + text + b'\0')
+
+
+# ---- dnp3 ----------------------------------------------------------------------------
+
+DNP3_HEAD = struct.Struct('<HBBHHH')    # IEEE 1815 s9.2.4: start size control to from crc
+DNP3_RESET, DNP3_TEST, DNP3_CONFIRMED, DNP3_UNCONFIRMED, DNP3_STATUS = 0, 2, 3, 4, 9
+DNP3_ACK, DNP3_SUPPORTED, DNP3_NOT_SUPPORTED = 0, 11, 15
+DNP3_READ, DNP3_CONFIRM, DNP3_RESPONSE = 1, 0, 129
+DNP3_NOTHING, DNP3_NO_FUNCTION = b'\0\0', b'\0\1'       # internal indications
+DNP3_BLOCK = 16                         # octets of data before each further CRC
+
+
+def dnp3_crc(octets):
+    """CRC-16 of IEEE 1815 s9.2.4.3, lowest octet first."""
+    crc = 0
+    for octet in octets:
+        crc ^= octet
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xa6bc if crc & 1 else 0)
+    return struct.pack('<H', crc ^ 0xffff)
+
+
+def size_dnp3(data):
+    """Head, then data in blocks, each with its CRC."""
+    if len(data) < 3:
+        return None
+    count = data[2] - 5
+    return DNP3_HEAD.size + count - 2 * (-count // DNP3_BLOCK) if count >= 0 else -1
+
+
+def pack_dnp3(control, to, source, data=b''):
+    """A frame of up to one block."""
+    head = DNP3_HEAD.pack(0x6405, 5 + len(data), control, to, source, 0)[:-2]
+    return head + dnp3_crc(head) + (data + dnp3_crc(data) if data else b'')
+
+
+@talk('dnp3', sig=('05 64 .. c0', '05 64 .. c4', '05 64 .. c9'), port=20000, size=size_dnp3,
+      limit=292, ref='https://standards.ieee.org/ieee/1815/5414/')
+def answer_dnp3(message, peer):
+    """Status of the link, read -> it is there, nothing new; all else is refused.
+
+    state  the address that was asked first: others are not ours
+    """
+    _, _, control, to, source, _ = DNP3_HEAD.unpack_from(message)
+    if peer.state is None:
+        peer.state = to
+    if dnp3_crc(message[:8]) != message[8:10] or to != peer.state or not control & 0x40:
+        return b''
+    function, data = control & 15, message[DNP3_HEAD.size:]
+    if function in (DNP3_CONFIRMED, DNP3_UNCONFIRMED):
+        out = pack_dnp3(DNP3_ACK, source, to) if function == DNP3_CONFIRMED else b''
+        _, order, asked = data[:3]
+        if asked == DNP3_CONFIRM:
+            return out
+        if asked != DNP3_READ:
+            peer.note('request', function=asked, data=data[3:])
+        says = bytes((0xc0, 0xc0 | order & 15, DNP3_RESPONSE))
+        return out + pack_dnp3(0x44, source, to, says + (
+            DNP3_NOTHING if asked == DNP3_READ else DNP3_NO_FUNCTION))
+    return pack_dnp3({DNP3_STATUS: DNP3_SUPPORTED, DNP3_RESET: DNP3_ACK, DNP3_TEST: DNP3_ACK}.get(
+        function, DNP3_NOT_SUPPORTED), source, to)
+
+
+# ---- ethernet-ip ---------------------------------------------------------------------
+
+# CIP vol. 2 s2-3.1: command size session status context options
+ENIP_HEAD = struct.Struct('<HHIIQI')
+ENIP_SERVICES, ENIP_IDENTITY, ENIP_INTERFACES = 0x04, 0x63, 0x64
+ENIP_OPEN, ENIP_CLOSE, ENIP_DATA = 0x65, 0x66, 0x6f
+ENIP_INVALID = 1                        # vol. 2 s2-3.4: status
+CIP_ALL_OF_IDENTITY = b'\1\2\x20\1\x24\1'       # vol. 1: get all attributes; class 1, instance 1
+CIP_NOT_SUPPORTED = 8
+# vol. 1 s5A-2: vendor type product major minor status serial, name
+CIP_IDENTITY = struct.pack('<HHHBBHI', 0, 0x0e, 1, 1, 0, 0x30, 1) + sized(b'PLC', 1)
+ENIP_SAYS = {
+    ENIP_SERVICES: b'\1\0\0\1' + sized(struct.pack('<HH16s', 1, 0x20, b'Communications'), 2,
+                                       'little'),
+    ENIP_INTERFACES: b'\0\0', ENIP_OPEN: b'\1\0\0\0'}
+
+
+def answer_cip(request):
+    """Request to an object -> its answer: who we are, or that the service is not known."""
+    if request == CIP_ALL_OF_IDENTITY:
+        return b'\x81\0\0\0' + CIP_IDENTITY
+    return bytes((request[0] | 0x80, 0, CIP_NOT_SUPPORTED, 0))
+
+
+def read_enip_data(message, peer):
+    """SendRRData -> the same with the answer; vol. 2 s2-6.1: two items, no address, data."""
+    begin, at = ENIP_HEAD.size + 12, ENIP_HEAD.size + 14
+    request, _ = read_sized(message, at, 2, 'little')
+    if not request or message[begin:at] != b'\xb2\0':
+        return None
+    if request != CIP_ALL_OF_IDENTITY:
+        peer.note('request', service=request[0], data=request[1:])
+    return message[ENIP_HEAD.size:at] + sized(answer_cip(request), 2, 'little')
+
+
+@talk('ethernet-ip', port=44818, size=le(2, 2, ENIP_HEAD.size), limit=1024,
+      sig=['%s 00 00 00 00 00 00 00 00%s 00 00 00 00' % (command, ' ..' * 8)
+           for command in ('04 00 00 00', '63 00 00 00', '64 00 00 00', '65 00 04 00')],
+      ref='https://www.odva.org/technology-standards/key-technologies/ethernet-ip/')
+def answer_enip(message, peer):
+    """Identity, services, session -> ours; of objects the identity alone."""
+    command, _, session, _, context, _ = ENIP_HEAD.unpack_from(message)
+    if command == ENIP_CLOSE:
+        return b'', SHUT
+    status, says = 0, ENIP_SAYS.get(command)
+    if command == ENIP_OPEN:
+        session = int.from_bytes(peer.host.random(4), 'big') | 1
+    elif command == ENIP_IDENTITY:
+        address = struct.pack('!HH4sQ', 2, peer.dport, peer.dst[-4:], 0)
+        says = b'\1\0\x0c\0' + sized(b'\1\0' + address + CIP_IDENTITY + b'\xff', 2, 'little')
+    elif command == ENIP_DATA:
+        says = read_enip_data(message, peer)
+    if says is None:
+        status, says = ENIP_INVALID, b''
+    return ENIP_HEAD.pack(command, len(says), session, status, context, 0) + says
+
+
+# ---- fins ----------------------------------------------------------------------------
+
+FINS_HEAD = struct.Struct('!4sIII')     # magic, octets that follow, command, error
+FINS_NODES, FINS_FRAME = 0, 2           # commands; the answer to the first is 1
+# icf rsv gateways, to: net node unit, from: net node unit, service id, command
+FINS_ASKED = struct.Struct('!BBB3s3sBH')
+FINS_READ, FINS_UNIT = 0x0101, 0x0501
+FINS_MOST = 999                         # words of a read
+FINS_TEXTS = b'PLC'.ljust(20) + b'1.0'.ljust(20) + bytes(52)
+FINS_DONE, FINS_TOO_LONG, FINS_UNKNOWN = 0x0000, 0x110b, 0x0401      # end codes
+
+
+def answer_fins_frame(frame, peer):
+    """A command -> its answer: a read gives zeros, who are you a name; all else is refused."""
+    _, _, gateways, to, source, service, command = FINS_ASKED.unpack_from(frame)
+    code, data = FINS_DONE, b''
+    if command == FINS_READ:
+        count, = struct.unpack_from('!H', frame, FINS_ASKED.size + 4)
+        code = FINS_DONE if count <= FINS_MOST else FINS_TOO_LONG
+        data = bytes(2 * count) if code == FINS_DONE else b''
+    elif command == FINS_UNIT:
+        data = FINS_TEXTS
+    else:
+        code = FINS_UNKNOWN
+        peer.note('request', command=command, data=frame[FINS_ASKED.size:])
+    return FINS_ASKED.pack(0xc0, 0, gateways, source, to, service, command) + struct.pack(
+        '!H', code) + data
+
+
+@talk('fins', sig=(b'FINS\0\0\0\x0c\0\0\0\0',), port=9600, size=be(4, 4, 8), limit=2048,
+      ref='https://www.myomron.com/downloads/1.Manuals/Networks/W421E104.pdf')
+def answer_fins(message, peer):
+    """Wish for an address -> addresses; read -> zeros; all else is refused."""
+    _, _, command, _ = FINS_HEAD.unpack_from(message)
+    if command == FINS_NODES:
+        body = struct.pack('!II', int.from_bytes(message[16:20], 'big') or 239, peer.dst[-1])
+        return FINS_HEAD.pack(b'FINS', 8 + len(body), 1, 0) + body
+    if command != FINS_FRAME:
+        return None
+    body = answer_fins_frame(message[FINS_HEAD.size:], peer)
+    return FINS_HEAD.pack(b'FINS', 8 + len(body), FINS_FRAME, 0) + body
+
+
+# ---- fox -----------------------------------------------------------------------------
+
+FOX_HELLO = (b'fox a 0 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\nhostName=s:%s\n'
+             b'hostAddress=s:%s\napp.name=s:Station\napp.version=s:4.0\nvm.name=s:VM\n};;\n')
+
+
+@talk('fox', sig=(b'fox a ',), port=1911, size=till(b'};;'),
+      ref='https://github.com/zmap/zgrab2/tree/master/modules/fox')
+def answer_fox(message, peer):
+    """Hello -> ours, once; what follows is a login, which gets no answer."""
+    if peer.state or b' fox hello' not in message:
+        peer.note('request', words=message.strip()[:512])
+        return b'', SHUT
+    peer.state = 'greeted'
+    return FOX_HELLO % (peer.host.host_name, ip_text(peer.dst).encode())
+
+
+# ---- ge-srtp -------------------------------------------------------------------------
+
+SRTP_HEAD = 56                          # octets of every mailbox message
+SRTP_SIZE_AT, SRTP_KIND_AT, SRTP_SERVICE_AT = 4, 31, 42
+SRTP_HELLO = b'\1' + bytes(7) + b'\x0f' + bytes(47)
+SRTP_TYPE, SRTP_ENABLE = 0x43, 0x4f     # services
+SRTP_DONE, SRTP_DATA, SRTP_ERROR = 0xd4, 0x94, 0xd1     # kinds of an answer
+SRTP_NAME = bytes(8) + bytes((SRTP_TYPE, 0, 0, 0)) + b'PLC'.ljust(28, b'\0')
+
+
+@talk('ge-srtp', sig=('00 ' * 55 + '00',), port=18245, size=le(SRTP_SIZE_AT, 2, SRTP_HEAD),
+      limit=2048, ref='https://doi.org/10.1016/j.diin.2017.06.004')
+def answer_srtp(message, peer):
+    """Opening -> ours; type of the controller -> its name; all else -> an error.
+
+    state  'open'
+    """
+    if peer.state is None:
+        peer.state = 'open'
+        return SRTP_HELLO
+    service, body = message[SRTP_SERVICE_AT], b''
+    kind = SRTP_DONE if service == SRTP_ENABLE else SRTP_ERROR
+    if service == SRTP_TYPE:
+        kind, body = SRTP_DATA, SRTP_NAME
+    if kind == SRTP_ERROR:
+        peer.note('request', service=service, data=message[SRTP_SERVICE_AT + 1:])
+    head = struct.pack('<B1x2sH', 3, message[2:4], len(body))
+    return head.ljust(SRTP_KIND_AT, b'\0') + bytes((kind,)).ljust(25, b'\0') + body
+
+
+# ---- hart-ip -------------------------------------------------------------------------
+
+HART_HEAD = struct.Struct('!BBBBHH')    # version kind message status sequence size
+HART_START, HART_CLOSE, HART_ALIVE, HART_PASS = range(4)
+HART_IDENTITY = 0                       # command; all else is not implemented: 64
+# expanded type 254, type, 5 preambles, revisions 7 1 1 1, flags, number
+HART_IDENT = b'\0\0\xfe\0\0\5\7\1\1\x08\0\0\0\1'
+
+
+def answer_hart(frame, peer):
+    """A frame of the wired bus -> its answer; the long form has an address of 5 octets."""
+    at = 6 if frame[0] & 0x80 else 2
+    command = frame[at]
+    if command != HART_IDENTITY:
+        peer.note('request', function=command, data=frame[at + 2:-1])
+    data = HART_IDENT if command == HART_IDENTITY else b'\x40\0'
+    out = bytes((frame[0] & 0x80 | 6,)) + frame[1:at + 1] + sized(data, 1)
+    return out + bytes((functools.reduce(operator.xor, out),))
+
+
+@talk('hart-ip', sig=('01 00 00 00 .. .. 00 0d 01',), port=5094, size=be(6, 2, 0), limit=512,
+      ref='https://www.fieldcommgroup.org/technologies/hart/hart-ip')
+def answer_hart_ip(message, peer):
+    """Session, life sign, identity -> the same, a device; all else is refused."""
+    version, kind, ident, _, sequence, _ = HART_HEAD.unpack_from(message)
+    body = message[HART_HEAD.size:]
+    if kind or ident > HART_PASS:
+        return None
+    if ident == HART_PASS:
+        body = answer_hart(body, peer)
+    return (HART_HEAD.pack(version, 1, ident, 0, sequence, HART_HEAD.size + len(body)) + body,
+            ident == HART_CLOSE)
+
+
+# ---- iec104 --------------------------------------------------------------------------
+
+IEC104_ACTS = {0x07: 0x0b, 0x13: 0x23, 0x43: 0x83}      # IEC 60870-5-104 s5.3: act: con
+IEC104_ASDU = struct.Struct('<BBBBH')   # IEC 60870-5-101 s7.2: type count cause origin address
+IEC104_INTERROGATION = 100
+IEC104_DONE, IEC104_ENDED = 7, 10       # causes
+IEC104_REFUSED, IEC104_UNKNOWN = 0x47, 0x6c     # 7, 44: type is not known; negative
+
+
+def answer_asdu(asdu, peer):
+    """A unit of data -> those that answer it: no points; commands are refused."""
+    kind, count, _, origin, address = IEC104_ASDU.unpack_from(asdu)
+    causes = IEC104_REFUSED,
+    if kind == IEC104_INTERROGATION:
+        causes = IEC104_DONE, IEC104_ENDED
+    elif not 45 <= kind <= 107:
+        causes = IEC104_UNKNOWN,
+    if causes[0] == IEC104_REFUSED:
+        peer.note('request', function=kind, data=asdu[IEC104_ASDU.size:])
+    return [IEC104_ASDU.pack(kind, count, cause, origin, address) + asdu[IEC104_ASDU.size:]
+            for cause in causes]
+
+
+@talk('iec104', sig=['68 04 %02x 00 00 00' % act for act in IEC104_ACTS], port=2404,
+      size=be(1, 1, 2), ref='https://webstore.iec.ch/publication/25035')
+def answer_iec104(message, peer):
+    """Start, test, stop -> confirmed; a question -> no points; commands are refused.
+
+    state  how many of our units have gone
+    """
+    if message[0] != 0x68 or message[1] < 4:
+        return None
+    if message[2] & 3 == 3:                     # U format
+        return b'\x68\4' + bytes((IEC104_ACTS.get(message[2], 0), 0, 0, 0)) if (
+            message[2] in IEC104_ACTS) else b''
+    if message[2] & 1:                          # S format
+        return b''
+    theirs, = struct.unpack_from('<H', message, 2)
+    out = b''
+    for asdu in answer_asdu(message[6:], peer):
+        ours = peer.state or 0
+        out += b'\x68' + sized(struct.pack('<HH', ours, theirs + 2 & 0xfffe) + asdu, 1)
+        peer.state = ours + 2 & 0xfffe
+    return out
+
+
+# ---- melsec --------------------------------------------------------------------------
+
+# MELSEC communication protocol, frame 3E: subheader, where to; size timer command subcommand
+SLMP_HEAD = struct.Struct('<2s5sHHHH')
+SLMP_READ, SLMP_NAME = 0x0401, 0x0101
+SLMP_MOST = 960                         # words of a read
+SLMP_REFUSED = 0xc059                   # end code: the command is not known
+MELSOFT_ANSWER = b'\xd7' + bytes(20)
+
+
+@talk('melsec', sig=('50 00 00 ff ff 03 00 .. .. .. .. .. .. .. ..',), port=(5006, 5007),
+      size=le(7, 2, 9), limit=4096,
+      ref='https://dl.mitsubishielectric.com/dl/fa/document/manual/plc/sh080008/sh080008ab.pdf')
+def answer_melsec(message, peer):
+    """Name of the type -> ours; read -> zeros; all else is refused."""
+    start, route, _, _, command, sub = SLMP_HEAD.unpack_from(message)
+    if start != b'\x50\0':
+        return None
+    code, data = 0, b''
+    if command == SLMP_NAME:
+        data = b'PLC'.ljust(16) + b'\0\0'
+    elif command == SLMP_READ:
+        count = min(int.from_bytes(message[SLMP_HEAD.size + 4:][:2], 'little'), SLMP_MOST)
+        data = bytes((count + 1) // 2 if sub & 1 else 2 * count)
+    else:
+        code = SLMP_REFUSED
+        peer.note('request', command=command, data=message[SLMP_HEAD.size:])
+    return b'\xd0\0' + route + sized(struct.pack('<H', code) + data, 2, 'little')
+
+
+# ---- modbus --------------------------------------------------------------------------
+
+MODBUS_HEAD = struct.Struct('!HHHBB')   # on TCP/IP s3.1.3: id protocol size unit; function
+MODBUS_MOST = {1: 2000, 2: 2000, 3: 125, 4: 125}        # s6: how many bits, words of a read
+MODBUS_SERVER_ID, MODBUS_MEI = 0x11, 0x2b
+MODBUS_BAD_FUNCTION, MODBUS_BAD_ADDRESS, MODBUS_BAD_VALUE = 1, 2, 3
+MODBUS_OBJECTS = b'Vendor', b'PLC', b'1.0'      # s6.21: vendor, product, revision
+
+
+def is_modbus(data, peer):
+    """The size is that of a request, and so is the function."""
+    return 2 <= data[5] <= 254 and 0 < data[7] < 0x80
+
+
+def read_modbus_objects(body):
+    """Code of what is asked, first object -> a response, or an error (s6.21)."""
+    kind, code, first = body
+    if kind != 0x0e or not 1 <= code <= 4:
+        return MODBUS_BAD_VALUE
+    if code == 4 and first >= len(MODBUS_OBJECTS):
+        return MODBUS_BAD_ADDRESS
+    end = first + 1 if code == 4 else len(MODBUS_OBJECTS)
+    objects = [bytes((number,)) + sized(MODBUS_OBJECTS[number], 1)
+               for number in range(first if first < end else 0, end)]
+    return bytes((kind, code, 0x81, 0, 0, len(objects))) + b''.join(objects)
+
+
+def answer_modbus_function(function, body):
+    """Function, the rest of the request -> the rest of the response, or an error."""
+    if function in MODBUS_MOST:
+        _, count = struct.unpack('!HH', body)
+        if not 1 <= count <= MODBUS_MOST[function]:
+            return MODBUS_BAD_VALUE
+        return sized(bytes((count + 7) // 8 if function < 3 else 2 * count), 1)
+    if function == MODBUS_MEI:
+        return read_modbus_objects(body)
+    return sized(b'\1\xffPLC', 1) if function == MODBUS_SERVER_ID else MODBUS_BAD_FUNCTION
+
+
+@talk('modbus', sig=('.. .. 00 00 00 .. .. ..',), port=502, check=is_modbus, size=be(4, 2, 6),
+      limit=260, ref='https://modbus.org/docs/Modbus_Application_Protocol_V1_1b3.pdf')
+def answer_modbus(message, peer):
+    """Reads -> zeros, who we are; all else is refused."""
+    ident, protocol, _, unit, function = MODBUS_HEAD.unpack_from(message)
+    body = message[MODBUS_HEAD.size:]
+    if protocol or function > 0x7f:
+        return None
+    says = answer_modbus_function(function, body)
+    if isinstance(says, int):
+        if says == MODBUS_BAD_FUNCTION:
+            peer.note('request', function=function, data=body)
+        function, says = function | 0x80, bytes((says,))
+    return MODBUS_HEAD.pack(ident, 0, 2 + len(says), unit, function) + says
+
+
+# ---- opcua ---------------------------------------------------------------------------
+
+OPCUA_HELLO = struct.Struct('<8sIIIII')     # OPC 10000-6 s7.1.2.3: head version sizes, counts
+OPCUA_REJECTED = 0x80550000             # Bad_SecurityPolicyRejected
+
+
+@talk('opcua', sig=(b'HELF',), port=4840, size=le(4, 4, 0), limit=8192,
+      ref='https://reference.opcfoundation.org/Core/Part6/v105/docs/7.1')
+def answer_opcua(message, peer):
+    """Hello -> acknowledge; a channel is refused."""
+    if message[:4] == b'HELF':
+        _, _, receives, sends, _, _ = OPCUA_HELLO.unpack_from(message)
+        peer.note('request', target=read_sized(message, OPCUA_HELLO.size, 4, 'little')[0])
+        return b'ACKF' + struct.pack('<6I', 28, 0, min(sends, 65535), min(receives, 65535), 0, 0)
+    return b'ERRF' + struct.pack('<III', 16, OPCUA_REJECTED, 0xffffffff), SHUT
+
+
+# ---- pcom ----------------------------------------------------------------------------
+
+PCOM_ASKED = re.compile(br'/([0-9A-F]{2})([A-Z]{2,3})(.*)\r', re.S)
+PCOM_IDENT = b'A%sID000000A001000000'   # unit; model 6, hardware 1, system 3 3 2
+
+
+@talk('pcom', sig=('.. .. 65 00 .. .. 2f .. .. 49 44',), port=20256, size=le(4, 2, 6), limit=1024,
+      ref='https://unitronicsplc.com/Download/SoftwareUtilities/Unitronics%20PCOM%20Protocol.pdf')
+def answer_pcom(message, peer):
+    """Identity of a unit -> ours; all else is not answered."""
+    match = PCOM_ASKED.fullmatch(message, 6)
+    if not match:
+        return None
+    unit, verb, rest = match.groups()
+    if verb != b'ID' and not verb.startswith(b'IDE'):
+        peer.note('request', command=verb, data=rest)
+        return b''
+    says = PCOM_IDENT % unit
+    return message[:4] + sized(b'/%s%02X\r' % (says, sum(says) & 0xff), 2, 'little')
+
+
+# ---- pcworx --------------------------------------------------------------------------
+
+PCWORX_SESSION = 1
+# texts of the answer to the third question, where they stand
+PCWORX_TEXTS = (30, b'PLC'), (66, b'1.0'), (79, b'01/01/20'), (91, b'00:00:00'), (152, b'1')
+
+
+@talk('pcworx', sig=(b'\1\1\0\x1a\0\0\0\0\x78\x80\0\3\0\x0cIBETH01N0_M\0',), port=1962,
+      size=be(2, 2, 0), limit=256,
+      ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/pcworx/'
+          'pcworx.go')
+def answer_pcworx(message, peer):
+    """Opening, session, identity -> ours; all else is not answered."""
+    kind, = struct.unpack_from('!H', message)
+    if kind == 0x0101:
+        return b'\x81\1\0\x14' + bytes(13) + bytes((PCWORX_SESSION, 0, 0))
+    if kind == 0x0105:
+        return b'\x81\5\0\x08' + bytes(4)
+    if kind != 0x0106:
+        return None
+    out = bytearray(b'\x81\6\0\xa0' + bytes(156))
+    for at, text in PCWORX_TEXTS:
+        out[at:at + len(text)] = text
+    return bytes(out)
+
+
+# ---- proconos ------------------------------------------------------------------------
+
+PROCONOS_IDENT = (b'\xcc\1\0\x54\x40\x42' + bytes(7) + b'Runtime 1.0'.ljust(32, b'\0')
+                  + b'PLC'.ljust(33, b'\0') + b'project\0\0\0')
+
+
+@talk('proconos', sig=('cc 01 00 0b 40 02 00 00 47 ee',), port=20547, size=fix(10),
+      ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/proconos/'
+          'proconos.go')
+def answer_proconos(message, peer):
+    """Who are you -> a runtime, a project."""
+    return PROCONOS_IDENT
+
+
+# ---- s7 ------------------------------------------------------------------------------
+
+S7_HEAD = struct.Struct('!BBHHHH')      # id kind reserved reference parameters data
+S7_JOB, S7_ACK, S7_USER = 1, 3, 7
+S7_SETUP, S7_READ, S7_WRITE = 0xf0, 0x04, 0x05
+S7_UNITS = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 4}    # type of an item: octets
+S7_MOST = 440                           # octets of a read; the largest message has 480
+S7_NO_SERVICE = 0x8104
+S7_GOODBYE = bytes.fromhex('0300000b0680 0000 0001 00')        # X.224 s13.5: disconnect
+S7_LISTS = {                            # number of a list: (octets of a row, rows)
+    0x0011: (28, [(1, b'PLC'.ljust(20) + b'\0\xc0\0\1\0\1'),
+                  (7, b'PLC'.ljust(20) + b'\0\xc0V\1\0\0')]),
+    0x001c: (34, [(1, b'station'.ljust(32, b'\0')), (2, b'PLC'.ljust(32, b'\0'))])}
+
+
+def pack_s7(kind, reference, parameters, data=b''):
+    """Answer -> in COTP data, in TPKT; an acknowledgement has an error, which is 0."""
+    error = b'\0\0' if kind == S7_ACK else b''
+    body = b'\x02\xf0\x80' + S7_HEAD.pack(0x32, kind, 0, reference, len(parameters),
+                                          len(data)) + error + parameters + data
+    return b'\3\0' + sized(body, 2, extra=4)
+
+
+def read_s7_list(asked, data):
+    """Userdata: list of the system's state -> parameters, data."""
+    wanted, index = struct.unpack_from('!HH', data, 4)
+    head = b'\0\1\x12\x08\x12' + bytes((asked[5] & 0x0f | 0x80, asked[6], asked[7], 0, 0))
+    if asked[5:7] != b'\x44\1' or wanted not in S7_LISTS:
+        return head + b'\xd4\1', b'\x0a\0\0\0'
+    size, rows = S7_LISTS[wanted]
+    body = struct.pack('!HHHH', wanted, index, size, len(rows)) + b''.join(
+        struct.pack('!H', number) + text for number, text in rows)
+    return head + b'\0\0', b'\xff\x09' + sized(body)
+
+
+def read_s7_items(asked):
+    """Read of variables -> zeros for each; RFC 1006's data, s7's items of 12 octets."""
+    out, left = b'', S7_MOST
+    for at in range(2, 2 + 12 * asked[1], 12):
+        unit, count = struct.unpack_from('!BH', asked, at + 3)
+        size = S7_UNITS.get(unit, 0) * count
+        if not 0 < size <= left:
+            out += b'\x0a\0\0\0'
+            continue
+        left -= size + 4
+        out += (b'\xff\3\0\1' if unit == 1 else b'\xff\4' + struct.pack('!H', size * 8)) + bytes(
+            size + (size & 1))
+    return out
+
+
+def answer_s7_job(message, peer):
+    """A message within COTP -> its answer."""
+    _, kind, _, reference, parameters, _ = S7_HEAD.unpack_from(message)
+    at = S7_HEAD.size + parameters
+    asked, data = message[S7_HEAD.size:at], message[at:]
+    if kind == S7_USER:
+        return pack_s7(S7_USER, reference, *read_s7_list(asked, data))
+    if asked[0] == S7_SETUP:
+        return pack_s7(S7_ACK, reference, b'\xf0\0\0\1\0\1\1\xe0')
+    if asked[0] == S7_READ and len(asked) > 1:
+        return pack_s7(S7_ACK, reference, asked[:2], read_s7_items(asked))
+    peer.note('request', function=asked[0], data=message[S7_HEAD.size + 1:])
+    if asked[0] == S7_WRITE and len(asked) > 1:
+        return pack_s7(S7_ACK, reference, asked[:2], b'\3' * asked[1])     # access is not allowed
+    return b'\3\0' + sized(b'\x02\xf0\x80' + S7_HEAD.pack(
+        0x32, S7_ACK, 0, reference, 0, 0) + struct.pack('!H', S7_NO_SERVICE), 2, extra=4)
+
+
+@talk('s7', sig=['03 00 .. .. .. e0 00 00 .. .. 00 %s' % kind for kind in ('c0', 'c1', 'c2')],
+      port=102, size=be(2, 2, 0), limit=1024, ref='https://wiki.wireshark.org/S7comm')
+def answer_s7(message, peer):
+    """Connect, setup, reads, lists -> ours; writes, all else are refused.
+
+    state  'connected'
+    """
+    if peer.state is None:
+        peer.state = 'connected'
+        return message[:5] + b'\xd0' + message[8:10] + b'\0\1' + message[10:]
+    if message[4:7] != b'\x02\xf0\x80' or message[7:8] != b'\x32':
+        return S7_GOODBYE, SHUT
+    return answer_s7_job(message[7:], peer)
 
 
 family('Trojans and worms')

@@ -99,10 +99,10 @@ STANDARD = {                                # file: modules it may import
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
-    'masscanned.py': {'argparse', 'bisect', 'codecs', 'collections', 'ctypes', 'errno', 'fcntl',
-                      'functools', 'hashlib', 'ipaddress', 'itertools', 'mmap', 'operator', 'os',
-                      'pwd', 're', 'select', 'signal', 'socket', 'stat', 'struct', 'sys',
-                      'tempfile', 'time', 'zlib'},
+    'masscanned.py': {'argparse', 'binascii', 'bisect', 'codecs', 'collections', 'ctypes',
+                      'errno', 'fcntl', 'functools', 'hashlib', 'ipaddress', 'itertools',
+                      'json', 'mmap', 'operator', 'os', 'pwd', 're', 'select', 'signal',
+                      'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'struct', 'sys'},
 }
@@ -10503,7 +10503,38 @@ LIMIT_VECTORS = [
      unhex('0101 0018', COOKIE, IDENT, BOTH4), 'RFC 5780 s7.2'),
 ]
 
-BANNER = b'SSH-2.0-1\r\n'
+BANNER = b'SSH-2.0-dropbear_2022.83\r\n'
+SSH_SHORT = b'SSH-2.0-1\r\n'          # over UDP, and of the original
+SSH_NAMES = [                           # as dropbear 2022.83 of Debian 12 has them on the wire
+    b'curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp521,ecdh-sha2-nistp384,'
+    b'ecdh-sha2-nistp256,diffie-hellman-group14-sha256,diffie-hellman-group14-sha1,'
+    b'kexguess2@matt.ucc.asn.au,kex-strict-s-v00@openssh.com',
+    b'ssh-ed25519,ecdsa-sha2-nistp256,rsa-sha2-256,ssh-rsa',
+    b'chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr',
+    b'chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr',
+    b'hmac-sha1,hmac-sha2-256', b'hmac-sha1,hmac-sha2-256',
+    b'zlib@openssh.com,none', b'zlib@openssh.com,none', b'', b'']
+
+
+def ssh_string(data):
+    """RFC 4251 s5."""
+    return struct.pack('!I', len(data)) + data
+
+
+def ssh_kexinit(names=(), follows=0, cookie=b'\x11' * 16):
+    """RFC 4253 s7.1: payload with these lists in the place of dropbear's, {index: names}."""
+    lists = [dict(names).get(index, each) for index, each in enumerate(SSH_NAMES)]
+    return (b'\x14' + cookie + b''.join(map(ssh_string, lists)) + bytes((follows,)) + bytes(4))
+
+
+def ssh_packet(payload, padding=None):
+    """RFC 4253 s6, before NEWKEYS, padded with the octets of HOST."""
+    size = 8 - (len(payload) + 5) % 8 if padding is None else padding
+    size += 8 if size < 4 else 0
+    return struct.pack('!IB', len(payload) + 1 + size, size) + payload + b'\x11' * size
+
+
+SSH_OPENING = BANNER + ssh_packet(ssh_kexinit())
 GH0ST = bytes.fromhex('4768307374' '16000000' '01000000' '789c63000000010001')
 OWN_NAME = b'win-rrrrrrrrrrr'
 FORM = (b'<!DOCTYPE html>\n<html><head><title>%s</title></head>\n<body><h1>%s</h1>%s\n'
@@ -10715,26 +10746,27 @@ HTTP_VECTORS = [
     ('http udp own answer', UDP, KEEP, None, 'by hand: no loop'),
     ('http own answer', TCP, KEEP, None, 'by hand: no loop'),
     # ---- ssh ----------------------------------------------------------------------
-    ('ssh', TCP, b'SSH-2.0-OpenSSH_9.6 comment\r\n', BANNER, 'RFC 4253 s4.2'),
-    ('ssh 1.99', TCP, b'SSH-1.99-x\r\n', BANNER, 'RFC 4253 s5.1'),
-    ('ssh LF', TCP, b'SSH-2.0-x\n', BANNER, 'masscanned.md'),
-    ('ssh empty software', TCP, b'SSH-2.0-\r\n', BANNER, 'original s15'),
-    ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', BANNER, 'original s15'),
+    ('ssh', TCP, b'SSH-2.0-OpenSSH_9.6 comment\r\n', SSH_OPENING, 'RFC 4253 s4.2, s7.1'),
+    ('ssh 1.99', TCP, b'SSH-1.99-x\r\n', SSH_OPENING, 'RFC 4253 s5.1'),
+    ('ssh LF', TCP, b'SSH-2.0-x\n', SSH_OPENING, 'masscanned.md'),
+    ('ssh empty software', TCP, b'SSH-2.0-\r\n', SSH_OPENING, 'original s15'),
+    ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', SSH_OPENING, 'original s15'),
     ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', None, 'original s15'),
     ('ssh no dash', TCP, b'SSH-2.0\r\n', None, 'original s15'),
     ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', None, 'original s15'),
     ('ssh cut', TCP, b'SSH-2.0-OpenSSH', None, 'original s15'),
-    ('ssh kex', TCP, b'SSH-2.0-x\r\n' + bytes.fromhex('00000014' '06' '14') + b'SSH-2.0-y\r\n',
-     BANNER,
-     'RFC 4253 s6'),
-    ('ssh again', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', BANNER * 2, 'original s15'),
-    ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', BANNER, 'by hand'),
+    ('ssh kexinit', TCP, b'SSH-2.0-x\r\n' + ssh_packet(ssh_kexinit()), SSH_OPENING,
+     'RFC 4253 s7.1'),
+    ('ssh dropbear', TCP, SSH_OPENING, SSH_OPENING, 'dbclient 2022.83'),
+    ('ssh ignore', TCP, b'SSH-2.0-x\r\n' + ssh_packet(b'\2') * 9, SSH_OPENING, 'RFC 4253 s11.2'),
+    ('ssh no packet', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', SSH_OPENING, 'by hand'),
+    ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', SSH_OPENING, 'by hand'),
     ('ssh too long', TCP, b'SSH-2.0-' + b'x' * 1015 + b'\r\n', None, 'by hand'),
-    ('ssh own answer', TCP, BANNER + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
-    ('ssh udp', UDP, b'SSH-2.0-x\r\n', BANNER, 'original s15'),
-    ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', BANNER, 'by hand'),
+    ('ssh own short line', TCP, SSH_SHORT + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
+    ('ssh udp', UDP, b'SSH-2.0-x\r\n', SSH_SHORT, 'original s15'),
+    ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', SSH_SHORT, 'by hand'),
     ('ssh udp cut', UDP, b'SSH-2.0-x', None, 'original s15'),
-    ('ssh udp own answer', UDP, BANNER, None, 'original s23.2: no loop'),
+    ('ssh udp own answer', UDP, SSH_SHORT, None, 'original s23.2: no loop'),
     # ---- gh0st --------------------------------------------------------------------
     ('gh0st', TCP, b'Gh0st', GH0ST, 'original s16'),
     ('gh0st twice', TCP, b'Gh0stGh0st', GH0ST * 2, 'by hand: the second is no length'),
@@ -11360,7 +11392,7 @@ SMALL_VECTORS = [
 
 GREETINGS = [                               # port, what is said, whether that is all
     *((port, b'220 FTP server ready\r\n', False) for port in (21, 2121)),
-    *((port, b'SSH-2.0-1\r\n', False) for port in (22, 2222)),
+    *((port, BANNER, False) for port in (22, 2222)),
     *((port, TELNET_OFFER + b'\r\nlogin: ', False) for port in (23, 2323)),
     *((port, b'220 %s ESMTP\r\n' % ME, False) for port in (25, 587, 2525)),
     (110, b'+OK POP3 server ready\r\n', False),
@@ -12018,11 +12050,266 @@ BINARY_VECTORS = [
      unhex('009c00011a2b3c4d0002000001000100000000010000000100000001')
      + b'WIN-RRRRRRRRRRR\x00\x00' + bytes(111), 'by hand'),
 ]
+# Of plants and buildings: 'nerva' is github.com/praetorian-inc/nerva
+ATG_REPORT = (
+    b'\x01\r\nI20100\r\nNOV 21, 2026 01:46 AM\r\n\r\nSTATION\r\n\r\nIN-TANK INVENTORY\r\n\r\n'
+    b'TANK PRODUCT             VOLUME TC VOLUME   ULLAGE   HEIGHT    WATER     TEMP\r\n'
+    b'  1  UNLEADED              4012      3987     5988    41.20     0.00    61.30\r\n\r\n\x03')
+S7_HELLO = unhex('0300001611e00000000100c1020100c2020101c0010a')
+INDUSTRIAL_VECTORS = [
+    ('atg inventory@80', TCP, unhex('01') + b'I20100\n', ATG_REPORT, 'Veeder-Root 576013-635'),
+    ('atg as telnet sends it', TCP, b'^AI20100\r\n', ATG_REPORT, 'by hand'),
+    ('atg tank name', TCP, unhex('01') + b'S60201x', unhex('01') + b'9999FF1B' + unhex('03'),
+     'by hand'),
+    ('atg then other', TCP, unhex('01') + b'I20100GET', ATG_REPORT, 'by hand'),
+    ('atg no digits', TCP, unhex('01') + b'I2010a', None, 'by hand'),
+    ('codesys little', TCP, unhex('bbbb0100000001'), unhex('bbbb9b') + bytes(62)
+     + unhex('4c696e7578') + bytes(27) + b'generic' + bytes(25) + b'PLC runtime 2.3' + bytes(17),
+     'nerva, by hand'),
+    ('codesys big@80', TCP, unhex('bbbb0100000101'), unhex('bbbb0000009b') + bytes(59)
+     + unhex('4c696e7578') + bytes(27) + b'generic' + bytes(25) + b'PLC runtime 2.3' + bytes(17),
+     'nerva, by hand'),
+    ('codesys cut short', TCP, unhex('bbbb01000001'), None, 'by hand'),
+    ('crimson texts@80', TCP, unhex('0004012b1b000004012a1a00'), unhex('000b012b1b00')
+     + b'Vendor' + unhex('000008012a1a00484d4900'), 'nerva, by hand'),
+    ('crimson other register', TCP, unhex('0004012b1b000004010a1a00'), unhex('000b012b1b00')
+     + b'Vendor' + unhex('00'), 'by hand'),
+    ('crimson other first', TCP, unhex('0004010a1a00'), None, 'by hand'),
+    ('dnp3 status@80', TCP, unhex('056405c901000000de8e056405c9020000009f84'),
+     unhex('0564050b00000100baf0'), 'zgrab2, cut'),
+    ('dnp3 session', TCP,
+     unhex('056405c00100020074e3056405c20100020078a5056405c701000200660a0564')
+     + unhex('0bc401000200699ec0c1013c020652c305640cd301000200d703c1c205320107')
+     + unhex('007e40056408d301000200b94ec0c200d68d'),
+     unhex('05640500020001005008056405000200010050080564050f020001000bb40564')
+     + unhex('0a440200010010f0c0c1810000742a0564050002000100500805640a44020001')
+     + unhex('0010f0c0c28100016b1605640500020001005008'), 'by hand'),
+    ('dnp3 wrong crc', TCP, unhex('056405c90100000000ff'), None, 'by hand'),
+    ('dnp3 cut short', TCP, unhex('056405c901000000de'), None, 'by hand'),
+    ('dnp3 small size', TCP, unhex('056404c9010000000000'), None, 'by hand'),
+    ('dnp3 from an outstation', TCP, unhex('056405c901000000de8e0564050b010000001c99'),
+     unhex('0564050b00000100baf0'), 'by hand'),
+    ('ethernet-ip identity@80', TCP, unhex('63') + bytes(23), unhex('63002b') + bytes(21)
+     + unhex('01000c002500010000020050c0000001000000000000000000000e0001000100')
+     + unhex('30000100000003504c43ff'), 'nerva, by hand'),
+    ('ethernet-ip services', TCP, unhex('04') + bytes(23) + unhex('64') + bytes(23),
+     unhex('04001a') + bytes(21) + unhex('01000001140001002000') + b'Communications'
+     + unhex('0000640002') + bytes(23), 'by hand'),
+    ('ethernet-ip session', TCP, unhex('650004000000000000000000') + b'_pycomm_'
+     + unhex('00000000010000006f00160011111111') + bytes(20)
+     + unhex('0a00020000000000b20006000102200124016f00180011111111') + bytes(20)
+     + unhex('0a00020000000000b20008005402200624010a006600000011111111') + bytes(16),
+     unhex('650004001111111100000000') + b'_pycomm_' + unhex('00000000010000006f00260011111111')
+     + bytes(20) + unhex('0a00020000000000b20016008100000000000e00010001003000010000000350')
+     + unhex('4c436f00140011111111') + bytes(20) + unhex('0a00020000000000b2000400d4000800'),
+     'pycomm3 1.2, cut'),
+    ('ethernet-ip other command', TCP, unhex('650004000000000000000000') + b'_pycomm_'
+     + unhex('00000000010000007200000011111111') + bytes(16) + unhex('6f00000011111111')
+     + bytes(16) + unhex('6f00100011111111') + bytes(20)
+     + unhex('0a00020000000000b20000006f00140011111111') + bytes(20)
+     + unhex('0a00020000000000b100020001020304'), unhex('650004001111111100000000') + b'_pycomm_'
+     + unhex('0000000001000000720000001111111101') + bytes(15), 'by hand'),
+    ('ethernet-ip cut short', TCP, unhex('650004000000000000000000') + b'_pycomm_'
+     + unhex('00000000010000'), None, 'by hand'),
+    ('fins addresses@80', TCP, unhex('46494e530000000c') + bytes(12),
+     unhex('46494e53000000100000000100000000000000ef00000001'), 'W421 s7-4'),
+    ('fins reads', TCP, unhex('46494e530000000c') + bytes(12)
+     + unhex('46494e5300000014000000020000000080000200010000ef0007050146494e53')
+     + unhex('0000001a000000020000000080000200010000ef0007010182000a0000024649')
+     + unhex('4e530000001a000000020000000080000200010000ef0007010182000a000400'),
+     unhex('46494e53000000100000000100000000000000ef0000000146494e5300000072')
+     + unhex('0000000200000000c0000200ef000001000705010000')
+     + b'PLC                 1.0                 ' + bytes(52)
+     + unhex('46494e530000001a0000000200000000c0000200ef0000010007010100000000')
+     + unhex('000046494e53000000160000000200000000c0000200ef00000100070101110b'), 'by hand'),
+    ('fins write', TCP, unhex('46494e530000000c') + bytes(12)
+     + unhex('46494e530000001c000000020000000080000200010000ef0007010282000a00')
+     + unhex('00010001'),
+     unhex('46494e53000000100000000100000000000000ef0000000146494e5300000016')
+     + unhex('0000000200000000c0000200ef000001000701020401'), 'by hand'),
+    ('fins asks for an address', TCP, unhex('46494e530000000c') + bytes(11) + unhex('0a'),
+     unhex('46494e530000001000000001000000000000000a00000001'), 'by hand'),
+    ('fins other command', TCP, unhex('46494e530000000c') + bytes(12)
+     + unhex('46494e53000000080000000600000000'),
+     unhex('46494e53000000100000000100000000000000ef00000001'), 'by hand'),
+    ('fins cut short', TCP, unhex('46494e530000000c') + bytes(11), None, 'by hand'),
+    ('fox hello@80', TCP, b'fox a 1 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\n};;\n',
+     b'fox a 0 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\nhostName=s:win-rrrrrrr'
+     + b'rrrr\nhostAddress=s:192.0.0.1\napp.name=s:Station\napp.version=s:4.0\nvm.n'
+     + b'ame=s:VM\n};;\n', 'zgrab2, cut'),
+    ('fox login', TCP,
+     b'fox a 1 -1 fox hello\n{\n};;\nfox a 2 -1 fox authenticate\n{\nuser=s:bob\n};' + b';\n',
+     b'fox a 0 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\nhostName=s:win-rrrrrrr'
+     + b'rrrr\nhostAddress=s:192.0.0.1\napp.name=s:Station\napp.version=s:4.0\nvm.n'
+     + b'ame=s:VM\n};;\n', 'by hand'),
+    ('fox no end', TCP, b'fox a 1 -1 fox hello\n{\n}', None, 'by hand'),
+    ('ge-srtp type@80', TCP, bytes(56) + unhex('080001000000000000010000000000000001')
+     + bytes(12) + unhex('01c000000000100e000001014f01') + bytes(12)
+     + unhex('020002000000000000010000000000000001') + bytes(12)
+     + unhex('02c000000000100e0000010143') + bytes(13), unhex('01000000000000000f') + bytes(47)
+     + unhex('030001') + bytes(28) + unhex('d4') + bytes(24) + unhex('0300020028') + bytes(26)
+     + unhex('94') + bytes(32) + unhex('43000000504c43') + bytes(25), 'nerva, by hand'),
+    ('ge-srtp write', TCP, bytes(56) + unhex('020002000000000000010000000000000001') + bytes(12)
+     + unhex('02c000000000100e000001010708') + bytes(12), unhex('01000000000000000f') + bytes(47)
+     + unhex('030002') + bytes(28) + unhex('d1') + bytes(24), 'by hand'),
+    ('ge-srtp cut short', TCP, bytes(55), None, 'by hand'),
+    ('hart-ip session@80', TCP,
+     unhex('010000000001000d010000ea600100020000020008010003000003000d028000')
+     + unhex('00820100030000040012822600000000010000a50100010000050008'),
+     unhex('010100000001000d010000ea600101020000020008010103000003001b068000')
+     + unhex('0e0000fe00000507010108000000017d01010300000400138626000000000102')
+     + unhex('4000e30101010000050008'), 'nerva, by hand'),
+    ('hart-ip write', TCP,
+     unhex('010000000001000d010000ea60010003000003000e0280060101850100040000') + unhex('040008'),
+     unhex('010100000001000d010000ea60010103000003000f068006024000c2'), 'by hand'),
+    ('hart-ip answer', TCP, unhex('010000000001000d010000ea60010100000001000d010000ea60'),
+     unhex('010100000001000d010000ea60'), 'by hand'),
+    ('hart-ip cut short', TCP, unhex('010000000001000d010000ea'), None, 'by hand'),
+    ('iec104 start@80', TCP, unhex('680407000000680443000000680413000000'),
+     unhex('68040b000000680483000000680423000000'), 'c104 2.2'),
+    ('iec104 interrogation', TCP,
+     unhex('680407000000680e0000000064010600ffff00000014680401000400'),
+     unhex('68040b000000680e0000020064010700ffff00000014680e0200020064010a00')
+     + unhex('ffff00000014'), 'c104 2.2'),
+    ('iec104 command', TCP, unhex('680407000000680e020004002d01060001000b000001'),
+     unhex('68040b000000680e000004002d01470001000b000001'), 'c104 2.2'),
+    ('iec104 other type', TCP, unhex('680407000000680e0000000001010600010000000014'),
+     unhex('68040b000000680e0000020001016c00010000000014'), 'by hand'),
+    ('iec104 other start', TCP, unhex('680407000000670400000000'), unhex('68040b000000'),
+     'by hand'),
+    ('iec104 confirmation', TCP, unhex('68040b000000'), None, 'by hand'),
+    ('iec104 unknown control', TCP, unhex('68040700000068040b000000'), unhex('68040b000000'),
+     'by hand'),
+    ('melsec name@80', TCP, unhex('500000ffff03000600100001010000'),
+     unhex('d00000ffff030014000000') + b'PLC             ' + unhex('0000'), 'SH-080008 s11.1'),
+    ('melsec reads', TCP,
+     unhex('500000ffff03000c00100001040000640000a80200500000ffff03000c001000')
+     + unhex('01040100640000900300'),
+     unhex('d00000ffff03000600000000000000d00000ffff0300040000000000'), 'by hand'),
+    ('melsec write', TCP,
+     unhex('500000ffff03000600100001010000500000ffff03000e001000011400006400')
+     + unhex('00a801000500'), unhex('d00000ffff030014000000') + b'PLC             '
+     + unhex('0000d00000ffff0300020059c0'), 'by hand'),
+    ('melsec other frame', TCP,
+     unhex('500000ffff03000600100001010000d00000ffff030002000000000000000000'),
+     unhex('d00000ffff030014000000') + b'PLC             ' + unhex('0000'), 'by hand'),
+    ('melsec cut short', TCP, unhex('500000ffff030006001000010100'), None, 'by hand'),
+    ('modbus reads@80', TCP, unhex('00010000000600010000000a000200000006000300000005'),
+     unhex('000100000005000102000000020000000d00030a00000000000000000000'), 'pymodbus 3.0'),
+    ('modbus identity', TCP, unhex('000500000005002b0e0100000600000005002b0e04010007000000020111'),
+     unhex('00050000001a002b0e01810000030006') + b'Vendor'
+     + unhex('0103504c430203312e3000060000000d002b0e04810000010103504c43000700')
+     + unhex('00000801110501ff504c43'), 'pymodbus 3.0'),
+    ('modbus writes', TCP, unhex('00030000000600060001000700040000000600050001ff00'),
+     unhex('000300000003008601000400000003008501'), 'pymodbus 3.0'),
+    ('modbus wrong values', TCP,
+     unhex('0001000000060001000007d100010000000600030000007e0001000000060003')
+     + unhex('00000000000500000005002b0e0403000500000005002b0e0500000500000005')
+     + unhex('002b0d0100000500000005002b0e0207'),
+     unhex('0001000000030081030001000000030083030001000000030083030005000000')
+     + unhex('0300ab0200050000000300ab0300050000000300ab0300050000001a002b0e02')
+     + unhex('810000030006') + b'Vendor' + unhex('0103504c430203312e30'), 'by hand'),
+    ('modbus no function', TCP, unhex('0001000000020100'), None, 'by hand'),
+    ('modbus exception', TCP, unhex('000100000003018302'), None, 'by hand'),
+    ('modbus size 1', TCP, unhex('0001000000010103'), None, 'by hand'),
+    ('modbus other protocol', TCP, unhex('00010000000600010000000a00010001000600010000000a'),
+     unhex('0001000000050001020000'), 'by hand'),
+    ('opcua hello@80', TCP,
+     unhex('48454c463900000000000000ffff0000ffff0000000000000000000019000000')
+     + b'opc.tcp://127.0.0.1:4840/',
+     unhex('41434b461c00000000000000ffff0000ffff00000000000000000000'), 'asyncua 2.1'),
+    ('opcua channel', TCP,
+     unhex('48454c463900000000000000ffff0000ffff0000000000000000000019000000')
+     + b'opc.tcp://127.0.0.1:4840/OPNF' + unhex('14') + bytes(15),
+     unhex('41434b461c00000000000000ffff0000ffff0000000000000000000045525246')
+     + unhex('1000000000005580ffffffff'), 'asyncua 2.1, cut'),
+    ('opcua cut short', TCP,
+     unhex('48454c463900000000000000ffff0000ffff0000000000000000000019000000')
+     + b'opc.tcp://127.0.0.1:4840', None, 'by hand'),
+    ('pcom ident@80', TCP, unhex('000165000800') + b'/00IDED\r', unhex('000165001900')
+     + b'/A00ID000000A00100000040\r', 'nerva, by hand'),
+    ('pcom write', TCP, unhex('000165000800') + b'/00IDED\r' + unhex('000265000f00')
+     + b'/00SB0000011AA\r', unhex('000165001900') + b'/A00ID000000A00100000040\r', 'by hand'),
+    ('pcom binary', TCP, unhex('000166000800') + b'/00IDED\r', None, 'by hand'),
+    ('pcworx identity@80', TCP, unhex('0101001a0000000078800003000c') + b'IBETH01N0_M'
+     + unhex('00010500160001000078800001000000060004029500000106000e0002000000')
+     + unhex('0000010400'), unhex('81010014') + bytes(13)
+     + unhex('0100008105000800000000810600a0') + bytes(26) + unhex('504c43') + bytes(33)
+     + unhex('312e3000000000000000000000') + b'01/01/20' + unhex('00000000') + b'00:00:00'
+     + bytes(53) + unhex('3100000000000000'), 'nerva, by hand'),
+    ('pcworx other', TCP, unhex('0101001a0000000078800003000c') + b'IBETH01N0_M'
+     + unhex('000107000e00020000000000010400'), unhex('81010014') + bytes(13) + unhex('010000'),
+     'by hand'),
+    ('pcworx cut short', TCP, unhex('0101001a0000000078800003000c') + b'IBETH01N0_M', None,
+     'by hand'),
+    ('proconos identity@80', TCP, unhex('cc01000b4002000047ee'),
+     unhex('cc010054404200000000000000') + b'Runtime 1.0' + bytes(21) + unhex('504c43')
+     + bytes(30) + b'project' + unhex('000000'), 'nerva, by hand'),
+    ('proconos cut short', TCP, unhex('cc01000b4002000047'), None, 'by hand'),
+    ('s7 setup@80', TCP,
+     unhex('0300001611e00000000100c1020100c2020101c0010a0300001902f080320100')
+     + unhex('00000100080000f0000001000101e0'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300001b02f080320300')
+     + unhex('000001000800000000f0000001000101e0'), 'python-snap7 3.3'),
+    ('s7 lists', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300002102f080320700')
+     + unhex('000002000800080001120411440100ff090004001c00000300002102f0803207')
+     + unhex('00000003000800080001120411440100ff090004001100000300002102f08032')
+     + unhex('0700000003000800080001120411440100ff09000404240000'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300006d02f080320700')
+     + unhex('000002000c0050000112081284010000000000ff09004c001c00000022000200') + unhex('01')
+     + b'station' + bytes(26) + unhex('02504c43') + bytes(29)
+     + unhex('0300006102f080320700000003000c0044000112081284010000000000ff0900')
+     + unhex('4000110000001c00020001') + b'PLC                 ' + unhex('00c0000100010007')
+     + b'PLC                 '
+     + unhex('00c0560100000300002102f080320700000003000c0004000112081284010000')
+     + unhex('00d4010a000000'), 'python-snap7 3.3'),
+    ('s7 read', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300003702f080320100')
+     + unhex('000005002600000403120a10020008000184000000120a100100010000830000')
+     + unhex('00120a10020fff000184000000'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300002b02f080320300')
+     + unhex('0000050002001600000403ff0400400000000000000000ff03000100000a0000') + unhex('00'),
+     'python-snap7 3.3'),
+    ('s7 write', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300002702f080320100')
+     + unhex('000005000e00080501120a100200040001840000000004002061626364030000')
+     + unhex('1202f0803201000000040001000004'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300001602f080320300')
+     + unhex('0000050002000100000501030300001302f080320300000004000000008104'),
+     'python-snap7 3.3'),
+    ('s7 stop', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300002102f080320100')
+     + unhex('0000060010000029000000000009') + b'P_PROGRAM',
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300001302f080320300')
+     + unhex('000006000000008104'), 'python-snap7 3.3'),
+    ('s7 of mms', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300000e02f0800d0500')
+     + unhex('00000000'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300000b068000000001') + unhex('00'),
+     'by hand'),
+    ('s7 cut short', TCP, unhex('0300001611e00000000100c1020100c2020101c001'), None, 'by hand'),
+]
+INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of it
+    'atg tank name': [dict(function=b'S60201')],
+    'dnp3 session': [dict(function=5, data=b'2\x01\x07\x00~@')],
+    'ethernet-ip session': [dict(service=84, data=b'\x02 \x06$\x01\n\x00')],
+    'fins write': [dict(command=258, data=b'\x82\x00\n\x00\x00\x01\x00\x01')],
+    'fox login': [dict(words=b'fox a 2 -1 fox authenticate\n{\nuser=s:bob\n};;')],
+    'ge-srtp write': [dict(service=7, data=b'\x08' + bytes(12))],
+    'hart-ip write': [dict(function=6, data=b'\x01')],
+    'iec104 command': [dict(function=45, data=b'\x0b\x00\x00\x01')],
+    'melsec write': [dict(command=5121, data=b'd\x00\x00\xa8\x01\x00\x05\x00')],
+    'modbus writes': [dict(function=6, data=b'\x00\x01\x00\x07'),
+                      dict(function=5, data=b'\x00\x01\xff\x00')],
+    'modbus reads@80': [], 'opcua hello@80': [dict(target=b'opc.tcp://127.0.0.1:4840/')],
+    'pcom write': [dict(command=b'SB', data=b'0000011AA')],
+    's7 stop': [dict(function=41, data=bytes(5) + b'\x09P_PROGRAM')], 's7 read': [],
+}
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
-           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS)
+           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS + INDUSTRIAL_VECTORS)
 NOTED += [(row[0].split()[0], row[2], [BINARY_NOTES[row[0]]]) for row in BINARY_VECTORS
           if row[0] in BINARY_NOTES]
+NOTED += [(row[0].split()[0], row[2], INDUSTRIAL_NOTES[row[0]])
+          for row in INDUSTRIAL_VECTORS if row[0] in INDUSTRIAL_NOTES]
+NOTE_KINDS = {'distcc': 'command',          # of protocols whose notes are no credentials
+              **{row[0].split()[0]: 'request' for row in INDUSTRIAL_VECTORS}}
 
 
 # ==== Responder: helpers ==============================================================
@@ -12256,7 +12543,7 @@ def addresses_of(name):
 
 class Datagrams(masscanned.Peer):
     """UDP in the clothes of a Stream: each feed is a datagram, port as answer_datagram() says."""
-    kept, deaf, stalled, port = b'', True, False, 0
+    kept, deaf, stalled, waits, port = b'', True, False, None, 0
 
     def feed(self, data):
         out, port = masscanned.answer_datagram(self, data)
@@ -12282,8 +12569,8 @@ def feed(stream, *pieces):
     out = []
     for piece in pieces:
         out.append(stream.feed(piece))
-        while stream.stalled:
-            out.append(stream.feed(b''))
+        while stream.stalled or stream.waits is not None:
+            out.append(stream.feed(b'') if stream.waits is None else stream.resume())
     return b''.join(out)
 
 
@@ -12353,10 +12640,18 @@ class Client:
         return self.got
 
     def talk(self, data, size=1400):
-        """A request in segments of this size -> all that was said until now."""
+        """A request in segments of this size -> all that was said until now.
+
+        What the stack waits for comes at once, and the time is as before.
+        """
+        now = self.stack.now
         for at in range(0, len(data), size):
             self.say(data[at:at + size])
             self.acknowledge()
+            while self.conn and self.conn.waits is not None:
+                self.take(wake(self.stack, self.stack.now + self.conn.waits))
+                self.acknowledge()
+                self.take(wake(self.stack, now))
         return self.got
 
     @property
@@ -13084,6 +13379,10 @@ class Registry(unittest.TestCase):
                                              '0000000200000004'),
         ('ldap', '300c020101600702010304008000'), ('rdp', '0300000b06e00000000000'),
         ('cassandra', '030000000500000000'), ('cassandra', '050000000500000000'),
+        ('rdp', '0300002924e00000000000436f6f6b69653a'), ('s7', '0300001611e00000000100c1020100'),
+        ('modbus', '000100000006000300000005'), ('hart-ip', '010000000001000d010000ea60'),
+        ('dicom', '01000000004400010000'), ('dnp3', '056405c901000000de8e'),
+        ('ge-srtp', '00' * 56), (None, '00' * 55), ('ethernet-ip', '63' + '00' * 23),
         ('msrpc', '05000b0310000000'), ('socks5', '050100'), ('mqtt', '100c00044d515454'),
         ('mssql', '10010060000001005800000000000074' + '00' * 80),
         ('mssql', '1201002f000001000000' '1a0006' '01'), ('openvpn-tcp', '000e3801020304050607080000000000'),
@@ -13839,7 +14138,8 @@ class Stack(unittest.TestCase):
 
     def test_quick_segment(self):
         """So does the one for other segments, through whole conversations."""
-        draw, requests = random.Random(SEED), (GET, GET * 3, GET[:20], GET[20:], b'SSH-2.0-a\r\n', b'', b'')
+        draw, requests = random.Random(SEED), (
+            GET, GET * 3, GET[:20], GET[20:], b'*1\r\n$4\r\nPING\r\n', b'', b'')
         sizes = set()
         for _ in range(40 * BULK):
             verify, options = draw.random() < 0.8, draw.choice((b'', unhex('02040040')))
@@ -14586,7 +14886,7 @@ class Stack(unittest.TestCase):
         again = Client(stack, seq=77777)
         self.assertEqual(len(stack.connections.table), 0)
         self.assertEqual(again.talk(GET), KEEP)
-        self.assertEqual(Client(stack, 22).talk(b'SSH-2.0-x\r\n'), BANNER)
+        self.assertEqual(Client(stack, 22).talk(b'SSH-2.0-x\r\n'), SSH_OPENING)
 
     def test_push_without_data(self):
         stack = make_stack()
@@ -14861,8 +15161,11 @@ class Stack(unittest.TestCase):
             answer, = client.take(wake(stack, NOW + 0.2))
             self.assertEqual((answer.data, answer.flags, answer.dport), (BANNER, PSH | ACK, 40000))
             self.assertEqual(client.send(b'', ACK), [])
-            self.assertEqual(client.say(b'SSH-2.0-x\r\n')[0].data, b'')       # it has our line
-            self.assertEqual((wake(stack, NOW + 90), len(client.got)), ([], len(BANNER)))
+            client.say(b'SSH-2.0-x\r\n')               # it has our line
+            self.assertEqual(client.acknowledge(), SSH_OPENING)
+            self.assertEqual(wake(stack, NOW + 30.1), [])
+            end, = client.take(wake(stack, NOW + 30.2))
+            self.assertEqual((end.data, end.flags), (b'', FIN | ACK))
 
     def test_greetings(self):
         """All of them, over both versions of IP; some say nothing more."""
@@ -14910,11 +15213,79 @@ class Stack(unittest.TestCase):
         self.assertEqual(frame[:20], CLIENT_MAC + MAC + tags)
         self.assertTrue(frame.endswith(BANNER))
 
+    def test_waits(self):
+        """An answerer is called again after a time, or at its turn, one a turn; until then
+        nothing is parsed; a limit ends it, unless another takes its place."""
+        def answer(data, peer):
+            calls.append((round(peer.now - NOW, 3), peer.sport, data))
+            return script.pop(0)
+
+        def opened(number, *replies):
+            script[:] = replies
+            client = Client(stack, 9, 40000 + number)
+            client.say(b'wait')
+            return client
+        calls, script = [], []
+        each = masscanned.Protocol('wait', (TCP,), (b'wait',), (), (), (9,), '', None, answer,
+                                   None, 1.0)
+        for how in 'time', 'turn', 'end', 'limit', 'lifted', 'gone', 'clock':
+            stack, reply = make_stack(host=quiet_host([each])), masscanned.Reply
+            del calls[:]
+            with self.subTest(how=how):
+                if how == 'time':
+                    client = opened(0, reply(b'a', 2, wait=0.25), reply(b'b', 1), reply(b'c', 1))
+                    self.assertEqual((client.got, client.acknowledge()), (b'a', b'a'))
+                    self.assertEqual((wake(stack, NOW + 0.2), stack.next_due()), ([], NOW + 0.25))
+                    client.take(wake(stack, NOW + 0.25))
+                    self.assertEqual(client.got, b'abc')
+                    self.assertEqual(calls, [(0, 40000, b'wait'), (0.25, 40000, b'it'),
+                                             (0.25, 40000, b't')])
+                elif how == 'turn':
+                    clients = [opened(number, reply(wait=masscanned.WORK)) for number in range(3)]
+                    script[:] = [reply(b'done')] * 3
+                    for number, client in enumerate(clients):
+                        self.assertEqual((stack.next_due(), client.got), (NOW, b''))
+                        client.take(wake(stack))
+                        self.assertEqual((client.got, calls[3 + number]),
+                                         (b'done', (0, 40000 + number, b'')))
+                    self.assertEqual((wake(stack), len(calls)), ([], 6))
+                elif how == 'end':                      # the client's FIN: the answer still comes
+                    client = opened(0, reply(wait=0.25), reply(b'late'))
+                    client.take(client.say(b'', FIN | ACK))
+                    self.assertFalse(client.closed)
+                    client.take(wake(stack, NOW + 0.25))
+                    self.assertEqual((client.got, client.closed), (b'late', True))
+                elif how == 'limit':
+                    client = opened(0, reply(b'a', limit=30))
+                    client.acknowledge()
+                    self.assertEqual(wake(stack, NOW + 29.9), [])
+                    client.take(wake(stack, NOW + 30))
+                    self.assertTrue(client.closed)
+                elif how == 'lifted':
+                    client = opened(0, reply(limit=30), reply(b'a', limit=0))
+                    client.talk(b'x')
+                    self.assertEqual((wake(stack, NOW + 31), client.got), ([], b'a'))
+                elif how == 'gone':
+                    client, other = opened(0, reply(wait=masscanned.WORK)), opened(
+                        1, reply(wait=masscanned.WORK))
+                    client.say(b'', RST)
+                    script[:] = [reply(b'done')]
+                    other.take(wake(stack))
+                    self.assertEqual((client.got, other.got, client.conn), (b'', b'done', None))
+                else:
+                    client = opened(0, reply(wait=0.25, limit=30), reply(b'a'))
+                    stack.shift(-100)
+                    self.assertEqual(stack.next_due(), NOW - 99.75)
+                    client.take(wake(stack, NOW - 99.75))
+                    client.acknowledge()
+                    self.assertEqual(client.got, b'a')
+                    client.take(wake(stack, NOW - 70))
+                    self.assertTrue(client.closed)
+
     def test_who_speaks_first_is_not_greeted(self):
-        for data, answer in ((GET, KEEP), (b'SSH-2.0-x\r\n', BANNER), (GET[:9], b'')):
+        for data, answer in ((GET, KEEP), (b'SSH-2.0-x\r\n', SSH_OPENING), (GET[:9], b'')):
             client = self.greeted()
-            client.say(data)
-            client.acknowledge()
+            client.talk(data)
             self.assertEqual(client.got, answer)
             self.assertEqual((wake(client.stack, NOW + 0.3), client.stack.connections.silent),
                              ([], {}))
@@ -16310,7 +16681,7 @@ class Journals(Case):
         """In a directory of the later user all is done with his rights: his links lead nowhere."""
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
-                                     output=self.path('log'), workers=3)
+                                     output=self.path('log'), events=None, workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -16318,7 +16689,7 @@ class Journals(Case):
             os.chown(self.folder, owner, -1)
             files = masscanned.make_files(args, nobody)
             openers = masscanned.open_files(args, files, nobody)
-            os.close(args.output_fd)
+            os.close(args.fds[args.output])
             self.assertEqual(os.stat(args.output).st_uid, owner)
             os.unlink(args.output)
             self.assertEqual(len(openers), 3)
@@ -16656,6 +17027,328 @@ class Journals(Case):
         self.assertEqual(len(flushed), 3)
 
 
+# What every line of --events is: key: kind, or a dict of the same; '?' in front of a key: it may
+# be missing.  A kind is a type, a regular expression, a list of one kind, or ANY.
+ANY = object()
+STAMP = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+0000'
+EVENT_HEAD = {
+    'timestamp': STAMP, 'event_type': r'[a-z][a-z0-9_]*', 'host': str, 'in_iface': str}
+EVENT_FLOW = {
+    'src_ip': r'[0-9a-f.:]+', 'src_port': int, 'dest_ip': r'[0-9a-f.:]+', 'dest_port': int,
+    'proto': 'TCP|UDP', 'flow_id': int, 'community_id': r'1:[A-Za-z0-9+/]{27}=', '?vlan': [int]}
+EVENT_SENSOR = {'schema': int, '?worker': int}
+EVENT_SCHEMA = {
+    'flow': dict(EVENT_HEAD, **dict(EVENT_FLOW, **{
+        '?app_proto': r'[a-z0-9_]+',
+        'flow': {
+            'pkts_toserver': int, 'pkts_toclient': int, 'bytes_toserver': int,
+            'bytes_toclient': int, 'start': STAMP, 'end': STAMP, 'age': int,
+            'state': 'new|established|closed', 'reason': 'timeout|forced|shutdown'},
+        '?tcp': {
+            'tcp_flags': '[0-9a-f]{2}', 'tcp_flags_ts': '[0-9a-f]{2}',
+            'tcp_flags_tc': '[0-9a-f]{2}', 'state': 'established|closed',
+            **{'?' + name: bool for name in masscanned.TCP_FLAG_NAMES}},
+        '?payload': r'[A-Za-z0-9+/]+={0,2}', '?payload_printable': r'[\r\n\t -~]+',
+        '?payload_length': int,
+        'masscanned': {
+            **EVENT_SENSOR, 'end': 'fin|rst|idle|evicted|shutdown', 'protocols': [str],
+            'greeted': bool, '?payload_sha256': '[0-9a-f]{64}'}})),
+    'credentials': dict(EVENT_HEAD, **EVENT_FLOW, masscanned=dict(EVENT_SENSOR, credentials={
+        'protocol': str, '?user': ANY, '?password': ANY, '?digest': str, '?salt': str,
+        '?domain': str, '?hash': str, '?target': ANY, '?client': ANY, '?scheme': ANY})),
+    'scan': dict(EVENT_HEAD, **{
+        'src_ip': r'[0-9a-f.:]+', 'proto': 'TCP|UDP|ICMP|IPv6-ICMP', '?flow_id': int,
+        '?community_id': r'1:[A-Za-z0-9+/]{27}=', '?vlan': [int], '?icmp_type': int,
+        '?icmp_code': int,
+        'masscanned': dict(EVENT_SENSOR, scan={
+            'first': STAMP, 'last': STAMP, 'packets': int, 'addresses': int,
+            '?ports': {'count': int, 'first': [int]}, '?flags': {'*': int}, '?more': bool,
+            '?suppressed': int})}),
+    'rest of scans': dict(EVENT_HEAD, masscanned=dict(EVENT_SENSOR, scan={
+        'sources': int, 'packets': int, 'suppressed': int})),
+    'stats': dict(EVENT_HEAD, stats={
+        'uptime': int, 'capture': {'kernel_packets': int, 'kernel_drops': int}},
+        masscanned=dict(EVENT_SENSOR, stats={
+            'protocols': {'*': int}, 'not_answered': {'*': int}, '*': int})),
+}
+
+
+def misfit(value, kind, where='') -> str:
+    """What of a value is not as its kind says; '': nothing."""
+    if kind is ANY:
+        return ''
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            return where + ': no object'
+        missing = [key for key in kind if key[0] not in '?*' and key not in value]
+        if missing:
+            return '%s: %s is missing' % (where, missing)
+        for key, each in value.items():
+            inner = kind.get(key) or kind.get('?' + key) or kind.get('*')
+            found = misfit(each, inner, where + '.' + key) if inner else where + '.' + key
+            if found:
+                return found
+        return ''
+    if isinstance(kind, list):
+        found = [misfit(each, kind[0], where) for each in value] if isinstance(value, list) else [
+            where + ': no list']
+        return ''.join(found)
+    if isinstance(kind, str):
+        fits = isinstance(value, str) and re.fullmatch(kind, value)
+    else:
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return '' if fits else '%s: %r' % (where, value)
+
+
+def check_event(line) -> dict:
+    """A line of --events -> the event; AssertionError if it is not as EVENT_SCHEMA has it."""
+    assert not re.search(r'[^ -~]', line.rstrip('\n')) and line.endswith('\n'), ascii(line)
+    event = json.loads(line)
+    kind = event['event_type']
+    if kind == 'scan' and 'sources' in event['masscanned']['scan']:
+        kind = 'rest of scans'
+    schema = EVENT_SCHEMA.get(kind) or dict(
+        EVENT_HEAD, **EVENT_FLOW, masscanned=EVENT_SENSOR, **{kind: {'*': ANY}})
+    wrong = misfit(event, schema)
+    assert not wrong, (wrong, line)
+    return event
+
+
+class Events(Case):
+    """--events: who came, what they said, in lines of JSON."""
+
+    def log(self, stack=None, keep=64, **more):
+        """An EventLog -> it, the observer of all that its stack answers."""
+        stack = stack or make_stack()
+        fd = os.open(self.path('events'), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self.addCleanup(os.close, fd)
+        log = masscanned.EventLog(masscanned.Journal(fd), stack, 'eth7', 'sensor', NOW,
+                                  masscanned.make_encoder(), **more)
+        change = patched(stack.host, events=[], keep=keep)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        answer = stack.answer_frame
+
+        def answer_frame(frame, trusted=False):
+            got = answer(frame, trusted)
+            log.frame(stack.now, frame, None if got else stack.fate, got)
+            masscanned.hand_events(stack, [log], stack.now)
+            return got
+        stack.answer_frame = answer_frame
+        return log
+
+    def events(self, log, kind=None, now=NOW):
+        """All that was written, and that is still to be -> events of a kind, checked."""
+        log.journal.flush(now)
+        with open(self.path('events'), encoding='ascii') as file:
+            found = [check_event(line) for line in file]
+        return [each for each in found if kind in (None, each['event_type'])]
+
+    def test_flow(self):
+        """Why a connection ends, what it said, by which protocol, in both families."""
+        ends = {'fin': lambda client: (client.say(b'', FIN | ACK), client.send(b'', ACK)),
+                'rst': lambda client: client.send(b'', RST),
+                'idle': lambda client: client.stack.tick(NOW + masscanned.IDLE_S + 1),
+                'evicted': lambda client: client.stack.connections.evict(),
+                'shutdown': lambda client: list(client.stack.end_all())}
+        for where in {}, dict(src=PEER6, dst=HOST6):
+            for end, act in ends.items():
+                log = self.log()
+                client = Client(log.stack, **where)
+                client.say(GET)
+                client.acknowledge()
+                act(client)
+                masscanned.hand_events(log.stack, [log], NOW)
+                event, = self.events(log, 'flow')
+                self.assertEqual(event['masscanned'], {
+                    'end': end, 'protocols': ['http'], 'greeted': False, 'schema': 1,
+                    'payload_sha256': hashlib.sha256(GET).hexdigest()})
+                self.assertEqual((event['app_proto'], base64.b64decode(event['payload'])),
+                                 ('http', GET))
+                self.assertEqual(event['src_ip'], masscanned.ip_text(client.where['src']))
+                self.assertEqual(event['flow']['reason'],
+                                 {'evicted': 'forced', 'shutdown': 'shutdown'}.get(end, 'timeout'))
+                self.assertEqual(event['tcp'].get('rst', False), end == 'rst')
+                self.assertEqual((event['flow']['pkts_toserver'], event['flow']['pkts_toclient']),
+                                 {'fin': (4, 2), 'rst': (3, 1)}.get(end, (2, 1)))
+                self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
+                self.assertLess(event['flow_id'], 1 << 53)
+
+    def test_unknown(self):
+        """What nobody understands is kept, as much as --payload says, and what it is not, too."""
+        log = self.log(keep=10)
+        client = Client(log.stack)
+        client.say(JUNK)
+        client.say(b'more')
+        log.stack.connections.drop(client.flow, 'idle')
+        masscanned.hand_events(log.stack, [log], NOW)
+        event, = self.events(log, 'flow')
+        self.assertEqual((event['app_proto'], event['payload_printable']), ('failed', 'junk: noth'))
+        self.assertEqual(event['payload_length'], len(JUNK) + 4)
+
+    def test_cost(self):
+        """What is remembered for an event counts among what is held."""
+        log = self.log(keep=1000)
+        client = Client(log.stack)
+        client.talk(JUNK * 100)
+        self.assertEqual(log.stack.connections.held, masscanned.RECORD_COST + 1000)
+
+    def test_datagrams(self):
+        """Datagrams of the same ports are one flow for a while; an empty one knocks only."""
+        log = self.log()
+        log.stack.answer_frame(udp(DNS_QUERY))
+        log.stack.answer_frame(udp(DNS_QUERY, **V6))
+        log.stack.answer_frame(udp(JUNK, dport=54))
+        log.stack.answer_frame(udp(b'', dport=55))
+        for later in 20, 40, 80:
+            log.stack.tick(NOW + later)
+            log.flush(NOW + later)
+            log.stack.answer_frame(udp(DNS_QUERY))
+        log.close(NOW + 81)
+        flows = self.events(log, 'flow')
+        self.assertEqual(
+            [(each.get('app_proto'), each['flow']['pkts_toserver'], each['flow']['state'],
+              each['masscanned']['end']) for each in flows],
+            [('dns', 1, 'established', 'idle'), ('failed', 1, 'new', 'idle'),
+             ('dns', 3, 'established', 'idle'), ('dns', 1, 'established', 'shutdown')])
+        scan, = self.events(log, 'scan')
+        self.assertEqual((scan['proto'], scan['masscanned']['scan']['ports']['first']),
+                         ('UDP', [55]))
+
+    def test_scan(self):
+        """Who only knocks is told of when it is silent, who spoke is not; also in columns."""
+        log = self.log()
+        frames = [tcp(seq, 0, SYN, dport=seq, src=packed('1.2.3.%d' % (seq & 1 and 4)))
+                  for seq in range(1, 201)]
+        answers = list(log.stack.answer_alike(frames))
+        log.openings(NOW, frames, answers, log.stack.openings)
+        for frame in (tcp(9, 0, SYN), tcp(9, 0, RST), tcp(9, 0, SYN, dport=9, **V6), ping(),
+                      ping(**V6), arp(), tcp(9, 0, SYN, dst=packed('9.9.9.9'))):
+            log.stack.answer_frame(frame)
+        client = Client(log.stack, src=packed('7.7.7.7'))
+        client.say(GET)
+        log.flush(NOW + 59)
+        self.assertFalse(self.events(log, 'scan'))
+        log.sweep_at = NOW
+        log.flush(NOW + 61)
+        scans = {(each['src_ip'], each['proto']): each['masscanned']['scan']
+                 for each in self.events(log, 'scan')}
+        self.assertEqual(sorted(scans), sorted([
+            ('1.2.3.4', 'TCP'), ('1.2.3.0', 'TCP'), (masscanned.ip_text(PEER4), 'TCP'),
+            (masscanned.ip_text(PEER6), 'TCP'), (masscanned.ip_text(PEER4), 'ICMP'),
+            (masscanned.ip_text(PEER6), 'IPv6-ICMP')]))
+        many = scans['1.2.3.4', 'TCP']
+        self.assertEqual((many['packets'], many['addresses'], many['flags']), (100, 1, {'S': 100}))
+        self.assertEqual(many['ports'], {'count': 100, 'first': list(range(1, 129, 2))})
+        self.assertEqual(scans[masscanned.ip_text(PEER4), 'TCP']['flags'], {'S': 1, 'R': 1})
+        self.assertFalse(log.sources or log.members)
+
+    def test_bounds(self):
+        """A full table takes no newcomer; the largest scans have lines, the others a number."""
+        log = self.log()
+        with patched(masscanned, SOURCES_MAX=60, MEMBERS_MAX=10, SCANS_RATE=4,
+                     DATAGRAMS_MAX=5):
+            for number in range(70):
+                for _ in range(1 + number % 7):
+                    log.stack.answer_frame(tcp(1, 0, SYN, src=packed('1.2.4.%d' % number)))
+            frames = [tcp(1, 0, SYN, dport=port, src=packed('1.2.5.%d' % port))
+                      for port in range(1, 33)]
+            log.openings(NOW, frames, list(log.stack.answer_alike(frames)), log.stack.openings)
+            for port in range(1, 20):
+                log.stack.answer_frame(udp(JUNK, dport=port))
+            self.assertEqual((len(log.sources), len(log.datagrams)), (60, 5))
+            self.assertLessEqual(log.members, 11)
+            log.close(NOW)
+        scans = [each['masscanned']['scan'] for each in self.events(log, 'scan')]
+        self.assertEqual([each['packets'] for each in scans[:4]], [7] * 4)
+        self.assertEqual((len(scans), scans[4]['sources']), (5, 56))
+        self.assertTrue(scans[0]['more'])
+        stats, = self.events(log, 'stats')
+        self.assertEqual(stats['masscanned']['stats']['strangers'],
+                         sum(1 + number % 7 for number in range(60, 70)) + 32)
+        ends = [each['masscanned']['end'] for each in self.events(log, 'flow')]
+        self.assertEqual(ends, ['evicted'] * 14 + ['shutdown'] * 5)
+
+    def test_budget(self):
+        """Beyond the budget conversations are counted at their source, and in all."""
+        log = self.log(rate=3)
+        for port in range(1, 11):
+            client = Client(log.stack, sport=port)
+            client.say(JUNK)
+            client.send(b'', RST)
+        self.assertEqual(len(self.events(log, 'flow')), 3)
+        log.close(NOW)
+        self.assertEqual(self.events(log, 'scan')[0]['masscanned']['scan']['suppressed'], 7)
+        self.assertEqual(self.events(log, 'stats')[0]['masscanned']['stats']['suppressed'], 7)
+
+    def test_hostile(self):
+        """Whatever stands in a field, a line is a line: octets, control characters, depth."""
+        log, peer = self.log(), None
+        client = Client(log.stack)
+        client.say(GET)
+        deep = b'x'
+        for _ in range(20):
+            deep = [deep]
+        strange = bytes(range(256)) + b'"\\\r\n\xe2\x80\xa8' + b'x' * 70000
+        peer = client.conn
+        for value in (strange, strange.decode('latin-1'), '\ud800\x7f\u2028', deep, None, True, 7,
+                      float('inf'), float('nan'), {strange: strange, 1: deep}, [strange] * 1000):
+            peer.note('request', value=value)
+            peer.note('credentials', user=value, password=value)
+        masscanned.hand_events(log.stack, [log], NOW)
+        self.assertFalse(log.stack.faults)
+        self.assertEqual(len(self.events(log, 'credentials')), 11)
+        texts = [each['http']['value'] for each in self.events(log, 'http')[1:3]]
+        self.assertEqual([len(each) for each in texts][1], masscanned.TEXT_LIMIT)
+        self.assertIn('\\xff"\\', texts[0])
+
+    def test_vlan(self):
+        """Tags stand in what they were on; the numbers of workers, too."""
+        log = self.log(worker=3)
+        frame = udp(DNS_QUERY)
+        log.stack.answer_frame(frame[:12] + unhex('88a82123 8100f007') + frame[12:])
+        frame = tcp(1, 0, SYN)
+        log.stack.answer_frame(frame[:12] + unhex('81000009') + frame[12:])
+        log.close(NOW)
+        self.assertEqual([each.get('vlan') for each in self.events(log)[:3]],
+                         [[0x123, 7], [0x123, 7], [9]])
+        self.assertEqual({each['masscanned']['worker'] for each in self.events(log)}, {3})
+
+    def test_full_reader(self):
+        """Who reads too slowly loses lines, and they are counted."""
+        log = self.log()
+        log.journal.full = True
+        log.stack.answer_frame(udp(JUNK))
+        log.close(NOW)
+        self.assertEqual((self.events(log), log.missed), ([], 3))
+
+    def test_shift(self):
+        """A clock that is set changes nothing of what is due, nor how old a flow is."""
+        log = self.log()
+        client = Client(log.stack)
+        client.say(JUNK)
+        for source in (udp(JUNK), tcp(9, 0, SYN, src=packed('1.2.3.4'))):
+            log.stack.answer_frame(source)
+        log.shift(1000)
+        log.stack.shift(1000)
+        self.assertEqual(log.due, NOW + 1000 + masscanned.FLUSH_S)
+        log.sweep(NOW + 1001)
+        self.assertEqual((len(log.sources), len(log.datagrams)), (2, 1))
+        self.assertEqual(client.conn.record.start, NOW + 1000)
+
+    def test_community_id(self):
+        """Vectors of the specification's own baseline, and what tshark computes."""
+        for proto, src, dst, sport, dport, wanted in (
+                (6, '128.232.110.120', '66.35.250.204', 34855, 80,
+                 '1:LQU9qZlK+B5F3KDmev6m5PMibrg='),
+                (6, '66.35.250.204', '128.232.110.120', 80, 34855,
+                 '1:LQU9qZlK+B5F3KDmev6m5PMibrg='),
+                (17, '192.168.1.52', '8.8.8.8', 54585, 53, '1:d/FP5EW3wiY1vCndhwleRRKHowQ='),
+                (1, '192.168.0.89', '192.168.0.1', 8, 0, '1:X0snYXpgwiv9TZtqg64sgzUn6Dk=')):
+            self.assertEqual(masscanned.community_id(proto, packed(src), packed(dst), sport,
+                                                     dport), wanted)
+
+
 class RawPeer:
     """A raw peer on an interface: whole frames out, what comes in, with its VLAN tags."""
 
@@ -16954,9 +17647,9 @@ class Responder(Case):
          r'status: NOERROR.*ANSWER: 0,'),
         ('host', 'host -W 5 -t A www.example.org 10.88.0.26', 0, r'has address 10\.88\.0\.26'),
         ('ssh', 'ssh -v -F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null 10.88.0.27 true',
-         None, r'remote software version 1\r?\n'),
+         None, r'remote software version dropbear_2022\.83\r?\n'),
         ('ssh over IPv6', 'ssh -v -F none -o BatchMode=yes fd88::27 true', None,
-         r'remote software version 1\r?\n'),
+         r'remote software version dropbear_2022\.83\r?\n'),
         ('rpcinfo', 'rpcinfo 10.88.0.28', 0, r'100000 +4 +tcp +10\.88\.0\.28\.0\.111 '),
         ('rpcinfo -p', 'rpcinfo -p 10.88.0.28', 0,
          r'100000 +2 +tcp +111 .*100000 +3 +tcp +111 .*100000 +4 +tcp +111 '),
@@ -17061,6 +17754,9 @@ class Responder(Case):
         ('curl socks5', 'curl -sSi -x socks5h://bob:x@10.88.0.61:1080 http://inner.example/', 0,
          r'HTTP/1\.1 200'),
         ('memcstat', 'memcstat --servers=10.88.0.61:11211 --binary', 0, r''),
+        ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
+         "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
+         r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
@@ -18278,6 +18974,14 @@ class ResponderCli(Case):
         ('argument missing', ['-i'], 2, ['expected one argument']),
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
+        ('events and log', ['-i', 'nope0', '--events', '-'], 2, ['--events -', '-q']),
+        ('events and -d', ['-i', 'nope0', '-q', '-d', '--events', '-'], 2, ['--events -', '-d']),
+        ('one file', ['-i', 'nope0', '-o', 'x', '--events', './x'], 2, ["'x'", 'share']),
+        ('payload of what', ['-i', 'nope0', '--payload', '7'], 2, ['--payload', '--events']),
+        ('budget of what', ['-i', 'nope0', '--events-budget', '7'], 2, ['--events-budget is']),
+        ('name of what', ['-i', 'nope0', '--name', 'x'], 2, ['--name is for --events']),
+        ('payload', ['-i', 'nope0', '--events', 'x', '--payload', '65537'], 2, ["'65537'", '65536']),
+        ('no budget', ['-i', 'nope0', '--events', 'x', '--events-budget', '0'], 2, ["'0'"]),
         ('no size', ['-i', 'nope0', '-o', 'x', '--rotate', '0'], 2, ['--rotate', "'0'", '100M,20']),
         ('no count', ['-i', 'nope0', '-o', 'x', '--rotate', '1K,0'], 2, ["'1K,0'", '100M,20']),
         ('odd size', ['-i', 'nope0', '-o', 'x', '--rotate', '1T'], 2, ["'1T'", '100M,20']),
@@ -18933,7 +19637,7 @@ class Answerers(unittest.TestCase):
                 seen.append((kind, fields))
         for name, request, notes in NOTED:
             with self.subTest(name=name, request=request):
-                kind = 'command' if name == 'distcc' else 'credentials'
+                kind = NOTE_KINDS.get(name, 'credentials')
                 for pieces in [request], octet_by_octet(request):
                     seen, port = [], port_of(name)
                     feed(Noting(PEER4, HOST4, 40000, port, NOW, HOST), *pieces)
@@ -19113,6 +19817,12 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('modbus', 502, unhex('0001 0000 0006 00 03 0000 007d') * 120),
+        ('dnp3', 20000, masscanned.pack_dnp3(0xc9, 1, 0) * 140),
+        ('ethernet-ip', 44818, (unhex('63000000 00000000') + bytes(16)) * 60),
+        ('iec104', 2404, unhex('680407000000') + unhex('680e 0000 0000 64010600ffff00000014') * 90),
+        ('s7', 102, S7_HELLO + unhex('030003d3 02f080 32 01 0000 0001 03c2 0000 0450')
+         + unhex('120a1002 0001 0001 84 000000') * 80),
         ('jdwp', 8000, b'JDWP-Handshake' + unhex('0000000b 00000001 00 0101') * 130),
         ('smpp', 2775, unhex('00000010 00000015 00000000 00000001') * 90),
         ('hl7', 2575, b'\x0bMSH|^~\\&|a|b|c|d|2026||ADT|42|P\x1c\r' * 40),
@@ -19167,7 +19877,7 @@ class Answerers(unittest.TestCase):
         ('rpc fragments', 111, unhex('00000001 00') * 15 + marked(unhex(rpc_call(2, 4))) * 30),
         ('smb1', 445, SPEC_NEGOTIATE * 20), ('smb2', 445, NEGOTIATE_2 * 14),
         ('smb keep-alives', 445, NEGOTIATE_2 + unhex('85000000') * 330),
-        ('ssh', 22, b'SSH-2.0-x\n' * 140), ('gh0st', 8000, b'Gh0st' * 290),
+        ('ssh', 22, b'SSH-2.0-x\n' + ssh_packet(b'\2') * 90), ('gh0st', 8000, b'Gh0st' * 290),
         ('stun', 3478, (unhex('0001 0000 2112a442') + bytes(12)) * 70),
         ('stun attributes', 3478, struct.pack('!HH', 1, 1440) + unhex('2112a442') + bytes(12)
          + b''.join(struct.pack('!HH', 0x7000 + kind, 0) for kind in range(360))),
@@ -19212,6 +19922,59 @@ class Answerers(unittest.TestCase):
             stream = open_stream(name, TCP)
             feed(stream, *[data[at:at + 8] for at in range(0, len(data), 8)])
             self.assertLess(time.process_time() - begin, 2, name)
+
+
+class Noting(masscanned.Stream):
+    """A Stream that keeps what is noted: [(kind, fields)]."""
+
+    def __init__(self, *args):
+        masscanned.Stream.__init__(self, *args)
+        self.noted = []
+
+    def note(self, kind, **fields):
+        self.noted.append((kind, fields))
+
+
+def ssh_stream(host=HOST):
+    """A client of SSH, not greeted -> Noting."""
+    return Noting(PEER4, HOST4, 40000, 22, NOW, host)
+
+
+class SecureShell(unittest.TestCase):
+    """SSH, from the identification to the refusal."""
+
+    LINE = b'SSH-2.0-x\r\n'
+
+    def test_original(self):
+        """It says its line, again for each, and nothing more."""
+        for request, answers in ((self.LINE, 1), (self.LINE * 3, 3), (SSH_SHORT + self.LINE, 0),
+                                 (self.LINE + ssh_packet(ssh_kexinit()), 1)):
+            stream = ssh_stream(masscanned.Host(original=True))
+            self.assertEqual((feed(stream, request), stream.noted), (SSH_SHORT * answers, []))
+
+    def test_kexinit(self):
+        """The client's is noted, whatever comes of it."""
+        for names in ({}, {0: b'x'}, {1: b'rsa-sha2-512'}, {2: b''}):
+            stream, kexinit = ssh_stream(), ssh_kexinit(names, cookie=b'c' * 16)
+            self.assertEqual(feed(stream, self.LINE, ssh_packet(kexinit)), SSH_OPENING)
+            self.assertEqual((stream.noted, stream.closing), ([('ssh_kexinit', {
+                'kexinit': kexinit, 'version': b'SSH-2.0-x'})], True))
+
+    def test_bad_packets(self):
+        """The connection ends without a word, as dropbear ends it."""
+        for name, packets in (
+                ('size 0', bytes(16)), ('size 11', unhex('0000000b 04') + bytes(11)),
+                ('no multiple of 8', unhex('0000000d 04') + bytes(13)),
+                ('too long', unhex('00004004')), ('longest', unhex('ffffffff')),
+                ('padding', unhex('0000000c ff 02') + bytes(10)), ('nothing but padding', ssh_packet(b'', 11)),
+                ('KEXINIT of 8 kB', ssh_packet(ssh_kexinit({0: b'x' * 8192}))),
+                ('KEXINIT cut', ssh_packet(ssh_kexinit()[:-1])),
+                ('list too long', ssh_packet(b'\x14' + b'\xff' * 40)),
+                ('16 kB before a login', ssh_packet(b'\2' + bytes(4000)) * 5)):
+            with self.subTest(name=name):
+                stream = ssh_stream()
+                self.assertEqual(feed(stream, self.LINE, packets), SSH_OPENING)
+                self.assertEqual((stream.noted, stream.closing), ([], True))
 
 
 # ==== Bench ===========================================================================
