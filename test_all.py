@@ -17617,7 +17617,7 @@ class Responder(Case):
         ('arping', 'arping -f -w 5 -I v0 10.88.0.22', 0,
          r'reply from 10\.88\.0\.22 \[02:00:00:88:00:02\]'),
         ('curl', 'curl -sSi http://10.88.0.23/', 0,
-         r'^HTTP/1\.1 200 OK\r\n.*\nServer: win-[a-z0-5]{11}\r\n.*</html>\n$'),
+         r'^HTTP/1\.1 200 OK\r\nServer: win-[a-z0-5]{11}\r\n.*</html>\n$'),
         ('curl over IPv6', 'curl -sSi http://[fd88::23]:8080/', 0, r'^HTTP/1\.1 200 .*</html>'),
         ('curl HEAD', 'curl -sSI http://10.88.0.23:81/', 0,
          r'^HTTP/1\.1 200 [^<]*Content-Length: 280\r\n[^<]*\r\n\r\n$'),
@@ -19714,8 +19714,8 @@ class Answerers(unittest.TestCase):
         stack.host.events = []
         for uri in b'/\xff', b'/\xc3\x28', b'/\x1b[2J', b'/\x80' * 100:
             request = b'GET ' + uri + b' HTTP/1.1\r\n\r\n'
-            self.assertEqual(ask(stack, udp(request, dport=80))[0].data,
-                             b'HTTP/1.1 404 Not Found\r\n')
+            self.assertTrue(ask(stack, udp(request, dport=80))[0].data.startswith(
+                b'HTTP/1.1 404 Not Found\r\n'))
             self.assertIn(b'404 Not Found</title>', Client(stack).talk(request))
         with patched(masscanned, say=told.append):
             masscanned.hand_events(stack, [masscanned.Teller()], NOW)
@@ -19728,7 +19728,7 @@ class Answerers(unittest.TestCase):
         for original in False, True:
             host = masscanned.Host(original=original, http_401=not original)
             for data in GET, post(FIVE, b'12345'), b'CONNECT a:1 HTTP/1.1\r\n\r\n', \
-                    b'GET /api/tags HTTP/1.1\r\n\r\n', b'GARBLE / HTTP/1.1\r\n\r\n'[3:]:
+                    b'GET /api/tags HTTP/1.1\r\n\r\n', b'PUT /a HTTP/1.1\r\n\r\n':
                 stream = masscanned.Stream(PEER4, HOST4, 40000, 80, NOW, host)
                 out = stream.feed(data)
                 if original:
