@@ -4167,7 +4167,7 @@ SSH_TOOLS = (
     (b'winscp', 'winscp'), (b'dropbear', 'dropbear'), (b'openssh', 'openssh'),
     (b'metasploit', 'metasploit'))
 # Probes with a text of their own, as nmap 7.93 -sV sends them, seen on the wire.
-PROBES = (
+PROBE_TEXTS = (
     (b'/nice%20ports%2C/Tri%6Eity.txt%2ebak', 'nmap'), (b'sip:nm SIP/2.0', 'nmap'),
     (b'mstshash=nmap', 'nmap'))
 USER_AGENT = re.compile(br'\r\n[Uu]ser-[Aa]gent:[ \t]*([^\r\n]{1,256})')
@@ -4189,7 +4189,7 @@ def tool_of_text(text, which) -> 'str | None':
 
 def tool_of_payload(payload) -> 'tuple[str, str] | None':
     """What a client said first -> who it is, what that rests on."""
-    for part, name in PROBES:
+    for part, name in PROBE_TEXTS:
         if part in payload:
             return name, 'payload'
     if payload.startswith(b'SSH-'):
@@ -4685,8 +4685,8 @@ class EventLog(Observer):
         name = eve_name(name)
         if kind in NOTES:
             about = NOTES[kind](fields)
-        elif kind == 'answer' and name in FIRST_WORDS:
-            about = FIRST_WORDS[name](fields['data'])
+        elif kind == 'answer' and name in ANSWERED:
+            about = ANSWERED[name](fields['data'])
         elif kind == 'answer':
             about = {'request': plain(fields['data'][:PAYLOAD])}
         else:
@@ -4898,7 +4898,7 @@ def make_encoder():
 # What the object of a protocol has, by the kind of what was noted of it, or by the first octets
 NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
          'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
-FIRST_WORDS = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
 ZMAP_IDENT = (54321).to_bytes(2, 'big')
 
 
