@@ -7710,7 +7710,7 @@ def low_descriptors():
 
 
 def read_text(path):
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
         return file.read()
 
 
@@ -8381,7 +8381,7 @@ class Modules(Case):
 
     def test_readme_example(self):
         """The module of the README works as written."""
-        with open(os.path.join(HERE, 'README.md')) as file:
+        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
             code, command = re.search(r'    # greeting\.py\n(.*?)\n    (python3 cscan\.py .*?)\n',
                                       file.read(), re.S).groups()
         code = ''.join(line[4:] + '\n' for line in code.splitlines())
@@ -19711,16 +19711,10 @@ class ResponderCli(Case):
             self.assertEqual(link.mend(b'cut', masscanned.TP_STATUS_COPY, 0), frame)
 
     def test_readme(self):
-        """The README's protocol table is the program's, and it names every option."""
-        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
-            readme = file.read()
+        """The README's protocol table is the program's."""
+        readme = read_text(os.path.join(HERE, 'README.md'))
         for line in masscanned.protocols_text().splitlines():
             self.assertTrue('    %s\n' % line in readme, line)
-        responder = readme.partition('# The responder')[2]
-        for action in masscanned.make_parser()._actions:
-            for option in action.option_strings:
-                if option not in ('-h', '--help', '-V', '--version'):
-                    self.assertIn('`%s' % option, responder)
 
     def test_load(self):
         """The README's example, as it stands there: named, greeted, answered."""
@@ -20766,12 +20760,52 @@ class Bench(Case):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.stdout, b'')
 
-    def test_readme(self):
-        """The README names every option."""
-        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
-            part = file.read().partition('# Measuring')[2]
-        for option in ('--only', '--quick', '--python', '--json', '--list', '--against'):
-            self.assertIn('`%s' % option, part)
+
+# ==== Manual ==========================================================================
+
+class Manual(Case):
+    """README.md against the programs."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.text = read_text(os.path.join(HERE, 'README.md'))
+        front, *chapters = re.split('(?m)^# (?=.*\n)', cls.text)[1:]
+        cls.front = front
+        cls.chapters = {part.partition(':')[0].partition('\n')[0]: part for part in chapters}
+
+    def test_front_page(self):
+        """The first page fits on a screen or two."""
+        self.assertLessEqual(self.front.count('\n'), 150)
+
+    def test_contents(self):
+        """The contents name each chapter and section, in order, by the anchors that GitHub makes."""
+        wanted, anchors = [], collections.Counter()
+        for level, title in re.findall('(?m)^(#{1,3}) (.+)$', self.text):
+            name = re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
+            anchor = '%s-%d' % (name, anchors[name]) if anchors[name] else name
+            anchors[name] += 1
+            if len(level) == 1 or (len(level) == 2 and self.front.find('## ' + title) < 0):
+                wanted.append((title, anchor))
+        contents = self.front.partition('## Contents')[2].partition('## ')[0]
+        self.assertEqual(re.findall(r'\[(.+?)\]\(#(.+?)\)', contents), wanted[1:])
+
+    def test_links(self):
+        """Each link into the page has its heading."""
+        titles = re.findall('(?m)^#{1,3} (.+)$', self.text)
+        names = {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles}
+        for link in re.findall(r'\]\(#(.+?)\)', self.text):
+            self.assertIn(re.sub(r'-1$', '', link), names)
+
+    def test_options(self):
+        """Each chapter names all options of its program."""
+        parsers = {'%s.py' % module.__name__: module.make_parser() for module in (
+            cscan, compile_targets, cba_reader, metrics, masscanned, bench)}
+        for name, parser in parsers.items():
+            for action in parser._actions:
+                for option in action.option_strings:
+                    if option not in ('-h', '--help', '-V', '--version'):
+                        self.assertRegex(self.chapters[name], '`[^`]*' + re.escape(option),
+                                         (name, option))
 
 
 # ==== Style ===========================================================================
