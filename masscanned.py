@@ -4007,6 +4007,8 @@ WSCALE_MAX = 14                 # RFC 7323 s2.3
 TCP_OPTION_WSCALE, TCP_OPTION_SACK_OK, TCP_OPTION_TS = 3, 4, 8  # RFC 7323, RFC 2018
 P0F_OPTIONS = {TCP_OPTION_NOP: 'nop', TCP_OPTION_MSS: 'mss', TCP_OPTION_WSCALE: 'ws',
                TCP_OPTION_SACK_OK: 'sok', 5: 'sack', TCP_OPTION_TS: 'ts'}
+OPTION_SIZES = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2,
+                TCP_OPTION_TS: 10}
 P0F_QUIRKS = ('df', 'id+', 'id-', 'ecn', '0+', 'flow', 'seq-', 'ack+', 'ack-', 'uptr+', 'urgf+',
               'pushf+', 'ts1-', 'ts2+', 'opt+', 'exws', 'bad')
 IPV4_WHOLE = struct.Struct('!BBHHHBBH4s4s')     # RFC 791 s3.1: vihl tos total id frag ttl proto
@@ -4029,28 +4031,18 @@ def parse_syn(frame) -> 'Syn | None':
         return None
     start = skip_tags(frame, from_octets(frame[12:14], 'big'))[1]
     sport, dport, seq, ack, word, window, _, urgent = TCP_HEADER.unpack_from(frame, at)
-    end = at + (word >> 12) * 4
-    quirks, ident = set(), 0
+    end, ident = at + (word >> 12) * 4, 0
     if len(addresses) == 8:
         vihl, tos, total, ident, frag, ttl, _, _, _, dst = IPV4_WHOLE.unpack_from(frame, start)
-        version, size4 = 4, (vihl & 15) * 4 - IPV4.size
-        ends = start + total
-        quirks |= {name for name, holds in (
-            ('ecn', tos & 3), ('df', frag & IPV4_DF), ('0+', frag & 0x8000),
-            ('id+', frag & IPV4_DF and ident), ('id-', not frag & IPV4_DF and not ident))
-            if holds}
+        version, size4, ends = 4, (vihl & 15) * 4 - IPV4.size, start + total
+        quirks = quirks_of_ipv4(tos, ident, frag)
     else:
         word6, size, _, ttl, _, dst = IPV6.unpack_from(frame, start)
-        version, size4 = 6, 0
-        ends = start + IPV6.size + size
-        quirks |= {name for name, holds in (('ecn', word6 >> 20 & 3), ('flow', word6 & 0xfffff))
-                   if holds}
-    flags = word & FLAGS
-    quirks |= {name for name, holds in (
-        ('ecn', flags & (ECE | CWR)), ('seq-', not seq),
-        ('ack+', ack >> 24 & 1 and not flags & ACK),    # p0f 3.09b looks at this bit only
-        ('ack-', flags & ACK and not ack), ('uptr+', urgent and not flags & URG),
-        ('urgf+', flags & URG), ('pushf+', flags & PSH)) if holds}
+        version, size4, ends = 6, 0, start + IPV6.size + size
+        quirks = {'ecn'} if word6 >> 20 & 3 else set()
+        if word6 & 0xfffff:
+            quirks.add('flow')
+    quirks |= quirks_of_tcp(seq, ack, word, urgent)
     kinds, layout, values, odd = walk_options(frame[at + TCP_HEADER.size:end])
     mss, wscale = (from_octets(values.get(kind, b''), 'big')
                    for kind in (TCP_OPTION_MSS, TCP_OPTION_WSCALE))
@@ -4059,9 +4051,43 @@ def parse_syn(frame) -> 'Syn | None':
                ends > end)
 
 
+def quirks_of_ipv4(tos, ident, frag) -> set:
+    """What of P0F_QUIRKS a header has."""
+    quirks = set()
+    if tos & 3:
+        quirks.add('ecn')
+    if frag & 0x8000:
+        quirks.add('0+')
+    if frag & IPV4_DF:
+        quirks.update(('df', 'id+') if ident else ('df',))
+    elif not ident:
+        quirks.add('id-')
+    return quirks
+
+
+@functools.lru_cache(maxsize=64)
+def quirks_of_flags(flags) -> frozenset:
+    """The same of flags."""
+    return frozenset(name for name, bits in (('ecn', ECE | CWR), ('urgf+', URG), ('pushf+', PSH))
+                     if flags & bits)
+
+
+def quirks_of_tcp(seq, ack, word, urgent) -> set:
+    """The same of a segment."""
+    quirks = set(quirks_of_flags(word & FLAGS))
+    if not seq:
+        quirks.add('seq-')
+    if word & ACK and not ack:
+        quirks.add('ack-')
+    if ack >> 24 & 1 and not word & ACK:        # p0f 3.09b looks at this bit only
+        quirks.add('ack+')
+    if urgent and not word & URG:
+        quirks.add('uptr+')
+    return quirks
+
+
 def walk_options(options) -> 'tuple[list, list, dict, set]':
     """Options of TCP -> kinds, their layout for p0f, {kind: its value}, quirks; RFC 9293 s3.2."""
-    sizes = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2, TCP_OPTION_TS: 10}
     kinds, layout, values, odd, at = [], [], {}, set(), 0
     while at < len(options):
         kind = options[at]
@@ -4075,44 +4101,43 @@ def walk_options(options) -> 'tuple[list, list, dict, set]':
             at += 1
             continue
         told = options[at + 1] if at + 1 < len(options) else 0
-        size = sizes.get(kind, told)            # as p0f: a wrong one changes nothing
+        size = OPTION_SIZES.get(kind, told)     # as p0f: a wrong one changes nothing
         if told != size:
             odd.add('bad')
         if size < 2 or at + size > len(options):
             return kinds, layout, values, odd | {'bad'}
         value = values[kind] = options[at + 2:at + size]
-        odd |= {name for name, holds in (
-            ('exws', kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX),
-            ('ts1-', kind == TCP_OPTION_TS and not any(value[:4])),
-            ('ts2+', kind == TCP_OPTION_TS and any(value[4:]))) if holds}
+        if kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX:
+            odd.add('exws')
+        elif kind == TCP_OPTION_TS:
+            odd.update([] if any(value[:4]) else ['ts1-'], ['ts2+'] if any(value[4:]) else [])
         at += size
     return kinds, layout, values, odd
 
 
-def window_text(syn) -> str:
-    """The window, as a multiple of what p0f tries in this order, or as it is."""
-    if not syn.window or syn.mss < P0F_MSS_MIN:
-        return str(syn.window)
-    tries = [(syn.mss, 'mss')]
-    if syn.stamped:
-        tries.append((syn.mss - 12, 'mss'))
-    heads = [40] if syn.version == 4 else [40, 60]
+@functools.lru_cache(maxsize=1024)
+def window_text(window, mss, version, stamped, above) -> str:
+    """The window of a Syn, as a multiple of what p0f tries in this order, or as it is."""
+    if not window or mss < P0F_MSS_MIN:
+        return str(window)
+    heads = [40] if version == 4 else [40, 60]
+    tries = [(mss, 'mss')] + ([(mss - 12, 'mss')] if stamped else [])
     for size in heads:
         tries += [(ETHERNET_MTU - size, 'mss'), (ETHERNET_MTU - size - 12, 'mss')]
-    tries += [(syn.mss + size, 'mtu') for size in heads + [syn.above]] + [(ETHERNET_MTU, 'mtu')]
+    tries += [(mss + size, 'mtu') for size in heads + [above]] + [(ETHERNET_MTU, 'mtu')]
     for size, name in tries:
-        if syn.window % size == 0:
-            return '%s*%d' % (name, syn.window // size)
-    return str(syn.window)
+        if window % size == 0:
+            return '%s*%d' % (name, window // size)
+    return str(window)
 
 
 def pack_signature(syn) -> str:
     """A Syn -> raw signature of p0f 3; source: its README, 'Fingerprint database', TCP."""
-    start = min(each for each in P0F_TTLS if each >= syn.ttl)
-    hops = start - syn.ttl
+    hops = P0F_TTLS[bisect.bisect_left(P0F_TTLS, syn.ttl)] - syn.ttl
     return '%d:%d+%s:%d:%d:%s,%d:%s:%s:%s' % (
         syn.version, syn.ttl, hops if hops <= P0F_HOPS_MAX else '?', syn.size4, syn.mss,
-        window_text(syn), syn.wscale, ','.join(syn.layout),
+        window_text(syn.window, syn.mss, syn.version, syn.stamped, syn.above), syn.wscale,
+        ','.join(syn.layout),
         ','.join(each for each in P0F_QUIRKS if each in syn.quirks), '+' if syn.data else '0')
 
 
@@ -4441,7 +4466,7 @@ class EventLog(Observer):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
     stack       whose connections they are
-    iface, name of the interface and of the sensor
+    where       text of both, as it stands in each line
     worker      its number; None: there is one only
     count       count() -> Counter of all that is counted
     text        text(object) -> its text in JSON, as of make_encoder()
@@ -4458,13 +4483,14 @@ class EventLog(Observer):
     def __init__(self, journal, stack, iface, name, now, encode, worker=None,
                  rate=EVENTS_BUDGET, count=collections.Counter):
         self.journal, self.stack = journal, stack
-        self.iface, self.name, self.worker, self.count = iface, name, worker, count
+        self.worker, self.count = worker, count
         self.rate, self.budget = rate, [rate, now]
         self.suppressed = self.members = self.strangers = 0
         self.sources, self.datagrams = {}, collections.OrderedDict()
         self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
         self.knocks = {None: True}              # fate: whether a frame of it counts
         self.text = encode
+        self.where = encode({'host': name, 'in_iface': iface})[1:-1] + ','
 
     @property
     def due(self):
@@ -4744,8 +4770,7 @@ class EventLog(Observer):
     def put(self, now, record, kind, body, ours):
         """A line about a conversation."""
         if not record.head:
-            record.head = self.text(self.flow_head(record.flow, record.proto, record.start,
-                                                     record.vlan))[1:-1] + ','
+            record.head = flow_head(record)
         self.put_line(now, kind, record.head, body, ours)
 
     def put_line(self, now, kind, head, body, ours):
@@ -4756,19 +4781,9 @@ class EventLog(Observer):
         if self.worker is not None:
             ours['worker'] = self.worker
         body['masscanned'] = ours
-        begin = self.text({'timestamp': iso_text(now), 'event_type': kind, 'host': self.name,
-                             'in_iface': self.iface})
-        line = begin[:-1] + ',' + head + self.text(body)[1:] + '\n'
-        self.journal.texts.append(line.replace('\x7f', '\\u007f'))
-
-    def flow_head(self, flow, proto, start, vlan) -> dict:
-        """What tells which conversation it is."""
-        src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
-        head = {'vlan': list(vlan)} if vlan else {}
-        head.update(src_ip=ip_text(src), src_port=sport, dest_ip=ip_text(dst), dest_port=dport,
-                    proto=EVE_PROTO[proto], flow_id=flow_number(flow, proto, start),
-                    community_id=community_id(proto, src, dst, sport, dport))
-        return head
+        text = self.text(body).replace('\x7f', '\\u007f')
+        self.journal.texts.append(f'{{"timestamp":"{iso_text(now)}","event_type":"{kind}",'
+                                  f'{self.where}{head}{text[1:]}\n')
 
     # what is due
 
@@ -4933,6 +4948,17 @@ def find_tags(frame) -> 'list[int]':
             for each in range(ETHER.size, at, TAG.size)]
 
 
+def flow_head(record) -> str:
+    """What tells which conversation it is, in JSON."""
+    flow, proto = record.flow, record.proto
+    src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
+    vlan = f'"vlan":{record.vlan},' if record.vlan else ''
+    return (f'{vlan}"src_ip":"{ip_text(src)}","src_port":{sport},"dest_ip":"{ip_text(dst)}",'
+            f'"dest_port":{dport},"proto":"{EVE_PROTO[proto]}",'
+            f'"flow_id":{flow_number(flow, proto, record.start)},'
+            f'"community_id":"{community_id(proto, src, dst, sport, dport)}",')
+
+
 def community_id(proto, src, dst, sport, dport) -> str:
     """Community ID version 1, seed 0: the same for both directions.
 
@@ -4952,8 +4978,7 @@ def community_id(proto, src, dst, sport, dport) -> str:
 
 def flow_number(flow, proto, start) -> int:
     """A number below 2^53, which every reader of JSON can hold, for a conversation."""
-    text = b'%b %d %.6f' % (flow, proto, start)
-    return from_octets(hashlib.sha1(text).digest()[:8], 'big') >> 11
+    return hash((flow, proto, start)) & (1 << 53) - 1
 
 
 def plain(value, depth=0):
