@@ -5192,10 +5192,11 @@ def load_dissolve():
     The one of `socket` knows no sockaddr of family AF_UNSPEC, which dissolves a connection.
     Where the C library cannot be called, the function always fails.
     PyDLL keeps the interpreter's lock: the call never waits, and to give the lock away is 0.1 us.
+    PyPy has no PyDLL.
     """
     try:
         import ctypes                       # late: 10 ms of a start
-        connect = ctypes.PyDLL(None).connect
+        connect = getattr(ctypes, 'PyDLL', ctypes.CDLL)(None).connect
     except (ImportError, OSError, AttributeError):
         return lambda fd, address, size: -1
     return connect                          # without argtypes, which would take 0.1 us

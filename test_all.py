@@ -4282,7 +4282,8 @@ class Engine(unittest.TestCase):
             engine.run(self.crew, StubSink(), self.console, engine.progress)
             self.assertEqual(len(self.crew.results), 5)
             self.assertLessEqual(max(engine.uses.values()), 1)
-        with patched(ctypes, PyDLL=no_library):
+        libraries = {'PyDLL', 'CDLL'} & set(vars(ctypes))
+        with patched(ctypes, **dict.fromkeys(libraries, no_library)):
             self.assertEqual(cscan.load_dissolve()(0, b'', 0), -1)
 
     def test_error_noted_before_it_was_open(self):
@@ -6299,7 +6300,8 @@ class AtOnce(Case):
         odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
-                reader, written = make(), []
+                make()
+                written = []
                 crew = self.crew(modules)
                 with patched(cscan, write_all=lambda fd, octets: written.append(bytes(octets))):
                     self.put(crew, 1, 3)
