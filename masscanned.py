@@ -3997,6 +3997,369 @@ class Teller(Observer):
                                                     peer.dport))
 
 
+# ---- fingerprints ----
+
+P0F_TTLS = 32, 64, 128, 255
+P0F_HOPS_MAX = 35               # more hops than that nobody believes
+P0F_MSS_MIN = 100               # below it a window is no multiple of anything
+ETHERNET_MTU = 1500
+WSCALE_MAX = 14                 # RFC 7323 s2.3
+TCP_OPTION_WSCALE, TCP_OPTION_SACK_OK, TCP_OPTION_TS = 3, 4, 8  # RFC 7323, RFC 2018
+P0F_OPTIONS = {TCP_OPTION_NOP: 'nop', TCP_OPTION_MSS: 'mss', TCP_OPTION_WSCALE: 'ws',
+               TCP_OPTION_SACK_OK: 'sok', 5: 'sack', TCP_OPTION_TS: 'ts'}
+P0F_QUIRKS = ('df', 'id+', 'id-', 'ecn', '0+', 'flow', 'seq-', 'ack+', 'ack-', 'uptr+', 'urgf+',
+              'pushf+', 'ts1-', 'ts2+', 'opt+', 'exws', 'bad')
+IPV4_WHOLE = struct.Struct('!BBHHHBBH4s4s')     # RFC 791 s3.1: vihl tos total id frag ttl proto
+#                                                 sum src dst
+# What the first packet of a client says.
+#   version     4 or 6; ttl, window, mss, wscale, seq, ident: numbers; mss, wscale: 0 if missing
+#   dst, dport, sport   of it
+#   kinds       of the options, in order; layout: of the same, as p0f writes it
+#   size4       octets of options of IP; above: octets of both headers
+#   stamped     there is a time stamp, not 0; quirks: set of P0F_QUIRKS; data: there is some
+Syn = collections.namedtuple(
+    'Syn', 'version ttl window mss wscale seq ident dst dport sport kinds layout size4 above '
+    'stamped quirks data')
+
+
+def parse_syn(frame) -> 'Syn | None':
+    """Frame of a TCP segment -> what it says; None: it is none."""
+    proto, addresses, at = find_layer4(frame)
+    if proto != IP_TCP or len(frame) < at + TCP_HEADER.size:
+        return None
+    start = skip_tags(frame, from_octets(frame[12:14], 'big'))[1]
+    sport, dport, seq, ack, word, window, _, urgent = TCP_HEADER.unpack_from(frame, at)
+    end = at + (word >> 12) * 4
+    quirks, ident = set(), 0
+    if len(addresses) == 8:
+        vihl, tos, total, ident, frag, ttl, _, _, _, dst = IPV4_WHOLE.unpack_from(frame, start)
+        version, size4 = 4, (vihl & 15) * 4 - IPV4.size
+        ends = start + total
+        quirks |= {name for name, holds in (
+            ('ecn', tos & 3), ('df', frag & IPV4_DF), ('0+', frag & 0x8000),
+            ('id+', frag & IPV4_DF and ident), ('id-', not frag & IPV4_DF and not ident))
+            if holds}
+    else:
+        word6, size, _, ttl, _, dst = IPV6.unpack_from(frame, start)
+        version, size4 = 6, 0
+        ends = start + IPV6.size + size
+        quirks |= {name for name, holds in (('ecn', word6 >> 20 & 3), ('flow', word6 & 0xfffff))
+                   if holds}
+    flags = word & FLAGS
+    quirks |= {name for name, holds in (
+        ('ecn', flags & (ECE | CWR)), ('seq-', not seq),
+        ('ack+', ack >> 24 & 1 and not flags & ACK),    # p0f 3.09b looks at this bit only
+        ('ack-', flags & ACK and not ack), ('uptr+', urgent and not flags & URG),
+        ('urgf+', flags & URG), ('pushf+', flags & PSH)) if holds}
+    kinds, layout, values, odd = walk_options(frame[at + TCP_HEADER.size:end])
+    mss, wscale = (from_octets(values.get(kind, b''), 'big')
+                   for kind in (TCP_OPTION_MSS, TCP_OPTION_WSCALE))
+    return Syn(version, ttl, window, mss, wscale, seq, ident, dst, dport, sport, kinds, layout,
+               size4, end - start, any(values.get(TCP_OPTION_TS, b'')[:4]), quirks | odd,
+               ends > end)
+
+
+def walk_options(options) -> 'tuple[list, list, dict, set]':
+    """Options of TCP -> kinds, their layout for p0f, {kind: its value}, quirks; RFC 9293 s3.2."""
+    sizes = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2, TCP_OPTION_TS: 10}
+    kinds, layout, values, odd, at = [], [], {}, set(), 0
+    while at < len(options):
+        kind = options[at]
+        kinds.append(kind)
+        if kind == TCP_OPTION_END:
+            rest = options[at + 1:]
+            layout.append('eol+%d' % len(rest))
+            return kinds, layout, values, odd | ({'opt+'} if any(rest[:-1]) else set())
+        layout.append(P0F_OPTIONS.get(kind) or '?%d' % kind)
+        if kind == TCP_OPTION_NOP:
+            at += 1
+            continue
+        told = options[at + 1] if at + 1 < len(options) else 0
+        size = sizes.get(kind, told)            # as p0f: a wrong one changes nothing
+        if told != size:
+            odd.add('bad')
+        if size < 2 or at + size > len(options):
+            return kinds, layout, values, odd | {'bad'}
+        value = values[kind] = options[at + 2:at + size]
+        odd |= {name for name, holds in (
+            ('exws', kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX),
+            ('ts1-', kind == TCP_OPTION_TS and not any(value[:4])),
+            ('ts2+', kind == TCP_OPTION_TS and any(value[4:]))) if holds}
+        at += size
+    return kinds, layout, values, odd
+
+
+def window_text(syn) -> str:
+    """The window, as a multiple of what p0f tries in this order, or as it is."""
+    if not syn.window or syn.mss < P0F_MSS_MIN:
+        return str(syn.window)
+    tries = [(syn.mss, 'mss')]
+    if syn.stamped:
+        tries.append((syn.mss - 12, 'mss'))
+    heads = [40] if syn.version == 4 else [40, 60]
+    for size in heads:
+        tries += [(ETHERNET_MTU - size, 'mss'), (ETHERNET_MTU - size - 12, 'mss')]
+    tries += [(syn.mss + size, 'mtu') for size in heads + [syn.above]] + [(ETHERNET_MTU, 'mtu')]
+    for size, name in tries:
+        if syn.window % size == 0:
+            return '%s*%d' % (name, syn.window // size)
+    return str(syn.window)
+
+
+def pack_signature(syn) -> str:
+    """A Syn -> raw signature of p0f 3; source: its README, 'Fingerprint database', TCP."""
+    start = min(each for each in P0F_TTLS if each >= syn.ttl)
+    hops = start - syn.ttl
+    return '%d:%d+%s:%d:%d:%s,%d:%s:%s:%s' % (
+        syn.version, syn.ttl, hops if hops <= P0F_HOPS_MAX else '?', syn.size4, syn.mss,
+        window_text(syn), syn.wscale, ','.join(syn.layout),
+        ','.join(each for each in P0F_QUIRKS if each in syn.quirks), '+' if syn.data else '0')
+
+
+def syn_object(syn) -> dict:
+    """A Syn -> masscanned.syn of an event."""
+    return {'sig': pack_signature(syn), 'ttl': syn.ttl, 'window': syn.window, 'mss': syn.mss,
+            'wscale': syn.wscale, 'options': syn.kinds, 'id': syn.ident, 'seq': syn.seq}
+
+
+def masscan_ident(syn) -> int:
+    """The IP ID that masscan gives such a SYN."""
+    return (from_octets(syn.dst[-4:], 'big') ^ syn.dport ^ syn.seq) & HALF
+
+
+# Who it is, from facts of the first packet: (name, by, whether a Syn has them), the surest first.
+SYN_TOOLS = (
+    # Zakir Durumeric et al., 'An Internet-Wide View of Internet-Wide Scanning', 2014, s3.2
+    ('zmap', 'ip.id', lambda syn: syn.ident == 54321),
+    # Antonakakis et al., 'Understanding the Mirai Botnet', 2017, s3.1
+    ('mirai', 'tcp.seq', lambda syn: syn.version == 4 and syn.seq == from_octets(syn.dst, 'big')),
+    # Durumeric, as above; what masscan 1.3 sends, seen on the wire
+    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024
+     and syn.ident == masscan_ident(syn)),
+    # nmap.org/book/man-port-scanning-techniques.html, and nmap 7.93 -sS on the wire
+    ('nmap', 'tcp.window', lambda syn: syn.window in (1024, 2048, 3072, 4096)
+     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460),
+    # hping3(8): --win, 64 by default in version 2, 512 in 3; no options
+    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds),
+    # scapy.readthedocs.io: defaults of IP() and TCP()
+    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds
+     and syn.ident in (0, 1)),
+    # cscan.py beside this file
+    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX and syn.sport == 32005))
+# And from what it says: parts, in lower case, of a User-Agent, and of an SSH identification, as
+# these programs write them themselves.
+AGENT_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'censys', 'censys'), (b'shodan', 'shodan'), (b'leakix', 'leakix'),
+    (b'l9explore', 'leakix'), (b'l9tcpid', 'leakix'), (b'shadowserver', 'shadowserver'),
+    (b'expanse', 'expanse'), (b'paloalto', 'expanse'), (b'internet-measurement', 'driftnet'),
+    (b'netsystemsresearch', 'netsystems'), (b'onyphe', 'onyphe'), (b'binaryedge', 'binaryedge'),
+    (b'modat', 'modat'), (b'masscan', 'masscan'), (b'nmap', 'nmap'), (b'nuclei', 'nuclei'),
+    (b'sqlmap', 'sqlmap'), (b'nikto', 'nikto'), (b'gobuster', 'gobuster'), (b'ffuf', 'ffuf'),
+    (b'wpscan', 'wpscan'), (b'metasploit', 'metasploit'), (b'hydra', 'hydra'),
+    (b'httpx', 'httpx'), (b'fasthttp', 'fasthttp'), (b'go-http-client', 'go-http'),
+    (b'python-requests', 'python-requests'), (b'python-urllib', 'python-urllib'),
+    (b'aiohttp', 'aiohttp'), (b'okhttp', 'okhttp'), (b'curl/', 'curl'), (b'wget', 'wget'),
+    (b'libwww-perl', 'libwww-perl'), (b'java/', 'java'))
+SSH_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'nmap', 'nmap'), (b'medusa', 'medusa'), (b'hydra', 'hydra'),
+    (b'libssh2', 'libssh2'), (b'libssh', 'libssh'), (b'paramiko', 'paramiko'),
+    (b'asyncssh', 'asyncssh'), (b'jsch', 'jsch'), (b'-go', 'go-ssh'), (b'putty', 'putty'),
+    (b'winscp', 'winscp'), (b'dropbear', 'dropbear'), (b'openssh', 'openssh'),
+    (b'metasploit', 'metasploit'))
+# Probes with a text of their own, as nmap 7.93 -sV sends them, seen on the wire.
+PROBE_TEXTS = (
+    (b'/nice%20ports%2C/Tri%6Eity.txt%2ebak', 'nmap'), (b'sip:nm SIP/2.0', 'nmap'),
+    (b'mstshash=nmap', 'nmap'))
+USER_AGENT = re.compile(br'\r\n[Uu]ser-[Aa]gent:[ \t]*([^\r\n]{1,256})')
+
+
+def tool_of_syn(syn) -> 'tuple[str, str] | None':
+    """Who sent such a Syn -> (name, what it rests on)."""
+    for name, by, holds in SYN_TOOLS:
+        if holds(syn):
+            return name, by
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def tool_of_text(text, which) -> 'str | None':
+    """A User-Agent or identification in lower case, a table -> name."""
+    return next((name for part, name in which if part in text), None)
+
+
+def tool_of_payload(payload) -> 'tuple[str, str] | None':
+    """What a client said first -> who it is, what that rests on."""
+    for part, name in PROBE_TEXTS:
+        if part in payload:
+            return name, 'payload'
+    if payload.startswith(b'SSH-'):
+        name = tool_of_text(payload.partition(b'\n')[0][:256].lower(), SSH_TOOLS)
+        return name and (name, 'ssh.software')
+    match = USER_AGENT.search(payload)
+    name = match and tool_of_text(match.group(1).lower(), AGENT_TOOLS)
+    return name and (name, 'http.user_agent')
+
+
+def tool_object(found) -> dict:
+    """-> masscanned.tool of an event, or nothing."""
+    return {'tool': {'name': found[0], 'by': found[1]}} if found else {}
+
+
+# What a ClientHello says (RFC 8446 s4.1.2): numbers; extensions: [(type, octets)]
+Hello = collections.namedtuple('Hello', 'version ciphers extensions')
+TLS_SNI, TLS_GROUPS, TLS_POINTS, TLS_SIGNATURES = 0, 10, 11, 13     # IANA, ExtensionType Values
+TLS_ALPN, TLS_VERSIONS = 16, 43
+TLS_NAMES = {0x0304: 'TLS 1.3', 0x0303: 'TLS 1.2', 0x0302: 'TLS 1.1', 0x0301: 'TLSv1',
+             0x0300: 'SSLv3'}
+JA4_VERSIONS = {0x0304: '13', 0x0303: '12', 0x0302: '11', 0x0301: '10', 0x0300: 's3',
+                0x0002: 's2', 0xfeff: 'd1', 0xfefd: 'd2', 0xfefc: 'd3'}
+JA4_HASH = 12                   # digits
+
+
+def is_grease(number) -> bool:
+    """Whether a number stands for nothing (RFC 8701 s2)."""
+    return number & 0x0f0f == 0x0a0a and number >> 8 == number & 0xff
+
+
+def read_words(octets) -> 'list[int]':
+    """Numbers of two octets, as many as are whole, without GREASE."""
+    words = struct.unpack('!%dH' % (len(octets) // 2), octets[:len(octets) & ~1])
+    return [word for word in words if not is_grease(word)]
+
+
+def parse_hello(message) -> 'Hello | None':
+    """Handshake message of a ClientHello, type and length in front -> Hello; None: it is none."""
+    if len(message) < 39 or message[0] != 1:
+        return None
+    at = 39 + message[38]
+    size = from_octets(message[at:at + 2], 'big')
+    ciphers = read_words(message[at + 2:at + 2 + size])
+    at += 2 + size
+    at += 1 + (message[at] if at < len(message) else 0)
+    end = min(at + 2 + from_octets(message[at:at + 2], 'big'), len(message))
+    at, extensions = at + 2, []
+    while at + 4 <= end:
+        kind, size = TAG.unpack_from(message, at)
+        extensions.append((kind, message[at + 4:min(at + 4 + size, end)]))
+        at += 4 + size
+    return Hello(from_octets(message[4:6], 'big'), ciphers,
+                 [each for each in extensions if not is_grease(each[0])])
+
+
+def ja3_text(hello) -> str:
+    """What JA3 is the MD5 of; source: https://github.com/salesforce/ja3, README."""
+    found = dict(hello.extensions)
+    groups, points = found.get(TLS_GROUPS, b''), found.get(TLS_POINTS, b'')
+    return ','.join([str(hello.version)] + ['-'.join(map(str, each)) for each in (
+        hello.ciphers, [kind for kind, _ in hello.extensions], read_words(groups[2:]),
+        points[1:])])
+
+
+def read_alpn(hello) -> 'list[bytes]':
+    """-> the names of RFC 7301 s3.1."""
+    data, at, names = dict(hello.extensions).get(TLS_ALPN, b''), 2, []
+    while at < len(data) and len(names) < ITEMS_MAX:
+        names.append(data[at + 1:at + 1 + data[at]])
+        at += 1 + data[at]
+    return names
+
+
+def read_sni(hello) -> bytes:
+    """-> the name of RFC 6066 s3; b'': none."""
+    data = dict(hello.extensions).get(TLS_SNI, b'')
+    return data[5:5 + from_octets(data[3:5], 'big')]
+
+
+def highest_version(hello) -> int:
+    """-> the best one it offers."""
+    return max(read_words(dict(hello.extensions).get(TLS_VERSIONS, b'')[1:]),
+               default=hello.version)
+
+
+def ja4_text(hello, transport='t') -> str:
+    """The fingerprint JA4; source: https://github.com/FoxIO-LLC/ja4, technical_details/JA4.md.
+
+    transport   t: TCP, q: QUIC
+    """
+    found = dict(hello.extensions)
+    name = (read_alpn(hello) + [b''])[0]
+    ends = '00'
+    if name:
+        ends = (name[:1] + name[-1:]).decode('latin-1')
+        if not re.fullmatch('[0-9A-Za-z]{2}', ends):
+            ends = name.hex()[0] + name.hex()[-1]
+    kinds = [kind for kind, _ in hello.extensions]
+    head = '%s%s%s%02d%02d%s' % (
+        transport, JA4_VERSIONS.get(highest_version(hello), '00'),
+        'd' if TLS_SNI in found else 'i', min(len(hello.ciphers), 99), min(len(kinds), 99), ends)
+    rest = ja4_list(sorted(each for each in kinds if each not in (TLS_SNI, TLS_ALPN)))
+    signatures = ja4_list(read_words(found.get(TLS_SIGNATURES, b'')[2:]))
+    return '%s_%s_%s' % (head, ja4_hash(ja4_list(sorted(hello.ciphers))),
+                         ja4_hash('_'.join(each for each in (rest, signatures) if each)))
+
+
+def ja4_list(numbers) -> str:
+    """Numbers -> four digits each."""
+    return ','.join('%04x' % each for each in numbers)
+
+
+def ja4_hash(text) -> str:
+    """-> 12 digits of SHA-256, zeros for nothing."""
+    return hashlib.sha256(text.encode()).hexdigest()[:JA4_HASH] if text else '0' * JA4_HASH
+
+
+def md5_text(text) -> str:
+    """MD5 of a text or of octets: a name here, no protection."""
+    octets = text if isinstance(text, bytes) else text.encode()
+    try:
+        return hashlib.md5(octets).hexdigest()
+    except ValueError:                          # FIPS
+        return hashlib.new('md5', octets, usedforsecurity=False).hexdigest()
+
+
+def tls_object(message) -> dict:
+    """ClientHello -> the object `tls` of an event; {}: it is none."""
+    hello = parse_hello(message)
+    if not hello:
+        return {}
+    text, name, version = ja3_text(hello), read_sni(hello), highest_version(hello)
+    found = {'version': TLS_NAMES.get(version, '%04x' % version)}
+    if name:
+        found['sni'] = plain(name)
+    alpns = read_alpn(hello)
+    if alpns:
+        found['client_alpns'] = plain(alpns)
+    found['client_handshake'] = {
+        'version': TLS_NAMES.get(hello.version, '%04x' % hello.version),
+        'ciphers': hello.ciphers, 'exts': [kind for kind, _ in hello.extensions],
+        'sig_algs': read_words(dict(hello.extensions).get(TLS_SIGNATURES, b'')[2:])}
+    found['ja3'] = {'hash': md5_text(text), 'string': text}
+    found['ja4'] = ja4_text(hello)
+    return found
+
+
+def hassh_text(kexinit) -> str:
+    """Payload of a client's KEXINIT -> what HASSH is the MD5 of.
+
+    source  RFC 4253 s7.1, https://github.com/salesforce/hassh, README
+    """
+    at, lists = 17, []
+    for _ in range(8):
+        names, at = read_sized(kexinit, at, 4)
+        lists.append(names.decode('latin-1'))
+    return ';'.join(lists[place] for place in (0, 2, 4, 6))
+
+
+def ssh_object(version, kexinit=b'') -> dict:
+    """Identification line and KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
+    if kexinit:
+        text = hassh_text(kexinit)
+        client['hassh'] = {'hash': md5_text(text), 'string': text}
+    return {'client': client}
+
+
 # ---- events ----
 
 SCHEMA = 1
@@ -4013,6 +4376,7 @@ DATAGRAMS_MAX = 16384
 MEMBERS_MAX = 1 << 18           # ports and addresses remembered of all sources together
 PORTS_SHOWN = 64
 TCP_FLAGS_AT = 13               # RFC 9293 s3.1
+SHAPES_MAX = 4
 SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
 TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
 ITEMS_MAX, NESTED_MAX = 256, 4
@@ -4036,18 +4400,33 @@ class Source:
     ports, addresses    of ours, dicts as ordered sets
     flags           {flags of TCP, or type of ICMP: packets}
     frame           the last SYN, or the first of any kind; octets
+    shapes          {offset, flags and window of SYNs: [how many, one of them]}; at most SHAPES_MAX
     flows           conversations it has begun
     suppressed      events of it that the budget left out
     more            some ports and addresses are not remembered
     """
-    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'flows',
-                 'suppressed', 'more')
+    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'shapes',
+                 'flows', 'suppressed', 'more')
 
     def __init__(self, now, frame):
         self.first = self.last = now
         self.packets = self.flows = self.suppressed = 0
         self.ports, self.addresses, self.flags = {}, {}, {}
         self.frame, self.more = frame[:SOURCE_FRAME], False
+        self.shapes = {}
+
+    def take_syn(self, frame, shape, count=1):
+        """A SYN, the last of so many alike."""
+        self.frame = frame[:SOURCE_FRAME]
+        known = self.shapes.get(shape)
+        if known:
+            known[0] += count
+        elif len(self.shapes) < SHAPES_MAX:
+            self.shapes[shape] = [count, self.frame]
+
+    def typical(self):
+        """-> the frame that stands for most of its SYNs."""
+        return max(self.shapes.values())[1] if self.shapes else self.frame
 
     def members(self):
         """How many ports and addresses it remembers."""
@@ -4110,8 +4489,7 @@ class EventLog(Observer):
         else:
             proto, addresses, at = find_layer4(frame)
         if proto == IP_TCP:
-            self.segment(now, frame, addresses + frame[at:at + 4], frame[at + TCP_FLAGS_AT],
-                         answers)
+            self.segment(now, frame, addresses + frame[at:at + 4], at, answers)
         elif proto == IP_UDP:
             size = UDP_HEADER.unpack_from(frame, at)[2]
             self.datagram(now, frame, addresses + frame[at:at + 4],
@@ -4121,14 +4499,17 @@ class EventLog(Observer):
             self.knock(now, addresses[:half] + bytes((proto,)), frame, None, addresses[half:],
                        frame[at])
 
-    def segment(self, now, frame, flow, flags, answers):
+    def segment(self, now, frame, flow, at, answers):
         """A segment: of a conversation, or a knock."""
-        conn = self.stack.connections.get(flow)
+        conn, flags = self.stack.connections.get(flow), frame[at + TCP_FLAGS_AT]
         record = conn.record if conn else self.just_ended(flow)
         half = len(flow) // 2 - 2
         key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
         if record is None:
-            self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4], flags)
+            source = self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4],
+                                flags)
+            if flags == SYN and source:
+                source.take_syn(frame, frame[at + 12:at + 16])
             return
         record.last = now
         record.came[0] += 1
@@ -4137,9 +4518,9 @@ class EventLog(Observer):
         for each in answers:
             record.went[0] += 1
             record.went[1] += len(each)
-            at = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
+            ends = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
                 find_layer4(each)[2] + TCP_FLAGS_AT)
-            record.flags[1] |= each[at]
+            record.flags[1] |= each[ends]
         if record.syn is None:
             record.vlan = find_tags(frame)
             record.syn = self.join(key, now)
@@ -4188,18 +4569,17 @@ class EventLog(Observer):
         record.went[1] += sum(map(len, answers))
 
     def knock(self, now, key, frame, port, address, flags):
-        """A packet that belongs to no conversation; port: None for ICMP."""
+        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
         source = self.sources.get(key)
         if source is None:
             source = self.welcome(now, key, frame)
             if source is None:
-                return
+                return None
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
-        if flags == SYN and port is not None:
-            source.frame = frame[:SOURCE_FRAME]
         self.remember(source, () if port is None else (port,), (address,))
+        return source
 
     def welcome(self, now, key, frame):
         """A Source that is new; None: there is no room."""
@@ -4253,7 +4633,7 @@ class EventLog(Observer):
         source.last = now
         source.packets += len(frames)
         source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
-        source.frame = frames[-1][:SOURCE_FRAME]
+        source.take_syn(frames[-1], frames[-1][46:50], len(frames))
         self.remember(source, ports, ours)
 
     def unasked(self, now, frames):
@@ -4303,7 +4683,11 @@ class EventLog(Observer):
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
         name = eve_name(name)
-        if kind == 'answer':
+        if kind in NOTES:
+            about = NOTES[kind](fields)
+        elif kind == 'answer' and name in ANSWERED:
+            about = ANSWERED[name](fields['data'])
+        elif kind == 'answer':
             about = {'request': plain(fields['data'][:PAYLOAD])}
         else:
             about = {key: plain(value) for key, value in fields.items() if key != 'protocol'}
@@ -4322,6 +4706,10 @@ class EventLog(Observer):
             body['tcp'] = tcp_object(record, end)
         body.update(payload_object(record))
         ours = {'end': end, 'protocols': record.spoken, 'greeted': record.greeted}
+        syn = parse_syn(record.syn) if record.syn else None
+        if syn:
+            ours['syn'] = syn_object(syn)
+        ours.update(tool_object(tool_of_payload(record.payload) or syn and tool_of_syn(syn)))
         if record.payload and 'payload' in body:
             ours['payload_sha256'] = hashlib.sha256(record.payload).hexdigest()
         self.put(now, record, 'flow', body, ours)
@@ -4425,21 +4813,22 @@ class EventLog(Observer):
         number = isinstance(key, int)
         proto, src = (IP_TCP, key.to_bytes(4, 'big')) if number else (key[-1], key[:-1])
         head = {}
-        tags = find_tags(source.frame)
+        frame = source.typical()
+        tags = find_tags(frame)
         if tags:
             head['vlan'] = tags
         head.update(src_ip=ip_text(src), proto=EVE_PROTO[proto])
-        _, addresses, at = find_layer4(source.frame)
+        _, addresses, at = find_layer4(frame)
         if addresses:
             half, icmp = len(addresses) // 2, proto in ICMP_ASKS
-            ports = (source.frame[at] << 16 if icmp else
-                     from_octets(source.frame[at:at + 4], 'big'))
+            ports = (frame[at] << 16 if icmp else
+                     from_octets(frame[at:at + 4], 'big'))
             flow = addresses + ports.to_bytes(4, 'big')
             head['flow_id'] = flow_number(flow, proto, source.first)
             head['community_id'] = community_id(proto, addresses[:half], addresses[half:],
                                                 ports >> 16, ports & HALF)
             if icmp:
-                head['icmp_type'], head['icmp_code'] = source.frame[at], source.frame[at + 1]
+                head['icmp_type'], head['icmp_code'] = frame[at], frame[at + 1]
         about = {'first': iso_text(source.first), 'last': iso_text(source.last),
                  'packets': source.packets, 'addresses': len(source.addresses)}
         if source.ports:
@@ -4447,6 +4836,12 @@ class EventLog(Observer):
                               'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
         if proto == IP_TCP:
             about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
+        syn = parse_syn(frame)
+        if syn:
+            about['syn'] = syn_object(syn)
+            about.update(tool_object(tool_of_syn(syn)))
+        elif frame[12:14] == b'\x08\0' and frame[18:20] == ZMAP_IDENT:
+            about.update(tool_object(('zmap', 'ip.id')))
         if source.more:
             about['more'] = True                # than these numbers say
         if source.suppressed:
@@ -4498,6 +4893,13 @@ def make_encoder():
     """-> encode(object), its text in JSON: ASCII only, on one line."""
     import json                                 # late: 5 ms of every start
     return json.JSONEncoder(separators=(',', ':')).encode
+
+
+# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
+NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
+         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ZMAP_IDENT = (54321).to_bytes(2, 'big')
 
 
 def is_knock(fate) -> bool:

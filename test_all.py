@@ -7952,7 +7952,7 @@ def low_descriptors():
 
 
 def read_text(path):
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
         return file.read()
 
 
@@ -8626,7 +8626,7 @@ class Modules(Case):
 
     def test_readme_example(self):
         """The module of the README works as written."""
-        with open(os.path.join(HERE, 'README.md')) as file:
+        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
             code, command = re.search(r'    # greeting\.py\n(.*?)\n    (python3 cscan\.py .*?)\n',
                                       file.read(), re.S).groups()
         code = ''.join(line[4:] + '\n' for line in code.splitlines())
@@ -17572,6 +17572,9 @@ EVENT_FLOW = {
     'src_ip': r'[0-9a-f.:]+', 'src_port': int, 'dest_ip': r'[0-9a-f.:]+', 'dest_port': int,
     'proto': 'TCP|UDP', 'flow_id': int, 'community_id': r'1:[A-Za-z0-9+/]{27}=', '?vlan': [int]}
 EVENT_SENSOR = {'schema': int, '?worker': int}
+EVENT_TOOL = {'name': r'[a-z0-9-]+', 'by': r'[a-z.]+|http\.user_agent'}
+EVENT_SYN = {'sig': r'[46]:\d+\+(\d+|\?):\d+:\d+:((mss|mtu)\*)?\d+,\d+:[^:]*:[^:]*:[0+]',
+             'ttl': int, 'window': int, 'mss': int, 'wscale': int, 'options': [int], 'id': int, 'seq': int}
 EVENT_SCHEMA = {
     'flow': dict(EVENT_HEAD, **dict(EVENT_FLOW, **{
         '?app_proto': r'[a-z0-9_]+',
@@ -17587,7 +17590,8 @@ EVENT_SCHEMA = {
         '?payload_length': int,
         'masscanned': {
             **EVENT_SENSOR, 'end': 'fin|rst|idle|evicted|shutdown', 'protocols': [str],
-            'greeted': bool, '?payload_sha256': '[0-9a-f]{64}'}})),
+            'greeted': bool, '?payload_sha256': '[0-9a-f]{64}', '?syn': EVENT_SYN,
+            '?tool': EVENT_TOOL}})),
     'credentials': dict(EVENT_HEAD, **EVENT_FLOW, masscanned=dict(EVENT_SENSOR, credentials={
         'protocol': str, '?user': ANY, '?password': ANY, '?digest': str, '?salt': str,
         '?domain': str, '?hash': str, '?target': ANY, '?client': ANY, '?scheme': ANY})),
@@ -17598,7 +17602,7 @@ EVENT_SCHEMA = {
         'masscanned': dict(EVENT_SENSOR, scan={
             'first': STAMP, 'last': STAMP, 'packets': int, 'addresses': int,
             '?ports': {'count': int, 'first': [int]}, '?flags': {'*': int}, '?more': bool,
-            '?suppressed': int})}),
+            '?suppressed': int, '?syn': EVENT_SYN, '?tool': EVENT_TOOL})}),
     'rest of scans': dict(EVENT_HEAD, masscanned=dict(EVENT_SENSOR, scan={
         'sources': int, 'packets': int, 'suppressed': int})),
     'stats': dict(EVENT_HEAD, stats={
@@ -17695,6 +17699,8 @@ class Events(Case):
                 act(client)
                 masscanned.hand_events(log.stack, [log], NOW)
                 event, = self.events(log, 'flow')
+                syn = event['masscanned'].pop('syn')
+                self.assertEqual((syn['seq'], syn['window']), (1000, 65535))
                 self.assertEqual(event['masscanned'], {
                     'end': end, 'protocols': ['http'], 'greeted': False, 'schema': 1,
                     'payload_sha256': hashlib.sha256(GET).hexdigest()})
@@ -17870,6 +17876,139 @@ class Events(Case):
         log.sweep(NOW + 1001)
         self.assertEqual((len(log.sources), len(log.datagrams)), (2, 1))
         self.assertEqual(client.conn.record.start, NOW + 1000)
+
+    # SYNs: what differs from tcp(), what p0f 3.09b -r said of it (its raw_sig), tool
+    SYNS = [
+        (dict(options=unhex('020405b40402080a0102030400000000 0103030a'), window=64240),
+         '4:64+0:0:1460:mss*44,10:mss,sok,ts,nop,ws:df,id+:0', None),
+        (dict(options=unhex('020405b4'), window=1024), '4:64+0:0:1460:1024,0:mss:df,id+:0', 'nmap'),
+        (dict(options=unhex('020405b4'), window=65535, ident=54321),
+         '4:64+0:0:1460:65535,0:mss:df,id+:0', 'zmap'),
+        (dict(window=1024, ident=(1 ^ 80 ^ 7), ttl=250), '4:250+5:0:0:1024,0::df,id+:0', 'masscan'),
+        (dict(window=5840, seq=0xc0000001, ident=0, frag=0), '4:64+0:0:0:5840,0::id-:0', 'mirai'),
+        (dict(window=512, frag=0), '4:64+0:0:0:512,0:::0', 'hping'),
+        (dict(window=8192, seq=0, ident=1, frag=0), '4:64+0:0:0:8192,0::seq-:0', 'scapy'),
+        (dict(window=65535, ttl=250, sport=32005), '4:250+5:0:0:65535,0::df,id+:0', 'cscan'),
+        (dict(options=unhex('020405a0 01030361 00000100'), window=2960),
+         '4:64+0:0:1440:mtu*2,97:mss,nop,ws,eol+3:df,id+,opt+,exws:0', None),
+        (dict(options=unhex('0203050504026362'), window=7240, flags=SYN | ECE | CWR, ttl=20),
+         '4:20+12:0:1285:mss*5,0:mss,sok,?99:df,id+,ecn,bad:0', None),
+    ]
+
+    def syn(self, seq=7, flags=SYN, options=b'', window=1024, ident=77, frag=0x4000, ttl=64,
+            sport=40000, dport=80):
+        """A SYN over IPv4 as SYNS say it -> frame."""
+        frame = bytearray(tcp(seq, 0, flags, b'', options, window=window, sport=sport,
+                              dport=dport))
+        frame[18:23] = struct.pack('!HHB', ident, frag, ttl)
+        frame[24:26] = bytes(2)
+        frame[24:26] = struct.pack('!H', inet_sum(bytes(frame[14:34])))
+        return bytes(frame)
+
+    def test_syn(self):
+        """Signatures as p0f writes them, and whose they are."""
+        for about, signature, tool in self.SYNS:
+            syn = masscanned.parse_syn(self.syn(**about))
+            with self.subTest(about):
+                self.assertEqual(masscanned.pack_signature(syn), signature)
+                self.assertEqual((masscanned.tool_of_syn(syn) or [None])[0], tool)
+        for frame, signature in (
+                (tcp(7, 0, SYN, b'x', unhex('020405a0'), window=2880, **V6),
+                 '6:63+1:0:1440:mss*2,0:mss:flow:+'),
+                (tcp(7, 1 << 24, SYN, b'', unhex('020405a0'), window=2960, **V6),
+                 '6:63+1:0:1440:mtu*2,0:mss:flow,ack+:0')):
+            self.assertEqual(masscanned.pack_signature(masscanned.parse_syn(frame)), signature)
+        for frame in udp(b'x'), ping(), arp(), tcp(7, 0, SYN)[:40], b'':
+            self.assertIsNone(masscanned.parse_syn(frame))
+
+    def test_syn_of_flow(self):
+        """A flow has the SYN of its client; a scan that shape which most of its SYNs have."""
+        log = self.log()
+        for port in range(5):
+            log.stack.answer_frame(self.syn(options=unhex('020405b4'), dport=port))
+        options = unhex('020405b40402080a01020304000000000103030a')
+        client = Client(log.stack, options=options)
+        log.stack.answer_frame(client.frame(b'', SYN, options=options))
+        client.say(b'GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: Go-http-client/1.1\r\n\r\n')
+        client.send(b'', RST)
+        log.close(NOW)
+        flow, = self.events(log, 'flow')
+        self.assertEqual(flow['masscanned']['tool'], {'name': 'go-http', 'by': 'http.user_agent'})
+        self.assertEqual(flow['masscanned']['syn']['options'], [2, 4, 8, 1, 3])
+        scan = self.events(log, 'scan')[0]['masscanned']['scan']
+        self.assertEqual(scan['tool'], {'name': 'nmap', 'by': 'tcp.window'})
+        self.assertEqual(scan['syn']['options'], [2])
+
+    def test_tool_of_payload(self):
+        """Who it is by what it says."""
+        for payload, tool in (
+                (b'SSH-2.0-libssh_0.9.6\r\n', ('libssh', 'ssh.software')),
+                (b'SSH-2.0-Go\r\n', ('go-ssh', 'ssh.software')), (b'SSH-2.0-x\r\n', None),
+                (b'GET /nice%20ports%2C/Tri%6Eity.txt%2ebak HTTP/1.0\r\n\r\n', ('nmap', 'payload')),
+                (b'GET / HTTP/1.1\r\nuser-agent: Mozilla/5.0 zgrab/0.x\r\n\r\n',
+                 ('zgrab', 'http.user_agent')),
+                (b'GET / HTTP/1.1\r\nX: curl/1\r\n\r\n', None), (b'', None), (JUNK, None)):
+            self.assertEqual(masscanned.tool_of_payload(payload), tool)
+
+    def hello(self, version=0x0303, ciphers=(), extensions=()):
+        """Numbers, [(type, octets)] -> ClientHello."""
+        def words(numbers):
+            return struct.pack('!%dH' % len(numbers), *numbers)
+        parts = b''.join(struct.pack('!HH', kind, len(data)) + data for kind, data in extensions)
+        body = (struct.pack('!H', version) + bytes(32) + b'\x20' + bytes(32)
+                + struct.pack('!H', 2 * len(ciphers)) + words(ciphers) + b'\1\0'
+                + struct.pack('!H', len(parts)) + parts)
+        return b'\1' + len(body).to_bytes(3, 'big') + body
+
+    # The example of JA4's own technical description, without GREASE in the middle of it
+    JA4_CIPHERS = [0x8a8a, 0x1301, 0x1302, 0x1303, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8,
+                   0xc013, 0xc014, 0x9c, 0x9d, 0x2f, 0x35]
+    JA4_EXTENSIONS = [0x1b, 0, 0x33, 0x10, 0x4469, 0x17, 0x2d, 0xd, 5, 0x23, 0x12, 0x2b, 0xff01, 0xb,
+                      0xa, 0x15]
+    JA4_SIGNATURES = '0012 0403 0804 0401 0503 0805 0501 0806 0601 2a2a'
+
+    def test_tls(self):
+        """JA3 and JA4 of their authors' examples; what else a ClientHello tells."""
+        known = {0: unhex('000600 0003') + b'a.b', 0x10: unhex('000c02 6832 08') + b'http/1.1',
+                 0xd: unhex(self.JA4_SIGNATURES), 0x2b: unhex('06 2a2a 0304 0303')}
+        message = self.hello(0x0303, self.JA4_CIPHERS, [(0x3a3a, b'')] + [
+            (kind, known.get(kind, b'')) for kind in self.JA4_EXTENSIONS])
+        found = masscanned.tls_object(message)
+        self.assertEqual(found['ja4'], 't13d1516h2_8daaf6152771_e5627efa2ab1')
+        self.assertEqual((found['version'], found['sni'], found['client_alpns']),
+                         ('TLS 1.3', 'a.b', ['h2', 'http/1.1']))
+        self.assertEqual(found['client_handshake']['sig_algs'][-1], 0x0601)
+        old = self.hello(769, [47, 53, 5, 10, 49161, 49162, 49171, 49172, 50, 56, 19, 4], [
+            (0, b''), (10, unhex('0006001700180019')), (11, unhex('0100'))])
+        self.assertEqual(masscanned.tls_object(old)['ja3'], {
+            'hash': 'ada70206e40642a3e4461f35503241d5',
+            'string': '769,47-53-5-10-49161-49162-49171-49172-50-56-19-4,0-10-11,23-24-25,0'})
+        self.assertEqual(masscanned.ja4_text(masscanned.parse_hello(self.hello(0x0300)), 'q'),
+                         'qs3i000000_000000000000_000000000000')
+        for end in range(len(message)):             # cut anywhere, nothing is raised
+            masscanned.tls_object(message[:end])
+            masscanned.tls_object(message[:end] + b'\xff' * (len(message) - end))
+        self.assertEqual(masscanned.tls_object(b'\2' + message[1:]), {})
+
+    def test_ssh(self):
+        """HASSH: the lists of the client's side, joined; the identification alone, too."""
+        names = [b'kex', b'key', b'enc1,enc2', b'enc', b'mac1', b'mac', b'zip1', b'zip', b'', b'']
+        kexinit = b'\x14' + bytes(16) + b''.join(
+            struct.pack('!I', len(each)) + each for each in names) + bytes(5)
+        found = masscanned.ssh_object(b'SSH-2.0-OpenSSH_9.2p1 Debian-2\r', kexinit)
+        text = 'kex;enc1,enc2;mac1;zip1'
+        self.assertEqual(found, {'client': {
+            'proto_version': '2.0', 'software_version': 'OpenSSH_9.2p1 Debian-2',
+            'hassh': {'hash': hashlib.md5(text.encode()).hexdigest(), 'string': text}}})
+        log = self.log()
+        client = Client(log.stack, 22)
+        client.say(b'SSH-2.0-Go\r\n')
+        client.conn.note('ssh_kexinit', kexinit=kexinit, version=b'SSH-2.0-Go')
+        client.conn.note('tls_hello', hello=self.hello())
+        masscanned.hand_events(log.stack, [log], NOW)
+        events = self.events(log, 'ssh')
+        self.assertEqual([each['ssh'].get('client', {}).get('hassh', {}).get('string')
+                          for each in events[:2]], [None, text])
 
     def test_community_id(self):
         """Vectors of the specification's own baseline, and what tshark computes."""
@@ -19818,16 +19957,10 @@ class ResponderCli(Case):
             self.assertEqual(link.mend(b'cut', masscanned.TP_STATUS_COPY, 0), frame)
 
     def test_readme(self):
-        """The README's protocol table is the program's, and it names every option."""
-        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
-            readme = file.read()
+        """The README's protocol table is the program's."""
+        readme = read_text(os.path.join(HERE, 'README.md'))
         for line in masscanned.protocols_text().splitlines():
             self.assertTrue('    %s\n' % line in readme, line)
-        responder = readme.partition('# The responder')[2]
-        for action in masscanned.make_parser()._actions:
-            for option in action.option_strings:
-                if option not in ('-h', '--help', '-V', '--version'):
-                    self.assertIn('`%s' % option, responder)
 
     def test_load(self):
         """The README's example, as it stands there: named, greeted, answered."""
@@ -20873,12 +21006,52 @@ class Bench(Case):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.stdout, b'')
 
-    def test_readme(self):
-        """The README names every option."""
-        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
-            part = file.read().partition('# Measuring')[2]
-        for option in ('--only', '--quick', '--python', '--json', '--list', '--against'):
-            self.assertIn('`%s' % option, part)
+
+# ==== Manual ==========================================================================
+
+class Manual(Case):
+    """README.md against the programs."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.text = read_text(os.path.join(HERE, 'README.md'))
+        front, *chapters = re.split('(?m)^# (?=.*\n)', cls.text)[1:]
+        cls.front = front
+        cls.chapters = {part.partition(':')[0].partition('\n')[0]: part for part in chapters}
+
+    def test_front_page(self):
+        """The first page fits on a screen or two."""
+        self.assertLessEqual(self.front.count('\n'), 150)
+
+    def test_contents(self):
+        """The contents name each chapter and section, in order, by the anchors that GitHub makes."""
+        wanted, anchors = [], collections.Counter()
+        for level, title in re.findall('(?m)^(#{1,3}) (.+)$', self.text):
+            name = re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
+            anchor = '%s-%d' % (name, anchors[name]) if anchors[name] else name
+            anchors[name] += 1
+            if len(level) == 1 or (len(level) == 2 and self.front.find('## ' + title) < 0):
+                wanted.append((title, anchor))
+        contents = self.front.partition('## Contents')[2].partition('## ')[0]
+        self.assertEqual(re.findall(r'\[(.+?)\]\(#(.+?)\)', contents), wanted[1:])
+
+    def test_links(self):
+        """Each link into the page has its heading."""
+        titles = re.findall('(?m)^#{1,3} (.+)$', self.text)
+        names = {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles}
+        for link in re.findall(r'\]\(#(.+?)\)', self.text):
+            self.assertIn(re.sub(r'-1$', '', link), names)
+
+    def test_options(self):
+        """Each chapter names all options of its program."""
+        parsers = {'%s.py' % module.__name__: module.make_parser() for module in (
+            cscan, compile_targets, cba_reader, metrics, masscanned, bench)}
+        for name, parser in parsers.items():
+            for action in parser._actions:
+                for option in action.option_strings:
+                    if option not in ('-h', '--help', '-V', '--version'):
+                        self.assertRegex(self.chapters[name], '`[^`]*' + re.escape(option),
+                                         (name, option))
 
 
 # ==== Style ===========================================================================
