@@ -626,7 +626,8 @@ Reply = collections.namedtuple('Reply', 'out used skip close port again wait lim
 Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
-    'Protocol', 'name over sigs words shared ports ref check answer banner most')
+    'Protocol', 'name over sigs words shared ports ref check answer banner most echo')
+Protocol.__new__.__defaults__ = None,       # most have no id that is repeated
 PROTOCOLS = {}              # name: Protocol, filled by the decorators
 FAMILIES = []               # [(title, [names])], as they stand in the file
 
@@ -639,7 +640,7 @@ def family(title):
 
 
 def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, most=1.0,
-             words=(), shared=()):
+             words=(), shared=(), echo=None):
     """Register the function below as the answerer of a protocol.
 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
@@ -657,13 +658,16 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
             stays silent; (octets, SHUT) to close after them.  On SECURE_PORTS inside TLS only
     most    UDP: how many times as long as the request an answer may be.  Whoever raises it draws
             on the budget's share for growing answers; above AMPLIFY_MAX it is off by default
+    echo    echo(message, transport) -> (at, size) of an id that the answer repeats at the same
+            place, and that changes nothing else of it, nor of `check`: who asks the same with
+            another id is given the same answer, without a call (see Store)
     """
     def register(answer):
         assert name not in PROTOCOLS, name
         PROTOCOLS[name] = Protocol(
             name, over, tuple(sig), tuple(each.upper() for each in words),
             tuple(each.upper() for each in shared), (port,) if isinstance(port, int) else port,
-            ref, check, answer, banner, most)
+            ref, check, answer, banner, most, echo)
         FAMILIES[-1][1].append(name)
         return answer
     return register
@@ -675,7 +679,7 @@ def talk(name, sig=(), port=(), ref='', size=None, over=(TCP,), check=None, limi
 
     size    where a message of a stream ends, a helper of section 2; None: what has come is one
     limit   octets of a message; a longer one is not ours
-    more    banner, most, words, shared, as for protocol()
+    more    banner, most, words, shared, echo, as for protocol()
     """
     def register(answer):
         @functools.wraps(answer)
@@ -787,6 +791,7 @@ class Index:
             first fixed run stands; b'' for data too short to reach it
     lasts   {port: [Signature]} of those that say nothing at all
     texts   ports of those that are content with one octet
+    entries [(when it is asked, Signature)], words among them; spans: {(at, end): Span}
     """
 
     def __init__(self, protocols):
@@ -815,6 +820,16 @@ class Index:
                 for port in (*each.ports, None) if word in each.words else each.ports:
                     rows.setdefault(port, []).append(each)
         self.parts = frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
+        self.entries = [(asking_order(entry), entry) for entry in entries]
+        self.entries += [(WORD_ORDER, make_word(word, each)) for each in protocols
+                         for word in each.words + each.shared]
+        self.spans = {}
+
+    def span(self, at, end):
+        """-> the Span there."""
+        if (at, end) not in self.spans:
+            self.spans[at, end] = Span(self.entries, at, end)
+        return self.spans[at, end]
 
     @staticmethod
     def split(entries):
@@ -850,6 +865,69 @@ class Index:
                                                if entry.runs[0][1].startswith(key))
                               for key in keys}))
         return runs
+
+
+# When find() asks: (kind, first fixed octet, the strongest first)
+FRONT_ORDER, WORD_ORDER, RUN_ORDER, LAST_ORDER = (0,), (1,), (2,), (3,)
+
+
+def asking_order(entry) -> tuple:
+    """A Signature -> when find() asks it: the smaller, the earlier."""
+    if not entry.runs:
+        return LAST_ORDER
+    at = entry.runs[0][0]
+    return (RUN_ORDER if at else FRONT_ORDER) + (at, -certainty(entry))
+
+
+def make_word(word, each) -> Signature:
+    """A first word, in any case -> the Signature that fits wherever it may be found."""
+    mask = bytes(0xdf if octet in range(0x41, 0x5b) else 0xff for octet in word)
+    return Signature(len(word), len(word), [(0, word)], from_octets(mask, 'big'),
+                     from_octets(word, 'big'), each, ())
+
+
+class Span:
+    """A place in messages where anything may stand: which signatures fit what is around it?
+
+    width   octets of the longest signature
+    table   {octet behind it: [(order, octets, mask and value around it, of `width` octets, mask
+            and value within it, Protocol)]}; None: for an octet that no signature has
+    """
+
+    def __init__(self, entries, at, end):
+        self.at, self.end = at, end
+        self.width = max([end] + [entry.least for _, entry in entries])
+        rows = [(octet_at(entry, end), self.make_row(order, entry))
+                for order, entry in entries if order != LAST_ORDER]     # who takes what is left
+        self.table = {octet or None: [row for there, row in rows if there in (b'', octet)]
+                      for octet in {b''}.union([octet for octet, _ in rows])}
+
+    def make_row(self, order, entry):
+        """A Signature and when it is asked -> a row of the table."""
+        shift, behind = 8 * (self.width - entry.least), 8 * (self.width - self.end)
+        mask, value = entry.mask << shift, entry.value << shift
+        inside = ((1 << 8 * (self.end - self.at)) - 1) << behind
+        return (order, entry.least, mask & ~inside, value & ~inside, (mask & inside) >> behind,
+                (value & inside) >> behind, entry.each)
+
+    def rivals(self, data, wait, found) -> 'list[tuple[int, int]] | None':
+        """A message of a Protocol -> what would make it another's, standing here.
+
+        wait    whether a longer signature is waited for
+        returns [(mask, value)] of what stands here; None: it may be another's anyway
+        """
+        size = len(data)
+        octets = from_octets(data[:self.width].ljust(self.width, b'\0'), 'big')
+        known = -1 << 8 * max(self.width - size, 0)
+        rows = [row for row in self.table.get(data[self.end:self.end + 1]) or self.table[None]
+                if (octets ^ row[3]) & row[2] & known == 0 and (wait or row[1] <= size)]
+        certain = min((order for order, _, _, _, mask, _, each in rows
+                       if each is found and not mask), default=None)
+        if certain is None:
+            return None
+        others = [(mask, value) for order, _, _, _, mask, value, each in rows
+                  if order <= certain and each is not found]
+        return others if all(mask for mask, _ in others) else None
 
 
 def octet_at(entry, at) -> bytes:
@@ -1029,6 +1107,9 @@ class Host:
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
                  'keep')
+    # what is the same for every visitor, at all times: an answer made of it may be given again
+    LASTING = frozenset(('guid', 'name', 'host_name', 'boot', 'registry', 'original', 'http_401',
+                         'keep'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
@@ -1125,6 +1206,9 @@ class Peer:
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
                  'hurried', 'greeter', 'to_group')
     before, record = '', None
+    # what a conversation begins with; all else may differ from one visitor to the next
+    FRESH = frozenset(('transport', 'host', 'protocol', 'state', 'hurried', 'greeter',
+                       'to_group'))
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1140,8 +1224,18 @@ class Peer:
         fields  octets, texts or numbers, by name
         """
         if self.host.events is not None:
-            fields.setdefault('protocol', self.protocol.name if self.protocol else self.before)
+            fields.setdefault('protocol', self.spoken)
             self.host.events.append(Event(kind, self, fields))
+
+    @property
+    def spoken(self) -> str:
+        """Name of the protocol; '': none yet."""
+        return self.protocol.name if self.protocol else self.before
+
+    @property
+    def second(self) -> int:
+        """Unix time in whole seconds.  Who needs no more should read no more: see Store."""
+        return int(self.now)
 
 
 def answer_datagram(peer, data) -> 'tuple[bytes, int | None]':
@@ -1349,6 +1443,12 @@ WINDOW_MAX = 0xffff
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
+ENTER_EACH = 16             # of unknown messages, one: what is asked once costs next to nothing
+STORED_MAX = 1500           # octets of a message whose answer is kept
+STORED_OCTETS = 1 << 22     # of all answers; a full store is emptied
+STORE_HEAD = 8              # octets of a message in which an id may stand
+KEPT_COST = 1152            # octets that an answer takes which is kept, beside its own
+STORED_COUNT = STORED_OCTETS // KEPT_COST
 
 
 # ---- cookies ----
@@ -1705,6 +1805,229 @@ class NoBudget:
     @staticmethod
     def take(bucket, grows):
         return True
+
+
+# ---- store ----
+
+# What was answered to a message, to be answered again: by which Protocol, the answer (with an id:
+# what stands before it and behind it); what it made of the Stream; our port to answer from, of a
+# datagram; what was noted, [(kind, fields)]; what the id must not be, see Span; octets of all.
+Kept = collections.namedtuple(
+    'Kept', 'protocol head tail state deaf closing before port notes barred cost')
+# What a Stream may be after a whole message, and what no answer changes; all else is as at first.
+STREAM_KEPT = frozenset(('src', 'dst', 'sport', 'dport', 'now', 'transport', 'host', 'protocol',
+                         'state', 'at', 'deaf', 'closing', 'before', 'record'))
+VARIES_BY = frozenset(('dst', 'dport', 'second', 'now'))    # what an answer that is kept may read
+
+
+class Recorder:
+    """Stands for the Host while an answer is made that may be kept: on what does it depend?
+
+    host    the Host
+    read    names of what was read, of Peer and Host, that is not the same for all at all times
+    events  [Event] noted; afterwards, those of the Host
+    """
+    __slots__ = 'host', 'read', 'events'
+
+    def __init__(self, host):
+        self.host, self.read = host, set()
+
+    def __getattr__(self, name):
+        if name not in Host.LASTING:
+            self.read.add(name)
+        return getattr(self.host, name)
+
+    def call(self, peer, kind, function, *args):
+        """function(*args), by which a Peer answers -> (what it returns, [Event]).
+
+        kind    a class made by telling(): for as long it is the Peer's
+        """
+        usual, self.events = peer.__class__, []
+        peer.__class__, peer.host = kind, self
+        try:
+            return function(*args), self.events
+        finally:
+            peer.__class__, peer.host = usual, self.host
+            if self.host.events is not None:
+                self.host.events += self.events
+            del self.events                     # who has kept this Recorder for the Host goes on
+
+
+def telling(base):
+    """A class of Peers -> the same, but what is read of them their Recorder knows."""
+    def make(name, read, write=None):
+        def tell(self):
+            self.host.read.add(name)
+            return read(self)
+        return property(tell, write)
+    space = {'__slots__': (), 'second': make('second', lambda self: int(Peer.now.__get__(self)))}
+    for name in set(Peer.__slots__ + base.__slots__) - Peer.FRESH:
+        slot = getattr(base, name)
+        space[name] = make(name, slot.__get__, slot.__set__)
+    return type('Telling' + base.__name__, (base,), space)
+
+
+TellingPeer, TellingConn = telling(Peer), telling(Conn)
+
+
+def is_lasting(state) -> bool:
+    """Whether an answerer's state is one that nobody can change."""
+    if isinstance(state, tuple):
+        return all(map(is_lasting, state))
+    return state is None or isinstance(state, (bytes, str, int, float))
+
+
+def is_barred(octets, barred) -> bool:
+    """The octets of an id and [(mask, value)] -> whether it is one of these."""
+    number = from_octets(octets, 'big')
+    return any([number & mask == value for mask, value in barred])
+
+
+class Answers:
+    """Those to one message: by_dst, by_dport say whether they depend on our address and port.
+
+    variants    {(our address, our port), where they matter: Kept}
+    """
+    __slots__ = 'by_dst', 'by_dport', 'variants'
+
+    def __init__(self):
+        self.by_dst = self.by_dport = False
+        self.variants = {}
+
+
+class Store:
+    """Answers to whole first messages, for all who ask the same: a flood repeats itself.
+
+    Of the messages that are not known, each ENTER_EACH-th is remarked; one that has been remarked
+    before may enter.  It is found out whether it may be kept: it is answered by a Peer and a Host
+    that tell what is read of them.  What depends on the client, on chance, or on
+    anything unheard of, is not kept; what depends on our address or port is good for these; what
+    depends on the time, for as long as it is the same.  A message with an id stands for those
+    with other ids, but not for one that may be another protocol's.
+
+    each        of so many unknown messages one is remarked
+    seen        {hash of what follows the head of a message that was remarked}
+    tables      {transport: {message from STORE_HEAD on: {(at, end) of the id: {the head without
+                it: Answers}}}}
+    moments     [(Answers, variant)] that depend on the time `now`; seconds: on whole seconds
+    count, octets   of what is kept
+    missed      messages that were not known
+    """
+
+    def __init__(self, each=ENTER_EACH):
+        self.each, self.missed, self.now = each, 0, 0.0
+        self.seen = set()
+        self.clear()
+
+    def clear(self):
+        """Forget all."""
+        self.tables = {transport: {} for transport in BOTH}
+        self.moments, self.seconds = [], []
+        self.count = self.octets = 0
+
+    def tick(self, now):
+        """Forget what depends on a time that is over."""
+        if now != self.now:
+            self.forget(self.moments)
+            if int(now) != int(self.now):
+                self.forget(self.seconds)
+            self.now = now
+
+    def forget(self, rows):
+        """[(Answers, variant)] -> none of them is kept."""
+        for answers, variant in rows:
+            kept = answers.variants.pop(variant, None)
+            if kept:
+                self.count -= 1
+                self.octets -= kept.cost
+        rows.clear()
+
+    def find(self, transport, data, dst, dport) -> 'tuple[Kept, bytes] | None':
+        """A message to an address and port of ours -> (Kept, the answer): 0.5 us."""
+        shapes = self.tables[transport].get(data[STORE_HEAD:])
+        if shapes is None:
+            return None
+        for (at, end), rows in shapes.items():
+            answers = rows.get(data[:at] + data[end:STORE_HEAD])
+            if answers is None:
+                continue
+            kept = answers.variants.get((answers.by_dst and dst, answers.by_dport and dport))
+            if kept and not end:
+                return kept, kept.head
+            if kept and not (kept.barred and is_barred(data[at:end], kept.barred)):
+                return kept, b''.join((kept.head, data[at:end], kept.tail))
+        return None
+
+    def is_due(self, data) -> bool:
+        """Whether a message that is not known may enter: 0.1 us where all differ."""
+        self.missed += 1
+        if self.missed % self.each or len(data) > STORED_MAX:
+            return False
+        mark = hash(data[STORE_HEAD:])
+        if mark in self.seen:
+            return True
+        if len(self.seen) >= STORED_COUNT:
+            self.seen.clear()
+        self.seen.add(mark)
+        return False
+
+    def enter(self, peer, data, given, recorder):
+        """Keep what a Recorder's call gave: ((octets, our port or None), [Event])."""
+        (out, port), events = given
+        read = recorder.read
+        if not read <= VARIES_BY or any([event.peer is not peer for event in events]):
+            return
+        if peer.transport == TCP and not is_taken(peer):
+            return
+        at, end, barred = self.find_id(peer, data, out)
+        notes = tuple([(event.kind, dict(event.fields)) for event in events])
+        cost = KEPT_COST + len(data) + len(out) + sum(
+            [sum(map(len, map(str, fields.values()))) for _, fields in notes])
+        if self.octets + cost > STORED_OCTETS:
+            self.clear()
+        stream = (peer.state, peer.deaf, peer.closing) if peer.transport == TCP else (None,) * 3
+        head, tail = (out[:at], out[end:]) if end else (out, b'')
+        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost)
+        self.put(peer, data, at, end, kept, read)
+
+    def put(self, peer, data, at, end, kept, read):
+        """Keep it where find() looks."""
+        shapes = self.tables[peer.transport].setdefault(data[STORE_HEAD:], {})
+        answers = shapes.setdefault((at, end), {}).setdefault(data[:at] + data[end:STORE_HEAD],
+                                                              Answers())
+        answers.by_dst = answers.by_dst or 'dst' in read
+        answers.by_dport = answers.by_dport or 'dport' in read
+        variant = answers.by_dst and peer.dst, answers.by_dport and peer.dport
+        self.forget([(answers, variant)])
+        answers.variants[variant] = kept
+        self.count += 1
+        self.octets += kept.cost
+        if 'now' in read:
+            self.moments.append((answers, variant))
+        elif 'second' in read:
+            self.seconds.append((answers, variant))
+
+    @staticmethod
+    def find_id(peer, data, out):
+        """A message and its answer -> (at, end) of its id, what that must not be; 0, 0: none."""
+        each, index = peer.protocol, peer.host.registry.index[peer.transport]
+        at, size = each.echo(data, peer.transport) if each and each.echo else (0, 0)
+        end = at + size
+        if not size or end > STORE_HEAD or data[at:end] != out[at:end] or (
+                peer.transport == TCP and peer.state is not None) or peer.dport in index.texts:
+            return 0, 0, ()
+        rivals = index.span(at, end).rivals(data, peer.transport == TCP, each)
+        return (0, 0, ()) if rivals is None else (at, end, rivals)
+
+
+FRESH_STREAM = Stream(b'', b'', 0, 0, 0.0, None)
+
+
+def is_taken(stream) -> bool:
+    """Whether a message was taken whole, and nothing of it is left but what STREAM_KEPT names."""
+    return is_lasting(stream.state) and all([
+        name in STREAM_KEPT or getattr(stream, name) == getattr(FRESH_STREAM, name)
+        for name in Peer.__slots__ + Stream.__slots__])
 
 
 # ---- headers ----
@@ -2308,6 +2631,7 @@ class Stack:
     plain           what PLAIN_MASK leaves of a plain frame to us; plain_words: in words
     syn_ack, segment, datagram, echo    Models of answers over IPv4
     unclaimed       {(our port, datagram)} of this round that no protocol claims
+    store           the Store
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     spoken          {name of a protocol: its answers}
@@ -2325,7 +2649,7 @@ class Stack:
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
-                 place=NO_PLACE, refusals=None):
+                 place=NO_PLACE, refusals=None, store=None):
         self.mac, self.verify = mac, verify
         self.face = face or Face()
         self.claims = None
@@ -2345,6 +2669,7 @@ class Stack:
         self.plain = plain_value(mac)
         self.plain_words = PLAIN_WORDS.unpack(self.plain.to_bytes(PLAIN_END, 'big'))
         self.mtu = mtu
+        self.store = Store() if store is None else store
         self.set_addresses(own4, own6, deny4, deny6, place)
         self.make_models()
         self.budget = budget or Budget()
@@ -2363,6 +2688,7 @@ class Stack:
     def set_addresses(self, own4, own6, deny4, deny6, place):
         """Lists and surroundings, at the start and whenever they change."""
         self.lists, self.place = (own4, own6, deny4, deny6), place
+        self.store.clear()
         self.four = Family(own4, deny4, 4, place, self.mtu, self.face)
         self.six = Family(own6, deny6, 6, place, self.mtu, self.face)
         if own4 or own6:                        # a list of one family is none of the other
@@ -2405,6 +2731,7 @@ class Stack:
         """The time of the frames that follow -> frames that are due without any."""
         self.now = now
         self.unclaimed.clear()
+        self.store.tick(now)
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
@@ -2883,12 +3210,19 @@ class Stack:
             return self.drop('tcp bare ack')
         if beyond and not (data and self.host.original):        # a gap, or a keep-alive
             return (ack, seq - beyond, ACK, b'', b''),
-        if data:
-            conn = self.make_conn(flow, seq, ack, step, head)
-            self.connections.add(flow, conn)
-            return self.answer_next(flow, conn, seq, ack, flags, window, data)
         closing = flags & FIN
-        return (ack, seq + closing, ACK | closing, b'', b''),
+        if not data:
+            return (ack, seq + closing, ACK | closing, b'', b''),
+        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head)
+        self.connections.add(flow, conn)
+        conn.window, conn.ended = window, bool(closing)
+        out = self.converse_first(conn, data)
+        if conn.ended and conn.kept and not conn.stalled:
+            out += self.converse(conn, None)
+        out = self.send(conn, out)
+        self.connections.touch(flow, conn, self.now)
+        self.set_timer(flow, conn)
+        return out
 
     def refuse(self, flow, ack, fate):
         """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where nobody else may know it.
@@ -2974,7 +3308,28 @@ class Stack:
     def converse(self, conn, data):
         """Feed a conversation, None: no more comes for now -> octets to answer."""
         conn.now = self.now
-        out = conn.hurry() if data is None else conn.feed(data)
+        return self.tell(conn, conn.hurry() if data is None else conn.feed(data), data)
+
+    def converse_first(self, conn, data):
+        """The first octets of a conversation -> octets to answer: known from another, or new."""
+        known = self.store.find(TCP, data, conn.dst, conn.dport)
+        if known:
+            kept, out = known
+            conn.protocol, conn.state, conn.before = kept.protocol, kept.state, kept.before
+            conn.deaf, conn.closing = kept.deaf, kept.closing
+            if conn.record:
+                conn.record.hear(data)
+            self.note_again(conn, kept)
+        elif self.store.is_due(data):
+            recorder = Recorder(self.host)
+            out, events = recorder.call(conn, TellingConn, conn.feed, data)
+            self.store.enter(conn, data, ((out, None), events), recorder)
+        else:
+            out = conn.feed(data)
+        return self.tell(conn, out, data)
+
+    def tell(self, conn, out, data):
+        """Count what a conversation answered to its client's words, None: to silence -> that."""
         if out:
             self.note_answer(conn, out, data or b'')
         elif data and conn.deaf and not (conn.protocol or conn.before):
@@ -2982,9 +3337,15 @@ class Stack:
             conn.note('unknown', octets=len(data), data=data)
         return out
 
+    @staticmethod
+    def note_again(peer, kept):
+        """What was noted when an answer was made."""
+        for kind, fields in kept.notes:
+            peer.note(kind, **fields)
+
     def note_answer(self, peer, out, data):
         """Count an answer by its protocol, tell whoever listens."""
-        self.spoken[peer.protocol.name if peer.protocol else peer.before] += 1
+        self.spoken[peer.spoken] += 1
         if self.host.events is not None:        # asked here: 0.2 us less where nobody listens
             peer.note('answer', octets=len(out), data=data)
 
@@ -3266,17 +3627,21 @@ class Stack:
         if (dport, data) in self.unclaimed:     # a scanner's probes are alike
             self.budget.take(bucket, False)
             return self.drop('udp silence')
-        peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
-        peer.to_group = to_group
-        out, port = answer_datagram(peer, data)
-        if not peer.protocol:
-            self.unclaimed.add((dport, data))
-        if out:
-            self.note_answer(peer, out, data)
+        known = None if to_group else self.store.find(UDP, data, ours, dport)
+        if known and self.host.events is None:  # nobody listens: nobody needs to know who asked
+            kept, out = known
+            each, port = kept.protocol, kept.port
+            if out:
+                self.spoken[each.name] += 1
+        else:
+            peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
+            peer.to_group = to_group
+            out, port = self.converse_once(peer, data, known)
+            each = peer.protocol
         fate, grows = None, len(out) > len(data)
         if not out:
             fate = 'udp silence'
-        elif grows and len(out) > peer.protocol.most * len(data):
+        elif grows and len(out) > each.most * len(data):
             fate = 'udp ratio'
         elif len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
             fate = 'udp mtu'
@@ -3284,6 +3649,25 @@ class Stack:
             self.budget.take(bucket, False)
             fate = 'udp budget'
         return self.drop(fate) if fate else (dport if port is None else port, out)
+
+    def converse_once(self, peer, data, known):
+        """A datagram, and what Store.find() knows of it -> (octets, port or None) to answer."""
+        if known:
+            kept, out = known
+            peer.protocol, port = kept.protocol, kept.port
+            self.note_again(peer, kept)
+        elif not peer.to_group and self.store.is_due(data):
+            recorder = Recorder(self.host)
+            given = recorder.call(peer, TellingPeer, answer_datagram, peer, data)
+            self.store.enter(peer, data, given, recorder)
+            (out, port), _ = given
+        else:
+            out, port = answer_datagram(peer, data)
+        if not peer.protocol:
+            self.unclaimed.add((peer.dport, data))
+        if out:
+            self.note_answer(peer, out, data)
+        return out, port
 
 
 IPV4_HANDLERS = {IP_ICMP: Stack.answer_icmp, IP_TCP: Stack.answer_tcp, IP_UDP: Stack.answer_udp}
@@ -4003,6 +4387,369 @@ class Teller(Observer):
                                                     peer.dport))
 
 
+# ---- fingerprints ----
+
+P0F_TTLS = 32, 64, 128, 255
+P0F_HOPS_MAX = 35               # more hops than that nobody believes
+P0F_MSS_MIN = 100               # below it a window is no multiple of anything
+ETHERNET_MTU = 1500
+WSCALE_MAX = 14                 # RFC 7323 s2.3
+TCP_OPTION_WSCALE, TCP_OPTION_SACK_OK, TCP_OPTION_TS = 3, 4, 8  # RFC 7323, RFC 2018
+P0F_OPTIONS = {TCP_OPTION_NOP: 'nop', TCP_OPTION_MSS: 'mss', TCP_OPTION_WSCALE: 'ws',
+               TCP_OPTION_SACK_OK: 'sok', 5: 'sack', TCP_OPTION_TS: 'ts'}
+P0F_QUIRKS = ('df', 'id+', 'id-', 'ecn', '0+', 'flow', 'seq-', 'ack+', 'ack-', 'uptr+', 'urgf+',
+              'pushf+', 'ts1-', 'ts2+', 'opt+', 'exws', 'bad')
+IPV4_WHOLE = struct.Struct('!BBHHHBBH4s4s')     # RFC 791 s3.1: vihl tos total id frag ttl proto
+#                                                 sum src dst
+# What the first packet of a client says.
+#   version     4 or 6; ttl, window, mss, wscale, seq, ident: numbers; mss, wscale: 0 if missing
+#   dst, dport, sport   of it
+#   kinds       of the options, in order; layout: of the same, as p0f writes it
+#   size4       octets of options of IP; above: octets of both headers
+#   stamped     there is a time stamp, not 0; quirks: set of P0F_QUIRKS; data: there is some
+Syn = collections.namedtuple(
+    'Syn', 'version ttl window mss wscale seq ident dst dport sport kinds layout size4 above '
+    'stamped quirks data')
+
+
+def parse_syn(frame) -> 'Syn | None':
+    """Frame of a TCP segment -> what it says; None: it is none."""
+    proto, addresses, at = find_layer4(frame)
+    if proto != IP_TCP or len(frame) < at + TCP_HEADER.size:
+        return None
+    start = skip_tags(frame, from_octets(frame[12:14], 'big'))[1]
+    sport, dport, seq, ack, word, window, _, urgent = TCP_HEADER.unpack_from(frame, at)
+    end = at + (word >> 12) * 4
+    quirks, ident = set(), 0
+    if len(addresses) == 8:
+        vihl, tos, total, ident, frag, ttl, _, _, _, dst = IPV4_WHOLE.unpack_from(frame, start)
+        version, size4 = 4, (vihl & 15) * 4 - IPV4.size
+        ends = start + total
+        quirks |= {name for name, holds in (
+            ('ecn', tos & 3), ('df', frag & IPV4_DF), ('0+', frag & 0x8000),
+            ('id+', frag & IPV4_DF and ident), ('id-', not frag & IPV4_DF and not ident))
+            if holds}
+    else:
+        word6, size, _, ttl, _, dst = IPV6.unpack_from(frame, start)
+        version, size4 = 6, 0
+        ends = start + IPV6.size + size
+        quirks |= {name for name, holds in (('ecn', word6 >> 20 & 3), ('flow', word6 & 0xfffff))
+                   if holds}
+    flags = word & FLAGS
+    quirks |= {name for name, holds in (
+        ('ecn', flags & (ECE | CWR)), ('seq-', not seq),
+        ('ack+', ack >> 24 & 1 and not flags & ACK),    # p0f 3.09b looks at this bit only
+        ('ack-', flags & ACK and not ack), ('uptr+', urgent and not flags & URG),
+        ('urgf+', flags & URG), ('pushf+', flags & PSH)) if holds}
+    kinds, layout, values, odd = walk_options(frame[at + TCP_HEADER.size:end])
+    mss, wscale = (from_octets(values.get(kind, b''), 'big')
+                   for kind in (TCP_OPTION_MSS, TCP_OPTION_WSCALE))
+    return Syn(version, ttl, window, mss, wscale, seq, ident, dst, dport, sport, kinds, layout,
+               size4, end - start, any(values.get(TCP_OPTION_TS, b'')[:4]), quirks | odd,
+               ends > end)
+
+
+def walk_options(options) -> 'tuple[list, list, dict, set]':
+    """Options of TCP -> kinds, their layout for p0f, {kind: its value}, quirks; RFC 9293 s3.2."""
+    sizes = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2, TCP_OPTION_TS: 10}
+    kinds, layout, values, odd, at = [], [], {}, set(), 0
+    while at < len(options):
+        kind = options[at]
+        kinds.append(kind)
+        if kind == TCP_OPTION_END:
+            rest = options[at + 1:]
+            layout.append('eol+%d' % len(rest))
+            return kinds, layout, values, odd | ({'opt+'} if any(rest[:-1]) else set())
+        layout.append(P0F_OPTIONS.get(kind) or '?%d' % kind)
+        if kind == TCP_OPTION_NOP:
+            at += 1
+            continue
+        told = options[at + 1] if at + 1 < len(options) else 0
+        size = sizes.get(kind, told)            # as p0f: a wrong one changes nothing
+        if told != size:
+            odd.add('bad')
+        if size < 2 or at + size > len(options):
+            return kinds, layout, values, odd | {'bad'}
+        value = values[kind] = options[at + 2:at + size]
+        odd |= {name for name, holds in (
+            ('exws', kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX),
+            ('ts1-', kind == TCP_OPTION_TS and not any(value[:4])),
+            ('ts2+', kind == TCP_OPTION_TS and any(value[4:]))) if holds}
+        at += size
+    return kinds, layout, values, odd
+
+
+def window_text(syn) -> str:
+    """The window, as a multiple of what p0f tries in this order, or as it is."""
+    if not syn.window or syn.mss < P0F_MSS_MIN:
+        return str(syn.window)
+    tries = [(syn.mss, 'mss')]
+    if syn.stamped:
+        tries.append((syn.mss - 12, 'mss'))
+    heads = [40] if syn.version == 4 else [40, 60]
+    for size in heads:
+        tries += [(ETHERNET_MTU - size, 'mss'), (ETHERNET_MTU - size - 12, 'mss')]
+    tries += [(syn.mss + size, 'mtu') for size in heads + [syn.above]] + [(ETHERNET_MTU, 'mtu')]
+    for size, name in tries:
+        if syn.window % size == 0:
+            return '%s*%d' % (name, syn.window // size)
+    return str(syn.window)
+
+
+def pack_signature(syn) -> str:
+    """A Syn -> raw signature of p0f 3; source: its README, 'Fingerprint database', TCP."""
+    start = min(each for each in P0F_TTLS if each >= syn.ttl)
+    hops = start - syn.ttl
+    return '%d:%d+%s:%d:%d:%s,%d:%s:%s:%s' % (
+        syn.version, syn.ttl, hops if hops <= P0F_HOPS_MAX else '?', syn.size4, syn.mss,
+        window_text(syn), syn.wscale, ','.join(syn.layout),
+        ','.join(each for each in P0F_QUIRKS if each in syn.quirks), '+' if syn.data else '0')
+
+
+def syn_object(syn) -> dict:
+    """A Syn -> masscanned.syn of an event."""
+    return {'sig': pack_signature(syn), 'ttl': syn.ttl, 'window': syn.window, 'mss': syn.mss,
+            'wscale': syn.wscale, 'options': syn.kinds, 'id': syn.ident, 'seq': syn.seq}
+
+
+def masscan_ident(syn) -> int:
+    """The IP ID that masscan gives such a SYN."""
+    return (from_octets(syn.dst[-4:], 'big') ^ syn.dport ^ syn.seq) & HALF
+
+
+# Who it is, from facts of the first packet: (name, by, whether a Syn has them), the surest first.
+SYN_TOOLS = (
+    # Zakir Durumeric et al., 'An Internet-Wide View of Internet-Wide Scanning', 2014, s3.2
+    ('zmap', 'ip.id', lambda syn: syn.ident == 54321),
+    # Antonakakis et al., 'Understanding the Mirai Botnet', 2017, s3.1
+    ('mirai', 'tcp.seq', lambda syn: syn.version == 4 and syn.seq == from_octets(syn.dst, 'big')),
+    # Durumeric, as above; what masscan 1.3 sends, seen on the wire
+    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024
+     and syn.ident == masscan_ident(syn)),
+    # nmap.org/book/man-port-scanning-techniques.html, and nmap 7.93 -sS on the wire
+    ('nmap', 'tcp.window', lambda syn: syn.window in (1024, 2048, 3072, 4096)
+     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460),
+    # hping3(8): --win, 64 by default in version 2, 512 in 3; no options
+    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds),
+    # scapy.readthedocs.io: defaults of IP() and TCP()
+    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds
+     and syn.ident in (0, 1)),
+    # cscan.py beside this file
+    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX and syn.sport == 32005))
+# And from what it says: parts, in lower case, of a User-Agent, and of an SSH identification, as
+# these programs write them themselves.
+AGENT_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'censys', 'censys'), (b'shodan', 'shodan'), (b'leakix', 'leakix'),
+    (b'l9explore', 'leakix'), (b'l9tcpid', 'leakix'), (b'shadowserver', 'shadowserver'),
+    (b'expanse', 'expanse'), (b'paloalto', 'expanse'), (b'internet-measurement', 'driftnet'),
+    (b'netsystemsresearch', 'netsystems'), (b'onyphe', 'onyphe'), (b'binaryedge', 'binaryedge'),
+    (b'modat', 'modat'), (b'masscan', 'masscan'), (b'nmap', 'nmap'), (b'nuclei', 'nuclei'),
+    (b'sqlmap', 'sqlmap'), (b'nikto', 'nikto'), (b'gobuster', 'gobuster'), (b'ffuf', 'ffuf'),
+    (b'wpscan', 'wpscan'), (b'metasploit', 'metasploit'), (b'hydra', 'hydra'),
+    (b'httpx', 'httpx'), (b'fasthttp', 'fasthttp'), (b'go-http-client', 'go-http'),
+    (b'python-requests', 'python-requests'), (b'python-urllib', 'python-urllib'),
+    (b'aiohttp', 'aiohttp'), (b'okhttp', 'okhttp'), (b'curl/', 'curl'), (b'wget', 'wget'),
+    (b'libwww-perl', 'libwww-perl'), (b'java/', 'java'))
+SSH_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'nmap', 'nmap'), (b'medusa', 'medusa'), (b'hydra', 'hydra'),
+    (b'libssh2', 'libssh2'), (b'libssh', 'libssh'), (b'paramiko', 'paramiko'),
+    (b'asyncssh', 'asyncssh'), (b'jsch', 'jsch'), (b'-go', 'go-ssh'), (b'putty', 'putty'),
+    (b'winscp', 'winscp'), (b'dropbear', 'dropbear'), (b'openssh', 'openssh'),
+    (b'metasploit', 'metasploit'))
+# Probes with a text of their own, as nmap 7.93 -sV sends them, seen on the wire.
+PROBE_TEXTS = (
+    (b'/nice%20ports%2C/Tri%6Eity.txt%2ebak', 'nmap'), (b'sip:nm SIP/2.0', 'nmap'),
+    (b'mstshash=nmap', 'nmap'))
+USER_AGENT = re.compile(br'\r\n[Uu]ser-[Aa]gent:[ \t]*([^\r\n]{1,256})')
+
+
+def tool_of_syn(syn) -> 'tuple[str, str] | None':
+    """Who sent such a Syn -> (name, what it rests on)."""
+    for name, by, holds in SYN_TOOLS:
+        if holds(syn):
+            return name, by
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def tool_of_text(text, which) -> 'str | None':
+    """A User-Agent or identification in lower case, a table -> name."""
+    return next((name for part, name in which if part in text), None)
+
+
+def tool_of_payload(payload) -> 'tuple[str, str] | None':
+    """What a client said first -> who it is, what that rests on."""
+    for part, name in PROBE_TEXTS:
+        if part in payload:
+            return name, 'payload'
+    if payload.startswith(b'SSH-'):
+        name = tool_of_text(payload.partition(b'\n')[0][:256].lower(), SSH_TOOLS)
+        return name and (name, 'ssh.software')
+    match = USER_AGENT.search(payload)
+    name = match and tool_of_text(match.group(1).lower(), AGENT_TOOLS)
+    return name and (name, 'http.user_agent')
+
+
+def tool_object(found) -> dict:
+    """-> masscanned.tool of an event, or nothing."""
+    return {'tool': {'name': found[0], 'by': found[1]}} if found else {}
+
+
+# What a ClientHello says (RFC 8446 s4.1.2): numbers; extensions: [(type, octets)]
+Hello = collections.namedtuple('Hello', 'version ciphers extensions')
+TLS_SNI, TLS_GROUPS, TLS_POINTS, TLS_SIGNATURES = 0, 10, 11, 13     # IANA, ExtensionType Values
+TLS_ALPN, TLS_VERSIONS = 16, 43
+TLS_NAMES = {0x0304: 'TLS 1.3', 0x0303: 'TLS 1.2', 0x0302: 'TLS 1.1', 0x0301: 'TLSv1',
+             0x0300: 'SSLv3'}
+JA4_VERSIONS = {0x0304: '13', 0x0303: '12', 0x0302: '11', 0x0301: '10', 0x0300: 's3',
+                0x0002: 's2', 0xfeff: 'd1', 0xfefd: 'd2', 0xfefc: 'd3'}
+JA4_HASH = 12                   # digits
+
+
+def is_grease(number) -> bool:
+    """Whether a number stands for nothing (RFC 8701 s2)."""
+    return number & 0x0f0f == 0x0a0a and number >> 8 == number & 0xff
+
+
+def read_words(octets) -> 'list[int]':
+    """Numbers of two octets, as many as are whole, without GREASE."""
+    words = struct.unpack('!%dH' % (len(octets) // 2), octets[:len(octets) & ~1])
+    return [word for word in words if not is_grease(word)]
+
+
+def parse_hello(message) -> 'Hello | None':
+    """Handshake message of a ClientHello, type and length in front -> Hello; None: it is none."""
+    if len(message) < 39 or message[0] != 1:
+        return None
+    at = 39 + message[38]
+    size = from_octets(message[at:at + 2], 'big')
+    ciphers = read_words(message[at + 2:at + 2 + size])
+    at += 2 + size
+    at += 1 + (message[at] if at < len(message) else 0)
+    end = min(at + 2 + from_octets(message[at:at + 2], 'big'), len(message))
+    at, extensions = at + 2, []
+    while at + 4 <= end:
+        kind, size = TAG.unpack_from(message, at)
+        extensions.append((kind, message[at + 4:min(at + 4 + size, end)]))
+        at += 4 + size
+    return Hello(from_octets(message[4:6], 'big'), ciphers,
+                 [each for each in extensions if not is_grease(each[0])])
+
+
+def ja3_text(hello) -> str:
+    """What JA3 is the MD5 of; source: https://github.com/salesforce/ja3, README."""
+    found = dict(hello.extensions)
+    groups, points = found.get(TLS_GROUPS, b''), found.get(TLS_POINTS, b'')
+    return ','.join([str(hello.version)] + ['-'.join(map(str, each)) for each in (
+        hello.ciphers, [kind for kind, _ in hello.extensions], read_words(groups[2:]),
+        points[1:])])
+
+
+def read_alpn(hello) -> 'list[bytes]':
+    """-> the names of RFC 7301 s3.1."""
+    data, at, names = dict(hello.extensions).get(TLS_ALPN, b''), 2, []
+    while at < len(data) and len(names) < ITEMS_MAX:
+        names.append(data[at + 1:at + 1 + data[at]])
+        at += 1 + data[at]
+    return names
+
+
+def read_sni(hello) -> bytes:
+    """-> the name of RFC 6066 s3; b'': none."""
+    data = dict(hello.extensions).get(TLS_SNI, b'')
+    return data[5:5 + from_octets(data[3:5], 'big')]
+
+
+def highest_version(hello) -> int:
+    """-> the best one it offers."""
+    return max(read_words(dict(hello.extensions).get(TLS_VERSIONS, b'')[1:]),
+               default=hello.version)
+
+
+def ja4_text(hello, transport='t') -> str:
+    """The fingerprint JA4; source: https://github.com/FoxIO-LLC/ja4, technical_details/JA4.md.
+
+    transport   t: TCP, q: QUIC
+    """
+    found = dict(hello.extensions)
+    name = (read_alpn(hello) + [b''])[0]
+    ends = '00'
+    if name:
+        ends = (name[:1] + name[-1:]).decode('latin-1')
+        if not re.fullmatch('[0-9A-Za-z]{2}', ends):
+            ends = name.hex()[0] + name.hex()[-1]
+    kinds = [kind for kind, _ in hello.extensions]
+    head = '%s%s%s%02d%02d%s' % (
+        transport, JA4_VERSIONS.get(highest_version(hello), '00'),
+        'd' if TLS_SNI in found else 'i', min(len(hello.ciphers), 99), min(len(kinds), 99), ends)
+    rest = ja4_list(sorted(each for each in kinds if each not in (TLS_SNI, TLS_ALPN)))
+    signatures = ja4_list(read_words(found.get(TLS_SIGNATURES, b'')[2:]))
+    return '%s_%s_%s' % (head, ja4_hash(ja4_list(sorted(hello.ciphers))),
+                         ja4_hash('_'.join(each for each in (rest, signatures) if each)))
+
+
+def ja4_list(numbers) -> str:
+    """Numbers -> four digits each."""
+    return ','.join('%04x' % each for each in numbers)
+
+
+def ja4_hash(text) -> str:
+    """-> 12 digits of SHA-256, zeros for nothing."""
+    return hashlib.sha256(text.encode()).hexdigest()[:JA4_HASH] if text else '0' * JA4_HASH
+
+
+def md5_text(text) -> str:
+    """MD5 of a text or of octets: a name here, no protection."""
+    octets = text if isinstance(text, bytes) else text.encode()
+    try:
+        return hashlib.md5(octets).hexdigest()
+    except ValueError:                          # FIPS
+        return hashlib.new('md5', octets, usedforsecurity=False).hexdigest()
+
+
+def tls_object(message) -> dict:
+    """ClientHello -> the object `tls` of an event; {}: it is none."""
+    hello = parse_hello(message)
+    if not hello:
+        return {}
+    text, name, version = ja3_text(hello), read_sni(hello), highest_version(hello)
+    found = {'version': TLS_NAMES.get(version, '%04x' % version)}
+    if name:
+        found['sni'] = plain(name)
+    alpns = read_alpn(hello)
+    if alpns:
+        found['client_alpns'] = plain(alpns)
+    found['client_handshake'] = {
+        'version': TLS_NAMES.get(hello.version, '%04x' % hello.version),
+        'ciphers': hello.ciphers, 'exts': [kind for kind, _ in hello.extensions],
+        'sig_algs': read_words(dict(hello.extensions).get(TLS_SIGNATURES, b'')[2:])}
+    found['ja3'] = {'hash': md5_text(text), 'string': text}
+    found['ja4'] = ja4_text(hello)
+    return found
+
+
+def hassh_text(kexinit) -> str:
+    """Payload of a client's KEXINIT -> what HASSH is the MD5 of.
+
+    source  RFC 4253 s7.1, https://github.com/salesforce/hassh, README
+    """
+    at, lists = 17, []
+    for _ in range(8):
+        names, at = read_sized(kexinit, at, 4)
+        lists.append(names.decode('latin-1'))
+    return ';'.join(lists[place] for place in (0, 2, 4, 6))
+
+
+def ssh_object(version, kexinit=b'') -> dict:
+    """Identification line and KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
+    if kexinit:
+        text = hassh_text(kexinit)
+        client['hassh'] = {'hash': md5_text(text), 'string': text}
+    return {'client': client}
+
+
 # ---- events ----
 
 SCHEMA = 1
@@ -4019,6 +4766,7 @@ DATAGRAMS_MAX = 16384
 MEMBERS_MAX = 1 << 18           # ports and addresses remembered of all sources together
 PORTS_SHOWN = 64
 TCP_FLAGS_AT = 13               # RFC 9293 s3.1
+SHAPES_MAX = 4
 SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
 TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
 ITEMS_MAX, NESTED_MAX = 256, 4
@@ -4042,18 +4790,33 @@ class Source:
     ports, addresses    of ours, dicts as ordered sets
     flags           {flags of TCP, or type of ICMP: packets}
     frame           the last SYN, or the first of any kind; octets
+    shapes          {offset, flags and window of SYNs: [how many, one of them]}; at most SHAPES_MAX
     flows           conversations it has begun
     suppressed      events of it that the budget left out
     more            some ports and addresses are not remembered
     """
-    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'flows',
-                 'suppressed', 'more')
+    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'shapes',
+                 'flows', 'suppressed', 'more')
 
     def __init__(self, now, frame):
         self.first = self.last = now
         self.packets = self.flows = self.suppressed = 0
         self.ports, self.addresses, self.flags = {}, {}, {}
         self.frame, self.more = frame[:SOURCE_FRAME], False
+        self.shapes = {}
+
+    def take_syn(self, frame, shape, count=1):
+        """A SYN, the last of so many alike."""
+        self.frame = frame[:SOURCE_FRAME]
+        known = self.shapes.get(shape)
+        if known:
+            known[0] += count
+        elif len(self.shapes) < SHAPES_MAX:
+            self.shapes[shape] = [count, self.frame]
+
+    def typical(self):
+        """-> the frame that stands for most of its SYNs."""
+        return max(self.shapes.values())[1] if self.shapes else self.frame
 
     def members(self):
         """How many ports and addresses it remembers."""
@@ -4116,8 +4879,7 @@ class EventLog(Observer):
         else:
             proto, addresses, at = find_layer4(frame)
         if proto == IP_TCP:
-            self.segment(now, frame, addresses + frame[at:at + 4], frame[at + TCP_FLAGS_AT],
-                         answers)
+            self.segment(now, frame, addresses + frame[at:at + 4], at, answers)
         elif proto == IP_UDP:
             size = UDP_HEADER.unpack_from(frame, at)[2]
             self.datagram(now, frame, addresses + frame[at:at + 4],
@@ -4127,14 +4889,17 @@ class EventLog(Observer):
             self.knock(now, addresses[:half] + bytes((proto,)), frame, None, addresses[half:],
                        frame[at])
 
-    def segment(self, now, frame, flow, flags, answers):
+    def segment(self, now, frame, flow, at, answers):
         """A segment: of a conversation, or a knock."""
-        conn = self.stack.connections.get(flow)
+        conn, flags = self.stack.connections.get(flow), frame[at + TCP_FLAGS_AT]
         record = conn.record if conn else self.just_ended(flow)
         half = len(flow) // 2 - 2
         key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
         if record is None:
-            self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4], flags)
+            source = self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4],
+                                flags)
+            if flags == SYN and source:
+                source.take_syn(frame, frame[at + 12:at + 16])
             return
         record.last = now
         record.came[0] += 1
@@ -4143,9 +4908,9 @@ class EventLog(Observer):
         for each in answers:
             record.went[0] += 1
             record.went[1] += len(each)
-            at = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
+            ends = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
                 find_layer4(each)[2] + TCP_FLAGS_AT)
-            record.flags[1] |= each[at]
+            record.flags[1] |= each[ends]
         if record.syn is None:
             record.vlan = find_tags(frame)
             record.syn = self.join(key, now)
@@ -4194,18 +4959,17 @@ class EventLog(Observer):
         record.went[1] += sum(map(len, answers))
 
     def knock(self, now, key, frame, port, address, flags):
-        """A packet that belongs to no conversation; port: None for ICMP."""
+        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
         source = self.sources.get(key)
         if source is None:
             source = self.welcome(now, key, frame)
             if source is None:
-                return
+                return None
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
-        if flags == SYN and port is not None:
-            source.frame = frame[:SOURCE_FRAME]
         self.remember(source, () if port is None else (port,), (address,))
+        return source
 
     def welcome(self, now, key, frame):
         """A Source that is new; None: there is no room."""
@@ -4259,7 +5023,7 @@ class EventLog(Observer):
         source.last = now
         source.packets += len(frames)
         source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
-        source.frame = frames[-1][:SOURCE_FRAME]
+        source.take_syn(frames[-1], frames[-1][46:50], len(frames))
         self.remember(source, ports, ours)
 
     def unasked(self, now, frames):
@@ -4309,7 +5073,11 @@ class EventLog(Observer):
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
         name = eve_name(name)
-        if kind == 'answer':
+        if kind in NOTES:
+            about = NOTES[kind](fields)
+        elif kind == 'answer' and name in ANSWERED:
+            about = ANSWERED[name](fields['data'])
+        elif kind == 'answer':
             about = {'request': plain(fields['data'][:PAYLOAD])}
         else:
             about = {key: plain(value) for key, value in fields.items() if key != 'protocol'}
@@ -4328,6 +5096,10 @@ class EventLog(Observer):
             body['tcp'] = tcp_object(record, end)
         body.update(payload_object(record))
         ours = {'end': end, 'protocols': record.spoken, 'greeted': record.greeted}
+        syn = parse_syn(record.syn) if record.syn else None
+        if syn:
+            ours['syn'] = syn_object(syn)
+        ours.update(tool_object(tool_of_payload(record.payload) or syn and tool_of_syn(syn)))
         if record.payload and 'payload' in body:
             ours['payload_sha256'] = hashlib.sha256(record.payload).hexdigest()
         self.put(now, record, 'flow', body, ours)
@@ -4431,21 +5203,22 @@ class EventLog(Observer):
         number = isinstance(key, int)
         proto, src = (IP_TCP, key.to_bytes(4, 'big')) if number else (key[-1], key[:-1])
         head = {}
-        tags = find_tags(source.frame)
+        frame = source.typical()
+        tags = find_tags(frame)
         if tags:
             head['vlan'] = tags
         head.update(src_ip=ip_text(src), proto=EVE_PROTO[proto])
-        _, addresses, at = find_layer4(source.frame)
+        _, addresses, at = find_layer4(frame)
         if addresses:
             half, icmp = len(addresses) // 2, proto in ICMP_ASKS
-            ports = (source.frame[at] << 16 if icmp else
-                     from_octets(source.frame[at:at + 4], 'big'))
+            ports = (frame[at] << 16 if icmp else
+                     from_octets(frame[at:at + 4], 'big'))
             flow = addresses + ports.to_bytes(4, 'big')
             head['flow_id'] = flow_number(flow, proto, source.first)
             head['community_id'] = community_id(proto, addresses[:half], addresses[half:],
                                                 ports >> 16, ports & HALF)
             if icmp:
-                head['icmp_type'], head['icmp_code'] = source.frame[at], source.frame[at + 1]
+                head['icmp_type'], head['icmp_code'] = frame[at], frame[at + 1]
         about = {'first': iso_text(source.first), 'last': iso_text(source.last),
                  'packets': source.packets, 'addresses': len(source.addresses)}
         if source.ports:
@@ -4453,6 +5226,12 @@ class EventLog(Observer):
                               'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
         if proto == IP_TCP:
             about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
+        syn = parse_syn(frame)
+        if syn:
+            about['syn'] = syn_object(syn)
+            about.update(tool_object(tool_of_syn(syn)))
+        elif frame[12:14] == b'\x08\0' and frame[18:20] == ZMAP_IDENT:
+            about.update(tool_object(('zmap', 'ip.id')))
         if source.more:
             about['more'] = True                # than these numbers say
         if source.suppressed:
@@ -4504,6 +5283,13 @@ def make_encoder():
     """-> encode(object), its text in JSON: ASCII only, on one line."""
     import json                                 # late: 5 ms of every start
     return json.JSONEncoder(separators=(',', ':')).encode
+
+
+# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
+NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
+         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ZMAP_IDENT = (54321).to_bytes(2, 'big')
 
 
 def is_knock(fate) -> bool:
@@ -5635,10 +6421,11 @@ def give_up_capabilities():
 
 def go_background():
     """The caller gets its terminal back, a child goes on without one."""
-    if os.fork():
+    pid = os.fork()
+    if pid:
+        say('in the background: process %d' % pid)
         os._exit(0)
     os.setsid()
-    say('in the background: process %d' % os.getpid())
     null = os.open('/dev/null', os.O_RDWR)
     for fd in range(3):
         if os.isatty(fd):
@@ -7413,7 +8200,8 @@ def answer_dns_message(message, peer):
 
 
 @protocol('dns', sig=('.. ' * DNS_HEAD.size, DNS_SIG), port=DNS_PORTS,
-          ref='RFC 1035 s4.1, RFC 6891 s6', over=(UDP,), check=check_dns, most=DNS_UDP_MOST)
+          ref='RFC 1035 s4.1, RFC 6891 s6', over=(UDP,), check=check_dns, most=DNS_UDP_MOST,
+          echo=lambda message, transport: (0, 2))
 def answer_dns(data, peer):
     """Query -> our own address, whatever the name.
 
@@ -7424,7 +8212,8 @@ def answer_dns(data, peer):
 
 
 @protocol('dns-tcp', sig=('.. ' * (DNS_SIZE.size + DNS_HEAD.size), '.. .. ' + DNS_SIG), port=53,
-          ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp)
+          ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp,
+          echo=lambda message, transport: (DNS_SIZE.size, 2))
 def answer_dns_tcp(data, peer):
     """The same with its length before it, never cut."""
     if len(data) < DNS_SIZE.size:
@@ -9789,7 +10578,7 @@ def pack_rpc_result(call, at, peer, version, procedure, whole):
     elif procedure == 4:                                    # DUMP
         result = pack_rpc_dump(peer.transport, peer.dst, peer.dport, version)
     elif procedure == 6 and version > 2:                    # GETTIME
-        result = pack_rpc_words(int(peer.now) & 0xffffffff)
+        result = pack_rpc_words(peer.second & 0xffffffff)
     else:
         return pack_rpc_words(RPC_PROC_UNAVAIL)
     return pack_rpc_words(RPC_SUCCESS) + result
@@ -9839,7 +10628,13 @@ def answer_rpc_bare(data, peer):
     return answer
 
 
-@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3', most=RPC_UDP_MOST)
+def echo_rpc(message, transport):
+    """-> where the xid stands: behind a record mark, where there is one."""
+    return (0 if message[12:15] == b'\0\1\x86' else RPC_MARK.size), 4
+
+
+@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3', most=RPC_UDP_MOST,
+          echo=echo_rpc)
 def answer_rpc(data, peer):
     """Call -> reply of a portmapper that knows itself.
 
@@ -10512,7 +11307,7 @@ def answer_http(data, peer):
         return peer.state.read(data, peer)
     if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
         port = peer.dport if peer.dport in HTTP_PAGED_PORTS else 0
-        known = reply_known(data, int(peer.now), peer.host, port)
+        known = reply_known(data, peer.second, peer.host, port)
         if known:
             if peer.host.events is not None:
                 peer.note('request', **known[1])
@@ -10554,7 +11349,7 @@ def answer_http_head(request, end, data, peer):
         if isinstance(page, Reply):
             page = make_status(405)
         note_http(request, data[end:], peer)
-        return shorten_http(pack_http(page, request, int(peer.now), peer.host),
+        return shorten_http(pack_http(page, request, peer.second, peer.host),
                             HTTP_UDP_MOST * len(data))
     if not request.length:
         return finish_http(request, b'', end, peer)
@@ -10568,7 +11363,7 @@ def finish_http(request, body, used, peer):
     page = make_page(request, body, peer)
     if isinstance(page, Reply):
         return page._replace(used=used)
-    return Reply(pack_http(page, request, int(peer.now), peer.host), used, 0, request.close)
+    return Reply(pack_http(page, request, peer.second, peer.host), used, 0, request.close)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
@@ -11949,7 +12744,7 @@ TIME_EPOCH = 2208988800     # RFC 868: seconds from 1900 to 1970
 
 def pack_time(peer):
     """-> seconds since 1900, 4 octets."""
-    return (int(peer.now) + TIME_EPOCH & 0xffffffff).to_bytes(4, 'big')
+    return (peer.second + TIME_EPOCH & 0xffffffff).to_bytes(4, 'big')
 
 
 @talk('time', sig=('..',), port=37, over=BOTH, ref='RFC 868 s1', check=is_small_request,
