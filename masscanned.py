@@ -1103,7 +1103,7 @@ class Host:
     original    whether to do as the original does, where its tests look
     http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
-    shared      {protocol: what all its conversations share}
+    shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
@@ -7176,6 +7176,8 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
                    'missed': sum(each.missed for each in observers)})
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
+    for each in stack.host.shared.values():
+        counts.update(each.counts)
     return counts
 
 
@@ -10762,9 +10764,13 @@ SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
 SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
 SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
 SSH_TAKEN_MAX = 1 << 16         # and of all of it
+SSH_KEYED_MAX = 1024            # conversations with keys, at once
+SSH_CROWD_MAX = 64              # those of one network
 SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
 SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
 SSH_DH_OCTETS = 40              # of a secret exponent: RFC 3526 s8 has 320 bits for group 14
+SSH_IGNORED = SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG
+SSH_FATAL = SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_KEXINIT    # out of their place
 SSH_GUESS = b'kexguess2@matt.ucc.asn.au'
 SSH_STRICT = b'kex-strict-c-v00@openssh.com', b'kex-strict-s-v00@openssh.com'
 SSH_EXT_INFO = b'ext-info-c'
@@ -10952,11 +10958,10 @@ class SshBudget:
     share       of one core; a network has a quarter of it
     unit_s      what an exchange of cost 1 takes here; 0: not measured yet
     total       [seconds left, when]; networks: the same of each, in a Budget
-    refused     how many exchanges it did not allow
     """
 
     def __init__(self, share):
-        self.share, self.unit_s, self.refused = share, 0.0, 0
+        self.share, self.unit_s = share, 0.0
         self.total = [share, 0.0]
         self.networks = Budget(share / 4, share / 4)
 
@@ -10970,7 +10975,6 @@ class SshBudget:
         Budget.refill(bucket, self.share / 4, self.share / 4, peer.now)
         Budget.refill(self.total, self.share, self.share, peer.now)
         if bucket[0] <= 0 or self.total[0] <= 0:
-            self.refused += 1
             return False
         bucket[0] -= cost * self.unit_s
         self.total[0] -= cost * self.unit_s
@@ -10982,12 +10986,36 @@ class SshHost:
 
     keys        SshHostKeys; lists: of our KEXINIT
     budget      SshBudget
+    keyed       how many conversations have keys; crowds: {network: how many of it}
+    counts      {why: exchanges that were refused}
     """
 
     def __init__(self, random, share=SSH_SHARE, rsa=None):
         self.keys = SshHostKeys(random(SSH_SECRET), rsa)
         self.budget = SshBudget(share)
         self.lists = ssh_lists(self.keys.names())
+        self.keyed, self.crowds = 0, collections.Counter()
+        self.counts = collections.Counter()
+
+    def admit(self, peer, cost) -> 'bytes | None':
+        """Whether so much may be computed for a peer -> its network, which leave() takes."""
+        network = source_network(peer.src)
+        if self.keyed >= SSH_KEYED_MAX or self.crowds[network] >= SSH_CROWD_MAX:
+            self.counts['ssh crowd'] += 1
+        elif not self.budget.allows(peer, cost):
+            self.counts['ssh over budget'] += 1
+        else:
+            self.keyed += 1
+            self.crowds[network] += 1
+            return network
+        return None
+
+    def leave(self, network):
+        """A conversation with keys is over."""
+        self.keyed -= 1
+        self.crowds[network] -= 1
+        if not self.crowds[network]:
+            del self.crowds[network]
 
 
 class Ssh:
@@ -10995,9 +11023,11 @@ class Ssh:
 
     ssh         the SshHost
     version     the client's identification, without the end of the line
-    ours, theirs        payloads of the KEXINITs; b'' when they are needed no more
+    cookie      of our KEXINIT
+    theirs      payload of the client's; b'' when it is needed no more
     chosen      names of the algorithms
     value       the client's public value, while it waits for its turn
+    network     of the client, from then on; None before
     expects     kinds of messages that may come now
     strict      both sides keep to strict key exchange; skips: a wrong guess comes
     extends     the client takes EXT_INFO
@@ -11006,17 +11036,19 @@ class Ssh:
     size        packet_length of the packet that is coming; 0: not known yet
     taken       octets of the client so far; limit: and how many there may be
     later       later(self, peer) -> Reply, when what is waited for is there; None: nothing is
-    user        of the login that waits for its answer
+    user        of the logins, which has to stay the same; None: there were none
     tries       logins so far; failures: those of them that count
     """
-    __slots__ = ('ssh', 'version', 'ours', 'theirs', 'chosen', 'value', 'expects', 'strict',
-                 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent', 'size',
-                 'taken', 'limit', 'later', 'user', 'tries', 'failures')
+    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'chosen', 'value', 'network', 'expects',
+                 'strict', 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent',
+                 'size', 'taken', 'limit', 'later', 'user', 'tries', 'failures')
 
     def __init__(self, ssh, version):
         self.ssh, self.version = ssh, version
-        self.ours = self.theirs = self.user = b''
+        self.cookie = self.theirs = b''
+        self.user = None
         self.chosen, self.value = (), None
+        self.network = None
         self.expects = SSH_MSG_KEXINIT,
         self.strict = self.skips = self.extends = False
         self.inward = self.outward = SSH_PLAIN
@@ -11025,9 +11057,13 @@ class Ssh:
         self.limit = SSH_EARLY_MAX
         self.tries = self.failures = 0
 
+    def __del__(self):
+        if self.network:
+            self.ssh.leave(self.network)
+
     def cost(self):
         """Octets that it keeps."""
-        size = 900 + len(self.version) + len(self.ours) + len(self.theirs)
+        size = 900 + len(self.version) + len(self.theirs) + len(self.user or b'')
         return size + (2 * self.outward.cost() if self.outward is not SSH_PLAIN else 0)
 
     def answer(self, data, peer):
@@ -11079,9 +11115,10 @@ class Ssh:
             return SSH_TAKES[kind](self, payload, peer)
         if self.strict and SSH_PLAIN in (self.inward, self.outward):
             raise Malformed('message %d in a strict exchange' % kind)
-        if kind in (SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG, SSH_MSG_EXT_INFO):
+        if kind in SSH_IGNORED:
             return Reply()
-        if kind in (SSH_MSG_DISCONNECT, SSH_MSG_KEXINIT) or kind >= SSH_MSG_USERAUTH_REQUEST:
+        if kind in SSH_FATAL or kind >= SSH_MSG_USERAUTH_REQUEST or (
+                kind == SSH_MSG_NEWKEYS and self.inward is not SSH_PLAIN):
             raise Malformed('message %d' % kind)
         number = self.received - 1 & MASK32
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
@@ -11089,8 +11126,9 @@ class Ssh:
 
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
-        self.ours = pack_kexinit(self.ssh.lists, peer.host.random(16))
-        return Reply(self.say(self.ours, peer), 0, limit=SSH_LOGIN_S)
+        self.cookie = peer.host.random(16)
+        ours = pack_kexinit(self.ssh.lists, self.cookie)
+        return Reply(self.say(ours, peer), 0, limit=SSH_LOGIN_S)
 
     def take_kexinit(self, payload, peer):
         """The client's KEXINIT is noted, and what both know is chosen."""
@@ -11117,7 +11155,8 @@ class Ssh:
         if end != len(payload):
             raise Malformed('behind the value')
         _, _, cost = SSH_HOST_KEYS[self.chosen[1]]
-        if not self.ssh.budget.allows(peer, exchange.cost + cost):
+        self.network = self.ssh.admit(peer, exchange.cost + cost)
+        if not self.network:
             return Reply(close=True)
         self.later = Ssh.exchange
         return Reply(wait=WORK)
@@ -11129,7 +11168,8 @@ class Ssh:
         ours, shared = exchange.agree(value, peer.host.random)
         blob = self.ssh.keys.blob(SSH_HOST_KEYS[self.chosen[1]][0])
         secret = pack_mpint(shared)
-        parts = (self.version, SSH_VERSION, self.theirs, self.ours, blob, octets)
+        parts = (self.version, SSH_VERSION, self.theirs,
+                 pack_kexinit(self.ssh.lists, self.cookie), blob, octets)
         session = hashlib.new(digest, b''.join([sized(each, 4) for each in parts]) + ours
                               + secret).digest()                # RFC 4253 s8
         signature = self.ssh.keys.sign(self.chosen[1], session, peer.host.random)
@@ -11138,7 +11178,7 @@ class Ssh:
         self.coming, self.outward = [self.make_way(digest, secret, session, way) for way in (0, 1)]
         if self.strict:
             self.sent = 0
-        self.ours = self.theirs = b''
+        self.theirs = b''
         self.value, self.expects = None, (SSH_MSG_NEWKEYS,)
         if self.extends:
             out += self.say(bytes((SSH_MSG_EXT_INFO,)) + (1).to_bytes(4, 'big')
@@ -11166,7 +11206,7 @@ class Ssh:
         self.inward, self.coming = self.coming, None
         if self.strict:
             self.received = 0
-        self.expects = SSH_MSG_SERVICE_REQUEST,
+        self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
         return Reply()
 
 
@@ -11182,7 +11222,6 @@ def take_ssh_service(self, payload, peer):
     name, _ = read_sized(payload, 1, 4)
     if name != b'ssh-userauth':
         raise Malformed('service')
-    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     return Reply(self.say(bytes((SSH_MSG_SERVICE_ACCEPT,)) + sized(name, 4), peer))
 
 
@@ -11191,8 +11230,8 @@ def take_ssh_login(self, payload, peer):
     user, at = read_sized(payload, 1, 4)
     service, at = read_sized(payload, at, 4)
     method, at = read_sized(payload, at, 4)
-    if service != b'ssh-connection':
-        raise Malformed('service')
+    if service != b'ssh-connection' or self.user not in (None, user):
+        raise Malformed('another service, or another user')
     self.limit, self.user = SSH_TAKEN_MAX, user
     self.tries += method != b'none'
     fields = {'user': user, 'method': method, 'tries': self.tries, 'version': self.version}
@@ -11205,7 +11244,7 @@ def take_ssh_login(self, payload, peer):
         peer.note('credentials', algorithm=algorithm, fingerprint=ssh_fingerprint(key), **fields)
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
-        self.expects += SSH_MSG_USERAUTH_INFO_RESPONSE,
+        self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
         fields['password'], _ = read_sized(payload, at + 1, 4)
@@ -11215,7 +11254,7 @@ def take_ssh_login(self, payload, peer):
 
 def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
-    self.expects = self.expects[:-1]
+    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
     peer.note('credentials', user=self.user, password=password, method=b'keyboard-interactive',
               tries=self.tries, version=self.version)
@@ -11231,8 +11270,10 @@ def refuse_ssh(self, peer):
 
 
 def tell_ssh_failure(self, peer):
-    """-> Reply, after the wait."""
-    return Reply(fail_ssh(self, peer), 0, close=self.failures >= SSH_TRIES)
+    """-> Reply, after the wait; the last one is not told any more."""
+    if self.failures >= SSH_TRIES:
+        return Reply(used=0, close=True)
+    return Reply(fail_ssh(self, peer), 0)
 
 
 def fail_ssh(self, peer) -> bytes:
