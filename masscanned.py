@@ -9138,8 +9138,8 @@ GTP_2_RESTARTS = b'\3\0\1\0\0'          # TS 29.274 s8.5: the same
 
 
 @datagram('gtp', sig=('32 01 00 04' + ' ..' * 8, '30 01 00 00 .. .. .. ..',
-                      '40 01 00 04 .. .. .. ..', '40 01 00 09 .. .. .. ..'), port=(2123, 2152, 3386),
-          most=1.8, ref='https://www.3gpp.org/dynareport/29060.htm')
+                      '40 01 00 04 .. .. .. ..', '40 01 00 09 .. .. .. ..'),
+          port=(2123, 2152, 3386), most=1.8, ref='https://www.3gpp.org/dynareport/29060.htm')
 def answer_gtp(message, peer):
     """Echo request, of version 1 or 2 -> echo response."""
     if message[0] == 0x40:

@@ -12766,7 +12766,7 @@ DATAGRAM_VECTORS = [
      unhex('7b0000000000'), 'ZMap sentinel_5093'),
     ('sentinel answer', UDP, unhex('7b0000000000'),
      None, 'our own answer'),
-    ('slp services', UDP, unhex('02 01 00002d 0000 000000 1234 0002') + b'en' + unhex('0000 000f') + b'service:printer' + unhex('0007') + b'default' + unhex('0000 0000'),
+    ('slp services', UDP, unhex('02 01 000030 0000 000000 1234 0002') + b'en' + unhex('0000 000f') + b'service:printer' + unhex('0007') + b'default' + unhex('0000 0000'),
      unhex('0202000014000000000012340002656e00000000'), 'RFC 2608 s8.1'),
     ('slp types', UDP, unhex('02 09 00001d 0000 000000 1234 0002') + b'en' + unhex('0000 ffff 0007') + b'default',
      unhex('020a000014000000000012340002656e00000000'), 'RFC 2608 s10.1'),
