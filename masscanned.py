@@ -468,6 +468,9 @@ def varint(at: int):
     return size
 
 
+BER_PARTS_MAX = 32
+
+
 def ber(data: bytes) -> 'int | None':
     """One BER element of definite length and one octet of tag (X.690 s8.1)."""
     if len(data) < 2:
@@ -509,6 +512,21 @@ def parse_ber(data: bytes, at: int = 0) -> 'tuple[int, int, int]':
         raise Malformed('element at %d' % at)
     start = at + 2 + (data[at + 1] & 0x7f if data[at + 1] > 0x7f else 0)
     return data[at], start, at + size
+
+
+def ber_parts(data: bytes) -> 'list[tuple[int, bytes, bytes]]':
+    """Elements side by side -> [(tag, the element, its contents)].
+
+    raises  Malformed if one is not whole, or if there are more than BER_PARTS_MAX
+    """
+    parts, at = [], 0
+    while at < len(data):
+        begin = at
+        tag, start, at = parse_ber(data, begin)
+        parts.append((tag, data[begin:at], data[start:at]))
+        if len(parts) > BER_PARTS_MAX:
+            raise Malformed('more than %d elements' % BER_PARTS_MAX)
+    return parts
 
 
 def pack_der(tag: int, *parts) -> bytes:
@@ -597,6 +615,7 @@ LITERAL_MIN = 3             # octets of a signature that leaves none open and go
 SIGNATURE_MAX = 1 << 10     # octets of any
 LIST_MAX = 8                # signatures that are looked through one by one
 SPLIT_AT = 4                # octet that tells those of a longer list apart
+AMPLIFY_MAX = 3.0           # UDP: entries that may answer more times as much are off
 PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet frame
 WORD_MAX = 16
 MORE = b''
@@ -607,7 +626,8 @@ Reply = collections.namedtuple('Reply', 'out used skip close port again wait lim
 Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
-    'Protocol', 'name over sigs words shared ports ref check answer banner most')
+    'Protocol', 'name over sigs words shared ports ref check answer banner most echo')
+Protocol.__new__.__defaults__ = None,       # most have no id that is repeated
 PROTOCOLS = {}              # name: Protocol, filled by the decorators
 FAMILIES = []               # [(title, [names])], as they stand in the file
 
@@ -620,7 +640,7 @@ def family(title):
 
 
 def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, most=1.0,
-             words=(), shared=()):
+             words=(), shared=(), echo=None):
     """Register the function below as the answerer of a protocol.
 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
@@ -637,14 +657,17 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     banner  octets, or banner(peer) -> octets: what we say first on these ports, if the client
             stays silent; (octets, SHUT) to close after them.  On SECURE_PORTS inside TLS only
     most    UDP: how many times as long as the request an answer may be.  Whoever raises it draws
-            on the budget's share for growing answers
+            on the budget's share for growing answers; above AMPLIFY_MAX it is off by default
+    echo    echo(message, transport) -> (at, size) of an id that the answer repeats at the same
+            place, and that changes nothing else of it, nor of `check`: who asks the same with
+            another id is given the same answer, without a call (see Store)
     """
     def register(answer):
         assert name not in PROTOCOLS, name
         PROTOCOLS[name] = Protocol(
             name, over, tuple(sig), tuple(each.upper() for each in words),
             tuple(each.upper() for each in shared), (port,) if isinstance(port, int) else port,
-            ref, check, answer, banner, most)
+            ref, check, answer, banner, most, echo)
         FAMILIES[-1][1].append(name)
         return answer
     return register
@@ -656,7 +679,7 @@ def talk(name, sig=(), port=(), ref='', size=None, over=(TCP,), check=None, limi
 
     size    where a message of a stream ends, a helper of section 2; None: what has come is one
     limit   octets of a message; a longer one is not ours
-    more    banner, most, words, shared, as for protocol()
+    more    banner, most, words, shared, echo, as for protocol()
     """
     def register(answer):
         @functools.wraps(answer)
@@ -676,6 +699,11 @@ def talk(name, sig=(), port=(), ref='', size=None, over=(TCP,), check=None, limi
         protocol(name, sig, port, ref, over, check, **more)(answer_message)
         return answer
     return register
+
+
+def datagram(name, sig=(), port=(), ref='', **more):
+    """The same over UDP only, where a message is a datagram; Ethernet may have padded it."""
+    return talk(name, sig, port, ref, over=(UDP,), **more)
 
 
 def message_end(data, peer, size, limit) -> 'int | bytes | None':
@@ -763,6 +791,7 @@ class Index:
             first fixed run stands; b'' for data too short to reach it
     lasts   {port: [Signature]} of those that say nothing at all
     texts   ports of those that are content with one octet
+    entries [(when it is asked, Signature)], words among them; spans: {(at, end): Span}
     """
 
     def __init__(self, protocols):
@@ -791,6 +820,16 @@ class Index:
                 for port in (*each.ports, None) if word in each.words else each.ports:
                     rows.setdefault(port, []).append(each)
         self.parts = frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
+        self.entries = [(asking_order(entry), entry) for entry in entries]
+        self.entries += [(WORD_ORDER, make_word(word, each)) for each in protocols
+                         for word in each.words + each.shared]
+        self.spans = {}
+
+    def span(self, at, end):
+        """-> the Span there."""
+        if (at, end) not in self.spans:
+            self.spans[at, end] = Span(self.entries, at, end)
+        return self.spans[at, end]
 
     @staticmethod
     def split(entries):
@@ -826,6 +865,69 @@ class Index:
                                                if entry.runs[0][1].startswith(key))
                               for key in keys}))
         return runs
+
+
+# When find() asks: (kind, first fixed octet, the strongest first)
+FRONT_ORDER, WORD_ORDER, RUN_ORDER, LAST_ORDER = (0,), (1,), (2,), (3,)
+
+
+def asking_order(entry) -> tuple:
+    """A Signature -> when find() asks it: the smaller, the earlier."""
+    if not entry.runs:
+        return LAST_ORDER
+    at = entry.runs[0][0]
+    return (RUN_ORDER if at else FRONT_ORDER) + (at, -certainty(entry))
+
+
+def make_word(word, each) -> Signature:
+    """A first word, in any case -> the Signature that fits wherever it may be found."""
+    mask = bytes(0xdf if octet in range(0x41, 0x5b) else 0xff for octet in word)
+    return Signature(len(word), len(word), [(0, word)], from_octets(mask, 'big'),
+                     from_octets(word, 'big'), each, ())
+
+
+class Span:
+    """A place in messages where anything may stand: which signatures fit what is around it?
+
+    width   octets of the longest signature
+    table   {octet behind it: [(order, octets, mask and value around it, of `width` octets, mask
+            and value within it, Protocol)]}; None: for an octet that no signature has
+    """
+
+    def __init__(self, entries, at, end):
+        self.at, self.end = at, end
+        self.width = max([end] + [entry.least for _, entry in entries])
+        rows = [(octet_at(entry, end), self.make_row(order, entry))
+                for order, entry in entries if order != LAST_ORDER]     # who takes what is left
+        self.table = {octet or None: [row for there, row in rows if there in (b'', octet)]
+                      for octet in {b''}.union([octet for octet, _ in rows])}
+
+    def make_row(self, order, entry):
+        """A Signature and when it is asked -> a row of the table."""
+        shift, behind = 8 * (self.width - entry.least), 8 * (self.width - self.end)
+        mask, value = entry.mask << shift, entry.value << shift
+        inside = ((1 << 8 * (self.end - self.at)) - 1) << behind
+        return (order, entry.least, mask & ~inside, value & ~inside, (mask & inside) >> behind,
+                (value & inside) >> behind, entry.each)
+
+    def rivals(self, data, wait, found) -> 'list[tuple[int, int]] | None':
+        """A message of a Protocol -> what would make it another's, standing here.
+
+        wait    whether a longer signature is waited for
+        returns [(mask, value)] of what stands here; None: it may be another's anyway
+        """
+        size = len(data)
+        octets = from_octets(data[:self.width].ljust(self.width, b'\0'), 'big')
+        known = -1 << 8 * max(self.width - size, 0)
+        rows = [row for row in self.table.get(data[self.end:self.end + 1]) or self.table[None]
+                if (octets ^ row[3]) & row[2] & known == 0 and (wait or row[1] <= size)]
+        certain = min((order for order, _, _, _, mask, _, each in rows
+                       if each is found and not mask), default=None)
+        if certain is None:
+            return None
+        others = [(mask, value) for order, _, _, _, mask, value, each in rows
+                  if order <= certain and each is not found]
+        return others if all(mask for mask, _ in others) else None
 
 
 def octet_at(entry, at) -> bytes:
@@ -999,13 +1101,20 @@ class Host:
     boot        Unix time of the start
     registry    the Registry
     original    whether to do as the original does, where its tests look
+    http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
     keep        octets to remember of what each client says; None: no conversation is recorded
     """
-    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'events', 'keep'
+    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
+                 'keep')
+    # what is the same for every visitor, at all times: an answer made of it may be given again
+    LASTING = frozenset(('guid', 'name', 'host_name', 'boot', 'registry', 'original', 'http_401',
+                         'keep'))
 
-    def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False):
+    def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
+                 http_401=False):
         self.random, self.boot, self.original = random, boot, original
+        self.http_401 = http_401 or original
         self.guid, self.events = random(16), None
         self.keep = None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
@@ -1086,10 +1195,14 @@ class Peer:
     state           the answerer's own; None at first
     hurried         the client has been silent for QUIET_S, or will send no more
     greeter         the Protocol that spoke first: it takes what nobody else claims; else None
+    to_group        the datagram went to many: a broadcast or multicast address
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
-                 'hurried', 'greeter')
+                 'hurried', 'greeter', 'to_group')
     before, record = '', None
+    # what a conversation begins with; all else may differ from one visitor to the next
+    FRESH = frozenset(('transport', 'host', 'protocol', 'state', 'hurried', 'greeter',
+                       'to_group'))
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1097,7 +1210,7 @@ class Peer:
         self.sport, self.dport = sport, dport
         self.now, self.host = now, host
         self.protocol = self.state = self.greeter = None
-        self.hurried = False
+        self.hurried = self.to_group = False
 
     def note(self, kind, **fields):
         """Tell whoever listens of a request, a name, a password: 0.1 us where nobody does.
@@ -1105,8 +1218,18 @@ class Peer:
         fields  octets, texts or numbers, by name
         """
         if self.host.events is not None:
-            fields.setdefault('protocol', self.protocol.name if self.protocol else self.before)
+            fields.setdefault('protocol', self.spoken)
             self.host.events.append(Event(kind, self, fields))
+
+    @property
+    def spoken(self) -> str:
+        """Name of the protocol; '': none yet."""
+        return self.protocol.name if self.protocol else self.before
+
+    @property
+    def second(self) -> int:
+        """Unix time in whole seconds.  Who needs no more should read no more: see Store."""
+        return int(self.now)
 
 
 def answer_datagram(peer, data) -> 'tuple[bytes, int | None]':
@@ -1314,6 +1437,12 @@ WINDOW_MAX = 0xffff
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
+ENTER_EACH = 16             # of unknown messages, one: what is asked once costs next to nothing
+STORED_MAX = 1500           # octets of a message whose answer is kept
+STORED_OCTETS = 1 << 22     # of all answers; a full store is emptied
+STORE_HEAD = 8              # octets of a message in which an id may stand
+KEPT_COST = 1152            # octets that an answer takes which is kept, beside its own
+STORED_COUNT = STORED_OCTETS // KEPT_COST
 
 
 # ---- cookies ----
@@ -1670,6 +1799,229 @@ class NoBudget:
     @staticmethod
     def take(bucket, grows):
         return True
+
+
+# ---- store ----
+
+# What was answered to a message, to be answered again: by which Protocol, the answer (with an id:
+# what stands before it and behind it); what it made of the Stream; our port to answer from, of a
+# datagram; what was noted, [(kind, fields)]; what the id must not be, see Span; octets of all.
+Kept = collections.namedtuple(
+    'Kept', 'protocol head tail state deaf closing before port notes barred cost')
+# What a Stream may be after a whole message, and what no answer changes; all else is as at first.
+STREAM_KEPT = frozenset(('src', 'dst', 'sport', 'dport', 'now', 'transport', 'host', 'protocol',
+                         'state', 'at', 'deaf', 'closing', 'before', 'record'))
+VARIES_BY = frozenset(('dst', 'dport', 'second', 'now'))    # what an answer that is kept may read
+
+
+class Recorder:
+    """Stands for the Host while an answer is made that may be kept: on what does it depend?
+
+    host    the Host
+    read    names of what was read, of Peer and Host, that is not the same for all at all times
+    events  [Event] noted; afterwards, those of the Host
+    """
+    __slots__ = 'host', 'read', 'events'
+
+    def __init__(self, host):
+        self.host, self.read = host, set()
+
+    def __getattr__(self, name):
+        if name not in Host.LASTING:
+            self.read.add(name)
+        return getattr(self.host, name)
+
+    def call(self, peer, kind, function, *args):
+        """function(*args), by which a Peer answers -> (what it returns, [Event]).
+
+        kind    a class made by telling(): for as long it is the Peer's
+        """
+        usual, self.events = peer.__class__, []
+        peer.__class__, peer.host = kind, self
+        try:
+            return function(*args), self.events
+        finally:
+            peer.__class__, peer.host = usual, self.host
+            if self.host.events is not None:
+                self.host.events += self.events
+            del self.events                     # who has kept this Recorder for the Host goes on
+
+
+def telling(base):
+    """A class of Peers -> the same, but what is read of them their Recorder knows."""
+    def make(name, read, write=None):
+        def tell(self):
+            self.host.read.add(name)
+            return read(self)
+        return property(tell, write)
+    space = {'__slots__': (), 'second': make('second', lambda self: int(Peer.now.__get__(self)))}
+    for name in set(Peer.__slots__ + base.__slots__) - Peer.FRESH:
+        slot = getattr(base, name)
+        space[name] = make(name, slot.__get__, slot.__set__)
+    return type('Telling' + base.__name__, (base,), space)
+
+
+TellingPeer, TellingConn = telling(Peer), telling(Conn)
+
+
+def is_lasting(state) -> bool:
+    """Whether an answerer's state is one that nobody can change."""
+    if isinstance(state, tuple):
+        return all(map(is_lasting, state))
+    return state is None or isinstance(state, (bytes, str, int, float))
+
+
+def is_barred(octets, barred) -> bool:
+    """The octets of an id and [(mask, value)] -> whether it is one of these."""
+    number = from_octets(octets, 'big')
+    return any([number & mask == value for mask, value in barred])
+
+
+class Answers:
+    """Those to one message: by_dst, by_dport say whether they depend on our address and port.
+
+    variants    {(our address, our port), where they matter: Kept}
+    """
+    __slots__ = 'by_dst', 'by_dport', 'variants'
+
+    def __init__(self):
+        self.by_dst = self.by_dport = False
+        self.variants = {}
+
+
+class Store:
+    """Answers to whole first messages, for all who ask the same: a flood repeats itself.
+
+    Of the messages that are not known, each ENTER_EACH-th is remarked; one that has been remarked
+    before may enter.  It is found out whether it may be kept: it is answered by a Peer and a Host
+    that tell what is read of them.  What depends on the client, on chance, or on
+    anything unheard of, is not kept; what depends on our address or port is good for these; what
+    depends on the time, for as long as it is the same.  A message with an id stands for those
+    with other ids, but not for one that may be another protocol's.
+
+    each        of so many unknown messages one is remarked
+    seen        {hash of what follows the head of a message that was remarked}
+    tables      {transport: {message from STORE_HEAD on: {(at, end) of the id: {the head without
+                it: Answers}}}}
+    moments     [(Answers, variant)] that depend on the time `now`; seconds: on whole seconds
+    count, octets   of what is kept
+    missed      messages that were not known
+    """
+
+    def __init__(self, each=ENTER_EACH):
+        self.each, self.missed, self.now = each, 0, 0.0
+        self.seen = set()
+        self.clear()
+
+    def clear(self):
+        """Forget all."""
+        self.tables = {transport: {} for transport in BOTH}
+        self.moments, self.seconds = [], []
+        self.count = self.octets = 0
+
+    def tick(self, now):
+        """Forget what depends on a time that is over."""
+        if now != self.now:
+            self.forget(self.moments)
+            if int(now) != int(self.now):
+                self.forget(self.seconds)
+            self.now = now
+
+    def forget(self, rows):
+        """[(Answers, variant)] -> none of them is kept."""
+        for answers, variant in rows:
+            kept = answers.variants.pop(variant, None)
+            if kept:
+                self.count -= 1
+                self.octets -= kept.cost
+        rows.clear()
+
+    def find(self, transport, data, dst, dport) -> 'tuple[Kept, bytes] | None':
+        """A message to an address and port of ours -> (Kept, the answer): 0.5 us."""
+        shapes = self.tables[transport].get(data[STORE_HEAD:])
+        if shapes is None:
+            return None
+        for (at, end), rows in shapes.items():
+            answers = rows.get(data[:at] + data[end:STORE_HEAD])
+            if answers is None:
+                continue
+            kept = answers.variants.get((answers.by_dst and dst, answers.by_dport and dport))
+            if kept and not end:
+                return kept, kept.head
+            if kept and not (kept.barred and is_barred(data[at:end], kept.barred)):
+                return kept, b''.join((kept.head, data[at:end], kept.tail))
+        return None
+
+    def is_due(self, data) -> bool:
+        """Whether a message that is not known may enter: 0.1 us where all differ."""
+        self.missed += 1
+        if self.missed % self.each or len(data) > STORED_MAX:
+            return False
+        mark = hash(data[STORE_HEAD:])
+        if mark in self.seen:
+            return True
+        if len(self.seen) >= STORED_COUNT:
+            self.seen.clear()
+        self.seen.add(mark)
+        return False
+
+    def enter(self, peer, data, given, recorder):
+        """Keep what a Recorder's call gave: ((octets, our port or None), [Event])."""
+        (out, port), events = given
+        read = recorder.read
+        if not read <= VARIES_BY or any([event.peer is not peer for event in events]):
+            return
+        if peer.transport == TCP and not is_taken(peer):
+            return
+        at, end, barred = self.find_id(peer, data, out)
+        notes = tuple([(event.kind, dict(event.fields)) for event in events])
+        cost = KEPT_COST + len(data) + len(out) + sum(
+            [sum(map(len, map(str, fields.values()))) for _, fields in notes])
+        if self.octets + cost > STORED_OCTETS:
+            self.clear()
+        stream = (peer.state, peer.deaf, peer.closing) if peer.transport == TCP else (None,) * 3
+        head, tail = (out[:at], out[end:]) if end else (out, b'')
+        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost)
+        self.put(peer, data, at, end, kept, read)
+
+    def put(self, peer, data, at, end, kept, read):
+        """Keep it where find() looks."""
+        shapes = self.tables[peer.transport].setdefault(data[STORE_HEAD:], {})
+        answers = shapes.setdefault((at, end), {}).setdefault(data[:at] + data[end:STORE_HEAD],
+                                                              Answers())
+        answers.by_dst = answers.by_dst or 'dst' in read
+        answers.by_dport = answers.by_dport or 'dport' in read
+        variant = answers.by_dst and peer.dst, answers.by_dport and peer.dport
+        self.forget([(answers, variant)])
+        answers.variants[variant] = kept
+        self.count += 1
+        self.octets += kept.cost
+        if 'now' in read:
+            self.moments.append((answers, variant))
+        elif 'second' in read:
+            self.seconds.append((answers, variant))
+
+    @staticmethod
+    def find_id(peer, data, out):
+        """A message and its answer -> (at, end) of its id, what that must not be; 0, 0: none."""
+        each, index = peer.protocol, peer.host.registry.index[peer.transport]
+        at, size = each.echo(data, peer.transport) if each and each.echo else (0, 0)
+        end = at + size
+        if not size or end > STORE_HEAD or data[at:end] != out[at:end] or (
+                peer.transport == TCP and peer.state is not None) or peer.dport in index.texts:
+            return 0, 0, ()
+        rivals = index.span(at, end).rivals(data, peer.transport == TCP, each)
+        return (0, 0, ()) if rivals is None else (at, end, rivals)
+
+
+FRESH_STREAM = Stream(b'', b'', 0, 0, 0.0, None)
+
+
+def is_taken(stream) -> bool:
+    """Whether a message was taken whole, and nothing of it is left but what STREAM_KEPT names."""
+    return is_lasting(stream.state) and all([
+        name in STREAM_KEPT or getattr(stream, name) == getattr(FRESH_STREAM, name)
+        for name in Peer.__slots__ + Stream.__slots__])
 
 
 # ---- headers ----
@@ -2273,6 +2625,7 @@ class Stack:
     plain           what PLAIN_MASK leaves of a plain frame to us; plain_words: in words
     syn_ack, segment, datagram, echo    Models of answers over IPv4
     unclaimed       {(our port, datagram)} of this round that no protocol claims
+    store           the Store
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     spoken          {name of a protocol: its answers}
@@ -2290,7 +2643,7 @@ class Stack:
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
-                 place=NO_PLACE, refusals=None):
+                 place=NO_PLACE, refusals=None, store=None):
         self.mac, self.verify = mac, verify
         self.face = face or Face()
         self.claims = None
@@ -2310,6 +2663,7 @@ class Stack:
         self.plain = plain_value(mac)
         self.plain_words = PLAIN_WORDS.unpack(self.plain.to_bytes(PLAIN_END, 'big'))
         self.mtu = mtu
+        self.store = Store() if store is None else store
         self.set_addresses(own4, own6, deny4, deny6, place)
         self.make_models()
         self.budget = budget or Budget()
@@ -2328,6 +2682,7 @@ class Stack:
     def set_addresses(self, own4, own6, deny4, deny6, place):
         """Lists and surroundings, at the start and whenever they change."""
         self.lists, self.place = (own4, own6, deny4, deny6), place
+        self.store.clear()
         self.four = Family(own4, deny4, 4, place, self.mtu, self.face)
         self.six = Family(own6, deny6, 6, place, self.mtu, self.face)
         if own4 or own6:                        # a list of one family is none of the other
@@ -2370,6 +2725,7 @@ class Stack:
         """The time of the frames that follow -> frames that are due without any."""
         self.now = now
         self.unclaimed.clear()
+        self.store.tick(now)
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
         for due, flow in self.timers.pop_due(now):
@@ -2848,12 +3204,19 @@ class Stack:
             return self.drop('tcp bare ack')
         if beyond and not (data and self.host.original):        # a gap, or a keep-alive
             return (ack, seq - beyond, ACK, b'', b''),
-        if data:
-            conn = self.make_conn(flow, seq, ack, step, head)
-            self.connections.add(flow, conn)
-            return self.answer_next(flow, conn, seq, ack, flags, window, data)
         closing = flags & FIN
-        return (ack, seq + closing, ACK | closing, b'', b''),
+        if not data:
+            return (ack, seq + closing, ACK | closing, b'', b''),
+        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head)
+        self.connections.add(flow, conn)
+        conn.window, conn.ended = window, bool(closing)
+        out = self.converse_first(conn, data)
+        if conn.ended and conn.kept and not conn.stalled:
+            out += self.converse(conn, None)
+        out = self.send(conn, out)
+        self.connections.touch(flow, conn, self.now)
+        self.set_timer(flow, conn)
+        return out
 
     def refuse(self, flow, ack, fate):
         """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where nobody else may know it.
@@ -2939,7 +3302,28 @@ class Stack:
     def converse(self, conn, data):
         """Feed a conversation, None: no more comes for now -> octets to answer."""
         conn.now = self.now
-        out = conn.hurry() if data is None else conn.feed(data)
+        return self.tell(conn, conn.hurry() if data is None else conn.feed(data), data)
+
+    def converse_first(self, conn, data):
+        """The first octets of a conversation -> octets to answer: known from another, or new."""
+        known = self.store.find(TCP, data, conn.dst, conn.dport)
+        if known:
+            kept, out = known
+            conn.protocol, conn.state, conn.before = kept.protocol, kept.state, kept.before
+            conn.deaf, conn.closing = kept.deaf, kept.closing
+            if conn.record:
+                conn.record.hear(data)
+            self.note_again(conn, kept)
+        elif self.store.is_due(data):
+            recorder = Recorder(self.host)
+            out, events = recorder.call(conn, TellingConn, conn.feed, data)
+            self.store.enter(conn, data, ((out, None), events), recorder)
+        else:
+            out = conn.feed(data)
+        return self.tell(conn, out, data)
+
+    def tell(self, conn, out, data):
+        """Count what a conversation answered to its client's words, None: to silence -> that."""
         if out:
             self.note_answer(conn, out, data or b'')
         elif data and conn.deaf and not (conn.protocol or conn.before):
@@ -2947,9 +3331,15 @@ class Stack:
             conn.note('unknown', octets=len(data), data=data)
         return out
 
+    @staticmethod
+    def note_again(peer, kept):
+        """What was noted when an answer was made."""
+        for kind, fields in kept.notes:
+            peer.note(kind, **fields)
+
     def note_answer(self, peer, out, data):
         """Count an answer by its protocol, tell whoever listens."""
-        self.spoken[peer.protocol.name if peer.protocol else peer.before] += 1
+        self.spoken[peer.spoken] += 1
         if self.host.events is not None:        # asked here: 0.2 us less where nobody listens
             peer.note('answer', octets=len(out), data=data)
 
@@ -3217,13 +3607,13 @@ class Stack:
         if not trusted and not (total and is_intact(data, pseudo(src, dst, IP_UDP, size))
                                 or four and not total):         # RFC 768, RFC 8200 s8.1
             return self.drop('udp checksum')
-        said = self.take_datagram(src, ours, sport, dport, data[UDP_HEADER.size:])
+        said = self.take_datagram(src, ours, sport, dport, data[UDP_HEADER.size:], ours != dst)
         if not said:
             return ()
         port, out = said
         return pack_udp(ours, src, port, sport, out),
 
-    def take_datagram(self, src, ours, sport, dport, data):
+    def take_datagram(self, src, ours, sport, dport, data, to_group=False):
         """Octets to a port of ours -> (our port, octets) of the answer, or ()."""
         bucket = self.budget.open(src, self.now)
         if not bucket:
@@ -3231,16 +3621,21 @@ class Stack:
         if (dport, data) in self.unclaimed:     # a scanner's probes are alike
             self.budget.take(bucket, False)
             return self.drop('udp silence')
-        peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
-        out, port = answer_datagram(peer, data)
-        if not peer.protocol:
-            self.unclaimed.add((dport, data))
-        if out:
-            self.note_answer(peer, out, data)
+        known = None if to_group else self.store.find(UDP, data, ours, dport)
+        if known and self.host.events is None:  # nobody listens: nobody needs to know who asked
+            kept, out = known
+            each, port = kept.protocol, kept.port
+            if out:
+                self.spoken[each.name] += 1
+        else:
+            peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
+            peer.to_group = to_group
+            out, port = self.converse_once(peer, data, known)
+            each = peer.protocol
         fate, grows = None, len(out) > len(data)
         if not out:
             fate = 'udp silence'
-        elif grows and len(out) > peer.protocol.most * len(data):
+        elif grows and len(out) > each.most * len(data):
             fate = 'udp ratio'
         elif len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
             fate = 'udp mtu'
@@ -3248,6 +3643,25 @@ class Stack:
             self.budget.take(bucket, False)
             fate = 'udp budget'
         return self.drop(fate) if fate else (dport if port is None else port, out)
+
+    def converse_once(self, peer, data, known):
+        """A datagram, and what Store.find() knows of it -> (octets, port or None) to answer."""
+        if known:
+            kept, out = known
+            peer.protocol, port = kept.protocol, kept.port
+            self.note_again(peer, kept)
+        elif not peer.to_group and self.store.is_due(data):
+            recorder = Recorder(self.host)
+            given = recorder.call(peer, TellingPeer, answer_datagram, peer, data)
+            self.store.enter(peer, data, given, recorder)
+            (out, port), _ = given
+        else:
+            out, port = answer_datagram(peer, data)
+        if not peer.protocol:
+            self.unclaimed.add((peer.dport, data))
+        if out:
+            self.note_answer(peer, out, data)
+        return out, port
 
 
 IPV4_HANDLERS = {IP_ICMP: Stack.answer_icmp, IP_TCP: Stack.answer_tcp, IP_UDP: Stack.answer_udp}
@@ -3967,6 +4381,369 @@ class Teller(Observer):
                                                     peer.dport))
 
 
+# ---- fingerprints ----
+
+P0F_TTLS = 32, 64, 128, 255
+P0F_HOPS_MAX = 35               # more hops than that nobody believes
+P0F_MSS_MIN = 100               # below it a window is no multiple of anything
+ETHERNET_MTU = 1500
+WSCALE_MAX = 14                 # RFC 7323 s2.3
+TCP_OPTION_WSCALE, TCP_OPTION_SACK_OK, TCP_OPTION_TS = 3, 4, 8  # RFC 7323, RFC 2018
+P0F_OPTIONS = {TCP_OPTION_NOP: 'nop', TCP_OPTION_MSS: 'mss', TCP_OPTION_WSCALE: 'ws',
+               TCP_OPTION_SACK_OK: 'sok', 5: 'sack', TCP_OPTION_TS: 'ts'}
+P0F_QUIRKS = ('df', 'id+', 'id-', 'ecn', '0+', 'flow', 'seq-', 'ack+', 'ack-', 'uptr+', 'urgf+',
+              'pushf+', 'ts1-', 'ts2+', 'opt+', 'exws', 'bad')
+IPV4_WHOLE = struct.Struct('!BBHHHBBH4s4s')     # RFC 791 s3.1: vihl tos total id frag ttl proto
+#                                                 sum src dst
+# What the first packet of a client says.
+#   version     4 or 6; ttl, window, mss, wscale, seq, ident: numbers; mss, wscale: 0 if missing
+#   dst, dport, sport   of it
+#   kinds       of the options, in order; layout: of the same, as p0f writes it
+#   size4       octets of options of IP; above: octets of both headers
+#   stamped     there is a time stamp, not 0; quirks: set of P0F_QUIRKS; data: there is some
+Syn = collections.namedtuple(
+    'Syn', 'version ttl window mss wscale seq ident dst dport sport kinds layout size4 above '
+    'stamped quirks data')
+
+
+def parse_syn(frame) -> 'Syn | None':
+    """Frame of a TCP segment -> what it says; None: it is none."""
+    proto, addresses, at = find_layer4(frame)
+    if proto != IP_TCP or len(frame) < at + TCP_HEADER.size:
+        return None
+    start = skip_tags(frame, from_octets(frame[12:14], 'big'))[1]
+    sport, dport, seq, ack, word, window, _, urgent = TCP_HEADER.unpack_from(frame, at)
+    end = at + (word >> 12) * 4
+    quirks, ident = set(), 0
+    if len(addresses) == 8:
+        vihl, tos, total, ident, frag, ttl, _, _, _, dst = IPV4_WHOLE.unpack_from(frame, start)
+        version, size4 = 4, (vihl & 15) * 4 - IPV4.size
+        ends = start + total
+        quirks |= {name for name, holds in (
+            ('ecn', tos & 3), ('df', frag & IPV4_DF), ('0+', frag & 0x8000),
+            ('id+', frag & IPV4_DF and ident), ('id-', not frag & IPV4_DF and not ident))
+            if holds}
+    else:
+        word6, size, _, ttl, _, dst = IPV6.unpack_from(frame, start)
+        version, size4 = 6, 0
+        ends = start + IPV6.size + size
+        quirks |= {name for name, holds in (('ecn', word6 >> 20 & 3), ('flow', word6 & 0xfffff))
+                   if holds}
+    flags = word & FLAGS
+    quirks |= {name for name, holds in (
+        ('ecn', flags & (ECE | CWR)), ('seq-', not seq),
+        ('ack+', ack >> 24 & 1 and not flags & ACK),    # p0f 3.09b looks at this bit only
+        ('ack-', flags & ACK and not ack), ('uptr+', urgent and not flags & URG),
+        ('urgf+', flags & URG), ('pushf+', flags & PSH)) if holds}
+    kinds, layout, values, odd = walk_options(frame[at + TCP_HEADER.size:end])
+    mss, wscale = (from_octets(values.get(kind, b''), 'big')
+                   for kind in (TCP_OPTION_MSS, TCP_OPTION_WSCALE))
+    return Syn(version, ttl, window, mss, wscale, seq, ident, dst, dport, sport, kinds, layout,
+               size4, end - start, any(values.get(TCP_OPTION_TS, b'')[:4]), quirks | odd,
+               ends > end)
+
+
+def walk_options(options) -> 'tuple[list, list, dict, set]':
+    """Options of TCP -> kinds, their layout for p0f, {kind: its value}, quirks; RFC 9293 s3.2."""
+    sizes = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2, TCP_OPTION_TS: 10}
+    kinds, layout, values, odd, at = [], [], {}, set(), 0
+    while at < len(options):
+        kind = options[at]
+        kinds.append(kind)
+        if kind == TCP_OPTION_END:
+            rest = options[at + 1:]
+            layout.append('eol+%d' % len(rest))
+            return kinds, layout, values, odd | ({'opt+'} if any(rest[:-1]) else set())
+        layout.append(P0F_OPTIONS.get(kind) or '?%d' % kind)
+        if kind == TCP_OPTION_NOP:
+            at += 1
+            continue
+        told = options[at + 1] if at + 1 < len(options) else 0
+        size = sizes.get(kind, told)            # as p0f: a wrong one changes nothing
+        if told != size:
+            odd.add('bad')
+        if size < 2 or at + size > len(options):
+            return kinds, layout, values, odd | {'bad'}
+        value = values[kind] = options[at + 2:at + size]
+        odd |= {name for name, holds in (
+            ('exws', kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX),
+            ('ts1-', kind == TCP_OPTION_TS and not any(value[:4])),
+            ('ts2+', kind == TCP_OPTION_TS and any(value[4:]))) if holds}
+        at += size
+    return kinds, layout, values, odd
+
+
+def window_text(syn) -> str:
+    """The window, as a multiple of what p0f tries in this order, or as it is."""
+    if not syn.window or syn.mss < P0F_MSS_MIN:
+        return str(syn.window)
+    tries = [(syn.mss, 'mss')]
+    if syn.stamped:
+        tries.append((syn.mss - 12, 'mss'))
+    heads = [40] if syn.version == 4 else [40, 60]
+    for size in heads:
+        tries += [(ETHERNET_MTU - size, 'mss'), (ETHERNET_MTU - size - 12, 'mss')]
+    tries += [(syn.mss + size, 'mtu') for size in heads + [syn.above]] + [(ETHERNET_MTU, 'mtu')]
+    for size, name in tries:
+        if syn.window % size == 0:
+            return '%s*%d' % (name, syn.window // size)
+    return str(syn.window)
+
+
+def pack_signature(syn) -> str:
+    """A Syn -> raw signature of p0f 3; source: its README, 'Fingerprint database', TCP."""
+    start = min(each for each in P0F_TTLS if each >= syn.ttl)
+    hops = start - syn.ttl
+    return '%d:%d+%s:%d:%d:%s,%d:%s:%s:%s' % (
+        syn.version, syn.ttl, hops if hops <= P0F_HOPS_MAX else '?', syn.size4, syn.mss,
+        window_text(syn), syn.wscale, ','.join(syn.layout),
+        ','.join(each for each in P0F_QUIRKS if each in syn.quirks), '+' if syn.data else '0')
+
+
+def syn_object(syn) -> dict:
+    """A Syn -> masscanned.syn of an event."""
+    return {'sig': pack_signature(syn), 'ttl': syn.ttl, 'window': syn.window, 'mss': syn.mss,
+            'wscale': syn.wscale, 'options': syn.kinds, 'id': syn.ident, 'seq': syn.seq}
+
+
+def masscan_ident(syn) -> int:
+    """The IP ID that masscan gives such a SYN."""
+    return (from_octets(syn.dst[-4:], 'big') ^ syn.dport ^ syn.seq) & HALF
+
+
+# Who it is, from facts of the first packet: (name, by, whether a Syn has them), the surest first.
+SYN_TOOLS = (
+    # Zakir Durumeric et al., 'An Internet-Wide View of Internet-Wide Scanning', 2014, s3.2
+    ('zmap', 'ip.id', lambda syn: syn.ident == 54321),
+    # Antonakakis et al., 'Understanding the Mirai Botnet', 2017, s3.1
+    ('mirai', 'tcp.seq', lambda syn: syn.version == 4 and syn.seq == from_octets(syn.dst, 'big')),
+    # Durumeric, as above; what masscan 1.3 sends, seen on the wire
+    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024
+     and syn.ident == masscan_ident(syn)),
+    # nmap.org/book/man-port-scanning-techniques.html, and nmap 7.93 -sS on the wire
+    ('nmap', 'tcp.window', lambda syn: syn.window in (1024, 2048, 3072, 4096)
+     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460),
+    # hping3(8): --win, 64 by default in version 2, 512 in 3; no options
+    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds),
+    # scapy.readthedocs.io: defaults of IP() and TCP()
+    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds
+     and syn.ident in (0, 1)),
+    # cscan.py beside this file
+    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX and syn.sport == 32005))
+# And from what it says: parts, in lower case, of a User-Agent, and of an SSH identification, as
+# these programs write them themselves.
+AGENT_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'censys', 'censys'), (b'shodan', 'shodan'), (b'leakix', 'leakix'),
+    (b'l9explore', 'leakix'), (b'l9tcpid', 'leakix'), (b'shadowserver', 'shadowserver'),
+    (b'expanse', 'expanse'), (b'paloalto', 'expanse'), (b'internet-measurement', 'driftnet'),
+    (b'netsystemsresearch', 'netsystems'), (b'onyphe', 'onyphe'), (b'binaryedge', 'binaryedge'),
+    (b'modat', 'modat'), (b'masscan', 'masscan'), (b'nmap', 'nmap'), (b'nuclei', 'nuclei'),
+    (b'sqlmap', 'sqlmap'), (b'nikto', 'nikto'), (b'gobuster', 'gobuster'), (b'ffuf', 'ffuf'),
+    (b'wpscan', 'wpscan'), (b'metasploit', 'metasploit'), (b'hydra', 'hydra'),
+    (b'httpx', 'httpx'), (b'fasthttp', 'fasthttp'), (b'go-http-client', 'go-http'),
+    (b'python-requests', 'python-requests'), (b'python-urllib', 'python-urllib'),
+    (b'aiohttp', 'aiohttp'), (b'okhttp', 'okhttp'), (b'curl/', 'curl'), (b'wget', 'wget'),
+    (b'libwww-perl', 'libwww-perl'), (b'java/', 'java'))
+SSH_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'nmap', 'nmap'), (b'medusa', 'medusa'), (b'hydra', 'hydra'),
+    (b'libssh2', 'libssh2'), (b'libssh', 'libssh'), (b'paramiko', 'paramiko'),
+    (b'asyncssh', 'asyncssh'), (b'jsch', 'jsch'), (b'-go', 'go-ssh'), (b'putty', 'putty'),
+    (b'winscp', 'winscp'), (b'dropbear', 'dropbear'), (b'openssh', 'openssh'),
+    (b'metasploit', 'metasploit'))
+# Probes with a text of their own, as nmap 7.93 -sV sends them, seen on the wire.
+PROBE_TEXTS = (
+    (b'/nice%20ports%2C/Tri%6Eity.txt%2ebak', 'nmap'), (b'sip:nm SIP/2.0', 'nmap'),
+    (b'mstshash=nmap', 'nmap'))
+USER_AGENT = re.compile(br'\r\n[Uu]ser-[Aa]gent:[ \t]*([^\r\n]{1,256})')
+
+
+def tool_of_syn(syn) -> 'tuple[str, str] | None':
+    """Who sent such a Syn -> (name, what it rests on)."""
+    for name, by, holds in SYN_TOOLS:
+        if holds(syn):
+            return name, by
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def tool_of_text(text, which) -> 'str | None':
+    """A User-Agent or identification in lower case, a table -> name."""
+    return next((name for part, name in which if part in text), None)
+
+
+def tool_of_payload(payload) -> 'tuple[str, str] | None':
+    """What a client said first -> who it is, what that rests on."""
+    for part, name in PROBE_TEXTS:
+        if part in payload:
+            return name, 'payload'
+    if payload.startswith(b'SSH-'):
+        name = tool_of_text(payload.partition(b'\n')[0][:256].lower(), SSH_TOOLS)
+        return name and (name, 'ssh.software')
+    match = USER_AGENT.search(payload)
+    name = match and tool_of_text(match.group(1).lower(), AGENT_TOOLS)
+    return name and (name, 'http.user_agent')
+
+
+def tool_object(found) -> dict:
+    """-> masscanned.tool of an event, or nothing."""
+    return {'tool': {'name': found[0], 'by': found[1]}} if found else {}
+
+
+# What a ClientHello says (RFC 8446 s4.1.2): numbers; extensions: [(type, octets)]
+Hello = collections.namedtuple('Hello', 'version ciphers extensions')
+TLS_SNI, TLS_GROUPS, TLS_POINTS, TLS_SIGNATURES = 0, 10, 11, 13     # IANA, ExtensionType Values
+TLS_ALPN, TLS_VERSIONS = 16, 43
+TLS_NAMES = {0x0304: 'TLS 1.3', 0x0303: 'TLS 1.2', 0x0302: 'TLS 1.1', 0x0301: 'TLSv1',
+             0x0300: 'SSLv3'}
+JA4_VERSIONS = {0x0304: '13', 0x0303: '12', 0x0302: '11', 0x0301: '10', 0x0300: 's3',
+                0x0002: 's2', 0xfeff: 'd1', 0xfefd: 'd2', 0xfefc: 'd3'}
+JA4_HASH = 12                   # digits
+
+
+def is_grease(number) -> bool:
+    """Whether a number stands for nothing (RFC 8701 s2)."""
+    return number & 0x0f0f == 0x0a0a and number >> 8 == number & 0xff
+
+
+def read_words(octets) -> 'list[int]':
+    """Numbers of two octets, as many as are whole, without GREASE."""
+    words = struct.unpack('!%dH' % (len(octets) // 2), octets[:len(octets) & ~1])
+    return [word for word in words if not is_grease(word)]
+
+
+def parse_hello(message) -> 'Hello | None':
+    """Handshake message of a ClientHello, type and length in front -> Hello; None: it is none."""
+    if len(message) < 39 or message[0] != 1:
+        return None
+    at = 39 + message[38]
+    size = from_octets(message[at:at + 2], 'big')
+    ciphers = read_words(message[at + 2:at + 2 + size])
+    at += 2 + size
+    at += 1 + (message[at] if at < len(message) else 0)
+    end = min(at + 2 + from_octets(message[at:at + 2], 'big'), len(message))
+    at, extensions = at + 2, []
+    while at + 4 <= end:
+        kind, size = TAG.unpack_from(message, at)
+        extensions.append((kind, message[at + 4:min(at + 4 + size, end)]))
+        at += 4 + size
+    return Hello(from_octets(message[4:6], 'big'), ciphers,
+                 [each for each in extensions if not is_grease(each[0])])
+
+
+def ja3_text(hello) -> str:
+    """What JA3 is the MD5 of; source: https://github.com/salesforce/ja3, README."""
+    found = dict(hello.extensions)
+    groups, points = found.get(TLS_GROUPS, b''), found.get(TLS_POINTS, b'')
+    return ','.join([str(hello.version)] + ['-'.join(map(str, each)) for each in (
+        hello.ciphers, [kind for kind, _ in hello.extensions], read_words(groups[2:]),
+        points[1:])])
+
+
+def read_alpn(hello) -> 'list[bytes]':
+    """-> the names of RFC 7301 s3.1."""
+    data, at, names = dict(hello.extensions).get(TLS_ALPN, b''), 2, []
+    while at < len(data) and len(names) < ITEMS_MAX:
+        names.append(data[at + 1:at + 1 + data[at]])
+        at += 1 + data[at]
+    return names
+
+
+def read_sni(hello) -> bytes:
+    """-> the name of RFC 6066 s3; b'': none."""
+    data = dict(hello.extensions).get(TLS_SNI, b'')
+    return data[5:5 + from_octets(data[3:5], 'big')]
+
+
+def highest_version(hello) -> int:
+    """-> the best one it offers."""
+    return max(read_words(dict(hello.extensions).get(TLS_VERSIONS, b'')[1:]),
+               default=hello.version)
+
+
+def ja4_text(hello, transport='t') -> str:
+    """The fingerprint JA4; source: https://github.com/FoxIO-LLC/ja4, technical_details/JA4.md.
+
+    transport   t: TCP, q: QUIC
+    """
+    found = dict(hello.extensions)
+    name = (read_alpn(hello) + [b''])[0]
+    ends = '00'
+    if name:
+        ends = (name[:1] + name[-1:]).decode('latin-1')
+        if not re.fullmatch('[0-9A-Za-z]{2}', ends):
+            ends = name.hex()[0] + name.hex()[-1]
+    kinds = [kind for kind, _ in hello.extensions]
+    head = '%s%s%s%02d%02d%s' % (
+        transport, JA4_VERSIONS.get(highest_version(hello), '00'),
+        'd' if TLS_SNI in found else 'i', min(len(hello.ciphers), 99), min(len(kinds), 99), ends)
+    rest = ja4_list(sorted(each for each in kinds if each not in (TLS_SNI, TLS_ALPN)))
+    signatures = ja4_list(read_words(found.get(TLS_SIGNATURES, b'')[2:]))
+    return '%s_%s_%s' % (head, ja4_hash(ja4_list(sorted(hello.ciphers))),
+                         ja4_hash('_'.join(each for each in (rest, signatures) if each)))
+
+
+def ja4_list(numbers) -> str:
+    """Numbers -> four digits each."""
+    return ','.join('%04x' % each for each in numbers)
+
+
+def ja4_hash(text) -> str:
+    """-> 12 digits of SHA-256, zeros for nothing."""
+    return hashlib.sha256(text.encode()).hexdigest()[:JA4_HASH] if text else '0' * JA4_HASH
+
+
+def md5_text(text) -> str:
+    """MD5 of a text or of octets: a name here, no protection."""
+    octets = text if isinstance(text, bytes) else text.encode()
+    try:
+        return hashlib.md5(octets).hexdigest()
+    except ValueError:                          # FIPS
+        return hashlib.new('md5', octets, usedforsecurity=False).hexdigest()
+
+
+def tls_object(message) -> dict:
+    """ClientHello -> the object `tls` of an event; {}: it is none."""
+    hello = parse_hello(message)
+    if not hello:
+        return {}
+    text, name, version = ja3_text(hello), read_sni(hello), highest_version(hello)
+    found = {'version': TLS_NAMES.get(version, '%04x' % version)}
+    if name:
+        found['sni'] = plain(name)
+    alpns = read_alpn(hello)
+    if alpns:
+        found['client_alpns'] = plain(alpns)
+    found['client_handshake'] = {
+        'version': TLS_NAMES.get(hello.version, '%04x' % hello.version),
+        'ciphers': hello.ciphers, 'exts': [kind for kind, _ in hello.extensions],
+        'sig_algs': read_words(dict(hello.extensions).get(TLS_SIGNATURES, b'')[2:])}
+    found['ja3'] = {'hash': md5_text(text), 'string': text}
+    found['ja4'] = ja4_text(hello)
+    return found
+
+
+def hassh_text(kexinit) -> str:
+    """Payload of a client's KEXINIT -> what HASSH is the MD5 of.
+
+    source  RFC 4253 s7.1, https://github.com/salesforce/hassh, README
+    """
+    at, lists = 17, []
+    for _ in range(8):
+        names, at = read_sized(kexinit, at, 4)
+        lists.append(names.decode('latin-1'))
+    return ';'.join(lists[place] for place in (0, 2, 4, 6))
+
+
+def ssh_object(version, kexinit=b'') -> dict:
+    """Identification line and KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
+    if kexinit:
+        text = hassh_text(kexinit)
+        client['hassh'] = {'hash': md5_text(text), 'string': text}
+    return {'client': client}
+
+
 # ---- events ----
 
 SCHEMA = 1
@@ -3983,6 +4760,7 @@ DATAGRAMS_MAX = 16384
 MEMBERS_MAX = 1 << 18           # ports and addresses remembered of all sources together
 PORTS_SHOWN = 64
 TCP_FLAGS_AT = 13               # RFC 9293 s3.1
+SHAPES_MAX = 4
 SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
 TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
 ITEMS_MAX, NESTED_MAX = 256, 4
@@ -4006,18 +4784,33 @@ class Source:
     ports, addresses    of ours, dicts as ordered sets
     flags           {flags of TCP, or type of ICMP: packets}
     frame           the last SYN, or the first of any kind; octets
+    shapes          {offset, flags and window of SYNs: [how many, one of them]}; at most SHAPES_MAX
     flows           conversations it has begun
     suppressed      events of it that the budget left out
     more            some ports and addresses are not remembered
     """
-    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'flows',
-                 'suppressed', 'more')
+    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'shapes',
+                 'flows', 'suppressed', 'more')
 
     def __init__(self, now, frame):
         self.first = self.last = now
         self.packets = self.flows = self.suppressed = 0
         self.ports, self.addresses, self.flags = {}, {}, {}
         self.frame, self.more = frame[:SOURCE_FRAME], False
+        self.shapes = {}
+
+    def take_syn(self, frame, shape, count=1):
+        """A SYN, the last of so many alike."""
+        self.frame = frame[:SOURCE_FRAME]
+        known = self.shapes.get(shape)
+        if known:
+            known[0] += count
+        elif len(self.shapes) < SHAPES_MAX:
+            self.shapes[shape] = [count, self.frame]
+
+    def typical(self):
+        """-> the frame that stands for most of its SYNs."""
+        return max(self.shapes.values())[1] if self.shapes else self.frame
 
     def members(self):
         """How many ports and addresses it remembers."""
@@ -4080,8 +4873,7 @@ class EventLog(Observer):
         else:
             proto, addresses, at = find_layer4(frame)
         if proto == IP_TCP:
-            self.segment(now, frame, addresses + frame[at:at + 4], frame[at + TCP_FLAGS_AT],
-                         answers)
+            self.segment(now, frame, addresses + frame[at:at + 4], at, answers)
         elif proto == IP_UDP:
             size = UDP_HEADER.unpack_from(frame, at)[2]
             self.datagram(now, frame, addresses + frame[at:at + 4],
@@ -4091,14 +4883,17 @@ class EventLog(Observer):
             self.knock(now, addresses[:half] + bytes((proto,)), frame, None, addresses[half:],
                        frame[at])
 
-    def segment(self, now, frame, flow, flags, answers):
+    def segment(self, now, frame, flow, at, answers):
         """A segment: of a conversation, or a knock."""
-        conn = self.stack.connections.get(flow)
+        conn, flags = self.stack.connections.get(flow), frame[at + TCP_FLAGS_AT]
         record = conn.record if conn else self.just_ended(flow)
         half = len(flow) // 2 - 2
         key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
         if record is None:
-            self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4], flags)
+            source = self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4],
+                                flags)
+            if flags == SYN and source:
+                source.take_syn(frame, frame[at + 12:at + 16])
             return
         record.last = now
         record.came[0] += 1
@@ -4107,9 +4902,9 @@ class EventLog(Observer):
         for each in answers:
             record.went[0] += 1
             record.went[1] += len(each)
-            at = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
+            ends = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
                 find_layer4(each)[2] + TCP_FLAGS_AT)
-            record.flags[1] |= each[at]
+            record.flags[1] |= each[ends]
         if record.syn is None:
             record.vlan = find_tags(frame)
             record.syn = self.join(key, now)
@@ -4158,18 +4953,17 @@ class EventLog(Observer):
         record.went[1] += sum(map(len, answers))
 
     def knock(self, now, key, frame, port, address, flags):
-        """A packet that belongs to no conversation; port: None for ICMP."""
+        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
         source = self.sources.get(key)
         if source is None:
             source = self.welcome(now, key, frame)
             if source is None:
-                return
+                return None
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
-        if flags == SYN and port is not None:
-            source.frame = frame[:SOURCE_FRAME]
         self.remember(source, () if port is None else (port,), (address,))
+        return source
 
     def welcome(self, now, key, frame):
         """A Source that is new; None: there is no room."""
@@ -4223,7 +5017,7 @@ class EventLog(Observer):
         source.last = now
         source.packets += len(frames)
         source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
-        source.frame = frames[-1][:SOURCE_FRAME]
+        source.take_syn(frames[-1], frames[-1][46:50], len(frames))
         self.remember(source, ports, ours)
 
     def unasked(self, now, frames):
@@ -4273,7 +5067,11 @@ class EventLog(Observer):
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
         name = eve_name(name)
-        if kind == 'answer':
+        if kind in NOTES:
+            about = NOTES[kind](fields)
+        elif kind == 'answer' and name in ANSWERED:
+            about = ANSWERED[name](fields['data'])
+        elif kind == 'answer':
             about = {'request': plain(fields['data'][:PAYLOAD])}
         else:
             about = {key: plain(value) for key, value in fields.items() if key != 'protocol'}
@@ -4292,6 +5090,10 @@ class EventLog(Observer):
             body['tcp'] = tcp_object(record, end)
         body.update(payload_object(record))
         ours = {'end': end, 'protocols': record.spoken, 'greeted': record.greeted}
+        syn = parse_syn(record.syn) if record.syn else None
+        if syn:
+            ours['syn'] = syn_object(syn)
+        ours.update(tool_object(tool_of_payload(record.payload) or syn and tool_of_syn(syn)))
         if record.payload and 'payload' in body:
             ours['payload_sha256'] = hashlib.sha256(record.payload).hexdigest()
         self.put(now, record, 'flow', body, ours)
@@ -4395,21 +5197,22 @@ class EventLog(Observer):
         number = isinstance(key, int)
         proto, src = (IP_TCP, key.to_bytes(4, 'big')) if number else (key[-1], key[:-1])
         head = {}
-        tags = find_tags(source.frame)
+        frame = source.typical()
+        tags = find_tags(frame)
         if tags:
             head['vlan'] = tags
         head.update(src_ip=ip_text(src), proto=EVE_PROTO[proto])
-        _, addresses, at = find_layer4(source.frame)
+        _, addresses, at = find_layer4(frame)
         if addresses:
             half, icmp = len(addresses) // 2, proto in ICMP_ASKS
-            ports = (source.frame[at] << 16 if icmp else
-                     from_octets(source.frame[at:at + 4], 'big'))
+            ports = (frame[at] << 16 if icmp else
+                     from_octets(frame[at:at + 4], 'big'))
             flow = addresses + ports.to_bytes(4, 'big')
             head['flow_id'] = flow_number(flow, proto, source.first)
             head['community_id'] = community_id(proto, addresses[:half], addresses[half:],
                                                 ports >> 16, ports & HALF)
             if icmp:
-                head['icmp_type'], head['icmp_code'] = source.frame[at], source.frame[at + 1]
+                head['icmp_type'], head['icmp_code'] = frame[at], frame[at + 1]
         about = {'first': iso_text(source.first), 'last': iso_text(source.last),
                  'packets': source.packets, 'addresses': len(source.addresses)}
         if source.ports:
@@ -4417,6 +5220,12 @@ class EventLog(Observer):
                               'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
         if proto == IP_TCP:
             about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
+        syn = parse_syn(frame)
+        if syn:
+            about['syn'] = syn_object(syn)
+            about.update(tool_object(tool_of_syn(syn)))
+        elif frame[12:14] == b'\x08\0' and frame[18:20] == ZMAP_IDENT:
+            about.update(tool_object(('zmap', 'ip.id')))
         if source.more:
             about['more'] = True                # than these numbers say
         if source.suppressed:
@@ -4468,6 +5277,13 @@ def make_encoder():
     """-> encode(object), its text in JSON: ASCII only, on one line."""
     import json                                 # late: 5 ms of every start
     return json.JSONEncoder(separators=(',', ':')).encode
+
+
+# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
+NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
+         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ZMAP_IDENT = (54321).to_bytes(2, 'big')
 
 
 def is_knock(fate) -> bool:
@@ -5599,10 +6415,11 @@ def give_up_capabilities():
 
 def go_background():
     """The caller gets its terminal back, a child goes on without one."""
-    if os.fork():
+    pid = os.fork()
+    if pid:
+        say('in the background: process %d' % pid)
         os._exit(0)
     os.setsid()
-    say('in the background: process %d' % os.getpid())
     null = os.open('/dev/null', os.O_RDWR)
     for fd in range(3):
         if os.isatty(fd):
@@ -6420,6 +7237,9 @@ def make_parser() -> argparse.ArgumentParser:
     group('--only', metavar='NAME,...', action=Once, help='these application protocols only')
     group('--no-protocol', metavar='NAME', action='append', default=[],
           help='without this one; may be repeated')
+    group('--with', metavar='NAME,...', action=Once,
+          help='these too, which are off because they answer more than %d times as much as is '
+               'asked over UDP; --protocols marks them' % AMPLIFY_MAX)
     group('--load', metavar='FILE', action='append', default=[],
           help='a Python file that registers protocols of your own; may be repeated')
     group('--policy', choices=('any', 'strict'), action=Once, default='any',
@@ -6428,8 +7248,12 @@ def make_parser() -> argparse.ArgumentParser:
     group('--greet', metavar='MS', action=Once, type=greet_argument, default=GREET_S,
           help='where we speak first, do so when the client has been silent for so long, or off '
                '(default: %d)' % (GREET_S * 1000))
+    group('--http', choices=('pages', '401'), action=Once, default='pages',
+          help='what a request over HTTP is answered with: pages of ours, or 401 whatever it asks '
+               'for (default: pages)')
     group('--like-original', action='store_true',
-          help='what the original answers where its tests look; as --greet off --policy any')
+          help='what the original answers where its tests look; as --greet off --http 401 '
+               '--policy any')
     group('--protocols', action='store_true', help='list them and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
           default=(64.0, 10.0, 20000.0),
@@ -6571,8 +7395,10 @@ def check_options(parser, args):
     check_outs(parser, args)
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
-    if args.like_original and {'greet', 'policy'} & getattr(args, 'given', set()):
-        parser.error('--like-original has --greet off and --policy any already')
+    if args.only is not None and getattr(args, 'with') is not None:
+        parser.error('--only and --with: one of them')
+    if args.like_original and {'greet', 'http', 'policy'} & getattr(args, 'given', set()):
+        parser.error('--like-original has --greet off, --http 401 and --policy any already')
 
 
 def check_outs(parser, args):
@@ -6594,21 +7420,35 @@ def named_outs(args) -> 'list[str]':
     return [path for path in (args.output, args.events) if path not in (None, '-')]
 
 
-def choose_protocols(only, without):
-    """--only, --no-protocol -> the Protocols that are switched on."""
-    names = [name.strip() for name in only.split(',')] if only is not None else list(without)
-    for name in names:
+def choose_protocols(only, without, more=None):
+    """--only, --no-protocol, --with -> the Protocols that are switched on.
+
+    Those that amplify speak TCP only, if at all, unless they are named.
+    """
+    chosen = [name.strip() for name in only.split(',')] if only is not None else list(without)
+    wanted = [name.strip() for name in more.split(',')] if more is not None else []
+    for name in chosen + wanted:
         if name not in PROTOCOLS:
             raise UserError('%r: no such protocol; there are %s'
                             % (name, ', '.join(sorted(PROTOCOLS))))
-    return [each for name, each in PROTOCOLS.items() if (name in names) == (only is not None)]
+    if only is not None:
+        return [each for name, each in PROTOCOLS.items() if name in chosen]
+    return [each if name in wanted or not is_amplifier(each) else each._replace(over=(TCP,))
+            for name, each in PROTOCOLS.items() if name not in chosen
+            if TCP in each.over or name in wanted or not is_amplifier(each)]
+
+
+def is_amplifier(each) -> bool:
+    """Whether a Protocol's answers over UDP may be so much longer that --with has to name it."""
+    return UDP in each.over and each.most > AMPLIFY_MAX
 
 
 def protocols_text() -> str:
     """--protocols: what is talked, from the registry."""
     text = ''
     titles = [('PROTOCOL', 'OVER', 'PORT', 'ANSWER', 'REFERENCE')]
-    rows = {name: (name, ' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over),
+    rows = {name: (name, ' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over)
+                   + (' *' if is_amplifier(each) else ''),
                    ' '.join(map(str, each.ports)), each.answer.__doc__.partition('\n')[0],
                    each.ref)
             for name, each in PROTOCOLS.items()}
@@ -6618,6 +7458,8 @@ def protocols_text() -> str:
         text += title + '\n' if names else ''
         for row in [rows[name] for name in sorted(names)]:
             text += '  ' + ''.join(map(str.ljust, row, widths)) + '\n'
+    text += '* over UDP with --only NAME or --with NAME: up to more than %d times as much is ' \
+            'answered as is asked\n' % AMPLIFY_MAX
     return '  ' + ''.join(map(str.ljust, titles[0], widths)) + '\n' + text
 
 
@@ -6747,7 +7589,7 @@ def open_files(args, files, user) -> list:
 
 def run(args) -> int:
     """Look at what is asked for, then answer until a signal comes -> exit status."""
-    protocols = choose_protocols(args.only, args.no_protocol)
+    protocols = choose_protocols(args.only, args.no_protocol, getattr(args, 'with'))
     user = find_user(args.user or 'nobody') if args.user or os.getuid() == 0 else None
     other = None if is_single_user() else user              # who owns the files afterwards
     files = make_files(args, other)
@@ -6765,7 +7607,8 @@ def run(args) -> int:
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original),
+            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
+                 args.http == '401'),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, place=place, refusals=Budget(*REFUSALS))
@@ -7096,8 +7939,15 @@ DNS_RD = 0x0100
 DNS_Z = 0x0040
 DNS_DO = 0x8000                         # of the flags of OPT, RFC 3225 s3
 DNS_FORMERR, DNS_NOTIMP, DNS_BADVERS = 1, 4, 16
+DNS_REFUSED = 5
 DNS_A, DNS_HINFO, DNS_AAAA, DNS_TYPE_OPT, DNS_ANY = 1, 13, 28, 41, 255
-DNS_IN = 1
+DNS_TXT = 16
+DNS_TRANSFERS = 251, 252                # IXFR, AXFR
+DNS_IN, DNS_CH = 1, 3
+DNS_VERSIONS = b'\7version\4bind\0', b'\7version\6server\0'      # names of class CH, by custom
+DNS_HOST_NAMES = b'\x08hostname\4bind\0', b'\2id\6server\0'      # RFC 4892 s3
+DNS_VERSION = b'unknown'
+DNS_NEVER = b'\4wpad', b'\6isatap'      # whose bearer would draw the traffic of others
 DNS_HINFO_ANY = b'\7RFC8482\0'          # RFC 8482 s4.2: CPU 'RFC8482', OS ''
 
 NETBIOS_NAME = re.compile(br'\x20[A-P]{32}')    # RFC 1001 s14.1: the first label of its queries
@@ -7261,22 +8111,35 @@ def pack_dns_head(message, rcode=0, questions=0, answers=0, additional=0, trunca
     return DNS_HEAD.pack(ident, flags, questions, answers, 0, additional)
 
 
-def pack_dns_record(at, root, kind, family, address):
-    """A question -> the record that answers it, b'' if there is none.
-
-    at, root  offset of its name; is it the root, shorter than a pointer?
-    address   ours, 4 or 16 octets
-    """
-    if family != DNS_IN:
-        return b''
-    if kind == DNS_ANY:
+def pack_dns_record(message, at, kind, family, peer):
+    """A question, its name at `at` -> the record that answers it, b'' if there is none."""
+    ttl, rdata, name = DNS_TTL_S, None, message[at:at + 16].lower()
+    if family == DNS_IN and kind == DNS_ANY:
         kind, rdata = DNS_HINFO, DNS_HINFO_ANY
-    elif (kind, len(address)) in ((DNS_A, 4), (DNS_AAAA, 16)):
-        rdata = address
-    else:
+    elif family == DNS_IN and (kind, len(peer.dst)) in ((DNS_A, 4), (DNS_AAAA, 16)):
+        rdata = peer.dst
+    elif (kind, family) == (DNS_TXT, DNS_CH):
+        if name.startswith(DNS_VERSIONS):
+            ttl, rdata = 0, sized(DNS_VERSION, 1)
+        elif name.startswith(DNS_HOST_NAMES):
+            ttl, rdata = 0, sized(peer.host.host_name, 1)
+    if rdata is None:
         return b''
-    return ((b'\0' if root else DNS_POINTER.pack(0xc000 | at))
-            + DNS_RECORD.pack(kind, DNS_IN, DNS_TTL_S, len(rdata)) + rdata)
+    return ((DNS_POINTER.pack(0xc000 | at) if message[at] else b'\0')     # the root is shorter
+            + DNS_RECORD.pack(kind, family, ttl, len(rdata)) + rdata)
+
+
+def is_dns_for_us(message, questions, peer):
+    """Whether these names may be answered where neighbours are asked for them.
+
+    Who was asked among many answers for its own name only; and nobody finds a proxy or a router
+    in us (RFC 6762 s6, RFC 4795 s2).
+    """
+    ours = sized(peer.host.host_name, 1)
+    names = [message[at:at + 32].lower() for at, _, _ in questions]
+    if peer.to_group:
+        return all(name.startswith((ours + b'\0', ours + b'\5local\0')) for name in names)
+    return peer.dport == 53 or not any(name.startswith(DNS_NEVER) for name in names)
 
 
 def pack_dns_answer(message, peer, questions, end, opt):
@@ -7290,11 +8153,13 @@ def pack_dns_answer(message, peer, questions, end, opt):
         room = min(max(size, DNS_UDP_MIN), DNS_UDP_MAX)
         rcode = DNS_BADVERS if version else 0
         tail = DNS_OPT.pack(DNS_TYPE_OPT, DNS_UDP_MAX, rcode >> 4, 0, flags & DNS_DO)
+    if not rcode and any(kind in DNS_TRANSFERS for _, kind, _ in questions):
+        rcode = DNS_REFUSED
     room = 0xffff if peer.transport == TCP else min(room, DNS_UDP_MOST * len(message))
     # RFC 6762 s5.4: on the mDNS port the top bit asks for what we do anyway, unicast
     mask = 0x7fff if peer.dport == DNS_MDNS else 0xffff
     records = [] if rcode else list(filter(None, (
-        pack_dns_record(at, not message[at], kind, family & mask, peer.dst)
+        pack_dns_record(message, at, kind, family & mask, peer)
         for at, kind, family in questions)))
     asked, found, count = message[DNS_HEAD.size:end], b''.join(records), len(questions)
     additional = 1 if opt else 0
@@ -7318,27 +8183,31 @@ def answer_dns_message(message, peer):
     plain = peer.dport in DNS_PORTS or (
         count == 1 and not flags & DNS_Z and 0 < len(label) > label[0] <= 63)
     if flags & DNS_OPCODE:
-        return pack_dns_head(message, DNS_NOTIMP) if plain else None
+        return pack_dns_head(message, DNS_NOTIMP) if plain and not peer.to_group else None
     try:
         questions, end, opt, _ = peer.state or parse_dns(message)
     except Malformed:
-        return pack_dns_head(message, DNS_FORMERR) if plain else None
+        return pack_dns_head(message, DNS_FORMERR) if plain and not peer.to_group else None
+    if not is_dns_for_us(message, questions, peer):
+        return None
     return pack_dns_answer(message, peer, questions, end, opt)
 
 
 @protocol('dns', sig=('.. ' * DNS_HEAD.size, DNS_SIG), port=DNS_PORTS,
-          ref='RFC 1035 s4.1, RFC 6891 s6', over=(UDP,), check=check_dns, most=DNS_UDP_MOST)
+          ref='RFC 1035 s4.1, RFC 6891 s6', over=(UDP,), check=check_dns, most=DNS_UDP_MOST,
+          echo=lambda message, transport: (0, 2))
 def answer_dns(data, peer):
     """Query -> our own address, whatever the name.
 
     A and AAAA get the address the query came to, where it is of that family; ANY gets HINFO;
-    anything else no record.
+    version.bind and hostname.bind a text; transfers are refused; anything else no record.
     """
     return answer_dns_message(data, peer)
 
 
 @protocol('dns-tcp', sig=('.. ' * (DNS_SIZE.size + DNS_HEAD.size), '.. .. ' + DNS_SIG), port=53,
-          ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp)
+          ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp,
+          echo=lambda message, transport: (DNS_SIZE.size, 2))
 def answer_dns_tcp(data, peer):
     """The same with its length before it, never cut."""
     if len(data) < DNS_SIZE.size:
@@ -7353,6 +8222,44 @@ def answer_dns_tcp(data, peer):
     if answer is None:
         return None
     return Reply(DNS_SIZE.pack(len(answer)) + answer, end)
+
+
+# ---- nbns ----------------------------------------------------------------------------
+
+NBNS_STATUS, NBNS_NAME = 0x21, 0x20     # RFC 1002 s4.2.1.3: types of questions
+NBNS_ANSWER = 0x8400                    # RFC 1002 s4.2.1.1: response, authoritative
+NBNS_TTL_S = 300
+NBNS_ACTIVE, NBNS_GROUP = b'\4\0', b'\x84\0'      # RFC 1002 s4.2.18: flags of a name
+NBNS_DOMAIN = b'WORKGROUP'.ljust(15) + b'\0'
+NBNS_STATISTICS = bytes(46)
+
+
+def is_nbns(data, peer):
+    """A question for one name, RFC 1002 s4.2.12, s4.2.17; no answer, no registration."""
+    return (not data[2] & 0xf8 and NETBIOS_NAME.match(data, 12)
+            and data[45:50] in (b'\0\0\x20\0\1', b'\0\0\x21\0\1'))
+
+
+def netbios_label(name):
+    """16 octets -> the label that stands for them (RFC 1001 s14.1)."""
+    return b'\x20' + bytes(65 + nibble for octet in name for nibble in (octet >> 4, octet & 15))
+
+
+@datagram('nbns', sig=('.. .. .. .. 00 01 00 00 00 00 00 .. 20' + ' ..' * 37,), port=137,
+          ref='RFC 1002 s4.2', check=is_nbns, most=2.8)
+def answer_nbns(message, peer):
+    """Status -> our name; our name -> our address; of no other name a word."""
+    name = peer.host.name.encode().ljust(15)
+    asked = netbios_label(name)
+    head = DNS_HEAD.pack(int.from_bytes(message[:2], 'big'), NBNS_ANSWER, 0, 1, 0, 0)
+    if message[47] == NBNS_STATUS:
+        if peer.to_group or message[12:45] not in (netbios_label(b'*' + bytes(15)), asked):
+            return None
+        names = b'\2' + name + b'\0' + NBNS_ACTIVE + NBNS_DOMAIN + NBNS_GROUP
+        return head + message[12:50] + bytes(4) + sized(names + NBNS_STATISTICS)
+    if message[12:43] != asked[:31] or len(peer.dst) != 4:
+        return None
+    return head + message[12:50] + NBNS_TTL_S.to_bytes(4, 'big') + sized(bytes(2) + peer.dst)
 
 
 # ---- stun ----------------------------------------------------------------------------
@@ -7376,7 +8283,7 @@ STUN_OPTIONAL = 0x8000                  # RFC 8489 s14: from here on they may be
 STUN_CHANGE_PORT = 0x2
 STUN_CRC_XOR = 0x5354554e
 STUN_UNKNOWN_MAX = 16
-STUN_UDP_MOST = 3.5                     # 20 octets ask for two addresses of 24, over IPv6
+STUN_UDP_MOST = 2.6                     # 20 octets ask for an address of 24, over IPv6, and a sum
 # Those below 0x8000 that change nothing in our answer.  RESPONSE-ADDRESS, RESPONSE-PORT and
 # PADDING (RFC 5780 s7) are unknown on purpose: they would send answers where no one asked.
 STUN_KNOWN = frozenset((
@@ -7477,6 +8384,8 @@ def answer_stun(data, peer):
         return Reply(pack_stun(STUN_BINDING_ERROR, ident, error, fingerprint), used)
     attributes = pack_stun_address(STUN_MAPPED_ADDRESS, peer.src, peer.sport)
     if ident.startswith(STUN_COOKIE) and not peer.host.original:
+        if peer.transport == UDP and len(peer.src) == 16:
+            attributes = b''            # RFC 8489 s6.3.1.1 wants the other only; both are long
         attributes += pack_stun_address(STUN_XOR_MAPPED_ADDRESS, peer.src, peer.sport, ident)
     port = None
     if change and peer.transport == UDP:
@@ -7484,6 +8393,466 @@ def answer_stun(data, peer):
         if peer.host.original:
             port = peer.dport + 1 & 0xffff
     return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
+
+
+family('Management')
+
+
+# ---- ipmi ----------------------------------------------------------------------------
+
+IPMI_ENTERPRISE = b'\0\0\x11\xbe'       # of the ASF (DSP0136 s3.2.2.3)
+IPMI_ASF, IPMI_PONG = 6, 0x40           # class of RMCP; type of message
+IPMI_PLUS = 6                           # kind of authentication: the format of RMCP+
+IPMI_CAPABILITIES, IPMI_CHALLENGE = 0x38, 0x39
+IPMI_NO_USER, IPMI_NO_COMMAND = 0x81, 0xc1
+# s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both versions
+IPMI_ABILITIES = b'\1\x94\4\3\0\0\0\0'
+IPMI_OPEN, IPMI_HELLO = 0x10, 0x12      # s13.17, s13.20: open session, RAKP message 1
+IPMI_NAMELESS = 0x0d                    # s13.24: unauthorized name
+
+
+def ipmi_sum(octets):
+    """Octets -> what makes their sum zero (s13.8)."""
+    return bytes((-sum(octets) & 0xff,))
+
+
+def pack_ipmi(message, code, data=b''):
+    """Request, completion code, data -> response (s13.6, s13.8)."""
+    address, function, _, source, number, command = message[14:20]
+    head = bytes((source, function + 4 & 0xff))
+    body = bytes((address, number, command, code)) + data
+    return message[:4] + bytes(9) + sized(head + ipmi_sum(head) + body + ipmi_sum(body), 1)
+
+
+def answer_ipmi_plus(message, peer):
+    """RMCP+: a session -> opened, under the number that the client gave; its user -> unknown."""
+    size = int.from_bytes(message[14:16], 'little')
+    kind, body = message[5] & 0x3f, message[16:16 + size]
+    if kind == IPMI_OPEN and size == 32:
+        body = body[:1] + b'\0' + bytes((body[1] or 4,)) + b'\0' + body[4:8] * 2 + body[8:]
+    elif kind == IPMI_HELLO and size >= 28:
+        peer.note('credentials', user=body[28:28 + body[27]])
+        body = body[:1] + bytes((IPMI_NAMELESS, 0, 0)) + body[4:8]
+    else:
+        return None
+    return message[:5] + bytes((kind + 1,)) + bytes(8) + sized(body, 2, 'little')
+
+
+@datagram('ipmi', sig=('06 00 .. 06 00 00 11 be 80', '06 00 .. 07 00', '06 00 .. 07 06'),
+          port=(623, 664), most=2.4,
+          ref='https://www.intel.com/content/www/us/en/products/docs/servers/ipmi/ipmi-home.html')
+def answer_ipmi(message, peer):
+    """Presence ping -> pong; capabilities -> those of 2.0; a login -> no such user."""
+    if message[3] == IPMI_ASF:
+        return message[:8] + bytes((IPMI_PONG, message[9], 0, 16)) + (
+            IPMI_ENTERPRISE + bytes(4) + b'\x81' + bytes(7))
+    if message[4] == IPMI_PLUS:
+        return answer_ipmi_plus(message, peer)
+    if message[15] & 4:                 # a response
+        return None
+    if message[19] == IPMI_CAPABILITIES:
+        return pack_ipmi(message, 0, IPMI_ABILITIES)
+    if message[19] == IPMI_CHALLENGE:
+        peer.note('credentials', user=message[21:37].rstrip(b'\0'))
+        return pack_ipmi(message, IPMI_NO_USER)
+    return pack_ipmi(message, IPMI_NO_COMMAND)
+
+
+# ---- ntp -----------------------------------------------------------------------------
+
+# RFC 5905 s7.3: leap, version and mode, stratum, poll, precision, root delay and dispersion,
+# reference, times of reference, origin, receipt, departure
+NTP = struct.Struct('!BBBbIIIQ8sQQ')
+NTP_CONTROL = struct.Struct('!BBHHHHH')     # RFC 9327 s2: mode opcode number status id at count
+NTP_CLIENT, NTP_SERVER, NTP_CONTROL_MODE, NTP_PRIVATE = 3, 4, 6, 7
+NTP_LOCAL = 0x7f7f0100                  # reference: a clock of its own
+NTP_READ, NTP_VARIABLES = 1, 2          # RFC 9327 s2: opcodes
+NTP_NO_OPCODE, NTP_NO_ASSOCIATION = 3, 4        # RFC 9327 s3.3
+NTP_NO_DATA = 4                         # of mode 7, in the upper 4 bits
+NTP_SYNCHRONIZED = 0x0600               # RFC 9327 s3.1: system status: by NTP
+NTP_TEXT = b'version="4"'
+
+
+def is_ntp(data, peer):
+    """On a port of others only the shape of a simple client: all zeros but its own time."""
+    mode = data[0] & 7
+    if mode != NTP_CLIENT:
+        return peer.dport == 123 and not data[0 if mode == NTP_PRIVATE else 1] & 0x80
+    return len(data) >= NTP.size and (peer.dport == 123 or not any(data[1:2] + data[4:40]))
+
+
+def answer_ntp_control(message):
+    """Mode 6: variables of the system -> the version; another command -> error (RFC 9327 s3)."""
+    mode, code, number, _, association, _, _ = NTP_CONTROL.unpack_from(message)
+    text = NTP_TEXT if code == NTP_VARIABLES else b''
+    status, error = NTP_SYNCHRONIZED, 0
+    if code not in (NTP_READ, NTP_VARIABLES) or association:
+        status = (NTP_NO_ASSOCIATION if association else NTP_NO_OPCODE) << 8
+        text, error = b'', 0x40
+    return NTP_CONTROL.pack(mode, code | 0x80 | error, number, status, association, 0,
+                            len(text)) + text + bytes(-len(text) % 4)
+
+
+@datagram('ntp', port=123, ref='RFC 5905 s7.3, RFC 9327 s2', check=is_ntp, most=2.0,
+          sig=['%02x .. .. .. .. .. .. ..' % (leap << 6 | version << 3 | mode) for leap in (0, 3)
+               for version in (1, 2, 3, 4) for mode in (3, 6, 7) if mode == 3 or not leap])
+def answer_ntp(message, peer):
+    """Client -> the time; variables -> the version; mode 7 (monlist) -> no data."""
+    mode = message[0] & 7
+    if mode == NTP_CONTROL_MODE:
+        return answer_ntp_control(message)
+    if mode == NTP_PRIVATE:
+        return bytes((message[0] | 0x80, 0)) + message[2:4] + bytes((NTP_NO_DATA << 4, 0, 0, 0))
+    _, _, poll, _, _, _, _, _, _, _, sent = NTP.unpack_from(message)
+    now = int((peer.now + TIME_EPOCH) * 4294967296) & 0xffffffffffffffff
+    return NTP.pack(message[0] & 0x38 | NTP_SERVER, 2, poll, -20, 0, 1 << 8, NTP_LOCAL,
+                    now - (16 << 32), sent.to_bytes(8, 'big'), now, now)
+
+
+# ---- snmp ----------------------------------------------------------------------------
+
+SNMP_GET, SNMP_NEXT = 0xa0, 0xa1        # RFC 3416 s3: PDUs
+SNMP_RESPONSE, SNMP_SET = 0xa2, 0xa3
+SNMP_BULK, SNMP_REPORT = 0xa5, 0xa8
+SNMP_NO_NAME, SNMP_NO_ACCESS = 2, 6     # errors
+SNMP_NO_OBJECT, SNMP_END = b'\x80\0', b'\x82\0'         # in the place of a value
+SNMP_SYSTEM = b'\x2b\6\1\2\1\1'         # RFC 3418 s2
+SNMP_USM_ENGINES = b'\x2b\6\1\6\3\x0f\1\1\4\0'          # RFC 3414 s5: usmStatsUnknownEngineIDs
+SNMP_USM_NAMES = b'\x2b\6\1\6\3\x0f\1\1\3\0'            # usmStatsUnknownUserNames
+SNMP_REPORTABLE = 4                     # RFC 3412 s6.4
+
+
+def pack_ber_number(number, tag=2):
+    """A number that is not negative -> INTEGER, or of the type of a tag."""
+    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
+def snmp_objects(peer):
+    """-> [(name, value in BER)] of the system group, in order (RFC 3418 s2)."""
+    ticks = int((peer.now - peer.host.boot) * 100) & 0xffffffff
+    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_ber_number(ticks, 0x43),
+              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_ber_number(72))
+    return [(SNMP_SYSTEM + bytes((number, 0)), value) for number, value in enumerate(values, 1)]
+
+
+def snmp_find(objects, name, after):
+    """Name -> (name, value) of the object, or of the first after it; (name, None)."""
+    for each, value in objects:
+        if (each > name) if after else (each == name):
+            return each, value
+    return name, None
+
+
+def answer_snmp_pdu(kind, pdu, old, peer):
+    """PDU -> response, b'' if it is no request.
+
+    old     SNMPv1, which has errors where its successors have exceptions
+    """
+    if kind not in (SNMP_GET, SNMP_NEXT, SNMP_SET, SNMP_BULK):
+        return b''
+    (_, ident, _), _, _, (_, asked, binds) = ber_parts(pdu)
+    names = [ber_parts(bind)[0][2] for _, _, bind in ber_parts(binds)]
+    objects, found, error, index = snmp_objects(peer), [], 0, 0
+    for at, name in enumerate(names, 1):
+        name, value = snmp_find(objects, name, kind != SNMP_GET)
+        if kind == SNMP_SET or value is None and old:
+            error, index = SNMP_NO_NAME if old else SNMP_NO_ACCESS, at
+            break
+        if value is None:
+            value = SNMP_NO_OBJECT if kind == SNMP_GET else SNMP_END
+        found.append(pack_der(0x30, pack_der(6, name), value))
+    return pack_der(SNMP_RESPONSE, ident, pack_ber_number(error), pack_ber_number(index),
+                    asked if error else pack_der(0x30, *found))
+
+
+def answer_snmp_v3(parts, peer):
+    """Message of version 3 -> report: our engine, or that we do not know the user.
+
+    source  RFC 3412 s6, RFC 3414 s2.4, s3.2
+    """
+    (_, version, _), (_, _, head), (_, _, security), (kind, _, scoped) = parts
+    (_, ident, _), (_, size, _), (_, _, flags), model = ber_parts(head)
+    if not flags[0] & SNMP_REPORTABLE:
+        return None
+    engine, _, _, user, _, _ = ber_parts(ber_parts(security)[0][2])
+    ours = b'\x80\0\0\0\5' + peer.host.guid[:8]         # RFC 3411 s5: octets
+    known = engine[2] == ours
+    if known:
+        peer.note('credentials', user=user[2])
+    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_ber_number(0)
+    usm = pack_der(0x30, pack_der(4, ours), pack_ber_number(1), pack_ber_number(
+        int(peer.now - peer.host.boot) & 0x7fffffff), user[1], pack_der(4), pack_der(4))
+    count = pack_der(0x30, pack_der(6, SNMP_USM_NAMES if known else SNMP_USM_ENGINES),
+                     pack_ber_number(1, 0x41))
+    report = pack_der(SNMP_REPORT, request, pack_ber_number(0), pack_ber_number(0),
+                      pack_der(0x30, count))
+    return pack_der(0x30, version, pack_der(0x30, ident, size, pack_der(4, b'\0'), model[1]),
+                    pack_der(4, usm), pack_der(0x30, pack_der(4, ours), pack_der(4), report))
+
+
+@datagram('snmp', port=161, ref='RFC 1157 s4.1, RFC 3416 s4.2, RFC 3414 s3.2', most=2.0,
+          sig=['30 %s 02 01 %s' % (size, version)
+               for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')
+               for version in ('00 04', '01 04', '03 30')])
+def answer_snmp(message, peer):
+    """Get, next, bulk -> the system group; set -> refused; version 3 -> report."""
+    _, start, end = parse_ber(message)
+    parts = ber_parts(message[start:end])
+    if parts[0][2] == b'\3':
+        return answer_snmp_v3(parts, peer)
+    (_, version, old), (_, community, name), (kind, _, pdu) = parts
+    response = answer_snmp_pdu(kind, pdu, old == b'\0', peer)
+    if not response:
+        return None
+    peer.note('credentials', password=name)
+    return pack_der(0x30, version, community, response)
+
+
+family('Discovery')
+
+
+# ---- bacnet --------------------------------------------------------------------------
+
+BACNET_ERROR_ACK, BACNET_ACK, BACNET_REJECT = 0x50, 0x30, 0x60      # clause 20.1: kinds
+BACNET_WHO_IS, BACNET_READ, BACNET_WRITE = 8, 12, 15
+BACNET_DEVICE = b'\2\0\0\1'             # object identifier: device, number 1
+# what of that object may be read, clause 12.11: texts, other values with their tag
+BACNET_PROPERTIES = {12: '1.0', 28: '', 44: '1.0', 58: '', 70: 'device',
+                     75: b'\xc4' + BACNET_DEVICE, 77: 'device', 112: b'\x91\0',
+                     120: b'\x21\0', 121: ''}
+BACNET_I_AM = b'\x10\0\xc4' + BACNET_DEVICE + b'\x22\5\xc4\x91\3\x21\0'     # clause 16.10
+
+
+def bacnet_message(data):
+    """Datagram -> message of the application (clause 6.2.2: addresses are passed over)."""
+    size, control, at = int.from_bytes(data[2:4], 'big'), data[5], 6
+    if control & 0x80 or not 8 <= size <= len(data):
+        raise Malformed('no message of an application')
+    for bit in 0x20, 0x08:              # destination, source: network, length, address
+        if control & bit:
+            at += 3 + data[at + 2]
+    return data[at + (control >> 5 & 1):size]
+
+
+def answer_bacnet_read(message):
+    """ReadProperty -> the value, in its tag; None if there is none (clause 15.5)."""
+    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
+    if message[4] != 0x0c or message[5:7] != BACNET_DEVICE[:2] and message[5] != 2:
+        return None
+    if isinstance(value, str):
+        text = b'\0' + value.encode()
+        value = bytes((0x70 | len(text),)) + text if len(text) < 5 else b'\x75' + sized(text, 1)
+    return value
+
+
+def answer_bacnet_message(message, peer):
+    """Who is there -> we; a read -> value or error; a write -> denied; other calls -> rejected."""
+    if message[0] == 0x10 and message[1] == BACNET_WHO_IS:
+        least = message[3:3 + (message[2] & 7)] if len(message) > 3 else b''
+        return BACNET_I_AM if int.from_bytes(least, 'big') <= 1 else None
+    if message[0] & 0xf0:
+        return None
+    invoked, service = message[2:4]
+    peer.note('request', command=message[3:])
+    if service not in (BACNET_READ, BACNET_WRITE):
+        return bytes((BACNET_REJECT, invoked, 9))       # clause 18.9: unrecognized service
+    value = answer_bacnet_read(message) if service == BACNET_READ else None
+    if value is None:                   # class property: unknown, or write access denied
+        return bytes((BACNET_ERROR_ACK, invoked, service, 0x91, 2, 0x91,
+                      32 if service == BACNET_READ else 40))
+    return (bytes((BACNET_ACK, invoked, service, 0x0c)) + BACNET_DEVICE
+            + message[9:10 + (message[9] & 7)] + b'\x3e' + value + b'\x3f')
+
+
+@datagram('bacnet', sig=('81 0a .. .. 01', '81 0b .. .. 01'), port=47808, most=2.5,
+          ref='https://www.ashrae.org/technical-resources/bookstore/bacnet')
+def answer_bacnet(data, peer):
+    """Who is there -> a device; reads of it -> values; writes -> denied."""
+    answer = answer_bacnet_message(bacnet_message(data), peer)
+    return answer and b'\x81\x0a' + sized(b'\1\0' + answer, 2, extra=4)
+
+
+# ---- coap ----------------------------------------------------------------------------
+
+COAP_PORTS = 5683, 5684
+COAP_CORE = b'\xbb.well-known\4core'    # RFC 7252 s3.1: Uri-Path, twice
+COAP_CONTENT, COAP_NOT_FOUND, COAP_NOT_ALLOWED = 0x45, 0x84, 0x85       # RFC 7252 s5.9
+COAP_LINKS = b'\xc1\x28\xff</>'         # Content-Format 40 and links (RFC 6690 s2)
+
+
+def is_coap(data, peer):
+    """Options that parse up to the payload; on a port of others the name of the directory."""
+    at = 4 + (data[0] & 15)
+    for _ in range(32):
+        if data[at:at + 1] in (b'', b'\xff'):
+            return len(data) >= at and (peer.dport in COAP_PORTS or COAP_CORE in data)
+        delta, size = data[at] >> 4, data[at] & 15
+        if size == 15 or delta == 15:
+            return False
+        at += 1
+        for nibble in delta, size:
+            at += nibble - 12 if nibble > 12 else 0
+        size += int.from_bytes(data[at - max(0, size - 12):at], 'big') if size > 12 else 0
+        at += size
+    return False
+
+
+@datagram('coap', port=COAP_PORTS, ref='RFC 7252 s3, s4.3, s5.9', check=is_coap,
+          sig=['%x%x %02x .. ..' % (kind, token, code) for kind in (4, 5) for token in range(9)
+               for code in (0, 1, 2, 3, 4) if code or kind == 4 and not token])
+def answer_coap(message, peer):
+    """Get of the directory -> one link; of others -> 4.04; ping -> reset."""
+    token = message[0] & 15
+    number, code = message[2:4 + token], message[1]
+    if not code:
+        return b'\x70\0' + number
+    kind = 0x60 if message[0] < 0x50 else 0x50          # acknowledgement, non-confirmable
+    if code > 1:
+        peer.note('request', command=message[4 + token:])
+        return bytes((kind | token, COAP_NOT_ALLOWED)) + number
+    if COAP_CORE in message:
+        return bytes((kind | token, COAP_CONTENT)) + number + COAP_LINKS
+    return bytes((kind | token, COAP_NOT_FOUND)) + number
+
+
+# ---- memcached over udp --------------------------------------------------------------
+
+MEMCACHED_UDP = {b'version': b'VERSION 1.6.0\r\n', b'stats': b'STAT pid 1\r\nEND\r\n',
+                 b'get': b'END\r\n', b'gets': b'END\r\n'}
+
+
+@datagram('memcached-udp', sig=('.. .. 00 00 00 01 00 00 ..',), port=11211, most=2.0,
+          check=lambda data, peer: MEMCACHED_VERB.match(data, 8),
+          ref='https://raw.githubusercontent.com/memcached/memcached/master/doc/protocol.txt')
+def answer_memcached_udp(message, peer):
+    """A command in one datagram -> an empty cache; nothing is stored."""
+    words = message[8:].split(None, 2)
+    text = MEMCACHED_UDP.get(words[0], b'ERROR\r\n')
+    if words[0] == b'stats' and len(words) > 1 and words[1].strip(b'\0'):
+        text = b'END\r\n'
+    return message[:8] + text
+
+
+# ---- ssdp ----------------------------------------------------------------------------
+
+SSDP_ANSWER = (b'HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=1800\r\nEXT:\r\n'
+               b'LOCATION: http://%s/\r\nST: %s\r\nUSN: uuid:%s\r\n\r\n')
+
+
+def url_host(address):
+    """Address -> as URLs have it."""
+    text = ip_text(address)
+    return (text if len(address) == 4 else '[%s]' % text).encode()
+
+
+@datagram('ssdp', sig=(b'M-SEARCH * HTTP/1.1\r\n',), port=1900, most=2.0,
+          ref='https://openconnectivity.org/upnp-specs/UPnP-arch-DeviceArchitecture-v2.0.pdf')
+def answer_ssdp(message, peer):
+    """Search -> one device, whatever kind is sought."""
+    fields = dict(parse_fields(message.rstrip(b'\0')))
+    kind, guid = fields.get(b'st', b'')[:256], peer.host.guid.hex()
+    if not kind:
+        return None
+    kind = b'upnp:rootdevice' if kind == b'ssdp:all' else kind
+    name = '-'.join((guid[:8], guid[8:12], guid[12:16], guid[16:20], guid[20:]))
+    return SSDP_ANSWER % (url_host(peer.dst), kind, name.encode())
+
+
+family('Keys and tunnels')
+
+
+# ---- dtls ----------------------------------------------------------------------------
+
+DTLS_RECORD = struct.Struct('!BHH6sH')  # RFC 6347 s4.1: type version epoch number size
+DTLS_1_0 = 0xfeff
+DTLS_ALERT = b'\2\x28'                  # RFC 5246 s7.2: fatal, handshake failure
+
+
+def is_dtls(data, peer):
+    """A record as long as it says, with a ClientHello."""
+    size = DTLS_RECORD.unpack_from(data)[4]
+    return data[13] == 1 and 46 < size <= len(data) - DTLS_RECORD.size
+
+
+@datagram('dtls', sig=['16 fe %s 00 00 .. .. .. .. .. .. .. .. 01' % minor
+                       for minor in ('ff', 'fd', 'fc')],
+          port=(443, 4433, 5684), check=is_dtls, ref='RFC 6347 s4.2.1, RFC 9147 s5.1')
+def answer_dtls(message, peer):
+    """Hello -> a cookie to be sent back; hello with it -> failure."""
+    number = message[5:11]
+    _, at = read_sized(message, 59, 1)          # behind version and 32 octets: the session
+    cookie, _ = read_sized(message, at, 1)
+    ours = hashlib.sha256(peer.host.guid + peer.src + b'%d' % peer.sport).digest()[:8]
+    if cookie == ours:
+        return DTLS_RECORD.pack(21, DTLS_1_0, 0, number, len(DTLS_ALERT)) + DTLS_ALERT
+    body = DTLS_1_0.to_bytes(2, 'big') + sized(ours, 1)
+    size = sized(body, 3)[:3]
+    body = b'\3' + size + message[17:19] + bytes(3) + size + body
+    return DTLS_RECORD.pack(22, DTLS_1_0, 0, number, len(body)) + body
+
+
+# ---- ike -----------------------------------------------------------------------------
+
+# RFC 2408 s3.1, RFC 7296 s3.1: cookies or SPIs, next payload, version, exchange, flags, id, size
+IKE = struct.Struct('!8s8sBBBB4sI')
+IKE_NOTIFY = struct.Struct('!BxHIBBH')          # RFC 2408 s3.14: next size DOI protocol SPI type
+IKE_NOTIFY_2 = struct.Struct('!BxHBBH')         # RFC 7296 s3.10: without the DOI
+IKE_NONE_CHOSEN = 14                            # the same in RFC 7296 s3.10.1
+IKE_NATT = bytes(4)                             # RFC 3948 s2.2: before IKE on its port
+IKE_SIGS = ['.. ' * 8 + '00 ' * 8 + tail for tail in (
+    '01 10 02 00' + ' ..' * 8, '01 10 04 00' + ' ..' * 8,       # main, aggressive mode
+    '.. 20 22 08 00 00 00 00' + ' ..' * 4)]                     # IKE_SA_INIT of an initiator
+
+
+def is_ike(data, peer):
+    """A cookie, and a message no longer than the datagram; one that is on a port of others."""
+    at = len(IKE_NATT) if data.startswith(IKE_NATT) else 0
+    if len(data) < at + IKE.size:
+        return False
+    cookie, _, _, _, _, _, _, size = IKE.unpack_from(data, at)
+    spare = len(data) - at - size
+    return any(cookie) and size >= IKE.size and 0 <= spare <= PADDING_MAX
+
+
+@datagram('ike', port=(500, 4500), ref='RFC 2408 s3.14, RFC 7296 s3.10, RFC 3948 s2.2',
+          sig=[mark + sig for mark in ('', '00 00 00 00 ') for sig in IKE_SIGS], check=is_ike)
+def answer_ike(message, peer):
+    """A proposal, of either version -> none is chosen."""
+    at = len(IKE_NATT) if message.startswith(IKE_NATT) else 0
+    cookie, _, _, version, _, _, number, _ = IKE.unpack_from(message, at)
+    ours = peer.host.random(8)
+    if version == 0x20:
+        notify = IKE_NOTIFY_2.pack(0, IKE_NOTIFY_2.size, 0, 0, IKE_NONE_CHOSEN)
+        return message[:at] + IKE.pack(cookie, ours, 41, version, 34, 0x20, number,
+                                       IKE.size + len(notify)) + notify
+    notify = IKE_NOTIFY.pack(0, IKE_NOTIFY.size, 1, 1, 0, IKE_NONE_CHOSEN)
+    return message[:at] + IKE.pack(cookie, ours, 11, version, 5, 0, ours[:4],
+                                   IKE.size + len(notify)) + notify
+
+
+# ---- quic ----------------------------------------------------------------------------
+
+QUIC_1 = b'\0\0\0\1'
+QUIC_NONE = b'\x0a\x0a\x0a\x0a'         # RFC 9000 s15: reserved, so that no client can take it
+QUIC_LEAST = 1200                       # RFC 9000 s14.1
+
+
+def is_quic(data, peer):
+    """A long head with a version, and connection ids of 20 octets at most."""
+    size = data[5]
+    return (len(data) >= QUIC_LEAST and data[1:5] != bytes(4) and size <= 20
+            and data[6 + size] <= 20)
+
+
+@datagram('quic', sig=['%02x .. .. .. .. ..' % first for first in range(0xc0, 0x100)], port=443,
+          check=is_quic, ref='RFC 8999 s6, RFC 9000 s6.1')
+def answer_quic(message, peer):
+    """Initial packet -> negotiation of versions: version 1; to that one: no version."""
+    theirs, at = read_sized(message, 5, 1)
+    ours, _ = read_sized(message, at, 1)
+    version = QUIC_NONE if message[1:5] == QUIC_1 else QUIC_1
+    return (bytes((0x80 | peer.host.random(1)[0], 0, 0, 0, 0)) + sized(ours, 1) + sized(theirs, 1)
+            + version)
 
 
 family('Databases and queues')
@@ -8668,9 +10037,19 @@ def pack_kerberos_time(second):
 
 @talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
       sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
-def answer_kerberos(message, peer):
+def answer_kerberos_tcp(message, peer):
     """Request for a ticket -> error: nobody of that name."""
-    tag, at, _ = parse_ber(message, 4)
+    error = answer_kerberos(message[4:], peer)
+    return error and sized(error, 4)
+
+
+@datagram('kerberos', port=88, ref='RFC 4120 s5.9.1, s7.2.1',
+          sig=['%s %s' % (tag, size) for tag in ('6a', '6c')
+               for size in ('..', '81 ..', '82 .. ..')],
+          check=lambda data, peer: b'\xa1\3\2\1\5' in data[:20])
+def answer_kerberos(message, peer):
+    """The same without a length before it."""
+    tag, at, _ = parse_ber(message)
     _, at, end = parse_ber(message, at)
     fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
         KERBEROS_BODY][0])[1:])
@@ -8680,12 +10059,11 @@ def answer_kerberos(message, peer):
         return None
     peer.note('credentials', user=b'/'.join(re.findall(br'\x1b.([^\x1b]*)', name, re.S)),
               realm=realm[2:])
-    error = pack_der(KERBEROS_ERROR, pack_der(
+    return pack_der(KERBEROS_ERROR, pack_der(
         0x30, pack_der(0xa0, pack_der(2, b'\5')), pack_der(0xa1, pack_der(2, b'\x1e')),
         pack_der(0xa4, pack_kerberos_time(peer.now)), pack_der(0xa5, pack_der(2, b'\0')),
         pack_der(0xa6, pack_der(2, bytes((KERBEROS_UNKNOWN,)))),
         pack_der(0xa9, realm), pack_der(0xaa, server)))
-    return sized(error, 4)
 
 
 # ---- ldap ----------------------------------------------------------------------------
@@ -8754,6 +10132,19 @@ def answer_ldap(message, peer):
     if tag in LDAP_ANSWERS:
         return pack_ldap(ident, LDAP_ANSWERS[tag], LDAP_NO_RIGHTS)
     return (b'', SHUT) if tag == LDAP_UNBIND else None
+
+
+@datagram('cldap', port=389, check=is_ldap, ref='RFC 1798 s4, MS-ADTS s6.3.3',
+          sig=['30 %s 02 01 .. .. ..' % size
+               for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
+def answer_cldap(message, peer):
+    """Search -> nothing found, however much there might be."""
+    _, start, _ = parse_ber(message)
+    _, _, at = parse_ber(message, start)
+    if message[at] != LDAP_SEARCH:
+        return None
+    peer.note('request', command=message[at:at + 512])
+    return pack_ldap(message[start:at], LDAP_FOUND)
 
 
 # ---- msrpc ---------------------------------------------------------------------------
@@ -9405,7 +10796,7 @@ RPC_AUTH_MAX = 400                      # RFC 5531 s8.2
 RPC_STRING_MAX = 1024                   # of each in the arguments; real ones are far shorter
 RPC_RECORD_MAX = 1 << 14
 RPC_FRAGMENTS_MAX = 16
-RPC_UDP_MOST = 8                        # 40 octets ask for a list of three, over IPv6
+RPC_UDP_MOST = 2.8                      # 40 octets ask for a list, over IPv6
 RPC_PORTMAPPER = 100000                 # RFC 1833 s2.1
 RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH = 2, 4
 
@@ -9483,10 +10874,11 @@ def pack_rpc_dump(transport, address, port, version):
         netid = b'tcp' if transport == TCP else b'udp'
         entry = (pack_rpc_string(netid if len(address) == 4 else netid + b'6')
                  + pack_rpc_address(address, port) + pack_rpc_string(b'superuser'))
-    return b''.join(
-        pack_rpc_words(1, RPC_PORTMAPPER, entry_version) + entry
-        for entry_version in range(RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH + 1)
-    ) + pack_rpc_words(0)
+    versions = range(RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH + 1)
+    if version > 2 and transport == UDP:        # the rest would be an amplifier
+        versions = version,
+    return b''.join(pack_rpc_words(1, RPC_PORTMAPPER, each) + entry
+                    for each in versions) + pack_rpc_words(0)
 
 
 def pack_rpc_result(call, at, peer, version, procedure, whole):
@@ -9505,7 +10897,7 @@ def pack_rpc_result(call, at, peer, version, procedure, whole):
     elif procedure == 4:                                    # DUMP
         result = pack_rpc_dump(peer.transport, peer.dst, peer.dport, version)
     elif procedure == 6 and version > 2:                    # GETTIME
-        result = pack_rpc_words(int(peer.now) & 0xffffffff)
+        result = pack_rpc_words(peer.second & 0xffffffff)
     else:
         return pack_rpc_words(RPC_PROC_UNAVAIL)
     return pack_rpc_words(RPC_SUCCESS) + result
@@ -9555,7 +10947,13 @@ def answer_rpc_bare(data, peer):
     return answer
 
 
-@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3', most=RPC_UDP_MOST)
+def echo_rpc(message, transport):
+    """-> where the xid stands: behind a record mark, where there is one."""
+    return (0 if message[12:15] == b'\0\1\x86' else RPC_MARK.size), 4
+
+
+@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3', most=RPC_UDP_MOST,
+          echo=echo_rpc)
 def answer_rpc(data, peer):
     """Call -> reply of a portmapper that knows itself.
 
@@ -9992,40 +11390,66 @@ family('Web')
 
 # ---- http ----------------------------------------------------------------------------
 
-HTTP_VERBS = (b'GET', b'PUT', b'POST', b'HEAD', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE',
-              b'PATCH')
 HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
 HTTP_LINES_MAX = 256        # and lines of it
+HTTP_BODY_MAX = 1 << 14     # octets of a body that are kept; the rest passes by
 HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
 HTTP_VALUE_MAX = 256        # octets of such a field
+HTTP_NOTED_MAX = 1 << 10    # octets of a field, a path or a body that are noted
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
 HTTP_CHUNK_LINES = 6        # lines of a chunked body read at once
 HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
 HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
 
+HTTP_READS = b'GET', b'HEAD', b'POST'
+HTTP_DATAGRAMS = HTTP_READS + (b'PUT', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE', b'PATCH')
+# RFC 9110 s9.3; WebDAV: RFC 4918 s9, RFC 3253 s3.6, RFC 5323 s2; UPnP Device Architecture 2.0
+# s4.1; MS-RPCH s2.1.2.1; MS-SSTP s3.2.4.1
+HTTP_VERBS = HTTP_DATAGRAMS + (
+    b'PROPFIND', b'PROPPATCH', b'MKCOL', b'COPY', b'MOVE', b'LOCK', b'UNLOCK', b'SEARCH',
+    b'REPORT', b'BPROPFIND', b'SOURCE', b'DEBUG', b'TRACK', b'PURGE', b'RPC_IN_DATA',
+    b'RPC_OUT_DATA', b'SSTP_DUPLEX_POST', b'CCM_POST', b'SUBSCRIBE', b'UNSUBSCRIBE', b'NOTIFY')
+# of these SIP has some, too
+HTTP_SIGNATURES = tuple(verb + b' /' if verb in (b'SUBSCRIBE', b'NOTIFY') else verb + b' '
+                        for verb in HTTP_VERBS)
+
 HTTP_ENDS = b'\n\r\n', b'\n\n'
 HTTP_BLANK = re.compile(br'(?:\r*\n)*')             # RFC 9112 s2.2: before a request line
 HTTP_END = re.compile(br'\n\r*\n')                  # of a head
 HTTP_START = re.compile(                # RFC 9112 s3
-    br'(?P<verb>%s) '
-    br'(?:/[^ \r]*'                     # s3.2.1 origin-form
+    br'(?P<verb>[A-Z][A-Z_-]{0,31}) (?P<target>'
+    br'/[^ \r]*'                        # s3.2.1 origin-form
     br'|[A-Za-z][A-Za-z0-9+.-]*://[^ \r]*'              # s3.2.2 absolute-form
     br'|(?<=CONNECT )[^ \r]+:[0-9]+'    # s3.2.3 authority-form
     br'|(?<=OPTIONS )\*)'               # s3.2.4 asterisk-form
-    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z'
-    % b'|'.join(HTTP_VERBS))
+    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z')
+# a request line with a fault, or one of HTTP/0.9 (RFC 1945 s4.1)
+HTTP_FAULTY = re.compile(br'[A-Z][A-Z_-]{0,31} (?:[^\n]* HTTP/|(?:/|https?://)[^ ]*\Z)')
 HTTP_FIELDS = re.compile(br'(?:[^\r\n][^:\r\n]*:[^\n]*\n)*\Z')      # s5; names as lax as can be
-HTTP_FRAMING = re.compile(              # s6, s9.3: fields that say where a request ends
-    br'^(connection|content-length|expect|transfer-encoding)[ \t]*:([^\n]*)', re.I | re.M)
+HTTP_WANTED = re.compile(               # fields that are looked at
+    br'^(authorization|connection|content-length|content-type|expect|host|proxy-authorization'
+    br'|sec-websocket-key|soapaction|transfer-encoding|upgrade|user-agent)[ \t]*:([^\n]*)',
+    re.I | re.M)
+# s6, s9.3: those of them that say where a request ends
+HTTP_FRAMING = frozenset((b'connection', b'content-length', b'expect', b'transfer-encoding'))
 HTTP_LENGTH = re.compile(br'0*(0|[1-9][0-9]{0,17})\Z')         # RFC 9110 s8.6
 HTTP_SIZE = re.compile(br'0*(0|[1-9A-Fa-f][0-9A-Fa-f]{0,14})[ \t]*(?:;|\Z)')   # RFC 9112 s7.1
+HTTP_AUTHORITY = re.compile(br'[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*')
 
 HTTP_DAYS = 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'
 HTTP_MONTHS = ('Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov',
                'Dec')
 
 HTTP_CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
-HTTP_PAGE = (
+HTTP_HEAD = (                           # all but date and Connection
+    b'HTTP/1.1 %d %s\r\n'
+    b'Server: %s\r\n'
+    b'Date: %%s\r\n'
+    b'%s'
+    b'Connection: %%s\r\n'
+    b'\r\n'
+)
+HTTP_401_PAGE = (
     b'<html>\n'
     b'<head><title>401 Authorization Required</title></head>\n'
     b'<body bgcolor="white">\n'
@@ -10034,25 +11458,33 @@ HTTP_PAGE = (
     b'</body>\n'
     b'</html>\n'
 )
-HTTP_STATUS = b'HTTP/1.1 401 Unauthorized\r\n'
-HTTP_HEAD = (
-    HTTP_STATUS.replace(b'%', b'%%')
-    + b'Server: nginx/1.14.2\r\n'
+HTTP_401_HEAD = (
+    b'HTTP/1.1 401 Unauthorized\r\n'
+    b'Server: nginx/1.14.2\r\n'
     b'Date: %%s\r\n'
     b'Content-Type: text/html\r\n'
     b'Content-Length: %d\r\n'
     b'Connection: %%s\r\n'
     b'WWW-Authenticate: Basic realm="Access to admin page"\r\n'
     b'\r\n'
-) % len(HTTP_PAGE)
+) % len(HTTP_401_PAGE)
 
 # A head that has been read.
 #   verb    in capitals
+#   target  as it stands in the request line
 #   modern  HTTP/1.1 or later
 #   close   the connection ends with the answer
 #   eager   100-continue is expected
 #   length  octets of the body; -1: it comes in chunks
-HttpRequest = collections.namedtuple('HttpRequest', 'verb modern close eager length')
+#   fields  {name in lower case: value} of HTTP_WANTED
+#   fault   status that refuses it; 0: it is as it must be
+HttpRequest = collections.namedtuple(
+    'HttpRequest', 'verb target modern close eager length fields fault')
+
+
+def refuse_http(fault):
+    """Status -> HttpRequest that cannot be read: behind it nothing is."""
+    return HttpRequest(b'', b'', True, True, False, 0, {}, fault)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
@@ -10063,22 +11495,31 @@ def read_http(head):
     source  RFC 9112 s3, s5, s6.3
     """
     begin, _, fields = head.partition(b'\n')
-    match = HTTP_START.match(begin.rstrip(b'\r'))
     end = HTTP_END.search(head)
     if not end or end.end() < len(head):
         return None
+    match = HTTP_START.match(begin.rstrip(b'\r'))
+    if not match:
+        return refuse_http(400) if HTTP_FAULTY.match(begin.rstrip(b'\r')) else None
     fields = fields[:end.start() - len(begin)]
-    if not match or head.count(b'\n') > HTTP_LINES_MAX or not HTTP_FIELDS.match(fields):
-        return None
+    if head.count(b'\n') > HTTP_LINES_MAX:
+        return refuse_http(431)
     # Digits are compared as text: int() of thousands of them is slow, or an error
     major = match.group('major').lstrip(b'0')
-    minor = match.group('minor').lstrip(b'0')
-    modern = bool(minor) if major == b'1' else bool(major)
-    return frame_http(match.group('verb'), modern, HTTP_FRAMING.findall(fields))
+    if major not in (b'', b'1'):
+        return refuse_http(505)
+    if not HTTP_FIELDS.match(fields):
+        return refuse_http(400)
+    modern = bool(major and match.group('minor').lstrip(b'0'))
+    rows = [(name.lower(), value.strip()) for name, value in HTTP_WANTED.findall(fields)]
+    request = HttpRequest(match.group('verb'), match.group('target'), modern, not modern, False, 0,
+                          dict(rows), 0)
+    framing = [row for row in rows if row[0] in HTTP_FRAMING]
+    return frame_http(request, framing) if framing else request
 
 
-def frame_http(verb, modern, fields):
-    """Request line and [(name, value)] that tell of the framing -> HttpRequest.
+def frame_http(request, fields):
+    """HttpRequest and [(name, value)] that tell of the framing -> HttpRequest.
 
     Where there is no telling where the next request begins, this one is answered and the
     connection closed.
@@ -10088,9 +11529,10 @@ def frame_http(verb, modern, fields):
     lost = len(fields) > HTTP_FRAMING_MAX
     for name, value in fields[:HTTP_FRAMING_MAX]:
         lost = lost or len(value) > HTTP_VALUE_MAX
-        said[name.lower()] += [part.strip() for part in value[:HTTP_VALUE_MAX].lower().split(b',')]
+        said[name] += [part.strip() for part in value[:HTTP_VALUE_MAX].lower().split(b',')]
     matches = [HTTP_LENGTH.match(each) for each in said[b'content-length']]
     lengths = {int(match.group(1)) if match else -1 for match in matches}
+    modern = request.modern
     close = b'close' in said[b'connection'] or not (modern or b'keep-alive' in said[b'connection'])
     length = 0
     if said[b'transfer-encoding']:
@@ -10102,10 +11544,13 @@ def frame_http(verb, modern, fields):
     elif lengths:
         length = lengths.pop()
         lost = lost or bool(lengths) or length < 0
-    return HttpRequest(verb, modern, close or lost, b'100-continue' in said[b'expect'],
-                       0 if lost else length)
+    if lost or request.verb == b'CONNECT':          # whose body is another's (RFC 9110 s9.3.6)
+        length = 0
+    return request._replace(close=close or lost, eager=b'100-continue' in said[b'expect'],
+                            length=length)
 
 
+@functools.lru_cache(maxsize=8)
 def pack_http_date(second):
     """Unix time -> IMF-fixdate, English whatever the locale; source RFC 9110 s5.6.7."""
     year, month, day, hour, minute, sec, weekday = time.gmtime(second)[:7]
@@ -10113,32 +11558,42 @@ def pack_http_date(second):
         HTTP_DAYS[weekday], day, HTTP_MONTHS[month - 1], year, hour, minute, sec)).encode()
 
 
-@functools.lru_cache(maxsize=8)
-def pack_http(second, closing, bodiless, original):
-    """Answer to a request of that second: 401, without the page if it was HEAD.
+def pack_http(page, request, second, host):
+    """What a HttpRequest of that second is answered with -> octets; to HEAD without the body."""
+    head, body = fill_page(None if host.http_401 else page, host)
+    head %= pack_http_date(second), b'close' if request.close else b'keep-alive'
+    return head if request.verb == b'HEAD' else head + body
 
-    original    lines end with LF, as those of the program that we re-implement
-    """
-    head = HTTP_HEAD % (pack_http_date(second), b'close' if closing else b'keep-alive')
-    if original:
-        head = head.replace(b'\r', b'')
-    return head if bodiless else head + HTTP_PAGE
+
+@functools.lru_cache(maxsize=HTTP_KNOWN)
+def fill_page(page, host):
+    """Page of a Host, None: the 401 -> head that lacks the date and what Connection says, body."""
+    if not page:                            # lines of the original end with LF
+        return HTTP_401_HEAD.replace(b'\r', b'' if host.original else b'\r'), HTTP_401_PAGE
+    body = page.body.replace(b'$name', host.host_name)
+    rows = page.fields.replace(b'$name', host.host_name)
+    if page.status not in HTTP_BODILESS:
+        rows += b'Content-Type: %s\r\nContent-Length: %d\r\n' % (page.type, len(body))
+    return HTTP_HEAD % (page.status, HTTP_STATUSES[page.status], host.host_name,
+                        rows.replace(b'%', b'%%')), body
 
 
 def is_http(data, peer):
     """The request line, or what there is of it, may be HTTP's: SIP and RTSP have verbs of it."""
     begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
-    if not ended:
-        return peer.transport == TCP
-    return HTTP_START.match(begin.rstrip(b'\r')) is not None
+    begin = begin.rstrip(b'\r')
+    if peer.transport == UDP:
+        match = HTTP_START.match(begin) if ended else None
+        return match is not None and match.group('verb') in HTTP_DATAGRAMS
+    return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
 
 
-@protocol('http', sig=tuple(verb + b' ' for verb in HTTP_VERBS), port=80,
-          ref='RFC 9112 s2.1', check=is_http, most=HTTP_UDP_MOST)
+@protocol('http', sig=HTTP_SIGNATURES, port=80, ref='RFC 9112 s2.1', check=is_http,
+          most=HTTP_UDP_MOST)
 def answer_http(data, peer):
-    """Request of any kind -> 401 Unauthorized.
+    """Request of any kind -> a page of ours, or why there is none.
 
-    data     lines, which end in CR LF or LF alone; a body is passed by
+    data     lines, which end in CR LF or LF alone, and a body
     state    None between requests; HttpBody
     returns  head and page; before them 100 Continue to who expects it and has a body, even
              if that is here already: the answers shall not depend on how the pieces fall
@@ -10146,82 +11601,146 @@ def answer_http(data, peer):
     if peer.state:
         return peer.state.read(data, peer)
     if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
-        reply = reply_known(data, int(peer.now), peer.host.original)
-        if reply:
-            return reply
+        port = peer.dport if peer.dport in HTTP_PAGED_PORTS else 0
+        known = reply_known(data, peer.second, peer.host, port)
+        if known:
+            if peer.host.events is not None:
+                peer.note('request', **known[1])
+            return known[0]
     at = HTTP_BLANK.match(data).end()
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
-        if len(data) - at >= HTTP_HEAD_MAX or at < len(data) and not is_http(data[at:], peer):
-            return None
-        return Reply(used=at) if at else MORE
-    end = found.end()
-    known = end - at <= HTTP_KNOWN_MAX
-    request = (read_http if known else read_http.__wrapped__)(data[at:end])
+        return wait_http(data[at:], at, peer)
+    head = data[at:found.end()]
+    request = (read_http if len(head) <= HTTP_KNOWN_MAX else read_http.__wrapped__)(head)
     if not request:
         return None
-    return answer_http_head(request, end, data, peer)
+    return answer_http_head(request, found.end(), data, peer)
+
+
+def wait_http(data, at, peer):
+    """What there is of a head, after `at` octets of empty lines -> MORE, or why it cannot be one.
+    """
+    begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
+    begin = begin.rstrip(b'\r')
+    fault = 0
+    if len(data) >= HTTP_HEAD_MAX:
+        fault = 431 if ended else 414
+    elif ended and not HTTP_START.match(begin):
+        if not HTTP_FAULTY.match(begin):
+            return None
+        fault = 400
+    if fault and peer.transport == TCP:
+        return answer_http_head(refuse_http(fault), at + len(data), data, peer)
+    return Reply(used=at) if at else MORE
 
 
 def answer_http_head(request, end, data, peer):
     """A head that ends at `end` -> the answer, or what there is to say before the body."""
     if peer.transport == UDP:           # one datagram, one answer: there is no handshake
-        return shorten_http(pack_http(int(peer.now), request.close, request.verb == b'HEAD',
-                                      peer.host.original), HTTP_UDP_MOST * len(data))
+        if request.fault:
+            return None
+        page = make_page(request, data[end:end + HTTP_BODY_MAX], peer)
+        if isinstance(page, Reply):
+            page = make_status(405)
+        note_http(request, data[end:], peer)
+        return shorten_http(pack_http(page, request, peer.second, peer.host),
+                            HTTP_UDP_MOST * len(data))
     if not request.length:
-        return reply_http(int(peer.now), request, end, peer.host.original)
+        return finish_http(request, b'', end, peer)
     peer.state = HttpBody(request)
-    return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end,
-                 max(request.length, 0))
+    return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end)
+
+
+def finish_http(request, body, used, peer):
+    """A request that is whole, as much of its body as is kept -> Reply."""
+    note_http(request, body, peer)
+    page = make_page(request, body, peer)
+    if isinstance(page, Reply):
+        return page._replace(used=used)
+    return Reply(pack_http(page, request, peer.second, peer.host), used, 0, request.close)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
-def reply_known(data, second, original):
-    """Octets that are one whole request without a body -> what answers it in that second."""
+def reply_known(data, second, host, port):
+    """Octets that are one whole request -> Reply in that second, what is noted; None: it depends.
+
+    So it is where there is a body, or a login, or what is more than a page.
+    """
     request = read_http(data)
-    if not request or request.length:
+    if not request or request.length or b'authorization' in request.fields:
         return None
-    return reply_http(second, request, len(data), original)
+    page = find_page(request, port)
+    if callable(page) and not host.http_401:
+        return None
+    return (Reply(pack_http(page, request, second, host), len(data), 0, request.close),
+            describe_http(request))
 
 
-def reply_http(second, request, used, original):
-    """A request that is whole and took so many octets -> Reply."""
-    return Reply(pack_http(second, request.close, request.verb == b'HEAD', original), used, 0,
-                 request.close)
+def describe_http(request):
+    """HttpRequest -> the fields of its note."""
+    return {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
+            'host': request.fields.get(b'host', b''),
+            'agent': request.fields.get(b'user-agent', b'')}
+
+
+def note_http(request, body, peer):
+    """Note a request, and what it offers to log in with."""
+    if peer.host.events is None or request.fault:
+        return
+    noted = describe_http(request)
+    if body:
+        noted['body'] = body[:HTTP_NOTED_MAX]
+    peer.note('request', **noted)
+    for name in b'authorization', b'proxy-authorization':
+        if name in request.fields:
+            note_authorization(peer, request.fields[name])
 
 
 def shorten_http(answer, most):
-    """An answer -> as much of it as fits: all, the head, or the status line."""
+    """An answer -> as much of it as fits: all, the head, the status line, or nothing."""
     head, empty, _ = answer.partition(b'\n\n' if b'\r' not in answer else b'\r\n\r\n')
-    if len(answer) > most:
-        answer = head + empty
-    return answer if len(answer) <= most else answer[:answer.index(b'\n') + 1]
+    for part in answer, head + empty, answer[:answer.index(b'\n') + 1]:
+        if len(part) <= most:
+            return part
+    return None
 
 
 class HttpBody:
-    """What is read between a head and its answer: a body passes by, of a length or in chunks.
+    """What is read between a head and its answer: a body, of a length or in chunks.
 
     request HttpRequest
-    parse   function(self, line) -> octets to pass by after it; None: all is read
+    parse   function(self, line) -> octets of the chunk after it; None: all lines are read
     left    octets the lines may still take
+    due     octets of the body, or the chunk, that come next
+    body    what is kept of it
     close   the framing leaves no choice
     """
-    __slots__ = 'request', 'parse', 'left', 'close'
+    __slots__ = 'request', 'parse', 'left', 'due', 'body', 'close'
 
     def __init__(self, request):
         self.request, self.close = request, request.close
         self.parse = HttpBody.parse_size if request.length < 0 else None
-        self.left = HTTP_CHUNK_MAX
+        self.left, self.due, self.body = HTTP_CHUNK_MAX, max(request.length, 0), b''
 
-    @staticmethod
-    def cost():
-        """Octets that it keeps: itself, and what it points to."""
-        return 500
+    def cost(self):
+        """Octets that it keeps: itself, what it points to, the body."""
+        return 1500 + len(self.body)
 
     def read(self, data, peer):
-        """Lines of a chunked body, at most HTTP_CHUNK_LINES -> Reply, or MORE."""
+        """More of the body, at most HTTP_CHUNK_LINES lines of a chunked one -> Reply, or MORE."""
         at = count = 0
-        while self.parse and count < HTTP_CHUNK_LINES:
+        while (self.parse or self.due) and count < HTTP_CHUNK_LINES:
+            if self.due:
+                part = data[at:at + min(self.due, HTTP_BODY_MAX - len(self.body))]
+                if not part:
+                    break
+                self.body += part
+                at += len(part)
+                self.due -= len(part)
+                if self.due and len(self.body) >= HTTP_BODY_MAX:
+                    return self.skip(at)
+                continue
             count += 1
             end = data.find(b'\n', at) + 1
             if (end or len(data)) - at > self.left:
@@ -10230,16 +11749,19 @@ class HttpBody:
                 break
             else:
                 self.left -= end - at
-                skip = self.parse(self, data[at:end].rstrip(b'\r\n'))
+                self.due = self.parse(self, data[at:end].rstrip(b'\r\n'))
                 at = end
-                if skip > len(data) - at:
-                    return Reply(used=at, skip=skip)
-                at += skip
-        if self.parse:
+                if len(self.body) >= HTTP_BODY_MAX and self.due:
+                    return self.skip(at)
+        if self.parse or self.due:
             return Reply(used=at) if at else MORE
         peer.state = None
-        return Reply(pack_http(int(peer.now), self.close, self.request.verb == b'HEAD',
-                               peer.host.original), at, close=self.close)
+        return finish_http(self.request._replace(close=self.close), self.body, at, peer)
+
+    def skip(self, used):
+        """Enough is kept: what is due passes by -> Reply."""
+        due, self.due = self.due, 0
+        return Reply(used=used, skip=due)
 
     def spoil(self):
         """No telling where the next request begins: answer this one, then close."""
@@ -10270,6 +11792,178 @@ class HttpBody:
         if not text:
             self.parse = None
         return 0
+
+
+# ---- http: pages ---------------------------------------------------------------------
+#
+# What is found where.  Paths and forms of answers are those that clients of many products ask for
+# and take; the words are ours, and nobody is let in anywhere.
+
+HTTP_STATUSES = {                       # RFC 9110 s15, RFC 4918 s11.1, RFC 6585 s5
+    101: b'Switching Protocols', 200: b'OK', 201: b'Created', 204: b'No Content',
+    207: b'Multi-Status', 302: b'Found', 400: b'Bad Request', 401: b'Unauthorized',
+    403: b'Forbidden', 404: b'Not Found', 405: b'Method Not Allowed', 414: b'URI Too Long',
+    431: b'Request Header Fields Too Large', 500: b'Internal Server Error',
+    501: b'Not Implemented', 505: b'HTTP Version Not Supported'}
+HTTP_BODILESS = 204, 304                # RFC 9110 s6.4.1
+HTTP_DEPTH = 6                          # folders of a path that are looked for
+HTML, TEXT, JSON, XML = b'text/html', b'text/plain', b'application/json', b'text/xml'
+
+# An answer: number, Content-Type, body, further fields.  $name in the last two is our name
+Page = collections.namedtuple('Page', 'status type body fields')
+Page.__new__.__defaults__ = b'',
+
+HTTP_ALLOW = b'Allow: GET, HEAD, POST, OPTIONS, PROPFIND\r\n'
+HTTP_BASIC = b'WWW-Authenticate: Basic realm="$name"\r\n'
+HTTP_FORM = (
+    b'<!DOCTYPE html>\n<html><head><title>$name</title></head>\n<body><h1>$name</h1>%s\n'
+    b'<form method="post" action="/login">\n<p>User <input name="username">\n'
+    b'<p>Password <input type="password" name="password">\n'
+    b'<p><input type="submit" value="Log in">\n</form></body></html>\n')
+HTTP_LOGIN, HTTP_FAILED = HTTP_FORM % b'', HTTP_FORM % b'<p>Login incorrect'
+HTTP_DAV = (                            # RFC 4918 s14
+    b'<?xml version="1.0"?>\n<D:multistatus xmlns:D="DAV:"><D:response><D:href>/</D:href>'
+    b'<D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop>'
+    b'<D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>\n')
+HTTP_DEVICE = (                         # UPnP Device Architecture 2.0 s2.3
+    b'<?xml version="1.0"?>\n<root xmlns="urn:schemas-upnp-org:device-1-0">'
+    b'<specVersion><major>1</major><minor>0</minor></specVersion><device>'
+    b'<deviceType>urn:schemas-upnp-org:device:Basic:1</deviceType>'
+    b'<friendlyName>$name</friendlyName><manufacturer>$name</manufacturer>'
+    b'<modelName>$name</modelName><UDN>uuid:$name</UDN></device></root>\n')
+KUBE_NO = (b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",'
+           b'"message":"%s","reason":"%s","code":%d}')
+
+# Paths in lower case; /* at the end stands for all below, a port in front for ours.
+HTTP_TABLE = [
+    (b'/ /index.html /index.htm /index.php /index.jsp /login /login/* /login.html /login.php'
+     b' /signin /admin /admin/* /administrator/* /wp-login.php /wp-admin/* /user/login /auth/*'
+     b' /remote/login /dana-na/* /vpn/* /+cscoe+/* /global-protect/* /sslvpn/* /portal/*',
+     200, HTML, HTTP_LOGIN),
+    (b'/robots.txt', 200, TEXT, b'User-agent: *\nDisallow: /\n'),
+    (b'/owa /owa/* /ecp /ecp/*', 302, TEXT, b'', b'Location: /auth/logon\r\n'),
+    (b'/phpmyadmin /phpmyadmin/* /pma /pma/* /manager/* /host-manager/* /solr/* /actuator/* /env'
+     b' /nagios/* /stats /server-status', 401, TEXT, b'', HTTP_BASIC),
+    (b'/boaform/* /gponform/* /cgi-bin/* /goform/* /setup.cgi /shell /vendor/* /tmui/*', 200, TEXT,
+     b''),
+    (b'/actuator', 200, JSON, b'{"_links":{"self":{"href":"/actuator"}}}'),
+    (b'/actuator/health /health', 200, JSON, b'{"status":"UP"}'),
+    (b'/healthz /livez /readyz', 200, TEXT, b'ok'),
+    (b'/solr/admin/info/system', 200, JSON, b'{"responseHeader":{"status":0,"QTime":0}}'),
+    # search engines
+    (b'9200/', 200, JSON, b'{"name":"$name","cluster_name":"$name","cluster_uuid":"_na_",'
+     b'"version":{"number":"8.11.0"}}'),
+    (b'/_cat/*', 200, TEXT, b''),
+    (b'/_search /_all/_search', 200, JSON,
+     b'{"took":0,"timed_out":false,"hits":{"total":{"value":0,"relation":"eq"},"hits":[]}}'),
+    (b'/_cluster/health', 200, JSON, b'{"cluster_name":"$name","status":"green","timed_out":false,'
+     b'"number_of_nodes":1,"number_of_data_nodes":1,"active_shards":0}'),
+    (b'/_nodes /_nodes/*', 200, JSON, b'{"cluster_name":"$name","nodes":{}}'),
+    # containers: Docker Engine API 1.43, OCI Distribution Specification 1.1
+    (b'/_ping', 200, TEXT, b'OK', b'Api-Version: 1.43\r\nOSType: linux\r\n'),
+    (b'/version', 200, JSON, b'{"Version":"24.0.7","ApiVersion":"1.43","MinAPIVersion":"1.12",'
+     b'"Os":"linux","Arch":"amd64"}'),
+    (b'/info', 200, JSON, b'{"ID":"$name","Name":"$name","Containers":0,"Images":0,'
+     b'"OSType":"linux","Architecture":"x86_64","ServerVersion":"24.0.7"}'),
+    (b'/containers/json /images/json /networks /plugins', 200, JSON, b'[]'),
+    (b'/volumes', 200, JSON, b'{"Volumes":[],"Warnings":[]}'),
+    (b'/v2/', 200, JSON, b'{}', b'Docker-Distribution-Api-Version: registry/2.0\r\n'),
+    (b'/v2/_catalog', 200, JSON, b'{"repositories":[]}'),
+    (b'/v2/*', 404, JSON, b'{"errors":[{"code":"NAME_UNKNOWN","message":"unknown"}]}'),
+    # Kubernetes: what a stranger is told
+    (b'/api /api/v1/* /apis /apis/*', 403, JSON, KUBE_NO % (b'forbidden', b'Forbidden', 403)),
+    (b'/pods /runningpods/* /metrics', 401, JSON,
+     KUBE_NO % (b'Unauthorized', b'Unauthorized', 401)),
+    (b'6443/version 10250/version', 200, JSON, b'{"major":"1","minor":"28","gitVersion":"v1.28.4",'
+     b'"platform":"linux/amd64"}'),
+    # stores of keys
+    (b'2379/version', 200, JSON, b'{"etcdserver":"3.5.9","etcdcluster":"3.5.0"}'),
+    (b'/v2/keys /v2/keys/*', 200, JSON, b'{"action":"get","node":{"dir":true}}'),
+    (b'/v3/kv/range /v3beta/kv/range', 200, JSON, b'{"header":{"revision":"1"}}'),
+    (b'/v1/agent/* /v1/catalog/* /v1/kv/*', 403, TEXT, b'Permission denied\n'),
+    (b'/v1/sys/health', 200, JSON, b'{"initialized":true,"sealed":false,"standby":false}'),
+    # language models
+    (b'/api/tags /api/ps', 200, JSON, b'{"models":[]}'),
+    (b'/api/version', 200, JSON, b'{"version":"0.5.0"}'),
+    (b'/v1/models', 200, JSON, b'{"object":"list","data":[]}'),
+    (b'/api/generate /api/chat /api/show', 404, JSON, b'{"error":"model not found"}'),
+    (b'/v1/chat/* /v1/completions /v1/embeddings', 401, JSON,
+     b'{"error":{"message":"no such key","type":"invalid_request_error"}}'),
+    # devices
+    (b'/rootdesc.xml /picsdesc.xml /wanipcn.xml /gatedesc.xml /igd.xml /igddesc.xml'
+     b' /description.xml /devicedesc.xml /desc.xml', 200, XML, HTTP_DEVICE),
+    (b'7547/ 30005/', 204, TEXT, b''),
+]
+HTTP_PAGES = {path: Page(*row[1:]) for row in HTTP_TABLE for path in row[0].split()}
+HTTP_PAGED_PORTS = frozenset(int(path.partition(b'/')[0])
+                             for path in HTTP_PAGES if path[:1].isdigit())
+HTTP_VERSIONED = re.compile(br'/v1\.[0-9]{1,3}(?=/)')           # Docker Engine API: of a path
+HTTP_UPWARDS = re.compile(br'/cgi-bin/.*(?:\.\.|%2e|%%32|%c0)', re.S)   # out of a folder
+HTTP_RUN = re.compile(br'invokefunction|eval-stdin|call_user_func')     # code to run
+
+
+def make_status(status):
+    """A number -> the Page that says no more than it."""
+    text = b'%d %s' % (status, HTTP_STATUSES[status])
+    return Page(status, HTML, b'<html><head><title>%s</title></head><body>%s</body></html>\n'
+                % (text, text), HTTP_ALLOW if status == 405 else b'')
+
+
+HTTP_UNKNOWN = make_status(404)
+HTTP_METHODS = {                        # what is answered without a look at the path
+    b'OPTIONS': Page(200, TEXT, b'', HTTP_ALLOW + b'DAV: 1\r\n'),
+    **dict.fromkeys((b'PUT', b'PATCH', b'DELETE', b'MKCOL', b'COPY', b'MOVE', b'LOCK', b'UNLOCK',
+                     b'PROPPATCH'), make_status(403)),
+    **dict.fromkeys((b'TRACE', b'TRACK', b'DEBUG', b'SEARCH', b'REPORT', b'BPROPFIND', b'SOURCE',
+                     b'PURGE', b'CCM_POST', b'SUBSCRIBE', b'UNSUBSCRIBE', b'NOTIFY'),
+                    make_status(405))}
+
+
+def find_page(request, port):
+    """HttpRequest, our port -> Page, or function(request, body, peer) that makes it."""
+    if request.fault:
+        return make_status(request.fault)
+    if request.verb not in HTTP_READS and request.verb != b'PROPFIND':
+        return HTTP_METHODS.get(request.verb) or make_status(501)
+    path = request.target.lower()
+    if path[:1] != b'/':
+        path = HTTP_AUTHORITY.sub(b'', path, 1) or b'/'
+    path, _, query = path.partition(b'?')
+    if request.verb == b'PROPFIND':
+        return Page(207, XML, HTTP_DAV) if path == b'/' else HTTP_UNKNOWN
+    if b'/cgi-bin/' in path and HTTP_UPWARDS.match(path):
+        return make_status(403)
+    if query and HTTP_RUN.search(query):
+        return Page(200, TEXT, b'')
+    if port in HTTP_PAGED_PORTS and b'%d%s' % (port, path) in HTTP_PAGES:
+        return HTTP_PAGES[b'%d%s' % (port, path)]
+    return find_path(path)
+
+
+def find_path(path):
+    """Path in lower case -> what the table has for it, or for the nearest folder around it."""
+    if path.startswith(b'/v1.'):
+        path = HTTP_VERSIONED.sub(b'', path, 1)
+    page = HTTP_PAGES.get(path)
+    end = len(path)
+    for _ in range(HTTP_DEPTH):
+        end = path.rfind(b'/', 0, end)
+        if page or end <= 0:
+            break
+        page = HTTP_PAGES.get(path[:end] + b'/*')
+    return page or HTTP_UNKNOWN
+
+
+def make_page(request, body, peer):
+    """HttpRequest, what is kept of its body -> Page, or a Reply that is more than one."""
+    if peer.host.http_401:
+        return None
+    page = find_page(request, peer.dport)
+    if callable(page):
+        return page(request, body, peer)
+    if body and page.body is HTTP_LOGIN and request.target != b'/':
+        return page._replace(body=HTTP_FAILED)
+    return page
 
 
 family('Mail and news')
@@ -10681,6 +12375,23 @@ def answer_svn(message, peer):
     return b'( failure ( 20:Authorization failed ) ) '
 
 
+# ---- tftp ----------------------------------------------------------------------------
+
+TFTP_REQUEST = re.compile(br'\0[\1\2]([^\0]{1,255})\0(?:netascii|octet|mail)\0', re.I)
+TFTP_NOT_FOUND, TFTP_DENIED = 1, 2      # RFC 1350 s5: codes of errors
+
+
+@datagram('tftp', sig=('00 01', '00 02'), port=69, ref='RFC 1350 s5',
+          check=lambda data, peer: TFTP_REQUEST.match(data))
+def answer_tftp(message, peer):
+    """A read -> no such file; a write -> denied; the reason where the request has room for it."""
+    name = TFTP_REQUEST.match(message).group(1)
+    peer.note('request', verb=message[1], path=name)
+    code, text = (TFTP_NOT_FOUND, b'not found') if message[1] == 1 else (TFTP_DENIED, b'denied')
+    text = text if len(message) >= 5 + len(text) else b''
+    return bytes((0, 5, 0, code)) + text + b'\0'
+
+
 family('Calls and chat')
 
 
@@ -11004,7 +12715,7 @@ TIME_EPOCH = 2208988800     # RFC 868: seconds from 1900 to 1970
 
 def pack_time(peer):
     """-> seconds since 1900, 4 octets."""
-    return (int(peer.now) + TIME_EPOCH & 0xffffffff).to_bytes(4, 'big')
+    return (peer.second + TIME_EPOCH & 0xffffffff).to_bytes(4, 'big')
 
 
 @talk('time', sig=('..',), port=37, over=BOTH, ref='RFC 868 s1', check=is_small_request,
