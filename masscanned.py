@@ -38,6 +38,7 @@ Theory of operation
 """
 
 import argparse
+import binascii
 import bisect
 import codecs
 import collections
@@ -467,6 +468,9 @@ def varint(at: int):
     return size
 
 
+BER_PARTS_MAX = 32
+
+
 def ber(data: bytes) -> 'int | None':
     """One BER element of definite length and one octet of tag (X.690 s8.1)."""
     if len(data) < 2:
@@ -508,6 +512,21 @@ def parse_ber(data: bytes, at: int = 0) -> 'tuple[int, int, int]':
         raise Malformed('element at %d' % at)
     start = at + 2 + (data[at + 1] & 0x7f if data[at + 1] > 0x7f else 0)
     return data[at], start, at + size
+
+
+def ber_parts(data: bytes) -> 'list[tuple[int, bytes, bytes]]':
+    """Elements side by side -> [(tag, the element, its contents)].
+
+    raises  Malformed if one is not whole, or if there are more than BER_PARTS_MAX
+    """
+    parts, at = [], 0
+    while at < len(data):
+        begin = at
+        tag, start, at = parse_ber(data, begin)
+        parts.append((tag, data[begin:at], data[start:at]))
+        if len(parts) > BER_PARTS_MAX:
+            raise Malformed('more than %d elements' % BER_PARTS_MAX)
+    return parts
 
 
 def pack_der(tag: int, *parts) -> bytes:
@@ -598,6 +617,7 @@ LITERAL_MIN = 3             # octets of a signature that leaves none open and go
 SIGNATURE_MAX = 1 << 10     # octets of any
 LIST_MAX = 8                # signatures that are looked through one by one
 SPLIT_AT = 4                # octet that tells those of a longer list apart
+AMPLIFY_MAX = 3.0           # UDP: entries that may answer more times as much are off
 PADDING_MAX = 18            # octets behind a datagram that pad its Ethernet frame
 WORD_MAX = 16
 MORE = b''
@@ -642,6 +662,7 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     most    UDP: how many times as long as the request an answer may be.  Whoever raises it draws
             on the budget's share for growing answers
     everywhere  the strict policy has it on ports of others, too: it carries them
+            on the budget's share for growing answers; above AMPLIFY_MAX it is off by default
     """
     def register(answer):
         assert name not in PROTOCOLS, name
@@ -680,6 +701,11 @@ def talk(name, sig=(), port=(), ref='', size=None, over=(TCP,), check=None, limi
         protocol(name, sig, port, ref, over, check, **more)(answer_message)
         return answer
     return register
+
+
+def datagram(name, sig=(), port=(), ref='', **more):
+    """The same over UDP only, where a message is a datagram; Ethernet may have padded it."""
+    return talk(name, sig, port, ref, over=(UDP,), **more)
 
 
 def message_end(data, peer, size, limit) -> 'int | bytes | None':
@@ -861,8 +887,8 @@ class Registry:
     """The protocols that are switched on, and which of them is meant.
 
     index       {transport: Index}
-    owners      {port: names of its protocols} under the strict policy, where such a port speaks
-                nothing else; empty otherwise
+    owners      {(transport, port): names of its protocols} under the strict policy, where such a
+                port speaks nothing else; empty otherwise
     greeters    {port: Protocol that speaks first}
     """
 
@@ -873,8 +899,8 @@ class Registry:
         self.owners, self.greeters = {}, {}
         for each in protocols:
             for port in each.ports:
-                if strict and not each.everywhere:
-                    self.owners.setdefault(port, set()).add(each.name)
+                for transport in each.over if strict and not each.everywhere else ():
+                    self.owners.setdefault((transport, port), set()).add(each.name)
                 if each.banner:
                     self.greeters.setdefault(port, each)
         for names in self.owners.values():
@@ -891,7 +917,7 @@ class Registry:
         """
         index = self.index[peer.transport]
         wait = peer.transport == TCP and not final
-        allowed = self.owners.get(peer.dport) if self.owners else None
+        allowed = self.owners.get((peer.transport, peer.dport)) if self.owners else None
         if wait and len(data) == 1 and data in index.begun:
             return MORE
         entries = index.lists.get(data[:2]) or index.lists.get(data[:1])
@@ -1006,14 +1032,20 @@ class Host:
     registry    the Registry
     original    whether to do as the original does, where its tests look
     tls         the Tls of section 8; None: it is not spoken
+    http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
+    keep        octets to remember of what each client says; None: no conversation is recorded
     """
-    __slots__ = 'random', 'guid', 'name', 'boot', 'registry', 'original', 'events', 'tls'
+    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
+                 'events', 'keep')
 
-    def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False):
+    def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
+                 http_401=False):
         self.random, self.boot, self.original = random, boot, original
+        self.http_401 = http_401 or original
         self.guid, self.events = random(16), None
         self.tls = None
+        self.keep = None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
@@ -1028,6 +1060,57 @@ class Host:
 # itself stands in `fields`, by name; 'protocol' is the name of what was spoken then.
 Event = collections.namedtuple('Event', 'kind peer fields')
 
+RECORD_COST = 400           # octets of a Record beside its payload
+
+
+class Record:
+    """What is remembered of a conversation until it is over.
+
+    flow        addresses and ports, the client's first, octets; proto: TCP or UDP
+    start, last Unix times of its first and last frame
+    most        octets kept of the payload
+    payload     the first that the client said; length: how many it said in all
+    inner       the payload is what was said inside of TLS
+    came, went  [frames, octets] of the client, and of ours
+    flags       [of the client's segments, of ours], all together
+    spoken      names of the protocols, in order
+    noted       those of which an answerer noted more than an answer
+    secret      a password was offered
+    greeted     we spoke first
+    head        text of what all its events have in common; '': not needed yet
+    vlan        tags; syn: the frame with which the client began, or one of his before, octets
+    end         why it ends, if that was known before; ''
+    """
+    __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
+                 'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
+                 'end')
+
+    def __init__(self, flow, proto, now, most):
+        self.flow, self.proto = flow, proto
+        self.start = self.last = now
+        self.most, self.payload, self.length = most, b'', 0
+        self.inner = self.secret = self.greeted = False
+        self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
+        self.spoken, self.noted = [], set()
+        self.head = self.end = ''
+        self.vlan, self.syn = (), None
+
+    def hear(self, octets):
+        """The client says something."""
+        self.length += len(octets)
+        room = self.most - len(self.payload)
+        if room > 0:
+            self.payload += octets[:room]
+
+    def go_inside(self):
+        """From here on what is said inside of TLS counts, and nothing else."""
+        if not self.inner:
+            self.inner, self.payload, self.length = True, b'', 0
+
+    def cost(self) -> int:
+        """Octets of it."""
+        return RECORD_COST + len(self.payload)
+
 
 class Peer:
     """Whom an answerer talks to.
@@ -1041,10 +1124,12 @@ class Peer:
     state           the answerer's own; None at first
     hurried         the client has been silent for QUIET_S, or will send no more
     greeter         the Protocol that spoke first: it takes what nobody else claims; else None
+    to_group        the datagram went to many: a broadcast or multicast address
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
-                 'hurried', 'greeter')
-    before, secure = '', None
+                 'hurried', 'greeter', 'to_group')
+    before = ''
+    record = secure = None
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1052,7 +1137,7 @@ class Peer:
         self.sport, self.dport = sport, dport
         self.now, self.host = now, host
         self.protocol = self.state = self.greeter = None
-        self.hurried = False
+        self.hurried = self.to_group = False
 
     @property
     def offers_tls(self) -> bool:
@@ -1103,19 +1188,20 @@ class Stream(Peer):
     closing     our side is done
     stalled     a limit ended the last feed: there may be more to answer
     before      name of the protocol that handed the conversation back; '': none did
+    record      its Record; None: nobody wants one
     waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
     limit       Reply.limit that whoever feeds us has not seen yet; None: none
     resumed     the answerer is called whatever has come
     secure      the Session inside of which all is said; None: no TLS
     """
-    __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'waits', 'limit',
-                 'resumed', 'secure')
+    __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record', 'waits',
+                 'limit', 'resumed', 'secure')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
         self.deaf = self.closing = self.stalled = self.resumed = False
-        self.before = ''
+        self.before, self.record = '', None
         self.waits = self.limit = self.secure = None
 
     def cost(self) -> int:
@@ -1136,6 +1222,8 @@ class Stream(Peer):
     def hear(self, octets: bytes) -> bytes:
         """What the client says -> what we answer, both without TLS."""
         inside = self.secure
+        if self.record and octets:
+            self.record.hear(octets)
         self.kept += octets
         self.at = size = 0
         answers = []
@@ -1436,7 +1524,15 @@ class Conn(Stream):
         size = len(self.kept) + len(self.unacked)
         if self.secure:
             size += self.secure.cost()
+        if self.record:
+            size += self.record.cost()
         return size + kept_by(self.state) if self.state else size
+
+    def end_record(self, end):
+        """The conversation is over, and why: fin, rst, idle, evicted or shutdown."""
+        if self.record:
+            self.note('flow', record=self.record, end=self.record.end or end)
+            self.record = None
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -1481,7 +1577,7 @@ class Waiting:
     window      the client's
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
-    held = 0
+    held, record = 0, None
     resumes = deadline = secure = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
@@ -1497,6 +1593,10 @@ class Waiting:
     @staticmethod
     def is_over():
         return False
+
+    @staticmethod
+    def end_record(end):
+        return None
 
 
 class Connections:
@@ -1554,9 +1654,11 @@ class Connections:
             while self.held > self.held_max:
                 self.evict()
 
-    def drop(self, flow):
+    def drop(self, flow, end='fin'):
+        """Forget a connection, and why, as of Conn.end_record()."""
         conn = self.table.pop(flow, None)
         if conn:
+            conn.end_record(end)
             self.held -= conn.held
             self.has_spoken(flow)
             if conn.secure:
@@ -1565,7 +1667,7 @@ class Connections:
     def evict(self):
         flow = next(iter(self.silent or self.table))
         self.gone.append((flow, self.table[flow]))
-        self.drop(flow)
+        self.drop(flow, 'evicted')
         self.evicted += 1
 
     def next_idle(self):
@@ -2789,7 +2891,7 @@ class Stack:
         """RST: forget the connection, if it is exactly at the number expected."""
         conn = self.connections.get(flow)
         if conn and seq == conn.rcv:
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'rst')
         elif conn and seq - conn.rcv & MASK32 < self.face.window:
             return self.challenge(conn, 'tcp reset')
         return self.drop('tcp reset')
@@ -2847,8 +2949,11 @@ class Stack:
     def make_conn(self, flow, rcv, una, step, head):
         """A client that has proved itself -> Conn."""
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
-        return Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
+        conn = Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
                     min(MSS_STEPS[step], family.mss))
+        if self.host.keep is not None:
+            conn.record = Record(flow, TCP, self.now, self.host.keep)
+        return conn
 
     def answer_next(self, flow, conn, seq, ack, flags, window, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
@@ -2861,7 +2966,7 @@ class Stack:
             return self.challenge(conn, 'tcp ack number')
         if not size:
             if conn.is_over():                  # LAST-ACK (RFC 9293 s3.10.7.4)
-                self.connections.drop(flow)
+                self.connections.drop(flow, 'fin')
                 return self.drop('tcp bare ack')
             out = self.answer_acknowledgement(conn, known, flags)
         elif known >> 31:                       # beyond what we expect: a gap
@@ -2878,6 +2983,8 @@ class Stack:
             if conn.greeter and data:
                 self.connections.has_spoken(flow)
             out = self.send(conn, self.hear(conn, data[known:]))
+            if conn.is_over():
+                conn.end_record('fin')
         self.connections.touch(flow, conn, self.now)
         if conn.wake is None or conn.stalled or conn.waits is not None or conn.limit is not None:
             self.set_timer(flow, conn)
@@ -3002,7 +3109,7 @@ class Stack:
     def answer_waiting(self, flow, conn, seq, ack, flags, window, data, head):
         """A segment of who should be greeted: if it says anything, it has spoken first."""
         if seq == conn.rcv and (data or flags & (PSH | FIN)):
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'fin')
         elif seq == conn.rcv:
             return self.drop('tcp bare ack')
         return self.answer_first(flow, seq, ack, flags, window, data, head)
@@ -3092,6 +3199,8 @@ class Stack:
         conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head)
         conn.window = waiting.window
         self.connections.table[flow] = conn
+        if conn.record:
+            conn.record.greeted = True
         segments = self.send(conn, conn.greet(self.host.registry.greeters[conn.dport]))
         self.connections.touch(flow, conn, self.now)
         self.set_timer(flow, conn)
@@ -3111,14 +3220,15 @@ class Stack:
         while connections.table and connections.next_idle() < self.now:
             flow, conn = next(iter(connections.table.items()))
             if conn.is_over():
-                connections.drop(flow)
+                connections.drop(flow, 'fin')
                 continue
             if not self.may_send(self.farewells, FAREWELL_RATE):
                 break
             if isinstance(conn, Waiting) or conn.fin or conn.unacked:
-                connections.drop(flow)
+                connections.drop(flow, 'idle')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             else:
+                conn.end_record('idle')
                 frames += self.go_on(flow, conn, conn.farewell())
         return frames
 
@@ -3130,6 +3240,7 @@ class Stack:
             layout = FLOW4 if len(conn.src) == 4 else FLOW6
             flow = layout.pack(conn.src, conn.dst, conn.sport, conn.dport)
             if self.connections.get(flow) is conn:
+                conn.end_record('evicted')
                 frames += self.go_on(flow, conn, out)
         return frames
 
@@ -3150,7 +3261,7 @@ class Stack:
             frames = []
             for flow in flows:
                 conn = connections.table[flow]
-                connections.drop(flow)
+                connections.drop(flow, 'shutdown')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             yield frames
 
@@ -3162,7 +3273,7 @@ class Stack:
     def insist(self, flow, conn):
         """What is not acknowledged once more; after the last time, the end."""
         if conn.tries == len(REPEAT_S):
-            self.connections.drop(flow)
+            self.connections.drop(flow, 'idle')
             segments = self.reset_of(conn)
         else:
             conn.wake = self.timers.add((REPEAT_S + REPEAT_S[-1:])[conn.tries + 1], flow, self.now)
@@ -3194,13 +3305,13 @@ class Stack:
         if not trusted and not (total and is_intact(data, pseudo(src, dst, IP_UDP, size))
                                 or four and not total):         # RFC 768, RFC 8200 s8.1
             return self.drop('udp checksum')
-        said = self.take_datagram(src, ours, sport, dport, data[UDP_HEADER.size:])
+        said = self.take_datagram(src, ours, sport, dport, data[UDP_HEADER.size:], ours != dst)
         if not said:
             return ()
         port, out = said
         return pack_udp(ours, src, port, sport, out),
 
-    def take_datagram(self, src, ours, sport, dport, data):
+    def take_datagram(self, src, ours, sport, dport, data, to_group=False):
         """Octets to a port of ours -> (our port, octets) of the answer, or ()."""
         bucket = self.budget.open(src, self.now)
         if not bucket:
@@ -3209,6 +3320,7 @@ class Stack:
             self.budget.take(bucket, False)
             return self.drop('udp silence')
         peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
+        peer.to_group = to_group
         out, port = answer_datagram(peer, data)
         if not peer.protocol:
             self.unclaimed.add((dport, data))
@@ -3382,7 +3494,8 @@ class Journal:
     missed  frames that were not logged because of that
     stuck   missed when the disk was found full; None: it is not
     failed  why nothing can be written; None
-    lock    file locked while writing, where workers write together
+    lock    file of which the octet at `place` is locked while writing, where workers write
+            together
     held    whether it is ours: until a line is whole
     files   NamedFiles that open and rotate the file of that name; None: it has none
     limit   octets after which a new file begins; None: never
@@ -3390,8 +3503,8 @@ class Journal:
     """
 
     def __init__(self, fd, name='standard output', what='packet log', lock=None, files=None,
-                 limit=None):
-        self.name, self.what = name, what
+                 limit=None, place=0):
+        self.name, self.what, self.place = name, what, place
         self.files, self.limit = files, limit
         self.turn = 0.0
         self.lock, self.held = lock, False
@@ -3477,6 +3590,12 @@ class Journal:
                 say('%s: %s: the %s goes on in the file that was open'
                     % (self.name, why(error), self.what))
 
+    def shift(self, step):
+        """As Observer.shift()."""
+        self.turn += step
+        if self.due is not None:
+            self.due += step
+
     def take_over(self, fd):
         """What waits goes to another descriptor; a line that was half written, from its start."""
         os.dup2(fd, self.fd, False)
@@ -3490,7 +3609,7 @@ class Journal:
         until = time.monotonic() + wait_s
         while self.lock and not self.held:
             try:
-                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.place)
                 self.held = True
             except (BlockingIOError, PermissionError):
                 if time.monotonic() >= until:
@@ -3501,7 +3620,7 @@ class Journal:
     def release(self):
         """Give the lock back, unless a line is half written."""
         if self.held and not self.begun:
-            fcntl.lockf(self.lock, fcntl.LOCK_UN)
+            fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, self.place)
             self.held = False
 
     def write(self, wait_s):
@@ -3674,9 +3793,7 @@ class PacketLog(Observer):
         self.journal.reopen()
 
     def shift(self, step):
-        self.journal.turn += step
-        if self.journal.due is not None:
-            self.journal.due += step
+        self.journal.shift(step)
 
     def close(self, now):
         self.journal.flush(now, LAST_FLUSH_S)
@@ -3924,6 +4041,8 @@ class Teller(Observer):
 
     def event(self, now, event):
         kind, peer, fields = event
+        if kind == 'flow':
+            return
         host = ip_text(peer.src)
         name = fields['protocol'] or TRANSPORTS[peer.transport]
         if kind == 'answer':
@@ -3935,6 +4054,1053 @@ class Teller(Observer):
                         if key != 'protocol')
         say('%s %s%s from %s port %d to port %d' % (name, kind, pairs, host, peer.sport,
                                                     peer.dport))
+
+
+# ---- fingerprints ----
+
+P0F_TTLS = 32, 64, 128, 255
+P0F_HOPS_MAX = 35               # more hops than that nobody believes
+P0F_MSS_MIN = 100               # below it a window is no multiple of anything
+ETHERNET_MTU = 1500
+WSCALE_MAX = 14                 # RFC 7323 s2.3
+TCP_OPTION_WSCALE, TCP_OPTION_SACK_OK, TCP_OPTION_TS = 3, 4, 8  # RFC 7323, RFC 2018
+P0F_OPTIONS = {TCP_OPTION_NOP: 'nop', TCP_OPTION_MSS: 'mss', TCP_OPTION_WSCALE: 'ws',
+               TCP_OPTION_SACK_OK: 'sok', 5: 'sack', TCP_OPTION_TS: 'ts'}
+P0F_QUIRKS = ('df', 'id+', 'id-', 'ecn', '0+', 'flow', 'seq-', 'ack+', 'ack-', 'uptr+', 'urgf+',
+              'pushf+', 'ts1-', 'ts2+', 'opt+', 'exws', 'bad')
+IPV4_WHOLE = struct.Struct('!BBHHHBBH4s4s')     # RFC 791 s3.1: vihl tos total id frag ttl proto
+#                                                 sum src dst
+# What the first packet of a client says.
+#   version     4 or 6; ttl, window, mss, wscale, seq, ident: numbers; mss, wscale: 0 if missing
+#   dst, dport, sport   of it
+#   kinds       of the options, in order; layout: of the same, as p0f writes it
+#   size4       octets of options of IP; above: octets of both headers
+#   stamped     there is a time stamp, not 0; quirks: set of P0F_QUIRKS; data: there is some
+Syn = collections.namedtuple(
+    'Syn', 'version ttl window mss wscale seq ident dst dport sport kinds layout size4 above '
+    'stamped quirks data')
+
+
+def parse_syn(frame) -> 'Syn | None':
+    """Frame of a TCP segment -> what it says; None: it is none."""
+    proto, addresses, at = find_layer4(frame)
+    if proto != IP_TCP or len(frame) < at + TCP_HEADER.size:
+        return None
+    start = skip_tags(frame, from_octets(frame[12:14], 'big'))[1]
+    sport, dport, seq, ack, word, window, _, urgent = TCP_HEADER.unpack_from(frame, at)
+    end = at + (word >> 12) * 4
+    quirks, ident = set(), 0
+    if len(addresses) == 8:
+        vihl, tos, total, ident, frag, ttl, _, _, _, dst = IPV4_WHOLE.unpack_from(frame, start)
+        version, size4 = 4, (vihl & 15) * 4 - IPV4.size
+        ends = start + total
+        quirks |= {name for name, holds in (
+            ('ecn', tos & 3), ('df', frag & IPV4_DF), ('0+', frag & 0x8000),
+            ('id+', frag & IPV4_DF and ident), ('id-', not frag & IPV4_DF and not ident))
+            if holds}
+    else:
+        word6, size, _, ttl, _, dst = IPV6.unpack_from(frame, start)
+        version, size4 = 6, 0
+        ends = start + IPV6.size + size
+        quirks |= {name for name, holds in (('ecn', word6 >> 20 & 3), ('flow', word6 & 0xfffff))
+                   if holds}
+    flags = word & FLAGS
+    quirks |= {name for name, holds in (
+        ('ecn', flags & (ECE | CWR)), ('seq-', not seq),
+        ('ack+', ack >> 24 & 1 and not flags & ACK),    # p0f 3.09b looks at this bit only
+        ('ack-', flags & ACK and not ack), ('uptr+', urgent and not flags & URG),
+        ('urgf+', flags & URG), ('pushf+', flags & PSH)) if holds}
+    kinds, layout, values, odd = walk_options(frame[at + TCP_HEADER.size:end])
+    mss, wscale = (from_octets(values.get(kind, b''), 'big')
+                   for kind in (TCP_OPTION_MSS, TCP_OPTION_WSCALE))
+    return Syn(version, ttl, window, mss, wscale, seq, ident, dst, dport, sport, kinds, layout,
+               size4, end - start, any(values.get(TCP_OPTION_TS, b'')[:4]), quirks | odd,
+               ends > end)
+
+
+def walk_options(options) -> 'tuple[list, list, dict, set]':
+    """Options of TCP -> kinds, their layout for p0f, {kind: its value}, quirks; RFC 9293 s3.2."""
+    sizes = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2, TCP_OPTION_TS: 10}
+    kinds, layout, values, odd, at = [], [], {}, set(), 0
+    while at < len(options):
+        kind = options[at]
+        kinds.append(kind)
+        if kind == TCP_OPTION_END:
+            rest = options[at + 1:]
+            layout.append('eol+%d' % len(rest))
+            return kinds, layout, values, odd | ({'opt+'} if any(rest[:-1]) else set())
+        layout.append(P0F_OPTIONS.get(kind) or '?%d' % kind)
+        if kind == TCP_OPTION_NOP:
+            at += 1
+            continue
+        told = options[at + 1] if at + 1 < len(options) else 0
+        size = sizes.get(kind, told)            # as p0f: a wrong one changes nothing
+        if told != size:
+            odd.add('bad')
+        if size < 2 or at + size > len(options):
+            return kinds, layout, values, odd | {'bad'}
+        value = values[kind] = options[at + 2:at + size]
+        odd |= {name for name, holds in (
+            ('exws', kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX),
+            ('ts1-', kind == TCP_OPTION_TS and not any(value[:4])),
+            ('ts2+', kind == TCP_OPTION_TS and any(value[4:]))) if holds}
+        at += size
+    return kinds, layout, values, odd
+
+
+def window_text(syn) -> str:
+    """The window, as a multiple of what p0f tries in this order, or as it is."""
+    if not syn.window or syn.mss < P0F_MSS_MIN:
+        return str(syn.window)
+    tries = [(syn.mss, 'mss')]
+    if syn.stamped:
+        tries.append((syn.mss - 12, 'mss'))
+    heads = [40] if syn.version == 4 else [40, 60]
+    for size in heads:
+        tries += [(ETHERNET_MTU - size, 'mss'), (ETHERNET_MTU - size - 12, 'mss')]
+    tries += [(syn.mss + size, 'mtu') for size in heads + [syn.above]] + [(ETHERNET_MTU, 'mtu')]
+    for size, name in tries:
+        if syn.window % size == 0:
+            return '%s*%d' % (name, syn.window // size)
+    return str(syn.window)
+
+
+def pack_signature(syn) -> str:
+    """A Syn -> raw signature of p0f 3; source: its README, 'Fingerprint database', TCP."""
+    start = min(each for each in P0F_TTLS if each >= syn.ttl)
+    hops = start - syn.ttl
+    return '%d:%d+%s:%d:%d:%s,%d:%s:%s:%s' % (
+        syn.version, syn.ttl, hops if hops <= P0F_HOPS_MAX else '?', syn.size4, syn.mss,
+        window_text(syn), syn.wscale, ','.join(syn.layout),
+        ','.join(each for each in P0F_QUIRKS if each in syn.quirks), '+' if syn.data else '0')
+
+
+def syn_object(syn) -> dict:
+    """A Syn -> masscanned.syn of an event."""
+    return {'sig': pack_signature(syn), 'ttl': syn.ttl, 'window': syn.window, 'mss': syn.mss,
+            'wscale': syn.wscale, 'options': syn.kinds, 'id': syn.ident, 'seq': syn.seq}
+
+
+def masscan_ident(syn) -> int:
+    """The IP ID that masscan gives such a SYN."""
+    return (from_octets(syn.dst[-4:], 'big') ^ syn.dport ^ syn.seq) & HALF
+
+
+# Who it is, from facts of the first packet: (name, by, whether a Syn has them), the surest first.
+SYN_TOOLS = (
+    # Zakir Durumeric et al., 'An Internet-Wide View of Internet-Wide Scanning', 2014, s3.2
+    ('zmap', 'ip.id', lambda syn: syn.ident == 54321),
+    # Antonakakis et al., 'Understanding the Mirai Botnet', 2017, s3.1
+    ('mirai', 'tcp.seq', lambda syn: syn.version == 4 and syn.seq == from_octets(syn.dst, 'big')),
+    # Durumeric, as above; what masscan 1.3 sends, seen on the wire
+    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024
+     and syn.ident == masscan_ident(syn)),
+    # nmap.org/book/man-port-scanning-techniques.html, and nmap 7.93 -sS on the wire
+    ('nmap', 'tcp.window', lambda syn: syn.window in (1024, 2048, 3072, 4096)
+     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460),
+    # hping3(8): --win, 64 by default in version 2, 512 in 3; no options
+    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds),
+    # scapy.readthedocs.io: defaults of IP() and TCP()
+    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds
+     and syn.ident in (0, 1)),
+    # cscan.py beside this file
+    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX and syn.sport == 32005))
+# And from what it says: parts, in lower case, of a User-Agent, and of an SSH identification, as
+# these programs write them themselves.
+AGENT_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'censys', 'censys'), (b'shodan', 'shodan'), (b'leakix', 'leakix'),
+    (b'l9explore', 'leakix'), (b'l9tcpid', 'leakix'), (b'shadowserver', 'shadowserver'),
+    (b'expanse', 'expanse'), (b'paloalto', 'expanse'), (b'internet-measurement', 'driftnet'),
+    (b'netsystemsresearch', 'netsystems'), (b'onyphe', 'onyphe'), (b'binaryedge', 'binaryedge'),
+    (b'modat', 'modat'), (b'masscan', 'masscan'), (b'nmap', 'nmap'), (b'nuclei', 'nuclei'),
+    (b'sqlmap', 'sqlmap'), (b'nikto', 'nikto'), (b'gobuster', 'gobuster'), (b'ffuf', 'ffuf'),
+    (b'wpscan', 'wpscan'), (b'metasploit', 'metasploit'), (b'hydra', 'hydra'),
+    (b'httpx', 'httpx'), (b'fasthttp', 'fasthttp'), (b'go-http-client', 'go-http'),
+    (b'python-requests', 'python-requests'), (b'python-urllib', 'python-urllib'),
+    (b'aiohttp', 'aiohttp'), (b'okhttp', 'okhttp'), (b'curl/', 'curl'), (b'wget', 'wget'),
+    (b'libwww-perl', 'libwww-perl'), (b'java/', 'java'))
+SSH_TOOLS = (
+    (b'zgrab', 'zgrab'), (b'nmap', 'nmap'), (b'medusa', 'medusa'), (b'hydra', 'hydra'),
+    (b'libssh2', 'libssh2'), (b'libssh', 'libssh'), (b'paramiko', 'paramiko'),
+    (b'asyncssh', 'asyncssh'), (b'jsch', 'jsch'), (b'-go', 'go-ssh'), (b'putty', 'putty'),
+    (b'winscp', 'winscp'), (b'dropbear', 'dropbear'), (b'openssh', 'openssh'),
+    (b'metasploit', 'metasploit'))
+# Probes with a text of their own, as nmap 7.93 -sV sends them, seen on the wire.
+PROBE_TEXTS = (
+    (b'/nice%20ports%2C/Tri%6Eity.txt%2ebak', 'nmap'), (b'sip:nm SIP/2.0', 'nmap'),
+    (b'mstshash=nmap', 'nmap'))
+USER_AGENT = re.compile(br'\r\n[Uu]ser-[Aa]gent:[ \t]*([^\r\n]{1,256})')
+
+
+def tool_of_syn(syn) -> 'tuple[str, str] | None':
+    """Who sent such a Syn -> (name, what it rests on)."""
+    for name, by, holds in SYN_TOOLS:
+        if holds(syn):
+            return name, by
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def tool_of_text(text, which) -> 'str | None':
+    """A User-Agent or identification in lower case, a table -> name."""
+    return next((name for part, name in which if part in text), None)
+
+
+def tool_of_payload(payload) -> 'tuple[str, str] | None':
+    """What a client said first -> who it is, what that rests on."""
+    for part, name in PROBE_TEXTS:
+        if part in payload:
+            return name, 'payload'
+    if payload.startswith(b'SSH-'):
+        name = tool_of_text(payload.partition(b'\n')[0][:256].lower(), SSH_TOOLS)
+        return name and (name, 'ssh.software')
+    match = USER_AGENT.search(payload)
+    name = match and tool_of_text(match.group(1).lower(), AGENT_TOOLS)
+    return name and (name, 'http.user_agent')
+
+
+def tool_object(found) -> dict:
+    """-> masscanned.tool of an event, or nothing."""
+    return {'tool': {'name': found[0], 'by': found[1]}} if found else {}
+
+
+# What a ClientHello says (RFC 8446 s4.1.2): numbers; extensions: [(type, octets)]
+Hello = collections.namedtuple('Hello', 'version ciphers extensions')
+TLS_SNI, TLS_GROUPS, TLS_POINTS, TLS_SIGNATURES = 0, 10, 11, 13     # IANA, ExtensionType Values
+TLS_ALPN, TLS_VERSIONS = 16, 43
+TLS_NAMES = {0x0304: 'TLS 1.3', 0x0303: 'TLS 1.2', 0x0302: 'TLS 1.1', 0x0301: 'TLSv1',
+             0x0300: 'SSLv3'}
+JA4_VERSIONS = {0x0304: '13', 0x0303: '12', 0x0302: '11', 0x0301: '10', 0x0300: 's3',
+                0x0002: 's2', 0xfeff: 'd1', 0xfefd: 'd2', 0xfefc: 'd3'}
+JA4_HASH = 12                   # digits
+
+
+def is_grease(number) -> bool:
+    """Whether a number stands for nothing (RFC 8701 s2)."""
+    return number & 0x0f0f == 0x0a0a and number >> 8 == number & 0xff
+
+
+def read_words(octets) -> 'list[int]':
+    """Numbers of two octets, as many as are whole, without GREASE."""
+    words = struct.unpack('!%dH' % (len(octets) // 2), octets[:len(octets) & ~1])
+    return [word for word in words if not is_grease(word)]
+
+
+def parse_hello(message) -> 'Hello | None':
+    """Handshake message of a ClientHello, type and length in front -> Hello; None: it is none."""
+    if len(message) < 39 or message[0] != 1:
+        return None
+    at = 39 + message[38]
+    size = from_octets(message[at:at + 2], 'big')
+    ciphers = read_words(message[at + 2:at + 2 + size])
+    at += 2 + size
+    at += 1 + (message[at] if at < len(message) else 0)
+    end = min(at + 2 + from_octets(message[at:at + 2], 'big'), len(message))
+    at, extensions = at + 2, []
+    while at + 4 <= end:
+        kind, size = TAG.unpack_from(message, at)
+        extensions.append((kind, message[at + 4:min(at + 4 + size, end)]))
+        at += 4 + size
+    return Hello(from_octets(message[4:6], 'big'), ciphers,
+                 [each for each in extensions if not is_grease(each[0])])
+
+
+def ja3_text(hello) -> str:
+    """What JA3 is the MD5 of; source: https://github.com/salesforce/ja3, README."""
+    found = dict(hello.extensions)
+    groups, points = found.get(TLS_GROUPS, b''), found.get(TLS_POINTS, b'')
+    return ','.join([str(hello.version)] + ['-'.join(map(str, each)) for each in (
+        hello.ciphers, [kind for kind, _ in hello.extensions], read_words(groups[2:]),
+        points[1:])])
+
+
+def read_alpn(hello) -> 'list[bytes]':
+    """-> the names of RFC 7301 s3.1."""
+    data, at, names = dict(hello.extensions).get(TLS_ALPN, b''), 2, []
+    while at < len(data) and len(names) < ITEMS_MAX:
+        names.append(data[at + 1:at + 1 + data[at]])
+        at += 1 + data[at]
+    return names
+
+
+def read_sni(hello) -> bytes:
+    """-> the name of RFC 6066 s3; b'': none."""
+    data = dict(hello.extensions).get(TLS_SNI, b'')
+    return data[5:5 + from_octets(data[3:5], 'big')]
+
+
+def highest_version(hello) -> int:
+    """-> the best one it offers."""
+    return max(read_words(dict(hello.extensions).get(TLS_VERSIONS, b'')[1:]),
+               default=hello.version)
+
+
+def ja4_text(hello, transport='t') -> str:
+    """The fingerprint JA4; source: https://github.com/FoxIO-LLC/ja4, technical_details/JA4.md.
+
+    transport   t: TCP, q: QUIC
+    """
+    found = dict(hello.extensions)
+    name = (read_alpn(hello) + [b''])[0]
+    ends = '00'
+    if name:
+        ends = (name[:1] + name[-1:]).decode('latin-1')
+        if not re.fullmatch('[0-9A-Za-z]{2}', ends):
+            ends = name.hex()[0] + name.hex()[-1]
+    kinds = [kind for kind, _ in hello.extensions]
+    head = '%s%s%s%02d%02d%s' % (
+        transport, JA4_VERSIONS.get(highest_version(hello), '00'),
+        'd' if TLS_SNI in found else 'i', min(len(hello.ciphers), 99), min(len(kinds), 99), ends)
+    rest = ja4_list(sorted(each for each in kinds if each not in (TLS_SNI, TLS_ALPN)))
+    signatures = ja4_list(read_words(found.get(TLS_SIGNATURES, b'')[2:]))
+    return '%s_%s_%s' % (head, ja4_hash(ja4_list(sorted(hello.ciphers))),
+                         ja4_hash('_'.join(each for each in (rest, signatures) if each)))
+
+
+def ja4_list(numbers) -> str:
+    """Numbers -> four digits each."""
+    return ','.join('%04x' % each for each in numbers)
+
+
+def ja4_hash(text) -> str:
+    """-> 12 digits of SHA-256, zeros for nothing."""
+    return hashlib.sha256(text.encode()).hexdigest()[:JA4_HASH] if text else '0' * JA4_HASH
+
+
+def md5_text(text) -> str:
+    """MD5 of a text or of octets: a name here, no protection."""
+    octets = text if isinstance(text, bytes) else text.encode()
+    try:
+        return hashlib.md5(octets).hexdigest()
+    except ValueError:                          # FIPS
+        return hashlib.new('md5', octets, usedforsecurity=False).hexdigest()
+
+
+def tls_object(message) -> dict:
+    """ClientHello -> the object `tls` of an event; {}: it is none."""
+    hello = parse_hello(message)
+    if not hello:
+        return {}
+    text, name, version = ja3_text(hello), read_sni(hello), highest_version(hello)
+    found = {'version': TLS_NAMES.get(version, '%04x' % version)}
+    if name:
+        found['sni'] = plain(name)
+    alpns = read_alpn(hello)
+    if alpns:
+        found['client_alpns'] = plain(alpns)
+    found['client_handshake'] = {
+        'version': TLS_NAMES.get(hello.version, '%04x' % hello.version),
+        'ciphers': hello.ciphers, 'exts': [kind for kind, _ in hello.extensions],
+        'sig_algs': read_words(dict(hello.extensions).get(TLS_SIGNATURES, b'')[2:])}
+    found['ja3'] = {'hash': md5_text(text), 'string': text}
+    found['ja4'] = ja4_text(hello)
+    return found
+
+
+def hassh_text(kexinit) -> str:
+    """Payload of a client's KEXINIT -> what HASSH is the MD5 of.
+
+    source  RFC 4253 s7.1, https://github.com/salesforce/hassh, README
+    """
+    at, lists = 17, []
+    for _ in range(8):
+        names, at = read_sized(kexinit, at, 4)
+        lists.append(names.decode('latin-1'))
+    return ';'.join(lists[place] for place in (0, 2, 4, 6))
+
+
+def ssh_object(version, kexinit=b'') -> dict:
+    """Identification line and KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
+    if kexinit:
+        text = hassh_text(kexinit)
+        client['hassh'] = {'hash': md5_text(text), 'string': text}
+    return {'client': client}
+
+
+# ---- events ----
+
+SCHEMA = 1
+EVENTS_BUDGET = 2000            # lines a second; beyond it conversations are only counted
+EVENTS_ROTATE = 100 << 20, KEPT_FILES
+PAYLOAD = 1024                  # octets of what a client says, unless --payload says otherwise
+SWEEP_S = 1.0                   # what is over is looked for so often
+DATAGRAMS_S = 30                # datagrams between the same ports are one flow for so long
+SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is told of before
+SCANS_RATE = 50                 # a second
+STATS_S = 60
+SOURCES_MAX = 16384
+DATAGRAMS_MAX = 16384
+MEMBERS_MAX = 1 << 18           # ports and addresses remembered of all sources together
+PORTS_SHOWN = 64
+TCP_FLAGS_AT = 13               # RFC 9293 s3.1
+SHAPES_MAX = 4
+SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
+TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
+ITEMS_MAX, NESTED_MAX = 256, 4
+RECORDED = frozenset((IP_TCP, IP_UDP, IP_ICMP, IP_ICMPV6))
+ICMP_ASKS = {IP_ICMP: (ICMP_ECHO, ICMP_TIMESTAMP, 15, 17),      # RFC 792, RFC 950
+             IP_ICMPV6: (ICMPV6_ECHO,)}
+EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
+# Names of ours that EVE JSON, as Suricata documents it, has otherwise
+EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
+             'socks5': 'socks', 'dhcpv4': 'dhcp'}
+FLAG_LETTERS = 'FSRPAUEC'
+TCP_FLAG_NAMES = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg', 'ecn', 'cwr'
+FLOW_REASONS = {'evicted': 'forced', 'shutdown': 'shutdown'}    # of EVE; all else: timeout
+
+
+class Source:
+    """Somebody who knocks over one protocol.
+
+    first, last     Unix times
+    packets         that belong to no conversation
+    ports, addresses    of ours, dicts as ordered sets
+    flags           {flags of TCP, or type of ICMP: packets}
+    frame           the last SYN, or the first of any kind; octets
+    shapes          {offset, flags and window of SYNs: [how many, one of them]}; at most SHAPES_MAX
+    flows           conversations it has begun
+    suppressed      events of it that the budget left out
+    more            some ports and addresses are not remembered
+    """
+    __slots__ = ('first', 'last', 'packets', 'ports', 'addresses', 'flags', 'frame', 'shapes',
+                 'flows', 'suppressed', 'more')
+
+    def __init__(self, now, frame):
+        self.first = self.last = now
+        self.packets = self.flows = self.suppressed = 0
+        self.ports, self.addresses, self.flags = {}, {}, {}
+        self.frame, self.more = frame[:SOURCE_FRAME], False
+        self.shapes = {}
+
+    def take_syn(self, frame, shape, count=1):
+        """A SYN, the last of so many alike."""
+        self.frame = frame[:SOURCE_FRAME]
+        known = self.shapes.get(shape)
+        if known:
+            known[0] += count
+        elif len(self.shapes) < SHAPES_MAX:
+            self.shapes[shape] = [count, self.frame]
+
+    def typical(self):
+        """-> the frame that stands for most of its SYNs."""
+        return max(self.shapes.values())[1] if self.shapes else self.frame
+
+    def members(self):
+        """How many ports and addresses it remembers."""
+        return len(self.ports) + len(self.addresses)
+
+    def has_only_knocked(self):
+        """Whether there is more to tell than of its conversations."""
+        return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
+
+
+class EventLog(Observer):
+    """What is said, by whom, and who only knocks: lines of JSON in a Journal.
+
+    stack       whose connections they are
+    iface, name of the interface and of the sensor
+    worker      its number; None: there is one only
+    count       count() -> Counter of all that is counted
+    text        text(object) -> its text in JSON, as of make_encoder()
+    budget      [lines that may still be written, when that was so]; rate: a second
+    suppressed  lines that it left out
+    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
+    members     ports and addresses that these remember
+    strangers   packets of those for whom there was no room among the sources
+    datagrams   {addresses and ports: Record} of UDP, the longest silent first
+    begun       Unix time of the start; sweep_at, stats_at: when these are due
+    """
+    on_events = True
+
+    def __init__(self, journal, stack, iface, name, now, encode, worker=None,
+                 rate=EVENTS_BUDGET, count=collections.Counter):
+        self.journal, self.stack = journal, stack
+        self.iface, self.name, self.worker, self.count = iface, name, worker, count
+        self.rate, self.budget = rate, [rate, now]
+        self.suppressed = self.members = self.strangers = 0
+        self.sources, self.datagrams = {}, collections.OrderedDict()
+        self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
+        self.knocks = {None: True}              # fate: whether a frame of it counts
+        self.text = encode
+
+    @property
+    def due(self):
+        due = min(self.sweep_at, self.stats_at)
+        return due if self.journal.due is None else min(due, self.journal.due)
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    # frames
+
+    def frame(self, now, frame, fate, answers):
+        """As Observer.frame."""
+        known = self.knocks.get(fate)
+        if known is None:
+            known = self.knocks[fate] = is_knock(fate)
+        if not known:
+            return
+        if frame[12:15] == IPV4_PLAIN:
+            proto, addresses, at = frame[23], frame[26:34], 34
+        else:
+            proto, addresses, at = find_layer4(frame)
+        if proto == IP_TCP:
+            self.segment(now, frame, addresses + frame[at:at + 4], at, answers)
+        elif proto == IP_UDP:
+            size = UDP_HEADER.unpack_from(frame, at)[2]
+            self.datagram(now, frame, addresses + frame[at:at + 4],
+                          frame[at + UDP_HEADER.size:at + size], answers)
+        elif proto in ICMP_ASKS and frame[at] in ICMP_ASKS[proto]:
+            half = len(addresses) // 2
+            self.knock(now, addresses[:half] + bytes((proto,)), frame, None, addresses[half:],
+                       frame[at])
+
+    def segment(self, now, frame, flow, at, answers):
+        """A segment: of a conversation, or a knock."""
+        conn, flags = self.stack.connections.get(flow), frame[at + TCP_FLAGS_AT]
+        record = conn.record if conn else self.just_ended(flow)
+        half = len(flow) // 2 - 2
+        key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
+        if record is None:
+            source = self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4],
+                                flags)
+            if flags == SYN and source:
+                source.take_syn(frame, frame[at + 12:at + 16])
+            return
+        record.last = now
+        record.came[0] += 1
+        record.came[1] += len(frame)
+        record.flags[0] |= flags
+        for each in answers:
+            record.went[0] += 1
+            record.went[1] += len(each)
+            ends = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
+                find_layer4(each)[2] + TCP_FLAGS_AT)
+            record.flags[1] |= each[ends]
+        if record.syn is None:
+            record.vlan = find_tags(frame)
+            record.syn = self.join(key, now)
+
+    def just_ended(self, flow):
+        """The Record of a conversation that the frame before our eyes has ended, or None."""
+        events = self.stack.host.events
+        if events and events[-1].kind == 'flow':
+            record = events[-1].fields['record']
+            return record if record.flow == flow else None
+        return None
+
+    def join(self, key, now):
+        """A source begins a conversation -> the frame that we remember of it, or b''."""
+        source = self.sources.get(key)
+        if source is None:
+            return b''
+        source.flows += 1
+        source.last = now
+        return source.frame
+
+    def datagram(self, now, frame, flow, data, answers):
+        """A datagram: the first or another of a flow; an empty one only knocks."""
+        half = len(flow) // 2 - 2
+        if not data:
+            self.knock(now, flow[:half] + b'\x11', frame, from_octets(flow[-2:], 'big'),
+                       flow[half:-4], 0)
+            return
+        record = self.datagrams.get(flow)
+        if record and (now - record.last >= DATAGRAMS_S or now - record.start >= SOURCE_MOST_S):
+            del self.datagrams[flow]
+            self.end_flow(now, record, 'idle')
+            record = None
+        if record is None:
+            if len(self.datagrams) >= DATAGRAMS_MAX:
+                self.end_flow(now, self.datagrams.popitem(False)[1], 'evicted')
+            record = self.datagrams[flow] = Record(flow, UDP, now, self.stack.host.keep)
+            record.syn, record.vlan = frame[:SOURCE_FRAME], find_tags(frame)
+        else:
+            self.datagrams.move_to_end(flow)
+        record.last = now
+        record.hear(data)
+        record.came[0] += 1
+        record.came[1] += len(frame)
+        record.went[0] += len(answers)
+        record.went[1] += sum(map(len, answers))
+
+    def knock(self, now, key, frame, port, address, flags):
+        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
+        source = self.sources.get(key)
+        if source is None:
+            source = self.welcome(now, key, frame)
+            if source is None:
+                return None
+        source.last = now
+        source.packets += 1
+        source.flags[flags] = source.flags.get(flags, 0) + 1
+        self.remember(source, () if port is None else (port,), (address,))
+        return source
+
+    def welcome(self, now, key, frame):
+        """A Source that is new; None: there is no room."""
+        if len(self.sources) >= SOURCES_MAX:
+            self.strangers += 1
+            return None
+        source = self.sources[key] = Source(now, frame)
+        return source
+
+    def remember(self, source, ports, addresses):
+        """Ports and addresses of ours that a source asked for, as far as there is room."""
+        if self.members >= MEMBERS_MAX:
+            source.more = True
+            return
+        before = source.members()
+        for known, new in (source.ports, ports), (source.addresses, addresses):
+            if len(new) == 1:
+                known[new[0]] = None
+            else:
+                known.update(dict.fromkeys(new))
+        self.members += source.members() - before
+
+    def openings(self, now, frames, answers, columns):
+        """As Observer.openings: 0.1 us for each where there is no room for its source."""
+        srcs = columns.srcs()
+        if len(self.sources) >= SOURCES_MAX and self.sources.keys().isdisjoint(srcs):
+            self.strangers += len(frames)
+            return
+        ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
+        ours = [each.to_bytes(4, 'big') for each in columns.ours()]
+        if len(srcs) == 1:
+            self.many_knocks(now, srcs[0], frames, ports, ours)
+            return
+        count = len(frames)
+        places = collections.defaultdict(list)
+        for place, src in enumerate(srcs):
+            places[src].append(place)
+        ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
+        for src, mine in places.items():
+            self.many_knocks(now, src, [frames[each] for each in mine],
+                             [ports[each] for each in mine], [ours[each] for each in mine])
+
+    def many_knocks(self, now, key, frames, ports, ours):
+        """SYNs over IPv4 of one source."""
+        source = self.sources.get(key)
+        if source is None:
+            source = self.welcome(now, key, frames[-1])
+            if source is None:
+                self.strangers += len(frames) - 1
+                return
+        source.last = now
+        source.packets += len(frames)
+        source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
+        source.take_syn(frames[-1], frames[-1][46:50], len(frames))
+        self.remember(source, ports, ours)
+
+    def unasked(self, now, frames):
+        """Frames of ours that belong to conversations are counted."""
+        for frame in frames:
+            proto, addresses, at = find_layer4(frame)
+            if proto != IP_TCP:
+                continue
+            half = len(addresses) // 2
+            conn = self.stack.connections.get(addresses[half:] + addresses[:half]
+                                              + frame[at + 2:at + 4] + frame[at:at + 2])
+            record = conn.record if conn else None
+            if record:
+                record.went[0] += 1
+                record.went[1] += len(frame)
+                record.flags[1] |= frame[at + TCP_FLAGS_AT]
+
+    # events
+
+    def event(self, now, event):
+        """What an answerer noted, or the end of a conversation."""
+        kind, peer, fields = event
+        record = peer.record
+        if kind == 'flow':
+            self.end_flow(now, fields['record'], fields['end'])
+            return
+        if record is None and peer.transport == UDP:
+            record = self.datagrams.get((FLOW4 if len(peer.src) == 4 else FLOW6).pack(
+                peer.src, peer.dst, peer.sport, peer.dport))
+        name = fields['protocol']
+        if record is None or not name:
+            return
+        if not record.spoken or record.spoken[-1] != name and len(record.spoken) < ITEMS_MAX:
+            record.spoken.append(name)
+        if kind == 'credentials':
+            record.secret = True
+            self.credentials(now, record, fields)
+        elif kind != 'answer' or fields['data'] and name not in record.noted:
+            record.noted.add(name)
+            self.request(now, record, name, kind, fields)
+
+    def credentials(self, now, record, fields):
+        """A name, a password or a hash was offered."""
+        self.write(now, record, 'credentials', {}, {
+            'credentials': {key: plain(value) for key, value in fields.items()}})
+
+    def request(self, now, record, name, kind, fields):
+        """A request was understood: an object of the protocol's name."""
+        name = eve_name(name)
+        if kind in NOTES:
+            about = NOTES[kind](fields)
+        elif kind == 'answer' and name in ANSWERED:
+            about = ANSWERED[name](fields['data'])
+        elif kind == 'answer':
+            about = {'request': plain(fields['data'][:PAYLOAD])}
+        else:
+            about = {key: plain(value) for key, value in fields.items() if key != 'protocol'}
+        self.write(now, record, name, {name: about}, {})
+
+    def end_flow(self, now, record, end):
+        """A conversation is over: tell of it."""
+        if not self.may_write(now):
+            self.suppress(record)
+            return
+        body = {'app_proto': eve_name(record.spoken[-1])} if record.spoken else {}
+        if not record.spoken and record.length:
+            body['app_proto'] = 'failed'        # EVE's word for what nobody understood
+        body['flow'] = flow_object(record, end)
+        if record.proto == TCP:
+            body['tcp'] = tcp_object(record, end)
+        body.update(payload_object(record))
+        ours = {'end': end, 'protocols': record.spoken, 'greeted': record.greeted}
+        syn = parse_syn(record.syn) if record.syn else None
+        if syn:
+            ours['syn'] = syn_object(syn)
+        ours.update(tool_object(tool_of_payload(record.payload) or syn and tool_of_syn(syn)))
+        if record.payload and 'payload' in body:
+            ours['payload_sha256'] = hashlib.sha256(record.payload).hexdigest()
+        self.put(now, record, 'flow', body, ours)
+
+    # lines
+
+    def may_write(self, now) -> bool:
+        """Take one line of the budget, if there is one."""
+        Budget.refill(self.budget, self.rate, self.rate, now)
+        if self.budget[0] < 1:
+            return False
+        self.budget[0] -= 1
+        return True
+
+    def suppress(self, record):
+        """A line of a conversation is left out: its source has the number."""
+        self.suppressed += 1
+        half = len(record.flow) // 2 - 2
+        key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
+               else record.flow[:half] + bytes((record.proto,)))
+        source = self.sources.get(key) or self.welcome(record.last, key, record.syn or b'')
+        if source:
+            source.suppressed += 1
+
+    def write(self, now, record, kind, body, ours):
+        """An event of a conversation, if the budget has it."""
+        if self.may_write(now):
+            self.put(now, record, kind, body, ours)
+        else:
+            self.suppress(record)
+
+    def put(self, now, record, kind, body, ours):
+        """A line about a conversation."""
+        if not record.head:
+            record.head = self.text(self.flow_head(record.flow, record.proto, record.start,
+                                                     record.vlan))[1:-1] + ','
+        self.put_line(now, kind, record.head, body, ours)
+
+    def put_line(self, now, kind, head, body, ours):
+        """A line; head: the text of what stands before the body."""
+        if not self.journal.takes(now, 1):
+            return
+        ours['schema'] = SCHEMA
+        if self.worker is not None:
+            ours['worker'] = self.worker
+        body['masscanned'] = ours
+        begin = self.text({'timestamp': iso_text(now), 'event_type': kind, 'host': self.name,
+                             'in_iface': self.iface})
+        line = begin[:-1] + ',' + head + self.text(body)[1:] + '\n'
+        self.journal.texts.append(line.replace('\x7f', '\\u007f'))
+
+    def flow_head(self, flow, proto, start, vlan) -> dict:
+        """What tells which conversation it is."""
+        src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
+        head = {'vlan': list(vlan)} if vlan else {}
+        head.update(src_ip=ip_text(src), src_port=sport, dest_ip=ip_text(dst), dest_port=dport,
+                    proto=EVE_PROTO[proto], flow_id=flow_number(flow, proto, start),
+                    community_id=community_id(proto, src, dst, sport, dport))
+        return head
+
+    # what is due
+
+    def flush(self, now):
+        if now >= self.sweep_at:
+            self.sweep_at = now + SWEEP_S
+            self.sweep(now)
+        if now >= self.stats_at:
+            self.stats_at = now + STATS_S
+            self.stats(now)
+        self.journal.flush(now)
+
+    def sweep(self, now, all=False):
+        """Datagrams and scans that are over are told of; all: these are the last."""
+        while self.datagrams:
+            record = next(iter(self.datagrams.values()))
+            if not all and now - record.last < DATAGRAMS_S:
+                break
+            del self.datagrams[record.flow]
+            self.end_flow(now, record, 'shutdown' if all else 'idle')
+        over = [(key, source) for key, source in self.sources.items() if all
+                or now - source.last >= SOURCE_QUIET_S or now - source.first >= SOURCE_MOST_S]
+        for key, source in over:
+            del self.sources[key]
+            self.members -= source.members()
+        self.tell_scans(now, [each for each in over
+                              if each[1].has_only_knocked() or each[1].suppressed])
+
+    def tell_scans(self, now, over):
+        """Sources that are over: the largest, then the number of the others."""
+        over.sort(key=lambda each: -each[1].packets)
+        for key, source in over[:SCANS_RATE]:
+            self.scan(now, key, source)
+        rest = [source for _, source in over[SCANS_RATE:]]
+        if rest:
+            self.put_line(now, 'scan', '', {}, {'scan': {
+                'sources': len(rest), 'packets': sum(each.packets for each in rest),
+                'suppressed': sum(each.suppressed for each in rest)}})
+
+    def scan(self, now, key, source):
+        """A source that only knocked."""
+        number = isinstance(key, int)
+        proto, src = (IP_TCP, key.to_bytes(4, 'big')) if number else (key[-1], key[:-1])
+        head = {}
+        frame = source.typical()
+        tags = find_tags(frame)
+        if tags:
+            head['vlan'] = tags
+        head.update(src_ip=ip_text(src), proto=EVE_PROTO[proto])
+        _, addresses, at = find_layer4(frame)
+        if addresses:
+            half, icmp = len(addresses) // 2, proto in ICMP_ASKS
+            ports = (frame[at] << 16 if icmp else
+                     from_octets(frame[at:at + 4], 'big'))
+            flow = addresses + ports.to_bytes(4, 'big')
+            head['flow_id'] = flow_number(flow, proto, source.first)
+            head['community_id'] = community_id(proto, addresses[:half], addresses[half:],
+                                                ports >> 16, ports & HALF)
+            if icmp:
+                head['icmp_type'], head['icmp_code'] = frame[at], frame[at + 1]
+        about = {'first': iso_text(source.first), 'last': iso_text(source.last),
+                 'packets': source.packets, 'addresses': len(source.addresses)}
+        if source.ports:
+            about['ports'] = {'count': len(source.ports),
+                              'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
+        if proto == IP_TCP:
+            about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
+        syn = parse_syn(frame)
+        if syn:
+            about['syn'] = syn_object(syn)
+            about.update(tool_object(tool_of_syn(syn)))
+        elif frame[12:14] == b'\x08\0' and frame[18:20] == ZMAP_IDENT:
+            about.update(tool_object(('zmap', 'ip.id')))
+        if source.more:
+            about['more'] = True                # than these numbers say
+        if source.suppressed:
+            about['suppressed'] = source.suppressed
+        self.put_line(now, 'scan', self.text(head)[1:-1] + ',', {}, {'scan': about})
+
+    def stats(self, now):
+        """What was counted since the start."""
+        counts = dict(self.count())
+        spoken = {name[len(SPOKEN):]: counts.pop(name) for name in list(counts)
+                  if name.startswith(SPOKEN)}
+        ours = {name: counts.pop(name, 0) for name in (
+            'frames', 'answers', 'unasked', 'lost', 'evicted', 'missed')}
+        ours.update(
+            suppressed=self.suppressed, strangers=self.strangers, sources=len(self.sources),
+            connections=len(self.stack.connections.table), memory_kb=resident_kb(),
+            protocols=spoken, not_answered={name: count for name, count in counts.items()
+                                            if count})
+        self.put_line(now, 'stats', '', {'stats': {
+            'uptime': int(now - self.begun),
+            'capture': {'kernel_packets': ours['frames'] + ours['lost'],
+                        'kernel_drops': ours['lost']}}}, {'stats': ours})
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+        self.begun += step
+        self.sweep_at += step
+        self.stats_at += step
+        self.budget[1] += step
+        records = [conn.record for conn in self.stack.connections.table.values() if conn.record]
+        for each in records + list(self.datagrams.values()):
+            each.start += step
+            each.last += step
+        for each in self.sources.values():
+            each.first += step
+            each.last += step
+
+    def close(self, now):
+        """What is not over is over now."""
+        self.sweep(now, True)
+        self.stats(now)
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
+def make_encoder():
+    """-> encode(object), its text in JSON: ASCII only, on one line."""
+    import json                                 # late: 5 ms of every start
+    return json.JSONEncoder(separators=(',', ':')).encode
+
+
+# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
+NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
+         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ZMAP_IDENT = (54321).to_bytes(2, 'big')
+
+
+def is_knock(fate) -> bool:
+    """Whether a frame of such a fate was well-formed, and for us."""
+    return fate.startswith(('tcp ', 'udp ', 'icmpv4 type', 'icmpv6 type')) and not fate.endswith(
+        ('checksum', 'offset', 'size'))
+
+
+def find_layer4(frame) -> 'tuple[int, bytes, int]':
+    """A frame of any kind -> protocol, both addresses, offset of layer 4; 0, b'', 0 if none."""
+    if len(frame) < ETHER.size:
+        return 0, b'', 0
+    ethertype, at = skip_tags(frame, from_octets(frame[12:14], 'big'))
+    end = len(frame)
+    if ethertype == ETHERTYPE_IPV4 and end >= at + IPV4.size:
+        return frame[at + 9], frame[at + 12:at + 20], at + (frame[at] & 15) * 4
+    if ethertype == ETHERTYPE_IPV6 and end >= at + IPV6.size:
+        _, size, above, _, src, dst = IPV6.unpack_from(frame, at)
+        at += IPV6.size
+        proto, data, _ = walk_extensions(above, frame[at:at + size])
+        return proto, src + dst, min(at + size, end) - len(data)
+    return 0, b'', 0
+
+
+def find_tags(frame) -> 'list[int]':
+    """Frame -> VLAN numbers, the outer first."""
+    if frame[12:14] == b'\x08\0' or len(frame) < ETHER.size:
+        return []
+    _, at = skip_tags(frame, from_octets(frame[12:14], 'big'))
+    return [from_octets(frame[each:each + 2], 'big') & 0xfff
+            for each in range(ETHER.size, at, TAG.size)]
+
+
+def community_id(proto, src, dst, sport, dport) -> str:
+    """Community ID version 1, seed 0: the same for both directions.
+
+    sport, dport    of ICMP: the type asked with, and 0; the type of the answer takes its place
+    source  https://github.com/corelight/community-id-spec
+    """
+    ends = [(src, sport), (dst, dport)]
+    if proto in ICMP_ASKS:
+        asked = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
+                 ICMPV6_ECHO: ICMPV6_ECHO_REPLY}
+        ends[1] = dst, asked.get(sport, dport)
+    (one, first), (other, second) = sorted(ends)
+    octets = struct.pack('!H%ds%dsBxHH' % (len(one), len(other)), 0, one, other, proto, first,
+                         second)
+    return '1:' + binascii.b2a_base64(hashlib.sha1(octets).digest()).decode().strip()
+
+
+def flow_number(flow, proto, start) -> int:
+    """A number below 2^53, which every reader of JSON can hold, for a conversation."""
+    text = b'%b %d %.6f' % (flow, proto, start)
+    return from_octets(hashlib.sha1(text).digest()[:8], 'big') >> 11
+
+
+def plain(value, depth=0):
+    """A field of an Event -> what JSON can say; octets that are no text stand as \\xNN."""
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value[:TEXT_LIMIT]).decode('utf-8', 'backslashreplace')
+    if isinstance(value, str):
+        return value[:TEXT_LIMIT].encode('utf-8', 'backslashreplace').decode()
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if -1e300 < value < 1e300 else str(value)
+    if depth >= NESTED_MAX:
+        return plain(str(value))
+    if isinstance(value, dict):
+        return {str(plain(key)): plain(each, depth + 1)
+                for key, each in itertools.islice(value.items(), ITEMS_MAX)}
+    return [plain(each, depth + 1) for each in itertools.islice(value, ITEMS_MAX)]
+
+
+def eve_name(name) -> str:
+    """A protocol of ours -> its name in events, which is also a key."""
+    return EVE_NAMES.get(name) or name.replace('-', '_')
+
+
+def flags_text(flags) -> str:
+    """Flags of TCP -> letters, 'SA'; '0': none."""
+    return ''.join(letter for bit, letter in enumerate(FLAG_LETTERS) if flags >> bit & 1) or '0'
+
+
+def flow_object(record, end) -> dict:
+    """The object `flow` of an event."""
+    if record.proto == UDP:
+        state = 'established' if record.went[0] else 'new'
+    else:
+        state = 'closed' if end in ('fin', 'rst') else 'established'
+    return {'pkts_toserver': record.came[0], 'pkts_toclient': record.went[0],
+            'bytes_toserver': record.came[1], 'bytes_toclient': record.went[1],
+            'start': iso_text(record.start), 'end': iso_text(record.last),
+            'age': int(record.last - record.start), 'state': state,
+            'reason': FLOW_REASONS.get(end, 'timeout')}
+
+
+def tcp_object(record, end) -> dict:
+    """The object `tcp`."""
+    came, went = record.flags
+    found = {'tcp_flags': '%02x' % (came | went), 'tcp_flags_ts': '%02x' % came,
+             'tcp_flags_tc': '%02x' % went}
+    found.update({name: True for bit, name in enumerate(TCP_FLAG_NAMES)
+                  if (came | went) >> bit & 1})
+    found['state'] = 'closed' if end in ('fin', 'rst') else 'established'
+    return found
+
+
+def payload_object(record) -> dict:
+    """What the client said, as far as it was kept."""
+    if not record.length:
+        return {}
+    found = {'payload_length': record.length}
+    if record.payload:
+        found['payload'] = binascii.b2a_base64(record.payload).decode().strip()
+        found['payload_printable'] = record.payload.translate(AS_PRINTABLE).decode()
+    return found
+
+
+AS_PRINTABLE = bytes(octet if 32 <= octet < 127 or octet in b'\r\n\t' else 46
+                     for octet in range(256))
+
+
+@functools.lru_cache(maxsize=8)
+def second_text(second) -> str:
+    """Unix time in whole seconds -> 'YYYY-MM-DDTHH:MM:SS'."""
+    return time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))
+
+
+def iso_text(now) -> str:
+    """Unix time -> ISO 8601 with microseconds, UTC."""
+    micros = int(now * 1000000)
+    return '%s.%06d+0000' % (second_text(micros // 1000000), micros % 1000000)
+
+
+def resident_kb() -> int:
+    """Resident memory of this process; 0: not known."""
+    try:
+        with open('/proc/self/statm', 'rb') as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE >> 10
+    except OSError:
+        return 0
 
 
 def value_text(value) -> str:
@@ -4924,10 +6090,11 @@ def give_up_capabilities():
 
 def go_background():
     """The caller gets its terminal back, a child goes on without one."""
-    if os.fork():
+    pid = os.fork()
+    if pid:
+        say('in the background: process %d' % pid)
         os._exit(0)
     os.setsid()
-    say('in the background: process %d' % os.getpid())
     null = os.open('/dev/null', os.O_RDWR)
     for fd in range(3):
         if os.isatty(fd):
@@ -5526,7 +6693,7 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
     """One worker's life -> its counters; number: 0 is the first."""
     files = plan.openers[number]
     lists = Lists(plan.args, files, plan.shared)
-    observers, timers = make_observers(plan, files, link.herald), attend(link, stack)
+    observers, timers = make_observers(plan, files, link, stack, number), attend(link, stack)
     if not number and os.environ.get('NOTIFY_SOCKET'):
         timers.append(Notify(os.environ))
 
@@ -5540,23 +6707,26 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
     try:
         serve(link, stack, stop, observers, timers, reload)
         end_connections(link, stack, stop, observers)
+        hand_events(stack, [each for each in observers if each.on_events], time.time())
     finally:
         for each in observers:
             each.close(time.time())
     return count_up(link, stack, observers)
 
 
-def make_observers(plan, files, herald) -> 'list[Observer]':
-    """Who is shown what happens, as the options say; herald: whether this is the first worker."""
+def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
+    """Who is shown what happens, as the options say; number: of the worker, 0 is the first."""
     args, observers = plan.args, []
     if not args.quiet:
         journal = Journal(1, lock=plan.lock)
         if args.output is not None:
-            journal = Journal(args.output_fd, args.output, 'packet log', plan.lock, files,
+            journal = Journal(args.fds[args.output], args.output, 'packet log', plan.lock, files,
                               args.rotate and args.rotate[0])
         observers.append(PacketLog(journal, FORMATS[args.format](), time.time()))
-        if herald:
+        if link.herald:
             observers[0].begin()
+    if args.events is not None:
+        observers.append(make_event_log(plan, files, link, stack, number))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -5564,8 +6734,30 @@ def make_observers(plan, files, herald) -> 'list[Observer]':
     return observers
 
 
+def make_event_log(plan, files, link, stack, number) -> EventLog:
+    """--events; number: of the worker."""
+    args = plan.args
+    journal = Journal(1, 'standard output', 'event log', plan.lock, place=1)
+    if args.events != '-':
+        journal = Journal(args.fds[args.events], args.events, 'event log', plan.lock, files,
+                          (args.rotate or EVENTS_ROTATE)[0], 1)
+    share = max(args.events_budget // args.workers, 1)
+    log = EventLog(journal, stack, link.name, args.name or socket.gethostname(), time.time(),
+                   args.encode, number if args.workers > 1 else None, share,
+                   lambda: count_frames(link, stack, [log]))
+    stack.host.keep = args.payload
+    return log
+
+
 def count_up(link, stack, observers) -> 'collections.Counter':
-    """What a worker has seen, by name."""
+    """What a worker has seen, by name; it says which bugs there were."""
+    for error, frame in stack.faults:
+        say('fault: %r at frame %s' % (error, frame[:256].hex()))
+    return count_frames(link, stack, observers)
+
+
+def count_frames(link, stack, observers) -> 'collections.Counter':
+    """The same, without a word."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
@@ -5573,8 +6765,6 @@ def count_up(link, stack, observers) -> 'collections.Counter':
     counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
-    for error, frame in stack.faults:
-        say('fault: %r at frame %s' % (error, frame[:256].hex()))
     return counts
 
 
@@ -5723,6 +6913,9 @@ def make_parser() -> argparse.ArgumentParser:
     group('--only', metavar='NAME,...', action=Once, help='these application protocols only')
     group('--no-protocol', metavar='NAME', action='append', default=[],
           help='without this one; may be repeated')
+    group('--with', metavar='NAME,...', action=Once,
+          help='these too, which are off because they answer more than %d times as much as is '
+               'asked over UDP; --protocols marks them' % AMPLIFY_MAX)
     group('--load', metavar='FILE', action='append', default=[],
           help='a Python file that registers protocols of your own; may be repeated')
     group('--policy', choices=('any', 'strict'), action=Once, default='any',
@@ -5738,8 +6931,12 @@ def make_parser() -> argparse.ArgumentParser:
     group('--greet', metavar='MS', action=Once, type=greet_argument, default=GREET_S,
           help='where we speak first, do so when the client has been silent for so long, or off '
                '(default: %d)' % (GREET_S * 1000))
+    group('--http', choices=('pages', '401'), action=Once, default='pages',
+          help='what a request over HTTP is answered with: pages of ours, or 401 whatever it asks '
+               'for (default: pages)')
     group('--like-original', action='store_true',
-          help='what the original answers where its tests look; as --greet off --policy any')
+          help='what the original answers where its tests look; as --greet off --http 401 '
+               '--policy any')
     group('--protocols', action='store_true', help='list them and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
           default=(64.0, 10.0, 20000.0),
@@ -5753,6 +6950,15 @@ def make_parser() -> argparse.ArgumentParser:
     group('--rotate', metavar='SIZE[,COUNT]', action=Once, type=rotate_argument,
           help='put FILE aside as FILE.1 when it has so many octets (K, M, G), and keep COUNT '
                '(%d) of them' % KEPT_FILES)
+    group('--events', metavar='FILE', action=Once,
+          help='what is said, by whom, and who only knocks, as JSON in the shape of EVE, one '
+               'object a line; - is standard output')
+    group('--events-budget', metavar='N', action=Once, type=positive, default=EVENTS_BUDGET,
+          help='lines of it a second, the rest is counted (default: %d)' % EVENTS_BUDGET)
+    group('--payload', metavar='N', action=Once, type=payload_argument, default=PAYLOAD,
+          help='octets of what each client sends that stand there (default: %d)' % PAYLOAD)
+    group('--name', metavar='NAME', action=Once,
+          help="of this sensor, there (default: the host's)")
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
@@ -5832,6 +7038,13 @@ def rotate_argument(text):
     return size, count
 
 
+def payload_argument(text):
+    """argparse type: 0..65536 octets."""
+    if not re.fullmatch('[0-9]{1,5}', text) or int(text) > KEPT_MAX:
+        raise argparse.ArgumentTypeError('%r: not a number of octets up to %d' % (text, KEPT_MAX))
+    return int(text)
+
+
 def greet_argument(text):
     """argparse type: milliseconds -> seconds; off -> None."""
     if text == 'off':
@@ -5860,29 +7073,65 @@ def check_options(parser, args):
         parser.error('-q and -o: one of them')
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
-    if args.rotate and args.output is None:
-        parser.error('--rotate is for the file of -o')
+    if args.rotate and not named_outs(args):
+        parser.error('--rotate is for the files of -o and --events')
+    check_outs(parser, args)
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
-    if args.like_original and {'greet', 'policy'} & getattr(args, 'given', set()):
-        parser.error('--like-original has --greet off and --policy any already')
+    if args.only is not None and getattr(args, 'with') is not None:
+        parser.error('--only and --with: one of them')
+    if args.like_original and {'greet', 'http', 'policy'} & getattr(args, 'given', set()):
+        parser.error('--like-original has --greet off, --http 401 and --policy any already')
 
 
-def choose_protocols(only, without):
-    """--only, --no-protocol -> the Protocols that are switched on."""
-    names = [name.strip() for name in only.split(',')] if only is not None else list(without)
-    for name in names:
+def check_outs(parser, args):
+    """Options about what is written that do not go together."""
+    if args.events == '-' and not (args.quiet or args.output is not None):
+        parser.error('--events -: -o FILE or -q is needed, the packet log is on standard output')
+    if args.events == '-' and args.background:
+        parser.error('--events - and -d: one of them')
+    for option in ('events_budget', 'payload', 'name'):
+        if option in getattr(args, 'given', ()) and args.events is None:
+            parser.error('--%s is for --events' % option.replace('_', '-'))
+    outs = [os.path.abspath(path) for path in named_outs(args)]
+    if len(set(outs)) < len(outs):
+        parser.error('%r: two logs cannot share a file' % args.output)
+
+
+def named_outs(args) -> 'list[str]':
+    """The files that are written."""
+    return [path for path in (args.output, args.events) if path not in (None, '-')]
+
+
+def choose_protocols(only, without, more=None):
+    """--only, --no-protocol, --with -> the Protocols that are switched on.
+
+    Those that amplify speak TCP only, if at all, unless they are named.
+    """
+    chosen = [name.strip() for name in only.split(',')] if only is not None else list(without)
+    wanted = [name.strip() for name in more.split(',')] if more is not None else []
+    for name in chosen + wanted:
         if name not in PROTOCOLS:
             raise UserError('%r: no such protocol; there are %s'
                             % (name, ', '.join(sorted(PROTOCOLS))))
-    return [each for name, each in PROTOCOLS.items() if (name in names) == (only is not None)]
+    if only is not None:
+        return [each for name, each in PROTOCOLS.items() if name in chosen]
+    return [each if name in wanted or not is_amplifier(each) else each._replace(over=(TCP,))
+            for name, each in PROTOCOLS.items() if name not in chosen
+            if TCP in each.over or name in wanted or not is_amplifier(each)]
+
+
+def is_amplifier(each) -> bool:
+    """Whether a Protocol's answers over UDP may be so much longer that --with has to name it."""
+    return UDP in each.over and each.most > AMPLIFY_MAX
 
 
 def protocols_text() -> str:
     """--protocols: what is talked, from the registry."""
     text = ''
     titles = [('PROTOCOL', 'OVER', 'PORT', 'ANSWER', 'REFERENCE')]
-    rows = {name: (name, ' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over),
+    rows = {name: (name, ' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over)
+                   + (' *' if is_amplifier(each) else ''),
                    ' '.join(map(str, each.ports)), each.answer.__doc__.partition('\n')[0],
                    each.ref)
             for name, each in PROTOCOLS.items()}
@@ -5892,6 +7141,8 @@ def protocols_text() -> str:
         text += title + '\n' if names else ''
         for row in [rows[name] for name in sorted(names)]:
             text += '  ' + ''.join(map(str.ljust, row, widths)) + '\n'
+    text += '* over UDP with --only NAME or --with NAME: up to more than %d times as much is ' \
+            'answered as is asked\n' % AMPLIFY_MAX
     return '  ' + ''.join(map(str.ljust, titles[0], widths)) + '\n' + text
 
 
@@ -5984,7 +7235,7 @@ def main(argv=None) -> int:
 def make_files(args, user):
     """The files of the command line -> NamedFiles; user: whose rights we have later, or None."""
     lists = [each for each in (args.self_ip_file, args.remote_ip_deny_file) if each is not None]
-    outs, owner = [args.output] if args.output is not None else [], None
+    outs, owner = named_outs(args), None
     if user and os.getuid() == 0 and all(is_owned(path, user.pw_uid) for path in outs):
         owner = user
     return NamedFiles(outs, lists, args.rotate[1] if args.rotate else KEPT_FILES, owner)
@@ -5999,10 +7250,17 @@ def is_owned(path, uid) -> bool:
 
 
 def open_files(args, files, user) -> list:
-    """Open what is written, before any right is given up -> who opens files for each worker."""
+    """Open what is written, before any right is given up -> who opens files for each worker.
+
+    args.fds    afterwards {path: descriptor}
+    args.encode of make_encoder(): nobody may not read the library of root's own Python
+    """
+    args.fds = {}
+    if args.events is not None:
+        args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.output_fd = files.open(path)
+            args.fds[path] = files.open(path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -6014,7 +7272,8 @@ def open_files(args, files, user) -> list:
 
 def make_host(args, protocols) -> Host:
     """Who we are, with keys and certificates."""
-    host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original)
+    host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
+                args.http == '401')
     if any(each.name == 'tls' for each in protocols):
         try:
             context = make_context(host, args.state_dir)
@@ -6029,7 +7288,7 @@ def make_host(args, protocols) -> Host:
 
 def run(args) -> int:
     """Look at what is asked for, then answer until a signal comes -> exit status."""
-    protocols = choose_protocols(args.only, args.no_protocol)
+    protocols = choose_protocols(args.only, args.no_protocol, getattr(args, 'with'))
     user = find_user(args.user or 'nobody') if args.user or os.getuid() == 0 else None
     other = None if is_single_user() else user              # who owns the files afterwards
     files = make_files(args, other)
@@ -6356,7 +7615,7 @@ def parse_pem(label: str, text: bytes) -> bytes:
 # ---- contexts ----
 
 TLS_SUITES = 'ALL:@SECLEVEL=0'         # whatever a client can, it shall find here
-TLS_ALPN = ['http/1.1']                 # of those protocols that have a name, the one that we talk
+TLS_INSIDE = ['http/1.1']               # what we talk of what has a name in ALPN
 NO_RENEGOTIATION = 1 << 30              # ssl.OP_NO_RENEGOTIATION; 3.6 has no name for it
 KEY_FILES = ((RsaKey, 'tls-rsa.pem'), (EcKey, 'tls-p256.pem'))
 
@@ -6382,7 +7641,7 @@ def make_context(host, directory):
         for what, step in (
                 ('weak ciphers', lambda: context.set_ciphers(TLS_SUITES)),
                 ('TLS 1.0', lambda: allow_old_versions(ssl, context)),
-                ('ALPN', lambda: context.set_alpn_protocols(TLS_ALPN))):
+                ('ALPN', lambda: context.set_alpn_protocols(TLS_INSIDE))):
             try:
                 step()
             except (ValueError, NotImplementedError, ssl.SSLError) as error:
@@ -6428,7 +7687,6 @@ TLS_ALERT, TLS_HANDSHAKE = 21, 22
 TLS_INTERNAL_ERROR = 80                 # RFC 8446 s6.2
 HELLO_RECORDS = 32                      # that a ClientHello may be cut into
 HELLO_MAX = 1 << 14                     # octets of one
-EXTENSION_SERVER_NAME, EXTENSION_ALPN = 0, 16       # RFC 6066 s3, RFC 7301 s3.1
 SHAKING_COST, SHAKEN_COST = 48 << 10, 20 << 10      # octets that OpenSSL keeps of a connection
 SESSIONS_MAX = 1024
 HANDSHAKE_S = 10.0
@@ -6460,41 +7718,6 @@ def read_hello(data: bytes) -> 'bytes | None':
         if 4 <= end <= len(message):
             return message[:end]
     return b''
-
-
-def parse_hello(message: bytes) -> 'tuple[int, list[int], list[tuple[int, bytes]]]':
-    """ClientHello (RFC 8446 s4.1.2) -> its version, ciphers, extensions in order.
-
-    raises  Malformed if it is not whole
-    """
-    _, at = read_sized(message, 38, 1)          # the session's name
-    ciphers, at = read_sized(message, at)
-    _, at = read_sized(message, at, 1)          # compression
-    rest, at = read_sized(message, at) if at < len(message) else (b'', at)
-    extensions, at = [], 0
-    while at < len(rest):
-        kind = from_octets(rest[at:at + 2], 'big')
-        octets, at = read_sized(rest, at + 2)
-        extensions.append((kind, octets))
-    return (from_octets(message[4:6], 'big'),
-            [from_octets(ciphers[at:at + 2], 'big') for at in range(0, len(ciphers), 2)],
-            extensions)
-
-
-def hello_names(message: bytes) -> 'tuple[bytes, list[bytes]]':
-    """ClientHello -> the host that it asks for, the protocols that it offers inside."""
-    names = []
-    try:
-        extensions = dict(parse_hello(message)[2])
-        asked = extensions.get(EXTENSION_SERVER_NAME, b'')
-        host = read_sized(asked, 3)[0] if asked[2:3] == b'\0' else b''
-        offers, at = extensions.get(EXTENSION_ALPN, b''), 2
-        while at < len(offers):
-            name, at = read_sized(offers, at, 1)
-            names.append(name)
-    except Malformed:
-        host = b''
-    return host, names
 
 
 class Tls:
@@ -6612,9 +7835,10 @@ class Session:
         """A ClientHello is whole, octets -> whether we go on with it."""
         import ssl
         stream = self.stream
-        if hello and stream.host.events is not None:
-            name, offers = hello_names(hello)
-            stream.note('tls_hello', hello=hello, server_name=name, alpn=b','.join(offers))
+        parsed = parse_hello(hello) if stream.host.events is not None else None
+        if parsed:
+            stream.note('tls_hello', hello=hello, server_name=read_sni(parsed),
+                        alpn=b','.join(read_alpn(parsed)))
         if not self.server.admit(self):
             stream.note('tls', error='too many handshakes')
             return False
@@ -6646,6 +7870,8 @@ class Session:
     def finish(self):
         """The handshake is over."""
         self.done, self.stream.limit = True, 0
+        if self.stream.record:
+            self.stream.record.go_inside()
         cipher, _, _ = self.inner.cipher()
         self.stream.note('tls', version=self.inner.version(), cipher=cipher,
                          alpn=self.inner.selected_alpn_protocol() or '')
@@ -6727,8 +7953,15 @@ DNS_RD = 0x0100
 DNS_Z = 0x0040
 DNS_DO = 0x8000                         # of the flags of OPT, RFC 3225 s3
 DNS_FORMERR, DNS_NOTIMP, DNS_BADVERS = 1, 4, 16
+DNS_REFUSED = 5
 DNS_A, DNS_HINFO, DNS_AAAA, DNS_TYPE_OPT, DNS_ANY = 1, 13, 28, 41, 255
-DNS_IN = 1
+DNS_TXT = 16
+DNS_TRANSFERS = 251, 252                # IXFR, AXFR
+DNS_IN, DNS_CH = 1, 3
+DNS_VERSIONS = b'\7version\4bind\0', b'\7version\6server\0'      # names of class CH, by custom
+DNS_HOST_NAMES = b'\x08hostname\4bind\0', b'\2id\6server\0'      # RFC 4892 s3
+DNS_VERSION = b'unknown'
+DNS_NEVER = b'\4wpad', b'\6isatap'      # whose bearer would draw the traffic of others
 DNS_HINFO_ANY = b'\7RFC8482\0'          # RFC 8482 s4.2: CPU 'RFC8482', OS ''
 
 NETBIOS_NAME = re.compile(br'\x20[A-P]{32}')    # RFC 1001 s14.1: the first label of its queries
@@ -6892,22 +8125,35 @@ def pack_dns_head(message, rcode=0, questions=0, answers=0, additional=0, trunca
     return DNS_HEAD.pack(ident, flags, questions, answers, 0, additional)
 
 
-def pack_dns_record(at, root, kind, family, address):
-    """A question -> the record that answers it, b'' if there is none.
-
-    at, root  offset of its name; is it the root, shorter than a pointer?
-    address   ours, 4 or 16 octets
-    """
-    if family != DNS_IN:
-        return b''
-    if kind == DNS_ANY:
+def pack_dns_record(message, at, kind, family, peer):
+    """A question, its name at `at` -> the record that answers it, b'' if there is none."""
+    ttl, rdata, name = DNS_TTL_S, None, message[at:at + 16].lower()
+    if family == DNS_IN and kind == DNS_ANY:
         kind, rdata = DNS_HINFO, DNS_HINFO_ANY
-    elif (kind, len(address)) in ((DNS_A, 4), (DNS_AAAA, 16)):
-        rdata = address
-    else:
+    elif family == DNS_IN and (kind, len(peer.dst)) in ((DNS_A, 4), (DNS_AAAA, 16)):
+        rdata = peer.dst
+    elif (kind, family) == (DNS_TXT, DNS_CH):
+        if name.startswith(DNS_VERSIONS):
+            ttl, rdata = 0, sized(DNS_VERSION, 1)
+        elif name.startswith(DNS_HOST_NAMES):
+            ttl, rdata = 0, sized(peer.host.host_name, 1)
+    if rdata is None:
         return b''
-    return ((b'\0' if root else DNS_POINTER.pack(0xc000 | at))
-            + DNS_RECORD.pack(kind, DNS_IN, DNS_TTL_S, len(rdata)) + rdata)
+    return ((DNS_POINTER.pack(0xc000 | at) if message[at] else b'\0')     # the root is shorter
+            + DNS_RECORD.pack(kind, family, ttl, len(rdata)) + rdata)
+
+
+def is_dns_for_us(message, questions, peer):
+    """Whether these names may be answered where neighbours are asked for them.
+
+    Who was asked among many answers for its own name only; and nobody finds a proxy or a router
+    in us (RFC 6762 s6, RFC 4795 s2).
+    """
+    ours = sized(peer.host.host_name, 1)
+    names = [message[at:at + 32].lower() for at, _, _ in questions]
+    if peer.to_group:
+        return all(name.startswith((ours + b'\0', ours + b'\5local\0')) for name in names)
+    return peer.dport == 53 or not any(name.startswith(DNS_NEVER) for name in names)
 
 
 def pack_dns_answer(message, peer, questions, end, opt):
@@ -6921,11 +8167,13 @@ def pack_dns_answer(message, peer, questions, end, opt):
         room = min(max(size, DNS_UDP_MIN), DNS_UDP_MAX)
         rcode = DNS_BADVERS if version else 0
         tail = DNS_OPT.pack(DNS_TYPE_OPT, DNS_UDP_MAX, rcode >> 4, 0, flags & DNS_DO)
+    if not rcode and any(kind in DNS_TRANSFERS for _, kind, _ in questions):
+        rcode = DNS_REFUSED
     room = 0xffff if peer.transport == TCP else min(room, DNS_UDP_MOST * len(message))
     # RFC 6762 s5.4: on the mDNS port the top bit asks for what we do anyway, unicast
     mask = 0x7fff if peer.dport == DNS_MDNS else 0xffff
     records = [] if rcode else list(filter(None, (
-        pack_dns_record(at, not message[at], kind, family & mask, peer.dst)
+        pack_dns_record(message, at, kind, family & mask, peer)
         for at, kind, family in questions)))
     asked, found, count = message[DNS_HEAD.size:end], b''.join(records), len(questions)
     additional = 1 if opt else 0
@@ -6949,11 +8197,13 @@ def answer_dns_message(message, peer):
     plain = peer.dport in DNS_PORTS or (
         count == 1 and not flags & DNS_Z and 0 < len(label) > label[0] <= 63)
     if flags & DNS_OPCODE:
-        return pack_dns_head(message, DNS_NOTIMP) if plain else None
+        return pack_dns_head(message, DNS_NOTIMP) if plain and not peer.to_group else None
     try:
         questions, end, opt, _ = peer.state or parse_dns(message)
     except Malformed:
-        return pack_dns_head(message, DNS_FORMERR) if plain else None
+        return pack_dns_head(message, DNS_FORMERR) if plain and not peer.to_group else None
+    if not is_dns_for_us(message, questions, peer):
+        return None
     return pack_dns_answer(message, peer, questions, end, opt)
 
 
@@ -6963,7 +8213,7 @@ def answer_dns(data, peer):
     """Query -> our own address, whatever the name.
 
     A and AAAA get the address the query came to, where it is of that family; ANY gets HINFO;
-    anything else no record.
+    version.bind and hostname.bind a text; transfers are refused; anything else no record.
     """
     return answer_dns_message(data, peer)
 
@@ -6984,6 +8234,44 @@ def answer_dns_tcp(data, peer):
     if answer is None:
         return None
     return Reply(DNS_SIZE.pack(len(answer)) + answer, end)
+
+
+# ---- nbns ----------------------------------------------------------------------------
+
+NBNS_STATUS, NBNS_NAME = 0x21, 0x20     # RFC 1002 s4.2.1.3: types of questions
+NBNS_ANSWER = 0x8400                    # RFC 1002 s4.2.1.1: response, authoritative
+NBNS_TTL_S = 300
+NBNS_ACTIVE, NBNS_GROUP = b'\4\0', b'\x84\0'      # RFC 1002 s4.2.18: flags of a name
+NBNS_DOMAIN = b'WORKGROUP'.ljust(15) + b'\0'
+NBNS_STATISTICS = bytes(46)
+
+
+def is_nbns(data, peer):
+    """A question for one name, RFC 1002 s4.2.12, s4.2.17; no answer, no registration."""
+    return (not data[2] & 0xf8 and NETBIOS_NAME.match(data, 12)
+            and data[45:50] in (b'\0\0\x20\0\1', b'\0\0\x21\0\1'))
+
+
+def netbios_label(name):
+    """16 octets -> the label that stands for them (RFC 1001 s14.1)."""
+    return b'\x20' + bytes(65 + nibble for octet in name for nibble in (octet >> 4, octet & 15))
+
+
+@datagram('nbns', sig=('.. .. .. .. 00 01 00 00 00 00 00 .. 20' + ' ..' * 37,), port=137,
+          ref='RFC 1002 s4.2', check=is_nbns, most=2.8)
+def answer_nbns(message, peer):
+    """Status -> our name; our name -> our address; of no other name a word."""
+    name = peer.host.name.encode().ljust(15)
+    asked = netbios_label(name)
+    head = DNS_HEAD.pack(int.from_bytes(message[:2], 'big'), NBNS_ANSWER, 0, 1, 0, 0)
+    if message[47] == NBNS_STATUS:
+        if peer.to_group or message[12:45] not in (netbios_label(b'*' + bytes(15)), asked):
+            return None
+        names = b'\2' + name + b'\0' + NBNS_ACTIVE + NBNS_DOMAIN + NBNS_GROUP
+        return head + message[12:50] + bytes(4) + sized(names + NBNS_STATISTICS)
+    if message[12:43] != asked[:31] or len(peer.dst) != 4:
+        return None
+    return head + message[12:50] + NBNS_TTL_S.to_bytes(4, 'big') + sized(bytes(2) + peer.dst)
 
 
 # ---- stun ----------------------------------------------------------------------------
@@ -7007,7 +8295,7 @@ STUN_OPTIONAL = 0x8000                  # RFC 8489 s14: from here on they may be
 STUN_CHANGE_PORT = 0x2
 STUN_CRC_XOR = 0x5354554e
 STUN_UNKNOWN_MAX = 16
-STUN_UDP_MOST = 3.5                     # 20 octets ask for two addresses of 24, over IPv6
+STUN_UDP_MOST = 2.6                     # 20 octets ask for an address of 24, over IPv6, and a sum
 # Those below 0x8000 that change nothing in our answer.  RESPONSE-ADDRESS, RESPONSE-PORT and
 # PADDING (RFC 5780 s7) are unknown on purpose: they would send answers where no one asked.
 STUN_KNOWN = frozenset((
@@ -7108,6 +8396,8 @@ def answer_stun(data, peer):
         return Reply(pack_stun(STUN_BINDING_ERROR, ident, error, fingerprint), used)
     attributes = pack_stun_address(STUN_MAPPED_ADDRESS, peer.src, peer.sport)
     if ident.startswith(STUN_COOKIE) and not peer.host.original:
+        if peer.transport == UDP and len(peer.src) == 16:
+            attributes = b''            # RFC 8489 s6.3.1.1 wants the other only; both are long
         attributes += pack_stun_address(STUN_XOR_MAPPED_ADDRESS, peer.src, peer.sport, ident)
     port = None
     if change and peer.transport == UDP:
@@ -7115,6 +8405,466 @@ def answer_stun(data, peer):
         if peer.host.original:
             port = peer.dport + 1 & 0xffff
     return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
+
+
+family('Management')
+
+
+# ---- ipmi ----------------------------------------------------------------------------
+
+IPMI_ENTERPRISE = b'\0\0\x11\xbe'       # of the ASF (DSP0136 s3.2.2.3)
+IPMI_ASF, IPMI_PONG = 6, 0x40           # class of RMCP; type of message
+IPMI_PLUS = 6                           # kind of authentication: the format of RMCP+
+IPMI_CAPABILITIES, IPMI_CHALLENGE = 0x38, 0x39
+IPMI_NO_USER, IPMI_NO_COMMAND = 0x81, 0xc1
+# s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both versions
+IPMI_ABILITIES = b'\1\x94\4\3\0\0\0\0'
+IPMI_OPEN, IPMI_HELLO = 0x10, 0x12      # s13.17, s13.20: open session, RAKP message 1
+IPMI_NAMELESS = 0x0d                    # s13.24: unauthorized name
+
+
+def ipmi_sum(octets):
+    """Octets -> what makes their sum zero (s13.8)."""
+    return bytes((-sum(octets) & 0xff,))
+
+
+def pack_ipmi(message, code, data=b''):
+    """Request, completion code, data -> response (s13.6, s13.8)."""
+    address, function, _, source, number, command = message[14:20]
+    head = bytes((source, function + 4 & 0xff))
+    body = bytes((address, number, command, code)) + data
+    return message[:4] + bytes(9) + sized(head + ipmi_sum(head) + body + ipmi_sum(body), 1)
+
+
+def answer_ipmi_plus(message, peer):
+    """RMCP+: a session -> opened, under the number that the client gave; its user -> unknown."""
+    size = int.from_bytes(message[14:16], 'little')
+    kind, body = message[5] & 0x3f, message[16:16 + size]
+    if kind == IPMI_OPEN and size == 32:
+        body = body[:1] + b'\0' + bytes((body[1] or 4,)) + b'\0' + body[4:8] * 2 + body[8:]
+    elif kind == IPMI_HELLO and size >= 28:
+        peer.note('credentials', user=body[28:28 + body[27]])
+        body = body[:1] + bytes((IPMI_NAMELESS, 0, 0)) + body[4:8]
+    else:
+        return None
+    return message[:5] + bytes((kind + 1,)) + bytes(8) + sized(body, 2, 'little')
+
+
+@datagram('ipmi', sig=('06 00 .. 06 00 00 11 be 80', '06 00 .. 07 00', '06 00 .. 07 06'),
+          port=(623, 664), most=2.4,
+          ref='https://www.intel.com/content/www/us/en/products/docs/servers/ipmi/ipmi-home.html')
+def answer_ipmi(message, peer):
+    """Presence ping -> pong; capabilities -> those of 2.0; a login -> no such user."""
+    if message[3] == IPMI_ASF:
+        return message[:8] + bytes((IPMI_PONG, message[9], 0, 16)) + (
+            IPMI_ENTERPRISE + bytes(4) + b'\x81' + bytes(7))
+    if message[4] == IPMI_PLUS:
+        return answer_ipmi_plus(message, peer)
+    if message[15] & 4:                 # a response
+        return None
+    if message[19] == IPMI_CAPABILITIES:
+        return pack_ipmi(message, 0, IPMI_ABILITIES)
+    if message[19] == IPMI_CHALLENGE:
+        peer.note('credentials', user=message[21:37].rstrip(b'\0'))
+        return pack_ipmi(message, IPMI_NO_USER)
+    return pack_ipmi(message, IPMI_NO_COMMAND)
+
+
+# ---- ntp -----------------------------------------------------------------------------
+
+# RFC 5905 s7.3: leap, version and mode, stratum, poll, precision, root delay and dispersion,
+# reference, times of reference, origin, receipt, departure
+NTP = struct.Struct('!BBBbIIIQ8sQQ')
+NTP_CONTROL = struct.Struct('!BBHHHHH')     # RFC 9327 s2: mode opcode number status id at count
+NTP_CLIENT, NTP_SERVER, NTP_CONTROL_MODE, NTP_PRIVATE = 3, 4, 6, 7
+NTP_LOCAL = 0x7f7f0100                  # reference: a clock of its own
+NTP_READ, NTP_VARIABLES = 1, 2          # RFC 9327 s2: opcodes
+NTP_NO_OPCODE, NTP_NO_ASSOCIATION = 3, 4        # RFC 9327 s3.3
+NTP_NO_DATA = 4                         # of mode 7, in the upper 4 bits
+NTP_SYNCHRONIZED = 0x0600               # RFC 9327 s3.1: system status: by NTP
+NTP_TEXT = b'version="4"'
+
+
+def is_ntp(data, peer):
+    """On a port of others only the shape of a simple client: all zeros but its own time."""
+    mode = data[0] & 7
+    if mode != NTP_CLIENT:
+        return peer.dport == 123 and not data[0 if mode == NTP_PRIVATE else 1] & 0x80
+    return len(data) >= NTP.size and (peer.dport == 123 or not any(data[1:2] + data[4:40]))
+
+
+def answer_ntp_control(message):
+    """Mode 6: variables of the system -> the version; another command -> error (RFC 9327 s3)."""
+    mode, code, number, _, association, _, _ = NTP_CONTROL.unpack_from(message)
+    text = NTP_TEXT if code == NTP_VARIABLES else b''
+    status, error = NTP_SYNCHRONIZED, 0
+    if code not in (NTP_READ, NTP_VARIABLES) or association:
+        status = (NTP_NO_ASSOCIATION if association else NTP_NO_OPCODE) << 8
+        text, error = b'', 0x40
+    return NTP_CONTROL.pack(mode, code | 0x80 | error, number, status, association, 0,
+                            len(text)) + text + bytes(-len(text) % 4)
+
+
+@datagram('ntp', port=123, ref='RFC 5905 s7.3, RFC 9327 s2', check=is_ntp, most=2.0,
+          sig=['%02x .. .. .. .. .. .. ..' % (leap << 6 | version << 3 | mode) for leap in (0, 3)
+               for version in (1, 2, 3, 4) for mode in (3, 6, 7) if mode == 3 or not leap])
+def answer_ntp(message, peer):
+    """Client -> the time; variables -> the version; mode 7 (monlist) -> no data."""
+    mode = message[0] & 7
+    if mode == NTP_CONTROL_MODE:
+        return answer_ntp_control(message)
+    if mode == NTP_PRIVATE:
+        return bytes((message[0] | 0x80, 0)) + message[2:4] + bytes((NTP_NO_DATA << 4, 0, 0, 0))
+    _, _, poll, _, _, _, _, _, _, _, sent = NTP.unpack_from(message)
+    now = int((peer.now + TIME_EPOCH) * 4294967296) & 0xffffffffffffffff
+    return NTP.pack(message[0] & 0x38 | NTP_SERVER, 2, poll, -20, 0, 1 << 8, NTP_LOCAL,
+                    now - (16 << 32), sent.to_bytes(8, 'big'), now, now)
+
+
+# ---- snmp ----------------------------------------------------------------------------
+
+SNMP_GET, SNMP_NEXT = 0xa0, 0xa1        # RFC 3416 s3: PDUs
+SNMP_RESPONSE, SNMP_SET = 0xa2, 0xa3
+SNMP_BULK, SNMP_REPORT = 0xa5, 0xa8
+SNMP_NO_NAME, SNMP_NO_ACCESS = 2, 6     # errors
+SNMP_NO_OBJECT, SNMP_END = b'\x80\0', b'\x82\0'         # in the place of a value
+SNMP_SYSTEM = b'\x2b\6\1\2\1\1'         # RFC 3418 s2
+SNMP_USM_ENGINES = b'\x2b\6\1\6\3\x0f\1\1\4\0'          # RFC 3414 s5: usmStatsUnknownEngineIDs
+SNMP_USM_NAMES = b'\x2b\6\1\6\3\x0f\1\1\3\0'            # usmStatsUnknownUserNames
+SNMP_REPORTABLE = 4                     # RFC 3412 s6.4
+
+
+def pack_ber_number(number, tag=2):
+    """A number that is not negative -> INTEGER, or of the type of a tag."""
+    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
+def snmp_objects(peer):
+    """-> [(name, value in BER)] of the system group, in order (RFC 3418 s2)."""
+    ticks = int((peer.now - peer.host.boot) * 100) & 0xffffffff
+    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_ber_number(ticks, 0x43),
+              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_ber_number(72))
+    return [(SNMP_SYSTEM + bytes((number, 0)), value) for number, value in enumerate(values, 1)]
+
+
+def snmp_find(objects, name, after):
+    """Name -> (name, value) of the object, or of the first after it; (name, None)."""
+    for each, value in objects:
+        if (each > name) if after else (each == name):
+            return each, value
+    return name, None
+
+
+def answer_snmp_pdu(kind, pdu, old, peer):
+    """PDU -> response, b'' if it is no request.
+
+    old     SNMPv1, which has errors where its successors have exceptions
+    """
+    if kind not in (SNMP_GET, SNMP_NEXT, SNMP_SET, SNMP_BULK):
+        return b''
+    (_, ident, _), _, _, (_, asked, binds) = ber_parts(pdu)
+    names = [ber_parts(bind)[0][2] for _, _, bind in ber_parts(binds)]
+    objects, found, error, index = snmp_objects(peer), [], 0, 0
+    for at, name in enumerate(names, 1):
+        name, value = snmp_find(objects, name, kind != SNMP_GET)
+        if kind == SNMP_SET or value is None and old:
+            error, index = SNMP_NO_NAME if old else SNMP_NO_ACCESS, at
+            break
+        if value is None:
+            value = SNMP_NO_OBJECT if kind == SNMP_GET else SNMP_END
+        found.append(pack_der(0x30, pack_der(6, name), value))
+    return pack_der(SNMP_RESPONSE, ident, pack_ber_number(error), pack_ber_number(index),
+                    asked if error else pack_der(0x30, *found))
+
+
+def answer_snmp_v3(parts, peer):
+    """Message of version 3 -> report: our engine, or that we do not know the user.
+
+    source  RFC 3412 s6, RFC 3414 s2.4, s3.2
+    """
+    (_, version, _), (_, _, head), (_, _, security), (kind, _, scoped) = parts
+    (_, ident, _), (_, size, _), (_, _, flags), model = ber_parts(head)
+    if not flags[0] & SNMP_REPORTABLE:
+        return None
+    engine, _, _, user, _, _ = ber_parts(ber_parts(security)[0][2])
+    ours = b'\x80\0\0\0\5' + peer.host.guid[:8]         # RFC 3411 s5: octets
+    known = engine[2] == ours
+    if known:
+        peer.note('credentials', user=user[2])
+    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_ber_number(0)
+    usm = pack_der(0x30, pack_der(4, ours), pack_ber_number(1), pack_ber_number(
+        int(peer.now - peer.host.boot) & 0x7fffffff), user[1], pack_der(4), pack_der(4))
+    count = pack_der(0x30, pack_der(6, SNMP_USM_NAMES if known else SNMP_USM_ENGINES),
+                     pack_ber_number(1, 0x41))
+    report = pack_der(SNMP_REPORT, request, pack_ber_number(0), pack_ber_number(0),
+                      pack_der(0x30, count))
+    return pack_der(0x30, version, pack_der(0x30, ident, size, pack_der(4, b'\0'), model[1]),
+                    pack_der(4, usm), pack_der(0x30, pack_der(4, ours), pack_der(4), report))
+
+
+@datagram('snmp', port=161, ref='RFC 1157 s4.1, RFC 3416 s4.2, RFC 3414 s3.2', most=2.0,
+          sig=['30 %s 02 01 %s' % (size, version)
+               for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')
+               for version in ('00 04', '01 04', '03 30')])
+def answer_snmp(message, peer):
+    """Get, next, bulk -> the system group; set -> refused; version 3 -> report."""
+    _, start, end = parse_ber(message)
+    parts = ber_parts(message[start:end])
+    if parts[0][2] == b'\3':
+        return answer_snmp_v3(parts, peer)
+    (_, version, old), (_, community, name), (kind, _, pdu) = parts
+    response = answer_snmp_pdu(kind, pdu, old == b'\0', peer)
+    if not response:
+        return None
+    peer.note('credentials', password=name)
+    return pack_der(0x30, version, community, response)
+
+
+family('Discovery')
+
+
+# ---- bacnet --------------------------------------------------------------------------
+
+BACNET_ERROR_ACK, BACNET_ACK, BACNET_REJECT = 0x50, 0x30, 0x60      # clause 20.1: kinds
+BACNET_WHO_IS, BACNET_READ, BACNET_WRITE = 8, 12, 15
+BACNET_DEVICE = b'\2\0\0\1'             # object identifier: device, number 1
+# what of that object may be read, clause 12.11: texts, other values with their tag
+BACNET_PROPERTIES = {12: '1.0', 28: '', 44: '1.0', 58: '', 70: 'device',
+                     75: b'\xc4' + BACNET_DEVICE, 77: 'device', 112: b'\x91\0',
+                     120: b'\x21\0', 121: ''}
+BACNET_I_AM = b'\x10\0\xc4' + BACNET_DEVICE + b'\x22\5\xc4\x91\3\x21\0'     # clause 16.10
+
+
+def bacnet_message(data):
+    """Datagram -> message of the application (clause 6.2.2: addresses are passed over)."""
+    size, control, at = int.from_bytes(data[2:4], 'big'), data[5], 6
+    if control & 0x80 or not 8 <= size <= len(data):
+        raise Malformed('no message of an application')
+    for bit in 0x20, 0x08:              # destination, source: network, length, address
+        if control & bit:
+            at += 3 + data[at + 2]
+    return data[at + (control >> 5 & 1):size]
+
+
+def answer_bacnet_read(message):
+    """ReadProperty -> the value, in its tag; None if there is none (clause 15.5)."""
+    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
+    if message[4] != 0x0c or message[5:7] != BACNET_DEVICE[:2] and message[5] != 2:
+        return None
+    if isinstance(value, str):
+        text = b'\0' + value.encode()
+        value = bytes((0x70 | len(text),)) + text if len(text) < 5 else b'\x75' + sized(text, 1)
+    return value
+
+
+def answer_bacnet_message(message, peer):
+    """Who is there -> we; a read -> value or error; a write -> denied; other calls -> rejected."""
+    if message[0] == 0x10 and message[1] == BACNET_WHO_IS:
+        least = message[3:3 + (message[2] & 7)] if len(message) > 3 else b''
+        return BACNET_I_AM if int.from_bytes(least, 'big') <= 1 else None
+    if message[0] & 0xf0:
+        return None
+    invoked, service = message[2:4]
+    peer.note('request', command=message[3:])
+    if service not in (BACNET_READ, BACNET_WRITE):
+        return bytes((BACNET_REJECT, invoked, 9))       # clause 18.9: unrecognized service
+    value = answer_bacnet_read(message) if service == BACNET_READ else None
+    if value is None:                   # class property: unknown, or write access denied
+        return bytes((BACNET_ERROR_ACK, invoked, service, 0x91, 2, 0x91,
+                      32 if service == BACNET_READ else 40))
+    return (bytes((BACNET_ACK, invoked, service, 0x0c)) + BACNET_DEVICE
+            + message[9:10 + (message[9] & 7)] + b'\x3e' + value + b'\x3f')
+
+
+@datagram('bacnet', sig=('81 0a .. .. 01', '81 0b .. .. 01'), port=47808, most=2.5,
+          ref='https://www.ashrae.org/technical-resources/bookstore/bacnet')
+def answer_bacnet(data, peer):
+    """Who is there -> a device; reads of it -> values; writes -> denied."""
+    answer = answer_bacnet_message(bacnet_message(data), peer)
+    return answer and b'\x81\x0a' + sized(b'\1\0' + answer, 2, extra=4)
+
+
+# ---- coap ----------------------------------------------------------------------------
+
+COAP_PORTS = 5683, 5684
+COAP_CORE = b'\xbb.well-known\4core'    # RFC 7252 s3.1: Uri-Path, twice
+COAP_CONTENT, COAP_NOT_FOUND, COAP_NOT_ALLOWED = 0x45, 0x84, 0x85       # RFC 7252 s5.9
+COAP_LINKS = b'\xc1\x28\xff</>'         # Content-Format 40 and links (RFC 6690 s2)
+
+
+def is_coap(data, peer):
+    """Options that parse up to the payload; on a port of others the name of the directory."""
+    at = 4 + (data[0] & 15)
+    for _ in range(32):
+        if data[at:at + 1] in (b'', b'\xff'):
+            return len(data) >= at and (peer.dport in COAP_PORTS or COAP_CORE in data)
+        delta, size = data[at] >> 4, data[at] & 15
+        if size == 15 or delta == 15:
+            return False
+        at += 1
+        for nibble in delta, size:
+            at += nibble - 12 if nibble > 12 else 0
+        size += int.from_bytes(data[at - max(0, size - 12):at], 'big') if size > 12 else 0
+        at += size
+    return False
+
+
+@datagram('coap', port=COAP_PORTS, ref='RFC 7252 s3, s4.3, s5.9', check=is_coap,
+          sig=['%x%x %02x .. ..' % (kind, token, code) for kind in (4, 5) for token in range(9)
+               for code in (0, 1, 2, 3, 4) if code or kind == 4 and not token])
+def answer_coap(message, peer):
+    """Get of the directory -> one link; of others -> 4.04; ping -> reset."""
+    token = message[0] & 15
+    number, code = message[2:4 + token], message[1]
+    if not code:
+        return b'\x70\0' + number
+    kind = 0x60 if message[0] < 0x50 else 0x50          # acknowledgement, non-confirmable
+    if code > 1:
+        peer.note('request', command=message[4 + token:])
+        return bytes((kind | token, COAP_NOT_ALLOWED)) + number
+    if COAP_CORE in message:
+        return bytes((kind | token, COAP_CONTENT)) + number + COAP_LINKS
+    return bytes((kind | token, COAP_NOT_FOUND)) + number
+
+
+# ---- memcached over udp --------------------------------------------------------------
+
+MEMCACHED_UDP = {b'version': b'VERSION 1.6.0\r\n', b'stats': b'STAT pid 1\r\nEND\r\n',
+                 b'get': b'END\r\n', b'gets': b'END\r\n'}
+
+
+@datagram('memcached-udp', sig=('.. .. 00 00 00 01 00 00 ..',), port=11211, most=2.0,
+          check=lambda data, peer: MEMCACHED_VERB.match(data, 8),
+          ref='https://raw.githubusercontent.com/memcached/memcached/master/doc/protocol.txt')
+def answer_memcached_udp(message, peer):
+    """A command in one datagram -> an empty cache; nothing is stored."""
+    words = message[8:].split(None, 2)
+    text = MEMCACHED_UDP.get(words[0], b'ERROR\r\n')
+    if words[0] == b'stats' and len(words) > 1 and words[1].strip(b'\0'):
+        text = b'END\r\n'
+    return message[:8] + text
+
+
+# ---- ssdp ----------------------------------------------------------------------------
+
+SSDP_ANSWER = (b'HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=1800\r\nEXT:\r\n'
+               b'LOCATION: http://%s/\r\nST: %s\r\nUSN: uuid:%s\r\n\r\n')
+
+
+def url_host(address):
+    """Address -> as URLs have it."""
+    text = ip_text(address)
+    return (text if len(address) == 4 else '[%s]' % text).encode()
+
+
+@datagram('ssdp', sig=(b'M-SEARCH * HTTP/1.1\r\n',), port=1900, most=2.0,
+          ref='https://openconnectivity.org/upnp-specs/UPnP-arch-DeviceArchitecture-v2.0.pdf')
+def answer_ssdp(message, peer):
+    """Search -> one device, whatever kind is sought."""
+    fields = dict(parse_fields(message.rstrip(b'\0')))
+    kind, guid = fields.get(b'st', b'')[:256], peer.host.guid.hex()
+    if not kind:
+        return None
+    kind = b'upnp:rootdevice' if kind == b'ssdp:all' else kind
+    name = '-'.join((guid[:8], guid[8:12], guid[12:16], guid[16:20], guid[20:]))
+    return SSDP_ANSWER % (url_host(peer.dst), kind, name.encode())
+
+
+family('Keys and tunnels')
+
+
+# ---- dtls ----------------------------------------------------------------------------
+
+DTLS_RECORD = struct.Struct('!BHH6sH')  # RFC 6347 s4.1: type version epoch number size
+DTLS_1_0 = 0xfeff
+DTLS_ALERT = b'\2\x28'                  # RFC 5246 s7.2: fatal, handshake failure
+
+
+def is_dtls(data, peer):
+    """A record as long as it says, with a ClientHello."""
+    size = DTLS_RECORD.unpack_from(data)[4]
+    return data[13] == 1 and 46 < size <= len(data) - DTLS_RECORD.size
+
+
+@datagram('dtls', sig=['16 fe %s 00 00 .. .. .. .. .. .. .. .. 01' % minor
+                       for minor in ('ff', 'fd', 'fc')],
+          port=(443, 4433, 5684), check=is_dtls, ref='RFC 6347 s4.2.1, RFC 9147 s5.1')
+def answer_dtls(message, peer):
+    """Hello -> a cookie to be sent back; hello with it -> failure."""
+    number = message[5:11]
+    _, at = read_sized(message, 59, 1)          # behind version and 32 octets: the session
+    cookie, _ = read_sized(message, at, 1)
+    ours = hashlib.sha256(peer.host.guid + peer.src + b'%d' % peer.sport).digest()[:8]
+    if cookie == ours:
+        return DTLS_RECORD.pack(21, DTLS_1_0, 0, number, len(DTLS_ALERT)) + DTLS_ALERT
+    body = DTLS_1_0.to_bytes(2, 'big') + sized(ours, 1)
+    size = sized(body, 3)[:3]
+    body = b'\3' + size + message[17:19] + bytes(3) + size + body
+    return DTLS_RECORD.pack(22, DTLS_1_0, 0, number, len(body)) + body
+
+
+# ---- ike -----------------------------------------------------------------------------
+
+# RFC 2408 s3.1, RFC 7296 s3.1: cookies or SPIs, next payload, version, exchange, flags, id, size
+IKE = struct.Struct('!8s8sBBBB4sI')
+IKE_NOTIFY = struct.Struct('!BxHIBBH')          # RFC 2408 s3.14: next size DOI protocol SPI type
+IKE_NOTIFY_2 = struct.Struct('!BxHBBH')         # RFC 7296 s3.10: without the DOI
+IKE_NONE_CHOSEN = 14                            # the same in RFC 7296 s3.10.1
+IKE_NATT = bytes(4)                             # RFC 3948 s2.2: before IKE on its port
+IKE_SIGS = ['.. ' * 8 + '00 ' * 8 + tail for tail in (
+    '01 10 02 00' + ' ..' * 8, '01 10 04 00' + ' ..' * 8,       # main, aggressive mode
+    '.. 20 22 08 00 00 00 00' + ' ..' * 4)]                     # IKE_SA_INIT of an initiator
+
+
+def is_ike(data, peer):
+    """A cookie, and a message no longer than the datagram; one that is on a port of others."""
+    at = len(IKE_NATT) if data.startswith(IKE_NATT) else 0
+    if len(data) < at + IKE.size:
+        return False
+    cookie, _, _, _, _, _, _, size = IKE.unpack_from(data, at)
+    spare = len(data) - at - size
+    return any(cookie) and size >= IKE.size and 0 <= spare <= PADDING_MAX
+
+
+@datagram('ike', port=(500, 4500), ref='RFC 2408 s3.14, RFC 7296 s3.10, RFC 3948 s2.2',
+          sig=[mark + sig for mark in ('', '00 00 00 00 ') for sig in IKE_SIGS], check=is_ike)
+def answer_ike(message, peer):
+    """A proposal, of either version -> none is chosen."""
+    at = len(IKE_NATT) if message.startswith(IKE_NATT) else 0
+    cookie, _, _, version, _, _, number, _ = IKE.unpack_from(message, at)
+    ours = peer.host.random(8)
+    if version == 0x20:
+        notify = IKE_NOTIFY_2.pack(0, IKE_NOTIFY_2.size, 0, 0, IKE_NONE_CHOSEN)
+        return message[:at] + IKE.pack(cookie, ours, 41, version, 34, 0x20, number,
+                                       IKE.size + len(notify)) + notify
+    notify = IKE_NOTIFY.pack(0, IKE_NOTIFY.size, 1, 1, 0, IKE_NONE_CHOSEN)
+    return message[:at] + IKE.pack(cookie, ours, 11, version, 5, 0, ours[:4],
+                                   IKE.size + len(notify)) + notify
+
+
+# ---- quic ----------------------------------------------------------------------------
+
+QUIC_1 = b'\0\0\0\1'
+QUIC_NONE = b'\x0a\x0a\x0a\x0a'         # RFC 9000 s15: reserved, so that no client can take it
+QUIC_LEAST = 1200                       # RFC 9000 s14.1
+
+
+def is_quic(data, peer):
+    """A long head with a version, and connection ids of 20 octets at most."""
+    size = data[5]
+    return (len(data) >= QUIC_LEAST and data[1:5] != bytes(4) and size <= 20
+            and data[6 + size] <= 20)
+
+
+@datagram('quic', sig=['%02x .. .. .. .. ..' % first for first in range(0xc0, 0x100)], port=443,
+          check=is_quic, ref='RFC 8999 s6, RFC 9000 s6.1')
+def answer_quic(message, peer):
+    """Initial packet -> negotiation of versions: version 1; to that one: no version."""
+    theirs, at = read_sized(message, 5, 1)
+    ours, _ = read_sized(message, at, 1)
+    version = QUIC_NONE if message[1:5] == QUIC_1 else QUIC_1
+    return (bytes((0x80 | peer.host.random(1)[0], 0, 0, 0, 0)) + sized(ours, 1) + sized(theirs, 1)
+            + version)
 
 
 family('Databases and queues')
@@ -8004,9 +9754,19 @@ def pack_kerberos_time(second):
 
 @talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
       sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
-def answer_kerberos(message, peer):
+def answer_kerberos_tcp(message, peer):
     """Request for a ticket -> error: nobody of that name."""
-    tag, at, _ = parse_ber(message, 4)
+    error = answer_kerberos(message[4:], peer)
+    return error and sized(error, 4)
+
+
+@datagram('kerberos', port=88, ref='RFC 4120 s5.9.1, s7.2.1',
+          sig=['%s %s' % (tag, size) for tag in ('6a', '6c')
+               for size in ('..', '81 ..', '82 .. ..')],
+          check=lambda data, peer: b'\xa1\3\2\1\5' in data[:20])
+def answer_kerberos(message, peer):
+    """The same without a length before it."""
+    tag, at, _ = parse_ber(message)
     _, at, end = parse_ber(message, at)
     fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
         KERBEROS_BODY][0])[1:])
@@ -8016,12 +9776,11 @@ def answer_kerberos(message, peer):
         return None
     peer.note('credentials', user=b'/'.join(re.findall(br'\x1b.([^\x1b]*)', name, re.S)),
               realm=realm[2:])
-    error = pack_der(KERBEROS_ERROR, pack_der(
+    return pack_der(KERBEROS_ERROR, pack_der(
         0x30, pack_der(0xa0, pack_der(2, b'\5')), pack_der(0xa1, pack_der(2, b'\x1e')),
         pack_der(0xa4, pack_kerberos_time(peer.now)), pack_der(0xa5, pack_der(2, b'\0')),
         pack_der(0xa6, pack_der(2, bytes((KERBEROS_UNKNOWN,)))),
         pack_der(0xa9, realm), pack_der(0xaa, server)))
-    return sized(error, 4)
 
 
 # ---- ldap ----------------------------------------------------------------------------
@@ -8090,6 +9849,19 @@ def answer_ldap(message, peer):
     if tag in LDAP_ANSWERS:
         return pack_ldap(ident, LDAP_ANSWERS[tag], LDAP_NO_RIGHTS)
     return (b'', SHUT) if tag == LDAP_UNBIND else None
+
+
+@datagram('cldap', port=389, check=is_ldap, ref='RFC 1798 s4, MS-ADTS s6.3.3',
+          sig=['30 %s 02 01 .. .. ..' % size
+               for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
+def answer_cldap(message, peer):
+    """Search -> nothing found, however much there might be."""
+    _, start, _ = parse_ber(message)
+    _, _, at = parse_ber(message, start)
+    if message[at] != LDAP_SEARCH:
+        return None
+    peer.note('request', command=message[at:at + 512])
+    return pack_ldap(message[start:at], LDAP_FOUND)
 
 
 # ---- msrpc ---------------------------------------------------------------------------
@@ -8192,8 +9964,8 @@ RDP_REJECTED = bytes.fromhex('0300002d02f080 7f6622 0a010f 020100'
                              '3018 020122 020103 020100 020101 020100 020101 020200ff 020102 0400')
 
 
-@talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00',), port=3389, size=be(2, 2, 0),
-      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
+@talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00', '03 00 00 0b 06 e0 00 00 .. .. 00'),
+      port=3389, size=be(2, 2, 0), ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
 def answer_rdp(message, peer):
     """Connection request -> confirmed; connect -> goodbye.
 
@@ -8732,7 +10504,7 @@ RPC_AUTH_MAX = 400                      # RFC 5531 s8.2
 RPC_STRING_MAX = 1024                   # of each in the arguments; real ones are far shorter
 RPC_RECORD_MAX = 1 << 14
 RPC_FRAGMENTS_MAX = 16
-RPC_UDP_MOST = 8                        # 40 octets ask for a list of three, over IPv6
+RPC_UDP_MOST = 2.8                      # 40 octets ask for a list, over IPv6
 RPC_PORTMAPPER = 100000                 # RFC 1833 s2.1
 RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH = 2, 4
 
@@ -8810,10 +10582,11 @@ def pack_rpc_dump(transport, address, port, version):
         netid = b'tcp' if transport == TCP else b'udp'
         entry = (pack_rpc_string(netid if len(address) == 4 else netid + b'6')
                  + pack_rpc_address(address, port) + pack_rpc_string(b'superuser'))
-    return b''.join(
-        pack_rpc_words(1, RPC_PORTMAPPER, entry_version) + entry
-        for entry_version in range(RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH + 1)
-    ) + pack_rpc_words(0)
+    versions = range(RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH + 1)
+    if version > 2 and transport == UDP:        # the rest would be an amplifier
+        versions = version,
+    return b''.join(pack_rpc_words(1, RPC_PORTMAPPER, each) + entry
+                    for each in versions) + pack_rpc_words(0)
 
 
 def pack_rpc_result(call, at, peer, version, procedure, whole):
@@ -9319,40 +11092,66 @@ family('Web')
 
 # ---- http ----------------------------------------------------------------------------
 
-HTTP_VERBS = (b'GET', b'PUT', b'POST', b'HEAD', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE',
-              b'PATCH')
 HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
 HTTP_LINES_MAX = 256        # and lines of it
+HTTP_BODY_MAX = 1 << 14     # octets of a body that are kept; the rest passes by
 HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
 HTTP_VALUE_MAX = 256        # octets of such a field
+HTTP_NOTED_MAX = 1 << 10    # octets of a field, a path or a body that are noted
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
 HTTP_CHUNK_LINES = 6        # lines of a chunked body read at once
 HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
 HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
 
+HTTP_READS = b'GET', b'HEAD', b'POST'
+HTTP_DATAGRAMS = HTTP_READS + (b'PUT', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE', b'PATCH')
+# RFC 9110 s9.3; WebDAV: RFC 4918 s9, RFC 3253 s3.6, RFC 5323 s2; UPnP Device Architecture 2.0
+# s4.1; MS-RPCH s2.1.2.1; MS-SSTP s3.2.4.1
+HTTP_VERBS = HTTP_DATAGRAMS + (
+    b'PROPFIND', b'PROPPATCH', b'MKCOL', b'COPY', b'MOVE', b'LOCK', b'UNLOCK', b'SEARCH',
+    b'REPORT', b'BPROPFIND', b'SOURCE', b'DEBUG', b'TRACK', b'PURGE', b'RPC_IN_DATA',
+    b'RPC_OUT_DATA', b'SSTP_DUPLEX_POST', b'CCM_POST', b'SUBSCRIBE', b'UNSUBSCRIBE', b'NOTIFY')
+# of these SIP has some, too
+HTTP_SIGNATURES = tuple(verb + b' /' if verb in (b'SUBSCRIBE', b'NOTIFY') else verb + b' '
+                        for verb in HTTP_VERBS)
+
 HTTP_ENDS = b'\n\r\n', b'\n\n'
 HTTP_BLANK = re.compile(br'(?:\r*\n)*')             # RFC 9112 s2.2: before a request line
 HTTP_END = re.compile(br'\n\r*\n')                  # of a head
 HTTP_START = re.compile(                # RFC 9112 s3
-    br'(?P<verb>%s) '
-    br'(?:/[^ \r]*'                     # s3.2.1 origin-form
+    br'(?P<verb>[A-Z][A-Z_-]{0,31}) (?P<target>'
+    br'/[^ \r]*'                        # s3.2.1 origin-form
     br'|[A-Za-z][A-Za-z0-9+.-]*://[^ \r]*'              # s3.2.2 absolute-form
     br'|(?<=CONNECT )[^ \r]+:[0-9]+'    # s3.2.3 authority-form
     br'|(?<=OPTIONS )\*)'               # s3.2.4 asterisk-form
-    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z'
-    % b'|'.join(HTTP_VERBS))
+    br' HTTP/(?P<major>[0-9]*)\.(?P<minor>[0-9]*)\Z')
+# a request line with a fault, or one of HTTP/0.9 (RFC 1945 s4.1)
+HTTP_FAULTY = re.compile(br'[A-Z][A-Z_-]{0,31} (?:[^\n]* HTTP/|(?:/|https?://)[^ ]*\Z)')
 HTTP_FIELDS = re.compile(br'(?:[^\r\n][^:\r\n]*:[^\n]*\n)*\Z')      # s5; names as lax as can be
-HTTP_FRAMING = re.compile(              # s6, s9.3: fields that say where a request ends
-    br'^(connection|content-length|expect|transfer-encoding)[ \t]*:([^\n]*)', re.I | re.M)
+HTTP_WANTED = re.compile(               # fields that are looked at
+    br'^(authorization|connection|content-length|content-type|expect|host|proxy-authorization'
+    br'|sec-websocket-key|soapaction|transfer-encoding|upgrade|user-agent)[ \t]*:([^\n]*)',
+    re.I | re.M)
+# s6, s9.3: those of them that say where a request ends
+HTTP_FRAMING = frozenset((b'connection', b'content-length', b'expect', b'transfer-encoding'))
 HTTP_LENGTH = re.compile(br'0*(0|[1-9][0-9]{0,17})\Z')         # RFC 9110 s8.6
 HTTP_SIZE = re.compile(br'0*(0|[1-9A-Fa-f][0-9A-Fa-f]{0,14})[ \t]*(?:;|\Z)')   # RFC 9112 s7.1
+HTTP_AUTHORITY = re.compile(br'[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*')
 
 HTTP_DAYS = 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'
 HTTP_MONTHS = ('Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov',
                'Dec')
 
 HTTP_CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
-HTTP_PAGE = (
+HTTP_HEAD = (                           # all but date and Connection
+    b'HTTP/1.1 %d %s\r\n'
+    b'Server: %s\r\n'
+    b'Date: %%s\r\n'
+    b'%s'
+    b'Connection: %%s\r\n'
+    b'\r\n'
+)
+HTTP_401_PAGE = (
     b'<html>\n'
     b'<head><title>401 Authorization Required</title></head>\n'
     b'<body bgcolor="white">\n'
@@ -9361,25 +11160,33 @@ HTTP_PAGE = (
     b'</body>\n'
     b'</html>\n'
 )
-HTTP_STATUS = b'HTTP/1.1 401 Unauthorized\r\n'
-HTTP_HEAD = (
-    HTTP_STATUS.replace(b'%', b'%%')
-    + b'Server: nginx/1.14.2\r\n'
+HTTP_401_HEAD = (
+    b'HTTP/1.1 401 Unauthorized\r\n'
+    b'Server: nginx/1.14.2\r\n'
     b'Date: %%s\r\n'
     b'Content-Type: text/html\r\n'
     b'Content-Length: %d\r\n'
     b'Connection: %%s\r\n'
     b'WWW-Authenticate: Basic realm="Access to admin page"\r\n'
     b'\r\n'
-) % len(HTTP_PAGE)
+) % len(HTTP_401_PAGE)
 
 # A head that has been read.
 #   verb    in capitals
+#   target  as it stands in the request line
 #   modern  HTTP/1.1 or later
 #   close   the connection ends with the answer
 #   eager   100-continue is expected
 #   length  octets of the body; -1: it comes in chunks
-HttpRequest = collections.namedtuple('HttpRequest', 'verb modern close eager length')
+#   fields  {name in lower case: value} of HTTP_WANTED
+#   fault   status that refuses it; 0: it is as it must be
+HttpRequest = collections.namedtuple(
+    'HttpRequest', 'verb target modern close eager length fields fault')
+
+
+def refuse_http(fault):
+    """Status -> HttpRequest that cannot be read: behind it nothing is."""
+    return HttpRequest(b'', b'', True, True, False, 0, {}, fault)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
@@ -9390,22 +11197,31 @@ def read_http(head):
     source  RFC 9112 s3, s5, s6.3
     """
     begin, _, fields = head.partition(b'\n')
-    match = HTTP_START.match(begin.rstrip(b'\r'))
     end = HTTP_END.search(head)
     if not end or end.end() < len(head):
         return None
+    match = HTTP_START.match(begin.rstrip(b'\r'))
+    if not match:
+        return refuse_http(400) if HTTP_FAULTY.match(begin.rstrip(b'\r')) else None
     fields = fields[:end.start() - len(begin)]
-    if not match or head.count(b'\n') > HTTP_LINES_MAX or not HTTP_FIELDS.match(fields):
-        return None
+    if head.count(b'\n') > HTTP_LINES_MAX:
+        return refuse_http(431)
     # Digits are compared as text: int() of thousands of them is slow, or an error
     major = match.group('major').lstrip(b'0')
-    minor = match.group('minor').lstrip(b'0')
-    modern = bool(minor) if major == b'1' else bool(major)
-    return frame_http(match.group('verb'), modern, HTTP_FRAMING.findall(fields))
+    if major not in (b'', b'1'):
+        return refuse_http(505)
+    if not HTTP_FIELDS.match(fields):
+        return refuse_http(400)
+    modern = bool(major and match.group('minor').lstrip(b'0'))
+    rows = [(name.lower(), value.strip()) for name, value in HTTP_WANTED.findall(fields)]
+    request = HttpRequest(match.group('verb'), match.group('target'), modern, not modern, False, 0,
+                          dict(rows), 0)
+    framing = [row for row in rows if row[0] in HTTP_FRAMING]
+    return frame_http(request, framing) if framing else request
 
 
-def frame_http(verb, modern, fields):
-    """Request line and [(name, value)] that tell of the framing -> HttpRequest.
+def frame_http(request, fields):
+    """HttpRequest and [(name, value)] that tell of the framing -> HttpRequest.
 
     Where there is no telling where the next request begins, this one is answered and the
     connection closed.
@@ -9415,9 +11231,10 @@ def frame_http(verb, modern, fields):
     lost = len(fields) > HTTP_FRAMING_MAX
     for name, value in fields[:HTTP_FRAMING_MAX]:
         lost = lost or len(value) > HTTP_VALUE_MAX
-        said[name.lower()] += [part.strip() for part in value[:HTTP_VALUE_MAX].lower().split(b',')]
+        said[name] += [part.strip() for part in value[:HTTP_VALUE_MAX].lower().split(b',')]
     matches = [HTTP_LENGTH.match(each) for each in said[b'content-length']]
     lengths = {int(match.group(1)) if match else -1 for match in matches}
+    modern = request.modern
     close = b'close' in said[b'connection'] or not (modern or b'keep-alive' in said[b'connection'])
     length = 0
     if said[b'transfer-encoding']:
@@ -9429,10 +11246,13 @@ def frame_http(verb, modern, fields):
     elif lengths:
         length = lengths.pop()
         lost = lost or bool(lengths) or length < 0
-    return HttpRequest(verb, modern, close or lost, b'100-continue' in said[b'expect'],
-                       0 if lost else length)
+    if lost or request.verb == b'CONNECT':          # whose body is another's (RFC 9110 s9.3.6)
+        length = 0
+    return request._replace(close=close or lost, eager=b'100-continue' in said[b'expect'],
+                            length=length)
 
 
+@functools.lru_cache(maxsize=8)
 def pack_http_date(second):
     """Unix time -> IMF-fixdate, English whatever the locale; source RFC 9110 s5.6.7."""
     year, month, day, hour, minute, sec, weekday = time.gmtime(second)[:7]
@@ -9440,32 +11260,42 @@ def pack_http_date(second):
         HTTP_DAYS[weekday], day, HTTP_MONTHS[month - 1], year, hour, minute, sec)).encode()
 
 
-@functools.lru_cache(maxsize=8)
-def pack_http(second, closing, bodiless, original):
-    """Answer to a request of that second: 401, without the page if it was HEAD.
+def pack_http(page, request, second, host):
+    """What a HttpRequest of that second is answered with -> octets; to HEAD without the body."""
+    head, body = fill_page(None if host.http_401 else page, host)
+    head %= pack_http_date(second), b'close' if request.close else b'keep-alive'
+    return head if request.verb == b'HEAD' else head + body
 
-    original    lines end with LF, as those of the program that we re-implement
-    """
-    head = HTTP_HEAD % (pack_http_date(second), b'close' if closing else b'keep-alive')
-    if original:
-        head = head.replace(b'\r', b'')
-    return head if bodiless else head + HTTP_PAGE
+
+@functools.lru_cache(maxsize=HTTP_KNOWN)
+def fill_page(page, host):
+    """Page of a Host, None: the 401 -> head that lacks the date and what Connection says, body."""
+    if not page:                            # lines of the original end with LF
+        return HTTP_401_HEAD.replace(b'\r', b'' if host.original else b'\r'), HTTP_401_PAGE
+    body = page.body.replace(b'$name', host.host_name)
+    rows = page.fields.replace(b'$name', host.host_name)
+    if page.status not in HTTP_BODILESS:
+        rows += b'Content-Type: %s\r\nContent-Length: %d\r\n' % (page.type, len(body))
+    return HTTP_HEAD % (page.status, HTTP_STATUSES[page.status], host.host_name,
+                        rows.replace(b'%', b'%%')), body
 
 
 def is_http(data, peer):
     """The request line, or what there is of it, may be HTTP's: SIP and RTSP have verbs of it."""
     begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
-    if not ended:
-        return peer.transport == TCP
-    return HTTP_START.match(begin.rstrip(b'\r')) is not None
+    begin = begin.rstrip(b'\r')
+    if peer.transport == UDP:
+        match = HTTP_START.match(begin) if ended else None
+        return match is not None and match.group('verb') in HTTP_DATAGRAMS
+    return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
 
 
-@protocol('http', sig=tuple(verb + b' ' for verb in HTTP_VERBS), port=80,
-          ref='RFC 9112 s2.1', check=is_http, most=HTTP_UDP_MOST)
+@protocol('http', sig=HTTP_SIGNATURES, port=80, ref='RFC 9112 s2.1', check=is_http,
+          most=HTTP_UDP_MOST)
 def answer_http(data, peer):
-    """Request of any kind -> 401 Unauthorized.
+    """Request of any kind -> a page of ours, or why there is none.
 
-    data     lines, which end in CR LF or LF alone; a body is passed by
+    data     lines, which end in CR LF or LF alone, and a body
     state    None between requests; HttpBody
     returns  head and page; before them 100 Continue to who expects it and has a body, even
              if that is here already: the answers shall not depend on how the pieces fall
@@ -9473,82 +11303,146 @@ def answer_http(data, peer):
     if peer.state:
         return peer.state.read(data, peer)
     if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
-        reply = reply_known(data, int(peer.now), peer.host.original)
-        if reply:
-            return reply
+        port = peer.dport if peer.dport in HTTP_PAGED_PORTS else 0
+        known = reply_known(data, int(peer.now), peer.host, port)
+        if known:
+            if peer.host.events is not None:
+                peer.note('request', **known[1])
+            return known[0]
     at = HTTP_BLANK.match(data).end()
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
-        if len(data) - at >= HTTP_HEAD_MAX or at < len(data) and not is_http(data[at:], peer):
-            return None
-        return Reply(used=at) if at else MORE
-    end = found.end()
-    known = end - at <= HTTP_KNOWN_MAX
-    request = (read_http if known else read_http.__wrapped__)(data[at:end])
+        return wait_http(data[at:], at, peer)
+    head = data[at:found.end()]
+    request = (read_http if len(head) <= HTTP_KNOWN_MAX else read_http.__wrapped__)(head)
     if not request:
         return None
-    return answer_http_head(request, end, data, peer)
+    return answer_http_head(request, found.end(), data, peer)
+
+
+def wait_http(data, at, peer):
+    """What there is of a head, after `at` octets of empty lines -> MORE, or why it cannot be one.
+    """
+    begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
+    begin = begin.rstrip(b'\r')
+    fault = 0
+    if len(data) >= HTTP_HEAD_MAX:
+        fault = 431 if ended else 414
+    elif ended and not HTTP_START.match(begin):
+        if not HTTP_FAULTY.match(begin):
+            return None
+        fault = 400
+    if fault and peer.transport == TCP:
+        return answer_http_head(refuse_http(fault), at + len(data), data, peer)
+    return Reply(used=at) if at else MORE
 
 
 def answer_http_head(request, end, data, peer):
     """A head that ends at `end` -> the answer, or what there is to say before the body."""
     if peer.transport == UDP:           # one datagram, one answer: there is no handshake
-        return shorten_http(pack_http(int(peer.now), request.close, request.verb == b'HEAD',
-                                      peer.host.original), HTTP_UDP_MOST * len(data))
+        if request.fault:
+            return None
+        page = make_page(request, data[end:end + HTTP_BODY_MAX], peer)
+        if isinstance(page, Reply):
+            page = make_status(405)
+        note_http(request, data[end:], peer)
+        return shorten_http(pack_http(page, request, int(peer.now), peer.host),
+                            HTTP_UDP_MOST * len(data))
     if not request.length:
-        return reply_http(int(peer.now), request, end, peer.host.original)
+        return finish_http(request, b'', end, peer)
     peer.state = HttpBody(request)
-    return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end,
-                 max(request.length, 0))
+    return Reply(HTTP_CONTINUE if request.eager and request.modern else b'', end)
+
+
+def finish_http(request, body, used, peer):
+    """A request that is whole, as much of its body as is kept -> Reply."""
+    note_http(request, body, peer)
+    page = make_page(request, body, peer)
+    if isinstance(page, Reply):
+        return page._replace(used=used)
+    return Reply(pack_http(page, request, int(peer.now), peer.host), used, 0, request.close)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
-def reply_known(data, second, original):
-    """Octets that are one whole request without a body -> what answers it in that second."""
+def reply_known(data, second, host, port):
+    """Octets that are one whole request -> Reply in that second, what is noted; None: it depends.
+
+    So it is where there is a body, or a login, or what is more than a page.
+    """
     request = read_http(data)
-    if not request or request.length:
+    if not request or request.length or b'authorization' in request.fields:
         return None
-    return reply_http(second, request, len(data), original)
+    page = find_page(request, port)
+    if callable(page) and not host.http_401:
+        return None
+    return (Reply(pack_http(page, request, second, host), len(data), 0, request.close),
+            describe_http(request))
 
 
-def reply_http(second, request, used, original):
-    """A request that is whole and took so many octets -> Reply."""
-    return Reply(pack_http(second, request.close, request.verb == b'HEAD', original), used, 0,
-                 request.close)
+def describe_http(request):
+    """HttpRequest -> the fields of its note."""
+    return {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
+            'host': request.fields.get(b'host', b''),
+            'agent': request.fields.get(b'user-agent', b'')}
+
+
+def note_http(request, body, peer):
+    """Note a request, and what it offers to log in with."""
+    if peer.host.events is None or request.fault:
+        return
+    noted = describe_http(request)
+    if body:
+        noted['body'] = body[:HTTP_NOTED_MAX]
+    peer.note('request', **noted)
+    for name in b'authorization', b'proxy-authorization':
+        if name in request.fields:
+            note_authorization(peer, request.fields[name])
 
 
 def shorten_http(answer, most):
-    """An answer -> as much of it as fits: all, the head, or the status line."""
+    """An answer -> as much of it as fits: all, the head, the status line, or nothing."""
     head, empty, _ = answer.partition(b'\n\n' if b'\r' not in answer else b'\r\n\r\n')
-    if len(answer) > most:
-        answer = head + empty
-    return answer if len(answer) <= most else answer[:answer.index(b'\n') + 1]
+    for part in answer, head + empty, answer[:answer.index(b'\n') + 1]:
+        if len(part) <= most:
+            return part
+    return None
 
 
 class HttpBody:
-    """What is read between a head and its answer: a body passes by, of a length or in chunks.
+    """What is read between a head and its answer: a body, of a length or in chunks.
 
     request HttpRequest
-    parse   function(self, line) -> octets to pass by after it; None: all is read
+    parse   function(self, line) -> octets of the chunk after it; None: all lines are read
     left    octets the lines may still take
+    due     octets of the body, or the chunk, that come next
+    body    what is kept of it
     close   the framing leaves no choice
     """
-    __slots__ = 'request', 'parse', 'left', 'close'
+    __slots__ = 'request', 'parse', 'left', 'due', 'body', 'close'
 
     def __init__(self, request):
         self.request, self.close = request, request.close
         self.parse = HttpBody.parse_size if request.length < 0 else None
-        self.left = HTTP_CHUNK_MAX
+        self.left, self.due, self.body = HTTP_CHUNK_MAX, max(request.length, 0), b''
 
-    @staticmethod
-    def cost():
-        """Octets that it keeps: itself, and what it points to."""
-        return 500
+    def cost(self):
+        """Octets that it keeps: itself, what it points to, the body."""
+        return 1500 + len(self.body)
 
     def read(self, data, peer):
-        """Lines of a chunked body, at most HTTP_CHUNK_LINES -> Reply, or MORE."""
+        """More of the body, at most HTTP_CHUNK_LINES lines of a chunked one -> Reply, or MORE."""
         at = count = 0
-        while self.parse and count < HTTP_CHUNK_LINES:
+        while (self.parse or self.due) and count < HTTP_CHUNK_LINES:
+            if self.due:
+                part = data[at:at + min(self.due, HTTP_BODY_MAX - len(self.body))]
+                if not part:
+                    break
+                self.body += part
+                at += len(part)
+                self.due -= len(part)
+                if self.due and len(self.body) >= HTTP_BODY_MAX:
+                    return self.skip(at)
+                continue
             count += 1
             end = data.find(b'\n', at) + 1
             if (end or len(data)) - at > self.left:
@@ -9557,16 +11451,19 @@ class HttpBody:
                 break
             else:
                 self.left -= end - at
-                skip = self.parse(self, data[at:end].rstrip(b'\r\n'))
+                self.due = self.parse(self, data[at:end].rstrip(b'\r\n'))
                 at = end
-                if skip > len(data) - at:
-                    return Reply(used=at, skip=skip)
-                at += skip
-        if self.parse:
+                if len(self.body) >= HTTP_BODY_MAX and self.due:
+                    return self.skip(at)
+        if self.parse or self.due:
             return Reply(used=at) if at else MORE
         peer.state = None
-        return Reply(pack_http(int(peer.now), self.close, self.request.verb == b'HEAD',
-                               peer.host.original), at, close=self.close)
+        return finish_http(self.request._replace(close=self.close), self.body, at, peer)
+
+    def skip(self, used):
+        """Enough is kept: what is due passes by -> Reply."""
+        due, self.due = self.due, 0
+        return Reply(used=used, skip=due)
 
     def spoil(self):
         """No telling where the next request begins: answer this one, then close."""
@@ -9597,6 +11494,178 @@ class HttpBody:
         if not text:
             self.parse = None
         return 0
+
+
+# ---- http: pages ---------------------------------------------------------------------
+#
+# What is found where.  Paths and forms of answers are those that clients of many products ask for
+# and take; the words are ours, and nobody is let in anywhere.
+
+HTTP_STATUSES = {                       # RFC 9110 s15, RFC 4918 s11.1, RFC 6585 s5
+    101: b'Switching Protocols', 200: b'OK', 201: b'Created', 204: b'No Content',
+    207: b'Multi-Status', 302: b'Found', 400: b'Bad Request', 401: b'Unauthorized',
+    403: b'Forbidden', 404: b'Not Found', 405: b'Method Not Allowed', 414: b'URI Too Long',
+    431: b'Request Header Fields Too Large', 500: b'Internal Server Error',
+    501: b'Not Implemented', 505: b'HTTP Version Not Supported'}
+HTTP_BODILESS = 204, 304                # RFC 9110 s6.4.1
+HTTP_DEPTH = 6                          # folders of a path that are looked for
+HTML, TEXT, JSON, XML = b'text/html', b'text/plain', b'application/json', b'text/xml'
+
+# An answer: number, Content-Type, body, further fields.  $name in the last two is our name
+Page = collections.namedtuple('Page', 'status type body fields')
+Page.__new__.__defaults__ = b'',
+
+HTTP_ALLOW = b'Allow: GET, HEAD, POST, OPTIONS, PROPFIND\r\n'
+HTTP_BASIC = b'WWW-Authenticate: Basic realm="$name"\r\n'
+HTTP_FORM = (
+    b'<!DOCTYPE html>\n<html><head><title>$name</title></head>\n<body><h1>$name</h1>%s\n'
+    b'<form method="post" action="/login">\n<p>User <input name="username">\n'
+    b'<p>Password <input type="password" name="password">\n'
+    b'<p><input type="submit" value="Log in">\n</form></body></html>\n')
+HTTP_LOGIN, HTTP_FAILED = HTTP_FORM % b'', HTTP_FORM % b'<p>Login incorrect'
+HTTP_DAV = (                            # RFC 4918 s14
+    b'<?xml version="1.0"?>\n<D:multistatus xmlns:D="DAV:"><D:response><D:href>/</D:href>'
+    b'<D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop>'
+    b'<D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>\n')
+HTTP_DEVICE = (                         # UPnP Device Architecture 2.0 s2.3
+    b'<?xml version="1.0"?>\n<root xmlns="urn:schemas-upnp-org:device-1-0">'
+    b'<specVersion><major>1</major><minor>0</minor></specVersion><device>'
+    b'<deviceType>urn:schemas-upnp-org:device:Basic:1</deviceType>'
+    b'<friendlyName>$name</friendlyName><manufacturer>$name</manufacturer>'
+    b'<modelName>$name</modelName><UDN>uuid:$name</UDN></device></root>\n')
+KUBE_NO = (b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",'
+           b'"message":"%s","reason":"%s","code":%d}')
+
+# Paths in lower case; /* at the end stands for all below, a port in front for ours.
+HTTP_TABLE = [
+    (b'/ /index.html /index.htm /index.php /index.jsp /login /login/* /login.html /login.php'
+     b' /signin /admin /admin/* /administrator/* /wp-login.php /wp-admin/* /user/login /auth/*'
+     b' /remote/login /dana-na/* /vpn/* /+cscoe+/* /global-protect/* /sslvpn/* /portal/*',
+     200, HTML, HTTP_LOGIN),
+    (b'/robots.txt', 200, TEXT, b'User-agent: *\nDisallow: /\n'),
+    (b'/owa /owa/* /ecp /ecp/*', 302, TEXT, b'', b'Location: /auth/logon\r\n'),
+    (b'/phpmyadmin /phpmyadmin/* /pma /pma/* /manager/* /host-manager/* /solr/* /actuator/* /env'
+     b' /nagios/* /stats /server-status', 401, TEXT, b'', HTTP_BASIC),
+    (b'/boaform/* /gponform/* /cgi-bin/* /goform/* /setup.cgi /shell /vendor/* /tmui/*', 200, TEXT,
+     b''),
+    (b'/actuator', 200, JSON, b'{"_links":{"self":{"href":"/actuator"}}}'),
+    (b'/actuator/health /health', 200, JSON, b'{"status":"UP"}'),
+    (b'/healthz /livez /readyz', 200, TEXT, b'ok'),
+    (b'/solr/admin/info/system', 200, JSON, b'{"responseHeader":{"status":0,"QTime":0}}'),
+    # search engines
+    (b'9200/', 200, JSON, b'{"name":"$name","cluster_name":"$name","cluster_uuid":"_na_",'
+     b'"version":{"number":"8.11.0"}}'),
+    (b'/_cat/*', 200, TEXT, b''),
+    (b'/_search /_all/_search', 200, JSON,
+     b'{"took":0,"timed_out":false,"hits":{"total":{"value":0,"relation":"eq"},"hits":[]}}'),
+    (b'/_cluster/health', 200, JSON, b'{"cluster_name":"$name","status":"green","timed_out":false,'
+     b'"number_of_nodes":1,"number_of_data_nodes":1,"active_shards":0}'),
+    (b'/_nodes /_nodes/*', 200, JSON, b'{"cluster_name":"$name","nodes":{}}'),
+    # containers: Docker Engine API 1.43, OCI Distribution Specification 1.1
+    (b'/_ping', 200, TEXT, b'OK', b'Api-Version: 1.43\r\nOSType: linux\r\n'),
+    (b'/version', 200, JSON, b'{"Version":"24.0.7","ApiVersion":"1.43","MinAPIVersion":"1.12",'
+     b'"Os":"linux","Arch":"amd64"}'),
+    (b'/info', 200, JSON, b'{"ID":"$name","Name":"$name","Containers":0,"Images":0,'
+     b'"OSType":"linux","Architecture":"x86_64","ServerVersion":"24.0.7"}'),
+    (b'/containers/json /images/json /networks /plugins', 200, JSON, b'[]'),
+    (b'/volumes', 200, JSON, b'{"Volumes":[],"Warnings":[]}'),
+    (b'/v2/', 200, JSON, b'{}', b'Docker-Distribution-Api-Version: registry/2.0\r\n'),
+    (b'/v2/_catalog', 200, JSON, b'{"repositories":[]}'),
+    (b'/v2/*', 404, JSON, b'{"errors":[{"code":"NAME_UNKNOWN","message":"unknown"}]}'),
+    # Kubernetes: what a stranger is told
+    (b'/api /api/v1/* /apis /apis/*', 403, JSON, KUBE_NO % (b'forbidden', b'Forbidden', 403)),
+    (b'/pods /runningpods/* /metrics', 401, JSON,
+     KUBE_NO % (b'Unauthorized', b'Unauthorized', 401)),
+    (b'6443/version 10250/version', 200, JSON, b'{"major":"1","minor":"28","gitVersion":"v1.28.4",'
+     b'"platform":"linux/amd64"}'),
+    # stores of keys
+    (b'2379/version', 200, JSON, b'{"etcdserver":"3.5.9","etcdcluster":"3.5.0"}'),
+    (b'/v2/keys /v2/keys/*', 200, JSON, b'{"action":"get","node":{"dir":true}}'),
+    (b'/v3/kv/range /v3beta/kv/range', 200, JSON, b'{"header":{"revision":"1"}}'),
+    (b'/v1/agent/* /v1/catalog/* /v1/kv/*', 403, TEXT, b'Permission denied\n'),
+    (b'/v1/sys/health', 200, JSON, b'{"initialized":true,"sealed":false,"standby":false}'),
+    # language models
+    (b'/api/tags /api/ps', 200, JSON, b'{"models":[]}'),
+    (b'/api/version', 200, JSON, b'{"version":"0.5.0"}'),
+    (b'/v1/models', 200, JSON, b'{"object":"list","data":[]}'),
+    (b'/api/generate /api/chat /api/show', 404, JSON, b'{"error":"model not found"}'),
+    (b'/v1/chat/* /v1/completions /v1/embeddings', 401, JSON,
+     b'{"error":{"message":"no such key","type":"invalid_request_error"}}'),
+    # devices
+    (b'/rootdesc.xml /picsdesc.xml /wanipcn.xml /gatedesc.xml /igd.xml /igddesc.xml'
+     b' /description.xml /devicedesc.xml /desc.xml', 200, XML, HTTP_DEVICE),
+    (b'7547/ 30005/', 204, TEXT, b''),
+]
+HTTP_PAGES = {path: Page(*row[1:]) for row in HTTP_TABLE for path in row[0].split()}
+HTTP_PAGED_PORTS = frozenset(int(path.partition(b'/')[0])
+                             for path in HTTP_PAGES if path[:1].isdigit())
+HTTP_VERSIONED = re.compile(br'/v1\.[0-9]{1,3}(?=/)')           # Docker Engine API: of a path
+HTTP_UPWARDS = re.compile(br'/cgi-bin/.*(?:\.\.|%2e|%%32|%c0)', re.S)   # out of a folder
+HTTP_RUN = re.compile(br'invokefunction|eval-stdin|call_user_func')     # code to run
+
+
+def make_status(status):
+    """A number -> the Page that says no more than it."""
+    text = b'%d %s' % (status, HTTP_STATUSES[status])
+    return Page(status, HTML, b'<html><head><title>%s</title></head><body>%s</body></html>\n'
+                % (text, text), HTTP_ALLOW if status == 405 else b'')
+
+
+HTTP_UNKNOWN = make_status(404)
+HTTP_METHODS = {                        # what is answered without a look at the path
+    b'OPTIONS': Page(200, TEXT, b'', HTTP_ALLOW + b'DAV: 1\r\n'),
+    **dict.fromkeys((b'PUT', b'PATCH', b'DELETE', b'MKCOL', b'COPY', b'MOVE', b'LOCK', b'UNLOCK',
+                     b'PROPPATCH'), make_status(403)),
+    **dict.fromkeys((b'TRACE', b'TRACK', b'DEBUG', b'SEARCH', b'REPORT', b'BPROPFIND', b'SOURCE',
+                     b'PURGE', b'CCM_POST', b'SUBSCRIBE', b'UNSUBSCRIBE', b'NOTIFY'),
+                    make_status(405))}
+
+
+def find_page(request, port):
+    """HttpRequest, our port -> Page, or function(request, body, peer) that makes it."""
+    if request.fault:
+        return make_status(request.fault)
+    if request.verb not in HTTP_READS and request.verb != b'PROPFIND':
+        return HTTP_METHODS.get(request.verb) or make_status(501)
+    path = request.target.lower()
+    if path[:1] != b'/':
+        path = HTTP_AUTHORITY.sub(b'', path, 1) or b'/'
+    path, _, query = path.partition(b'?')
+    if request.verb == b'PROPFIND':
+        return Page(207, XML, HTTP_DAV) if path == b'/' else HTTP_UNKNOWN
+    if b'/cgi-bin/' in path and HTTP_UPWARDS.match(path):
+        return make_status(403)
+    if query and HTTP_RUN.search(query):
+        return Page(200, TEXT, b'')
+    if port in HTTP_PAGED_PORTS and b'%d%s' % (port, path) in HTTP_PAGES:
+        return HTTP_PAGES[b'%d%s' % (port, path)]
+    return find_path(path)
+
+
+def find_path(path):
+    """Path in lower case -> what the table has for it, or for the nearest folder around it."""
+    if path.startswith(b'/v1.'):
+        path = HTTP_VERSIONED.sub(b'', path, 1)
+    page = HTTP_PAGES.get(path)
+    end = len(path)
+    for _ in range(HTTP_DEPTH):
+        end = path.rfind(b'/', 0, end)
+        if page or end <= 0:
+            break
+        page = HTTP_PAGES.get(path[:end] + b'/*')
+    return page or HTTP_UNKNOWN
+
+
+def make_page(request, body, peer):
+    """HttpRequest, what is kept of its body -> Page, or a Reply that is more than one."""
+    if peer.host.http_401:
+        return None
+    page = find_page(request, peer.dport)
+    if callable(page):
+        return page(request, body, peer)
+    if body and page.body is HTTP_LOGIN and request.target != b'/':
+        return page._replace(body=HTTP_FAILED)
+    return page
 
 
 family('Mail and news')
@@ -10006,6 +12075,23 @@ def answer_svn(message, peer):
     peer.note('credentials', user=user, digest=digest)
     peer.state = 1                              # whoever has another login may try that
     return b'( failure ( 20:Authorization failed ) ) '
+
+
+# ---- tftp ----------------------------------------------------------------------------
+
+TFTP_REQUEST = re.compile(br'\0[\1\2]([^\0]{1,255})\0(?:netascii|octet|mail)\0', re.I)
+TFTP_NOT_FOUND, TFTP_DENIED = 1, 2      # RFC 1350 s5: codes of errors
+
+
+@datagram('tftp', sig=('00 01', '00 02'), port=69, ref='RFC 1350 s5',
+          check=lambda data, peer: TFTP_REQUEST.match(data))
+def answer_tftp(message, peer):
+    """A read -> no such file; a write -> denied; the reason where the request has room for it."""
+    name = TFTP_REQUEST.match(message).group(1)
+    peer.note('request', verb=message[1], path=name)
+    code, text = (TFTP_NOT_FOUND, b'not found') if message[1] == 1 else (TFTP_DENIED, b'denied')
+    text = text if len(message) >= 5 + len(text) else b''
+    return bytes((0, 5, 0, code)) + text + b'\0'
 
 
 family('Calls and chat')
@@ -10968,6 +13054,600 @@ def answer_zabbix(message, peer):
     if body[:1] != b'{':
         says = b'1' if body.strip() == b'agent.ping' else b'ZBX_NOTSUPPORTED\0unknown key'
     return ZABBIX_HEAD.pack(b'ZBXD', 1, len(says), 0) + says, SHUT
+
+
+family('Industrial')
+
+
+# ---- atg -----------------------------------------------------------------------------
+
+ATG_ASKED = re.compile(br'[\1^]A?([IS][0-9]{5})')      # function and tank; S sets something
+ATG_REPORT = (b'\1\r\nI20100\r\n%s\r\n\r\nSTATION\r\n\r\nIN-TANK INVENTORY\r\n\r\n'
+              b'TANK PRODUCT             VOLUME TC VOLUME   ULLAGE   HEIGHT    WATER     TEMP\r\n'
+              b'  1  UNLEADED              4012      3987     5988    41.20     0.00    61.30\r\n'
+              b'\r\n\3')
+ATG_UNKNOWN = b'\x019999FF1B\3'
+
+
+@talk('atg', sig=('01 49 .. .. .. .. ..', '01 53 .. .. .. .. ..', b'^AI20100'), port=10001,
+      check=lambda data, peer: bool(ATG_ASKED.match(data)),
+      size=lambda data: 8 if data[:1] == b'^' else 1 if data[:1] in b'\r\n' else 7,
+      ref='https://cdn.chipkin.com/files/liz/576013-635.pdf')
+def answer_atg(message, peer):
+    """What is in the tanks -> a tank; all else is refused."""
+    match = ATG_ASKED.match(message)
+    if not match:
+        return b'' if message in b'\r\n' else None
+    if match.group(1) == b'I20100':
+        return ATG_REPORT % time.strftime('%b %d, %Y %I:%M %p',
+                                          time.gmtime(peer.now)).upper().encode()
+    peer.note('request', function=match.group(1))
+    return ATG_UNKNOWN
+
+
+# ---- codesys -------------------------------------------------------------------------
+
+# The identification that version 2 gives: texts at fixed places
+CODESYS_IDENT = (bytes(59) + b'Linux'.ljust(32, b'\0') + b'generic'.ljust(32, b'\0')
+                 + b'PLC runtime 2.3'.ljust(32, b'\0'))
+
+
+@talk('codesys', sig=('bb bb 01 00 00 00 01', 'bb bb 01 00 00 01 01'), port=(2455, 1200),
+      size=fix(7), ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/'
+                       'codesys/codesys.go')
+def answer_codesys(message, peer):
+    """Login of either byte order -> what runs here."""
+    size = len(CODESYS_IDENT)
+    return b'\xbb\xbb' + size.to_bytes(4, 'big' if message[5] else 'little') + CODESYS_IDENT
+
+
+# ---- crimson -------------------------------------------------------------------------
+
+CRIMSON_TEXTS = {0x012b: b'Vendor', 0x012a: b'HMI'}     # registers
+
+
+@talk('crimson', sig=('00 04 01 2b 1b 00', '00 04 01 2a 1a 00'), port=789, size=be(0, 2, 2),
+      limit=1024, ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/'
+                      'crimsonv3/crimsonv3.go')
+def answer_crimson(message, peer):
+    """Register of a text -> the text; all else -> silence."""
+    register, kind = struct.unpack_from('!HH', message, 2)
+    text = CRIMSON_TEXTS.get(register)
+    return text and sized(struct.pack('!HH', register, kind) + text + b'\0')
+
+
+# ---- dnp3 ----------------------------------------------------------------------------
+
+DNP3_HEAD = struct.Struct('<HBBHHH')    # IEEE 1815 s9.2.4: start size control to from crc
+DNP3_RESET, DNP3_TEST, DNP3_CONFIRMED, DNP3_UNCONFIRMED, DNP3_STATUS = 0, 2, 3, 4, 9
+DNP3_ACK, DNP3_SUPPORTED, DNP3_NOT_SUPPORTED = 0, 11, 15
+DNP3_READ, DNP3_CONFIRM, DNP3_RESPONSE = 1, 0, 129
+DNP3_NOTHING, DNP3_NO_FUNCTION = b'\0\0', b'\0\1'       # internal indications
+DNP3_BLOCK = 16                         # octets of data before each further CRC
+
+
+def dnp3_crc(octets):
+    """CRC-16 of IEEE 1815 s9.2.4.3, lowest octet first."""
+    crc = 0
+    for octet in octets:
+        crc ^= octet
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xa6bc if crc & 1 else 0)
+    return struct.pack('<H', crc ^ 0xffff)
+
+
+def size_dnp3(data):
+    """Head, then data in blocks, each with its CRC."""
+    if len(data) < 3:
+        return None
+    count = data[2] - 5
+    return DNP3_HEAD.size + count - 2 * (-count // DNP3_BLOCK) if count >= 0 else -1
+
+
+def pack_dnp3(control, to, source, data=b''):
+    """A frame of up to one block."""
+    head = DNP3_HEAD.pack(0x6405, 5 + len(data), control, to, source, 0)[:-2]
+    return head + dnp3_crc(head) + (data + dnp3_crc(data) if data else b'')
+
+
+@talk('dnp3', sig=('05 64 .. c0', '05 64 .. c4', '05 64 .. c9'), port=20000, size=size_dnp3,
+      limit=292, ref='https://standards.ieee.org/ieee/1815/5414/')
+def answer_dnp3(message, peer):
+    """Status of the link, read -> it is there, nothing new; all else is refused.
+
+    state  the address that was asked first: others are not ours
+    """
+    _, _, control, to, source, _ = DNP3_HEAD.unpack_from(message)
+    if peer.state is None:
+        peer.state = to
+    if dnp3_crc(message[:8]) != message[8:10] or to != peer.state or not control & 0x40:
+        return b''
+    function, data = control & 15, message[DNP3_HEAD.size:]
+    if function in (DNP3_CONFIRMED, DNP3_UNCONFIRMED):
+        out = pack_dnp3(DNP3_ACK, source, to) if function == DNP3_CONFIRMED else b''
+        _, order, asked = data[:3]
+        if asked == DNP3_CONFIRM:
+            return out
+        if asked != DNP3_READ:
+            peer.note('request', function=asked, data=data[3:])
+        says = bytes((0xc0, 0xc0 | order & 15, DNP3_RESPONSE))
+        return out + pack_dnp3(0x44, source, to, says + (
+            DNP3_NOTHING if asked == DNP3_READ else DNP3_NO_FUNCTION))
+    return pack_dnp3({DNP3_STATUS: DNP3_SUPPORTED, DNP3_RESET: DNP3_ACK, DNP3_TEST: DNP3_ACK}.get(
+        function, DNP3_NOT_SUPPORTED), source, to)
+
+
+# ---- ethernet-ip ---------------------------------------------------------------------
+
+# CIP vol. 2 s2-3.1: command size session status context options
+ENIP_HEAD = struct.Struct('<HHIIQI')
+ENIP_SERVICES, ENIP_IDENTITY, ENIP_INTERFACES = 0x04, 0x63, 0x64
+ENIP_OPEN, ENIP_CLOSE, ENIP_DATA = 0x65, 0x66, 0x6f
+ENIP_INVALID = 1                        # vol. 2 s2-3.4: status
+CIP_ALL_OF_IDENTITY = b'\1\2\x20\1\x24\1'       # vol. 1: get all attributes; class 1, instance 1
+CIP_NOT_SUPPORTED = 8
+# vol. 1 s5A-2: vendor type product major minor status serial, name
+CIP_IDENTITY = struct.pack('<HHHBBHI', 0, 0x0e, 1, 1, 0, 0x30, 1) + sized(b'PLC', 1)
+ENIP_SAYS = {
+    ENIP_SERVICES: b'\1\0\0\1' + sized(struct.pack('<HH16s', 1, 0x20, b'Communications'), 2,
+                                       'little'),
+    ENIP_INTERFACES: b'\0\0', ENIP_OPEN: b'\1\0\0\0'}
+
+
+def answer_cip(request):
+    """Request to an object -> its answer: who we are, or that the service is not known."""
+    if request == CIP_ALL_OF_IDENTITY:
+        return b'\x81\0\0\0' + CIP_IDENTITY
+    return bytes((request[0] | 0x80, 0, CIP_NOT_SUPPORTED, 0))
+
+
+def read_enip_data(message, peer):
+    """SendRRData -> the same with the answer; vol. 2 s2-6.1: two items, no address, data."""
+    begin, at = ENIP_HEAD.size + 12, ENIP_HEAD.size + 14
+    request, _ = read_sized(message, at, 2, 'little')
+    if not request or message[begin:at] != b'\xb2\0':
+        return None
+    if request != CIP_ALL_OF_IDENTITY:
+        peer.note('request', service=request[0], data=request[1:])
+    return message[ENIP_HEAD.size:at] + sized(answer_cip(request), 2, 'little')
+
+
+@talk('ethernet-ip', port=44818, size=le(2, 2, ENIP_HEAD.size), limit=1024,
+      sig=['%s 00 00 00 00 00 00 00 00%s 00 00 00 00' % (command, ' ..' * 8)
+           for command in ('04 00 00 00', '63 00 00 00', '64 00 00 00', '65 00 04 00')],
+      ref='https://www.odva.org/technology-standards/key-technologies/ethernet-ip/')
+def answer_enip(message, peer):
+    """Identity, services, session -> ours; of objects the identity alone."""
+    command, _, session, _, context, _ = ENIP_HEAD.unpack_from(message)
+    if command == ENIP_CLOSE:
+        return b'', SHUT
+    status, says = 0, ENIP_SAYS.get(command)
+    if command == ENIP_OPEN:
+        session = int.from_bytes(peer.host.random(4), 'big') | 1
+    elif command == ENIP_IDENTITY:
+        address = struct.pack('!HH4sQ', 2, peer.dport, peer.dst[-4:], 0)
+        says = b'\1\0\x0c\0' + sized(b'\1\0' + address + CIP_IDENTITY + b'\xff', 2, 'little')
+    elif command == ENIP_DATA:
+        says = read_enip_data(message, peer)
+    if says is None:
+        status, says = ENIP_INVALID, b''
+    return ENIP_HEAD.pack(command, len(says), session, status, context, 0) + says
+
+
+# ---- fins ----------------------------------------------------------------------------
+
+FINS_HEAD = struct.Struct('!4sIII')     # magic, octets that follow, command, error
+FINS_NODES, FINS_FRAME = 0, 2           # commands; the answer to the first is 1
+# icf rsv gateways, to: net node unit, from: net node unit, service id, command
+FINS_ASKED = struct.Struct('!BBB3s3sBH')
+FINS_READ, FINS_UNIT = 0x0101, 0x0501
+FINS_MOST = 999                         # words of a read
+FINS_TEXTS = b'PLC'.ljust(20) + b'1.0'.ljust(20) + bytes(52)
+FINS_DONE, FINS_TOO_LONG, FINS_UNKNOWN = 0x0000, 0x110b, 0x0401      # end codes
+
+
+def answer_fins_frame(frame, peer):
+    """A command -> its answer: a read gives zeros, who are you a name; all else is refused."""
+    _, _, gateways, to, source, service, command = FINS_ASKED.unpack_from(frame)
+    code, data = FINS_DONE, b''
+    if command == FINS_READ:
+        count, = struct.unpack_from('!H', frame, FINS_ASKED.size + 4)
+        code = FINS_DONE if count <= FINS_MOST else FINS_TOO_LONG
+        data = bytes(2 * count) if code == FINS_DONE else b''
+    elif command == FINS_UNIT:
+        data = FINS_TEXTS
+    else:
+        code = FINS_UNKNOWN
+        peer.note('request', command=command, data=frame[FINS_ASKED.size:])
+    return FINS_ASKED.pack(0xc0, 0, gateways, source, to, service, command) + struct.pack(
+        '!H', code) + data
+
+
+@talk('fins', sig=(b'FINS\0\0\0\x0c\0\0\0\0',), port=9600, size=be(4, 4, 8), limit=2048,
+      ref='https://www.myomron.com/downloads/1.Manuals/Networks/W421E104.pdf')
+def answer_fins(message, peer):
+    """Wish for an address -> addresses; read -> zeros; all else is refused."""
+    _, _, command, _ = FINS_HEAD.unpack_from(message)
+    if command == FINS_NODES:
+        body = struct.pack('!II', int.from_bytes(message[16:20], 'big') or 239, peer.dst[-1])
+        return FINS_HEAD.pack(b'FINS', 8 + len(body), 1, 0) + body
+    if command != FINS_FRAME:
+        return None
+    body = answer_fins_frame(message[FINS_HEAD.size:], peer)
+    return FINS_HEAD.pack(b'FINS', 8 + len(body), FINS_FRAME, 0) + body
+
+
+# ---- fox -----------------------------------------------------------------------------
+
+FOX_HELLO = (b'fox a 0 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\nhostName=s:%s\n'
+             b'hostAddress=s:%s\napp.name=s:Station\napp.version=s:4.0\nvm.name=s:VM\n};;\n')
+
+
+@talk('fox', sig=(b'fox a ',), port=1911, size=till(b'};;'),
+      ref='https://github.com/zmap/zgrab2/tree/master/modules/fox')
+def answer_fox(message, peer):
+    """Hello -> ours, once; what follows is a login, which gets no answer."""
+    if peer.state or b' fox hello' not in message:
+        peer.note('request', words=message.strip()[:512])
+        return b'', SHUT
+    peer.state = 'greeted'
+    return FOX_HELLO % (peer.host.host_name, ip_text(peer.dst).encode())
+
+
+# ---- ge-srtp -------------------------------------------------------------------------
+
+SRTP_HEAD = 56                          # octets of every mailbox message
+SRTP_SIZE_AT, SRTP_KIND_AT, SRTP_SERVICE_AT = 4, 31, 42
+SRTP_HELLO = b'\1' + bytes(7) + b'\x0f' + bytes(47)
+SRTP_TYPE, SRTP_ENABLE = 0x43, 0x4f     # services
+SRTP_DONE, SRTP_DATA, SRTP_ERROR = 0xd4, 0x94, 0xd1     # kinds of an answer
+SRTP_NAME = bytes(8) + bytes((SRTP_TYPE, 0, 0, 0)) + b'PLC'.ljust(28, b'\0')
+
+
+@talk('ge-srtp', sig=('00 ' * 55 + '00',), port=18245, size=le(SRTP_SIZE_AT, 2, SRTP_HEAD),
+      limit=2048, ref='https://doi.org/10.1016/j.diin.2017.06.004')
+def answer_srtp(message, peer):
+    """Opening -> ours; type of the controller -> its name; all else -> an error.
+
+    state  'open'
+    """
+    if peer.state is None:
+        peer.state = 'open'
+        return SRTP_HELLO
+    service, body = message[SRTP_SERVICE_AT], b''
+    kind = SRTP_DONE if service == SRTP_ENABLE else SRTP_ERROR
+    if service == SRTP_TYPE:
+        kind, body = SRTP_DATA, SRTP_NAME
+    if kind == SRTP_ERROR:
+        peer.note('request', service=service, data=message[SRTP_SERVICE_AT + 1:])
+    head = struct.pack('<B1x2sH', 3, message[2:4], len(body))
+    return head.ljust(SRTP_KIND_AT, b'\0') + bytes((kind,)).ljust(25, b'\0') + body
+
+
+# ---- hart-ip -------------------------------------------------------------------------
+
+HART_HEAD = struct.Struct('!BBBBHH')    # version kind message status sequence size
+HART_START, HART_CLOSE, HART_ALIVE, HART_PASS = range(4)
+HART_IDENTITY = 0                       # command; all else is not implemented: 64
+# expanded type 254, type, 5 preambles, revisions 7 1 1 1, flags, number
+HART_IDENT = b'\0\0\xfe\0\0\5\7\1\1\x08\0\0\0\1'
+
+
+def answer_hart(frame, peer):
+    """A frame of the wired bus -> its answer; the long form has an address of 5 octets."""
+    at = 6 if frame[0] & 0x80 else 2
+    command = frame[at]
+    if command != HART_IDENTITY:
+        peer.note('request', function=command, data=frame[at + 2:-1])
+    data = HART_IDENT if command == HART_IDENTITY else b'\x40\0'
+    out = bytes((frame[0] & 0x80 | 6,)) + frame[1:at + 1] + sized(data, 1)
+    return out + bytes((functools.reduce(operator.xor, out),))
+
+
+@talk('hart-ip', sig=('01 00 00 00 .. .. 00 0d 01',), port=5094, size=be(6, 2, 0), limit=512,
+      ref='https://www.fieldcommgroup.org/technologies/hart/hart-ip')
+def answer_hart_ip(message, peer):
+    """Session, life sign, identity -> the same, a device; all else is refused."""
+    version, kind, ident, _, sequence, _ = HART_HEAD.unpack_from(message)
+    body = message[HART_HEAD.size:]
+    if kind or ident > HART_PASS:
+        return None
+    if ident == HART_PASS:
+        body = answer_hart(body, peer)
+    return (HART_HEAD.pack(version, 1, ident, 0, sequence, HART_HEAD.size + len(body)) + body,
+            ident == HART_CLOSE)
+
+
+# ---- iec104 --------------------------------------------------------------------------
+
+IEC104_ACTS = {0x07: 0x0b, 0x13: 0x23, 0x43: 0x83}      # IEC 60870-5-104 s5.3: act: con
+IEC104_ASDU = struct.Struct('<BBBBH')   # IEC 60870-5-101 s7.2: type count cause origin address
+IEC104_INTERROGATION = 100
+IEC104_DONE, IEC104_ENDED = 7, 10       # causes
+IEC104_REFUSED, IEC104_UNKNOWN = 0x47, 0x6c     # 7, 44: type is not known; negative
+
+
+def answer_asdu(asdu, peer):
+    """A unit of data -> those that answer it: no points; commands are refused."""
+    kind, count, _, origin, address = IEC104_ASDU.unpack_from(asdu)
+    causes = IEC104_REFUSED,
+    if kind == IEC104_INTERROGATION:
+        causes = IEC104_DONE, IEC104_ENDED
+    elif not 45 <= kind <= 107:
+        causes = IEC104_UNKNOWN,
+    if causes[0] == IEC104_REFUSED:
+        peer.note('request', function=kind, data=asdu[IEC104_ASDU.size:])
+    return [IEC104_ASDU.pack(kind, count, cause, origin, address) + asdu[IEC104_ASDU.size:]
+            for cause in causes]
+
+
+@talk('iec104', sig=['68 04 %02x 00 00 00' % act for act in IEC104_ACTS], port=2404,
+      size=be(1, 1, 2), ref='https://webstore.iec.ch/publication/25035')
+def answer_iec104(message, peer):
+    """Start, test, stop -> confirmed; a question -> no points; commands are refused.
+
+    state  how many of our units have gone
+    """
+    if message[0] != 0x68 or message[1] < 4:
+        return None
+    if message[2] & 3 == 3:                     # U format
+        return b'\x68\4' + bytes((IEC104_ACTS.get(message[2], 0), 0, 0, 0)) if (
+            message[2] in IEC104_ACTS) else b''
+    if message[2] & 1:                          # S format
+        return b''
+    theirs, = struct.unpack_from('<H', message, 2)
+    out = b''
+    for asdu in answer_asdu(message[6:], peer):
+        ours = peer.state or 0
+        out += b'\x68' + sized(struct.pack('<HH', ours, theirs + 2 & 0xfffe) + asdu, 1)
+        peer.state = ours + 2 & 0xfffe
+    return out
+
+
+# ---- melsec --------------------------------------------------------------------------
+
+# MELSEC communication protocol, frame 3E: subheader, where to; size timer command subcommand
+SLMP_HEAD = struct.Struct('<2s5sHHHH')
+SLMP_READ, SLMP_NAME = 0x0401, 0x0101
+SLMP_MOST = 960                         # words of a read
+SLMP_REFUSED = 0xc059                   # end code: the command is not known
+MELSOFT_ANSWER = b'\xd7' + bytes(20)
+
+
+@talk('melsec', sig=('50 00 00 ff ff 03 00 .. .. .. .. .. .. .. ..',), port=(5006, 5007),
+      size=le(7, 2, 9), limit=4096,
+      ref='https://dl.mitsubishielectric.com/dl/fa/document/manual/plc/sh080008/sh080008ab.pdf')
+def answer_melsec(message, peer):
+    """Name of the type -> ours; read -> zeros; all else is refused."""
+    start, route, _, _, command, sub = SLMP_HEAD.unpack_from(message)
+    if start != b'\x50\0':
+        return None
+    code, data = 0, b''
+    if command == SLMP_NAME:
+        data = b'PLC'.ljust(16) + b'\0\0'
+    elif command == SLMP_READ:
+        count = min(int.from_bytes(message[SLMP_HEAD.size + 4:][:2], 'little'), SLMP_MOST)
+        data = bytes((count + 1) // 2 if sub & 1 else 2 * count)
+    else:
+        code = SLMP_REFUSED
+        peer.note('request', command=command, data=message[SLMP_HEAD.size:])
+    return b'\xd0\0' + route + sized(struct.pack('<H', code) + data, 2, 'little')
+
+
+# ---- modbus --------------------------------------------------------------------------
+
+MODBUS_HEAD = struct.Struct('!HHHBB')   # on TCP/IP s3.1.3: id protocol size unit; function
+MODBUS_MOST = {1: 2000, 2: 2000, 3: 125, 4: 125}        # s6: how many bits, words of a read
+MODBUS_SERVER_ID, MODBUS_MEI = 0x11, 0x2b
+MODBUS_BAD_FUNCTION, MODBUS_BAD_ADDRESS, MODBUS_BAD_VALUE = 1, 2, 3
+MODBUS_OBJECTS = b'Vendor', b'PLC', b'1.0'      # s6.21: vendor, product, revision
+
+
+def is_modbus(data, peer):
+    """The size is that of a request, and so is the function."""
+    return 2 <= data[5] <= 254 and 0 < data[7] < 0x80
+
+
+def read_modbus_objects(body):
+    """Code of what is asked, first object -> a response, or an error (s6.21)."""
+    kind, code, first = body
+    if kind != 0x0e or not 1 <= code <= 4:
+        return MODBUS_BAD_VALUE
+    if code == 4 and first >= len(MODBUS_OBJECTS):
+        return MODBUS_BAD_ADDRESS
+    end = first + 1 if code == 4 else len(MODBUS_OBJECTS)
+    objects = [bytes((number,)) + sized(MODBUS_OBJECTS[number], 1)
+               for number in range(first if first < end else 0, end)]
+    return bytes((kind, code, 0x81, 0, 0, len(objects))) + b''.join(objects)
+
+
+def answer_modbus_function(function, body):
+    """Function, the rest of the request -> the rest of the response, or an error."""
+    if function in MODBUS_MOST:
+        _, count = struct.unpack('!HH', body)
+        if not 1 <= count <= MODBUS_MOST[function]:
+            return MODBUS_BAD_VALUE
+        return sized(bytes((count + 7) // 8 if function < 3 else 2 * count), 1)
+    if function == MODBUS_MEI:
+        return read_modbus_objects(body)
+    return sized(b'\1\xffPLC', 1) if function == MODBUS_SERVER_ID else MODBUS_BAD_FUNCTION
+
+
+@talk('modbus', sig=('.. .. 00 00 00 .. .. ..',), port=502, check=is_modbus, size=be(4, 2, 6),
+      limit=260, ref='https://modbus.org/docs/Modbus_Application_Protocol_V1_1b3.pdf')
+def answer_modbus(message, peer):
+    """Reads -> zeros, who we are; all else is refused."""
+    ident, protocol, _, unit, function = MODBUS_HEAD.unpack_from(message)
+    body = message[MODBUS_HEAD.size:]
+    if protocol or function > 0x7f:
+        return None
+    says = answer_modbus_function(function, body)
+    if isinstance(says, int):
+        if says == MODBUS_BAD_FUNCTION:
+            peer.note('request', function=function, data=body)
+        function, says = function | 0x80, bytes((says,))
+    return MODBUS_HEAD.pack(ident, 0, 2 + len(says), unit, function) + says
+
+
+# ---- opcua ---------------------------------------------------------------------------
+
+OPCUA_HELLO = struct.Struct('<8sIIIII')     # OPC 10000-6 s7.1.2.3: head version sizes, counts
+OPCUA_REJECTED = 0x80550000             # Bad_SecurityPolicyRejected
+
+
+@talk('opcua', sig=(b'HELF',), port=4840, size=le(4, 4, 0), limit=8192,
+      ref='https://reference.opcfoundation.org/Core/Part6/v105/docs/7.1')
+def answer_opcua(message, peer):
+    """Hello -> acknowledge; a channel is refused."""
+    if message[:4] == b'HELF':
+        _, _, receives, sends, _, _ = OPCUA_HELLO.unpack_from(message)
+        peer.note('request', target=read_sized(message, OPCUA_HELLO.size, 4, 'little')[0])
+        return b'ACKF' + struct.pack('<6I', 28, 0, min(sends, 65535), min(receives, 65535), 0, 0)
+    return b'ERRF' + struct.pack('<III', 16, OPCUA_REJECTED, 0xffffffff), SHUT
+
+
+# ---- pcom ----------------------------------------------------------------------------
+
+PCOM_ASKED = re.compile(br'/([0-9A-F]{2})([A-Z]{2,3})(.*)\r', re.S)
+PCOM_IDENT = b'A%sID000000A001000000'   # unit; model 6, hardware 1, system 3 3 2
+
+
+@talk('pcom', sig=('.. .. 65 00 .. .. 2f .. .. 49 44',), port=20256, size=le(4, 2, 6), limit=1024,
+      ref='https://unitronicsplc.com/Download/SoftwareUtilities/Unitronics%20PCOM%20Protocol.pdf')
+def answer_pcom(message, peer):
+    """Identity of a unit -> ours; all else is not answered."""
+    match = PCOM_ASKED.fullmatch(message, 6)
+    if not match:
+        return None
+    unit, verb, rest = match.groups()
+    if verb != b'ID' and not verb.startswith(b'IDE'):
+        peer.note('request', command=verb, data=rest)
+        return b''
+    says = PCOM_IDENT % unit
+    return message[:4] + sized(b'/%s%02X\r' % (says, sum(says) & 0xff), 2, 'little')
+
+
+# ---- pcworx --------------------------------------------------------------------------
+
+PCWORX_SESSION = 1
+# texts of the answer to the third question, where they stand
+PCWORX_TEXTS = (30, b'PLC'), (66, b'1.0'), (79, b'01/01/20'), (91, b'00:00:00'), (152, b'1')
+
+
+@talk('pcworx', sig=(b'\1\1\0\x1a\0\0\0\0\x78\x80\0\3\0\x0cIBETH01N0_M\0',), port=1962,
+      size=be(2, 2, 0), limit=256,
+      ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/pcworx/'
+          'pcworx.go')
+def answer_pcworx(message, peer):
+    """Opening, session, identity -> ours; all else is not answered."""
+    kind, = struct.unpack_from('!H', message)
+    if kind == 0x0101:
+        return b'\x81\1\0\x14' + bytes(13) + bytes((PCWORX_SESSION, 0, 0))
+    if kind == 0x0105:
+        return b'\x81\5\0\x08' + bytes(4)
+    if kind != 0x0106:
+        return None
+    out = bytearray(b'\x81\6\0\xa0' + bytes(156))
+    for at, text in PCWORX_TEXTS:
+        out[at:at + len(text)] = text
+    return bytes(out)
+
+
+# ---- proconos ------------------------------------------------------------------------
+
+PROCONOS_IDENT = (b'\xcc\1\0\x54\x40\x42' + bytes(7) + b'Runtime 1.0'.ljust(32, b'\0')
+                  + b'PLC'.ljust(33, b'\0') + b'project\0\0\0')
+
+
+@talk('proconos', sig=('cc 01 00 0b 40 02 00 00 47 ee',), port=20547, size=fix(10),
+      ref='https://github.com/praetorian-inc/nerva/blob/main/pkg/plugins/services/proconos/'
+          'proconos.go')
+def answer_proconos(message, peer):
+    """Who are you -> a runtime, a project."""
+    return PROCONOS_IDENT
+
+
+# ---- s7 ------------------------------------------------------------------------------
+
+S7_HEAD = struct.Struct('!BBHHHH')      # id kind reserved reference parameters data
+S7_JOB, S7_ACK, S7_USER = 1, 3, 7
+S7_SETUP, S7_READ, S7_WRITE = 0xf0, 0x04, 0x05
+S7_UNITS = {1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 4}    # type of an item: octets
+S7_MOST = 440                           # octets of a read; the largest message has 480
+S7_NO_SERVICE = 0x8104
+S7_GOODBYE = bytes.fromhex('0300000b0680 0000 0001 00')        # X.224 s13.5: disconnect
+S7_LISTS = {                            # number of a list: (octets of a row, rows)
+    0x0011: (28, [(1, b'PLC'.ljust(20) + b'\0\xc0\0\1\0\1'),
+                  (7, b'PLC'.ljust(20) + b'\0\xc0V\1\0\0')]),
+    0x001c: (34, [(1, b'station'.ljust(32, b'\0')), (2, b'PLC'.ljust(32, b'\0'))])}
+
+
+def pack_s7(kind, reference, parameters, data=b''):
+    """Answer -> in COTP data, in TPKT; an acknowledgement has an error, which is 0."""
+    error = b'\0\0' if kind == S7_ACK else b''
+    body = b'\x02\xf0\x80' + S7_HEAD.pack(0x32, kind, 0, reference, len(parameters),
+                                          len(data)) + error + parameters + data
+    return b'\3\0' + sized(body, 2, extra=4)
+
+
+def read_s7_list(asked, data):
+    """Userdata: list of the system's state -> parameters, data."""
+    wanted, index = struct.unpack_from('!HH', data, 4)
+    head = b'\0\1\x12\x08\x12' + bytes((asked[5] & 0x0f | 0x80, asked[6], asked[7], 0, 0))
+    if asked[5:7] != b'\x44\1' or wanted not in S7_LISTS:
+        return head + b'\xd4\1', b'\x0a\0\0\0'
+    size, rows = S7_LISTS[wanted]
+    body = struct.pack('!HHHH', wanted, index, size, len(rows)) + b''.join(
+        struct.pack('!H', number) + text for number, text in rows)
+    return head + b'\0\0', b'\xff\x09' + sized(body)
+
+
+def read_s7_items(asked):
+    """Read of variables -> zeros for each; RFC 1006's data, s7's items of 12 octets."""
+    out, left = b'', S7_MOST
+    for at in range(2, 2 + 12 * asked[1], 12):
+        unit, count = struct.unpack_from('!BH', asked, at + 3)
+        size = S7_UNITS.get(unit, 0) * count
+        if not 0 < size <= left:
+            out += b'\x0a\0\0\0'
+            continue
+        left -= size + 4
+        out += (b'\xff\3\0\1' if unit == 1 else b'\xff\4' + struct.pack('!H', size * 8)) + bytes(
+            size + (size & 1))
+    return out
+
+
+def answer_s7_job(message, peer):
+    """A message within COTP -> its answer."""
+    _, kind, _, reference, parameters, _ = S7_HEAD.unpack_from(message)
+    at = S7_HEAD.size + parameters
+    asked, data = message[S7_HEAD.size:at], message[at:]
+    if kind == S7_USER:
+        return pack_s7(S7_USER, reference, *read_s7_list(asked, data))
+    if asked[0] == S7_SETUP:
+        return pack_s7(S7_ACK, reference, b'\xf0\0\0\1\0\1\1\xe0')
+    if asked[0] == S7_READ and len(asked) > 1:
+        return pack_s7(S7_ACK, reference, asked[:2], read_s7_items(asked))
+    peer.note('request', function=asked[0], data=message[S7_HEAD.size + 1:])
+    if asked[0] == S7_WRITE and len(asked) > 1:
+        return pack_s7(S7_ACK, reference, asked[:2], b'\3' * asked[1])     # access is not allowed
+    return b'\3\0' + sized(b'\x02\xf0\x80' + S7_HEAD.pack(
+        0x32, S7_ACK, 0, reference, 0, 0) + struct.pack('!H', S7_NO_SERVICE), 2, extra=4)
+
+
+@talk('s7', sig=['03 00 .. .. .. e0 00 00 .. .. 00 %s' % kind for kind in ('c0', 'c1', 'c2')],
+      port=102, size=be(2, 2, 0), limit=1024, ref='https://wiki.wireshark.org/S7comm')
+def answer_s7(message, peer):
+    """Connect, setup, reads, lists -> ours; writes, all else are refused.
+
+    state  'connected'
+    """
+    if peer.state is None:
+        peer.state = 'connected'
+        return message[:5] + b'\xd0' + message[8:10] + b'\0\1' + message[10:]
+    if message[4:7] != b'\x02\xf0\x80' or message[7:8] != b'\x32':
+        return S7_GOODBYE, SHUT
+    return answer_s7_job(message[7:], peer)
 
 
 family('Trojans and worms')
