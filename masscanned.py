@@ -629,8 +629,8 @@ Reply = collections.namedtuple(             # see above
 Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
-    'Protocol', 'name over sigs words shared ports ref check answer banner most everywhere')
-Protocol.__new__.__defaults__ = False,
+    'Protocol', 'name over sigs words shared ports ref check answer banner most echo everywhere')
+Protocol.__new__.__defaults__ = None, False         # most have no id that is repeated
 PROTOCOLS = {}              # name: Protocol, filled by the decorators
 FAMILIES = []               # [(title, [names])], as they stand in the file
 
@@ -643,7 +643,7 @@ def family(title):
 
 
 def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, most=1.0,
-             words=(), shared=(), everywhere=False):
+             words=(), shared=(), echo=None, everywhere=False):
     """Register the function below as the answerer of a protocol.
 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
@@ -660,16 +660,18 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     banner  octets, or banner(peer) -> octets: what we say first on these ports, if the client
             stays silent; (octets, SHUT) to close after them.  On SECURE_PORTS inside TLS only
     most    UDP: how many times as long as the request an answer may be.  Whoever raises it draws
-            on the budget's share for growing answers
-    everywhere  the strict policy has it on ports of others, too: it carries them
             on the budget's share for growing answers; above AMPLIFY_MAX it is off by default
+    echo    echo(message, transport) -> (at, size) of an id that the answer repeats at the same
+            place, and that changes nothing else of it, nor of `check`: who asks the same with
+            another id is given the same answer, without a call (see Store)
+    everywhere  the strict policy has it on ports of others, too: it carries them
     """
     def register(answer):
         assert name not in PROTOCOLS, name
         PROTOCOLS[name] = Protocol(
             name, over, tuple(sig), tuple(each.upper() for each in words),
             tuple(each.upper() for each in shared), (port,) if isinstance(port, int) else port,
-            ref, check, answer, banner, most, everywhere)
+            ref, check, answer, banner, most, echo, everywhere)
         FAMILIES[-1][1].append(name)
         return answer
     return register
@@ -681,7 +683,7 @@ def talk(name, sig=(), port=(), ref='', size=None, over=(TCP,), check=None, limi
 
     size    where a message of a stream ends, a helper of section 2; None: what has come is one
     limit   octets of a message; a longer one is not ours
-    more    banner, most, words, shared, as for protocol()
+    more    banner, most, words, shared, echo, as for protocol()
     """
     def register(answer):
         @functools.wraps(answer)
@@ -793,6 +795,7 @@ class Index:
             first fixed run stands; b'' for data too short to reach it
     lasts   {port: [Signature]} of those that say nothing at all
     texts   ports of those that are content with one octet
+    entries [(when it is asked, Signature)], words among them; spans: {(at, end): Span}
     """
 
     def __init__(self, protocols):
@@ -821,6 +824,16 @@ class Index:
                 for port in (*each.ports, None) if word in each.words else each.ports:
                     rows.setdefault(port, []).append(each)
         self.parts = frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
+        self.entries = [(asking_order(entry), entry) for entry in entries]
+        self.entries += [(WORD_ORDER, make_word(word, each)) for each in protocols
+                         for word in each.words + each.shared]
+        self.spans = {}
+
+    def span(self, at, end):
+        """-> the Span there."""
+        if (at, end) not in self.spans:
+            self.spans[at, end] = Span(self.entries, at, end)
+        return self.spans[at, end]
 
     @staticmethod
     def split(entries):
@@ -856,6 +869,69 @@ class Index:
                                                if entry.runs[0][1].startswith(key))
                               for key in keys}))
         return runs
+
+
+# When find() asks: (kind, first fixed octet, the strongest first)
+FRONT_ORDER, WORD_ORDER, RUN_ORDER, LAST_ORDER = (0,), (1,), (2,), (3,)
+
+
+def asking_order(entry) -> tuple:
+    """A Signature -> when find() asks it: the smaller, the earlier."""
+    if not entry.runs:
+        return LAST_ORDER
+    at = entry.runs[0][0]
+    return (RUN_ORDER if at else FRONT_ORDER) + (at, -certainty(entry))
+
+
+def make_word(word, each) -> Signature:
+    """A first word, in any case -> the Signature that fits wherever it may be found."""
+    mask = bytes(0xdf if octet in range(0x41, 0x5b) else 0xff for octet in word)
+    return Signature(len(word), len(word), [(0, word)], from_octets(mask, 'big'),
+                     from_octets(word, 'big'), each, ())
+
+
+class Span:
+    """A place in messages where anything may stand: which signatures fit what is around it?
+
+    width   octets of the longest signature
+    table   {octet behind it: [(order, octets, mask and value around it, of `width` octets, mask
+            and value within it, Protocol)]}; None: for an octet that no signature has
+    """
+
+    def __init__(self, entries, at, end):
+        self.at, self.end = at, end
+        self.width = max([end] + [entry.least for _, entry in entries])
+        rows = [(octet_at(entry, end), self.make_row(order, entry))
+                for order, entry in entries if order != LAST_ORDER]     # who takes what is left
+        self.table = {octet or None: [row for there, row in rows if there in (b'', octet)]
+                      for octet in {b''}.union([octet for octet, _ in rows])}
+
+    def make_row(self, order, entry):
+        """A Signature and when it is asked -> a row of the table."""
+        shift, behind = 8 * (self.width - entry.least), 8 * (self.width - self.end)
+        mask, value = entry.mask << shift, entry.value << shift
+        inside = ((1 << 8 * (self.end - self.at)) - 1) << behind
+        return (order, entry.least, mask & ~inside, value & ~inside, (mask & inside) >> behind,
+                (value & inside) >> behind, entry.each)
+
+    def rivals(self, data, wait, found) -> 'list[tuple[int, int]] | None':
+        """A message of a Protocol -> what would make it another's, standing here.
+
+        wait    whether a longer signature is waited for
+        returns [(mask, value)] of what stands here; None: it may be another's anyway
+        """
+        size = len(data)
+        octets = from_octets(data[:self.width].ljust(self.width, b'\0'), 'big')
+        known = -1 << 8 * max(self.width - size, 0)
+        rows = [row for row in self.table.get(data[self.end:self.end + 1]) or self.table[None]
+                if (octets ^ row[3]) & row[2] & known == 0 and (wait or row[1] <= size)]
+        certain = min((order for order, _, _, _, mask, _, each in rows
+                       if each is found and not mask), default=None)
+        if certain is None:
+            return None
+        others = [(mask, value) for order, _, _, _, mask, value, each in rows
+                  if order <= certain and each is not found]
+        return others if all(mask for mask, _ in others) else None
 
 
 def octet_at(entry, at) -> bytes:
@@ -1038,6 +1114,9 @@ class Host:
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
                  'events', 'keep')
+    # what is the same for every visitor, at all times: an answer made of it may be given again
+    LASTING = frozenset(('guid', 'name', 'host_name', 'boot', 'registry', 'original', 'http_401',
+                         'tls', 'keep'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
@@ -1130,6 +1209,9 @@ class Peer:
                  'hurried', 'greeter', 'to_group')
     before = ''
     record = secure = None
+    # what a conversation begins with; all else may differ from one visitor to the next
+    FRESH = frozenset(('transport', 'host', 'protocol', 'state', 'hurried', 'greeter',
+                       'to_group', 'secure'))
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1150,8 +1232,18 @@ class Peer:
         fields  octets, texts or numbers, by name
         """
         if self.host.events is not None:
-            fields.setdefault('protocol', self.protocol.name if self.protocol else self.before)
+            fields.setdefault('protocol', self.spoken)
             self.host.events.append(Event(kind, self, fields))
+
+    @property
+    def spoken(self) -> str:
+        """Name of the protocol; '': none yet."""
+        return self.protocol.name if self.protocol else self.before
+
+    @property
+    def second(self) -> int:
+        """Unix time in whole seconds.  Who needs no more should read no more: see Store."""
+        return int(self.now)
 
 
 def answer_datagram(peer, data) -> 'tuple[bytes, int | None]':
@@ -1381,6 +1473,12 @@ WINDOW_MAX = 0xffff
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
+ENTER_EACH = 16             # of unknown messages, one: what is asked once costs next to nothing
+STORED_MAX = 1500           # octets of a message whose answer is kept
+STORED_OCTETS = 1 << 22     # of all answers; a full store is emptied
+STORE_HEAD = 8              # octets of a message in which an id may stand
+KEPT_COST = 1152            # octets that an answer takes which is kept, beside its own
+STORED_COUNT = STORED_OCTETS // KEPT_COST
 
 
 # ---- cookies ----
@@ -1741,6 +1839,229 @@ class NoBudget:
     @staticmethod
     def take(bucket, grows):
         return True
+
+
+# ---- store ----
+
+# What was answered to a message, to be answered again: by which Protocol, the answer (with an id:
+# what stands before it and behind it); what it made of the Stream; our port to answer from, of a
+# datagram; what was noted, [(kind, fields)]; what the id must not be, see Span; octets of all.
+Kept = collections.namedtuple(
+    'Kept', 'protocol head tail state deaf closing before port notes barred cost')
+# What a Stream may be after a whole message, and what no answer changes; all else is as at first.
+STREAM_KEPT = frozenset(('src', 'dst', 'sport', 'dport', 'now', 'transport', 'host', 'protocol',
+                         'state', 'at', 'deaf', 'closing', 'before', 'record'))
+VARIES_BY = frozenset(('dst', 'dport', 'second', 'now'))    # what an answer that is kept may read
+
+
+class Recorder:
+    """Stands for the Host while an answer is made that may be kept: on what does it depend?
+
+    host    the Host
+    read    names of what was read, of Peer and Host, that is not the same for all at all times
+    events  [Event] noted; afterwards, those of the Host
+    """
+    __slots__ = 'host', 'read', 'events'
+
+    def __init__(self, host):
+        self.host, self.read = host, set()
+
+    def __getattr__(self, name):
+        if name not in Host.LASTING:
+            self.read.add(name)
+        return getattr(self.host, name)
+
+    def call(self, peer, kind, function, *args):
+        """function(*args), by which a Peer answers -> (what it returns, [Event]).
+
+        kind    a class made by telling(): for as long it is the Peer's
+        """
+        usual, self.events = peer.__class__, []
+        peer.__class__, peer.host = kind, self
+        try:
+            return function(*args), self.events
+        finally:
+            peer.__class__, peer.host = usual, self.host
+            if self.host.events is not None:
+                self.host.events += self.events
+            del self.events                     # who has kept this Recorder for the Host goes on
+
+
+def telling(base):
+    """A class of Peers -> the same, but what is read of them their Recorder knows."""
+    def make(name, read, write=None):
+        def tell(self):
+            self.host.read.add(name)
+            return read(self)
+        return property(tell, write)
+    space = {'__slots__': (), 'second': make('second', lambda self: int(Peer.now.__get__(self)))}
+    for name in set(Peer.__slots__ + base.__slots__) - Peer.FRESH:
+        slot = getattr(base, name)
+        space[name] = make(name, slot.__get__, slot.__set__)
+    return type('Telling' + base.__name__, (base,), space)
+
+
+TellingPeer, TellingConn = telling(Peer), telling(Conn)
+
+
+def is_lasting(state) -> bool:
+    """Whether an answerer's state is one that nobody can change."""
+    if isinstance(state, tuple):
+        return all(map(is_lasting, state))
+    return state is None or isinstance(state, (bytes, str, int, float))
+
+
+def is_barred(octets, barred) -> bool:
+    """The octets of an id and [(mask, value)] -> whether it is one of these."""
+    number = from_octets(octets, 'big')
+    return any([number & mask == value for mask, value in barred])
+
+
+class Answers:
+    """Those to one message: by_dst, by_dport say whether they depend on our address and port.
+
+    variants    {(our address, our port), where they matter: Kept}
+    """
+    __slots__ = 'by_dst', 'by_dport', 'variants'
+
+    def __init__(self):
+        self.by_dst = self.by_dport = False
+        self.variants = {}
+
+
+class Store:
+    """Answers to whole first messages, for all who ask the same: a flood repeats itself.
+
+    Of the messages that are not known, each ENTER_EACH-th is remarked; one that has been remarked
+    before may enter.  It is found out whether it may be kept: it is answered by a Peer and a Host
+    that tell what is read of them.  What depends on the client, on chance, or on
+    anything unheard of, is not kept; what depends on our address or port is good for these; what
+    depends on the time, for as long as it is the same.  A message with an id stands for those
+    with other ids, but not for one that may be another protocol's.
+
+    each        of so many unknown messages one is remarked
+    seen        {hash of what follows the head of a message that was remarked}
+    tables      {transport: {message from STORE_HEAD on: {(at, end) of the id: {the head without
+                it: Answers}}}}
+    moments     [(Answers, variant)] that depend on the time `now`; seconds: on whole seconds
+    count, octets   of what is kept
+    missed      messages that were not known
+    """
+
+    def __init__(self, each=ENTER_EACH):
+        self.each, self.missed, self.now = each, 0, 0.0
+        self.seen = set()
+        self.clear()
+
+    def clear(self):
+        """Forget all."""
+        self.tables = {transport: {} for transport in BOTH}
+        self.moments, self.seconds = [], []
+        self.count = self.octets = 0
+
+    def tick(self, now):
+        """Forget what depends on a time that is over."""
+        if now != self.now:
+            self.forget(self.moments)
+            if int(now) != int(self.now):
+                self.forget(self.seconds)
+            self.now = now
+
+    def forget(self, rows):
+        """[(Answers, variant)] -> none of them is kept."""
+        for answers, variant in rows:
+            kept = answers.variants.pop(variant, None)
+            if kept:
+                self.count -= 1
+                self.octets -= kept.cost
+        rows.clear()
+
+    def find(self, transport, data, dst, dport) -> 'tuple[Kept, bytes] | None':
+        """A message to an address and port of ours -> (Kept, the answer): 0.5 us."""
+        shapes = self.tables[transport].get(data[STORE_HEAD:])
+        if shapes is None:
+            return None
+        for (at, end), rows in shapes.items():
+            answers = rows.get(data[:at] + data[end:STORE_HEAD])
+            if answers is None:
+                continue
+            kept = answers.variants.get((answers.by_dst and dst, answers.by_dport and dport))
+            if kept and not end:
+                return kept, kept.head
+            if kept and not (kept.barred and is_barred(data[at:end], kept.barred)):
+                return kept, b''.join((kept.head, data[at:end], kept.tail))
+        return None
+
+    def is_due(self, data) -> bool:
+        """Whether a message that is not known may enter: 0.1 us where all differ."""
+        self.missed += 1
+        if self.missed % self.each or len(data) > STORED_MAX:
+            return False
+        mark = hash(data[STORE_HEAD:])
+        if mark in self.seen:
+            return True
+        if len(self.seen) >= STORED_COUNT:
+            self.seen.clear()
+        self.seen.add(mark)
+        return False
+
+    def enter(self, peer, data, given, recorder):
+        """Keep what a Recorder's call gave: ((octets, our port or None), [Event])."""
+        (out, port), events = given
+        read = recorder.read
+        if not read <= VARIES_BY or any([event.peer is not peer for event in events]):
+            return
+        if peer.transport == TCP and not is_taken(peer):
+            return
+        at, end, barred = self.find_id(peer, data, out)
+        notes = tuple([(event.kind, dict(event.fields)) for event in events])
+        cost = KEPT_COST + len(data) + len(out) + sum(
+            [sum(map(len, map(str, fields.values()))) for _, fields in notes])
+        if self.octets + cost > STORED_OCTETS:
+            self.clear()
+        stream = (peer.state, peer.deaf, peer.closing) if peer.transport == TCP else (None,) * 3
+        head, tail = (out[:at], out[end:]) if end else (out, b'')
+        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost)
+        self.put(peer, data, at, end, kept, read)
+
+    def put(self, peer, data, at, end, kept, read):
+        """Keep it where find() looks."""
+        shapes = self.tables[peer.transport].setdefault(data[STORE_HEAD:], {})
+        answers = shapes.setdefault((at, end), {}).setdefault(data[:at] + data[end:STORE_HEAD],
+                                                              Answers())
+        answers.by_dst = answers.by_dst or 'dst' in read
+        answers.by_dport = answers.by_dport or 'dport' in read
+        variant = answers.by_dst and peer.dst, answers.by_dport and peer.dport
+        self.forget([(answers, variant)])
+        answers.variants[variant] = kept
+        self.count += 1
+        self.octets += kept.cost
+        if 'now' in read:
+            self.moments.append((answers, variant))
+        elif 'second' in read:
+            self.seconds.append((answers, variant))
+
+    @staticmethod
+    def find_id(peer, data, out):
+        """A message and its answer -> (at, end) of its id, what that must not be; 0, 0: none."""
+        each, index = peer.protocol, peer.host.registry.index[peer.transport]
+        at, size = each.echo(data, peer.transport) if each and each.echo else (0, 0)
+        end = at + size
+        if not size or end > STORE_HEAD or data[at:end] != out[at:end] or (
+                peer.transport == TCP and peer.state is not None) or peer.dport in index.texts:
+            return 0, 0, ()
+        rivals = index.span(at, end).rivals(data, peer.transport == TCP, each)
+        return (0, 0, ()) if rivals is None else (at, end, rivals)
+
+
+FRESH_STREAM = Stream(b'', b'', 0, 0, 0.0, None)
+
+
+def is_taken(stream) -> bool:
+    """Whether a message was taken whole, and nothing of it is left but what STREAM_KEPT names."""
+    return is_lasting(stream.state) and all([
+        name in STREAM_KEPT or getattr(stream, name) == getattr(FRESH_STREAM, name)
+        for name in Peer.__slots__ + Stream.__slots__])
 
 
 # ---- headers ----
@@ -2344,6 +2665,7 @@ class Stack:
     plain           what PLAIN_MASK leaves of a plain frame to us; plain_words: in words
     syn_ack, segment, datagram, echo    Models of answers over IPv4
     unclaimed       {(our port, datagram)} of this round that no protocol claims
+    store           the Store
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
     counts          {fate: how often}
     spoken          {name of a protocol: its answers}
@@ -2361,7 +2683,7 @@ class Stack:
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
-                 place=NO_PLACE, refusals=None):
+                 place=NO_PLACE, refusals=None, store=None):
         self.mac, self.verify = mac, verify
         self.face = face or Face()
         self.claims = None
@@ -2381,6 +2703,7 @@ class Stack:
         self.plain = plain_value(mac)
         self.plain_words = PLAIN_WORDS.unpack(self.plain.to_bytes(PLAIN_END, 'big'))
         self.mtu = mtu
+        self.store = Store() if store is None else store
         self.set_addresses(own4, own6, deny4, deny6, place)
         self.make_models()
         self.budget = budget or Budget()
@@ -2399,6 +2722,7 @@ class Stack:
     def set_addresses(self, own4, own6, deny4, deny6, place):
         """Lists and surroundings, at the start and whenever they change."""
         self.lists, self.place = (own4, own6, deny4, deny6), place
+        self.store.clear()
         self.four = Family(own4, deny4, 4, place, self.mtu, self.face)
         self.six = Family(own6, deny6, 6, place, self.mtu, self.face)
         if own4 or own6:                        # a list of one family is none of the other
@@ -2441,6 +2765,7 @@ class Stack:
         """The time of the frames that follow -> frames that are due without any."""
         self.now = now
         self.unclaimed.clear()
+        self.store.tick(now)
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
         if self.host.tls:
@@ -2923,12 +3248,19 @@ class Stack:
             return self.drop('tcp bare ack')
         if beyond and not (data and self.host.original):        # a gap, or a keep-alive
             return (ack, seq - beyond, ACK, b'', b''),
-        if data:
-            conn = self.make_conn(flow, seq, ack, step, head)
-            self.connections.add(flow, conn)
-            return self.answer_next(flow, conn, seq, ack, flags, window, data)
         closing = flags & FIN
-        return (ack, seq + closing, ACK | closing, b'', b''),
+        if not data:
+            return (ack, seq + closing, ACK | closing, b'', b''),
+        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head)
+        self.connections.add(flow, conn)
+        conn.window, conn.ended = window, bool(closing)
+        out = self.converse_first(conn, data)
+        if conn.ended and conn.kept and not conn.stalled:
+            out += self.converse(conn, None)
+        out = self.send(conn, out)
+        self.connections.touch(flow, conn, self.now)
+        self.set_timer(flow, conn)
+        return out
 
     def refuse(self, flow, ack, fate):
         """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where nobody else may know it.
@@ -3016,16 +3348,44 @@ class Stack:
         conn.now = self.now
         inside = conn.secure                    # which notes what it hears
         out = conn.hurry() if data is None else conn.feed(data)
+        return self.tell(conn, out, data, inside is None)
+
+    def converse_first(self, conn, data):
+        """The first octets of a conversation -> octets to answer: known from another, or new."""
+        known = self.store.find(TCP, data, conn.dst, conn.dport)
+        if known:
+            kept, out = known
+            conn.protocol, conn.state, conn.before = kept.protocol, kept.state, kept.before
+            conn.deaf, conn.closing = kept.deaf, kept.closing
+            if conn.record:
+                conn.record.hear(data)
+            self.note_again(conn, kept)
+        elif self.store.is_due(data):
+            recorder = Recorder(self.host)
+            out, events = recorder.call(conn, TellingConn, conn.feed, data)
+            self.store.enter(conn, data, ((out, None), events), recorder)
+        else:
+            out = conn.feed(data)
+        return self.tell(conn, out, data)
+
+    def tell(self, conn, out, data, loud=True):
+        """Count what a conversation answered to its client's words, None: to silence -> that."""
         if out:
-            self.note_answer(conn, out, data or b'', inside is None)
+            self.note_answer(conn, out, data or b'', loud)
         elif data and conn.deaf and not (conn.protocol or conn.before):
             self.counts['tcp unknown protocol'] += 1        # though it gets an ACK
             conn.note('unknown', octets=len(data), data=data)
         return out
 
+    @staticmethod
+    def note_again(peer, kept):
+        """What was noted when an answer was made."""
+        for kind, fields in kept.notes:
+            peer.note(kind, **fields)
+
     def note_answer(self, peer, out, data, loud=True):
         """Count an answer by its protocol, tell whoever listens."""
-        self.spoken[peer.protocol.name if peer.protocol else peer.before] += 1
+        self.spoken[peer.spoken] += 1
         if self.host.events is not None and loud:   # asked here: 0.2 us less where nobody listens
             peer.note('answer', octets=len(out), data=data)
 
@@ -3319,17 +3679,21 @@ class Stack:
         if (dport, data) in self.unclaimed:     # a scanner's probes are alike
             self.budget.take(bucket, False)
             return self.drop('udp silence')
-        peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
-        peer.to_group = to_group
-        out, port = answer_datagram(peer, data)
-        if not peer.protocol:
-            self.unclaimed.add((dport, data))
-        if out:
-            self.note_answer(peer, out, data)
+        known = None if to_group else self.store.find(UDP, data, ours, dport)
+        if known and self.host.events is None:  # nobody listens: nobody needs to know who asked
+            kept, out = known
+            each, port = kept.protocol, kept.port
+            if out:
+                self.spoken[each.name] += 1
+        else:
+            peer = Peer(UDP, src, ours, sport, dport, self.now, self.host)
+            peer.to_group = to_group
+            out, port = self.converse_once(peer, data, known)
+            each = peer.protocol
         fate, grows = None, len(out) > len(data)
         if not out:
             fate = 'udp silence'
-        elif grows and len(out) > peer.protocol.most * len(data):
+        elif grows and len(out) > each.most * len(data):
             fate = 'udp ratio'
         elif len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
             fate = 'udp mtu'
@@ -3337,6 +3701,25 @@ class Stack:
             self.budget.take(bucket, False)
             fate = 'udp budget'
         return self.drop(fate) if fate else (dport if port is None else port, out)
+
+    def converse_once(self, peer, data, known):
+        """A datagram, and what Store.find() knows of it -> (octets, port or None) to answer."""
+        if known:
+            kept, out = known
+            peer.protocol, port = kept.protocol, kept.port
+            self.note_again(peer, kept)
+        elif not peer.to_group and self.store.is_due(data):
+            recorder = Recorder(self.host)
+            given = recorder.call(peer, TellingPeer, answer_datagram, peer, data)
+            self.store.enter(peer, data, given, recorder)
+            (out, port), _ = given
+        else:
+            out, port = answer_datagram(peer, data)
+        if not peer.protocol:
+            self.unclaimed.add((peer.dport, data))
+        if out:
+            self.note_answer(peer, out, data)
+        return out, port
 
 
 IPV4_HANDLERS = {IP_ICMP: Stack.answer_icmp, IP_TCP: Stack.answer_tcp, IP_UDP: Stack.answer_udp}
@@ -8208,7 +8591,8 @@ def answer_dns_message(message, peer):
 
 
 @protocol('dns', sig=('.. ' * DNS_HEAD.size, DNS_SIG), port=DNS_PORTS,
-          ref='RFC 1035 s4.1, RFC 6891 s6', over=(UDP,), check=check_dns, most=DNS_UDP_MOST)
+          ref='RFC 1035 s4.1, RFC 6891 s6', over=(UDP,), check=check_dns, most=DNS_UDP_MOST,
+          echo=lambda message, transport: (0, 2))
 def answer_dns(data, peer):
     """Query -> our own address, whatever the name.
 
@@ -8219,7 +8603,8 @@ def answer_dns(data, peer):
 
 
 @protocol('dns-tcp', sig=('.. ' * (DNS_SIZE.size + DNS_HEAD.size), '.. .. ' + DNS_SIG), port=53,
-          ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp)
+          ref='RFC 1035 s4.2.2, RFC 7766 s8', over=(TCP,), check=check_dns_tcp,
+          echo=lambda message, transport: (DNS_SIZE.size, 2))
 def answer_dns_tcp(data, peer):
     """The same with its length before it, never cut."""
     if len(data) < DNS_SIZE.size:
@@ -10605,7 +10990,7 @@ def pack_rpc_result(call, at, peer, version, procedure, whole):
     elif procedure == 4:                                    # DUMP
         result = pack_rpc_dump(peer.transport, peer.dst, peer.dport, version)
     elif procedure == 6 and version > 2:                    # GETTIME
-        result = pack_rpc_words(int(peer.now) & 0xffffffff)
+        result = pack_rpc_words(peer.second & 0xffffffff)
     else:
         return pack_rpc_words(RPC_PROC_UNAVAIL)
     return pack_rpc_words(RPC_SUCCESS) + result
@@ -10655,7 +11040,13 @@ def answer_rpc_bare(data, peer):
     return answer
 
 
-@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3', most=RPC_UDP_MOST)
+def echo_rpc(message, transport):
+    """-> where the xid stands: behind a record mark, where there is one."""
+    return (0 if message[12:15] == b'\0\1\x86' else RPC_MARK.size), 4
+
+
+@protocol('rpc', sig=RPC_SIGS, port=111, ref='RFC 5531 s9, RFC 1833 s2, s3', most=RPC_UDP_MOST,
+          echo=echo_rpc)
 def answer_rpc(data, peer):
     """Call -> reply of a portmapper that knows itself.
 
@@ -11304,7 +11695,7 @@ def answer_http(data, peer):
         return peer.state.read(data, peer)
     if data.endswith(HTTP_ENDS) and len(data) <= HTTP_KNOWN_MAX and peer.transport == TCP:
         port = peer.dport if peer.dport in HTTP_PAGED_PORTS else 0
-        known = reply_known(data, int(peer.now), peer.host, port)
+        known = reply_known(data, peer.second, peer.host, port)
         if known:
             if peer.host.events is not None:
                 peer.note('request', **known[1])
@@ -11346,7 +11737,7 @@ def answer_http_head(request, end, data, peer):
         if isinstance(page, Reply):
             page = make_status(405)
         note_http(request, data[end:], peer)
-        return shorten_http(pack_http(page, request, int(peer.now), peer.host),
+        return shorten_http(pack_http(page, request, peer.second, peer.host),
                             HTTP_UDP_MOST * len(data))
     if not request.length:
         return finish_http(request, b'', end, peer)
@@ -11360,7 +11751,7 @@ def finish_http(request, body, used, peer):
     page = make_page(request, body, peer)
     if isinstance(page, Reply):
         return page._replace(used=used)
-    return Reply(pack_http(page, request, int(peer.now), peer.host), used, 0, request.close)
+    return Reply(pack_http(page, request, peer.second, peer.host), used, 0, request.close)
 
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
@@ -12417,7 +12808,7 @@ TIME_EPOCH = 2208988800     # RFC 868: seconds from 1900 to 1970
 
 def pack_time(peer):
     """-> seconds since 1900, 4 octets."""
-    return (int(peer.now) + TIME_EPOCH & 0xffffffff).to_bytes(4, 'big')
+    return (peer.second + TIME_EPOCH & 0xffffffff).to_bytes(4, 'big')
 
 
 @talk('time', sig=('..',), port=37, over=BOTH, ref='RFC 868 s1', check=is_small_request,

@@ -13008,10 +13008,10 @@ def bounce(stacks, frame, most=40):
 
 
 def toy(answer, sig=b'x', over=(TCP, UDP), check=None, name='toy', words=(), shared=(), ports=(1,),
-        banner=None, most=9):
+        banner=None, most=9, echo=None):
     """An answerer -> Protocol."""
     return masscanned.Protocol(name, over, (sig,) if sig else (), words, shared, ports, 'RFC 1 s1',
-                               check, answer, banner, most)
+                               check, answer, banner, most, echo)
 
 
 def toy_stream(*answers_or_protocols, over=TCP):
@@ -16180,6 +16180,336 @@ print(len(connections.table), end=' ')
 
 
 # ==== Responder: link =================================================================
+
+class Twins:
+    """Two stacks that differ in their stores alone: what is done to one is done to both.
+
+    each    of so many unknown messages the first stack remarks one; the other keeps nothing
+    """
+    OURS4, OURS6 = (HOST4, bytes((192, 0, 0, 9))), (HOST6, HOST6[:15] + b'\1')
+
+    def __init__(self, case, protocols=None, each=1):
+        self.case, self.now, self.stacks = case, NOW, []
+        for number in (each, 1 << 60):
+            host = masscanned.Host(self.random(), NOW - 1000, ())
+            host.registry = HOST.registry if protocols is None else masscanned.Registry(protocols)
+            host.events = []
+            self.stacks.append(make_stack(own='', host=host, budget=masscanned.Budget(),
+                                          store=masscanned.Store(number)))
+        self.store = self.stacks[0].store
+
+    @staticmethod
+    def random():
+        draw = random.Random(1)
+        return lambda size: draw.getrandbits(8 * size).to_bytes(size, 'big')
+
+    def tick(self, step):
+        self.now += step
+        self.same([stack.tick(self.now) for stack in self.stacks])
+
+    def same(self, pair):
+        self.case.assertEqual(*pair)
+        return pair[0]
+
+    def ask(self, frame):
+        """A frame -> the frames that answer it, after a look at what else was done."""
+        answers = self.same([list(stack.answer_frame(frame, True)) for stack in self.stacks])
+        self.same([None if answers else stack.fate for stack in self.stacks])
+        self.same([[(kind, peer.src, peer.sport, peer.dst, peer.dport, peer.transport, peer.now,
+                     fields) for kind, peer, fields in stack.take_events()]
+                   for stack in self.stacks])
+        return answers
+
+    def open(self, where):
+        """Addresses and ports -> the first number that a client of ours acknowledges."""
+        flow = where['src'] + where['dst'] + struct.pack('!HH', where['sport'], where['dport'])
+        return self.same([stack.cookies.make(flow, 5, 999) for stack in self.stacks]) + 1 & ONES
+
+    def say(self, over, data, where, flags=PSH | ACK, window=65535):
+        """The first words of a client -> the frames that answer them."""
+        if over == UDP:
+            return self.ask(udp(data, **where))
+        return self.ask(tcp(1000, self.open(where), flags, data, window=window, **where))
+
+    def same_state(self):
+        """What a stack has counted and keeps."""
+        self.same([(stack.counts, stack.spoken, stack.faults) for stack in self.stacks])
+        self.same([(stack.budget.total, stack.budget.prefixes) for stack in self.stacks])
+        self.same([[(flow, self.slots_of(conn)) for flow, conn in stack.connections.table.items()]
+                   for stack in self.stacks])
+
+    @staticmethod
+    def slots_of(conn):
+        """Whatever a Conn or Waiting keeps; an object in its state, as what it is and costs."""
+        names = {name for each in type(conn).__mro__ for name in getattr(each, '__slots__', ())}
+        names -= {'host', 'record', 'at'}       # the last means something only while it is fed
+        slots = {name: getattr(conn, name) for name in names}
+        state = slots.get('state')
+        if not masscanned.is_lasting(state):
+            slots['state'] = type(state), masscanned.kept_by(state)
+        return slots
+
+
+class Stored(unittest.TestCase):
+    """What is asked again is answered again, and nobody can tell."""
+
+    def test_what_is_kept(self):
+        """It is found out: what an answer read -> who else gets it."""
+        def noting(data, peer):
+            peer.note('request', word=data)
+            return b'ok'
+
+        def state(value):
+            def answer(data, peer):
+                peer.state = value
+                return b'ok'
+            return answer
+
+        both, everybody = (TCP, UDP), ('again', 'client', 'dst', 'dport', 'moment', 'second')
+        never, here = (), ('again', 'client')
+        for name, over, answer, expected in (
+                ('nothing', both, b'ok', everybody),
+                ('silence', both, None, everybody),
+                ('notes', both, noting, everybody),
+                ('name', both, lambda data, peer: peer.host.host_name, everybody),
+                ('client', both, lambda data, peer: peer.src, never),
+                ('port of the client', both, lambda data, peer: b'%d' % peer.sport, never),
+                ('chance', both, lambda data, peer: peer.host.random(4), never),
+                ('MAC of the client', (TCP,), lambda data, peer: peer.head, never),
+                ('our address', both, lambda data, peer: peer.dst,
+                 here + ('dport', 'moment', 'second')),
+                ('our port', both, lambda data, peer: b'%d' % peer.dport,
+                 here + ('dst', 'moment', 'second')),
+                ('time', both, lambda data, peer: b'%.3f' % peer.now, here + ('dst', 'dport')),
+                ('second', both, lambda data, peer: b'%d' % peer.second,
+                 here + ('dst', 'dport', 'moment')),
+                ('close', (TCP,), masscanned.Reply(b'ok', close=True), everybody),
+                ('other port', (UDP,), masscanned.Reply(b'ok', port=5), everybody),
+                ('state', (TCP,), state((b'a', 1, None)), everybody),
+                ('changing state', (TCP,), state([]), never),
+                ('changing state within', (TCP,), state((1, []),), never),
+                ('part', (TCP,), masscanned.Reply(b'ok', 2), never),
+                ('body', (TCP,), masscanned.Reply(b'ok', skip=2), never),
+                ('wait', (TCP,), masscanned.Reply(b'ok', wait=1.0), never),
+                ('limit', (TCP,), masscanned.Reply(b'ok', limit=1.0), never),
+                ('again', (TCP,), masscanned.Reply(b'ok', again=True), everybody),
+                ('more', (TCP,), masscanned.MORE, never)):
+            for transport in over:
+                with self.subTest(name, transport=transport):
+                    self.assertEqual(self.hits(answer, transport), expected)
+
+    def hits(self, answer, over):
+        """An answerer, or what it answers -> which of others' messages it was not called for."""
+        calls = []
+
+        def counted(data, peer):
+            calls.append(data)
+            return answer(data, peer) if callable(answer) else answer
+        twins, found = Twins(self, [toy(counted, b'xyz', check=None)]), []
+        where = dict(src=PEER4, dst=HOST4, dport=80)
+        for name, step, change in (
+                ('', 0, dict(sport=39998)), ('', 0, dict(sport=39999)),
+                ('again', 0, dict(sport=40001)),
+                ('client', 0, dict(src=PEER4[:3] + b'\7', sport=40002)),
+                ('dst', 0, dict(dst=Twins.OURS4[1], sport=40003)),
+                ('dport', 0, dict(dport=81, sport=40004)),
+                ('moment', 0.25, dict(sport=40005)), ('second', 1, dict(sport=40006))):
+            if step:
+                twins.tick(step)
+            calls.clear()
+            twins.say(over, b'xyz0', dict(where, **change))
+            if len(calls) == 1 and name:        # of the two stacks one
+                found.append(name)
+        twins.same_state()
+        return tuple(found)
+
+    def test_every_entry(self):
+        """Each with each of its samples, from several addresses, ports and times."""
+        seen, twins = set(), Twins(self)
+        for stack in twins.stacks:
+            stack.budget = masscanned.NoBudget()
+        for name, over, request, _, _ in VECTORS:
+            if name.split()[0] in seen and not TEST_ALL:
+                continue
+            seen.add(name.split()[0])
+            src, dst = addresses_of(name)
+            ours = Twins.OURS4 if len(dst) == 4 else Twins.OURS6
+            where = dict(src=src, dst=ours[0], dport=port_of(name))
+            for number, change in enumerate((
+                    {}, {}, {}, dict(src=src[:-1] + b'\7'), dict(dst=ours[1]),
+                    dict(dst=ours[1], dport=7777), dict(dport=7777), {}, {}, {}, {})):
+                with self.subTest(name, number=number):
+                    twins.say(over, request[:1400], dict(where, sport=40000 + number, **change))
+                if number > 6:
+                    twins.tick((0.001, 0.3, 2)[number % 3])
+            for stack in twins.stacks:
+                stack.connections = masscanned.Connections()
+        self.assertEqual(twins.stacks[0].spoken, twins.stacks[1].spoken)
+
+    def test_what_floods_is_kept(self):
+        """What is asked most of all is answered without its answerer, whoever asks it."""
+        for name in ('dns a', 'dns-tcp a', 'http get', 'rpc'):
+            name, over, request, _, _ = next(row for row in VECTORS if row[0].startswith(name))
+            with self.subTest(name):
+                twins = Twins(self)
+                where = dict(src=PEER4, dst=HOST4, dport=port_of(name))
+                for number in range(4):
+                    twins.say(over, request, dict(where, sport=40000 + number))
+                self.assertEqual(twins.store.count, 1)
+                twins.tick(0.2)
+                self.assertEqual(twins.store.count, 1)
+                self.assertTrue(twins.store.find(over, request, HOST4, port_of(name)))
+
+    def test_ids(self):
+        """With an id a message stands for those with others, unless they are another protocol's."""
+        def word(data, peer):
+            return b'other'
+        plain = toy(lambda data, peer: b'%bis %d' % (data[:4], peer.dport), '.. .. .. .. 41 42 43',
+                    name='plain', echo=lambda message, transport: (0, 4))
+        frees = [toy(word, b'\0\1', name='front'), toy(word, '', words=(b'SS',), name='word'),
+                 toy(word, '.. 07 .. .. 41 42', name='weaker'),
+                 toy(word, '.. .. 09 0a 41 42 43 44', name='stronger')]
+        ids = (b'1234', b'\0\1\2\3', b'SS34', b'ss,.', b'\7\7\7\7', b'\1\1\x09\x0a', b'    ')
+        for others in [[]] + [[each] for each in frees] + [frees]:
+            with self.subTest([each.name for each in others]):
+                twins = Twins(self, [plain] + others)
+                for over, ident, tail in itertools.product((UDP, TCP), ids * 2, (b'ABC', b'ABCD')):
+                    for sport in (1, 2):
+                        twins.say(over, ident + tail, dict(src=PEER4, dst=HOST4, sport=sport,
+                                                           dport=80))
+                        for stack in twins.stacks:
+                            stack.connections = masscanned.Connections()
+                self.assertTrue(twins.store.find(UDP, b'new!ABC', HOST4, 80))
+
+    def test_ids_that_say_something(self):
+        """An answer that does not repeat the id where it stood, and what may be anybody's."""
+        def echo(message, transport):
+            return 0, 2
+        where = dict(src=PEER4, dst=HOST4, sport=1, dport=80)
+        for name, message, protocols in (
+                ('no echo', b'A345678', [toy(lambda data, peer: b'ok', '.. .. 41', echo=echo)]),
+                ('elsewhere', b'A345678',
+                 [toy(lambda data, peer: b'ok' + data, '.. .. 41', echo=echo)]),
+                ('far away', b'3456789A', [toy(lambda data, peer: data, '.. ' * 9 + '41',
+                                               echo=lambda message, transport: (7, 2))]),
+                ('anybody', b'AB', [toy(lambda data, peer: data, '.. .. 41', echo=echo),
+                                    toy(lambda data, peer: None, '.. .. 41 42', name='strong',
+                                        check=lambda data, peer: data[0] == 7)]),
+                ('last', b'', [toy(lambda data, peer: data, '.. ..', ports=(80,), echo=echo)]),
+                ('line', b'A', [toy(lambda data, peer: data, '.. .. 41', echo=echo),
+                                toy(lambda data, peer: b'line', '..', name='line', ports=(80,))])):
+            with self.subTest(name):
+                twins = Twins(self, protocols)
+                for ident in (b'12', b'12', b'\7\7', b'\n2', b'34'):
+                    twins.say(UDP, ident + message, where)
+                self.assertTrue(twins.store.find(UDP, b'12' + message, HOST4, 80))
+                self.assertFalse(twins.store.find(UDP, b'56' + message, HOST4, 80))
+
+    def test_bounds(self):
+        """Long messages are not kept; a full store is emptied, and when the lists change."""
+        store, peer = masscanned.Store(1), masscanned.Peer(UDP, PEER4, HOST4, 1, 2, NOW, HOST)
+        self.assertEqual([store.is_due(bytes(size)) for size in (1500, 1500, 1501, 1501)],
+                         [False, True, False, False])
+        for out, most in ((b'', masscanned.STORED_COUNT), (bytes(1 << 16), 64)):
+            store, counts = masscanned.Store(1), []
+            for number in range(2 * most):
+                store.enter(peer, b'%08d%d' % (number, number), ((out, None), ()),
+                            masscanned.Recorder(HOST))
+                counts.append(store.count)
+                self.assertLessEqual(store.octets, masscanned.STORED_OCTETS)
+            self.assertIn(1, counts[2:])
+            self.assertTrue(0.9 * most < max(counts) <= most, max(counts))
+        for number in range(3 * masscanned.STORED_COUNT):
+            store.is_due(b'%08d%d' % (number, number))
+        self.assertLessEqual(len(store.seen), masscanned.STORED_COUNT)
+        stack = make_stack(store=store)
+        stack.set_place(masscanned.NO_PLACE._replace(loopback=True))
+        self.assertEqual((store.count, store.octets), (0, 0))
+
+    def test_what_enters(self):
+        """Of what comes again, each ENTER_EACH-th is remarked; remarked twice, it enters."""
+        twins = Twins(self, [toy(lambda data, peer: b'ok')], masscanned.ENTER_EACH)
+        counts = []
+        for number in range(2 * masscanned.ENTER_EACH):
+            counts.append(twins.store.count)
+            twins.say(UDP, b'x', dict(src=PEER4, dst=HOST4, sport=number, dport=1))
+        self.assertEqual((sum(counts), twins.store.count), (0, 1))
+
+    def test_unheard_of(self):
+        """What a Host may come to have one day is not the same for everybody until it says so."""
+        class Counting(masscanned.Host):
+            visits = 3
+        recorder = masscanned.Recorder(Counting(protocols=()))
+        self.assertEqual((recorder.visits, recorder.read), (3, {'visits'}))
+        self.assertEqual(len(recorder.name), 15)
+        self.assertEqual(recorder.read, {'visits'})
+
+    def test_faults(self):
+        """A bug of an answerer's is the same one, and leaves no Recorder behind."""
+        def answer(data, peer):
+            peer.note('request')
+            raise KeyError(1)
+        twins = Twins(self, [toy(answer)])
+        for sport in (1, 2, 3, 4):
+            where = dict(src=PEER4, dst=HOST4, sport=sport, dport=1)
+            for stack in twins.stacks:
+                self.assertRaises(KeyError, stack.answer_frame, udp(b'x', **where))
+                self.assertRaises(KeyError, stack.answer_frame,
+                                  tcp(1000, twins.open(where), PSH | ACK, b'x', **where))
+                self.assertEqual([event.kind for event in stack.take_events()], ['request'] * 2)
+                conn = stack.connections.get(PEER4 + HOST4 + struct.pack('!HH', sport, 1))
+                self.assertIs(type(conn), masscanned.Conn)
+                self.assertIs(conn.host, stack.host)
+
+    def test_difference(self):
+        """Whatever comes, in whatever order: nothing differs but the store."""
+        draw, count = random.Random(SEED), 200000 if TEST_ALL else 500
+        twins, messages = Twins(self, each=2), []
+        for stack in twins.stacks:
+            stack.greet_s, stack.greeting = 0.2, frozenset((b'\0\x16', b'\0\x15'))
+        for number in range(count):
+            if not messages or draw.random() < 0.4:
+                name, over, request, _, _ = draw.choice(VECTORS)
+                if draw.random() < 0.3:
+                    request = mutate(request, draw)
+                messages.append((over, request[:1400], port_of(name)))
+                del messages[:-20]
+            over, request, port = draw.choice(messages)
+            if draw.random() < 0.3:
+                twins.tick(draw.choice((0, 0.001, 0.02, 0.3, 1.0)))
+            src, ours = draw.choice(((PEER4, Twins.OURS4), (PEER6, Twins.OURS6)))
+            where = dict(src=src[:-1] + bytes((draw.randrange(2, 9),)), dst=draw.choice(ours),
+                         sport=draw.randrange(1024, 65536), dport=draw.choice((port, port, 80)))
+            with self.subTest(seed=SEED, number=number, request=request):
+                if over == UDP:
+                    twins.say(UDP, request, where)
+                else:
+                    self.converse(twins, request, where, messages, draw)
+                if number % 100 == 99:
+                    twins.same_state()
+        self.assertGreater(twins.store.count, 5)
+
+    @staticmethod
+    def converse(twins, request, where, messages, draw):
+        """A conversation that begins with this request, or with more than it."""
+        more = draw.choice(messages)[1] if draw.random() < 0.2 else b''
+        flags = PSH | ACK | (FIN if draw.random() < 0.2 else 0)
+        window = draw.choice((65535, 65535, 300, 0))
+        seq, ack = 1000, twins.open(where)
+        if draw.random() < 0.3:
+            twins.ask(tcp(seq, ack, ACK, **where))
+        answers = twins.say(TCP, (request + more)[:1400], where, flags, window)
+        seq += len((request + more)[:1400]) + (flags & FIN)
+        for answer in map(read_answer, answers):
+            ack = answer.seq + len(answer.data) + (answer.flags & FIN)
+        for _ in range(draw.randrange(4)):
+            data = draw.choice(messages)[1] if draw.random() < 0.3 else b''
+            flags = ACK | draw.choice((0, 0, PSH, FIN))
+            answers = twins.ask(tcp(seq, ack & ONES, flags, data, window=window, **where))
+            seq += len(data) + (flags & FIN)
+            for answer in map(read_answer, answers):
+                ack = answer.seq + len(answer.data) + (answer.flags & FIN)
+
 
 class KeptClaims:
     """What stands in for Claims: a list."""
