@@ -104,8 +104,8 @@ STANDARD = {                                # file: modules it may import
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
                            'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
                            'zlib'},
-    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'errno',
-                 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
+    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'ctypes',
+                 'errno', 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
@@ -1122,6 +1122,12 @@ class StubCrew:
 
     def put(self, host, port):
         self.results.append((host, port))
+
+    def put_all(self, results):
+        self.results += results
+
+    def turn(self):
+        pass
 
     def full(self):
         return self.held
@@ -4244,6 +4250,55 @@ class Engine(unittest.TestCase):
                 self.assertEqual(self.crew.results, [])
                 self.assertEqual(engine.selfs, 1 + overdue)
 
+    def test_open_socket_is_used_again(self):
+        """Its peer hears RST, the next target gets its own result; also where C cannot be called."""
+        def refuse(fd, address, size):
+            return -1
+
+        def no_library(name):
+            raise OSError('no C library here')
+        ways = [(None, 2, 1), (refuse, 2, 0), (None, 0, 0)]     # way, REUSES, whether it is kept
+        for way, most, kept in ways:
+            for port in (None, 0):
+                with self.subTest(way=way, most=most, port=port), patched(cscan, REUSES=most):
+                    self.crew.results = []
+                    listener = self.hosts.listener()
+                    opened, closed = listener.getsockname(), self.hosts.closed()
+                    engine = self.engine([opened, closed, opened, closed], window=1, port=port)
+                    engine.dissolve = way
+                    first, = engine.free
+                    engine.launch(1)
+                    while len(self.crew.results) < 2 or engine.attempts:
+                        engine.collect(engine.epoll.poll(1))
+                        engine.launch(1)
+                    self.assertEqual(first in engine.socks.values(), kept)
+                    self.assertEqual((self.crew.results, engine.answers),
+                                     ([opened, opened], {errno.ECONNREFUSED: 2}))
+                    for _ in range(2):
+                        with listener.accept()[0] as peer:
+                            peer.settimeout(5)
+                            self.assertRaises(ConnectionResetError, peer.recv, 1)
+        with patched(cscan, REUSES=1):
+            engine = self.engine([opened, opened, opened], window=1)
+            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            self.assertEqual(len(self.crew.results), 5)
+            self.assertLessEqual(max(engine.uses.values()), 1)
+        libraries = {'PyDLL', 'CDLL'} & set(vars(ctypes))
+        with patched(ctypes, **dict.fromkeys(libraries, no_library)):
+            self.assertEqual(cscan.load_dissolve()(0, b'', 0), -1)
+
+    def test_error_noted_before_it_was_open(self):
+        """What SO_ERROR holds of one target is read before its socket meets the next."""
+        asked = []
+        engine = self.engine([self.hosts.open()], window=1)
+        with patched(cscan, SOCKET_OPTION=lambda sock, *_: asked.append(sock)):
+            engine.dissolve = lambda fd, *_: self.assertEqual([each.fileno() for each in asked],
+                                                              [fd])
+            engine.launch(1)
+            sock, = engine.attempts
+            engine.collect(engine.epoll.poll(1))
+        self.assertEqual((asked, engine.free), ([sock], [sock]))
+
     def test_connected_to_itself_through_any(self):
         """connect() to 0.0.0.0 goes to loopback."""
         engine = self.engine([])
@@ -6195,6 +6250,192 @@ class State(EngineCase):
         self.assertEqual((killed.snapshot()['position'], killed.snapshot()['drawn']), (5, 20))
 
 
+class AtOnce(Case):
+    """Modules that wait for nothing run in the engine's thread; whatever might wait does not."""
+
+    def setUp(self):
+        super().setUp()
+        self.stdout = os.dup(1)
+        self.addCleanup(os.close, self.stdout)
+        self.addCleanup(os.dup2, self.stdout, 1)
+
+    def crew(self, modules=(cscan.MODULES['print'],), make=None, **options):
+        """A crew that writes to where standard output goes now."""
+        self.console = cscan.Console()
+        self.sink = make(self.console) if make else cscan.TextSink(self.console.lines, self.folder)
+        options = dict({'threads': 2, 'limit': 3}, **options)
+        return cscan.Crew(list(modules), {each.name: None for each in modules}, self.sink,
+                          self.console, **options)
+
+    def to_file(self, name='out'):
+        fd = os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.dup2(fd, 1)
+        os.close(fd)
+
+    def to_pipe(self, filled=0):
+        """-> its reading end, after so many octets."""
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        os.set_blocking(writer, False)
+        if filled:
+            os.write(writer, b'x' * filled)
+        os.set_blocking(writer, True)
+        os.dup2(writer, 1)
+        os.close(writer)
+        return reader
+
+    @staticmethod
+    def put(crew, *ports):
+        for port in ports:
+            crew.put('10.0.0.1', port)
+        crew.turn()
+
+    @staticmethod
+    def lines(*ports):
+        return b''.join(b'10.0.0.1:%d\n' % port for port in ports)
+
+    def test_one_write(self):
+        """A turn's lines go to files and pipes at once and together, without a thread."""
+        def computing(target, out, options):
+            return target.port != 2
+        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False)
+        for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
+            for make in (self.to_file, self.to_pipe):
+                make()
+                written = []
+                crew = self.crew(modules)
+                with patched(cscan, write_all=lambda fd, octets: written.append(bytes(octets))):
+                    self.put(crew, 1, 3)
+                    self.assertEqual((crew.accepted(), crew.settled()), (2, 2))
+                    self.put(crew, 4)
+                    self.put(crew)
+                self.assertEqual(written, [self.lines(1, 3), self.lines(4)])
+                self.assertEqual((crew.threads, crew.settled(), crew.passed), ([], 3, 3))
+
+    def test_modules_that_wait(self):
+        """They run in threads, and print behind them."""
+        self.to_file()
+        crew = self.crew([WAITING, cscan.MODULES['print']])
+        self.put(crew, 1)
+        crew.close()
+        self.assertEqual((len(crew.threads), self.read('out')), (2, self.lines(1)))
+
+    def test_stalled_pipe(self):
+        """A full pipe stops no engine: the queue takes lines, keeps their order, and is bounded."""
+        reader = self.to_pipe(filled=1 << 16)
+        crew = self.crew()
+        self.put(crew, *range(1, 3))
+        self.assertFalse(crew.full())
+        self.put(crew, *range(3, 9))
+        wait_until(lambda: len(crew.busy) == 1 or crew.console.out_lock.locked())
+        self.assertEqual((crew.full(), crew.settled()), (True, 0))
+        found = b''
+        while len(found) < (1 << 16) + len(self.lines(*range(1, 9))):
+            found += os.read(reader, 1 << 16)
+        crew.close()
+        self.assertEqual(sorted(found[1 << 16:].split()), sorted(self.lines(*range(1, 9)).split()))
+        self.assertEqual((crew.settled(), crew.accepted()), (8, 8))
+
+    def test_pipe_that_takes_a_part(self):
+        """Lines that poll(2) does not promise to take go to a thread, all others behind them."""
+        reader = self.to_pipe(filled=(1 << 16) - select.PIPE_BUF)
+        crew = self.crew(threads=1)
+        ports = range(10000, 10300)         # of 15 octets: more than a page
+        self.put(crew, *ports)
+        first = select.PIPE_BUF // 15 * 15
+        self.assertEqual((crew.settled(), crew.accepted()), (0, 300))
+        self.put(crew, 7)
+        self.assertEqual(len(crew.threads), 1)
+        found = b''
+        while not found.endswith(b':7\n'):
+            found += os.read(reader, 1 << 16)
+        crew.close()
+        self.assertEqual(found[(1 << 16) - select.PIPE_BUF:], self.lines(*ports, 7))
+        self.assertEqual((crew.settled(), crew.accepted(), first), (301, 301, 4095))
+
+    def test_terminals_and_sockets(self):
+        """Of those nobody knows how much they take: threads write."""
+        near, far = socket.socketpair()
+        master, slave = os.openpty()
+        with near, far:
+            for fd in (near.fileno(), slave):
+                os.dup2(fd, 1)
+                self.assertEqual(cscan.Console().room(), 0)
+                os.dup2(self.stdout, 1)
+        os.close(master)
+        os.close(slave)
+        with open(os.devnull, 'w') as null:
+            os.dup2(null.fileno(), 1)
+            self.assertEqual(cscan.Console().room(), select.PIPE_BUF)
+
+    def test_most(self):
+        """--max-results: no line more, and all that was found is settled."""
+        for modules in ([cscan.MODULES['print']], [cscan.MODULES['print']] * 2):
+            self.to_file()
+            crew = self.crew(modules, most=4)
+            self.put(crew, 1, 2, 3)
+            self.put(crew, 4, 5, 6)
+            self.put(crew, 7)
+            self.assertEqual((crew.passed, crew.enough, crew.settled()), (4, True, 7))
+            self.assertEqual(set(self.read('out').split()), set(self.lines(1, 2, 3, 4).split()))
+
+    def test_nobody_reads(self):
+        """A reader that went away ends it, and nothing waits."""
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(writer)
+        os.close(reader)
+        crew = self.crew()
+        self.put(crew, 1)
+        self.put(crew, 2)
+        self.assertEqual((crew.console.gone, crew.settled(), crew.threads), (True, 2, []))
+
+    def test_full_disk(self):
+        """Lines that the file does not take go to standard error."""
+        complaints = []
+        with open('/dev/full', 'w') as full:
+            os.dup2(full.fileno(), 1)
+        crew = self.crew()
+        with patched(cscan, complain=complaints.append):
+            self.put(crew, 1, 2)
+        self.assertEqual(complaints, [self.lines(1, 2).decode()])
+        self.assertIn('No space', crew.console.failed)
+
+    def test_formats(self):
+        """Documents with an end know the place of each record; without a file they wait."""
+        def make(name, console):
+            return cscan.RecordSink(cscan.FormatWriter(name, 'cscan', '', cscan.code_names),
+                                    console, self.folder)
+        for name, file, pipe in (('csv', True, True), ('list', False, None), ('xml', False, None)):
+            crew = self.crew(make=lambda console, name=name: make(name, console))
+            self.to_file()
+            self.assertIs(crew.sink.gathers(), file)
+            self.put(crew, 1, 2)
+            self.assertEqual((crew.threads, crew.settled()), ([], 2))
+            crew.close()
+            crew.sink.close()
+            self.assertEqual(self.read('out').count(b'10.0.0.1'), 2)
+            self.to_pipe()
+            self.assertIs(crew.sink.gathers(), pipe)
+
+    def test_cba(self):
+        """-o to a file: nothing waits; to a pipe, or after a failure: threads."""
+        sink = cscan.CbaSink(self.path('x.cba'), StubSink(), StubConsole())
+        self.addCleanup(os.close, sink.fd)
+        self.assertIs(sink.gathers(), False)
+        crew = self.crew(make=lambda console: sink)
+        crew.ports = True
+        self.put(crew, 1, 2)
+        self.assertEqual((crew.threads, crew.settled()), ([], 2))
+        sink.flush()
+        self.assertEqual([each.dict[0] for each in cba_entries(self.path('x.cba'), None)],
+                         ['10.0.0.1:1', '10.0.0.1:2'])
+        sink.regular = False
+        self.assertIsNone(sink.gathers())
+        sink.regular, sink.failed = True, 'full'
+        self.assertIsNone(sink.gathers())
+
+
 class Trust(Case):
     """Files of others: what is read from them, and what is not done."""
 
@@ -7125,14 +7366,15 @@ class Team(Long):
             team.crew.done, team.crew.passed = 3, 2
             vars(team.console).update(console)
             team.workers = [types.SimpleNamespace(orders=[0] * cscan.ORDERS,
-                                                  results=collections.deque(numbers))
-                            for numbers in ((0, 2, 3), (1, 4), (5,), ())]
+                                                  results=collections.deque(batches))
+                            for batches in (((1, 1), (3, 2), (4, 1)), ((2, 1), (5, 1)), ((6, 1),),
+                                            ())]
             return team
         for state in (True, None):
             one = team(state)
             one.confirm()
             one.confirm()
-            self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [2, 1, 0, 0])
+            self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [3, 1, 0, 0])
             self.assertEqual([each.orders[cscan.PASSED] for each in one.workers], [2, 2, 0, 0])
             self.assertEqual([len(each.results) for each in one.workers], [1, 1, 1, 0])
             self.assertEqual(one.sink.flushed, 1 if state else 0)
@@ -8367,6 +8609,9 @@ class Cli(Case):
         self.assertGreater(int(failed), 1)
 
 
+WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True)
+
+
 class Modules(Case):
     """The registry, module threads, and users' files."""
 
@@ -8515,10 +8760,11 @@ def check(target, out, options):
             room, console, sink = [0] * most, StubConsole(), KeepingSink()
             sink.finish = lambda thread: None
             with self.subTest(most=most), patched(cscan.threading, Thread=Few):
-                crew = cscan.Crew([], {}, sink, console, 3, 9)
+                crew = cscan.Crew([WAITING], {'wait': None}, sink, console, 3, 9)
                 self.assertEqual(crew.threads, [])
                 for _ in range(2):
                     crew.put('127.0.0.1', 80)
+                    crew.turn()
                 self.assertEqual((len(crew.threads), len(room)), (most, 0))
                 self.assertEqual(console.notes, [
                     'warning: 2 module threads (-mt): no more can be started'] * (most == 2))
@@ -8645,7 +8891,7 @@ def check_even(target, out, options):
             def flush(self):
                 order.append('flushed')
         sink = Sink()
-        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '')
+        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '', True)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
