@@ -18813,10 +18813,10 @@ class Responder(Case):
          r'rsaEncryption, 2048 .*Cipher is AES256-GCM-SHA384'),
         ('openssl no cipher', S_CLIENT + '443 -tls1_2 -cipher aNULL+kDHE:@SECLEVEL=0', 1,
          r'handshake failure'),
-        ('curl https', 'curl -ksSi https://10.88.0.62/', 0, r'^HTTP/1\.1 401 .*</html>'),
-        ('curl https over IPv6', 'curl -ksSi https://[fd88::62]:993/', 0, r'^HTTP/1\.1 401 .*</html>'),
+        ('curl https', 'curl -ksSi https://10.88.0.62/', 0, r'^HTTP/1\.1 200 .*</html>'),
+        ('curl https over IPv6', 'curl -ksSi https://[fd88::62]:993/', 0, r'^HTTP/1\.1 200 .*</html>'),
         ('curl https of 100 kB', 'curl -ksS -w _%{{http_code}}_%{{size_upload}}_ --data-binary @{post} '
-         'https://10.88.0.62:8443/', 0, r'_401_100000_$'),
+         'https://10.88.0.62:8443/', 0, r'_200_100000_$'),
         ('curl ftps', 'curl -ksSv -u bob:secret ftps://10.88.0.62/', 67, r'530 Login incorrect'),
         ('curl imaps', 'curl -ksSv -u bob:secret imaps://10.88.0.62/', 67, r'AUTHENTICATIONFAILED'),
         ('curl pop3s', 'curl -ksSv -u bob:secret pop3s://10.88.0.62/', 67, r'-ERR \[AUTH\]'),
