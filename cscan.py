@@ -192,8 +192,8 @@ def parse_spread(text: str, where: str) -> 'list[tuple[int, int]]':
     """Four octets, some as c-d or * -> ranges; raises UserError for more than 65,536 of them."""
     octets = []
     for part in text.split('.'):
-        low, _, high = ('0-255' if part == '*' else part).partition('-')
-        octets.append((int(low), int(high or low)))
+        begin, _, end = ('0-255' if part == '*' else part).partition('-')
+        octets.append((int(begin), int(end or begin)))
     if any(high < low for low, high in octets):
         raise UserError('%s: %s: the last octet is below the first' % (where, quote(text)))
     size = 1                        # addresses that stand together at the end
@@ -242,10 +242,10 @@ def is_table(data: bytes) -> bool:
 
 def single_ranges(packed: bytes) -> 'list[tuple[int, int]]':
     """Addresses of four octets each, in any order -> merged ranges; in columns, not one by one."""
-    ips = array.array('I', packed)
+    columns = array.array('I', packed)
     if sys.byteorder == 'little':
-        ips.byteswap()
-    ips = sorted(ips)
+        columns.byteswap()
+    ips = sorted(columns)
     inner = [high - low > 1 for low, high in zip(ips, ips[1:])]
     edge = [True] if ips else []    # before the first, behind the last
     return list(zip(itertools.compress(ips, edge + inner), itertools.compress(ips, inner + edge)))
@@ -783,8 +783,8 @@ Format = collections.namedtuple('Format', [
     'states',       # ports that are not open have a place, too
     'grouped'])     # line is: Host -> pieces of its text, ends of lines among them
 
-FORMATS = {}                        # name -> Format, in order of registration
-GROUPED = {}                        # those that have one line, or element, a host
+FORMATS = {}    # type: dict        # name -> Format, in order of registration
+GROUPED = {}    # type: dict        # those that have one line, or element, a host
 
 
 def output_format(name, help, head='', tail='', between='', columns=False, every=False,
@@ -866,7 +866,7 @@ def service_name(record: Record) -> str:
     """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
     match = SERVICE_NAMES.match(banner_of(record) or '')
     if match:
-        return match.lastgroup
+        return match.lastgroup or ''
     return 'ssl' if has_tls(record) and banner_of(record) is None else ''
 
 
@@ -1053,12 +1053,13 @@ class Host:
 
     def reason(self) -> 'tuple[bool, str]':
         """Whether it is up, that is: anything is open or refused, and why."""
-        table, found = self.table, {}
+        table = self.table
+        found = {}                  # type: dict[str, str]
         for index in self.indexes:
             found.setdefault(*table.reasons[table.kinds[index]])
-        for state in ('open', 'refused', 'unreachable', 'silent'):
-            if state in found:
-                return state in ('open', 'refused'), found[state]
+        states = 'open', 'refused', 'unreachable', 'silent'
+        state = next(each for each in states if each in found)
+        return state in ('open', 'refused'), found[state]
 
     def ports(self):
         """Yield each HostPort; one that was open once is."""
