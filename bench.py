@@ -1524,6 +1524,8 @@ def flood_rows(bench, kind):
     yield from bench.both('masscanned.py > FILE', quiet, to_file)
     yield from bench.both('masscanned.py --format logfmt > /dev/null', quiet,
                           masscanned('--format', 'logfmt'))
+    yield from bench.both('masscanned.py -q --events FILE', quiet,
+                          masscanned('-q', '--events', bench.path('events')))
 
 
 @measure('answer-syn', 'answers/s', 'bare')
@@ -1580,6 +1582,8 @@ def turn_rows(bench, kind):
             '-q', '--udp-budget', 'off'))
     rows += bench.both('masscanned.py > /dev/null', quiet, masscanned())
     rows += bench.both('masscanned.py > FILE', quiet, masscanned(log=bench.path('log')))
+    rows += bench.both('masscanned.py -q --events FILE', quiet, masscanned(
+        '-q', '--events', bench.path('events')))
     if has_yardstick:
         rows.insert(0, Figure(C_ANSWER, answering([bench.yardstick, 'answer', 'v1']), ''))
     elif not bench.yardstick:
@@ -1650,6 +1654,8 @@ def http_answered(bench, _):
                           masscanned('-q'))
     yield Figure('their frames to the responder', frames, 'SYNs answered, -q')
     yield from bench.both('HTTP exchanges > /dev/null', 'HTTP exchanges, -q', masscanned())
+    yield from bench.both('HTTP exchanges, -q --events FILE', 'HTTP exchanges, -q', masscanned(
+        '-q', '--events-budget', 1000000, '--events', bench.path('events')))
 
 
 @measure('answer-addresses', 'answers/s', 'bare')

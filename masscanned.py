@@ -4449,6 +4449,9 @@ WSCALE_MAX = 14                 # RFC 7323 s2.3
 TCP_OPTION_WSCALE, TCP_OPTION_SACK_OK, TCP_OPTION_TS = 3, 4, 8  # RFC 7323, RFC 2018
 P0F_OPTIONS = {TCP_OPTION_NOP: 'nop', TCP_OPTION_MSS: 'mss', TCP_OPTION_WSCALE: 'ws',
                TCP_OPTION_SACK_OK: 'sok', 5: 'sack', TCP_OPTION_TS: 'ts'}
+MSS_THEN_STAMP = bytes((TCP_OPTION_SACK_OK, 2, TCP_OPTION_TS, 10))
+OPTION_SIZES = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2,
+                TCP_OPTION_TS: 10}
 P0F_QUIRKS = ('df', 'id+', 'id-', 'ecn', '0+', 'flow', 'seq-', 'ack+', 'ack-', 'uptr+', 'urgf+',
               'pushf+', 'ts1-', 'ts2+', 'opt+', 'exws', 'bad')
 IPV4_WHOLE = struct.Struct('!BBHHHBBH4s4s')     # RFC 791 s3.1: vihl tos total id frag ttl proto
@@ -4471,28 +4474,18 @@ def parse_syn(frame) -> 'Syn | None':
         return None
     start = skip_tags(frame, from_octets(frame[12:14], 'big'))[1]
     sport, dport, seq, ack, word, window, _, urgent = TCP_HEADER.unpack_from(frame, at)
-    end = at + (word >> 12) * 4
-    quirks, ident = set(), 0
+    end, ident = at + (word >> 12) * 4, 0
     if len(addresses) == 8:
         vihl, tos, total, ident, frag, ttl, _, _, _, dst = IPV4_WHOLE.unpack_from(frame, start)
-        version, size4 = 4, (vihl & 15) * 4 - IPV4.size
-        ends = start + total
-        quirks |= {name for name, holds in (
-            ('ecn', tos & 3), ('df', frag & IPV4_DF), ('0+', frag & 0x8000),
-            ('id+', frag & IPV4_DF and ident), ('id-', not frag & IPV4_DF and not ident))
-            if holds}
+        version, size4, ends = 4, (vihl & 15) * 4 - IPV4.size, start + total
+        quirks = quirks_of_ipv4(tos, ident, frag)
     else:
         word6, size, _, ttl, _, dst = IPV6.unpack_from(frame, start)
-        version, size4 = 6, 0
-        ends = start + IPV6.size + size
-        quirks |= {name for name, holds in (('ecn', word6 >> 20 & 3), ('flow', word6 & 0xfffff))
-                   if holds}
-    flags = word & FLAGS
-    quirks |= {name for name, holds in (
-        ('ecn', flags & (ECE | CWR)), ('seq-', not seq),
-        ('ack+', ack >> 24 & 1 and not flags & ACK),    # p0f 3.09b looks at this bit only
-        ('ack-', flags & ACK and not ack), ('uptr+', urgent and not flags & URG),
-        ('urgf+', flags & URG), ('pushf+', flags & PSH)) if holds}
+        version, size4, ends = 6, 0, start + IPV6.size + size
+        quirks = {'ecn'} if word6 >> 20 & 3 else set()
+        if word6 & 0xfffff:
+            quirks.add('flow')
+    quirks |= quirks_of_tcp(seq, ack, word, urgent)
     kinds, layout, values, odd = walk_options(frame[at + TCP_HEADER.size:end])
     mss, wscale = (from_octets(values.get(kind, b''), 'big')
                    for kind in (TCP_OPTION_MSS, TCP_OPTION_WSCALE))
@@ -4501,9 +4494,55 @@ def parse_syn(frame) -> 'Syn | None':
                ends > end)
 
 
+def quirks_of_ipv4(tos, ident, frag) -> set:
+    """What of P0F_QUIRKS a header has."""
+    quirks = set()
+    if tos & 3:
+        quirks.add('ecn')
+    if frag & 0x8000:
+        quirks.add('0+')
+    if frag & IPV4_DF:
+        quirks.update(('df', 'id+') if ident else ('df',))
+    elif not ident:
+        quirks.add('id-')
+    return quirks
+
+
+@functools.lru_cache(maxsize=64)
+def quirks_of_flags(flags) -> frozenset:
+    """The same of flags."""
+    return frozenset(name for name, bits in (('ecn', ECE | CWR), ('urgf+', URG), ('pushf+', PSH))
+                     if flags & bits)
+
+
+def quirks_of_tcp(seq, ack, word, urgent) -> set:
+    """The same of a segment."""
+    quirks = set(quirks_of_flags(word & FLAGS))
+    if not seq:
+        quirks.add('seq-')
+    if word & ACK and not ack:
+        quirks.add('ack-')
+    if ack >> 24 & 1 and not word & ACK:        # p0f 3.09b looks at this bit only
+        quirks.add('ack+')
+    if urgent and not word & URG:
+        quirks.add('uptr+')
+    return quirks
+
+
 def walk_options(options) -> 'tuple[list, list, dict, set]':
-    """Options of TCP -> kinds, their layout for p0f, {kind: its value}, quirks; RFC 9293 s3.2."""
-    sizes = {TCP_OPTION_MSS: 4, TCP_OPTION_WSCALE: 3, TCP_OPTION_SACK_OK: 2, TCP_OPTION_TS: 10}
+    """Options of TCP -> kinds, their layout for p0f, {kind: its value}, quirks; RFC 9293 s3.2.
+
+    Linux's stand in few shapes once its time stamp is only 0 or 1.
+    """
+    if options[4:8] == MSS_THEN_STAMP and options[0] == TCP_OPTION_MSS and len(options) >= 16:
+        options = b'%b%c\0\0\0%c\0\0\0%b' % (options[:8], any(options[8:12]),
+                                              any(options[12:16]), options[16:])
+    return walk_shape(options)
+
+
+@functools.lru_cache(maxsize=1024)
+def walk_shape(options) -> 'tuple[list, list, dict, set]':
+    """The same; nothing of it may be changed."""
     kinds, layout, values, odd, at = [], [], {}, set(), 0
     while at < len(options):
         kind = options[at]
@@ -4517,51 +4556,51 @@ def walk_options(options) -> 'tuple[list, list, dict, set]':
             at += 1
             continue
         told = options[at + 1] if at + 1 < len(options) else 0
-        size = sizes.get(kind, told)            # as p0f: a wrong one changes nothing
+        size = OPTION_SIZES.get(kind, told)     # as p0f: a wrong one changes nothing
         if told != size:
             odd.add('bad')
         if size < 2 or at + size > len(options):
             return kinds, layout, values, odd | {'bad'}
         value = values[kind] = options[at + 2:at + size]
-        odd |= {name for name, holds in (
-            ('exws', kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX),
-            ('ts1-', kind == TCP_OPTION_TS and not any(value[:4])),
-            ('ts2+', kind == TCP_OPTION_TS and any(value[4:]))) if holds}
+        if kind == TCP_OPTION_WSCALE and value[0] > WSCALE_MAX:
+            odd.add('exws')
+        elif kind == TCP_OPTION_TS:
+            odd.update([] if any(value[:4]) else ['ts1-'], ['ts2+'] if any(value[4:]) else [])
         at += size
     return kinds, layout, values, odd
 
 
-def window_text(syn) -> str:
-    """The window, as a multiple of what p0f tries in this order, or as it is."""
-    if not syn.window or syn.mss < P0F_MSS_MIN:
-        return str(syn.window)
-    tries = [(syn.mss, 'mss')]
-    if syn.stamped:
-        tries.append((syn.mss - 12, 'mss'))
-    heads = [40] if syn.version == 4 else [40, 60]
+@functools.lru_cache(maxsize=1024)
+def window_text(window, mss, version, stamped, above) -> str:
+    """The window of a Syn, as a multiple of what p0f tries in this order, or as it is."""
+    if not window or mss < P0F_MSS_MIN:
+        return str(window)
+    heads = [40] if version == 4 else [40, 60]
+    tries = [(mss, 'mss')] + ([(mss - 12, 'mss')] if stamped else [])
     for size in heads:
         tries += [(ETHERNET_MTU - size, 'mss'), (ETHERNET_MTU - size - 12, 'mss')]
-    tries += [(syn.mss + size, 'mtu') for size in heads + [syn.above]] + [(ETHERNET_MTU, 'mtu')]
+    tries += [(mss + size, 'mtu') for size in heads + [above]] + [(ETHERNET_MTU, 'mtu')]
     for size, name in tries:
-        if syn.window % size == 0:
-            return '%s*%d' % (name, syn.window // size)
-    return str(syn.window)
+        if window % size == 0:
+            return '%s*%d' % (name, window // size)
+    return str(window)
 
 
 def pack_signature(syn) -> str:
     """A Syn -> raw signature of p0f 3; source: its README, 'Fingerprint database', TCP."""
-    start = min(each for each in P0F_TTLS if each >= syn.ttl)
-    hops = start - syn.ttl
+    hops = P0F_TTLS[bisect.bisect_left(P0F_TTLS, syn.ttl)] - syn.ttl
     return '%d:%d+%s:%d:%d:%s,%d:%s:%s:%s' % (
         syn.version, syn.ttl, hops if hops <= P0F_HOPS_MAX else '?', syn.size4, syn.mss,
-        window_text(syn), syn.wscale, ','.join(syn.layout),
+        window_text(syn.window, syn.mss, syn.version, syn.stamped, syn.above), syn.wscale,
+        ','.join(syn.layout),
         ','.join(each for each in P0F_QUIRKS if each in syn.quirks), '+' if syn.data else '0')
 
 
-def syn_object(syn) -> dict:
-    """A Syn -> masscanned.syn of an event."""
-    return {'sig': pack_signature(syn), 'ttl': syn.ttl, 'window': syn.window, 'mss': syn.mss,
-            'wscale': syn.wscale, 'options': syn.kinds, 'id': syn.ident, 'seq': syn.seq}
+def syn_text(syn) -> str:
+    """A Syn -> masscanned.syn of an event, in JSON."""
+    return (f'{{"sig":"{pack_signature(syn)}","ttl":{syn.ttl},"window":{syn.window},'
+            f'"mss":{syn.mss},"wscale":{syn.wscale},"options":{syn.kinds},"id":{syn.ident},'
+            f'"seq":{syn.seq}}}')
 
 
 def masscan_ident(syn) -> int:
@@ -4642,9 +4681,9 @@ def tool_of_payload(payload) -> 'tuple[str, str] | None':
     return name and (name, 'http.user_agent')
 
 
-def tool_object(found) -> dict:
-    """-> masscanned.tool of an event, or nothing."""
-    return {'tool': {'name': found[0], 'by': found[1]}} if found else {}
+def tool_text(found) -> str:
+    """-> masscanned.tool of an event, in JSON, and a comma; '': nothing is known."""
+    return '"tool":{"name":"%s","by":"%s"},' % found if found else ''
 
 
 # What a ClientHello says (RFC 8446 s4.1.2): numbers; extensions: [(type, octets)]
@@ -4780,6 +4819,32 @@ def tls_object(message) -> dict:
     return found
 
 
+HTTP_HEADER = re.compile(br'^([^:\r\n]{1,256}):[ \t]*([^\r\n]*)', re.M)
+HTTP_HEADERS_MAX = 100
+
+
+@functools.lru_cache(maxsize=256)
+def http_headers(head) -> 'tuple[str, list]':
+    """Head of a request -> version of the protocol, [{name, value}] in the client's order."""
+    line, _, rest = head.partition(b'\n')
+    rows = itertools.islice(HTTP_HEADER.finditer(rest), HTTP_HEADERS_MAX)
+    return plain(line.split()[-1][:16] if line.split() else b''), [
+        {'name': plain(row.group(1)), 'value': plain(row.group(2))} for row in rows]
+
+
+def http_object(fields) -> dict:
+    """What was noted of a request -> the object `http` of an event."""
+    known = {'method': 'http_method', 'path': 'url', 'host': 'hostname',
+             'agent': 'http_user_agent'}
+    found = {known.get(key, key): plain(value) for key, value in fields.items()
+             if key not in ('protocol', 'head', 'body') and value != b''}
+    if fields.get('head'):
+        found['protocol'], found['request_headers'] = http_headers(fields['head'])
+    if fields.get('body'):
+        found['http_request_body_printable'] = fields['body'].translate(AS_PRINTABLE).decode()
+    return found
+
+
 def hassh_text(kexinit) -> str:
     """Payload of a client's KEXINIT -> what HASSH is the MD5 of.
 
@@ -4825,6 +4890,9 @@ ITEMS_MAX, NESTED_MAX = 256, 4
 RECORDED = frozenset((IP_TCP, IP_UDP, IP_ICMP, IP_ICMPV6))
 ICMP_ASKS = {IP_ICMP: (ICMP_ECHO, ICMP_TIMESTAMP, 15, 17),      # RFC 792, RFC 950
              IP_ICMPV6: (ICMPV6_ECHO,)}
+ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
+                ICMPV6_ECHO: ICMPV6_ECHO_REPLY}
+COMMUNITY_END = struct.Struct('!BxHH')  # of what is hashed: protocol, ports
 EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
 # Names of ours that EVE JSON, as Suricata documents it, has otherwise
 EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
@@ -4883,8 +4951,8 @@ class EventLog(Observer):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
     stack       whose connections they are
-    iface, name of the interface and of the sensor
-    worker      its number; None: there is one only
+    where       text of both, as it stands in each line
+    sensor      the end of each line: schema, number of the worker
     count       count() -> Counter of all that is counted
     text        text(object) -> its text in JSON, as of make_encoder()
     budget      [lines that may still be written, when that was so]; rate: a second
@@ -4900,13 +4968,16 @@ class EventLog(Observer):
     def __init__(self, journal, stack, iface, name, now, encode, worker=None,
                  rate=EVENTS_BUDGET, count=collections.Counter):
         self.journal, self.stack = journal, stack
-        self.iface, self.name, self.worker, self.count = iface, name, worker, count
+        self.count = count
+        self.sensor = '"schema":%d%s}}\n' % (
+            SCHEMA, '' if worker is None else ',"worker":%d' % worker)
         self.rate, self.budget = rate, [rate, now]
         self.suppressed = self.members = self.strangers = 0
         self.sources, self.datagrams = {}, collections.OrderedDict()
         self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
         self.knocks = {None: True}              # fate: whether a frame of it counts
         self.text = encode
+        self.where = encode({'host': name, 'in_iface': iface})[1:-1] + ','
 
     @property
     def due(self):
@@ -5047,18 +5118,22 @@ class EventLog(Observer):
     def openings(self, now, frames, answers, columns):
         """As Observer.openings: 0.1 us for each where there is no room for its source."""
         srcs = columns.srcs()
-        if len(self.sources) >= SOURCES_MAX and self.sources.keys().isdisjoint(srcs):
-            self.strangers += len(frames)
-            return
+        served = None                           # all of them
+        if len(self.sources) >= SOURCES_MAX:
+            served = self.sources.keys() & srcs
+            if not served:
+                self.strangers += len(frames)
+                return
         ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
         ours = [each.to_bytes(4, 'big') for each in columns.ours()]
         if len(srcs) == 1:
             self.many_knocks(now, srcs[0], frames, ports, ours)
             return
-        count = len(frames)
-        places = collections.defaultdict(list)
+        places, count = collections.defaultdict(list), len(frames)
         for place, src in enumerate(srcs):
-            places[src].append(place)
+            if served is None or src in served:
+                places[src].append(place)
+        self.strangers += count - sum(map(len, places.values()))
         ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
         for src, mine in places.items():
             self.many_knocks(now, src, [frames[each] for each in mine],
@@ -5125,7 +5200,9 @@ class EventLog(Observer):
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
         name = eve_name(name)
-        if kind in NOTES:
+        if (name, kind) in NOTED:
+            about = NOTED[name, kind](fields)
+        elif kind in NOTES:
             about = NOTES[kind](fields)
         elif kind == 'answer' and name in ANSWERED:
             about = ANSWERED[name](fields['data'])
@@ -5140,21 +5217,31 @@ class EventLog(Observer):
         if not self.may_write(now):
             self.suppress(record)
             return
-        body = {'app_proto': eve_name(record.spoken[-1])} if record.spoken else {}
-        if not record.spoken and record.length:
-            body['app_proto'] = 'failed'        # EVE's word for what nobody understood
-        body['flow'] = flow_object(record, end)
-        if record.proto == TCP:
-            body['tcp'] = tcp_object(record, end)
-        body.update(payload_object(record))
-        ours = {'end': end, 'protocols': record.spoken, 'greeted': record.greeted}
+        name = eve_name(record.spoken[-1]) if record.spoken else record.length and 'failed'
+        app = f'"app_proto":{self.text(name)},' if name else ''     # 'failed' is EVE's word
+        payload, digest = self.payload_texts(record)
         syn = parse_syn(record.syn) if record.syn else None
-        if syn:
-            ours['syn'] = syn_object(syn)
-        ours.update(tool_object(tool_of_payload(record.payload) or syn and tool_of_syn(syn)))
-        if record.payload and 'payload' in body:
-            ours['payload_sha256'] = hashlib.sha256(record.payload).hexdigest()
-        self.put(now, record, 'flow', body, ours)
+        tool = tool_of_payload(record.payload) or syn and tool_of_syn(syn)
+        ours = (f'"end":"{end}","protocols":{self.text(record.spoken)},'
+                f'"greeted":{BOOL_TEXTS[record.greeted]},{digest}'
+                + (f'"syn":{syn_text(syn)},' if syn else '') + tool_text(tool))
+        self.put_text(now, 'flow', record.head or flow_head(record),
+                      app + flow_text(record, end)
+                      + (tcp_text(*record.flags, end) if record.proto == TCP else '') + payload,
+                      ours)
+
+    def payload_texts(self, record) -> 'tuple[str, str]':
+        """What the client said, as far as it was kept -> keys of an event, and of masscanned."""
+        if not record.length:
+            return '', ''
+        octets = record.payload
+        if not octets:
+            return f'"payload_length":{record.length},', ''
+        printable = self.text(octets.translate(AS_PRINTABLE).decode())
+        coded = binascii.b2a_base64(octets, newline=False).decode()
+        return (f'"payload_length":{record.length},"payload":"{coded}",'
+                f'"payload_printable":{printable},',
+                f'"payload_sha256":"{hashlib.sha256(octets).hexdigest()}",')
 
     # lines
 
@@ -5186,31 +5273,20 @@ class EventLog(Observer):
     def put(self, now, record, kind, body, ours):
         """A line about a conversation."""
         if not record.head:
-            record.head = self.text(self.flow_head(record.flow, record.proto, record.start,
-                                                     record.vlan))[1:-1] + ','
+            record.head = flow_head(record)
         self.put_line(now, kind, record.head, body, ours)
 
     def put_line(self, now, kind, head, body, ours):
         """A line; head: the text of what stands before the body."""
-        if not self.journal.takes(now, 1):
-            return
-        ours['schema'] = SCHEMA
-        if self.worker is not None:
-            ours['worker'] = self.worker
-        body['masscanned'] = ours
-        begin = self.text({'timestamp': iso_text(now), 'event_type': kind, 'host': self.name,
-                             'in_iface': self.iface})
-        line = begin[:-1] + ',' + head + self.text(body)[1:] + '\n'
-        self.journal.texts.append(line.replace('\x7f', '\\u007f'))
+        self.put_text(now, kind, head, self.text(body)[1:-1] + ',' if body else '',
+                      self.text(ours)[1:-1] + ',' if ours else '')
 
-    def flow_head(self, flow, proto, start, vlan) -> dict:
-        """What tells which conversation it is."""
-        src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
-        head = {'vlan': list(vlan)} if vlan else {}
-        head.update(src_ip=ip_text(src), src_port=sport, dest_ip=ip_text(dst), dest_port=dport,
-                    proto=EVE_PROTO[proto], flow_id=flow_number(flow, proto, start),
-                    community_id=community_id(proto, src, dst, sport, dport))
-        return head
+    def put_text(self, now, kind, head, body, ours):
+        """The same of texts in JSON, each key with a comma behind it."""
+        if self.journal.takes(now, 1):
+            text = f'{body}"masscanned":{{{ours}{self.sensor}'
+            self.journal.texts.append(f'{{"timestamp":"{iso_text(now)}","event_type":"{kind}",'
+                                      f'{self.where}{head}' + text.replace('\x7f', '\\u007f'))
 
     # what is due
 
@@ -5278,17 +5354,17 @@ class EventLog(Observer):
                               'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
         if proto == IP_TCP:
             about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
-        syn = parse_syn(frame)
+        syn, tool = parse_syn(frame), ''
         if syn:
-            about['syn'] = syn_object(syn)
-            about.update(tool_object(tool_of_syn(syn)))
+            tool = tool_text(tool_of_syn(syn)) + f'"syn":{syn_text(syn)},'
         elif frame[12:14] == b'\x08\0' and frame[18:20] == ZMAP_IDENT:
-            about.update(tool_object(('zmap', 'ip.id')))
+            tool = tool_text(('zmap', 'ip.id'))
         if source.more:
             about['more'] = True                # than these numbers say
         if source.suppressed:
             about['suppressed'] = source.suppressed
-        self.put_line(now, 'scan', self.text(head)[1:-1] + ',', {}, {'scan': about})
+        self.put_text(now, 'scan', self.text(head)[1:-1] + ',', '',
+                      f'"scan":{{{tool}{self.text(about)[1:]},')
 
     def stats(self, now):
         """What was counted since the start."""
@@ -5340,6 +5416,7 @@ def make_encoder():
 # What the object of a protocol has, by the kind of what was noted of it, or by the first octets
 NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
          'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
+NOTED = {('http', 'request'): lambda fields: http_object(fields)}
 ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
 ZMAP_IDENT = (54321).to_bytes(2, 'big')
 
@@ -5375,27 +5452,34 @@ def find_tags(frame) -> 'list[int]':
             for each in range(ETHER.size, at, TAG.size)]
 
 
+def flow_head(record) -> str:
+    """What tells which conversation it is, in JSON."""
+    flow, proto = record.flow, record.proto
+    src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
+    vlan = f'"vlan":{record.vlan},' if record.vlan else ''
+    return (f'{vlan}"src_ip":"{ip_text(src)}","src_port":{sport},"dest_ip":"{ip_text(dst)}",'
+            f'"dest_port":{dport},"proto":"{EVE_PROTO[proto]}",'
+            f'"flow_id":{flow_number(flow, proto, record.start)},'
+            f'"community_id":"{community_id(proto, src, dst, sport, dport)}",')
+
+
 def community_id(proto, src, dst, sport, dport) -> str:
     """Community ID version 1, seed 0: the same for both directions.
 
     sport, dport    of ICMP: the type asked with, and 0; the type of the answer takes its place
     source  https://github.com/corelight/community-id-spec
     """
-    ends = [(src, sport), (dst, dport)]
     if proto in ICMP_ASKS:
-        asked = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
-                 ICMPV6_ECHO: ICMPV6_ECHO_REPLY}
-        ends[1] = dst, asked.get(sport, dport)
-    (one, first), (other, second) = sorted(ends)
-    octets = struct.pack('!H%ds%dsBxHH' % (len(one), len(other)), 0, one, other, proto, first,
-                         second)
-    return '1:' + binascii.b2a_base64(hashlib.sha1(octets).digest()).decode().strip()
+        dport = ICMP_REPLIES.get(sport, dport)
+    if (src, sport) > (dst, dport):
+        src, dst, sport, dport = dst, src, dport, sport
+    octets = b'\0\0%b%b%b' % (src, dst, COMMUNITY_END.pack(proto, sport, dport))
+    return '1:' + binascii.b2a_base64(hashlib.sha1(octets).digest(), newline=False).decode()
 
 
 def flow_number(flow, proto, start) -> int:
     """A number below 2^53, which every reader of JSON can hold, for a conversation."""
-    text = b'%b %d %.6f' % (flow, proto, start)
-    return from_octets(hashlib.sha1(text).digest()[:8], 'big') >> 11
+    return hash((flow, proto, start)) & (1 << 53) - 1
 
 
 def plain(value, depth=0):
@@ -5426,41 +5510,30 @@ def flags_text(flags) -> str:
     return ''.join(letter for bit, letter in enumerate(FLAG_LETTERS) if flags >> bit & 1) or '0'
 
 
-def flow_object(record, end) -> dict:
-    """The object `flow` of an event."""
+def flow_text(record, end) -> str:
+    """The object `flow` of an event, in JSON."""
     if record.proto == UDP:
         state = 'established' if record.went[0] else 'new'
     else:
         state = 'closed' if end in ('fin', 'rst') else 'established'
-    return {'pkts_toserver': record.came[0], 'pkts_toclient': record.went[0],
-            'bytes_toserver': record.came[1], 'bytes_toclient': record.went[1],
-            'start': iso_text(record.start), 'end': iso_text(record.last),
-            'age': int(record.last - record.start), 'state': state,
-            'reason': FLOW_REASONS.get(end, 'timeout')}
+    (came, octets), (went, more) = record.came, record.went
+    return (f'"flow":{{"pkts_toserver":{came},"pkts_toclient":{went},"bytes_toserver":{octets},'
+            f'"bytes_toclient":{more},"start":"{iso_text(record.start)}",'
+            f'"end":"{iso_text(record.last)}","age":{int(record.last - record.start)},'
+            f'"state":"{state}","reason":"{FLOW_REASONS.get(end, "timeout")}"}},')
 
 
-def tcp_object(record, end) -> dict:
-    """The object `tcp`."""
-    came, went = record.flags
-    found = {'tcp_flags': '%02x' % (came | went), 'tcp_flags_ts': '%02x' % came,
-             'tcp_flags_tc': '%02x' % went}
-    found.update({name: True for bit, name in enumerate(TCP_FLAG_NAMES)
-                  if (came | went) >> bit & 1})
-    found['state'] = 'closed' if end in ('fin', 'rst') else 'established'
-    return found
+@functools.lru_cache(maxsize=256)
+def tcp_text(came, went, end) -> str:
+    """The object `tcp`, likewise; flags of the client, ours."""
+    flags = ''.join('"%s":true,' % name for bit, name in enumerate(TCP_FLAG_NAMES)
+                    if (came | went) >> bit & 1)
+    return '"tcp":{"tcp_flags":"%02x","tcp_flags_ts":"%02x","tcp_flags_tc":"%02x",%s' % (
+        came | went, came, went, flags) + '"state":"%s"},' % (
+            'closed' if end in ('fin', 'rst') else 'established')
 
 
-def payload_object(record) -> dict:
-    """What the client said, as far as it was kept."""
-    if not record.length:
-        return {}
-    found = {'payload_length': record.length}
-    if record.payload:
-        found['payload'] = binascii.b2a_base64(record.payload).decode().strip()
-        found['payload_printable'] = record.payload.translate(AS_PRINTABLE).decode()
-    return found
-
-
+BOOL_TEXTS = 'false', 'true'
 AS_PRINTABLE = bytes(octet if 32 <= octet < 127 or octet in b'\r\n\t' else 46
                      for octet in range(256))
 
@@ -11572,7 +11645,8 @@ HTTP_401_HEAD = (
 #   fields  {name in lower case: value} of HTTP_WANTED
 #   fault   status that refuses it; 0: it is as it must be
 HttpRequest = collections.namedtuple(
-    'HttpRequest', 'verb target modern close eager length fields fault')
+    'HttpRequest', 'verb target modern close eager length fields fault head')
+HttpRequest.__new__.__defaults__ = b'',
 
 
 def refuse_http(fault):
@@ -11606,7 +11680,7 @@ def read_http(head):
     modern = bool(major and match.group('minor').lstrip(b'0'))
     rows = [(name.lower(), value.strip()) for name, value in HTTP_WANTED.findall(fields)]
     request = HttpRequest(match.group('verb'), match.group('target'), modern, not modern, False, 0,
-                          dict(rows), 0)
+                          dict(rows), 0, head)
     framing = [row for row in rows if row[0] in HTTP_FRAMING]
     return frame_http(request, framing) if framing else request
 
@@ -11774,7 +11848,7 @@ def describe_http(request):
     """HttpRequest -> the fields of its note."""
     return {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
             'host': request.fields.get(b'host', b''),
-            'agent': request.fields.get(b'user-agent', b'')}
+            'agent': request.fields.get(b'user-agent', b''), 'head': request.head}
 
 
 def note_http(request, body, peer):
