@@ -20692,7 +20692,7 @@ class TlsTalks(Case):
                 stream = open_stream(name, TCP)
                 stream.host = self.host
                 stream.dport = stream.dport if stream.dport not in self.host.registry.greeters else 1
-                plain = masscanned.Stream(stream.src, HOST4, 40000, stream.dport, NOW, self.host)
+                plain = masscanned.Stream(stream.src, stream.dst, 40000, stream.dport, NOW, self.host)
                 expected = feed(plain, request)
                 client = Inside(stream).shake()
                 self.assertEqual(client.say(request), expected)
