@@ -11784,7 +11784,7 @@ def is_http(data, peer):
     return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
 
 
-@protocol('http', sig=HTTP_SIGNATURES, port=80, ref='RFC 9112 s2.1', check=is_http,
+@protocol('http', sig=HTTP_SIGNATURES, port=(80, 443), ref='RFC 9112 s2.1', check=is_http,
           most=HTTP_UDP_MOST)
 def answer_http(data, peer):
     """Request of any kind -> a page of ours, or why there is none.
