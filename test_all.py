@@ -4882,7 +4882,7 @@ class AdaptiveRate(unittest.TestCase):
         """
         draw, now, sent = random.Random(1), 1000.0, 0       # statistics: always the same
         judge, under_way, rates = cscan.Judge(most, 1, now), collections.deque(), []
-        rate, lost, repeated = judge.least, set(), 0
+        rate, lost, repeated = judge.start, set(), 0
         for step in range(int(seconds * 10)):
             now += 0.1
             if share_later is not None and now > 1060:
@@ -4931,10 +4931,16 @@ class AdaptiveRate(unittest.TestCase):
                               if each.reason not in cscan.AUTO_USUAL], [], share)
 
     def test_no_answers(self):
-        """Nothing answers: it goes on slowly, and not beyond AUTO_BLIND."""
-        judge, rates, _, _ = self.run_net(0, None, 120)
-        self.assertEqual(rates[:100], [200] * 100)
-        self.assertEqual(max(rates), 3200)
+        """Nothing answers: it goes on slowly, in 30 s up to its blind ceiling, and never beyond."""
+        _, rates, _, _ = self.run_net(0, None, 40)
+        self.assertEqual((rates[:50], rates[300:]), ([520] * 50, [5000] * 100))
+        worker = cscan.Judge(100000, 0.5, 0)
+        self.assertEqual((worker.start, worker.blind, worker.least), (260, 2500, 100))
+
+    def test_enough_answers(self):
+        """Where a twentieth answers and nothing is lost, 20,000 a second are reached in 30 s."""
+        for share in 0.05, 1:
+            self.assertGreaterEqual(self.run_net(share, None, 30, most=20000)[1][-1], 20000, share)
 
     def test_fewer_answers_for_good(self):
         """Half of the answers stay away at any rate: that becomes what is usual."""
@@ -4962,7 +4968,8 @@ class AdaptiveRate(unittest.TestCase):
 
     def judge(self, most=1000):
         """A judge whose lowest rate was found to be good: half of the targets answer."""
-        judge = cscan.Judge(most, 1, 0.0)
+        with patched(cscan, AUTO_START=200):
+            judge = cscan.Judge(most, 1, 0.0)
         self.count(judge, 0.5, 1000, 500)
         self.assertEqual(judge.look(1.0, 0.5, 1000, (0, 0, 0)), (400, []))
         return judge
@@ -5025,7 +5032,8 @@ class AdaptiveRate(unittest.TestCase):
 
     def test_errors_at_the_lowest_rate(self):
         """They are no decision each time; nor are those too soon after the last one."""
-        judge = cscan.Judge(1000, 1, 0.0)
+        with patched(cscan, AUTO_START=200):
+            judge = cscan.Judge(1000, 1, 0.0)
         for tenth in range(100):
             self.assertEqual(judge.look(tenth / 10, 0.5, 0, (tenth, 0, 0)), (None, []))
         self.assertEqual(len(judge.decisions), 1)
