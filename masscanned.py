@@ -8892,6 +8892,34 @@ def answer_stun(data, peer):
     return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
 
 
+# ---- turn ----------------------------------------------------------------------------
+
+TURN_ALLOCATE, TURN_REFUSED = 0x0003, 0x0113            # RFC 8656 s17: method 3, request and error
+TURN_USER, TURN_REALM, TURN_NONCE = 0x0006, 0x0014, 0x0015      # RFC 8489 s18.3.1
+
+
+@talk('turn', sig=('00 03 .. .. 21 12 a4 42',), port=3478, size=be(2, 2, STUN_HEAD.size),
+      over=BOTH, most=2.2, check=lambda data, peer: not data[3] & 3,
+      ref='RFC 8656 s7.2, RFC 8489 s9.2.4')
+def answer_turn(message, peer):
+    """Allocate -> who are you?; with a name -> forbidden."""
+    _, size, ident = STUN_HEAD.unpack_from(message)
+    at, number = STUN_HEAD.size, 1
+    for _ in range(STUN_UNKNOWN_MAX):
+        if at + STUN_ATTRIBUTE.size > STUN_HEAD.size + size:
+            break
+        kind, long = STUN_ATTRIBUTE.unpack_from(message, at)
+        if kind == TURN_USER:
+            peer.note('credentials', user=message[at + 4:at + 4 + long])
+            number = 3                  # 403; 401 without a name
+        at += STUN_ATTRIBUTE.size + long + -long % 4
+    error = pack_stun_attribute(STUN_ERROR_CODE, STUN_ERROR.pack(0, 4, number))
+    if number == 1:
+        error += pack_stun_attribute(TURN_REALM, b'turn') + pack_stun_attribute(
+            TURN_NONCE, peer.host.random(4).hex().encode())
+    return pack_stun(TURN_REFUSED, ident, error, False)
+
+
 family('Management')
 
 
@@ -9006,6 +9034,64 @@ def answer_ntp(message, peer):
                     now - (16 << 32), sent.to_bytes(8, 'big'), now, now)
 
 
+# ---- pcanywhere ----------------------------------------------------------------------
+
+PCANYWHERE = {b'NQ': b'NR', b'ST': b'ST\1'}     # who is there; status
+
+
+@datagram('pcanywhere', sig=(b'NQ', b'ST'), port=5632, most=1.5,
+          check=lambda data, peer: peer.dport == 5632 and data.rstrip(b'\0') in PCANYWHERE,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_pcanywhere(message, peer):
+    """Who is there, status -> the shortest that says we are."""
+    return PCANYWHERE[message.rstrip(b'\0')]
+
+
+# ---- radius --------------------------------------------------------------------------
+
+RADIUS = struct.Struct('!BBH16s')       # RFC 2865 s3: code id size authenticator
+RADIUS_PORTS = 1812, 1813, 1645, 1646
+RADIUS_ANSWERS = {1: 3, 4: 5, 12: 3}    # Access-Request, Accounting-Request, Status-Server
+RADIUS_USER = 1
+
+
+def is_radius(data, peer):
+    """On its own ports, as long as it says, with whole attributes."""
+    size = int.from_bytes(data[2:4], 'big')
+    return peer.dport in RADIUS_PORTS and RADIUS.size <= size <= len(data)
+
+
+@datagram('radius', sig=['%02x .. 0%d' % (code, high) + ' ..' * 17
+                         for code in RADIUS_ANSWERS for high in range(4)],
+          port=RADIUS_PORTS, check=is_radius, ref='RFC 2865 s3, s4, RFC 2866 s4, RFC 5997 s4')
+def answer_radius(message, peer):
+    """Access -> reject; accounting -> response; both as without a secret."""
+    code, ident, size, authenticator = RADIUS.unpack_from(message)
+    at = RADIUS.size
+    for _ in range(64):
+        if at + 2 > size or message[at + 1] < 2:
+            break
+        if message[at] == RADIUS_USER:
+            peer.note('credentials', user=message[at + 2:at + message[at + 1]])
+        at += message[at + 1]
+    head = RADIUS.pack(RADIUS_ANSWERS[code], ident, RADIUS.size, authenticator)
+    return head[:4] + hashlib.md5(head).digest()
+
+
+# ---- rip -----------------------------------------------------------------------------
+
+RIP_INFINITY = b'\0\0\0\x10'            # RFC 2453 s3.6: unreachable
+
+
+@datagram('rip', sig=('01 01 00 00 00 00' + ' ..' * 18, '01 01 00 00 00 02' + ' ..' * 18,
+                      '01 02 00 00 00 00' + ' ..' * 18, '01 02 00 00 00 02' + ' ..' * 18),
+          port=520, check=lambda data, peer: len(data) <= 24 + PADDING_MAX,
+          ref='RFC 1058 s3.4.1, RFC 2453 s3.9.1')
+def answer_rip(message, peer):
+    """Request for the table, or for a route -> there is none."""
+    return b'\2' + message[1:4] + b'\0\2' + message[6:20] + RIP_INFINITY
+
+
 # ---- snmp ----------------------------------------------------------------------------
 
 SNMP_GET, SNMP_NEXT = 0xa0, 0xa1        # RFC 3416 s3: PDUs
@@ -9105,6 +9191,20 @@ def answer_snmp(message, peer):
     return pack_der(0x30, version, community, response)
 
 
+# ---- xdmcp ---------------------------------------------------------------------------
+
+XDMCP_UNWILLING = b'\0\1\0\6'           # XDMCP 1.1: version, opcode; then host name and status
+
+
+@datagram('xdmcp', sig=('00 01 00 01 00 ..', '00 01 00 02 00 ..', '00 01 00 03 00 ..'), port=177,
+          check=lambda data, peer: len(data) >= 6 + data[5] and (
+              peer.dport == 177 or data[5] == 1 and data[6:7] == b'\0'), most=2.6,
+          ref='https://www.x.org/releases/current/doc/libXdmcp/xdmcp.html')
+def answer_xdmcp(message, peer):
+    """Query -> unwilling."""
+    return XDMCP_UNWILLING + sized(sized(b'server') + sized(b'no'))
+
+
 family('Discovery')
 
 
@@ -9169,6 +9269,22 @@ def answer_bacnet(data, peer):
     return answer and b'\x81\x0a' + sized(b'\1\0' + answer, 2, extra=4)
 
 
+# ---- citrix --------------------------------------------------------------------------
+
+CITRIX_MAGIC = b'\2\xfd\xa8\xe3'
+
+
+@datagram('citrix', sig=('1e 00 01 30 02 fd a8 e3', '20 00 01 30 02 fd a8 e3',
+                         '2a 00 01 32 02 fd a8 e3'), port=1604, most=1.6,
+          check=lambda data, peer: len(data) >= data[0],
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_citrix(message, peer):
+    """Browser of ICA: who is the master, which applications -> we, none."""
+    if message[3] == 0x32:
+        return b'\x10\0\2\x33' + CITRIX_MAGIC + bytes(8)
+    return (b'\x30\0\2\x31' + CITRIX_MAGIC + b'\2\0\6\x44').ljust(48, b'\0')
+
+
 # ---- coap ----------------------------------------------------------------------------
 
 COAP_PORTS = 5683, 5684
@@ -9212,6 +9328,106 @@ def answer_coap(message, peer):
     return bytes((kind | token, COAP_NOT_FOUND)) + number
 
 
+# ---- db2 das -------------------------------------------------------------------------
+
+@datagram('db2-das', sig=(b'DB2GETADDR\0SQL',), port=523, most=2.0,
+          ref='https://www.ibm.com/docs/en/db2/11.5?topic=commands-db2admin')
+def answer_db2_das(message, peer):
+    """Where is Db2 -> here."""
+    return b'DB2RETADDR\0SQL09010\0' + peer.host.host_name + b'\0'
+
+
+# ---- digi ----------------------------------------------------------------------------
+
+@datagram('digi', sig=(b'DIGI\0\1\0\6', b'DVKT\0\1\0\6', b'DGDP\0\1\0\6'), port=2362, most=1.9,
+          check=lambda data, peer: len(data) >= 14,
+          ref='https://www.digi.com/resources/documentation/digidocs/pdfs/90001141.pdf')
+def answer_digi(message, peer):
+    """Discovery of ADDP -> a device: hardware address, name, result."""
+    return message[:4] + b'\0\2' + sized(b'\1\6\2' + peer.host.guid[:5] + b'\x0d' + sized(
+        b'device', 1) + b'\2\0')
+
+
+# ---- hid -----------------------------------------------------------------------------
+
+@datagram('hid', sig=(b'discover;013;',), port=4070, most=6.5,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_hid(message, peer):
+    """Discovery of door controllers -> a device."""
+    text = b';02:00:00:00:00:01;device;%s;0;device;1.0;01/01/2020;' % url_host(peer.dst)
+    return b'discovered;%03d' % (len(text) + 14) + text
+
+
+# ---- kasa ----------------------------------------------------------------------------
+
+KASA_KEY = 171                          # each octet is masked with what was sent before it
+KASA_ANSWER = b'{"system":{"get_sysinfo":{"err_code":0}}}'
+
+
+def kasa_mask(text, begin=KASA_KEY):
+    """Text -> as it is sent."""
+    sent = []
+    for octet in text:
+        begin ^= octet
+        sent.append(begin)
+    return bytes(sent)
+
+
+@datagram('kasa', sig=('d0 f2 81 f8 8b ff 9a f7 d5',), port=9999, most=1.5,
+          check=lambda data, peer: kasa_mask(KASA_ANSWER[:27]) != data[:27],
+          ref='https://github.com/softScheck/tplink-smartplug')
+def answer_kasa(message, peer):
+    """Which plug -> one without a word to say."""
+    return kasa_mask(KASA_ANSWER)
+
+
+# ---- knx -----------------------------------------------------------------------------
+
+# ISO 22510, 03_08_02 s7.5.4: device, twisted pair; its group 224.0.23.12; core services
+KNX_DEVICE = struct.Struct('!BBBBHH6s4s6s30s')
+KNX_SERVICES, KNX_GROUP = b'\4\2\2\1', b'\xe0\0\x17\x0c'
+
+
+@datagram('knx', sig=('06 10 02 01 00 0e 08 01', '06 10 02 03 00 0e 08 01'), port=3671, most=5.6,
+          ref='https://support.knx.org/hc/en-us/sections/115000350544')
+def answer_knx(message, peer):
+    """Search, description -> a device."""
+    mac = b'\2' + peer.host.guid[:5]
+    body = KNX_DEVICE.pack(KNX_DEVICE.size, 1, 2, 0, 0, 0, mac, KNX_GROUP, mac, b'device')
+    body += KNX_SERVICES
+    if message[3] == 1:
+        body = b'\x08\1' + (peer.dst if len(peer.dst) == 4 else bytes(4)) + (
+            peer.dport.to_bytes(2, 'big')) + body
+    return b'\6\x10\2' + bytes((message[3] + 1,)) + sized(body, extra=6)
+
+
+# ---- lantronix -----------------------------------------------------------------------
+
+@datagram('lantronix', sig=('00 00 00 f6', '00 00 00 f8'), port=30718,
+          check=lambda data, peer: peer.dport == 30718 and not any(data[4:]),
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_lantronix(message, peer):
+    """Which firmware, which set-up -> an answer with nothing in it."""
+    return b'\0\0\0' + bytes((message[3] + 1,))
+
+
+# ---- lifx ----------------------------------------------------------------------------
+
+# 36 octets: size, flags, source, target, reserved and sequence, reserved, type
+LIFX = struct.Struct('<HH4s8s6s2s8xHxx')
+LIFX_SERVICE, LIFX_STATE = 2, 3
+
+
+@datagram('lifx', sig=('24 00 00 34' + ' ..' * 28 + ' 02 00 00 00',), port=56700, most=1.2,
+          ref='https://lan.developer.lifx.com/docs/packet-contents')
+def answer_lifx(message, peer):
+    """Get service -> one over UDP, on our port."""
+    _, _, source, _, reserved, sequence, _ = LIFX.unpack_from(message)
+    mac = b'\2' + peer.host.guid[:5] + b'\0\0'
+    return LIFX.pack(LIFX.size + 5, 0x1400, source, mac, reserved, sequence, LIFX_STATE) + (
+        b'\1' + peer.dport.to_bytes(4, 'little'))
+
+
 # ---- memcached over udp --------------------------------------------------------------
 
 MEMCACHED_UDP = {b'version': b'VERSION 1.6.0\r\n', b'stats': b'STAT pid 1\r\nEND\r\n',
@@ -9228,6 +9444,92 @@ def answer_memcached_udp(message, peer):
     if words[0] == b'stats' and len(words) > 1 and words[1].strip(b'\0'):
         text = b'END\r\n'
     return message[:8] + text
+
+
+# ---- mqtt-sn -------------------------------------------------------------------------
+
+MQTTSN_REFUSED = b'\3\5\3'              # MQTT-SN 1.2 s5.4.5: CONNACK, not supported
+
+
+@datagram('mqtt-sn', sig=('03 01 ..', '.. 04 .. 01 .. ..'), port=(1884, 10000),
+          check=lambda data, peer: (peer.dport in (1884, 10000)
+                                    and 0 <= len(data) - data[0] <= PADDING_MAX),
+          ref='https://groups.oasis-open.org/higherlogic/ws/public/document?document_id=66091')
+def answer_mqtt_sn(message, peer):
+    """Search for a gateway -> one; connect -> refused."""
+    if message[1] == 1:
+        return b'\3\2\1'
+    peer.note('request', client=message[6:message[0]])
+    return MQTTSN_REFUSED
+
+
+# ---- mssql browser -------------------------------------------------------------------
+
+MSSQL_INSTANCE = (b'ServerName;%s;InstanceName;MSSQLSERVER;IsClustered;No;Version;15.0.2000.5;'
+                  b'tcp;1433;;')
+
+
+@datagram('mssql-browser', sig=('02', '03', '04'), port=1434, most=100.0,
+          check=lambda data, peer: peer.dport == 1434, ref='MS-SQLR s2.2.1, s2.2.2, s2.2.5')
+def answer_mssql_browser(message, peer):
+    """Which instances -> one, on the usual port."""
+    return b'\5' + sized(MSSQL_INSTANCE % peer.host.host_name, 2, 'little')
+
+
+# ---- netis ---------------------------------------------------------------------------
+
+NETIS_ANSWER = b'\xd0\xa5Login:'
+
+
+@datagram('netis', sig=('..',), port=53413,
+          check=lambda data, peer: not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)]),
+          ref='https://www.shadowserver.org/what-we-do/network-reporting/netis-router-report/')
+def answer_netis(message, peer):
+    """Anything to the back door of routers -> a login is wanted; no longer than the question."""
+    peer.note('request', command=message[:512])
+    return NETIS_ANSWER[:len(message)]
+
+
+# ---- sentinel ------------------------------------------------------------------------
+
+@datagram('sentinel', sig=('7a 00 00 00 00 00',), port=5093,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_sentinel(message, peer):
+    """Is there a server of licences -> yes."""
+    return b'\x7b\0\0\0\0\0'
+
+
+# ---- slp -----------------------------------------------------------------------------
+
+SLP_ANSWERS = {1: (2, 4), 6: (7, 5), 9: (10, 4)}        # RFC 2608 s8: answer, octets of nothing
+SLP_FIXED = 14                          # octets before the language: its length is the last two
+
+
+def is_slp(data, peer):
+    """As long as it says, and more than its language."""
+    size = int.from_bytes(data[2:5], 'big')
+    return SLP_FIXED + data[13] < size <= len(data) <= size + PADDING_MAX
+
+
+@datagram('slp', sig=['02 %02x 00' % kind + ' ..' * 9 + ' 00 ..' for kind in SLP_ANSWERS],
+          port=427, check=is_slp, ref='RFC 2608 s8.1, s8.2, s10.1, s10.3')
+def answer_slp(message, peer):
+    """Request for services, their types, attributes -> none."""
+    if peer.to_group:                   # RFC 2608 s7: to many nobody says that it has nothing
+        return None
+    peer.note('request', command=message[SLP_FIXED + message[13]:])
+    kind, zeros = SLP_ANSWERS[message[1]]
+    tail = bytes(5) + message[10:14 + message[13]] + bytes(zeros)
+    return bytes((2, kind)) + sized(tail, 3, extra=5)
+
+
+# ---- squeezecenter -------------------------------------------------------------------
+
+@datagram('squeezecenter', sig=(b'eIPAD\0', b'eNAME\0'), port=3483, most=2.0,
+          ref='https://wiki.slimdevices.com/index.php/SLIMP3ClientProtocol')
+def answer_squeezecenter(message, peer):
+    """Which server of music -> its name."""
+    return b'ENAME' + sized(peer.host.host_name, 1)
 
 
 # ---- ssdp ----------------------------------------------------------------------------
@@ -9252,6 +9554,44 @@ def answer_ssdp(message, peer):
         return None
     kind = b'upnp:rootdevice' if kind == b'ssdp:all' else kind
     return SSDP_ANSWER % (url_host(peer.dst), kind, peer.host.uuid)
+
+
+# ---- ubiquiti ------------------------------------------------------------------------
+
+def ubiquiti_field(kind, value):
+    """A field: type, length, value."""
+    return bytes((kind,)) + sized(value)
+
+
+@datagram('ubiquiti', sig=('01 00 00 00', '02 08 00 00', '02 0a 00 04'), port=10001, most=12.0,
+          check=lambda data, peer: peer.dport == 10001,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_ubiquiti(message, peer):
+    """Discovery -> a device: addresses, version, name, model."""
+    mac = b'\2' + peer.host.guid[:5]
+    fields = ((1, mac), (2, mac + peer.dst[:4]), (3, b'1.0'), (11, b'device'), (12, b'AP'))
+    return (b'\1\0' if message[0] == 1 else b'\2\6') + sized(
+        b''.join(ubiquiti_field(*each) for each in fields))
+
+
+# ---- ws-discovery --------------------------------------------------------------------
+
+WSD_ID = re.compile(br'MessageID[^>]{0,64}>\s*([^<>\s]{1,128})\s*<')
+WSD_SCHEMAS = b'http://schemas.xmlsoap.org/ws/'
+WSD_ANSWER = (b'<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" xmlns:a="'
+              + WSD_SCHEMAS + b'2004/08/addressing"><s:Header><a:Action>' + WSD_SCHEMAS
+              + b'2005/04/discovery/ProbeMatches</a:Action><a:RelatesTo>%s</a:RelatesTo>'
+              b'</s:Header><s:Body><d:ProbeMatches xmlns:d="' + WSD_SCHEMAS
+              + b'2005/04/discovery"/></s:Body></s:Envelope>')
+
+
+@datagram('ws-discovery', sig=(b'<?xml', b'<soap', b'<s:E', b'<SOAP', b'<env', b'<e:E', b'<Env'),
+          port=3702, check=lambda data, peer: b'/discovery/Probe<' in data,
+          ref='https://docs.oasis-open.org/ws-dd/discovery/1.1/wsdd-discovery-1.1-spec.html')
+def answer_ws_discovery(message, peer):
+    """Probe -> nothing that matches."""
+    ident = WSD_ID.search(message)
+    return WSD_ANSWER % ident.group(1) if ident else None
 
 
 family('Keys and tunnels')
@@ -9285,6 +9625,23 @@ def answer_dtls(message, peer):
     size = sized(body, 3)[:3]
     body = b'\3' + size + message[17:19] + bytes(3) + size + body
     return DTLS_RECORD.pack(22, DTLS_1_0, 0, number, len(body)) + body
+
+
+# ---- gtp -----------------------------------------------------------------------------
+
+GTP_RESTARTS = b'\x0e\0'                # TS 29.060 s7.7.11: Recovery, of no restart
+GTP_2_RESTARTS = b'\3\0\1\0\0'          # TS 29.274 s8.5: the same
+
+
+@datagram('gtp', sig=('32 01 00 04' + ' ..' * 8, '30 01 00 00 .. .. .. ..',
+                      '40 01 00 04 .. .. .. ..', '40 01 00 09 .. .. .. ..'),
+          port=(2123, 2152, 3386), most=1.8, ref='https://www.3gpp.org/dynareport/29060.htm')
+def answer_gtp(message, peer):
+    """Echo request, of version 1 or 2 -> echo response."""
+    if message[0] == 0x40:
+        return b'\x40\2' + sized(message[4:8] + GTP_2_RESTARTS)
+    number = message[8:10] if message[0] & 2 else b'\0\0'
+    return b'\x32\2\0\6' + bytes(4) + number + b'\0\0' + GTP_RESTARTS
 
 
 # ---- ike -----------------------------------------------------------------------------
@@ -9326,6 +9683,87 @@ def answer_ike(message, peer):
                                    IKE.size + len(notify)) + notify
 
 
+# ---- l2tp ----------------------------------------------------------------------------
+
+L2TP_HEAD = struct.Struct('!HHHHHH')    # RFC 2661 s3.1: flags size tunnel session sent received
+L2TP_AVP = struct.Struct('!HHH')        # RFC 2661 s4.1: flags and size, vendor, type
+L2TP_TUNNEL, L2TP_HOST = 9, 7           # types: Assigned Tunnel ID, Host Name
+# RFC 2661 s4.4.2: StopCCN; our tunnel; result: general error 4, no resources
+L2TP_STOP = bytes.fromhex('8008000000000004 8008000000090001 800a0000000100020004')
+
+
+def l2tp_values(message):
+    """Control message -> {type: value} of its AVPs."""
+    values, at = {}, L2TP_HEAD.size
+    end = int.from_bytes(message[2:4], 'big')
+    for _ in range(24):
+        if at + L2TP_AVP.size > min(end, len(message)):
+            break
+        size, _, kind = L2TP_AVP.unpack_from(message, at)
+        values[kind] = message[at + L2TP_AVP.size:at + (size & 0x3ff)]
+        at += max(size & 0x3ff, L2TP_AVP.size)
+    return values
+
+
+@datagram('l2tp', sig=('c8 02 .. .. 00 00 00 00 00 00 00 00 80 08 00 00 00 00 00 01',), port=1701,
+          ref='RFC 2661 s4.4.2, s6.1, s6.4')
+def answer_l2tp(message, peer):
+    """Start of a control connection -> stop: no resources."""
+    values = l2tp_values(message)
+    if len(values.get(L2TP_TUNNEL, b'')) != 2:
+        return None
+    peer.note('request', host=values.get(L2TP_HOST, b''))
+    tunnel = int.from_bytes(values[L2TP_TUNNEL], 'big')
+    return L2TP_HEAD.pack(0xc802, L2TP_HEAD.size + len(L2TP_STOP), tunnel, 0, 0, 1) + L2TP_STOP
+
+
+# ---- nat-pmp -------------------------------------------------------------------------
+
+NATPMP_VERSION, NATPMP_REFUSED = 1, 2           # RFC 6886 s3.5: unsupported; not authorized
+
+
+@datagram('nat-pmp', sig=('00 00', '00 01', '00 02', '01 ..'), port=5351, most=4.0,
+          check=lambda data, peer: peer.dport == 5351, ref='RFC 6886 s3.2, s3.3, s3.5')
+def answer_nat_pmp(message, peer):
+    """Which address, a mapping -> not authorized."""
+    result = NATPMP_VERSION if message[0] else NATPMP_REFUSED
+    second = int(peer.now - peer.host.boot) & 0xffffffff
+    return bytes((0, message[1] | 0x80, 0, result)) + second.to_bytes(4, 'big')
+
+
+# ---- openvpn over udp ----------------------------------------------------------------
+
+@datagram('openvpn', sig=('38 .. .. .. .. .. .. .. .. 00 00 00 00 00',), port=1194, most=1.9,
+          check=lambda data, peer: not any(data[9:]),
+          ref='https://openvpn.net/community-resources/openvpn-protocol/')
+def answer_openvpn_udp(message, peer):
+    """Reset of a client -> reset of a server."""
+    _, session = OPENVPN_HEAD.unpack_from(message)
+    return (OPENVPN_HEAD.pack(OPENVPN_RESET, peer.host.random(8)) + b'\1' + bytes(4) + session
+            + bytes(4))
+
+
+# ---- pcp -----------------------------------------------------------------------------
+
+@datagram('pcp', sig=('02 .. 00 00' + ' ..' * 20,), port=5351, ref='RFC 6887 s7.2, s7.4',
+          check=lambda data, peer: peer.dport == 5351 and data[1] < 0x80)
+def answer_pcp(message, peer):
+    """A mapping -> not authorized."""
+    second = int(peer.now - peer.host.boot) & 0xffffffff
+    return (bytes((2, message[1] | 0x80, 0, 2)) + message[4:8] + second.to_bytes(4, 'big')
+            + bytes(12) + message[24:1100])
+
+
+# ---- pfcp ----------------------------------------------------------------------------
+
+@datagram('pfcp', sig=('20 01 00 .. .. .. .. 00 00 60 00 04 .. .. .. ..',), port=8805,
+          ref='https://www.3gpp.org/dynareport/29244.htm')
+def answer_pfcp(message, peer):
+    """Heartbeat request -> response with the time of our start."""
+    start = int(peer.host.boot + TIME_EPOCH) & 0xffffffff
+    return b'\x20\2\0\x0c' + message[4:8] + b'\0\x60\0\4' + start.to_bytes(4, 'big')
+
+
 # ---- quic ----------------------------------------------------------------------------
 
 QUIC_1 = b'\0\0\0\1'
@@ -9349,6 +9787,132 @@ def answer_quic(message, peer):
     version = QUIC_NONE if message[1:5] == QUIC_1 else QUIC_1
     return (bytes((0x80 | peer.host.random(1)[0], 0, 0, 0, 0)) + sized(ours, 1) + sized(theirs, 1)
             + version)
+
+
+family('Games and peers')
+
+
+# ---- a2s -----------------------------------------------------------------------------
+
+A2S = b'\xff\xff\xff\xff'
+# Valve's server queries: protocol 17; name, map, folder, game; application 0; nobody of 16; a
+# dedicated server on Linux, open, without VAC; version
+A2S_INFO = A2S + b'I\x11server\0map\0game\0game\0\0\0\0\x10\0dl\0\0\x31\0'
+A2S_NONE = {0x55: A2S + b'D\0', 0x56: A2S + b'E\0\0', 0x54: A2S_INFO}       # players, rules
+
+
+@datagram('a2s', sig=['ff ff ff ff %02x' % kind for kind in (0x54, 0x55, 0x56, 0x57)], port=27015,
+          most=1.9, ref='https://developer.valvesoftware.com/wiki/Server_queries')
+def answer_a2s(message, peer):
+    """Query -> a challenge to be sent back; with it the answer."""
+    kind, challenge = message[4], hashlib.sha256(peer.host.guid + peer.src).digest()[:4]
+    text, mark, said = message[5:].partition(b'Source Engine Query\0')
+    if kind == 0x54 and (text or not mark):
+        return None
+    if kind != 0x57 and (said if mark else text)[:4] == challenge:
+        return A2S_NONE[kind]
+    return A2S + b'A' + challenge
+
+
+# ---- afs -----------------------------------------------------------------------------
+
+AFS_VERSION = b'\x0d'                   # Rx: the type that asks for the version
+
+
+@datagram('afs', sig=('.. ' * 12 + '00 00 00 .. 00 00 00 .. 0d' + ' ..' * 8,), port=7001, most=1.5,
+          check=lambda data, peer: peer.dport == 7001 and data[21] & 1,
+          ref='https://docs.openafs.org/rx-spec/')
+def answer_afs(message, peer):
+    """Which version -> one, for whoever speaks as a client."""
+    return message[:21] + bytes((message[21] & 0xfe,)) + message[22:28] + b'generic 1.0\0'
+
+
+# ---- bittorrent ----------------------------------------------------------------------
+
+BITTORRENT_TAG = re.compile(br'1:t([1-8]):')
+
+
+@datagram('dht', sig=(b'd1:ad2:id20:',), port=6881, most=1.2,
+          check=lambda data, peer: b'1:y1:q' in data[32:],
+          ref='https://www.bittorrent.org/beps/bep_0005.html')
+def answer_dht(message, peer):
+    """Ping -> our id; find node, get peers -> none."""
+    tag = BITTORRENT_TAG.search(message, 32)
+    if not tag:
+        return None
+    text = message[tag.end():tag.end() + int(tag.group(1))]
+    nodes = b'' if b'1:q4:ping' in message else b'5:nodes0:'
+    return b'd1:rd2:id20:%s%se1:t%d:%s1:y1:re' % (
+        hashlib.sha1(peer.host.guid).digest(), nodes, len(text), text)
+
+
+@datagram('tracker', sig=('00 00 04 17 27 10 19 80 00 00 00 00' + ' ..' * 4,),
+          port=(6969, 1337), ref='https://www.bittorrent.org/beps/bep_0015.html')
+def answer_tracker(message, peer):
+    """Connect -> a connection."""
+    return bytes(4) + message[12:16] + hashlib.sha1(peer.host.guid + peer.src).digest()[:8]
+
+
+@datagram('utp', sig=('41 00' + ' ..' * 18,), port=6881,
+          check=lambda data, peer: not any(data[8:12]) and len(data) <= 20 + PADDING_MAX,
+          ref='https://www.bittorrent.org/beps/bep_0029.html')
+def answer_utp(message, peer):
+    """SYN -> state: acknowledged."""
+    micros = int(peer.now * 1000000)
+    delay = micros - int.from_bytes(message[4:8], 'big') & 0xffffffff
+    return b'\x21\0' + message[2:4] + (micros & 0xffffffff).to_bytes(4, 'big') + (
+        delay.to_bytes(4, 'big') + b'\0\x10\0\0\0\1' + message[16:18])
+
+
+# ---- mumble --------------------------------------------------------------------------
+
+MUMBLE = struct.Struct('!I8sIII')       # version ident users most bandwidth
+
+
+@datagram('mumble', sig=('00 00 00 00' + ' ..' * 8,), port=64738, most=2.0,
+          check=lambda data, peer: peer.dport == 64738 and len(data) <= 12 + PADDING_MAX,
+          ref='https://www.mumble.info/documentation/developer/protocol/')
+def answer_mumble(message, peer):
+    """Ping -> an empty server."""
+    return MUMBLE.pack(0x10500, message[4:12], 0, 100, 72000)
+
+
+# ---- quake ---------------------------------------------------------------------------
+
+QUAKE_ANSWERS = {
+    b'getstatus': b'statusResponse\n\\mapname\\q\n', b'status': b'print\n\\hostname\\s\n',
+    b'getinfo': b'infoResponse\n\\hostname\\s', b'info': b'info\nserver'}
+QUAKE_WORD = re.compile(br'\xff{4}(getstatus|getinfo|status|info)(?![A-Za-z])')
+
+
+@datagram('quake', sig=['ff ff ff ff %02x %02x' % (ord(word[0]), ord(word[1]))
+                        for word in ('ge', 'st', 'in')], port=(27960, 27910, 28960), most=2.6,
+          check=lambda data, peer: QUAKE_WORD.match(data) and not data.startswith(b'info\n', 4),
+          ref='https://github.com/id-Software/Quake-III-Arena')
+def answer_quake(message, peer):
+    """Status, information -> an empty server."""
+    return A2S + QUAKE_ANSWERS[QUAKE_WORD.match(message).group(1)]
+
+
+@datagram('quake1', sig=('80 00 00 0c 02 51 55 41 4b 45 00 03',), port=26000, most=2.9,
+          ref='https://github.com/id-Software/Quake')
+def answer_quake1(message, peer):
+    """Which server -> an empty one."""
+    where = b'%s:%d\0' % (url_host(peer.dst), peer.dport)
+    return b'\x80\0' + sized(b'\x83' + where + b's\0m\0' + b'\0\x08\3', extra=4)
+
+
+# ---- raknet --------------------------------------------------------------------------
+
+RAKNET_MAGIC = '00 ff ff 00 fe fe fe fe fd fd fd fd 12 34 56 78'
+
+
+@datagram('raknet', sig=['%02x' % kind + ' ..' * 8 + ' ' + RAKNET_MAGIC for kind in (1, 2)],
+          port=19132, most=2.4, ref='https://minecraft.wiki/w/RakNet')
+def answer_raknet(message, peer):
+    """Unconnected ping -> pong of an empty server."""
+    return (b'\x1c' + message[1:9] + peer.host.guid[:8] + message[9:25]
+            + sized(b'MCPE;server;0;1.0;0;10;0'))
 
 
 family('Databases and queues')
@@ -10469,6 +11033,22 @@ def answer_rdp(message, peer):
         peer.note('request', client=name.partition('\0')[0])
         return RDP_REJECTED, SHUT
     return RDP_GOODBYE, SHUT
+
+
+# ---- rdp over udp --------------------------------------------------------------------
+
+# MS-RDPEUDP s2.2.2.1, s2.2.2.5: acknowledged, window, flags, first number, units up and down
+RDP_UDP = struct.Struct('!IHHIHH')
+RDP_UDP_SYN, RDP_UDP_ACK = 1, 4
+
+
+@datagram('rdp-udp', sig=('ff ff ff ff .. .. .. 01 .. .. .. .. .. .. .. ..',), port=3389,
+          ref='MS-RDPEUDP s2.2.2, s3.1.5.1')
+def answer_rdp_udp(message, peer):
+    """SYN -> SYN and ACK, then silence."""
+    _, window, _, first, up, down = RDP_UDP.unpack_from(message)
+    ours = int.from_bytes(peer.host.random(4), 'big')
+    return RDP_UDP.pack(first, window, RDP_UDP_SYN | RDP_UDP_ACK, ours, up, down)
 
 
 # ---- rfb -----------------------------------------------------------------------------
@@ -11914,6 +12494,10 @@ RPC_UDP_MOST = 2.8                      # 40 octets ask for a list, over IPv6
 RPC_PORTMAPPER = 100000                 # RFC 1833 s2.1
 RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH = 2, 4
 
+# Programs with procedures that we have: {program: {procedure: result}}.  NFS and its mounts
+# answer a ping (RFC 1813 s3.3.0, s5.2.0); what is exported is an empty list (s5.2.5).
+RPC_FILES = {100003: {0: b''}, 100005: {0: b'', 5: bytes(4)}}
+
 # mtype CALL, rpcvers 0..255, prog 99840..100095, any vers, proc 0..255.  The mark is of a record
 # below 64 KiB, so that few other streams are held up.
 RPC_SIG = '.. .. .. .. 00 00 00 00 00 00 00 .. 00 01 86 .. .. .. .. .. 00 00 00 ..'
@@ -12040,8 +12624,10 @@ def answer_rpc_call(call, peer, whole):
         at += RPC_AUTH.size + size + -size % 4
     if len(call) < at:
         return MORE
-    if program != RPC_PORTMAPPER:
-        result = pack_rpc_words(RPC_PROG_UNAVAIL)
+    if program in RPC_FILES and procedure in RPC_FILES[program]:
+        result = pack_rpc_words(RPC_SUCCESS) + RPC_FILES[program][procedure]
+    elif program != RPC_PORTMAPPER:
+        result = pack_rpc_words(RPC_PROC_UNAVAIL if program in RPC_FILES else RPC_PROG_UNAVAIL)
     elif not RPC_PORTMAPPER_LOW <= version <= RPC_PORTMAPPER_HIGH:
         result = pack_rpc_words(RPC_PROG_MISMATCH, RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH)
     else:
@@ -12087,6 +12673,13 @@ def answer_rpc(data, peer):
         return None
     answer = RPC_MARK.pack(RPC_LAST | len(answer)) + answer
     return answer if peer.transport == UDP else Reply(answer, end)
+
+
+@datagram('rpc-any', sig=('.. .. .. .. 00 00 00 00 00 00 00 02' + ' ..' * 28,), port=(17185, 2049),
+          check=lambda data, peer: data[16:18] == data[24:26] == b'\0\0', ref='RFC 5531 s9')
+def answer_rpc_any(message, peer):
+    """Call of any other program (VxWorks has one for debuggers) -> it is not here."""
+    return answer_rpc_call(message, peer, True)
 
 
 # ---- smb: spnego and ntlmssp ---------------------------------------------------------
@@ -13847,7 +14440,10 @@ TFTP_NOT_FOUND, TFTP_DENIED = 1, 2      # RFC 1350 s5: codes of errors
 @datagram('tftp', sig=('00 01', '00 02'), port=69, ref='RFC 1350 s5',
           check=lambda data, peer: TFTP_REQUEST.match(data))
 def answer_tftp(message, peer):
-    """A read -> no such file; a write -> denied; the reason where the request has room for it."""
+    """A read -> no such file; a write -> denied.
+
+    returns  with the reason if the request is long enough
+    """
     name = TFTP_REQUEST.match(message).group(1)
     peer.note('request', verb=message[1], path=name)
     code, text = (TFTP_NOT_FOUND, b'not found') if message[1] == 1 else (TFTP_DENIED, b'denied')
@@ -13914,6 +14510,20 @@ lines('irc', 'Registration -> password incorrect.', port=(6667, 194, 6697),
           b'PING': lambda rest, peer: b':%s PONG %s %s\r\n' % (
               peer.host.host_name, peer.host.host_name, rest)},
       other=lambda rest, peer: b':%s 451 * :You have not registered\r\n' % peer.host.host_name)
+
+
+# ---- mgcp ----------------------------------------------------------------------------
+
+MGCP_LINE = re.compile(br'[A-Za-z]{4} ([0-9]{1,9}) \S{1,255} MGCP 1\.0', re.I)
+
+
+@datagram('mgcp', words=(b'AUEP', b'AUCX', b'CRCX', b'DLCX', b'EPCF', b'MDCX', b'NTFY', b'RQNT',
+                         b'RSIP'), port=(2427, 2727),
+          check=lambda data, peer: MGCP_LINE.match(data), ref='RFC 3435 s3.2.1, s3.4')
+def answer_mgcp(message, peer):
+    """Command to an endpoint -> it is unknown."""
+    peer.note('request', command=message.partition(b'\n')[0].rstrip(b'\r'))
+    return b'500 %s unknown\r\n' % MGCP_LINE.match(message).group(1)
 
 
 # ---- rtsp ----------------------------------------------------------------------------

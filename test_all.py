@@ -10315,6 +10315,8 @@ OPT = '00 0029 1000 00 00 8000 0000'
 OPT_ANSWER = '00 0029 04d0 00 00 8000 0000'
 LONG = ''.join('3f' + '61' * 63 for _ in range(3)) + '00'     # 193 octets
 
+SERVICES = '095f7365727669636573 075f646e732d7364 045f756470 056c6f63616c 00'
+
 # (name, request, answer, source): over UDP as it stands and over TCP with lengths
 DNS = [
     ('a', '1234 0100' + ONE + WWW + A_IN,
@@ -10344,6 +10346,8 @@ DNS = [
      'RFC 5936 s2.2.1, refused'),
     ('increment', '1234 0000' + ONE + WWW + '00fb 0001', '1234 8005 0001 0000 0000 0000' + WWW + '00fb 0001',
      'RFC 1995 s2, refused'),
+    ('services @5353', '0000 0000' + ONE + SERVICES + '000c 0001',
+     '0000 8400 0001 0000 0000 0000' + SERVICES + '000c 0001', 'RFC 6763 s9; ZMap mdns_5353'),
     ('wpad @5353', '0000 0000' + ONE + '0457706164 056c6f63616c 00' + A_IN, None, 'never'),
     ('isatap @5355', '0000 0000' + ONE + '06697361746170 00' + A_IN, None, 'never'),
     ('txt', '1234 0100' + ONE + WWW + TXT_IN, '1234 8500 0001 0000 0000 0000' + WWW + TXT_IN,
@@ -10532,7 +10536,8 @@ RPC = [
      'original s24; nmap RPCCheck'),
     ('version 1', rpc_call(1, 0), ACCEPTED + '00000002 00000002 00000004', '', 'RFC 5531 s9'),
     ('version 5', rpc_call(5, 3), ACCEPTED + '00000002 00000002 00000004', '', 'RFC 5531 s9'),
-    ('nfs', rpc_call(3, 0, program='000186a3'), ACCEPTED + '00000001', '', 'RFC 5531 s9'),
+    ('nfs', rpc_call(3, 0, program='000186a3'), ACCEPTED + '00000000', '', 'RFC 1813 s3.3.0'),
+    ('yp', rpc_call(2, 0, program='000186a4'), ACCEPTED + '00000001', '', 'RFC 5531 s9'),
     ('rpcvers 9', rpc_call(2, 0, rpc='00000009'), DENIED + '00000000 00000002 00000002', '',
      'RFC 5531 s9'),
     ('getport', rpc_call(2, 3, PMAP), ACCEPTED + '00000000 0000006f', '', 'original s19.2'),
@@ -12752,6 +12757,15 @@ VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTO
            + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS + INDUSTRIAL_VECTORS)
 NETBIOS_OURS = b'FHEJEOCNFCFCFCFCFCFCFCFCFCFCFCAA'        # WIN-RRRRRRRRRRR
 KERBEROS_ASKED = next(row[2][4:] for row in BINARY_VECTORS if row[0] == 'kerberos-tcp ticket')
+WSD_PROBE = (b'<?xml version="1.0"?><s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" '
+             b'xmlns:a="http://schemas.xmlsoap.org/ws/2004/08/addressing" '
+             b'xmlns:d="http://schemas.xmlsoap.org/ws/2005/04/discovery"><s:Header>'
+             b'<a:Action>http://schemas.xmlsoap.org/ws/2005/04/discovery/%s</a:Action>'
+             b'<a:MessageID>urn:uuid:ce04dad0-5d2c-4026-9146-1aabfc1e4111</a:MessageID>'
+             b'<a:To>urn:schemas-xmlsoap-org:ws:2005:04:discovery</a:To></s:Header>'
+             b'<s:Body><d:Probe/></s:Body></s:Envelope>')
+A2S_MARK = b'\xff' * 4
+A2S_CHALLENGE = masscanned.hashlib.sha256(b'\x11' * 16 + bytes((192, 0, 0, 0))).digest()[:4]
 # What is asked over UDP, with the names of ZMap's probes of that kind; made by hand
 DATAGRAM_VECTORS = [
     ('ipmi capabilities', UDP, unhex('0600ff07 00000000 00000000 00 09 2018c8 8100 38 8e04 b5'),
@@ -12974,7 +12988,352 @@ DATAGRAM_VECTORS = [
      None, 'by hand'),
     ('cldap answer', UDP, unhex('300c 020101 6507 0a0100 0400 0400'),
      None, 'by hand: an answer'),
+    ('gtp echo', UDP, unhex('32010004 00000000 1234 0000'),
+     unhex('3202000600000000123400000e00'), '3GPP TS 29.060 s7.2.1'),
+    ('gtp user plane @2152', UDP, unhex('30010000 00000000'),
+     unhex('3202000600000000000000000e00'), '3GPP TS 29.281 s7.2.1'),
+    ('gtp 2', UDP, unhex('40010004 123456 00'),
+     unhex('40020009123456000300010000'), '3GPP TS 29.274 s7.1.1'),
+    ('gtp 2 with restarts', UDP, unhex('40010009 123456 00 0300010007'),
+     unhex('40020009123456000300010000'), '3GPP TS 29.274 s7.1.1'),
+    ('gtp response', UDP, unhex('32020006 00000000 1234 0000 0e00'),
+     None, 'our own answer'),
+    ('l2tp start', UDP, unhex('c802 0046 0000 0000 0000 0000 8008 0000 0000 0001 8008 0000 0002 0100 800a 0000 0003 00000003 8008 0000 0009 1234 800c 0000 0007') + b'remote' + unhex('8008 0000 000a 0004'),
+     unhex('c8020026123400000000000180080000000000048008000000090001800a0000000100020004'), 'RFC 2661 s6.1'),
+    ('l2tp without a tunnel', UDP, unhex('c802 0014 0000 0000 0000 0000 8008 0000 0000 0001'),
+     None, 'RFC 2661 s6.1'),
+    ('l2tp attribute of no length', UDP, unhex('c802 0046 0000 0000 0000 0000 8008 0000 0000 0001 0000 0000 0002', '00' * 44),
+     None, 'by hand'),
+    ('l2tp stop', UDP, unhex('c802 0026 1234 0000 0000 0001 8008 0000 0000 0004 8008 0000 0009 0001 800a 0000 0001 0002 0004'),
+     None, 'our own answer'),
+    ('nat-pmp address', UDP, unhex('0000'),
+     unhex('008000026b00f801'), 'RFC 6886 s3.2; ZMap natpmp_5351'),
+    ('nat-pmp mapping', UDP, unhex('0001 0000 0050 0050 00000e10'),
+     unhex('008100026b00f801'), 'RFC 6886 s3.3; ZMap nat_port_mapping_5351'),
+    ('nat-pmp version 1', UDP, unhex('0100'),
+     unhex('008000016b00f801'), 'RFC 6886 s3.5'),
+    ('nat-pmp elsewhere @40001', UDP, unhex('0000'),
+     None, 'own port only'),
+    ('nat-pmp answer', UDP, unhex('0080 0002 00000001'),
+     None, 'our own answer'),
+    ('openvpn reset', UDP, unhex('38 0102030405060708 00 00000000'),
+     unhex('4011111111111111110100000000010203040506070800000000'), 'OpenVPN 2.6; ZMap openvpn'),
+    ('openvpn padded', UDP, unhex('38 0102030405060708 00 00000000 0000'),
+     unhex('4011111111111111110100000000010203040506070800000000'), 'by hand'),
+    ('openvpn acknowledging', UDP, unhex('38 0102030405060708 00 00000001'),
+     None, 'by hand'),
+    ('openvpn server', UDP, unhex('40 1111111111111111 01 00000000 0102030405060708 00000000'),
+     None, 'our own answer'),
+    ('pcp announce', UDP, unhex('0200 0000 00000000 00000000 00000000 0000ffff c0000000'),
+     unhex('02800002000000006b00f801000000000000000000000000'), 'RFC 6887 s14.1'),
+    ('pcp mapping', UDP, unhex('0201 0000 00000e10 00000000 00000000 0000ffff c0000000 010203040506070809101112 06 000000 0050 0050', '00' * 16),
+     unhex('0281000200000e106b00f8010000000000000000000000000102030405060708091011120600'
+           '00000050005000000000000000000000000000000000'), 'RFC 6887 s11.1'),
+    ('pcp elsewhere @40001', UDP, unhex('0200 0000 00000000 00000000 00000000 0000ffff c0000000'),
+     None, 'own port only'),
+    ('pcp answer', UDP, unhex('0280 0002 00000000 00000000', '00' * 12),
+     None, 'our own answer'),
+    ('pfcp heartbeat', UDP, unhex('2001 000c 000001 00 0060 0004 ea8a7d00'),
+     unhex('2002000c000001000060000483aa7e80'), '3GPP TS 29.244 s7.4.2'),
+    ('pfcp answer', UDP, unhex('2002 000c 000001 00 0060 0004 ea8a7d00'),
+     None, 'our own answer'),
+    ('rdp-udp syn', UDP, unhex('ffffffff 0040 0001 12345678 04d0 04d0').ljust(1232, b'\0'),
+     unhex('12345678004000051111111104d004d0'), 'MS-RDPEUDP s4.1.1; ZMap rdp_3389'),
+    ('rdp-udp syn and ack', UDP, unhex('ffffffff 0040 0005 12345678 04d0 04d0').ljust(1232, b'\0'),
+     None, 'MS-RDPEUDP s4.1.2'),
+    ('pcanywhere query', UDP, b'NQ',
+     unhex('4e52'), 'ZMap pca_nq_5632'),
+    ('pcanywhere status', UDP, b'ST',
+     unhex('535401'), 'ZMap pca_st_5632, pcanywhere_5632'),
+    ('pcanywhere status padded', UDP, b'ST\0\0',
+     unhex('535401'), 'by hand'),
+    ('pcanywhere answer', UDP, b'ST\1',
+     None, 'our own answer'),
+    ('pcanywhere elsewhere @40001', UDP, b'NQ',
+     None, 'own port only'),
+    ('radius access', UDP, unhex('01 07 0029 0f403f9473978057bd83d5cb98f4227a 0105') + b'bob' + unhex('0212 0dbe708d93d413ce3196e43f782a0aee')[:14] + unhex('0000'),
+     unhex('030700140fa165ffb0819819f302f948569a8bd6'), 'RFC 2865 s7.1'),
+    ('radius accounting @1813', UDP, unhex('04 07 001a 0f403f9473978057bd83d5cb98f4227a 2806 00000001'),
+     unhex('05070014c383d5beb49939d4c184c960d74fe284'), 'RFC 2866 s7.1'),
+    ('radius status', UDP, unhex('0c da 0026 8a54f4686fb394c52866e302185d0623 5012 5a665e2e1e8411f3e243822097c84fa3'),
+     unhex('03da0014666b54cf3db60fdc807a5b53055e27da'), 'RFC 5997 s6.1'),
+    ('radius elsewhere @40001', UDP, unhex('0c da 0026 8a54f4686fb394c52866e302185d0623 5012 5a665e2e1e8411f3e243822097c84fa3'),
+     None, 'own port only'),
+    ('radius longer than the datagram', UDP, unhex('0c da 0027 8a54f4686fb394c52866e302185d0623 5012 5a665e2e1e8411f3e243822097c84fa3'),
+     None, 'RFC 2865 s3'),
+    ('radius reject', UDP, unhex('03 07 0014 0f403f9473978057bd83d5cb98f4227a'),
+     None, 'by hand: an answer'),
+    ('rip table', UDP, unhex('01010000 00000000', '00' * 12, '00000010'),
+     unhex('020100000002000000000000000000000000000000000010'), 'RFC 1058 s3.4.1; ZMap ripv1_520'),
+    ('rip route', UDP, unhex('01020000 00020000 0a000000 ff000000 00000000 00000001'),
+     unhex('02020000000200000a000000ff0000000000000000000010'), 'RFC 2453 s3.9.1'),
+    ('rip answer', UDP, unhex('02010000 00020000', '00' * 12, '00000010'),
+     None, 'our own answer'),
+    ('slp of RIP @520', UDP, unhex('02010000 00020000', '00' * 12, '00000010'),
+     None, 'an answer of another'),
+    ('rip many routes', UDP, unhex('01020000', '00020000 0a000000 ff000000 00000000 00000001' * 3),
+     None, 'by hand'),
+    ('xdmcp query', UDP, unhex('0001 0002 0001 00'),
+     unhex('00010006000c0006') + b'server' + unhex('00026e6f'), 'XDMCP 1.1 s6; ZMap xdmcp_177'),
+    ('xdmcp with a method', UDP, unhex('0001 0003 0005 01 0002 6d6d'),
+     unhex('00010006000c0006') + b'server' + unhex('00026e6f'), 'XDMCP 1.1 s6'),
+    ('xdmcp unwilling', UDP, unhex('0001 0006 000c 0006 736572766572 0002 6e6f'),
+     None, 'our own answer'),
+    ('citrix hello', UDP, unhex('1e000130 02fda8e3', '00' * 22),
+     unhex('3000023102fda8e3020006440000000000000000000000000000000000000000000000000000'
+           '00000000000000000000'), 'ZMap citrix_1604'),
+    ('citrix applications', UDP, unhex('2a000132 02fda8e3', '00' * 34),
+     unhex('1000023302fda8e30000000000000000'), 'by hand'),
+    ('citrix short', UDP, unhex('1e000130 02fda8e3', '00' * 21),
+     None, 'by hand'),
+    ('db2-das address', UDP, b'DB2GETADDR\0SQL08020\0',
+     b'DB2RETADDR' + unhex('00') + b'SQL09010' + unhex('00') + b'win-rrrrrrrrrrr'
+     + unhex('00'), 'ZMap db2disco_523'),
+    ('db2-das answer', UDP, b'DB2RETADDR\0SQL09010\0server\0',
+     None, 'our own answer'),
+    ('digi default', UDP, b'DIGI' + unhex('0001 0006 ffffffffffff'),
+     unhex('444947490002001201060211111111110d06') + b'device' + unhex('0200'), 'ZMap digi1_2362'),
+    ('digi kit', UDP, b'DVKT' + unhex('0001 0006 ffffffffffff'),
+     unhex('44564b540002001201060211111111110d06') + b'device' + unhex('0200'), 'ZMap digi2_2362'),
+    ('digi other maker', UDP, b'DGDP' + unhex('0001 0006 ffffffffffff'),
+     unhex('444744500002001201060211111111110d06') + b'device' + unhex('0200'), 'ZMap digi3_2362'),
+    ('digi short', UDP, b'DIGI' + unhex('0001 0006 ffffffffff'),
+     None, 'by hand'),
+    ('digi answer', UDP, b'DIGI' + unhex('0002 0006 ffffffffffff'),
+     None, 'our own answer'),
+    ('hid discover', UDP, b'discover;013;',
+     b'discovered;074;02:00:00:00:00:01;device;192.0.0.1;0;device;1.0;01/01/2020;', 'observed'),
+    ('hid answer', UDP, b'discovered;085;02:00:00:00:00:01;',
+     None, 'our own answer'),
+    ('kasa information', UDP, masscanned.kasa_mask(b'{"system":{"get_sysinfo":{}}}'),
+     unhex('d0f281f88bff9af7d5ef94b6d1b4c09fec95e68fe187e8caf08ba9ccbecc93f09ffb9ebc86b6'
+           'cbb6cb'), 'tplink-smartplug'),
+    ('kasa other', UDP, masscanned.kasa_mask(b'{"SYSTEM":{}}'),
+     None, 'by hand'),
+    ('knx search', UDP, unhex('0610 0201 000e 0801 c0000000 0e57'),
+     unhex('0610020200480801c00000010e573601020000000000021111111111e000170c021111111111')
+     + b'device' + unhex('00000000000000000000000000000000000000000000000004020201'), 'KNX 03_08_02 s7.6.1'),
+    ('knx description', UDP, unhex('0610 0203 000e 0801 c0000000 0e57'),
+     unhex('0610020400403601020000000000021111111111e000170c021111111111') + b'device'
+     + unhex('00000000000000000000000000000000000000000000000004020201'), 'KNX 03_08_02 s7.7.1'),
+    ('knx answer', UDP, unhex('0610 0204 000e 0801 c0000000 0e57'),
+     None, 'our own answer'),
+    ('lantronix version', UDP, unhex('000000f6'),
+     unhex('000000f7'), 'Lantronix 77FE'),
+    ('lantronix set-up', UDP, unhex('000000f8 0000'),
+     unhex('000000f9'), 'Lantronix 77FE'),
+    ('lantronix answer', UDP, unhex('000000f7'),
+     None, 'our own answer'),
+    ('lantronix elsewhere @40001', UDP, unhex('000000f6'),
+     None, 'own port only'),
+    ('lifx service', UDP, unhex('24000034 01020304', '00' * 8, '00' * 6, '0107', '00' * 8, '02000000'),
+     unhex('290000140102030402111111111100000000000000000107000000000000000003000000017c'
+           'dd0000'), 'LIFX packet contents'),
+    ('lifx state', UDP, unhex('29000014 01020304', '00' * 8, '00' * 6, '0107', '00' * 8, '03000000 01 7cdd0000'),
+     None, 'our own answer'),
+    ('mqtt-sn search', UDP, unhex('030100'),
+     unhex('030201'), 'MQTT-SN 1.2 s5.4.1'),
+    ('mqtt-sn connect', UDP, unhex('09 04 04 01 003c') + b'abc',
+     unhex('030503'), 'MQTT-SN 1.2 s5.4.4'),
+    ('mqtt-sn gateway', UDP, unhex('030201'),
+     None, 'our own answer'),
+    ('mqtt-sn elsewhere @40001', UDP, unhex('030100'),
+     None, 'own port only'),
+    ('mssql-browser all', UDP, unhex('02'),
+     unhex('056100') + b'ServerName;win-rrrrrrrrrrr;InstanceName;MSSQLSERVER;IsCluste'
+     + b'red;No;Version;15.0.2000.5;tcp;1433;;', 'MS-SQLR s2.2.1; ZMap mssql_1434'),
+    ('mssql-browser one', UDP, unhex('04') + b'MSSQLSERVER\0',
+     unhex('056100') + b'ServerName;win-rrrrrrrrrrr;InstanceName;MSSQLSERVER;IsCluste'
+     + b'red;No;Version;15.0.2000.5;tcp;1433;;', 'MS-SQLR s2.2.3'),
+    ('mssql-browser elsewhere @40001', UDP, unhex('02'),
+     None, 'own port only'),
+    ('mssql-browser answer', UDP, unhex('05 0100 41'),
+     None, 'our own answer'),
+    ('netis', UDP, b'AA\0\0AAAA cat /proc/version\n\0',
+     unhex('d0a5') + b'Login:', 'ZMap netis_53413'),
+    ('netis newline', UDP, b'\n',
+     unhex('d0'), 'Shadowserver'),
+    ('netis elsewhere @40001', UDP, b'AA\0\0AAAA cat /proc/version\n\0',
+     None, 'own port only'),
+    ('sentinel', UDP, unhex('7a0000000000'),
+     unhex('7b0000000000'), 'ZMap sentinel_5093'),
+    ('sentinel answer', UDP, unhex('7b0000000000'),
+     None, 'our own answer'),
+    ('slp services', UDP, unhex('02 01 000030 0000 000000 1234 0002') + b'en' + unhex('0000 000f') + b'service:printer' + unhex('0007') + b'default' + unhex('0000 0000'),
+     unhex('0202000014000000000012340002656e00000000'), 'RFC 2608 s8.1'),
+    ('slp types', UDP, unhex('02 09 00001d 0000 000000 1234 0002') + b'en' + unhex('0000 ffff 0007') + b'default',
+     unhex('020a000014000000000012340002656e00000000'), 'RFC 2608 s10.1'),
+    ('slp attributes', UDP, unhex('02 06 00001d 0000 000000 1234 0002') + b'en' + unhex('0000 ffff 0007') + b'default',
+     unhex('0207000015000000000012340002656e0000000000'), 'RFC 2608 s10.3'),
+    ('slp cut short', UDP, unhex('02 09 00001e 0000 000000 1234 0002') + b'en' + unhex('0000 ffff 0007') + b'default',
+     None, 'by hand'),
+    ('slp answer', UDP, unhex('02 02 000014 0000 000000 1234 0002') + b'en' + unhex('0000 0000'),
+     None, 'our own answer'),
+    ('squeezecenter name', UDP, b'eIPAD\0NAME\0JSON\0',
+     unhex('454e414d450f') + b'win-rrrrrrrrrrr', 'Logitech Media Server'),
+    ('squeezecenter answer', UDP, b'ENAME\6server',
+     None, 'our own answer'),
+    ('ubiquiti 1', UDP, unhex('01000000'),
+     unhex('0100002a01000602111111111102000a021111111111c0000001030003312e300b0006')
+     + b'device' + unhex('0c00024150'), 'ZMap ubiquiti_discovery_v1_10001'),
+    ('ubiquiti 2', UDP, unhex('02080000'),
+     unhex('0206002a01000602111111111102000a021111111111c0000001030003312e300b0006')
+     + b'device' + unhex('0c00024150'), 'ZMap ubiquiti_discovery_v2_10001'),
+    ('ubiquiti 2, command 10', UDP, unhex('020a0004 01000000'),
+     unhex('0206002a01000602111111111102000a021111111111c0000001030003312e300b0006')
+     + b'device' + unhex('0c00024150'), 'ZMap ubiquiti_10001'),
+    ('ubiquiti elsewhere @40001', UDP, unhex('01000000'),
+     None, 'own port only'),
+    ('ubiquiti answer', UDP, unhex('0100000a 01 0006 020000000000'),
+     None, 'our own answer'),
+    ('ws-discovery probe', UDP, WSD_PROBE % b'Probe',
+     b'<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope'
+     + b'" xmlns:a="http://schemas.xmlsoap.org/ws/2004/08/addressing"'
+     + b'><s:Header><a:Action>http://schemas.xmlsoap.org/ws/2005/04/d'
+     + b'iscovery/ProbeMatches</a:Action><a:RelatesTo>urn:uuid:ce04da'
+     + b'd0-5d2c-4026-9146-1aabfc1e4111</a:RelatesTo></s:Header><s:Bo'
+     + b'dy><d:ProbeMatches xmlns:d="http://schemas.xmlsoap.org/ws/20'
+     + b'05/04/discovery"/></s:Body></s:Envelope>', 'WS-Discovery 1.1 s5.2; ZMap wsd_3702'),
+    ('ws-discovery hello', UDP, WSD_PROBE % b'Hello',
+     None, 'WS-Discovery 1.1 s4.1'),
+    ('a2s information', UDP, unhex('ffffffff 54') + b'Source Engine Query\0',
+     unhex('ffffffff4132e37506'), 'Valve; ZMap valve_27015'),
+    ('a2s information with challenge', UDP, unhex('ffffffff 54') + b'Source Engine Query\0' + A2S_CHALLENGE,
+     unhex('ffffffff4911') + b'server'
+     + unhex('006d61700067616d650067616d65000000001000646c00003100'), 'Valve'),
+    ('a2s players', UDP, unhex('ffffffff 55 ffffffff'),
+     unhex('ffffffff4132e37506'), 'Valve'),
+    ('a2s players with challenge', UDP, unhex('ffffffff 55') + A2S_CHALLENGE,
+     unhex('ffffffff4400'), 'Valve'),
+    ('a2s rules with challenge', UDP, unhex('ffffffff 56') + A2S_CHALLENGE,
+     unhex('ffffffff450000'), 'Valve'),
+    ('a2s other text', UDP, unhex('ffffffff 54') + b'Text\0',
+     None, 'by hand'),
+    ('a2s answer', UDP, unhex('ffffffff 41') + A2S_CHALLENGE,
+     None, 'our own answer'),
+    ('afs version', UDP, unhex('00000001 00000000 00000000 00000000 00000000 0d 01 00 00 0000 0000').ljust(29, b'\0'),
+     unhex('00000001000000000000000000000000000000000d00000000000000') + b'generic 1.0'
+     + unhex('00'), 'Rx s7'),
+    ('afs server', UDP, unhex('00000001 00000000 00000000 00000000 00000000 0d 00 00 00 0000 0000').ljust(40, b'\0'),
+     None, 'our own answer'),
+    ('dht ping', UDP, b'd1:ad2:id20:' + b'a' * 20 + b'e1:q4:ping1:t2:aa1:y1:qe',
+     b'd1:rd2:id20:T' + unhex('f8a180f4b72382c52000a5197e56bed3286d81') + b'e1:t2:aa1:y1:re', 'BEP 5'),
+    ('dht peers', UDP, b'd1:ad2:id20:' + b'a' * 20 + b'9:info_hash20:' + b'b' * 20 + b'e1:q9:get_peers1:t2:aa1:y1:qe',
+     b'd1:rd2:id20:T' + unhex('f8a180f4b72382c52000a5197e56bed3286d81')
+     + b'5:nodes0:e1:t2:aa1:y1:re', 'BEP 5'),
+    ('dht without a tag', UDP, b'd1:ad2:id20:' + b'a' * 20 + b'e1:q4:ping1:y1:qe',
+     None, 'by hand'),
+    ('dht answer', UDP, b'd1:rd2:id20:' + b'a' * 20 + b'e1:t2:aa1:y1:re',
+     None, 'our own answer'),
+    ('tracker connect', UDP, unhex('00000417 27101980 00000000 0a0b0c0d'),
+     unhex('000000000a0b0c0d55f4d1f0004413e6'), 'BEP 15'),
+    ('tracker answer', UDP, unhex('00000000 0a0b0c0d 0102030405060708'),
+     None, 'our own answer'),
+    ('utp syn', UDP, unhex('4100 1019 00bc614e 00000000 00100000 0001 0000'),
+     unhex('21001019884112d08784b1820010000000010001'), 'BEP 29'),
+    ('utp state', UDP, unhex('2100 1019 9bc45aa0 00000000 00100000 0001 0001'),
+     None, 'our own answer'),
+    ('utp later', UDP, unhex('4100 1019 00bc614e 00000001 00100000 0001 0000'),
+     None, 'by hand'),
+    ('mumble ping', UDP, unhex('00000000 0102030405060708'),
+     unhex('000105000102030405060708000000000000006400011940'), 'Mumble protocol'),
+    ('mumble elsewhere @40001', UDP, unhex('00000000 0102030405060708'),
+     None, 'own port only'),
+    ('mumble answer', UDP, unhex('00010500 0102030405060708 00000000 00000064 00011940'),
+     None, 'our own answer'),
+    ('quake 3 status', UDP, A2S_MARK + b'getstatus',
+     unhex('ffffffff') + b'statusResponse\n\\mapname\\q\n', 'ioquake3'),
+    ('quake 3 information', UDP, A2S_MARK + b'getinfo x',
+     unhex('ffffffff') + b'infoResponse\n\\hostname\\s', 'ioquake3'),
+    ('quake 2 status', UDP, A2S_MARK + b'status\n',
+     unhex('ffffffff') + b'print\n\\hostname\\s\n', 'Yamagi Quake II'),
+    ('quake 2 information', UDP, A2S_MARK + b'info 34',
+     unhex('ffffffff') + b'info\nserver', 'Yamagi Quake II'),
+    ('quake servers', UDP, A2S_MARK + b'getserversResponse',
+     None, 'by hand: an answer'),
+    ('quake status answer', UDP, A2S_MARK + b'statusResponse\n',
+     None, 'our own answer'),
+    ('quake info answer', UDP, A2S_MARK + b'info\nserver',
+     None, 'our own answer'),
+    ('quake1 information', UDP, unhex('8000000c 02') + b'QUAKE\0\3',
+     unhex('8000001c83') + b'192.0.0.1:26000' + unhex('0073006d00000803'), 'Quake'),
+    ('quake1 answer', UDP, unhex('8000001f 83') + b'192.0.0.1:26000\0',
+     None, 'our own answer'),
+    ('raknet ping', UDP, unhex('01 0102030405060708 00ffff00fefefefefdfdfdfd12345678 1112131415161718'),
+     unhex('1c0102030405060708111111111111111100ffff00fefefefefdfdfdfd123456780018')
+     + b'MCPE;server;0;1.0;0;10;0', 'RakNet'),
+    ('raknet pong', UDP, unhex('1c 0102030405060708 1112131415161718 00ffff00fefefefefdfdfdfd12345678 0000'),
+     None, 'our own answer'),
+    ('turn allocate', UDP, unhex('0003 0008 2112a442', IDENT, '0019 0004 11000000'),
+     unhex('0113001c2112a442000102030405060708090a0b0009000400000401001400047475726e0015'
+           '0008') + b'11111111', 'RFC 8656 s7.1'),
+    ('turn with a name', UDP, unhex('0003 0010 2112a442', IDENT, '0019 0004 11000000 0006 0003') + b'bob\0',
+     unhex('011300082112a442000102030405060708090a0b0009000400000403'), 'RFC 8489 s9.2.4'),
+    ('turn refused', UDP, unhex('0113 0008 2112a442', IDENT, '0009 0004 00000401'),
+     None, 'our own answer'),
+    ('mgcp audit', UDP, b'AUEP 1200 *@gw MGCP 1.0\r\n',
+     b'500 1200 unknown\r\n', 'RFC 3435 s2.3.10'),
+    ('mgcp other version', UDP, b'AUEP 1200 *@gw\r\n',
+     None, 'by hand'),
+    ('mgcp answer', UDP, b'500 1200 unknown\r\n',
+     None, 'our own answer'),
+    ('rpc-any debugger', UDP, unhex(XID, '00000000 00000002 55555555 00000001 00000001', '00' * 16),
+     unhex('72fe1d130000000100000000000000000000000000000001'), 'WDB; ZMap wdbrpc_17185'),
+    ('rpc-any reply', UDP, unhex(XID, '00000001 00000000 00000000 00000000 00000001', '00' * 16),
+     None, 'RFC 5531 s9'),
+    ('rpc exports', UDP, unhex(XID, '00000000 00000002 000186a5 00000003 00000005', '00' * 16),
+     unhex('72fe1d13000000010000000000000000000000000000000000000000'), 'RFC 1813 s5.2.5'),
+    ('rpc mount', UDP, unhex(XID, '00000000 00000002 000186a5 00000003 00000001', '00' * 16),
+     unhex('72fe1d130000000100000000000000000000000000000003'), 'RFC 1813 s5.2.1'),
+    ('chargen newline', UDP, b'\n',
+     unhex('20'), 'ZMap newline, chargen_19'),
+    ('chargen blank', UDP, b' ',
+     unhex('20'), 'ZMap blank_space'),
+    ('echo nul', UDP, b'\0',
+     unhex('00'), 'ZMap null_byte'),
+    ('qotd octet', UDP, b'\1',
+     unhex('57'), 'ZMap start_of_heading, qotd_17'),
 ]
+SNMP_DEAR = masscanned.pack_der(0x30, b'\2\1\1\4\6public', masscanned.pack_der(
+    0xa5, b'\2\1\1\2\1\0\2\1\0', masscanned.pack_der(0x30, b'\x30\5\6\1\x2b\5\0' * 32)))
+DATAGRAM_NOTES = {                          # name of a vector: kind and fields of what is noted
+    'ipmi challenge': ('credentials', dict(user=b'bob')), 'ipmi user': ('credentials', dict(user=b'bob')),
+    'snmp set': ('credentials', dict(password=b'secret')), 'snmp user': ('credentials', dict(user=b'bob')),
+    'radius access': ('credentials', dict(user=b'bob')),
+    'kerberos as request': ('credentials', dict(user=b'bob', realm=b'EXAMPLE.ORG')),
+    'turn with a name': ('credentials', dict(user=b'bob')),
+    'bacnet write': ('request', dict(command=unhex('0f 0c02000001 194d 3e 2101 3f'))),
+    'coap put': ('request', dict(command=unhex('b161ff31'))),
+    'tftp write': ('request', dict(verb=2, path=b'startup')),
+    'l2tp start': ('request', dict(host=b'remote')),
+    'mgcp audit': ('request', dict(command=b'AUEP 1200 *@gw MGCP 1.0')),
+    'mqtt-sn connect': ('request', dict(client=b'abc')),
+    'netis': ('request', dict(command=b'AA\0\0AAAA cat /proc/version\n\0')),
+}
+# ZMap's examples/udp-probes, https://github.com/zmap/zmap, by the name of its vector; 3 kinds
+# ask for what nobody may answer, or for what we do not know: ard_3282, db2_523, wsd_malformed_3702
+ZMAP_KINDS = {
+    'bacnet_47808': 'bacnet read', 'bacnet_rpm_47808': 'bacnet reads', 'blank_space': 'chargen blank',
+    'chargen_19': 'chargen newline', 'citrix_1604': 'citrix hello', 'coap_5683': 'coap directory',
+    'db2disco_523': 'db2-das address', 'digi1_2362': 'digi default', 'digi2_2362': 'digi kit',
+    'digi3_2362': 'digi other maker', 'dns_53_queryAwww.google.it': 'dns a',
+    'dns_53_queryAwww.google.com': 'dns no RD', 'dns_53': 'dns version.bind',
+    'dtls1.2_443_client_hello': 'dtls hello', 'ipmi_623': 'ipmi capabilities', 'ldap_389': 'cldap search',
+    'mdns_5353': 'dns services @5353', 'memcache_11211': 'memcached-udp stats items',
+    'mssql_1434': 'mssql-browser all', 'nat_port_mapping_5351': 'nat-pmp mapping',
+    'natpmp_5351': 'nat-pmp address', 'netbios_137': 'nbns status', 'netis_53413': 'netis',
+    'newline': 'chargen newline', 'ntp_123_monlist': 'ntp monlist', 'ntp_123': 'ntp client',
+    'null_byte': 'echo nul', 'pca_nq_5632': 'pcanywhere query', 'pca_st_5632': 'pcanywhere status',
+    'pcanywhere_5632': 'pcanywhere status', 'portmap_111': 'rpc dump 2', 'qotd_17': 'qotd octet',
+    'quic_ping_443': 'quic of other version', 'rdp_3389': 'rdp-udp syn', 'ripv1_520': 'rip table',
+    'sentinel_5093': 'sentinel', 'sip_5060': 'sip options@80', 'sip_options': 'sip options@80',
+    'snmp1_161': 'snmp get', 'snmp2_161': 'snmp get of v2c', 'snmp3_161': 'snmp engine',
+    'ssdp_1900': 'ssdp search', 'start_of_heading': 'qotd octet', 'tftp_69': 'tftp read',
+    'ubiquiti_10001': 'ubiquiti 2, command 10', 'ubiquiti_discovery_v1_10001': 'ubiquiti 1',
+    'ubiquiti_discovery_v2_10001': 'ubiquiti 2', 'upnp_1900': 'ssdp root /6', 'valve_27015': 'a2s information',
+    'wdbrpc_17185': 'rpc-any debugger', 'wsd_3702': 'ws-discovery probe', 'xdmcp_177': 'xdmcp query',
+}
+
 VECTORS += DATAGRAM_VECTORS
 
 
@@ -21518,6 +21877,13 @@ class Answerers(unittest.TestCase):
         ('lpd', 515, b'\2lp\n' + b'\x021 x\nab' * 160), ('clamd', 3310, b'PING\n' * 290),
         ('rsync', 873, b'@RSYNCD: 31.0\n' * 100), ('pjl', 9100, b'@PJL INFO ID\n' * 110),
         ('gearman-job', 4730, unhex('00524551 00000010 00000000') * 120),
+        ('snmp', 161, SNMP_DEAR), ('coap', 5683, unhex('4001 0001') + b'\x11a' * 700),
+        ('l2tp', 1701, unhex('c802 05b4 0000 0000 0000 0000 8008 0000 0000 0001')
+         + unhex('8006 0000 0002') * 240), ('radius', 1812, unhex('01 01 05b4', '00' * 16) + b'\1\2' * 710),
+        ('turn', 3478, unhex('0003 05a0 2112a442') + bytes(12) + unhex('0006 0000') * 360),
+        ('ssdp', 1900, b'M-SEARCH * HTTP/1.1\r\n' + b'a:b\n' * 350 + b'ST: x\r\n\r\n'),
+        ('dht', 6881, b'd1:ad2:id20:' + b'1:t1' * 360), ('ws-discovery', 3702, b'<?xml/discovery/Probe<'
+                                                        + b'MessageID' * 150),
         ('dns', 53, unhex(ROOTS)), ('dns-tcp', 53, framed(unhex(ROOTS))),
         ('dns records', 53, unhex('1234 0100 0001 0000 0000 0040 00', A_IN,
                                   ('00 0010 0001 00000000 0000') * 64)),
@@ -22072,6 +22438,36 @@ class Amplifiers(unittest.TestCase):
     def test_readme(self):
         with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
             self.assertIn('\n' + self.table() + '\n', file.read())
+
+    def test_zmap(self):
+        """What ZMap asks is answered, in 47 kinds at least."""
+        answered = {name for name, over, _, answer, _ in VECTORS if over == UDP and answer}
+        self.assertEqual(set(ZMAP_KINDS.values()) - answered, set())
+        self.assertGreaterEqual(len(ZMAP_KINDS), 47)
+
+    def test_padding(self):
+        """What fills an Ethernet frame changes no answer but those that are as long as the request."""
+        long = {'echo', 'chargen', 'daytime', 'qotd', 'netis', 'pcp', 'rpc', 'tftp'}
+        for name, over, request, answer, _ in VECTORS:
+            _, out = expected_of(answer)
+            if over == UDP and out and name.split()[0] in self.new() and name.split()[0] not in long:
+                padded = feed(open_stream(name, UDP), request + bytes(18))
+                self.assertEqual(padded, out, name)
+
+    @staticmethod
+    def new():
+        return {row[0].split()[0] for row in DATAGRAM_VECTORS}
+
+    def test_notes(self):
+        """Names, passwords and commands are noted, once."""
+        class Noting(Datagrams):
+            def note(self, kind, **fields):
+                seen.append((kind, fields))
+        requests = {row[0]: row[2] for row in DATAGRAM_VECTORS if row[1] == UDP}
+        for name, noted in DATAGRAM_NOTES.items():
+            seen = []
+            Noting(UDP, *addresses_of(name), 40000, port_of(name), NOW, HOST).feed(requests[name])
+            self.assertEqual(seen, [noted], name)
 
     @staticmethod
     def turns(request, sport, dport):
