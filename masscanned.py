@@ -9918,6 +9918,147 @@ def answer_raknet(message, peer):
 family('Databases and queues')
 
 
+# ---- aerospike -----------------------------------------------------------------------
+
+AEROSPIKE_SAYS = {b'build': b'6.0.0.0', b'node': b'BB9000000000000', b'status': b'ok',
+                  b'partition-generation': b'0', b'peers-clear-std': b'1,3000,[]',
+                  b'peers-generation': b'1'}
+# Message 2.3 of no fields: its head's size, flags, result 80 (not authenticated)
+AEROSPIKE_REFUSAL = b'\2\3' + sized(bytes((22, 0, 0, 0, 0, 80)) + bytes(16), 6)
+
+
+@talk('aerospike', sig=('02 01 00 00 00 00 .. ..', '02 03 00 00 00 00 .. .. 16'), port=3000,
+      size=be(2, 6, 8), ref='https://github.com/aerospike/aerospike-client-c')
+def answer_aerospike(message, peer):
+    """Names of facts -> facts; all else is refused; what has results is an answer."""
+    if b'\t' in message if message[1] == 1 else message[13]:
+        return None
+    if message[1] != 1:
+        peer.note('request', function=message[1], data=message[8:])
+        return AEROSPIKE_REFUSAL
+    names = message[8:].split(b'\n', 64)[:-1] or sorted(AEROSPIKE_SAYS)
+    return b'\2\1' + sized(b''.join(
+        b'%s\t%s\n' % (name, AEROSPIKE_SAYS.get(name, b'')) for name in names), 6)
+
+
+# ---- clickhouse ----------------------------------------------------------------------
+
+CLICKHOUSE_VERSION = re.compile(br'(?:[\x80-\xff]{0,9}[\0-\x7f]){3}')     # three numbers
+CLICKHOUSE_REFUSED = 516                # AUTHENTICATION_FAILED
+# Exception: code, its name, what happened, where; no other in it
+CLICKHOUSE_REFUSAL = (b'\2' + struct.pack('<I', CLICKHOUSE_REFUSED) + sized(b'DB::Exception', 1)
+                      + sized(b'Authentication failed', 1) + sized(b'', 1) + b'\0')
+
+
+def read_clickhouse(data):
+    """Hello -> [client, database, user, password], where it ends."""
+    client, at = read_sized(data, 1, 1)
+    version = CLICKHOUSE_VERSION.match(data, at)
+    if not version:
+        raise Malformed('version at %d' % at)
+    texts, at = [client], version.end()
+    while len(texts) < 4:
+        text, at = read_sized(data, at, 1)
+        texts.append(text)
+    return texts, at
+
+
+def size_clickhouse(data):
+    """Where the hello ends, if it is whole."""
+    try:
+        return read_clickhouse(data)[1]
+    except Malformed:
+        return None
+
+
+@talk('clickhouse', sig=('00 .. 43 6c 69 63 6b 48 6f 75 73 65',), port=9000, limit=1024,
+      size=size_clickhouse, ref='https://clickhouse.com/docs/native-protocol/server')
+def answer_clickhouse(message, peer):
+    """Hello -> authentication failed."""
+    client, _, user, password = read_clickhouse(message)[0]
+    peer.note('credentials', user=user, password=password, client=client)
+    return CLICKHOUSE_REFUSAL, SHUT
+
+
+# ---- openwire ------------------------------------------------------------------------
+
+OPENWIRE_HEAD = struct.Struct('!IB8sI')         # size type magic version
+# Map of one entry: "TightEncodingEnabled", boolean, no
+OPENWIRE_MAP = struct.pack('!I', 1) + sized(b'TightEncodingEnabled') + b'\1\0'
+OPENWIRE_HELLO = sized(b'\1ActiveMQ' + struct.pack('!I', 12) + b'\1' + sized(OPENWIRE_MAP, 4), 4)
+
+
+@talk('openwire', sig=('00 00 .. .. 01' + ' %02x' * 8 % tuple(b'ActiveMQ'),), port=61616,
+      size=be(0, 4, 4), banner=OPENWIRE_HELLO,
+      ref='https://activemq.apache.org/components/classic/documentation/'
+          'openwire-version-2-specification')
+def answer_openwire(message, peer):
+    """Format of the wire -> ours, if we have not said it yet; what follows ends it.
+
+    state   'greeted'
+    """
+    if message[4:13] != OPENWIRE_HELLO[4:13]:
+        peer.note('request', function=message[4], data=message[5:])
+        return b'', SHUT
+    given = b'' if peer.greeter or peer.state else OPENWIRE_HELLO
+    peer.state = 'greeted'
+    return given
+
+
+# ---- pulsar --------------------------------------------------------------------------
+
+PULSAR_CONNECT, PULSAR_PING = b'\x08\2', b'\x08\x12'    # PulsarApi.proto: type of a command
+PULSAR_CONNECTED = b'\x08\3\x1a' + sized(b'\x0a' + sized(b'Broker 2.10', 1) + b'\x10\x13', 1)
+PULSAR_PONG = b'\x08\x13\x9a\1\0'
+# ERROR of no request: authorization
+PULSAR_REFUSAL = b'\x08\x0e\x72' + sized(
+    b'\x08' + b'\xff' * 9 + b'\1\x10\4\x1a' + sized(b'not authorized', 1), 1)
+
+
+@talk('pulsar', sig=('00 00 .. .. 00 00 .. .. 08 02 12',), port=6650, size=be(0, 4, 4),
+      ref='https://pulsar.apache.org/docs/next/developing-binary-protocol/')
+def answer_pulsar(message, peer):
+    """Connect, ping -> the same; all else -> refusal."""
+    kind = message[8:10]
+    says = {PULSAR_CONNECT: PULSAR_CONNECTED, PULSAR_PING: PULSAR_PONG}.get(kind, PULSAR_REFUSAL)
+    return sized(sized(says, 4), 4), says is PULSAR_REFUSAL
+
+
+# ---- rethinkdb -----------------------------------------------------------------------
+
+RETHINK_HELLO = (b'{"success":true,"min_protocol_version":0,"max_protocol_version":0,'
+                 b'"server_version":"2.4.0"}\0')
+RETHINK_REFUSAL = b'{"success":false,"error":"Wrong password","error_code":12}\0'
+RETHINK_USER = re.compile(br'n=([^,"]{0,64}),r=')
+
+
+def size_rethink(data):
+    """The magic, alone or with a key before it was 1.0; then text that ends in NUL."""
+    if data[:1] == b'{':
+        return till(b'\0')(data)
+    if data[:4] == b'\xc3\xbd\xc2\x34':
+        return 4
+    return le(4, 4, 12)(data)
+
+
+@talk('rethinkdb', sig=('c3 bd c2 34', '20 2d 0c 40', '2d 4b 08 5f'), port=28015, limit=4096,
+      size=size_rethink, ref='https://rethinkdb.com/docs/writing-drivers/')
+def answer_rethink(message, peer):
+    """Version -> ours; login -> refusal.
+
+    state   'greeted'
+    """
+    if peer.state is None and message[:1] != b'{':
+        peer.state = 'greeted'
+        if len(message) == 4:
+            return RETHINK_HELLO
+        peer.note('credentials', user=b'', password=message[8:-4])
+        return b'ERROR: Incorrect authorization key.\n\0', SHUT
+    match = RETHINK_USER.search(message)
+    peer.note('credentials', user=match.group(1) if match else b'')
+    return RETHINK_REFUSAL, SHUT
+
+
 # ---- sasl plain ----------------------------------------------------------------------
 
 def note_plain(peer, response):
@@ -10741,6 +10882,160 @@ def answer_riak(message, peer):
     return sized(RIAK_SAYS.get(message[4], RIAK_REFUSAL), 4)
 
 
+# ---- sybase --------------------------------------------------------------------------
+
+SYBASE_NAME, SYBASE_PASSWORD = 39, 70           # TDS 5.0: fields of 30 octets, then their size
+SYBASE_ERROR = (struct.pack('<IBB', 4002, 1, 14) + sized(b'ZZZZZ', 1) + b'\0\1\0'
+                + sized(b'Login failed.\n', 2, 'little') + sized(b'server', 1) + b'\0\0\0')
+# LOGINACK: failed; EED; DONE: error
+SYBASE_TOKENS = (b'\xad' + sized(b'\6\5\0\0\0' + sized(b'server', 1) + b'\x0f\0\0\0', 2, 'little')
+                 + b'\xe5' + sized(SYBASE_ERROR, 2, 'little') + b'\xfd\2\0\0\0\0\0\0\0')
+
+
+def read_sybase(message, at):
+    """A field of the login."""
+    return message[at:at + min(message[at + 30], 30)]
+
+
+def size_sybase(data):
+    """Packets up to the last one: its status says so."""
+    at = 0
+    while len(data) >= at + 8:
+        size = int.from_bytes(data[at + 2:at + 4], 'big')
+        if size < 8:
+            return -1
+        if data[at + 1] & 1:
+            return at + size
+        at += size
+    return None
+
+
+@talk('sybase', sig=('02 00 02 00 00 00 00 00', '02 01 02 00 00 00 00 00'), port=5000, limit=2048,
+      size=size_sybase, ref='https://www.freetds.org/tds.html')
+def answer_sybase(message, peer):
+    """Login -> refusal."""
+    peer.note('credentials', user=read_sybase(message, SYBASE_NAME),
+              password=read_sybase(message, SYBASE_PASSWORD))
+    return b'\4\1' + sized(b'\0\0\0\0' + SYBASE_TOKENS, extra=4), SHUT
+
+
+# ---- tarantool -----------------------------------------------------------------------
+
+TARANTOOL_HEAD = re.compile(            # MessagePack: size {0: type, 1: sync}
+    br'(?:\xce....|\xcd..|\xcc.|.)[\x82-\x84]\0(\xcc?.)\x01'
+    br'(\xcf.{8}|\xce.{4}|\xcd..|\xcc.|.)', re.S)
+TARANTOOL_PING, TARANTOOL_AUTH = b'\x40', b'\7'
+TARANTOOL_REFUSED, TARANTOOL_UNKNOWN = 0x802f, 0x8030
+TARANTOOL_USER = re.compile(br'\x23(?:\xd9(.)|([\xa0-\xbf]))', re.S)   # {0x23: name}: its size
+TARANTOOL_SAYS = {TARANTOOL_REFUSED: b'access is denied', TARANTOOL_UNKNOWN: b'not supported'}
+
+
+def size_tarantool(data):
+    """A number of MessagePack, then so many octets."""
+    width = {0xcc: 1, 0xcd: 2, 0xce: 4}.get(data[0])
+    if width:
+        return be(1, width, 1 + width)(data)
+    return 1 + data[0] if data[0] < 0x80 else -1
+
+
+def tarantool_hello(peer):
+    """Version, instance; salt."""
+    salt = codecs.encode(peer.host.random(32), 'base64').strip()
+    return b''.join(text.ljust(63) + b'\n' for text in (
+        b'Tarantool 2.6.0 (Binary) ' + peer.host.guid.hex().encode(), salt))
+
+
+def read_tarantool_user(message):
+    """Login -> its name, b'' if there is none."""
+    match = TARANTOOL_USER.search(message)
+    if not match:
+        return b''
+    long, short = match.groups()
+    size = ord(long) if long else ord(short) & 0x1f
+    return message[match.end():match.end() + size]
+
+
+@talk('tarantool', port=3301, banner=tarantool_hello, size=size_tarantool,
+      sig=('ce .. .. .. .. 82 00 .. 01', 'ce .. .. .. .. 83 00 .. 01'),
+      ref='https://www.tarantool.io/en/doc/latest/reference/internals/box_protocol/')
+def answer_tarantool(message, peer):
+    """Ping -> pong; login, all else -> refusal."""
+    match = TARANTOOL_HEAD.match(message)
+    if not match:
+        return None
+    kind, sync = match.groups()
+    code = 0 if kind == TARANTOOL_PING else TARANTOOL_UNKNOWN
+    if kind == TARANTOOL_AUTH:
+        peer.note('credentials', user=read_tarantool_user(message))
+        code = TARANTOOL_REFUSED
+    text = TARANTOOL_SAYS.get(code)
+    body = b'\x81\x31\xd9' + sized(text, 1) if text else b'\x80'
+    return b'\xce' + sized(b'\x82\0\xcd' + struct.pack('!H', code) + b'\1' + sync + body, 4), (
+        code == TARANTOOL_REFUSED)
+
+
+# ---- thrift --------------------------------------------------------------------------
+
+THRIFT_CALL, THRIFT_EXCEPTION = b'\x80\1\0\1', b'\x80\1\0\3'    # version 1 and kind
+# Struct: 1, text; 2, i32: unknown method; end
+THRIFT_REFUSAL = b'\x0b\0\1' + sized(b'unknown method', 4) + b'\x08\0\2\0\0\0\1\0'
+
+
+def size_thrift(data):
+    """In a frame all of it; else the name and number of a call."""
+    return (be(4, 4, 12) if data[:1] == b'\x80' else be(0, 4, 4))(data)
+
+
+@talk('thrift', port=(9090, 9083), size=size_thrift,
+      sig=('80 01 00 01 00 00 00 ..', '00 00 .. .. 80 01 00 01 00 00 00 ..'),
+      ref='https://github.com/apache/thrift/blob/master/doc/specs/'
+          'thrift-binary-protocol.md')
+def answer_thrift(message, peer):
+    """Call -> exception: unknown method; without a frame it has no end, so that we end it."""
+    framed = message[:1] != b'\x80'
+    at = message.index(THRIFT_CALL) + 4
+    name, end = read_sized(message, at, 4)
+    peer.note('request', method=name[:256])
+    says = THRIFT_EXCEPTION + sized(name, 4) + message[end:end + 4] + THRIFT_REFUSAL
+    return sized(says, 4) if framed else says, not framed
+
+
+# ---- zeromq --------------------------------------------------------------------------
+
+ZMTP_SIGNATURE = b'\xff' + bytes(7) + b'\1\x7f'         # RFC 23/ZMTP s3.0: greeting
+ZMTP_REST = 22                          # version, mechanism; as server and filler make 64
+ZMTP_REFUSAL = b'\4' + sized(sized(b'ERROR', 1) + sized(b'400', 1), 1)
+
+
+def size_zmtp(data):
+    """The signature, the rest of the greeting, commands: the state is not seen here."""
+    if data[:1] == b'\xff':
+        return 10
+    if data[:1] == b'\3':
+        return 54
+    return (be(1, 8, 9) if data[:1] == b'\6' else be(1, 1, 2))(data)
+
+
+@talk('zeromq', sig=('ff .. .. .. .. .. .. .. .. 7f',), port=5556, size=size_zmtp, limit=1024,
+      ref='https://rfc.zeromq.org/spec/23/')
+def answer_zmtp(message, peer):
+    """Greeting -> ours, of the mechanism asked for; a command -> an error.
+
+    state   'signed', then 'greeted'
+    """
+    if peer.state is None:
+        peer.state = 'signed'
+        return ZMTP_SIGNATURE + b'\3\0'
+    if peer.state == 'signed' and message[:1] == b'\3':
+        peer.state = 'greeted'
+        mechanism = message[2:ZMTP_REST].rstrip(b'\0')
+        return (mechanism if mechanism == b'PLAIN' else b'NULL').ljust(20, b'\0') + bytes(32)
+    if b'\5HELLO' in message[:9]:
+        user, at = read_sized(message, message.index(b'HELLO') + 5, 1)
+        peer.note('credentials', user=user, password=read_sized(message, at, 1)[0])
+    return ZMTP_REFUSAL, SHUT
+
+
 # ---- zookeeper-jute ------------------------------------------------------------------
 
 JUTE_CONNECT = struct.Struct('!IIQIQI16s')      # size protocol zxid timeout session password
@@ -10962,6 +11257,35 @@ def answer_msrpc(message, peer):
     if kind != MSRPC_REQUEST:
         return b''
     return pack_msrpc(MSRPC_FAULT, call, struct.pack('<IHBxIxxxx', 32, 0, 0, MSRPC_DENIED))
+
+
+# ---- tacacs --------------------------------------------------------------------------
+
+TACACS_HEAD = struct.Struct('!BBBBII')  # RFC 8907 s4.1: version kind sequence flags session size
+TACACS_PLAIN = 1                        # flag: the body is not obfuscated
+TACACS_SAYS = {                         # s5.2, s6.2, s7.2: error, no texts
+    1: b'\7\0\0\0\0\0', 2: b'\x11\0\0\0\0\0', 3: b'\0\0\0\0\2'}
+TACACS_FAILED = b'\2\0\0\0\0\0'
+TACACS_FIXED = 8                        # octets of a start before its texts
+
+
+@talk('tacacs', sig=['%s %02x 01 %s .. .. .. .. 00 00 .. ..' % (version, kind, flags)
+                     for version in ('c0', 'c1') for kind in TACACS_SAYS
+                     for flags in ('00', '01', '04', '05')], port=49,
+      size=be(8, 4, TACACS_HEAD.size), ref='RFC 8907 s4.1, s5.2, s6.2, s7.2')
+def answer_tacacs(message, peer):
+    """Login -> failed if it is readable, else an error, unobfuscated: we share no secret."""
+    version, kind, sequence, flags, session, _ = TACACS_HEAD.unpack_from(message)
+    body = message[TACACS_HEAD.size:]
+    says = TACACS_SAYS[kind]
+    if kind == 1 and flags & TACACS_PLAIN:
+        size = body[4]
+        secret = TACACS_FIXED + sum(body[4:7])
+        peer.note('credentials', user=body[TACACS_FIXED:TACACS_FIXED + size],
+                  password=body[secret:])
+        says = TACACS_FAILED
+    return TACACS_HEAD.pack(version, kind, sequence + 1, TACACS_PLAIN, session,
+                            len(says)) + says, SHUT
 
 
 family('Remote access')

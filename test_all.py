@@ -11864,6 +11864,10 @@ GREETINGS = [                               # port, what is said, whether that i
     (3306, unhex('49000000 0a') + b'8.0.0\0' + unhex('01000000') + b'22222222\0'
      + unhex('dff721 0200 0f00 15', '00' * 10) + b'222222222222\0mysql_native_password\0', False),
     (33060, unhex('05000000 0b 08051a00'), False),
+    (3301, b'Tarantool 2.6.0 (Binary) %s\n%s\n' % (
+        (b'11' * 16).ljust(38), (b'ER' * 21 + b'E=').ljust(63)), False),
+    (61616, unhex('0000002e01') + b'ActiveMQ' + unhex('0000000c 01 0000001c 00000001 0014')
+     + b'TightEncodingEnabled\1\0', False),
     *((port, b'RFB 003.008\n', False) for port in (5900, 5901, 5902, 5903)),
 ]
 LOGIN, BOB_X = (dict(user=b'bob', password=password) for password in (b'secret', b'x'))
@@ -12752,9 +12756,136 @@ INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of
     'pcom write': [dict(command=b'SB', data=b'0000011AA')],
     's7 stop': [dict(function=41, data=bytes(5) + b'\x09P_PROGRAM')], 's7 read': [],
 }
+# The second wave of databases, logins, storage, telephony, games
+SERVICE_VECTORS = [
+    ('aerospike facts@80', TCP, unhex('02010000000000')
+     + b'"node\npartition-generation\nbuild\nx\n', unhex('02010000000000')
+     + b'=node\tBB9000000000000\npartition-generation\t0\nbuild\t6.0.0.0\nx\t\n',
+     'aerospike 19.3'),
+    ('aerospike all facts', TCP, unhex('0201000000000000'), unhex('02010000000000')
+     + b'qbuild\t6.0.0.0\nnode\tBB9000000000000\npartition-generation\t0\npeers-clear'
+     + b'-std\t1,3000,[]\npeers-generation\t1\nstatus\tok\n', 'by hand'),
+    ('aerospike read', TCP, unhex('02030000000000161601') + bytes(20),
+     unhex('0203000000000016160000000050') + bytes(16), 'by hand'),
+    ('aerospike cut short', TCP, unhex('02010000000000056e6f6465'), None, 'by hand'),
+    ('clickhouse login@80', TCP, unhex('0018') + b'ClickHouse python-driver'
+     + unhex('140ab5a9030003626f620178'), unhex('0204020000') + b'\rDB::Exception' + unhex('15')
+     + b'Authentication failed' + unhex('0000'), 'clickhouse-driver 0.2'),
+    ('clickhouse cut short', TCP, unhex('0018') + b'ClickHouse python-driver'
+     + unhex('140ab5a9030003626f6201'), None, 'by hand'),
+    ('openwire hello@80', TCP, unhex('0000000e01') + b'ActiveMQ'
+     + unhex('0000000c00000000050300000000'), unhex('0000002e01') + b'ActiveMQ'
+     + unhex('0000000c010000001c000000010014') + b'TightEncodingEnabled' + unhex('0100'),
+     'by hand'),
+    ('openwire hello twice', TCP, unhex('0000000e01') + b'ActiveMQ'
+     + unhex('0000000c000000000e01') + b'ActiveMQ' + unhex('0000000c00'), unhex('0000002e01')
+     + b'ActiveMQ' + unhex('0000000c010000001c000000010014') + b'TightEncodingEnabled'
+     + unhex('0100'), 'by hand'),
+    ('openwire cut short', TCP, unhex('0000000e01') + b'ActiveMQ' + unhex('0000000c'), None,
+     'by hand'),
+    ('pulsar connect@80', TCP, unhex('0000002900000025080212210a11') + b'Pulsar-CPP-v4.2.0 '
+     + unhex('142a046e6f6e6552040801100100000009000000050812920100'),
+     unhex('000000170000001308031a0f0a0b') + b'Broker 2.10'
+     + unhex('1013000000090000000508139a0100'), 'pulsar-client'),
+    ('pulsar lookup', TCP, unhex('0000002900000025080212210a11') + b'Pulsar-CPP-v4.2.0 '
+     + unhex('142a046e6f6e655204080110010000002a000000260815aa01210a1d')
+     + b'persistent://public/default/x' + unhex('1001'), unhex('000000170000001308031a0f0a0b')
+     + b'Broker 2.10' + unhex('10130000002500000021080e721d08ffffffffffffffffff0110041a0e')
+     + b'not authorized', 'pulsar-client'),
+    ('pulsar cut short', TCP, unhex('0000002900000025080212210a11') + b'Pulsar-CPP-v4.2.0 '
+     + unhex('142a046e6f6e655204080110'), None, 'by hand'),
+    ('rethinkdb login@80', TCP, unhex('c3bdc2')
+     + b'4{"protocol_version":0,"authentication_method":"SCRAM-SHA-256","authen'
+     + b'tication":"n,,n=bob,r=abc"}' + unhex('00'),
+     b'{"success":true,"min_protocol_version":0,"max_protocol_version":0,"ser'
+     + b'ver_version":"2.4.0"}' + unhex('00')
+     + b'{"success":false,"error":"Wrong password","error_code":12}' + unhex('00'),
+     'rethinkdb 2.4'),
+    ('rethinkdb key', TCP, unhex('202d0c4006000000') + b'secret' + unhex('c770697e'),
+     b'ERROR: Incorrect authorization key.\n' + unhex('00'), 'before 1.0, by hand'),
+    ('rethinkdb json', TCP, unhex('c3bdc2347b7d00'),
+     b'{"success":true,"min_protocol_version":0,"max_protocol_version":0,"ser'
+     + b'ver_version":"2.4.0"}' + unhex('00')
+     + b'{"success":false,"error":"Wrong password","error_code":12}' + unhex('00'), 'by hand'),
+    ('rethinkdb cut short', TCP, unhex('202d0c4006000000') + b'secret' + unhex('c77069'), None,
+     'by hand'),
+    ('sybase login@80', TCP, unhex('02000200000000007773') + bytes(28) + unhex('02626f62')
+     + bytes(27) + unhex('03') + b'secret' + bytes(24) + unhex('06') + bytes(411)
+     + unhex('02010010') + bytes(12), unhex('0401005000000000ad1000060500000006') + b'server'
+     + unhex('0f000000e52900a20f0000010e055a5a5a5a5a0001000e00') + b'Login failed.\n'
+     + unhex('06') + b'server' + unhex('000000fd0200000000000000'), 'FreeTDS 1.3, by hand'),
+    ('sybase one packet', TCP, unhex('02000200000000007773') + bytes(28) + unhex('02626f62')
+     + bytes(27) + unhex('03') + b'secret' + bytes(24) + unhex('06') + bytes(411), None,
+     'by hand'),
+    ('sybase size 7', TCP, unhex('020002') + bytes(509) + unhex('0201000700000000'), None,
+     'by hand'),
+    ('tarantool login@80', TCP, unhex('ce0000002f830007010005008223a3626f622192a9')
+     + b'chap-sha1' + unhex('c4149928a23fda92f1c6d9ffc6db793f45e44df349c4'),
+     unhex('ce0000001b8200cd802f01008131d910') + b'access is denied', 'tarantool 1.3, by hand'),
+    ('tarantool ping@80', TCP,
+     unhex('ce0000000a82004001ce00000102800682004001cc0180cc0682004001cc0280')
+     + unhex('cd000682004001cc0380'),
+     unhex('ce0000000c8200cd000001ce0000010280ce000000098200cd000001cc0180'), 'by hand'),
+    ('tarantool select', TCP, unhex('ce0000000e82000101cf000000000000010280'),
+     unhex('ce000000208200cd803001cf00000000000001028131d9') + b'\rnot supported', 'by hand'),
+    ('tarantool long name', TCP, unhex('ce0000001182000701058123d908') + b'somebody',
+     unhex('ce0000001b8200cd802f01058131d910') + b'access is denied', 'by hand'),
+    ('tarantool other', TCP, unhex('ce000000058200400101c0'), unhex('ce000000088200cd0000010180'),
+     'by hand'),
+    ('tarantool array', TCP, unhex('ce000000058200400101029101'),
+     unhex('ce000000088200cd0000010180'), 'by hand'),
+    ('tarantool cut short', TCP, unhex('ce0000000a82004001ce00000102'), None, 'by hand'),
+    ('thrift call@80', TCP, unhex('8001000100000007') + b'getName' + unhex('0000000700'),
+     unhex('8001000300000007') + b'getName' + unhex('000000070b00010000000e') + b'unknown method'
+     + unhex('0800020000000100'), 'python3-thrift 0.17'),
+    ('thrift in a frame', TCP, unhex('000000148001000100000007') + b'getName'
+     + unhex('0000000700000000148001000100000007') + b'getName' + unhex('0000000700'),
+     unhex('000000308001000300000007') + b'getName' + unhex('000000070b00010000000e')
+     + b'unknown method' + unhex('0800020000000100000000308001000300000007') + b'getName'
+     + unhex('000000070b00010000000e') + b'unknown method' + unhex('0800020000000100'),
+     'python3-thrift 0.17'),
+    ('thrift cut short', TCP, unhex('8001000100000007') + b'getName' + unhex('000000'), None,
+     'by hand'),
+    ('thrift exception', TCP, unhex('8001000300000007') + b'getName' + unhex('0000000700'), None,
+     'by hand'),
+    ('zeromq null@80', TCP, unhex('ff00000000000000017f03014e554c4c') + bytes(48)
+     + unhex('04190552454144590b') + b'Socket-Type' + unhex('0000000450414952'),
+     unhex('ff00000000000000017f03004e554c4c') + bytes(48) + unhex('040a054552524f5203343030'),
+     'libzmq 4.3'),
+    ('zeromq plain', TCP, unhex('ff00000000000000017f0301504c41494e') + bytes(47)
+     + unhex('040c0548454c4c4f03626f620178'), unhex('ff00000000000000017f0300504c41494e')
+     + bytes(47) + unhex('040a054552524f5203343030'), 'libzmq 4.3'),
+    ('zeromq long command', TCP, unhex('ff00000000000000017f03014355525645') + bytes(47)
+     + unhex('06000000000000000100'), unhex('ff00000000000000017f03004e554c4c') + bytes(48)
+     + unhex('040a054552524f5203343030'), 'by hand'),
+    ('zeromq cut short', TCP, unhex('ff0000000000000001'), None, 'by hand'),
+    ('tacacs login@80', TCP, unhex('c1010101123456780000000f0100020103000004') + b'bobfour',
+     unhex('c10102011234567800000006020000000000'), 'RFC 8907 s5.1'),
+    ('tacacs obfuscated', TCP, unhex('c001010089f8a829000000')
+     + b'#mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm', unhex('c001020189f8a82900000006070000000000'),
+     'tacacs_plus 2.6'),
+    ('tacacs authorization', TCP, unhex('c002010089f8a829000000036d6d6d'),
+     unhex('c002020189f8a82900000006110000000000'), 'by hand'),
+    ('tacacs accounting', TCP, unhex('c003010489f8a829000000036d6d6d'),
+     unhex('c003020189f8a829000000050000000002'), 'by hand'),
+    ('tacacs sequence 3', TCP, unhex('c001030089f8a829000000036d6d6d'), None, 'by hand'),
+]
+SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
+    'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
+    'clickhouse login@80': ('credentials', dict(BOB_X, client=b'ClickHouse python-driver')),
+    'rethinkdb login@80': ('credentials', dict(user=b'bob')),
+    'rethinkdb key': ('credentials', dict(user=b'', password=b'secret')),
+    'openwire hello@80': ('request', dict(function=3, data=bytes(4))),
+    'sybase login@80': ('credentials', LOGIN), 'tarantool login@80': (
+        'credentials', dict(user=b'bob')),
+    'tarantool long name': ('credentials', dict(user=b'somebody')),
+    'thrift call@80': ('request', dict(method=b'getName')), 'zeromq plain': ('credentials', BOB_X),
+    'tacacs login@80': ('credentials', dict(user=b'bob', password=b'four')),
+}
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
-           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS + INDUSTRIAL_VECTORS)
+           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS + INDUSTRIAL_VECTORS
+           + SERVICE_VECTORS)
 NETBIOS_OURS = b'FHEJEOCNFCFCFCFCFCFCFCFCFCFCFCAA'        # WIN-RRRRRRRRRRR
 KERBEROS_ASKED = next(row[2][4:] for row in BINARY_VECTORS if row[0] == 'kerberos-tcp ticket')
 WSD_PROBE = (b'<?xml version="1.0"?><s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" '
@@ -13362,8 +13493,11 @@ NOTED += [(row[0].split()[0], row[2], [BINARY_NOTES[row[0]]]) for row in BINARY_
           if row[0] in BINARY_NOTES]
 NOTED += [(row[0].split()[0], row[2], INDUSTRIAL_NOTES[row[0]])
           for row in INDUSTRIAL_VECTORS if row[0] in INDUSTRIAL_NOTES]
+NOTED += [(row[0].split()[0], row[2], [SERVICE_NOTES[row[0]][1]])
+          for row in SERVICE_VECTORS if row[0] in SERVICE_NOTES]
 NOTE_KINDS = {'distcc': 'command',          # of protocols whose notes are no credentials
-              **{row[0].split()[0]: 'request' for row in INDUSTRIAL_VECTORS}}
+              **{row[0].split()[0]: 'request' for row in INDUSTRIAL_VECTORS},
+              **{name.split()[0]: kind for name, (kind, _) in SERVICE_NOTES.items()}}
 
 
 # ==== Responder: helpers ==============================================================
@@ -14516,7 +14650,7 @@ class Registry(unittest.TestCase):
         many += [toy(None, '', name='text%d' % number, words=(b'VERB%d' % number,))
                  for number in range(50)]
         index = masscanned.Registry(many + list(masscanned.PROTOCOLS.values())).index[TCP]
-        self.assertLess(max(map(len, index.places())), 14)
+        self.assertLess(max(map(len, index.places())), 16)
         self.assertLess(len(index.runs), 4)
 
     def test_choose_protocols(self):
