@@ -113,7 +113,8 @@ STANDARD = {                                # file: modules it may import
     'masscanned.py': {'argparse', 'binascii', 'bisect', 'codecs', 'collections', 'ctypes',
                       'errno', 'fcntl', 'functools', 'hashlib', 'ipaddress', 'itertools',
                       'json', 'mmap', 'operator', 'os', 'pwd', 're', 'select', 'signal',
-                      'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
+                      'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'time', 'warnings',
+                      'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'shlex', 'struct', 'sys', 'time'},
 }
@@ -9407,7 +9408,7 @@ class Talks(Case):
             self.assertIsInstance(cscan.certificate_name(strange), str)
 
     def test_tls_without_end(self):
-        """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
+        """An operation of TLS that never ends takes SESSIONS_MAX octets, and no more."""
         def flood(peer):
             while True:
                 peer.sendall(bytes(16384))
@@ -9420,7 +9421,7 @@ class Talks(Case):
             sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
                 sock.tls_call(math.inf, act)
-        self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
+        self.assertLessEqual(sum(taken), cscan.SESSIONS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
         """What a user's module raises is counted under a text that harms no terminal."""
@@ -9444,14 +9445,14 @@ class Talks(Case):
         each = cscan.find_module('rfb')
         crew = cscan.Crew([each], cscan.module_options([each], ''), sink, console, 1, 9)
         sink.finish = lambda thread: None
-        with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
+        with patched(cscan, TLS_SUITES={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
                 crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
         self.assertEqual(list(crew.failures.values()), [2])
-        with patched(cscan, TLS_CIPHERS={False: 'NONSENSE'}, TLS_CONTEXTS={}):
+        with patched(cscan, TLS_SUITES={False: 'NONSENSE'}, TLS_CONTEXTS={}):
             events, error = self.examine('banner', self.serve(self.play()),
                                          'banner.wait=1,banner.probe=tls')
         self.assertEqual(events[-1], (CBA_STR, 8, error))
@@ -13491,6 +13492,29 @@ ZMAP_KINDS = {
 }
 
 VECTORS += DATAGRAM_VECTORS
+
+
+def hello(version=3, ciphers=b'\xfa\xfa', extensions=b'', record=1):
+    """A ClientHello of TLS 1.(version - 1), in one record."""
+    body = (b'\3' + bytes([version]) + bytes(32) + b'\0' + struct.pack('!H', len(ciphers)) + ciphers
+            + b'\1\0' + struct.pack('!H', len(extensions)) + extensions)
+    return b'\x16\3' + struct.pack('!BHBBH', record, len(body) + 4, 1, 0, len(body)) + body
+
+
+# What has no cipher of ours is refused by OpenSSL, which says the same each time
+TLS_VECTORS = [
+    ('tls of SSLv3', TCP, hello(0, record=0), unhex('15 0300 0002 0228'), 'OpenSSL 3.0'),
+    ('tls without a cipher', TCP, hello(1), unhex('15 0301 0002 0228'), 'OpenSSL 3.0'),
+    ('tls 1.2 without a cipher', TCP, hello(3), unhex('15 0303 0002 0228'), 'OpenSSL 3.0'),
+    ('tls other message', TCP, b'\x16\3\1\0\4\2' + bytes(3), None, 'by hand'),
+    ('tls record too long', TCP, b'\x16\3\1\x50\0\1' + bytes(40), None, 'by hand'),
+    ('tls record too short', TCP, b'\x16\3\1\0\3\1' + bytes(40), None, 'by hand'),
+    ('tls SSLv2 without ciphers', TCP, unhex('8019 01 0002 0000 0000 0010', '11' * 16), None,
+     'by hand'),
+    ('tls SSLv2 of odd length', TCP, unhex('801d 01 0002 0003 0000 0010 010080', '11' * 16), None,
+     'by hand'),
+]
+VECTORS += TLS_VECTORS
 NOTED += [(row[0].split()[0], row[2], [BINARY_NOTES[row[0]]]) for row in BINARY_VECTORS
           if row[0] in BINARY_NOTES]
 NOTED += [(row[0].split()[0], row[2], INDUSTRIAL_NOTES[row[0]])
@@ -13683,7 +13707,16 @@ def quiet_host(protocols=None):
     return masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols)
 
 
-HOST = quiet_host()
+def with_tls(host, kinds=1, **options):
+    """A Host -> itself, with TLS; kinds: of its keys, 2: one of RSA as well."""
+    options.setdefault('rate', 1e9)
+    with patched(masscanned, KEY_FILES=masscanned.KEY_FILES[-kinds:], RSA_BITS=1024):
+        maker = masscanned.Host(os.urandom, NOW)
+        host.tls = masscanned.Tls(masscanned.make_context(maker, None), **options)
+    return host
+
+
+HOST = with_tls(quiet_host())
 # Two primes that everybody knows: a key that takes no time to make
 MERSENNE = 2 ** 521 - 1, 2 ** 607 - 1
 RSA_KEY = masscanned.RsaKey(
@@ -19126,12 +19159,20 @@ class Relay(threading.Thread):
             sock.close()
 
 
+@functools.lru_cache()
+def state_folder():
+    """A --state-dir for all responders of this run: making keys takes half a second."""
+    return tempfile.TemporaryDirectory(prefix='masscanned-test.')
+
+
 class Running:
     """masscanned.py at work; its streams are files."""
 
     def __init__(self, owner, namespace, *args, code=None, redirect='', ready=True, **options):
         """code: Python that changes `masscanned` before it starts."""
         self.streams = [tempfile.TemporaryFile() for _ in range(2)]
+        if '--state-dir' not in args:
+            args += '--state-dir', state_folder().name
         command = tool('masscanned.py', *args) if code is None else [
             sys.executable, '-c', 'import sys; sys.path.insert(0, %r); import masscanned\n%s\n'
             'sys.exit(masscanned.main())' % (HERE, code)] + [str(arg) for arg in args]
@@ -19434,6 +19475,29 @@ class Responder(Case):
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
+    TLS_CLIENTS = [
+        ('openssl TLS 1.0', S_CLIENT + '443 -tls1', 0, r'New, TLSv1.0, Cipher is ECDHE-ECDSA'),
+        ('openssl TLS 1.1', S_CLIENT + '80 -tls1_1', 0, r'Protocol  : TLSv1\.1\n'),
+        ('openssl TLS 1.2', S_CLIENT + '22 -tls1_2', 0, r'New, TLSv1.2, Cipher is ECDHE-ECDSA'),
+        ('openssl TLS 1.3', S_CLIENT + '40001 -tls1_3', 0, r'New, TLSv1.3, Cipher is TLS_AES_256'),
+        ('openssl RSA', S_CLIENT + '443 -tls1_2 -cipher kRSA:@SECLEVEL=0', 0,
+         r'rsaEncryption, 2048 .*Cipher is AES256-GCM-SHA384'),
+        ('openssl no cipher', S_CLIENT + '443 -tls1_2 -cipher aNULL+kDHE:@SECLEVEL=0', 1,
+         r'handshake failure'),
+        ('curl https', 'curl -ksSi https://10.88.0.62/', 0, r'^HTTP/1\.1 200 .*</html>'),
+        ('curl https over IPv6', 'curl -ksSi https://[fd88::62]:993/', 0, r'^HTTP/1\.1 200 .*</html>'),
+        ('curl https of 100 kB', 'curl -ksS -w _%{{http_code}}_%{{size_upload}}_ --data-binary @{post} '
+         'https://10.88.0.62:8443/', 0, r'_200_100000_$'),
+        ('curl ftps', 'curl -ksSv -u bob:secret ftps://10.88.0.62/', 67, r'530 Login incorrect'),
+        ('curl imaps', 'curl -ksSv -u bob:secret imaps://10.88.0.62/', 67, r'AUTHENTICATIONFAILED'),
+        ('curl pop3s', 'curl -ksSv -u bob:secret pop3s://10.88.0.62/', 67, r'-ERR \[AUTH\]'),
+        ('curl smtps', 'curl -ksSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
+         'smtps://10.88.0.62', 67, r'535 '),
+        ('redis-cli tls', 'redis-cli --tls --insecure -h 10.88.0.62 ping', 0, r'NOAUTH|PONG'),
+        ('mosquitto tls', 'mosquitto_pub -h 10.88.0.62 -p 8883 --cafile {state}/tls-p256.pem '
+         '--insecure -t a -m b -u bob -P secret', 4, r'bad user name or password'),
+    ]
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
          r'111/tcp open +rpcbind 2-4 .*100000 +2,3,4 +111/tcp +rpcbind'),
@@ -19447,7 +19511,8 @@ class Responder(Case):
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, py='/usr/bin/python3 -c ')
+                command = command.format(post=post, py='/usr/bin/python3 -c ',
+                                         state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -19473,6 +19538,10 @@ class Responder(Case):
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
         self.run_clients(self.BINARY_CLIENTS, 15)
+
+    def test_tls_clients(self):
+        """Each ends inside of TLS as it does without."""
+        self.run_clients(self.TLS_CLIENTS, 15)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
@@ -21189,6 +21258,380 @@ class Keys(Case):
         with self.assertRaises(masscanned.UserError) as caught:
             masscanned.keep_secret(os.path.join(folder, 'x.pem'), 'y.pem', bytes)
         self.assert_line(str(caught.exception), folder, 'x.pem')
+
+
+class Inside:
+    """A client that speaks TLS with a Stream, or with the Stack behind a Client.
+
+    inner       its SSLObject
+    got         what was said inside, in order; over: with its close_notify
+    alert       what its OpenSSL says of our octets; None: nothing
+    """
+
+    def __init__(self, peer, low=None, high=None, name='a.example', ciphers='ALL:@SECLEVEL=0'):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers(ciphers)
+        context.set_alpn_protocols(['h2', 'http/1.1'])
+        if low is not None and hasattr(context, 'minimum_version'):
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                context.minimum_version = context.maximum_version = low
+        self.peer, self.pipes = peer, (ssl.MemoryBIO(), ssl.MemoryBIO())
+        self.inner = context.wrap_bio(*self.pipes, server_hostname=name)
+        self.got, self.over, self.alert = b'', False, None
+
+    def exchange(self, pieces=lambda octets: [octets]):
+        """What waits to be sent -> what came for it, in."""
+        for piece in pieces(self.pipes[1].read()):
+            if isinstance(self.peer, Client):
+                before = len(self.peer.got)
+                self.pipes[0].write(self.peer.talk(piece)[before:])
+            else:
+                self.pipes[0].write(feed(self.peer, piece))
+
+    def shake(self, **options):
+        """The handshake -> itself."""
+        for _ in range(4):
+            try:
+                self.inner.do_handshake()
+                self.exchange(**options)
+                return self
+            except ssl.SSLWantReadError:
+                self.exchange(**options)
+            except ssl.SSLError as error:
+                self.alert = error.reason
+                return self
+        raise AssertionError('no end of the handshake')
+
+    def say(self, octets, **options):
+        """-> all that was said inside until now."""
+        if octets:
+            self.inner.write(octets)
+        self.exchange(**options)
+        return self.hear()
+
+    def hear(self, octets=b''):
+        """Octets that come without being asked for -> the same."""
+        self.pipes[0].write(octets)
+        try:
+            while not self.over:
+                data = self.inner.read(1 << 14)
+                self.got, self.over = self.got + data, not data
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self.alert, self.over = error.reason, True
+        return self.got
+
+
+class TlsTalks(Case):
+    """TLS on any port: what is inside, what ends it, and what it may cost."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.host = with_tls(quiet_host(), 2)
+
+    def setUp(self):
+        Case.setUp(self)
+        self.host.tls.__init__(self.host.tls.context, rate=1e9)
+
+    def stream(self, port=443, src=PEER4, sport=40000, host=None):
+        return masscanned.Stream(src, HOST4, sport, port, NOW, host or self.host)
+
+    VERSIONS = ['TLSv1', 'TLSv1_1', 'TLSv1_2', 'TLSv1_3'] if hasattr(ssl, 'TLSVersion') else []
+
+    def test_versions(self):
+        """All of them, on any port, with a certificate of either kind."""
+        for name in self.VERSIONS:
+            for ciphers in ('aRSA:@SECLEVEL=0', 'aECDSA:@SECLEVEL=0'):
+                with self.subTest(version=name, ciphers=ciphers):
+                    low = getattr(ssl.TLSVersion, name)
+                    stream = self.stream(40001)
+                    client = Inside(stream, low, ciphers=ciphers).shake()
+                    self.assertEqual(client.alert, None)
+                    self.assertEqual(client.inner.version(), name.replace('_', '.'))
+                    self.assertEqual(client.inner.selected_alpn_protocol(), 'http/1.1')
+                    self.assertEqual(client.say(GET), KEEP)
+                    self.assertFalse(client.over or stream.closing)
+        self.assertEqual(Inside(self.stream()).shake().say(b'GET / HTTP/1.0\n\n'), CLOSE)
+
+    def test_like_without(self):
+        """Whatever is said over TCP is answered inside as it is outside."""
+        rows = [row for row in VECTORS if row[1] == TCP and len(row[2]) < 1 << 14
+                and row[0].split()[0] not in ('tls',)]
+        draw = random.Random(SEED)
+        for name, _, request, answer, _ in rows if TEST_ALL else draw.sample(rows, 40):
+            with self.subTest(name=name, seed=SEED):
+                stream = open_stream(name, TCP)
+                stream.host = self.host
+                stream.dport = stream.dport if stream.dport not in self.host.registry.greeters else 1
+                plain = masscanned.Stream(stream.src, stream.dst, 40000, stream.dport, NOW, self.host)
+                expected = feed(plain, request)
+                client = Inside(stream).shake()
+                self.assertEqual(client.say(request), expected)
+                self.assertEqual((client.over, stream.closing), (plain.closing, plain.closing))
+                self.assertEqual(stream.secure is None, plain.closing)
+
+    def test_pieces(self):
+        """A hello is kept until it is whole; then it costs what OpenSSL takes."""
+        stream = self.stream()
+        client = Inside(stream)
+        with self.assertRaises(ssl.SSLWantReadError):
+            client.inner.do_handshake()
+        octets = client.pipes[1].read()
+        for at in range(len(octets) - 1):
+            self.assertEqual(stream.feed(octets[at:at + 1]), b'')
+        self.assertEqual((stream.secure.inner, stream.cost(), len(self.host.tls.sessions)),
+                         (None, len(octets) - 1, 0))
+        client.pipes[0].write(stream.feed(octets[-1:]))
+        self.assertEqual(stream.cost(), masscanned.SHAKING_COST)
+        self.assertEqual(client.shake(pieces=octet_by_octet).say(GET, pieces=octet_by_octet), KEEP)
+        self.assertEqual((stream.cost(), len(self.host.tls.sessions)), (masscanned.SHAKEN_COST, 1))
+        self.assertEqual(client.say(GET[:9]), KEEP)
+        self.assertEqual(stream.cost(), masscanned.SHAKEN_COST + 9)
+
+    def test_pipelined(self):
+        """More than is answered in one go."""
+        stack = make_stack(host=self.host)
+        self.assertEqual(Inside(Client(stack, 443)).shake().say(GET * 200), KEEP * 200)
+        self.assertEqual(Inside(self.stream()).shake().say(GET * 200 + b'GET / HTTP/1.0\n\n'),
+                         KEEP * 200 + CLOSE)
+
+    def test_refused(self):
+        """What OpenSSL does not take gets its alert, and an end."""
+        for octets, alert in ((hello(0), b'\x28'), (hello(3), b'\x28'),
+                              (unhex('801c 01 0002 0003 0000 0010 010080', '11' * 16), b'\x46')):
+            stream = self.stream()
+            out = feed(stream, *octet_by_octet(octets))
+            self.assertEqual((out[:1], out[3:]), (b'\x15', b'\0\2\2' + alert))
+            self.assertTrue(stream.closing)
+            self.assertFalse(stream.secure or self.host.tls.sessions or self.host.tls.crowds)
+        stream = self.stream()
+        client = Inside(stream).shake()
+        client.peer.feed(b'\x17\3\3\0\x20' + bytes(32))        # no record of this conversation
+        self.assertTrue(stream.closing)
+
+    def test_off(self):
+        """Without TLS a hello is nobody's; inside of TLS as well."""
+        plain = self.stream(host=quiet_host())
+        self.assertEqual((feed(plain, hello(3)), plain.deaf), (b'', True))
+        stream = self.stream()
+        client = Inside(stream).shake()
+        self.assertEqual((client.say(hello(3)), stream.deaf, client.over), (b'', True, False))
+
+    def test_strict(self):
+        """The policy that keeps ports apart has TLS on all of them."""
+        host = with_tls(masscanned.Host(lambda size: b'\x11' * size, strict=True))
+        for port, out in ((80, KEEP), (22, b''), (40001, KEEP), (443, KEEP)):
+            self.assertEqual(Inside(self.stream(port, host=host)).shake().say(GET), out, port)
+
+    def test_notes(self):
+        """The ClientHello as it came, what it asks for, what was agreed on, what was said inside."""
+        self.host.events = []
+        try:
+            client = Inside(self.stream())
+            with self.assertRaises(ssl.SSLWantReadError):
+                client.inner.do_handshake()
+            octets = client.pipes[1].read()
+            head, cut = octets[:3], len(octets) // 2
+            for piece in (octets[5:cut], octets[cut:]):       # in two records
+                piece = head + struct.pack('!H', len(piece)) + piece
+                client.pipes[0].write(client.peer.feed(piece))
+            client.shake().say(GET)
+            feed(self.stream(), hello(3))
+            events, self.host.events = self.host.events, None
+        finally:
+            self.host.events = None
+        events = [each for each in events if each.kind != 'request']
+        kinds = [(each.kind, each.fields['protocol']) for each in events]
+        self.assertEqual(kinds[:3], [('tls_hello', 'tls'), ('tls', 'tls'), ('answer', 'http')])
+        noted = events[0].fields
+        self.assertEqual((noted['hello'], noted['server_name'], noted['alpn']),
+                         (octets[5:], b'a.example', b'h2,http/1.1'))
+        self.assertEqual((events[1].fields['version'], events[1].fields['alpn']),
+                         (client.inner.version(), 'http/1.1'))
+        self.assertEqual((events[2].fields['data'], events[2].fields['octets']), (GET, len(KEEP)))
+        self.assertEqual(kinds[3:], [('tls_hello', 'tls'), ('tls', 'tls')])
+        self.assertIn('NO_SHARED_CIPHER', events[4].fields['error'])
+
+    def test_unknown_inside(self):
+        """What nobody takes is noted without TLS, once for each time."""
+        self.host.events = []
+        try:
+            Inside(self.stream()).shake().say(b'\xff\xfe\xfd nobody\n')
+            event, = [each for each in self.host.events if each.kind == 'unknown']
+        finally:
+            self.host.events = None
+        self.assertEqual(event.fields['data'], b'\xff\xfe\xfd nobody\n')
+
+    def test_end(self):
+        """His close_notify is answered with ours; what is unfinished then counts as whole."""
+        client = Inside(self.stream(11211)).shake()
+        client.inner.write(b'version')
+        with self.assertRaises(ssl.SSLWantReadError):
+            client.inner.unwrap()
+        client.exchange()
+        self.assertRegex(client.hear(), b'VERSION')
+        self.assertTrue(client.over and client.peer.closing)
+        self.assertFalse(client.peer.secure or self.host.tls.sessions)
+
+    # with a Stack: time, FIN, RST
+
+    def test_greeted(self):
+        """Who stays silent inside is greeted there, where somebody does."""
+        for port, word in ((993, b'* OK'), (465, b'220 '), (995, b'+OK'), (40001, b''), (25, b'220 ')):
+            for first in (b'', GET):
+                stack = make_stack(host=self.host)
+                client = Inside(Client(stack, port)).shake()
+                self.assertEqual(client.say(first), KEEP if first else b'', port)
+                answers = wake(stack, NOW + masscanned.GREET_S)
+                client.peer.take(answers)
+                client.peer.acknowledge()
+                client.hear(b''.join(each.data for each in answers))
+                self.assertTrue(client.got.startswith(KEEP if first else word), port)
+                self.assertEqual(bool(client.got), bool(word or first), port)
+                self.assertEqual(wake(stack, NOW + 5)[:1], [])
+        self.host.tls.greets = False
+        stack = make_stack(host=self.host)
+        Inside(Client(stack, 993)).shake()
+        self.assertEqual(wake(stack, NOW + masscanned.GREET_S), [])
+
+    def test_greeted_once(self):
+        """Who was greeted before TLS is not greeted inside."""
+        stack = make_stack(host=self.host)
+        client = Client(stack, 25)
+        client.send(b'', ACK)
+        client.take(wake(stack, NOW + masscanned.GREET_S))
+        self.assertEqual(client.got[:4], b'220 ')
+        client.acknowledge()
+        Inside(client).shake()
+        self.assertEqual(wake(stack, NOW + 1), [])
+
+    def test_slow(self):
+        """A handshake has HANDSHAKE_S, however it is spun out; a clock that is set changes nothing."""
+        for shift in 0, 3600:
+            stack = make_stack(host=self.host)
+            slow, quick = Client(stack, 443), Inside(Client(stack, 443, 40002))
+            octets = hello(3)
+            slow.talk(octets[:6])
+            quick.shake()
+            stack.shift(shift)
+            for second in range(1, 10):
+                slow.take(wake(stack, NOW + shift + second))
+                slow.talk(octets[5 + second:6 + second])
+            self.assertFalse(slow.closed)
+            slow.take(wake(stack, NOW + shift + masscanned.HANDSHAKE_S))
+            self.assertTrue(slow.closed)
+            self.assertEqual(len(self.host.tls.sessions), 1)
+            self.assertTrue(quick.say(GET).startswith(HTTP_LINE))
+            self.assertFalse(quick.over)
+            self.host.tls.__init__(self.host.tls.context, rate=1e9)
+
+    def test_hurry(self):
+        """A line without an end inside, and a second of silence."""
+        stack = make_stack(host=self.host)
+        client = Inside(Client(stack, 11211)).shake()
+        self.assertEqual(client.say(b'version'), b'')
+        client.peer.take(wake(stack, NOW + 1))
+        answers = wake(stack, NOW + 2)
+        self.assertRegex(client.hear(b''.join(each.data for each in answers)), b'VERSION')
+
+    def test_forgotten(self):
+        """A session does not outlive its connection."""
+        for name in 'fin', 'rst', 'evicted', 'idle':
+            stack = make_stack(host=self.host)
+            client = Client(stack, 443)
+            inside = Inside(client).shake()
+            self.assertEqual(len(self.host.tls.sessions), 1)
+            self.assertEqual(stack.connections.held, masscanned.SHAKEN_COST)
+            if name == 'fin':
+                client.say(b'', FIN | ACK)
+                client.acknowledge()
+            elif name == 'rst':
+                client.send(b'', RST)
+            elif name == 'evicted':
+                stack.connections.evict()
+            else:
+                answers = wake(stack, NOW + 2 * masscanned.IDLE_S)
+                inside.hear(b''.join(each.data for each in answers))
+                self.assertEqual((inside.over, inside.alert), (True, None))
+                self.assertTrue(answers[-1].flags & FIN)
+            self.assertFalse(self.host.tls.sessions or self.host.tls.crowds, name)
+            self.assertEqual(stack.connections.held, 24 if name == 'idle' else 0)
+
+    def test_maximum(self):
+        """One too many: who was idle for longest gets close_notify and FIN."""
+        for options, sources in ((dict(maximum=3), [b'\x0a\0%c\1' % number for number in range(5)]),
+                                 (dict(crowd=3), [b'\x0a\0\0%c' % number for number in range(1, 6)])):
+            self.host.tls.__init__(self.host.tls.context, rate=1e9, **options)
+            stack = make_stack(host=self.host)
+            clients = [Inside(Client(stack, 443, src=src)).shake() for src in sources[:3]]
+            self.assertEqual(clients[0].say(GET), KEEP)         # so the second was idle for longest
+            clients.append(Inside(Client(stack, 443, src=sources[3])).shake())
+            answers = wake(stack)
+            clients[1].hear(b''.join(each.data for each in answers))
+            self.assertEqual([(each.over, each.alert) for each in clients],
+                             [(number == 1, None) for number in range(4)])
+            self.assertTrue(answers[-1].flags & FIN)
+            for client in clients[::2]:
+                self.assertFalse(client.say(b'x')[:0] or client.over)
+            self.assertEqual((len(self.host.tls.sessions), self.host.tls.counts['tls displaced']),
+                             (3, 1))
+            other = Inside(Client(stack, 443, src=b'\x0a\1\0\1')).shake()
+            self.assertEqual(other.alert, None)
+
+    def test_budget(self):
+        """Handshakes beyond those of a second are refused; the next second has others."""
+        self.host.tls.__init__(self.host.tls.context, rate=2)
+        alerts = [Inside(self.stream()).shake().alert for _ in range(4)]
+        self.assertEqual(alerts, [None, None] + ['TLSV1_ALERT_INTERNAL_ERROR'] * 2)
+        stream = self.stream()
+        self.assertEqual(stream.feed(hello(3, record=3)), unhex('15 0303 0002 0250'))
+        self.assertEqual((stream.closing, self.host.tls.counts['tls over budget']), (True, 3))
+        stream = self.stream()
+        stream.now = NOW + 0.5
+        self.assertEqual(Inside(stream).shake().alert, None)
+
+    # octets of a client, the first handshake message; None: more is needed
+    MESSAGES = [
+        (b'', None), (b'\x16', None), (b'\x16\3\1\0\5\1\0\0\1', None),
+        (b'\x16\3\1\0\5\1\0\0\1x', b'\1\0\0\1x'), (b'\x16\3\1\0\5\1\0\0\1xmore', b'\1\0\0\1x'),
+        (b'\x16\3\1\0\3\1\0\0\x16\3\1\0\2\1x', b'\1\0\0\1x'), (b'\x16\3\1\0\3\1\0\0\x15', b''),
+        (b'\x16\3\1\0\0', b''), (b'\x16\3\1\xff\xff', b''), (b'\x16\3\1\0\4\1\0\x40\0', b''),
+        (b'\x16\3\1\0\4\1\0\1\0' + b'\x16\3\1\0\1x' * 30, None),
+        (b'\x16\3\1\0\4\1\0\1\0' + b'\x16\3\1\0\1x' * 31, b''), (b'\x80', None),
+        (b'\x80\2x', None), (b'\x80\2xx', b''), (b'GET', b''), (b'\x15\3\1', b'')]
+
+    def test_first_message(self):
+        for octets, message in self.MESSAGES:
+            self.assertEqual(masscanned.read_hello(octets), message, octets)
+
+    def test_context_refused(self):
+        """What the local OpenSSL does not want is told in a line, and the rest goes on."""
+        told = []
+        with patched(masscanned, say=told.append, TLS_SUITES='NOSUCH', TLS_INSIDE=['x' * 300],
+                     KEY_FILES=masscanned.KEY_FILES[1:]):
+            masscanned.make_context(HOST, None)
+        self.assertEqual(len(told), 2)
+        self.assert_line(told[0], 'TLS: OpenSSL ', ' refuses weak ciphers: ')
+
+    def test_state(self):
+        """Keys and certificates stay; a file that is none of them is a mistake."""
+        folder = self.path('state')
+        kinds = masscanned.KEY_FILES[1:]
+        with patched(masscanned, KEY_FILES=kinds):
+            for _ in range(2):
+                masscanned.make_context(HOST, folder)
+                octets = self.read('state/tls-p256.pem')
+                client = Inside(self.stream(host=with_tls(quiet_host())))
+            masscanned.make_context(HOST, folder)
+            self.assertEqual(self.read('state/tls-p256.pem'), octets)
+            self.path('state/tls-p256.pem', octets[:99])
+            with self.assertRaises(masscanned.UserError) as caught:
+                masscanned.make_context(HOST, folder)
+        self.assert_line(str(caught.exception), 'TLS: OpenSSL ', 'tls-p256.pem')
+        self.assertFalse(client.over)
 
 
 # ==== Responder: answerers ============================================================
