@@ -8186,8 +8186,8 @@ class Cli(Case):
 
     def test_no_targets_no_packet(self):
         """Without -f: what the built-in targets are, how to scan them, status 2; no socket."""
-        code = ("import socket, sys; socket.socket = None; import cscan; "
-                "sys.exit(cscan.main(['-p', '22', '-r', '1000']))")
+        code = ("import cscan, socket, sys; socket.socket = None; "
+                "sys.argv = ['cscan.py', '-p', '22', '-r', '1000']; sys.exit(cscan.main())")
         done = subprocess.run([sys.executable, '-c', code], cwd=HERE, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
         self.assertEqual((done.returncode, done.stdout), (2, b''))
@@ -22891,8 +22891,8 @@ class Bench(Case):
             counts[kind, len(answers) or stack.fate] += 1
             counts['padded'] += len(frame) == 60 and frame[17] < 46
         self.assertEqual(counts, {
-            ('tcp 5', 1): 700, ('tcp 6', 1): 700, ('tcp 10', 1): 700, ('udp', 1): 150,
-            ('udp', 'udp silence'): 450, ('ping', 1): 150, ('tcp 5', 'tcp reset'): 150,
+            ('tcp 5', 1): 700, ('tcp 6', 1): 700, ('tcp 10', 1): 700, ('udp', 1): 450,
+            ('udp', 'udp silence'): 150, ('ping', 1): 150, ('tcp 5', 'tcp reset'): 150,
             'padded': 700})
         hosts = bench.spread(5000)
         self.assertEqual(len(set(hosts)), 5000)
