@@ -8531,10 +8531,12 @@ family('Management')
 IPMI_ENTERPRISE = b'\0\0\x11\xbe'       # of the ASF (DSP0136 s3.2.2.3)
 IPMI_ASF, IPMI_PONG = 6, 0x40           # class of RMCP; type of message
 IPMI_PLUS = 6                           # kind of authentication: the format of RMCP+
-IPMI_CAPABILITIES, IPMI_CHALLENGE = 0x38, 0x39
-IPMI_NO_USER, IPMI_NO_COMMAND = 0x81, 0xc1
-# s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both versions
-IPMI_ABILITIES = b'\1\x94\4\3\0\0\0\0'
+IPMI_CHALLENGE, IPMI_NO_COMMAND = 0x39, 0xc1
+# Command: (code, data).  s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both
+# versions.  s22.15: cipher suite 3, of SHA-1 and AES.  s22.16: no such user
+IPMI_COMMANDS = {0x38: (0, b'\1\x94\4\3\0\0\0\0'), 0x54: (0, b'\1\xc0\3\1\x41\x81'),
+                 IPMI_CHALLENGE: (0x81, b'')}
+IPMI_PLAIN = 0                          # s13.27.3: payloads: a message
 IPMI_OPEN, IPMI_HELLO = 0x10, 0x12      # s13.17, s13.20: open session, RAKP message 1
 IPMI_NAMELESS = 0x0d                    # s13.24: unauthorized name
 
@@ -8544,18 +8546,25 @@ def ipmi_sum(octets):
     return bytes((-sum(octets) & 0xff,))
 
 
-def pack_ipmi(message, code, data=b''):
-    """Request, completion code, data -> response (s13.6, s13.8)."""
-    address, function, _, source, number, command = message[14:20]
-    head = bytes((source, function + 4 & 0xff))
-    body = bytes((address, number, command, code)) + data
-    return message[:4] + bytes(9) + sized(head + ipmi_sum(head) + body + ipmi_sum(body), 1)
+def answer_ipmi_command(request, peer):
+    """Message of the LAN -> response (s13.8); None if it is one itself."""
+    address, function, _, source, number, command = request[:6]
+    if function & 4:
+        return None
+    code, data = IPMI_COMMANDS.get(command, (IPMI_NO_COMMAND, b''))
+    if command == IPMI_CHALLENGE:
+        peer.note('credentials', user=request[7:23].rstrip(b'\0'))
+    head, body = bytes((source, function + 4 & 0xff)), bytes((address, number, command, code)) + data
+    return head + ipmi_sum(head) + body + ipmi_sum(body)
 
 
 def answer_ipmi_plus(message, peer):
     """RMCP+: a session -> opened, under the number that the client gave; its user -> unknown."""
     size = int.from_bytes(message[14:16], 'little')
     kind, body = message[5] & 0x3f, message[16:16 + size]
+    if kind == IPMI_PLAIN and not any(message[6:14]):
+        answer = answer_ipmi_command(body, peer)
+        return answer and message[:14] + sized(answer, 2, 'little')
     if kind == IPMI_OPEN and size == 32:
         body = body[:1] + b'\0' + bytes((body[1] or 4,)) + b'\0' + body[4:8] * 2 + body[8:]
     elif kind == IPMI_HELLO and size >= 28:
@@ -8576,14 +8585,8 @@ def answer_ipmi(message, peer):
             IPMI_ENTERPRISE + bytes(4) + b'\x81' + bytes(7))
     if message[4] == IPMI_PLUS:
         return answer_ipmi_plus(message, peer)
-    if message[15] & 4:                 # a response
-        return None
-    if message[19] == IPMI_CAPABILITIES:
-        return pack_ipmi(message, 0, IPMI_ABILITIES)
-    if message[19] == IPMI_CHALLENGE:
-        peer.note('credentials', user=message[21:37].rstrip(b'\0'))
-        return pack_ipmi(message, IPMI_NO_USER)
-    return pack_ipmi(message, IPMI_NO_COMMAND)
+    answer = answer_ipmi_command(message[14:14 + message[13]], peer)
+    return answer and message[:4] + bytes(9) + sized(answer, 1)
 
 
 # ---- ntp -----------------------------------------------------------------------------

@@ -12775,6 +12775,10 @@ DATAGRAM_VECTORS = [
      unhex('0600ff0700000000000000000008811c632000398126'), 'IPMI 2.0 s22.16'),
     ('ipmi other command', UDP, unhex('0600ff07 00000000 00000000 00 07 2018c8 8100 01 7e'),
      unhex('0600ff0700000000000000000008811c63200001c11e'), 'IPMI 2.0 s20.1'),
+    ('ipmi ciphers', UDP, unhex('0600ff07 0600 00000000 00000000 0a00 2018c8 8100 54 0e00 80 9d'),
+     unhex('0600ff0706000000000000000000 0e00 811c63 200054 00 01c003014181 05'), 'ipmitool 1.8.19, lanplus'),
+    ('ipmi in a session', UDP, unhex('0600ff07 0600 a4a3a2a0 00000000 0a00 2018c8 8100 54 0e00 80 9d'),
+     None, 'there is none'),
     ('ipmi session', UDP, unhex('0600ff07 0610 00000000 00000000 2000 00 00 0000 a4a3a2a0 00000008 01000000 01000008 01000000 02000008 01000000'),
      unhex('0600ff0706110000000000000000240000000400a4a3a2a0a4a3a2a000000008010000000100'
            '0008010000000200000801000000'), 'ipmitool 1.8.19, lanplus'),
@@ -19274,6 +19278,37 @@ class Responder(Case):
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    # over UDP; those that Debian has no client for are asked by a line of Python
+    ASK = "{py}s=__import__('socket').socket(2,2);s.settimeout(4);s.sendto(%s,('10.88.0.62',%d));print(s.recv(2048))"
+    DATAGRAM_CLIENTS = [
+        ('snmpget 1', 'snmpget -v1 -c public 10.88.0.62 1.3.6.1.2.1.1.1.0', 0, r'STRING: "Linux"'),
+        ('snmpget 3', 'snmpget -v3 -u bob -l authPriv -a SHA -A secretsecret -x AES -X secretsecret '
+         '10.88.0.62 1.3.6.1.2.1.1.1.0', 1, r'Unknown user name'),
+        ('snmpwalk 1', 'snmpwalk -v1 -c public 10.88.0.62', 0, r'INTEGER: 72\nEnd of MIB'),
+        ('snmpwalk 2c', 'snmpwalk -v2c -c public 10.88.0.62', 0,
+         r'INTEGER: 72\n.*No more variables left'),
+        ('snmpbulkwalk', 'snmpbulkwalk -v2c -c public 10.88.0.62 1.3.6.1.2.1.1', 0, r'INTEGER: 72\n'),
+        ('snmpset', 'snmpset -v2c -c private 10.88.0.62 1.3.6.1.2.1.1.5.0 s x', 2, r'noAccess'),
+        ('ntpdig', 'ntpdig -t 4 10.88.0.62', 0, r' s2 no-leap'),
+        ('nbtscan', 'nbtscan 10.88.0.62', 0, r'10\.88\.0\.62 +WIN-'),
+        ('ike-scan', 'ike-scan -s 0 10.88.0.62', 0, r'NO-PROPOSAL-CHOSEN.*1 returned notify'),
+        ('ike-scan of version 2', 'ike-scan -s 0 -2 10.88.0.62', 0, r'NO_PROPOSAL_CHOSEN.*IKEv2'),
+        ('ipmitool', 'ipmitool -I lan -H 10.88.0.62 -U bob -P x mc info', 1, r'Invalid user name'),
+        ('ipmitool of version 2', 'ipmitool -v -I lanplus -H 10.88.0.62 -U bob -P x mc info', 1,
+         r'unauthorized name'),
+        ('coap-client', 'coap-client-notls -B 4 coap://10.88.0.62/.well-known/core', 0, r'</>'),
+        ('coap-client of none', 'coap-client-notls -B 4 coap://10.88.0.62/x', 0, r'4\.04'),
+        ('dig of the host', 'dig +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
+        ('dig of a transfer', 'dig @10.88.0.62 example.org axfr', 0, r'Transfer failed'),
+        ('dig of a status', 'dig +opcode=status @10.88.0.62 x', 0, r'status: NOTIMP'),
+        ('sipsak', 'sipsak -vv -s sip:bob@10.88.0.62', 0, r'SIP/2\.0 200 OK'),
+        ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot', 0, r'not found'),
+        ('openssl of DTLS', 'openssl s_client -dtls -connect 10.88.0.62:443', 1, r'alert handshake failure'),
+        ('QUIC', ASK % ("b'\\xc0ABCD\\1x\\1y'+bytes(1200)", 443), 0, r"\\x00\\x01y\\x01x\\x00\\x00\\x00\\x01'"),
+        ('memcached', ASK % ("b'ab'+bytes(3)+b'\\1'+bytes(2)+b'version\\r\\n'", 11211), 0, r'VERSION 1'),
+        ('BACnet', ASK % ("b'\\x81\\x0b\\0\\x08\\1\\0\\x10\\x08'", 47808), 0, r'\\x10\\x00\\xc4'),
+        ('a2s', ASK % ("b'\\xff'*4+b'U'+b'\\xff'*4", 27015), 0, r'\\xffA'),
+    ]
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
          r'111/tcp open +rpcbind 2-4 .*100000 +2,3,4 +111/tcp +rpcbind'),
@@ -19313,6 +19348,10 @@ class Responder(Case):
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
         self.run_clients(self.BINARY_CLIENTS, 15)
+
+    def test_datagram_clients(self):
+        """The same over UDP."""
+        self.run_clients(self.DATAGRAM_CLIENTS, 15)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
