@@ -575,7 +575,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again, wait, limit), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit, tls), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -590,6 +590,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   turn of the loop, for what takes milliseconds.  None: it need not be
 #           limit   TCP: seconds after which the conversation ends with FIN, unless a later reply
 #                   sets another limit; 0: no longer.  None: it stays as it is
+#           tls     TCP, where peer.offers_tls: what follows is said inside of TLS.  Octets that
+#                   we say first there, may be b''
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
@@ -622,12 +624,13 @@ MORE = b''
 SHUT = True
 WORK = 0
 
-Reply = collections.namedtuple('Reply', 'out used skip close port again wait limit')    # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
+Reply = collections.namedtuple(             # see above
+    'Reply', 'out used skip close port again wait limit tls')
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
-    'Protocol', 'name over sigs words shared ports ref check answer banner most echo')
-Protocol.__new__.__defaults__ = None,       # most have no id that is repeated
+    'Protocol', 'name over sigs words shared ports ref check answer banner most echo everywhere')
+Protocol.__new__.__defaults__ = None, False         # most have no id that is repeated
 PROTOCOLS = {}              # name: Protocol, filled by the decorators
 FAMILIES = []               # [(title, [names])], as they stand in the file
 
@@ -640,7 +643,7 @@ def family(title):
 
 
 def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, most=1.0,
-             words=(), shared=(), echo=None):
+             words=(), shared=(), echo=None, everywhere=False):
     """Register the function below as the answerer of a protocol.
 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
@@ -661,13 +664,14 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     echo    echo(message, transport) -> (at, size) of an id that the answer repeats at the same
             place, and that changes nothing else of it, nor of `check`: who asks the same with
             another id is given the same answer, without a call (see Store)
+    everywhere  the strict policy has it on ports of others, too: it carries them
     """
     def register(answer):
         assert name not in PROTOCOLS, name
         PROTOCOLS[name] = Protocol(
             name, over, tuple(sig), tuple(each.upper() for each in words),
             tuple(each.upper() for each in shared), (port,) if isinstance(port, int) else port,
-            ref, check, answer, banner, most, echo)
+            ref, check, answer, banner, most, echo, everywhere)
         FAMILIES[-1][1].append(name)
         return answer
     return register
@@ -959,8 +963,8 @@ class Registry:
     """The protocols that are switched on, and which of them is meant.
 
     index       {transport: Index}
-    owners      {port: names of its protocols} under the strict policy, where such a port speaks
-                nothing else; empty otherwise
+    owners      {(transport, port): names of its protocols} under the strict policy, where such a
+                port speaks nothing else; empty otherwise
     greeters    {port: Protocol that speaks first}
     """
 
@@ -971,10 +975,12 @@ class Registry:
         self.owners, self.greeters = {}, {}
         for each in protocols:
             for port in each.ports:
-                if strict:
-                    self.owners.setdefault(port, set()).add(each.name)
+                for transport in each.over if strict and not each.everywhere else ():
+                    self.owners.setdefault((transport, port), set()).add(each.name)
                 if each.banner:
                     self.greeters.setdefault(port, each)
+        for names in self.owners.values():
+            names.update(each.name for each in protocols if each.everywhere)
 
     def find(self, data, peer, final=False):
         """What a conversation begins with -> its Protocol; MORE: too short to tell; or None.
@@ -987,7 +993,7 @@ class Registry:
         """
         index = self.index[peer.transport]
         wait = peer.transport == TCP and not final
-        allowed = self.owners.get(peer.dport) if self.owners else None
+        allowed = self.owners.get((peer.transport, peer.dport)) if self.owners else None
         if wait and len(data) == 1 and data in index.begun:
             return MORE
         entries = index.lists.get(data[:2]) or index.lists.get(data[:1])
@@ -1101,22 +1107,24 @@ class Host:
     boot        Unix time of the start
     registry    the Registry
     original    whether to do as the original does, where its tests look
+    tls         the Tls of section 8; None: it is not spoken
     http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
     shared      {protocol: what all its conversations share}
     keep        octets to remember of what each client says; None: no conversation is recorded
     """
-    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
-                 'shared', 'keep')
+    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
+                 'events', 'shared', 'keep')
     # what is the same for every visitor, at all times: an answer made of it may be given again
     LASTING = frozenset(('guid', 'name', 'host_name', 'boot', 'registry', 'original', 'http_401',
-                         'keep'))
+                         'tls', 'keep'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
         self.random, self.boot, self.original = random, boot, original
         self.http_401 = http_401 or original
         self.guid, self.events = random(16), None
+        self.tls = None
         self.shared = {}
         self.keep = None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
@@ -1213,10 +1221,11 @@ class Peer:
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
                  'hurried', 'greeter', 'to_group')
-    before, record = '', None
+    before = ''
+    record = secure = None
     # what a conversation begins with; all else may differ from one visitor to the next
     FRESH = frozenset(('transport', 'host', 'protocol', 'state', 'hurried', 'greeter',
-                       'to_group'))
+                       'to_group', 'secure'))
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1225,6 +1234,11 @@ class Peer:
         self.now, self.host = now, host
         self.protocol = self.state = self.greeter = None
         self.hurried = self.to_group = False
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether the conversation may go on inside of TLS, and does not yet."""
+        return self.host.tls is not None and self.secure is None
 
     def note(self, kind, **fields):
         """Tell whoever listens of a request, a name, a password: 0.1 us where nobody does.
@@ -1284,23 +1298,36 @@ class Stream(Peer):
     waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
     limit       Reply.limit that whoever feeds us has not seen yet; None: none
     resumed     the answerer is called whatever has come
+    secure      the Session inside of which all is said; None: no TLS
     """
     __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record', 'waits',
-                 'limit', 'resumed')
+                 'limit', 'resumed', 'secure')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
         self.deaf = self.closing = self.stalled = self.resumed = False
         self.before, self.record = '', None
-        self.waits = self.limit = None
+        self.waits = self.limit = self.secure = None
 
     def cost(self) -> int:
-        """Octets that the conversation keeps, the answerer's state included."""
-        return len(self.kept) + (kept_by(self.state) if self.state else 0)
+        """Octets that the conversation keeps, the answerer's state and TLS included."""
+        size = len(self.kept) + (kept_by(self.state) if self.state else 0)
+        return size + self.secure.cost() if self.secure else size
 
     def feed(self, octets: bytes) -> bytes:
         """Octets of the client, in order -> octets to answer."""
+        if self.secure:
+            return self.secure.feed(octets)
+        out = self.hear(octets)
+        if self.secure:                         # TLS begins with what is left
+            octets, self.kept = self.kept, b''
+            out += self.secure.feed(octets)
+        return out
+
+    def hear(self, octets: bytes) -> bytes:
+        """What the client says -> what we answer, both without TLS."""
+        inside = self.secure
         if self.record and octets:
             self.record.hear(octets)
         self.kept += octets
@@ -1312,7 +1339,7 @@ class Stream(Peer):
                 break
             answers.append(answer)
             size += len(answer)
-            if self.at >= len(self.kept) and not self.skip:
+            if self.at >= len(self.kept) and not self.skip or self.secure is not inside:
                 break
         self.stalled = size >= OUT_MAX or self.at < len(self.kept) and len(answers) >= STEPS_MAX
         self.kept = self.kept[self.at:]
@@ -1327,7 +1354,14 @@ class Stream(Peer):
         if isinstance(given, tuple):
             given, self.closing = given
             self.turn_deaf()
-        return given
+        return self.secure.seal(given) if self.secure else given
+
+    def farewell(self) -> bytes:
+        """Our side is done -> the last octets before its FIN."""
+        out = self.secure.end() if self.secure else b''
+        self.closing, self.stalled = True, False
+        self.turn_deaf()
+        return out
 
     def hurry(self) -> bytes:
         """No more comes for now: the strongest whole signature decides, a line needs no end."""
@@ -1398,15 +1432,17 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again, self.waits, limit = given
+        out, used, skip, close, _, again, self.waits, limit, words = given
         if used is None:
             used = len(data)
         if limit is not None:
             self.limit = limit
-        if not (used or out or skip or close):
+        if not (used or out or skip or close or words is not None):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
         self.skip = skip
+        if words is not None:
+            self.secure = self.host.tls.begin(self, words, again and not self.greeter)
         if again:
             self.before = self.protocol.name
             self.protocol = self.greeter = self.state = None
@@ -1598,6 +1634,8 @@ class Conn(Stream):
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
         size = len(self.kept) + len(self.unacked)
+        if self.secure:
+            size += self.secure.cost()
         if self.record:
             size += self.record.cost()
         return size + kept_by(self.state) if self.state else size
@@ -1652,7 +1690,7 @@ class Waiting:
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
     held, record = 0, None
-    resumes = deadline = None
+    resumes = deadline = secure = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
         self.head, self.step, self.window = head, step, window
@@ -1735,6 +1773,8 @@ class Connections:
             conn.end_record(end)
             self.held -= conn.held
             self.has_spoken(flow)
+            if conn.secure:
+                conn.secure.forget()
 
     def evict(self):
         flow = next(iter(self.silent or self.table))
@@ -2742,6 +2782,8 @@ class Stack:
         self.store.tick(now)
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
+        if self.host.tls:
+            frames += self.end_displaced(self.host.tls.displaced)
         for due, flow in self.timers.pop_due(now):
             conn = self.connections.get(flow)
             if not conn:
@@ -2750,13 +2792,15 @@ class Stack:
                 frames += self.look_after(flow, conn)
             if conn.resumes == due:
                 frames += self.resume(flow, conn)
+            if conn.secure and conn.secure.greets == due:
+                frames += self.go_on(flow, conn, conn.greet(conn.secure.greeter))
             if conn.deadline == due:
                 frames += self.end(flow, conn)
         return frames + self.do_work() if self.work else frames
 
     def next_due(self) -> 'float | None':
         """When tick() has something to do; None: only frames will tell."""
-        if self.connections.gone or self.work:
+        if self.connections.gone or self.work or (self.host.tls and self.host.tls.displaced):
             return self.now
         known = [self.timers.next_due()]
         if self.connections.table:              # who is idle now waits for a farewell's token
@@ -3316,7 +3360,9 @@ class Stack:
     def converse(self, conn, data):
         """Feed a conversation, None: no more comes for now -> octets to answer."""
         conn.now = self.now
-        return self.tell(conn, conn.hurry() if data is None else conn.feed(data), data)
+        inside = conn.secure                    # which notes what it hears
+        out = conn.hurry() if data is None else conn.feed(data)
+        return self.tell(conn, out, data, inside is None)
 
     def converse_first(self, conn, data):
         """The first octets of a conversation -> octets to answer: known from another, or new."""
@@ -3336,10 +3382,10 @@ class Stack:
             out = conn.feed(data)
         return self.tell(conn, out, data)
 
-    def tell(self, conn, out, data):
+    def tell(self, conn, out, data, loud=True):
         """Count what a conversation answered to its client's words, None: to silence -> that."""
         if out:
-            self.note_answer(conn, out, data or b'')
+            self.note_answer(conn, out, data or b'', loud)
         elif data and conn.deaf and not (conn.protocol or conn.before):
             self.counts['tcp unknown protocol'] += 1        # though it gets an ACK
             conn.note('unknown', octets=len(data), data=data)
@@ -3351,10 +3397,10 @@ class Stack:
         for kind, fields in kept.notes:
             peer.note(kind, **fields)
 
-    def note_answer(self, peer, out, data):
+    def note_answer(self, peer, out, data, loud=True):
         """Count an answer by its protocol, tell whoever listens."""
         self.spoken[peer.spoken] += 1
-        if self.host.events is not None:        # asked here: 0.2 us less where nobody listens
+        if self.host.events is not None and loud:   # asked here: 0.2 us less where nobody listens
             peer.note('answer', octets=len(out), data=data)
 
     def shift(self, step):
@@ -3368,6 +3414,8 @@ class Stack:
                 conn.resumes += step
             if conn.deadline is not None:
                 conn.deadline += step
+            if conn.secure and conn.secure.greets is not None:
+                conn.secure.greets += step
 
     def take_events(self):
         """What was noted since the last call -> [Event], in order."""
@@ -3481,6 +3529,9 @@ class Stack:
         if conn.limit is not None:
             conn.deadline = self.timers.add(conn.limit, flow, self.now) if conn.limit else None
             conn.limit = None
+        secure = conn.secure
+        if secure and secure.done and secure.greeter and secure.greets is None:
+            secure.greets = self.timers.add(self.greet_s, flow, self.now)
         if conn.waits is None or conn.resumes is not None:
             return
         if conn.waits == WORK:
@@ -3507,9 +3558,8 @@ class Stack:
 
     def end(self, flow, conn) -> 'list[bytes]':
         """The time for a conversation is over -> frames."""
-        conn.closing, conn.stalled, conn.deadline = True, False, None
-        conn.turn_deaf()
-        return self.go_on(flow, conn, b'')
+        conn.deadline = None
+        return self.go_on(flow, conn, conn.farewell())
 
     def go_on(self, flow, conn, out) -> 'list[bytes]':
         """Octets of an answer that no frame asked for -> frames."""
@@ -3552,12 +3602,20 @@ class Stack:
                 connections.drop(flow, 'idle')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             else:
-                conn.closing, conn.stalled = True, False
-                conn.turn_deaf()
                 conn.end_record('idle')
-                frames += self.frames_to(flow, conn, self.transmit(conn))
-                connections.touch(flow, conn, self.now)
-                self.set_timer(flow, conn)
+                frames += self.go_on(flow, conn, conn.farewell())
+        return frames
+
+    def end_displaced(self, displaced):
+        """Those whose TLS had to make room -> their last octets, and FIN."""
+        frames = []
+        while displaced:
+            conn, out = displaced.popleft()
+            layout = FLOW4 if len(conn.src) == 4 else FLOW6
+            flow = layout.pack(conn.src, conn.dst, conn.sport, conn.dport)
+            if self.connections.get(flow) is conn:
+                conn.end_record('evicted')
+                frames += self.go_on(flow, conn, out)
         return frames
 
     def tell_evicted(self):
@@ -7174,6 +7232,7 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
                    'missed': sum(each.missed for each in observers)})
+    counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
     return counts
@@ -7333,6 +7392,13 @@ def make_parser() -> argparse.ArgumentParser:
     group('--policy', choices=('any', 'strict'), action=Once, default='any',
           help='any: every port answers everything; strict: a port that a protocol owns speaks '
                'only that (default: any)')
+    group('--tls-max', metavar='N', action=Once, type=positive, default=SESSIONS_MAX,
+          help='conversations inside of TLS at once, of one /24 or /48 %d; beyond, the longest '
+               'idle one ends (default: %d)' % (SESSIONS_CROWD_MAX, SESSIONS_MAX))
+    group('--tls-budget', metavar='N', action=Once, type=positive, default=TLS_RATE,
+          help='TLS handshakes a second (default: %d)' % TLS_RATE)
+    group('--state-dir', metavar='DIR', action=Once,
+          help='keep our keys and certificates there (default: new ones at each start)')
     group('--greet', metavar='MS', action=Once, type=greet_argument, default=GREET_S,
           help='where we speak first, do so when the client has been silent for so long, or off '
                '(default: %d)' % (GREET_S * 1000))
@@ -7685,6 +7751,22 @@ def open_files(args, files, user) -> list:
     return [files] * args.workers
 
 
+def make_host(args, protocols) -> Host:
+    """Who we are, with keys and certificates."""
+    host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
+                args.http == '401')
+    if any(each.name == 'tls' for each in protocols):
+        try:
+            context = make_context(host, args.state_dir)
+        except ImportError as error:            # a Python without OpenSSL
+            say('TLS: this Python has none: %s' % error)
+            return host
+        greets = args.greet is not None and not args.like_original
+        host.tls = Tls(context, greets, max(args.tls_max // args.workers, 1),
+                       max(args.tls_budget / args.workers, 1))
+    return host
+
+
 def run(args) -> int:
     """Look at what is asked for, then answer until a signal comes -> exit status."""
     protocols = choose_protocols(args.only, args.no_protocol, getattr(args, 'with'))
@@ -7705,8 +7787,7 @@ def run(args) -> int:
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
-                 args.http == '401'),
+            make_host(args, protocols),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, place=place, refusals=Budget(*REFUSALS))
@@ -8012,6 +8093,322 @@ def parse_pem(label: str, text: bytes) -> bytes:
         return codecs.decode(found.group(1), 'base64')
     except ValueError:
         raise Malformed(label) from None
+
+
+# ---- contexts ----
+
+TLS_SUITES = 'ALL:@SECLEVEL=0'         # whatever a client can, it shall find here
+TLS_INSIDE = ['http/1.1']               # what we talk of what has a name in ALPN
+NO_RENEGOTIATION = 1 << 30              # ssl.OP_NO_RENEGOTIATION; 3.6 has no name for it
+KEY_FILES = ((RsaKey, 'tls-rsa.pem'), (EcKey, 'tls-p256.pem'))
+
+
+def make_chain(kind, host) -> bytes:
+    """RsaKey or EcKey -> a new key and a certificate for it, PEM."""
+    key = kind.make(host.random)
+    octets = pack_certificate(key, host.host_name, host.boot, host.random)
+    return pack_pem(kind.label, key.private()) + pack_pem('CERTIFICATE', octets)
+
+
+def make_context(host, directory):
+    """-> the SSLContext of a server that is content with any client.
+
+    directory   --state-dir: its keys and certificates are taken, or kept there
+    raises      UserError if a file there is none of these
+    """
+    import ssl
+    import warnings
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')         # TLS 1.0 is old: that is why we want it
+        for what, step in (
+                ('weak ciphers', lambda: context.set_ciphers(TLS_SUITES)),
+                ('TLS 1.0', lambda: allow_old_versions(ssl, context)),
+                ('ALPN', lambda: context.set_alpn_protocols(TLS_INSIDE))):
+            try:
+                step()
+            except (ValueError, NotImplementedError, ssl.SSLError) as error:
+                say('TLS: %s refuses %s: %s' % (ssl.OPENSSL_VERSION, what, error))
+    for kind, name in KEY_FILES:
+        try:
+            load_chain(context, keep_secret(directory, name, lambda: make_chain(kind, host)))
+        except (ValueError, ssl.SSLError) as error:
+            raise UserError('TLS: %s refuses the certificate%s: %s' % (
+                ssl.OPENSSL_VERSION, ' of ' + os.path.join(directory, name) if directory else '',
+                error)) from None
+    return context
+
+
+def allow_old_versions(ssl, context):
+    """TLS 1.0 to 1.3, and nothing that costs more than a handshake: no tickets, no second one."""
+    context.options &= ~(ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1)
+    context.options |= ssl.OP_NO_TICKET | NO_RENEGOTIATION
+    if hasattr(context, 'minimum_version'):     # 3.7
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    if hasattr(context, 'num_tickets'):         # 3.8
+        context.num_tickets = 0
+
+
+def load_chain(context, text: bytes):
+    """A key and its certificate, PEM; the library wants a file, which is never on a disk."""
+    if hasattr(os, 'memfd_create'):             # 3.8
+        fd = os.memfd_create('tls')
+    else:
+        fd = os.open('/tmp', os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        write_all(fd, text)
+        context.load_cert_chain('/proc/self/fd/%d' % fd)
+    finally:
+        os.close(fd)
+
+
+# ---- sessions ----
+
+RECORD_HEAD = struct.Struct('!BHH')     # RFC 8446 s5.1: type version length
+RECORD_MAX = (1 << 14) + 2048           # RFC 5246 s6.2.3
+TLS_ALERT, TLS_HANDSHAKE = 21, 22
+TLS_INTERNAL_ERROR = 80                 # RFC 8446 s6.2
+HELLO_RECORDS = 32                      # that a ClientHello may be cut into
+HELLO_MAX = 1 << 14                     # octets of one
+SHAKING_COST, SHAKEN_COST = 48 << 10, 20 << 10      # octets that OpenSSL keeps of a connection
+SESSIONS_MAX = 1024
+HANDSHAKE_S = 10.0
+SESSIONS_CROWD_MAX = 64                      # of one network
+TLS_RATE = 300                          # handshakes a second
+
+
+def read_hello(data: bytes) -> 'bytes | None':
+    """Records that a client begins with -> the handshake message in them, which may be in several.
+
+    None: it is not whole; b'': there is none, or only OpenSSL can say what it is
+    """
+    message, at = b'', 0
+    if data[:1] == b'\x80' and len(data) < 2 + data[1:2].ljust(1)[0]:   # SSLv2
+        return None
+    for _ in range(HELLO_RECORDS):
+        if len(data) < at + RECORD_HEAD.size:
+            return None if data[at:at + 1] in (b'', b'\x16') else b''
+        kind, _, size = RECORD_HEAD.unpack_from(data, at)
+        if kind != TLS_HANDSHAKE or not 0 < size <= RECORD_MAX:
+            break
+        at += RECORD_HEAD.size + size
+        if len(data) < at:
+            return None
+        message += data[at - size:at]
+        end = 4 + from_octets(message[1:4], 'big')
+        if end > HELLO_MAX:
+            break
+        if 4 <= end <= len(message):
+            return message[:end]
+    return b''
+
+
+class Tls:
+    """All conversations inside of TLS.
+
+    context     the SSLContext
+    greets      whether we speak first inside, where we do
+    maximum     Sessions at once; crowd: of one network
+    rate        handshakes a second; bucket: [those that may still be, when that was so]
+    sessions    {Session: None}, the longest idle first
+    crowds      {network of the client: the same of its own}
+    displaced   (Stream, its last octets) of those that had to make room
+    counts      of these, and of those over the rate
+    """
+
+    def __init__(self, context, greets=True, maximum=SESSIONS_MAX, rate=TLS_RATE,
+                 crowd=SESSIONS_CROWD_MAX):
+        self.context, self.greets = context, greets
+        self.maximum, self.crowd = maximum, crowd
+        self.rate, self.bucket = rate, [rate, 0.0]
+        self.sessions, self.crowds = collections.OrderedDict(), {}
+        self.displaced, self.counts = collections.deque(), collections.Counter()
+
+    def begin(self, stream, words, greets):
+        """A conversation goes on inside -> its Session, as of there."""
+        stream.limit = HANDSHAKE_S
+        return Session(self, stream, words, greets and self.greets)
+
+    def admit(self, session) -> bool:
+        """Whether a handshake may begin; then there is room for it."""
+        Budget.refill(self.bucket, self.rate, self.rate, session.stream.now)
+        if self.bucket[0] < 1:
+            self.counts['tls over budget'] += 1
+            return False
+        self.bucket[0] -= 1
+        crowd = self.crowds.setdefault(session.network, collections.OrderedDict())
+        if len(crowd) >= self.crowd:
+            self.displace(crowd)
+        elif len(self.sessions) >= self.maximum:
+            self.displace(self.sessions)
+        self.sessions[session] = self.crowds.setdefault(session.network, crowd)[session] = None
+        return True
+
+    def displace(self, sessions):
+        """The one that was idle for longest ends."""
+        stream = next(iter(sessions)).stream
+        self.counts['tls displaced'] += 1
+        self.displaced.append((stream, stream.farewell()))
+
+    def touch(self, session):
+        """It was not idle."""
+        self.sessions.move_to_end(session)
+        self.crowds[session.network].move_to_end(session)
+
+    def forget(self, session):
+        """It is over."""
+        if session in self.sessions:
+            del self.sessions[session], self.crowds[session.network][session]
+            if not self.crowds[session.network]:
+                del self.crowds[session.network]
+
+
+class Session:
+    """TLS around one conversation: octets of records on one side, what is said on the other.
+
+    server      the Tls
+    stream      the Stream whose octets these are
+    network     of its client
+    kept        records of a ClientHello that is not whole
+    incoming, outgoing  MemoryBIOs of records; inner: the SSLObject; None until the hello is whole
+    done        the handshake is over
+    words       what we say first inside
+    greeter     the Protocol that does so if the client stays silent; None: none, or no more
+    greets      when it does, Unix time; None: not known yet, or never
+    """
+    __slots__ = ('server', 'stream', 'network', 'kept', 'incoming', 'outgoing', 'inner', 'done',
+                 'words', 'greeter', 'greets')
+
+    def __init__(self, server, stream, words, greets):
+        self.server, self.stream = server, stream
+        self.network = source_network(stream.src)
+        self.kept, self.words = b'', words
+        self.incoming = self.outgoing = self.inner = None
+        self.done, self.greets = False, None
+        self.greeter = stream.host.registry.greeters.get(stream.dport) if greets else None
+
+    def cost(self) -> int:
+        """Octets that are kept for it."""
+        if self.inner is None:
+            return len(self.kept)
+        return SHAKEN_COST if self.done else SHAKING_COST
+
+    def feed(self, octets: bytes) -> bytes:
+        """Records of the client -> ours, with what the conversation inside answers."""
+        stream, shaken = self.stream, self.done
+        if self.inner is None:
+            self.kept += octets
+            hello = read_hello(self.kept)
+            if hello is None:
+                return b''
+            octets, self.kept = self.kept, b''
+            if not self.start(hello):
+                stream.farewell()
+                return pack_alert(max(octets[1:3], b'\3\1') if hello else b'\3\1')
+        plain, over = self.open(octets)
+        out = b'' if shaken or not self.done else self.words
+        if self.done and (plain or over or not octets):
+            out += self.talk(plain, over)
+        if over and not (stream.stalled or stream.waits is not None):
+            stream.closing = True
+            stream.turn_deaf()
+        return self.seal(out)
+
+    def start(self, hello) -> bool:
+        """A ClientHello is whole, octets -> whether we go on with it."""
+        import ssl
+        stream = self.stream
+        parsed = parse_hello(hello) if stream.host.events is not None else None
+        if parsed:
+            stream.note('tls_hello', hello=hello, server_name=read_sni(parsed),
+                        alpn=b','.join(read_alpn(parsed)))
+        if not self.server.admit(self):
+            stream.note('tls', error='too many handshakes')
+            return False
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.inner = self.server.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        return True
+
+    def open(self, octets) -> 'tuple[bytes, bool]':
+        """Records -> what the client says in them, whether no more will come."""
+        import ssl
+        self.incoming.write(octets)
+        pieces = []
+        try:
+            if not self.done:
+                self.inner.do_handshake()
+                self.finish()
+            pieces.append(self.inner.read(RECORD_MAX))
+            while pieces[-1]:
+                pieces.append(self.inner.read(RECORD_MAX))
+            over = True
+        except ssl.SSLWantReadError:
+            over = False
+        except ssl.SSLError as error:           # the alert, if there is one, is in `outgoing`
+            over = True
+            if not self.done:
+                self.stream.note('tls', error=error.reason or str(error))
+        return b''.join(pieces), over
+
+    def finish(self):
+        """The handshake is over."""
+        self.done, self.stream.limit = True, 0
+        if self.stream.record:
+            self.stream.record.go_inside()
+        cipher, _, _ = self.inner.cipher()
+        self.stream.note('tls', version=self.inner.version(), cipher=cipher,
+                         alpn=self.inner.selected_alpn_protocol() or '')
+
+    def talk(self, plain, over) -> bytes:
+        """What the client says inside -> what we answer; whoever listens is told of both.
+
+        over    no more will come
+        """
+        stream = self.stream
+        self.server.touch(self)
+        if plain:
+            self.greeter = self.greets = None
+        hurried = stream.hurried
+        stream.hurried = hurried or over
+        out = stream.hear(plain)
+        stream.hurried = hurried
+        if out:
+            stream.note('answer', octets=len(out), data=plain)
+        elif plain and stream.deaf and not stream.protocol:
+            stream.note('unknown', octets=len(plain), data=plain)
+        return out
+
+    def seal(self, out: bytes) -> bytes:
+        """What we say -> records."""
+        try:
+            if out:
+                self.inner.write(out)
+        except OSError:                         # SSLError: the client has broken it off
+            pass
+        octets = self.outgoing.read()
+        return octets + self.end() if self.stream.closing else octets
+
+    def end(self) -> bytes:
+        """Our side is done -> close_notify, unless the handshake is not over."""
+        octets = b''
+        if self.inner is not None:
+            try:
+                self.inner.unwrap()
+            except OSError:                     # SSLError: it waits for the client's own
+                pass
+            octets = self.outgoing.read()
+        self.forget()
+        return octets
+
+    def forget(self):
+        """Nothing is said inside any more."""
+        self.server.forget(self)
+        self.stream.secure = None
+
+
+def pack_alert(version: bytes) -> bytes:
+    """Octets of a version -> the record of a fatal internal_error (RFC 8446 s6)."""
+    return bytes((TLS_ALERT,)) + version + b'\0\2\2' + bytes((TLS_INTERNAL_ERROR,))
 
 
 # ==== 9 Protocols =====================================================================
@@ -9524,6 +9921,147 @@ def answer_raknet(message, peer):
 family('Databases and queues')
 
 
+# ---- aerospike -----------------------------------------------------------------------
+
+AEROSPIKE_SAYS = {b'build': b'6.0.0.0', b'node': b'BB9000000000000', b'status': b'ok',
+                  b'partition-generation': b'0', b'peers-clear-std': b'1,3000,[]',
+                  b'peers-generation': b'1'}
+# Message 2.3 of no fields: its head's size, flags, result 80 (not authenticated)
+AEROSPIKE_REFUSAL = b'\2\3' + sized(bytes((22, 0, 0, 0, 0, 80)) + bytes(16), 6)
+
+
+@talk('aerospike', sig=('02 01 00 00 00 00 .. ..', '02 03 00 00 00 00 .. .. 16'), port=3000,
+      size=be(2, 6, 8), ref='https://github.com/aerospike/aerospike-client-c')
+def answer_aerospike(message, peer):
+    """Names of facts -> facts; all else is refused; what has results is an answer."""
+    if b'\t' in message if message[1] == 1 else message[13]:
+        return None
+    if message[1] != 1:
+        peer.note('request', function=message[1], data=message[8:])
+        return AEROSPIKE_REFUSAL
+    names = message[8:].split(b'\n', 64)[:-1] or sorted(AEROSPIKE_SAYS)
+    return b'\2\1' + sized(b''.join(
+        b'%s\t%s\n' % (name, AEROSPIKE_SAYS.get(name, b'')) for name in names), 6)
+
+
+# ---- clickhouse ----------------------------------------------------------------------
+
+CLICKHOUSE_VERSION = re.compile(br'(?:[\x80-\xff]{0,9}[\0-\x7f]){3}')     # three numbers
+CLICKHOUSE_REFUSED = 516                # AUTHENTICATION_FAILED
+# Exception: code, its name, what happened, where; no other in it
+CLICKHOUSE_REFUSAL = (b'\2' + struct.pack('<I', CLICKHOUSE_REFUSED) + sized(b'DB::Exception', 1)
+                      + sized(b'Authentication failed', 1) + sized(b'', 1) + b'\0')
+
+
+def read_clickhouse(data):
+    """Hello -> [client, database, user, password], where it ends."""
+    client, at = read_sized(data, 1, 1)
+    version = CLICKHOUSE_VERSION.match(data, at)
+    if not version:
+        raise Malformed('version at %d' % at)
+    texts, at = [client], version.end()
+    while len(texts) < 4:
+        text, at = read_sized(data, at, 1)
+        texts.append(text)
+    return texts, at
+
+
+def size_clickhouse(data):
+    """Where the hello ends, if it is whole."""
+    try:
+        return read_clickhouse(data)[1]
+    except Malformed:
+        return None
+
+
+@talk('clickhouse', sig=('00 .. 43 6c 69 63 6b 48 6f 75 73 65',), port=9000, limit=1024,
+      size=size_clickhouse, ref='https://clickhouse.com/docs/native-protocol/server')
+def answer_clickhouse(message, peer):
+    """Hello -> authentication failed."""
+    client, _, user, password = read_clickhouse(message)[0]
+    peer.note('credentials', user=user, password=password, client=client)
+    return CLICKHOUSE_REFUSAL, SHUT
+
+
+# ---- openwire ------------------------------------------------------------------------
+
+OPENWIRE_HEAD = struct.Struct('!IB8sI')         # size type magic version
+# Map of one entry: "TightEncodingEnabled", boolean, no
+OPENWIRE_MAP = struct.pack('!I', 1) + sized(b'TightEncodingEnabled') + b'\1\0'
+OPENWIRE_HELLO = sized(b'\1ActiveMQ' + struct.pack('!I', 12) + b'\1' + sized(OPENWIRE_MAP, 4), 4)
+
+
+@talk('openwire', sig=('00 00 .. .. 01' + ' %02x' * 8 % tuple(b'ActiveMQ'),), port=61616,
+      size=be(0, 4, 4), banner=OPENWIRE_HELLO,
+      ref='https://activemq.apache.org/components/classic/documentation/'
+          'openwire-version-2-specification')
+def answer_openwire(message, peer):
+    """Format of the wire -> ours, if we have not said it yet; what follows ends it.
+
+    state   'greeted'
+    """
+    if message[4:13] != OPENWIRE_HELLO[4:13]:
+        peer.note('request', function=message[4], data=message[5:])
+        return b'', SHUT
+    given = b'' if peer.greeter or peer.state else OPENWIRE_HELLO
+    peer.state = 'greeted'
+    return given
+
+
+# ---- pulsar --------------------------------------------------------------------------
+
+PULSAR_CONNECT, PULSAR_PING = b'\x08\2', b'\x08\x12'    # PulsarApi.proto: type of a command
+PULSAR_CONNECTED = b'\x08\3\x1a' + sized(b'\x0a' + sized(b'Broker 2.10', 1) + b'\x10\x13', 1)
+PULSAR_PONG = b'\x08\x13\x9a\1\0'
+# ERROR of no request: authorization
+PULSAR_REFUSAL = b'\x08\x0e\x72' + sized(
+    b'\x08' + b'\xff' * 9 + b'\1\x10\4\x1a' + sized(b'not authorized', 1), 1)
+
+
+@talk('pulsar', sig=('00 00 .. .. 00 00 .. .. 08 02 12',), port=6650, size=be(0, 4, 4),
+      ref='https://pulsar.apache.org/docs/next/developing-binary-protocol/')
+def answer_pulsar(message, peer):
+    """Connect, ping -> the same; all else -> refusal."""
+    kind = message[8:10]
+    says = {PULSAR_CONNECT: PULSAR_CONNECTED, PULSAR_PING: PULSAR_PONG}.get(kind, PULSAR_REFUSAL)
+    return sized(sized(says, 4), 4), says is PULSAR_REFUSAL
+
+
+# ---- rethinkdb -----------------------------------------------------------------------
+
+RETHINK_HELLO = (b'{"success":true,"min_protocol_version":0,"max_protocol_version":0,'
+                 b'"server_version":"2.4.0"}\0')
+RETHINK_REFUSAL = b'{"success":false,"error":"Wrong password","error_code":12}\0'
+RETHINK_USER = re.compile(br'n=([^,"]{0,64}),r=')
+
+
+def size_rethink(data):
+    """The magic, alone or with a key before it was 1.0; then text that ends in NUL."""
+    if data[:1] == b'{':
+        return till(b'\0')(data)
+    if data[:4] == b'\xc3\xbd\xc2\x34':
+        return 4
+    return le(4, 4, 12)(data)
+
+
+@talk('rethinkdb', sig=('c3 bd c2 34', '20 2d 0c 40', '2d 4b 08 5f'), port=28015, limit=4096,
+      size=size_rethink, ref='https://rethinkdb.com/docs/writing-drivers/')
+def answer_rethink(message, peer):
+    """Version -> ours; login -> refusal.
+
+    state   'greeted'
+    """
+    if peer.state is None and message[:1] != b'{':
+        peer.state = 'greeted'
+        if len(message) == 4:
+            return RETHINK_HELLO
+        peer.note('credentials', user=b'', password=message[8:-4])
+        return b'ERROR: Incorrect authorization key.\n\0', SHUT
+    match = RETHINK_USER.search(message)
+    peer.note('credentials', user=match.group(1) if match else b'')
+    return RETHINK_REFUSAL, SHUT
+
+
 # ---- sasl plain ----------------------------------------------------------------------
 
 def note_plain(peer, response):
@@ -10347,6 +10885,160 @@ def answer_riak(message, peer):
     return sized(RIAK_SAYS.get(message[4], RIAK_REFUSAL), 4)
 
 
+# ---- sybase --------------------------------------------------------------------------
+
+SYBASE_NAME, SYBASE_PASSWORD = 39, 70           # TDS 5.0: fields of 30 octets, then their size
+SYBASE_ERROR = (struct.pack('<IBB', 4002, 1, 14) + sized(b'ZZZZZ', 1) + b'\0\1\0'
+                + sized(b'Login failed.\n', 2, 'little') + sized(b'server', 1) + b'\0\0\0')
+# LOGINACK: failed; EED; DONE: error
+SYBASE_TOKENS = (b'\xad' + sized(b'\6\5\0\0\0' + sized(b'server', 1) + b'\x0f\0\0\0', 2, 'little')
+                 + b'\xe5' + sized(SYBASE_ERROR, 2, 'little') + b'\xfd\2\0\0\0\0\0\0\0')
+
+
+def read_sybase(message, at):
+    """A field of the login."""
+    return message[at:at + min(message[at + 30], 30)]
+
+
+def size_sybase(data):
+    """Packets up to the last one: its status says so."""
+    at = 0
+    while len(data) >= at + 8:
+        size = int.from_bytes(data[at + 2:at + 4], 'big')
+        if size < 8:
+            return -1
+        if data[at + 1] & 1:
+            return at + size
+        at += size
+    return None
+
+
+@talk('sybase', sig=('02 00 02 00 00 00 00 00', '02 01 02 00 00 00 00 00'), port=5000, limit=2048,
+      size=size_sybase, ref='https://www.freetds.org/tds.html')
+def answer_sybase(message, peer):
+    """Login -> refusal."""
+    peer.note('credentials', user=read_sybase(message, SYBASE_NAME),
+              password=read_sybase(message, SYBASE_PASSWORD))
+    return b'\4\1' + sized(b'\0\0\0\0' + SYBASE_TOKENS, extra=4), SHUT
+
+
+# ---- tarantool -----------------------------------------------------------------------
+
+TARANTOOL_HEAD = re.compile(            # MessagePack: size {0: type, 1: sync}
+    br'(?:\xce....|\xcd..|\xcc.|.)[\x82-\x84]\0(\xcc?.)\x01'
+    br'(\xcf.{8}|\xce.{4}|\xcd..|\xcc.|.)', re.S)
+TARANTOOL_PING, TARANTOOL_AUTH = b'\x40', b'\7'
+TARANTOOL_REFUSED, TARANTOOL_UNKNOWN = 0x802f, 0x8030
+TARANTOOL_USER = re.compile(br'\x23(?:\xd9(.)|([\xa0-\xbf]))', re.S)   # {0x23: name}: its size
+TARANTOOL_SAYS = {TARANTOOL_REFUSED: b'access is denied', TARANTOOL_UNKNOWN: b'not supported'}
+
+
+def size_tarantool(data):
+    """A number of MessagePack, then so many octets."""
+    width = {0xcc: 1, 0xcd: 2, 0xce: 4}.get(data[0])
+    if width:
+        return be(1, width, 1 + width)(data)
+    return 1 + data[0] if data[0] < 0x80 else -1
+
+
+def tarantool_hello(peer):
+    """Version, instance; salt."""
+    salt = codecs.encode(peer.host.random(32), 'base64').strip()
+    return b''.join(text.ljust(63) + b'\n' for text in (
+        b'Tarantool 2.6.0 (Binary) ' + peer.host.guid.hex().encode(), salt))
+
+
+def read_tarantool_user(message):
+    """Login -> its name, b'' if there is none."""
+    match = TARANTOOL_USER.search(message)
+    if not match:
+        return b''
+    long, short = match.groups()
+    size = ord(long) if long else ord(short) & 0x1f
+    return message[match.end():match.end() + size]
+
+
+@talk('tarantool', port=3301, banner=tarantool_hello, size=size_tarantool,
+      sig=('ce .. .. .. .. 82 00 .. 01', 'ce .. .. .. .. 83 00 .. 01'),
+      ref='https://www.tarantool.io/en/doc/latest/reference/internals/box_protocol/')
+def answer_tarantool(message, peer):
+    """Ping -> pong; login, all else -> refusal."""
+    match = TARANTOOL_HEAD.match(message)
+    if not match:
+        return None
+    kind, sync = match.groups()
+    code = 0 if kind == TARANTOOL_PING else TARANTOOL_UNKNOWN
+    if kind == TARANTOOL_AUTH:
+        peer.note('credentials', user=read_tarantool_user(message))
+        code = TARANTOOL_REFUSED
+    text = TARANTOOL_SAYS.get(code)
+    body = b'\x81\x31\xd9' + sized(text, 1) if text else b'\x80'
+    return b'\xce' + sized(b'\x82\0\xcd' + struct.pack('!H', code) + b'\1' + sync + body, 4), (
+        code == TARANTOOL_REFUSED)
+
+
+# ---- thrift --------------------------------------------------------------------------
+
+THRIFT_CALL, THRIFT_EXCEPTION = b'\x80\1\0\1', b'\x80\1\0\3'    # version 1 and kind
+# Struct: 1, text; 2, i32: unknown method; end
+THRIFT_REFUSAL = b'\x0b\0\1' + sized(b'unknown method', 4) + b'\x08\0\2\0\0\0\1\0'
+
+
+def size_thrift(data):
+    """In a frame all of it; else the name and number of a call."""
+    return (be(4, 4, 12) if data[:1] == b'\x80' else be(0, 4, 4))(data)
+
+
+@talk('thrift', port=(9090, 9083), size=size_thrift,
+      sig=('80 01 00 01 00 00 00 ..', '00 00 .. .. 80 01 00 01 00 00 00 ..'),
+      ref='https://github.com/apache/thrift/blob/master/doc/specs/'
+          'thrift-binary-protocol.md')
+def answer_thrift(message, peer):
+    """Call -> exception: unknown method; without a frame it has no end, so that we end it."""
+    framed = message[:1] != b'\x80'
+    at = message.index(THRIFT_CALL) + 4
+    name, end = read_sized(message, at, 4)
+    peer.note('request', method=name[:256])
+    says = THRIFT_EXCEPTION + sized(name, 4) + message[end:end + 4] + THRIFT_REFUSAL
+    return sized(says, 4) if framed else says, not framed
+
+
+# ---- zeromq --------------------------------------------------------------------------
+
+ZMTP_SIGNATURE = b'\xff' + bytes(7) + b'\1\x7f'         # RFC 23/ZMTP s3.0: greeting
+ZMTP_REST = 22                          # version, mechanism; as server and filler make 64
+ZMTP_REFUSAL = b'\4' + sized(sized(b'ERROR', 1) + sized(b'400', 1), 1)
+
+
+def size_zmtp(data):
+    """The signature, the rest of the greeting, commands: the state is not seen here."""
+    if data[:1] == b'\xff':
+        return 10
+    if data[:1] == b'\3':
+        return 54
+    return (be(1, 8, 9) if data[:1] == b'\6' else be(1, 1, 2))(data)
+
+
+@talk('zeromq', sig=('ff .. .. .. .. .. .. .. .. 7f',), port=5556, size=size_zmtp, limit=1024,
+      ref='https://rfc.zeromq.org/spec/23/')
+def answer_zmtp(message, peer):
+    """Greeting -> ours, of the mechanism asked for; a command -> an error.
+
+    state   'signed', then 'greeted'
+    """
+    if peer.state is None:
+        peer.state = 'signed'
+        return ZMTP_SIGNATURE + b'\3\0'
+    if peer.state == 'signed' and message[:1] == b'\3':
+        peer.state = 'greeted'
+        mechanism = message[2:ZMTP_REST].rstrip(b'\0')
+        return (mechanism if mechanism == b'PLAIN' else b'NULL').ljust(20, b'\0') + bytes(32)
+    if b'\5HELLO' in message[:9]:
+        user, at = read_sized(message, message.index(b'HELLO') + 5, 1)
+        peer.note('credentials', user=user, password=read_sized(message, at, 1)[0])
+    return ZMTP_REFUSAL, SHUT
+
+
 # ---- zookeeper-jute ------------------------------------------------------------------
 
 JUTE_CONNECT = struct.Struct('!IIQIQI16s')      # size protocol zxid timeout session password
@@ -10568,6 +11260,35 @@ def answer_msrpc(message, peer):
     if kind != MSRPC_REQUEST:
         return b''
     return pack_msrpc(MSRPC_FAULT, call, struct.pack('<IHBxIxxxx', 32, 0, 0, MSRPC_DENIED))
+
+
+# ---- tacacs --------------------------------------------------------------------------
+
+TACACS_HEAD = struct.Struct('!BBBBII')  # RFC 8907 s4.1: version kind sequence flags session size
+TACACS_PLAIN = 1                        # flag: the body is not obfuscated
+TACACS_SAYS = {                         # s5.2, s6.2, s7.2: error, no texts
+    1: b'\7\0\0\0\0\0', 2: b'\x11\0\0\0\0\0', 3: b'\0\0\0\0\2'}
+TACACS_FAILED = b'\2\0\0\0\0\0'
+TACACS_FIXED = 8                        # octets of a start before its texts
+
+
+@talk('tacacs', sig=['%s %02x 01 %s .. .. .. .. 00 00 .. ..' % (version, kind, flags)
+                     for version in ('c0', 'c1') for kind in TACACS_SAYS
+                     for flags in ('00', '01', '04', '05')], port=49,
+      size=be(8, 4, TACACS_HEAD.size), ref='RFC 8907 s4.1, s5.2, s6.2, s7.2')
+def answer_tacacs(message, peer):
+    """Login -> failed if it is readable, else an error, unobfuscated: we share no secret."""
+    version, kind, sequence, flags, session, _ = TACACS_HEAD.unpack_from(message)
+    body = message[TACACS_HEAD.size:]
+    says = TACACS_SAYS[kind]
+    if kind == 1 and flags & TACACS_PLAIN:
+        size = body[4]
+        secret = TACACS_FIXED + sum(body[4:7])
+        peer.note('credentials', user=body[TACACS_FIXED:TACACS_FIXED + size],
+                  password=body[secret:])
+        says = TACACS_FAILED
+    return TACACS_HEAD.pack(version, kind, sequence + 1, TACACS_PLAIN, session,
+                            len(says)) + says, SHUT
 
 
 family('Remote access')
@@ -12054,6 +12775,26 @@ def answer_socks5(data, peer):
         return MORE
 
 
+# ---- tls -----------------------------------------------------------------------------
+
+def is_hello(data, peer):
+    """Whether the lengths of a ClientHello, or of one of SSLv2, are what they may be."""
+    if data[0] == TLS_HANDSHAKE:
+        return 4 <= from_octets(data[3:5], 'big') <= RECORD_MAX
+    specs, name, challenge = struct.unpack('!HHH', data[5:11])          # SSLv2 draft s2.5
+    return data[1] == 9 + specs + name + challenge and specs % 3 == 0 < specs
+
+
+@protocol('tls', sig=('16 03 00 .. .. 01', '16 03 01 .. .. 01', '16 03 02 .. .. 01',
+                      '16 03 03 .. .. 01', '80 .. 01 00 02 00 .. 00 .. 00 ..',
+                      '80 .. 01 03 .. 00 .. 00 .. 00 ..'),
+          port=(443, 8443), ref='RFC 8446 s5.1, s4.1.2', over=(TCP,), check=is_hello,
+          everywhere=True)
+def answer_tls(data, peer):
+    """ClientHello -> TLS 1.0 to 1.3; inside, everything is answered as without it."""
+    return Reply(b'', 0, again=True, tls=b'') if peer.offers_tls else None
+
+
 family('Files and remote procedures')
 
 
@@ -12906,7 +13647,7 @@ def is_http(data, peer):
     return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
 
 
-@protocol('http', sig=HTTP_SIGNATURES, port=80, ref='RFC 9112 s2.1', check=is_http,
+@protocol('http', sig=HTTP_SIGNATURES, port=(80, 443), ref='RFC 9112 s2.1', check=is_http,
           most=HTTP_UDP_MOST)
 def answer_http(data, peer):
     """Request of any kind -> a page of ours, or why there is none.

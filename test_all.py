@@ -113,7 +113,8 @@ STANDARD = {                                # file: modules it may import
     'masscanned.py': {'argparse', 'binascii', 'bisect', 'codecs', 'collections', 'ctypes',
                       'errno', 'fcntl', 'functools', 'hashlib', 'ipaddress', 'itertools',
                       'json', 'mmap', 'operator', 'os', 'pwd', 're', 'select', 'signal',
-                      'socket', 'stat', 'struct', 'sys', 'tempfile', 'time', 'zlib'},
+                      'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'time', 'warnings',
+                      'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'struct', 'sys'},
 }
@@ -9381,7 +9382,7 @@ class Talks(Case):
             self.assertIsInstance(cscan.certificate_name(strange), str)
 
     def test_tls_without_end(self):
-        """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
+        """An operation of TLS that never ends takes SESSIONS_MAX octets, and no more."""
         def flood(peer):
             while True:
                 peer.sendall(bytes(16384))
@@ -9394,7 +9395,7 @@ class Talks(Case):
             sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
                 sock.tls_call(math.inf, act)
-        self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
+        self.assertLessEqual(sum(taken), cscan.SESSIONS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
         """What a user's module raises is counted under a text that harms no terminal."""
@@ -9418,14 +9419,14 @@ class Talks(Case):
         each = cscan.find_module('rfb')
         crew = cscan.Crew([each], cscan.module_options([each], ''), sink, console, 1, 9)
         sink.finish = lambda thread: None
-        with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
+        with patched(cscan, TLS_SUITES={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
                 crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
         self.assertEqual(list(crew.failures.values()), [2])
-        with patched(cscan, TLS_CIPHERS={False: 'NONSENSE'}, TLS_CONTEXTS={}):
+        with patched(cscan, TLS_SUITES={False: 'NONSENSE'}, TLS_CONTEXTS={}):
             events, error = self.examine('banner', self.serve(self.play()),
                                          'banner.wait=1,banner.probe=tls')
         self.assertEqual(events[-1], (CBA_STR, 8, error))
@@ -11863,6 +11864,10 @@ GREETINGS = [                               # port, what is said, whether that i
     (3306, unhex('49000000 0a') + b'8.0.0\0' + unhex('01000000') + b'22222222\0'
      + unhex('dff721 0200 0f00 15', '00' * 10) + b'222222222222\0mysql_native_password\0', False),
     (33060, unhex('05000000 0b 08051a00'), False),
+    (3301, b'Tarantool 2.6.0 (Binary) %s\n%s\n' % (
+        (b'11' * 16).ljust(38), (b'ER' * 21 + b'E=').ljust(63)), False),
+    (61616, unhex('0000002e01') + b'ActiveMQ' + unhex('0000000c 01 0000001c 00000001 0014')
+     + b'TightEncodingEnabled\1\0', False),
     *((port, b'RFB 003.008\n', False) for port in (5900, 5901, 5902, 5903)),
 ]
 LOGIN, BOB_X = (dict(user=b'bob', password=password) for password in (b'secret', b'x'))
@@ -12751,9 +12756,136 @@ INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of
     'pcom write': [dict(command=b'SB', data=b'0000011AA')],
     's7 stop': [dict(function=41, data=bytes(5) + b'\x09P_PROGRAM')], 's7 read': [],
 }
+# The second wave of databases, logins, storage, telephony, games
+SERVICE_VECTORS = [
+    ('aerospike facts@80', TCP, unhex('02010000000000')
+     + b'"node\npartition-generation\nbuild\nx\n', unhex('02010000000000')
+     + b'=node\tBB9000000000000\npartition-generation\t0\nbuild\t6.0.0.0\nx\t\n',
+     'aerospike 19.3'),
+    ('aerospike all facts', TCP, unhex('0201000000000000'), unhex('02010000000000')
+     + b'qbuild\t6.0.0.0\nnode\tBB9000000000000\npartition-generation\t0\npeers-clear'
+     + b'-std\t1,3000,[]\npeers-generation\t1\nstatus\tok\n', 'by hand'),
+    ('aerospike read', TCP, unhex('02030000000000161601') + bytes(20),
+     unhex('0203000000000016160000000050') + bytes(16), 'by hand'),
+    ('aerospike cut short', TCP, unhex('02010000000000056e6f6465'), None, 'by hand'),
+    ('clickhouse login@80', TCP, unhex('0018') + b'ClickHouse python-driver'
+     + unhex('140ab5a9030003626f620178'), unhex('0204020000') + b'\rDB::Exception' + unhex('15')
+     + b'Authentication failed' + unhex('0000'), 'clickhouse-driver 0.2'),
+    ('clickhouse cut short', TCP, unhex('0018') + b'ClickHouse python-driver'
+     + unhex('140ab5a9030003626f6201'), None, 'by hand'),
+    ('openwire hello@80', TCP, unhex('0000000e01') + b'ActiveMQ'
+     + unhex('0000000c00000000050300000000'), unhex('0000002e01') + b'ActiveMQ'
+     + unhex('0000000c010000001c000000010014') + b'TightEncodingEnabled' + unhex('0100'),
+     'by hand'),
+    ('openwire hello twice', TCP, unhex('0000000e01') + b'ActiveMQ'
+     + unhex('0000000c000000000e01') + b'ActiveMQ' + unhex('0000000c00'), unhex('0000002e01')
+     + b'ActiveMQ' + unhex('0000000c010000001c000000010014') + b'TightEncodingEnabled'
+     + unhex('0100'), 'by hand'),
+    ('openwire cut short', TCP, unhex('0000000e01') + b'ActiveMQ' + unhex('0000000c'), None,
+     'by hand'),
+    ('pulsar connect@80', TCP, unhex('0000002900000025080212210a11') + b'Pulsar-CPP-v4.2.0 '
+     + unhex('142a046e6f6e6552040801100100000009000000050812920100'),
+     unhex('000000170000001308031a0f0a0b') + b'Broker 2.10'
+     + unhex('1013000000090000000508139a0100'), 'pulsar-client'),
+    ('pulsar lookup', TCP, unhex('0000002900000025080212210a11') + b'Pulsar-CPP-v4.2.0 '
+     + unhex('142a046e6f6e655204080110010000002a000000260815aa01210a1d')
+     + b'persistent://public/default/x' + unhex('1001'), unhex('000000170000001308031a0f0a0b')
+     + b'Broker 2.10' + unhex('10130000002500000021080e721d08ffffffffffffffffff0110041a0e')
+     + b'not authorized', 'pulsar-client'),
+    ('pulsar cut short', TCP, unhex('0000002900000025080212210a11') + b'Pulsar-CPP-v4.2.0 '
+     + unhex('142a046e6f6e655204080110'), None, 'by hand'),
+    ('rethinkdb login@80', TCP, unhex('c3bdc2')
+     + b'4{"protocol_version":0,"authentication_method":"SCRAM-SHA-256","authen'
+     + b'tication":"n,,n=bob,r=abc"}' + unhex('00'),
+     b'{"success":true,"min_protocol_version":0,"max_protocol_version":0,"ser'
+     + b'ver_version":"2.4.0"}' + unhex('00')
+     + b'{"success":false,"error":"Wrong password","error_code":12}' + unhex('00'),
+     'rethinkdb 2.4'),
+    ('rethinkdb key', TCP, unhex('202d0c4006000000') + b'secret' + unhex('c770697e'),
+     b'ERROR: Incorrect authorization key.\n' + unhex('00'), 'before 1.0, by hand'),
+    ('rethinkdb json', TCP, unhex('c3bdc2347b7d00'),
+     b'{"success":true,"min_protocol_version":0,"max_protocol_version":0,"ser'
+     + b'ver_version":"2.4.0"}' + unhex('00')
+     + b'{"success":false,"error":"Wrong password","error_code":12}' + unhex('00'), 'by hand'),
+    ('rethinkdb cut short', TCP, unhex('202d0c4006000000') + b'secret' + unhex('c77069'), None,
+     'by hand'),
+    ('sybase login@80', TCP, unhex('02000200000000007773') + bytes(28) + unhex('02626f62')
+     + bytes(27) + unhex('03') + b'secret' + bytes(24) + unhex('06') + bytes(411)
+     + unhex('02010010') + bytes(12), unhex('0401005000000000ad1000060500000006') + b'server'
+     + unhex('0f000000e52900a20f0000010e055a5a5a5a5a0001000e00') + b'Login failed.\n'
+     + unhex('06') + b'server' + unhex('000000fd0200000000000000'), 'FreeTDS 1.3, by hand'),
+    ('sybase one packet', TCP, unhex('02000200000000007773') + bytes(28) + unhex('02626f62')
+     + bytes(27) + unhex('03') + b'secret' + bytes(24) + unhex('06') + bytes(411), None,
+     'by hand'),
+    ('sybase size 7', TCP, unhex('020002') + bytes(509) + unhex('0201000700000000'), None,
+     'by hand'),
+    ('tarantool login@80', TCP, unhex('ce0000002f830007010005008223a3626f622192a9')
+     + b'chap-sha1' + unhex('c4149928a23fda92f1c6d9ffc6db793f45e44df349c4'),
+     unhex('ce0000001b8200cd802f01008131d910') + b'access is denied', 'tarantool 1.3, by hand'),
+    ('tarantool ping@80', TCP,
+     unhex('ce0000000a82004001ce00000102800682004001cc0180cc0682004001cc0280')
+     + unhex('cd000682004001cc0380'),
+     unhex('ce0000000c8200cd000001ce0000010280ce000000098200cd000001cc0180'), 'by hand'),
+    ('tarantool select', TCP, unhex('ce0000000e82000101cf000000000000010280'),
+     unhex('ce000000208200cd803001cf00000000000001028131d9') + b'\rnot supported', 'by hand'),
+    ('tarantool long name', TCP, unhex('ce0000001182000701058123d908') + b'somebody',
+     unhex('ce0000001b8200cd802f01058131d910') + b'access is denied', 'by hand'),
+    ('tarantool other', TCP, unhex('ce000000058200400101c0'), unhex('ce000000088200cd0000010180'),
+     'by hand'),
+    ('tarantool array', TCP, unhex('ce000000058200400101029101'),
+     unhex('ce000000088200cd0000010180'), 'by hand'),
+    ('tarantool cut short', TCP, unhex('ce0000000a82004001ce00000102'), None, 'by hand'),
+    ('thrift call@80', TCP, unhex('8001000100000007') + b'getName' + unhex('0000000700'),
+     unhex('8001000300000007') + b'getName' + unhex('000000070b00010000000e') + b'unknown method'
+     + unhex('0800020000000100'), 'python3-thrift 0.17'),
+    ('thrift in a frame', TCP, unhex('000000148001000100000007') + b'getName'
+     + unhex('0000000700000000148001000100000007') + b'getName' + unhex('0000000700'),
+     unhex('000000308001000300000007') + b'getName' + unhex('000000070b00010000000e')
+     + b'unknown method' + unhex('0800020000000100000000308001000300000007') + b'getName'
+     + unhex('000000070b00010000000e') + b'unknown method' + unhex('0800020000000100'),
+     'python3-thrift 0.17'),
+    ('thrift cut short', TCP, unhex('8001000100000007') + b'getName' + unhex('000000'), None,
+     'by hand'),
+    ('thrift exception', TCP, unhex('8001000300000007') + b'getName' + unhex('0000000700'), None,
+     'by hand'),
+    ('zeromq null@80', TCP, unhex('ff00000000000000017f03014e554c4c') + bytes(48)
+     + unhex('04190552454144590b') + b'Socket-Type' + unhex('0000000450414952'),
+     unhex('ff00000000000000017f03004e554c4c') + bytes(48) + unhex('040a054552524f5203343030'),
+     'libzmq 4.3'),
+    ('zeromq plain', TCP, unhex('ff00000000000000017f0301504c41494e') + bytes(47)
+     + unhex('040c0548454c4c4f03626f620178'), unhex('ff00000000000000017f0300504c41494e')
+     + bytes(47) + unhex('040a054552524f5203343030'), 'libzmq 4.3'),
+    ('zeromq long command', TCP, unhex('ff00000000000000017f03014355525645') + bytes(47)
+     + unhex('06000000000000000100'), unhex('ff00000000000000017f03004e554c4c') + bytes(48)
+     + unhex('040a054552524f5203343030'), 'by hand'),
+    ('zeromq cut short', TCP, unhex('ff0000000000000001'), None, 'by hand'),
+    ('tacacs login@80', TCP, unhex('c1010101123456780000000f0100020103000004') + b'bobfour',
+     unhex('c10102011234567800000006020000000000'), 'RFC 8907 s5.1'),
+    ('tacacs obfuscated', TCP, unhex('c001010089f8a829000000')
+     + b'#mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm', unhex('c001020189f8a82900000006070000000000'),
+     'tacacs_plus 2.6'),
+    ('tacacs authorization', TCP, unhex('c002010089f8a829000000036d6d6d'),
+     unhex('c002020189f8a82900000006110000000000'), 'by hand'),
+    ('tacacs accounting', TCP, unhex('c003010489f8a829000000036d6d6d'),
+     unhex('c003020189f8a829000000050000000002'), 'by hand'),
+    ('tacacs sequence 3', TCP, unhex('c001030089f8a829000000036d6d6d'), None, 'by hand'),
+]
+SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
+    'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
+    'clickhouse login@80': ('credentials', dict(BOB_X, client=b'ClickHouse python-driver')),
+    'rethinkdb login@80': ('credentials', dict(user=b'bob')),
+    'rethinkdb key': ('credentials', dict(user=b'', password=b'secret')),
+    'openwire hello@80': ('request', dict(function=3, data=bytes(4))),
+    'sybase login@80': ('credentials', LOGIN), 'tarantool login@80': (
+        'credentials', dict(user=b'bob')),
+    'tarantool long name': ('credentials', dict(user=b'somebody')),
+    'thrift call@80': ('request', dict(method=b'getName')), 'zeromq plain': ('credentials', BOB_X),
+    'tacacs login@80': ('credentials', dict(user=b'bob', password=b'four')),
+}
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
-           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS + INDUSTRIAL_VECTORS)
+           + CHAT_VECTORS + SMALL_VECTORS + TEXT_VECTORS + BINARY_VECTORS + INDUSTRIAL_VECTORS
+           + SERVICE_VECTORS)
 NETBIOS_OURS = b'FHEJEOCNFCFCFCFCFCFCFCFCFCFCFCAA'        # WIN-RRRRRRRRRRR
 KERBEROS_ASKED = next(row[2][4:] for row in BINARY_VECTORS if row[0] == 'kerberos-tcp ticket')
 WSD_PROBE = (b'<?xml version="1.0"?><s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" '
@@ -13338,12 +13470,38 @@ ZMAP_KINDS = {
 }
 
 VECTORS += DATAGRAM_VECTORS
+
+
+def hello(version=3, ciphers=b'\xfa\xfa', extensions=b'', record=1):
+    """A ClientHello of TLS 1.(version - 1), in one record."""
+    body = (b'\3' + bytes([version]) + bytes(32) + b'\0' + struct.pack('!H', len(ciphers)) + ciphers
+            + b'\1\0' + struct.pack('!H', len(extensions)) + extensions)
+    return b'\x16\3' + struct.pack('!BHBBH', record, len(body) + 4, 1, 0, len(body)) + body
+
+
+# What has no cipher of ours is refused by OpenSSL, which says the same each time
+TLS_VECTORS = [
+    ('tls of SSLv3', TCP, hello(0, record=0), unhex('15 0300 0002 0228'), 'OpenSSL 3.0'),
+    ('tls without a cipher', TCP, hello(1), unhex('15 0301 0002 0228'), 'OpenSSL 3.0'),
+    ('tls 1.2 without a cipher', TCP, hello(3), unhex('15 0303 0002 0228'), 'OpenSSL 3.0'),
+    ('tls other message', TCP, b'\x16\3\1\0\4\2' + bytes(3), None, 'by hand'),
+    ('tls record too long', TCP, b'\x16\3\1\x50\0\1' + bytes(40), None, 'by hand'),
+    ('tls record too short', TCP, b'\x16\3\1\0\3\1' + bytes(40), None, 'by hand'),
+    ('tls SSLv2 without ciphers', TCP, unhex('8019 01 0002 0000 0000 0010', '11' * 16), None,
+     'by hand'),
+    ('tls SSLv2 of odd length', TCP, unhex('801d 01 0002 0003 0000 0010 010080', '11' * 16), None,
+     'by hand'),
+]
+VECTORS += TLS_VECTORS
 NOTED += [(row[0].split()[0], row[2], [BINARY_NOTES[row[0]]]) for row in BINARY_VECTORS
           if row[0] in BINARY_NOTES]
 NOTED += [(row[0].split()[0], row[2], INDUSTRIAL_NOTES[row[0]])
           for row in INDUSTRIAL_VECTORS if row[0] in INDUSTRIAL_NOTES]
+NOTED += [(row[0].split()[0], row[2], [SERVICE_NOTES[row[0]][1]])
+          for row in SERVICE_VECTORS if row[0] in SERVICE_NOTES]
 NOTE_KINDS = {'distcc': 'command',          # of protocols whose notes are no credentials
-              **{row[0].split()[0]: 'request' for row in INDUSTRIAL_VECTORS}}
+              **{row[0].split()[0]: 'request' for row in INDUSTRIAL_VECTORS},
+              **{name.split()[0]: kind for name, (kind, _) in SERVICE_NOTES.items()}}
 
 
 # ==== Responder: helpers ==============================================================
@@ -13527,7 +13685,16 @@ def quiet_host(protocols=None):
     return masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols)
 
 
-HOST = quiet_host()
+def with_tls(host, kinds=1, **options):
+    """A Host -> itself, with TLS; kinds: of its keys, 2: one of RSA as well."""
+    options.setdefault('rate', 1e9)
+    with patched(masscanned, KEY_FILES=masscanned.KEY_FILES[-kinds:], RSA_BITS=1024):
+        maker = masscanned.Host(os.urandom, NOW)
+        host.tls = masscanned.Tls(masscanned.make_context(maker, None), **options)
+    return host
+
+
+HOST = with_tls(quiet_host())
 # Two primes that everybody knows: a key that takes no time to make
 MERSENNE = 2 ** 521 - 1, 2 ** 607 - 1
 RSA_KEY = masscanned.RsaKey(
@@ -14487,7 +14654,7 @@ class Registry(unittest.TestCase):
         many += [toy(None, '', name='text%d' % number, words=(b'VERB%d' % number,))
                  for number in range(50)]
         index = masscanned.Registry(many + list(masscanned.PROTOCOLS.values())).index[TCP]
-        self.assertLess(max(map(len, index.places())), 14)
+        self.assertLess(max(map(len, index.places())), 16)
         self.assertLess(len(index.runs), 4)
 
     def test_choose_protocols(self):
@@ -18970,12 +19137,20 @@ class Relay(threading.Thread):
             sock.close()
 
 
+@functools.lru_cache()
+def state_folder():
+    """A --state-dir for all responders of this run: making keys takes half a second."""
+    return tempfile.TemporaryDirectory(prefix='masscanned-test.')
+
+
 class Running:
     """masscanned.py at work; its streams are files."""
 
     def __init__(self, owner, namespace, *args, code=None, redirect='', ready=True, **options):
         """code: Python that changes `masscanned` before it starts."""
         self.streams = [tempfile.TemporaryFile() for _ in range(2)]
+        if '--state-dir' not in args:
+            args += '--state-dir', state_folder().name
         command = tool('masscanned.py', *args) if code is None else [
             sys.executable, '-c', 'import sys; sys.path.insert(0, %r); import masscanned\n%s\n'
             'sys.exit(masscanned.main())' % (HERE, code)] + [str(arg) for arg in args]
@@ -19302,12 +19477,35 @@ class Responder(Case):
         ('dig of a transfer', 'dig @10.88.0.62 example.org axfr', 0, r'Transfer failed'),
         ('dig of a status', 'dig +opcode=status @10.88.0.62 x', 0, r'status: NOTIMP'),
         ('sipsak', 'sipsak -vv -s sip:bob@10.88.0.62', 0, r'SIP/2\.0 200 OK'),
-        ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot', 0, r'not found'),
+        ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot /dev/null', 0, r'not found'),
         ('openssl of DTLS', 'openssl s_client -dtls -connect 10.88.0.62:443', 1, r'alert handshake failure'),
         ('QUIC', ASK % ("b'\\xc0ABCD\\1x\\1y'+bytes(1200)", 443), 0, r"\\x00\\x01y\\x01x\\x00\\x00\\x00\\x01'"),
         ('memcached', ASK % ("b'ab'+bytes(3)+b'\\1'+bytes(2)+b'version\\r\\n'", 11211), 0, r'VERSION 1'),
         ('BACnet', ASK % ("b'\\x81\\x0b\\0\\x08\\1\\0\\x10\\x08'", 47808), 0, r'\\x10\\x00\\xc4'),
         ('a2s', ASK % ("b'\\xff'*4+b'U'+b'\\xff'*4", 27015), 0, r'\\xffA'),
+    ]
+    S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
+    TLS_CLIENTS = [
+        ('openssl TLS 1.0', S_CLIENT + '443 -tls1', 0, r'New, TLSv1.0, Cipher is ECDHE-ECDSA'),
+        ('openssl TLS 1.1', S_CLIENT + '80 -tls1_1', 0, r'Protocol  : TLSv1\.1\n'),
+        ('openssl TLS 1.2', S_CLIENT + '22 -tls1_2', 0, r'New, TLSv1.2, Cipher is ECDHE-ECDSA'),
+        ('openssl TLS 1.3', S_CLIENT + '40001 -tls1_3', 0, r'New, TLSv1.3, Cipher is TLS_AES_256'),
+        ('openssl RSA', S_CLIENT + '443 -tls1_2 -cipher kRSA:@SECLEVEL=0', 0,
+         r'rsaEncryption, 2048 .*Cipher is AES256-GCM-SHA384'),
+        ('openssl no cipher', S_CLIENT + '443 -tls1_2 -cipher aNULL+kDHE:@SECLEVEL=0', 1,
+         r'handshake failure'),
+        ('curl https', 'curl -ksSi https://10.88.0.62/', 0, r'^HTTP/1\.1 200 .*</html>'),
+        ('curl https over IPv6', 'curl -ksSi https://[fd88::62]:993/', 0, r'^HTTP/1\.1 200 .*</html>'),
+        ('curl https of 100 kB', 'curl -ksS -w _%{{http_code}}_%{{size_upload}}_ --data-binary @{post} '
+         'https://10.88.0.62:8443/', 0, r'_200_100000_$'),
+        ('curl ftps', 'curl -ksSv -u bob:secret ftps://10.88.0.62/', 67, r'530 Login incorrect'),
+        ('curl imaps', 'curl -ksSv -u bob:secret imaps://10.88.0.62/', 67, r'AUTHENTICATIONFAILED'),
+        ('curl pop3s', 'curl -ksSv -u bob:secret pop3s://10.88.0.62/', 67, r'-ERR \[AUTH\]'),
+        ('curl smtps', 'curl -ksSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
+         'smtps://10.88.0.62', 67, r'535 '),
+        ('redis-cli tls', 'redis-cli --tls --insecure -h 10.88.0.62 ping', 0, r'NOAUTH|PONG'),
+        ('mosquitto tls', 'mosquitto_pub -h 10.88.0.62 -p 8883 --cafile {state}/tls-p256.pem '
+         '--insecure -t a -m b -u bob -P secret', 4, r'bad user name or password'),
     ]
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
@@ -19322,7 +19520,8 @@ class Responder(Case):
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, py='/usr/bin/python3 -c ')
+                command = command.format(post=post, py='/usr/bin/python3 -c ',
+                                         state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -19352,6 +19551,9 @@ class Responder(Case):
     def test_datagram_clients(self):
         """The same over UDP."""
         self.run_clients(self.DATAGRAM_CLIENTS, 15)
+    def test_tls_clients(self):
+        """Each ends inside of TLS as it does without."""
+        self.run_clients(self.TLS_CLIENTS, 15)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
@@ -21068,6 +21270,380 @@ class Keys(Case):
         with self.assertRaises(masscanned.UserError) as caught:
             masscanned.keep_secret(os.path.join(folder, 'x.pem'), 'y.pem', bytes)
         self.assert_line(str(caught.exception), folder, 'x.pem')
+
+
+class Inside:
+    """A client that speaks TLS with a Stream, or with the Stack behind a Client.
+
+    inner       its SSLObject
+    got         what was said inside, in order; over: with its close_notify
+    alert       what its OpenSSL says of our octets; None: nothing
+    """
+
+    def __init__(self, peer, low=None, high=None, name='a.example', ciphers='ALL:@SECLEVEL=0'):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers(ciphers)
+        context.set_alpn_protocols(['h2', 'http/1.1'])
+        if low is not None and hasattr(context, 'minimum_version'):
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                context.minimum_version = context.maximum_version = low
+        self.peer, self.pipes = peer, (ssl.MemoryBIO(), ssl.MemoryBIO())
+        self.inner = context.wrap_bio(*self.pipes, server_hostname=name)
+        self.got, self.over, self.alert = b'', False, None
+
+    def exchange(self, pieces=lambda octets: [octets]):
+        """What waits to be sent -> what came for it, in."""
+        for piece in pieces(self.pipes[1].read()):
+            if isinstance(self.peer, Client):
+                before = len(self.peer.got)
+                self.pipes[0].write(self.peer.talk(piece)[before:])
+            else:
+                self.pipes[0].write(feed(self.peer, piece))
+
+    def shake(self, **options):
+        """The handshake -> itself."""
+        for _ in range(4):
+            try:
+                self.inner.do_handshake()
+                self.exchange(**options)
+                return self
+            except ssl.SSLWantReadError:
+                self.exchange(**options)
+            except ssl.SSLError as error:
+                self.alert = error.reason
+                return self
+        raise AssertionError('no end of the handshake')
+
+    def say(self, octets, **options):
+        """-> all that was said inside until now."""
+        if octets:
+            self.inner.write(octets)
+        self.exchange(**options)
+        return self.hear()
+
+    def hear(self, octets=b''):
+        """Octets that come without being asked for -> the same."""
+        self.pipes[0].write(octets)
+        try:
+            while not self.over:
+                data = self.inner.read(1 << 14)
+                self.got, self.over = self.got + data, not data
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self.alert, self.over = error.reason, True
+        return self.got
+
+
+class TlsTalks(Case):
+    """TLS on any port: what is inside, what ends it, and what it may cost."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.host = with_tls(quiet_host(), 2)
+
+    def setUp(self):
+        Case.setUp(self)
+        self.host.tls.__init__(self.host.tls.context, rate=1e9)
+
+    def stream(self, port=443, src=PEER4, sport=40000, host=None):
+        return masscanned.Stream(src, HOST4, sport, port, NOW, host or self.host)
+
+    VERSIONS = ['TLSv1', 'TLSv1_1', 'TLSv1_2', 'TLSv1_3'] if hasattr(ssl, 'TLSVersion') else []
+
+    def test_versions(self):
+        """All of them, on any port, with a certificate of either kind."""
+        for name in self.VERSIONS:
+            for ciphers in ('aRSA:@SECLEVEL=0', 'aECDSA:@SECLEVEL=0'):
+                with self.subTest(version=name, ciphers=ciphers):
+                    low = getattr(ssl.TLSVersion, name)
+                    stream = self.stream(40001)
+                    client = Inside(stream, low, ciphers=ciphers).shake()
+                    self.assertEqual(client.alert, None)
+                    self.assertEqual(client.inner.version(), name.replace('_', '.'))
+                    self.assertEqual(client.inner.selected_alpn_protocol(), 'http/1.1')
+                    self.assertEqual(client.say(GET), KEEP)
+                    self.assertFalse(client.over or stream.closing)
+        self.assertEqual(Inside(self.stream()).shake().say(b'GET / HTTP/1.0\n\n'), CLOSE)
+
+    def test_like_without(self):
+        """Whatever is said over TCP is answered inside as it is outside."""
+        rows = [row for row in VECTORS if row[1] == TCP and len(row[2]) < 1 << 14
+                and row[0].split()[0] not in ('tls',)]
+        draw = random.Random(SEED)
+        for name, _, request, answer, _ in rows if TEST_ALL else draw.sample(rows, 40):
+            with self.subTest(name=name, seed=SEED):
+                stream = open_stream(name, TCP)
+                stream.host = self.host
+                stream.dport = stream.dport if stream.dport not in self.host.registry.greeters else 1
+                plain = masscanned.Stream(stream.src, stream.dst, 40000, stream.dport, NOW, self.host)
+                expected = feed(plain, request)
+                client = Inside(stream).shake()
+                self.assertEqual(client.say(request), expected)
+                self.assertEqual((client.over, stream.closing), (plain.closing, plain.closing))
+                self.assertEqual(stream.secure is None, plain.closing)
+
+    def test_pieces(self):
+        """A hello is kept until it is whole; then it costs what OpenSSL takes."""
+        stream = self.stream()
+        client = Inside(stream)
+        with self.assertRaises(ssl.SSLWantReadError):
+            client.inner.do_handshake()
+        octets = client.pipes[1].read()
+        for at in range(len(octets) - 1):
+            self.assertEqual(stream.feed(octets[at:at + 1]), b'')
+        self.assertEqual((stream.secure.inner, stream.cost(), len(self.host.tls.sessions)),
+                         (None, len(octets) - 1, 0))
+        client.pipes[0].write(stream.feed(octets[-1:]))
+        self.assertEqual(stream.cost(), masscanned.SHAKING_COST)
+        self.assertEqual(client.shake(pieces=octet_by_octet).say(GET, pieces=octet_by_octet), KEEP)
+        self.assertEqual((stream.cost(), len(self.host.tls.sessions)), (masscanned.SHAKEN_COST, 1))
+        self.assertEqual(client.say(GET[:9]), KEEP)
+        self.assertEqual(stream.cost(), masscanned.SHAKEN_COST + 9)
+
+    def test_pipelined(self):
+        """More than is answered in one go."""
+        stack = make_stack(host=self.host)
+        self.assertEqual(Inside(Client(stack, 443)).shake().say(GET * 200), KEEP * 200)
+        self.assertEqual(Inside(self.stream()).shake().say(GET * 200 + b'GET / HTTP/1.0\n\n'),
+                         KEEP * 200 + CLOSE)
+
+    def test_refused(self):
+        """What OpenSSL does not take gets its alert, and an end."""
+        for octets, alert in ((hello(0), b'\x28'), (hello(3), b'\x28'),
+                              (unhex('801c 01 0002 0003 0000 0010 010080', '11' * 16), b'\x46')):
+            stream = self.stream()
+            out = feed(stream, *octet_by_octet(octets))
+            self.assertEqual((out[:1], out[3:]), (b'\x15', b'\0\2\2' + alert))
+            self.assertTrue(stream.closing)
+            self.assertFalse(stream.secure or self.host.tls.sessions or self.host.tls.crowds)
+        stream = self.stream()
+        client = Inside(stream).shake()
+        client.peer.feed(b'\x17\3\3\0\x20' + bytes(32))        # no record of this conversation
+        self.assertTrue(stream.closing)
+
+    def test_off(self):
+        """Without TLS a hello is nobody's; inside of TLS as well."""
+        plain = self.stream(host=quiet_host())
+        self.assertEqual((feed(plain, hello(3)), plain.deaf), (b'', True))
+        stream = self.stream()
+        client = Inside(stream).shake()
+        self.assertEqual((client.say(hello(3)), stream.deaf, client.over), (b'', True, False))
+
+    def test_strict(self):
+        """The policy that keeps ports apart has TLS on all of them."""
+        host = with_tls(masscanned.Host(lambda size: b'\x11' * size, strict=True))
+        for port, out in ((80, KEEP), (22, b''), (40001, KEEP), (443, KEEP)):
+            self.assertEqual(Inside(self.stream(port, host=host)).shake().say(GET), out, port)
+
+    def test_notes(self):
+        """The ClientHello as it came, what it asks for, what was agreed on, what was said inside."""
+        self.host.events = []
+        try:
+            client = Inside(self.stream())
+            with self.assertRaises(ssl.SSLWantReadError):
+                client.inner.do_handshake()
+            octets = client.pipes[1].read()
+            head, cut = octets[:3], len(octets) // 2
+            for piece in (octets[5:cut], octets[cut:]):       # in two records
+                piece = head + struct.pack('!H', len(piece)) + piece
+                client.pipes[0].write(client.peer.feed(piece))
+            client.shake().say(GET)
+            feed(self.stream(), hello(3))
+            events, self.host.events = self.host.events, None
+        finally:
+            self.host.events = None
+        events = [each for each in events if each.kind != 'request']
+        kinds = [(each.kind, each.fields['protocol']) for each in events]
+        self.assertEqual(kinds[:3], [('tls_hello', 'tls'), ('tls', 'tls'), ('answer', 'http')])
+        noted = events[0].fields
+        self.assertEqual((noted['hello'], noted['server_name'], noted['alpn']),
+                         (octets[5:], b'a.example', b'h2,http/1.1'))
+        self.assertEqual((events[1].fields['version'], events[1].fields['alpn']),
+                         (client.inner.version(), 'http/1.1'))
+        self.assertEqual((events[2].fields['data'], events[2].fields['octets']), (GET, len(KEEP)))
+        self.assertEqual(kinds[3:], [('tls_hello', 'tls'), ('tls', 'tls')])
+        self.assertIn('NO_SHARED_CIPHER', events[4].fields['error'])
+
+    def test_unknown_inside(self):
+        """What nobody takes is noted without TLS, once for each time."""
+        self.host.events = []
+        try:
+            Inside(self.stream()).shake().say(b'\xff\xfe\xfd nobody\n')
+            event, = [each for each in self.host.events if each.kind == 'unknown']
+        finally:
+            self.host.events = None
+        self.assertEqual(event.fields['data'], b'\xff\xfe\xfd nobody\n')
+
+    def test_end(self):
+        """His close_notify is answered with ours; what is unfinished then counts as whole."""
+        client = Inside(self.stream(11211)).shake()
+        client.inner.write(b'version')
+        with self.assertRaises(ssl.SSLWantReadError):
+            client.inner.unwrap()
+        client.exchange()
+        self.assertRegex(client.hear(), b'VERSION')
+        self.assertTrue(client.over and client.peer.closing)
+        self.assertFalse(client.peer.secure or self.host.tls.sessions)
+
+    # with a Stack: time, FIN, RST
+
+    def test_greeted(self):
+        """Who stays silent inside is greeted there, where somebody does."""
+        for port, word in ((993, b'* OK'), (465, b'220 '), (995, b'+OK'), (40001, b''), (25, b'220 ')):
+            for first in (b'', GET):
+                stack = make_stack(host=self.host)
+                client = Inside(Client(stack, port)).shake()
+                self.assertEqual(client.say(first), KEEP if first else b'', port)
+                answers = wake(stack, NOW + masscanned.GREET_S)
+                client.peer.take(answers)
+                client.peer.acknowledge()
+                client.hear(b''.join(each.data for each in answers))
+                self.assertTrue(client.got.startswith(KEEP if first else word), port)
+                self.assertEqual(bool(client.got), bool(word or first), port)
+                self.assertEqual(wake(stack, NOW + 5)[:1], [])
+        self.host.tls.greets = False
+        stack = make_stack(host=self.host)
+        Inside(Client(stack, 993)).shake()
+        self.assertEqual(wake(stack, NOW + masscanned.GREET_S), [])
+
+    def test_greeted_once(self):
+        """Who was greeted before TLS is not greeted inside."""
+        stack = make_stack(host=self.host)
+        client = Client(stack, 25)
+        client.send(b'', ACK)
+        client.take(wake(stack, NOW + masscanned.GREET_S))
+        self.assertEqual(client.got[:4], b'220 ')
+        client.acknowledge()
+        Inside(client).shake()
+        self.assertEqual(wake(stack, NOW + 1), [])
+
+    def test_slow(self):
+        """A handshake has HANDSHAKE_S, however it is spun out; a clock that is set changes nothing."""
+        for shift in 0, 3600:
+            stack = make_stack(host=self.host)
+            slow, quick = Client(stack, 443), Inside(Client(stack, 443, 40002))
+            octets = hello(3)
+            slow.talk(octets[:6])
+            quick.shake()
+            stack.shift(shift)
+            for second in range(1, 10):
+                slow.take(wake(stack, NOW + shift + second))
+                slow.talk(octets[5 + second:6 + second])
+            self.assertFalse(slow.closed)
+            slow.take(wake(stack, NOW + shift + masscanned.HANDSHAKE_S))
+            self.assertTrue(slow.closed)
+            self.assertEqual(len(self.host.tls.sessions), 1)
+            self.assertTrue(quick.say(GET).startswith(HTTP_LINE))
+            self.assertFalse(quick.over)
+            self.host.tls.__init__(self.host.tls.context, rate=1e9)
+
+    def test_hurry(self):
+        """A line without an end inside, and a second of silence."""
+        stack = make_stack(host=self.host)
+        client = Inside(Client(stack, 11211)).shake()
+        self.assertEqual(client.say(b'version'), b'')
+        client.peer.take(wake(stack, NOW + 1))
+        answers = wake(stack, NOW + 2)
+        self.assertRegex(client.hear(b''.join(each.data for each in answers)), b'VERSION')
+
+    def test_forgotten(self):
+        """A session does not outlive its connection."""
+        for name in 'fin', 'rst', 'evicted', 'idle':
+            stack = make_stack(host=self.host)
+            client = Client(stack, 443)
+            inside = Inside(client).shake()
+            self.assertEqual(len(self.host.tls.sessions), 1)
+            self.assertEqual(stack.connections.held, masscanned.SHAKEN_COST)
+            if name == 'fin':
+                client.say(b'', FIN | ACK)
+                client.acknowledge()
+            elif name == 'rst':
+                client.send(b'', RST)
+            elif name == 'evicted':
+                stack.connections.evict()
+            else:
+                answers = wake(stack, NOW + 2 * masscanned.IDLE_S)
+                inside.hear(b''.join(each.data for each in answers))
+                self.assertEqual((inside.over, inside.alert), (True, None))
+                self.assertTrue(answers[-1].flags & FIN)
+            self.assertFalse(self.host.tls.sessions or self.host.tls.crowds, name)
+            self.assertEqual(stack.connections.held, 24 if name == 'idle' else 0)
+
+    def test_maximum(self):
+        """One too many: who was idle for longest gets close_notify and FIN."""
+        for options, sources in ((dict(maximum=3), [b'\x0a\0%c\1' % number for number in range(5)]),
+                                 (dict(crowd=3), [b'\x0a\0\0%c' % number for number in range(1, 6)])):
+            self.host.tls.__init__(self.host.tls.context, rate=1e9, **options)
+            stack = make_stack(host=self.host)
+            clients = [Inside(Client(stack, 443, src=src)).shake() for src in sources[:3]]
+            self.assertEqual(clients[0].say(GET), KEEP)         # so the second was idle for longest
+            clients.append(Inside(Client(stack, 443, src=sources[3])).shake())
+            answers = wake(stack)
+            clients[1].hear(b''.join(each.data for each in answers))
+            self.assertEqual([(each.over, each.alert) for each in clients],
+                             [(number == 1, None) for number in range(4)])
+            self.assertTrue(answers[-1].flags & FIN)
+            for client in clients[::2]:
+                self.assertFalse(client.say(b'x')[:0] or client.over)
+            self.assertEqual((len(self.host.tls.sessions), self.host.tls.counts['tls displaced']),
+                             (3, 1))
+            other = Inside(Client(stack, 443, src=b'\x0a\1\0\1')).shake()
+            self.assertEqual(other.alert, None)
+
+    def test_budget(self):
+        """Handshakes beyond those of a second are refused; the next second has others."""
+        self.host.tls.__init__(self.host.tls.context, rate=2)
+        alerts = [Inside(self.stream()).shake().alert for _ in range(4)]
+        self.assertEqual(alerts, [None, None] + ['TLSV1_ALERT_INTERNAL_ERROR'] * 2)
+        stream = self.stream()
+        self.assertEqual(stream.feed(hello(3, record=3)), unhex('15 0303 0002 0250'))
+        self.assertEqual((stream.closing, self.host.tls.counts['tls over budget']), (True, 3))
+        stream = self.stream()
+        stream.now = NOW + 0.5
+        self.assertEqual(Inside(stream).shake().alert, None)
+
+    # octets of a client, the first handshake message; None: more is needed
+    MESSAGES = [
+        (b'', None), (b'\x16', None), (b'\x16\3\1\0\5\1\0\0\1', None),
+        (b'\x16\3\1\0\5\1\0\0\1x', b'\1\0\0\1x'), (b'\x16\3\1\0\5\1\0\0\1xmore', b'\1\0\0\1x'),
+        (b'\x16\3\1\0\3\1\0\0\x16\3\1\0\2\1x', b'\1\0\0\1x'), (b'\x16\3\1\0\3\1\0\0\x15', b''),
+        (b'\x16\3\1\0\0', b''), (b'\x16\3\1\xff\xff', b''), (b'\x16\3\1\0\4\1\0\x40\0', b''),
+        (b'\x16\3\1\0\4\1\0\1\0' + b'\x16\3\1\0\1x' * 30, None),
+        (b'\x16\3\1\0\4\1\0\1\0' + b'\x16\3\1\0\1x' * 31, b''), (b'\x80', None),
+        (b'\x80\2x', None), (b'\x80\2xx', b''), (b'GET', b''), (b'\x15\3\1', b'')]
+
+    def test_first_message(self):
+        for octets, message in self.MESSAGES:
+            self.assertEqual(masscanned.read_hello(octets), message, octets)
+
+    def test_context_refused(self):
+        """What the local OpenSSL does not want is told in a line, and the rest goes on."""
+        told = []
+        with patched(masscanned, say=told.append, TLS_SUITES='NOSUCH', TLS_INSIDE=['x' * 300],
+                     KEY_FILES=masscanned.KEY_FILES[1:]):
+            masscanned.make_context(HOST, None)
+        self.assertEqual(len(told), 2)
+        self.assert_line(told[0], 'TLS: OpenSSL ', ' refuses weak ciphers: ')
+
+    def test_state(self):
+        """Keys and certificates stay; a file that is none of them is a mistake."""
+        folder = self.path('state')
+        kinds = masscanned.KEY_FILES[1:]
+        with patched(masscanned, KEY_FILES=kinds):
+            for _ in range(2):
+                masscanned.make_context(HOST, folder)
+                octets = self.read('state/tls-p256.pem')
+                client = Inside(self.stream(host=with_tls(quiet_host())))
+            masscanned.make_context(HOST, folder)
+            self.assertEqual(self.read('state/tls-p256.pem'), octets)
+            self.path('state/tls-p256.pem', octets[:99])
+            with self.assertRaises(masscanned.UserError) as caught:
+                masscanned.make_context(HOST, folder)
+        self.assert_line(str(caught.exception), 'TLS: OpenSSL ', 'tls-p256.pem')
+        self.assertFalse(client.over)
 
 
 # ==== Responder: answerers ============================================================
