@@ -8951,7 +8951,8 @@ def answer_ipmi_command(request, peer):
     code, data = IPMI_COMMANDS.get(command, (IPMI_NO_COMMAND, b''))
     if command == IPMI_CHALLENGE:
         peer.note('credentials', user=request[7:23].rstrip(b'\0'))
-    head, body = bytes((source, function + 4 & 0xff)), bytes((address, number, command, code)) + data
+    head = bytes((source, function + 4 & 0xff))
+    body = bytes((address, number, command, code)) + data
     return head + ipmi_sum(head) + body + ipmi_sum(body)
 
 
