@@ -4889,6 +4889,21 @@ class Source:
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
+def make_source(now, frame) -> Source:
+    """Who has knocked once, at a time -> Source."""
+    source = Source(now, frame)
+    proto, addresses, at = find_layer4(frame)
+    if proto:
+        flags = 0 if proto == IP_UDP else frame[at + (TCP_FLAGS_AT if proto == IP_TCP else 0)]
+        source.packets, source.flags[flags] = 1, 1
+        source.addresses[addresses[len(addresses) // 2:]] = None
+        if proto not in ICMP_ASKS:
+            source.ports[from_octets(frame[at + 2:at + 4], 'big')] = None
+        if proto == IP_TCP and flags == SYN:
+            source.take_syn(frame, frame[at + 12:at + 16])
+    return source
+
+
 class EventLog(Observer):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
@@ -4899,7 +4914,8 @@ class EventLog(Observer):
     text        text(object) -> its text in JSON, as of make_encoder()
     budget      [lines that may still be written, when that was so]; rate: a second
     suppressed  lines that it left out
-    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
+    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source, or
+                (Unix time, frame) of who has knocked once: a flood of them costs 0.2 us each}
     members     ports and addresses that these remember
     strangers   packets of those for whom there was no room among the sources
     datagrams   {addresses and ports: Record} of UDP, the longest silent first
@@ -4990,12 +5006,22 @@ class EventLog(Observer):
 
     def join(self, key, now):
         """A source begins a conversation -> the frame that we remember of it, or b''."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
             return b''
         source.flows += 1
         source.last = now
         return source.frame
+
+    def find_source(self, key):
+        """-> Source or None."""
+        source = self.sources.get(key)
+        if isinstance(source, tuple):
+            source = self.sources[key] = make_source(*source)
+            if self.members >= MEMBERS_MAX:
+                source.ports, source.addresses, source.more = {}, {}, True
+            self.members += source.members()
+        return source
 
     def datagram(self, now, frame, flow, data, answers):
         """A datagram: the first or another of a flow; an empty one only knocks."""
@@ -5024,12 +5050,14 @@ class EventLog(Observer):
         record.went[1] += sum(map(len, answers))
 
     def knock(self, now, key, frame, port, address, flags):
-        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
-        source = self.sources.get(key)
+        """A packet that belongs to no conversation -> its Source; None: it is the first one.
+
+        port    None for ICMP
+        """
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frame)
-            if source is None:
-                return None
+            self.welcome(now, key, frame)
+            return None
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
@@ -5037,12 +5065,11 @@ class EventLog(Observer):
         return source
 
     def welcome(self, now, key, frame):
-        """A Source that is new; None: there is no room."""
+        """Somebody knocks for the first time."""
         if len(self.sources) >= SOURCES_MAX:
             self.strangers += 1
-            return None
-        source = self.sources[key] = Source(now, frame)
-        return source
+        else:
+            self.sources[key] = now, frame[:SOURCE_FRAME]
 
     def remember(self, source, ports, addresses):
         """Ports and addresses of ours that a source asked for, as far as there is room."""
@@ -5060,35 +5087,45 @@ class EventLog(Observer):
     def openings(self, now, frames, answers, columns):
         """As Observer.openings: 0.1 us for each where there is no room for its source."""
         srcs = columns.srcs()
-        served = None                           # all of them
-        if len(self.sources) >= SOURCES_MAX:
-            served = self.sources.keys() & srcs
-            if not served:
-                self.strangers += len(frames)
-                return
+        distinct = set(srcs)
+        known = self.sources.keys() & distinct
+        if len(distinct) == len(frames) and not known:
+            self.welcome_all(now, srcs, frames)
+            return
         ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
         ours = [each.to_bytes(4, 'big') for each in columns.ours()]
         if len(srcs) == 1:
             self.many_knocks(now, srcs[0], frames, ports, ours)
             return
+        if len(distinct) == len(frames):
+            new = [place for place, src in enumerate(srcs) if src not in known]
+            self.welcome_all(now, [srcs[each] for each in new], [frames[each] for each in new])
+        else:
+            known = distinct
         places, count = collections.defaultdict(list), len(frames)
         for place, src in enumerate(srcs):
-            if served is None or src in served:
+            if src in known:
                 places[src].append(place)
-        self.strangers += count - sum(map(len, places.values()))
         ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
         for src, mine in places.items():
             self.many_knocks(now, src, [frames[each] for each in mine],
                              [ports[each] for each in mine], [ours[each] for each in mine])
 
+    def welcome_all(self, now, keys, frames):
+        """As welcome() of many, in C."""
+        room = max(SOURCES_MAX - len(self.sources), 0)
+        self.strangers += max(len(frames) - room, 0)
+        if room:
+            self.sources.update(zip(keys[:room], zip(itertools.repeat(now), frames)))
+
     def many_knocks(self, now, key, frames, ports, ours):
         """SYNs over IPv4 of one source."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frames[-1])
-            if source is None:
-                self.strangers += len(frames) - 1
+            if len(self.sources) >= SOURCES_MAX:
+                self.strangers += len(frames)
                 return
+            source = self.sources[key] = Source(now, frames[-1])
         source.last = now
         source.packets += len(frames)
         source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
@@ -5201,7 +5238,9 @@ class EventLog(Observer):
         half = len(record.flow) // 2 - 2
         key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
                else record.flow[:half] + bytes((record.proto,)))
-        source = self.sources.get(key) or self.welcome(record.last, key, record.syn or b'')
+        source = self.find_source(key)
+        if source is None and len(self.sources) < SOURCES_MAX:
+            source = self.sources[key] = Source(record.last, record.syn or b'')
         if source:
             source.suppressed += 1
 
@@ -5249,23 +5288,36 @@ class EventLog(Observer):
                 break
             del self.datagrams[record.flow]
             self.end_flow(now, record, 'shutdown' if all else 'idle')
-        over = [(key, source) for key, source in self.sources.items() if all
-                or now - source.last >= SOURCE_QUIET_S or now - source.first >= SOURCE_MOST_S]
+        over, once = [], []
+        for key, source in self.sources.items():
+            if isinstance(source, tuple):
+                if all or now - source[0] >= SOURCE_QUIET_S:
+                    once.append((key, source))
+            elif (all or now - source.last >= SOURCE_QUIET_S
+                    or now - source.first >= SOURCE_MOST_S):
+                over.append((key, source))
         for key, source in over:
-            del self.sources[key]
             self.members -= source.members()
+        for key, _ in over + once:
+            del self.sources[key]
         self.tell_scans(now, [each for each in over
-                              if each[1].has_only_knocked() or each[1].suppressed])
+                              if each[1].has_only_knocked() or each[1].suppressed], once)
 
-    def tell_scans(self, now, over):
-        """Sources that are over: the largest, then the number of the others."""
+    def tell_scans(self, now, over, once):
+        """Sources that are over: the largest, then the number of the others.
+
+        once    those that knocked once
+        """
         over.sort(key=lambda each: -each[1].packets)
-        for key, source in over[:SCANS_RATE]:
+        shown, rest = over[:SCANS_RATE], [source for _, source in over[SCANS_RATE:]]
+        room = SCANS_RATE - len(shown)
+        shown += [(key, make_source(*source)) for key, source in once[:room]]
+        for key, source in shown:
             self.scan(now, key, source)
-        rest = [source for _, source in over[SCANS_RATE:]]
-        if rest:
+        more = max(len(once) - room, 0)
+        if rest or more:
             self.put_line(now, 'scan', '', {}, {'scan': {
-                'sources': len(rest), 'packets': sum(each.packets for each in rest),
+                'sources': len(rest) + more, 'packets': sum(each.packets for each in rest) + more,
                 'suppressed': sum(each.suppressed for each in rest)}})
 
     def scan(self, now, key, source):
@@ -5338,9 +5390,12 @@ class EventLog(Observer):
         for each in records + list(self.datagrams.values()):
             each.start += step
             each.last += step
-        for each in self.sources.values():
-            each.first += step
-            each.last += step
+        for key, each in self.sources.items():
+            if isinstance(each, tuple):
+                self.sources[key] = each[0] + step, each[1]
+            else:
+                each.first += step
+                each.last += step
 
     def close(self, now):
         """What is not over is over now."""
