@@ -1122,6 +1122,12 @@ class Host:
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
 
     @property
+    def uuid(self) -> bytes:
+        """The guid as text (RFC 9562 s4)."""
+        text = self.guid.hex()
+        return '-'.join((text[:8], text[8:12], text[12:16], text[16:20], text[20:])).encode()
+
+    @property
     def host_name(self) -> bytes:
         """What greetings of text call us."""
         return self.name.lower().encode()
@@ -8878,12 +8884,11 @@ def url_host(address):
 def answer_ssdp(message, peer):
     """Search -> one device, whatever kind is sought."""
     fields = dict(parse_fields(message.rstrip(b'\0')))
-    kind, guid = fields.get(b'st', b'')[:256], peer.host.guid.hex()
+    kind = fields.get(b'st', b'')[:256]
     if not kind:
         return None
     kind = b'upnp:rootdevice' if kind == b'ssdp:all' else kind
-    name = '-'.join((guid[:8], guid[8:12], guid[12:16], guid[16:20], guid[20:]))
-    return SSDP_ANSWER % (url_host(peer.dst), kind, name.encode())
+    return SSDP_ANSWER % (url_host(peer.dst), kind, peer.host.uuid)
 
 
 family('Keys and tunnels')
@@ -10791,7 +10796,11 @@ NTLM_START = struct.Struct('<8sII')     # MS-NLMP s2.2.1.1: magic type flags
 NTLM_CHALLENGE = struct.Struct('<8sIHHII8s8xHHI8s')
 NTLM_AV = struct.Struct('<HH')          # MS-NLMP s2.2.2.1: id size
 NTLM_VERSION = struct.pack('<BBH3xB', 10, 0, 19041, 15)     # MS-NLMP s2.2.2.10: Windows 10
-NTLM_NEGOTIATE, NTLM_CHALLENGED = 1, 2  # MS-NLMP s2.2.1: message types
+# MS-NLMP s2.2.1.3: magic type; of responses (LM, NT), domain, user, workstation, session key their
+# size, max, at; flags
+NTLM_AUTHENTICATE = struct.Struct('<8sI8xHxxIHxxIHxxIHxxI8xI')
+NTLM_NEGOTIATE, NTLM_CHALLENGED, NTLM_AUTHENTICATED = 1, 2, 3   # MS-NLMP s2.2.1: message types
+NTLM_SCHEMES = b'ntlm', b'negotiate'    # RFC 4559 s4: over HTTP
 NTLM_UNICODE, NTLM_OEM = 0x1, 0x2       # MS-NLMP s2.2.2.5: names in UTF-16, in ASCII
 NTLM_ASKED = 0xe0088035     # s2.2.2.5, ours if asked for: keys, session security, sign, seal
 NTLM_GIVEN = 0x02820204     # s2.2.2.5: version, target info, type server, NTLM, target name
@@ -10851,6 +10860,17 @@ def pack_ntlm_challenge(asked, peer):
         len(info), len(info), at + len(name), NTLM_VERSION) + name + info
 
 
+def note_ntlm(token, peer):
+    """Note who an AUTHENTICATE_MESSAGE says that he is (MS-NLMP s2.2.1.3)."""
+    if len(token) < NTLM_AUTHENTICATE.size:
+        return
+    *numbers, flags = NTLM_AUTHENTICATE.unpack_from(token)[2:]
+    response, *names = [token[at:at + size] for size, at in zip(numbers[::2], numbers[1::2])]
+    coding = 'utf-16-le' if flags & NTLM_UNICODE else 'latin-1'
+    domain, user, computer = [each.decode(coding, 'replace') for each in names]
+    peer.note('credentials', user=user, domain=domain, client=computer, digest=response.hex())
+
+
 def pack_logon_step(token, peer):
     """Security token of the client -> ours; None where the logon has failed.
 
@@ -10865,6 +10885,8 @@ def pack_logon_step(token, peer):
     if len(token) - at < NTLM_START.size:
         return None
     _, kind, asked = NTLM_START.unpack_from(token, at)
+    if kind == NTLM_AUTHENTICATED:
+        note_ntlm(token[at:], peer)
     if kind != NTLM_NEGOTIATE:
         return None
     challenge = pack_ntlm_challenge(asked, peer)
@@ -11238,6 +11260,13 @@ HTTP_WANTED = re.compile(               # fields that are looked at
 HTTP_FRAMING = frozenset((b'connection', b'content-length', b'expect', b'transfer-encoding'))
 HTTP_LENGTH = re.compile(br'0*(0|[1-9][0-9]{0,17})\Z')         # RFC 9110 s8.6
 HTTP_SIZE = re.compile(br'0*(0|[1-9A-Fa-f][0-9A-Fa-f]{0,14})[ \t]*(?:;|\Z)')   # RFC 9112 s7.1
+HTTP_USER = re.compile(                 # of a form: names that mean one
+    br'[&{,\s]"?[\w.-]{0,16}(?:user|login|log|mail|account)[\w.-]{0,16}"?\s{0,9}[=:]\s{0,9}"?'
+    br'([^&",\r\n]{1,256})', re.I)
+HTTP_PASSWORD = re.compile(
+    br'[?&{,\s]"?[\w.-]{0,16}(?:pass|pwd|psw|psd)[\w.-]{0,16}"?\s{0,9}[=:]\s{0,9}"?'
+    br'([^&",\r\n]{1,256})', re.I)
+HTTP_ESCAPED = re.compile(br'%([0-9A-Fa-f]{2})')
 HTTP_AUTHORITY = re.compile(br'[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*')
 
 HTTP_DAYS = 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'
@@ -11375,7 +11404,7 @@ def fill_page(page, host):
     """Page of a Host, None: the 401 -> head that lacks the date and what Connection says, body."""
     if not page:                            # lines of the original end with LF
         return HTTP_401_HEAD.replace(b'\r', b'' if host.original else b'\r'), HTTP_401_PAGE
-    body = page.body.replace(b'$name', host.host_name)
+    body = page.body.replace(b'$name', host.host_name).replace(b'$uuid', host.uuid)
     rows = page.fields.replace(b'$name', host.host_name)
     if page.status not in HTTP_BODILESS:
         rows += b'Content-Type: %s\r\nContent-Length: %d\r\n' % (page.type, len(body))
@@ -11473,7 +11502,9 @@ def reply_known(data, second, host, port):
     So it is where there is a body, or a login, or what is more than a page.
     """
     request = read_http(data)
-    if not request or request.length or b'authorization' in request.fields:
+    if not request or request.length or request.fault or HTTP_PASSWORD.search(request.target):
+        return None
+    if b'authorization' in request.fields or b'proxy-authorization' in request.fields:
         return None
     page = find_page(request, port)
     if callable(page) and not host.http_401:
@@ -11498,8 +11529,20 @@ def note_http(request, body, peer):
         noted['body'] = body[:HTTP_NOTED_MAX]
     peer.note('request', **noted)
     for name in b'authorization', b'proxy-authorization':
-        if name in request.fields:
+        scheme = request.fields.get(name, b'').partition(b' ')[0].lower()
+        if scheme and scheme not in NTLM_SCHEMES:           # which take more than one message
             note_authorization(peer, request.fields[name])
+    note_form(request.target.partition(b'?')[2], body[:HTTP_NOTED_MAX], peer)
+
+
+def note_form(query, body, peer):
+    """Note what fields of a form, or of JSON, offer to log in with."""
+    text = b'&%s&%s' % (query, body)
+    user, password = HTTP_USER.search(text), HTTP_PASSWORD.search(text)
+    if user and password:
+        user, password = (HTTP_ESCAPED.sub(lambda found: bytes((int(found.group(1), 16),)),
+                                           each.group(1)) for each in (user, password))
+        peer.note('credentials', user=user, password=password)
 
 
 def shorten_http(answer, most):
@@ -11601,7 +11644,7 @@ class HttpBody:
 
 # ---- http: pages ---------------------------------------------------------------------
 #
-# What is found where.  Paths and forms of answers are those that clients of many products ask for
+# Paths and forms of answers are those that clients of many products ask for
 # and take; the words are ours, and nobody is let in anywhere.
 
 HTTP_STATUSES = {                       # RFC 9110 s15, RFC 4918 s11.1, RFC 6585 s5
@@ -11614,7 +11657,8 @@ HTTP_BODILESS = 204, 304                # RFC 9110 s6.4.1
 HTTP_DEPTH = 6                          # folders of a path that are looked for
 HTML, TEXT, JSON, XML = b'text/html', b'text/plain', b'application/json', b'text/xml'
 
-# An answer: number, Content-Type, body, further fields.  $name in the last two is our name
+# An answer: number, Content-Type, body, further fields.  $name in the last two is our name, $uuid
+# in the body a number of our own.
 Page = collections.namedtuple('Page', 'status type body fields')
 Page.__new__.__defaults__ = b'',
 
@@ -11635,11 +11679,248 @@ HTTP_DEVICE = (                         # UPnP Device Architecture 2.0 s2.3
     b'<specVersion><major>1</major><minor>0</minor></specVersion><device>'
     b'<deviceType>urn:schemas-upnp-org:device:Basic:1</deviceType>'
     b'<friendlyName>$name</friendlyName><manufacturer>$name</manufacturer>'
-    b'<modelName>$name</modelName><UDN>uuid:$name</UDN></device></root>\n')
+    b'<modelName>$name</modelName><UDN>uuid:$uuid</UDN></device></root>\n')
 KUBE_NO = (b'{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",'
            b'"message":"%s","reason":"%s","code":%d}')
 
-# Paths in lower case; /* at the end stands for all below, a port in front for ours.
+
+def make_status(status):
+    """A number -> the Page that says no more than it."""
+    text = b'%d %s' % (status, HTTP_STATUSES[status])
+    return Page(status, HTML, b'<html><head><title>%s</title></head><body>%s</body></html>\n'
+                % (text, text), HTTP_ALLOW if status == 405 else b'')
+
+
+# ---- http: answers -------------------------------------------------------------------
+#
+# Functions (request, body, peer) -> Page or Reply, for what is more than a page.
+
+HTTP_GRANTED = b'HTTP/1.1 200 Connection established\r\n\r\n'
+HTTP_SOURCES = (b'SOURCETABLE 200 OK\r\nServer: %s\r\nContent-Type: text/plain\r\n'
+                b'Content-Length: 16\r\n\r\nENDSOURCETABLE\r\n')
+HTTP_SOAP = b'<?xml version="1.0"?>\n<s:Envelope xmlns:s="%s"><s:Body>%s</s:Body></s:Envelope>\n'
+SOAP11 = b'http://schemas.xmlsoap.org/soap/envelope/'
+SOAP12 = b'http://www.w3.org/2003/05/soap-envelope'
+SOAP_USER = re.compile(br'<[a-z:]*Username[^<>]{0,64}>([^<]{0,256})<', re.I)
+SOAP_PASSWORD = re.compile(br'<[a-z:]*Password[^<>]{0,256}>([^<]{0,256})<', re.I)
+# UPnP Device Architecture 2.0 s3.2.5: an action that we do not have
+SOAP_INVALID = (
+    b'<s:Fault><faultcode>s:Client</faultcode><faultstring>UPnPError</faultstring><detail>'
+    b'<UPnPError xmlns="urn:schemas-upnp-org:control-1-0"><errorCode>401</errorCode>'
+    b'<errorDescription>Invalid Action</errorDescription></UPnPError></detail></s:Fault>')
+# ONVIF Core Specification s5.9.3: of a stranger
+SOAP_STRANGER = (
+    b'<s:Fault><s:Code><s:Value>s:Sender</s:Value><s:Subcode>'
+    b'<s:Value xmlns:ter="http://www.onvif.org/ver10/error">ter:NotAuthorized</s:Value>'
+    b'</s:Subcode></s:Code>'
+    b'<s:Reason><s:Text xml:lang="en">Sender not authorized</s:Text></s:Reason></s:Fault>')
+# DSP0226 s11: what Identify asks for
+SOAP_IDENTITY = (
+    b'<w:IdentifyResponse '
+    b'xmlns:w="http://schemas.dmtf.org/wbem/wsman/identity/1/wsmanidentity.xsd">'
+    b'<w:ProtocolVersion>http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd</w:ProtocolVersion>'
+    b'<w:ProductVendor>$name</w:ProductVendor><w:ProductVersion>1.0</w:ProductVersion>'
+    b'</w:IdentifyResponse>')
+CWMP_ID = re.compile(br'<cwmp:ID[^<>]{0,128}>([\w.:-]{1,64})</')
+# TR-069 A.5.1: 9003, invalid arguments
+CWMP_FAULT = (
+    b'<?xml version="1.0"?>\n<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" '
+    b'xmlns:cwmp="urn:dslforum-org:cwmp-1-0"><s:Header><cwmp:ID s:mustUnderstand="1">%s</cwmp:ID>'
+    b'</s:Header><s:Body><s:Fault><faultcode>Client</faultcode><faultstring>CWMP fault'
+    b'</faultstring><detail><cwmp:Fault><FaultCode>9003</FaultCode><FaultString>Invalid arguments'
+    b'</FaultString></cwmp:Fault></detail></s:Fault></s:Body></s:Envelope>\n')
+XML_RPC_FAULT = (                       # XML-RPC specification, fault example
+    b'<?xml version="1.0"?>\n<methodResponse><fault><value><struct><member><name>faultCode</name>'
+    b'<value><int>403</int></value></member><member><name>faultString</name><value><string>'
+    b'Login incorrect</string></value></member></struct></value></fault></methodResponse>\n')
+XML_RPC_STRING = re.compile(br'<string>([^<]{1,256})</string>')
+
+# JSON-RPC 2.0 s4; no parser of JSON is as quick to stop
+JSON_METHOD = re.compile(br'"method"\s*:\s*"([\w./-]{1,64})"')
+JSON_ID = re.compile(br'"id"\s*:\s*("[\w.:-]{0,64}"|-?[0-9]{1,18}|null)')
+JSON_RESULTS = {
+    b'eth_accounts': b'[]', b'eth_blockNumber': b'"0x0"', b'eth_chainId': b'"0x1"',
+    b'eth_gasPrice': b'"0x0"', b'eth_syncing': b'false', b'net_listening': b'true',
+    b'net_peerCount': b'"0x0"', b'net_version': b'"1"', b'personal_listAccounts': b'[]',
+    b'web3_clientVersion': b'"$name"', b'getblockcount': b'0',
+    b'getblockchaininfo': b'{"blocks":0}',
+    b'get_block_count': b'{"count":0,"status":"OK"}', b'get_info': b'{"height":0,"status":"OK"}',
+    b'initialize': b'{"protocolVersion":"2025-03-26","capabilities":{},'
+                   b'"serverInfo":{"name":"$name","version":"1.0"}}',
+    b'ping': b'{}', b'tools/list': b'{"tools":[]}', b'resources/list': b'{"resources":[]}',
+    b'prompts/list': b'{"prompts":[]}'}
+
+IPP = b'application/ipp'
+IPP_HEAD = struct.Struct('!2sHI')       # RFC 8010 s3.1.1: version operation request-id
+IPP_ATTRIBUTES = 0x000b                 # RFC 8011 s5.4.15: Get-Printer-Attributes
+IPP_READS = 0x0009, 0x000a, IPP_ATTRIBUTES, 0x4001, 0x4002     # Get-...; CUPS has two more
+IPP_OK, IPP_FORBIDDEN = 0, 0x0401       # RFC 8011 appendix B
+IPP_CHARSET, IPP_LANGUAGE = 0x47, 0x48  # RFC 8010 s3.5.2: tags of values
+IPP_NAME, IPP_ENUM, IPP_BOOLEAN, IPP_KEYWORD = 0x42, 0x23, 0x22, 0x44
+
+WEBSOCKET_GUID = b'258EAFA5-E914-47DA-95CA-C5AB0DC85B11'        # RFC 6455 s1.3
+WEBSOCKET_SWITCH = (b'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n'
+                    b'Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n')
+WEBSOCKET_WIDE = {126: 2, 127: 8}       # s5.2: where the length is longer, octets of it
+WEBSOCKET_PAYLOAD = 125                 # octets of a control frame
+WEBSOCKET_EMPTY = b'\x81\0'             # a text of ours that is empty
+WEBSOCKET_PROTEST = b'\x88\2\x03\xea'   # s7.4.1: 1002, protocol error
+
+SSTP_GRANTED = b'HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\nServer: %s\r\n\r\n'
+
+
+def connect_http(request, body, peer):
+    """CONNECT -> granted; what follows we answer ourselves."""
+    return Reply(HTTP_GRANTED, again=True)
+
+
+def begin_sstp(request, body, peer):
+    """The longest body there is, both ways (MS-SSTP s3.2.4.1) -> what follows is no more HTTP."""
+    return Reply(SSTP_GRANTED % peer.host.host_name, again=True)
+
+
+def list_sources(request, body, peer):
+    """A client of NTRIP 1.0 -> no streams."""
+    return Reply(HTTP_SOURCES % peer.host.host_name, close=True)
+
+
+def ask_ntlm(request, body, peer):
+    """A path of those that log on with NTLM -> a challenge; its answer -> 401 again."""
+    scheme, _, token = request.fields.get(b'authorization', b'').partition(b' ')
+    given = None
+    if scheme.lower() in NTLM_SCHEMES:
+        given = pack_logon_step(read_base64(token), peer)
+    fields = b'WWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM\r\n' + HTTP_BASIC
+    if given:
+        fields = b'WWW-Authenticate: %s %s\r\n' % (
+            scheme, codecs.encode(given, 'base64').replace(b'\n', b''))
+    return make_status(401)._replace(fields=fields)
+
+
+def ask_digest(request, body, peer):
+    """A path of a camera -> a challenge of Digest (RFC 7616 s3.3)."""
+    return make_status(401)._replace(
+        fields=b'WWW-Authenticate: Digest realm="$name", qop="auth", nonce="%s"\r\n'
+        % peer.host.random(16).hex().encode())
+
+
+def manage_container(request, body, peer):
+    """An order about containers -> it is done, so that the next one comes."""
+    order = request.target.partition(b'?')[0].rpartition(b'/')[2]
+    if request.verb != b'POST':
+        return make_status(404)
+    if order in (b'create', b'exec'):
+        number = peer.host.random(32).hex().encode()
+        return Page(201, JSON, b'{"Id":"%s","Warnings":[]}' % number)
+    return Page(204, JSON, b'')
+
+
+def answer_json_rpc(request, body, peer):
+    """A call -> a result without anything in it, or that there is no such method."""
+    method, ident = JSON_METHOD.search(body), JSON_ID.search(body)
+    result = JSON_RESULTS.get(method.group(1)) if method else None
+    said = b'"result":%s' % result if result else b'"error":{"code":-32601,"message":"not found"}'
+    return Page(200, JSON, b'{"jsonrpc":"2.0","id":%s,%s}' % (
+        ident.group(1) if ident else b'null', said))
+
+
+def answer_soap(request, body, peer):
+    """A call -> the fault of its kind; Identify -> who we are."""
+    if b'urn:dslforum-org:cwmp' in body:
+        ident = CWMP_ID.search(body)
+        return Page(200, XML, CWMP_FAULT % (ident.group(1) if ident else b'1'))
+    if b'wsmanidentity' in body:
+        return Page(200, b'application/soap+xml', HTTP_SOAP % (SOAP12, SOAP_IDENTITY))
+    user, password = SOAP_USER.search(body), SOAP_PASSWORD.search(body)
+    if user:
+        peer.note('credentials', user=user.group(1),
+                  password=password.group(1) if password else b'')
+    if b'onvif.org' in body:
+        return Page(400, b'application/soap+xml', HTTP_SOAP % (SOAP12, SOAP_STRANGER))
+    return Page(500, XML, HTTP_SOAP % (SOAP11, SOAP_INVALID))
+
+
+def answer_xml_rpc(request, body, peer):
+    """A call -> its login is incorrect."""
+    login = XML_RPC_STRING.findall(body, 0, HTTP_NOTED_MAX)
+    if len(login) > 1:
+        peer.note('credentials', user=login[0], password=login[1])
+    return Page(200, XML, XML_RPC_FAULT)
+
+
+def pack_ipp(tag, name, value):
+    """An attribute of one value (RFC 8010 s3.1.4)."""
+    return bytes((tag,)) + sized(name) + sized(value)
+
+
+def answer_ipp(request, body, peer):
+    """A question -> a printer that is idle; a job -> forbidden."""
+    if len(body) < IPP_HEAD.size:
+        return make_status(400)
+    version, operation, number = IPP_HEAD.unpack_from(body)
+    out = IPP_HEAD.pack(version, IPP_OK if operation in IPP_READS else IPP_FORBIDDEN, number)
+    out += (b'\1' + pack_ipp(IPP_CHARSET, b'attributes-charset', b'utf-8')
+            + pack_ipp(IPP_LANGUAGE, b'attributes-natural-language', b'en'))
+    if operation == IPP_ATTRIBUTES:
+        out += (b'\4' + pack_ipp(IPP_NAME, b'printer-name', peer.host.host_name)
+                + pack_ipp(IPP_ENUM, b'printer-state', b'\0\0\0\3')
+                + pack_ipp(IPP_KEYWORD, b'printer-state-reasons', b'none')
+                + pack_ipp(IPP_BOOLEAN, b'printer-is-accepting-jobs', b'\1'))
+    return Page(200, IPP, out + b'\3')
+
+
+def accept_websocket(request, body, peer):
+    """Upgrade with a key -> the connection speaks in frames (RFC 6455 s4.2.2)."""
+    accepted = hashlib.sha1(request.fields[b'sec-websocket-key'] + WEBSOCKET_GUID).digest()
+    peer.state = WebSocket()
+    return Reply(WEBSOCKET_SWITCH % codecs.encode(accepted, 'base64').strip())
+
+
+class WebSocket:
+    """What is read behind an upgrade: frames."""
+    __slots__ = ()
+
+    @staticmethod
+    def cost():
+        """Octets that it keeps."""
+        return 16
+
+    @staticmethod
+    def read(data, peer):
+        """A frame -> an empty text to a message, its kind of answer to ping and close.
+
+        source  RFC 6455 s5.2, s5.5
+        """
+        if len(data) < 2:
+            return MORE
+        code, size = data[0] & 15, data[1] & 0x7f
+        at = 2 + WEBSOCKET_WIDE.get(size, 0)
+        if not data[1] & 0x80 or (code & 8 and size > WEBSOCKET_PAYLOAD):
+            return Reply(WEBSOCKET_PROTEST, close=True)
+        if size > WEBSOCKET_PAYLOAD and len(data) >= at:
+            size = int.from_bytes(data[2:at], 'big')
+        begin = at + 4
+        end = begin + min(size, HTTP_NOTED_MAX)
+        if len(data) < end:
+            return MORE
+        text = unmask(data[begin:end], data[at:begin])
+        if code & 8:
+            out = bytes((0x88 if code == 8 else 0x8a, len(text))) + text
+            return Reply(out if code < 10 else b'', end, close=code == 8)
+        peer.note('command', words=text)
+        return Reply(WEBSOCKET_EMPTY if data[0] & 0x80 else b'', end, size - len(text))
+
+
+def unmask(data, key):
+    """Octets of a client's frame -> what they are (RFC 6455 s5.3)."""
+    keys = (key * (len(data) // 4 + 1))[:len(data)]
+    return (from_octets(data, 'big') ^ from_octets(keys, 'big')).to_bytes(len(data), 'big')
+
+
+# ---- http: paths ---------------------------------------------------------------------
+
+# What is found where.  Paths in lower case; /* at the end stands for all below, a port in front
+# for ours.
 HTTP_TABLE = [
     (b'/ /index.html /index.htm /index.php /index.jsp /login /login/* /login.html /login.php'
      b' /signin /admin /admin/* /administrator/* /wp-login.php /wp-admin/* /user/login /auth/*'
@@ -11697,25 +11978,30 @@ HTTP_TABLE = [
     # devices
     (b'/rootdesc.xml /picsdesc.xml /wanipcn.xml /gatedesc.xml /igd.xml /igddesc.xml'
      b' /description.xml /devicedesc.xml /desc.xml', 200, XML, HTTP_DEVICE),
+    (b'/hnap1 /hnap1/*', 200, XML, HTTP_SOAP % (SOAP11, b'')),
     (b'7547/ 30005/', 204, TEXT, b''),
+    # more than pages
+    (b'/autodiscover/* /ews/* /rpc/* /mapi/* /oab/* /powershell/* /wsman'
+     b' /microsoft-server-activesync /microsoft-server-activesync/*', ask_ntlm),
+    (b'/isapi/* /onvif-http/*', ask_digest),
+    (b'/containers/* /exec/* /images/*', manage_container),
 ]
-HTTP_PAGES = {path: Page(*row[1:]) for row in HTTP_TABLE for path in row[0].split()}
+HTTP_PAGES = {path: row[1] if callable(row[1]) else Page(*row[1:])
+              for row in HTTP_TABLE for path in row[0].split()}
+HTTP_BODIES = [                         # what a body says of itself goes before a path's page
+    (re.compile(br'\s*[\[{].{0,4096}"jsonrpc"', re.S), answer_json_rpc),
+    (re.compile(br'.{0,1024}<[\w.-]{0,16}:?Envelope[\s>]', re.S | re.I), answer_soap),
+    (re.compile(br'.{0,1024}<methodCall>', re.S), answer_xml_rpc)]
 HTTP_PAGED_PORTS = frozenset(int(path.partition(b'/')[0])
                              for path in HTTP_PAGES if path[:1].isdigit())
 HTTP_VERSIONED = re.compile(br'/v1\.[0-9]{1,3}(?=/)')           # Docker Engine API: of a path
 HTTP_UPWARDS = re.compile(br'/cgi-bin/.*(?:\.\.|%2e|%%32|%c0)', re.S)   # out of a folder
 HTTP_RUN = re.compile(br'invokefunction|eval-stdin|call_user_func')     # code to run
 
-
-def make_status(status):
-    """A number -> the Page that says no more than it."""
-    text = b'%d %s' % (status, HTTP_STATUSES[status])
-    return Page(status, HTML, b'<html><head><title>%s</title></head><body>%s</body></html>\n'
-                % (text, text), HTTP_ALLOW if status == 405 else b'')
-
-
 HTTP_UNKNOWN = make_status(404)
 HTTP_METHODS = {                        # what is answered without a look at the path
+    b'CONNECT': connect_http, b'SSTP_DUPLEX_POST': begin_sstp, b'RPC_IN_DATA': ask_ntlm,
+    b'RPC_OUT_DATA': ask_ntlm,
     b'OPTIONS': Page(200, TEXT, b'', HTTP_ALLOW + b'DAV: 1\r\n'),
     **dict.fromkeys((b'PUT', b'PATCH', b'DELETE', b'MKCOL', b'COPY', b'MOVE', b'LOCK', b'UNLOCK',
                      b'PROPPATCH'), make_status(403)),
@@ -11730,6 +12016,10 @@ def find_page(request, port):
         return make_status(request.fault)
     if request.verb not in HTTP_READS and request.verb != b'PROPFIND':
         return HTTP_METHODS.get(request.verb) or make_status(501)
+    if b'sec-websocket-key' in request.fields and request.verb == b'GET':
+        return accept_websocket
+    if request.fields.get(b'user-agent', b'').startswith(b'NTRIP'):
+        return list_sources
     path = request.target.lower()
     if path[:1] != b'/':
         path = HTTP_AUTHORITY.sub(b'', path, 1) or b'/'
@@ -11766,9 +12056,72 @@ def make_page(request, body, peer):
     page = find_page(request, peer.dport)
     if callable(page):
         return page(request, body, peer)
-    if body and page.body is HTTP_LOGIN and request.target != b'/':
+    if not body or request.verb != b'POST' or page.type == XML:
+        return page
+    answer = find_answer(request.fields.get(b'content-type', b'').lower(), body)
+    if answer:
+        return answer(request, body, peer)
+    if page.body is HTTP_LOGIN and request.target != b'/':
         return page._replace(body=HTTP_FAILED)
     return page
+
+
+def find_answer(kind, body):
+    """Content-Type, body of a POST -> the function that its form asks for, or None."""
+    if kind.startswith(IPP):
+        return answer_ipp
+    for form, answer in HTTP_BODIES:
+        if form.match(body):
+            return answer
+    return None
+
+
+# ---- http2 ---------------------------------------------------------------------------
+
+HTTP2_PREFACE = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'             # RFC 9113 s3.4
+HTTP2_HEAD = struct.Struct('!HBBBI')    # s4.1: length (24 bits in two) type flags stream
+HTTP2_SETTINGS, HTTP2_HEADERS, HTTP2_RST_STREAM, HTTP2_PING, HTTP2_GOAWAY = 4, 1, 3, 6, 7   # s6
+HTTP2_ACK = 1
+HTTP2_REQUIRED = b'\0\0\0\x0d'          # s7: HTTP_1_1_REQUIRED
+
+
+def pack_http2(kind, flags, stream, payload=b''):
+    """One frame."""
+    return HTTP2_HEAD.pack(0, len(payload), kind, flags, stream) + payload
+
+
+def size_http2(data):
+    """The preface, then frames."""
+    if data[:3] == HTTP2_PREFACE[:3]:
+        return len(HTTP2_PREFACE)
+    return HTTP2_HEAD.size + int.from_bytes(data[:3], 'big') if len(data) > 2 else None
+
+
+@talk('http2', sig=(HTTP2_PREFACE,), port=(80, 443), size=size_http2, ref='RFC 9113 s3.4, s6')
+def answer_http2(message, peer):
+    """Preface -> settings; a request -> that it needs HTTP/1.1."""
+    if message == HTTP2_PREFACE:
+        return pack_http2(HTTP2_SETTINGS, 0, 0)
+    _, _, kind, flags, stream = HTTP2_HEAD.unpack_from(message)
+    if kind in (HTTP2_SETTINGS, HTTP2_PING) and not flags & HTTP2_ACK:
+        return pack_http2(kind, HTTP2_ACK, 0, message[9:17] if kind == HTTP2_PING else b'')
+    if kind == HTTP2_HEADERS:
+        return (pack_http2(HTTP2_RST_STREAM, 0, stream, HTTP2_REQUIRED)
+                + pack_http2(HTTP2_GOAWAY, 0, 0, message[5:9] + HTTP2_REQUIRED)), SHUT
+    return (b'', SHUT) if kind == HTTP2_GOAWAY else b''
+
+
+# ---- sstp ----------------------------------------------------------------------------
+
+# MS-SSTP s2.2.11, s2.2.7: a NAK with one attribute: the protocol inside is not supported
+SSTP_REFUSED = struct.pack('!HHHHHHBBBBI', 0x1001, 20, 3, 1, 2, 12, 0, 0, 0, 1, 4)
+
+
+@talk('sstp', sig=('10 01 00 0e 00 01 00 01',), port=443, size=be(2, 2, 0),
+      ref='MS-SSTP s2.2.9, s2.2.11')
+def answer_sstp(message, peer):
+    """A call, behind the head of HTTP -> refusal."""
+    return SSTP_REFUSED, SHUT
 
 
 family('Mail and news')

@@ -10898,6 +10898,38 @@ GO = b'HTTP/1.1 100 Continue\r\n\r\n'
 GET = b'GET / HTTP/1.1\r\nHost: a\r\n\r\n'
 
 
+JSON, XML, SOAP_TYPE = b'application/json', b'text/xml', b'application/soap+xml'
+IPP_TYPE = b'Content-Type: application/ipp\r\n'
+GRANTED = b'HTTP/1.1 200 Connection established\r\n\r\n'
+UPGRADE = (b'GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
+           b'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n')
+SWITCHED = (b'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
+            b'Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n')     # RFC 6455 s1.3
+SSTP_CALL = unhex('1001 000e 0001 0001 0001 0006 0001')
+SSTP_BEGIN = (b'HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n'
+              b'Server: win-rrrrrrrrrrr\r\n\r\n')
+SSTP_NAK = unhex('1001 0014 0003 0001 0002 000c 000000 01 00000004')
+SOAP_OF = (b'<?xml version="1.0"?>\n<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" %s>'
+           b'<s:Body>%s</s:Body></s:Envelope>')
+IPP_HEADER = ('01 47 0012', b'attributes-charset'.hex(), '0005', b'utf-8'.hex(),
+              '48 001b', b'attributes-natural-language'.hex(), '0002', b'en'.hex())
+IPP_PRINTER = ('42 000c', b'printer-name'.hex(), '000f', OWN_NAME.hex(),
+               '23 000d', b'printer-state'.hex(), '0004 00000003',
+               '44 0015', b'printer-state-reasons'.hex(), '0004', b'none'.hex(),
+               '22 0019', b'printer-is-accepting-jobs'.hex(), '0001 01')
+IPP_HEADER, IPP_PRINTER = ''.join(IPP_HEADER), ''.join(IPP_PRINTER)
+H2_PREFACE, H2_SETTINGS = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', unhex('000000040000000000')
+
+
+def soap_page(body, version=masscanned.SOAP11):
+    return masscanned.HTTP_SOAP % (version, body)
+
+
+def body_of(body, path=b'/', fields=b''):
+    """A POST with this body."""
+    return b'POST %s HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s' % (path, fields, len(body), body)
+
+
 def post(fields, body=b'', version=b'1.1'):
     return b'POST / HTTP/%s\r\n%s\r\n\r\n%s' % (version, fields, body)
 
@@ -11029,6 +11061,98 @@ HTTP_VECTORS = [
      'RFC 9110 s10.1.1'),
     ('http expect bad length', TCP, post(b'Content-Length: x\r\nExpect: 100-continue', b'12345'),
      CLOSE, 'by hand'),
+    # ---- http: more than pages ----------------------------------------------------
+    ('http connect', TCP, b'CONNECT www.example.com:80 HTTP/1.1\r\nHost: www.example.com\r\n\r\n'
+     + GET, GRANTED + KEEP, 'RFC 9110 s9.3.6'),
+    ('http connect v6 1.0', TCP, b'CONNECT [::1]:443 HTTP/1.0\r\n\r\nGh0st', GRANTED + GH0ST,
+     'RFC 9112 s3.2.3'),
+    ('http connect with length', TCP, b'CONNECT a:80 HTTP/1.1\r\nContent-Length: 5\r\n\r\n' + GET,
+     GRANTED + KEEP, 'RFC 9110 s9.3.6'),
+    ('http connect twice', TCP, b'CONNECT a:80 HTTP/1.1\r\n\r\n' * 2 + GET, GRANTED * 2 + KEEP,
+     BY_HAND),
+    ('http connect path', TCP, b'CONNECT / HTTP/1.1\r\n\r\n', GRANTED, 'original s13'),
+    ('http udp connect', UDP, b'CONNECT a:80 HTTP/1.1\r\n\r\n',
+     b'HTTP/1.1 405 Method Not Allowed\r\n', BY_HAND),
+    ('http websocket', TCP, UPGRADE + unhex('818537fa213d7f9f4d5158'), SWITCHED + b'\x81\0',
+     'RFC 6455 s1.3, s5.7'),
+    ('http websocket in two', TCP, UPGRADE + unhex('01810000000041 8081000000002a'),
+     SWITCHED + b'\x81\0', 'RFC 6455 s5.4'),
+    ('http websocket ping, close', TCP, UPGRADE + unhex('898537fa213d7f9f4d5158 8882000000 0003e8')
+     + GET, SWITCHED + b'\x8a\5Hello\x88\2\x03\xe8', 'RFC 6455 s5.5'),
+    ('http websocket pong, unknown', TCP, UPGRADE + unhex('8a8000000000 8b8000000000'), SWITCHED,
+     'RFC 6455 s5.5.3'),
+    ('http websocket of 70,000', TCP, UPGRADE + unhex('82ff0000000000011170 00000000')
+     + bytes(70000) + unhex('81fe0400 00000000') + bytes(1024), SWITCHED + b'\x81\0' * 2,
+     'RFC 6455 s5.2'),
+    ('http websocket unmasked', TCP, UPGRADE + unhex('810548656c6c6f'), SWITCHED + b'\x88\2\x03\xea',
+     'RFC 6455 s5.1'),
+    ('http websocket long ping', TCP, UPGRADE + unhex('89fe0100 00000000'),
+     SWITCHED + b'\x88\2\x03\xea', 'RFC 6455 s5.5'),
+    ('http ntrip', TCP, b'GET / HTTP/1.0\r\nUser-Agent: NTRIP x/1\r\n\r\n',
+     b'SOURCETABLE 200 OK\r\nServer: win-rrrrrrrrrrr\r\nContent-Type: text/plain\r\n'
+     b'Content-Length: 16\r\n\r\nENDSOURCETABLE\r\n', 'RTCM 10410.1'),
+    ('http sstp', TCP, b'SSTP_DUPLEX_POST /sra_{BA195980-CD49-458b-9E23-C84EE0ADCD75}/ HTTP/1.1\r\n'
+     b'Content-Length: 18446744073709551615\r\nHost: a\r\n\r\n' + SSTP_CALL, SSTP_BEGIN + SSTP_NAK,
+     'MS-SSTP s4.1'),
+    ('http json-rpc', TCP, body_of(b'{"jsonrpc":"2.0","method":"eth_accounts","params":[],"id":7}'),
+     page(b'200 OK', b'{"jsonrpc":"2.0","id":7,"result":[]}', JSON), 'JSON-RPC 2.0 s5'),
+    ('http json-rpc unknown', TCP, body_of(b' [{"id": "a1", "jsonrpc": "2.0", "method": "x"}]'),
+     page(b'200 OK', b'{"jsonrpc":"2.0","id":"a1","error":{"code":-32601,"message":"not found"}}',
+          JSON), 'JSON-RPC 2.0 s5.1'),
+    ('http json-rpc chunked', TCP, post(CHUNKED, b'8\r\n{"jsonrp\r\n17\r\nc":"2.0","method":"a.b"\r\n'
+                                        b'1\r\n}\r\n0\r\n\r\n'),
+     page(b'200 OK', b'{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"not found"}}',
+          JSON), 'JSON-RPC 2.0 s5.1'),
+    ('http cwmp', TCP, body_of(SOAP_OF % (b'xmlns:cwmp="urn:dslforum-org:cwmp-1-0"',
+                                          b'<cwmp:ID s:mustUnderstand="1">42</cwmp:ID>')),
+     page(b'200 OK', masscanned.CWMP_FAULT % b'42', XML), 'TR-069 A.5.1'),
+    ('http upnp action', TCP, body_of(SOAP_OF % (b'', b'<u:GetExternalIPAddress/>'),
+                                      b'/upnp/control/WANIPConn1'),
+     page(b'500 Internal Server Error', soap_page(masscanned.SOAP_INVALID), XML),
+     'UPnP Device Architecture 2.0 s3.2.5'),
+    ('http hnap', TCP, body_of(SOAP_OF % (b'', b''), b'/HNAP1/'),
+     page(b'200 OK', soap_page(b''), XML), BY_HAND),
+    ('http xml-rpc', TCP, body_of(b'<?xml version="1.0"?>\n<methodCall><methodName>x</methodName>'
+                                  b'</methodCall>', b'/xmlrpc.php'),
+     page(b'200 OK', masscanned.XML_RPC_FAULT, XML), 'XML-RPC specification'),
+    ('http ipp printer', TCP, body_of(unhex('0101 000b 00000007'), b'/ipp/print', IPP_TYPE),
+     page(b'200 OK', unhex('0101 0000 00000007', IPP_HEADER, '04', IPP_PRINTER, '03'),
+          b'application/ipp'), 'RFC 8010 s3.1, RFC 8011 s5.4'),
+    ('http ipp job', TCP, body_of(unhex('0200 0002 00000001 03'), b'/', IPP_TYPE),
+     page(b'200 OK', unhex('0200 0401 00000001', IPP_HEADER, '03'), b'application/ipp'),
+     'RFC 8011 s4.2.1'),
+    ('http ipp short', TCP, body_of(unhex('0101'), b'/ipp', IPP_TYPE), status_page(b'400 Bad Request'),
+     BY_HAND),
+    ('http login', TCP, body_of(b'username=a&password=b', b'/login'), page(b'200 OK', FAILED), BY_HAND),
+    ('http docker create', TCP, body_of(b'{"Image":"a"}', b'/v1.43/containers/create'),
+     page(b'201 Created', b'{"Id":"%s","Warnings":[]}' % (b'11' * 32), JSON), 'Docker Engine API 1.43'),
+    ('http docker start', TCP, b'POST /containers/11/start HTTP/1.1\r\n\r\n',
+     page(b'204 No Content', b'', None), 'Docker Engine API 1.43'),
+    ('http docker other', TCP, b'GET /containers/11/json HTTP/1.1\r\n\r\n', UNKNOWN_PAGE, BY_HAND),
+    ('http digest', TCP, b'GET /ISAPI/a HTTP/1.1\r\n\r\n', status_page(
+        b'401 Unauthorized', fields=b'WWW-Authenticate: Digest realm="win-rrrrrrrrrrr", qop="auth", '
+        b'nonce="%s"\r\n' % (b'11' * 16)), 'RFC 7616 s3.3'),
+    ('http wsman identify', TCP, body_of(SOAP_OF % (
+        b'xmlns:i="http://schemas.dmtf.org/wbem/wsman/identity/1/wsmanidentity.xsd"',
+        b'<i:Identify/>'), b'/wsman-anon/identify'),
+     page(b'200 OK', soap_page(masscanned.SOAP_IDENTITY.replace(b'$name', OWN_NAME),
+                                      masscanned.SOAP12), SOAP_TYPE), 'DSP0226 s11'),
+    ('http onvif', TCP, body_of(SOAP_OF % (b'', b'<GetUsers xmlns="http://www.onvif.org/ver10/a"/>'),
+                                b'/onvif/device_service'),
+     page(b'400 Bad Request', soap_page(masscanned.SOAP_STRANGER, masscanned.SOAP12),
+          SOAP_TYPE), 'ONVIF Core s5.9.3'),
+    ('http2 preface', TCP, H2_PREFACE, H2_SETTINGS, 'RFC 9113 s3.4'),
+    ('http2 request', TCP, H2_PREFACE + unhex('000006040000000000 0003 00000064')
+     + unhex('000004080000000000 00010000') + unhex('000001010500000001 82'),
+     H2_SETTINGS + unhex('000000040100000000') + unhex('000004030000000001 0000000d')
+     + unhex('000008070000000000 00000001 0000000d'), 'RFC 9113 s6, s7'),
+    ('http2 ping, goaway', TCP, H2_PREFACE + unhex('000008060000000000 0102030405060708')
+     + unhex('000000040100000000') + unhex('000008070000000000 0000000000000000'),
+     H2_SETTINGS + unhex('000008060100000000 0102030405060708'), 'RFC 9113 s6.7, s6.8'),
+    ('http2 frame too long', TCP, H2_PREFACE + unhex('0040010000'), H2_SETTINGS, 'RFC 9113 s4.2'),
+    ('http2 preface of another', TCP, b'PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n', None, 'RFC 9113 s3.4'),
+    ('sstp', TCP, SSTP_CALL, SSTP_NAK, 'MS-SSTP s2.2.9, s2.2.11'),
+    ('sstp cut', TCP, SSTP_CALL[:-1], None, BY_HAND),
     # ---- http over UDP ------------------------------------------------------------
     ('http udp', UDP, GET, HTTP_LINE, 'original s14, cut to twice the request'),
     ('http udp shortest', UDP, b'GET / HTTP/.\n\n', HTTP_LINE, 'by hand'),
@@ -11239,6 +11363,19 @@ REFUSED_1 = smb1_answer('73', FAILURE, '00 0000', uid='8808')
 UPGRADE_ANY = nbss('fe534d42 4000 0000 00000000 0000 0100 01000000 00000000', ZERO8, ZERO8, ZERO8,
                     '00' * 16, *negotiated2('ff02'))
 UPGRADE_2002 = UPGRADE_ANY.replace(unhex('4100 0100 ff02'), unhex('4100 0100 0202'))
+NTLM_PLEASE = status_page(b'401 Unauthorized', fields=(
+    b'WWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM\r\n'
+    b'WWW-Authenticate: Basic realm="win-rrrrrrrrrrr"\r\n'))
+HTTP_VECTORS += [
+    ('http ntlm', TCP, b'GET /EWS/Exchange.asmx HTTP/1.1\r\n\r\n', NTLM_PLEASE, 'RFC 4559 s4'),
+    ('http ntlm negotiate', TCP, b'RPC_IN_DATA /rpc/rpcproxy.dll?a:6001 HTTP/1.1\r\n'
+     b'Authorization: NTLM %s\r\n\r\n' % base64.b64encode(unhex(NEGOTIATE)), status_page(
+         b'401 Unauthorized', fields=b'WWW-Authenticate: NTLM %s\r\n' % base64.b64encode(unhex(CHALLENGE))),
+     'MS-NTHT s4'),
+    ('http ntlm authenticate', TCP, b'GET /ews/ HTTP/1.1\r\nAuthorization: NTLM %s\r\n\r\n'
+     % base64.b64encode(unhex(AUTHENTICATE)), NTLM_PLEASE, 'MS-NTHT s4'),
+]
+
 MS = 'by hand, MS-SMB2 s3.3.5'
 CIFS = 'by hand, MS-CIFS s2.2.4'
 
@@ -13869,7 +14006,8 @@ class Registry(unittest.TestCase):
         (b'CONNECT a:1 HTTP/1.1\r\n', {4222: 'http', 61613: 'http'}),
         (b'CONNECT\r\nlogin:a\r\n', {80: 'stomp'}), (b'CONNECT {}\r\n', {80: 'nats'}),
         (b'GET / HTTP/1.1\r\n', {11211: 'http', 25: 'http'}), (b'GET SERVER INFO\r\n', {80: 'lscp'}),
-        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}), (b'GET /\r\n', {80: 'http', 11211: 'http'}),
+        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}), (b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', {80: 'http2', 25: 'http2'}),
+        (unhex('1001 000e 0001 0001 0001 0006 0001'), {80: 'sstp', 1883: 'sstp', 1433: 'sstp'}), (b'GET /\r\n', {80: 'http', 11211: 'http'}),
         (b'STATS\r\n', {80: None, 11300: 'beanstalkd', 11211: 'memcached'}),
         (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 80: b''}),
         (b'QUIT\r\n', {21: 'ftp', 25: 'smtp', 110: 'pop3', 6667: 'irc', 2628: 'dict', 80: 'ftp'}),
@@ -20750,16 +20888,76 @@ class Answerers(unittest.TestCase):
                 self.assertNotIn(b'$', out)
                 self.assertEqual((stream.kept, stream.closing), (b'', False))
 
+    # what is noted: request, [(kind, fields)] besides method, path, host, agent
+    HTTP_NOTED = [
+        (GET, [('request', b'GET', b'/', b'a', b'', {})]),
+        (b'HEAD /a?b=c HTTP/1.0\r\nUser-Agent:  x y \r\n\r\n',
+         [('request', b'HEAD', b'/a?b=c', b'', b'x y', {})]),
+        (b'GET / HTTP/1.1\r\nAuthorization: Basic %s\r\n\r\n' % base64.b64encode(b'bob:x'),
+         [('request', b'GET', b'/', b'', b'', {}), ('credentials', dict(user=b'bob', password=b'x'))]),
+        (b'CONNECT a:1 HTTP/1.1\r\nProxy-Authorization: Basic %s\r\n\r\n' % base64.b64encode(b'a:b'),
+         [('request', b'CONNECT', b'a:1', b'', b'', {}),
+          ('credentials', dict(user=b'a', password=b'b'))]),
+        (body_of(b'log=a%40b&pwd=c+d%2', b'/wp-login.php'),
+         [('request', b'POST', b'/wp-login.php', b'', b'', dict(body=b'log=a%40b&pwd=c+d%2')),
+          ('credentials', dict(user=b'a@b', password=b'c+d%2'))]),
+        (body_of(b'{"username": "a", "password":"b"}', b'/api/login'),
+         [('request', b'POST', b'/api/login', b'', b'', dict(body=b'{"username": "a", "password":"b"}')),
+          ('credentials', dict(user=b'a', password=b'b'))]),
+        (b'GET /goform?user=a&passwd=b HTTP/1.1\r\n\r\n',
+         [('request', b'GET', b'/goform?user=a&passwd=b', b'', b'', {}),
+          ('credentials', dict(user=b'a', password=b'b'))]),
+        (body_of(b'x' * 2000), [('request', b'POST', b'/', b'', b'', dict(body=b'x' * 1024))]),
+        (b'GET /' + b'x' * 2000 + b' HTTP/1.1\r\n\r\n',
+         [('request', b'GET', b'/' + b'x' * 1023, b'', b'', {})]),
+        (b'GET a HTTP/1.1\r\n\r\n', []),
+        (UPGRADE + unhex('818537fa213d7f9f4d5158'),
+         [('request', b'GET', b'/chat', b'a', b'', {}), ('command', dict(words=b'Hello'))]),
+    ]
+
+    def test_http_noted(self):
+        host = quiet_host()
+        for request, notes in self.HTTP_NOTED:
+            with self.subTest(request=request):
+                for pieces in [request], octet_by_octet(request):
+                    stream = open_stream('http', TCP)
+                    stream.host, host.events = host, []
+                    feed(stream, *pieces)
+                    expected = [(note[0], dict(note[5], method=note[1], path=note[2], host=note[3],
+                                               agent=note[4]) if note[0] == 'request' else note[1])
+                                for note in notes]
+                    for event in host.events:
+                        self.assertEqual(event.fields.pop('protocol'), 'http')
+                    self.assertEqual([(event.kind, event.fields) for event in host.events], expected)
+
+    def test_ntlm_noted(self):
+        """Who logs on with NTLM, in either coding; one that is cut is nobody."""
+        for flags, coding in (1, 'utf-16-le'), (2, 'ascii'):
+            names = [each.encode(coding) for each in ('DOM', 'bob', 'PC')]
+            rows = [b'', b'RESPONSE', *names, b'']
+            places = [64 + sum(map(len, rows[:count])) for count in range(6)]
+            token = b'NTLMSSP\0\3\0\0\0' + b''.join(
+                struct.pack('<HHI', len(row), len(row), at) for row, at in zip(rows, places)
+            ) + struct.pack('<I', flags) + b''.join(rows)
+            stream = open_stream('http', TCP)
+            stream.host = quiet_host()
+            stream.host.events = []
+            masscanned.pack_logon_step(token, stream)
+            masscanned.pack_logon_step(token[:63], stream)
+            fields = [event.fields for event in stream.host.events]
+            self.assertEqual(fields, [dict(user='bob', domain='DOM', client='PC', protocol='',
+                                           digest=b'RESPONSE'.hex())])
+
     def test_http_table(self):
         """Each path of the table is found as it stands, and in capitals; JSON is such."""
         for key, page_ in masscanned.HTTP_PAGES.items():
             port, _, path = key.partition(b'/')
             with self.subTest(key=key):
                 stream = open_stream('http', TCP, int(port or 80))
-                for target in path, path.upper():
+                for target in (path, path.upper()) if not callable(page_) else ():
                     out = stream.feed(b'GET /' + target + b' HTTP/1.1\r\n\r\n')
                     self.assertTrue(out.startswith(b'HTTP/1.1 %d ' % page_.status), out)
-                if page_.type == masscanned.JSON:
+                if not callable(page_) and page_.type == masscanned.JSON:
                     json.loads(out.partition(b'\r\n\r\n')[2])
 
     def test_dns_loops(self):
@@ -20870,6 +21068,10 @@ class Answerers(unittest.TestCase):
         ('http values', 80, b'GET / HTTP/1.1\r\nConnection:' + b'a,' * 700 + b'\r\n\r\n'),
         ('http chunks', 80, post(CHUNKED, b'1\nx\n' * 350)),
         ('http empty bodies', 80, post(CHUNKED, b'0\n\n') * 25),
+        ('http websocket', 80, UPGRADE + unhex('818000000000') * 200),
+        ('http bodies', 80, body_of(b'[') * 35), ('http form', 80, body_of(b'&user' * 250, b'/login')),
+        ('http soap', 80, body_of(b'<a:Envelope urn:dslforum-org:cwmp' + b'<cwmp:ID' * 150)),
+        ('http2', 80, H2_PREFACE + unhex('000000040000000000') * 150),
         ('http pipelined', 80, b'GET / HTTP/1.1\n\n' * 90),
         ('rpc', 111, marked(unhex(rpc_call(4, 4))) * 30),
         ('rpc fragments', 111, unhex('00000001 00') * 15 + marked(unhex(rpc_call(2, 4))) * 30),
