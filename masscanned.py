@@ -5211,7 +5211,7 @@ class Source:
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
-def make_source(now, frame) -> Source:
+def make_knocker(now, frame) -> Source:
     """Who has knocked once, at a time -> Source."""
     source = Source(now, frame)
     proto, addresses, at = find_layer4(frame)
@@ -5257,7 +5257,7 @@ class EventLog(Observer):
         self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
         self.knocks = {None: True}              # fate: whether a frame of it counts
         self.text = encode
-        self.where = encode({'host': name, 'in_iface': iface})[1:-1] + ','
+        self.where = self.text({'host': name, 'in_iface': iface})[1:-1] + ','
 
     @property
     def due(self):
@@ -5339,7 +5339,7 @@ class EventLog(Observer):
         """-> Source or None."""
         source = self.sources.get(key)
         if isinstance(source, tuple):
-            source = self.sources[key] = make_source(*source)
+            source = self.sources[key] = make_knocker(*source)
             if self.members >= MEMBERS_MAX:
                 source.ports, source.addresses, source.more = {}, {}, True
             self.members += source.members()
@@ -5633,7 +5633,7 @@ class EventLog(Observer):
         over.sort(key=lambda each: -each[1].packets)
         shown, rest = over[:SCANS_RATE], [source for _, source in over[SCANS_RATE:]]
         room = SCANS_RATE - len(shown)
-        shown += [(key, make_source(*source)) for key, source in once[:room]]
+        shown += [(key, make_knocker(*source)) for key, source in once[:room]]
         for key, source in shown:
             self.scan(now, key, source)
         more = max(len(once) - room, 0)
