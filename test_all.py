@@ -116,7 +116,7 @@ STANDARD = {                                # file: modules it may import
                       'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'time', 'warnings',
                       'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
-                   'struct', 'sys'},
+                   'shlex', 'struct', 'sys', 'time'},
 }
 UNWANTED = {'typing', 'dataclasses', 'asyncio', 'enum', 'logging'}
 EACH_ITS_OWN = {'EXAMPLES', 'Parser', 'make_parser', 'main', 'run', 'say', '__version__'}
@@ -1071,7 +1071,7 @@ METRICS_REAL = zlib.decompress(bytes.fromhex(     # written by the original
     '695ffef10f5710070d'))
 METRICS_REAL_TEXT = '''\
 duration     9.73 s  connect timeout 800 ms
-packets          96  mean 9.9/s, most in a second 45
+packets          96  mean 45/s while sending, most in a second 45
 answers          96  100 % of packets
   open           74  77.1 % of answers
   not open       22  22.9 % of answers
@@ -5392,6 +5392,32 @@ class MetricsReader(Case):
             self.assertEqual('paused for 59 min 50 s of it' in text, paused > 0)
             self.assertIn('mean 1.1/s' if paused else 'mean 0.0061/s', text)
         self.check_page(metrics.page(tally, 'a', ''))
+
+    def test_final_wait(self):
+        """The mean is of the time in which packets were sent, not of the wait for the last answer."""
+        sent = [(0xe0, 1000 + 100 * at, 7) for at in range(21)]
+        _, tally = self.tally(metrics_file(*sent, (0xe3, 12000, 9000)))
+        self.assertEqual((tally.running(), tally.sending_s()), (11, 2))
+        self.assertIn('mean 10/s while sending, most', metrics.rows_text(metrics.summary(tally)))
+        self.assertIn('<b>10/s</b>', metrics.tiles(tally))
+        _, tally = self.tally(metrics_file(*sent[:1], (0xe3, 12000, 9000)))
+        self.assertNotIn('mean', metrics.rows_text(metrics.summary(tally)))
+
+    def test_about(self):
+        """A page has a title, the date and the command of the scan, its own, and escapes them."""
+        path, page = self.path('m.dat', METRICS_REAL), self.path('page.html')
+        os.utime(path, (1000000000, 1000000000))
+        self.main(path, '-o', page)
+        text = self.read('page.html').decode()
+        self.assertIn('<h1>Scan metrics: m.dat</h1>', text)
+        self.assertIn('2001-09-09 01:46:30 to 2001-09-09 01:46:40 UTC', text)
+        self.assertIn('metrics.py %s -o %s' % (path, page), text)
+        self.assertNotIn('<p>command', text)
+        self.main(path, '-o', page, '--title', 'A <b>', '--command', 'cscan.py -p "1" &')
+        text = self.read('page.html').decode()
+        self.check_page(text)
+        self.assertIn('<title>A &lt;b&gt;</title>', text)
+        self.assertIn('<p>command: <code>cscan.py -p &quot;1&quot; &amp;</code></p>', text)
 
     def test_phases(self):
         """A phase counts in all columns that it touched, little before the end of another."""
