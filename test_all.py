@@ -18255,7 +18255,8 @@ class Journals(Case):
         """In a directory of the later user all is done with his rights: his links lead nowhere."""
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
-                                     output=self.path('log'), events=None, workers=3)
+                                     output=self.path('log'), events=None, pcap=None,
+                                     workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -19060,6 +19061,190 @@ class Events(Case):
                 (1, '192.168.0.89', '192.168.0.1', 8, 0, '1:X0snYXpgwiv9TZtqg64sgzUn6Dk=')):
             self.assertEqual(masscanned.community_id(proto, packed(src), packed(dst), sport,
                                                      dport), wanted)
+
+
+def read_pcapng(data) -> 'list[tuple[int, bytes]]':
+    """Octets of whole blocks -> [(type, body)]."""
+    blocks, at = [], 0
+    while at < len(data):
+        kind, size = struct.unpack_from('<II', data, at)
+        assert size % 4 == 0 and size >= 12 and data[at + size - 4:at + size] == data[at + 4:at + 8]
+        blocks.append((kind, data[at + 8:at + size - 4]))
+        at += size
+    assert at == len(data), 'half a block'
+    return blocks
+
+
+def read_packet(body) -> 'tuple[float, bytes, int, dict]':
+    """Body of an EPB -> (Unix time, octets, octets of the frame, {code of an option: value})."""
+    _, high, low, kept, size = struct.unpack_from('<IIIII', body)
+    at, options = 20 + kept + -kept % 4, {}
+    while body[at:at + 4] != bytes(4):
+        code, length = struct.unpack_from('<HH', body, at)
+        options[code] = body[at + 4:at + 4 + length]
+        at += 4 + length + -length % 4
+    assert at + 4 == len(body)
+    return (high << 32 | low) / 1e6, body[20:20 + kept], size, options
+
+
+class Captures(Case):
+    """--pcap: what is written can be read, block by block, whatever happens between."""
+
+    def capture(self, path='capture', **more):
+        """A Capture on a new file -> it."""
+        stack = make_stack()
+        change = patched(stack.host, events=[])
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        files = masscanned.NamedFiles([self.path(path)], [], 2)
+        fd = files.open(files.outs[0])
+        self.addCleanup(os.close, fd)
+        head = masscanned.capture_head('eth7', 'sensor', more.get('snaplen', masscanned.SNAPLEN))
+        journal = masscanned.BlockJournal(fd, files.outs[0], 'capture', head, files=files)
+        return masscanned.Capture(journal, stack, NOW, **more)
+
+    def show(self, capture, frame):
+        """A frame, and what its answers are -> those."""
+        stack = capture.stack
+        answers = stack.answer_frame(frame)
+        capture.frame(NOW, frame, None if answers else stack.fate, answers)
+        stack.take_events()
+        return answers
+
+    def packets(self, name='capture'):
+        """A file -> its packets; it begins as it must."""
+        with open(self.path(name), 'rb') as file:
+            blocks = read_pcapng(file.read())
+        self.assertEqual([kind for kind, _ in blocks[:2]], [0x0a0d0d0a, 1])
+        return [read_packet(body) for kind, body in blocks if kind == 6]
+
+    def test_frames(self):
+        """Both directions with their flags, why there is no answer, and whose it is."""
+        capture = self.capture()
+        client = Client(capture.stack)
+        frames = [tcp(1, 0, SYN), ping(**V6), client.frame(b'', ACK), client.frame(GET),
+                  udp(DNS_QUERY), udp(JUNK, dport=1), tcp(1, 5, ACK, b'x', sport=2)]
+        wanted, comments = [], []
+        for frame in frames:
+            answers = self.show(capture, frame)
+            wanted += [frame] + list(answers)
+            comments += [1] + [0] * len(answers)
+        capture.unasked(NOW, [frames[0]])
+        capture.close(NOW)
+        found = self.packets()
+        self.assertEqual([octets for _, octets, _, _ in found], wanted + frames[:1])
+        self.assertEqual({when for when, _, _, _ in found}, {NOW})
+        self.assertEqual([options[2][0] for _, _, _, options in found],
+                         [1 if each else 2 for each in comments] + [2])
+        self.assertEqual([options[1].decode() for _, _, _, options in found if 1 in options], [
+            'answered', 'answered', 'not answered: tcp bare ack', 'answered: http',
+            'answered: dns', 'not answered: udp silence', 'not answered: tcp cookie'])
+
+    def test_columns(self):
+        """A round in columns reads as frame by frame, also cut short."""
+        for snaplen in masscanned.SNAPLEN, 40:
+            frames = [tcp(seq, 0, SYN, b'', unhex('020405b4'), sport=seq) for seq in range(1, 40)]
+            one, other = self.capture('one', snaplen=snaplen), self.capture(
+                'other', snaplen=snaplen)
+            answers = one.stack.answer_alike(frames)
+            one.openings(NOW, frames, answers, one.stack.openings)
+            for frame, answer in zip(frames, answers):
+                other.frame(NOW, frame, None, (answer,))
+            padded = [frames[0] + b'\0\0'] + frames[1:]
+            for each in one, other:
+                each.openings(NOW, padded, answers, one.stack.openings)
+                each.flush(NOW)
+            self.assertEqual(self.packets('one'), self.packets('other'))
+            self.assertEqual({(len(octets), size) for _, octets, size, _ in self.packets('one')},
+                             {(min(size, snaplen), size) for size in (58, 60)})
+            for name in 'one', 'other':
+                os.unlink(self.path(name))
+
+    def test_files(self):
+        """Each file begins with its interface and ends with counters: rotated, moved, at the end."""
+        capture = self.capture(count=lambda: collections.Counter(frames=7, lost=3))
+        capture.journal.limit = 1000
+        for number in range(4):
+            for _ in range(10):
+                self.show(capture, udp(JUNK, dport=number + 1))
+            capture.flush(NOW)
+        os.rename(self.path('capture'), self.path('moved'))
+        capture.reopen()
+        self.show(capture, udp(JUNK, dport=1))
+        capture.close(NOW)
+        for name, count in ('capture.1', 10), ('capture.2', 10), ('moved', 10), ('capture', 1):
+            with self.subTest(name):
+                self.assertEqual(len([each for each in self.packets(name) if 1 in each[3]]), count)
+        for name in 'capture.1', 'capture':
+            with open(self.path(name), 'rb') as file:
+                kind, body = read_pcapng(file.read())[-1]
+            self.assertEqual((kind, body[-24:-16], body[-12:-4]),
+                             (5, (7).to_bytes(8, 'little'), (3).to_bytes(8, 'little')))
+
+    def test_full_disk(self):
+        """What was written of a block is taken back; then it goes on."""
+        capture, room = self.capture(), [300]
+        write = os.write
+
+        def narrow(fd, data):
+            if not room[0]:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            count = write(fd, bytes(data)[:room[0]])
+            room[0] -= count
+            return count
+        with patched(masscanned.os, write=narrow), patched(masscanned, say=lambda text: None):
+            for _ in range(5):
+                self.show(capture, udp(JUNK, dport=1))
+            capture.flush(NOW)
+            self.assertEqual(len(self.packets()), 1)
+            room[0] = 100
+            capture.flush(NOW + 1)
+            self.assertEqual(len(self.packets()), 1)
+            room[0] = 1 << 20
+            capture.flush(NOW + 2)
+        self.assertEqual(len(self.packets()), 5)
+
+    def test_workers(self):
+        """Two that write to one file: its beginning stands there once."""
+        one, other = self.capture(), self.capture()
+        for each in one, other, one:
+            self.show(each, udp(JUNK, dport=1))
+            each.flush(NOW)
+        self.assertEqual(len(self.packets()), 3)
+
+    def test_put_aside(self):
+        """A file that is there, perhaps with half a block, is not written to; an empty one is."""
+        args = types.SimpleNamespace(
+            self_ip_file=None, remote_ip_deny_file=None, rotate=None, output=None, events=None,
+            pcap=self.path('capture', b'half'), workers=1)
+        for _ in range(2):
+            masscanned.open_files(args, masscanned.make_files(args, None), None)
+            os.close(args.fds[args.pcap])
+        self.assertEqual(sorted(os.listdir(self.folder)), ['capture', 'capture.1'])
+
+    @unittest.skipUnless(hasattr(os, 'memfd_create'), 'needs Linux and CPython 3.8')
+    def test_keys(self):
+        """What TLS yields of secrets stands before the frame that did."""
+        keys = os.memfd_create('test')
+        self.addCleanup(os.close, keys)
+        capture = self.capture(keys=keys)
+        os.write(keys, b'CLIENT_RANDOM 00 11\n')
+        self.show(capture, udp(JUNK, dport=1))
+        self.show(capture, udp(DNS_QUERY))
+        self.show(capture, udp(DNS_QUERY))
+        capture.flush(NOW)
+        with open(self.path('capture'), 'rb') as file:
+            blocks = read_pcapng(file.read())
+        self.assertEqual([kind for kind, _ in blocks[2:]], [6, 10, 6, 6, 6, 6])
+        self.assertEqual(blocks[3][1], b'KSLT\x14\0\0\0CLIENT_RANDOM 00 11\n')
+
+    def test_no_keys(self):
+        """Where the interpreter has no way to them, a line says so."""
+        said = []
+        with patched(masscanned, say=said.append):
+            self.assertIsNone(masscanned.open_keys(None))
+            self.assertIsNone(masscanned.open_keys(object()))
+        self.assertIn('TLS stays secret', said[0])
 
 
 class RawPeer:
@@ -20757,6 +20942,9 @@ class ResponderCli(Case):
         ('argument missing', ['-i'], 2, ['expected one argument']),
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
+        ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
+        ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
+        ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
         ('events and log', ['-i', 'nope0', '--events', '-'], 2, ['--events -', '-q']),
         ('events and -d', ['-i', 'nope0', '-q', '-d', '--events', '-'], 2, ['--events -', '-d']),
         ('one file', ['-i', 'nope0', '-o', 'x', '--events', './x'], 2, ["'x'", 'share']),
