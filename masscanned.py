@@ -3971,6 +3971,7 @@ class Journal:
             if self.seize(wait_s):
                 if self.limit and self.regular and not self.begun:
                     self.turn_over(now)
+                self.begin()
                 self.write(wait_s)
                 self.go_on()
         except OSError as error:
@@ -3980,6 +3981,9 @@ class Journal:
             self.due = now + (FLUSH_S if self.stuck is None else RETRY_S)
         self.full = len(self.waiting) > WAITING_MAX
 
+    def begin(self):
+        """What a new file begins with goes before what waits; it is ours to write now."""
+
     def turn_over(self, now):
         """A file that is large enough is put aside: by the worker that sees it first.
 
@@ -3988,11 +3992,15 @@ class Journal:
         found = os.fstat(self.fd)
         if found.st_size < self.limit or now < self.turn:
             return
+        self.end()
         try:
             self.take_over(self.files.rotate(self.name, found.st_dev, found.st_ino))
         except OSError as error:
             self.turn = now + TURN_RETRY_S
             say('%s: cannot be rotated: %s' % (self.name, why(error)))
+
+    def end(self):
+        """What a file ends with that is put aside."""
 
     def reopen(self):
         """Go on in the file that has the name now."""
@@ -4042,14 +4050,18 @@ class Journal:
         view = memoryview(data)
         try:
             while at < len(data) and self.poll.poll(wait_s * 1000):
-                end = data.rfind(b'\n', at, at + self.piece) + 1
+                end = self.last_whole(data, at, at + self.piece)
                 at += os.write(self.fd, view[at:end or at + self.piece])
         except BlockingIOError:
             pass                                # somebody made it non-blocking
         finally:
-            line = data.rfind(b'\n', 0, at) + 1
+            line = self.last_whole(data, 0, at)
             self.begun = data[line:at] if line else self.begun + data[:at]
             self.waiting = data[at:]
+
+    def last_whole(self, data, at, end) -> int:
+        """Where the last line that ends between two places does so; 0: none does."""
+        return data.rfind(b'\n', at, end) + 1
 
     def go_on(self):
         """Something could be written again."""
@@ -4467,6 +4479,244 @@ class Teller(Observer):
                         if key != 'protocol')
         say('%s %s%s from %s port %d to port %d' % (name, kind, pairs, host, peer.sport,
                                                     peer.dport))
+
+
+# ---- captures ----
+
+# draft-ietf-opsawg-pcapng s4: each block has its type, its size, and its size again at the end
+PCAPNG_BLOCK = struct.Struct('<II')
+PCAPNG_SECTION = struct.Struct('<IHHq')         # s4.1: byte order, version, size of the section
+PCAPNG_INTERFACE = struct.Struct('<HHI')        # s4.2: link type, reserved, snap length
+PCAPNG_PACKET = struct.Struct('<IIIIIII')       # s4.3, type and size in front: interface, time
+#                                                 (high, low), octets kept, octets
+PCAPNG_STATISTICS = struct.Struct('<III')       # s4.6: interface, time
+PCAPNG_SECRETS = struct.Struct('<II')           # s4.7: kind, octets
+PCAPNG_OPTION = struct.Struct('<HH')            # s3.5: code, octets
+PCAPNG_SHB, PCAPNG_IDB, PCAPNG_ISB = 0x0a0d0d0a, 1, 5
+PCAPNG_EPB, PCAPNG_DSB = 6, 10
+PCAPNG_ORDER, PCAPNG_TLS_KEYS = 0x1a2b3c4d, 0x544c534b
+PCAPNG_COMMENT, PCAPNG_PROGRAM, PCAPNG_NAME, PCAPNG_FLAGS = 1, 4, 2, 2
+PCAPNG_DESCRIPTION, PCAPNG_RESOLUTION = 3, 9
+PCAPNG_START, PCAPNG_END, PCAPNG_RECEIVED, PCAPNG_DROPPED = 2, 3, 4, 5
+PCAPNG_IN, PCAPNG_OUT = 1, 2                    # s4.3.1
+LINKTYPE_ETHERNET = 1
+SNAPLEN = 1 << 16
+CAPTURE_ROTATE = 100 << 20, KEPT_FILES
+KEYS_MAX = 1 << 20                              # octets of TLS secrets of one frame
+
+
+def pack_block(kind, body) -> bytes:
+    """A block of pcapng; body: octets, filled up to 4."""
+    size = len(body) + -len(body) % 4 + 12
+    return (PCAPNG_BLOCK.pack(kind, size) + body.ljust(size - 12, b'\0')
+            + size.to_bytes(4, 'little'))
+
+
+def pack_pcapng_options(*options) -> bytes:
+    """(code, octets or text) -> the options of a block, with their end."""
+    out = b''
+    for code, value in options:
+        octets = value.encode() if isinstance(value, str) else value
+        out += PCAPNG_OPTION.pack(code, len(octets)) + octets + bytes(-len(octets) % 4)
+    return out + PCAPNG_OPTION.pack(0, 0)
+
+
+def pcapng_time(now) -> 'tuple[int, int]':
+    """Unix time -> upper and lower half of its microseconds."""
+    micros = int(now * 1000000)
+    return micros >> 32, micros & MASK32
+
+
+class BlockJournal(Journal):
+    """The same of blocks of pcapng: each file begins with what tells of the interface.
+
+    head        octets of that
+    statistics  statistics() -> the block with which a file ends
+    headed      a stream has it already
+    """
+
+    def __init__(self, fd, name, what, head, statistics=bytes, **more):
+        self.head, self.statistics, self.headed = head, statistics, False
+        Journal.__init__(self, fd, name, what, **more)
+
+    def begin(self):
+        """As Journal.begin()."""
+        new = os.fstat(self.fd).st_size == 0 if self.regular else not self.headed
+        if new and not self.begun:
+            self.waiting, self.headed = self.head + self.waiting, True
+
+    def end(self):
+        """As Journal.end()."""
+        os.write(self.fd, self.statistics())
+
+    def last_whole(self, data, at, end):
+        """Where a block ends: it is only known from the first one on."""
+        if at:
+            return 0
+        at, head = -len(self.begun), self.begun[:8] + data[:8]
+        last, end = 0, min(end, len(data))
+        while True:
+            block = head if at < 0 else data[at:at + PCAPNG_BLOCK.size]
+            at += max(from_octets(block[4:8], 'little'), 12)
+            if at > end:
+                return last
+            last = at
+
+
+class Capture(Observer):
+    """Frames in both directions, as pcapng; each one of a client has a comment: its fate.
+
+    journal     a BlockJournal
+    stack       whose frames they are
+    snaplen     octets kept of each
+    keys        descriptor of the file to which TLS secrets are written; None: there are none
+    count       count() -> Counter of all that is counted
+    begun       Unix time of the start
+    events      the Host's list when it was last looked at, of which `seen` were known
+    tails       {text of a comment, '' for a frame of ours: (options, their size)}
+    """
+    on_events = True
+
+    def __init__(self, journal, stack, now, snaplen=SNAPLEN, keys=None,
+                 count=collections.Counter):
+        self.journal, self.stack, self.snaplen = journal, stack, snaplen
+        self.keys, self.count, self.begun = keys, count, now
+        self.events, self.seen, self.tails = None, 0, {}
+        journal.statistics = self.pack_statistics
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    def tail(self, comment):
+        """-> options of a frame."""
+        known = self.tails.get(comment)
+        if known is None:
+            if len(self.tails) >= ITEMS_MAX:
+                self.tails.clear()
+            flags = PCAPNG_IN if comment else PCAPNG_OUT
+            options = [(PCAPNG_COMMENT, comment)] if comment else []
+            known = self.tails[comment] = pack_pcapng_options(
+                *options, (PCAPNG_FLAGS, flags.to_bytes(4, 'little')))
+        return known
+
+    def around(self, now, size, comment) -> 'tuple[bytes, bytes]':
+        """What stands before and behind a frame of a size."""
+        kept, tail = min(size, self.snaplen), self.tail(comment)
+        whole = PCAPNG_PACKET.size + kept + -kept % 4 + len(tail) + 4
+        return (PCAPNG_PACKET.pack(PCAPNG_EPB, whole, 0, *pcapng_time(now), kept, size),
+                bytes(-kept % 4) + tail + whole.to_bytes(4, 'little'))
+
+    def pack(self, now, frame, comment) -> bytes:
+        """A frame, ours if there is no comment -> its block."""
+        before, behind = self.around(now, len(frame), comment)
+        return before + frame[:self.snaplen] + behind
+
+    def frame(self, now, frame, fate, answers):
+        """As Observer.frame."""
+        if not self.journal.takes(now, 1):
+            return
+        blocks = self.journal.blocks
+        if self.keys is not None and answers:
+            blocks.append(self.take_keys())     # a reader needs them before the frame
+        comment = 'not answered: ' + fate if fate else self.describe(answers)
+        blocks.append(self.pack(now, frame, comment))
+        for each in answers:
+            blocks.append(self.pack(now, each, ''))
+
+    def describe(self, answers):
+        """Which protocols have answered the frame just now."""
+        events = self.stack.host.events
+        if events is not self.events:
+            self.events, self.seen = events, 0
+        new, self.seen = events[self.seen:], len(events)
+        names = [each.fields['protocol'] for each in new if each.kind == 'answer']
+        return 'answered: ' + ', '.join(dict.fromkeys(names)) if names else 'answered'
+
+    def openings(self, now, frames, answers, columns):
+        """As Observer.openings: 0.2 us for each."""
+        size, other = len(frames[0]), len(answers.pattern)
+        if list(map(len, frames)).count(size) < len(frames):
+            Observer.openings(self, now, frames, answers, columns)
+            return
+        if self.journal.takes(now, len(frames)):
+            before, between = self.around(now, size, 'answered')
+            head, behind = self.around(now, other, '')
+            if self.snaplen < max(size, other):
+                frames = [frame[:self.snaplen] for frame in frames]
+                answers = [answer[:self.snaplen] for answer in answers]
+            self.journal.blocks.append(b''.join(itertools.chain.from_iterable(zip(
+                itertools.repeat(before), frames, itertools.repeat(between + head), answers,
+                itertools.repeat(behind)))))
+
+    def unasked(self, now, frames):
+        """As Observer.unasked."""
+        if self.journal.takes(now, len(frames)):
+            self.journal.blocks += [self.pack(now, frame, '') for frame in frames]
+
+    def take_keys(self) -> bytes:
+        """What the frame has yielded of TLS secrets -> their block, or nothing."""
+        keys = os.pread(self.keys, KEYS_MAX, 0)
+        if not keys:
+            return b''
+        os.ftruncate(self.keys, 0)
+        return pack_block(PCAPNG_DSB, PCAPNG_SECRETS.pack(PCAPNG_TLS_KEYS, len(keys)) + keys)
+
+    def pack_statistics(self) -> bytes:
+        """-> the block that tells how many frames there were, and how many were lost."""
+        counts, now = self.count(), time.time()
+        return pack_block(PCAPNG_ISB, PCAPNG_STATISTICS.pack(0, *pcapng_time(now))
+                          + pack_pcapng_options(*(
+                              [(code, struct.pack('<II', *pcapng_time(when)))
+                               for code, when in ((PCAPNG_START, self.begun), (PCAPNG_END, now))]
+                              + [(PCAPNG_RECEIVED, counts['frames'].to_bytes(8, 'little')),
+                                 (PCAPNG_DROPPED, counts['lost'].to_bytes(8, 'little'))])))
+
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+        self.begun += step
+
+    def close(self, now):
+        """As Observer.close; the last block has the counters."""
+        if self.journal.takes(now, 0):
+            self.journal.blocks.append(self.pack_statistics())
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
+def capture_head(name, sensor, snaplen) -> bytes:
+    """Interface, sensor, snap length -> what a capture begins with."""
+    return pack_block(PCAPNG_SHB, PCAPNG_SECTION.pack(PCAPNG_ORDER, 1, 0, -1)
+                      + pack_pcapng_options((PCAPNG_PROGRAM, 'masscanned ' + __version__))
+                      ) + pack_block(
+        PCAPNG_IDB, PCAPNG_INTERFACE.pack(LINKTYPE_ETHERNET, 0, snaplen) + pack_pcapng_options(
+            (PCAPNG_NAME, name), (PCAPNG_DESCRIPTION, sensor), (PCAPNG_RESOLUTION, b'\6')))
+
+
+def open_keys(context) -> 'int | None':
+    """A TLS context -> descriptor of a file in memory that gets its secrets; None: it has none.
+
+    Below CPython 3.8, and with PyPy, there is no way to them.
+    """
+    if context is None:
+        return None
+    try:
+        keys = os.memfd_create('keys')
+        context.keylog_filename = '/proc/self/fd/%d' % keys
+    except (AttributeError, OSError) as error:
+        say('--pcap: what is said inside of TLS stays secret: %s' % (
+            why(error) if isinstance(error, OSError) else 'CPython 3.8 or newer is needed'))
+        return None
+    return keys
 
 
 # ---- fingerprints ----
@@ -4977,6 +5227,21 @@ class Source:
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
+def make_knocker(now, frame) -> Source:
+    """Who has knocked once, at a time -> Source."""
+    source = Source(now, frame)
+    proto, addresses, at = find_layer4(frame)
+    if proto:
+        flags = 0 if proto == IP_UDP else frame[at + (TCP_FLAGS_AT if proto == IP_TCP else 0)]
+        source.packets, source.flags[flags] = 1, 1
+        source.addresses[addresses[len(addresses) // 2:]] = None
+        if proto not in ICMP_ASKS:
+            source.ports[from_octets(frame[at + 2:at + 4], 'big')] = None
+        if proto == IP_TCP and flags == SYN:
+            source.take_syn(frame, frame[at + 12:at + 16])
+    return source
+
+
 class EventLog(Observer):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
@@ -4987,7 +5252,8 @@ class EventLog(Observer):
     text        text(object) -> its text in JSON, as of make_encoder()
     budget      [lines that may still be written, when that was so]; rate: a second
     suppressed  lines that it left out
-    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
+    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source, or
+                (Unix time, frame) of who has knocked once: a flood of them costs 0.2 us each}
     members     ports and addresses that these remember
     strangers   packets of those for whom there was no room among the sources
     datagrams   {addresses and ports: Record} of UDP, the longest silent first
@@ -5007,7 +5273,7 @@ class EventLog(Observer):
         self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
         self.knocks = {None: True}              # fate: whether a frame of it counts
         self.text = encode
-        self.where = encode({'host': name, 'in_iface': iface})[1:-1] + ','
+        self.where = self.text({'host': name, 'in_iface': iface})[1:-1] + ','
 
     @property
     def due(self):
@@ -5078,12 +5344,22 @@ class EventLog(Observer):
 
     def join(self, key, now):
         """A source begins a conversation -> the frame that we remember of it, or b''."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
             return b''
         source.flows += 1
         source.last = now
         return source.frame
+
+    def find_source(self, key):
+        """-> Source or None."""
+        source = self.sources.get(key)
+        if isinstance(source, tuple):
+            source = self.sources[key] = make_knocker(*source)
+            if self.members >= MEMBERS_MAX:
+                source.ports, source.addresses, source.more = {}, {}, True
+            self.members += source.members()
+        return source
 
     def datagram(self, now, frame, flow, data, answers):
         """A datagram: the first or another of a flow; an empty one only knocks."""
@@ -5112,12 +5388,14 @@ class EventLog(Observer):
         record.went[1] += sum(map(len, answers))
 
     def knock(self, now, key, frame, port, address, flags):
-        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
-        source = self.sources.get(key)
+        """A packet that belongs to no conversation -> its Source; None: it is the first one.
+
+        port    None for ICMP
+        """
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frame)
-            if source is None:
-                return None
+            self.welcome(now, key, frame)
+            return None
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
@@ -5125,12 +5403,11 @@ class EventLog(Observer):
         return source
 
     def welcome(self, now, key, frame):
-        """A Source that is new; None: there is no room."""
+        """Somebody knocks for the first time."""
         if len(self.sources) >= SOURCES_MAX:
             self.strangers += 1
-            return None
-        source = self.sources[key] = Source(now, frame)
-        return source
+        else:
+            self.sources[key] = now, frame[:SOURCE_FRAME]
 
     def remember(self, source, ports, addresses):
         """Ports and addresses of ours that a source asked for, as far as there is room."""
@@ -5148,35 +5425,45 @@ class EventLog(Observer):
     def openings(self, now, frames, answers, columns):
         """As Observer.openings: 0.1 us for each where there is no room for its source."""
         srcs = columns.srcs()
-        served = None                           # all of them
-        if len(self.sources) >= SOURCES_MAX:
-            served = self.sources.keys() & srcs
-            if not served:
-                self.strangers += len(frames)
-                return
+        distinct = set(srcs)
+        known = self.sources.keys() & distinct
+        if len(distinct) == len(frames) and not known:
+            self.welcome_all(now, srcs, frames)
+            return
         ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
         ours = [each.to_bytes(4, 'big') for each in columns.ours()]
         if len(srcs) == 1:
             self.many_knocks(now, srcs[0], frames, ports, ours)
             return
+        if len(distinct) == len(frames):
+            new = [place for place, src in enumerate(srcs) if src not in known]
+            self.welcome_all(now, [srcs[each] for each in new], [frames[each] for each in new])
+        else:
+            known = distinct
         places, count = collections.defaultdict(list), len(frames)
         for place, src in enumerate(srcs):
-            if served is None or src in served:
+            if src in known:
                 places[src].append(place)
-        self.strangers += count - sum(map(len, places.values()))
         ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
         for src, mine in places.items():
             self.many_knocks(now, src, [frames[each] for each in mine],
                              [ports[each] for each in mine], [ours[each] for each in mine])
 
+    def welcome_all(self, now, keys, frames):
+        """As welcome() of many, in C."""
+        room = max(SOURCES_MAX - len(self.sources), 0)
+        self.strangers += max(len(frames) - room, 0)
+        if room:
+            self.sources.update(zip(keys[:room], zip(itertools.repeat(now), frames)))
+
     def many_knocks(self, now, key, frames, ports, ours):
         """SYNs over IPv4 of one source."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frames[-1])
-            if source is None:
-                self.strangers += len(frames) - 1
+            if len(self.sources) >= SOURCES_MAX:
+                self.strangers += len(frames)
                 return
+            source = self.sources[key] = Source(now, frames[-1])
         source.last = now
         source.packets += len(frames)
         source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
@@ -5289,7 +5576,9 @@ class EventLog(Observer):
         half = len(record.flow) // 2 - 2
         key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
                else record.flow[:half] + bytes((record.proto,)))
-        source = self.sources.get(key) or self.welcome(record.last, key, record.syn or b'')
+        source = self.find_source(key)
+        if source is None and len(self.sources) < SOURCES_MAX:
+            source = self.sources[key] = Source(record.last, record.syn or b'')
         if source:
             source.suppressed += 1
 
@@ -5337,23 +5626,36 @@ class EventLog(Observer):
                 break
             del self.datagrams[record.flow]
             self.end_flow(now, record, 'shutdown' if all else 'idle')
-        over = [(key, source) for key, source in self.sources.items() if all
-                or now - source.last >= SOURCE_QUIET_S or now - source.first >= SOURCE_MOST_S]
+        over, once = [], []
+        for key, source in self.sources.items():
+            if isinstance(source, tuple):
+                if all or now - source[0] >= SOURCE_QUIET_S:
+                    once.append((key, source))
+            elif (all or now - source.last >= SOURCE_QUIET_S
+                    or now - source.first >= SOURCE_MOST_S):
+                over.append((key, source))
         for key, source in over:
-            del self.sources[key]
             self.members -= source.members()
+        for key, _ in over + once:
+            del self.sources[key]
         self.tell_scans(now, [each for each in over
-                              if each[1].has_only_knocked() or each[1].suppressed])
+                              if each[1].has_only_knocked() or each[1].suppressed], once)
 
-    def tell_scans(self, now, over):
-        """Sources that are over: the largest, then the number of the others."""
+    def tell_scans(self, now, over, once):
+        """Sources that are over: the largest, then the number of the others.
+
+        once    those that knocked once
+        """
         over.sort(key=lambda each: -each[1].packets)
-        for key, source in over[:SCANS_RATE]:
+        shown, rest = over[:SCANS_RATE], [source for _, source in over[SCANS_RATE:]]
+        room = SCANS_RATE - len(shown)
+        shown += [(key, make_knocker(*source)) for key, source in once[:room]]
+        for key, source in shown:
             self.scan(now, key, source)
-        rest = [source for _, source in over[SCANS_RATE:]]
-        if rest:
+        more = max(len(once) - room, 0)
+        if rest or more:
             self.put_line(now, 'scan', '', {}, {'scan': {
-                'sources': len(rest), 'packets': sum(each.packets for each in rest),
+                'sources': len(rest) + more, 'packets': sum(each.packets for each in rest) + more,
                 'suppressed': sum(each.suppressed for each in rest)}})
 
     def scan(self, now, key, source):
@@ -5426,9 +5728,12 @@ class EventLog(Observer):
         for each in records + list(self.datagrams.values()):
             each.start += step
             each.last += step
-        for each in self.sources.values():
-            each.first += step
-            each.last += step
+        for key, each in self.sources.items():
+            if isinstance(each, tuple):
+                self.sources[key] = each[0] + step, each[1]
+            else:
+                each.first += step
+                each.last += step
 
     def close(self, now):
         """What is not over is over now."""
@@ -7213,6 +7518,8 @@ def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
             observers[0].begin()
     if args.events is not None:
         observers.append(make_event_log(plan, files, link, stack, number))
+    if args.pcap is not None:
+        observers.append(make_capture(plan, files, link, stack))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -7233,6 +7540,20 @@ def make_event_log(plan, files, link, stack, number) -> EventLog:
                    lambda: count_frames(link, stack, [log]))
     stack.host.keep = args.payload
     return log
+
+
+def make_capture(plan, files, link, stack) -> Capture:
+    """--pcap."""
+    args = plan.args
+    journal = BlockJournal(
+        args.fds[args.pcap], args.pcap, 'capture',
+        capture_head(link.name, args.name or socket.gethostname(), args.snaplen),
+        lock=plan.lock, files=files, limit=(args.rotate or CAPTURE_ROTATE)[0], place=2)
+    tls = getattr(stack.host, 'tls', None)
+    capture = Capture(journal, stack, time.time(), args.snaplen,
+                      open_keys(tls.context if tls else None),
+                      lambda: count_frames(link, stack, [capture]))
+    return capture
 
 
 def count_up(link, stack, observers) -> 'collections.Counter':
@@ -7440,6 +7761,11 @@ def make_parser() -> argparse.ArgumentParser:
     group('--rotate', metavar='SIZE[,COUNT]', action=Once, type=rotate_argument,
           help='put FILE aside as FILE.1 when it has so many octets (K, M, G), and keep COUNT '
                '(%d) of them' % KEPT_FILES)
+    group('--pcap', metavar='FILE', action=Once,
+          help='all frames, as pcapng: each has a comment why it was answered or not, what is '
+               'inside of TLS can be read; a file that is there is put aside')
+    group('--snaplen', metavar='N', action=Once, type=snaplen_argument, default=SNAPLEN,
+          help='octets of each frame that are kept there (default: %d)' % SNAPLEN)
     group('--events', metavar='FILE', action=Once,
           help='what is said, by whom, and who only knocks, as JSON in the shape of EVE, one '
                'object a line; - is standard output')
@@ -7535,6 +7861,14 @@ def rotate_argument(text):
     return size, count
 
 
+def snaplen_argument(text):
+    """argparse type: 14..65536 octets."""
+    if not re.fullmatch('[0-9]{1,5}', text) or not ETHER.size <= int(text) <= SNAPLEN:
+        raise argparse.ArgumentTypeError('%r: not a number of octets from %d to %d'
+                                         % (text, ETHER.size, SNAPLEN))
+    return int(text)
+
+
 def payload_argument(text):
     """argparse type: 0..65536 octets."""
     if not re.fullmatch('[0-9]{1,5}', text) or int(text) > KEPT_MAX:
@@ -7571,7 +7905,7 @@ def check_options(parser, args):
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
     if args.rotate and not named_outs(args):
-        parser.error('--rotate is for the files of -o and --events')
+        parser.error('--rotate is for the files of -o, --events and --pcap')
     check_outs(parser, args)
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
@@ -7590,14 +7924,18 @@ def check_outs(parser, args):
     for option in ('events_budget', 'payload', 'name'):
         if option in getattr(args, 'given', ()) and args.events is None:
             parser.error('--%s is for --events' % option.replace('_', '-'))
+    if 'snaplen' in getattr(args, 'given', ()) and args.pcap is None:
+        parser.error('--snaplen is for --pcap')
     outs = [os.path.abspath(path) for path in named_outs(args)]
     if len(set(outs)) < len(outs):
-        parser.error('%r: two logs cannot share a file' % args.output)
+        parser.error('two of these cannot share a file: %s'
+                     % ', '.join(map(repr, named_outs(args))))
 
 
 def named_outs(args) -> 'list[str]':
     """The files that are written."""
-    return [path for path in (args.output, args.events) if path not in (None, '-')]
+    paths = [args.output, args.pcap] + ([] if args.events == '-' else [args.events])
+    return [path for path in paths if path is not None]
 
 
 def choose_protocols(only, without, more=None):
@@ -7757,7 +8095,7 @@ def open_files(args, files, user) -> list:
         args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.fds[path] = files.open(path)
+            args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -7765,6 +8103,17 @@ def open_files(args, files, user) -> list:
                                                        for each in names):
         return fork_opener(files, args.workers)
     return [files] * args.workers
+
+
+def open_anew(files, path):
+    """As files.open(), but what is there is put aside: a capture may have ended in a block."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return files.open(path)
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        return files.open(path)
+    return files.rotate(path, found.st_dev, found.st_ino)
 
 
 def make_host(args, protocols) -> Host:
@@ -8944,10 +9293,12 @@ family('Management')
 IPMI_ENTERPRISE = b'\0\0\x11\xbe'       # of the ASF (DSP0136 s3.2.2.3)
 IPMI_ASF, IPMI_PONG = 6, 0x40           # class of RMCP; type of message
 IPMI_PLUS = 6                           # kind of authentication: the format of RMCP+
-IPMI_CAPABILITIES, IPMI_CHALLENGE = 0x38, 0x39
-IPMI_NO_USER, IPMI_NO_COMMAND = 0x81, 0xc1
-# s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both versions
-IPMI_ABILITIES = b'\1\x94\4\3\0\0\0\0'
+IPMI_CHALLENGE, IPMI_NO_COMMAND = 0x39, 0xc1
+# Command: (code, data).  s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both
+# versions.  s22.15: cipher suite 3, of SHA-1 and AES.  s22.16: no such user
+IPMI_COMMANDS = {0x38: (0, b'\1\x94\4\3\0\0\0\0'), 0x54: (0, b'\1\xc0\3\1\x41\x81'),
+                 IPMI_CHALLENGE: (0x81, b'')}
+IPMI_PLAIN = 0                          # s13.27.3: payloads: a message
 IPMI_OPEN, IPMI_HELLO = 0x10, 0x12      # s13.17, s13.20: open session, RAKP message 1
 IPMI_NAMELESS = 0x0d                    # s13.24: unauthorized name
 
@@ -8957,18 +9308,26 @@ def ipmi_sum(octets):
     return bytes((-sum(octets) & 0xff,))
 
 
-def pack_ipmi(message, code, data=b''):
-    """Request, completion code, data -> response (s13.6, s13.8)."""
-    address, function, _, source, number, command = message[14:20]
+def answer_ipmi_command(request, peer):
+    """Message of the LAN -> response (s13.8); None if it is one itself."""
+    address, function, _, source, number, command = request[:6]
+    if function & 4:
+        return None
+    code, data = IPMI_COMMANDS.get(command, (IPMI_NO_COMMAND, b''))
+    if command == IPMI_CHALLENGE:
+        peer.note('credentials', user=request[7:23].rstrip(b'\0'))
     head = bytes((source, function + 4 & 0xff))
     body = bytes((address, number, command, code)) + data
-    return message[:4] + bytes(9) + sized(head + ipmi_sum(head) + body + ipmi_sum(body), 1)
+    return head + ipmi_sum(head) + body + ipmi_sum(body)
 
 
 def answer_ipmi_plus(message, peer):
     """RMCP+: a session -> opened, under the number that the client gave; its user -> unknown."""
     size = int.from_bytes(message[14:16], 'little')
     kind, body = message[5] & 0x3f, message[16:16 + size]
+    if kind == IPMI_PLAIN and not any(message[6:14]):
+        answer = answer_ipmi_command(body, peer)
+        return answer and message[:14] + sized(answer, 2, 'little')
     if kind == IPMI_OPEN and size == 32:
         body = body[:1] + b'\0' + bytes((body[1] or 4,)) + b'\0' + body[4:8] * 2 + body[8:]
     elif kind == IPMI_HELLO and size >= 28:
@@ -8989,14 +9348,8 @@ def answer_ipmi(message, peer):
             IPMI_ENTERPRISE + bytes(4) + b'\x81' + bytes(7))
     if message[4] == IPMI_PLUS:
         return answer_ipmi_plus(message, peer)
-    if message[15] & 4:                 # a response
-        return None
-    if message[19] == IPMI_CAPABILITIES:
-        return pack_ipmi(message, 0, IPMI_ABILITIES)
-    if message[19] == IPMI_CHALLENGE:
-        peer.note('credentials', user=message[21:37].rstrip(b'\0'))
-        return pack_ipmi(message, IPMI_NO_USER)
-    return pack_ipmi(message, IPMI_NO_COMMAND)
+    answer = answer_ipmi_command(message[14:14 + message[13]], peer)
+    return answer and message[:4] + bytes(9) + sized(answer, 1)
 
 
 # ---- ntp -----------------------------------------------------------------------------

@@ -116,7 +116,7 @@ STANDARD = {                                # file: modules it may import
                       'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'time', 'warnings',
                       'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
-                   'struct', 'sys'},
+                   'shlex', 'struct', 'sys', 'time'},
 }
 UNWANTED = {'typing', 'dataclasses', 'asyncio', 'enum', 'logging'}
 EACH_ITS_OWN = {'EXAMPLES', 'Parser', 'make_parser', 'main', 'run', 'say', '__version__'}
@@ -1071,7 +1071,7 @@ METRICS_REAL = zlib.decompress(bytes.fromhex(     # written by the original
     '695ffef10f5710070d'))
 METRICS_REAL_TEXT = '''\
 duration     9.73 s  connect timeout 800 ms
-packets          96  mean 9.9/s, most in a second 45
+packets          96  mean 45/s while sending, most in a second 45
 answers          96  100 % of packets
   open           74  77.1 % of answers
   not open       22  22.9 % of answers
@@ -5392,6 +5392,32 @@ class MetricsReader(Case):
             self.assertEqual('paused for 59 min 50 s of it' in text, paused > 0)
             self.assertIn('mean 1.1/s' if paused else 'mean 0.0061/s', text)
         self.check_page(metrics.page(tally, 'a', ''))
+
+    def test_final_wait(self):
+        """The mean is of the time in which packets were sent, not of the wait for the last answer."""
+        sent = [(0xe0, 1000 + 100 * at, 7) for at in range(21)]
+        _, tally = self.tally(metrics_file(*sent, (0xe3, 12000, 9000)))
+        self.assertEqual((tally.running(), tally.sending_s()), (11, 2))
+        self.assertIn('mean 10/s while sending, most', metrics.rows_text(metrics.summary(tally)))
+        self.assertIn('<b>10/s</b>', metrics.tiles(tally))
+        _, tally = self.tally(metrics_file(*sent[:1], (0xe3, 12000, 9000)))
+        self.assertNotIn('mean', metrics.rows_text(metrics.summary(tally)))
+
+    def test_about(self):
+        """A page has a title, the date and the command of the scan, its own, and escapes them."""
+        path, page = self.path('m.dat', METRICS_REAL), self.path('page.html')
+        os.utime(path, (1000000000, 1000000000))
+        self.main(path, '-o', page)
+        text = self.read('page.html').decode()
+        self.assertIn('<h1>Scan metrics: m.dat</h1>', text)
+        self.assertIn('2001-09-09 01:46:30 to 2001-09-09 01:46:40 UTC', text)
+        self.assertIn('metrics.py %s -o %s' % (path, page), text)
+        self.assertNotIn('<p>command', text)
+        self.main(path, '-o', page, '--title', 'A <b>', '--command', 'cscan.py -p "1" &')
+        text = self.read('page.html').decode()
+        self.check_page(text)
+        self.assertIn('<title>A &lt;b&gt;</title>', text)
+        self.assertIn('<p>command: <code>cscan.py -p &quot;1&quot; &amp;</code></p>', text)
 
     def test_phases(self):
         """A phase counts in all columns that it touched, little before the end of another."""
@@ -12909,6 +12935,10 @@ DATAGRAM_VECTORS = [
      unhex('0600ff0700000000000000000008811c632000398126'), 'IPMI 2.0 s22.16'),
     ('ipmi other command', UDP, unhex('0600ff07 00000000 00000000 00 07 2018c8 8100 01 7e'),
      unhex('0600ff0700000000000000000008811c63200001c11e'), 'IPMI 2.0 s20.1'),
+    ('ipmi ciphers', UDP, unhex('0600ff07 0600 00000000 00000000 0a00 2018c8 8100 54 0e00 80 9d'),
+     unhex('0600ff0706000000000000000000 0e00 811c63 200054 00 01c003014181 05'), 'ipmitool 1.8.19, lanplus'),
+    ('ipmi in a session', UDP, unhex('0600ff07 0600 a4a3a2a0 00000000 0a00 2018c8 8100 54 0e00 80 9d'),
+     None, 'there is none'),
     ('ipmi session', UDP, unhex('0600ff07 0610 00000000 00000000 2000 00 00 0000 a4a3a2a0 00000008 01000000 01000008 01000000 02000008 01000000'),
      unhex('0600ff0706110000000000000000240000000400a4a3a2a0a4a3a2a000000008010000000100'
            '0008010000000200000801000000'), 'ipmitool 1.8.19, lanplus'),
@@ -18227,7 +18257,8 @@ class Journals(Case):
         """In a directory of the later user all is done with his rights: his links lead nowhere."""
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
-                                     output=self.path('log'), events=None, workers=3)
+                                     output=self.path('log'), events=None, pcap=None,
+                                     workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -19034,6 +19065,190 @@ class Events(Case):
                                                      dport), wanted)
 
 
+def read_pcapng(data) -> 'list[tuple[int, bytes]]':
+    """Octets of whole blocks -> [(type, body)]."""
+    blocks, at = [], 0
+    while at < len(data):
+        kind, size = struct.unpack_from('<II', data, at)
+        assert size % 4 == 0 and size >= 12 and data[at + size - 4:at + size] == data[at + 4:at + 8]
+        blocks.append((kind, data[at + 8:at + size - 4]))
+        at += size
+    assert at == len(data), 'half a block'
+    return blocks
+
+
+def read_packet(body) -> 'tuple[float, bytes, int, dict]':
+    """Body of an EPB -> (Unix time, octets, octets of the frame, {code of an option: value})."""
+    _, high, low, kept, size = struct.unpack_from('<IIIII', body)
+    at, options = 20 + kept + -kept % 4, {}
+    while body[at:at + 4] != bytes(4):
+        code, length = struct.unpack_from('<HH', body, at)
+        options[code] = body[at + 4:at + 4 + length]
+        at += 4 + length + -length % 4
+    assert at + 4 == len(body)
+    return (high << 32 | low) / 1e6, body[20:20 + kept], size, options
+
+
+class Captures(Case):
+    """--pcap: what is written can be read, block by block, whatever happens between."""
+
+    def capture(self, path='capture', **more):
+        """A Capture on a new file -> it."""
+        stack = make_stack()
+        change = patched(stack.host, events=[])
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        files = masscanned.NamedFiles([self.path(path)], [], 2)
+        fd = files.open(files.outs[0])
+        self.addCleanup(os.close, fd)
+        head = masscanned.capture_head('eth7', 'sensor', more.get('snaplen', masscanned.SNAPLEN))
+        journal = masscanned.BlockJournal(fd, files.outs[0], 'capture', head, files=files)
+        return masscanned.Capture(journal, stack, NOW, **more)
+
+    def show(self, capture, frame):
+        """A frame, and what its answers are -> those."""
+        stack = capture.stack
+        answers = stack.answer_frame(frame)
+        capture.frame(NOW, frame, None if answers else stack.fate, answers)
+        stack.take_events()
+        return answers
+
+    def packets(self, name='capture'):
+        """A file -> its packets; it begins as it must."""
+        with open(self.path(name), 'rb') as file:
+            blocks = read_pcapng(file.read())
+        self.assertEqual([kind for kind, _ in blocks[:2]], [0x0a0d0d0a, 1])
+        return [read_packet(body) for kind, body in blocks if kind == 6]
+
+    def test_frames(self):
+        """Both directions with their flags, why there is no answer, and whose it is."""
+        capture = self.capture()
+        client = Client(capture.stack)
+        frames = [tcp(1, 0, SYN), ping(**V6), client.frame(b'', ACK), client.frame(GET),
+                  udp(DNS_QUERY), udp(JUNK, dport=1), tcp(1, 5, ACK, b'x', sport=2)]
+        wanted, comments = [], []
+        for frame in frames:
+            answers = self.show(capture, frame)
+            wanted += [frame] + list(answers)
+            comments += [1] + [0] * len(answers)
+        capture.unasked(NOW, [frames[0]])
+        capture.close(NOW)
+        found = self.packets()
+        self.assertEqual([octets for _, octets, _, _ in found], wanted + frames[:1])
+        self.assertEqual({when for when, _, _, _ in found}, {NOW})
+        self.assertEqual([options[2][0] for _, _, _, options in found],
+                         [1 if each else 2 for each in comments] + [2])
+        self.assertEqual([options[1].decode() for _, _, _, options in found if 1 in options], [
+            'answered', 'answered', 'not answered: tcp bare ack', 'answered: http',
+            'answered: dns', 'not answered: udp silence', 'not answered: tcp cookie'])
+
+    def test_columns(self):
+        """A round in columns reads as frame by frame, also cut short."""
+        for snaplen in masscanned.SNAPLEN, 40:
+            frames = [tcp(seq, 0, SYN, b'', unhex('020405b4'), sport=seq) for seq in range(1, 40)]
+            one, other = self.capture('one', snaplen=snaplen), self.capture(
+                'other', snaplen=snaplen)
+            answers = one.stack.answer_alike(frames)
+            one.openings(NOW, frames, answers, one.stack.openings)
+            for frame, answer in zip(frames, answers):
+                other.frame(NOW, frame, None, (answer,))
+            padded = [frames[0] + b'\0\0'] + frames[1:]
+            for each in one, other:
+                each.openings(NOW, padded, answers, one.stack.openings)
+                each.flush(NOW)
+            self.assertEqual(self.packets('one'), self.packets('other'))
+            self.assertEqual({(len(octets), size) for _, octets, size, _ in self.packets('one')},
+                             {(min(size, snaplen), size) for size in (58, 60)})
+            for name in 'one', 'other':
+                os.unlink(self.path(name))
+
+    def test_files(self):
+        """Each file begins with its interface and ends with counters: rotated, moved, at the end."""
+        capture = self.capture(count=lambda: collections.Counter(frames=7, lost=3))
+        capture.journal.limit = 1000
+        for number in range(4):
+            for _ in range(10):
+                self.show(capture, udp(JUNK, dport=number + 1))
+            capture.flush(NOW)
+        os.rename(self.path('capture'), self.path('moved'))
+        capture.reopen()
+        self.show(capture, udp(JUNK, dport=1))
+        capture.close(NOW)
+        for name, count in ('capture.1', 10), ('capture.2', 10), ('moved', 10), ('capture', 1):
+            with self.subTest(name):
+                self.assertEqual(len([each for each in self.packets(name) if 1 in each[3]]), count)
+        for name in 'capture.1', 'capture':
+            with open(self.path(name), 'rb') as file:
+                kind, body = read_pcapng(file.read())[-1]
+            self.assertEqual((kind, body[-24:-16], body[-12:-4]),
+                             (5, (7).to_bytes(8, 'little'), (3).to_bytes(8, 'little')))
+
+    def test_full_disk(self):
+        """What was written of a block is taken back; then it goes on."""
+        capture, room = self.capture(), [300]
+        write = os.write
+
+        def narrow(fd, data):
+            if not room[0]:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            count = write(fd, bytes(data)[:room[0]])
+            room[0] -= count
+            return count
+        with patched(masscanned.os, write=narrow), patched(masscanned, say=lambda text: None):
+            for _ in range(5):
+                self.show(capture, udp(JUNK, dport=1))
+            capture.flush(NOW)
+            self.assertEqual(len(self.packets()), 1)
+            room[0] = 100
+            capture.flush(NOW + 1)
+            self.assertEqual(len(self.packets()), 1)
+            room[0] = 1 << 20
+            capture.flush(NOW + 2)
+        self.assertEqual(len(self.packets()), 5)
+
+    def test_workers(self):
+        """Two that write to one file: its beginning stands there once."""
+        one, other = self.capture(), self.capture()
+        for each in one, other, one:
+            self.show(each, udp(JUNK, dport=1))
+            each.flush(NOW)
+        self.assertEqual(len(self.packets()), 3)
+
+    def test_put_aside(self):
+        """A file that is there, perhaps with half a block, is not written to; an empty one is."""
+        args = types.SimpleNamespace(
+            self_ip_file=None, remote_ip_deny_file=None, rotate=None, output=None, events=None,
+            pcap=self.path('capture', b'half'), workers=1)
+        for _ in range(2):
+            masscanned.open_files(args, masscanned.make_files(args, None), None)
+            os.close(args.fds[args.pcap])
+        self.assertEqual(sorted(os.listdir(self.folder)), ['capture', 'capture.1'])
+
+    @unittest.skipUnless(hasattr(os, 'memfd_create'), 'needs Linux and CPython 3.8')
+    def test_keys(self):
+        """What TLS yields of secrets stands before the frame that did."""
+        keys = os.memfd_create('test')
+        self.addCleanup(os.close, keys)
+        capture = self.capture(keys=keys)
+        os.write(keys, b'CLIENT_RANDOM 00 11\n')
+        self.show(capture, udp(JUNK, dport=1))
+        self.show(capture, udp(DNS_QUERY))
+        self.show(capture, udp(DNS_QUERY))
+        capture.flush(NOW)
+        with open(self.path('capture'), 'rb') as file:
+            blocks = read_pcapng(file.read())
+        self.assertEqual([kind for kind, _ in blocks[2:]], [6, 10, 6, 6, 6, 6])
+        self.assertEqual(blocks[3][1], b'KSLT\x14\0\0\0CLIENT_RANDOM 00 11\n')
+
+    def test_no_keys(self):
+        """Where the interpreter has no way to them, a line says so."""
+        said = []
+        with patched(masscanned, say=said.append):
+            self.assertIsNone(masscanned.open_keys(None))
+            self.assertIsNone(masscanned.open_keys(object()))
+        self.assertIn('TLS stays secret', said[0])
+
+
 class RawPeer:
     """A raw peer on an interface: whole frames out, what comes in, with its VLAN tags."""
 
@@ -19451,6 +19666,37 @@ class Responder(Case):
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    # over UDP; those that Debian has no client for are asked by a line of Python
+    ASK = "{py}s=__import__('socket').socket(2,2);s.settimeout(4);s.sendto(%s,('10.88.0.62',%d));print(s.recv(2048))"
+    DATAGRAM_CLIENTS = [
+        ('snmpget 1', 'snmpget -v1 -c public 10.88.0.62 1.3.6.1.2.1.1.1.0', 0, r'STRING: "Linux"'),
+        ('snmpget 3', 'snmpget -v3 -u bob -l authPriv -a SHA -A secretsecret -x AES -X secretsecret '
+         '10.88.0.62 1.3.6.1.2.1.1.1.0', 1, r'Unknown user name'),
+        ('snmpwalk 1', 'snmpwalk -v1 -c public 10.88.0.62', 0, r'INTEGER: 72\nEnd of MIB'),
+        ('snmpwalk 2c', 'snmpwalk -v2c -c public 10.88.0.62', 0,
+         r'INTEGER: 72\n.*No more variables left'),
+        ('snmpbulkwalk', 'snmpbulkwalk -v2c -c public 10.88.0.62 1.3.6.1.2.1.1', 0, r'INTEGER: 72\n'),
+        ('snmpset', 'snmpset -v2c -c private 10.88.0.62 1.3.6.1.2.1.1.5.0 s x', 2, r'noAccess'),
+        ('ntpdig', 'ntpdig -t 4 10.88.0.62', 0, r' s2 no-leap'),
+        ('nbtscan', 'nbtscan 10.88.0.62', 0, r'10\.88\.0\.62 +WIN-'),
+        ('ike-scan', 'ike-scan -s 0 10.88.0.62', 0, r'NO-PROPOSAL-CHOSEN.*1 returned notify'),
+        ('ike-scan of version 2', 'ike-scan -s 0 -2 10.88.0.62', 0, r'NO_PROPOSAL_CHOSEN.*IKEv2'),
+        ('ipmitool', 'ipmitool -I lan -H 10.88.0.62 -U bob -P x mc info', 1, r'Invalid user name'),
+        ('ipmitool of version 2', 'ipmitool -v -I lanplus -H 10.88.0.62 -U bob -P x mc info', 1,
+         r'unauthorized name'),
+        ('coap-client', 'coap-client-notls -B 4 coap://10.88.0.62/.well-known/core', 0, r'</>'),
+        ('coap-client of none', 'coap-client-notls -B 4 coap://10.88.0.62/x', 0, r'4\.04'),
+        ('dig of the host', 'dig +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
+        ('dig of a transfer', 'dig @10.88.0.62 example.org axfr', 0, r'Transfer failed'),
+        ('dig of a status', 'dig +opcode=status @10.88.0.62 x', 0, r'status: NOTIMP'),
+        ('sipsak', 'sipsak -vv -s sip:bob@10.88.0.62', 0, r'SIP/2\.0 200 OK'),
+        ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot /dev/null', 0, r'not found'),
+        ('openssl of DTLS', 'openssl s_client -dtls -connect 10.88.0.62:443', 1, r'alert handshake failure'),
+        ('QUIC', ASK % ("b'\\xc0ABCD\\1x\\1y'+bytes(1200)", 443), 0, r"\\x00\\x01y\\x01x\\x00\\x00\\x00\\x01'"),
+        ('memcached', ASK % ("b'ab'+bytes(3)+b'\\1'+bytes(2)+b'version\\r\\n'", 11211), 0, r'VERSION 1'),
+        ('BACnet', ASK % ("b'\\x81\\x0b\\0\\x08\\1\\0\\x10\\x08'", 47808), 0, r'\\x10\\x00\\xc4'),
+        ('a2s', ASK % ("b'\\xff'*4+b'U'+b'\\xff'*4", 27015), 0, r'\\xffA'),
+    ]
     S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
     TLS_CLIENTS = [
         ('openssl TLS 1.0', S_CLIENT + '443 -tls1', 0, r'New, TLSv1.0, Cipher is ECDHE-ECDSA'),
@@ -19527,6 +19773,9 @@ class Responder(Case):
         """Each ends as its protocol ends a refused visit."""
         self.run_clients(self.BINARY_CLIENTS, 15)
 
+    def test_datagram_clients(self):
+        """The same over UDP."""
+        self.run_clients(self.DATAGRAM_CLIENTS, 15)
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
         self.run_clients(self.TLS_CLIENTS, 15)
@@ -20707,6 +20956,9 @@ class ResponderCli(Case):
         ('argument missing', ['-i'], 2, ['expected one argument']),
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
+        ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
+        ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
+        ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
         ('events and log', ['-i', 'nope0', '--events', '-'], 2, ['--events -', '-q']),
         ('events and -d', ['-i', 'nope0', '-q', '-d', '--events', '-'], 2, ['--events -', '-d']),
         ('one file', ['-i', 'nope0', '-o', 'x', '--events', './x'], 2, ["'x'", 'share']),
