@@ -11716,7 +11716,7 @@ ONES_16 = b'11' * 16                        # 16 random octets of HOST in hex
 PLAIN_BOB = b'AGJvYgBzZWNyZXQ='             # NUL bob NUL secret
 BOB, SECRET = b'Ym9i', b'c2VjcmV0'
 LOGIN_USER, LOGIN_PASSWORD = b'VXNlcm5hbWU6', b'UGFzc3dvcmQ6'
-IMAP_CAN = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN'
+IMAP_CAN = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN STARTTLS'
 IMAP_NO = b' NO [AUTHENTICATIONFAILED] Authentication failed\r\n'
 POP3_NO = b'-ERR [AUTH] Authentication failed\r\n'
 POP3_OTHER = b'-ERR Unknown command, or not before a login\r\n'
