@@ -129,6 +129,7 @@ def table_text(result) -> str:
 # flood IFACE KIND BASE BITS: SYNs, DNS queries or a mix to random targets, from 16 million
 #   addresses.  Of the mix are 70 % SYNs without options, with an MSS or with a Linux client's,
 #   20 % UDP probes (dns, ntp, snmp, ssdp), 5 % pings, 5 % RSTs; every other is padded to 60.
+# listen PORT BACKLOG: accept on every address, and close at once.
 # http BASE BITS N COUNT: complete exchanges, N at a time, each on a connection of its own, COUNT
 #   in all (0: for ever); each 0.1 s, and at the end, a line: seconds, exchanges, failures.
 YARDSTICKS = r'''
@@ -426,12 +427,21 @@ static void do_http(char **v) {
     tell(0, done, failed);
 }
 
+static void do_listen(char **v) {
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(atoi(v[0]))};
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, (void *)&own, sizeof own) || listen(fd, atoi(v[1]))) die("listen");
+    for (;;) close(accept(fd, NULL, NULL));
+}
+
 int main(int count, char **v) {
     if (count < 3) return 2;
     switch (v[1][0]) {
     case 'c': do_connect(v + 2); break;
     case 'a': do_answer(v + 2); break;
     case 'f': do_flood(v + 2); break;
+    case 'l': do_listen(v + 2); break;
     case 'h': do_http(v + 2); return 0;
     }
     return 2;
@@ -708,12 +718,12 @@ def own(function, *args, python=None) -> 'list[str]':
     return [python or sys.executable, '-c', code] + [str(arg) for arg in args]
 
 
-def accept_all(port):
+def accept_all(port, backlog):
     """Accept on every address, and close at once."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(('0.0.0.0', int(port)))
-    listener.listen(4096)
+    listener.listen(int(backlog))
     while True:
         with contextlib.suppress(OSError):
             listener.accept()[0].close()
@@ -1051,7 +1061,10 @@ Net = collections.namedtuple('Net', [
 
 SILENT_NET = Net(SILENT[0], SILENT[1], 80, 1, 0, 2)
 REFUSING_NET = Net(ANSWERING[0], ANSWERING[1], 81, 1, 1, 50)
-OPEN_NET = Net(ANSWERING[0], ANSWERING[1], 1000, 100, 1, 50)
+OPEN_NETS = [('1 of 100 open', Net(ANSWERING[0], ANSWERING[1], 1000, 100, 1, 50)),
+             ('1 of 10 open', Net(ANSWERING[0], ANSWERING[1], 1000, 10, 1, 50)),
+             ('all open', Net(ANSWERING[0], ANSWERING[1], 1000, 1, 1, 50))]
+BACKLOG = 16384                 # connections that wait for accept()
 
 
 def ports_text(net) -> str:
@@ -1218,9 +1231,11 @@ def in_turns(bench, rows, kernel):
         yield row._replace(take=turns.taker(number))
 
 
-def scanning(command):
-    """A command -> what starts it for Turns."""
+def scanning(command, net=SILENT_NET):
+    """A command -> what starts it for Turns; in a net with open ports somebody listens."""
     def start(bench, stack, lab):
+        if net in dict(OPEN_NETS).values():
+            stack.enter_context(listening(bench, lab, net.port))
         process = stack.enter_context(lab.running('near', command, bench.first))
         lab.warm(process, lab.connects)
         halt(process)
@@ -1253,22 +1268,54 @@ def scan_turns(bench, _):
         yield from in_turns(bench, rows, True)
 
 
-@measure('scan-open', 'connects/s', 'kernel')
-def scan_open(bench, lab):
-    """Scan where 1 port in 100 is open and the others refuse, on one core."""
-    server = lab.start('far', own(accept_all, OPEN_NET.port), bench.last)
-    server.errors = None
-    wait_for_listener(lab)
-    return scan_rows(bench, lab, OPEN_NET)
+@contextlib.contextmanager
+def listening(bench, lab, port):
+    """A listener on every address of the far side; a note if it did not keep up."""
+    command = [bench.yardstick, 'listen', port, BACKLOG] if bench.yardstick else own(
+        accept_all, port, BACKLOG)
+    limit = 'echo %d > /proc/sys/net/core/somaxconn; exec "$@"' % BACKLOG
+    path = '/proc/%d/net/' % lab.anchors['far'].pid
+    with lab.running('far', ['/bin/sh', '-c', limit, 'sh'] + command, bench.last):
+        end = time.monotonic() + START_S
+        while ' 0A ' not in read_text(path + 'tcp'):
+            if time.monotonic() > end:
+                raise Failed('the far end does not listen')
+            time.sleep(0.01)
+        yield
+        names, numbers = re.findall('^TcpExt: (.*)', read_text(path + 'netstat'), re.M)
+        lost = int(dict(zip(names.split(), numbers.split()))['ListenOverflows'])
+        if lost:
+            bench.note('the listener did not keep up: %d connections lost' % lost, 'listener')
 
 
-def wait_for_listener(lab):
-    """Until somebody on the far side listens."""
-    path, end = '/proc/%d/net/tcp' % lab.anchors['far'].pid, time.monotonic() + START_S
-    while ' 0A ' not in read_text(path):
-        if time.monotonic() > end:
-            raise cscan.UserError('the far end of scan-open: it does not listen')
-        time.sleep(0.01)
+@measure('scan-open', 'connects a second of CPU time', rounds=5)
+def scan_open(bench, _):
+    """Scanners where ports are open and the others refuse, on one core in turns of 50 ms."""
+    if not bench.yardstick:
+        yield Missing(C_LOOP, 'no C compiler (cc)')
+    for about, net in OPEN_NETS:
+        def ours(folder):
+            return scanning(cscan_command(bench, net, 1000, net.timeout_ms, folder=folder), net)
+        loop = '%s, %s' % (C_LOOP, about)
+        rows = bench.both('cscan.py, ' + about, '', ours)
+        if bench.yardstick:
+            rows = [Figure(loop, scanning(loop_command(bench, net, 1000), net), '')] + [
+                row._replace(base=loop) for row in rows]
+        yield from in_turns(bench, rows, True)
+
+
+@measure('scan-open-cores', 'connects/s', 'kernel')
+def scan_open_cores(bench, lab):
+    """Scan where all ports are open, the listener on the same cores."""
+    net = OPEN_NETS[-1][1]
+    loops = ['/bin/sh', '-c', '"$@" & exec "$@"', 'sh'] + loop_command(bench, net, 1000)
+    command = cscan_command(bench, net, 1000, net.timeout_ms)
+    with listening(bench, lab, net.port):
+        yield from scan_rows(bench, lab, net)
+        yield Figure('cscan.py, not pinned', rate_of(bench, command, lab.connects, None),
+                     'cscan.py')
+        if bench.yardstick:
+            yield Figure('2 C loops', rate_of(bench, loops, lab.connects, None), C_LOOP)
 
 
 @measure('scan-cpu', 'microseconds of CPU a probe', 'kernel')
@@ -1477,6 +1524,10 @@ def flood_rows(bench, kind):
     yield from bench.both('masscanned.py > FILE', quiet, to_file)
     yield from bench.both('masscanned.py --format logfmt > /dev/null', quiet,
                           masscanned('--format', 'logfmt'))
+    yield from bench.both('masscanned.py -q --events FILE', quiet,
+                          masscanned('-q', '--events', bench.path('events')))
+    yield from bench.both('masscanned.py -q --pcap FILE', quiet,
+                          masscanned('-q', '--pcap', bench.path('pcap')))
 
 
 @measure('answer-syn', 'answers/s', 'bare')
@@ -1533,6 +1584,9 @@ def turn_rows(bench, kind):
             '-q', '--udp-budget', 'off'))
     rows += bench.both('masscanned.py > /dev/null', quiet, masscanned())
     rows += bench.both('masscanned.py > FILE', quiet, masscanned(log=bench.path('log')))
+    for option in '--events', '--pcap':
+        rows += bench.both('masscanned.py -q %s FILE' % option, quiet, masscanned(
+            '-q', option, bench.path(option)))
     if has_yardstick:
         rows.insert(0, Figure(C_ANSWER, answering([bench.yardstick, 'answer', 'v1']), ''))
     elif not bench.yardstick:
@@ -1603,6 +1657,8 @@ def http_answered(bench, _):
                           masscanned('-q'))
     yield Figure('their frames to the responder', frames, 'SYNs answered, -q')
     yield from bench.both('HTTP exchanges > /dev/null', 'HTTP exchanges, -q', masscanned())
+    yield from bench.both('HTTP exchanges, -q --events FILE', 'HTTP exchanges, -q', masscanned(
+        '-q', '--events-budget', 1000000, '--events', bench.path('events')))
 
 
 @measure('answer-addresses', 'answers/s', 'bare')

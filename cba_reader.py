@@ -253,8 +253,8 @@ Format = collections.namedtuple('Format', [
     'states',       # ports that are not open have a place, too
     'grouped'])     # line is: Host -> pieces of its text, ends of lines among them
 
-FORMATS = {}                        # name -> Format, in order of registration
-GROUPED = {}                        # those that have one line, or element, a host
+FORMATS = {}    # type: dict        # name -> Format, in order of registration
+GROUPED = {}    # type: dict        # those that have one line, or element, a host
 
 
 def output_format(name, help, head='', tail='', between='', columns=False, every=False,
@@ -336,7 +336,7 @@ def service_name(record: Record) -> str:
     """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
     match = SERVICE_NAMES.match(banner_of(record) or '')
     if match:
-        return match.lastgroup
+        return match.lastgroup or ''
     return 'ssl' if has_tls(record) and banner_of(record) is None else ''
 
 
@@ -523,12 +523,13 @@ class Host:
 
     def reason(self) -> 'tuple[bool, str]':
         """Whether it is up, that is: anything is open or refused, and why."""
-        table, found = self.table, {}
+        table = self.table
+        found = {}                  # type: dict[str, str]
         for index in self.indexes:
             found.setdefault(*table.reasons[table.kinds[index]])
-        for state in ('open', 'refused', 'unreachable', 'silent'):
-            if state in found:
-                return state in ('open', 'refused'), found[state]
+        states = 'open', 'refused', 'unreachable', 'silent'
+        state = next(each for each in states if each in found)
+        return state in ('open', 'refused'), found[state]
 
     def ports(self):
         """Yield each HostPort; one that was open once is."""
@@ -1025,7 +1026,7 @@ CODES = {                           # module: {code: name}, to select with --mod
 }
 
 
-def stat_text(stat: 'tuple[int, int, int]') -> str:
+def stat_text(stat) -> str:
     """(unix seconds, new events, new results) -> the line for it."""
     try:
         when = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(stat[0]))
@@ -1058,7 +1059,7 @@ def entry_text(entry: Entry, code: 'int | None') -> str:
     """An entry -> what it holds; the bare target, as cscan.py -x takes it, if a code was asked."""
     if code is None:
         names = CODES.get(entry.module, {})
-        return ' '.join(event_text(*event, names) for event in entry.events)
+        return ' '.join(event_text(kind, code, value, names) for kind, code, value in entry.events)
     text = str(entry.dict.get(0, ''))
     return printable(text.partition('://')[2] or text)
 
@@ -1207,10 +1208,10 @@ def read_all(args) -> int:
         say(str(error))
         return 1
     files = Files(args.files, args.extract, '*' if module is None else [module], args.overwrite)
-    files.unique = Unique(code) if args.unique else None
+    unique = files.unique = Unique(code) if args.unique else None
     report(files, args, module, code)
-    if args.unique and files.unique.again:
-        say('--unique: %d left out that had been there before' % files.unique.again)
+    if unique and unique.again:
+        say('--unique: %d left out that had been there before' % unique.again)
     for complaint in files.complaints.values():
         say(complaint)
     return 1 if files.broken else 0

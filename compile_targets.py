@@ -163,8 +163,8 @@ def parse_spread(text: str, where: str) -> 'list[tuple[int, int]]':
     """Four octets, some as c-d or * -> ranges; raises UserError for more than 65,536 of them."""
     octets = []
     for part in text.split('.'):
-        low, _, high = ('0-255' if part == '*' else part).partition('-')
-        octets.append((int(low), int(high or low)))
+        begin, _, end = ('0-255' if part == '*' else part).partition('-')
+        octets.append((int(begin), int(end or begin)))
     if any(high < low for low, high in octets):
         raise UserError('%s: %s: the last octet is below the first' % (where, quote(text)))
     size = 1                        # addresses that stand together at the end
@@ -213,10 +213,10 @@ def is_table(data: bytes) -> bool:
 
 def single_ranges(packed: bytes) -> 'list[tuple[int, int]]':
     """Addresses of four octets each, in any order -> merged ranges; in columns, not one by one."""
-    ips = array.array('I', packed)
+    columns = array.array('I', packed)
     if sys.byteorder == 'little':
-        ips.byteswap()
-    ips = sorted(ips)
+        columns.byteswap()
+    ips = sorted(columns)
     inner = [high - low > 1 for low, high in zip(ips, ips[1:])]
     edge = [True] if ips else []    # before the first, behind the last
     return list(zip(itertools.compress(ips, edge + inner), itertools.compress(ips, inner + edge)))
@@ -661,7 +661,7 @@ def open_text(file, path: str):
     if magic.startswith(ZIP_MAGIC):
         raise UserError('%r: a zip archive: unpack it, the files in it are wanted' % path)
     if magic.startswith(GZIP_MAGIC):
-        file = io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 17)
+        file = io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 17)      # type: ignore
     return io.TextIOWrapper(file, 'utf-8-sig', 'replace', newline='')
 
 
@@ -805,7 +805,7 @@ def add_span(spans: 'list[int]', first: int, last: int, number: int):
     spans.append(first << 64 | last << 32 | number)
 
 
-def span_ranges(spans: 'list[int]'):
+def span_ranges(spans):
     """Yield (first, last)."""
     for span in spans:
         yield span >> 64, span >> 32 & AS_MAX
@@ -1000,7 +1000,8 @@ def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):
             if has_codes else
             'LOCATIONS was expected, too, the CSV with country_iso_code'))
     codes = read_locations(paths[1]) if paths[1:] else {}
-    spans, seen, unknown = [], set(codes.values()), 0
+    spans = []                      # type: list[int]
+    seen, unknown = set(codes.values()), 0
     try:
         for first, last, code in row_countries(database, codes, paths[-1]):
             if code in NO_COUNTRY:

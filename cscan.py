@@ -192,8 +192,8 @@ def parse_spread(text: str, where: str) -> 'list[tuple[int, int]]':
     """Four octets, some as c-d or * -> ranges; raises UserError for more than 65,536 of them."""
     octets = []
     for part in text.split('.'):
-        low, _, high = ('0-255' if part == '*' else part).partition('-')
-        octets.append((int(low), int(high or low)))
+        begin, _, end = ('0-255' if part == '*' else part).partition('-')
+        octets.append((int(begin), int(end or begin)))
     if any(high < low for low, high in octets):
         raise UserError('%s: %s: the last octet is below the first' % (where, quote(text)))
     size = 1                        # addresses that stand together at the end
@@ -242,10 +242,10 @@ def is_table(data: bytes) -> bool:
 
 def single_ranges(packed: bytes) -> 'list[tuple[int, int]]':
     """Addresses of four octets each, in any order -> merged ranges; in columns, not one by one."""
-    ips = array.array('I', packed)
+    columns = array.array('I', packed)
     if sys.byteorder == 'little':
-        ips.byteswap()
-    ips = sorted(ips)
+        columns.byteswap()
+    ips = sorted(columns)
     inner = [high - low > 1 for low, high in zip(ips, ips[1:])]
     edge = [True] if ips else []    # before the first, behind the last
     return list(zip(itertools.compress(ips, edge + inner), itertools.compress(ips, inner + edge)))
@@ -783,8 +783,8 @@ Format = collections.namedtuple('Format', [
     'states',       # ports that are not open have a place, too
     'grouped'])     # line is: Host -> pieces of its text, ends of lines among them
 
-FORMATS = {}                        # name -> Format, in order of registration
-GROUPED = {}                        # those that have one line, or element, a host
+FORMATS = {}    # type: dict        # name -> Format, in order of registration
+GROUPED = {}    # type: dict        # those that have one line, or element, a host
 
 
 def output_format(name, help, head='', tail='', between='', columns=False, every=False,
@@ -866,7 +866,7 @@ def service_name(record: Record) -> str:
     """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
     match = SERVICE_NAMES.match(banner_of(record) or '')
     if match:
-        return match.lastgroup
+        return match.lastgroup or ''
     return 'ssl' if has_tls(record) and banner_of(record) is None else ''
 
 
@@ -1053,12 +1053,13 @@ class Host:
 
     def reason(self) -> 'tuple[bool, str]':
         """Whether it is up, that is: anything is open or refused, and why."""
-        table, found = self.table, {}
+        table = self.table
+        found = {}                  # type: dict[str, str]
         for index in self.indexes:
             found.setdefault(*table.reasons[table.kinds[index]])
-        for state in ('open', 'refused', 'unreachable', 'silent'):
-            if state in found:
-                return state in ('open', 'refused'), found[state]
+        states = 'open', 'refused', 'unreachable', 'silent'
+        state = next(each for each in states if each in found)
+        return state in ('open', 'refused'), found[state]
 
     def ports(self):
         """Yield each HostPort; one that was open once is."""
@@ -2069,6 +2070,9 @@ def complain(text: str):
         write_all(2, text.encode('utf-8', 'backslashreplace'))
 
 
+FILE_ROOM = 1 << 16                 # octets that are written to a file at a time
+
+
 class Console:
     """The standard streams: results to stdout, notes and the status line to stderr.
 
@@ -2083,6 +2087,7 @@ class Console:
         self.log = None                             # --log: a Log, once it has taken the messages
         self.look()
         self.shown = ''                             # status line now on the terminal
+        self.held = None                            # octets that results() keeps; None: it writes
         self.out_lock = threading.Lock()            # stdout may block for ever, stderr not
         self.err_lock = threading.RLock()
 
@@ -2152,20 +2157,53 @@ class Console:
 
     def results(self, data):
         """Text with whole lines, or pieces of them, to stdout."""
+        octets = data.encode('utf-8', 'backslashreplace')
+        if self.held is not None:
+            self.held.append(octets)
+        elif not self.write(octets):
+            self.err(data)
+
+    def write(self, octets) -> bool:
+        """Octets to stdout, however long it takes -> False if they have to go to stderr."""
         if self.shared:
             self.clear()
         with self.out_lock:
-            if self.gone:
-                return
-            if not self.failed:
-                try:
-                    return write_all(1, data.encode('utf-8', 'backslashreplace'))
-                except BrokenPipeError:
-                    self.gone = True
-                    return
-                except OSError as error:
-                    self.failed = 'standard output: %s' % why(error)
-        self.err(data)
+            if self.gone or self.failed:
+                return self.gone
+            try:
+                write_all(1, octets)
+            except BrokenPipeError:
+                self.gone = True
+            except OSError as error:
+                self.failed = 'standard output: %s' % why(error)
+            return not self.failed
+
+    def room(self) -> int:
+        """How many octets of results can be written now without any waiting.
+
+        A pipe that poll(2) calls writable takes PIPE_BUF octets at once (pipe(7)).  Terminals may
+        take less, sockets do not say: there a thread writes, and may wait.
+        """
+        mode = os.fstat(1).st_mode
+        if stat.S_ISREG(mode):
+            return FILE_ROOM
+        if not stat.S_ISFIFO(mode) and (not stat.S_ISCHR(mode) or os.isatty(1)):
+            return 0
+        poll = select.poll()
+        poll.register(1, select.POLLOUT)
+        return select.PIPE_BUF if poll.poll(0) else 0
+
+    def write_now(self, octets) -> bytes:
+        """Whole lines to stdout -> those of them that would have to wait."""
+        while octets and not self.gone:
+            room = self.room()
+            end = len(octets) if len(octets) <= room else octets.rfind(b'\n', 0, room) + 1
+            if not end:
+                break
+            if not self.write(octets[:end]):
+                complain(octets[:end].decode('utf-8', 'replace'))
+            octets = octets[end:]
+        return octets
 
 
 def sync_to_disk(fd: int) -> bool:
@@ -2242,6 +2280,12 @@ class TextSink:
         """Force what was written to the disk, if it is one -> whether it can be relied upon."""
         return sync_to_disk(1)
 
+    def gathers(self) -> 'bool | None':
+        """True: lines of several entries may be written together; False: each is written at
+        once, and nothing can wait; None: an entry may have to wait.
+        """
+        return True
+
     def hurry(self):
         """Nothing waits here."""
 
@@ -2265,7 +2309,8 @@ class RecordSink(TextSink):
         self.writer, self.console = writer, console
         self.began = int(time.time())
         self.left_out = collections.Counter()
-        self.order = threading.Lock()       # one record at a time: what is between them counts
+        self.order = threading.RLock()      # one record at a time: what is between them counts;
+                                            # a signal's handler may come in the middle of one
         self.ended, self.places = False, collections.deque(maxlen=16)
 
     def write(self, thread, events):
@@ -2305,6 +2350,12 @@ class RecordSink(TextSink):
         if lines and not self.ended:
             text = ''.join(line + '\n' for line in lines)
             self.put(text, self.uncount)
+
+    def gathers(self):
+        """See TextSink; a document with an end keeps the place of each of its last records."""
+        if not (self.writer.held or self.writer.format.tail):
+            return True
+        return False if stat.S_ISREG(os.fstat(1).st_mode) else None
 
     def uncount(self):
         """A record does not stand in the document."""
@@ -2451,7 +2502,7 @@ class CbaSink:
 
     def __init__(self, path, rescue, console):
         self.path, self.rescue, self.console, self.failed = path, rescue, console, ''
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()       # a signal's handler may come while it is held
         self.buffer = bytearray()   # whole packets not yet in the file
         self.unsaved = []           # (thread, events, head) of the buffer, for the rescue
         self.heads = {}             # thread -> head: the first events of the entry that it is in
@@ -2547,6 +2598,10 @@ class CbaSink:
             self.unsaved.append(entry)
             if len(self.buffer) > 1 << 20:
                 self.flush_locked()
+
+    def gathers(self):
+        """See TextSink; a pipe may have no room."""
+        return False if self.regular and not self.failed else None
 
     def finish(self, thread):
         if self.failed:
@@ -2966,6 +3021,8 @@ def new_tcp_socket(source: str):
 #   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
+# waits=False in @module says that it only computes, and never waits: it runs where the result is
+# found, without a thread, if all modules of a scan are like that.
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
 # and named as a bug; the scan goes on.  Unable is told the first time, too.
 
@@ -2978,17 +3035,18 @@ Module = collections.namedtuple('Module', [
     'filter',       # True: runs before the others, may drop the result
     'aliases',      # other names in -mod and -mcfg
     'entry',        # module name in the CBA
-    'help'])        # first line of the docstring
+    'help',         # first line of the docstring
+    'waits'])       # False: for nothing, neither the net nor a lock
 
 MODULES = {}                        # name -> Module, in order of registration
 
 
-def module(name, options=None, codes=None, filter=False, aliases=(), entry=None):
+def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True):
     """Register the function below as a module."""
     def register(check):
         help = (check.__doc__ or '').strip().partition('\n')[0]
         MODULES[name] = Module(name, check, options or {}, codes or {}, filter, aliases,
-                               name if entry is None else entry, help)
+                               name if entry is None else entry, help, waits)
         return check
     return register
 
@@ -3161,7 +3219,7 @@ def one_of(*words: str):
 
 # ---- print ----
 
-@module('print', entry='')
+@module('print', entry='', waits=False)
 def check_print(target, out, options):
     """ip:port, one a line, on standard output or in the CBA."""
     out.str(str(target))
@@ -3547,10 +3605,16 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, 
          errno.EINVAL}
 CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and target are in use
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
+PORT_OF = operator.itemgetter(1)
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
 UNKNOWN = errno.EACCES, errno.EPERM # what it tells where a policy forbids NOWHERE's port
 DEAD = UNKNOWN + (errno.EINVAL,)    # of a socket that is of no more use: shutdown() of a
                                     # simultaneous open leaves EINVAL for ever
+SOCKET_OPTION, FILENO = socket.socket.getsockopt, socket.socket.fileno
+UNSPEC = struct.pack('=H14x', socket.AF_UNSPEC)     # a sockaddr without address
+ONLY_UNSPEC, ONLY_SIZE = itertools.repeat(UNSPEC), itertools.repeat(len(UNSPEC))    # for map()
+ONLY_SOCKET, ONLY_ERROR = itertools.repeat(socket.SOL_SOCKET), itertools.repeat(socket.SO_ERROR)
+REUSES = 64                         # open ports that a socket meets, then another takes its place
 BATCH = 256                         # probes between two looks at the events, at most
 TICK_S = 0.1
 EARLY_S = 0.01                      # a deadline of whole seconds comes before the kernel's repeat
@@ -3663,8 +3727,9 @@ class Bucket:
         return max(0, (self.cost - self.level) / self.rate - (now - self.filled))
 
 
-AUTO_START = 200            # SYNs a second that -r auto begins with
-AUTO_MAX = 100000           # and that it does not go beyond; -r auto/N names another
+AUTO_START = 520            # SYNs a second that -r auto begins with, as without -r
+AUTO_LEAST = 200            # that it does not fall below
+AUTO_MAX = 100000           # that it does not go beyond; -r auto/N names another
 AUTO_FEW, AUTO_MANY = 100, 1500     # answers to be expected before it goes on: at first, later
 AUTO_SIGMAS, AUTO_DROP = 5, 0.02    # fewer answers than expected by so much are a loss
 AUTO_LAST_SIGMAS = 2        # at the end: sending some again for nothing costs little
@@ -3678,7 +3743,7 @@ AUTO_KEPT = 150000          # silent targets of a level that can be sent again; 
 AUTO_KEPT_STATE = 40000     # and so many with --state, or its slots would be too small
 AUTO_FORGIVES = 5           # losses in a row at the lowest rate: the answers have become fewer
 
-AUTO_PATIENCE_S = 10        # with too few answers to judge by it goes on after that, up to ...
+AUTO_PATIENCE_S = 6         # with too few answers to judge by it doubles after that, up to ...
 AUTO_BLIND = 5000           # ... this rate
 AUTO_USUAL = 'start', 'answers hold', 'too few answers to judge by', 'exclude list read again'
 AGAIN, HELD = 'again', 'held'   # what becomes of a silent target: sent again now, or perhaps later
@@ -3722,6 +3787,7 @@ class Judge:
     good        (first tries, answers) at good rates, the older ones fading
     trial       the same of what was last found good, and its silent targets: good when the next
                 is; a small loss at twice the last good rate is not seen at once
+    blind       not beyond this rate with too few answers to judge by
     cap, until  not beyond cap before the time until
     decisions   not yet told
     ended       silent targets of good rates that have been judged
@@ -3731,11 +3797,13 @@ class Judge:
 
     def __init__(self, most, share, now):
         """share: of the scan that this engine is, 1 = all of it."""
-        self.least, self.most = min(AUTO_START * share, most), most
-        self.levels = collections.deque([Level(now, 0, self.least)])
+        self.least, self.most = min(AUTO_LEAST * share, most), most
+        self.blind = min(AUTO_BLIND * share, most)
+        self.start = min(AUTO_START * share, most)
+        self.levels = collections.deque([Level(now, 0, self.start)])
         self.good, self.trial, self.ended = (0, 0), (0, 0, []), []
         self.cap, self.until, self.losses, self.doubling = most, math.inf, 0, True
-        self.decisions = [Decision(time.time(), self.least, AUTO_USUAL[0])]
+        self.decisions = [Decision(time.time(), self.start, AUTO_USUAL[0])]
         self.seen = (0, 0, 0)                   # errors at the last look
         self.sigmas = AUTO_SIGMAS
 
@@ -3796,8 +3864,8 @@ class Judge:
         if (expected or answers) >= (AUTO_FEW if self.doubling else AUTO_MANY):
             return self.grow(level, answers, now, sent), []
         if (self.doubling and not level.judged and now - level.begin > AUTO_PATIENCE_S + timeout_s
-                and level.rate * 2 <= AUTO_BLIND):
-            return self.decide(level.rate * 2, AUTO_USUAL[2], now, sent), []
+                and level.rate < self.blind):
+            return self.decide(min(level.rate * 2, self.blind), AUTO_USUAL[2], now, sent), []
         return None, []
 
     def is_loss(self, probes, answers, expected):
@@ -3829,7 +3897,7 @@ class Judge:
     def grow(self, level, answers, now, sent):
         """The level was good -> the next rate, if one more would be used; else None."""
         fade = min(1.0, AUTO_MEMORY / (self.good[0] + 1))
-        first = not self.good[0]                # the lowest rate is good at once
+        first = not self.good[0]                # the first rate is good at once
         tried = (level.ended, answers) if first else self.trial
         self.good = tuple(before * fade + count for before, count in zip(self.good, tried))
         self.ended += self.trial[2]
@@ -4214,13 +4282,14 @@ class Engine(Runner):
     runtime     seconds after which nothing more is sent
     """
     show = frozenset()                  # --show: of STATES; the crew learns which targets end so
+    home = None                         # SourceAddress that run() asks for the address, or None
+    dissolve = None                     # see load_dissolve(): with the first open port
 
     def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
                  runtime=math.inf, canary=None):
         self.source, self.pace, self.address, self.port = source, pace, address, port
         self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
         self.canary, self.crew = canary, None
-        self.home = None                # SourceAddress that run() asks for the address, or None
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
         self.hup = False                # it has come; a worker: the first process passed it on
@@ -4234,6 +4303,7 @@ class Engine(Runner):
         self.epoll = select.epoll()
         self.socks = {}                 # descriptor -> socket, all of the pool
         self.free = []                  # sockets ready for connect()
+        self.uses = collections.Counter()       # socket -> how many open ports it met
         self.attempts = {}              # socket -> Cohort in which it waits for its target
         self.cohorts = collections.deque()      # in order of due; sockets of them that do not
                                                 # wait in them any more are stale
@@ -4245,9 +4315,9 @@ class Engine(Runner):
                                         # which place of the source some of them may stand
         self.window = pace.window       # pending at most, now: local errors shrink it
         self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
+        self.serial = itertools.count()
         self.parked = 0                 # how many of them a local error sent there
         self.stuck = {}                 # target -> its local errors, until it is sent
-        self.serial = itertools.count()
         self.tries = {}                 # target -> how often it timed out, if it is to be retried
         self.exhausted = False          # source is at its end, or the quota
         self.stopping = ''              # why nothing more is sent
@@ -4348,9 +4418,32 @@ class Engine(Runner):
         and its events would come in the name of the next with this descriptor (epoll(7)).
         """
         del self.socks[sock.fileno()]
+        self.uses.pop(sock, None)
         self.epoll.unregister(sock)
         sock.close()
         self.grow()
+
+    def reuse(self, socks):
+        """Sockets that are connected, or were just now, become free: RST, and no other word.
+
+        One system call; to close a socket and to make another takes ten.  After it nobody learns
+        what address the socket had, and what ICMP said of the former target (SO_ERROR) would end
+        the next one: it is read before.  Its buffers, which the kernel lets grow, and its sequence
+        numbers, which go on from the last, end with the socket after some uses.
+        """
+        if not self.dissolve:
+            self.dissolve = load_dissolve()
+        for _ in map(SOCKET_OPTION, socks, ONLY_SOCKET, ONLY_ERROR):
+            pass
+        failed = any(list(map(self.dissolve, map(FILENO, socks), ONLY_UNSPEC, ONLY_SIZE)))
+        self.uses.update(socks)
+        uses = self.uses
+        worn = [sock for sock in socks if failed or uses[sock] > REUSES]
+        if worn:
+            socks = [sock for sock in socks if sock not in worn]
+            for sock in worn:
+                self.renew(sock)
+        self.free += socks
 
     # ---- targets ----
 
@@ -4403,7 +4496,10 @@ class Engine(Runner):
             target = self.end_attempt(sock)
             self.barred += 1
             self.forget(target)
-            if CONNECT(sock, NOWHERE) in DEAD + (EISCONN,):
+            code = CONNECT(sock, NOWHERE)
+            if code == EISCONN:
+                self.reuse([sock])
+            elif code in DEAD:
                 self.renew(sock)
             else:
                 self.free.append(sock)
@@ -4467,7 +4563,7 @@ class Engine(Runner):
 
     def tell_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
-        if (code == 0 or code == EISCONN) and is_own_name(sock, target):
+        if self.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
             self.selfs += 1
             return
         self.opened += 1
@@ -4535,7 +4631,7 @@ class Engine(Runner):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
         if code == EISCONN:                 # established between deadline and shutdown()
             self.tell(old, code, sock)
-            self.renew(sock)
+            self.reuse([sock])
             self.wait_for(target, 0)
             return
         if old:
@@ -4547,7 +4643,7 @@ class Engine(Runner):
         if code == 0:
             self.count_sent(1)
             self.tell(target, code, sock)
-            self.renew(sock)
+            self.reuse([sock])
             return
         if old and code in UNKNOWN:
             self.renew(sock)                # whether that was established is not told
@@ -4591,9 +4687,13 @@ class Engine(Runner):
         codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
         refused = codes.count(errno.ECONNREFUSED)   # not in attempts: stray HUPs of a shutdown()
         if refused < len(codes):
-            for sock, code in zip(socks, codes):
-                if code != errno.ECONNREFUSED:
-                    self.heed_answer(sock, code)
+            opened = [sock for sock, code in zip(socks, codes) if not code]
+            if opened:
+                self.heed_open(opened)
+            if len(opened) + refused < len(codes):
+                for sock, code in zip(socks, codes):
+                    if code and code != errno.ECONNREFUSED:
+                        self.heed_answer(sock, code)
             socks = [sock for sock, code in zip(socks, codes) if code == errno.ECONNREFUSED]
         if refused:
             self.answers[errno.ECONNREFUSED] += refused
@@ -4604,6 +4704,27 @@ class Engine(Runner):
             else:
                 for sock in socks:
                     attempts.pop(sock).whole = False
+
+    def heed_open(self, socks):
+        """Attempts that were successful: those, too, cost less together."""
+        targets = []
+        for sock, cohort in zip(socks, map(self.attempts.pop, socks)):
+            cohort.whole = False
+            targets.append((cohort.found or cohort.targets())[sock])
+        self.tell_opened(targets, socks)
+        self.reuse(socks)
+
+    def tell_opened(self, targets, socks):
+        """Count open targets, and report them."""
+        if not self.port or self.port in map(PORT_OF, targets):     # one may be a socket itself
+            for target, sock in zip(targets, socks):
+                self.tell(target, 0, sock)
+            return
+        self.opened += len(targets)
+        self.crew.put_all(targets)
+        if self.tries or self.again:
+            for target in targets:
+                self.forget(target)
 
     def end_refused(self, target):
         """A refusal that somebody asks for, one by one."""
@@ -4618,12 +4739,11 @@ class Engine(Runner):
         if code == EALREADY:
             return self.heed_soft_error(sock)
         target = self.end_attempt(sock)
+        self.tell(target, code, sock)
         if code == 0 or code == EISCONN:
-            self.tell(target, code, sock)
-            self.renew(sock)
+            self.reuse([sock])
         else:
             self.free.append(sock)          # connect() has reset it
-            self.tell(target, code, sock)
 
     def heed_soft_error(self, sock):
         """The attempt goes on: an event of an attempt before, or ICMP that came inside connect().
@@ -4780,7 +4900,7 @@ class Engine(Runner):
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:             # established between deadline and shutdown()
                 self.tell(old, EISCONN, sock)
-                self.renew(sock)
+                self.reuse([sock])
                 continue
             if code in DEAD:
                 self.renew(sock)
@@ -4859,6 +4979,7 @@ class Engine(Runner):
             credit -= self.turn_over(credit)
             if credit > 0:
                 self.launch(credit)
+            self.crew.turn()
             if self.keeper:
                 self.keeper.look(self)
             if self.real >= self.next_tick:
@@ -4911,8 +5032,8 @@ class Engine(Runner):
     def adapt(self, most, share):
         """-r auto: let a judge find the rate."""
         self.judge, self.batch = Judge(most, share, self.now), 1
-        self.pace = self.pace._replace(rate=self.judge.least)
-        self.bucket.set_rate(self.judge.least, self.now)
+        self.pace = self.pace._replace(rate=self.judge.start)
+        self.bucket.set_rate(self.judge.start, self.now)
 
     def keep(self, keeper):
         """--state: let it take snapshots."""
@@ -5070,6 +5191,22 @@ class Engine(Runner):
             self.progress.canary(canary, canary.count(self.sent))
 
 
+def load_dissolve():
+    """-> connect(2), called with a descriptor, a sockaddr and its size: 0, or -1 if it failed.
+
+    The one of `socket` knows no sockaddr of family AF_UNSPEC, which dissolves a connection.
+    Where the C library cannot be called, the function always fails.
+    PyDLL keeps the interpreter's lock: the call never waits, and to give the lock away is 0.1 us.
+    PyPy has no PyDLL.
+    """
+    try:
+        import ctypes                       # late: 10 ms of a start
+        connect = getattr(ctypes, 'PyDLL', ctypes.CDLL)(None).connect
+    except (ImportError, OSError, AttributeError):
+        return lambda fd, address, size: -1
+    return connect                          # without argtypes, which would take 0.1 us
+
+
 def is_own_name(sock, target) -> bool:
     """True if a socket is connected to itself (RFC 9293 s3.5, simultaneous open).
 
@@ -5081,8 +5218,13 @@ def is_own_name(sock, target) -> bool:
 
 # ==== 8 Threads and metrics ===========================================================
 
+Lines = collections.namedtuple('Lines', [
+    'octets',       # for stdout
+    'results'])     # how many results they are of
+
+
 class Crew:
-    """Module threads and the bounded queue that feeds them.
+    """What runs the modules: at once if none of them waits, else in threads, behind a queue.
 
     modules  filters first; options: {module name: namespace}
     limit    results in the queue from which on full() asks the scan to wait (-pr)
@@ -5094,9 +5236,13 @@ class Crew:
         self.limit, self.most, self.source = limit, most, source
         self.exclusions = None              # with -xf: what must not be talked to any more
         self.ports = False                  # each result gets an entry of print before its modules
+        self.found = []                     # results of this turn of the engine
+        self.at_once = not any(each.waits for each in modules)
+        self.out = Out(sink, 1)             # of the engine's thread, while no other has work
         self.queue = collections.deque()    # (host, port), or (host, port, state, reason) of one
-                                            # that is not open, not yet taken by a thread
-        self.taken = 0                      # results that were
+                                            # that is not open, or Lines: not yet taken by a thread
+        self.put_count = 0                  # results of all turns before this one
+        self.taken = 0                      # results that a thread took, or that are done with
         self.busy = {}                      # thread -> the number of the one that it is at
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)     # the queue has grown, or is closed
@@ -5130,18 +5276,73 @@ class Crew:
 
     def put(self, host, port):
         """A result; always taken, see full()."""
-        self.put_item((host, port))
+        self.found.append((host, port))
+
+    def put_all(self, results):
+        """Several of them."""
+        self.found += results
 
     def put_state(self, host, port, state, reason):
         """A port that is not open, for --show."""
-        self.put_item((host, port, state, reason))
+        self.found.append((host, port, state, reason))
 
-    def put_item(self, item):
+    def turn(self):
+        """What was found since the last turn: done at once if nothing can wait, else queued.
+
+        Who calls this is the only one that puts into the queue; so if it is empty and no thread
+        is at work, none will be.
+        """
+        found, self.found = self.found, []
+        if not found:
+            return
+        self.put_count += len(found)
+        if self.at_once and not self.queue and not self.busy:
+            gathers = self.sink.gathers()
+            if gathers is False:
+                return self.pass_now(found)
+            if gathers and self.console.room():
+                return self.pass_together(found)
+        self.enqueue(found)
+
+    def pass_now(self, found):
+        """Results through the modules."""
+        for item in found:
+            self.pass_on(item, self.out)
+        self.taken += len(found)
+
+    def pass_together(self, found):
+        """The same, and their lines go out together."""
+        self.console.held = []
+        try:
+            if len(self.modules) == 1 and type(self.sink) is TextSink and not (
+                    self.exclusions and self.exclusions.barred):
+                self.print_all(found)
+            else:
+                for item in found:
+                    self.pass_on(item, self.out)
+        finally:
+            lines, self.console.held = b''.join(self.console.held), None
+        rest = self.console.write_now(lines)
+        if rest and not self.console.gone:
+            self.enqueue([Lines(rest, len(found))])
+        else:
+            self.taken += len(found)
+
+    def print_all(self, found):
+        """What the module `print` does, in a fifth of the time."""
+        if self.most is not None:
+            found = found[:max(0, self.most - self.passed)]
+            self.enough = self.passed + len(found) >= self.most
+        self.passed += len(found)
+        self.console.results(''.join(map('%s:%d\n'.__mod__, found)))
+
+    def enqueue(self, items):
+        """Work for the threads."""
         if not self.threads:
             self.start()
         with self.lock:
-            self.queue.append(item)
-            self.ready.notify()
+            self.queue.extend(items)
+            self.ready.notify(len(items))
 
     def full(self):
         """No more is wanted just now; what nobody will take must not stop the clock."""
@@ -5156,13 +5357,13 @@ class Crew:
         with self.lock:
             while len(self.queue) >= self.limit:
                 self.space.wait()
+            self.put_count += 1
             self.queue.append((host, port))
             self.ready.notify()
 
     def accepted(self) -> int:
         """How many results were put."""
-        with self.lock:
-            return self.taken + len(self.queue)
+        return self.put_count + len(self.found)
 
     def settled(self) -> int:
         """How many results the modules are done with, counted without a gap."""
@@ -5171,6 +5372,7 @@ class Crew:
 
     def close(self, look=bool):
         """Let the threads empty the queue, and end; look() ten times a second meanwhile."""
+        self.turn()
         with self.lock:
             self.closed = True
             self.ready.notify_all()
@@ -5190,21 +5392,30 @@ class Crew:
             self.space.notify()
             if not self.queue:
                 return None
+            item = self.queue.popleft()
             self.busy[thread] = self.taken
-            self.taken += 1
-            return self.queue.popleft()
+            self.taken += item.results if isinstance(item, Lines) else 1
+            return item
 
     def work(self, number):
         """A module thread."""
         out = Out(self.sink, number)
-        for host, port, *state in iter(lambda: self.take(number), None):
-            if self.enough or self.console.gone:
-                continue
-            target = Target(host, port, self.source, self.exclusions)
-            if state:
-                self.write_state(target, out, *state)
-            else:
-                self.examine(target, out)
+        for item in iter(lambda: self.take(number), None):
+            if not isinstance(item, Lines):
+                self.pass_on(item, out)
+            elif not self.console.write(item.octets):
+                complain(item.octets.decode('utf-8', 'replace'))
+
+    def pass_on(self, item, out):
+        """A result through the modules, unless nobody wants any more."""
+        if self.enough or self.console.gone:
+            return
+        host, port, *state = item
+        target = Target(host, port, self.source, self.exclusions)
+        if state:
+            self.write_state(target, out, *state)
+        else:
+            self.examine(target, out)
 
     def write_state(self, target, out, state, reason):
         """An entry of `state`, which no module talks to."""
@@ -5640,8 +5851,8 @@ class Keeper:
 #
 # With -w N, each of N processes runs an Engine on a shard of the targets.  The first process runs
 # the modules, the output and what the user sees.  A worker tells it by
-#   a pipe      lines: `R host port` a result, `S host port state reason` a port
-#               that --show names, `E text` an event, `N text` a note, `B code` a bit
+#   a pipe      lines: `R host port host port ...` results of a turn, `S host port state reason`
+#               a port that --show names, `E text` an event, `N text` a note, `B code` a bit
 #               for the CBA, `X text` an error that ends the scan, `.` all is told
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
@@ -5662,7 +5873,8 @@ class Worker:
     """One process of a Team, as the first process sees it.
 
     orders  words in the page, see above
-    results numbers, among all that the crew got, of its results that are not yet written
+    results of its results that are not yet written, (number of the last among all that the crew
+            got, how many up to it)
     totals  what it told last
     """
 
@@ -5708,6 +5920,7 @@ class Messenger:
 
     def __init__(self, worker, parent, sink, log):
         self.worker, self.parent, self.unsent, self.count = worker, parent, b'', 0
+        self.found, self.states = [], []        # of this turn
         self.orders, self.sync = worker.orders, sink.sync
         self.log, self.heard = log, [0, 0]
 
@@ -5728,15 +5941,27 @@ class Messenger:
     # as a Crew
 
     def put(self, host, port):
-        self.count += 1
-        self.say('R %s %d' % (host, port))
+        self.found.append((host, port))
+
+    def put_all(self, results):
+        self.found += results
 
     def put_state(self, host, port, state, reason):
-        self.count += 1
-        self.say('S %s %d %s %s' % (host, port, state, reason))
+        self.states.append((host, port, state, reason))
+
+    def turn(self):
+        """What was found since the last turn, together."""
+        lines = list(map('S %s %d %s %s'.__mod__, self.states))
+        if self.found:
+            lines.append('R ' + ' '.join(map('%s %d'.__mod__, self.found)))
+        self.count = self.accepted()
+        self.found, self.states = [], []
+        if lines:
+            self.unsent += ('\n'.join(lines) + '\n').encode()
+            self.push()
 
     def accepted(self):
-        return self.count
+        return self.count + len(self.found) + len(self.states)
 
     def settled(self):
         return self.orders[WRITTEN]
@@ -5936,11 +6161,12 @@ class Team(Runner):
             return
         for line in lines:
             kind, _, text = line.partition(' ')
-            if kind == 'R' or kind == 'S':
-                host, port, *state = text.split(' ', 3)
-                worker.results.append(self.taken)
-                self.taken += 1
-                self.crew.put_item((host, int(port), *state))
+            if kind == 'R':
+                words = text.split(' ')
+                self.take(worker, zip(words[::2], map(int, words[1::2])))
+            elif kind == 'S':
+                host, port, state, reason = text.split(' ', 3)
+                self.take(worker, [(host, int(port), state, reason)])
             elif kind == 'X':
                 self.fail(text)
             elif kind == 'D':
@@ -5949,12 +6175,21 @@ class Team(Runner):
                 worker.told_all, self.stopping = True, self.stopping or text
             else:
                 self.progress.tell(kind, text)
+        self.crew.turn()
+
+    def take(self, worker, results):
+        """Results of a worker, to be confirmed."""
+        before = len(self.crew.found)
+        self.crew.found += results
+        count = len(self.crew.found) - before
+        self.taken += count
+        worker.results.append((self.taken, count))
 
     def confirm(self):
         """Tell the workers which of their results are written."""
         settled, passed = self.crew.settled(), self.crew.passed
         behind = [worker for worker in self.workers
-                  if worker.results and worker.results[0] < settled]
+                  if worker.results and worker.results[0][0] <= settled]
         if behind and self.state:
             self.sink.flush()
         if self.has_failed() or self.console.gone:
@@ -5962,9 +6197,8 @@ class Team(Runner):
         for worker in behind:
             worker.orders[PASSED] = passed
             written = 0
-            while worker.results and worker.results[0] < settled:
-                worker.results.popleft()
-                written += 1
+            while worker.results and worker.results[0][0] <= settled:
+                written += worker.results.popleft()[1]
             worker.orders[WRITTEN] += written
 
     def tick(self):
@@ -6650,6 +6884,10 @@ class MeteredEngine(Engine):
     def record_delays(self, tag, kind, counts):
         """{ms of connect(): how many} -> a record for each."""
         self.metrics.add_later(pack_delays, self.HEAD.pack(tag, self.ms), self.ms, kind, counts)
+
+    def tell_opened(self, targets, socks):
+        for target, sock in zip(targets, socks):
+            self.tell(target, 0, sock)
 
     def tell_open(self, target, code, sock):
         opened = self.opened
