@@ -1118,7 +1118,7 @@ class Host:
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
                  'events', 'shared', 'keep')
     # what is the same for every visitor, at all times: an answer made of it may be given again
-    LASTING = frozenset(('guid', 'name', 'host_name', 'boot', 'registry', 'original', 'http_401',
+    LASTING = frozenset(('guid', 'name', 'boot', 'registry', 'original', 'http_401',
                          'tls', 'keep'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
@@ -1884,6 +1884,9 @@ class Recorder:
         self.host, self.read = host, set()
 
     def __getattr__(self, name):
+        made = getattr(Host, name, None)
+        if isinstance(made, property):          # then what it is made of counts
+            return made.fget(self)
         if name not in Host.LASTING:
             self.read.add(name)
         return getattr(self.host, name)
@@ -3375,8 +3378,9 @@ class Stack:
         As answer_next() would do it, by what is left of it: 1 us instead of 2.
         """
         sent, fin = conn.sent, conn.fin
-        if (seq != conn.rcv or conn.kept or conn.stalled or closing and conn.ended
-                or sent != len(conn.unacked) or ack - conn.una & MASK32 != sent + (fin == 1)):
+        if (seq != conn.rcv or conn.kept or conn.stalled or conn.waits is not None
+                or closing and conn.ended or sent != len(conn.unacked)
+                or ack - conn.una & MASK32 != sent + (fin == 1)):
             return None
         if sent or fin == 1:
             conn.unacked, conn.una = b'', ack
