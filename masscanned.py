@@ -1112,7 +1112,7 @@ class Host:
     tls         the Tls of section 8; None: it is not spoken
     http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
-    shared      {protocol: what all its conversations share}
+    shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
@@ -7654,6 +7654,8 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
+    for each in stack.host.shared.values():
+        counts.update(each.counts)
     return counts
 
 
@@ -8202,9 +8204,13 @@ def make_host(args, protocols) -> Host:
     """Who we are, with keys and certificates."""
     host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
                 args.http == '401')
-    if any(each.name == 'tls' for each in protocols):
+    names = {each.name for each in protocols}
+    chains = make_chains(host, args.state_dir) if names & {'ssh', 'tls'} else {}
+    if 'ssh' in names:                          # now, so that workers show the same keys
+        host.shared['ssh'] = make_ssh(args, chains[RsaKey])
+    if 'tls' in names:
         try:
-            context = make_context(host, args.state_dir)
+            context = make_context(host, args.state_dir, chains)
         except ImportError as error:            # a Python without OpenSSL
             say('TLS: this Python has none: %s' % error)
             return host
@@ -8212,6 +8218,19 @@ def make_host(args, protocols) -> Host:
         host.tls = Tls(context, greets, max(args.tls_max // args.workers, 1),
                        max(args.tls_budget / args.workers, 1))
     return host
+
+
+def make_ssh(args, text):
+    """Options, RSA key in PEM -> SshHost; --state-dir keeps its other keys, too."""
+    secret = keep_secret(args.state_dir, SSH_FILE, lambda: os.urandom(SSH_SECRET))
+    try:
+        rsa = RsaKey.parse(parse_pem(RsaKey.label, text))
+        if len(secret) != SSH_SECRET:
+            raise Malformed('octets')
+    except Malformed:
+        raise UserError('SSH: %s or %s in %s is not as it was kept there' % (
+            KEY_FILES[0][1], SSH_FILE, args.state_dir)) from None
+    return SshHost(lambda size: secret, args.ssh_budget / args.workers, rsa)
 
 
 def run(args) -> int:
@@ -8238,8 +8257,6 @@ def run(args) -> int:
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, place=place, refusals=Budget(*REFUSALS))
-        if not args.like_original:              # now, so that workers show the same keys
-            stack.host.shared['ssh'] = SshHost(os.urandom, args.ssh_budget / args.workers)
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:
@@ -8557,10 +8574,17 @@ def make_chain(kind, host) -> bytes:
     return pack_pem(kind.label, key.private()) + pack_pem('CERTIFICATE', octets)
 
 
-def make_context(host, directory):
+def make_chains(host, directory) -> 'dict':
+    """RsaKey and EcKey -> each its key and certificate, PEM; --state-dir keeps them."""
+    return {kind: keep_secret(directory, name, lambda: make_chain(kind, host))
+            for kind, name in KEY_FILES}
+
+
+def make_context(host, directory, chains=None):
     """-> the SSLContext of a server that is content with any client.
 
     directory   --state-dir: its keys and certificates are taken, or kept there
+    chains      of make_chains(), if they are made already
     raises      UserError if a file there is none of these
     """
     import ssl
@@ -8576,9 +8600,10 @@ def make_context(host, directory):
                 step()
             except (ValueError, NotImplementedError, ssl.SSLError) as error:
                 say('TLS: %s refuses %s: %s' % (ssl.OPENSSL_VERSION, what, error))
+    chains = chains or make_chains(host, directory)
     for kind, name in KEY_FILES:
         try:
-            load_chain(context, keep_secret(directory, name, lambda: make_chain(kind, host)))
+            load_chain(context, chains[kind])
         except (ValueError, ssl.SSLError) as error:
             raise UserError('TLS: %s refuses the certificate%s: %s' % (
                 ssl.OPENSSL_VERSION, ' of ' + os.path.join(directory, name) if directory else '',
@@ -12514,9 +12539,13 @@ SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
 SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
 SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
 SSH_TAKEN_MAX = 1 << 16         # and of all of it
+SSH_KEYED_MAX = 1024            # conversations with keys, at once
+SSH_CROWD_MAX = 64              # those of one network
 SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
 SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
 SSH_DH_OCTETS = 40              # of a secret exponent: RFC 3526 s8 has 320 bits for group 14
+SSH_IGNORED = SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG
+SSH_FATAL = SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_KEXINIT    # out of their place
 SSH_GUESS = b'kexguess2@matt.ucc.asn.au'
 SSH_STRICT = b'kex-strict-c-v00@openssh.com', b'kex-strict-s-v00@openssh.com'
 SSH_EXT_INFO = b'ext-info-c'
@@ -12662,6 +12691,7 @@ SSH_MACS = {b'hmac-sha1': 'sha1', b'hmac-sha2-256': 'sha256'}
 SSH_COMPRESSIONS = b'zlib@openssh.com', b'none'     # the former begins after a login: never
 SSH_LISTS = 10
 SSH_SECRET = 32 + 40    # octets of which the keys of the curves are made
+SSH_FILE = 'ssh-keys'   # of --state-dir, that keeps them
 
 
 def ssh_lists(host_keys) -> 'list[list[bytes]]':
@@ -12704,11 +12734,10 @@ class SshBudget:
     share       of one core; a network has a quarter of it
     unit_s      what an exchange of cost 1 takes here; 0: not measured yet
     total       [seconds left, when]; networks: the same of each, in a Budget
-    refused     how many exchanges it did not allow
     """
 
     def __init__(self, share):
-        self.share, self.unit_s, self.refused = share, 0.0, 0
+        self.share, self.unit_s = share, 0.0
         self.total = [share, 0.0]
         self.networks = Budget(share / 4, share / 4)
 
@@ -12722,7 +12751,6 @@ class SshBudget:
         Budget.refill(bucket, self.share / 4, self.share / 4, peer.now)
         Budget.refill(self.total, self.share, self.share, peer.now)
         if bucket[0] <= 0 or self.total[0] <= 0:
-            self.refused += 1
             return False
         bucket[0] -= cost * self.unit_s
         self.total[0] -= cost * self.unit_s
@@ -12734,12 +12762,36 @@ class SshHost:
 
     keys        SshHostKeys; lists: of our KEXINIT
     budget      SshBudget
+    keyed       how many conversations have keys; crowds: {network: how many of it}
+    counts      {why: exchanges that were refused}
     """
 
     def __init__(self, random, share=SSH_SHARE, rsa=None):
         self.keys = SshHostKeys(random(SSH_SECRET), rsa)
         self.budget = SshBudget(share)
         self.lists = ssh_lists(self.keys.names())
+        self.keyed, self.crowds = 0, collections.Counter()
+        self.counts = collections.Counter()
+
+    def admit(self, peer, cost) -> 'bytes | None':
+        """Whether so much may be computed for a peer -> its network, which leave() takes."""
+        network = source_network(peer.src)
+        if self.keyed >= SSH_KEYED_MAX or self.crowds[network] >= SSH_CROWD_MAX:
+            self.counts['ssh crowd'] += 1
+        elif not self.budget.allows(peer, cost):
+            self.counts['ssh over budget'] += 1
+        else:
+            self.keyed += 1
+            self.crowds[network] += 1
+            return network
+        return None
+
+    def leave(self, network):
+        """A conversation with keys is over."""
+        self.keyed -= 1
+        self.crowds[network] -= 1
+        if not self.crowds[network]:
+            del self.crowds[network]
 
 
 class Ssh:
@@ -12747,9 +12799,11 @@ class Ssh:
 
     ssh         the SshHost
     version     the client's identification, without the end of the line
-    ours, theirs        payloads of the KEXINITs; b'' when they are needed no more
+    cookie      of our KEXINIT
+    theirs      payload of the client's; b'' when it is needed no more
     chosen      names of the algorithms
     value       the client's public value, while it waits for its turn
+    network     of the client, from then on; None before
     expects     kinds of messages that may come now
     strict      both sides keep to strict key exchange; skips: a wrong guess comes
     extends     the client takes EXT_INFO
@@ -12758,17 +12812,19 @@ class Ssh:
     size        packet_length of the packet that is coming; 0: not known yet
     taken       octets of the client so far; limit: and how many there may be
     later       later(self, peer) -> Reply, when what is waited for is there; None: nothing is
-    user        of the login that waits for its answer
+    user        of the logins, which has to stay the same; None: there were none
     tries       logins so far; failures: those of them that count
     """
-    __slots__ = ('ssh', 'version', 'ours', 'theirs', 'chosen', 'value', 'expects', 'strict',
-                 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent', 'size',
-                 'taken', 'limit', 'later', 'user', 'tries', 'failures')
+    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'chosen', 'value', 'network', 'expects',
+                 'strict', 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent',
+                 'size', 'taken', 'limit', 'later', 'user', 'tries', 'failures')
 
     def __init__(self, ssh, version):
         self.ssh, self.version = ssh, version
-        self.ours = self.theirs = self.user = b''
+        self.cookie = self.theirs = b''
+        self.user = None
         self.chosen, self.value = (), None
+        self.network = None
         self.expects = SSH_MSG_KEXINIT,
         self.strict = self.skips = self.extends = False
         self.inward = self.outward = SSH_PLAIN
@@ -12777,9 +12833,13 @@ class Ssh:
         self.limit = SSH_EARLY_MAX
         self.tries = self.failures = 0
 
+    def __del__(self):
+        if self.network:
+            self.ssh.leave(self.network)
+
     def cost(self):
         """Octets that it keeps."""
-        size = 900 + len(self.version) + len(self.ours) + len(self.theirs)
+        size = 900 + len(self.version) + len(self.theirs) + len(self.user or b'')
         return size + (2 * self.outward.cost() if self.outward is not SSH_PLAIN else 0)
 
     def answer(self, data, peer):
@@ -12831,9 +12891,10 @@ class Ssh:
             return SSH_TAKES[kind](self, payload, peer)
         if self.strict and SSH_PLAIN in (self.inward, self.outward):
             raise Malformed('message %d in a strict exchange' % kind)
-        if kind in (SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG, SSH_MSG_EXT_INFO):
+        if kind in SSH_IGNORED:
             return Reply()
-        if kind in (SSH_MSG_DISCONNECT, SSH_MSG_KEXINIT) or kind >= SSH_MSG_USERAUTH_REQUEST:
+        if kind in SSH_FATAL or kind >= SSH_MSG_USERAUTH_REQUEST or (
+                kind == SSH_MSG_NEWKEYS and self.inward is not SSH_PLAIN):
             raise Malformed('message %d' % kind)
         number = self.received - 1 & MASK32
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
@@ -12841,8 +12902,9 @@ class Ssh:
 
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
-        self.ours = pack_kexinit(self.ssh.lists, peer.host.random(16))
-        return Reply(self.say(self.ours, peer), 0, limit=SSH_LOGIN_S)
+        self.cookie = peer.host.random(16)
+        ours = pack_kexinit(self.ssh.lists, self.cookie)
+        return Reply(self.say(ours, peer), 0, limit=SSH_LOGIN_S)
 
     def take_kexinit(self, payload, peer):
         """The client's KEXINIT is noted, and what both know is chosen."""
@@ -12869,7 +12931,8 @@ class Ssh:
         if end != len(payload):
             raise Malformed('behind the value')
         _, _, cost = SSH_HOST_KEYS[self.chosen[1]]
-        if not self.ssh.budget.allows(peer, exchange.cost + cost):
+        self.network = self.ssh.admit(peer, exchange.cost + cost)
+        if not self.network:
             return Reply(close=True)
         self.later = Ssh.exchange
         return Reply(wait=WORK)
@@ -12881,7 +12944,8 @@ class Ssh:
         ours, shared = exchange.agree(value, peer.host.random)
         blob = self.ssh.keys.blob(SSH_HOST_KEYS[self.chosen[1]][0])
         secret = pack_mpint(shared)
-        parts = (self.version, SSH_VERSION, self.theirs, self.ours, blob, octets)
+        parts = (self.version, SSH_VERSION, self.theirs,
+                 pack_kexinit(self.ssh.lists, self.cookie), blob, octets)
         session = hashlib.new(digest, b''.join([sized(each, 4) for each in parts]) + ours
                               + secret).digest()                # RFC 4253 s8
         signature = self.ssh.keys.sign(self.chosen[1], session, peer.host.random)
@@ -12890,7 +12954,7 @@ class Ssh:
         self.coming, self.outward = [self.make_way(digest, secret, session, way) for way in (0, 1)]
         if self.strict:
             self.sent = 0
-        self.ours = self.theirs = b''
+        self.theirs = b''
         self.value, self.expects = None, (SSH_MSG_NEWKEYS,)
         if self.extends:
             out += self.say(bytes((SSH_MSG_EXT_INFO,)) + (1).to_bytes(4, 'big')
@@ -12918,7 +12982,7 @@ class Ssh:
         self.inward, self.coming = self.coming, None
         if self.strict:
             self.received = 0
-        self.expects = SSH_MSG_SERVICE_REQUEST,
+        self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
         return Reply()
 
 
@@ -12934,7 +12998,6 @@ def take_ssh_service(self, payload, peer):
     name, _ = read_sized(payload, 1, 4)
     if name != b'ssh-userauth':
         raise Malformed('service')
-    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     return Reply(self.say(bytes((SSH_MSG_SERVICE_ACCEPT,)) + sized(name, 4), peer))
 
 
@@ -12943,8 +13006,8 @@ def take_ssh_login(self, payload, peer):
     user, at = read_sized(payload, 1, 4)
     service, at = read_sized(payload, at, 4)
     method, at = read_sized(payload, at, 4)
-    if service != b'ssh-connection':
-        raise Malformed('service')
+    if service != b'ssh-connection' or self.user not in (None, user):
+        raise Malformed('another service, or another user')
     self.limit, self.user = SSH_TAKEN_MAX, user
     self.tries += method != b'none'
     fields = {'user': user, 'method': method, 'tries': self.tries, 'version': self.version}
@@ -12957,7 +13020,7 @@ def take_ssh_login(self, payload, peer):
         peer.note('credentials', algorithm=algorithm, fingerprint=ssh_fingerprint(key), **fields)
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
-        self.expects += SSH_MSG_USERAUTH_INFO_RESPONSE,
+        self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
         fields['password'], _ = read_sized(payload, at + 1, 4)
@@ -12967,7 +13030,7 @@ def take_ssh_login(self, payload, peer):
 
 def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
-    self.expects = self.expects[:-1]
+    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
     peer.note('credentials', user=self.user, password=password, method=b'keyboard-interactive',
               tries=self.tries, version=self.version)
@@ -12983,8 +13046,10 @@ def refuse_ssh(self, peer):
 
 
 def tell_ssh_failure(self, peer):
-    """-> Reply, after the wait."""
-    return Reply(fail_ssh(self, peer), 0, close=self.failures >= SSH_TRIES)
+    """-> Reply, after the wait; the last one is not told any more."""
+    if self.failures >= SSH_TRIES:
+        return Reply(used=0, close=True)
+    return Reply(fail_ssh(self, peer), 0)
 
 
 def fail_ssh(self, peer) -> bytes:

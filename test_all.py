@@ -16,6 +16,7 @@ import ctypes
 import errno
 import fcntl
 import functools
+import gc
 import glob
 import gzip
 import hashlib
@@ -19529,6 +19530,45 @@ class ClassCleanups:
         self.addCleanup = self.stack.callback
 
 
+# Each pair of exchange and host key, each cipher and MAC; /bin/echo answers with the question
+SSH_COMMAND = ('env SSH_ASKPASS=/bin/echo SSH_ASKPASS_REQUIRE=force setsid -w ssh -F none '
+               '-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentityFile=/dev/null '
+               '-o NumberOfPasswordPrompts=1 %s bob@{ssh} true')
+SSH_REFUSAL = r'Permission denied \(publickey,password\)'
+SSH_CLIENTS = [
+    ('ssh', SSH_COMMAND % '', 255, SSH_REFUSAL),
+    ('ssh over IPv6', SSH_COMMAND.replace('{ssh}', 'fd88::212') % '', 255, SSH_REFUSAL),
+    ('plink', 'plink -batch -pw plink bob@{ssh} true', 1, r'ssh-ed25519 255 SHA256:'),
+    ('curl sftp', 'curl -sS -k -u bob:curl sftp://{ssh}/', 67, r'Authentication failure'),
+    ('paramiko', "{py}t=__import__('paramiko').Transport('{ssh}');"
+     "t.connect(username='bob',password='paramiko')", 1, r'AuthenticationException'),
+    ('asyncssh', "{py}__import__('asyncio').run(__import__('asyncssh').connect('{ssh}',"
+     "username='bob',password='asyncssh',known_hosts=None).__aenter__())", 1,
+     r'PermissionDenied'),
+]
+SSH_SLOW_CLIENTS = [
+    ('dbclient', 'env DROPBEAR_PASSWORD=dbclient dbclient -y -y bob@{ssh} true', 1,
+     r'Remote closed the connection'),
+    ('hydra', 'hydra -I -t 1 -l bob -p hydra ssh://{ssh}', 0, r'0 valid password'),
+    ('medusa', 'medusa -h {ssh} -u bob -p medusa -M ssh', 0, r'ACCOUNT CHECK: \[ssh\]'),
+    ('ncrack', 'ncrack -p ssh --user bob --pass ncrack {ssh}', 0, r'1 service scanned'),
+    *(('ssh %s %s' % pair, SSH_COMMAND % ('-o KexAlgorithms=%s -o HostKeyAlgorithms=%s' % pair), 255,
+       SSH_REFUSAL) for pair in itertools.product(*(
+           names.decode().split(',') for names in (SSH_NAMES[0], SSH_NAMES[1])))
+      if '@' not in pair[0] or 'libssh' in pair[0]),
+    *(('ssh %s %s' % pair, SSH_COMMAND % ('-o Ciphers=%s -o MACs=%s' % pair), 255, SSH_REFUSAL)
+      for pair in itertools.product(*(
+          names.decode().split(',') for names in (SSH_NAMES[2], SSH_NAMES[4])))),
+    ('nmap algorithms', 'nmap -n -Pn -p 22 --script ssh-auth-methods,ssh2-enum-algos {ssh}', 0,
+     r'publickey *\n\|_? +password.*kex_algorithms: \(9\).*mac_algorithms: \(2\)'),
+    ('nmap host keys', 'nmap -n -Pn -p 22 --script ssh-hostkey {ssh}', 0, r'\(ED25519\)'),
+]
+
+# What is noted of them; plink does not trust our key
+SSH_PASSWORDS = {'ssh': "bob@.*'s pass", **{name: name for name in (
+    'dbclient', 'hydra', 'medusa', 'ncrack', 'curl', 'paramiko', 'asyncssh')}}
+
+
 class Responder(Case):
     """masscanned.py and real clients: two namespaces, one veth pair, as root.
 
@@ -19660,10 +19700,6 @@ class Responder(Case):
         ('dig version.bind', 'dig +tries=2 +time=2 @10.88.0.26 version.bind TXT CH', 0,
          r'status: NOERROR.*ANSWER: 0,'),
         ('host', 'host -W 5 -t A www.example.org 10.88.0.26', 0, r'has address 10\.88\.0\.26'),
-        ('ssh', 'ssh -v -F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null 10.88.0.27 true',
-         None, r'remote software version dropbear_2022\.83\r?\n'),
-        ('ssh over IPv6', 'ssh -v -F none -o BatchMode=yes fd88::27 true', None,
-         r'remote software version dropbear_2022\.83\r?\n'),
         ('rpcinfo', 'rpcinfo 10.88.0.28', 0, r'100000 +4 +tcp +10\.88\.0\.28\.0\.111 '),
         ('rpcinfo -p', 'rpcinfo -p 10.88.0.28', 0,
          r'100000 +2 +tcp +111 .*100000 +3 +tcp +111 .*100000 +4 +tcp +111 '),
@@ -19866,6 +19902,24 @@ class Responder(Case):
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
         self.run_clients(self.BINARY_CLIENTS, 15)
+
+    def run_ssh(self, clients, seconds):
+        """Each is refused, and its password is known."""
+        run = self.start('10.88.0.212,fd88::212', '-v', '--ssh-budget', '1')
+        self.run_clients([(name, command.replace('{ssh}', '10.88.0.212'), status, pattern)
+                          for name, command, status, pattern in clients], seconds)
+        run.end()
+        for name in [each[0].split()[0] for each in clients]:
+            if name in SSH_PASSWORDS and (REQUIRED or shutil.which(name)):
+                self.assertRegex(run.err(), 'password=.*' + SSH_PASSWORDS[name])
+
+    def test_ssh_clients(self):
+        self.run_ssh(SSH_CLIENTS, 15)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: some 50 clients')
+    def test_all_ssh_clients(self):
+        for at in range(0, len(SSH_SLOW_CLIENTS), 6):
+            self.run_ssh(SSH_SLOW_CLIENTS[at:at + 6], 40)
 
     def test_datagram_clients(self):
         """The same over UDP."""
@@ -22797,6 +22851,13 @@ class SecureShell(unittest.TestCase):
             {'user': b'bob', 'method': b'keyboard-interactive', 'password': b'secret', 'tries': 1,
              'version': b'SSH-2.0-client'}]))
 
+    def test_another_user(self):
+        """It ends the connection, as with dropbear."""
+        client = SshClient().exchange()
+        self.assertEqual(client.login(), [51])          # it does not need the service first
+        self.assertEqual((client.login(user=b'eve'), client.stream.closing), ([], True))
+        self.assertEqual(len(client.noted), 1)
+
     def test_tenth_failure(self):
         """It ends the connection; questions do not count."""
         client = SshClient().exchange()
@@ -22806,6 +22867,7 @@ class SecureShell(unittest.TestCase):
             self.assertFalse(client.stream.closing, number)
             client.login(more=b'\0' + ssh_string(b'%d' % number))
         self.assertTrue(client.stream.closing)
+        self.assertEqual(client.kinds.count(51), 10)           # and the last is not told
         self.assertEqual([fields['password'] for fields in client.noted[1:]],
                          [b'%d' % number for number in range(10)])
 
@@ -22819,7 +22881,7 @@ class SecureShell(unittest.TestCase):
         for name, payloads, kinds, closing in (
                 ('ignore', (b'\2', kexinit), [], False), ('newkeys', (b'\x15',), [3], False),
                 ('value first', (b'\x1e' + ssh_string(b'\2'),), [3], False),
-                ('disconnect', (b'\1',), [], True), ('login', (b'\x32',), [], True),
+                ('disconnect', (b'\1',), [], True), ('service', (SSH_SERVICE,), [], True), ('login', (b'\x32',), [], True),
                 ('two KEXINITs', (kexinit, kexinit), [], True),
                 ('strict, not first', (b'\2', strict), [], True),
                 ('strict, ignore', (strict, b'\2'), [], True),
@@ -22830,6 +22892,7 @@ class SecureShell(unittest.TestCase):
                 ('another exchange', kexinit, [], True), ('ignore', b'\2', [], False),
                 ('unknown', b'\x28', [3], False), ('channel', b'\x5a', [], True),
                 ('no service', b'\5' + ssh_string(b'ssh-connection'), [], True),
+                ('NEWKEYS again', b'\x15', [], True), ('EXT_INFO', b'\7\0\0\0\0', [3], False),
                 ('login first', b'\x32' + ssh_string(b''), [], True)):
             with self.subTest(name=name):
                 client = SshClient().exchange()
@@ -22877,6 +22940,24 @@ class SecureShell(unittest.TestCase):
         client.say(*[ignore] * 3)
         self.assertTrue(client.stream.closing)
 
+    def test_crowds(self):
+        """So many of a network, and of all, have keys at once; who goes makes room."""
+        host = quiet_host()
+        ssh = host.shared['ssh'] = masscanned.SshHost(host.random, 1000, RSA_KEY)
+        with patched(masscanned, SSH_CROWD_MAX=2, SSH_KEYED_MAX=3):
+            def begin(src):
+                client = SshClient(host, stream=Noting(src, HOST4, 40000, 22, NOW, host))
+                client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))
+                return client if 31 in client.kinds else None
+            kept = [begin(bytes((10, 0, net, 1))) for net in (0, 0, 0, 1, 2)]
+            self.assertEqual([bool(each) for each in kept], [True, True, False, True, False])
+            self.assertEqual((ssh.keyed, ssh.counts), (3, {'ssh crowd': 2}))
+            kept[3].stream.turn_deaf()
+            del kept[0]
+            gc.collect()                        # PyPy's objects go then
+            self.assertEqual((ssh.keyed, ssh.crowds), (1, {b'\x0a\0\0': 1}))
+            self.assertTrue(begin(b'\x0a\0\0\1'))
+
     def test_budget(self):
         """A network has a quarter; what is refused is not computed, and its KEXINIT noted."""
         host = quiet_host()
@@ -22889,7 +22970,7 @@ class SecureShell(unittest.TestCase):
             served += kinds[:1] == [31]
             self.assertEqual(client.stream.closing, kinds == [])
             self.assertEqual(client.stream.noted[0][0], 'ssh_kexinit')
-        self.assertEqual((served, ssh.budget.refused), (1, 7))      # 0.06 s each, 0.05 at once
+        self.assertEqual((served, ssh.counts), (1, {'ssh over budget': 7}))     # 0.06 s of 0.05
         stream = Noting(b'\xc6\x33\x64\1', HOST4, 40000, 22, NOW, host)     # another network
         client = SshClient(host, stream=stream)
         self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
