@@ -557,8 +557,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #         """Octets -> the same."""
 #
 # lines() is a table of verbs, for protocols whose messages are lines of text.  A talk is given
-# one whole message; framing, pieces and limits are done for it.  A protocol is given octets as
-# they come.  The contract of an answerer, for both transports:
+# one whole message; framing, pieces and limits are done for it.  datagram() is a talk over UDP
+# only.  A protocol is given octets as they come.  The contract of an answerer, for both transports:
 #
 #   data    octets of the client, from the first that no answer has used yet.  UDP: the
 #           datagram.  TCP: a piece of the stream, of any size up to 2 * KEPT_MAX, whole
@@ -9535,7 +9535,6 @@ PCANYWHERE = {b'NQ': b'NR', b'ST': b'ST\1'}     # who is there; status
 
 
 @datagram('pcanywhere', sig=('.. ..',), port=5632, most=1.5,
-          check=lambda data, peer: data.rstrip(b'\0') in PCANYWHERE,
           ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
 def answer_pcanywhere(message, peer):
     """Who is there, status -> the shortest that says we are."""
@@ -11690,7 +11689,7 @@ def answer_ldap(message, peer):
     return (b'', SHUT) if tag == LDAP_UNBIND else None
 
 
-@datagram('cldap', port=389, check=is_ldap, ref='RFC 1798 s4, MS-ADTS s6.3.3',
+@datagram('cldap', port=389, ref='RFC 1798 s4, MS-ADTS s6.3.3',
           sig=['30 %s 02 01 .. .. ..' % size
                for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
 def answer_cldap(message, peer):
