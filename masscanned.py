@@ -170,6 +170,8 @@ def why(error: Exception) -> str:
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    if text.isprintable():
+        return text
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
