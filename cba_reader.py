@@ -1108,8 +1108,8 @@ def parse_module(text: str) -> 'tuple[str, int | None]':
 
 # ==== 4 Page ==========================================================================
 #
-# --to html: one file that loads nothing.  The head, a line of JSON for each host, then what can be
-# said only at the end.  Words, charts and a map of the /16s are there without script; the table,
+# One file that loads nothing: the head, a line of JSON for each host, then what can be said only
+# at the end.  Words, charts and a map of the /16s are there without script; the table,
 # the map that zooms and the search are made by script, of which rows exist only where one looks.
 
 PAGE_ROWS = 500000          # ports a page shows
@@ -1385,7 +1385,10 @@ def certificate_facts(der: bytes) -> 'tuple[int, str] | None':
 
 @output_format('html', 'a page to look at, by host: search, charts, map', grouped=True)
 def html_host(host, found):
-    """Host, [(HostPort, [Record])] -> [address as number, names, [[port, state, time, service, words]]]."""
+    """Host, [(HostPort, [Record])] -> [address as number, names, ports], as JSON.
+
+    ports   [[number, state, time, service, words]]
+    """
     number = int.from_bytes(bytes(map(int, host.ip.split('.'))), 'big')
     return script_text([number, host.hostname, [
         [port.number, STATE_NUMBERS[port.state], port.time, named_service(records),
@@ -1462,12 +1465,13 @@ class PageWriter(FormatWriter):
     def words(self, end):
         """The summary."""
         up = self.shown - self.down
-        text = '<p>{:,} open ports on {:,} of {:,} hosts, in {:,} networks (/16). From {} to {} UTC.</p>'
-        text = text.format(sum(self.ports.values()), up, self.shown, len(self.networks),
-                           utc_text(self.start), utc_text(end))
+        text = ('<p>{:,} open ports on {:,} of {:,} hosts, in {:,} networks (/16). '
+                'From {} to {} UTC.</p>').format(
+                    sum(self.ports.values()), up, self.shown, len(self.networks),
+                    utc_text(self.start), utc_text(end))
         if self.beyond:
-            text += '<p class="warn">The page shows the first {:,} ports by address; {:,} more are ' \
-                'left out.</p>'.format(self.rows, self.beyond)
+            text += ('<p class="warn">The page shows the first {:,} ports by address; '
+                     '{:,} more are left out.</p>').format(self.rows, self.beyond)
         return text + '<p><code>%s</code></p>' % xml_text(self.command)
 
     def certificates(self, now):
@@ -1478,8 +1482,9 @@ class PageWriter(FormatWriter):
             for ends, where, name in found[:100])
         if not found:
             return ''
-        return '<section><h2>Certificates that end within 30 days, or have ended</h2><p>%d of %d; the ' \
-            'first are shown</p><table>%s</table></section>' % (len(found), len(self.ending), rows)
+        return ('<section><h2>Certificates that end within 30 days, or have ended</h2>'
+                '<p>%d of %d; the first are shown</p><table>%s</table></section>'
+                % (len(found), len(self.ending), rows))
 
     def drawing(self):
         """The /16s as one path."""

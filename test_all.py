@@ -101,7 +101,7 @@ STANDARD = {                                # file: modules it may import
                  'contextlib', 'cscan', 'ctypes', 'fnmatch', 'itertools', 'json', 'masscanned',
                  'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
                  'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
-    'cba_reader.py': {'argparse', 'array', 'base64', 'collections', 'errno', 'hashlib', 'heapq',
+    'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
@@ -3199,6 +3199,85 @@ HOST_NAMES = ['localhost', 'example.org', 'example.org.', '_a.x-1.example', 'b\x
               '3com']
 
 
+class Page(Case):
+    """cba_reader.py --to html."""
+
+    def page(self, made, **changes):
+        """Made -> (the page, its data)."""
+        with patched(cba_reader, **changes), patched(sys, argv=['x', '<ARGS>']):
+            status, out, self.err = call(cba_reader.main, [
+                '--to', 'html', self.path('s.cba', made.data)])
+        self.assertEqual(status, 0, self.err)
+        data = out.partition('id="data">')[2].partition('</script>')[0]
+        self.assertEqual((data.count('<'), out.count('<script')), (0, 2))
+        return out, json.loads(data)
+
+    def test_page(self):
+        """Hosts in order, their ports, services and words; nothing of a stranger is markup."""
+        made = format_sample()
+        made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://5.6.7.8:22')
+        made.event(1, CBA_STR, 2, 'SSH-2.0-x</script><script>alert(1)</script>' + 'y' * 300)
+        out, data = self.page(made)
+        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\\r\\n]]>-->%s'
+        self.assertEqual(data[0], [0x01020304, '', [[80, 0, FORMAT_WHEN, 'http', evil]]])
+        number, names, (ssh, https) = data[1]
+        self.assertEqual((number, names, https), (0x05060708, '', [443, 0, FORMAT_WHEN, '', '']))
+        self.assertEqual((ssh[3], len(ssh[4]), ssh[4][:18]), ('ssh', 200, 'SSH-2.0-x</script>'))
+        for part in ('<p>3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
+                     'data-search="port:443"', 'data-search="service:unknown"', '&lt;ARGS&gt;',
+                     "default-src 'none'"):
+            self.assertIn(part, out)
+        self.assertRegex(out, r'<path d="(M\d+ \d+h1v1h-1z){2}"/>')
+        self.assertNotIn('alert(1)</', out)
+        self.assertIn("'odd' (1)", self.err)
+
+    def test_empty(self):
+        out, data = self.page(Made())
+        self.assertEqual(data, [])
+        self.assertIn('0 open ports on 0 of 0 hosts', out)
+
+    def test_states(self):
+        """Ports that are not open are rows, and count nowhere."""
+        made = Made().head(0, 'state').event(0, CBA_STR, 0, '1.2.3.4:80')
+        made.event(0, CBA_STR, 1, 'refused').event(0, CBA_STR, 2, 'refused')
+        out, data = self.page(made)
+        self.assertEqual([row[:2] for row in data[0][2]], [[80, 1]])
+        self.assertIn('0 open ports on 1 of 1 hosts, in 0 networks', out)
+
+    def test_too_many(self):
+        """What finds no room is counted on the page."""
+        out, data = self.page(format_sample(), PAGE_ROWS=1)
+        self.assertEqual(len(data), 1)
+        self.assertIn('The page shows the first 1 ports by address; 1 more are left out.', out)
+
+    def test_certificates(self):
+        """Those that end within 30 days stand there; one that is cut, or none, does not."""
+        draw = random.Random(SEED)
+        key = masscanned.EcKey.make(lambda size: bytes(draw.getrandbits(8) for _ in range(size)))
+        begin = FORMAT_WHEN - FORMAT_WHEN % 86400
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+        for days, (name, cut) in zip((29, 31, 29), ((b'soon <b>', None), (b'late', None), (b'cut', 99))):
+            start = begin - (masscanned.CERTIFICATE_DAYS - days) * 86400
+            der = masscanned.pack_certificate(key, name, start, os.urandom)[:cut]
+            self.assertEqual(cba_reader.certificate_facts(der), None if cut else (
+                begin + days * 86400, name.decode()))
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.%d:443' % days)
+            made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
+        out = self.page(made)[0]
+        self.assertIn('<p>1 of 2; the first are shown</p>', out)
+        self.assertIn('<td>1.2.3.29:443</td><td>soon &lt;b&gt;</td>', out)
+        for octets in (b'', b'0', b'0\x82', b'0\x03abc', os.urandom(40)):
+            self.assertIsNone(cba_reader.certificate_facts(octets))
+
+    def test_curve(self):
+        """Each cell once, and neighbours in number are neighbours on the map."""
+        cells = [cba_reader.curve_cell(number) for number in range(1 << 16)]
+        self.assertEqual(len(set(cells)), 1 << 16)
+        self.assertEqual({abs(a - c) + abs(b - d)
+                          for (a, b), (c, d) in zip(cells, cells[1:])}, {1})
+
+
 class OutputFormats(Case):
     """--format of cscan.py and --to of cba_reader.py; hosts by name."""
 
@@ -3212,7 +3291,7 @@ class OutputFormats(Case):
 
     def test_layouts(self):
         """What each format writes of open ports, and of what a stranger said."""
-        self.assertEqual(set(FORMATS) | {'json'}, set(cba_reader.FORMATS))
+        self.assertEqual(set(FORMATS) | {'json', 'html'}, set(cba_reader.FORMATS))
         for name, lines in FORMATS.items():
             with self.subTest(name):
                 self.assertEqual(self.convert(name, '--unique'), lines)
