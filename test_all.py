@@ -22515,6 +22515,7 @@ class Answerers(unittest.TestCase):
                                 for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
+                        self.assertIn(event.fields.pop('head', b''), request)
                     self.assertEqual([(event.kind, event.fields) for event in host.events], expected)
 
     def test_ntlm_noted(self):
