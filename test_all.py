@@ -10635,6 +10635,10 @@ DNS = [
      + 'c00c 0010 0003 00000000 0010 0f77696e2d' + '72' * 11, 'RFC 4892 s3'),
     ('other of chaos', '0006 0100' + ONE + WWW + TXT_CH, '0006 8500 0001 0000 0000 0000' + WWW + TXT_CH,
      'RFC 2308 s2.2'),
+    ('a of chaos', '0006 0100' + ONE + WWW + '0001 0003', '0006 8500 0001 0000 0000 0000' + WWW + '0001 0003',
+     'RFC 1035 s3.2.4'),
+    ('srv of a long label @53', '1234 0100' + ONE + '20' + '7a' * 32 + '00 0021 0001',
+     '1234 8500 0001 0000 0000 0000 20' + '7a' * 32 + '00 0021 0001', 'RFC 2782'),
     ('transfer', '1234 0000' + ONE + WWW + '00fc 0001', '1234 8005 0001 0000 0000 0000' + WWW + '00fc 0001',
      'RFC 5936 s2.2.1, refused'),
     ('increment', '1234 0000' + ONE + WWW + '00fb 0001', '1234 8005 0001 0000 0000 0000' + WWW + '00fb 0001',
@@ -13738,6 +13742,46 @@ DATAGRAM_VECTORS = [
      'RFC 8489 s5'),
     ('xdmcp cut short', UDP, unhex('0001 0003 0005 01 0002 6d'), None, 'by hand'),
     ('xdmcp of methods elsewhere @40001', UDP, unhex('0001 0003 0005 01 0002 6d6d'), None, 'own port'),
+    ('ipmi session of a short one', UDP, unhex('0600ff07 0610 00000000 00000000 0800 00 00 0000 a4a3a2a0'),
+     None, 'by hand'),
+    ('ipmi session of an operator', UDP, unhex('0600ff07 0610 00000000 00000000 2000 00 03 0000 a4a3a2a0 00000008 01000000 01000008 01000000 02000008 01000000'),
+     unhex('0600ff0706110000000000000000240000000300a4a3a2a0a4a3a2a000000008010000000100'
+           '0008010000000200000801000000'), 'IPMI 2.0 s13.17'),
+    ('ipmi third message', UDP, unhex('0600ff07 0614 00000000 00000000 2000', '00' * 32),
+     None, 'IPMI 2.0 s13.22'),
+    ('ipmi response of 2.0', UDP, unhex('0600ff07 0600 00000000 00000000 0800 811c63 2000 54 00 8c'),
+     None, 'by hand: an answer'),
+    ('bacnet message of the network', UDP, unhex('810a 0008 0180 1008'),
+     None, 'ASHRAE 135 s6.2.4'),
+    ('bacnet longer than the datagram', UDP, unhex('810a 0012 0104 0005010c 0c 023fffff 194b'),
+     None, 'by hand'),
+    ('bacnet read of a text of none', UDP, unhex('810a 0011 0104 0005010c 0c 023fffff 191c'),
+     unhex('810a0014010030010c0c02000001191c3e71003f'), 'ASHRAE 135 s15.5'),
+    ('bacnet read of an input', UDP, unhex('810a 0011 0104 0005010c 0c 00000001 194d'),
+     unhex('810a000d010050010c91029120'), 'ASHRAE 135 s15.5'),
+    ('bacnet who has', UDP, unhex('810b 000c 0100 1007 3c 000000'),
+     None, 'ASHRAE 135 s16.9'),
+    ('bacnet acknowledgement', UDP, unhex('810a 000c 0100 3008 0908 0000'),
+     None, 'by hand: an answer'),
+    ('knx search /6', UDP, unhex('0610 0201 000e 0801 c0000000 0e57'),
+     unhex('0610020200480801000000000e573601020000000000021111111111e000170c021111111111')
+     + b'device' + unhex('00000000000000000000000000000000000000000000000004020201'), 'KNX 03_08_02 s7.6.1'),
+    ('ssdp service', UDP, b'M-SEARCH * HTTP/1.1\r\nMAN: "ssdp:discover"\r\nMX: 1\r\nST: urn:dial-multiscreen-org:service:dial:1\r\n\r\n',
+     b'HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=1800\r\nEXT:\r\nLOCATION'
+     + b': http://192.0.0.1/\r\nST: urn:dial-multiscreen-org:service:di'
+     + b'al:1\r\nUSN: uuid:11111111-1111-1111-1111-111111111111\r\n\r\n', 'UPnP DA 2.0 s1.3.2'),
+    ('ws-discovery without an id', UDP, (WSD_PROBE % b'Probe').replace(b'MessageID', b'Message'),
+     None, 'by hand'),
+    ('ike without a cookie, natt @4500', UDP, unhex('00000000', '00' * 16, '21202208 00000000 0000001c'),
+     None, 'by hand'),
+    ('ike of a short size', UDP, unhex('0102030405060708', '00' * 8, '21202208 00000000 00000010'),
+     None, 'by hand'),
+    ('nbns other type', UDP, unhex('0001 0110 0001 0000 0000 0000 20') + NETBIOS_OURS + unhex('00 0022 0001'),
+     None, 'by hand'),
+    ('snmp user, encrypted', UDP, unhex('303e 020103 3011 02046b5aa7ca 020300ffe3 040107 020103 0410 300e 0400 020100 020100 0400 0400 0400 0414', '5a' * 20),
+     unhex('3069020103301102046b5aa7ca020300ffe30401000201030420301e040d8000000005111111'
+           '111111111102010102046b00f801040004000400302f040d8000000005111111111111111104'
+           '00a81c0201000201000201003011300f060a2b060106030f01010400410101'), 'RFC 3414 s3.2'),
 ]
 SNMP_DEAR = masscanned.pack_der(0x30, b'\2\1\1\4\6public', masscanned.pack_der(
     0xa5, b'\2\1\1\2\1\0\2\1\0', masscanned.pack_der(0x30, b'\x30\5\6\1\x2b\5\0' * 32)))
@@ -23336,6 +23380,9 @@ class Amplifiers(unittest.TestCase):
                         answered.append((name, port))
         self.assertEqual({name for name, _ in answered}, {HOST.name.lower()})
         self.assertEqual({port for _, port in answered}, {53, 137, 5353, 5355})
+        requests = {row[0]: row[2] for row in DATAGRAM_VECTORS}     # RFC 2608 s7: none says nothing
+        for dst, count in ((HOST4, 1), (b'\xff' * 4, 0)):
+            self.assertEqual(len(ask(stack, udp(requests['slp types'], dst=dst, dport=427))), count)
         for name in 'wpad', 'isatap':       # not even to a question for us alone
             for port, question, _ in self.name_questions(name):
                 if port != 53 and b'CKAA' not in question:
