@@ -6037,7 +6037,7 @@ STAMP_HOUR = re.compile(r'(\d{4})-(\d\d)-(\d\dT\d\d):')
 SUMMARY_ROWS = 3
 
 
-class Tally:
+class Frequent:
     """Counts by name, of the most frequent ones: bounded, however many names there are.
 
     counts      {name: how often}
@@ -6067,7 +6067,7 @@ class Visitor:
     def __init__(self, stamp):
         self.visits = self.packets = 0
         self.first = self.last = stamp
-        self.tools, self.ports, self.protocols = Tally(16), Tally(64), Tally(16)
+        self.tools, self.ports, self.protocols = Frequent(16), Frequent(64), Frequent(16)
 
     def row(self) -> tuple:
         """-> what its table has of it."""
@@ -6079,7 +6079,7 @@ class Visitor:
 class Report:
     """Event files -> tables, in bounded memory.
 
-    tables      {title: Tally}; names of several columns are tuples
+    tables      {title: Frequent}; names of several columns are tuples
     visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
     met         a bit for the hash of each source; unnamed: sources that only a number tells of
     payloads    {digest: [printable beginning, ports]}
@@ -6094,8 +6094,8 @@ class Report:
         ('SYN signatures', ('signature',)), ('Sensors', ('sensor',)))
 
     def __init__(self):
-        self.tables = {title: Tally() for title, _ in self.TABLES}
-        self.visitors, self.hours, self.payloads = {}, Tally(), {}
+        self.tables = {title: Frequent() for title, _ in self.TABLES}
+        self.visitors, self.hours, self.payloads = {}, Frequent(), {}
         self.events = self.damaged = self.visits = self.unnamed = 0
         self.first = self.last = ''
         self.met = bytearray(1 << SOURCE_BITS - 3)
@@ -6373,7 +6373,7 @@ def report_chart(bars) -> str:
             % (len(bars), rects, bars[0][0], format(top, ','), bars[-1][0]))
 
 
-def write_tables(report, directory):
+def write_csv(report, directory):
     """The same tables as CSV files; no spreadsheet takes a stranger's words for a formula."""
     import csv
     for title, columns, rows in report.all_tables(CSV_ROWS):
@@ -6414,7 +6414,7 @@ def make_report(args) -> int:
         if args.csv is not None:
             path = args.csv
             os.makedirs(path, exist_ok=True)
-            write_tables(report, path)
+            write_csv(report, path)
     except OSError as error:
         raise UserError('%s: %s' % (path, why(error))) from None
     return 0

@@ -19518,7 +19518,7 @@ class Reports(Case):
     def test_bounded(self):
         """However many names and sources there are, the frequent ones stay."""
         with patched(masscanned, TALLY_MAX=20):
-            tally, report = masscanned.Tally(20), masscanned.Report()
+            tally, report = masscanned.Frequent(20), masscanned.Report()
             for number in range(1000):
                 tally.add(number)
                 tally.add('often')
