@@ -127,8 +127,8 @@ def table_text(result) -> str:
 #   and DNS queries, verified and answered without any memory, one recvfrom() and sendto() each;
 #   trust: what a kernel sends on a veth pair has no finished sums of layer 4.
 # flood IFACE KIND BASE BITS: to random targets, from 16 million addresses, SYNs, a mix, or one
-#   request over UDP with ever new ids: dns, names (DNS with ever new names), ssdp, rpc (what a
-#   portmapper has).  Of the mix are 70 % SYNs without options, with an MSS or with a Linux client's,
+#   request over UDP with ever new ids, if it has one: dns, names (DNS with ever new names), ntp,
+#   snmp, ssdp, rpc (what a portmapper has).  Of the mix are 70 % SYNs without options, with an MSS or with a Linux client's,
 #   20 % UDP probes (dns, ntp, snmp, ssdp), 5 % pings, 5 % RSTs; every other is padded to 60.
 # listen PORT BACKLOG: accept on every address, and close at once.
 # http BASE BITS N COUNT: complete exchanges, N at a time, each on a connection of its own, COUNT
@@ -289,6 +289,9 @@ static void do_answer(char **v) {
 
 static const unsigned char query[] = "\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1";
 
+static const char ntp[48] = "\xe3\0\4\xfa\0\1\0\0\0\1";
+static const char snmp[] = "\60\46\2\1\1\4\6public\240\31\2\1\1\2\1\0\2\1\0"
+                           "\60\16\60\14\6\10\53\6\1\2\1\1\1\0\5\0";
 static const char search[] = "M-SEARCH * HTTP/1.1\r\nHOST:239.255.255.250:1900\r\n"
     "MAN:\"ssdp:discover\"\r\nMX:1\r\nST:ssdp:all\r\n\r\n";
 static const char dump[40] = "\0\0\0\0\0\0\0\0\0\0\0\2\0\1\x86\xa0\0\0\0\2\0\0\0\4";
@@ -297,6 +300,8 @@ static const struct request { const char *kind; int port, size, id, name; const 
 requests[] = {
     {"dns", 53, sizeof query - 1, 2, 0, query},
     {"names", 53, sizeof query - 1, 2, 13, query},
+    {"ntp", 123, sizeof ntp, 0, 0, ntp},
+    {"snmp", 161, sizeof snmp - 1, 0, 0, snmp},
     {"ssdp", 1900, sizeof search - 1, 0, 0, search},
     {"rpc", 111, sizeof dump, 4, 0, dump}};
 
@@ -315,13 +320,11 @@ static void vary(unsigned char *f, const struct request *asked) {
 enum { BATCH = 64, ROOM = 192 };
 
 static const unsigned char options[] = "\2\4\5\xb4\4\2\10\12\0\0\0\1\0\0\0\0\1\3\3\7";
-static const char ntp[48] = "\xe3\0\4\xfa\0\1\0\0\0\1";
 static const int option_sizes[] = {0, 4, 20};
 static const struct { int port, size; const char *text; } probes[] = {
     {53, sizeof query - 1, (const char *)query},
     {123, sizeof ntp, ntp},
-    {161, 40, "\60\46\2\1\1\4\6public\240\31\2\1\1\2\1\0\2\1\0"
-              "\60\16\60\14\6\10\53\6\1\2\1\1\1\0\5\0"},
+    {161, sizeof snmp - 1, snmp},
     {1900, 51, "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n"}};
 
 /* layer 4 of a frame of the mix, its ports in place -> octets of it */
@@ -772,6 +775,7 @@ PROBES = [                      # port, datagram
 MIX = ('syn',) * 7 + ('probe',) * 2 + ('other',)
 REQUESTS = {                    # port, octets of an id in front, datagram
     'dns': (53, 2, QUERY), 'names': (53, 2, QUERY),
+    'ntp': (123, 0, PROBES[1][1]), 'snmp': (161, 0, PROBES[2][1]),
     'ssdp': (1900, 0, b'M-SEARCH * HTTP/1.1\r\nHOST:239.255.255.250:1900\r\n'
                       b'MAN:"ssdp:discover"\r\nMX:1\r\nST:ssdp:all\r\n\r\n'),
     'rpc': (111, 4, struct.pack('!10I', 0, 0, 2, 100000, 2, 4, 0, 0, 0, 0))}
@@ -1747,11 +1751,13 @@ def answered_for_addresses(bench, _):
 
 @measure('answer-protocols', 'answers/s', 'bare')
 def answered_with_protocols(bench, _):
-    """DNS queries answered with one protocol, and with all of them, on one core."""
-    def masscanned(*more):
-        return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), 'dns')
-    yield Figure('--only dns', masscanned('--only', 'dns'), '')
-    yield Figure('all protocols', masscanned(), '--only dns')
+    """DNS, NTP and SNMP answered with that protocol alone, and among all, on one core."""
+    def masscanned(kind, *more):
+        return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), kind)
+    for kind in ('dns', 'ntp', 'snmp'):
+        alone = '--only ' + kind
+        yield Figure(alone, masscanned(kind, '--only', kind), '')
+        yield Figure(kind + ' of all protocols', masscanned(kind), alone)
 
 
 @measure('answer-find', 'a second')
