@@ -131,7 +131,8 @@ def table_text(result) -> str:
 # flood IFACE KIND BASE BITS: to random targets, from 16 million addresses, SYNs, a mix, or one
 #   request over UDP, with ever new ids if it has one: dns, names (DNS with ever new names), ntp,
 #   snmp, ssdp, rpc (what a portmapper has).  Of the mix are 70 % SYNs without options, with an
-#   MSS or with a Linux client's, 20 % UDP probes (dns, ntp, snmp, ssdp), 5 % pings, 5 % RSTs; every other is padded to 60.
+#   MSS or with a Linux client's, 20 % UDP probes (dns, ntp, snmp, ssdp), 5 % pings, 5 % RSTs;
+#   every other is padded to 60.
 # listen PORT BACKLOG: accept on every address, and close at once.
 # http BASE BITS N COUNT: complete exchanges, N at a time, each on a connection of its own, COUNT
 #   in all (0: for ever); each 0.1 s, and at the end, a line: seconds, exchanges, failures.
