@@ -98,7 +98,7 @@ def setUpModule():
 
 STANDARD = {                                # file: modules it may import
     'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
-                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'itertools', 'json', 'masscanned',
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools', 'json', 'masscanned',
                  'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
                  'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
     'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
@@ -20111,6 +20111,7 @@ class Responder(Case):
     def test_datagram_clients(self):
         """The same over UDP."""
         self.run_clients(self.DATAGRAM_CLIENTS, 15)
+
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
         self.run_clients(self.TLS_CLIENTS, 15)
