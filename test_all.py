@@ -21807,7 +21807,8 @@ P256_POINTS = [
      '4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5'),
     (2, '7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978',
      '07775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1'),
-    (masscanned.P256_ORDER - 1, '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
+    (masscanned.find_curve('nistp256').order - 1,
+     '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
      'b01cbd1c01e58065711814b583f061e9d431cca994cea1313449bf97c840ae0a')]
 
 
@@ -21823,19 +21824,14 @@ class Keys(Case):
             return kind.make(self.random)
 
     def test_points(self):
+        curve = masscanned.find_curve('nistp256')
         for number, x, y in P256_POINTS:
-            self.assertEqual(masscanned.multiply_p256(number), (int(x, 16), int(y, 16)), number)
+            self.assertEqual(curve.times_base(number), (int(x, 16), int(y, 16)), number)
         for first, second in ((1, 1), (2, 1), (5, 9)):      # by the group's own law
-            double = masscanned.add_p256(*masscanned.multiply_p256(first), 1,
-                                         masscanned.multiply_p256(second))
-            inverse = masscanned.invert(double[2], masscanned.P256)
-            self.assertEqual((double[0] * inverse ** 2 % masscanned.P256,
-                              double[1] * inverse ** 3 % masscanned.P256),
-                             masscanned.multiply_p256(first + second))
-        infinity = masscanned.add_p256(*masscanned.P256_BASE, 1, masscanned.multiply_p256(
-            masscanned.P256_ORDER - 1))
+            total = curve.add(*curve.times_base(first), 1, curve.times_base(second))
+            self.assertEqual(curve.know([total]), [curve.times_base(first + second)])
+        infinity = curve.add(*curve.base, curve.times_base(curve.order - 1))
         self.assertEqual(infinity[2], 0)
-        self.assertEqual(masscanned.multiply_p256(masscanned.P256_ORDER + 1), masscanned.P256_BASE)
 
     def test_primes(self):
         """Composites are found out: powers, Carmichael's, those that fool a base."""
