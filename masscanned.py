@@ -1108,8 +1108,8 @@ class Host:
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
                  'keep')
     # what is the same for every visitor, at all times: an answer made of it may be given again
-    LASTING = frozenset(('guid', 'name', 'host_name', 'boot', 'registry', 'original', 'http_401',
-                         'keep'))
+    LASTING = frozenset(('guid', 'uuid', 'name', 'host_name', 'boot', 'registry', 'original',
+                         'http_401', 'keep'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):

@@ -18900,6 +18900,47 @@ class Responder(Case):
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    # of the web, and of what proxies lead to; {ipp}: what ipptool asks
+    WEB_CLIENTS = [
+        ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
+         r'\AHTTP/1\.1 200 .*\nAllow: GET, '),
+        ('curl PUT', 'curl -sS -w _%{{http_code}} -T {post} http://10.88.0.62/a', 0, r'_403\Z'),
+        ('curl DELETE', 'curl -sS -w _%{{http_code}} -X DELETE http://[fd88::62]/a', 0, r'_403\Z'),
+        ('curl GARBLE', 'curl -sS -w _%{{http_code}} -X GARBLE http://10.88.0.62:80/a', 0, r'_501\Z'),
+        ('curl PROPFIND', 'curl -sSi -X PROPFIND http://10.88.0.62:8080/', 0, r'207 Multi-Status'),
+        ('curl HTTP/2', 'curl -sS --http2-prior-knowledge -w _%{{http_version}}_%{{http_code}} '
+         'http://10.88.0.62/robots.txt', 0, r'Disallow: /\n_1\.1_200\Z'),
+        ('curl upgrade to h2c', 'curl -sS --http2 -w _%{{http_version}} http://10.88.0.62/robots.txt',
+         0, r'_1\.1\Z'),
+        ('curl login', 'curl -sSi -d username=bob&password=x http://10.88.0.62/login', 0,
+         r'Login incorrect'),
+        ('curl basic', 'curl -sSi -u bob:x http://10.88.0.62/manager/html', 0,
+         r'401 Unauthorized.*realm="win-'),
+        ('curl digest', 'curl -sSv --digest -u bob:x http://10.88.0.62/ISAPI/a', 0,
+         r'> Authorization: Digest username="bob".*< HTTP/1\.1 401 '),
+        ('curl ntlm', 'curl -sSv --ntlm -u DOM\\bob:x http://10.88.0.62/EWS/', 0,
+         r'< WWW-Authenticate: NTLM TlRM.*> Authorization: NTLM TlRM.*< HTTP/1\.1 401 '),
+        ('curl proxy', 'curl -sS -x http://10.88.0.62:3128 http://inner.example/robots.txt', 0,
+         r'Disallow: /\n\Z'),
+        ('curl connect', 'curl -sSi -p -x http://bob:x@10.88.0.62:3128 http://inner.example/', 0,
+         r'\AHTTP/1\.1 200 Connection established\r\n\r\nHTTP/1\.1 200 OK.*</html>\n\Z'),
+        ('curl connect, ftp', 'curl -sSv -p -x http://10.88.0.62:3128 -u bob:x ftp://inner.example/',
+         67, r'530 Login incorrect'),
+        ('curl socks4a', 'curl -sS --socks4a 10.88.0.62:1080 http://inner.example/robots.txt', 0,
+         r'Disallow: /\n\Z'),
+        ('curl docker', 'curl -sS http://10.88.0.62:2375/_ping http://10.88.0.62:2375/v1.43/info', 0,
+         r'\AOK\{{"ID":"win-'.replace('{{', '{')),
+        ('ipptool', 'ipptool -tv ipp://10.88.0.62:631/ipp/print {ipp}', 0,
+         r'\[PASS\].*printer-state \(enum\) = idle'),
+        ('websockets', '{py}a=__import__("asyncio");w=__import__("websockets").connect('
+         '"ws://10.88.0.62/chat");b=a.new_event_loop();c=b.run_until_complete(w);'
+         'b.run_until_complete(c.send("hello"));print("got",repr(b.run_until_complete(c.recv())));'
+         'b.run_until_complete(c.close());print(c.close_code)', 0, r"got ''\n1000\n\Z"),
+    ]
+    IPP_ASKED = '''{ OPERATION Get-Printer-Attributes
+        GROUP operation-attributes-tag ATTR charset attributes-charset utf-8
+        ATTR language attributes-natural-language en ATTR uri printer-uri $uri
+        STATUS successful-ok EXPECT printer-state DISPLAY printer-state }'''
     SLOW_CLIENTS = [
         ('nmap -sV', 'nmap -n -Pn -sV --script rpcinfo,nfs-showmount -p 111 10.88.0.28', 0,
          r'111/tcp open +rpcbind 2-4 .*100000 +2,3,4 +111/tcp +rpcbind'),
@@ -18909,11 +18950,11 @@ class Responder(Case):
 
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
-        post = self.path('post', b'p' * 100000)
+        post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, py='/usr/bin/python3 -c ')
+                command = command.format(post=post, ipp=ipp, py='/usr/bin/python3 -c ')
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -18939,6 +18980,30 @@ class Responder(Case):
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
         self.run_clients(self.BINARY_CLIENTS, 15)
+
+    def test_web_clients(self):
+        """Pages, statuses, protocols inside of others."""
+        self.run_clients(self.WEB_CLIENTS, 15)
+
+    def test_proxies_dial_nobody(self):
+        """A visit to each kind of proxy is granted, and the system is asked for no connection."""
+        each = self.start('10.88.0.163', '-q')
+        trace = self.path('trace')
+        tracer = self.client('strace', '-f', '-e', 'trace=network,poll,ppoll,epoll_wait', '-o', trace,
+                             '-p', str(each.pid), namespace=self.far)
+        wait_until(lambda: os.path.getsize(trace) if os.path.exists(trace) else False)
+        for options in (['--socks4', '10.88.0.163:1080'], ['--socks4a', '10.88.0.163:1080'],
+                        ['-x', 'socks5h://10.88.0.163:1080'], ['-x', 'http://10.88.0.163:3128'],
+                        ['-p', '-x', 'http://10.88.0.163:3128']):
+            with self.subTest(options):
+                self.assertIn('Disallow', self.output(
+                    'curl', '-sS', '-m', '10', *options, 'http://10.0.0.9/robots.txt')[1])
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(10)
+        with open(trace) as file:
+            text = file.read()
+        self.assertGreater(len(text.splitlines()), 20)
+        self.assertNotRegex(text, r'\b(connect|socket|socketpair)\(|AF_INET|AF_UNIX|AF_NETLINK')
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
