@@ -3727,8 +3727,9 @@ class Bucket:
         return max(0, (self.cost - self.level) / self.rate - (now - self.filled))
 
 
-AUTO_START = 200            # SYNs a second that -r auto begins with
-AUTO_MAX = 100000           # and that it does not go beyond; -r auto/N names another
+AUTO_START = 520            # SYNs a second that -r auto begins with, as without -r
+AUTO_LEAST = 200            # that it does not fall below
+AUTO_MAX = 100000           # that it does not go beyond; -r auto/N names another
 AUTO_FEW, AUTO_MANY = 100, 1500     # answers to be expected before it goes on: at first, later
 AUTO_SIGMAS, AUTO_DROP = 5, 0.02    # fewer answers than expected by so much are a loss
 AUTO_LAST_SIGMAS = 2        # at the end: sending some again for nothing costs little
@@ -3742,7 +3743,7 @@ AUTO_KEPT = 150000          # silent targets of a level that can be sent again; 
 AUTO_KEPT_STATE = 40000     # and so many with --state, or its slots would be too small
 AUTO_FORGIVES = 5           # losses in a row at the lowest rate: the answers have become fewer
 
-AUTO_PATIENCE_S = 10        # with too few answers to judge by it goes on after that, up to ...
+AUTO_PATIENCE_S = 6         # with too few answers to judge by it doubles after that, up to ...
 AUTO_BLIND = 5000           # ... this rate
 AUTO_USUAL = 'start', 'answers hold', 'too few answers to judge by', 'exclude list read again'
 AGAIN, HELD = 'again', 'held'   # what becomes of a silent target: sent again now, or perhaps later
@@ -3786,6 +3787,7 @@ class Judge:
     good        (first tries, answers) at good rates, the older ones fading
     trial       the same of what was last found good, and its silent targets: good when the next
                 is; a small loss at twice the last good rate is not seen at once
+    blind       not beyond this rate with too few answers to judge by
     cap, until  not beyond cap before the time until
     decisions   not yet told
     ended       silent targets of good rates that have been judged
@@ -3795,11 +3797,13 @@ class Judge:
 
     def __init__(self, most, share, now):
         """share: of the scan that this engine is, 1 = all of it."""
-        self.least, self.most = min(AUTO_START * share, most), most
-        self.levels = collections.deque([Level(now, 0, self.least)])
+        self.least, self.most = min(AUTO_LEAST * share, most), most
+        self.blind = min(AUTO_BLIND * share, most)
+        self.start = min(AUTO_START * share, most)
+        self.levels = collections.deque([Level(now, 0, self.start)])
         self.good, self.trial, self.ended = (0, 0), (0, 0, []), []
         self.cap, self.until, self.losses, self.doubling = most, math.inf, 0, True
-        self.decisions = [Decision(time.time(), self.least, AUTO_USUAL[0])]
+        self.decisions = [Decision(time.time(), self.start, AUTO_USUAL[0])]
         self.seen = (0, 0, 0)                   # errors at the last look
         self.sigmas = AUTO_SIGMAS
 
@@ -3860,8 +3864,8 @@ class Judge:
         if (expected or answers) >= (AUTO_FEW if self.doubling else AUTO_MANY):
             return self.grow(level, answers, now, sent), []
         if (self.doubling and not level.judged and now - level.begin > AUTO_PATIENCE_S + timeout_s
-                and level.rate * 2 <= AUTO_BLIND):
-            return self.decide(level.rate * 2, AUTO_USUAL[2], now, sent), []
+                and level.rate < self.blind):
+            return self.decide(min(level.rate * 2, self.blind), AUTO_USUAL[2], now, sent), []
         return None, []
 
     def is_loss(self, probes, answers, expected):
@@ -3893,7 +3897,7 @@ class Judge:
     def grow(self, level, answers, now, sent):
         """The level was good -> the next rate, if one more would be used; else None."""
         fade = min(1.0, AUTO_MEMORY / (self.good[0] + 1))
-        first = not self.good[0]                # the lowest rate is good at once
+        first = not self.good[0]                # the first rate is good at once
         tried = (level.ended, answers) if first else self.trial
         self.good = tuple(before * fade + count for before, count in zip(self.good, tried))
         self.ended += self.trial[2]
@@ -5028,8 +5032,8 @@ class Engine(Runner):
     def adapt(self, most, share):
         """-r auto: let a judge find the rate."""
         self.judge, self.batch = Judge(most, share, self.now), 1
-        self.pace = self.pace._replace(rate=self.judge.least)
-        self.bucket.set_rate(self.judge.least, self.now)
+        self.pace = self.pace._replace(rate=self.judge.start)
+        self.bucket.set_rate(self.judge.start, self.now)
 
     def keep(self, keeper):
         """--state: let it take snapshots."""

@@ -19,6 +19,7 @@ import functools
 import gzip
 import hashlib
 import heapq
+import hmac
 import inspect
 import io
 import ipaddress
@@ -4880,7 +4881,7 @@ class AdaptiveRate(unittest.TestCase):
         """
         draw, now, sent = random.Random(1), 1000.0, 0       # statistics: always the same
         judge, under_way, rates = cscan.Judge(most, 1, now), collections.deque(), []
-        rate, lost, repeated = judge.least, set(), 0
+        rate, lost, repeated = judge.start, set(), 0
         for step in range(int(seconds * 10)):
             now += 0.1
             if share_later is not None and now > 1060:
@@ -4929,10 +4930,16 @@ class AdaptiveRate(unittest.TestCase):
                               if each.reason not in cscan.AUTO_USUAL], [], share)
 
     def test_no_answers(self):
-        """Nothing answers: it goes on slowly, and not beyond AUTO_BLIND."""
-        judge, rates, _, _ = self.run_net(0, None, 120)
-        self.assertEqual(rates[:100], [200] * 100)
-        self.assertEqual(max(rates), 3200)
+        """Nothing answers: it goes on slowly, in 30 s up to its blind ceiling, and never beyond."""
+        _, rates, _, _ = self.run_net(0, None, 40)
+        self.assertEqual((rates[:50], rates[300:]), ([520] * 50, [5000] * 100))
+        worker = cscan.Judge(100000, 0.5, 0)
+        self.assertEqual((worker.start, worker.blind, worker.least), (260, 2500, 100))
+
+    def test_enough_answers(self):
+        """Where a twentieth answers and nothing is lost, 20,000 a second are reached in 30 s."""
+        for share in 0.05, 1:
+            self.assertGreaterEqual(self.run_net(share, None, 30, most=20000)[1][-1], 20000, share)
 
     def test_fewer_answers_for_good(self):
         """Half of the answers stay away at any rate: that becomes what is usual."""
@@ -4960,7 +4967,8 @@ class AdaptiveRate(unittest.TestCase):
 
     def judge(self, most=1000):
         """A judge whose lowest rate was found to be good: half of the targets answer."""
-        judge = cscan.Judge(most, 1, 0.0)
+        with patched(cscan, AUTO_START=200):
+            judge = cscan.Judge(most, 1, 0.0)
         self.count(judge, 0.5, 1000, 500)
         self.assertEqual(judge.look(1.0, 0.5, 1000, (0, 0, 0)), (400, []))
         return judge
@@ -5023,7 +5031,8 @@ class AdaptiveRate(unittest.TestCase):
 
     def test_errors_at_the_lowest_rate(self):
         """They are no decision each time; nor are those too soon after the last one."""
-        judge = cscan.Judge(1000, 1, 0.0)
+        with patched(cscan, AUTO_START=200):
+            judge = cscan.Judge(1000, 1, 0.0)
         for tenth in range(100):
             self.assertEqual(judge.look(tenth / 10, 0.5, 0, (tenth, 0, 0)), (None, []))
         self.assertEqual(len(judge.decisions), 1)
@@ -11174,9 +11183,9 @@ HTTP_VECTORS = [
     ('ssh LF', TCP, b'SSH-2.0-x\n', SSH_OPENING, 'masscanned.md'),
     ('ssh empty software', TCP, b'SSH-2.0-\r\n', SSH_OPENING, 'original s15'),
     ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', SSH_OPENING, 'original s15'),
-    ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', None, 'original s15'),
-    ('ssh no dash', TCP, b'SSH-2.0\r\n', None, 'original s15'),
-    ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', None, 'original s15'),
+    ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', BANNER, 'dropbear 2022.83'),
+    ('ssh no dash', TCP, b'SSH-2.0\r\n', BANNER, 'dropbear 2022.83'),
+    ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', BANNER, 'dropbear 2022.83'),
     ('ssh cut', TCP, b'SSH-2.0-OpenSSH', None, 'original s15'),
     ('ssh kexinit', TCP, b'SSH-2.0-x\r\n' + ssh_packet(ssh_kexinit()), SSH_OPENING,
      'RFC 4253 s7.1'),
@@ -11185,7 +11194,7 @@ HTTP_VECTORS = [
     ('ssh no packet', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', SSH_OPENING, 'by hand'),
     ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', SSH_OPENING, 'by hand'),
     ('ssh too long', TCP, b'SSH-2.0-' + b'x' * 1015 + b'\r\n', None, 'by hand'),
-    ('ssh own short line', TCP, SSH_SHORT + b'SSH-2.0-x\r\n', None, 'original s23.2: no loop'),
+    ('ssh short line', TCP, SSH_SHORT + b'SSH-2.0-x\r\n', BANNER, 'by hand'),
     ('ssh udp', UDP, b'SSH-2.0-x\r\n', SSH_SHORT, 'original s15'),
     ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', SSH_SHORT, 'by hand'),
     ('ssh udp cut', UDP, b'SSH-2.0-x', None, 'original s15'),
@@ -13156,6 +13165,12 @@ def quiet_host(protocols=None):
 
 
 HOST = quiet_host()
+# Two primes that everybody knows: a key that takes no time to make
+MERSENNE = 2 ** 521 - 1, 2 ** 607 - 1
+RSA_KEY = masscanned.RsaKey(
+    MERSENNE[0] * MERSENNE[1], 65537,
+    masscanned.invert(65537, (MERSENNE[0] - 1) * (MERSENNE[1] - 1)), *MERSENNE)
+HOST.shared['ssh'] = masscanned.SshHost(HOST.random, 1000, RSA_KEY)
 # Of 8,192 wrong numbers one is taken for a cookie.  With a hash that is the same in each run it is
 # known which ones, and no test fails by chance; test_openings_hashed_quickly takes the other.
 QUICK_HASH, masscanned.flow_hash = masscanned.flow_hash, masscanned.hash_slowly
@@ -20225,6 +20240,8 @@ class ResponderCli(Case):
         ('original and greet', ['-i', 'nope0', '--like-original', '--greet', '200'], 2,
          ['--like-original']),
         ('load', ['-i', 'nope0', '--load', '/nope/x.py'], 1, ['--load', "'/nope/x.py'"]),
+        ('share', ['-i', 'nope0', '--ssh-budget', '1.5'], 2, ['--ssh-budget', "'1.5'", '0.2']),
+        ('share text', ['-i', 'nope0', '--ssh-budget', 'all'], 2, ['--ssh-budget', "'all'"]),
         ('budget text', ['-i', 'nope0', '--udp-budget', 'x'], 2, ['--udp-budget', "'x'"]),
         ('budget one', ['-i', 'nope0', '--udp-budget', '5'], 2, ['--udp-budget', "'5'"]),
         ('budget four', ['-i', 'nope0', '--udp-budget', '1,2,3,4'], 2, ['--udp-budget']),
@@ -21205,6 +21222,123 @@ def ssh_stream(host=HOST):
     return Noting(PEER4, HOST4, 40000, 22, NOW, host)
 
 
+class SshClient:
+    """The other end of SSH with a Stream; all it knows of key exchange is group 14.
+
+    notes       what the Stream has noted
+    got         payloads that came, in order
+    kinds       their kinds
+    """
+    VERSION = b'SSH-2.0-client'
+    SECRET = 0x1234567
+
+    def __init__(self, host=HOST, kex=(), stream=None):
+        self.stream = stream or ssh_stream(host)
+        self.got, self.inbox = [], b''
+        self.e = masscanned.pack_mpint(pow(2, self.SECRET, masscanned.GROUP14))
+        self.inward = self.outward = masscanned.SSH_PLAIN
+        self.sent = self.received = self.end = 0
+        self.kexinit = ssh_kexinit({**{0: b'diffie-hellman-group14-sha256', 1: b'ssh-rsa',
+                                       2: b'aes128-ctr', 3: b'aes128-ctr'}, **dict(kex)})
+        self.take(self.stream.feed(self.VERSION + b'\r\n'))
+        self.run()
+
+    def run(self):
+        """What the stream waits for comes."""
+        while self.stream.waits is not None:
+            self.take(self.stream.resume())
+
+    def take(self, octets):
+        self.inbox += octets
+        if not self.end:
+            self.end = self.inbox.find(b'\n') + 1
+            self.inbox = self.inbox[self.end:]
+        while self.end and self.inbox:
+            way = self.inward
+            size = way.read_size(self.received, self.inbox[:way.first]) + 4 + way.tag
+            packet = way.open(self.received, self.inbox[:size])
+            self.received, self.inbox = self.received + 1, self.inbox[size:]
+            assert 4 <= packet[0] < 4 + way.block
+            assert (size - way.tag - 4 + way.counted) % way.block == 0
+            self.got.append(packet[1:len(packet) - packet[0]])
+            if self.got[-1] == b'\x15':
+                self.inward = self.keys(1)
+                self.received = 0 if self.strict else self.received
+
+    @property
+    def kinds(self):
+        return [payload[0] for payload in self.got]
+
+    @property
+    def noted(self):
+        return [fields for kind, fields in self.stream.noted if kind == 'credentials']
+
+    @property
+    def strict(self):
+        return b'kex-strict-c' in self.kexinit
+
+    def pack(self, payload):
+        """A payload -> its packet."""
+        self.sent += 1
+        return masscanned.pack_ssh(self.outward, self.sent - 1, payload, lambda size: b'p' * size)
+
+    def say(self, *payloads):
+        """Payloads, in one segment -> kinds of what came for them."""
+        before = len(self.got)
+        self.take(self.stream.feed(b''.join(map(self.pack, payloads))))
+        self.run()
+        return self.kinds[before:]
+
+    def exchange(self):
+        """KEXINIT to NEWKEYS."""
+        self.say(self.kexinit, b'\x1e' + self.e)
+        self.say(b'\x15')
+        self.outward = self.keys(0)
+        self.sent = 0 if self.strict else self.sent
+        return self
+
+    def read_reply(self):
+        """The KEXDH_REPLY -> (host key, f, signature, hash)."""
+        reply, fields = next(payload for payload in self.got if payload[0] == 31), []
+        at = 1
+        for _ in range(3):
+            octets, at = masscanned.read_sized(reply, at, 4)
+            fields.append(octets)
+        blob, f, signature = fields
+        self.shared = masscanned.pack_mpint(
+            pow(int.from_bytes(f, 'big'), self.SECRET, masscanned.GROUP14))
+        parts = self.VERSION, BANNER[:-2], self.kexinit, self.got[0], blob
+        digest = hashlib.new('sha1' if b'group14-sha1' in self.kexinit else 'sha256', b''.join(
+            map(ssh_string, parts)) + self.e + ssh_string(f) + self.shared).digest()
+        return blob, f, signature, digest
+
+    def keys(self, way):
+        """RFC 4253 s7.2 -> a way."""
+        names = [each[0] for each in masscanned.parse_kexinit(self.kexinit)[0]]
+        session = self.read_reply()[3]
+        name = 'sha1' if b'group14-sha1' in self.kexinit else 'sha256'
+
+        def derive(letters, size):
+            out = hashlib.new(name, self.shared + session + letters[way:way + 1] + session).digest()
+            while len(out) < size:
+                out += hashlib.new(name, self.shared + session + out).digest()
+            return out[:size]
+        cipher, mac = names[2 + way], names[4 + way]
+        if b'chacha' in cipher:
+            return masscanned.SshChacha(derive(b'CD', 64))
+        return masscanned.SshCtr(derive(b'CD', int(cipher[3:6]) // 8), derive(b'AB', 16),
+                                 'sha1' if mac == b'hmac-sha1' else 'sha256',
+                                 derive(b'EF', 20 if mac == b'hmac-sha1' else 32))
+
+    def login(self, method=b'password', more=b'\0' + ssh_string(b'secret'), user=b'bob'):
+        """-> kinds of what came for it."""
+        return self.say(b'\x32' + b''.join(map(ssh_string, (user, b'ssh-connection', method))) + more)
+
+
+SSH_SERVICE = b'\5' + ssh_string(b'ssh-userauth')
+SSH_FAILED = b'\x33' + ssh_string(b'publickey,password') + b'\0'
+
+
 class SecureShell(unittest.TestCase):
     """SSH, from the identification to the refusal."""
 
@@ -21223,7 +21357,7 @@ class SecureShell(unittest.TestCase):
             stream, kexinit = ssh_stream(), ssh_kexinit(names, cookie=b'c' * 16)
             self.assertEqual(feed(stream, self.LINE, ssh_packet(kexinit)), SSH_OPENING)
             self.assertEqual((stream.noted, stream.closing), ([('ssh_kexinit', {
-                'kexinit': kexinit, 'version': b'SSH-2.0-x'})], True))
+                'kexinit': kexinit, 'version': b'SSH-2.0-x'})], bool(names)))
 
     def test_bad_packets(self):
         """The connection ends without a word, as dropbear ends it."""
@@ -21240,6 +21374,289 @@ class SecureShell(unittest.TestCase):
                 stream = ssh_stream()
                 self.assertEqual(feed(stream, self.LINE, packets), SSH_OPENING)
                 self.assertEqual((stream.noted, stream.closing), ([], True))
+
+    def test_primitives(self):
+        """Against the vectors of their specifications."""
+        number = functools.partial(int.from_bytes, byteorder='little')
+        for secret, point, product in (                         # RFC 7748 s5.2
+                ('a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4',
+                 'e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c',
+                 'c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552'),
+                ('4b66e9d4d1b4673c5ad22691957d6af5c11b6421e0ea01d42ca4169e7918ba0d',
+                 'e5210f12786811d3f4b7959d0538ae2c31dbe7106fc03c3efc4cd549c715a493',
+                 '95cbde9476e8907d7aade45cb4b873f88b595a68799fa152e6f8f7647aac7957')):
+            self.assertEqual(masscanned.x25519(
+                masscanned.clamp(unhex(secret)), masscanned.SshX25519.read(unhex(point))),
+                number(unhex(product)))
+        secret = masscanned.clamp(b'\x77' * 32)
+        self.assertEqual(masscanned.x25519(secret, 9), masscanned.x25519_base(secret))
+        for seed, public, message, signature in (               # RFC 8032 s7.1
+                ('9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60',
+                 'd75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a', '',
+                 'e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bac'
+                 'c61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b'),
+                ('4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb',
+                 '3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c', '72',
+                 '92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e'
+                 '458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00')):
+            key = masscanned.Ed25519Key(unhex(seed))
+            self.assertEqual((key.public, key.sign(unhex(message))),
+                             (unhex(public), unhex(signature)))
+        block = unhex('6bc1bee22e409f96e93d7e117393172a')
+        for key, out in (                                       # SP 800-38A sF.5.1, F.5.5
+                ('2b7e151628aed2a6abf7158809cf4f3c', '874d6191b620e3261bef6864990db6ce'),
+                ('603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4',
+                 '601ec313775789a5b7a7f504bbf3d228')):
+            cipher = masscanned.AesCtr(unhex(key), unhex('f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff'))
+            self.assertEqual(cipher.crypt(block), unhex(out))
+        cipher = masscanned.AesCtr(bytes(16), b'\xff' * 16)      # the counter goes round
+        cipher.crypt(bytes(16))
+        self.assertEqual(cipher.crypt(bytes(16)), unhex('66e94bd4ef8a2c3b884cfa59ca342b2e'))
+        self.assertEqual(masscanned.chacha20(bytes(32), 0, 0, 2)[60:80],    # RFC 8439 sA.1
+                         unhex('b2ee6586' '9f07e7be5551387a98ba977c732d080d'))
+        self.assertEqual(                                       # s2.3.2; its nonce has 96 bits
+            masscanned.chacha20(bytes(range(32)), 0x4a << 32, 0x09000000 << 32 | 1, 1)[:16],
+            unhex('10f1e7e4d13b5915500fdd1fa32071c4'))
+        self.assertEqual(masscanned.poly1305(                   # RFC 8439 s2.5.2
+            unhex('85d6be7857556d337f4452fe42d506a80103808afb0db2fd4abff6af4149f51b'),
+            b'Cryptographic Forum Research Group'), unhex('a8061dc1305136c6c22b8baf0c0127a9'))
+        way = masscanned.SshCtr(bytes(16), bytes(16), 'sha256', b'k' * 32)
+        self.assertEqual(way.sign(7, b'x'), hmac.new(b'k' * 32, b'\0\0\0\7x', 'sha256').digest())
+
+    def test_curves(self):
+        for name, secret, x in (                                # RFC 5903 s8
+                ('nistp256', 'c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433',
+                 'dad0b65394221cf9b051e1feca5787d098dfe637fc90b9ef945d0c3772581180'),
+                ('nistp384', '099f3c7034d4a2c699884d73a375a67f7624ef7c6b3c0f160647b67414dce655'
+                 'e35b538041e649ee3faef896783ab194',
+                 '667842d7d180ac2cde6f74f37551f55755c7645c20ef73e31634fe72b4c55ee6'
+                 'de3ac808acb4bdb4c88732aee95f41aa'),
+                ('nistp521', '0037ade9319a89f4dabdb3ef411aaccca5123c61acab57b5393dce47608172a0'
+                 '95aa85a30fe1c2952c6771d937ba9777f5957b2639bab072462f68c27a57382d4a52',
+                 '0015417e84dbf28c0ad3c278713349dc7df153c897a1891bd98bab4357c9ecbe'
+                 'e1e3bf42e00b8e380aeae57c2d107564941885942af5a7f4601723c4195d176ced3e')):
+            with self.subTest(name=name):
+                curve, secret = masscanned.find_curve(name), int(secret, 16)
+                base = curve.base[:2]
+                self.assertEqual(curve.times_base(secret)[0], int(x, 16))
+                self.assertEqual(curve.times(secret, base), curve.times_base(secret))
+                self.assertEqual(curve.times(curve.order - 1, base), (base[0], curve.p - base[1]))
+                self.assertEqual(curve.parse(curve.pack(base)), base)
+                for octets in (b'', curve.pack(base)[:-1], b'\2' + curve.pack(base)[1:],
+                               b'\4' + bytes(2 * curve.size), b'\4' + b'\xff' * 2 * curve.size,
+                               curve.pack((base[0], base[1] ^ 1)), curve.pack(base) + b'\0'):
+                    self.assertRaises(masscanned.Malformed, curve.parse, octets)
+
+    def test_group14(self):
+        """RFC 3526 s3: 2^2048 - 2^1984 - 1 + 2^64 * (floor(2^1918 * pi) + 124476)."""
+        def arctan(inverse, one):
+            power = total = one // inverse
+            for count in itertools.count(3, 2):
+                power //= -inverse * inverse
+                if power in (0, -1):
+                    return total
+                total += power // count
+        one = 1 << 1918 + 64
+        pi = 4 * (4 * arctan(5, one) - arctan(239, one)) >> 64
+        self.assertEqual(masscanned.GROUP14,
+                         2 ** 2048 - 2 ** 1984 - 1 + 2 ** 64 * (pi + 124476))
+
+    def test_values(self):
+        """No secret is made of what a client must not send, and none before it was looked at."""
+        p, mpint = masscanned.GROUP14, masscanned.pack_mpint
+        for name, octets in [
+                *((b'curve25519-sha256', bytes(size)) for size in (0, 31, 33)),
+                (b'ecdh-sha2-nistp256', b'\4' + bytes(64)), (b'ecdh-sha2-nistp384', b'\4'),
+                *((b'diffie-hellman-group14-sha1', mpint(number)[4:]) for number in (
+                    1, p - 1, p, p + 2)),
+                (b'diffie-hellman-group14-sha1', b''), (b'diffie-hellman-group14-sha1', b'\0\2'),
+                (b'diffie-hellman-group14-sha1', b'\xff\2')]:
+            with self.subTest(name=name, octets=octets):
+                exchange = masscanned.SSH_KEX[name][0]
+                self.assertRaises(masscanned.Malformed, exchange.read, octets)
+                with patched(masscanned.SshBudget, allows=None):    # it would fail if called
+                    client = SshClient(kex={0: name})
+                    self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(octets)), [])
+                    self.assertTrue(client.stream.closing)
+        low = 325606250916557431795983626356110631294008115727848805560023387167927233504
+        for value in 0, 1, 2 ** 255 - 20, 2 ** 255 - 19, low:           # points of low order
+            with self.assertRaises(masscanned.Malformed):
+                masscanned.SshX25519.agree(value, os.urandom)
+
+    def test_exchanges(self):
+        """Both sides have the same secret."""
+        for name, (exchange, _) in masscanned.SSH_KEX.items():
+            with self.subTest(name=name):
+                theirs, first = exchange.agree(exchange.read(self.value_of(exchange)), os.urandom)
+                self.assertGreater(first, 0)
+                octets, _ = masscanned.read_sized(theirs, 0, 4)
+                value = exchange.read(octets)
+                ours, secret = exchange.agree(value, lambda size: b'\5' * size)
+                back, _ = masscanned.read_sized(ours, 0, 4)
+                self.assertNotEqual(back, octets)
+
+    @staticmethod
+    def value_of(exchange):
+        """A public value of a client."""
+        if exchange is masscanned.SshDh:
+            return b'\3'
+        if exchange is masscanned.SshX25519:
+            return b'\x09'.ljust(32, b'\0')
+        curve = masscanned.find_curve(exchange.name)
+        return curve.pack(curve.base[:2])
+
+    def test_login(self):
+        """Each cipher with each MAC, up to the refusal; RSA's signature is of what was said."""
+        for cipher, mac, kex, strict in (
+                (b'aes128-ctr', b'hmac-sha1', b'diffie-hellman-group14-sha1', b''),
+                (b'aes256-ctr', b'hmac-sha2-256', b'diffie-hellman-group14-sha256', b''),
+                (b'aes128-ctr', b'hmac-sha2-256', b'diffie-hellman-group14-sha256',
+                 b',kex-strict-c-v00@openssh.com'),
+                (b'chacha20-poly1305@openssh.com', b'hmac-sha1', b'diffie-hellman-group14-sha256',
+                 b',ext-info-c'),
+                (b'chacha20-poly1305@openssh.com', b'hmac-sha1', b'diffie-hellman-group14-sha1',
+                 b',kex-strict-c-v00@openssh.com,ext-info-c')):
+            with self.subTest(cipher=cipher, mac=mac, kex=kex, strict=strict):
+                client = SshClient(kex={0: kex + strict, 2: cipher, 3: cipher, 4: mac, 5: mac})
+                client.exchange()
+                extends = [7] if b'ext-info' in strict else []
+                self.assertEqual(client.kinds, [20, 31, 21] + extends)
+                blob, _, signature, digest = client.read_reply()
+                self.assertEqual(blob, ssh_string(b'ssh-rsa') + masscanned.pack_mpint(65537)
+                                 + masscanned.pack_mpint(RSA_KEY.n))
+                self.assertEqual(signature, ssh_string(b'ssh-rsa') + ssh_string(
+                    RSA_KEY.sign(digest, digest='sha1')))
+                self.assertEqual(client.say(SSH_SERVICE), [6])
+                self.assertEqual((client.login(b'none', b''), client.login()), ([51], [51]))
+                self.assertEqual(client.got[-1], SSH_FAILED)
+                self.assertEqual(client.noted, [
+                    {'user': b'bob', 'method': b'none', 'tries': 0, 'version': b'SSH-2.0-client'},
+                    {'user': b'bob', 'method': b'password', 'password': b'secret', 'tries': 1,
+                     'version': b'SSH-2.0-client'}])
+
+    def test_methods(self):
+        """What is noted of each, and what comes for it."""
+        key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
+        for method, more, kinds, fields in (
+                (b'publickey', b'\0' + ssh_string(b'ssh-ed25519') + ssh_string(key), [51],
+                 {'algorithm': b'ssh-ed25519', 'fingerprint':    # ssh-keygen -l
+                  'SHA256:kmYcvdi2GkPeWxB6XLjrZB8JHsy2Hm8luHMFp9GMvqk'}),
+                (b'hostbased', b'', [51], {})):
+            with self.subTest(method=method):
+                client = SshClient().exchange()
+                client.say(SSH_SERVICE)
+                self.assertEqual(client.login(method, more), kinds)
+                self.assertEqual(client.noted, [{**fields, 'user': b'bob', 'method': method,
+                                                 'tries': 1, 'version': b'SSH-2.0-client'}])
+        client = SshClient().exchange()
+        client.say(SSH_SERVICE)
+        asked = client.login(b'keyboard-interactive', ssh_string(b'') * 2)
+        self.assertEqual((asked, client.noted, client.got[-1][-15:]),
+                         ([60], [], ssh_string(b'Password: ') + b'\0'))
+        answered = client.say(b'\x3d\0\0\0\1' + ssh_string(b'secret'))
+        self.assertEqual((answered, client.noted), ([51], [
+            {'user': b'bob', 'method': b'keyboard-interactive', 'password': b'secret', 'tries': 1,
+             'version': b'SSH-2.0-client'}]))
+
+    def test_tenth_failure(self):
+        """It ends the connection; questions do not count."""
+        client = SshClient().exchange()
+        client.say(SSH_SERVICE)
+        client.login(b'none', b'')
+        for number in range(10):
+            self.assertFalse(client.stream.closing, number)
+            client.login(more=b'\0' + ssh_string(b'%d' % number))
+        self.assertTrue(client.stream.closing)
+        self.assertEqual([fields['password'] for fields in client.noted[1:]],
+                         [b'%d' % number for number in range(10)])
+
+    def test_out_of_place(self):
+        """What may not come is told, or ends the connection."""
+        def early(*payloads, strict=b''):
+            client = SshClient(kex={0: b'diffie-hellman-group14-sha256' + strict})
+            return client.say(*payloads), client.stream.closing
+        kexinit = SshClient().kexinit
+        strict = ssh_kexinit({0: b'curve25519-sha256,kex-strict-c-v00@openssh.com'})
+        for name, payloads, kinds, closing in (
+                ('ignore', (b'\2', kexinit), [], False), ('newkeys', (b'\x15',), [3], False),
+                ('value first', (b'\x1e' + ssh_string(b'\2'),), [3], False),
+                ('disconnect', (b'\1',), [], True), ('login', (b'\x32',), [], True),
+                ('two KEXINITs', (kexinit, kexinit), [], True),
+                ('strict, not first', (b'\2', strict), [], True),
+                ('strict, ignore', (strict, b'\2'), [], True),
+                ('more behind the value', (kexinit, b'\x1e' + ssh_string(b'\2') + b'x'), [], True)):
+            with self.subTest(name=name):
+                self.assertEqual(early(*payloads), (kinds, closing))
+        for name, payload, kinds, closing in (
+                ('another exchange', kexinit, [], True), ('ignore', b'\2', [], False),
+                ('unknown', b'\x28', [3], False), ('channel', b'\x5a', [], True),
+                ('no service', b'\5' + ssh_string(b'ssh-connection'), [], True),
+                ('login first', b'\x32' + ssh_string(b''), [], True)):
+            with self.subTest(name=name):
+                client = SshClient().exchange()
+                self.assertEqual((client.say(payload), client.stream.closing), (kinds, closing))
+
+    def test_guess(self):
+        """RFC 4253 s7: a wrong guess is skipped, and nothing else."""
+        for name, lists, skipped in (
+                ('right', {0: SSH_NAMES[0], 1: SSH_NAMES[1]}, False),
+                ('not our first', {0: b'diffie-hellman-group14-sha256', 1: SSH_NAMES[1]}, True),
+                ('by the client\'s first', {0: b'diffie-hellman-group14-sha256,'
+                                            b'kexguess2@matt.ucc.asn.au'}, False),
+                ('unknown first', {0: b'x,curve25519-sha256,kexguess2@matt.ucc.asn.au'}, True)):
+            with self.subTest(name=name):
+                client = SshClient()
+                guess, value = b'\x1e' + ssh_string(b'\1'), self.value_of(masscanned.SshX25519)
+                if skipped:
+                    value = value if b'curve' in lists[0] else b'\3'
+                    kinds = client.say(ssh_kexinit(lists, 1), guess, b'\x1e' + ssh_string(value))
+                else:
+                    value = value if lists[0] == SSH_NAMES[0] else b'\3'
+                    kinds = client.say(ssh_kexinit(lists, 1), b'\x1e' + ssh_string(value))
+                self.assertEqual(kinds[:1], [31])
+
+    def test_encrypted_pieces(self):
+        """Octet by octet it is the same; one wrong octet ends it."""
+        for cipher in b'aes256-ctr', b'chacha20-poly1305@openssh.com':
+            client = SshClient(kex={2: cipher, 3: cipher}).exchange()
+            for octet in octet_by_octet(client.pack(SSH_SERVICE)):
+                client.take(client.stream.feed(octet))
+            self.assertEqual(client.kinds[-1], 6)
+            packet = client.pack(b'\2' + ssh_string(b'x' * 40))
+            client.stream.feed(packet[:-1] + bytes((packet[-1] ^ 1,)))
+            self.assertTrue(client.stream.closing)
+
+    def test_limits(self):
+        """16 kB before the first login, 64 kB in all."""
+        cipher = b'chacha20-poly1305@openssh.com'
+        client = SshClient(kex={2: cipher, 3: cipher}).exchange()
+        client.say(SSH_SERVICE)
+        ignore = b'\2' + bytes(4000)
+        client.login(b'none', b'')
+        client.say(*[ignore] * 14)
+        self.assertFalse(client.stream.closing)
+        client.say(*[ignore] * 3)
+        self.assertTrue(client.stream.closing)
+
+    def test_budget(self):
+        """A network has a quarter; what is refused is not computed, and its KEXINIT noted."""
+        host = quiet_host()
+        ssh = host.shared['ssh'] = masscanned.SshHost(host.random, 0.2, RSA_KEY)
+        ssh.budget.unit_s = 0.005
+        served = 0
+        for number in range(8):
+            client = SshClient(host)
+            kinds = client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))
+            served += kinds[:1] == [31]
+            self.assertEqual(client.stream.closing, kinds == [])
+            self.assertEqual(client.stream.noted[0][0], 'ssh_kexinit')
+        self.assertEqual((served, ssh.budget.refused), (1, 7))      # 0.06 s each, 0.05 at once
+        stream = Noting(b'\xc6\x33\x64\1', HOST4, 40000, 22, NOW, host)     # another network
+        client = SshClient(host, stream=stream)
+        self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
+        stream = Noting(PEER4, HOST4, 40000, 22, NOW + 1, host)                 # a second later
+        client = SshClient(host, stream=stream)
+        self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
 
 
 class Amplifiers(unittest.TestCase):
