@@ -18941,9 +18941,8 @@ class Responder(Case):
         ('curl DELETE', 'curl -sS -w _%{{http_code}} -X DELETE http://[fd88::62]/a', 0, r'_403\Z'),
         ('curl GARBLE', 'curl -sS -w _%{{http_code}} -X GARBLE http://10.88.0.62:80/a', 0, r'_501\Z'),
         ('curl PROPFIND', 'curl -sSi -X PROPFIND http://10.88.0.62:8080/', 0, r'207 Multi-Status'),
-        ('curl HTTP/2', 'curl -sSi --http2-prior-knowledge -w _%{{http_version}} http://10.88.0.62/a'
-         ' http://10.88.0.62/b', 0, r'\A(HTTP/2 505 \r\nserver: win-[a-z0-5]+\r\n\r\n_2){{2}}\Z'
-         .replace('{{', '{').replace('}}', '}')),
+        ('curl HTTP/2', 'curl -sSi --http2-prior-knowledge http://10.88.0.62/a', 0,
+         r'\AHTTP/2 505 \r\nserver: win-[a-z0-5]+\r\n\r\n\Z'),
         ('curl upgrade to h2c', 'curl -sS --http2 -w _%{{http_version}} http://10.88.0.62/robots.txt',
          0, r'_1\.1\Z'),
         ('curl login', 'curl -sSi -d username=bob&password=x http://10.88.0.62/login', 0,
