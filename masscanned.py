@@ -575,7 +575,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again, wait, limit), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit, tls), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -591,6 +591,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   turn of the loop, for what takes milliseconds.  None: it need not be
 #           limit   TCP: seconds after which the conversation ends with FIN, unless a later reply
 #                   sets another limit; 0: no longer.  None: it stays as it is
+#           tls     TCP, where peer.offers_tls: what follows is said inside of TLS.  Octets that
+#                   we say first there, may be b''
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
@@ -623,12 +625,13 @@ MORE = b''
 SHUT = True
 WORK = 0
 
-Reply = collections.namedtuple('Reply', 'out used skip close port again wait limit')    # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
+Reply = collections.namedtuple(             # see above
+    'Reply', 'out used skip close port again wait limit tls')
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
-    'Protocol', 'name over sigs words shared ports ref check answer banner most echo')
-Protocol.__new__.__defaults__ = None,       # most have no id that is repeated
+    'Protocol', 'name over sigs words shared ports ref check answer banner most echo everywhere')
+Protocol.__new__.__defaults__ = None, False         # most have no id that is repeated
 PROTOCOLS = {}              # name: Protocol, filled by the decorators
 FAMILIES = []               # [(title, [names])], as they stand in the file
 
@@ -641,7 +644,7 @@ def family(title):
 
 
 def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, most=1.0,
-             words=(), shared=(), echo=None):
+             words=(), shared=(), echo=None, everywhere=False):
     """Register the function below as the answerer of a protocol.
 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
@@ -662,13 +665,14 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     echo    echo(message, transport) -> (at, size) of an id that the answer repeats at the same
             place, and that changes nothing else of it, nor of `check`: who asks the same with
             another id is given the same answer, without a call (see Store)
+    everywhere  the strict policy has it on ports of others, too: it carries them
     """
     def register(answer):
         assert name not in PROTOCOLS, name
         PROTOCOLS[name] = Protocol(
             name, over, tuple(sig), tuple(each.upper() for each in words),
             tuple(each.upper() for each in shared), (port,) if isinstance(port, int) else port,
-            ref, check, answer, banner, most, echo)
+            ref, check, answer, banner, most, echo, everywhere)
         FAMILIES[-1][1].append(name)
         return answer
     return register
@@ -960,8 +964,8 @@ class Registry:
     """The protocols that are switched on, and which of them is meant.
 
     index       {transport: Index}
-    owners      {port: names of its protocols} under the strict policy, where such a port speaks
-                nothing else; empty otherwise
+    owners      {(transport, port): names of its protocols} under the strict policy, where such a
+                port speaks nothing else; empty otherwise
     greeters    {port: Protocol that speaks first}
     """
 
@@ -972,10 +976,12 @@ class Registry:
         self.owners, self.greeters = {}, {}
         for each in protocols:
             for port in each.ports:
-                if strict:
-                    self.owners.setdefault(port, set()).add(each.name)
+                for transport in each.over if strict and not each.everywhere else ():
+                    self.owners.setdefault((transport, port), set()).add(each.name)
                 if each.banner:
                     self.greeters.setdefault(port, each)
+        for names in self.owners.values():
+            names.update(each.name for each in protocols if each.everywhere)
 
     def find(self, data, peer, final=False):
         """What a conversation begins with -> its Protocol; MORE: too short to tell; or None.
@@ -988,7 +994,7 @@ class Registry:
         """
         index = self.index[peer.transport]
         wait = peer.transport == TCP and not final
-        allowed = self.owners.get(peer.dport) if self.owners else None
+        allowed = self.owners.get((peer.transport, peer.dport)) if self.owners else None
         if wait and len(data) == 1 and data in index.begun:
             return MORE
         entries = index.lists.get(data[:2]) or index.lists.get(data[:1])
@@ -1102,22 +1108,24 @@ class Host:
     boot        Unix time of the start
     registry    the Registry
     original    whether to do as the original does, where its tests look
+    tls         the Tls of section 8; None: it is not spoken
     http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
     shared      {protocol: what all its conversations share}
     keep        octets to remember of what each client says; None: no conversation is recorded
     """
-    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
-                 'shared', 'keep')
+    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
+                 'events', 'shared', 'keep')
     # what is the same for every visitor, at all times: an answer made of it may be given again
     LASTING = frozenset(('guid', 'uuid', 'name', 'host_name', 'boot', 'registry', 'original',
-                         'http_401', 'keep'))
+                         'http_401', 'tls', 'keep'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
         self.random, self.boot, self.original = random, boot, original
         self.http_401 = http_401 or original
         self.guid, self.events = random(16), None
+        self.tls = None
         self.shared = {}
         self.keep = None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
@@ -1214,10 +1222,11 @@ class Peer:
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
                  'hurried', 'greeter', 'to_group')
-    before, record = '', None
+    before = ''
+    record = secure = None
     # what a conversation begins with; all else may differ from one visitor to the next
     FRESH = frozenset(('transport', 'host', 'protocol', 'state', 'hurried', 'greeter',
-                       'to_group'))
+                       'to_group', 'secure'))
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1226,6 +1235,11 @@ class Peer:
         self.now, self.host = now, host
         self.protocol = self.state = self.greeter = None
         self.hurried = self.to_group = False
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether the conversation may go on inside of TLS, and does not yet."""
+        return self.host.tls is not None and self.secure is None
 
     def note(self, kind, **fields):
         """Tell whoever listens of a request, a name, a password: 0.1 us where nobody does.
@@ -1285,23 +1299,36 @@ class Stream(Peer):
     waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
     limit       Reply.limit that whoever feeds us has not seen yet; None: none
     resumed     the answerer is called whatever has come
+    secure      the Session inside of which all is said; None: no TLS
     """
     __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record', 'waits',
-                 'limit', 'resumed')
+                 'limit', 'resumed', 'secure')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
         self.deaf = self.closing = self.stalled = self.resumed = False
         self.before, self.record = '', None
-        self.waits = self.limit = None
+        self.waits = self.limit = self.secure = None
 
     def cost(self) -> int:
-        """Octets that the conversation keeps, the answerer's state included."""
-        return len(self.kept) + (kept_by(self.state) if self.state else 0)
+        """Octets that the conversation keeps, the answerer's state and TLS included."""
+        size = len(self.kept) + (kept_by(self.state) if self.state else 0)
+        return size + self.secure.cost() if self.secure else size
 
     def feed(self, octets: bytes) -> bytes:
         """Octets of the client, in order -> octets to answer."""
+        if self.secure:
+            return self.secure.feed(octets)
+        out = self.hear(octets)
+        if self.secure:                         # TLS begins with what is left
+            octets, self.kept = self.kept, b''
+            out += self.secure.feed(octets)
+        return out
+
+    def hear(self, octets: bytes) -> bytes:
+        """What the client says -> what we answer, both without TLS."""
+        inside = self.secure
         if self.record and octets:
             self.record.hear(octets)
         self.kept += octets
@@ -1313,7 +1340,7 @@ class Stream(Peer):
                 break
             answers.append(answer)
             size += len(answer)
-            if self.at >= len(self.kept) and not self.skip:
+            if self.at >= len(self.kept) and not self.skip or self.secure is not inside:
                 break
         self.stalled = size >= OUT_MAX or self.at < len(self.kept) and len(answers) >= STEPS_MAX
         self.kept = self.kept[self.at:]
@@ -1328,7 +1355,14 @@ class Stream(Peer):
         if isinstance(given, tuple):
             given, self.closing = given
             self.turn_deaf()
-        return given
+        return self.secure.seal(given) if self.secure else given
+
+    def farewell(self) -> bytes:
+        """Our side is done -> the last octets before its FIN."""
+        out = self.secure.end() if self.secure else b''
+        self.closing, self.stalled = True, False
+        self.turn_deaf()
+        return out
 
     def hurry(self) -> bytes:
         """No more comes for now: the strongest whole signature decides, a line needs no end."""
@@ -1399,15 +1433,17 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again, self.waits, limit = given
+        out, used, skip, close, _, again, self.waits, limit, words = given
         if used is None:
             used = len(data)
         if limit is not None:
             self.limit = limit
-        if not (used or out or skip or close):
+        if not (used or out or skip or close or words is not None):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
         self.skip = skip
+        if words is not None:
+            self.secure = self.host.tls.begin(self, words, again and not self.greeter)
         if again:
             self.before, self.protocol = self.protocol.name, None
             self.greeter = None if again is True else again
@@ -1601,6 +1637,8 @@ class Conn(Stream):
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
         size = len(self.kept) + len(self.unacked)
+        if self.secure:
+            size += self.secure.cost()
         if self.record:
             size += self.record.cost()
         return size + kept_by(self.state) if self.state else size
@@ -1655,7 +1693,7 @@ class Waiting:
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
     held, record = 0, None
-    resumes = deadline = None
+    resumes = deadline = secure = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
         self.head, self.step, self.window = head, step, window
@@ -1738,6 +1776,8 @@ class Connections:
             conn.end_record(end)
             self.held -= conn.held
             self.has_spoken(flow)
+            if conn.secure:
+                conn.secure.forget()
 
     def evict(self):
         flow = next(iter(self.silent or self.table))
@@ -2745,6 +2785,8 @@ class Stack:
         self.store.tick(now)
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
+        if self.host.tls:
+            frames += self.end_displaced(self.host.tls.displaced)
         for due, flow in self.timers.pop_due(now):
             conn = self.connections.get(flow)
             if not conn:
@@ -2753,13 +2795,15 @@ class Stack:
                 frames += self.look_after(flow, conn)
             if conn.resumes == due:
                 frames += self.resume(flow, conn)
+            if conn.secure and conn.secure.greets == due:
+                frames += self.go_on(flow, conn, conn.greet(conn.secure.greeter))
             if conn.deadline == due:
                 frames += self.end(flow, conn)
         return frames + self.do_work() if self.work else frames
 
     def next_due(self) -> 'float | None':
         """When tick() has something to do; None: only frames will tell."""
-        if self.connections.gone or self.work:
+        if self.connections.gone or self.work or (self.host.tls and self.host.tls.displaced):
             return self.now
         known = [self.timers.next_due()]
         if self.connections.table:              # who is idle now waits for a farewell's token
@@ -3319,7 +3363,9 @@ class Stack:
     def converse(self, conn, data):
         """Feed a conversation, None: no more comes for now -> octets to answer."""
         conn.now = self.now
-        return self.tell(conn, conn.hurry() if data is None else conn.feed(data), data)
+        inside = conn.secure                    # which notes what it hears
+        out = conn.hurry() if data is None else conn.feed(data)
+        return self.tell(conn, out, data, inside is None)
 
     def converse_first(self, conn, data):
         """The first octets of a conversation -> octets to answer: known from another, or new."""
@@ -3339,10 +3385,10 @@ class Stack:
             out = conn.feed(data)
         return self.tell(conn, out, data)
 
-    def tell(self, conn, out, data):
+    def tell(self, conn, out, data, loud=True):
         """Count what a conversation answered to its client's words, None: to silence -> that."""
         if out:
-            self.note_answer(conn, out, data or b'')
+            self.note_answer(conn, out, data or b'', loud)
         elif data and conn.deaf and not (conn.protocol or conn.before):
             self.counts['tcp unknown protocol'] += 1        # though it gets an ACK
             conn.note('unknown', octets=len(data), data=data)
@@ -3354,10 +3400,10 @@ class Stack:
         for kind, fields in kept.notes:
             peer.note(kind, **fields)
 
-    def note_answer(self, peer, out, data):
+    def note_answer(self, peer, out, data, loud=True):
         """Count an answer by its protocol, tell whoever listens."""
         self.spoken[peer.spoken] += 1
-        if self.host.events is not None:        # asked here: 0.2 us less where nobody listens
+        if self.host.events is not None and loud:   # asked here: 0.2 us less where nobody listens
             peer.note('answer', octets=len(out), data=data)
 
     def shift(self, step):
@@ -3371,6 +3417,8 @@ class Stack:
                 conn.resumes += step
             if conn.deadline is not None:
                 conn.deadline += step
+            if conn.secure and conn.secure.greets is not None:
+                conn.secure.greets += step
 
     def take_events(self):
         """What was noted since the last call -> [Event], in order."""
@@ -3484,6 +3532,9 @@ class Stack:
         if conn.limit is not None:
             conn.deadline = self.timers.add(conn.limit, flow, self.now) if conn.limit else None
             conn.limit = None
+        secure = conn.secure
+        if secure and secure.done and secure.greeter and secure.greets is None:
+            secure.greets = self.timers.add(self.greet_s, flow, self.now)
         if conn.waits is None or conn.resumes is not None:
             return
         if conn.waits == WORK:
@@ -3510,9 +3561,8 @@ class Stack:
 
     def end(self, flow, conn) -> 'list[bytes]':
         """The time for a conversation is over -> frames."""
-        conn.closing, conn.stalled, conn.deadline = True, False, None
-        conn.turn_deaf()
-        return self.go_on(flow, conn, b'')
+        conn.deadline = None
+        return self.go_on(flow, conn, conn.farewell())
 
     def go_on(self, flow, conn, out) -> 'list[bytes]':
         """Octets of an answer that no frame asked for -> frames."""
@@ -3555,12 +3605,20 @@ class Stack:
                 connections.drop(flow, 'idle')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             else:
-                conn.closing, conn.stalled = True, False
-                conn.turn_deaf()
                 conn.end_record('idle')
-                frames += self.frames_to(flow, conn, self.transmit(conn))
-                connections.touch(flow, conn, self.now)
-                self.set_timer(flow, conn)
+                frames += self.go_on(flow, conn, conn.farewell())
+        return frames
+
+    def end_displaced(self, displaced):
+        """Those whose TLS had to make room -> their last octets, and FIN."""
+        frames = []
+        while displaced:
+            conn, out = displaced.popleft()
+            layout = FLOW4 if len(conn.src) == 4 else FLOW6
+            flow = layout.pack(conn.src, conn.dst, conn.sport, conn.dport)
+            if self.connections.get(flow) is conn:
+                conn.end_record('evicted')
+                frames += self.go_on(flow, conn, out)
         return frames
 
     def tell_evicted(self):
@@ -3900,6 +3958,7 @@ class Journal:
             if self.seize(wait_s):
                 if self.limit and self.regular and not self.begun:
                     self.turn_over(now)
+                self.begin()
                 self.write(wait_s)
                 self.go_on()
         except OSError as error:
@@ -3909,6 +3968,9 @@ class Journal:
             self.due = now + (FLUSH_S if self.stuck is None else RETRY_S)
         self.full = len(self.waiting) > WAITING_MAX
 
+    def begin(self):
+        """What a new file begins with goes before what waits; it is ours to write now."""
+
     def turn_over(self, now):
         """A file that is large enough is put aside: by the worker that sees it first.
 
@@ -3917,11 +3979,15 @@ class Journal:
         found = os.fstat(self.fd)
         if found.st_size < self.limit or now < self.turn:
             return
+        self.end()
         try:
             self.take_over(self.files.rotate(self.name, found.st_dev, found.st_ino))
         except OSError as error:
             self.turn = now + TURN_RETRY_S
             say('%s: cannot be rotated: %s' % (self.name, why(error)))
+
+    def end(self):
+        """What a file ends with that is put aside."""
 
     def reopen(self):
         """Go on in the file that has the name now."""
@@ -3971,14 +4037,18 @@ class Journal:
         view = memoryview(data)
         try:
             while at < len(data) and self.poll.poll(wait_s * 1000):
-                end = data.rfind(b'\n', at, at + self.piece) + 1
+                end = self.last_whole(data, at, at + self.piece)
                 at += os.write(self.fd, view[at:end or at + self.piece])
         except BlockingIOError:
             pass                                # somebody made it non-blocking
         finally:
-            line = data.rfind(b'\n', 0, at) + 1
+            line = self.last_whole(data, 0, at)
             self.begun = data[line:at] if line else self.begun + data[:at]
             self.waiting = data[at:]
+
+    def last_whole(self, data, at, end) -> int:
+        """Where the last line that ends between two places does so; 0: none does."""
+        return data.rfind(b'\n', at, end) + 1
 
     def go_on(self):
         """Something could be written again."""
@@ -4396,6 +4466,244 @@ class Teller(Observer):
                         if key != 'protocol')
         say('%s %s%s from %s port %d to port %d' % (name, kind, pairs, host, peer.sport,
                                                     peer.dport))
+
+
+# ---- captures ----
+
+# draft-ietf-opsawg-pcapng s4: each block has its type, its size, and its size again at the end
+PCAPNG_BLOCK = struct.Struct('<II')
+PCAPNG_SECTION = struct.Struct('<IHHq')         # s4.1: byte order, version, size of the section
+PCAPNG_INTERFACE = struct.Struct('<HHI')        # s4.2: link type, reserved, snap length
+PCAPNG_PACKET = struct.Struct('<IIIIIII')       # s4.3, type and size in front: interface, time
+#                                                 (high, low), octets kept, octets
+PCAPNG_STATISTICS = struct.Struct('<III')       # s4.6: interface, time
+PCAPNG_SECRETS = struct.Struct('<II')           # s4.7: kind, octets
+PCAPNG_OPTION = struct.Struct('<HH')            # s3.5: code, octets
+PCAPNG_SHB, PCAPNG_IDB, PCAPNG_ISB = 0x0a0d0d0a, 1, 5
+PCAPNG_EPB, PCAPNG_DSB = 6, 10
+PCAPNG_ORDER, PCAPNG_TLS_KEYS = 0x1a2b3c4d, 0x544c534b
+PCAPNG_COMMENT, PCAPNG_PROGRAM, PCAPNG_NAME, PCAPNG_FLAGS = 1, 4, 2, 2
+PCAPNG_DESCRIPTION, PCAPNG_RESOLUTION = 3, 9
+PCAPNG_START, PCAPNG_END, PCAPNG_RECEIVED, PCAPNG_DROPPED = 2, 3, 4, 5
+PCAPNG_IN, PCAPNG_OUT = 1, 2                    # s4.3.1
+LINKTYPE_ETHERNET = 1
+SNAPLEN = 1 << 16
+CAPTURE_ROTATE = 100 << 20, KEPT_FILES
+KEYS_MAX = 1 << 20                              # octets of TLS secrets of one frame
+
+
+def pack_block(kind, body) -> bytes:
+    """A block of pcapng; body: octets, filled up to 4."""
+    size = len(body) + -len(body) % 4 + 12
+    return (PCAPNG_BLOCK.pack(kind, size) + body.ljust(size - 12, b'\0')
+            + size.to_bytes(4, 'little'))
+
+
+def pack_pcapng_options(*options) -> bytes:
+    """(code, octets or text) -> the options of a block, with their end."""
+    out = b''
+    for code, value in options:
+        octets = value.encode() if isinstance(value, str) else value
+        out += PCAPNG_OPTION.pack(code, len(octets)) + octets + bytes(-len(octets) % 4)
+    return out + PCAPNG_OPTION.pack(0, 0)
+
+
+def pcapng_time(now) -> 'tuple[int, int]':
+    """Unix time -> upper and lower half of its microseconds."""
+    micros = int(now * 1000000)
+    return micros >> 32, micros & MASK32
+
+
+class BlockJournal(Journal):
+    """The same of blocks of pcapng: each file begins with what tells of the interface.
+
+    head        octets of that
+    statistics  statistics() -> the block with which a file ends
+    headed      a stream has it already
+    """
+
+    def __init__(self, fd, name, what, head, statistics=bytes, **more):
+        self.head, self.statistics, self.headed = head, statistics, False
+        Journal.__init__(self, fd, name, what, **more)
+
+    def begin(self):
+        """As Journal.begin()."""
+        new = os.fstat(self.fd).st_size == 0 if self.regular else not self.headed
+        if new and not self.begun:
+            self.waiting, self.headed = self.head + self.waiting, True
+
+    def end(self):
+        """As Journal.end()."""
+        os.write(self.fd, self.statistics())
+
+    def last_whole(self, data, at, end):
+        """Where a block ends: it is only known from the first one on."""
+        if at:
+            return 0
+        at, head = -len(self.begun), self.begun[:8] + data[:8]
+        last, end = 0, min(end, len(data))
+        while True:
+            block = head if at < 0 else data[at:at + PCAPNG_BLOCK.size]
+            at += max(from_octets(block[4:8], 'little'), 12)
+            if at > end:
+                return last
+            last = at
+
+
+class Capture(Observer):
+    """Frames in both directions, as pcapng; each one of a client has a comment: its fate.
+
+    journal     a BlockJournal
+    stack       whose frames they are
+    snaplen     octets kept of each
+    keys        descriptor of the file to which TLS secrets are written; None: there are none
+    count       count() -> Counter of all that is counted
+    begun       Unix time of the start
+    events      the Host's list when it was last looked at, of which `seen` were known
+    tails       {text of a comment, '' for a frame of ours: (options, their size)}
+    """
+    on_events = True
+
+    def __init__(self, journal, stack, now, snaplen=SNAPLEN, keys=None,
+                 count=collections.Counter):
+        self.journal, self.stack, self.snaplen = journal, stack, snaplen
+        self.keys, self.count, self.begun = keys, count, now
+        self.events, self.seen, self.tails = None, 0, {}
+        journal.statistics = self.pack_statistics
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    def tail(self, comment):
+        """-> options of a frame."""
+        known = self.tails.get(comment)
+        if known is None:
+            if len(self.tails) >= ITEMS_MAX:
+                self.tails.clear()
+            flags = PCAPNG_IN if comment else PCAPNG_OUT
+            options = [(PCAPNG_COMMENT, comment)] if comment else []
+            known = self.tails[comment] = pack_pcapng_options(
+                *options, (PCAPNG_FLAGS, flags.to_bytes(4, 'little')))
+        return known
+
+    def around(self, now, size, comment) -> 'tuple[bytes, bytes]':
+        """What stands before and behind a frame of a size."""
+        kept, tail = min(size, self.snaplen), self.tail(comment)
+        whole = PCAPNG_PACKET.size + kept + -kept % 4 + len(tail) + 4
+        return (PCAPNG_PACKET.pack(PCAPNG_EPB, whole, 0, *pcapng_time(now), kept, size),
+                bytes(-kept % 4) + tail + whole.to_bytes(4, 'little'))
+
+    def pack(self, now, frame, comment) -> bytes:
+        """A frame, ours if there is no comment -> its block."""
+        before, behind = self.around(now, len(frame), comment)
+        return before + frame[:self.snaplen] + behind
+
+    def frame(self, now, frame, fate, answers):
+        """As Observer.frame."""
+        if not self.journal.takes(now, 1):
+            return
+        blocks = self.journal.blocks
+        if self.keys is not None and answers:
+            blocks.append(self.take_keys())     # a reader needs them before the frame
+        comment = 'not answered: ' + fate if fate else self.describe(answers)
+        blocks.append(self.pack(now, frame, comment))
+        for each in answers:
+            blocks.append(self.pack(now, each, ''))
+
+    def describe(self, answers):
+        """Which protocols have answered the frame just now."""
+        events = self.stack.host.events
+        if events is not self.events:
+            self.events, self.seen = events, 0
+        new, self.seen = events[self.seen:], len(events)
+        names = [each.fields['protocol'] for each in new if each.kind == 'answer']
+        return 'answered: ' + ', '.join(dict.fromkeys(names)) if names else 'answered'
+
+    def openings(self, now, frames, answers, columns):
+        """As Observer.openings: 0.2 us for each."""
+        size, other = len(frames[0]), len(answers.pattern)
+        if list(map(len, frames)).count(size) < len(frames):
+            Observer.openings(self, now, frames, answers, columns)
+            return
+        if self.journal.takes(now, len(frames)):
+            before, between = self.around(now, size, 'answered')
+            head, behind = self.around(now, other, '')
+            if self.snaplen < max(size, other):
+                frames = [frame[:self.snaplen] for frame in frames]
+                answers = [answer[:self.snaplen] for answer in answers]
+            self.journal.blocks.append(b''.join(itertools.chain.from_iterable(zip(
+                itertools.repeat(before), frames, itertools.repeat(between + head), answers,
+                itertools.repeat(behind)))))
+
+    def unasked(self, now, frames):
+        """As Observer.unasked."""
+        if self.journal.takes(now, len(frames)):
+            self.journal.blocks += [self.pack(now, frame, '') for frame in frames]
+
+    def take_keys(self) -> bytes:
+        """What the frame has yielded of TLS secrets -> their block, or nothing."""
+        keys = os.pread(self.keys, KEYS_MAX, 0)
+        if not keys:
+            return b''
+        os.ftruncate(self.keys, 0)
+        return pack_block(PCAPNG_DSB, PCAPNG_SECRETS.pack(PCAPNG_TLS_KEYS, len(keys)) + keys)
+
+    def pack_statistics(self) -> bytes:
+        """-> the block that tells how many frames there were, and how many were lost."""
+        counts, now = self.count(), time.time()
+        return pack_block(PCAPNG_ISB, PCAPNG_STATISTICS.pack(0, *pcapng_time(now))
+                          + pack_pcapng_options(*(
+                              [(code, struct.pack('<II', *pcapng_time(when)))
+                               for code, when in ((PCAPNG_START, self.begun), (PCAPNG_END, now))]
+                              + [(PCAPNG_RECEIVED, counts['frames'].to_bytes(8, 'little')),
+                                 (PCAPNG_DROPPED, counts['lost'].to_bytes(8, 'little'))])))
+
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+        self.begun += step
+
+    def close(self, now):
+        """As Observer.close; the last block has the counters."""
+        if self.journal.takes(now, 0):
+            self.journal.blocks.append(self.pack_statistics())
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
+def capture_head(name, sensor, snaplen) -> bytes:
+    """Interface, sensor, snap length -> what a capture begins with."""
+    return pack_block(PCAPNG_SHB, PCAPNG_SECTION.pack(PCAPNG_ORDER, 1, 0, -1)
+                      + pack_pcapng_options((PCAPNG_PROGRAM, 'masscanned ' + __version__))
+                      ) + pack_block(
+        PCAPNG_IDB, PCAPNG_INTERFACE.pack(LINKTYPE_ETHERNET, 0, snaplen) + pack_pcapng_options(
+            (PCAPNG_NAME, name), (PCAPNG_DESCRIPTION, sensor), (PCAPNG_RESOLUTION, b'\6')))
+
+
+def open_keys(context) -> 'int | None':
+    """A TLS context -> descriptor of a file in memory that gets its secrets; None: it has none.
+
+    Below CPython 3.8, and with PyPy, there is no way to them.
+    """
+    if context is None:
+        return None
+    try:
+        keys = os.memfd_create('keys')
+        context.keylog_filename = '/proc/self/fd/%d' % keys
+    except (AttributeError, OSError) as error:
+        say('--pcap: what is said inside of TLS stays secret: %s' % (
+            why(error) if isinstance(error, OSError) else 'CPython 3.8 or newer is needed'))
+        return None
+    return keys
 
 
 # ---- fingerprints ----
@@ -4906,6 +5214,21 @@ class Source:
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
+def make_knocker(now, frame) -> Source:
+    """Who has knocked once, at a time -> Source."""
+    source = Source(now, frame)
+    proto, addresses, at = find_layer4(frame)
+    if proto:
+        flags = 0 if proto == IP_UDP else frame[at + (TCP_FLAGS_AT if proto == IP_TCP else 0)]
+        source.packets, source.flags[flags] = 1, 1
+        source.addresses[addresses[len(addresses) // 2:]] = None
+        if proto not in ICMP_ASKS:
+            source.ports[from_octets(frame[at + 2:at + 4], 'big')] = None
+        if proto == IP_TCP and flags == SYN:
+            source.take_syn(frame, frame[at + 12:at + 16])
+    return source
+
+
 class EventLog(Observer):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
@@ -4916,7 +5239,8 @@ class EventLog(Observer):
     text        text(object) -> its text in JSON, as of make_encoder()
     budget      [lines that may still be written, when that was so]; rate: a second
     suppressed  lines that it left out
-    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
+    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source, or
+                (Unix time, frame) of who has knocked once: a flood of them costs 0.2 us each}
     members     ports and addresses that these remember
     strangers   packets of those for whom there was no room among the sources
     datagrams   {addresses and ports: Record} of UDP, the longest silent first
@@ -4936,7 +5260,7 @@ class EventLog(Observer):
         self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
         self.knocks = {None: True}              # fate: whether a frame of it counts
         self.text = encode
-        self.where = encode({'host': name, 'in_iface': iface})[1:-1] + ','
+        self.where = self.text({'host': name, 'in_iface': iface})[1:-1] + ','
 
     @property
     def due(self):
@@ -5007,12 +5331,22 @@ class EventLog(Observer):
 
     def join(self, key, now):
         """A source begins a conversation -> the frame that we remember of it, or b''."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
             return b''
         source.flows += 1
         source.last = now
         return source.frame
+
+    def find_source(self, key):
+        """-> Source or None."""
+        source = self.sources.get(key)
+        if isinstance(source, tuple):
+            source = self.sources[key] = make_knocker(*source)
+            if self.members >= MEMBERS_MAX:
+                source.ports, source.addresses, source.more = {}, {}, True
+            self.members += source.members()
+        return source
 
     def datagram(self, now, frame, flow, data, answers):
         """A datagram: the first or another of a flow; an empty one only knocks."""
@@ -5041,12 +5375,14 @@ class EventLog(Observer):
         record.went[1] += sum(map(len, answers))
 
     def knock(self, now, key, frame, port, address, flags):
-        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
-        source = self.sources.get(key)
+        """A packet that belongs to no conversation -> its Source; None: it is the first one.
+
+        port    None for ICMP
+        """
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frame)
-            if source is None:
-                return None
+            self.welcome(now, key, frame)
+            return None
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
@@ -5054,12 +5390,11 @@ class EventLog(Observer):
         return source
 
     def welcome(self, now, key, frame):
-        """A Source that is new; None: there is no room."""
+        """Somebody knocks for the first time."""
         if len(self.sources) >= SOURCES_MAX:
             self.strangers += 1
-            return None
-        source = self.sources[key] = Source(now, frame)
-        return source
+        else:
+            self.sources[key] = now, frame[:SOURCE_FRAME]
 
     def remember(self, source, ports, addresses):
         """Ports and addresses of ours that a source asked for, as far as there is room."""
@@ -5077,35 +5412,45 @@ class EventLog(Observer):
     def openings(self, now, frames, answers, columns):
         """As Observer.openings: 0.1 us for each where there is no room for its source."""
         srcs = columns.srcs()
-        served = None                           # all of them
-        if len(self.sources) >= SOURCES_MAX:
-            served = self.sources.keys() & srcs
-            if not served:
-                self.strangers += len(frames)
-                return
+        distinct = set(srcs)
+        known = self.sources.keys() & distinct
+        if len(distinct) == len(frames) and not known:
+            self.welcome_all(now, srcs, frames)
+            return
         ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
         ours = [each.to_bytes(4, 'big') for each in columns.ours()]
         if len(srcs) == 1:
             self.many_knocks(now, srcs[0], frames, ports, ours)
             return
+        if len(distinct) == len(frames):
+            new = [place for place, src in enumerate(srcs) if src not in known]
+            self.welcome_all(now, [srcs[each] for each in new], [frames[each] for each in new])
+        else:
+            known = distinct
         places, count = collections.defaultdict(list), len(frames)
         for place, src in enumerate(srcs):
-            if served is None or src in served:
+            if src in known:
                 places[src].append(place)
-        self.strangers += count - sum(map(len, places.values()))
         ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
         for src, mine in places.items():
             self.many_knocks(now, src, [frames[each] for each in mine],
                              [ports[each] for each in mine], [ours[each] for each in mine])
 
+    def welcome_all(self, now, keys, frames):
+        """As welcome() of many, in C."""
+        room = max(SOURCES_MAX - len(self.sources), 0)
+        self.strangers += max(len(frames) - room, 0)
+        if room:
+            self.sources.update(zip(keys[:room], zip(itertools.repeat(now), frames)))
+
     def many_knocks(self, now, key, frames, ports, ours):
         """SYNs over IPv4 of one source."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frames[-1])
-            if source is None:
-                self.strangers += len(frames) - 1
+            if len(self.sources) >= SOURCES_MAX:
+                self.strangers += len(frames)
                 return
+            source = self.sources[key] = Source(now, frames[-1])
         source.last = now
         source.packets += len(frames)
         source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
@@ -5218,7 +5563,9 @@ class EventLog(Observer):
         half = len(record.flow) // 2 - 2
         key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
                else record.flow[:half] + bytes((record.proto,)))
-        source = self.sources.get(key) or self.welcome(record.last, key, record.syn or b'')
+        source = self.find_source(key)
+        if source is None and len(self.sources) < SOURCES_MAX:
+            source = self.sources[key] = Source(record.last, record.syn or b'')
         if source:
             source.suppressed += 1
 
@@ -5266,23 +5613,36 @@ class EventLog(Observer):
                 break
             del self.datagrams[record.flow]
             self.end_flow(now, record, 'shutdown' if all else 'idle')
-        over = [(key, source) for key, source in self.sources.items() if all
-                or now - source.last >= SOURCE_QUIET_S or now - source.first >= SOURCE_MOST_S]
+        over, once = [], []
+        for key, source in self.sources.items():
+            if isinstance(source, tuple):
+                if all or now - source[0] >= SOURCE_QUIET_S:
+                    once.append((key, source))
+            elif (all or now - source.last >= SOURCE_QUIET_S
+                    or now - source.first >= SOURCE_MOST_S):
+                over.append((key, source))
         for key, source in over:
-            del self.sources[key]
             self.members -= source.members()
+        for key, _ in over + once:
+            del self.sources[key]
         self.tell_scans(now, [each for each in over
-                              if each[1].has_only_knocked() or each[1].suppressed])
+                              if each[1].has_only_knocked() or each[1].suppressed], once)
 
-    def tell_scans(self, now, over):
-        """Sources that are over: the largest, then the number of the others."""
+    def tell_scans(self, now, over, once):
+        """Sources that are over: the largest, then the number of the others.
+
+        once    those that knocked once
+        """
         over.sort(key=lambda each: -each[1].packets)
-        for key, source in over[:SCANS_RATE]:
+        shown, rest = over[:SCANS_RATE], [source for _, source in over[SCANS_RATE:]]
+        room = SCANS_RATE - len(shown)
+        shown += [(key, make_knocker(*source)) for key, source in once[:room]]
+        for key, source in shown:
             self.scan(now, key, source)
-        rest = [source for _, source in over[SCANS_RATE:]]
-        if rest:
+        more = max(len(once) - room, 0)
+        if rest or more:
             self.put_line(now, 'scan', '', {}, {'scan': {
-                'sources': len(rest), 'packets': sum(each.packets for each in rest),
+                'sources': len(rest) + more, 'packets': sum(each.packets for each in rest) + more,
                 'suppressed': sum(each.suppressed for each in rest)}})
 
     def scan(self, now, key, source):
@@ -5355,9 +5715,12 @@ class EventLog(Observer):
         for each in records + list(self.datagrams.values()):
             each.start += step
             each.last += step
-        for each in self.sources.values():
-            each.first += step
-            each.last += step
+        for key, each in self.sources.items():
+            if isinstance(each, tuple):
+                self.sources[key] = each[0] + step, each[1]
+            else:
+                each.first += step
+                each.last += step
 
     def close(self, now):
         """What is not over is over now."""
@@ -7142,6 +7505,8 @@ def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
             observers[0].begin()
     if args.events is not None:
         observers.append(make_event_log(plan, files, link, stack, number))
+    if args.pcap is not None:
+        observers.append(make_capture(plan, files, link, stack))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -7164,6 +7529,20 @@ def make_event_log(plan, files, link, stack, number) -> EventLog:
     return log
 
 
+def make_capture(plan, files, link, stack) -> Capture:
+    """--pcap."""
+    args = plan.args
+    journal = BlockJournal(
+        args.fds[args.pcap], args.pcap, 'capture',
+        capture_head(link.name, args.name or socket.gethostname(), args.snaplen),
+        lock=plan.lock, files=files, limit=(args.rotate or CAPTURE_ROTATE)[0], place=2)
+    tls = getattr(stack.host, 'tls', None)
+    capture = Capture(journal, stack, time.time(), args.snaplen,
+                      open_keys(tls.context if tls else None),
+                      lambda: count_frames(link, stack, [capture]))
+    return capture
+
+
 def count_up(link, stack, observers) -> 'collections.Counter':
     """What a worker has seen, by name; it says which bugs there were."""
     for error, frame in stack.faults:
@@ -7177,6 +7556,7 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
                    'missed': sum(each.missed for each in observers)})
+    counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
     return counts
@@ -7336,6 +7716,13 @@ def make_parser() -> argparse.ArgumentParser:
     group('--policy', choices=('any', 'strict'), action=Once, default='any',
           help='any: every port answers everything; strict: a port that a protocol owns speaks '
                'only that (default: any)')
+    group('--tls-max', metavar='N', action=Once, type=positive, default=SESSIONS_MAX,
+          help='conversations inside of TLS at once, of one /24 or /48 %d; beyond, the longest '
+               'idle one ends (default: %d)' % (SESSIONS_CROWD_MAX, SESSIONS_MAX))
+    group('--tls-budget', metavar='N', action=Once, type=positive, default=TLS_RATE,
+          help='TLS handshakes a second (default: %d)' % TLS_RATE)
+    group('--state-dir', metavar='DIR', action=Once,
+          help='keep our keys and certificates there (default: new ones at each start)')
     group('--greet', metavar='MS', action=Once, type=greet_argument, default=GREET_S,
           help='where we speak first, do so when the client has been silent for so long, or off '
                '(default: %d)' % (GREET_S * 1000))
@@ -7361,6 +7748,11 @@ def make_parser() -> argparse.ArgumentParser:
     group('--rotate', metavar='SIZE[,COUNT]', action=Once, type=rotate_argument,
           help='put FILE aside as FILE.1 when it has so many octets (K, M, G), and keep COUNT '
                '(%d) of them' % KEPT_FILES)
+    group('--pcap', metavar='FILE', action=Once,
+          help='all frames, as pcapng: each has a comment why it was answered or not, what is '
+               'inside of TLS can be read; a file that is there is put aside')
+    group('--snaplen', metavar='N', action=Once, type=snaplen_argument, default=SNAPLEN,
+          help='octets of each frame that are kept there (default: %d)' % SNAPLEN)
     group('--events', metavar='FILE', action=Once,
           help='what is said, by whom, and who only knocks, as JSON in the shape of EVE, one '
                'object a line; - is standard output')
@@ -7456,6 +7848,14 @@ def rotate_argument(text):
     return size, count
 
 
+def snaplen_argument(text):
+    """argparse type: 14..65536 octets."""
+    if not re.fullmatch('[0-9]{1,5}', text) or not ETHER.size <= int(text) <= SNAPLEN:
+        raise argparse.ArgumentTypeError('%r: not a number of octets from %d to %d'
+                                         % (text, ETHER.size, SNAPLEN))
+    return int(text)
+
+
 def payload_argument(text):
     """argparse type: 0..65536 octets."""
     if not re.fullmatch('[0-9]{1,5}', text) or int(text) > KEPT_MAX:
@@ -7492,7 +7892,7 @@ def check_options(parser, args):
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
     if args.rotate and not named_outs(args):
-        parser.error('--rotate is for the files of -o and --events')
+        parser.error('--rotate is for the files of -o, --events and --pcap')
     check_outs(parser, args)
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
@@ -7511,14 +7911,18 @@ def check_outs(parser, args):
     for option in ('events_budget', 'payload', 'name'):
         if option in getattr(args, 'given', ()) and args.events is None:
             parser.error('--%s is for --events' % option.replace('_', '-'))
+    if 'snaplen' in getattr(args, 'given', ()) and args.pcap is None:
+        parser.error('--snaplen is for --pcap')
     outs = [os.path.abspath(path) for path in named_outs(args)]
     if len(set(outs)) < len(outs):
-        parser.error('%r: two logs cannot share a file' % args.output)
+        parser.error('two of these cannot share a file: %s'
+                     % ', '.join(map(repr, named_outs(args))))
 
 
 def named_outs(args) -> 'list[str]':
     """The files that are written."""
-    return [path for path in (args.output, args.events) if path not in (None, '-')]
+    paths = [args.output, args.pcap] + ([] if args.events == '-' else [args.events])
+    return [path for path in paths if path is not None]
 
 
 def choose_protocols(only, without, more=None):
@@ -7678,7 +8082,7 @@ def open_files(args, files, user) -> list:
         args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.fds[path] = files.open(path)
+            args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -7686,6 +8090,33 @@ def open_files(args, files, user) -> list:
                                                        for each in names):
         return fork_opener(files, args.workers)
     return [files] * args.workers
+
+
+def open_anew(files, path):
+    """As files.open(), but what is there is put aside: a capture may have ended in a block."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return files.open(path)
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        return files.open(path)
+    return files.rotate(path, found.st_dev, found.st_ino)
+
+
+def make_host(args, protocols) -> Host:
+    """Who we are, with keys and certificates."""
+    host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
+                args.http == '401')
+    if any(each.name == 'tls' for each in protocols):
+        try:
+            context = make_context(host, args.state_dir)
+        except ImportError as error:            # a Python without OpenSSL
+            say('TLS: this Python has none: %s' % error)
+            return host
+        greets = args.greet is not None and not args.like_original
+        host.tls = Tls(context, greets, max(args.tls_max // args.workers, 1),
+                       max(args.tls_budget / args.workers, 1))
+    return host
 
 
 def run(args) -> int:
@@ -7708,8 +8139,7 @@ def run(args) -> int:
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
-                 args.http == '401'),
+            make_host(args, protocols),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, place=place, refusals=Budget(*REFUSALS))
@@ -8015,6 +8445,322 @@ def parse_pem(label: str, text: bytes) -> bytes:
         return codecs.decode(found.group(1), 'base64')
     except ValueError:
         raise Malformed(label) from None
+
+
+# ---- contexts ----
+
+TLS_SUITES = 'ALL:@SECLEVEL=0'         # whatever a client can, it shall find here
+TLS_INSIDE = ['http/1.1']               # what we talk of what has a name in ALPN
+NO_RENEGOTIATION = 1 << 30              # ssl.OP_NO_RENEGOTIATION; 3.6 has no name for it
+KEY_FILES = ((RsaKey, 'tls-rsa.pem'), (EcKey, 'tls-p256.pem'))
+
+
+def make_chain(kind, host) -> bytes:
+    """RsaKey or EcKey -> a new key and a certificate for it, PEM."""
+    key = kind.make(host.random)
+    octets = pack_certificate(key, host.host_name, host.boot, host.random)
+    return pack_pem(kind.label, key.private()) + pack_pem('CERTIFICATE', octets)
+
+
+def make_context(host, directory):
+    """-> the SSLContext of a server that is content with any client.
+
+    directory   --state-dir: its keys and certificates are taken, or kept there
+    raises      UserError if a file there is none of these
+    """
+    import ssl
+    import warnings
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')         # TLS 1.0 is old: that is why we want it
+        for what, step in (
+                ('weak ciphers', lambda: context.set_ciphers(TLS_SUITES)),
+                ('TLS 1.0', lambda: allow_old_versions(ssl, context)),
+                ('ALPN', lambda: context.set_alpn_protocols(TLS_INSIDE))):
+            try:
+                step()
+            except (ValueError, NotImplementedError, ssl.SSLError) as error:
+                say('TLS: %s refuses %s: %s' % (ssl.OPENSSL_VERSION, what, error))
+    for kind, name in KEY_FILES:
+        try:
+            load_chain(context, keep_secret(directory, name, lambda: make_chain(kind, host)))
+        except (ValueError, ssl.SSLError) as error:
+            raise UserError('TLS: %s refuses the certificate%s: %s' % (
+                ssl.OPENSSL_VERSION, ' of ' + os.path.join(directory, name) if directory else '',
+                error)) from None
+    return context
+
+
+def allow_old_versions(ssl, context):
+    """TLS 1.0 to 1.3, and nothing that costs more than a handshake: no tickets, no second one."""
+    context.options &= ~(ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1)
+    context.options |= ssl.OP_NO_TICKET | NO_RENEGOTIATION
+    if hasattr(context, 'minimum_version'):     # 3.7
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    if hasattr(context, 'num_tickets'):         # 3.8
+        context.num_tickets = 0
+
+
+def load_chain(context, text: bytes):
+    """A key and its certificate, PEM; the library wants a file, which is never on a disk."""
+    if hasattr(os, 'memfd_create'):             # 3.8
+        fd = os.memfd_create('tls')
+    else:
+        fd = os.open('/tmp', os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        write_all(fd, text)
+        context.load_cert_chain('/proc/self/fd/%d' % fd)
+    finally:
+        os.close(fd)
+
+
+# ---- sessions ----
+
+RECORD_HEAD = struct.Struct('!BHH')     # RFC 8446 s5.1: type version length
+RECORD_MAX = (1 << 14) + 2048           # RFC 5246 s6.2.3
+TLS_ALERT, TLS_HANDSHAKE = 21, 22
+TLS_INTERNAL_ERROR = 80                 # RFC 8446 s6.2
+HELLO_RECORDS = 32                      # that a ClientHello may be cut into
+HELLO_MAX = 1 << 14                     # octets of one
+SHAKING_COST, SHAKEN_COST = 48 << 10, 20 << 10      # octets that OpenSSL keeps of a connection
+SESSIONS_MAX = 1024
+HANDSHAKE_S = 10.0
+SESSIONS_CROWD_MAX = 64                      # of one network
+TLS_RATE = 300                          # handshakes a second
+
+
+def read_hello(data: bytes) -> 'bytes | None':
+    """Records that a client begins with -> the handshake message in them, which may be in several.
+
+    None: it is not whole; b'': there is none, or only OpenSSL can say what it is
+    """
+    message, at = b'', 0
+    if data[:1] == b'\x80' and len(data) < 2 + data[1:2].ljust(1)[0]:   # SSLv2
+        return None
+    for _ in range(HELLO_RECORDS):
+        if len(data) < at + RECORD_HEAD.size:
+            return None if data[at:at + 1] in (b'', b'\x16') else b''
+        kind, _, size = RECORD_HEAD.unpack_from(data, at)
+        if kind != TLS_HANDSHAKE or not 0 < size <= RECORD_MAX:
+            break
+        at += RECORD_HEAD.size + size
+        if len(data) < at:
+            return None
+        message += data[at - size:at]
+        end = 4 + from_octets(message[1:4], 'big')
+        if end > HELLO_MAX:
+            break
+        if 4 <= end <= len(message):
+            return message[:end]
+    return b''
+
+
+class Tls:
+    """All conversations inside of TLS.
+
+    context     the SSLContext
+    greets      whether we speak first inside, where we do
+    maximum     Sessions at once; crowd: of one network
+    rate        handshakes a second; bucket: [those that may still be, when that was so]
+    sessions    {Session: None}, the longest idle first
+    crowds      {network of the client: the same of its own}
+    displaced   (Stream, its last octets) of those that had to make room
+    counts      of these, and of those over the rate
+    """
+
+    def __init__(self, context, greets=True, maximum=SESSIONS_MAX, rate=TLS_RATE,
+                 crowd=SESSIONS_CROWD_MAX):
+        self.context, self.greets = context, greets
+        self.maximum, self.crowd = maximum, crowd
+        self.rate, self.bucket = rate, [rate, 0.0]
+        self.sessions, self.crowds = collections.OrderedDict(), {}
+        self.displaced, self.counts = collections.deque(), collections.Counter()
+
+    def begin(self, stream, words, greets):
+        """A conversation goes on inside -> its Session, as of there."""
+        stream.limit = HANDSHAKE_S
+        return Session(self, stream, words, greets and self.greets)
+
+    def admit(self, session) -> bool:
+        """Whether a handshake may begin; then there is room for it."""
+        Budget.refill(self.bucket, self.rate, self.rate, session.stream.now)
+        if self.bucket[0] < 1:
+            self.counts['tls over budget'] += 1
+            return False
+        self.bucket[0] -= 1
+        crowd = self.crowds.setdefault(session.network, collections.OrderedDict())
+        if len(crowd) >= self.crowd:
+            self.displace(crowd)
+        elif len(self.sessions) >= self.maximum:
+            self.displace(self.sessions)
+        self.sessions[session] = self.crowds.setdefault(session.network, crowd)[session] = None
+        return True
+
+    def displace(self, sessions):
+        """The one that was idle for longest ends."""
+        stream = next(iter(sessions)).stream
+        self.counts['tls displaced'] += 1
+        self.displaced.append((stream, stream.farewell()))
+
+    def touch(self, session):
+        """It was not idle."""
+        self.sessions.move_to_end(session)
+        self.crowds[session.network].move_to_end(session)
+
+    def forget(self, session):
+        """It is over."""
+        if session in self.sessions:
+            del self.sessions[session], self.crowds[session.network][session]
+            if not self.crowds[session.network]:
+                del self.crowds[session.network]
+
+
+class Session:
+    """TLS around one conversation: octets of records on one side, what is said on the other.
+
+    server      the Tls
+    stream      the Stream whose octets these are
+    network     of its client
+    kept        records of a ClientHello that is not whole
+    incoming, outgoing  MemoryBIOs of records; inner: the SSLObject; None until the hello is whole
+    done        the handshake is over
+    words       what we say first inside
+    greeter     the Protocol that does so if the client stays silent; None: none, or no more
+    greets      when it does, Unix time; None: not known yet, or never
+    """
+    __slots__ = ('server', 'stream', 'network', 'kept', 'incoming', 'outgoing', 'inner', 'done',
+                 'words', 'greeter', 'greets')
+
+    def __init__(self, server, stream, words, greets):
+        self.server, self.stream = server, stream
+        self.network = source_network(stream.src)
+        self.kept, self.words = b'', words
+        self.incoming = self.outgoing = self.inner = None
+        self.done, self.greets = False, None
+        self.greeter = stream.host.registry.greeters.get(stream.dport) if greets else None
+
+    def cost(self) -> int:
+        """Octets that are kept for it."""
+        if self.inner is None:
+            return len(self.kept)
+        return SHAKEN_COST if self.done else SHAKING_COST
+
+    def feed(self, octets: bytes) -> bytes:
+        """Records of the client -> ours, with what the conversation inside answers."""
+        stream, shaken = self.stream, self.done
+        if self.inner is None:
+            self.kept += octets
+            hello = read_hello(self.kept)
+            if hello is None:
+                return b''
+            octets, self.kept = self.kept, b''
+            if not self.start(hello):
+                stream.farewell()
+                return pack_alert(max(octets[1:3], b'\3\1') if hello else b'\3\1')
+        plain, over = self.open(octets)
+        out = b'' if shaken or not self.done else self.words
+        if self.done and (plain or over or not octets):
+            out += self.talk(plain, over)
+        if over and not (stream.stalled or stream.waits is not None):
+            stream.closing = True
+            stream.turn_deaf()
+        return self.seal(out)
+
+    def start(self, hello) -> bool:
+        """A ClientHello is whole, octets -> whether we go on with it."""
+        import ssl
+        stream = self.stream
+        parsed = parse_hello(hello) if stream.host.events is not None else None
+        if parsed:
+            stream.note('tls_hello', hello=hello, server_name=read_sni(parsed),
+                        alpn=b','.join(read_alpn(parsed)))
+        if not self.server.admit(self):
+            stream.note('tls', error='too many handshakes')
+            return False
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.inner = self.server.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        return True
+
+    def open(self, octets) -> 'tuple[bytes, bool]':
+        """Records -> what the client says in them, whether no more will come."""
+        import ssl
+        self.incoming.write(octets)
+        pieces = []
+        try:
+            if not self.done:
+                self.inner.do_handshake()
+                self.finish()
+            pieces.append(self.inner.read(RECORD_MAX))
+            while pieces[-1]:
+                pieces.append(self.inner.read(RECORD_MAX))
+            over = True
+        except ssl.SSLWantReadError:
+            over = False
+        except ssl.SSLError as error:           # the alert, if there is one, is in `outgoing`
+            over = True
+            if not self.done:
+                self.stream.note('tls', error=error.reason or str(error))
+        return b''.join(pieces), over
+
+    def finish(self):
+        """The handshake is over."""
+        self.done, self.stream.limit = True, 0
+        if self.stream.record:
+            self.stream.record.go_inside()
+        cipher, _, _ = self.inner.cipher()
+        self.stream.note('tls', version=self.inner.version(), cipher=cipher,
+                         alpn=self.inner.selected_alpn_protocol() or '')
+
+    def talk(self, plain, over) -> bytes:
+        """What the client says inside -> what we answer; whoever listens is told of both.
+
+        over    no more will come
+        """
+        stream = self.stream
+        self.server.touch(self)
+        if plain:
+            self.greeter = self.greets = None
+        hurried = stream.hurried
+        stream.hurried = hurried or over
+        out = stream.hear(plain)
+        stream.hurried = hurried
+        if out:
+            stream.note('answer', octets=len(out), data=plain)
+        elif plain and stream.deaf and not stream.protocol:
+            stream.note('unknown', octets=len(plain), data=plain)
+        return out
+
+    def seal(self, out: bytes) -> bytes:
+        """What we say -> records."""
+        try:
+            if out:
+                self.inner.write(out)
+        except OSError:                         # SSLError: the client has broken it off
+            pass
+        octets = self.outgoing.read()
+        return octets + self.end() if self.stream.closing else octets
+
+    def end(self) -> bytes:
+        """Our side is done -> close_notify, unless the handshake is not over."""
+        octets = b''
+        if self.inner is not None:
+            try:
+                self.inner.unwrap()
+            except OSError:                     # SSLError: it waits for the client's own
+                pass
+            octets = self.outgoing.read()
+        self.forget()
+        return octets
+
+    def forget(self):
+        """Nothing is said inside any more."""
+        self.server.forget(self)
+        self.stream.secure = None
+
+
+def pack_alert(version: bytes) -> bytes:
+    """Octets of a version -> the record of a fatal internal_error (RFC 8446 s6)."""
+    return bytes((TLS_ALERT,)) + version + b'\0\2\2' + bytes((TLS_INTERNAL_ERROR,))
 
 
 # ==== 9 Protocols =====================================================================
@@ -8498,6 +9244,34 @@ def answer_stun(data, peer):
     return Reply(pack_stun(STUN_BINDING_OK, ident, attributes, fingerprint), used, port=port)
 
 
+# ---- turn ----------------------------------------------------------------------------
+
+TURN_ALLOCATE, TURN_REFUSED = 0x0003, 0x0113            # RFC 8656 s17: method 3, request and error
+TURN_USER, TURN_REALM, TURN_NONCE = 0x0006, 0x0014, 0x0015      # RFC 8489 s18.3.1
+
+
+@talk('turn', sig=('00 03 .. .. 21 12 a4 42',), port=3478, size=be(2, 2, STUN_HEAD.size),
+      over=BOTH, most=2.2, check=lambda data, peer: not data[3] & 3,
+      ref='RFC 8656 s7.2, RFC 8489 s9.2.4')
+def answer_turn(message, peer):
+    """Allocate -> who are you?; with a name -> forbidden."""
+    _, size, ident = STUN_HEAD.unpack_from(message)
+    at, number = STUN_HEAD.size, 1
+    for _ in range(STUN_UNKNOWN_MAX):
+        if at + STUN_ATTRIBUTE.size > STUN_HEAD.size + size:
+            break
+        kind, long = STUN_ATTRIBUTE.unpack_from(message, at)
+        if kind == TURN_USER:
+            peer.note('credentials', user=message[at + 4:at + 4 + long])
+            number = 3                  # 403; 401 without a name
+        at += STUN_ATTRIBUTE.size + long + -long % 4
+    error = pack_stun_attribute(STUN_ERROR_CODE, STUN_ERROR.pack(0, 4, number))
+    if number == 1:
+        error += pack_stun_attribute(TURN_REALM, b'turn') + pack_stun_attribute(
+            TURN_NONCE, peer.host.random(4).hex().encode())
+    return pack_stun(TURN_REFUSED, ident, error, False)
+
+
 family('Management')
 
 
@@ -8506,10 +9280,12 @@ family('Management')
 IPMI_ENTERPRISE = b'\0\0\x11\xbe'       # of the ASF (DSP0136 s3.2.2.3)
 IPMI_ASF, IPMI_PONG = 6, 0x40           # class of RMCP; type of message
 IPMI_PLUS = 6                           # kind of authentication: the format of RMCP+
-IPMI_CAPABILITIES, IPMI_CHALLENGE = 0x38, 0x39
-IPMI_NO_USER, IPMI_NO_COMMAND = 0x81, 0xc1
-# s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both versions
-IPMI_ABILITIES = b'\1\x94\4\3\0\0\0\0'
+IPMI_CHALLENGE, IPMI_NO_COMMAND = 0x39, 0xc1
+# Command: (code, data).  s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both
+# versions.  s22.15: cipher suite 3, of SHA-1 and AES.  s22.16: no such user
+IPMI_COMMANDS = {0x38: (0, b'\1\x94\4\3\0\0\0\0'), 0x54: (0, b'\1\xc0\3\1\x41\x81'),
+                 IPMI_CHALLENGE: (0x81, b'')}
+IPMI_PLAIN = 0                          # s13.27.3: payloads: a message
 IPMI_OPEN, IPMI_HELLO = 0x10, 0x12      # s13.17, s13.20: open session, RAKP message 1
 IPMI_NAMELESS = 0x0d                    # s13.24: unauthorized name
 
@@ -8519,18 +9295,26 @@ def ipmi_sum(octets):
     return bytes((-sum(octets) & 0xff,))
 
 
-def pack_ipmi(message, code, data=b''):
-    """Request, completion code, data -> response (s13.6, s13.8)."""
-    address, function, _, source, number, command = message[14:20]
+def answer_ipmi_command(request, peer):
+    """Message of the LAN -> response (s13.8); None if it is one itself."""
+    address, function, _, source, number, command = request[:6]
+    if function & 4:
+        return None
+    code, data = IPMI_COMMANDS.get(command, (IPMI_NO_COMMAND, b''))
+    if command == IPMI_CHALLENGE:
+        peer.note('credentials', user=request[7:23].rstrip(b'\0'))
     head = bytes((source, function + 4 & 0xff))
     body = bytes((address, number, command, code)) + data
-    return message[:4] + bytes(9) + sized(head + ipmi_sum(head) + body + ipmi_sum(body), 1)
+    return head + ipmi_sum(head) + body + ipmi_sum(body)
 
 
 def answer_ipmi_plus(message, peer):
     """RMCP+: a session -> opened, under the number that the client gave; its user -> unknown."""
     size = int.from_bytes(message[14:16], 'little')
     kind, body = message[5] & 0x3f, message[16:16 + size]
+    if kind == IPMI_PLAIN and not any(message[6:14]):
+        answer = answer_ipmi_command(body, peer)
+        return answer and message[:14] + sized(answer, 2, 'little')
     if kind == IPMI_OPEN and size == 32:
         body = body[:1] + b'\0' + bytes((body[1] or 4,)) + b'\0' + body[4:8] * 2 + body[8:]
     elif kind == IPMI_HELLO and size >= 28:
@@ -8551,14 +9335,8 @@ def answer_ipmi(message, peer):
             IPMI_ENTERPRISE + bytes(4) + b'\x81' + bytes(7))
     if message[4] == IPMI_PLUS:
         return answer_ipmi_plus(message, peer)
-    if message[15] & 4:                 # a response
-        return None
-    if message[19] == IPMI_CAPABILITIES:
-        return pack_ipmi(message, 0, IPMI_ABILITIES)
-    if message[19] == IPMI_CHALLENGE:
-        peer.note('credentials', user=message[21:37].rstrip(b'\0'))
-        return pack_ipmi(message, IPMI_NO_USER)
-    return pack_ipmi(message, IPMI_NO_COMMAND)
+    answer = answer_ipmi_command(message[14:14 + message[13]], peer)
+    return answer and message[:4] + bytes(9) + sized(answer, 1)
 
 
 # ---- ntp -----------------------------------------------------------------------------
@@ -8610,6 +9388,64 @@ def answer_ntp(message, peer):
     now = int((peer.now + TIME_EPOCH) * 4294967296) & 0xffffffffffffffff
     return NTP.pack(message[0] & 0x38 | NTP_SERVER, 2, poll, -20, 0, 1 << 8, NTP_LOCAL,
                     now - (16 << 32), sent.to_bytes(8, 'big'), now, now)
+
+
+# ---- pcanywhere ----------------------------------------------------------------------
+
+PCANYWHERE = {b'NQ': b'NR', b'ST': b'ST\1'}     # who is there; status
+
+
+@datagram('pcanywhere', sig=(b'NQ', b'ST'), port=5632, most=1.5,
+          check=lambda data, peer: peer.dport == 5632 and data.rstrip(b'\0') in PCANYWHERE,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_pcanywhere(message, peer):
+    """Who is there, status -> the shortest that says we are."""
+    return PCANYWHERE[message.rstrip(b'\0')]
+
+
+# ---- radius --------------------------------------------------------------------------
+
+RADIUS = struct.Struct('!BBH16s')       # RFC 2865 s3: code id size authenticator
+RADIUS_PORTS = 1812, 1813, 1645, 1646
+RADIUS_ANSWERS = {1: 3, 4: 5, 12: 3}    # Access-Request, Accounting-Request, Status-Server
+RADIUS_USER = 1
+
+
+def is_radius(data, peer):
+    """On its own ports, as long as it says, with whole attributes."""
+    size = int.from_bytes(data[2:4], 'big')
+    return peer.dport in RADIUS_PORTS and RADIUS.size <= size <= len(data)
+
+
+@datagram('radius', sig=['%02x .. 0%d' % (code, high) + ' ..' * 17
+                         for code in RADIUS_ANSWERS for high in range(4)],
+          port=RADIUS_PORTS, check=is_radius, ref='RFC 2865 s3, s4, RFC 2866 s4, RFC 5997 s4')
+def answer_radius(message, peer):
+    """Access -> reject; accounting -> response; both as without a secret."""
+    code, ident, size, authenticator = RADIUS.unpack_from(message)
+    at = RADIUS.size
+    for _ in range(64):
+        if at + 2 > size or message[at + 1] < 2:
+            break
+        if message[at] == RADIUS_USER:
+            peer.note('credentials', user=message[at + 2:at + message[at + 1]])
+        at += message[at + 1]
+    head = RADIUS.pack(RADIUS_ANSWERS[code], ident, RADIUS.size, authenticator)
+    return head[:4] + hashlib.md5(head).digest()
+
+
+# ---- rip -----------------------------------------------------------------------------
+
+RIP_INFINITY = b'\0\0\0\x10'            # RFC 2453 s3.6: unreachable
+
+
+@datagram('rip', sig=('01 01 00 00 00 00' + ' ..' * 18, '01 01 00 00 00 02' + ' ..' * 18,
+                      '01 02 00 00 00 00' + ' ..' * 18, '01 02 00 00 00 02' + ' ..' * 18),
+          port=520, check=lambda data, peer: len(data) <= 24 + PADDING_MAX,
+          ref='RFC 1058 s3.4.1, RFC 2453 s3.9.1')
+def answer_rip(message, peer):
+    """Request for the table, or for a route -> there is none."""
+    return b'\2' + message[1:4] + b'\0\2' + message[6:20] + RIP_INFINITY
 
 
 # ---- snmp ----------------------------------------------------------------------------
@@ -8711,6 +9547,20 @@ def answer_snmp(message, peer):
     return pack_der(0x30, version, community, response)
 
 
+# ---- xdmcp ---------------------------------------------------------------------------
+
+XDMCP_UNWILLING = b'\0\1\0\6'           # XDMCP 1.1: version, opcode; then host name and status
+
+
+@datagram('xdmcp', sig=('00 01 00 01 00 ..', '00 01 00 02 00 ..', '00 01 00 03 00 ..'), port=177,
+          check=lambda data, peer: len(data) >= 6 + data[5] and (
+              peer.dport == 177 or data[5] == 1 and data[6:7] == b'\0'), most=2.6,
+          ref='https://www.x.org/releases/current/doc/libXdmcp/xdmcp.html')
+def answer_xdmcp(message, peer):
+    """Query -> unwilling."""
+    return XDMCP_UNWILLING + sized(sized(b'server') + sized(b'no'))
+
+
 family('Discovery')
 
 
@@ -8775,6 +9625,22 @@ def answer_bacnet(data, peer):
     return answer and b'\x81\x0a' + sized(b'\1\0' + answer, 2, extra=4)
 
 
+# ---- citrix --------------------------------------------------------------------------
+
+CITRIX_MAGIC = b'\2\xfd\xa8\xe3'
+
+
+@datagram('citrix', sig=('1e 00 01 30 02 fd a8 e3', '20 00 01 30 02 fd a8 e3',
+                         '2a 00 01 32 02 fd a8 e3'), port=1604, most=1.6,
+          check=lambda data, peer: len(data) >= data[0],
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_citrix(message, peer):
+    """Browser of ICA: who is the master, which applications -> we, none."""
+    if message[3] == 0x32:
+        return b'\x10\0\2\x33' + CITRIX_MAGIC + bytes(8)
+    return (b'\x30\0\2\x31' + CITRIX_MAGIC + b'\2\0\6\x44').ljust(48, b'\0')
+
+
 # ---- coap ----------------------------------------------------------------------------
 
 COAP_PORTS = 5683, 5684
@@ -8818,6 +9684,106 @@ def answer_coap(message, peer):
     return bytes((kind | token, COAP_NOT_FOUND)) + number
 
 
+# ---- db2 das -------------------------------------------------------------------------
+
+@datagram('db2-das', sig=(b'DB2GETADDR\0SQL',), port=523, most=2.0,
+          ref='https://www.ibm.com/docs/en/db2/11.5?topic=commands-db2admin')
+def answer_db2_das(message, peer):
+    """Where is Db2 -> here."""
+    return b'DB2RETADDR\0SQL09010\0' + peer.host.host_name + b'\0'
+
+
+# ---- digi ----------------------------------------------------------------------------
+
+@datagram('digi', sig=(b'DIGI\0\1\0\6', b'DVKT\0\1\0\6', b'DGDP\0\1\0\6'), port=2362, most=1.9,
+          check=lambda data, peer: len(data) >= 14,
+          ref='https://www.digi.com/resources/documentation/digidocs/pdfs/90001141.pdf')
+def answer_digi(message, peer):
+    """Discovery of ADDP -> a device: hardware address, name, result."""
+    return message[:4] + b'\0\2' + sized(b'\1\6\2' + peer.host.guid[:5] + b'\x0d' + sized(
+        b'device', 1) + b'\2\0')
+
+
+# ---- hid -----------------------------------------------------------------------------
+
+@datagram('hid', sig=(b'discover;013;',), port=4070, most=6.5,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_hid(message, peer):
+    """Discovery of door controllers -> a device."""
+    text = b';02:00:00:00:00:01;device;%s;0;device;1.0;01/01/2020;' % url_host(peer.dst)
+    return b'discovered;%03d' % (len(text) + 14) + text
+
+
+# ---- kasa ----------------------------------------------------------------------------
+
+KASA_KEY = 171                          # each octet is masked with what was sent before it
+KASA_ANSWER = b'{"system":{"get_sysinfo":{"err_code":0}}}'
+
+
+def kasa_mask(text, begin=KASA_KEY):
+    """Text -> as it is sent."""
+    sent = []
+    for octet in text:
+        begin ^= octet
+        sent.append(begin)
+    return bytes(sent)
+
+
+@datagram('kasa', sig=('d0 f2 81 f8 8b ff 9a f7 d5',), port=9999, most=1.5,
+          check=lambda data, peer: kasa_mask(KASA_ANSWER[:27]) != data[:27],
+          ref='https://github.com/softScheck/tplink-smartplug')
+def answer_kasa(message, peer):
+    """Which plug -> one without a word to say."""
+    return kasa_mask(KASA_ANSWER)
+
+
+# ---- knx -----------------------------------------------------------------------------
+
+# ISO 22510, 03_08_02 s7.5.4: device, twisted pair; its group 224.0.23.12; core services
+KNX_DEVICE = struct.Struct('!BBBBHH6s4s6s30s')
+KNX_SERVICES, KNX_GROUP = b'\4\2\2\1', b'\xe0\0\x17\x0c'
+
+
+@datagram('knx', sig=('06 10 02 01 00 0e 08 01', '06 10 02 03 00 0e 08 01'), port=3671, most=5.6,
+          ref='https://support.knx.org/hc/en-us/sections/115000350544')
+def answer_knx(message, peer):
+    """Search, description -> a device."""
+    mac = b'\2' + peer.host.guid[:5]
+    body = KNX_DEVICE.pack(KNX_DEVICE.size, 1, 2, 0, 0, 0, mac, KNX_GROUP, mac, b'device')
+    body += KNX_SERVICES
+    if message[3] == 1:
+        body = b'\x08\1' + (peer.dst if len(peer.dst) == 4 else bytes(4)) + (
+            peer.dport.to_bytes(2, 'big')) + body
+    return b'\6\x10\2' + bytes((message[3] + 1,)) + sized(body, extra=6)
+
+
+# ---- lantronix -----------------------------------------------------------------------
+
+@datagram('lantronix', sig=('00 00 00 f6', '00 00 00 f8'), port=30718,
+          check=lambda data, peer: peer.dport == 30718 and not any(data[4:]),
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_lantronix(message, peer):
+    """Which firmware, which set-up -> an answer with nothing in it."""
+    return b'\0\0\0' + bytes((message[3] + 1,))
+
+
+# ---- lifx ----------------------------------------------------------------------------
+
+# 36 octets: size, flags, source, target, reserved and sequence, reserved, type
+LIFX = struct.Struct('<HH4s8s6s2s8xHxx')
+LIFX_SERVICE, LIFX_STATE = 2, 3
+
+
+@datagram('lifx', sig=('24 00 00 34' + ' ..' * 28 + ' 02 00 00 00',), port=56700, most=1.2,
+          ref='https://lan.developer.lifx.com/docs/packet-contents')
+def answer_lifx(message, peer):
+    """Get service -> one over UDP, on our port."""
+    _, _, source, _, reserved, sequence, _ = LIFX.unpack_from(message)
+    mac = b'\2' + peer.host.guid[:5] + b'\0\0'
+    return LIFX.pack(LIFX.size + 5, 0x1400, source, mac, reserved, sequence, LIFX_STATE) + (
+        b'\1' + peer.dport.to_bytes(4, 'little'))
+
+
 # ---- memcached over udp --------------------------------------------------------------
 
 MEMCACHED_UDP = {b'version': b'VERSION 1.6.0\r\n', b'stats': b'STAT pid 1\r\nEND\r\n',
@@ -8834,6 +9800,92 @@ def answer_memcached_udp(message, peer):
     if words[0] == b'stats' and len(words) > 1 and words[1].strip(b'\0'):
         text = b'END\r\n'
     return message[:8] + text
+
+
+# ---- mqtt-sn -------------------------------------------------------------------------
+
+MQTTSN_REFUSED = b'\3\5\3'              # MQTT-SN 1.2 s5.4.5: CONNACK, not supported
+
+
+@datagram('mqtt-sn', sig=('03 01 ..', '.. 04 .. 01 .. ..'), port=(1884, 10000),
+          check=lambda data, peer: (peer.dport in (1884, 10000)
+                                    and 0 <= len(data) - data[0] <= PADDING_MAX),
+          ref='https://groups.oasis-open.org/higherlogic/ws/public/document?document_id=66091')
+def answer_mqtt_sn(message, peer):
+    """Search for a gateway -> one; connect -> refused."""
+    if message[1] == 1:
+        return b'\3\2\1'
+    peer.note('request', client=message[6:message[0]])
+    return MQTTSN_REFUSED
+
+
+# ---- mssql browser -------------------------------------------------------------------
+
+MSSQL_INSTANCE = (b'ServerName;%s;InstanceName;MSSQLSERVER;IsClustered;No;Version;15.0.2000.5;'
+                  b'tcp;1433;;')
+
+
+@datagram('mssql-browser', sig=('02', '03', '04'), port=1434, most=100.0,
+          check=lambda data, peer: peer.dport == 1434, ref='MS-SQLR s2.2.1, s2.2.2, s2.2.5')
+def answer_mssql_browser(message, peer):
+    """Which instances -> one, on the usual port."""
+    return b'\5' + sized(MSSQL_INSTANCE % peer.host.host_name, 2, 'little')
+
+
+# ---- netis ---------------------------------------------------------------------------
+
+NETIS_ANSWER = b'\xd0\xa5Login:'
+
+
+@datagram('netis', sig=('..',), port=53413,
+          check=lambda data, peer: not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)]),
+          ref='https://www.shadowserver.org/what-we-do/network-reporting/netis-router-report/')
+def answer_netis(message, peer):
+    """Anything to the back door of routers -> a login is wanted; no longer than the question."""
+    peer.note('request', command=message[:512])
+    return NETIS_ANSWER[:len(message)]
+
+
+# ---- sentinel ------------------------------------------------------------------------
+
+@datagram('sentinel', sig=('7a 00 00 00 00 00',), port=5093,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_sentinel(message, peer):
+    """Is there a server of licences -> yes."""
+    return b'\x7b\0\0\0\0\0'
+
+
+# ---- slp -----------------------------------------------------------------------------
+
+SLP_ANSWERS = {1: (2, 4), 6: (7, 5), 9: (10, 4)}        # RFC 2608 s8: answer, octets of nothing
+SLP_FIXED = 14                          # octets before the language: its length is the last two
+
+
+def is_slp(data, peer):
+    """As long as it says, and more than its language."""
+    size = int.from_bytes(data[2:5], 'big')
+    return SLP_FIXED + data[13] < size <= len(data) <= size + PADDING_MAX
+
+
+@datagram('slp', sig=['02 %02x 00' % kind + ' ..' * 9 + ' 00 ..' for kind in SLP_ANSWERS],
+          port=427, check=is_slp, ref='RFC 2608 s8.1, s8.2, s10.1, s10.3')
+def answer_slp(message, peer):
+    """Request for services, their types, attributes -> none."""
+    if peer.to_group:                   # RFC 2608 s7: to many nobody says that it has nothing
+        return None
+    peer.note('request', command=message[SLP_FIXED + message[13]:])
+    kind, zeros = SLP_ANSWERS[message[1]]
+    tail = bytes(5) + message[10:14 + message[13]] + bytes(zeros)
+    return bytes((2, kind)) + sized(tail, 3, extra=5)
+
+
+# ---- squeezecenter -------------------------------------------------------------------
+
+@datagram('squeezecenter', sig=(b'eIPAD\0', b'eNAME\0'), port=3483, most=2.0,
+          ref='https://wiki.slimdevices.com/index.php/SLIMP3ClientProtocol')
+def answer_squeezecenter(message, peer):
+    """Which server of music -> its name."""
+    return b'ENAME' + sized(peer.host.host_name, 1)
 
 
 # ---- ssdp ----------------------------------------------------------------------------
@@ -8858,6 +9910,44 @@ def answer_ssdp(message, peer):
         return None
     kind = b'upnp:rootdevice' if kind == b'ssdp:all' else kind
     return SSDP_ANSWER % (url_host(peer.dst), kind, peer.host.uuid)
+
+
+# ---- ubiquiti ------------------------------------------------------------------------
+
+def ubiquiti_field(kind, value):
+    """A field: type, length, value."""
+    return bytes((kind,)) + sized(value)
+
+
+@datagram('ubiquiti', sig=('01 00 00 00', '02 08 00 00', '02 0a 00 04'), port=10001, most=12.0,
+          check=lambda data, peer: peer.dport == 10001,
+          ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
+def answer_ubiquiti(message, peer):
+    """Discovery -> a device: addresses, version, name, model."""
+    mac = b'\2' + peer.host.guid[:5]
+    fields = ((1, mac), (2, mac + peer.dst[:4]), (3, b'1.0'), (11, b'device'), (12, b'AP'))
+    return (b'\1\0' if message[0] == 1 else b'\2\6') + sized(
+        b''.join(ubiquiti_field(*each) for each in fields))
+
+
+# ---- ws-discovery --------------------------------------------------------------------
+
+WSD_ID = re.compile(br'MessageID[^>]{0,64}>\s*([^<>\s]{1,128})\s*<')
+WSD_SCHEMAS = b'http://schemas.xmlsoap.org/ws/'
+WSD_ANSWER = (b'<s:Envelope xmlns:s="http://www.w3.org/2003/05/soap-envelope" xmlns:a="'
+              + WSD_SCHEMAS + b'2004/08/addressing"><s:Header><a:Action>' + WSD_SCHEMAS
+              + b'2005/04/discovery/ProbeMatches</a:Action><a:RelatesTo>%s</a:RelatesTo>'
+              b'</s:Header><s:Body><d:ProbeMatches xmlns:d="' + WSD_SCHEMAS
+              + b'2005/04/discovery"/></s:Body></s:Envelope>')
+
+
+@datagram('ws-discovery', sig=(b'<?xml', b'<soap', b'<s:E', b'<SOAP', b'<env', b'<e:E', b'<Env'),
+          port=3702, check=lambda data, peer: b'/discovery/Probe<' in data,
+          ref='https://docs.oasis-open.org/ws-dd/discovery/1.1/wsdd-discovery-1.1-spec.html')
+def answer_ws_discovery(message, peer):
+    """Probe -> nothing that matches."""
+    ident = WSD_ID.search(message)
+    return WSD_ANSWER % ident.group(1) if ident else None
 
 
 family('Keys and tunnels')
@@ -8891,6 +9981,23 @@ def answer_dtls(message, peer):
     size = sized(body, 3)[:3]
     body = b'\3' + size + message[17:19] + bytes(3) + size + body
     return DTLS_RECORD.pack(22, DTLS_1_0, 0, number, len(body)) + body
+
+
+# ---- gtp -----------------------------------------------------------------------------
+
+GTP_RESTARTS = b'\x0e\0'                # TS 29.060 s7.7.11: Recovery, of no restart
+GTP_2_RESTARTS = b'\3\0\1\0\0'          # TS 29.274 s8.5: the same
+
+
+@datagram('gtp', sig=('32 01 00 04' + ' ..' * 8, '30 01 00 00 .. .. .. ..',
+                      '40 01 00 04 .. .. .. ..', '40 01 00 09 .. .. .. ..'),
+          port=(2123, 2152, 3386), most=1.8, ref='https://www.3gpp.org/dynareport/29060.htm')
+def answer_gtp(message, peer):
+    """Echo request, of version 1 or 2 -> echo response."""
+    if message[0] == 0x40:
+        return b'\x40\2' + sized(message[4:8] + GTP_2_RESTARTS)
+    number = message[8:10] if message[0] & 2 else b'\0\0'
+    return b'\x32\2\0\6' + bytes(4) + number + b'\0\0' + GTP_RESTARTS
 
 
 # ---- ike -----------------------------------------------------------------------------
@@ -8932,6 +10039,87 @@ def answer_ike(message, peer):
                                    IKE.size + len(notify)) + notify
 
 
+# ---- l2tp ----------------------------------------------------------------------------
+
+L2TP_HEAD = struct.Struct('!HHHHHH')    # RFC 2661 s3.1: flags size tunnel session sent received
+L2TP_AVP = struct.Struct('!HHH')        # RFC 2661 s4.1: flags and size, vendor, type
+L2TP_TUNNEL, L2TP_HOST = 9, 7           # types: Assigned Tunnel ID, Host Name
+# RFC 2661 s4.4.2: StopCCN; our tunnel; result: general error 4, no resources
+L2TP_STOP = bytes.fromhex('8008000000000004 8008000000090001 800a0000000100020004')
+
+
+def l2tp_values(message):
+    """Control message -> {type: value} of its AVPs."""
+    values, at = {}, L2TP_HEAD.size
+    end = int.from_bytes(message[2:4], 'big')
+    for _ in range(24):
+        if at + L2TP_AVP.size > min(end, len(message)):
+            break
+        size, _, kind = L2TP_AVP.unpack_from(message, at)
+        values[kind] = message[at + L2TP_AVP.size:at + (size & 0x3ff)]
+        at += max(size & 0x3ff, L2TP_AVP.size)
+    return values
+
+
+@datagram('l2tp', sig=('c8 02 .. .. 00 00 00 00 00 00 00 00 80 08 00 00 00 00 00 01',), port=1701,
+          ref='RFC 2661 s4.4.2, s6.1, s6.4')
+def answer_l2tp(message, peer):
+    """Start of a control connection -> stop: no resources."""
+    values = l2tp_values(message)
+    if len(values.get(L2TP_TUNNEL, b'')) != 2:
+        return None
+    peer.note('request', host=values.get(L2TP_HOST, b''))
+    tunnel = int.from_bytes(values[L2TP_TUNNEL], 'big')
+    return L2TP_HEAD.pack(0xc802, L2TP_HEAD.size + len(L2TP_STOP), tunnel, 0, 0, 1) + L2TP_STOP
+
+
+# ---- nat-pmp -------------------------------------------------------------------------
+
+NATPMP_VERSION, NATPMP_REFUSED = 1, 2           # RFC 6886 s3.5: unsupported; not authorized
+
+
+@datagram('nat-pmp', sig=('00 00', '00 01', '00 02', '01 ..'), port=5351, most=4.0,
+          check=lambda data, peer: peer.dport == 5351, ref='RFC 6886 s3.2, s3.3, s3.5')
+def answer_nat_pmp(message, peer):
+    """Which address, a mapping -> not authorized."""
+    result = NATPMP_VERSION if message[0] else NATPMP_REFUSED
+    second = int(peer.now - peer.host.boot) & 0xffffffff
+    return bytes((0, message[1] | 0x80, 0, result)) + second.to_bytes(4, 'big')
+
+
+# ---- openvpn over udp ----------------------------------------------------------------
+
+@datagram('openvpn', sig=('38 .. .. .. .. .. .. .. .. 00 00 00 00 00',), port=1194, most=1.9,
+          check=lambda data, peer: not any(data[9:]),
+          ref='https://openvpn.net/community-resources/openvpn-protocol/')
+def answer_openvpn_udp(message, peer):
+    """Reset of a client -> reset of a server."""
+    _, session = OPENVPN_HEAD.unpack_from(message)
+    return (OPENVPN_HEAD.pack(OPENVPN_RESET, peer.host.random(8)) + b'\1' + bytes(4) + session
+            + bytes(4))
+
+
+# ---- pcp -----------------------------------------------------------------------------
+
+@datagram('pcp', sig=('02 .. 00 00' + ' ..' * 20,), port=5351, ref='RFC 6887 s7.2, s7.4',
+          check=lambda data, peer: peer.dport == 5351 and data[1] < 0x80)
+def answer_pcp(message, peer):
+    """A mapping -> not authorized."""
+    second = int(peer.now - peer.host.boot) & 0xffffffff
+    return (bytes((2, message[1] | 0x80, 0, 2)) + message[4:8] + second.to_bytes(4, 'big')
+            + bytes(12) + message[24:1100])
+
+
+# ---- pfcp ----------------------------------------------------------------------------
+
+@datagram('pfcp', sig=('20 01 00 .. .. .. .. 00 00 60 00 04 .. .. .. ..',), port=8805,
+          ref='https://www.3gpp.org/dynareport/29244.htm')
+def answer_pfcp(message, peer):
+    """Heartbeat request -> response with the time of our start."""
+    start = int(peer.host.boot + TIME_EPOCH) & 0xffffffff
+    return b'\x20\2\0\x0c' + message[4:8] + b'\0\x60\0\4' + start.to_bytes(4, 'big')
+
+
 # ---- quic ----------------------------------------------------------------------------
 
 QUIC_1 = b'\0\0\0\1'
@@ -8957,7 +10145,274 @@ def answer_quic(message, peer):
             + version)
 
 
+family('Games and peers')
+
+
+# ---- a2s -----------------------------------------------------------------------------
+
+A2S = b'\xff\xff\xff\xff'
+# Valve's server queries: protocol 17; name, map, folder, game; application 0; nobody of 16; a
+# dedicated server on Linux, open, without VAC; version
+A2S_INFO = A2S + b'I\x11server\0map\0game\0game\0\0\0\0\x10\0dl\0\0\x31\0'
+A2S_NONE = {0x55: A2S + b'D\0', 0x56: A2S + b'E\0\0', 0x54: A2S_INFO}       # players, rules
+
+
+@datagram('a2s', sig=['ff ff ff ff %02x' % kind for kind in (0x54, 0x55, 0x56, 0x57)], port=27015,
+          most=1.9, ref='https://developer.valvesoftware.com/wiki/Server_queries')
+def answer_a2s(message, peer):
+    """Query -> a challenge to be sent back; with it the answer."""
+    kind, challenge = message[4], hashlib.sha256(peer.host.guid + peer.src).digest()[:4]
+    text, mark, said = message[5:].partition(b'Source Engine Query\0')
+    if kind == 0x54 and (text or not mark):
+        return None
+    if kind != 0x57 and (said if mark else text)[:4] == challenge:
+        return A2S_NONE[kind]
+    return A2S + b'A' + challenge
+
+
+# ---- afs -----------------------------------------------------------------------------
+
+AFS_VERSION = b'\x0d'                   # Rx: the type that asks for the version
+
+
+@datagram('afs', sig=('.. ' * 12 + '00 00 00 .. 00 00 00 .. 0d' + ' ..' * 8,), port=7001, most=1.5,
+          check=lambda data, peer: peer.dport == 7001 and data[21] & 1,
+          ref='https://docs.openafs.org/rx-spec/')
+def answer_afs(message, peer):
+    """Which version -> one, for whoever speaks as a client."""
+    return message[:21] + bytes((message[21] & 0xfe,)) + message[22:28] + b'generic 1.0\0'
+
+
+# ---- bittorrent ----------------------------------------------------------------------
+
+BITTORRENT_TAG = re.compile(br'1:t([1-8]):')
+
+
+@datagram('dht', sig=(b'd1:ad2:id20:',), port=6881, most=1.2,
+          check=lambda data, peer: b'1:y1:q' in data[32:],
+          ref='https://www.bittorrent.org/beps/bep_0005.html')
+def answer_dht(message, peer):
+    """Ping -> our id; find node, get peers -> none."""
+    tag = BITTORRENT_TAG.search(message, 32)
+    if not tag:
+        return None
+    text = message[tag.end():tag.end() + int(tag.group(1))]
+    nodes = b'' if b'1:q4:ping' in message else b'5:nodes0:'
+    return b'd1:rd2:id20:%s%se1:t%d:%s1:y1:re' % (
+        hashlib.sha1(peer.host.guid).digest(), nodes, len(text), text)
+
+
+@datagram('tracker', sig=('00 00 04 17 27 10 19 80 00 00 00 00' + ' ..' * 4,),
+          port=(6969, 1337), ref='https://www.bittorrent.org/beps/bep_0015.html')
+def answer_tracker(message, peer):
+    """Connect -> a connection."""
+    return bytes(4) + message[12:16] + hashlib.sha1(peer.host.guid + peer.src).digest()[:8]
+
+
+@datagram('utp', sig=('41 00' + ' ..' * 18,), port=6881,
+          check=lambda data, peer: not any(data[8:12]) and len(data) <= 20 + PADDING_MAX,
+          ref='https://www.bittorrent.org/beps/bep_0029.html')
+def answer_utp(message, peer):
+    """SYN -> state: acknowledged."""
+    micros = int(peer.now * 1000000)
+    delay = micros - int.from_bytes(message[4:8], 'big') & 0xffffffff
+    return b'\x21\0' + message[2:4] + (micros & 0xffffffff).to_bytes(4, 'big') + (
+        delay.to_bytes(4, 'big') + b'\0\x10\0\0\0\1' + message[16:18])
+
+
+# ---- mumble --------------------------------------------------------------------------
+
+MUMBLE = struct.Struct('!I8sIII')       # version ident users most bandwidth
+
+
+@datagram('mumble', sig=('00 00 00 00' + ' ..' * 8,), port=64738, most=2.0,
+          check=lambda data, peer: peer.dport == 64738 and len(data) <= 12 + PADDING_MAX,
+          ref='https://www.mumble.info/documentation/developer/protocol/')
+def answer_mumble(message, peer):
+    """Ping -> an empty server."""
+    return MUMBLE.pack(0x10500, message[4:12], 0, 100, 72000)
+
+
+# ---- quake ---------------------------------------------------------------------------
+
+QUAKE_ANSWERS = {
+    b'getstatus': b'statusResponse\n\\mapname\\q\n', b'status': b'print\n\\hostname\\s\n',
+    b'getinfo': b'infoResponse\n\\hostname\\s', b'info': b'info\nserver'}
+QUAKE_WORD = re.compile(br'\xff{4}(getstatus|getinfo|status|info)(?![A-Za-z])')
+
+
+@datagram('quake', sig=['ff ff ff ff %02x %02x' % (ord(word[0]), ord(word[1]))
+                        for word in ('ge', 'st', 'in')], port=(27960, 27910, 28960), most=2.6,
+          check=lambda data, peer: QUAKE_WORD.match(data) and not data.startswith(b'info\n', 4),
+          ref='https://github.com/id-Software/Quake-III-Arena')
+def answer_quake(message, peer):
+    """Status, information -> an empty server."""
+    return A2S + QUAKE_ANSWERS[QUAKE_WORD.match(message).group(1)]
+
+
+@datagram('quake1', sig=('80 00 00 0c 02 51 55 41 4b 45 00 03',), port=26000, most=2.9,
+          ref='https://github.com/id-Software/Quake')
+def answer_quake1(message, peer):
+    """Which server -> an empty one."""
+    where = b'%s:%d\0' % (url_host(peer.dst), peer.dport)
+    return b'\x80\0' + sized(b'\x83' + where + b's\0m\0' + b'\0\x08\3', extra=4)
+
+
+# ---- raknet --------------------------------------------------------------------------
+
+RAKNET_MAGIC = '00 ff ff 00 fe fe fe fe fd fd fd fd 12 34 56 78'
+
+
+@datagram('raknet', sig=['%02x' % kind + ' ..' * 8 + ' ' + RAKNET_MAGIC for kind in (1, 2)],
+          port=19132, most=2.4, ref='https://minecraft.wiki/w/RakNet')
+def answer_raknet(message, peer):
+    """Unconnected ping -> pong of an empty server."""
+    return (b'\x1c' + message[1:9] + peer.host.guid[:8] + message[9:25]
+            + sized(b'MCPE;server;0;1.0;0;10;0'))
+
+
 family('Databases and queues')
+
+
+# ---- aerospike -----------------------------------------------------------------------
+
+AEROSPIKE_SAYS = {b'build': b'6.0.0.0', b'node': b'BB9000000000000', b'status': b'ok',
+                  b'partition-generation': b'0', b'peers-clear-std': b'1,3000,[]',
+                  b'peers-generation': b'1'}
+# Message 2.3 of no fields: its head's size, flags, result 80 (not authenticated)
+AEROSPIKE_REFUSAL = b'\2\3' + sized(bytes((22, 0, 0, 0, 0, 80)) + bytes(16), 6)
+
+
+@talk('aerospike', sig=('02 01 00 00 00 00 .. ..', '02 03 00 00 00 00 .. .. 16'), port=3000,
+      size=be(2, 6, 8), ref='https://github.com/aerospike/aerospike-client-c')
+def answer_aerospike(message, peer):
+    """Names of facts -> facts; all else is refused; what has results is an answer."""
+    if b'\t' in message if message[1] == 1 else message[13]:
+        return None
+    if message[1] != 1:
+        peer.note('request', function=message[1], data=message[8:])
+        return AEROSPIKE_REFUSAL
+    names = message[8:].split(b'\n', 64)[:-1] or sorted(AEROSPIKE_SAYS)
+    return b'\2\1' + sized(b''.join(
+        b'%s\t%s\n' % (name, AEROSPIKE_SAYS.get(name, b'')) for name in names), 6)
+
+
+# ---- clickhouse ----------------------------------------------------------------------
+
+CLICKHOUSE_VERSION = re.compile(br'(?:[\x80-\xff]{0,9}[\0-\x7f]){3}')     # three numbers
+CLICKHOUSE_REFUSED = 516                # AUTHENTICATION_FAILED
+# Exception: code, its name, what happened, where; no other in it
+CLICKHOUSE_REFUSAL = (b'\2' + struct.pack('<I', CLICKHOUSE_REFUSED) + sized(b'DB::Exception', 1)
+                      + sized(b'Authentication failed', 1) + sized(b'', 1) + b'\0')
+
+
+def read_clickhouse(data):
+    """Hello -> [client, database, user, password], where it ends."""
+    client, at = read_sized(data, 1, 1)
+    version = CLICKHOUSE_VERSION.match(data, at)
+    if not version:
+        raise Malformed('version at %d' % at)
+    texts, at = [client], version.end()
+    while len(texts) < 4:
+        text, at = read_sized(data, at, 1)
+        texts.append(text)
+    return texts, at
+
+
+def size_clickhouse(data):
+    """Where the hello ends, if it is whole."""
+    try:
+        return read_clickhouse(data)[1]
+    except Malformed:
+        return None
+
+
+@talk('clickhouse', sig=('00 .. 43 6c 69 63 6b 48 6f 75 73 65',), port=9000, limit=1024,
+      size=size_clickhouse, ref='https://clickhouse.com/docs/native-protocol/server')
+def answer_clickhouse(message, peer):
+    """Hello -> authentication failed."""
+    client, _, user, password = read_clickhouse(message)[0]
+    peer.note('credentials', user=user, password=password, client=client)
+    return CLICKHOUSE_REFUSAL, SHUT
+
+
+# ---- openwire ------------------------------------------------------------------------
+
+OPENWIRE_HEAD = struct.Struct('!IB8sI')         # size type magic version
+# Map of one entry: "TightEncodingEnabled", boolean, no
+OPENWIRE_MAP = struct.pack('!I', 1) + sized(b'TightEncodingEnabled') + b'\1\0'
+OPENWIRE_HELLO = sized(b'\1ActiveMQ' + struct.pack('!I', 12) + b'\1' + sized(OPENWIRE_MAP, 4), 4)
+
+
+@talk('openwire', sig=('00 00 .. .. 01' + ' %02x' * 8 % tuple(b'ActiveMQ'),), port=61616,
+      size=be(0, 4, 4), banner=OPENWIRE_HELLO,
+      ref='https://activemq.apache.org/components/classic/documentation/'
+          'openwire-version-2-specification')
+def answer_openwire(message, peer):
+    """Format of the wire -> ours, if we have not said it yet; what follows ends it.
+
+    state   'greeted'
+    """
+    if message[4:13] != OPENWIRE_HELLO[4:13]:
+        peer.note('request', function=message[4], data=message[5:])
+        return b'', SHUT
+    given = b'' if peer.greeter or peer.state else OPENWIRE_HELLO
+    peer.state = 'greeted'
+    return given
+
+
+# ---- pulsar --------------------------------------------------------------------------
+
+PULSAR_CONNECT, PULSAR_PING = b'\x08\2', b'\x08\x12'    # PulsarApi.proto: type of a command
+PULSAR_CONNECTED = b'\x08\3\x1a' + sized(b'\x0a' + sized(b'Broker 2.10', 1) + b'\x10\x13', 1)
+PULSAR_PONG = b'\x08\x13\x9a\1\0'
+# ERROR of no request: authorization
+PULSAR_REFUSAL = b'\x08\x0e\x72' + sized(
+    b'\x08' + b'\xff' * 9 + b'\1\x10\4\x1a' + sized(b'not authorized', 1), 1)
+
+
+@talk('pulsar', sig=('00 00 .. .. 00 00 .. .. 08 02 12',), port=6650, size=be(0, 4, 4),
+      ref='https://pulsar.apache.org/docs/next/developing-binary-protocol/')
+def answer_pulsar(message, peer):
+    """Connect, ping -> the same; all else -> refusal."""
+    kind = message[8:10]
+    says = {PULSAR_CONNECT: PULSAR_CONNECTED, PULSAR_PING: PULSAR_PONG}.get(kind, PULSAR_REFUSAL)
+    return sized(sized(says, 4), 4), says is PULSAR_REFUSAL
+
+
+# ---- rethinkdb -----------------------------------------------------------------------
+
+RETHINK_HELLO = (b'{"success":true,"min_protocol_version":0,"max_protocol_version":0,'
+                 b'"server_version":"2.4.0"}\0')
+RETHINK_REFUSAL = b'{"success":false,"error":"Wrong password","error_code":12}\0'
+RETHINK_USER = re.compile(br'n=([^,"]{0,64}),r=')
+
+
+def size_rethink(data):
+    """The magic, alone or with a key before it was 1.0; then text that ends in NUL."""
+    if data[:1] == b'{':
+        return till(b'\0')(data)
+    if data[:4] == b'\xc3\xbd\xc2\x34':
+        return 4
+    return le(4, 4, 12)(data)
+
+
+@talk('rethinkdb', sig=('c3 bd c2 34', '20 2d 0c 40', '2d 4b 08 5f'), port=28015, limit=4096,
+      size=size_rethink, ref='https://rethinkdb.com/docs/writing-drivers/')
+def answer_rethink(message, peer):
+    """Version -> ours; login -> refusal.
+
+    state   'greeted'
+    """
+    if peer.state is None and message[:1] != b'{':
+        peer.state = 'greeted'
+        if len(message) == 4:
+            return RETHINK_HELLO
+        peer.note('credentials', user=b'', password=message[8:-4])
+        return b'ERROR: Incorrect authorization key.\n\0', SHUT
+    match = RETHINK_USER.search(message)
+    peer.note('credentials', user=match.group(1) if match else b'')
+    return RETHINK_REFUSAL, SHUT
 
 
 # ---- sasl plain ----------------------------------------------------------------------
@@ -9783,6 +11238,160 @@ def answer_riak(message, peer):
     return sized(RIAK_SAYS.get(message[4], RIAK_REFUSAL), 4)
 
 
+# ---- sybase --------------------------------------------------------------------------
+
+SYBASE_NAME, SYBASE_PASSWORD = 39, 70           # TDS 5.0: fields of 30 octets, then their size
+SYBASE_ERROR = (struct.pack('<IBB', 4002, 1, 14) + sized(b'ZZZZZ', 1) + b'\0\1\0'
+                + sized(b'Login failed.\n', 2, 'little') + sized(b'server', 1) + b'\0\0\0')
+# LOGINACK: failed; EED; DONE: error
+SYBASE_TOKENS = (b'\xad' + sized(b'\6\5\0\0\0' + sized(b'server', 1) + b'\x0f\0\0\0', 2, 'little')
+                 + b'\xe5' + sized(SYBASE_ERROR, 2, 'little') + b'\xfd\2\0\0\0\0\0\0\0')
+
+
+def read_sybase(message, at):
+    """A field of the login."""
+    return message[at:at + min(message[at + 30], 30)]
+
+
+def size_sybase(data):
+    """Packets up to the last one: its status says so."""
+    at = 0
+    while len(data) >= at + 8:
+        size = int.from_bytes(data[at + 2:at + 4], 'big')
+        if size < 8:
+            return -1
+        if data[at + 1] & 1:
+            return at + size
+        at += size
+    return None
+
+
+@talk('sybase', sig=('02 00 02 00 00 00 00 00', '02 01 02 00 00 00 00 00'), port=5000, limit=2048,
+      size=size_sybase, ref='https://www.freetds.org/tds.html')
+def answer_sybase(message, peer):
+    """Login -> refusal."""
+    peer.note('credentials', user=read_sybase(message, SYBASE_NAME),
+              password=read_sybase(message, SYBASE_PASSWORD))
+    return b'\4\1' + sized(b'\0\0\0\0' + SYBASE_TOKENS, extra=4), SHUT
+
+
+# ---- tarantool -----------------------------------------------------------------------
+
+TARANTOOL_HEAD = re.compile(            # MessagePack: size {0: type, 1: sync}
+    br'(?:\xce....|\xcd..|\xcc.|.)[\x82-\x84]\0(\xcc?.)\x01'
+    br'(\xcf.{8}|\xce.{4}|\xcd..|\xcc.|.)', re.S)
+TARANTOOL_PING, TARANTOOL_AUTH = b'\x40', b'\7'
+TARANTOOL_REFUSED, TARANTOOL_UNKNOWN = 0x802f, 0x8030
+TARANTOOL_USER = re.compile(br'\x23(?:\xd9(.)|([\xa0-\xbf]))', re.S)   # {0x23: name}: its size
+TARANTOOL_SAYS = {TARANTOOL_REFUSED: b'access is denied', TARANTOOL_UNKNOWN: b'not supported'}
+
+
+def size_tarantool(data):
+    """A number of MessagePack, then so many octets."""
+    width = {0xcc: 1, 0xcd: 2, 0xce: 4}.get(data[0])
+    if width:
+        return be(1, width, 1 + width)(data)
+    return 1 + data[0] if data[0] < 0x80 else -1
+
+
+def tarantool_hello(peer):
+    """Version, instance; salt."""
+    salt = codecs.encode(peer.host.random(32), 'base64').strip()
+    return b''.join(text.ljust(63) + b'\n' for text in (
+        b'Tarantool 2.6.0 (Binary) ' + peer.host.guid.hex().encode(), salt))
+
+
+def read_tarantool_user(message):
+    """Login -> its name, b'' if there is none."""
+    match = TARANTOOL_USER.search(message)
+    if not match:
+        return b''
+    long, short = match.groups()
+    size = ord(long) if long else ord(short) & 0x1f
+    return message[match.end():match.end() + size]
+
+
+@talk('tarantool', port=3301, banner=tarantool_hello, size=size_tarantool,
+      sig=('ce .. .. .. .. 82 00 .. 01', 'ce .. .. .. .. 83 00 .. 01'),
+      ref='https://www.tarantool.io/en/doc/latest/reference/internals/box_protocol/')
+def answer_tarantool(message, peer):
+    """Ping -> pong; login, all else -> refusal."""
+    match = TARANTOOL_HEAD.match(message)
+    if not match:
+        return None
+    kind, sync = match.groups()
+    code = 0 if kind == TARANTOOL_PING else TARANTOOL_UNKNOWN
+    if kind == TARANTOOL_AUTH:
+        peer.note('credentials', user=read_tarantool_user(message))
+        code = TARANTOOL_REFUSED
+    text = TARANTOOL_SAYS.get(code)
+    body = b'\x81\x31\xd9' + sized(text, 1) if text else b'\x80'
+    return b'\xce' + sized(b'\x82\0\xcd' + struct.pack('!H', code) + b'\1' + sync + body, 4), (
+        code == TARANTOOL_REFUSED)
+
+
+# ---- thrift --------------------------------------------------------------------------
+
+THRIFT_CALL, THRIFT_EXCEPTION = b'\x80\1\0\1', b'\x80\1\0\3'    # version 1 and kind
+# Struct: 1, text; 2, i32: unknown method; end
+THRIFT_REFUSAL = b'\x0b\0\1' + sized(b'unknown method', 4) + b'\x08\0\2\0\0\0\1\0'
+
+
+def size_thrift(data):
+    """In a frame all of it; else the name and number of a call."""
+    return (be(4, 4, 12) if data[:1] == b'\x80' else be(0, 4, 4))(data)
+
+
+@talk('thrift', port=(9090, 9083), size=size_thrift,
+      sig=('80 01 00 01 00 00 00 ..', '00 00 .. .. 80 01 00 01 00 00 00 ..'),
+      ref='https://github.com/apache/thrift/blob/master/doc/specs/'
+          'thrift-binary-protocol.md')
+def answer_thrift(message, peer):
+    """Call -> exception: unknown method; without a frame it has no end, so that we end it."""
+    framed = message[:1] != b'\x80'
+    at = message.index(THRIFT_CALL) + 4
+    name, end = read_sized(message, at, 4)
+    peer.note('request', method=name[:256])
+    says = THRIFT_EXCEPTION + sized(name, 4) + message[end:end + 4] + THRIFT_REFUSAL
+    return sized(says, 4) if framed else says, not framed
+
+
+# ---- zeromq --------------------------------------------------------------------------
+
+ZMTP_SIGNATURE = b'\xff' + bytes(7) + b'\1\x7f'         # RFC 23/ZMTP s3.0: greeting
+ZMTP_REST = 22                          # version, mechanism; as server and filler make 64
+ZMTP_REFUSAL = b'\4' + sized(sized(b'ERROR', 1) + sized(b'400', 1), 1)
+
+
+def size_zmtp(data):
+    """The signature, the rest of the greeting, commands: the state is not seen here."""
+    if data[:1] == b'\xff':
+        return 10
+    if data[:1] == b'\3':
+        return 54
+    return (be(1, 8, 9) if data[:1] == b'\6' else be(1, 1, 2))(data)
+
+
+@talk('zeromq', sig=('ff .. .. .. .. .. .. .. .. 7f',), port=5556, size=size_zmtp, limit=1024,
+      ref='https://rfc.zeromq.org/spec/23/')
+def answer_zmtp(message, peer):
+    """Greeting -> ours, of the mechanism asked for; a command -> an error.
+
+    state   'signed', then 'greeted'
+    """
+    if peer.state is None:
+        peer.state = 'signed'
+        return ZMTP_SIGNATURE + b'\3\0'
+    if peer.state == 'signed' and message[:1] == b'\3':
+        peer.state = 'greeted'
+        mechanism = message[2:ZMTP_REST].rstrip(b'\0')
+        return (mechanism if mechanism == b'PLAIN' else b'NULL').ljust(20, b'\0') + bytes(32)
+    if b'\5HELLO' in message[:9]:
+        user, at = read_sized(message, message.index(b'HELLO') + 5, 1)
+        peer.note('credentials', user=user, password=read_sized(message, at, 1)[0])
+    return ZMTP_REFUSAL, SHUT
+
+
 # ---- zookeeper-jute ------------------------------------------------------------------
 
 JUTE_CONNECT = struct.Struct('!IIQIQI16s')      # size protocol zxid timeout session password
@@ -10006,6 +11615,35 @@ def answer_msrpc(message, peer):
     return pack_msrpc(MSRPC_FAULT, call, struct.pack('<IHBxIxxxx', 32, 0, 0, MSRPC_DENIED))
 
 
+# ---- tacacs --------------------------------------------------------------------------
+
+TACACS_HEAD = struct.Struct('!BBBBII')  # RFC 8907 s4.1: version kind sequence flags session size
+TACACS_PLAIN = 1                        # flag: the body is not obfuscated
+TACACS_SAYS = {                         # s5.2, s6.2, s7.2: error, no texts
+    1: b'\7\0\0\0\0\0', 2: b'\x11\0\0\0\0\0', 3: b'\0\0\0\0\2'}
+TACACS_FAILED = b'\2\0\0\0\0\0'
+TACACS_FIXED = 8                        # octets of a start before its texts
+
+
+@talk('tacacs', sig=['%s %02x 01 %s .. .. .. .. 00 00 .. ..' % (version, kind, flags)
+                     for version in ('c0', 'c1') for kind in TACACS_SAYS
+                     for flags in ('00', '01', '04', '05')], port=49,
+      size=be(8, 4, TACACS_HEAD.size), ref='RFC 8907 s4.1, s5.2, s6.2, s7.2')
+def answer_tacacs(message, peer):
+    """Login -> failed if it is readable, else an error, unobfuscated: we share no secret."""
+    version, kind, sequence, flags, session, _ = TACACS_HEAD.unpack_from(message)
+    body = message[TACACS_HEAD.size:]
+    says = TACACS_SAYS[kind]
+    if kind == 1 and flags & TACACS_PLAIN:
+        size = body[4]
+        secret = TACACS_FIXED + sum(body[4:7])
+        peer.note('credentials', user=body[TACACS_FIXED:TACACS_FIXED + size],
+                  password=body[secret:])
+        says = TACACS_FAILED
+    return TACACS_HEAD.pack(version, kind, sequence + 1, TACACS_PLAIN, session,
+                            len(says)) + says, SHUT
+
+
 family('Remote access')
 
 
@@ -10075,6 +11713,22 @@ def answer_rdp(message, peer):
         peer.note('request', client=name.partition('\0')[0])
         return RDP_REJECTED, SHUT
     return RDP_GOODBYE, SHUT
+
+
+# ---- rdp over udp --------------------------------------------------------------------
+
+# MS-RDPEUDP s2.2.2.1, s2.2.2.5: acknowledged, window, flags, first number, units up and down
+RDP_UDP = struct.Struct('!IHHIHH')
+RDP_UDP_SYN, RDP_UDP_ACK = 1, 4
+
+
+@datagram('rdp-udp', sig=('ff ff ff ff .. .. .. 01 .. .. .. .. .. .. .. ..',), port=3389,
+          ref='MS-RDPEUDP s2.2.2, s3.1.5.1')
+def answer_rdp_udp(message, peer):
+    """SYN -> SYN and ACK, then silence."""
+    _, window, _, first, up, down = RDP_UDP.unpack_from(message)
+    ours = int.from_bytes(peer.host.random(4), 'big')
+    return RDP_UDP.pack(first, window, RDP_UDP_SYN | RDP_UDP_ACK, ours, up, down)
 
 
 # ---- rfb -----------------------------------------------------------------------------
@@ -11490,6 +13144,26 @@ def answer_socks5(data, peer):
         return MORE
 
 
+# ---- tls -----------------------------------------------------------------------------
+
+def is_hello(data, peer):
+    """Whether the lengths of a ClientHello, or of one of SSLv2, are what they may be."""
+    if data[0] == TLS_HANDSHAKE:
+        return 4 <= from_octets(data[3:5], 'big') <= RECORD_MAX
+    specs, name, challenge = struct.unpack('!HHH', data[5:11])          # SSLv2 draft s2.5
+    return data[1] == 9 + specs + name + challenge and specs % 3 == 0 < specs
+
+
+@protocol('tls', sig=('16 03 00 .. .. 01', '16 03 01 .. .. 01', '16 03 02 .. .. 01',
+                      '16 03 03 .. .. 01', '80 .. 01 00 02 00 .. 00 .. 00 ..',
+                      '80 .. 01 03 .. 00 .. 00 .. 00 ..'),
+          port=(443, 8443), ref='RFC 8446 s5.1, s4.1.2', over=(TCP,), check=is_hello,
+          everywhere=True)
+def answer_tls(data, peer):
+    """ClientHello -> TLS 1.0 to 1.3; inside, everything is answered as without it."""
+    return Reply(b'', 0, again=True, tls=b'') if peer.offers_tls else None
+
+
 family('Files and remote procedures')
 
 
@@ -11515,6 +13189,10 @@ RPC_FRAGMENTS_MAX = 16
 RPC_UDP_MOST = 2.8                      # 40 octets ask for a list, over IPv6
 RPC_PORTMAPPER = 100000                 # RFC 1833 s2.1
 RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH = 2, 4
+
+# Programs with procedures that we have: {program: {procedure: result}}.  NFS and its mounts
+# answer a ping (RFC 1813 s3.3.0, s5.2.0); what is exported is an empty list (s5.2.5).
+RPC_FILES = {100003: {0: b''}, 100005: {0: b'', 5: bytes(4)}}
 
 # mtype CALL, rpcvers 0..255, prog 99840..100095, any vers, proc 0..255.  The mark is of a record
 # below 64 KiB, so that few other streams are held up.
@@ -11642,8 +13320,10 @@ def answer_rpc_call(call, peer, whole):
         at += RPC_AUTH.size + size + -size % 4
     if len(call) < at:
         return MORE
-    if program != RPC_PORTMAPPER:
-        result = pack_rpc_words(RPC_PROG_UNAVAIL)
+    if program in RPC_FILES and procedure in RPC_FILES[program]:
+        result = pack_rpc_words(RPC_SUCCESS) + RPC_FILES[program][procedure]
+    elif program != RPC_PORTMAPPER:
+        result = pack_rpc_words(RPC_PROC_UNAVAIL if program in RPC_FILES else RPC_PROG_UNAVAIL)
     elif not RPC_PORTMAPPER_LOW <= version <= RPC_PORTMAPPER_HIGH:
         result = pack_rpc_words(RPC_PROG_MISMATCH, RPC_PORTMAPPER_LOW, RPC_PORTMAPPER_HIGH)
     else:
@@ -11689,6 +13369,13 @@ def answer_rpc(data, peer):
         return None
     answer = RPC_MARK.pack(RPC_LAST | len(answer)) + answer
     return answer if peer.transport == UDP else Reply(answer, end)
+
+
+@datagram('rpc-any', sig=('.. .. .. .. 00 00 00 00 00 00 00 02' + ' ..' * 28,), port=(17185, 2049),
+          check=lambda data, peer: data[16:18] == data[24:26] == b'\0\0', ref='RFC 5531 s9')
+def answer_rpc_any(message, peer):
+    """Call of any other program (VxWorks has one for debuggers) -> it is not here."""
+    return answer_rpc_call(message, peer, True)
 
 
 # ---- smb: spnego and ntlmssp ---------------------------------------------------------
@@ -12134,7 +13821,7 @@ HTTP_CHUNK_LINES = 6        # lines of a chunked body read at once
 HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
 HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
 
-HTTP_OWN = 80, 8080         # where any line is answered
+HTTP_OWN = 80, 443, 8080    # where any line is answered
 HTTP_READS = b'GET', b'HEAD', b'POST'
 HTTP_DATAGRAMS = HTTP_READS + (b'PUT', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE', b'PATCH')
 # RFC 9110 s9.3; WebDAV: RFC 4918 s9, RFC 3253 s3.6, RFC 5323 s2; UPnP Device Architecture 2.0
@@ -13465,7 +15152,10 @@ TFTP_NOT_FOUND, TFTP_DENIED = 1, 2      # RFC 1350 s5: codes of errors
 @datagram('tftp', sig=('00 01', '00 02'), port=69, ref='RFC 1350 s5',
           check=lambda data, peer: TFTP_REQUEST.match(data))
 def answer_tftp(message, peer):
-    """A read -> no such file; a write -> denied; the reason where the request has room for it."""
+    """A read -> no such file; a write -> denied.
+
+    returns  with the reason if the request is long enough
+    """
     name = TFTP_REQUEST.match(message).group(1)
     peer.note('request', verb=message[1], path=name)
     code, text = (TFTP_NOT_FOUND, b'not found') if message[1] == 1 else (TFTP_DENIED, b'denied')
@@ -13532,6 +15222,20 @@ lines('irc', 'Registration -> password incorrect.', port=(6667, 194, 6697),
           b'PING': lambda rest, peer: b':%s PONG %s %s\r\n' % (
               peer.host.host_name, peer.host.host_name, rest)},
       other=lambda rest, peer: b':%s 451 * :You have not registered\r\n' % peer.host.host_name)
+
+
+# ---- mgcp ----------------------------------------------------------------------------
+
+MGCP_LINE = re.compile(br'[A-Za-z]{4} ([0-9]{1,9}) \S{1,255} MGCP 1\.0', re.I)
+
+
+@datagram('mgcp', words=(b'AUEP', b'AUCX', b'CRCX', b'DLCX', b'EPCF', b'MDCX', b'NTFY', b'RQNT',
+                         b'RSIP'), port=(2427, 2727),
+          check=lambda data, peer: MGCP_LINE.match(data), ref='RFC 3435 s3.2.1, s3.4')
+def answer_mgcp(message, peer):
+    """Command to an endpoint -> it is unknown."""
+    peer.note('request', command=message.partition(b'\n')[0].rstrip(b'\r'))
+    return b'500 %s unknown\r\n' % MGCP_LINE.match(message).group(1)
 
 
 # ---- rtsp ----------------------------------------------------------------------------
