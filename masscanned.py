@@ -751,6 +751,22 @@ def lines(name, about, sig=(), words=(), shared=(), port=(), ref='', replies=Non
          **more)(answer)
 
 
+def start_tls(peer, agreed, refused, words=b''):
+    """A client asks for TLS -> what a talk returns: TLS follows what agrees, where it can be had.
+
+    words   what we say first inside
+    """
+    if not peer.offers_tls:
+        return refused
+    peer.state = None
+    return Reply(agreed, tls=words)
+
+
+def on_starttls(agreed, refused, words=b''):
+    """The same as a reply of lines()."""
+    return lambda rest, peer: start_tls(peer, agreed, refused, words)
+
+
 def signature_octets(sig) -> list:
     """b'GET ' or '00 .. 21' -> its octets, None for any."""
     if isinstance(sig, bytes):
@@ -1111,7 +1127,7 @@ class Host:
     tls         the Tls of section 8; None: it is not spoken
     http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
-    shared      {protocol: what all its conversations share}
+    shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
@@ -7559,6 +7575,8 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
+    for each in stack.host.shared.values():
+        counts.update(each.counts)
     return counts
 
 
@@ -8107,9 +8125,13 @@ def make_host(args, protocols) -> Host:
     """Who we are, with keys and certificates."""
     host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
                 args.http == '401')
-    if any(each.name == 'tls' for each in protocols):
+    names = {each.name for each in protocols}
+    chains = make_chains(host, args.state_dir) if names & {'ssh', 'tls'} else {}
+    if 'ssh' in names:                          # now, so that workers show the same keys
+        host.shared['ssh'] = make_ssh(args, chains[RsaKey])
+    if 'tls' in names:
         try:
-            context = make_context(host, args.state_dir)
+            context = make_context(host, args.state_dir, chains)
         except ImportError as error:            # a Python without OpenSSL
             say('TLS: this Python has none: %s' % error)
             return host
@@ -8117,6 +8139,19 @@ def make_host(args, protocols) -> Host:
         host.tls = Tls(context, greets, max(args.tls_max // args.workers, 1),
                        max(args.tls_budget / args.workers, 1))
     return host
+
+
+def make_ssh(args, text):
+    """Options, RSA key in PEM -> SshHost; --state-dir keeps its other keys, too."""
+    secret = keep_secret(args.state_dir, SSH_FILE, lambda: os.urandom(SSH_SECRET))
+    try:
+        rsa = RsaKey.parse(parse_pem(RsaKey.label, text))
+        if len(secret) != SSH_SECRET:
+            raise Malformed('octets')
+    except Malformed:
+        raise UserError('SSH: %s or %s in %s is not as it was kept there' % (
+            KEY_FILES[0][1], SSH_FILE, args.state_dir)) from None
+    return SshHost(lambda size: secret, args.ssh_budget / args.workers, rsa)
 
 
 def run(args) -> int:
@@ -8143,8 +8178,6 @@ def run(args) -> int:
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, place=place, refusals=Budget(*REFUSALS))
-        if not args.like_original:              # now, so that workers show the same keys
-            stack.host.shared['ssh'] = SshHost(os.urandom, args.ssh_budget / args.workers)
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:
@@ -8462,10 +8495,17 @@ def make_chain(kind, host) -> bytes:
     return pack_pem(kind.label, key.private()) + pack_pem('CERTIFICATE', octets)
 
 
-def make_context(host, directory):
+def make_chains(host, directory) -> 'dict':
+    """RsaKey and EcKey -> each its key and certificate, PEM; --state-dir keeps them."""
+    return {kind: keep_secret(directory, name, lambda: make_chain(kind, host))
+            for kind, name in KEY_FILES}
+
+
+def make_context(host, directory, chains=None):
     """-> the SSLContext of a server that is content with any client.
 
     directory   --state-dir: its keys and certificates are taken, or kept there
+    chains      of make_chains(), if they are made already
     raises      UserError if a file there is none of these
     """
     import ssl
@@ -8481,9 +8521,10 @@ def make_context(host, directory):
                 step()
             except (ValueError, NotImplementedError, ssl.SSLError) as error:
                 say('TLS: %s refuses %s: %s' % (ssl.OPENSSL_VERSION, what, error))
+    chains = chains or make_chains(host, directory)
     for kind, name in KEY_FILES:
         try:
-            load_chain(context, keep_secret(directory, name, lambda: make_chain(kind, host)))
+            load_chain(context, chains[kind])
         except (ValueError, ssl.SSLError) as error:
             raise UserError('TLS: %s refuses the certificate%s: %s' % (
                 ssl.OPENSSL_VERSION, ' of ' + os.path.join(directory, name) if directory else '',
@@ -12419,9 +12460,13 @@ SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
 SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
 SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
 SSH_TAKEN_MAX = 1 << 16         # and of all of it
+SSH_KEYED_MAX = 1024            # conversations with keys, at once
+SSH_CROWD_MAX = 64              # those of one network
 SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
 SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
 SSH_DH_OCTETS = 40              # of a secret exponent: RFC 3526 s8 has 320 bits for group 14
+SSH_IGNORED = SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG
+SSH_FATAL = SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_KEXINIT    # out of their place
 SSH_GUESS = b'kexguess2@matt.ucc.asn.au'
 SSH_STRICT = b'kex-strict-c-v00@openssh.com', b'kex-strict-s-v00@openssh.com'
 SSH_EXT_INFO = b'ext-info-c'
@@ -12567,6 +12612,7 @@ SSH_MACS = {b'hmac-sha1': 'sha1', b'hmac-sha2-256': 'sha256'}
 SSH_COMPRESSIONS = b'zlib@openssh.com', b'none'     # the former begins after a login: never
 SSH_LISTS = 10
 SSH_SECRET = 32 + 40    # octets of which the keys of the curves are made
+SSH_FILE = 'ssh-keys'   # of --state-dir, that keeps them
 
 
 def ssh_lists(host_keys) -> 'list[list[bytes]]':
@@ -12609,11 +12655,10 @@ class SshBudget:
     share       of one core; a network has a quarter of it
     unit_s      what an exchange of cost 1 takes here; 0: not measured yet
     total       [seconds left, when]; networks: the same of each, in a Budget
-    refused     how many exchanges it did not allow
     """
 
     def __init__(self, share):
-        self.share, self.unit_s, self.refused = share, 0.0, 0
+        self.share, self.unit_s = share, 0.0
         self.total = [share, 0.0]
         self.networks = Budget(share / 4, share / 4)
 
@@ -12627,7 +12672,6 @@ class SshBudget:
         Budget.refill(bucket, self.share / 4, self.share / 4, peer.now)
         Budget.refill(self.total, self.share, self.share, peer.now)
         if bucket[0] <= 0 or self.total[0] <= 0:
-            self.refused += 1
             return False
         bucket[0] -= cost * self.unit_s
         self.total[0] -= cost * self.unit_s
@@ -12639,12 +12683,36 @@ class SshHost:
 
     keys        SshHostKeys; lists: of our KEXINIT
     budget      SshBudget
+    keyed       how many conversations have keys; crowds: {network: how many of it}
+    counts      {why: exchanges that were refused}
     """
 
     def __init__(self, random, share=SSH_SHARE, rsa=None):
         self.keys = SshHostKeys(random(SSH_SECRET), rsa)
         self.budget = SshBudget(share)
         self.lists = ssh_lists(self.keys.names())
+        self.keyed, self.crowds = 0, collections.Counter()
+        self.counts = collections.Counter()
+
+    def admit(self, peer, cost) -> 'bytes | None':
+        """Whether so much may be computed for a peer -> its network, which leave() takes."""
+        network = source_network(peer.src)
+        if self.keyed >= SSH_KEYED_MAX or self.crowds[network] >= SSH_CROWD_MAX:
+            self.counts['ssh crowd'] += 1
+        elif not self.budget.allows(peer, cost):
+            self.counts['ssh over budget'] += 1
+        else:
+            self.keyed += 1
+            self.crowds[network] += 1
+            return network
+        return None
+
+    def leave(self, network):
+        """A conversation with keys is over."""
+        self.keyed -= 1
+        self.crowds[network] -= 1
+        if not self.crowds[network]:
+            del self.crowds[network]
 
 
 class Ssh:
@@ -12652,9 +12720,11 @@ class Ssh:
 
     ssh         the SshHost
     version     the client's identification, without the end of the line
-    ours, theirs        payloads of the KEXINITs; b'' when they are needed no more
+    cookie      of our KEXINIT
+    theirs      payload of the client's; b'' when it is needed no more
     chosen      names of the algorithms
     value       the client's public value, while it waits for its turn
+    network     of the client, from then on; None before
     expects     kinds of messages that may come now
     strict      both sides keep to strict key exchange; skips: a wrong guess comes
     extends     the client takes EXT_INFO
@@ -12663,17 +12733,19 @@ class Ssh:
     size        packet_length of the packet that is coming; 0: not known yet
     taken       octets of the client so far; limit: and how many there may be
     later       later(self, peer) -> Reply, when what is waited for is there; None: nothing is
-    user        of the login that waits for its answer
+    user        of the logins, which has to stay the same; None: there were none
     tries       logins so far; failures: those of them that count
     """
-    __slots__ = ('ssh', 'version', 'ours', 'theirs', 'chosen', 'value', 'expects', 'strict',
-                 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent', 'size',
-                 'taken', 'limit', 'later', 'user', 'tries', 'failures')
+    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'chosen', 'value', 'network', 'expects',
+                 'strict', 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent',
+                 'size', 'taken', 'limit', 'later', 'user', 'tries', 'failures')
 
     def __init__(self, ssh, version):
         self.ssh, self.version = ssh, version
-        self.ours = self.theirs = self.user = b''
+        self.cookie = self.theirs = b''
+        self.user = None
         self.chosen, self.value = (), None
+        self.network = None
         self.expects = SSH_MSG_KEXINIT,
         self.strict = self.skips = self.extends = False
         self.inward = self.outward = SSH_PLAIN
@@ -12682,9 +12754,13 @@ class Ssh:
         self.limit = SSH_EARLY_MAX
         self.tries = self.failures = 0
 
+    def __del__(self):
+        if self.network:
+            self.ssh.leave(self.network)
+
     def cost(self):
         """Octets that it keeps."""
-        size = 900 + len(self.version) + len(self.ours) + len(self.theirs)
+        size = 900 + len(self.version) + len(self.theirs) + len(self.user or b'')
         return size + (2 * self.outward.cost() if self.outward is not SSH_PLAIN else 0)
 
     def answer(self, data, peer):
@@ -12736,9 +12812,10 @@ class Ssh:
             return SSH_TAKES[kind](self, payload, peer)
         if self.strict and SSH_PLAIN in (self.inward, self.outward):
             raise Malformed('message %d in a strict exchange' % kind)
-        if kind in (SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG, SSH_MSG_EXT_INFO):
+        if kind in SSH_IGNORED:
             return Reply()
-        if kind in (SSH_MSG_DISCONNECT, SSH_MSG_KEXINIT) or kind >= SSH_MSG_USERAUTH_REQUEST:
+        if kind in SSH_FATAL or kind >= SSH_MSG_USERAUTH_REQUEST or (
+                kind == SSH_MSG_NEWKEYS and self.inward is not SSH_PLAIN):
             raise Malformed('message %d' % kind)
         number = self.received - 1 & MASK32
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
@@ -12746,8 +12823,9 @@ class Ssh:
 
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
-        self.ours = pack_kexinit(self.ssh.lists, peer.host.random(16))
-        return Reply(self.say(self.ours, peer), 0, limit=SSH_LOGIN_S)
+        self.cookie = peer.host.random(16)
+        ours = pack_kexinit(self.ssh.lists, self.cookie)
+        return Reply(self.say(ours, peer), 0, limit=SSH_LOGIN_S)
 
     def take_kexinit(self, payload, peer):
         """The client's KEXINIT is noted, and what both know is chosen."""
@@ -12774,7 +12852,8 @@ class Ssh:
         if end != len(payload):
             raise Malformed('behind the value')
         _, _, cost = SSH_HOST_KEYS[self.chosen[1]]
-        if not self.ssh.budget.allows(peer, exchange.cost + cost):
+        self.network = self.ssh.admit(peer, exchange.cost + cost)
+        if not self.network:
             return Reply(close=True)
         self.later = Ssh.exchange
         return Reply(wait=WORK)
@@ -12786,7 +12865,8 @@ class Ssh:
         ours, shared = exchange.agree(value, peer.host.random)
         blob = self.ssh.keys.blob(SSH_HOST_KEYS[self.chosen[1]][0])
         secret = pack_mpint(shared)
-        parts = (self.version, SSH_VERSION, self.theirs, self.ours, blob, octets)
+        parts = (self.version, SSH_VERSION, self.theirs,
+                 pack_kexinit(self.ssh.lists, self.cookie), blob, octets)
         session = hashlib.new(digest, b''.join([sized(each, 4) for each in parts]) + ours
                               + secret).digest()                # RFC 4253 s8
         signature = self.ssh.keys.sign(self.chosen[1], session, peer.host.random)
@@ -12795,7 +12875,7 @@ class Ssh:
         self.coming, self.outward = [self.make_way(digest, secret, session, way) for way in (0, 1)]
         if self.strict:
             self.sent = 0
-        self.ours = self.theirs = b''
+        self.theirs = b''
         self.value, self.expects = None, (SSH_MSG_NEWKEYS,)
         if self.extends:
             out += self.say(bytes((SSH_MSG_EXT_INFO,)) + (1).to_bytes(4, 'big')
@@ -12823,7 +12903,7 @@ class Ssh:
         self.inward, self.coming = self.coming, None
         if self.strict:
             self.received = 0
-        self.expects = SSH_MSG_SERVICE_REQUEST,
+        self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
         return Reply()
 
 
@@ -12839,7 +12919,6 @@ def take_ssh_service(self, payload, peer):
     name, _ = read_sized(payload, 1, 4)
     if name != b'ssh-userauth':
         raise Malformed('service')
-    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     return Reply(self.say(bytes((SSH_MSG_SERVICE_ACCEPT,)) + sized(name, 4), peer))
 
 
@@ -12848,8 +12927,8 @@ def take_ssh_login(self, payload, peer):
     user, at = read_sized(payload, 1, 4)
     service, at = read_sized(payload, at, 4)
     method, at = read_sized(payload, at, 4)
-    if service != b'ssh-connection':
-        raise Malformed('service')
+    if service != b'ssh-connection' or self.user not in (None, user):
+        raise Malformed('another service, or another user')
     self.limit, self.user = SSH_TAKEN_MAX, user
     self.tries += method != b'none'
     fields = {'user': user, 'method': method, 'tries': self.tries, 'version': self.version}
@@ -12862,7 +12941,7 @@ def take_ssh_login(self, payload, peer):
         peer.note('credentials', algorithm=algorithm, fingerprint=ssh_fingerprint(key), **fields)
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
-        self.expects += SSH_MSG_USERAUTH_INFO_RESPONSE,
+        self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
         fields['password'], _ = read_sized(payload, at + 1, 4)
@@ -12872,7 +12951,7 @@ def take_ssh_login(self, payload, peer):
 
 def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
-    self.expects = self.expects[:-1]
+    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
     peer.note('credentials', user=self.user, password=password, method=b'keyboard-interactive',
               tries=self.tries, version=self.version)
@@ -12888,8 +12967,10 @@ def refuse_ssh(self, peer):
 
 
 def tell_ssh_failure(self, peer):
-    """-> Reply, after the wait."""
-    return Reply(fail_ssh(self, peer), 0, close=self.failures >= SSH_TRIES)
+    """-> Reply, after the wait; the last one is not told any more."""
+    if self.failures >= SSH_TRIES:
+        return Reply(used=0, close=True)
+    return Reply(fail_ssh(self, peer), 0)
 
 
 def fail_ssh(self, peer) -> bytes:
@@ -14829,14 +14910,18 @@ def note_authorization(peer, value):
 IMAP_LINE = re.compile(br'([^\s(){%*"\\+]{1,32}) +([A-Za-z]+) *(.*)', re.S)     # RFC 9051 s9
 IMAP_LITERAL = re.compile(br'\{[0-9]{1,4}(\+?)\}\Z')            # s4.3: the next line is its text
 IMAP_CAPABILITY = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN'
-IMAP_REPLIES = {b'CAPABILITY': b'* %s\r\n' % IMAP_CAPABILITY, b'ID': b'* ID NIL\r\n', b'NOOP': b'',
-                b'LOGOUT': b'* BYE Logging out\r\n'}
+IMAP_REPLIES = {b'ID': b'* ID NIL\r\n', b'NOOP': b'', b'LOGOUT': b'* BYE Logging out\r\n'}
 IMAP_REFUSAL = b' NO [AUTHENTICATIONFAILED] Authentication failed\r\n'
+
+
+def imap_capability(peer):
+    """-> what we can."""
+    return IMAP_CAPABILITY + (b' STARTTLS' if peer.offers_tls else b'')
 
 
 @talk('imap', sig=('..',), words=(b'A1', b'A01', b'A001', b'A0001'), port=(143, 993),
       ref='RFC 9051 s4.3, s6', size=line, limit=TEXT_MAX,
-      banner=b'* OK [%s] Server ready\r\n' % IMAP_CAPABILITY)
+      banner=lambda peer: b'* OK [%s] Server ready\r\n' % imap_capability(peer))
 def answer_imap(message, peer):
     """Tagged command -> its completion; NO to a login.
 
@@ -14865,6 +14950,10 @@ def answer_imap_command(tag, verb, rest, peer):
     if verb == b'LOGIN':
         user, _, password = rest.partition(b' ')
         return refuse_login(peer, user.strip(b'"'), password.strip(b'"'), tag + IMAP_REFUSAL)
+    if verb == b'CAPABILITY':
+        return b'* %s\r\n%s OK CAPABILITY completed\r\n' % (imap_capability(peer), tag)
+    if verb == b'STARTTLS':
+        return start_tls(peer, tag + b' OK Begin TLS\r\n', tag + b' BAD No TLS\r\n')
     if verb not in IMAP_REPLIES:
         return tag + b' BAD Unknown command, or not before a login\r\n'
     return IMAP_REPLIES[verb] + b'%s OK %s completed\r\n' % (tag, verb), verb == b'LOGOUT'
@@ -14889,15 +14978,22 @@ def answer_nntp_date(rest, peer):
     return time.strftime('111 %Y%m%d%H%M%S\r\n', time.gmtime(peer.now)).encode()
 
 
+def answer_nntp_capabilities(rest, peer):
+    """-> what we can (RFC 3977 s5.2)."""
+    return b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n%s.\r\n' % (
+        b'STARTTLS\r\n' if peer.offers_tls else b'')
+
+
 lines('nntp', 'Command -> a reader\'s welcome; no article without a login.', port=(119, 563),
       sig=(b'MODE READER', b'mode reader'),
       words=(b'CAPABILITIES', b'GROUP', b'LISTGROUP', b'ARTICLE', b'AUTHINFO', b'XOVER',
              b'NEWNEWS'),
       shared=(b'MODE', b'LIST', b'DATE', b'STAT', b'HEAD', b'BODY', b'POST', b'IHAVE',
               b'STARTTLS'),
-      ref='RFC 3977 s5, RFC 4643 s2.3',
+      ref='RFC 3977 s5, RFC 4643 s2.3, RFC 4642 s2.2',
       banner=lambda peer: b'200 %s NNTP service ready\r\n' % peer.host.host_name, replies={
-          b'CAPABILITIES': b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n.\r\n',
+          b'CAPABILITIES': answer_nntp_capabilities,
+          b'STARTTLS': on_starttls(b'382 Begin TLS\r\n', b'502 No TLS\r\n'),
           b'MODE': b'200 Reader mode\r\n', b'AUTHINFO': answer_nntp_authinfo,
           b'DATE': answer_nntp_date, b'HELP': b'100 Help follows\r\n.\r\n',
           b'QUIT': b'205 Bye\r\n',
@@ -14918,11 +15014,19 @@ def answer_pop3_apop(rest, peer):
     return POP3_REFUSAL
 
 
+def answer_pop3_capa(rest, peer):
+    """-> what we can (RFC 2449 s5)."""
+    return b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n%s.\r\n' % (
+        b'STLS\r\n' if peer.offers_tls else b'')
+
+
 lines('pop3', 'Command -> a mailbox that opens to nobody.', port=(110, 995),
       words=(b'CAPA', b'STLS', b'APOP', b'UIDL', b'RETR'),
       shared=(b'AUTH', b'STAT', b'LIST', b'DELE', b'RSET', b'TOP'),
-      ref='RFC 1939 s3, RFC 2449 s5, RFC 5034 s4', banner=b'+OK POP3 server ready\r\n', replies={
-          b'CAPA': b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n.\r\n',
+      ref='RFC 1939 s3, RFC 2449 s5, RFC 5034 s4, RFC 2595 s4',
+      banner=b'+OK POP3 server ready\r\n', replies={
+          b'CAPA': answer_pop3_capa,
+          b'STLS': on_starttls(b'+OK Begin TLS\r\n', b'-ERR No TLS\r\n'),
           b'APOP': answer_pop3_apop, b'QUIT': b'+OK Bye\r\n',
           **user_pass(b'+OK\r\n', POP3_REFUSAL),
           **sasl_replies(b'AUTH', b'+ %s\r\n', POP3_REFUSAL)},
@@ -14934,6 +15038,11 @@ lines('pop3', 'Command -> a mailbox that opens to nobody.', port=(110, 995),
 SIEVE_CAPABILITY = (b'"IMPLEMENTATION" "sieve"\r\n"SASL" "PLAIN LOGIN"\r\n"SIEVE" "fileinto"\r\n'
                     b'"VERSION" "1.0"\r\nOK\r\n')
 SIEVE_REFUSAL = b'NO "Authentication failed"\r\n'
+
+
+def sieve_capability(peer):
+    """-> what we can."""
+    return (b'"STARTTLS"\r\n' if peer.offers_tls else b'') + SIEVE_CAPABILITY
 
 
 def begin_sieve_login(rest, peer):
@@ -14956,26 +15065,29 @@ lines('sieve', 'Command -> capabilities; no script without a login.', port=4190,
       words=(b'LISTSCRIPTS', b'PUTSCRIPT', b'HAVESPACE', b'GETSCRIPT', b'SETACTIVE',
              b'CHECKSCRIPT'),
       shared=(b'AUTHENTICATE', b'CAPABILITY', b'LOGOUT', b'STARTTLS'),
-      ref='RFC 5804 s1.7, s2', banner=SIEVE_CAPABILITY, quits=(b'LOGOUT',), replies={
+      ref='RFC 5804 s1.7, s2', banner=sieve_capability, quits=(b'LOGOUT',), replies={
           b'AUTHENTICATE': begin_sieve_login, b'sasl': go_on_sieve_login, b'NOOP': b'OK\r\n',
-          b'CAPABILITY': SIEVE_CAPABILITY, b'LOGOUT': b'OK\r\n'},
+          b'CAPABILITY': lambda rest, peer: sieve_capability(peer), b'LOGOUT': b'OK\r\n',
+          b'STARTTLS': on_starttls(b'OK\r\n', b'NO "No TLS"\r\n', SIEVE_CAPABILITY)},
       other=b'NO "Unknown command, or not before a login"\r\n')
 
 
 # ---- smtp ----------------------------------------------------------------------------
 
 SMTP_REFUSAL = b'535 5.7.8 Authentication failed\r\n'
+SMTP_UNKNOWN = b'502 5.5.1 Not implemented\r\n'
 
 
 def answer_smtp_ehlo(rest, peer):
     """Who is there -> what we can (RFC 5321 s4.1.1.1)."""
-    return (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-AUTH PLAIN LOGIN\r\n'
-            b'250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % peer.host.host_name)
+    secure = b'250-STARTTLS\r\n' if peer.offers_tls else b''
+    return (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n%s250-AUTH PLAIN LOGIN\r\n'
+            b'250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % (peer.host.host_name, secure))
 
 
 lines('smtp', 'Command -> its reply; no recipient is taken.', port=(25, 465, 587, 2525),
       words=(b'EHLO', b'HELO', b'LHLO', b'MAIL', b'RCPT', b'VRFY', b'EXPN', b'ETRN', b'STARTTLS'),
-      shared=(b'AUTH', b'DATA', b'RSET'), ref='RFC 5321 s4.1, s4.2, RFC 4954 s4, s6',
+      shared=(b'AUTH', b'DATA', b'RSET'), ref='RFC 5321 s4.1, s4.2, RFC 4954 s4, s6, RFC 3207 s4',
       banner=lambda peer: b'220 %s ESMTP\r\n' % peer.host.host_name, replies={
           b'EHLO': answer_smtp_ehlo, b'LHLO': answer_smtp_ehlo,
           b'HELO': lambda rest, peer: b'250 %s\r\n' % peer.host.host_name,
@@ -14984,7 +15096,8 @@ lines('smtp', 'Command -> its reply; no recipient is taken.', port=(25, 465, 587
           b'VRFY': b'252 2.0.0 Cannot verify\r\n', b'NOOP': b'250 2.0.0 Ok\r\n',
           b'HELP': b'214 2.0.0 EHLO HELO MAIL RCPT DATA RSET VRFY AUTH NOOP QUIT\r\n',
           b'QUIT': b'221 2.0.0 Bye\r\n',
-          **dict.fromkeys((b'EXPN', b'ETRN', b'STARTTLS'), b'502 5.5.1 Not implemented\r\n'),
+          b'STARTTLS': on_starttls(b'220 2.0.0 Ready to start TLS\r\n', SMTP_UNKNOWN),
+          **dict.fromkeys((b'EXPN', b'ETRN'), SMTP_UNKNOWN),
           **sasl_replies(b'AUTH', b'334 %s\r\n', SMTP_REFUSAL)},
       other=b'500 5.5.2 Unknown command\r\n')
 
@@ -15033,15 +15146,28 @@ def answer_distcc(data, peer):
 # ---- ftp -----------------------------------------------------------------------------
 
 FTP_REFUSAL = b'530 Login incorrect\r\n'
+FTP_SECURE = b' AUTH TLS\r\n PBSZ\r\n PROT\r\n'
+
+
+def answer_ftp_auth(rest, peer):
+    """A mechanism -> TLS, if it is that (RFC 4217 s4)."""
+    if rest.upper() not in (b'TLS', b'TLS-C', b'TLS-P', b'SSL'):
+        return b'504 Unknown mechanism\r\n'
+    return start_tls(peer, b'234 Begin TLS\r\n', b'502 Not implemented\r\n')
+
 
 lines('ftp', 'Command -> its reply; every login is incorrect.', port=(21, 990, 2121),
       words=(b'FEAT', b'SYST', b'PASV', b'EPSV', b'EPRT', b'PORT', b'TYPE', b'OPTS', b'MLSD',
              b'SITE', b'CWD', b'PWD', b'STOR', *COMMON_WORDS),
-      shared=(b'AUTH', b'LIST', b'STAT', b'MODE', b'ACCT'), ref='RFC 959 s4.2, RFC 2389 s3',
+      shared=(b'AUTH', b'LIST', b'STAT', b'MODE', b'ACCT'),
+      ref='RFC 959 s4.2, RFC 2389 s3, RFC 4217 s4',
       banner=b'220 FTP server ready\r\n', replies={
-          b'FEAT': b'211-Features:\r\n UTF8\r\n211 End\r\n', b'SYST': b'215 UNIX Type: L8\r\n',
+          b'FEAT': lambda rest, peer: b'211-Features:\r\n UTF8\r\n%s211 End\r\n' % (
+              FTP_SECURE if peer.offers_tls else b''),
+          b'SYST': b'215 UNIX Type: L8\r\n',
           b'HELP': b'214 USER PASS QUIT SYST FEAT NOOP\r\n', b'NOOP': b'200 OK\r\n',
-          b'AUTH': b'502 Not implemented\r\n', b'QUIT': b'221 Goodbye\r\n',
+          b'AUTH': answer_ftp_auth, b'PBSZ': b'200 PBSZ=0\r\n', b'PROT': b'200 OK\r\n',
+          b'QUIT': b'221 Goodbye\r\n',
           **user_pass(b'331 Password required\r\n', FTP_REFUSAL),
           **dict.fromkeys((b'PASV', b'EPSV', b'EPRT', b'PORT', b'TYPE', b'OPTS', b'MLSD', b'SITE',
                            b'CWD', b'PWD', b'LIST', b'STAT', b'STOR', b'MODE', b'ACCT'),

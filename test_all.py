@@ -16,6 +16,7 @@ import ctypes
 import errno
 import fcntl
 import functools
+import gc
 import glob
 import gzip
 import hashlib
@@ -11734,15 +11735,15 @@ ONES_16 = b'11' * 16                        # 16 random octets of HOST in hex
 PLAIN_BOB = b'AGJvYgBzZWNyZXQ='             # NUL bob NUL secret
 BOB, SECRET = b'Ym9i', b'c2VjcmV0'
 LOGIN_USER, LOGIN_PASSWORD = b'VXNlcm5hbWU6', b'UGFzc3dvcmQ6'
-IMAP_CAN = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN'
+IMAP_CAN = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN STARTTLS'
 IMAP_NO = b' NO [AUTHENTICATIONFAILED] Authentication failed\r\n'
 POP3_NO = b'-ERR [AUTH] Authentication failed\r\n'
 POP3_OTHER = b'-ERR Unknown command, or not before a login\r\n'
-SIEVE_CAN = (b'"IMPLEMENTATION" "sieve"\r\n"SASL" "PLAIN LOGIN"\r\n"SIEVE" "fileinto"\r\n'
+SIEVE_CAN = (b'"STARTTLS"\r\n"IMPLEMENTATION" "sieve"\r\n"SASL" "PLAIN LOGIN"\r\n"SIEVE" "fileinto"\r\n'
              b'"VERSION" "1.0"\r\nOK\r\n')
 SIEVE_NO = b'NO "Authentication failed"\r\n'
-EHLO_ANSWER = (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-AUTH PLAIN LOGIN\r\n'
-               b'250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % ME)
+EHLO_ANSWER = (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-STARTTLS\r\n'
+               b'250-AUTH PLAIN LOGIN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % ME)
 SMTP_NO = b'535 5.7.8 Authentication failed\r\n'
 SIP_HEAD = (b'%s sip:100@192.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.0.0:5060;branch=z9hG4bK1\r\n'
             b'From: <sip:a@b>;tag=1\r\nTo: <sip:100@192.0.0.1>\r\nCall-ID: 50000\r\n'
@@ -11786,7 +11787,7 @@ TOR_INFO = (b'250-PROTOCOLINFO 1\r\n250-AUTH METHODS=HASHEDPASSWORD\r\n'
 MAIL_VECTORS = [
     ('imap capability@80', TCP, b'a001 CAPABILITY\r\n',
      b'* %s\r\na001 OK CAPABILITY completed\r\n' % IMAP_CAN, 'RFC 9051 s6.1.1'),
-    ('imap verbs', TCP, b'1 noop\r\n2 ID NIL\r\n3 SELECT inbox\r\n4 STARTTLS\n5 logout\r\n6 noop\n',
+    ('imap verbs', TCP, b'1 noop\r\n2 ID NIL\r\n3 SELECT inbox\r\n4 UNSELECT\n5 logout\r\n6 noop\n',
      b'1 OK NOOP completed\r\n* ID NIL\r\n2 OK ID completed\r\n'
      b'3 BAD Unknown command, or not before a login\r\n'
      b'4 BAD Unknown command, or not before a login\r\n'
@@ -11807,12 +11808,13 @@ MAIL_VECTORS = [
      b'200 Reader mode\r\n480 Authentication required\r\n205 Bye\r\n', 'RFC 3977 s5.3'),
     ('nntp verbs', TCP, b'date\r\nhelp\r\nxyz\r\nCAPABILITIES\r\n',
      b'111 20261121014641\r\n100 Help follows\r\n.\r\n500 Unknown command\r\n'
-     b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n.\r\n', 'RFC 3977 s5.2, s7'),
+     b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\nSTARTTLS\r\n.\r\n',
+     'RFC 3977 s5.2, s7'),
     ('nntp login', TCP, b'AUTHINFO USER bob\r\nAUTHINFO PASS secret\r\n',
      b'381 Password required\r\n481 Authentication failed\r\n', 'RFC 4643 s2.3'),
     ('nntp list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
-    ('pop3 capa@80', TCP, b'CAPA\r\nSTLS\r\n',
-     b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n.\r\n' + POP3_OTHER, 'RFC 2449 s5'),
+    ('pop3 capa@80', TCP, b'CAPA\r\nTOP 1 1\r\n',
+     b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\nSTLS\r\n.\r\n' + POP3_OTHER, 'RFC 2449 s5'),
     ('pop3 login', TCP, b'USER bob\r\nPASS secret\r\nSTAT\r\nQUIT\r\n',
      b'+OK\r\n' + POP3_NO + POP3_OTHER + b'+OK Bye\r\n', 'RFC 1939 s7'),
     ('pop3 password first', TCP, b'PASS secret\r\n', POP3_NO, 'RFC 1939 s7'),
@@ -11834,7 +11836,7 @@ MAIL_VECTORS = [
     ('sieve logout elsewhere@81', TCP, b'LOGOUT\r\n', None, 'a shared word'),
     ('smtp ehlo@80', TCP, b'ehlo me\r\n', EHLO_ANSWER, 'RFC 5321 s4.1.1.1'),
     ('smtp mail', TCP, b'HELO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nRSET\r\nNOOP\r\n'
-     b'VRFY bob\r\nEXPN x\r\nSTARTTLS\r\n\r\nHELP\r\nQUIT\r\nNOOP\r\n',
+     b'VRFY bob\r\nEXPN x\r\nETRN x\r\n\r\nHELP\r\nQUIT\r\nNOOP\r\n',
      b'250 %s\r\n250 2.1.0 Ok\r\n554 5.7.1 Relay access denied\r\n503 5.5.1 No valid recipients\r\n'
      b'250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n252 2.0.0 Cannot verify\r\n502 5.5.1 Not implemented\r\n'
      b'502 5.5.1 Not implemented\r\n500 5.5.2 Unknown command\r\n'
@@ -11862,8 +11864,9 @@ FILE_VECTORS = [
     ('ftp login@80', TCP, b'USER bob\r\nPASS secret\r\nSYST\r\nQUIT\r\nNOOP\r\n',
      b'331 Password required\r\n530 Login incorrect\r\n215 UNIX Type: L8\r\n221 Goodbye\r\n',
      'RFC 959 s5.4'),
-    ('ftp verbs', TCP, b'FEAT\r\nauth TLS\r\nPWD\r\nLIST\r\nHELP\r\nNOOP\r\nx y\r\n\r\n',
-     b'211-Features:\r\n UTF8\r\n211 End\r\n502 Not implemented\r\n530 Log in first\r\n'
+    ('ftp verbs', TCP, b'FEAT\r\nauth GSSAPI\r\nPWD\r\nLIST\r\nHELP\r\nNOOP\r\nx y\r\n\r\n',
+     b'211-Features:\r\n UTF8\r\n AUTH TLS\r\n PBSZ\r\n PROT\r\n211 End\r\n'
+     b'504 Unknown mechanism\r\n530 Log in first\r\n'
      b'530 Log in first\r\n214 USER PASS QUIT SYST FEAT NOOP\r\n200 OK\r\n'
      b'500 Unknown command\r\n500 Unknown command\r\n', 'RFC 959 s4.2, RFC 2389 s3'),
     ('ftp list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
@@ -19547,6 +19550,45 @@ class ClassCleanups:
         self.addCleanup = self.stack.callback
 
 
+# Each pair of exchange and host key, each cipher and MAC; /bin/echo answers with the question
+SSH_COMMAND = ('env SSH_ASKPASS=/bin/echo SSH_ASKPASS_REQUIRE=force setsid -w ssh -F none '
+               '-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentityFile=/dev/null '
+               '-o NumberOfPasswordPrompts=1 %s bob@{ssh} true')
+SSH_REFUSAL = r'Permission denied \(publickey,password\)'
+SSH_CLIENTS = [
+    ('ssh', SSH_COMMAND % '', 255, SSH_REFUSAL),
+    ('ssh over IPv6', SSH_COMMAND.replace('{ssh}', 'fd88::212') % '', 255, SSH_REFUSAL),
+    ('plink', 'plink -batch -pw plink bob@{ssh} true', 1, r'ssh-ed25519 255 SHA256:'),
+    ('curl sftp', 'curl -sS -k -u bob:curl sftp://{ssh}/', 67, r'Authentication failure'),
+    ('paramiko', "{py}t=__import__('paramiko').Transport('{ssh}');"
+     "t.connect(username='bob',password='paramiko')", 1, r'AuthenticationException'),
+    ('asyncssh', "{py}__import__('asyncio').run(__import__('asyncssh').connect('{ssh}',"
+     "username='bob',password='asyncssh',known_hosts=None).__aenter__())", 1,
+     r'PermissionDenied'),
+]
+SSH_SLOW_CLIENTS = [
+    ('dbclient', 'env DROPBEAR_PASSWORD=dbclient dbclient -y -y bob@{ssh} true', 1,
+     r'Remote closed the connection'),
+    ('hydra', 'hydra -I -t 1 -l bob -p hydra ssh://{ssh}', 0, r'0 valid password'),
+    ('medusa', 'medusa -h {ssh} -u bob -p medusa -M ssh', 0, r'ACCOUNT CHECK: \[ssh\]'),
+    ('ncrack', 'ncrack -p ssh --user bob --pass ncrack {ssh}', 0, r'1 service scanned'),
+    *(('ssh %s %s' % pair, SSH_COMMAND % ('-o KexAlgorithms=%s -o HostKeyAlgorithms=%s' % pair), 255,
+       SSH_REFUSAL) for pair in itertools.product(*(
+           names.decode().split(',') for names in (SSH_NAMES[0], SSH_NAMES[1])))
+      if '@' not in pair[0] or 'libssh' in pair[0]),
+    *(('ssh %s %s' % pair, SSH_COMMAND % ('-o Ciphers=%s -o MACs=%s' % pair), 255, SSH_REFUSAL)
+      for pair in itertools.product(*(
+          names.decode().split(',') for names in (SSH_NAMES[2], SSH_NAMES[4])))),
+    ('nmap algorithms', 'nmap -n -Pn -p 22 --script ssh-auth-methods,ssh2-enum-algos {ssh}', 0,
+     r'publickey *\n\|_? +password.*kex_algorithms: \(9\).*mac_algorithms: \(2\)'),
+    ('nmap host keys', 'nmap -n -Pn -p 22 --script ssh-hostkey {ssh}', 0, r'\(ED25519\)'),
+]
+
+# What is noted of them; plink does not trust our key
+SSH_PASSWORDS = {'ssh': "bob@.*'s pass", **{name: name for name in (
+    'dbclient', 'hydra', 'medusa', 'ncrack', 'curl', 'paramiko', 'asyncssh')}}
+
+
 class Responder(Case):
     """masscanned.py and real clients: two namespaces, one veth pair, as root.
 
@@ -19678,10 +19720,6 @@ class Responder(Case):
         ('dig version.bind', 'dig +tries=2 +time=2 @10.88.0.26 version.bind TXT CH', 0,
          r'status: NOERROR.*ANSWER: 0,'),
         ('host', 'host -W 5 -t A www.example.org 10.88.0.26', 0, r'has address 10\.88\.0\.26'),
-        ('ssh', 'ssh -v -F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null 10.88.0.27 true',
-         None, r'remote software version dropbear_2022\.83\r?\n'),
-        ('ssh over IPv6', 'ssh -v -F none -o BatchMode=yes fd88::27 true', None,
-         r'remote software version dropbear_2022\.83\r?\n'),
         ('rpcinfo', 'rpcinfo 10.88.0.28', 0, r'100000 +4 +tcp +10\.88\.0\.28\.0\.111 '),
         ('rpcinfo -p', 'rpcinfo -p 10.88.0.28', 0,
          r'100000 +2 +tcp +111 .*100000 +3 +tcp +111 .*100000 +4 +tcp +111 '),
@@ -19887,6 +19925,18 @@ asyncio.run(visit())
         ('curl pop3s', 'curl -ksSv -u bob:secret pop3s://10.88.0.62/', 67, r'-ERR \[AUTH\]'),
         ('curl smtps', 'curl -ksSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
          'smtps://10.88.0.62', 67, r'535 '),
+        ('curl smtp STARTTLS', 'curl -ksSv --ssl-reqd -u bob:secret --mail-from a@b --mail-rcpt c@d '
+         '-T {post} smtp://10.88.0.62', 67, r'SSL connection using TLS.*535 '),
+        ('curl imap STARTTLS', 'curl -ksSv --ssl-reqd -u bob:secret imap://10.88.0.62/', 67,
+         r'SSL connection using TLS.*AUTHENTICATIONFAILED'),
+        ('curl pop3 STLS', 'curl -ksSv --ssl-reqd -u bob:secret pop3://10.88.0.62/', 67,
+         r'SSL connection using TLS.*-ERR \[AUTH\]'),
+        ('curl ftp AUTH', 'curl -ksSv --ssl-reqd -u bob:secret ftp://10.88.0.62/', 67,
+         r'SSL connection using TLS.*530 Login incorrect'),
+        ('swaks tls', 'swaks -tls --to c@d --from a@b --server 10.88.0.62', 24,
+         r'TLS started with cipher TLSv1\.3.*554 5\.7\.1'),
+        ('openssl nntp', S_CLIENT + '119 -starttls nntp', 0, r'Cipher is TLS_AES_256'),
+        ('openssl sieve', S_CLIENT + '4190 -starttls sieve', 0, r'Cipher is TLS_AES_256'),
         ('redis-cli tls', 'redis-cli --tls --insecure -h 10.88.0.62 ping', 0, r'NOAUTH|PONG'),
         ('mosquitto tls', 'mosquitto_pub -h 10.88.0.62 -p 8883 --cafile {state}/tls-p256.pem '
          '--insecure -t a -m b -u bob -P secret', 4, r'bad user name or password'),
@@ -19957,6 +20007,24 @@ asyncio.run(visit())
             text = file.read()
         self.assertGreater(len(text.splitlines()), 20)
         self.assertNotRegex(text, r'\bconnect\(|sin6?_port|sun_path')
+    def run_ssh(self, clients, seconds):
+        """Each is refused, and its password is known."""
+        run = self.start('10.88.0.212,fd88::212', '-v', '--ssh-budget', '1')
+        self.run_clients([(name, command.replace('{ssh}', '10.88.0.212'), status, pattern)
+                          for name, command, status, pattern in clients], seconds)
+        run.end()
+        for name in [each[0].split()[0] for each in clients]:
+            if name in SSH_PASSWORDS and (REQUIRED or shutil.which(name)):
+                self.assertRegex(run.err(), 'password=.*' + SSH_PASSWORDS[name])
+
+    def test_ssh_clients(self):
+        self.run_ssh(SSH_CLIENTS, 15)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: some 50 clients')
+    def test_all_ssh_clients(self):
+        for at in range(0, len(SSH_SLOW_CLIENTS), 6):
+            self.run_ssh(SSH_SLOW_CLIENTS[at:at + 6], 40)
+
     def test_datagram_clients(self):
         """The same over UDP."""
         self.run_clients(self.DATAGRAM_CLIENTS, 15)
@@ -21880,6 +21948,46 @@ class TlsTalks(Case):
         self.assertEqual(kinds[3:], [('tls_hello', 'tls'), ('tls', 'tls')])
         self.assertIn('NO_SHARED_CIPHER', events[4].fields['error'])
 
+    # protocol, what asks for TLS, that it begins, that there is none; then inside: said, answered
+    STARTED = [
+        ('smtp', b'EHLO me\r\nSTARTTLS\r\n', b'220 2.0.0 Ready to start TLS\r\n',
+         b'502 5.5.1 Not implemented\r\n', b'EHLO me\r\nSTARTTLS\r\n',
+         EHLO_ANSWER.replace(b'250-STARTTLS\r\n', b'') + b'502 5.5.1 Not implemented\r\n'),
+        ('imap', b'1 STARTTLS\r\n', b'1 OK Begin TLS\r\n', b'1 BAD No TLS\r\n',
+         b'2 CAPABILITY\r\n', b'* %s\r\n2 OK CAPABILITY completed\r\n' % masscanned.IMAP_CAPABILITY),
+        ('pop3', b'STLS\r\n', b'+OK Begin TLS\r\n', b'-ERR No TLS\r\n', b'CAPA\r\n',
+         b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n.\r\n'),
+        ('nntp', b'STARTTLS\r\n', b'382 Begin TLS\r\n', b'502 No TLS\r\n', b'CAPABILITIES\r\n',
+         b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n.\r\n'),
+        ('sieve', b'STARTTLS\r\n', b'OK\r\n', b'NO "No TLS"\r\n', b'NOOP\r\n',
+         masscanned.SIEVE_CAPABILITY + b'OK\r\n'),
+        ('ftp', b'AUTH TLS\r\n', b'234 Begin TLS\r\n', b'502 Not implemented\r\n',
+         b'PBSZ 0\r\nPROT P\r\nUSER bob\r\nPASS x\r\n',
+         b'200 PBSZ=0\r\n200 OK\r\n331 Password required\r\n530 Login incorrect\r\n'),
+    ]
+
+    def test_started(self):
+        """A protocol goes on inside of TLS, where it can; without TLS it says that it cannot."""
+        for name, asks, agreed, refused, said, answered in self.STARTED:
+            with self.subTest(protocol=name):
+                port = port_of(name)
+                out = feed(self.stream(port, host=quiet_host()), asks)
+                self.assertEqual(out[-len(refused):], refused)
+                self.assertNotIn(b'250-STARTTLS', out)
+                for pieces in [asks], octet_by_octet(asks):
+                    stream = self.stream(port)
+                    out = feed(stream, *pieces)
+                    self.assertEqual(out[-len(agreed):], agreed)
+                    client = Inside(stream).shake()
+                    self.assertEqual((client.alert, client.say(said)), (None, answered))
+                    self.assertEqual(stream.spoken, name)
+
+    def test_no_tls_after(self):
+        """Whoever asks for TLS and then does without is not answered any more."""
+        stream = self.stream(25)
+        self.assertEqual(feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')[:4], b'220 ')
+        self.assertTrue(stream.closing)
+
     def test_unknown_inside(self):
         """What nobody takes is noted without TLS, once for each time."""
         self.host.events = []
@@ -22888,6 +22996,13 @@ class SecureShell(unittest.TestCase):
             {'user': b'bob', 'method': b'keyboard-interactive', 'password': b'secret', 'tries': 1,
              'version': b'SSH-2.0-client'}]))
 
+    def test_another_user(self):
+        """It ends the connection, as with dropbear."""
+        client = SshClient().exchange()
+        self.assertEqual(client.login(), [51])          # it does not need the service first
+        self.assertEqual((client.login(user=b'eve'), client.stream.closing), ([], True))
+        self.assertEqual(len(client.noted), 1)
+
     def test_tenth_failure(self):
         """It ends the connection; questions do not count."""
         client = SshClient().exchange()
@@ -22897,6 +23012,7 @@ class SecureShell(unittest.TestCase):
             self.assertFalse(client.stream.closing, number)
             client.login(more=b'\0' + ssh_string(b'%d' % number))
         self.assertTrue(client.stream.closing)
+        self.assertEqual(client.kinds.count(51), 10)           # and the last is not told
         self.assertEqual([fields['password'] for fields in client.noted[1:]],
                          [b'%d' % number for number in range(10)])
 
@@ -22910,7 +23026,7 @@ class SecureShell(unittest.TestCase):
         for name, payloads, kinds, closing in (
                 ('ignore', (b'\2', kexinit), [], False), ('newkeys', (b'\x15',), [3], False),
                 ('value first', (b'\x1e' + ssh_string(b'\2'),), [3], False),
-                ('disconnect', (b'\1',), [], True), ('login', (b'\x32',), [], True),
+                ('disconnect', (b'\1',), [], True), ('service', (SSH_SERVICE,), [], True), ('login', (b'\x32',), [], True),
                 ('two KEXINITs', (kexinit, kexinit), [], True),
                 ('strict, not first', (b'\2', strict), [], True),
                 ('strict, ignore', (strict, b'\2'), [], True),
@@ -22921,6 +23037,7 @@ class SecureShell(unittest.TestCase):
                 ('another exchange', kexinit, [], True), ('ignore', b'\2', [], False),
                 ('unknown', b'\x28', [3], False), ('channel', b'\x5a', [], True),
                 ('no service', b'\5' + ssh_string(b'ssh-connection'), [], True),
+                ('NEWKEYS again', b'\x15', [], True), ('EXT_INFO', b'\7\0\0\0\0', [3], False),
                 ('login first', b'\x32' + ssh_string(b''), [], True)):
             with self.subTest(name=name):
                 client = SshClient().exchange()
@@ -22968,6 +23085,24 @@ class SecureShell(unittest.TestCase):
         client.say(*[ignore] * 3)
         self.assertTrue(client.stream.closing)
 
+    def test_crowds(self):
+        """So many of a network, and of all, have keys at once; who goes makes room."""
+        host = quiet_host()
+        ssh = host.shared['ssh'] = masscanned.SshHost(host.random, 1000, RSA_KEY)
+        with patched(masscanned, SSH_CROWD_MAX=2, SSH_KEYED_MAX=3):
+            def begin(src):
+                client = SshClient(host, stream=Noting(src, HOST4, 40000, 22, NOW, host))
+                client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))
+                return client if 31 in client.kinds else None
+            kept = [begin(bytes((10, 0, net, 1))) for net in (0, 0, 0, 1, 2)]
+            self.assertEqual([bool(each) for each in kept], [True, True, False, True, False])
+            self.assertEqual((ssh.keyed, ssh.counts), (3, {'ssh crowd': 2}))
+            kept[3].stream.turn_deaf()
+            del kept[0]
+            gc.collect()                        # PyPy's objects go then
+            self.assertEqual((ssh.keyed, ssh.crowds), (1, {b'\x0a\0\0': 1}))
+            self.assertTrue(begin(b'\x0a\0\0\1'))
+
     def test_budget(self):
         """A network has a quarter; what is refused is not computed, and its KEXINIT noted."""
         host = quiet_host()
@@ -22980,7 +23115,7 @@ class SecureShell(unittest.TestCase):
             served += kinds[:1] == [31]
             self.assertEqual(client.stream.closing, kinds == [])
             self.assertEqual(client.stream.noted[0][0], 'ssh_kexinit')
-        self.assertEqual((served, ssh.budget.refused), (1, 7))      # 0.06 s each, 0.05 at once
+        self.assertEqual((served, ssh.counts), (1, {'ssh over budget': 7}))     # 0.06 s of 0.05
         stream = Noting(b'\xc6\x33\x64\1', HOST4, 40000, 22, NOW, host)     # another network
         client = SshClient(host, stream=stream)
         self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
