@@ -20082,6 +20082,7 @@ asyncio.run(visit())
             text = file.read()
         self.assertGreater(len(text.splitlines()), 20)
         self.assertNotRegex(text, r'\bconnect\(|sin6?_port|sun_path')
+
     def run_ssh(self, clients, seconds):
         """Each is refused, and its password is known."""
         run = self.start('10.88.0.212,fd88::212', '-v', '--ssh-budget', '1')
@@ -20103,6 +20104,7 @@ asyncio.run(visit())
     def test_datagram_clients(self):
         """The same over UDP."""
         self.run_clients(self.DATAGRAM_CLIENTS, 15)
+
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
         self.run_clients(self.TLS_CLIENTS, 15)
