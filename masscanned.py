@@ -2098,7 +2098,9 @@ class Store:
                 peer.transport == TCP and peer.state is not None) or peer.dport in index.texts:
             return 0, 0, ()
         rivals = index.span(at, end).rivals(data, peer.transport == TCP, each)
-        return (0, 0, ()) if rivals is None else (at, end, rivals)
+        if rivals is None or is_barred(data[at:end], rivals):
+            return 0, 0, ()             # its own id is such a one: good for itself alone
+        return at, end, rivals
 
 
 NOT_KEPT = None, b'', False
@@ -9496,9 +9498,10 @@ NTP_TEXT = b'version="4"'
 def is_ntp(data, peer):
     """On a port of others only the shape of a simple client: all zeros but its own time."""
     mode = data[0] & 7
-    if mode != NTP_CLIENT:
+    if mode in (NTP_CONTROL_MODE, NTP_PRIVATE):
         return peer.dport == 123 and not data[0 if mode == NTP_PRIVATE else 1] & 0x80
-    return len(data) >= NTP.size and (peer.dport == 123 or not any(data[1:2] + data[4:40]))
+    return mode == NTP_CLIENT and len(data) >= NTP.size and (
+        peer.dport == 123 or not any(data[1:2] + data[4:40]))
 
 
 def answer_ntp_control(message):
@@ -9514,8 +9517,8 @@ def answer_ntp_control(message):
 
 
 @datagram('ntp', port=123, ref='RFC 5905 s7.3, RFC 9327 s2', check=is_ntp, most=2.0,
-          sig=['%02x .. .. .. .. .. .. ..' % (leap << 6 | version << 3 | mode) for leap in (0, 3)
-               for version in (1, 2, 3, 4) for mode in (3, 6, 7) if mode == 3 or not leap])
+          sig=['%02x' % (leap << 6 | version << 3 | NTP_CLIENT) + ' ..' * 47 for leap in (0, 3)
+               for version in (1, 2, 3, 4)] + ['.. .. .. .. .. .. .. ..'])
 def answer_ntp(message, peer):
     """Client -> the time; variables -> the version; mode 7 (monlist) -> no data."""
     mode = message[0] & 7
@@ -9534,8 +9537,8 @@ def answer_ntp(message, peer):
 PCANYWHERE = {b'NQ': b'NR', b'ST': b'ST\1'}     # who is there; status
 
 
-@datagram('pcanywhere', sig=(b'NQ', b'ST'), port=5632, most=1.5,
-          check=lambda data, peer: peer.dport == 5632 and data.rstrip(b'\0') in PCANYWHERE,
+@datagram('pcanywhere', sig=('.. ..',), port=5632, most=1.5,
+          check=lambda data, peer: data.rstrip(b'\0') in PCANYWHERE,
           ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
 def answer_pcanywhere(message, peer):
     """Who is there, status -> the shortest that says we are."""
@@ -9898,8 +9901,8 @@ def answer_knx(message, peer):
 
 # ---- lantronix -----------------------------------------------------------------------
 
-@datagram('lantronix', sig=('00 00 00 f6', '00 00 00 f8'), port=30718,
-          check=lambda data, peer: peer.dport == 30718 and not any(data[4:]),
+@datagram('lantronix', sig=('.. .. .. ..',), port=30718,
+          check=lambda data, peer: data.rstrip(b'\0') in (b'\0\0\0\xf6', b'\0\0\0\xf8'),
           ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
 def answer_lantronix(message, peer):
     """Which firmware, which set-up -> an answer with nothing in it."""
@@ -9946,8 +9949,8 @@ def answer_memcached_udp(message, peer):
 MQTTSN_REFUSED = b'\3\5\3'              # MQTT-SN 1.2 s5.4.5: CONNACK, not supported
 
 
-@datagram('mqtt-sn', sig=('03 01 ..', '.. 04 .. 01 .. ..'), port=(1884, 10000),
-          check=lambda data, peer: (peer.dport in (1884, 10000)
+@datagram('mqtt-sn', sig=('.. .. ..',), port=(1884, 10000),
+          check=lambda data, peer: ((data[:2] == b'\3\1' or data[1] == 4 and data[3:4] == b'\1')
                                     and 0 <= len(data) - data[0] <= PADDING_MAX),
           ref='https://groups.oasis-open.org/higherlogic/ws/public/document?document_id=66091')
 def answer_mqtt_sn(message, peer):
@@ -9964,8 +9967,8 @@ MSSQL_INSTANCE = (b'ServerName;%s;InstanceName;MSSQLSERVER;IsClustered;No;Versio
                   b'tcp;1433;;')
 
 
-@datagram('mssql-browser', sig=('02', '03', '04'), port=1434, most=100.0,
-          check=lambda data, peer: peer.dport == 1434, ref='MS-SQLR s2.2.1, s2.2.2, s2.2.5')
+@datagram('mssql-browser', sig=('..',), port=1434, most=100.0,
+          check=lambda data, peer: data[0] in (2, 3, 4), ref='MS-SQLR s2.2.1, s2.2.2, s2.2.5')
 def answer_mssql_browser(message, peer):
     """Which instances -> one, on the usual port."""
     return b'\5' + sized(MSSQL_INSTANCE % peer.host.host_name, 2, 'little')
@@ -10217,8 +10220,8 @@ def answer_l2tp(message, peer):
 NATPMP_VERSION, NATPMP_REFUSED = 1, 2           # RFC 6886 s3.5: unsupported; not authorized
 
 
-@datagram('nat-pmp', sig=('00 00', '00 01', '00 02', '01 ..'), port=5351, most=4.0,
-          check=lambda data, peer: peer.dport == 5351, ref='RFC 6886 s3.2, s3.3, s3.5')
+@datagram('nat-pmp', sig=('.. ..',), port=5351, most=4.0,
+          check=lambda data, peer: data[0] < 2 and data[1] < 3, ref='RFC 6886 s3.2, s3.3, s3.5')
 def answer_nat_pmp(message, peer):
     """Which address, a mapping -> not authorized."""
     result = NATPMP_VERSION if message[0] else NATPMP_REFUSED
@@ -10273,8 +10276,9 @@ def is_quic(data, peer):
             and data[6 + size] <= 20)
 
 
-@datagram('quic', sig=['%02x .. .. .. .. ..' % first for first in range(0xc0, 0x100)], port=443,
-          check=is_quic, ref='RFC 8999 s6, RFC 9000 s6.1')
+@datagram('quic', port=443, check=is_quic,
+          sig=['%02x' % first + ' ..' * 255 for first in range(0xc0, 0xd0)],
+          ref='RFC 8999 s6, RFC 9000 s6.1')
 def answer_quic(message, peer):
     """Initial packet -> negotiation of versions: version 1; to that one: no version."""
     theirs, at = read_sized(message, 5, 1)
