@@ -11640,7 +11640,7 @@ def answer_mssql(message, peer):
 MYSQL_GREETING = struct.Struct('<I8sxHBHHB10x')         # thread salt flags charset status flags
 MYSQL_LOGIN = struct.Struct('<IIB23x')                  # flags max-packet charset
 MYSQL_FLAGS = 0x000ff7df & ~0x0820      # all of the 5.7 documentation, but TLS and compression
-MYSQL_41, MYSQL_LENGTH, MYSQL_SECURE = 0x0200, 0x200000, 0x8000
+MYSQL_41, MYSQL_SSL, MYSQL_LENGTH, MYSQL_SECURE = 0x0200, 0x0800, 0x200000, 0x8000
 MYSQL_SALT = 20
 MYSQL_DENIED = b'\xff\x15\x04#28000'    # ERR_Packet: 1045, SQLSTATE 28000
 
@@ -11653,8 +11653,9 @@ def pack_mysql(number, body):
 def greet_mysql(peer):
     """-> the handshake of protocol 10; its salt, without NUL, is the state."""
     peer.state = salt = bytes(octet % 94 + 33 for octet in peer.host.random(MYSQL_SALT))
+    flags = MYSQL_FLAGS | (MYSQL_SSL if peer.offers_tls else 0)
     return pack_mysql(0, b'\x0a8.0.0\0' + MYSQL_GREETING.pack(
-        1, salt[:8], MYSQL_FLAGS & 0xffff, 33, 2, MYSQL_FLAGS >> 16, MYSQL_SALT + 1)
+        1, salt[:8], flags & 0xffff, 33, 2, flags >> 16, MYSQL_SALT + 1)
         + salt[8:] + b'\0mysql_native_password\0')
 
 
@@ -11669,6 +11670,8 @@ def answer_mysql(message, peer):
     flags, _, _ = MYSQL_LOGIN.unpack_from(message, 4)
     if not flags & MYSQL_41:
         return None
+    if flags & MYSQL_SSL and len(message) == 4 + MYSQL_LOGIN.size:      # of a login its head
+        return Reply(tls=b'') if peer.offers_tls else None
     user, _, rest = message[4 + MYSQL_LOGIN.size:].partition(b'\0')
     hashed = rest[1:1 + rest[0]] if flags & (MYSQL_LENGTH | MYSQL_SECURE) and rest else b''
     peer.note('credentials', user=user, digest=hashed.hex(), salt=(peer.state or b'').hex())
@@ -11837,7 +11840,9 @@ def answer_postgresql(message, peer):
         peer.note('credentials', user=peer.state, password=message[5:].rstrip(b'\0'))
         return pack_postgresql_error(b'28P01', b'password authentication failed'), SHUT
     code, = struct.unpack_from('!I', message, 4)
-    if code in (POSTGRESQL_SSL, POSTGRESQL_GSS):
+    if code == POSTGRESQL_SSL:
+        return start_tls(peer, b'S', b'N')
+    if code == POSTGRESQL_GSS:
         return b'N'
     if code == POSTGRESQL_CANCEL:
         return b'', SHUT
@@ -12194,6 +12199,7 @@ LDAP_BOUND, LDAP_ENTRY, LDAP_FOUND = 0x61, 0x64, 0x65
 LDAP_ANSWERS = {0x66: 0x67, 0x68: 0x69, 0x4a: 0x6b, 0x6c: 0x6d, 0x6e: 0x6f, LDAP_EXTENDED: 0x78}
 LDAP_SUCCESS, LDAP_OPERATIONS_ERROR, LDAP_PROTOCOL_ERROR = 0, 1, 2              # s4.1.9
 LDAP_METHOD_NOT_SUPPORTED, LDAP_BAD_CREDENTIALS, LDAP_NO_RIGHTS = 7, 49, 50
+LDAP_START_TLS = pack_der(0x80, b'1.3.6.1.4.1.1466.20037')                      # s4.14.1
 LDAP_ROOT = {b'objectClass': (b'top',), b'namingContexts': (b'dc=example',),
              b'supportedLDAPVersion': (b'3',)}          # RFC 4512 s5.1
 
@@ -12230,7 +12236,7 @@ def answer_ldap_bind(ident, request, peer):
     return pack_ldap(ident, LDAP_BOUND)
 
 
-@talk('ldap', port=(389, 636, 3268), size=ber, check=is_ldap, ref='RFC 4511 s4.2, s4.5',
+@talk('ldap', port=(389, 636, 3268), size=ber, check=is_ldap, ref='RFC 4511 s4.2, s4.5, s4.14',
       sig=['30 %s 02 01 .. .. ..' % size
            for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
 def answer_ldap(message, peer):
@@ -12248,7 +12254,10 @@ def answer_ldap(message, peer):
             return pack_ldap_root(ident) + pack_ldap(ident, LDAP_FOUND)
         return pack_ldap(ident, LDAP_FOUND, LDAP_OPERATIONS_ERROR)
     if tag == LDAP_EXTENDED:
-        return pack_ldap(ident, LDAP_ANSWERS[tag], LDAP_PROTOCOL_ERROR)
+        refused = pack_ldap(ident, LDAP_ANSWERS[tag], LDAP_PROTOCOL_ERROR)
+        if request != LDAP_START_TLS:
+            return refused
+        return start_tls(peer, pack_ldap(ident, LDAP_ANSWERS[tag]), refused)
     if tag in LDAP_ANSWERS:
         return pack_ldap(ident, LDAP_ANSWERS[tag], LDAP_NO_RIGHTS)
     return (b'', SHUT) if tag == LDAP_UNBIND else None
@@ -12383,8 +12392,9 @@ def answer_adb(message, peer):
 # ---- rdp -----------------------------------------------------------------------------
 
 RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
-RDP_CHOSEN = bytes.fromhex('030000130ed00000123400') + struct.pack('<BBHI', 2, 0, 8, 0)
+RDP_CHOSEN = bytes.fromhex('030000130ed00000123400')            # with what is chosen behind it
 RDP_ASKED = struct.Struct('<BBHI')      # MS-RDPBCGR s2.2.1.1.1: type flags size protocols
+RDP_PLAIN, RDP_TLS = 0, 1
 RDP_COOKIE = re.compile(br'Cookie: mstshash=([^\r]{1,64})\r\n')
 RDP_CONNECT = b'\x02\xf0\x80\x7f\x65'   # X.224 data, MCS Connect Initial
 RDP_GCC = b'Duca'                       # T.124 s8.7: before the client's data
@@ -12410,7 +12420,11 @@ def answer_rdp(message, peer):
             peer.note('credentials', user=match.group(1))
         asked = message[-RDP_ASKED.size:]
         wants = len(message) >= 19 and asked[:1] + asked[2:4] == b'\1\x08\0'
-        return RDP_CHOSEN if wants else RDP_CONFIRM
+        if not wants:
+            return RDP_CONFIRM
+        secure = asked[4] & RDP_TLS and peer.offers_tls
+        chosen = RDP_CHOSEN + RDP_ASKED.pack(2, 0, 8, RDP_TLS if secure else RDP_PLAIN)
+        return Reply(chosen, tls=b'') if secure else chosen
     if message[4:9] == RDP_CONNECT:
         at = message.index(RDP_CLIENT, message.index(RDP_GCC)) + RDP_CLIENT_AT
         name = message[at:at + RDP_CLIENT_SIZE].decode('utf-16-le', 'replace')
@@ -15838,21 +15852,30 @@ def register_irc(peer, place, value):
 
 
 def answer_irc_cap(rest, peer):
-    """CAP LS or REQ -> no capabilities; source ircv3.net, capability negotiation."""
+    """CAP LS or REQ -> TLS or nothing; source ircv3.net, capability negotiation, tls."""
     verb, _, asked = rest.partition(b' ')
-    form = {b'LS': b':%s CAP * LS :\r\n', b'REQ': b':%s CAP * NAK %s\r\n'}.get(verb.upper(), b'')
-    return form % ((peer.host.host_name, asked)[:form.count(b'%')])
+    ours = b'tls' if peer.offers_tls else b''
+    row = {b'LS': (b'LS', ours), b'REQ': (b'NAK', asked.lstrip(b':'))}.get(verb.upper())
+    return b':%s CAP * %s :%s\r\n' % (peer.host.host_name, *row) if row else b''
+
+
+def answer_irc_starttls(rest, peer):
+    """-> TLS; source ircv3.net, tls capability."""
+    name = peer.host.host_name
+    return start_tls(peer, b':%s 670 * :Begin TLS\r\n' % name, b':%s 691 * :No TLS\r\n' % name)
 
 
 lines('irc', 'Registration -> password incorrect.', port=(6667, 194, 6697),
-      words=(b'NICK', b'CAP', b'JOIN', b'PRIVMSG'), shared=(b'PING', b'PONG', b'MODE', b'LIST'),
+      words=(b'NICK', b'CAP', b'JOIN', b'PRIVMSG'),
+      shared=(b'PING', b'PONG', b'MODE', b'LIST', b'STARTTLS'),
       ref='RFC 2812 s3, s5',
       banner=lambda peer: b':%s NOTICE * :*** Looking up your hostname\r\n' % peer.host.host_name,
       replies={
           b'NICK': lambda rest, peer: register_irc(peer, 0, rest),
           b'USER': lambda rest, peer: register_irc(peer, 1, rest),
           b'PASS': lambda rest, peer: register_irc(peer, 2, rest),
-          b'CAP': answer_irc_cap, b'PONG': b'', b'': b'', b'QUIT': b'ERROR :Closing link\r\n',
+          b'CAP': answer_irc_cap, b'STARTTLS': answer_irc_starttls, b'PONG': b'', b'': b'',
+          b'QUIT': b'ERROR :Closing link\r\n',
           b'PING': lambda rest, peer: b':%s PONG %s %s\r\n' % (
               peer.host.host_name, peer.host.host_name, rest)},
       other=lambda rest, peer: b':%s 451 * :You have not registered\r\n' % peer.host.host_name)
@@ -15974,9 +15997,10 @@ XMPP_TO = re.compile(br'''\sto=['"]([^'"<>&]{1,255})['"]''')
 XMPP_OURS = re.compile(br'\sid=')           # RFC 6120 s4.7.3: whoever initiates gives none
 XMPP_HEAD = (b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' "
              b"xmlns:stream='http://etherx.jabber.org/streams' id='%s' from='%s' version='1.0'>"
-             b"<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>"
+             b"<stream:features>%s<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>"
              b"<mechanism>PLAIN</mechanism></mechanisms></stream:features>")
 XMPP_REFUSAL = b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>"
+XMPP_TLS = b"<%s xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 XMPP_NO_TLS = b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>"
 XMPP_ERROR = (b"<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
               b"</stream:error></stream:stream>")
@@ -15989,7 +16013,7 @@ def xmpp_size(data):
 
 
 @talk('xmpp', sig=(b'<?xml', b'<stream:stream'), port=(5222, 5269), size=xmpp_size, limit=TEXT_MAX,
-      ref='RFC 6120 s4.7, s6.4')
+      ref='RFC 6120 s4.7, s5.4, s6.4')
 def answer_xmpp(message, peer):
     """Head of a stream -> ours; a login -> not authorized.
 
@@ -15999,7 +16023,8 @@ def answer_xmpp(message, peer):
         peer.state = 'open'
         to = XMPP_TO.search(message)
         return XMPP_HEAD % (peer.host.random(8).hex().encode(),
-                            to.group(1) if to else peer.host.host_name)
+                            to.group(1) if to else peer.host.host_name,
+                            XMPP_TLS % b'starttls' if peer.offers_tls else b'')
     if not peer.state or b'</stream' in message:
         return (b'</stream:stream>', SHUT) if peer.state else None
     if peer.state == 'auth':
@@ -16009,7 +16034,9 @@ def answer_xmpp(message, peer):
     if b'<auth' in message:
         peer.state = 'open' if message.endswith(b'/>') else 'auth'
         return XMPP_REFUSAL if peer.state == 'open' else b''
-    return XMPP_NO_TLS if b'<starttls' in message else XMPP_ERROR, SHUT
+    if b'<starttls' in message:
+        return start_tls(peer, XMPP_TLS % b'proceed', (XMPP_NO_TLS, SHUT))
+    return XMPP_ERROR, SHUT
 
 
 family('Small services')
