@@ -1526,6 +1526,8 @@ def flood_rows(bench, kind):
                           masscanned('--format', 'logfmt'))
     yield from bench.both('masscanned.py -q --events FILE', quiet,
                           masscanned('-q', '--events', bench.path('events')))
+    yield from bench.both('masscanned.py -q --pcap FILE', quiet,
+                          masscanned('-q', '--pcap', bench.path('pcap')))
 
 
 @measure('answer-syn', 'answers/s', 'bare')
@@ -1582,8 +1584,9 @@ def turn_rows(bench, kind):
             '-q', '--udp-budget', 'off'))
     rows += bench.both('masscanned.py > /dev/null', quiet, masscanned())
     rows += bench.both('masscanned.py > FILE', quiet, masscanned(log=bench.path('log')))
-    rows += bench.both('masscanned.py -q --events FILE', quiet, masscanned(
-        '-q', '--events', bench.path('events')))
+    for option in '--events', '--pcap':
+        rows += bench.both('masscanned.py -q %s FILE' % option, quiet, masscanned(
+            '-q', option, bench.path(option)))
     if has_yardstick:
         rows.insert(0, Figure(C_ANSWER, answering([bench.yardstick, 'answer', 'v1']), ''))
     elif not bench.yardstick:

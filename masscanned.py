@@ -575,7 +575,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again, wait, limit), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit, tls), whose fields all have defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -590,6 +590,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   turn of the loop, for what takes milliseconds.  None: it need not be
 #           limit   TCP: seconds after which the conversation ends with FIN, unless a later reply
 #                   sets another limit; 0: no longer.  None: it stays as it is
+#           tls     TCP, where peer.offers_tls: what follows is said inside of TLS.  Octets that
+#                   we say first there, may be b''
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
@@ -622,12 +624,13 @@ MORE = b''
 SHUT = True
 WORK = 0
 
-Reply = collections.namedtuple('Reply', 'out used skip close port again wait limit')    # see above
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None
+Reply = collections.namedtuple(             # see above
+    'Reply', 'out used skip close port again wait limit tls')
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
-    'Protocol', 'name over sigs words shared ports ref check answer banner most echo')
-Protocol.__new__.__defaults__ = None,       # most have no id that is repeated
+    'Protocol', 'name over sigs words shared ports ref check answer banner most echo everywhere')
+Protocol.__new__.__defaults__ = None, False         # most have no id that is repeated
 PROTOCOLS = {}              # name: Protocol, filled by the decorators
 FAMILIES = []               # [(title, [names])], as they stand in the file
 
@@ -640,7 +643,7 @@ def family(title):
 
 
 def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, most=1.0,
-             words=(), shared=(), echo=None):
+             words=(), shared=(), echo=None, everywhere=False):
     """Register the function below as the answerer of a protocol.
 
     sig     signatures: bytes, or hex octets with '..' for any one ('00 01 .. .. 21 12 a4 42'),
@@ -661,13 +664,14 @@ def protocol(name, sig=(), port=(), ref='', over=BOTH, check=None, banner=None, 
     echo    echo(message, transport) -> (at, size) of an id that the answer repeats at the same
             place, and that changes nothing else of it, nor of `check`: who asks the same with
             another id is given the same answer, without a call (see Store)
+    everywhere  the strict policy has it on ports of others, too: it carries them
     """
     def register(answer):
         assert name not in PROTOCOLS, name
         PROTOCOLS[name] = Protocol(
             name, over, tuple(sig), tuple(each.upper() for each in words),
             tuple(each.upper() for each in shared), (port,) if isinstance(port, int) else port,
-            ref, check, answer, banner, most, echo)
+            ref, check, answer, banner, most, echo, everywhere)
         FAMILIES[-1][1].append(name)
         return answer
     return register
@@ -959,8 +963,8 @@ class Registry:
     """The protocols that are switched on, and which of them is meant.
 
     index       {transport: Index}
-    owners      {port: names of its protocols} under the strict policy, where such a port speaks
-                nothing else; empty otherwise
+    owners      {(transport, port): names of its protocols} under the strict policy, where such a
+                port speaks nothing else; empty otherwise
     greeters    {port: Protocol that speaks first}
     """
 
@@ -971,10 +975,12 @@ class Registry:
         self.owners, self.greeters = {}, {}
         for each in protocols:
             for port in each.ports:
-                if strict:
-                    self.owners.setdefault(port, set()).add(each.name)
+                for transport in each.over if strict and not each.everywhere else ():
+                    self.owners.setdefault((transport, port), set()).add(each.name)
                 if each.banner:
                     self.greeters.setdefault(port, each)
+        for names in self.owners.values():
+            names.update(each.name for each in protocols if each.everywhere)
 
     def find(self, data, peer, final=False):
         """What a conversation begins with -> its Protocol; MORE: too short to tell; or None.
@@ -987,7 +993,7 @@ class Registry:
         """
         index = self.index[peer.transport]
         wait = peer.transport == TCP and not final
-        allowed = self.owners.get(peer.dport) if self.owners else None
+        allowed = self.owners.get((peer.transport, peer.dport)) if self.owners else None
         if wait and len(data) == 1 and data in index.begun:
             return MORE
         entries = index.lists.get(data[:2]) or index.lists.get(data[:1])
@@ -1101,22 +1107,24 @@ class Host:
     boot        Unix time of the start
     registry    the Registry
     original    whether to do as the original does, where its tests look
+    tls         the Tls of section 8; None: it is not spoken
     http_401    whether every request over HTTP is answered by 401, as the original does
     events      [Event] noted since they were last taken; None: nobody listens
-    shared      {protocol: what all its conversations share}
+    shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
     """
-    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'events',
-                 'shared', 'keep')
+    __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
+                 'events', 'shared', 'keep')
     # what is the same for every visitor, at all times: an answer made of it may be given again
     LASTING = frozenset(('guid', 'name', 'host_name', 'boot', 'registry', 'original', 'http_401',
-                         'keep'))
+                         'tls', 'keep'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
         self.random, self.boot, self.original = random, boot, original
         self.http_401 = http_401 or original
         self.guid, self.events = random(16), None
+        self.tls = None
         self.shared = {}
         self.keep = None
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
@@ -1213,10 +1221,11 @@ class Peer:
     """
     __slots__ = ('transport', 'src', 'dst', 'sport', 'dport', 'now', 'host', 'protocol', 'state',
                  'hurried', 'greeter', 'to_group')
-    before, record = '', None
+    before = ''
+    record = secure = None
     # what a conversation begins with; all else may differ from one visitor to the next
     FRESH = frozenset(('transport', 'host', 'protocol', 'state', 'hurried', 'greeter',
-                       'to_group'))
+                       'to_group', 'secure'))
 
     def __init__(self, transport, src, dst, sport, dport, now, host):
         self.transport = transport
@@ -1225,6 +1234,11 @@ class Peer:
         self.now, self.host = now, host
         self.protocol = self.state = self.greeter = None
         self.hurried = self.to_group = False
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether the conversation may go on inside of TLS, and does not yet."""
+        return self.host.tls is not None and self.secure is None
 
     def note(self, kind, **fields):
         """Tell whoever listens of a request, a name, a password: 0.1 us where nobody does.
@@ -1284,23 +1298,36 @@ class Stream(Peer):
     waits       Reply.wait of the last answer: whoever feeds us calls resume() then; None: none
     limit       Reply.limit that whoever feeds us has not seen yet; None: none
     resumed     the answerer is called whatever has come
+    secure      the Session inside of which all is said; None: no TLS
     """
     __slots__ = ('kept', 'at', 'skip', 'deaf', 'closing', 'stalled', 'before', 'record', 'waits',
-                 'limit', 'resumed')
+                 'limit', 'resumed', 'secure')
 
     def __init__(self, src, dst, sport, dport, now, host):
         Peer.__init__(self, TCP, src, dst, sport, dport, now, host)
         self.kept, self.at, self.skip = b'', 0, 0
         self.deaf = self.closing = self.stalled = self.resumed = False
         self.before, self.record = '', None
-        self.waits = self.limit = None
+        self.waits = self.limit = self.secure = None
 
     def cost(self) -> int:
-        """Octets that the conversation keeps, the answerer's state included."""
-        return len(self.kept) + (kept_by(self.state) if self.state else 0)
+        """Octets that the conversation keeps, the answerer's state and TLS included."""
+        size = len(self.kept) + (kept_by(self.state) if self.state else 0)
+        return size + self.secure.cost() if self.secure else size
 
     def feed(self, octets: bytes) -> bytes:
         """Octets of the client, in order -> octets to answer."""
+        if self.secure:
+            return self.secure.feed(octets)
+        out = self.hear(octets)
+        if self.secure:                         # TLS begins with what is left
+            octets, self.kept = self.kept, b''
+            out += self.secure.feed(octets)
+        return out
+
+    def hear(self, octets: bytes) -> bytes:
+        """What the client says -> what we answer, both without TLS."""
+        inside = self.secure
         if self.record and octets:
             self.record.hear(octets)
         self.kept += octets
@@ -1312,7 +1339,7 @@ class Stream(Peer):
                 break
             answers.append(answer)
             size += len(answer)
-            if self.at >= len(self.kept) and not self.skip:
+            if self.at >= len(self.kept) and not self.skip or self.secure is not inside:
                 break
         self.stalled = size >= OUT_MAX or self.at < len(self.kept) and len(answers) >= STEPS_MAX
         self.kept = self.kept[self.at:]
@@ -1327,7 +1354,14 @@ class Stream(Peer):
         if isinstance(given, tuple):
             given, self.closing = given
             self.turn_deaf()
-        return given
+        return self.secure.seal(given) if self.secure else given
+
+    def farewell(self) -> bytes:
+        """Our side is done -> the last octets before its FIN."""
+        out = self.secure.end() if self.secure else b''
+        self.closing, self.stalled = True, False
+        self.turn_deaf()
+        return out
 
     def hurry(self) -> bytes:
         """No more comes for now: the strongest whole signature decides, a line needs no end."""
@@ -1398,15 +1432,17 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again, self.waits, limit = given
+        out, used, skip, close, _, again, self.waits, limit, words = given
         if used is None:
             used = len(data)
         if limit is not None:
             self.limit = limit
-        if not (used or out or skip or close):
+        if not (used or out or skip or close or words is not None):
             return None                     # it took nothing and said nothing: as MORE
         self.at += used
         self.skip = skip
+        if words is not None:
+            self.secure = self.host.tls.begin(self, words, again and not self.greeter)
         if again:
             self.before = self.protocol.name
             self.protocol = self.greeter = self.state = None
@@ -1598,6 +1634,8 @@ class Conn(Stream):
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
         size = len(self.kept) + len(self.unacked)
+        if self.secure:
+            size += self.secure.cost()
         if self.record:
             size += self.record.cost()
         return size + kept_by(self.state) if self.state else size
@@ -1652,7 +1690,7 @@ class Waiting:
     """
     __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
     held, record = 0, None
-    resumes = deadline = None
+    resumes = deadline = secure = None
 
     def __init__(self, head, rcv, una, step, window, seen, wake):
         self.head, self.step, self.window = head, step, window
@@ -1735,6 +1773,8 @@ class Connections:
             conn.end_record(end)
             self.held -= conn.held
             self.has_spoken(flow)
+            if conn.secure:
+                conn.secure.forget()
 
     def evict(self):
         flow = next(iter(self.silent or self.table))
@@ -2742,6 +2782,8 @@ class Stack:
         self.store.tick(now)
         self.cookies.tick(now)
         frames = self.end_idle() + self.tell_evicted()
+        if self.host.tls:
+            frames += self.end_displaced(self.host.tls.displaced)
         for due, flow in self.timers.pop_due(now):
             conn = self.connections.get(flow)
             if not conn:
@@ -2750,13 +2792,15 @@ class Stack:
                 frames += self.look_after(flow, conn)
             if conn.resumes == due:
                 frames += self.resume(flow, conn)
+            if conn.secure and conn.secure.greets == due:
+                frames += self.go_on(flow, conn, conn.greet(conn.secure.greeter))
             if conn.deadline == due:
                 frames += self.end(flow, conn)
         return frames + self.do_work() if self.work else frames
 
     def next_due(self) -> 'float | None':
         """When tick() has something to do; None: only frames will tell."""
-        if self.connections.gone or self.work:
+        if self.connections.gone or self.work or (self.host.tls and self.host.tls.displaced):
             return self.now
         known = [self.timers.next_due()]
         if self.connections.table:              # who is idle now waits for a farewell's token
@@ -3316,7 +3360,9 @@ class Stack:
     def converse(self, conn, data):
         """Feed a conversation, None: no more comes for now -> octets to answer."""
         conn.now = self.now
-        return self.tell(conn, conn.hurry() if data is None else conn.feed(data), data)
+        inside = conn.secure                    # which notes what it hears
+        out = conn.hurry() if data is None else conn.feed(data)
+        return self.tell(conn, out, data, inside is None)
 
     def converse_first(self, conn, data):
         """The first octets of a conversation -> octets to answer: known from another, or new."""
@@ -3336,10 +3382,10 @@ class Stack:
             out = conn.feed(data)
         return self.tell(conn, out, data)
 
-    def tell(self, conn, out, data):
+    def tell(self, conn, out, data, loud=True):
         """Count what a conversation answered to its client's words, None: to silence -> that."""
         if out:
-            self.note_answer(conn, out, data or b'')
+            self.note_answer(conn, out, data or b'', loud)
         elif data and conn.deaf and not (conn.protocol or conn.before):
             self.counts['tcp unknown protocol'] += 1        # though it gets an ACK
             conn.note('unknown', octets=len(data), data=data)
@@ -3351,10 +3397,10 @@ class Stack:
         for kind, fields in kept.notes:
             peer.note(kind, **fields)
 
-    def note_answer(self, peer, out, data):
+    def note_answer(self, peer, out, data, loud=True):
         """Count an answer by its protocol, tell whoever listens."""
         self.spoken[peer.spoken] += 1
-        if self.host.events is not None:        # asked here: 0.2 us less where nobody listens
+        if self.host.events is not None and loud:   # asked here: 0.2 us less where nobody listens
             peer.note('answer', octets=len(out), data=data)
 
     def shift(self, step):
@@ -3368,6 +3414,8 @@ class Stack:
                 conn.resumes += step
             if conn.deadline is not None:
                 conn.deadline += step
+            if conn.secure and conn.secure.greets is not None:
+                conn.secure.greets += step
 
     def take_events(self):
         """What was noted since the last call -> [Event], in order."""
@@ -3481,6 +3529,9 @@ class Stack:
         if conn.limit is not None:
             conn.deadline = self.timers.add(conn.limit, flow, self.now) if conn.limit else None
             conn.limit = None
+        secure = conn.secure
+        if secure and secure.done and secure.greeter and secure.greets is None:
+            secure.greets = self.timers.add(self.greet_s, flow, self.now)
         if conn.waits is None or conn.resumes is not None:
             return
         if conn.waits == WORK:
@@ -3507,9 +3558,8 @@ class Stack:
 
     def end(self, flow, conn) -> 'list[bytes]':
         """The time for a conversation is over -> frames."""
-        conn.closing, conn.stalled, conn.deadline = True, False, None
-        conn.turn_deaf()
-        return self.go_on(flow, conn, b'')
+        conn.deadline = None
+        return self.go_on(flow, conn, conn.farewell())
 
     def go_on(self, flow, conn, out) -> 'list[bytes]':
         """Octets of an answer that no frame asked for -> frames."""
@@ -3552,12 +3602,20 @@ class Stack:
                 connections.drop(flow, 'idle')
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             else:
-                conn.closing, conn.stalled = True, False
-                conn.turn_deaf()
                 conn.end_record('idle')
-                frames += self.frames_to(flow, conn, self.transmit(conn))
-                connections.touch(flow, conn, self.now)
-                self.set_timer(flow, conn)
+                frames += self.go_on(flow, conn, conn.farewell())
+        return frames
+
+    def end_displaced(self, displaced):
+        """Those whose TLS had to make room -> their last octets, and FIN."""
+        frames = []
+        while displaced:
+            conn, out = displaced.popleft()
+            layout = FLOW4 if len(conn.src) == 4 else FLOW6
+            flow = layout.pack(conn.src, conn.dst, conn.sport, conn.dport)
+            if self.connections.get(flow) is conn:
+                conn.end_record('evicted')
+                frames += self.go_on(flow, conn, out)
         return frames
 
     def tell_evicted(self):
@@ -3897,6 +3955,7 @@ class Journal:
             if self.seize(wait_s):
                 if self.limit and self.regular and not self.begun:
                     self.turn_over(now)
+                self.begin()
                 self.write(wait_s)
                 self.go_on()
         except OSError as error:
@@ -3906,6 +3965,9 @@ class Journal:
             self.due = now + (FLUSH_S if self.stuck is None else RETRY_S)
         self.full = len(self.waiting) > WAITING_MAX
 
+    def begin(self):
+        """What a new file begins with goes before what waits; it is ours to write now."""
+
     def turn_over(self, now):
         """A file that is large enough is put aside: by the worker that sees it first.
 
@@ -3914,11 +3976,15 @@ class Journal:
         found = os.fstat(self.fd)
         if found.st_size < self.limit or now < self.turn:
             return
+        self.end()
         try:
             self.take_over(self.files.rotate(self.name, found.st_dev, found.st_ino))
         except OSError as error:
             self.turn = now + TURN_RETRY_S
             say('%s: cannot be rotated: %s' % (self.name, why(error)))
+
+    def end(self):
+        """What a file ends with that is put aside."""
 
     def reopen(self):
         """Go on in the file that has the name now."""
@@ -3968,14 +4034,18 @@ class Journal:
         view = memoryview(data)
         try:
             while at < len(data) and self.poll.poll(wait_s * 1000):
-                end = data.rfind(b'\n', at, at + self.piece) + 1
+                end = self.last_whole(data, at, at + self.piece)
                 at += os.write(self.fd, view[at:end or at + self.piece])
         except BlockingIOError:
             pass                                # somebody made it non-blocking
         finally:
-            line = data.rfind(b'\n', 0, at) + 1
+            line = self.last_whole(data, 0, at)
             self.begun = data[line:at] if line else self.begun + data[:at]
             self.waiting = data[at:]
+
+    def last_whole(self, data, at, end) -> int:
+        """Where the last line that ends between two places does so; 0: none does."""
+        return data.rfind(b'\n', at, end) + 1
 
     def go_on(self):
         """Something could be written again."""
@@ -4393,6 +4463,244 @@ class Teller(Observer):
                         if key != 'protocol')
         say('%s %s%s from %s port %d to port %d' % (name, kind, pairs, host, peer.sport,
                                                     peer.dport))
+
+
+# ---- captures ----
+
+# draft-ietf-opsawg-pcapng s4: each block has its type, its size, and its size again at the end
+PCAPNG_BLOCK = struct.Struct('<II')
+PCAPNG_SECTION = struct.Struct('<IHHq')         # s4.1: byte order, version, size of the section
+PCAPNG_INTERFACE = struct.Struct('<HHI')        # s4.2: link type, reserved, snap length
+PCAPNG_PACKET = struct.Struct('<IIIIIII')       # s4.3, type and size in front: interface, time
+#                                                 (high, low), octets kept, octets
+PCAPNG_STATISTICS = struct.Struct('<III')       # s4.6: interface, time
+PCAPNG_SECRETS = struct.Struct('<II')           # s4.7: kind, octets
+PCAPNG_OPTION = struct.Struct('<HH')            # s3.5: code, octets
+PCAPNG_SHB, PCAPNG_IDB, PCAPNG_ISB = 0x0a0d0d0a, 1, 5
+PCAPNG_EPB, PCAPNG_DSB = 6, 10
+PCAPNG_ORDER, PCAPNG_TLS_KEYS = 0x1a2b3c4d, 0x544c534b
+PCAPNG_COMMENT, PCAPNG_PROGRAM, PCAPNG_NAME, PCAPNG_FLAGS = 1, 4, 2, 2
+PCAPNG_DESCRIPTION, PCAPNG_RESOLUTION = 3, 9
+PCAPNG_START, PCAPNG_END, PCAPNG_RECEIVED, PCAPNG_DROPPED = 2, 3, 4, 5
+PCAPNG_IN, PCAPNG_OUT = 1, 2                    # s4.3.1
+LINKTYPE_ETHERNET = 1
+SNAPLEN = 1 << 16
+CAPTURE_ROTATE = 100 << 20, KEPT_FILES
+KEYS_MAX = 1 << 20                              # octets of TLS secrets of one frame
+
+
+def pack_block(kind, body) -> bytes:
+    """A block of pcapng; body: octets, filled up to 4."""
+    size = len(body) + -len(body) % 4 + 12
+    return (PCAPNG_BLOCK.pack(kind, size) + body.ljust(size - 12, b'\0')
+            + size.to_bytes(4, 'little'))
+
+
+def pack_pcapng_options(*options) -> bytes:
+    """(code, octets or text) -> the options of a block, with their end."""
+    out = b''
+    for code, value in options:
+        octets = value.encode() if isinstance(value, str) else value
+        out += PCAPNG_OPTION.pack(code, len(octets)) + octets + bytes(-len(octets) % 4)
+    return out + PCAPNG_OPTION.pack(0, 0)
+
+
+def pcapng_time(now) -> 'tuple[int, int]':
+    """Unix time -> upper and lower half of its microseconds."""
+    micros = int(now * 1000000)
+    return micros >> 32, micros & MASK32
+
+
+class BlockJournal(Journal):
+    """The same of blocks of pcapng: each file begins with what tells of the interface.
+
+    head        octets of that
+    statistics  statistics() -> the block with which a file ends
+    headed      a stream has it already
+    """
+
+    def __init__(self, fd, name, what, head, statistics=bytes, **more):
+        self.head, self.statistics, self.headed = head, statistics, False
+        Journal.__init__(self, fd, name, what, **more)
+
+    def begin(self):
+        """As Journal.begin()."""
+        new = os.fstat(self.fd).st_size == 0 if self.regular else not self.headed
+        if new and not self.begun:
+            self.waiting, self.headed = self.head + self.waiting, True
+
+    def end(self):
+        """As Journal.end()."""
+        os.write(self.fd, self.statistics())
+
+    def last_whole(self, data, at, end):
+        """Where a block ends: it is only known from the first one on."""
+        if at:
+            return 0
+        at, head = -len(self.begun), self.begun[:8] + data[:8]
+        last, end = 0, min(end, len(data))
+        while True:
+            block = head if at < 0 else data[at:at + PCAPNG_BLOCK.size]
+            at += max(from_octets(block[4:8], 'little'), 12)
+            if at > end:
+                return last
+            last = at
+
+
+class Capture(Observer):
+    """Frames in both directions, as pcapng; each one of a client has a comment: its fate.
+
+    journal     a BlockJournal
+    stack       whose frames they are
+    snaplen     octets kept of each
+    keys        descriptor of the file to which TLS secrets are written; None: there are none
+    count       count() -> Counter of all that is counted
+    begun       Unix time of the start
+    events      the Host's list when it was last looked at, of which `seen` were known
+    tails       {text of a comment, '' for a frame of ours: (options, their size)}
+    """
+    on_events = True
+
+    def __init__(self, journal, stack, now, snaplen=SNAPLEN, keys=None,
+                 count=collections.Counter):
+        self.journal, self.stack, self.snaplen = journal, stack, snaplen
+        self.keys, self.count, self.begun = keys, count, now
+        self.events, self.seen, self.tails = None, 0, {}
+        journal.statistics = self.pack_statistics
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    def tail(self, comment):
+        """-> options of a frame."""
+        known = self.tails.get(comment)
+        if known is None:
+            if len(self.tails) >= ITEMS_MAX:
+                self.tails.clear()
+            flags = PCAPNG_IN if comment else PCAPNG_OUT
+            options = [(PCAPNG_COMMENT, comment)] if comment else []
+            known = self.tails[comment] = pack_pcapng_options(
+                *options, (PCAPNG_FLAGS, flags.to_bytes(4, 'little')))
+        return known
+
+    def around(self, now, size, comment) -> 'tuple[bytes, bytes]':
+        """What stands before and behind a frame of a size."""
+        kept, tail = min(size, self.snaplen), self.tail(comment)
+        whole = PCAPNG_PACKET.size + kept + -kept % 4 + len(tail) + 4
+        return (PCAPNG_PACKET.pack(PCAPNG_EPB, whole, 0, *pcapng_time(now), kept, size),
+                bytes(-kept % 4) + tail + whole.to_bytes(4, 'little'))
+
+    def pack(self, now, frame, comment) -> bytes:
+        """A frame, ours if there is no comment -> its block."""
+        before, behind = self.around(now, len(frame), comment)
+        return before + frame[:self.snaplen] + behind
+
+    def frame(self, now, frame, fate, answers):
+        """As Observer.frame."""
+        if not self.journal.takes(now, 1):
+            return
+        blocks = self.journal.blocks
+        if self.keys is not None and answers:
+            blocks.append(self.take_keys())     # a reader needs them before the frame
+        comment = 'not answered: ' + fate if fate else self.describe(answers)
+        blocks.append(self.pack(now, frame, comment))
+        for each in answers:
+            blocks.append(self.pack(now, each, ''))
+
+    def describe(self, answers):
+        """Which protocols have answered the frame just now."""
+        events = self.stack.host.events
+        if events is not self.events:
+            self.events, self.seen = events, 0
+        new, self.seen = events[self.seen:], len(events)
+        names = [each.fields['protocol'] for each in new if each.kind == 'answer']
+        return 'answered: ' + ', '.join(dict.fromkeys(names)) if names else 'answered'
+
+    def openings(self, now, frames, answers, columns):
+        """As Observer.openings: 0.2 us for each."""
+        size, other = len(frames[0]), len(answers.pattern)
+        if list(map(len, frames)).count(size) < len(frames):
+            Observer.openings(self, now, frames, answers, columns)
+            return
+        if self.journal.takes(now, len(frames)):
+            before, between = self.around(now, size, 'answered')
+            head, behind = self.around(now, other, '')
+            if self.snaplen < max(size, other):
+                frames = [frame[:self.snaplen] for frame in frames]
+                answers = [answer[:self.snaplen] for answer in answers]
+            self.journal.blocks.append(b''.join(itertools.chain.from_iterable(zip(
+                itertools.repeat(before), frames, itertools.repeat(between + head), answers,
+                itertools.repeat(behind)))))
+
+    def unasked(self, now, frames):
+        """As Observer.unasked."""
+        if self.journal.takes(now, len(frames)):
+            self.journal.blocks += [self.pack(now, frame, '') for frame in frames]
+
+    def take_keys(self) -> bytes:
+        """What the frame has yielded of TLS secrets -> their block, or nothing."""
+        keys = os.pread(self.keys, KEYS_MAX, 0)
+        if not keys:
+            return b''
+        os.ftruncate(self.keys, 0)
+        return pack_block(PCAPNG_DSB, PCAPNG_SECRETS.pack(PCAPNG_TLS_KEYS, len(keys)) + keys)
+
+    def pack_statistics(self) -> bytes:
+        """-> the block that tells how many frames there were, and how many were lost."""
+        counts, now = self.count(), time.time()
+        return pack_block(PCAPNG_ISB, PCAPNG_STATISTICS.pack(0, *pcapng_time(now))
+                          + pack_pcapng_options(*(
+                              [(code, struct.pack('<II', *pcapng_time(when)))
+                               for code, when in ((PCAPNG_START, self.begun), (PCAPNG_END, now))]
+                              + [(PCAPNG_RECEIVED, counts['frames'].to_bytes(8, 'little')),
+                                 (PCAPNG_DROPPED, counts['lost'].to_bytes(8, 'little'))])))
+
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+        self.begun += step
+
+    def close(self, now):
+        """As Observer.close; the last block has the counters."""
+        if self.journal.takes(now, 0):
+            self.journal.blocks.append(self.pack_statistics())
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
+def capture_head(name, sensor, snaplen) -> bytes:
+    """Interface, sensor, snap length -> what a capture begins with."""
+    return pack_block(PCAPNG_SHB, PCAPNG_SECTION.pack(PCAPNG_ORDER, 1, 0, -1)
+                      + pack_pcapng_options((PCAPNG_PROGRAM, 'masscanned ' + __version__))
+                      ) + pack_block(
+        PCAPNG_IDB, PCAPNG_INTERFACE.pack(LINKTYPE_ETHERNET, 0, snaplen) + pack_pcapng_options(
+            (PCAPNG_NAME, name), (PCAPNG_DESCRIPTION, sensor), (PCAPNG_RESOLUTION, b'\6')))
+
+
+def open_keys(context) -> 'int | None':
+    """A TLS context -> descriptor of a file in memory that gets its secrets; None: it has none.
+
+    Below CPython 3.8, and with PyPy, there is no way to them.
+    """
+    if context is None:
+        return None
+    try:
+        keys = os.memfd_create('keys')
+        context.keylog_filename = '/proc/self/fd/%d' % keys
+    except (AttributeError, OSError) as error:
+        say('--pcap: what is said inside of TLS stays secret: %s' % (
+            why(error) if isinstance(error, OSError) else 'CPython 3.8 or newer is needed'))
+        return None
+    return keys
 
 
 # ---- fingerprints ----
@@ -4903,6 +5211,21 @@ class Source:
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
+def make_knocker(now, frame) -> Source:
+    """Who has knocked once, at a time -> Source."""
+    source = Source(now, frame)
+    proto, addresses, at = find_layer4(frame)
+    if proto:
+        flags = 0 if proto == IP_UDP else frame[at + (TCP_FLAGS_AT if proto == IP_TCP else 0)]
+        source.packets, source.flags[flags] = 1, 1
+        source.addresses[addresses[len(addresses) // 2:]] = None
+        if proto not in ICMP_ASKS:
+            source.ports[from_octets(frame[at + 2:at + 4], 'big')] = None
+        if proto == IP_TCP and flags == SYN:
+            source.take_syn(frame, frame[at + 12:at + 16])
+    return source
+
+
 class EventLog(Observer):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
@@ -4913,7 +5236,8 @@ class EventLog(Observer):
     text        text(object) -> its text in JSON, as of make_encoder()
     budget      [lines that may still be written, when that was so]; rate: a second
     suppressed  lines that it left out
-    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source}
+    sources     {IPv4 address as a number (TCP), or address and protocol as octets: Source, or
+                (Unix time, frame) of who has knocked once: a flood of them costs 0.2 us each}
     members     ports and addresses that these remember
     strangers   packets of those for whom there was no room among the sources
     datagrams   {addresses and ports: Record} of UDP, the longest silent first
@@ -4933,7 +5257,7 @@ class EventLog(Observer):
         self.begun, self.sweep_at, self.stats_at = now, now + SWEEP_S, now + STATS_S
         self.knocks = {None: True}              # fate: whether a frame of it counts
         self.text = encode
-        self.where = encode({'host': name, 'in_iface': iface})[1:-1] + ','
+        self.where = self.text({'host': name, 'in_iface': iface})[1:-1] + ','
 
     @property
     def due(self):
@@ -5004,12 +5328,22 @@ class EventLog(Observer):
 
     def join(self, key, now):
         """A source begins a conversation -> the frame that we remember of it, or b''."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
             return b''
         source.flows += 1
         source.last = now
         return source.frame
+
+    def find_source(self, key):
+        """-> Source or None."""
+        source = self.sources.get(key)
+        if isinstance(source, tuple):
+            source = self.sources[key] = make_knocker(*source)
+            if self.members >= MEMBERS_MAX:
+                source.ports, source.addresses, source.more = {}, {}, True
+            self.members += source.members()
+        return source
 
     def datagram(self, now, frame, flow, data, answers):
         """A datagram: the first or another of a flow; an empty one only knocks."""
@@ -5038,12 +5372,14 @@ class EventLog(Observer):
         record.went[1] += sum(map(len, answers))
 
     def knock(self, now, key, frame, port, address, flags):
-        """A packet that belongs to no conversation -> its Source or None; port: None for ICMP."""
-        source = self.sources.get(key)
+        """A packet that belongs to no conversation -> its Source; None: it is the first one.
+
+        port    None for ICMP
+        """
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frame)
-            if source is None:
-                return None
+            self.welcome(now, key, frame)
+            return None
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
@@ -5051,12 +5387,11 @@ class EventLog(Observer):
         return source
 
     def welcome(self, now, key, frame):
-        """A Source that is new; None: there is no room."""
+        """Somebody knocks for the first time."""
         if len(self.sources) >= SOURCES_MAX:
             self.strangers += 1
-            return None
-        source = self.sources[key] = Source(now, frame)
-        return source
+        else:
+            self.sources[key] = now, frame[:SOURCE_FRAME]
 
     def remember(self, source, ports, addresses):
         """Ports and addresses of ours that a source asked for, as far as there is room."""
@@ -5074,35 +5409,45 @@ class EventLog(Observer):
     def openings(self, now, frames, answers, columns):
         """As Observer.openings: 0.1 us for each where there is no room for its source."""
         srcs = columns.srcs()
-        served = None                           # all of them
-        if len(self.sources) >= SOURCES_MAX:
-            served = self.sources.keys() & srcs
-            if not served:
-                self.strangers += len(frames)
-                return
+        distinct = set(srcs)
+        known = self.sources.keys() & distinct
+        if len(distinct) == len(frames) and not known:
+            self.welcome_all(now, srcs, frames)
+            return
         ports = columns.distinct(columns.ports & columns.each(HALF), '!6xH', COLUMN_DST)
         ours = [each.to_bytes(4, 'big') for each in columns.ours()]
         if len(srcs) == 1:
             self.many_knocks(now, srcs[0], frames, ports, ours)
             return
+        if len(distinct) == len(frames):
+            new = [place for place, src in enumerate(srcs) if src not in known]
+            self.welcome_all(now, [srcs[each] for each in new], [frames[each] for each in new])
+        else:
+            known = distinct
         places, count = collections.defaultdict(list), len(frames)
         for place, src in enumerate(srcs):
-            if served is None or src in served:
+            if src in known:
                 places[src].append(place)
-        self.strangers += count - sum(map(len, places.values()))
         ports, ours = (each * count if len(each) == 1 else each for each in (ports, ours))
         for src, mine in places.items():
             self.many_knocks(now, src, [frames[each] for each in mine],
                              [ports[each] for each in mine], [ours[each] for each in mine])
 
+    def welcome_all(self, now, keys, frames):
+        """As welcome() of many, in C."""
+        room = max(SOURCES_MAX - len(self.sources), 0)
+        self.strangers += max(len(frames) - room, 0)
+        if room:
+            self.sources.update(zip(keys[:room], zip(itertools.repeat(now), frames)))
+
     def many_knocks(self, now, key, frames, ports, ours):
         """SYNs over IPv4 of one source."""
-        source = self.sources.get(key)
+        source = self.find_source(key)
         if source is None:
-            source = self.welcome(now, key, frames[-1])
-            if source is None:
-                self.strangers += len(frames) - 1
+            if len(self.sources) >= SOURCES_MAX:
+                self.strangers += len(frames)
                 return
+            source = self.sources[key] = Source(now, frames[-1])
         source.last = now
         source.packets += len(frames)
         source.flags[SYN] = source.flags.get(SYN, 0) + len(frames)
@@ -5215,7 +5560,9 @@ class EventLog(Observer):
         half = len(record.flow) // 2 - 2
         key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
                else record.flow[:half] + bytes((record.proto,)))
-        source = self.sources.get(key) or self.welcome(record.last, key, record.syn or b'')
+        source = self.find_source(key)
+        if source is None and len(self.sources) < SOURCES_MAX:
+            source = self.sources[key] = Source(record.last, record.syn or b'')
         if source:
             source.suppressed += 1
 
@@ -5263,23 +5610,36 @@ class EventLog(Observer):
                 break
             del self.datagrams[record.flow]
             self.end_flow(now, record, 'shutdown' if all else 'idle')
-        over = [(key, source) for key, source in self.sources.items() if all
-                or now - source.last >= SOURCE_QUIET_S or now - source.first >= SOURCE_MOST_S]
+        over, once = [], []
+        for key, source in self.sources.items():
+            if isinstance(source, tuple):
+                if all or now - source[0] >= SOURCE_QUIET_S:
+                    once.append((key, source))
+            elif (all or now - source.last >= SOURCE_QUIET_S
+                    or now - source.first >= SOURCE_MOST_S):
+                over.append((key, source))
         for key, source in over:
-            del self.sources[key]
             self.members -= source.members()
+        for key, _ in over + once:
+            del self.sources[key]
         self.tell_scans(now, [each for each in over
-                              if each[1].has_only_knocked() or each[1].suppressed])
+                              if each[1].has_only_knocked() or each[1].suppressed], once)
 
-    def tell_scans(self, now, over):
-        """Sources that are over: the largest, then the number of the others."""
+    def tell_scans(self, now, over, once):
+        """Sources that are over: the largest, then the number of the others.
+
+        once    those that knocked once
+        """
         over.sort(key=lambda each: -each[1].packets)
-        for key, source in over[:SCANS_RATE]:
+        shown, rest = over[:SCANS_RATE], [source for _, source in over[SCANS_RATE:]]
+        room = SCANS_RATE - len(shown)
+        shown += [(key, make_knocker(*source)) for key, source in once[:room]]
+        for key, source in shown:
             self.scan(now, key, source)
-        rest = [source for _, source in over[SCANS_RATE:]]
-        if rest:
+        more = max(len(once) - room, 0)
+        if rest or more:
             self.put_line(now, 'scan', '', {}, {'scan': {
-                'sources': len(rest), 'packets': sum(each.packets for each in rest),
+                'sources': len(rest) + more, 'packets': sum(each.packets for each in rest) + more,
                 'suppressed': sum(each.suppressed for each in rest)}})
 
     def scan(self, now, key, source):
@@ -5352,9 +5712,12 @@ class EventLog(Observer):
         for each in records + list(self.datagrams.values()):
             each.start += step
             each.last += step
-        for each in self.sources.values():
-            each.first += step
-            each.last += step
+        for key, each in self.sources.items():
+            if isinstance(each, tuple):
+                self.sources[key] = each[0] + step, each[1]
+            else:
+                each.first += step
+                each.last += step
 
     def close(self, now):
         """What is not over is over now."""
@@ -7139,6 +7502,8 @@ def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
             observers[0].begin()
     if args.events is not None:
         observers.append(make_event_log(plan, files, link, stack, number))
+    if args.pcap is not None:
+        observers.append(make_capture(plan, files, link, stack))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -7161,6 +7526,20 @@ def make_event_log(plan, files, link, stack, number) -> EventLog:
     return log
 
 
+def make_capture(plan, files, link, stack) -> Capture:
+    """--pcap."""
+    args = plan.args
+    journal = BlockJournal(
+        args.fds[args.pcap], args.pcap, 'capture',
+        capture_head(link.name, args.name or socket.gethostname(), args.snaplen),
+        lock=plan.lock, files=files, limit=(args.rotate or CAPTURE_ROTATE)[0], place=2)
+    tls = getattr(stack.host, 'tls', None)
+    capture = Capture(journal, stack, time.time(), args.snaplen,
+                      open_keys(tls.context if tls else None),
+                      lambda: count_frames(link, stack, [capture]))
+    return capture
+
+
 def count_up(link, stack, observers) -> 'collections.Counter':
     """What a worker has seen, by name; it says which bugs there were."""
     for error, frame in stack.faults:
@@ -7174,8 +7553,11 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
                    'lost': link.lost(), 'evicted': stack.connections.evicted,
                    'missed': sum(each.missed for each in observers)})
+    counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
+    for each in stack.host.shared.values():
+        counts.update(each.counts)
     return counts
 
 
@@ -7333,6 +7715,13 @@ def make_parser() -> argparse.ArgumentParser:
     group('--policy', choices=('any', 'strict'), action=Once, default='any',
           help='any: every port answers everything; strict: a port that a protocol owns speaks '
                'only that (default: any)')
+    group('--tls-max', metavar='N', action=Once, type=positive, default=SESSIONS_MAX,
+          help='conversations inside of TLS at once, of one /24 or /48 %d; beyond, the longest '
+               'idle one ends (default: %d)' % (SESSIONS_CROWD_MAX, SESSIONS_MAX))
+    group('--tls-budget', metavar='N', action=Once, type=positive, default=TLS_RATE,
+          help='TLS handshakes a second (default: %d)' % TLS_RATE)
+    group('--state-dir', metavar='DIR', action=Once,
+          help='keep our keys and certificates there (default: new ones at each start)')
     group('--greet', metavar='MS', action=Once, type=greet_argument, default=GREET_S,
           help='where we speak first, do so when the client has been silent for so long, or off '
                '(default: %d)' % (GREET_S * 1000))
@@ -7358,6 +7747,11 @@ def make_parser() -> argparse.ArgumentParser:
     group('--rotate', metavar='SIZE[,COUNT]', action=Once, type=rotate_argument,
           help='put FILE aside as FILE.1 when it has so many octets (K, M, G), and keep COUNT '
                '(%d) of them' % KEPT_FILES)
+    group('--pcap', metavar='FILE', action=Once,
+          help='all frames, as pcapng: each has a comment why it was answered or not, what is '
+               'inside of TLS can be read; a file that is there is put aside')
+    group('--snaplen', metavar='N', action=Once, type=snaplen_argument, default=SNAPLEN,
+          help='octets of each frame that are kept there (default: %d)' % SNAPLEN)
     group('--events', metavar='FILE', action=Once,
           help='what is said, by whom, and who only knocks, as JSON in the shape of EVE, one '
                'object a line; - is standard output')
@@ -7453,6 +7847,14 @@ def rotate_argument(text):
     return size, count
 
 
+def snaplen_argument(text):
+    """argparse type: 14..65536 octets."""
+    if not re.fullmatch('[0-9]{1,5}', text) or not ETHER.size <= int(text) <= SNAPLEN:
+        raise argparse.ArgumentTypeError('%r: not a number of octets from %d to %d'
+                                         % (text, ETHER.size, SNAPLEN))
+    return int(text)
+
+
 def payload_argument(text):
     """argparse type: 0..65536 octets."""
     if not re.fullmatch('[0-9]{1,5}', text) or int(text) > KEPT_MAX:
@@ -7489,7 +7891,7 @@ def check_options(parser, args):
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
     if args.rotate and not named_outs(args):
-        parser.error('--rotate is for the files of -o and --events')
+        parser.error('--rotate is for the files of -o, --events and --pcap')
     check_outs(parser, args)
     if args.only is not None and args.no_protocol:
         parser.error('--only and --no-protocol: one of them')
@@ -7508,14 +7910,18 @@ def check_outs(parser, args):
     for option in ('events_budget', 'payload', 'name'):
         if option in getattr(args, 'given', ()) and args.events is None:
             parser.error('--%s is for --events' % option.replace('_', '-'))
+    if 'snaplen' in getattr(args, 'given', ()) and args.pcap is None:
+        parser.error('--snaplen is for --pcap')
     outs = [os.path.abspath(path) for path in named_outs(args)]
     if len(set(outs)) < len(outs):
-        parser.error('%r: two logs cannot share a file' % args.output)
+        parser.error('two of these cannot share a file: %s'
+                     % ', '.join(map(repr, named_outs(args))))
 
 
 def named_outs(args) -> 'list[str]':
     """The files that are written."""
-    return [path for path in (args.output, args.events) if path not in (None, '-')]
+    paths = [args.output, args.pcap] + ([] if args.events == '-' else [args.events])
+    return [path for path in paths if path is not None]
 
 
 def choose_protocols(only, without, more=None):
@@ -7675,7 +8081,7 @@ def open_files(args, files, user) -> list:
         args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.fds[path] = files.open(path)
+            args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -7683,6 +8089,50 @@ def open_files(args, files, user) -> list:
                                                        for each in names):
         return fork_opener(files, args.workers)
     return [files] * args.workers
+
+
+def open_anew(files, path):
+    """As files.open(), but what is there is put aside: a capture may have ended in a block."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return files.open(path)
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        return files.open(path)
+    return files.rotate(path, found.st_dev, found.st_ino)
+
+
+def make_host(args, protocols) -> Host:
+    """Who we are, with keys and certificates."""
+    host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
+                args.http == '401')
+    names = {each.name for each in protocols}
+    chains = make_chains(host, args.state_dir) if names & {'ssh', 'tls'} else {}
+    if 'ssh' in names:                          # now, so that workers show the same keys
+        host.shared['ssh'] = make_ssh(args, chains[RsaKey])
+    if 'tls' in names:
+        try:
+            context = make_context(host, args.state_dir, chains)
+        except ImportError as error:            # a Python without OpenSSL
+            say('TLS: this Python has none: %s' % error)
+            return host
+        greets = args.greet is not None and not args.like_original
+        host.tls = Tls(context, greets, max(args.tls_max // args.workers, 1),
+                       max(args.tls_budget / args.workers, 1))
+    return host
+
+
+def make_ssh(args, text):
+    """Options, RSA key in PEM -> SshHost; --state-dir keeps its other keys, too."""
+    secret = keep_secret(args.state_dir, SSH_FILE, lambda: os.urandom(SSH_SECRET))
+    try:
+        rsa = RsaKey.parse(parse_pem(RsaKey.label, text))
+        if len(secret) != SSH_SECRET:
+            raise Malformed('octets')
+    except Malformed:
+        raise UserError('SSH: %s or %s in %s is not as it was kept there' % (
+            KEY_FILES[0][1], SSH_FILE, args.state_dir)) from None
+    return SshHost(lambda size: secret, args.ssh_budget / args.workers, rsa)
 
 
 def run(args) -> int:
@@ -7705,13 +8155,10 @@ def run(args) -> int:
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-            Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
-                 args.http == '401'),
+            make_host(args, protocols),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, place=place, refusals=Budget(*REFUSALS))
-        if not args.like_original:              # now, so that workers show the same keys
-            stack.host.shared['ssh'] = SshHost(os.urandom, args.ssh_budget / args.workers)
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:
@@ -8012,6 +8459,330 @@ def parse_pem(label: str, text: bytes) -> bytes:
         return codecs.decode(found.group(1), 'base64')
     except ValueError:
         raise Malformed(label) from None
+
+
+# ---- contexts ----
+
+TLS_SUITES = 'ALL:@SECLEVEL=0'         # whatever a client can, it shall find here
+TLS_INSIDE = ['http/1.1']               # what we talk of what has a name in ALPN
+NO_RENEGOTIATION = 1 << 30              # ssl.OP_NO_RENEGOTIATION; 3.6 has no name for it
+KEY_FILES = ((RsaKey, 'tls-rsa.pem'), (EcKey, 'tls-p256.pem'))
+
+
+def make_chain(kind, host) -> bytes:
+    """RsaKey or EcKey -> a new key and a certificate for it, PEM."""
+    key = kind.make(host.random)
+    octets = pack_certificate(key, host.host_name, host.boot, host.random)
+    return pack_pem(kind.label, key.private()) + pack_pem('CERTIFICATE', octets)
+
+
+def make_chains(host, directory) -> 'dict':
+    """RsaKey and EcKey -> each its key and certificate, PEM; --state-dir keeps them."""
+    return {kind: keep_secret(directory, name, lambda: make_chain(kind, host))
+            for kind, name in KEY_FILES}
+
+
+def make_context(host, directory, chains=None):
+    """-> the SSLContext of a server that is content with any client.
+
+    directory   --state-dir: its keys and certificates are taken, or kept there
+    chains      of make_chains(), if they are made already
+    raises      UserError if a file there is none of these
+    """
+    import ssl
+    import warnings
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')         # TLS 1.0 is old: that is why we want it
+        for what, step in (
+                ('weak ciphers', lambda: context.set_ciphers(TLS_SUITES)),
+                ('TLS 1.0', lambda: allow_old_versions(ssl, context)),
+                ('ALPN', lambda: context.set_alpn_protocols(TLS_INSIDE))):
+            try:
+                step()
+            except (ValueError, NotImplementedError, ssl.SSLError) as error:
+                say('TLS: %s refuses %s: %s' % (ssl.OPENSSL_VERSION, what, error))
+    chains = chains or make_chains(host, directory)
+    for kind, name in KEY_FILES:
+        try:
+            load_chain(context, chains[kind])
+        except (ValueError, ssl.SSLError) as error:
+            raise UserError('TLS: %s refuses the certificate%s: %s' % (
+                ssl.OPENSSL_VERSION, ' of ' + os.path.join(directory, name) if directory else '',
+                error)) from None
+    return context
+
+
+def allow_old_versions(ssl, context):
+    """TLS 1.0 to 1.3, and nothing that costs more than a handshake: no tickets, no second one."""
+    context.options &= ~(ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1)
+    context.options |= ssl.OP_NO_TICKET | NO_RENEGOTIATION
+    if hasattr(context, 'minimum_version'):     # 3.7
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    if hasattr(context, 'num_tickets'):         # 3.8
+        context.num_tickets = 0
+
+
+def load_chain(context, text: bytes):
+    """A key and its certificate, PEM; the library wants a file, which is never on a disk."""
+    if hasattr(os, 'memfd_create'):             # 3.8
+        fd = os.memfd_create('tls')
+    else:
+        fd = os.open('/tmp', os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        write_all(fd, text)
+        context.load_cert_chain('/proc/self/fd/%d' % fd)
+    finally:
+        os.close(fd)
+
+
+# ---- sessions ----
+
+RECORD_HEAD = struct.Struct('!BHH')     # RFC 8446 s5.1: type version length
+RECORD_MAX = (1 << 14) + 2048           # RFC 5246 s6.2.3
+TLS_ALERT, TLS_HANDSHAKE = 21, 22
+TLS_INTERNAL_ERROR = 80                 # RFC 8446 s6.2
+HELLO_RECORDS = 32                      # that a ClientHello may be cut into
+HELLO_MAX = 1 << 14                     # octets of one
+SHAKING_COST, SHAKEN_COST = 48 << 10, 20 << 10      # octets that OpenSSL keeps of a connection
+SESSIONS_MAX = 1024
+HANDSHAKE_S = 10.0
+SESSIONS_CROWD_MAX = 64                      # of one network
+TLS_RATE = 300                          # handshakes a second
+
+
+def read_hello(data: bytes) -> 'bytes | None':
+    """Records that a client begins with -> the handshake message in them, which may be in several.
+
+    None: it is not whole; b'': there is none, or only OpenSSL can say what it is
+    """
+    message, at = b'', 0
+    if data[:1] == b'\x80' and len(data) < 2 + data[1:2].ljust(1)[0]:   # SSLv2
+        return None
+    for _ in range(HELLO_RECORDS):
+        if len(data) < at + RECORD_HEAD.size:
+            return None if data[at:at + 1] in (b'', b'\x16') else b''
+        kind, _, size = RECORD_HEAD.unpack_from(data, at)
+        if kind != TLS_HANDSHAKE or not 0 < size <= RECORD_MAX:
+            break
+        at += RECORD_HEAD.size + size
+        if len(data) < at:
+            return None
+        message += data[at - size:at]
+        end = 4 + from_octets(message[1:4], 'big')
+        if end > HELLO_MAX:
+            break
+        if 4 <= end <= len(message):
+            return message[:end]
+    return b''
+
+
+class Tls:
+    """All conversations inside of TLS.
+
+    context     the SSLContext
+    greets      whether we speak first inside, where we do
+    maximum     Sessions at once; crowd: of one network
+    rate        handshakes a second; bucket: [those that may still be, when that was so]
+    sessions    {Session: None}, the longest idle first
+    crowds      {network of the client: the same of its own}
+    displaced   (Stream, its last octets) of those that had to make room
+    counts      of these, and of those over the rate
+    """
+
+    def __init__(self, context, greets=True, maximum=SESSIONS_MAX, rate=TLS_RATE,
+                 crowd=SESSIONS_CROWD_MAX):
+        self.context, self.greets = context, greets
+        self.maximum, self.crowd = maximum, crowd
+        self.rate, self.bucket = rate, [rate, 0.0]
+        self.sessions, self.crowds = collections.OrderedDict(), {}
+        self.displaced, self.counts = collections.deque(), collections.Counter()
+
+    def begin(self, stream, words, greets):
+        """A conversation goes on inside -> its Session, as of there."""
+        stream.limit = HANDSHAKE_S
+        return Session(self, stream, words, greets and self.greets)
+
+    def admit(self, session) -> bool:
+        """Whether a handshake may begin; then there is room for it."""
+        Budget.refill(self.bucket, self.rate, self.rate, session.stream.now)
+        if self.bucket[0] < 1:
+            self.counts['tls over budget'] += 1
+            return False
+        self.bucket[0] -= 1
+        crowd = self.crowds.setdefault(session.network, collections.OrderedDict())
+        if len(crowd) >= self.crowd:
+            self.displace(crowd)
+        elif len(self.sessions) >= self.maximum:
+            self.displace(self.sessions)
+        self.sessions[session] = self.crowds.setdefault(session.network, crowd)[session] = None
+        return True
+
+    def displace(self, sessions):
+        """The one that was idle for longest ends."""
+        stream = next(iter(sessions)).stream
+        self.counts['tls displaced'] += 1
+        self.displaced.append((stream, stream.farewell()))
+
+    def touch(self, session):
+        """It was not idle."""
+        self.sessions.move_to_end(session)
+        self.crowds[session.network].move_to_end(session)
+
+    def forget(self, session):
+        """It is over."""
+        if session in self.sessions:
+            del self.sessions[session], self.crowds[session.network][session]
+            if not self.crowds[session.network]:
+                del self.crowds[session.network]
+
+
+class Session:
+    """TLS around one conversation: octets of records on one side, what is said on the other.
+
+    server      the Tls
+    stream      the Stream whose octets these are
+    network     of its client
+    kept        records of a ClientHello that is not whole
+    incoming, outgoing  MemoryBIOs of records; inner: the SSLObject; None until the hello is whole
+    done        the handshake is over
+    words       what we say first inside
+    greeter     the Protocol that does so if the client stays silent; None: none, or no more
+    greets      when it does, Unix time; None: not known yet, or never
+    """
+    __slots__ = ('server', 'stream', 'network', 'kept', 'incoming', 'outgoing', 'inner', 'done',
+                 'words', 'greeter', 'greets')
+
+    def __init__(self, server, stream, words, greets):
+        self.server, self.stream = server, stream
+        self.network = source_network(stream.src)
+        self.kept, self.words = b'', words
+        self.incoming = self.outgoing = self.inner = None
+        self.done, self.greets = False, None
+        self.greeter = stream.host.registry.greeters.get(stream.dport) if greets else None
+
+    def cost(self) -> int:
+        """Octets that are kept for it."""
+        if self.inner is None:
+            return len(self.kept)
+        return SHAKEN_COST if self.done else SHAKING_COST
+
+    def feed(self, octets: bytes) -> bytes:
+        """Records of the client -> ours, with what the conversation inside answers."""
+        stream, shaken = self.stream, self.done
+        if self.inner is None:
+            self.kept += octets
+            hello = read_hello(self.kept)
+            if hello is None:
+                return b''
+            octets, self.kept = self.kept, b''
+            if not self.start(hello):
+                stream.farewell()
+                return pack_alert(max(octets[1:3], b'\3\1') if hello else b'\3\1')
+        plain, over = self.open(octets)
+        out = b'' if shaken or not self.done else self.words
+        if self.done and (plain or over or not octets):
+            out += self.talk(plain, over)
+        if over and not (stream.stalled or stream.waits is not None):
+            stream.closing = True
+            stream.turn_deaf()
+        return self.seal(out)
+
+    def start(self, hello) -> bool:
+        """A ClientHello is whole, octets -> whether we go on with it."""
+        import ssl
+        stream = self.stream
+        parsed = parse_hello(hello) if stream.host.events is not None else None
+        if parsed:
+            stream.note('tls_hello', hello=hello, server_name=read_sni(parsed),
+                        alpn=b','.join(read_alpn(parsed)))
+        if not self.server.admit(self):
+            stream.note('tls', error='too many handshakes')
+            return False
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.inner = self.server.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        return True
+
+    def open(self, octets) -> 'tuple[bytes, bool]':
+        """Records -> what the client says in them, whether no more will come."""
+        import ssl
+        self.incoming.write(octets)
+        pieces = []
+        try:
+            if not self.done:
+                self.inner.do_handshake()
+                self.finish()
+            pieces.append(self.inner.read(RECORD_MAX))
+            while pieces[-1]:
+                pieces.append(self.inner.read(RECORD_MAX))
+            over = True
+        except ssl.SSLWantReadError:
+            over = False
+        except ssl.SSLError as error:           # the alert, if there is one, is in `outgoing`
+            over = True
+            if not self.done:
+                self.stream.note('tls', error=error.reason or str(error))
+        return b''.join(pieces), over
+
+    def finish(self):
+        """The handshake is over."""
+        self.done, self.stream.limit = True, 0
+        if self.stream.record:
+            self.stream.record.go_inside()
+        cipher, _, _ = self.inner.cipher()
+        self.stream.note('tls', version=self.inner.version(), cipher=cipher,
+                         alpn=self.inner.selected_alpn_protocol() or '')
+
+    def talk(self, plain, over) -> bytes:
+        """What the client says inside -> what we answer; whoever listens is told of both.
+
+        over    no more will come
+        """
+        stream = self.stream
+        self.server.touch(self)
+        if plain:
+            self.greeter = self.greets = None
+        hurried = stream.hurried
+        stream.hurried = hurried or over
+        out = stream.hear(plain)
+        stream.hurried = hurried
+        if out:
+            stream.note('answer', octets=len(out), data=plain)
+        elif plain and stream.deaf and not stream.protocol:
+            stream.note('unknown', octets=len(plain), data=plain)
+        return out
+
+    def seal(self, out: bytes) -> bytes:
+        """What we say -> records."""
+        try:
+            if out:
+                self.inner.write(out)
+        except OSError:                         # SSLError: the client has broken it off
+            pass
+        octets = self.outgoing.read()
+        return octets + self.end() if self.stream.closing else octets
+
+    def end(self) -> bytes:
+        """Our side is done -> close_notify, unless the handshake is not over."""
+        octets = b''
+        if self.inner is not None:
+            try:
+                self.inner.unwrap()
+            except OSError:                     # SSLError: it waits for the client's own
+                pass
+            octets = self.outgoing.read()
+        self.forget()
+        return octets
+
+    def forget(self):
+        """Nothing is said inside any more."""
+        self.server.forget(self)
+        self.stream.secure = None
+
+
+def pack_alert(version: bytes) -> bytes:
+    """Octets of a version -> the record of a fatal internal_error (RFC 8446 s6)."""
+    return bytes((TLS_ALERT,)) + version + b'\0\2\2' + bytes((TLS_INTERNAL_ERROR,))
 
 
 # ==== 9 Protocols =====================================================================
@@ -8531,10 +9302,12 @@ family('Management')
 IPMI_ENTERPRISE = b'\0\0\x11\xbe'       # of the ASF (DSP0136 s3.2.2.3)
 IPMI_ASF, IPMI_PONG = 6, 0x40           # class of RMCP; type of message
 IPMI_PLUS = 6                           # kind of authentication: the format of RMCP+
-IPMI_CAPABILITIES, IPMI_CHALLENGE = 0x38, 0x39
-IPMI_NO_USER, IPMI_NO_COMMAND = 0x81, 0xc1
-# s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both versions
-IPMI_ABILITIES = b'\1\x94\4\3\0\0\0\0'
+IPMI_CHALLENGE, IPMI_NO_COMMAND = 0x39, 0xc1
+# Command: (code, data).  s22.13: channel 1; MD5, passwords, those of 2.0; named users only; both
+# versions.  s22.15: cipher suite 3, of SHA-1 and AES.  s22.16: no such user
+IPMI_COMMANDS = {0x38: (0, b'\1\x94\4\3\0\0\0\0'), 0x54: (0, b'\1\xc0\3\1\x41\x81'),
+                 IPMI_CHALLENGE: (0x81, b'')}
+IPMI_PLAIN = 0                          # s13.27.3: payloads: a message
 IPMI_OPEN, IPMI_HELLO = 0x10, 0x12      # s13.17, s13.20: open session, RAKP message 1
 IPMI_NAMELESS = 0x0d                    # s13.24: unauthorized name
 
@@ -8544,18 +9317,26 @@ def ipmi_sum(octets):
     return bytes((-sum(octets) & 0xff,))
 
 
-def pack_ipmi(message, code, data=b''):
-    """Request, completion code, data -> response (s13.6, s13.8)."""
-    address, function, _, source, number, command = message[14:20]
+def answer_ipmi_command(request, peer):
+    """Message of the LAN -> response (s13.8); None if it is one itself."""
+    address, function, _, source, number, command = request[:6]
+    if function & 4:
+        return None
+    code, data = IPMI_COMMANDS.get(command, (IPMI_NO_COMMAND, b''))
+    if command == IPMI_CHALLENGE:
+        peer.note('credentials', user=request[7:23].rstrip(b'\0'))
     head = bytes((source, function + 4 & 0xff))
     body = bytes((address, number, command, code)) + data
-    return message[:4] + bytes(9) + sized(head + ipmi_sum(head) + body + ipmi_sum(body), 1)
+    return head + ipmi_sum(head) + body + ipmi_sum(body)
 
 
 def answer_ipmi_plus(message, peer):
     """RMCP+: a session -> opened, under the number that the client gave; its user -> unknown."""
     size = int.from_bytes(message[14:16], 'little')
     kind, body = message[5] & 0x3f, message[16:16 + size]
+    if kind == IPMI_PLAIN and not any(message[6:14]):
+        answer = answer_ipmi_command(body, peer)
+        return answer and message[:14] + sized(answer, 2, 'little')
     if kind == IPMI_OPEN and size == 32:
         body = body[:1] + b'\0' + bytes((body[1] or 4,)) + b'\0' + body[4:8] * 2 + body[8:]
     elif kind == IPMI_HELLO and size >= 28:
@@ -8576,14 +9357,8 @@ def answer_ipmi(message, peer):
             IPMI_ENTERPRISE + bytes(4) + b'\x81' + bytes(7))
     if message[4] == IPMI_PLUS:
         return answer_ipmi_plus(message, peer)
-    if message[15] & 4:                 # a response
-        return None
-    if message[19] == IPMI_CAPABILITIES:
-        return pack_ipmi(message, 0, IPMI_ABILITIES)
-    if message[19] == IPMI_CHALLENGE:
-        peer.note('credentials', user=message[21:37].rstrip(b'\0'))
-        return pack_ipmi(message, IPMI_NO_USER)
-    return pack_ipmi(message, IPMI_NO_COMMAND)
+    answer = answer_ipmi_command(message[14:14 + message[13]], peer)
+    return answer and message[:4] + bytes(9) + sized(answer, 1)
 
 
 # ---- ntp -----------------------------------------------------------------------------
@@ -11916,9 +12691,13 @@ SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
 SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
 SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
 SSH_TAKEN_MAX = 1 << 16         # and of all of it
+SSH_KEYED_MAX = 1024            # conversations with keys, at once
+SSH_CROWD_MAX = 64              # those of one network
 SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
 SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
 SSH_DH_OCTETS = 40              # of a secret exponent: RFC 3526 s8 has 320 bits for group 14
+SSH_IGNORED = SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG
+SSH_FATAL = SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_KEXINIT    # out of their place
 SSH_GUESS = b'kexguess2@matt.ucc.asn.au'
 SSH_STRICT = b'kex-strict-c-v00@openssh.com', b'kex-strict-s-v00@openssh.com'
 SSH_EXT_INFO = b'ext-info-c'
@@ -12064,6 +12843,7 @@ SSH_MACS = {b'hmac-sha1': 'sha1', b'hmac-sha2-256': 'sha256'}
 SSH_COMPRESSIONS = b'zlib@openssh.com', b'none'     # the former begins after a login: never
 SSH_LISTS = 10
 SSH_SECRET = 32 + 40    # octets of which the keys of the curves are made
+SSH_FILE = 'ssh-keys'   # of --state-dir, that keeps them
 
 
 def ssh_lists(host_keys) -> 'list[list[bytes]]':
@@ -12106,11 +12886,10 @@ class SshBudget:
     share       of one core; a network has a quarter of it
     unit_s      what an exchange of cost 1 takes here; 0: not measured yet
     total       [seconds left, when]; networks: the same of each, in a Budget
-    refused     how many exchanges it did not allow
     """
 
     def __init__(self, share):
-        self.share, self.unit_s, self.refused = share, 0.0, 0
+        self.share, self.unit_s = share, 0.0
         self.total = [share, 0.0]
         self.networks = Budget(share / 4, share / 4)
 
@@ -12124,7 +12903,6 @@ class SshBudget:
         Budget.refill(bucket, self.share / 4, self.share / 4, peer.now)
         Budget.refill(self.total, self.share, self.share, peer.now)
         if bucket[0] <= 0 or self.total[0] <= 0:
-            self.refused += 1
             return False
         bucket[0] -= cost * self.unit_s
         self.total[0] -= cost * self.unit_s
@@ -12136,12 +12914,36 @@ class SshHost:
 
     keys        SshHostKeys; lists: of our KEXINIT
     budget      SshBudget
+    keyed       how many conversations have keys; crowds: {network: how many of it}
+    counts      {why: exchanges that were refused}
     """
 
     def __init__(self, random, share=SSH_SHARE, rsa=None):
         self.keys = SshHostKeys(random(SSH_SECRET), rsa)
         self.budget = SshBudget(share)
         self.lists = ssh_lists(self.keys.names())
+        self.keyed, self.crowds = 0, collections.Counter()
+        self.counts = collections.Counter()
+
+    def admit(self, peer, cost) -> 'bytes | None':
+        """Whether so much may be computed for a peer -> its network, which leave() takes."""
+        network = source_network(peer.src)
+        if self.keyed >= SSH_KEYED_MAX or self.crowds[network] >= SSH_CROWD_MAX:
+            self.counts['ssh crowd'] += 1
+        elif not self.budget.allows(peer, cost):
+            self.counts['ssh over budget'] += 1
+        else:
+            self.keyed += 1
+            self.crowds[network] += 1
+            return network
+        return None
+
+    def leave(self, network):
+        """A conversation with keys is over."""
+        self.keyed -= 1
+        self.crowds[network] -= 1
+        if not self.crowds[network]:
+            del self.crowds[network]
 
 
 class Ssh:
@@ -12149,9 +12951,11 @@ class Ssh:
 
     ssh         the SshHost
     version     the client's identification, without the end of the line
-    ours, theirs        payloads of the KEXINITs; b'' when they are needed no more
+    cookie      of our KEXINIT
+    theirs      payload of the client's; b'' when it is needed no more
     chosen      names of the algorithms
     value       the client's public value, while it waits for its turn
+    network     of the client, from then on; None before
     expects     kinds of messages that may come now
     strict      both sides keep to strict key exchange; skips: a wrong guess comes
     extends     the client takes EXT_INFO
@@ -12160,17 +12964,19 @@ class Ssh:
     size        packet_length of the packet that is coming; 0: not known yet
     taken       octets of the client so far; limit: and how many there may be
     later       later(self, peer) -> Reply, when what is waited for is there; None: nothing is
-    user        of the login that waits for its answer
+    user        of the logins, which has to stay the same; None: there were none
     tries       logins so far; failures: those of them that count
     """
-    __slots__ = ('ssh', 'version', 'ours', 'theirs', 'chosen', 'value', 'expects', 'strict',
-                 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent', 'size',
-                 'taken', 'limit', 'later', 'user', 'tries', 'failures')
+    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'chosen', 'value', 'network', 'expects',
+                 'strict', 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent',
+                 'size', 'taken', 'limit', 'later', 'user', 'tries', 'failures')
 
     def __init__(self, ssh, version):
         self.ssh, self.version = ssh, version
-        self.ours = self.theirs = self.user = b''
+        self.cookie = self.theirs = b''
+        self.user = None
         self.chosen, self.value = (), None
+        self.network = None
         self.expects = SSH_MSG_KEXINIT,
         self.strict = self.skips = self.extends = False
         self.inward = self.outward = SSH_PLAIN
@@ -12179,9 +12985,13 @@ class Ssh:
         self.limit = SSH_EARLY_MAX
         self.tries = self.failures = 0
 
+    def __del__(self):
+        if self.network:
+            self.ssh.leave(self.network)
+
     def cost(self):
         """Octets that it keeps."""
-        size = 900 + len(self.version) + len(self.ours) + len(self.theirs)
+        size = 900 + len(self.version) + len(self.theirs) + len(self.user or b'')
         return size + (2 * self.outward.cost() if self.outward is not SSH_PLAIN else 0)
 
     def answer(self, data, peer):
@@ -12233,9 +13043,10 @@ class Ssh:
             return SSH_TAKES[kind](self, payload, peer)
         if self.strict and SSH_PLAIN in (self.inward, self.outward):
             raise Malformed('message %d in a strict exchange' % kind)
-        if kind in (SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG, SSH_MSG_EXT_INFO):
+        if kind in SSH_IGNORED:
             return Reply()
-        if kind in (SSH_MSG_DISCONNECT, SSH_MSG_KEXINIT) or kind >= SSH_MSG_USERAUTH_REQUEST:
+        if kind in SSH_FATAL or kind >= SSH_MSG_USERAUTH_REQUEST or (
+                kind == SSH_MSG_NEWKEYS and self.inward is not SSH_PLAIN):
             raise Malformed('message %d' % kind)
         number = self.received - 1 & MASK32
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
@@ -12243,8 +13054,9 @@ class Ssh:
 
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
-        self.ours = pack_kexinit(self.ssh.lists, peer.host.random(16))
-        return Reply(self.say(self.ours, peer), 0, limit=SSH_LOGIN_S)
+        self.cookie = peer.host.random(16)
+        ours = pack_kexinit(self.ssh.lists, self.cookie)
+        return Reply(self.say(ours, peer), 0, limit=SSH_LOGIN_S)
 
     def take_kexinit(self, payload, peer):
         """The client's KEXINIT is noted, and what both know is chosen."""
@@ -12271,7 +13083,8 @@ class Ssh:
         if end != len(payload):
             raise Malformed('behind the value')
         _, _, cost = SSH_HOST_KEYS[self.chosen[1]]
-        if not self.ssh.budget.allows(peer, exchange.cost + cost):
+        self.network = self.ssh.admit(peer, exchange.cost + cost)
+        if not self.network:
             return Reply(close=True)
         self.later = Ssh.exchange
         return Reply(wait=WORK)
@@ -12283,7 +13096,8 @@ class Ssh:
         ours, shared = exchange.agree(value, peer.host.random)
         blob = self.ssh.keys.blob(SSH_HOST_KEYS[self.chosen[1]][0])
         secret = pack_mpint(shared)
-        parts = (self.version, SSH_VERSION, self.theirs, self.ours, blob, octets)
+        parts = (self.version, SSH_VERSION, self.theirs,
+                 pack_kexinit(self.ssh.lists, self.cookie), blob, octets)
         session = hashlib.new(digest, b''.join([sized(each, 4) for each in parts]) + ours
                               + secret).digest()                # RFC 4253 s8
         signature = self.ssh.keys.sign(self.chosen[1], session, peer.host.random)
@@ -12292,7 +13106,7 @@ class Ssh:
         self.coming, self.outward = [self.make_way(digest, secret, session, way) for way in (0, 1)]
         if self.strict:
             self.sent = 0
-        self.ours = self.theirs = b''
+        self.theirs = b''
         self.value, self.expects = None, (SSH_MSG_NEWKEYS,)
         if self.extends:
             out += self.say(bytes((SSH_MSG_EXT_INFO,)) + (1).to_bytes(4, 'big')
@@ -12320,7 +13134,7 @@ class Ssh:
         self.inward, self.coming = self.coming, None
         if self.strict:
             self.received = 0
-        self.expects = SSH_MSG_SERVICE_REQUEST,
+        self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
         return Reply()
 
 
@@ -12336,7 +13150,6 @@ def take_ssh_service(self, payload, peer):
     name, _ = read_sized(payload, 1, 4)
     if name != b'ssh-userauth':
         raise Malformed('service')
-    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     return Reply(self.say(bytes((SSH_MSG_SERVICE_ACCEPT,)) + sized(name, 4), peer))
 
 
@@ -12345,8 +13158,8 @@ def take_ssh_login(self, payload, peer):
     user, at = read_sized(payload, 1, 4)
     service, at = read_sized(payload, at, 4)
     method, at = read_sized(payload, at, 4)
-    if service != b'ssh-connection':
-        raise Malformed('service')
+    if service != b'ssh-connection' or self.user not in (None, user):
+        raise Malformed('another service, or another user')
     self.limit, self.user = SSH_TAKEN_MAX, user
     self.tries += method != b'none'
     fields = {'user': user, 'method': method, 'tries': self.tries, 'version': self.version}
@@ -12359,7 +13172,7 @@ def take_ssh_login(self, payload, peer):
         peer.note('credentials', algorithm=algorithm, fingerprint=ssh_fingerprint(key), **fields)
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
-        self.expects += SSH_MSG_USERAUTH_INFO_RESPONSE,
+        self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
         fields['password'], _ = read_sized(payload, at + 1, 4)
@@ -12369,7 +13182,7 @@ def take_ssh_login(self, payload, peer):
 
 def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
-    self.expects = self.expects[:-1]
+    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
     peer.note('credentials', user=self.user, password=password, method=b'keyboard-interactive',
               tries=self.tries, version=self.version)
@@ -12385,8 +13198,10 @@ def refuse_ssh(self, peer):
 
 
 def tell_ssh_failure(self, peer):
-    """-> Reply, after the wait."""
-    return Reply(fail_ssh(self, peer), 0, close=self.failures >= SSH_TRIES)
+    """-> Reply, after the wait; the last one is not told any more."""
+    if self.failures >= SSH_TRIES:
+        return Reply(used=0, close=True)
+    return Reply(fail_ssh(self, peer), 0)
 
 
 def fail_ssh(self, peer) -> bytes:
@@ -12623,6 +13438,26 @@ def answer_socks5(data, peer):
         return read_socks5(data, peer)
     except (IndexError, Malformed, struct.error):
         return MORE
+
+
+# ---- tls -----------------------------------------------------------------------------
+
+def is_hello(data, peer):
+    """Whether the lengths of a ClientHello, or of one of SSLv2, are what they may be."""
+    if data[0] == TLS_HANDSHAKE:
+        return 4 <= from_octets(data[3:5], 'big') <= RECORD_MAX
+    specs, name, challenge = struct.unpack('!HHH', data[5:11])          # SSLv2 draft s2.5
+    return data[1] == 9 + specs + name + challenge and specs % 3 == 0 < specs
+
+
+@protocol('tls', sig=('16 03 00 .. .. 01', '16 03 01 .. .. 01', '16 03 02 .. .. 01',
+                      '16 03 03 .. .. 01', '80 .. 01 00 02 00 .. 00 .. 00 ..',
+                      '80 .. 01 03 .. 00 .. 00 .. 00 ..'),
+          port=(443, 8443), ref='RFC 8446 s5.1, s4.1.2', over=(TCP,), check=is_hello,
+          everywhere=True)
+def answer_tls(data, peer):
+    """ClientHello -> TLS 1.0 to 1.3; inside, everything is answered as without it."""
+    return Reply(b'', 0, again=True, tls=b'') if peer.offers_tls else None
 
 
 family('Files and remote procedures')
@@ -13689,7 +14524,7 @@ def is_http(data, peer):
     return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
 
 
-@protocol('http', sig=HTTP_SIGNATURES, port=80, ref='RFC 9112 s2.1', check=is_http,
+@protocol('http', sig=HTTP_SIGNATURES, port=(80, 443), ref='RFC 9112 s2.1', check=is_http,
           most=HTTP_UDP_MOST)
 def answer_http(data, peer):
     """Request of any kind -> a page of ours, or why there is none.

@@ -30,8 +30,10 @@ import itertools
 import math
 import operator
 import os
+import shlex
 import struct
 import sys
+import time
 
 __version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
 
@@ -230,6 +232,8 @@ class Tally:
         self.records = 0
         self.seconds, self.peak = {}, 0             # packets sent in the last ones, and most
         self.paused = 0                             # ms in which there was no scan
+        self.sending = 0                            # ms from the first record to the last packet,
+                                                    # without pauses
         self.delays = {True: collections.Counter(), False: collections.Counter()}   # by is open
         self.waits = collections.Counter()          # ms until a target was given up
         self.at_once = {True: 0, False: 0}
@@ -292,6 +296,7 @@ class Tally:
                 column[FAILED] += count
                 number -= count
         column[SENT] += number
+        self.sending = max(self.sending, ms - self.first - self.paused)
         second = (ms - self.first) // 1000
         self.seconds[second] = self.seconds.get(second, 0) + number
         if len(self.seconds) > SECONDS:
@@ -354,6 +359,10 @@ class Tally:
     def running(self):
         """The same without pauses."""
         return max(self.last - self.first - self.paused, 1) / 1000
+
+    def sending_s(self):
+        """The same without the final wait for answers."""
+        return max(self.sending, 1) / 1000
 
     def series(self, most):
         """At most so many pieces of time: [(begin s, end s, counts)], without a gap."""
@@ -450,19 +459,24 @@ def clock(seconds: float) -> str:
 def summary(tally) -> 'list[Row]':
     """Tally -> what a person wants to know after a scan."""
     sent = tally.total(SENT)
-    seconds = tally.running()
     failed = tally.total(FAILED)
     rows = [
         Row('duration', clock(tally.duration()), 'connect timeout %s%s' % (
             milliseconds(tally.timeout),
             '; paused for %s of it' % clock(tally.paused / 1000) if tally.paused else '')),
-        Row('packets', '{:,}'.format(sent), ', '.join(
-            ['mean ' + rate(sent, seconds)] * (seconds * 1000 >= FIRST_WIDTH)
-            + ['most in a second {:,}'.format(tally.peak)] * (seconds > 2)))]
+        Row('packets', '{:,}'.format(sent), ', '.join(packet_words(tally, sent)))]
     if failed:
         rows.append(Row('send failures', '{:,}'.format(failed),
                         'clashes and local errors, nothing was sent'))
     return rows + answer_rows(tally, sent) + epoll_rows(tally) + phase_rows(tally)
+
+
+def packet_words(tally, sent):
+    """What can be said of the rate at which packets were sent."""
+    if tally.sending >= FIRST_WIDTH:
+        yield 'mean %s while sending' % rate(sent, tally.sending_s())
+    if tally.running() > 2:
+        yield 'most in a second {:,}'.format(tally.peak)
 
 
 def answer_rows(tally, sent):
@@ -758,6 +772,7 @@ body { margin: 0 auto; padding: 28px 20px 40px; max-width: 1180px; background: v
 h1 { margin: 0; font-size: 25px; overflow-wrap: anywhere; }
 h2 { margin: 0; font-size: 17px; }
 p { margin: 2px 0 0; color: var(--soft); }
+code { font: 13px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 .warning { margin-top: 10px; padding: 8px 12px; border-left: 4px solid var(--failed);
   background: var(--card); color: var(--ink); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px;
@@ -781,7 +796,7 @@ svg .note { fill: var(--ink); paint-order: stroke; stroke: var(--card); stroke-w
 .line { fill: none; stroke-width: 1.5; } .fill { opacity: .28; }
 .hit { fill: transparent; } .hit:hover { fill: var(--hit); }
 .nothing { padding: 34px 0 40px; text-align: center; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: 100%; min-width: 480px; }
 td { padding: 5px 14px 5px 0; border-top: 1px solid var(--grid); vertical-align: top; }
 tr:first-child td { border-top: 0; }
 td:first-child { white-space: nowrap; }
@@ -838,7 +853,7 @@ def tiles(tally) -> str:
     delays = tally.delays[True] + tally.delays[False]
     pairs = [(clock(tally.duration()), 'duration'),
              ('{:,}'.format(sent), 'packets'),
-             (mean(sent, tally.running()), 'packets, mean'),
+             (mean(sent, tally.sending_s()), 'packets, mean while sending'),
              ('{:,}'.format(tally.total(OPEN)), 'open'),
              (share(answers, sent), 'of packets answered'),
              (milliseconds(percentile(delays, 50)) if delays else '\u2013', 'median delay')]
@@ -875,9 +890,22 @@ def figures(tally) -> 'list[str]':
         phase_figure(tally, pieces)]
 
 
-def page(tally, name, warning) -> str:
-    """Tally -> the whole HTML file."""
-    title = 'Scan metrics: %s' % html.escape(name)
+def date_text(tally, ended: float) -> str:
+    """When the scan began and ended; ended: seconds since 1970."""
+    begin, end = (time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))
+                  for seconds in (ended - tally.duration(), ended))
+    return '%s to %s UTC' % (begin, end)
+
+
+def page(tally, name, warning, title='', lines=()) -> str:
+    """Tally -> the whole HTML file.
+
+    title   of the page, '' = one with the name of the file
+    lines   (name, text): what else stands below it
+    """
+    title = html.escape(title or 'Scan metrics: %s' % name)
+    about = ''.join('<p>%s: <code>%s</code></p>\n' % (what, html.escape(text))
+                    for what, text in lines)
     table = ''.join('<tr><td%s>%s</td><td>%s</td><td>%s</td></tr>\n' % (
         ' class="part"' if row.name.startswith(' ') else '', row.name.strip(), row.value,
         row.remark) for row in summary(tally))
@@ -887,10 +915,11 @@ def page(tally, name, warning) -> str:
         '<title>%s</title>' % title, '<style>', STYLE + colour_style() + '</style>', '</head>',
         '<body>', '<h1>%s</h1>' % title,
         '<p>{:,} records, connect timeout {}</p>'.format(
-            tally.records, milliseconds(tally.timeout)),
+            tally.records, milliseconds(tally.timeout)), about,
         '<p class="warning">%s</p>' % html.escape(warning) if warning else '',
         tiles(tally), *figures(tally),
-        '<figure><h2>Summary</h2>', '<table>', table + '</table>', '</figure>',
+        '<figure><h2>Summary</h2>', '<div class="wide"><table>', table + '</table></div>',
+        '</figure>',
         '</body>', '</html>', ''))
 
 
@@ -900,6 +929,7 @@ EXAMPLES = '''\
 examples:
   metrics.py scan.dat                       summary
   metrics.py scan.dat -o report.html        and a page of charts
+  metrics.py scan.dat -o report.html --title 'Port 443, November' --command 'cscan.py -p 443 ...'
   ssh box cat scan.dat | metrics.py -       of a scan that is still running
 '''
 
@@ -920,6 +950,9 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('file', metavar='FILE', help='metrics file; -: standard input')
     add('-o', metavar='PAGE', help='write a page of charts: one HTML file, needs nothing else')
+    add('--title', metavar='TEXT', default='', help='title of the page')
+    add('--command', metavar='TEXT', default='',
+        help='the command of the scan, which the metrics file does not hold: to stand on the page')
     add('--version', action='version', version='metrics %s' % __version__)
     return parser
 
@@ -951,12 +984,32 @@ def run(args) -> int:
     if tally.records:
         put_text(rows_text(summary(tally)))
         if args.o:
-            write_page(args.o, page(tally, name, warning))
+            write_page(args.o, page(tally, name, warning, args.title, page_lines(args, tally)))
     if warning:
         sys.stderr.write('metrics: %s: %s\n' % (name, warning))
     if not tally.records:
         sys.stderr.write('metrics: %s: no records in it\n' % name)
     return 1 if records.damage or not tally.records else 0
+
+
+def page_lines(args, tally) -> 'list[tuple[str, str]]':
+    """What stands below the title: when the scan was, its command, and that of the page.
+
+    The file holds no date: it was written last when the scan ended.
+    """
+    lines = []
+    if args.file != '-':
+        lines.append(('scan', date_text(tally, os.stat(args.file).st_mtime)))
+    if args.command:
+        lines.append(('command', args.command))
+    words = ['metrics.py', args.file, '-o', args.o]
+    lines.append(('page', '%s, by %s' % (date_of_now(), ' '.join(map(shlex.quote, words)))))
+    return lines
+
+
+def date_of_now() -> str:
+    """For the page."""
+    return time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())
 
 
 def read(path) -> 'tuple[Records, Tally]':
