@@ -10323,8 +10323,8 @@ def is_minecraft(data, peer):
     return bool(match) and data[0] == match.end() - 1 + match.group(1)[0] + 3
 
 
-@talk('minecraft', sig=('fe 01', '.. 00' + ' ..' * 14), port=25565, size=size_minecraft,
-      limit=1024,
+@talk('minecraft', port=25565, size=size_minecraft, limit=1024,
+      sig=['fe 01'] + ['%02x 00' % size + ' ..' * 14 for size in range(15, 96)],
       check=lambda data, peer: data[:1] == b'\xfe' or is_minecraft(data, peer),
       ref='https://minecraft.wiki/w/Java_Edition_protocol/Server_List_Ping')
 def answer_minecraft(message, peer):
