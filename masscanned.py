@@ -750,6 +750,22 @@ def lines(name, about, sig=(), words=(), shared=(), port=(), ref='', replies=Non
          **more)(answer)
 
 
+def start_tls(peer, agreed, refused, words=b''):
+    """A client asks for TLS -> what a talk returns: TLS follows what agrees, where it can be had.
+
+    words   what we say first inside
+    """
+    if not peer.offers_tls:
+        return refused
+    peer.state = None
+    return Reply(agreed, tls=words)
+
+
+def on_starttls(agreed, refused, words=b''):
+    """The same as a reply of lines()."""
+    return lambda rest, peer: start_tls(peer, agreed, refused, words)
+
+
 def signature_octets(sig) -> list:
     """b'GET ' or '00 .. 21' -> its octets, None for any."""
     if isinstance(sig, bytes):
@@ -15321,14 +15337,18 @@ def note_authorization(peer, value):
 IMAP_LINE = re.compile(br'([^\s(){%*"\\+]{1,32}) +([A-Za-z]+) *(.*)', re.S)     # RFC 9051 s9
 IMAP_LITERAL = re.compile(br'\{[0-9]{1,4}(\+?)\}\Z')            # s4.3: the next line is its text
 IMAP_CAPABILITY = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN'
-IMAP_REPLIES = {b'CAPABILITY': b'* %s\r\n' % IMAP_CAPABILITY, b'ID': b'* ID NIL\r\n', b'NOOP': b'',
-                b'LOGOUT': b'* BYE Logging out\r\n'}
+IMAP_REPLIES = {b'ID': b'* ID NIL\r\n', b'NOOP': b'', b'LOGOUT': b'* BYE Logging out\r\n'}
 IMAP_REFUSAL = b' NO [AUTHENTICATIONFAILED] Authentication failed\r\n'
+
+
+def imap_capability(peer):
+    """-> what we can."""
+    return IMAP_CAPABILITY + (b' STARTTLS' if peer.offers_tls else b'')
 
 
 @talk('imap', sig=('..',), words=(b'A1', b'A01', b'A001', b'A0001'), port=(143, 993),
       ref='RFC 9051 s4.3, s6', size=line, limit=TEXT_MAX,
-      banner=b'* OK [%s] Server ready\r\n' % IMAP_CAPABILITY)
+      banner=lambda peer: b'* OK [%s] Server ready\r\n' % imap_capability(peer))
 def answer_imap(message, peer):
     """Tagged command -> its completion; NO to a login.
 
@@ -15357,6 +15377,10 @@ def answer_imap_command(tag, verb, rest, peer):
     if verb == b'LOGIN':
         user, _, password = rest.partition(b' ')
         return refuse_login(peer, user.strip(b'"'), password.strip(b'"'), tag + IMAP_REFUSAL)
+    if verb == b'CAPABILITY':
+        return b'* %s\r\n%s OK CAPABILITY completed\r\n' % (imap_capability(peer), tag)
+    if verb == b'STARTTLS':
+        return start_tls(peer, tag + b' OK Begin TLS\r\n', tag + b' BAD No TLS\r\n')
     if verb not in IMAP_REPLIES:
         return tag + b' BAD Unknown command, or not before a login\r\n'
     return IMAP_REPLIES[verb] + b'%s OK %s completed\r\n' % (tag, verb), verb == b'LOGOUT'
@@ -15381,15 +15405,22 @@ def answer_nntp_date(rest, peer):
     return time.strftime('111 %Y%m%d%H%M%S\r\n', time.gmtime(peer.now)).encode()
 
 
+def answer_nntp_capabilities(rest, peer):
+    """-> what we can (RFC 3977 s5.2)."""
+    return b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n%s.\r\n' % (
+        b'STARTTLS\r\n' if peer.offers_tls else b'')
+
+
 lines('nntp', 'Command -> a reader\'s welcome; no article without a login.', port=(119, 563),
       sig=(b'MODE READER', b'mode reader'),
       words=(b'CAPABILITIES', b'GROUP', b'LISTGROUP', b'ARTICLE', b'AUTHINFO', b'XOVER',
              b'NEWNEWS'),
       shared=(b'MODE', b'LIST', b'DATE', b'STAT', b'HEAD', b'BODY', b'POST', b'IHAVE',
               b'STARTTLS'),
-      ref='RFC 3977 s5, RFC 4643 s2.3',
+      ref='RFC 3977 s5, RFC 4643 s2.3, RFC 4642 s2.2',
       banner=lambda peer: b'200 %s NNTP service ready\r\n' % peer.host.host_name, replies={
-          b'CAPABILITIES': b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n.\r\n',
+          b'CAPABILITIES': answer_nntp_capabilities,
+          b'STARTTLS': on_starttls(b'382 Begin TLS\r\n', b'502 No TLS\r\n'),
           b'MODE': b'200 Reader mode\r\n', b'AUTHINFO': answer_nntp_authinfo,
           b'DATE': answer_nntp_date, b'HELP': b'100 Help follows\r\n.\r\n',
           b'QUIT': b'205 Bye\r\n',
@@ -15410,11 +15441,19 @@ def answer_pop3_apop(rest, peer):
     return POP3_REFUSAL
 
 
+def answer_pop3_capa(rest, peer):
+    """-> what we can (RFC 2449 s5)."""
+    return b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n%s.\r\n' % (
+        b'STLS\r\n' if peer.offers_tls else b'')
+
+
 lines('pop3', 'Command -> a mailbox that opens to nobody.', port=(110, 995),
       words=(b'CAPA', b'STLS', b'APOP', b'UIDL', b'RETR'),
       shared=(b'AUTH', b'STAT', b'LIST', b'DELE', b'RSET', b'TOP'),
-      ref='RFC 1939 s3, RFC 2449 s5, RFC 5034 s4', banner=b'+OK POP3 server ready\r\n', replies={
-          b'CAPA': b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n.\r\n',
+      ref='RFC 1939 s3, RFC 2449 s5, RFC 5034 s4, RFC 2595 s4',
+      banner=b'+OK POP3 server ready\r\n', replies={
+          b'CAPA': answer_pop3_capa,
+          b'STLS': on_starttls(b'+OK Begin TLS\r\n', b'-ERR No TLS\r\n'),
           b'APOP': answer_pop3_apop, b'QUIT': b'+OK Bye\r\n',
           **user_pass(b'+OK\r\n', POP3_REFUSAL),
           **sasl_replies(b'AUTH', b'+ %s\r\n', POP3_REFUSAL)},
@@ -15426,6 +15465,11 @@ lines('pop3', 'Command -> a mailbox that opens to nobody.', port=(110, 995),
 SIEVE_CAPABILITY = (b'"IMPLEMENTATION" "sieve"\r\n"SASL" "PLAIN LOGIN"\r\n"SIEVE" "fileinto"\r\n'
                     b'"VERSION" "1.0"\r\nOK\r\n')
 SIEVE_REFUSAL = b'NO "Authentication failed"\r\n'
+
+
+def sieve_capability(peer):
+    """-> what we can."""
+    return (b'"STARTTLS"\r\n' if peer.offers_tls else b'') + SIEVE_CAPABILITY
 
 
 def begin_sieve_login(rest, peer):
@@ -15448,26 +15492,29 @@ lines('sieve', 'Command -> capabilities; no script without a login.', port=4190,
       words=(b'LISTSCRIPTS', b'PUTSCRIPT', b'HAVESPACE', b'GETSCRIPT', b'SETACTIVE',
              b'CHECKSCRIPT'),
       shared=(b'AUTHENTICATE', b'CAPABILITY', b'LOGOUT', b'STARTTLS'),
-      ref='RFC 5804 s1.7, s2', banner=SIEVE_CAPABILITY, quits=(b'LOGOUT',), replies={
+      ref='RFC 5804 s1.7, s2', banner=sieve_capability, quits=(b'LOGOUT',), replies={
           b'AUTHENTICATE': begin_sieve_login, b'sasl': go_on_sieve_login, b'NOOP': b'OK\r\n',
-          b'CAPABILITY': SIEVE_CAPABILITY, b'LOGOUT': b'OK\r\n'},
+          b'CAPABILITY': lambda rest, peer: sieve_capability(peer), b'LOGOUT': b'OK\r\n',
+          b'STARTTLS': on_starttls(b'OK\r\n', b'NO "No TLS"\r\n', SIEVE_CAPABILITY)},
       other=b'NO "Unknown command, or not before a login"\r\n')
 
 
 # ---- smtp ----------------------------------------------------------------------------
 
 SMTP_REFUSAL = b'535 5.7.8 Authentication failed\r\n'
+SMTP_UNKNOWN = b'502 5.5.1 Not implemented\r\n'
 
 
 def answer_smtp_ehlo(rest, peer):
     """Who is there -> what we can (RFC 5321 s4.1.1.1)."""
-    return (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-AUTH PLAIN LOGIN\r\n'
-            b'250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % peer.host.host_name)
+    secure = b'250-STARTTLS\r\n' if peer.offers_tls else b''
+    return (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n%s250-AUTH PLAIN LOGIN\r\n'
+            b'250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % (peer.host.host_name, secure))
 
 
 lines('smtp', 'Command -> its reply; no recipient is taken.', port=(25, 465, 587, 2525),
       words=(b'EHLO', b'HELO', b'LHLO', b'MAIL', b'RCPT', b'VRFY', b'EXPN', b'ETRN', b'STARTTLS'),
-      shared=(b'AUTH', b'DATA', b'RSET'), ref='RFC 5321 s4.1, s4.2, RFC 4954 s4, s6',
+      shared=(b'AUTH', b'DATA', b'RSET'), ref='RFC 5321 s4.1, s4.2, RFC 4954 s4, s6, RFC 3207 s4',
       banner=lambda peer: b'220 %s ESMTP\r\n' % peer.host.host_name, replies={
           b'EHLO': answer_smtp_ehlo, b'LHLO': answer_smtp_ehlo,
           b'HELO': lambda rest, peer: b'250 %s\r\n' % peer.host.host_name,
@@ -15476,7 +15523,8 @@ lines('smtp', 'Command -> its reply; no recipient is taken.', port=(25, 465, 587
           b'VRFY': b'252 2.0.0 Cannot verify\r\n', b'NOOP': b'250 2.0.0 Ok\r\n',
           b'HELP': b'214 2.0.0 EHLO HELO MAIL RCPT DATA RSET VRFY AUTH NOOP QUIT\r\n',
           b'QUIT': b'221 2.0.0 Bye\r\n',
-          **dict.fromkeys((b'EXPN', b'ETRN', b'STARTTLS'), b'502 5.5.1 Not implemented\r\n'),
+          b'STARTTLS': on_starttls(b'220 2.0.0 Ready to start TLS\r\n', SMTP_UNKNOWN),
+          **dict.fromkeys((b'EXPN', b'ETRN'), SMTP_UNKNOWN),
           **sasl_replies(b'AUTH', b'334 %s\r\n', SMTP_REFUSAL)},
       other=b'500 5.5.2 Unknown command\r\n')
 
@@ -15525,15 +15573,28 @@ def answer_distcc(data, peer):
 # ---- ftp -----------------------------------------------------------------------------
 
 FTP_REFUSAL = b'530 Login incorrect\r\n'
+FTP_SECURE = b' AUTH TLS\r\n PBSZ\r\n PROT\r\n'
+
+
+def answer_ftp_auth(rest, peer):
+    """A mechanism -> TLS, if it is that (RFC 4217 s4)."""
+    if rest.upper() not in (b'TLS', b'TLS-C', b'TLS-P', b'SSL'):
+        return b'504 Unknown mechanism\r\n'
+    return start_tls(peer, b'234 Begin TLS\r\n', b'502 Not implemented\r\n')
+
 
 lines('ftp', 'Command -> its reply; every login is incorrect.', port=(21, 990, 2121),
       words=(b'FEAT', b'SYST', b'PASV', b'EPSV', b'EPRT', b'PORT', b'TYPE', b'OPTS', b'MLSD',
              b'SITE', b'CWD', b'PWD', b'STOR', *COMMON_WORDS),
-      shared=(b'AUTH', b'LIST', b'STAT', b'MODE', b'ACCT'), ref='RFC 959 s4.2, RFC 2389 s3',
+      shared=(b'AUTH', b'LIST', b'STAT', b'MODE', b'ACCT'),
+      ref='RFC 959 s4.2, RFC 2389 s3, RFC 4217 s4',
       banner=b'220 FTP server ready\r\n', replies={
-          b'FEAT': b'211-Features:\r\n UTF8\r\n211 End\r\n', b'SYST': b'215 UNIX Type: L8\r\n',
+          b'FEAT': lambda rest, peer: b'211-Features:\r\n UTF8\r\n%s211 End\r\n' % (
+              FTP_SECURE if peer.offers_tls else b''),
+          b'SYST': b'215 UNIX Type: L8\r\n',
           b'HELP': b'214 USER PASS QUIT SYST FEAT NOOP\r\n', b'NOOP': b'200 OK\r\n',
-          b'AUTH': b'502 Not implemented\r\n', b'QUIT': b'221 Goodbye\r\n',
+          b'AUTH': answer_ftp_auth, b'PBSZ': b'200 PBSZ=0\r\n', b'PROT': b'200 OK\r\n',
+          b'QUIT': b'221 Goodbye\r\n',
           **user_pass(b'331 Password required\r\n', FTP_REFUSAL),
           **dict.fromkeys((b'PASV', b'EPSV', b'EPRT', b'PORT', b'TYPE', b'OPTS', b'MLSD', b'SITE',
                            b'CWD', b'PWD', b'LIST', b'STAT', b'STOR', b'MODE', b'ACCT'),

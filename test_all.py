@@ -11717,15 +11717,15 @@ ONES_16 = b'11' * 16                        # 16 random octets of HOST in hex
 PLAIN_BOB = b'AGJvYgBzZWNyZXQ='             # NUL bob NUL secret
 BOB, SECRET = b'Ym9i', b'c2VjcmV0'
 LOGIN_USER, LOGIN_PASSWORD = b'VXNlcm5hbWU6', b'UGFzc3dvcmQ6'
-IMAP_CAN = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN'
+IMAP_CAN = b'CAPABILITY IMAP4rev1 LITERAL+ ID AUTH=PLAIN AUTH=LOGIN STARTTLS'
 IMAP_NO = b' NO [AUTHENTICATIONFAILED] Authentication failed\r\n'
 POP3_NO = b'-ERR [AUTH] Authentication failed\r\n'
 POP3_OTHER = b'-ERR Unknown command, or not before a login\r\n'
-SIEVE_CAN = (b'"IMPLEMENTATION" "sieve"\r\n"SASL" "PLAIN LOGIN"\r\n"SIEVE" "fileinto"\r\n'
+SIEVE_CAN = (b'"STARTTLS"\r\n"IMPLEMENTATION" "sieve"\r\n"SASL" "PLAIN LOGIN"\r\n"SIEVE" "fileinto"\r\n'
              b'"VERSION" "1.0"\r\nOK\r\n')
 SIEVE_NO = b'NO "Authentication failed"\r\n'
-EHLO_ANSWER = (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-AUTH PLAIN LOGIN\r\n'
-               b'250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % ME)
+EHLO_ANSWER = (b'250-%s\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-STARTTLS\r\n'
+               b'250-AUTH PLAIN LOGIN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n' % ME)
 SMTP_NO = b'535 5.7.8 Authentication failed\r\n'
 SIP_HEAD = (b'%s sip:100@192.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.0.0:5060;branch=z9hG4bK1\r\n'
             b'From: <sip:a@b>;tag=1\r\nTo: <sip:100@192.0.0.1>\r\nCall-ID: 50000\r\n'
@@ -11769,7 +11769,7 @@ TOR_INFO = (b'250-PROTOCOLINFO 1\r\n250-AUTH METHODS=HASHEDPASSWORD\r\n'
 MAIL_VECTORS = [
     ('imap capability@80', TCP, b'a001 CAPABILITY\r\n',
      b'* %s\r\na001 OK CAPABILITY completed\r\n' % IMAP_CAN, 'RFC 9051 s6.1.1'),
-    ('imap verbs', TCP, b'1 noop\r\n2 ID NIL\r\n3 SELECT inbox\r\n4 STARTTLS\n5 logout\r\n6 noop\n',
+    ('imap verbs', TCP, b'1 noop\r\n2 ID NIL\r\n3 SELECT inbox\r\n4 UNSELECT\n5 logout\r\n6 noop\n',
      b'1 OK NOOP completed\r\n* ID NIL\r\n2 OK ID completed\r\n'
      b'3 BAD Unknown command, or not before a login\r\n'
      b'4 BAD Unknown command, or not before a login\r\n'
@@ -11790,12 +11790,13 @@ MAIL_VECTORS = [
      b'200 Reader mode\r\n480 Authentication required\r\n205 Bye\r\n', 'RFC 3977 s5.3'),
     ('nntp verbs', TCP, b'date\r\nhelp\r\nxyz\r\nCAPABILITIES\r\n',
      b'111 20261121014641\r\n100 Help follows\r\n.\r\n500 Unknown command\r\n'
-     b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n.\r\n', 'RFC 3977 s5.2, s7'),
+     b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\nSTARTTLS\r\n.\r\n',
+     'RFC 3977 s5.2, s7'),
     ('nntp login', TCP, b'AUTHINFO USER bob\r\nAUTHINFO PASS secret\r\n',
      b'381 Password required\r\n481 Authentication failed\r\n', 'RFC 4643 s2.3'),
     ('nntp list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
-    ('pop3 capa@80', TCP, b'CAPA\r\nSTLS\r\n',
-     b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n.\r\n' + POP3_OTHER, 'RFC 2449 s5'),
+    ('pop3 capa@80', TCP, b'CAPA\r\nTOP 1 1\r\n',
+     b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\nSTLS\r\n.\r\n' + POP3_OTHER, 'RFC 2449 s5'),
     ('pop3 login', TCP, b'USER bob\r\nPASS secret\r\nSTAT\r\nQUIT\r\n',
      b'+OK\r\n' + POP3_NO + POP3_OTHER + b'+OK Bye\r\n', 'RFC 1939 s7'),
     ('pop3 password first', TCP, b'PASS secret\r\n', POP3_NO, 'RFC 1939 s7'),
@@ -11817,7 +11818,7 @@ MAIL_VECTORS = [
     ('sieve logout elsewhere@80', TCP, b'LOGOUT\r\n', None, 'a shared word'),
     ('smtp ehlo@80', TCP, b'ehlo me\r\n', EHLO_ANSWER, 'RFC 5321 s4.1.1.1'),
     ('smtp mail', TCP, b'HELO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nRSET\r\nNOOP\r\n'
-     b'VRFY bob\r\nEXPN x\r\nSTARTTLS\r\n\r\nHELP\r\nQUIT\r\nNOOP\r\n',
+     b'VRFY bob\r\nEXPN x\r\nETRN x\r\n\r\nHELP\r\nQUIT\r\nNOOP\r\n',
      b'250 %s\r\n250 2.1.0 Ok\r\n554 5.7.1 Relay access denied\r\n503 5.5.1 No valid recipients\r\n'
      b'250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n252 2.0.0 Cannot verify\r\n502 5.5.1 Not implemented\r\n'
      b'502 5.5.1 Not implemented\r\n500 5.5.2 Unknown command\r\n'
@@ -11845,8 +11846,9 @@ FILE_VECTORS = [
     ('ftp login@80', TCP, b'USER bob\r\nPASS secret\r\nSYST\r\nQUIT\r\nNOOP\r\n',
      b'331 Password required\r\n530 Login incorrect\r\n215 UNIX Type: L8\r\n221 Goodbye\r\n',
      'RFC 959 s5.4'),
-    ('ftp verbs', TCP, b'FEAT\r\nauth TLS\r\nPWD\r\nLIST\r\nHELP\r\nNOOP\r\nx y\r\n\r\n',
-     b'211-Features:\r\n UTF8\r\n211 End\r\n502 Not implemented\r\n530 Log in first\r\n'
+    ('ftp verbs', TCP, b'FEAT\r\nauth GSSAPI\r\nPWD\r\nLIST\r\nHELP\r\nNOOP\r\nx y\r\n\r\n',
+     b'211-Features:\r\n UTF8\r\n AUTH TLS\r\n PBSZ\r\n PROT\r\n211 End\r\n'
+     b'504 Unknown mechanism\r\n530 Log in first\r\n'
      b'530 Log in first\r\n214 USER PASS QUIT SYST FEAT NOOP\r\n200 OK\r\n'
      b'500 Unknown command\r\n500 Unknown command\r\n', 'RFC 959 s4.2, RFC 2389 s3'),
     ('ftp list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
@@ -20128,6 +20130,18 @@ class Responder(Case):
         ('curl pop3s', 'curl -ksSv -u bob:secret pop3s://10.88.0.62/', 67, r'-ERR \[AUTH\]'),
         ('curl smtps', 'curl -ksSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
          'smtps://10.88.0.62', 67, r'535 '),
+        ('curl smtp STARTTLS', 'curl -ksSv --ssl-reqd -u bob:secret --mail-from a@b --mail-rcpt c@d '
+         '-T {post} smtp://10.88.0.62', 67, r'SSL connection using TLS.*535 '),
+        ('curl imap STARTTLS', 'curl -ksSv --ssl-reqd -u bob:secret imap://10.88.0.62/', 67,
+         r'SSL connection using TLS.*AUTHENTICATIONFAILED'),
+        ('curl pop3 STLS', 'curl -ksSv --ssl-reqd -u bob:secret pop3://10.88.0.62/', 67,
+         r'SSL connection using TLS.*-ERR \[AUTH\]'),
+        ('curl ftp AUTH', 'curl -ksSv --ssl-reqd -u bob:secret ftp://10.88.0.62/', 67,
+         r'SSL connection using TLS.*530 Login incorrect'),
+        ('swaks tls', 'swaks -tls --to c@d --from a@b --server 10.88.0.62', 24,
+         r'TLS started with cipher TLSv1\.3.*554 5\.7\.1'),
+        ('openssl nntp', S_CLIENT + '119 -starttls nntp', 0, r'Cipher is TLS_AES_256'),
+        ('openssl sieve', S_CLIENT + '4190 -starttls sieve', 0, r'Cipher is TLS_AES_256'),
         ('redis-cli tls', 'redis-cli --tls --insecure -h 10.88.0.62 ping', 0, r'NOAUTH|PONG'),
         ('mosquitto tls', 'mosquitto_pub -h 10.88.0.62 -p 8883 --cafile {state}/tls-p256.pem '
          '--insecure -t a -m b -u bob -P secret', 4, r'bad user name or password'),
@@ -22113,6 +22127,46 @@ class TlsTalks(Case):
         self.assertEqual((events[2].fields['data'], events[2].fields['octets']), (GET, len(KEEP)))
         self.assertEqual(kinds[3:], [('tls_hello', 'tls'), ('tls', 'tls')])
         self.assertIn('NO_SHARED_CIPHER', events[4].fields['error'])
+
+    # protocol, what asks for TLS, that it begins, that there is none; then inside: said, answered
+    STARTED = [
+        ('smtp', b'EHLO me\r\nSTARTTLS\r\n', b'220 2.0.0 Ready to start TLS\r\n',
+         b'502 5.5.1 Not implemented\r\n', b'EHLO me\r\nSTARTTLS\r\n',
+         EHLO_ANSWER.replace(b'250-STARTTLS\r\n', b'') + b'502 5.5.1 Not implemented\r\n'),
+        ('imap', b'1 STARTTLS\r\n', b'1 OK Begin TLS\r\n', b'1 BAD No TLS\r\n',
+         b'2 CAPABILITY\r\n', b'* %s\r\n2 OK CAPABILITY completed\r\n' % masscanned.IMAP_CAPABILITY),
+        ('pop3', b'STLS\r\n', b'+OK Begin TLS\r\n', b'-ERR No TLS\r\n', b'CAPA\r\n',
+         b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\n.\r\n'),
+        ('nntp', b'STARTTLS\r\n', b'382 Begin TLS\r\n', b'502 No TLS\r\n', b'CAPABILITIES\r\n',
+         b'101 Capabilities\r\nVERSION 2\r\nREADER\r\nAUTHINFO USER\r\n.\r\n'),
+        ('sieve', b'STARTTLS\r\n', b'OK\r\n', b'NO "No TLS"\r\n', b'NOOP\r\n',
+         masscanned.SIEVE_CAPABILITY + b'OK\r\n'),
+        ('ftp', b'AUTH TLS\r\n', b'234 Begin TLS\r\n', b'502 Not implemented\r\n',
+         b'PBSZ 0\r\nPROT P\r\nUSER bob\r\nPASS x\r\n',
+         b'200 PBSZ=0\r\n200 OK\r\n331 Password required\r\n530 Login incorrect\r\n'),
+    ]
+
+    def test_started(self):
+        """A protocol goes on inside of TLS, where it can; without TLS it says that it cannot."""
+        for name, asks, agreed, refused, said, answered in self.STARTED:
+            with self.subTest(protocol=name):
+                port = port_of(name)
+                out = feed(self.stream(port, host=quiet_host()), asks)
+                self.assertEqual(out[-len(refused):], refused)
+                self.assertNotIn(b'250-STARTTLS', out)
+                for pieces in [asks], octet_by_octet(asks):
+                    stream = self.stream(port)
+                    out = feed(stream, *pieces)
+                    self.assertEqual(out[-len(agreed):], agreed)
+                    client = Inside(stream).shake()
+                    self.assertEqual((client.alert, client.say(said)), (None, answered))
+                    self.assertEqual(stream.spoken, name)
+
+    def test_no_tls_after(self):
+        """Whoever asks for TLS and then does without is not answered any more."""
+        stream = self.stream(25)
+        self.assertEqual(feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')[:4], b'220 ')
+        self.assertTrue(stream.closing)
 
     def test_unknown_inside(self):
         """What nobody takes is noted without TLS, once for each time."""
