@@ -10419,8 +10419,8 @@ RCON_HEAD = struct.Struct('<III')       # size id kind; then two texts that end 
 RCON_LOGIN, RCON_ANSWER = 3, 2
 
 
-@talk('rcon', sig=('.. 00 00 00 .. .. .. .. 03 00 00 00',), port=(27015, 25575), size=le(0, 4, 4),
-      check=lambda data, peer: data[0] >= 10, limit=1024,
+@talk('rcon', port=(27015, 25575), size=le(0, 4, 4), limit=1024,
+      sig=['%02x 00 00 00 .. .. .. .. 03 00 00 00' % size for size in range(10, 80)],
       ref='https://developer.valvesoftware.com/wiki/Source_RCON_Protocol')
 def answer_rcon(message, peer):
     """Password -> refusal."""
@@ -15930,8 +15930,9 @@ SKINNY_REGISTER, SKINNY_REJECT = 0x01, 0x9d             # numbers of messages
 SKINNY_HEAD = struct.Struct('<III')     # size of what follows the next word; reserved; message
 
 
-@talk('skinny', sig=('.. 00 00 00 .. 00 00 00 01 00 00 00 53 45 50',), port=2000,
-      size=le(0, 4, 8), limit=1024, ref='https://wiki.wireshark.org/SKINNY')
+@talk('skinny', port=2000, size=le(0, 4, 8), limit=1024,
+      sig=['%02x 00 00 00 .. 00 00 00 01 00 00 00 53 45 50' % size for size in range(40, 256, 4)],
+      ref='https://wiki.wireshark.org/SKINNY')
 def answer_skinny(message, peer):
     """Register -> rejected."""
     _, _, number = SKINNY_HEAD.unpack_from(message)
