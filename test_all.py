@@ -9907,6 +9907,48 @@ while True:
 """
 
 
+MIXED_SERVER = r"""
+import resource, select, socket, struct
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+poll, listeners, kept = select.poll(), {}, []
+for port in range(1001, 1007):
+    sock = socket.socket()
+    sock.bind(('0.0.0.0', port))
+    sock.listen(4096)
+    poll.register(sock, select.POLLIN)
+    listeners[sock.fileno()] = sock, port
+print('ready', flush=True)
+while True:
+    for fd, _ in poll.poll():
+        sock, port = listeners[fd]
+        peer, _ = sock.accept()
+        peer.setblocking(False)
+        try:
+            if port == 1001:
+                kept.append(peer)
+                continue
+            if port == 1002:
+                peer.send(bytes(65536))
+            elif port == 1003:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        except OSError:
+            pass
+        peer.close()
+"""
+# ports  1001 accepts, 1002 sends 64 kB and FIN, 1003 resets at once, 1004 half-open: hears no ACK,
+#        1005 hears no RST, 1006 behind a SYN proxy, 1007 refuses by ICMP, 1008 refuses, 1009 silent
+MIXED_RULES = """
+-A INPUT -p tcp --dport 1001 --tcp-flags RST RST
+-A INPUT -p tcp --dport 1004 --tcp-flags SYN,ACK,RST ACK -j DROP
+-A INPUT -p tcp --dport 1005 --tcp-flags RST RST -j DROP
+-t raw -A PREROUTING -p tcp --dport 1006 --syn -j CT --notrack
+-A INPUT -p tcp --dport 1006 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --mss 1460
+-A INPUT -p tcp --dport 1006 -m conntrack --ctstate INVALID -j DROP
+-A INPUT -p tcp --dport 1007 -j REJECT --reject-with icmp-host-prohibited
+-A INPUT -p tcp --dport 1009 -j DROP
+"""
+
+
 def can_make_namespaces():
     if os.geteuid() or not shutil.which('ip'):
         return False
@@ -10100,6 +10142,39 @@ class Live(Case):
                     self.assertIn(words, err)
         self.assertEqual(metrics_totals(self.read('metrics')), {
             'sent': 256, 'open': 2, 'closed': 190, 'timeouts': 64})
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_mixed_net(self):
+        """Sockets that met an open port go on to any kind of target: no result is another's."""
+        process = subprocess.Popen(
+            ['ip', 'netns', 'exec', self.far, sys.executable, '-c', MIXED_SERVER],
+            stdout=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(end_process, process)
+        self.assertEqual(process.stdout.readline(), b'ready\n')
+        for rule in MIXED_RULES.strip().split('\n'):
+            self.inside(self.far, 'iptables', '-w', *rule.split())
+        self.addCleanup(self.inside, self.far, 'sh', '-c',
+                        'for table in raw filter; do iptables -w -t $table -F; done')
+        self.inside(self.far, 'sysctl', '-qw', 'net.ipv4.icmp_ratelimit=0',
+                    'net.ipv4.icmp_msgs_per_sec=1000000', 'net.ipv4.icmp_msgs_burst=100000')
+        wanted = sorted('10.64.%d.%d:%d' % (divmod(host, 256) + (port,))
+                        for host in range(512) for port in range(1001, 1007))
+        window = ['-m', 100, '-ct', 0]
+        for options in (window + ['-b', 32100], window + ['-b', 0], window + ['-b', 32101, '-w', 2],
+                        window + ['-b', 32102, '--retries', 1],
+                        ['-b', 32103, '-r', 'auto', '-mf', self.path('metrics')]):
+            with self.subTest(options=options):     # who hears no RST knows the port before
+                self.inside(self.far, 'iptables', '-w', '-Z')
+                status, out, err = self.scan('-f', '10.64.0.0/23', '-p', '1001-1009', '--once',
+                                             '-t', 300, *options)
+                self.assertEqual(status, 0, err)
+                self.assertEqual(sorted(out.split()), wanted)
+                for words in ('3072 open', '512 refused', '512 host unreachable',
+                              '512 without answer'):
+                    self.assertIn(words, err)
+                counted = self.inside(self.far, 'iptables', '-w', '-nvxL', 'INPUT').split(b'\n')[2]
+                self.assertEqual(int(counted.split()[0]), 512, 'one RST for each that only accepts')
 
     def test_icmp_of_own_rules(self):
         """The same of OUTPUT rules; the kernel sends no more than 1,000 of these a second."""
