@@ -10420,7 +10420,8 @@ RCON_LOGIN, RCON_ANSWER = 3, 2
 
 
 @talk('rcon', port=(27015, 25575), size=le(0, 4, 4), limit=1024,
-      sig=['%02x 00 00 00 .. .. .. .. 03 00 00 00' % size for size in range(10, 80)],
+      sig=['%02x 00 00 00 .. .. .. .. 03 00 00 00' % size     # an empty line is not the begin
+           for size in range(10, 80) if size not in b'\r\n'],
       ref='https://developer.valvesoftware.com/wiki/Source_RCON_Protocol')
 def answer_rcon(message, peer):
     """Password -> refusal."""
