@@ -329,17 +329,18 @@ static void do_flood(char **v) {
     static unsigned char frames[BATCH][ROOM];
     static struct iovec parts[BATCH];
     static struct mmsghdr messages[BATCH];
-    int fd = open_packet(v[0], 0), dns = *v[1] == 'd', mixed = *v[1] == 'm';
-    int size = dns ? 8 + (int)sizeof query - 1 : 20;
+    int fd = open_packet(v[0], 0), mixed = *v[1] == 'm';
+    int probe = *v[1] == 'd' ? 0 : *v[1] == 'n' ? 1 : v[1][1] == 'n' ? 2 : -1;  /* -1: syn */
+    int size = probe < 0 ? 20 : 8 + probes[probe].size;
     uint32_t from = 0;
     set_targets(v + 2);
     for (int i = 0; i < BATCH; i++) {
         unsigned char *f = frames[i];
         memcpy(f, "\2\0\0\0\0\2\2\0\0\0\0\x99\10\0", 14);
         memcpy(f + 14, ip_head, 12);
-        f[23] = dns ? 17 : 6;
-        put(f + 36, dns ? 53 : 80); put(f + 38, size);
-        if (dns) memcpy(f + 42, query, sizeof query - 1);
+        f[23] = probe < 0 ? 6 : 17;
+        put(f + 36, probe < 0 ? 80 : probes[probe].port); put(f + 38, size);
+        if (probe >= 0) memcpy(f + 42, probes[probe].text, probes[probe].size);
         else { put(f + 46, 0x5002); put(f + 48, 1024); }
         parts[i].iov_base = f; parts[i].iov_len = 34 + size;
         messages[i].msg_hdr.msg_iov = parts + i; messages[i].msg_hdr.msg_iovlen = 1;
@@ -354,8 +355,8 @@ static void do_flood(char **v) {
                 parts[i].iov_len = size < 60 && i & 1 ? 60 : size;
                 continue;
             }
-            if (!dns) memcpy(frames[i] + 38, &seq, 4);
-            seal(frames[i], size, dns ? 6 : 16);
+            if (probe < 0) memcpy(frames[i] + 38, &seq, 4);
+            seal(frames[i], size, probe < 0 ? 16 : 6);
         }
         sendmmsg(fd, messages, BATCH, 0);
     }
@@ -742,12 +743,14 @@ SNMP = '302602010104067075626c6963a019020101020100020100300e300c06082b0601020101
 PROBES = [                      # port, datagram
     (53, QUERY), (123, b'\xe3\0\4\xfa\0\1\0\0\0\1'.ljust(48, b'\0')), (161, bytes.fromhex(SNMP)),
     (1900, b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n')]
+PROBE_KINDS = 'dns', 'ntp', 'snmp', 'ssdp'
 MIX = ('syn',) * 7 + ('probe',) * 2 + ('other',)
 
 
 def make_body(kind, number) -> 'tuple[int, int, bytes]':
     """Layer 4 of a frame of the flood -> (protocol, where its checksum goes, octets)."""
-    port, options, probe = 1024 + number % 60000, b'', PROBES[0]
+    port, options = 1024 + number % 60000, b''
+    probe = PROBES[PROBE_KINDS.index(kind) if kind in PROBE_KINDS else 0]
     if kind == 'mixed':
         kind, turn = MIX[number % len(MIX)], number // len(MIX)
         options, probe = OPTIONS[:(0, 4, 20)[turn % 3]], PROBES[turn % len(PROBES)]
@@ -763,7 +766,7 @@ def make_body(kind, number) -> 'tuple[int, int, bytes]':
 
 
 def make_frame(kind, src, dst, number) -> bytes:
-    """A frame of the flood: kind syn, dns or mixed, from address and port by number."""
+    """A frame of the flood: kind syn, dns, ntp, snmp or mixed; address and port by number."""
     src, dst = src.to_bytes(4, 'big'), dst.to_bytes(4, 'big')
     protocol, at, body = make_body(kind, number)
     pad = body + b'\0' * (len(body) & 1)
@@ -1461,7 +1464,7 @@ def responder_command(bench, *more, own=OWN, folder=HERE) -> 'list[str]':
 
 
 def flood_command(bench, kind, base=OWN, bits=32) -> 'list[str]':
-    """argv of a flood of kind syn, dns or mixed to a block."""
+    """argv of a flood of kind syn, dns, ntp, snmp or mixed to a block."""
     if bench.yardstick:
         return [bench.yardstick, 'flood', 'v0', kind, base, bits]
     bench.note('no C compiler: the flood is a Python program, and perhaps too slow')
@@ -1676,11 +1679,13 @@ def answered_for_addresses(bench, _):
 
 @measure('answer-protocols', 'answers/s', 'bare')
 def answered_with_protocols(bench, _):
-    """DNS queries answered with one protocol, and with all of them, on one core."""
-    def masscanned(*more):
-        return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), 'dns')
-    yield Figure('--only dns', masscanned('--only', 'dns'), '')
-    yield Figure('all protocols', masscanned(), '--only dns')
+    """DNS, NTP and SNMP answered with that protocol alone, and among all, on one core."""
+    def masscanned(kind, *more):
+        return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), kind)
+    for kind in PROBE_KINDS[:3]:
+        alone = '--only ' + kind
+        yield Figure(alone, masscanned(kind, '--only', kind), '')
+        yield Figure(kind + ' of all protocols', masscanned(kind), alone)
 
 
 @measure('answer-find', 'a second')

@@ -17758,6 +17758,12 @@ class Stored(unittest.TestCase):
                         for stack in twins.stacks:
                             stack.connections = masscanned.Connections()
                 self.assertTrue(twins.store.find(UDP, b'new!ABC', HOST4, 80))
+        # one whose id might be another's, but is not, is kept for itself
+        twins = Twins(self, [plain, toy(word, b'\0\1', name='never', check=lambda data, peer: False)])
+        for _ in range(3):
+            twins.say(UDP, b'\0\1\2\3ABC', dict(src=PEER4, dst=HOST4, sport=1, dport=80))
+        self.assertTrue(twins.store.find(UDP, b'\0\1\2\3ABC', HOST4, 80))
+        self.assertFalse(twins.store.find(UDP, b'\0\2\2\3ABC', HOST4, 80))
 
     def test_ids_that_say_something(self):
         """An answer that does not repeat the id where it stood, and what may be anybody's."""
