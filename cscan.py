@@ -723,6 +723,8 @@ METRICS_OPEN, METRICS_AT_ONCE = 2, 1            # bits of an answer's kind
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    if text.isprintable():
+        return text
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
@@ -4240,123 +4242,35 @@ class Runner:
             self.stop(ALL_EXCLUDED)
 
 
-class Cohort:
-    """Connects that began together, in columns.
+class Pool:
+    """The sockets of an engine: bound alike, in one epoll set from birth to death.
 
-    due     when their time is over
-    drawn   targets that had been taken from the source before them
-    fresh   with a judge: first tries among what was sent then, also what ended at once
-    whole   none has ended since; a cohort that stays so until it is due is used for the next
-            targets as it is: 0.2 us less of the 3 to 4 that a probe takes
-    """
-    __slots__ = 'socks', 'hosts', 'ports', 'due', 'drawn', 'fresh', 'whole', 'found'
-
-    def __init__(self, socks):
-        self.socks, self.whole = socks, True
-
-    def begin(self, hosts, ports, due, drawn, fresh):
-        self.hosts, self.ports, self.found = hosts, ports, None
-        self.due, self.drawn, self.fresh = due, drawn, fresh
-
-    def targets(self) -> dict:
-        """{socket: (host, port)} of its columns; many of a silent net are never asked."""
-        if self.found is None:
-            self.found = dict(zip(self.socks, zip(self.hosts, self.ports)))
-        return self.found
-
-    def keep(self, selectors):
-        """Only what they are true for: all of it waits."""
-        self.socks, self.hosts, self.ports = select_rows(
-            (self.socks, self.hosts, self.ports), selectors)
-        self.whole, self.found = True, None
-
-
-class Engine(Runner):
-    """Connects to what source yields, as fast as pace allows, and reports what is open.
-
-    source      Columns of fresh targets
     address     of ours, '' = the kernel's choice; port: 0 = the kernel's choice for each target
-    once        True: a target whose source port clashes is tried again; False: another is drawn
-    quota       how many targets to take from source, None = all
-    retries     how often a target that did not answer is tried again
-    runtime     seconds after which nothing more is sent
+    local_error called with the errno if a socket cannot be made
     """
-    show = frozenset()                  # --show: of STATES; the crew learns which targets end so
-    home = None                         # SourceAddress that run() asks for the address, or None
     dissolve = None                     # see load_dissolve(): with the first open port
 
-    def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
-                 runtime=math.inf, canary=None):
-        self.source, self.pace, self.address, self.port = source, pace, address, port
-        self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
-        self.canary, self.crew = canary, None
-        self.followed = -math.inf       # when it last was another
-        self.exclusions = None          # what SIGHUP reads again
-        self.hup = False                # it has come; a worker: the first process passed it on
-        self.barred = 0                 # targets skipped because of it
-        self.judge = None               # -r auto
-        # Connects between two looks at the events: of few sockets an eighth, so that caches still
-        # hold at connect() what shutdown() touched (5 % of a probe, 1,000 pending in a silent net)
-        self.most = max(BATCH // 4, min(BATCH, pace.window // 8))
-        self.batch = self.most          # overdue ones at a time; with a judge those of one cohort
-        self.ending = 0.0               # with a judge: when what is overdue just now was sent
+    def __init__(self, address, port, local_error):
+        self.address, self.port, self.local_error = address, port, local_error
         self.epoll = select.epoll()
-        self.socks = {}                 # descriptor -> socket, all of the pool
-        self.free = []                  # sockets ready for connect()
+        self.socks = {}                 # descriptor -> socket, all there are
+        self.free = []                  # those that are ready for connect()
         self.uses = collections.Counter()       # socket -> how many open ports it met
-        self.attempts = {}              # socket -> Cohort in which it waits for its target
-        self.cohorts = collections.deque()      # in order of due; sockets of them that do not
-                                                # wait in them any more are stale
-        self.drawn = self.base = 0      # targets taken from source, now and before the last draw
-        self.keeper = None              # --state: what keeps the position
-        self.again = {}                 # with a keeper or a judge: targets that had to wait, until
-                                        # they end -> False: ended, but the judge may want it again
-        self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
-                                        # which place of the source some of them may stand
-        self.window = pace.window       # pending at most, now: local errors shrink it
-        self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
-        self.serial = itertools.count()
-        self.parked = 0                 # how many of them a local error sent there
-        self.stuck = {}                 # target -> its local errors, until it is sent
-        self.tries = {}                 # target -> how often it timed out, if it is to be retried
-        self.exhausted = False          # source is at its end, or the quota
-        self.stopping = ''              # why nothing more is sent
-        self.error = ''                 # if that is for the user to mend: what, and how
-        self.sent = 0                   # connects that sent a SYN
-        self.timeouts = 0               # targets that did not answer
-        self.opened = 0
-        self.selfs = 0                  # connected to themselves: no result
-        self.clashes = 0
-        self.repeats = 0                # retries sent
-        self.answers = collections.Counter()    # errno -> answers of the net
-        self.locals = collections.Counter()     # errno -> local errors
-        self.blocked = None             # (since, errno, how many) local errors in a row
-        self.shrunk = -1.0              # when the window last shrank
-        self.held = -1.0                # nothing is sent before this time
-        self.conntrack = Conntrack()
-        self.looked = 0.0               # when conntrack was last looked at
-        self.slowed = -1.0              # when it last made the pace go down
-        self.suspects = collections.deque()     # (from, to): SYNs sent then may be lost
-        self.lost = 0                   # targets sent again for that
-        self.real = self.now = time.monotonic()
-        self.frozen = 0.0               # seconds that the clock of deadlines stood still
-        self.next_tick = self.real
-        self.asked = 0.0                # seconds that the last nap was to take at most
-        self.elapsed = 0.0              # seconds that the scan had run before it was resumed
-        self.started = self.real
-        self.bucket = Bucket(pace.rate, pace.syns, self.now)
-
-    # ---- sockets ----
 
     def close(self):
-        """All of them; the engine is of no use then."""
+        """All of them; the pool is of no use then."""
         self.epoll.close()
         for sock in self.socks.values():
             sock.close()
-        if self.home:
-            self.home.close()
 
-    def new_socket(self):
+    def rebind(self, address):
+        """Another address of ours: all sockets, none of which is under way, are made anew."""
+        self.address = address
+        self.free.clear()
+        for sock in list(self.socks.values()):
+            self.renew(sock)
+
+    def add(self):
         """One more free socket, in the epoll set; raises OSError."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -4383,7 +4297,7 @@ class Engine(Runner):
         wanted = self.port
         for self.port in range(wanted, min(wanted + (tries if wanted else 0), PORT_MAX) + 1):
             try:
-                return self.new_socket()
+                return self.add()
             except OSError as error:
                 if error.errno in LOCAL:
                     raise UserError('no socket can be made: %s: %s' % (
@@ -4397,7 +4311,7 @@ class Engine(Runner):
     def grow(self):
         """One more free socket -> True, or False and a local error."""
         try:
-            self.new_socket()
+            self.add()
         except OSError as error:
             self.local_error(error.errno)
             return False
@@ -4444,6 +4358,116 @@ class Engine(Runner):
             for sock in worn:
                 self.renew(sock)
         self.free += socks
+
+
+class Cohort:
+    """Connects that began together, in columns.
+
+    due     when their time is over
+    drawn   targets that had been taken from the source before them
+    fresh   with a judge: first tries among what was sent then, also what ended at once
+    whole   none has ended since; a cohort that stays so until it is due is used for the next
+            targets as it is: 0.2 us less of the 3 to 4 that a probe takes
+    """
+    __slots__ = 'socks', 'hosts', 'ports', 'due', 'drawn', 'fresh', 'whole', 'found'
+
+    def __init__(self, socks):
+        self.socks, self.whole = socks, True
+
+    def begin(self, hosts, ports, due, drawn, fresh):
+        self.hosts, self.ports, self.found = hosts, ports, None
+        self.due, self.drawn, self.fresh = due, drawn, fresh
+
+    def targets(self) -> dict:
+        """{socket: (host, port)} of its columns; many of a silent net are never asked."""
+        if self.found is None:
+            self.found = dict(zip(self.socks, zip(self.hosts, self.ports)))
+        return self.found
+
+    def keep(self, selectors):
+        """Only what they are true for: all of it waits."""
+        self.socks, self.hosts, self.ports = select_rows(
+            (self.socks, self.hosts, self.ports), selectors)
+        self.whole, self.found = True, None
+
+
+class Engine(Runner):
+    """Connects to what source yields, as fast as pace allows, and reports what is open.
+
+    source      Columns of fresh targets
+    address     of ours, '' = the kernel's choice; port: 0 = the kernel's choice for each target
+    once        True: a target whose source port clashes is tried again; False: another is drawn
+    quota       how many targets to take from source, None = all
+    retries     how often a target that did not answer is tried again
+    runtime     seconds after which nothing more is sent
+    """
+    show = frozenset()                  # --show: of STATES; the crew learns which targets end so
+    home = None                         # SourceAddress that run() asks for the address, or None
+    make_pool = Pool
+
+    def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
+                 runtime=math.inf, canary=None):
+        self.source, self.pace = source, pace
+        self.pool = self.make_pool(address, port, self.local_error)
+        self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
+        self.canary, self.crew = canary, None
+        self.followed = -math.inf       # when it last was another
+        self.exclusions = None          # what SIGHUP reads again
+        self.hup = False                # it has come; a worker: the first process passed it on
+        self.barred = 0                 # targets skipped because of it
+        self.judge = None               # -r auto
+        # Connects between two looks at the events: of few sockets an eighth, so that caches still
+        # hold at connect() what shutdown() touched (5 % of a probe, 1,000 pending in a silent net)
+        self.most = max(BATCH // 4, min(BATCH, pace.window // 8))
+        self.batch = self.most          # overdue ones at a time; with a judge those of one cohort
+        self.ending = 0.0               # with a judge: when what is overdue just now was sent
+        self.attempts = {}              # socket -> Cohort in which it waits for its target
+        self.cohorts = collections.deque()      # in order of due; sockets of them that do not
+                                                # wait in them any more are stale
+        self.drawn = self.base = 0      # targets taken from source, now and before the last draw
+        self.keeper = None              # --state: what keeps the position
+        self.again = {}                 # with a keeper or a judge: targets that had to wait, until
+                                        # they end -> False: ended, but the judge may want it again
+        self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
+                                        # which place of the source some of them may stand
+        self.window = pace.window       # pending at most, now: local errors shrink it
+        self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
+        self.serial = itertools.count()
+        self.parked = 0                 # how many of them a local error sent there
+        self.stuck = {}                 # target -> its local errors, until it is sent
+        self.tries = {}                 # target -> how often it timed out, if it is to be retried
+        self.exhausted = False          # source is at its end, or the quota
+        self.stopping = ''              # why nothing more is sent
+        self.error = ''                 # if that is for the user to mend: what, and how
+        self.sent = 0                   # connects that sent a SYN
+        self.timeouts = 0               # targets that did not answer
+        self.opened = 0
+        self.selfs = 0                  # connected to themselves: no result
+        self.clashes = 0
+        self.repeats = 0                # retries sent
+        self.answers = collections.Counter()    # errno -> answers of the net
+        self.locals = collections.Counter()     # errno -> local errors
+        self.blocked = None             # (since, errno, how many) local errors in a row
+        self.shrunk = -1.0              # when the window last shrank
+        self.held = -1.0                # nothing is sent before this time
+        self.conntrack = Conntrack()
+        self.looked = 0.0               # when conntrack was last looked at
+        self.slowed = -1.0              # when it last made the pace go down
+        self.suspects = collections.deque()     # (from, to): SYNs sent then may be lost
+        self.lost = 0                   # targets sent again for that
+        self.real = self.now = time.monotonic()
+        self.frozen = 0.0               # seconds that the clock of deadlines stood still
+        self.next_tick = self.real
+        self.asked = 0.0                # seconds that the last nap was to take at most
+        self.elapsed = 0.0              # seconds that the scan had run before it was resumed
+        self.started = self.real
+        self.bucket = Bucket(pace.rate, pace.syns, self.now)
+
+    def close(self):
+        """The engine is of no use then."""
+        self.pool.close()
+        if self.home:
+            self.home.close()
 
     # ---- targets ----
 
@@ -4498,11 +4522,11 @@ class Engine(Runner):
             self.forget(target)
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:
-                self.reuse([sock])
+                self.pool.reuse([sock])
             elif code in DEAD:
-                self.renew(sock)
+                self.pool.renew(sock)
             else:
-                self.free.append(sock)
+                self.pool.free.append(sock)
         if self.judge and under_way:        # they would count as answers
             self.judge.decide(self.judge.levels[-1].rate, AUTO_USUAL[3], self.now,
                               self.sent * self.pace.syns)
@@ -4563,7 +4587,7 @@ class Engine(Runner):
 
     def tell_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
-        if self.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
+        if self.pool.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
             self.selfs += 1
             return
         self.opened += 1
@@ -4614,7 +4638,7 @@ class Engine(Runner):
         if self.now - self.shrunk >= TICK_S:
             self.shrunk = self.now
             least = max(1, self.pace.window // 16)
-            self.window = max(1, min(max(least, self.window * 3 // 4), len(self.socks)))
+            self.window = max(1, min(max(least, self.window * 3 // 4), len(self.pool.socks)))
 
     def park(self, target):
         """A target that met a local error waits, longer each time."""
@@ -4631,25 +4655,25 @@ class Engine(Runner):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
         if code == EISCONN:                 # established between deadline and shutdown()
             self.tell(old, code, sock)
-            self.reuse([sock])
+            self.pool.reuse([sock])
             self.wait_for(target, 0)
             return
         if old:
             self.unanswered(old, sock)
             if code == errno.EINVAL:        # shutdown() of a simultaneous open: dead for ever
-                self.renew(sock)
+                self.pool.renew(sock)
                 self.wait_for(target, 0)
                 return
         if code == 0:
             self.count_sent(1)
             self.tell(target, code, sock)
-            self.reuse([sock])
+            self.pool.reuse([sock])
             return
         if old and code in UNKNOWN:
-            self.renew(sock)                # whether that was established is not told
+            self.pool.renew(sock)                # whether that was established is not told
         else:
-            self.free.append(sock)
-        if code in CLASH and self.port:
+            self.pool.free.append(sock)
+        if code in CLASH and self.pool.port:
             self.clash(target, code)
         elif code in LOCAL or code in CLASH:
             self.local_error(code)
@@ -4683,7 +4707,8 @@ class Engine(Runner):
         nobody asks for their targets; map() keeps the loop in C.
         """
         attempts = self.attempts
-        socks = [sock for sock in [self.socks.get(fd) for fd, _ in events] if sock in attempts]
+        known = self.pool.socks
+        socks = [sock for sock in [known.get(fd) for fd, _ in events] if sock in attempts]
         codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
         refused = codes.count(errno.ECONNREFUSED)   # not in attempts: stray HUPs of a shutdown()
         if refused < len(codes):
@@ -4697,7 +4722,7 @@ class Engine(Runner):
             socks = [sock for sock, code in zip(socks, codes) if code == errno.ECONNREFUSED]
         if refused:
             self.answers[errno.ECONNREFUSED] += refused
-            self.free += socks
+            self.pool.free += socks
             if self.tries or self.again or self.show:
                 for sock in socks:
                     self.end_refused(self.end_attempt(sock))
@@ -4712,11 +4737,12 @@ class Engine(Runner):
             cohort.whole = False
             targets.append((cohort.found or cohort.targets())[sock])
         self.tell_opened(targets, socks)
-        self.reuse(socks)
+        self.pool.reuse(socks)
 
     def tell_opened(self, targets, socks):
         """Count open targets, and report them."""
-        if not self.port or self.port in map(PORT_OF, targets):     # one may be a socket itself
+        port = self.pool.port
+        if not port or port in map(PORT_OF, targets):       # it may be connected to itself
             for target, sock in zip(targets, socks):
                 self.tell(target, 0, sock)
             return
@@ -4741,9 +4767,9 @@ class Engine(Runner):
         target = self.end_attempt(sock)
         self.tell(target, code, sock)
         if code == 0 or code == EISCONN:
-            self.reuse([sock])
+            self.pool.reuse([sock])
         else:
-            self.free.append(sock)          # connect() has reset it
+            self.pool.free.append(sock)          # connect() has reset it
 
     def heed_soft_error(self, sock):
         """The attempt goes on: an event of an attempt before, or ICMP that came inside connect().
@@ -4755,7 +4781,7 @@ class Engine(Runner):
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self.tell(self.end_attempt(sock), code, sock)
-            self.renew(sock)
+            self.pool.renew(sock)
 
     def end_attempt(self, sock):
         """A socket waits no more -> the target that it waited for, None if there was none."""
@@ -4850,7 +4876,7 @@ class Engine(Runner):
         for sock in filter(None, failed):   # refused, or opened and reset: SO_ERROR knows
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self.tell(self.end_attempt(sock), code or errno.ETIMEDOUT, sock)
-            self.renew(sock)
+            self.pool.renew(sock)
         return [sock for sock, odd in zip(socks, failed) if not odd]
 
     def connect_all(self, socks, hosts, ports, cohort=None):
@@ -4862,7 +4888,8 @@ class Engine(Runner):
         codes = list(map(CONNECT, socks, zip(hosts, ports)))
         odd = []
         if codes.count(EINPROGRESS) < len(codes):
-            if self.address and errno.ENETUNREACH in codes and not has_address(self.address):
+            address = self.pool.address
+            if address and errno.ENETUNREACH in codes and not has_address(address):
                 # so says Linux of our address, too, if it is gone; once it was EINVAL
                 codes = [errno.EINVAL if code == errno.ENETUNREACH else code for code in codes]
             odd = [(sock, target, code, self.end_attempt(sock)) for sock, target, code in zip(
@@ -4900,12 +4927,12 @@ class Engine(Runner):
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:             # established between deadline and shutdown()
                 self.tell(old, EISCONN, sock)
-                self.reuse([sock])
+                self.pool.reuse([sock])
                 continue
             if code in DEAD:
-                self.renew(sock)
+                self.pool.renew(sock)
             else:
-                self.free.append(sock)
+                self.pool.free.append(sock)
             if suspect:
                 self.lose(old, sock)
             else:
@@ -4914,7 +4941,7 @@ class Engine(Runner):
     def launch(self, credit):
         """Use free and new sockets for up to credit targets, within the window."""
         hosts, ports = self.draw(min(credit, self.window - len(self.attempts)))
-        socks = self.take(len(hosts))
+        socks = self.pool.take(len(hosts))
         for target in zip(hosts[len(socks):], ports[len(socks):]):
             self.wait_for(target, LOCAL_WAIT_S, True)
         self.connect_all(socks, hosts[:len(socks)], ports[:len(socks)])
@@ -4993,7 +5020,7 @@ class Engine(Runner):
         self.asked = nap = self.nap()
         if 0 < nap < 0.001:
             time.sleep(nap)
-        return self.epoll.poll(int(nap * 1000) / 1000, 2 * BATCH)
+        return self.pool.epoll.poll(int(nap * 1000) / 1000, 2 * BATCH)
 
     def credit(self):
         """How many connects may start now."""
@@ -5103,12 +5130,13 @@ class Engine(Runner):
         Where it changes again and again, that would be sent again and again, too, and silent
         targets never end: the second time it is left to the kernel, for good.
         """
-        if address != self.address and self.real - self.followed < FOLLOWS_S:
+        if address != self.pool.address and self.real - self.followed < FOLLOWS_S:
             self.home.close()
             address, self.home = '', None
-        if address == self.address:
+        if address == self.pool.address:
             return
-        pending, self.address, self.followed = len(self.attempts), address, self.real
+        pending, self.followed = len(self.attempts), self.real
+        self.pool.address = address
         self.give_up(self.take_back(list(self.attempts)), True)
         self.bind_to(address)
         self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
@@ -5122,11 +5150,8 @@ class Engine(Runner):
 
     def bind_to(self, address):
         """All sockets, none of which is under way, are made anew."""
-        self.address = address
         self.cohorts.clear()
-        self.free.clear()
-        for sock in list(self.socks.values()):
-            self.renew(sock)
+        self.pool.rebind(address)
 
     def watch_conntrack(self):
         """Drops: what was sent since the last look is suspect, and the pace goes down.
@@ -6760,19 +6785,37 @@ def pack_delays(head: bytes, ms: int, kind: bytes, counts) -> bytes:
     return b''.join([(head + pack(ms - since) + kind) * count for since, count in counts.items()])
 
 
+class NamedPool(Pool):
+    """A Pool that has the octets by which records name a socket: those of its descriptor."""
+    NAME = struct.Struct('=i')
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.names = {}                 # socket -> octets, all there are
+
+    def add(self):
+        super().add()
+        sock = self.free[-1]
+        self.names[sock] = self.NAME.pack(sock.fileno())
+
+    def renew(self, sock):
+        del self.names[sock]
+        super().renew(sock)
+
+
 class MeteredEngine(Engine):
     """An Engine that keeps a record of all it does; without -mf nothing of this costs anything.
 
     A volley that comes again costs 0.1 us a packet of the 3 to 4 that it takes, any other 0.15.
     """
+    make_pool = NamedPool
     HEAD = struct.Struct('=' + METRICS_TIME)
-    FIELD = struct.Struct('=i')
+    FIELD = NamedPool.NAME
     SENT_SIZE = Metrics.RECORDS[METRICS_SENT].size
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.metrics = None             # to be given before run()
-        self.names = {}                 # socket -> octets of its descriptor, all of the pool
         self.volleys = {}               # first socket -> Volley that is still together
         self.since = {}                 # socket -> Volley of its last connect(), if it has one
         self.idle = []                  # volleys that ended together, in self.volleys, too
@@ -6783,15 +6826,6 @@ class MeteredEngine(Engine):
         self.expiry = [0.0, 0]          # seconds and sockets
 
     # ---- sockets ----
-
-    def new_socket(self):
-        super().new_socket()
-        sock = self.free[-1]
-        self.names[sock] = self.FIELD.pack(sock.fileno())
-
-    def renew(self, sock):
-        del self.names[sock]
-        super().renew(sock)
 
     def bar(self):
         super().bar()
@@ -6829,7 +6863,7 @@ class MeteredEngine(Engine):
                 self.part(self.idle)
                 self.idle.clear()
             self.volleys[socks[0]] = volley = Volley(socks)
-            volley.records = bytearray(head + head.join(map(self.names.__getitem__, socks)))
+            volley.records = bytearray(head + head.join(map(self.pool.names.__getitem__, socks)))
             self.since.update(zip(socks, itertools.repeat(volley)))
         volley.ms = self.ms
         self.metrics.add_later(stamp, volley.records, self.SENT_SIZE, head)
@@ -6927,9 +6961,9 @@ class MeteredEngine(Engine):
 
     def collect(self, events):
         """What is not open makes its socket free: those, together, a tenth of one by one."""
-        before = len(self.free)
+        before = len(self.pool.free)
         super().collect(events)
-        socks = self.free[before:]
+        socks = self.pool.free[before:]
         if not socks:
             return
         volley = self.since.get(socks[0])
@@ -8114,11 +8148,11 @@ def make_engines(args, space, ranges, snapshots, total, console) -> 'list[Engine
         if isinstance(args.r, AutoRate):
             engines[-1].adapt(pace.rate, 1 / args.w)
         engines[-1].home, engines[-1].show = home, frozenset(args.show or ()) - {'open'}
-        engines[-1].bind_first(args.bt)
+        engines[-1].pool.bind_first(args.bt)
         if snapshot:
             engines[-1].resume(snapshot)
-    if engines[0].port != args.b:
-        console.note('source port %d is taken: using %d' % (args.b, engines[0].port))
+    if engines[0].pool.port != args.b:
+        console.note('source port %d is taken: using %d' % (args.b, engines[0].pool.port))
     if not isinstance(args.r, AutoRate):
         warn_pace(pace, limits, args.b, space.size, total, args.once, warn)
     return engines

@@ -98,10 +98,10 @@ def setUpModule():
 
 STANDARD = {                                # file: modules it may import
     'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
-                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'itertools', 'json', 'masscanned',
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools', 'json', 'masscanned',
                  'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
                  'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
-    'cba_reader.py': {'argparse', 'array', 'base64', 'collections', 'errno', 'hashlib', 'heapq',
+    'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
@@ -3199,6 +3199,85 @@ HOST_NAMES = ['localhost', 'example.org', 'example.org.', '_a.x-1.example', 'b\x
               '3com']
 
 
+class Page(Case):
+    """cba_reader.py --to html."""
+
+    def page(self, made, **changes):
+        """Made -> (the page, its data)."""
+        with patched(cba_reader, **changes), patched(sys, argv=['x', '<ARGS>']):
+            status, out, self.err = call(cba_reader.main, [
+                '--to', 'html', self.path('s.cba', made.data)])
+        self.assertEqual(status, 0, self.err)
+        data = out.partition('id="data">')[2].partition('</script>')[0]
+        self.assertEqual((data.count('<'), out.count('<script')), (0, 2))
+        return out, json.loads(data)
+
+    def test_page(self):
+        """Hosts in order, their ports, services and words; nothing of a stranger is markup."""
+        made = format_sample()
+        made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://5.6.7.8:22')
+        made.event(1, CBA_STR, 2, 'SSH-2.0-x</script><script>alert(1)</script>' + 'y' * 300)
+        out, data = self.page(made)
+        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\\r\\n]]>-->%s'
+        self.assertEqual(data[0], [0x01020304, '', [[80, 0, FORMAT_WHEN, 'http', evil]]])
+        number, names, (ssh, https) = data[1]
+        self.assertEqual((number, names, https), (0x05060708, '', [443, 0, FORMAT_WHEN, '', '']))
+        self.assertEqual((ssh[3], len(ssh[4]), ssh[4][:18]), ('ssh', 200, 'SSH-2.0-x</script>'))
+        for part in ('<p>3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
+                     'data-search="port:443"', 'data-search="service:unknown"', '&lt;ARGS&gt;',
+                     "default-src 'none'"):
+            self.assertIn(part, out)
+        self.assertRegex(out, r'<path d="(M\d+ \d+h1v1h-1z){2}"/>')
+        self.assertNotIn('alert(1)</', out)
+        self.assertIn("'odd' (1)", self.err)
+
+    def test_empty(self):
+        out, data = self.page(Made())
+        self.assertEqual(data, [])
+        self.assertIn('0 open ports on 0 of 0 hosts', out)
+
+    def test_states(self):
+        """Ports that are not open are rows, and count nowhere."""
+        made = Made().head(0, 'state').event(0, CBA_STR, 0, '1.2.3.4:80')
+        made.event(0, CBA_STR, 1, 'refused').event(0, CBA_STR, 2, 'refused')
+        out, data = self.page(made)
+        self.assertEqual([row[:2] for row in data[0][2]], [[80, 1]])
+        self.assertIn('0 open ports on 1 of 1 hosts, in 0 networks', out)
+
+    def test_too_many(self):
+        """What finds no room is counted on the page."""
+        out, data = self.page(format_sample(), PAGE_ROWS=1)
+        self.assertEqual(len(data), 1)
+        self.assertIn('The page shows the first 1 ports by address; 1 more are left out.', out)
+
+    def test_certificates(self):
+        """Those that end within 30 days stand there; one that is cut, or none, does not."""
+        draw = random.Random(SEED)
+        key = masscanned.EcKey.make(lambda size: bytes(draw.getrandbits(8) for _ in range(size)))
+        begin = FORMAT_WHEN - FORMAT_WHEN % 86400
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+        for days, (name, cut) in zip((29, 31, 29), ((b'soon <b>', None), (b'late', None), (b'cut', 99))):
+            start = begin - (masscanned.CERTIFICATE_DAYS - days) * 86400
+            der = masscanned.pack_certificate(key, name, start, os.urandom)[:cut]
+            self.assertEqual(cba_reader.certificate_facts(der), None if cut else (
+                begin + days * 86400, name.decode()))
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.%d:443' % days)
+            made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
+        out = self.page(made)[0]
+        self.assertIn('<p>1 of 2; the first are shown</p>', out)
+        self.assertIn('<td>1.2.3.29:443</td><td>soon &lt;b&gt;</td>', out)
+        for octets in (b'', b'0', b'0\x82', b'0\x03abc', os.urandom(40)):
+            self.assertIsNone(cba_reader.certificate_facts(octets))
+
+    def test_curve(self):
+        """Each cell once, and neighbours in number are neighbours on the map."""
+        cells = [cba_reader.curve_cell(number) for number in range(1 << 16)]
+        self.assertEqual(len(set(cells)), 1 << 16)
+        self.assertEqual({abs(a - c) + abs(b - d)
+                          for (a, b), (c, d) in zip(cells, cells[1:])}, {1})
+
+
 class OutputFormats(Case):
     """--format of cscan.py and --to of cba_reader.py; hosts by name."""
 
@@ -3212,7 +3291,7 @@ class OutputFormats(Case):
 
     def test_layouts(self):
         """What each format writes of open ports, and of what a stranger said."""
-        self.assertEqual(set(FORMATS) | {'json'}, set(cba_reader.FORMATS))
+        self.assertEqual(set(FORMATS) | {'json', 'html'}, set(cba_reader.FORMATS))
         for name, lines in FORMATS.items():
             with self.subTest(name):
                 self.assertEqual(self.convert(name, '--unique'), lines)
@@ -4143,16 +4222,16 @@ class Engine(unittest.TestCase):
         pace = cscan.Pace(timeout_s, window, rate, syns)
         engine = self.kind(columns(targets), pace,
                            port=next(FREE_PORT) if port is None else port, **options)
-        engine.bind_first(50)
+        engine.pool.bind_first(50)
         self.addCleanup(self.close, engine)
         engine.crew, engine.console, engine.sink = self.crew, self.console, StubSink()
         engine.progress = cscan.Progress(self.console, 1 << 40, None, None)
         return engine
 
     def close(self, engine):
-        for sock in engine.socks.values():
+        for sock in engine.pool.socks.values():
             sock.close()
-        engine.epoll.close()
+        engine.pool.epoll.close()
 
     def run_engine(self, targets, **options):
         engine = self.engine(targets, **options)
@@ -4194,20 +4273,20 @@ class Engine(unittest.TestCase):
         engine = self.run_engine(targets, window=7, timeout_s=2)
         self.assertEqual(sorted(self.crew.results), sorted(opened))
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3000})
-        self.assertLessEqual(len(engine.socks), 7)
+        self.assertLessEqual(len(engine.pool.socks), 7)
 
     def test_refused_at_the_deadline(self):
         """shutdown() gives ENOTCONN and the socket is dead: the answer counts, it is replaced."""
         engine = self.engine([self.hosts.closed(), self.hosts.open()], window=1)
         engine.launch(1)
-        before = list(engine.socks.values())
+        before = list(engine.pool.socks.values())
         self.pass_deadline(engine)
         self.assertEqual(engine.turn_over(1), 0)
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
-        self.assertNotEqual(list(engine.socks.values()), before)
+        self.assertNotEqual(list(engine.pool.socks.values()), before)
         self.assertEqual((engine.timeouts, engine.attempts), (0, {}))
         engine.launch(1)
-        engine.collect(engine.epoll.poll(1))
+        engine.collect(engine.pool.epoll.poll(1))
         self.assertEqual(len(self.crew.results), 1)
 
     def test_open_at_the_deadline(self):
@@ -4241,22 +4320,22 @@ class Engine(unittest.TestCase):
                         self.pass_deadline(engine)
                         engine.turn_over(0)
                     else:
-                        engine.collect(engine.epoll.poll(1))
+                        engine.collect(engine.pool.epoll.poll(1))
                     self.assertEqual(self.crew.results, [target])
                     self.assertEqual((engine.timeouts, engine.answers), (0, {}))
-                    self.assertEqual(len(engine.free), 1)
+                    self.assertEqual(len(engine.pool.free), 1)
 
     def test_socket_connected_to_itself(self):
         engine = self.engine([])
         for overdue in (False, True):
             with self.subTest(overdue=overdue):
-                engine.wait_for(('127.0.0.1', engine.port), 0)
+                engine.wait_for(('127.0.0.1', engine.pool.port), 0)
                 engine.launch(1)
                 if overdue:
                     self.pass_deadline(engine)
                     engine.turn_over(0)
                 else:
-                    engine.collect(engine.epoll.poll(1))
+                    engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(self.crew.results, [])
                 self.assertEqual(engine.selfs, 1 + overdue)
 
@@ -4275,13 +4354,13 @@ class Engine(unittest.TestCase):
                     listener = self.hosts.listener()
                     opened, closed = listener.getsockname(), self.hosts.closed()
                     engine = self.engine([opened, closed, opened, closed], window=1, port=port)
-                    engine.dissolve = way
-                    first, = engine.free
+                    engine.pool.dissolve = way
+                    first, = engine.pool.free
                     engine.launch(1)
                     while len(self.crew.results) < 2 or engine.attempts:
-                        engine.collect(engine.epoll.poll(1))
+                        engine.collect(engine.pool.epoll.poll(1))
                         engine.launch(1)
-                    self.assertEqual(first in engine.socks.values(), kept)
+                    self.assertEqual(first in engine.pool.socks.values(), kept)
                     self.assertEqual((self.crew.results, engine.answers),
                                      ([opened, opened], {errno.ECONNREFUSED: 2}))
                     for _ in range(2):
@@ -4292,7 +4371,7 @@ class Engine(unittest.TestCase):
             engine = self.engine([opened, opened, opened], window=1)
             engine.run(self.crew, StubSink(), self.console, engine.progress)
             self.assertEqual(len(self.crew.results), 5)
-            self.assertLessEqual(max(engine.uses.values()), 1)
+            self.assertLessEqual(max(engine.pool.uses.values()), 1)
         libraries = {'PyDLL', 'CDLL'} & set(vars(ctypes))
         with patched(ctypes, **dict.fromkeys(libraries, no_library)):
             self.assertEqual(cscan.load_dissolve()(0, b'', 0), -1)
@@ -4302,19 +4381,19 @@ class Engine(unittest.TestCase):
         asked = []
         engine = self.engine([self.hosts.open()], window=1)
         with patched(cscan, SOCKET_OPTION=lambda sock, *_: asked.append(sock)):
-            engine.dissolve = lambda fd, *_: self.assertEqual([each.fileno() for each in asked],
+            engine.pool.dissolve = lambda fd, *_: self.assertEqual([each.fileno() for each in asked],
                                                               [fd])
             engine.launch(1)
             sock, = engine.attempts
-            engine.collect(engine.epoll.poll(1))
-        self.assertEqual((asked, engine.free), ([sock], [sock]))
+            engine.collect(engine.pool.epoll.poll(1))
+        self.assertEqual((asked, engine.pool.free), ([sock], [sock]))
 
     def test_connected_to_itself_through_any(self):
         """connect() to 0.0.0.0 goes to loopback."""
         engine = self.engine([])
-        engine.wait_for(('0.0.0.0', engine.port), 0)
+        engine.wait_for(('0.0.0.0', engine.pool.port), 0)
         engine.launch(1)
-        engine.collect(engine.epoll.poll(1))
+        engine.collect(engine.pool.epoll.poll(1))
         self.assertEqual((self.crew.results, engine.selfs), ([], 1))
 
     def test_dead_socket_is_replaced(self):
@@ -4329,10 +4408,10 @@ class Engine(unittest.TestCase):
                 with patched(cscan, CONNECT=lambda sock, to: (
                         errno.EINVAL if sock is dead else connect(sock, to))):
                     engine.turn_over(credit)
-                    self.assertNotIn(dead, engine.free)
+                    self.assertNotIn(dead, engine.pool.free)
                     self.assertEqual((engine.answers, engine.timeouts), ({}, 1))
                     engine.launch(1)
-                    engine.collect(engine.epoll.poll(1))
+                    engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
 
     def test_stray_event_of_shutdown(self):
@@ -4341,7 +4420,7 @@ class Engine(unittest.TestCase):
         engine.launch(1)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        events = engine.epoll.poll(0)
+        events = engine.pool.epoll.poll(0)
         self.assertEqual([flags & select.EPOLLHUP for _, flags in events], [select.EPOLLHUP])
         engine.collect(events)
         self.assertEqual((engine.timeouts, engine.answers, self.crew.results), (1, {}, []))
@@ -4355,10 +4434,10 @@ class Engine(unittest.TestCase):
         engine.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
         engine.again = dict.fromkeys(closed[1:] + [silent, opened], True)
         late = list(engine.attempts)[2].fileno(), select.EPOLLHUP
-        engine.collect(engine.epoll.poll(1) + [late])
+        engine.collect(engine.pool.epoll.poll(1) + [late])
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
-        self.assertEqual(len(engine.free), 4)
+        self.assertEqual(len(engine.pool.free), 4)
         self.assertEqual(awaited(engine), [silent])
         self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
         engine.collect([late])
@@ -4371,7 +4450,7 @@ class Engine(unittest.TestCase):
         engine.launch(3)
         with patched(cscan, CONNECT=lambda sock, to: (
                 errno.EACCES if to == cscan.NOWHERE else connect(sock, to))):
-            engine.collect(engine.epoll.poll(1))
+            engine.collect(engine.pool.epoll.poll(1))
         self.assertEqual((self.crew.results, engine.answers), ([opened], {errno.ECONNREFUSED: 1}))
         self.assertEqual(len(engine.attempts), 1)
 
@@ -4387,14 +4466,14 @@ class Engine(unittest.TestCase):
         self.assertEqual((awaited(engine), engine.timeouts), (silent[2:4], 2))
         self.pass_deadline(engine)
         self.assertEqual(engine.turn_over(1), 1)    # refused, and one given up
-        engine.collect(engine.epoll.poll(1))
+        engine.collect(engine.pool.epoll.poll(1))
         self.assertEqual((engine.timeouts, engine.answers), (4, {errno.ECONNREFUSED: 1}))
         engine.launch(2)
         self.assertIsNot(engine.cohorts[-1], first)
         self.assertEqual(awaited(engine), silent[4:])
         self.pass_deadline(engine)
         self.assertEqual(engine.turn_over(2), 0)
-        self.assertEqual((engine.timeouts, engine.attempts, len(engine.free)), (6, {}, 2))
+        self.assertEqual((engine.timeouts, engine.attempts, len(engine.pool.free)), (6, {}, 2))
 
     def test_late_event_of_an_earlier_attempt(self):
         """Events fetched before a descriptor got its next target are not that target's."""
@@ -4406,7 +4485,7 @@ class Engine(unittest.TestCase):
                 engine = self.engine([old, silent], window=1)
                 engine.launch(1)
                 fd = next(iter(engine.attempts)).fileno()
-                late = engine.epoll.poll(0.05) or [(fd, select.EPOLLOUT | select.EPOLLHUP)]
+                late = engine.pool.epoll.poll(0.05) or [(fd, select.EPOLLOUT | select.EPOLLHUP)]
                 self.pass_deadline(engine)
                 engine.turn_over(1)
                 engine.launch(1 - len(engine.attempts))
@@ -4444,13 +4523,13 @@ class Engine(unittest.TestCase):
         """socket() says EMFILE: fewer sockets do the work."""
         targets = [self.hosts.open() for _ in range(6)]
         engine = self.engine(targets)
-        new_socket = engine.new_socket
+        new_socket = engine.pool.add
 
         def few():
-            if len(engine.socks) >= 2:
+            if len(engine.pool.socks) >= 2:
                 raise OSError(errno.EMFILE, 'Too many open files')
             new_socket()
-        engine.new_socket = few
+        engine.pool.add = few
         engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
         self.assertGreater(engine.locals[errno.EMFILE], 0)
@@ -4521,9 +4600,9 @@ class Engine(unittest.TestCase):
         engine = self.engine([opened] + silent, address='127.0.0.1')
         engine.home = unittest.mock.Mock(find=lambda: '127.0.0.2', changed=lambda: True)
         engine.launch(3)
-        port = engine.port
+        port = engine.pool.port
         engine.tick()
-        self.assertEqual({sock.getsockname() for sock in engine.socks.values()},
+        self.assertEqual({sock.getsockname() for sock in engine.pool.socks.values()},
                          {('127.0.0.2', port)})
         self.assertEqual((self.crew.results, engine.attempts, engine.lost), ([opened], {}, 2))
         self.assertIn('the source address is 127.0.0.2 now, 3 connects', self.console.notes[-1])
@@ -4544,11 +4623,11 @@ class Engine(unittest.TestCase):
             engine.home, engine.followed, found = home, -math.inf, iter(['127.0.0.2', '127.0.0.3'])
             for address in expected:
                 engine.launch(2)
-                engine.collect(engine.epoll.poll(0))
+                engine.collect(engine.pool.epoll.poll(0))
                 engine.real += cscan.FOLLOWS_S + 1 - sooner
                 engine.tick()
-                self.assertEqual((engine.address, engine.attempts), (address, {}))
-                self.assertEqual({sock.getsockname()[0] for sock in engine.socks.values()},
+                self.assertEqual((engine.pool.address, engine.attempts), (address, {}))
+                self.assertEqual({sock.getsockname()[0] for sock in engine.pool.socks.values()},
                                  {address or '0.0.0.0'})
         self.assertEqual((engine.home, len(self.console.notes)), (None, 4))
         home.close.assert_called_once_with()
@@ -4568,7 +4647,7 @@ class Engine(unittest.TestCase):
                 engine.turn_over(credit)
                 engine.source = columns([self.hosts.closed()])
                 engine.launch(1)
-                engine.collect(engine.epoll.poll(1))
+                engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(engine.answers[errno.ECONNREFUSED], 1)
 
     def test_nothing_tried_holds_nothing(self):
@@ -4709,19 +4788,19 @@ class Engine(unittest.TestCase):
     def test_shared_socket(self):
         """A socket that another process holds, too, leaves the epoll set when it is replaced."""
         engine = self.engine([self.hosts.open()], window=1)
-        held = os.dup(next(iter(engine.socks)))
+        held = os.dup(next(iter(engine.pool.socks)))
         self.addCleanup(os.close, held)
         engine.launch(1)
-        engine.collect(engine.epoll.poll(TIMEOUT_S))
-        self.assertEqual((engine.opened, len(engine.socks)), (1, 1))
-        with open('/proc/self/fdinfo/%d' % engine.epoll.fileno()) as file:
+        engine.collect(engine.pool.epoll.poll(TIMEOUT_S))
+        self.assertEqual((engine.opened, len(engine.pool.socks)), (1, 1))
+        with open('/proc/self/fdinfo/%d' % engine.pool.epoll.fileno()) as file:
             self.assertEqual(re.findall(r'tfd: *(\d+)', file.read()),
-                             [str(fd) for fd in engine.socks])
+                             [str(fd) for fd in engine.pool.socks])
 
     def test_forgets_stale_pairs(self):
         """Answered attempts do not fill the memory until their deadline."""
         engine = self.engine([])
-        sock = engine.take(1)[0]
+        sock = engine.pool.take(1)[0]
         for port in [9] * 400 + [1]:
             cohort = cscan.Cohort([sock] * 256)
             cohort.begin(['127.0.0.1'] * 256, [port] * 256, 1e9, 0, 0)
@@ -4735,10 +4814,10 @@ class Engine(unittest.TestCase):
         """One of the next -bt ports is used; with none left, one line says so."""
         taken = self.hosts.listener('0.0.0.0').getsockname()[1]
         engine = self.engine([self.hosts.closed()], port=taken)
-        self.assertNotEqual(engine.port, taken)
+        self.assertNotEqual(engine.pool.port, taken)
         with self.assertRaisesRegex(cscan.UserError,
                                     'argument -b: ports %d to %d' % (taken, taken)):
-            cscan.Engine(columns([]), engine.pace, port=taken).bind_first(0)
+            cscan.Engine(columns([]), engine.pace, port=taken).pool.bind_first(0)
 
     def canary_run(self, after, every, states, address):
         """Canaries that end in these states, ten packets from one to the next look -> engine."""
@@ -4800,7 +4879,7 @@ class Engine(unittest.TestCase):
                 peer, (_, port) = listener.accept()
                 peer.close()
                 ports.add(port)
-        self.assertEqual(len(ports - {engine.port}), 2)
+        self.assertEqual(len(ports - {engine.pool.port}), 2)
         self.assertEqual(self.crew.results, [])
         engine.sent = 0
 
@@ -4838,7 +4917,7 @@ class Engine(unittest.TestCase):
             self.addCleanup(engine.close)
         self.assertEqual((engine.attempts, dict(engine.answers)), ({}, {errno.EHOSTUNREACH: 1}))
         self.assertEqual(sock.fileno(), -1)
-        self.assertNotIn(sock, engine.free)
+        self.assertNotIn(sock, engine.pool.free)
 
 
 @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
@@ -4873,8 +4952,8 @@ class MeteredEngine(Engine):
         ended = found['open'] + found['closed'] + found['timeouts']
         self.assertEqual(found['sent'], ended + len(engine.attempts))
         self.assertLessEqual(set(engine.attempts), set(engine.since))
-        self.assertLessEqual(set(engine.since), set(engine.names))
-        self.assertEqual(len(engine.names), len(engine.socks))
+        self.assertLessEqual(set(engine.since), set(engine.pool.names))
+        self.assertEqual(len(engine.pool.names), len(engine.pool.socks))
 
 
 class AdaptiveRate(unittest.TestCase):
@@ -5654,19 +5733,19 @@ class MetricsWriter(Case):
         engine.judge = types.SimpleNamespace(silent=lambda *args: verdicts.pop())
         verdicts = [cscan.AGAIN, None]
         for _ in range(5):
-            engine.new_socket()
-        engine.record_sent(engine.free[:3] + engine.free[4:], False)
+            engine.pool.add()
+        engine.record_sent(engine.pool.free[:3] + engine.pool.free[4:], False)
         engine.ms = 1800
-        engine.unanswered(target, engine.free[0])
-        engine.lose(target, engine.free[1])
-        engine.given_up(target, engine.free[3])         # the connect() itself told so
+        engine.unanswered(target, engine.pool.free[0])
+        engine.lose(target, engine.pool.free[1])
+        engine.given_up(target, engine.pool.free[3])         # the connect() itself told so
         engine.lose(target, None)                       # by the judge, after unanswered()
-        engine.unanswered(('127.0.0.1', 10), engine.free[4])    # the judge wants it again at once
+        engine.unanswered(('127.0.0.1', 10), engine.pool.free[4])    # the judge wants it again at once
         self.assertEqual(engine.lost, 3)
         engine.snapshot()
         found = sorted(metrics_records(self.read('metrics'))[1][4:], reverse=True)
         self.assertEqual(found, [(0xe3, 1800, 800)] * 3 + [(0xe3, 1800, 0)])
-        self.assertEqual((engine.volleys, list(engine.since)), ({}, [engine.free[2]]))
+        self.assertEqual((engine.volleys, list(engine.since)), ({}, [engine.pool.free[2]]))
 
     def test_volleys(self):
         """Sockets that ended together come again together, or part; each has its own time."""
@@ -5674,8 +5753,8 @@ class MetricsWriter(Case):
         self.addCleanup(engine.close)
         engine.metrics = self.metrics(self.path('metrics'))
         for _ in range(4):
-            engine.new_socket()
-        socks, engine.free = engine.free, []
+            engine.pool.add()
+        socks, engine.pool.free = engine.pool.free, []
         names = [sock.fileno() for sock in socks]
         written, steps = [], (              # ms, sockets connected, those that are not open then
             (1000, (0, 1, 2), (0, 1, 2)), (1001, (0, 1, 2), (0, 1, 2)), (70000, (0, 1, 2), (0, 1)),
@@ -5688,10 +5767,10 @@ class MetricsWriter(Case):
             since.update(dict.fromkeys(connected, ms))
             written += [(0xe0, ms, names[at]) for at in connected]
             engine.ms += 5
-            with patched(cscan.Engine, collect=lambda self, closed: self.free.extend(
+            with patched(cscan.Engine, collect=lambda self, closed: self.pool.free.extend(
                     socks[at] for at in closed)):
                 engine.collect(closed)
-            engine.free.clear()
+            engine.pool.free.clear()
             written += [(0xe2, ms + 5, ms + 5 - since[at], 0) for at in sorted(
                 closed, key=lambda at: since[at])]
             self.assertLessEqual(len(engine.idle), len(engine.volleys))
@@ -6204,7 +6283,7 @@ class State(EngineCase):
         connect = self.hard_connect(draw, sent)
         for _ in range(rounds):
             with patched(cscan, CONNECT=connect):
-                engine.collect(engine.epoll.poll(0))
+                engine.collect(engine.pool.epoll.poll(0))
                 engine.now += 0.06
                 credit = draw.randrange(40)
                 credit -= engine.turn_over(credit)
@@ -6266,11 +6345,11 @@ class State(EngineCase):
         engine, connect = self.engine([self.hosts.open()]), cscan.CONNECT
         engine.launch(1)
         engine.exclusions = types.SimpleNamespace(bars=lambda host: True)
-        before = set(engine.socks.values())
+        before = set(engine.pool.socks.values())
         with patched(cscan, CONNECT=lambda sock, to: (
                 errno.EACCES if to == cscan.NOWHERE else connect(sock, to))):
             engine.bar()
-        self.assertEqual((set(engine.free) & before, len(engine.free)), (set(), 1))
+        self.assertEqual((set(engine.pool.free) & before, len(engine.pool.free)), (set(), 1))
 
     def test_snapshot_resumed(self):
         """Counters, tries and what waits come back; the quota is what is left of it."""
@@ -6770,9 +6849,9 @@ class Source(unittest.TestCase):
                 engine, = cscan.make_engines(args, space, net, [None], 1, StubConsole())
                 self.addCleanup(engine.close)
                 engine.bind_home()
-                self.assertEqual([sock.getsockname() for sock in engine.free],
-                                 [(address, engine.port)])
-                self.assertNotEqual(engine.port, taken)
+                self.assertEqual([sock.getsockname() for sock in engine.pool.free],
+                                 [(address, engine.pool.port)])
+                self.assertNotEqual(engine.pool.port, taken)
                 engine.close()
                 self.assertIsNone(engine.home.watch)
 
@@ -20289,6 +20368,7 @@ class Responder(Case):
     def test_datagram_clients(self):
         """The same over UDP."""
         self.run_clients(self.DATAGRAM_CLIENTS, 15)
+
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
         self.run_clients(self.TLS_CLIENTS, 15)
