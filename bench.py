@@ -923,8 +923,8 @@ def find_protocols(kind, count):
     timed(lambda: [find(data, peer) for _ in range(int(count))])
 
 
-SSH_VERSION = b'SSH-2.0-bench'
-SSH_LISTS = [[b'curve25519-sha256'], [b'ssh-ed25519'], *[[b'aes128-ctr']] * 2,
+SSH_CLIENT = b'SSH-2.0-bench'
+SSH_OFFER = [[b'curve25519-sha256'], [b'ssh-ed25519'], *[[b'aes128-ctr']] * 2,
              *[[b'hmac-sha2-256']] * 2, *[[b'none']] * 2]
 
 
@@ -956,8 +956,8 @@ class SshVisit:
     def log_in(self) -> float:
         """All of it, with one password -> spent."""
         m = self.masscanned
-        line, _, packet = self.ask(SSH_VERSION + b'\r\n').partition(b'\n')
-        theirs, ours = packet[5:-packet[4]], m.pack_kexinit(SSH_LISTS, bytes(16))
+        line, _, packet = self.ask(SSH_CLIENT + b'\r\n').partition(b'\n')
+        theirs, ours = packet[5:-packet[4]], m.pack_kexinit(SSH_OFFER, bytes(16))
         secret = m.clamp(os.urandom(32))
         point = m.sized(m.x25519_base(secret).to_bytes(32, 'little'), 4)
         out = self.ask(self.pack(0, ours) + self.pack(1, b'\x1e' + point))
@@ -965,7 +965,7 @@ class SshVisit:
         value, _ = m.read_sized(out, at, 4)
         shared = m.x25519(secret, int.from_bytes(value, 'little')).to_bytes(32, 'little')
         packed = m.pack_mpint(int.from_bytes(shared, 'big'))
-        parts = SSH_VERSION, line.rstrip(), ours, theirs, blob
+        parts = SSH_CLIENT, line.rstrip(), ours, theirs, blob
         session = hashlib.sha256(b''.join([m.sized(each, 4) for each in parts]) + point
                                  + m.sized(value, 4) + packed).digest()
         way = self.stream.state.make_way('sha256', packed, session, 0)
@@ -1018,8 +1018,8 @@ def exchange_often(name, count):
 def flood_ssh(address, rate):
     """So many clients a second that ask for Diffie-Hellman with RSA, each over a connection."""
     import masscanned
-    lists = [[b'diffie-hellman-group14-sha256'], [b'ssh-rsa'], *SSH_LISTS[2:]]
-    octets = SSH_VERSION + b'\r\n' + b''.join(
+    lists = [[b'diffie-hellman-group14-sha256'], [b'ssh-rsa'], *SSH_OFFER[2:]]
+    octets = SSH_CLIENT + b'\r\n' + b''.join(
         masscanned.pack_ssh(masscanned.SSH_PLAIN, 0, payload, os.urandom) for payload in (
             masscanned.pack_kexinit(lists, bytes(16)), b'\x1e' + masscanned.sized(b'\3', 4)))
     waiting, began, done = collections.deque(), time.monotonic(), 0
