@@ -112,11 +112,11 @@ STANDARD = {                                # file: modules it may import
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
-    'masscanned.py': {'argparse', 'binascii', 'bisect', 'codecs', 'collections', 'ctypes',
-                      'errno', 'fcntl', 'functools', 'hashlib', 'ipaddress', 'itertools',
-                      'json', 'mmap', 'operator', 'os', 'pwd', 're', 'select', 'signal',
-                      'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'time', 'warnings',
-                      'zlib'},
+    'masscanned.py': {'argparse', 'binascii', 'bisect', 'calendar', 'codecs', 'collections',
+                      'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html',
+                      'ipaddress', 'itertools', 'json', 'math', 'mmap', 'operator', 'os', 'pwd',
+                      're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
+                      'tempfile', 'time', 'warnings', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'shlex', 'struct', 'sys', 'time'},
 }
@@ -19792,6 +19792,109 @@ class Captures(Case):
         self.assertIn('TLS stays secret', said[0])
 
 
+class Reports(Case):
+    """--report: what event files tell, on a screen, on a page, in tables."""
+
+    STRANGE = '<script>alert(1)</script>"\'&\u202e\x1b[2J\x00'
+
+    def lines(self):
+        """Events of many kinds, some of them strange -> lines."""
+        def event(kind, minute, src, **more):
+            ours = dict(more.pop('ours', {}), schema=1)
+            return json.dumps(dict(
+                timestamp='2026-11-2%dT0%d:00:00.000000+0000' % (1 + minute // 10, minute % 10),
+                event_type=kind, host='s1', src_ip=src, proto='TCP', dest_port=80,
+                masscanned=ours, **more))
+        digest, tool = '0' * 64, {'name': 'zmap', 'by': 'ip.id'}
+        yield event('flow', 1, '192.0.2.1', app_proto='http', flow={'pkts_toserver': 5},
+                    payload_printable=self.STRANGE, ours={
+                        'payload_sha256': digest, 'tool': tool, 'syn': {'sig': '4:64+0'}})
+        yield event('flow', 2, '192.0.2.1', flow={'pkts_toserver': 1})
+        yield event('scan', 13, '192.0.2.2', ours={'scan': {
+            'packets': 70, 'ports': {'count': 2, 'first': [22, 80]}, 'tool': tool}})
+        yield event('scan', 13, '192.0.2.2', ours={'scan': {'sources': 7, 'packets': 9}})
+        yield event('credentials', 3, '192.0.2.1', ours={'credentials': {
+            'protocol': 'ftp', 'user': '=cmd()', 'password': self.STRANGE}})
+        yield event('http', 3, '192.0.2.1', http={
+            'http_method': 'GET', 'url': '/' + self.STRANGE, 'http_user_agent': self.STRANGE})
+        yield event('tls', 3, '192.0.2.1', tls={'ja3': {'hash': 'j3'}, 'ja4': 'j4'})
+        yield event('ssh', 3, '192.0.2.1', ssh={'client': {
+            'hassh': {'hash': 'h'}, 'software_version': self.STRANGE}})
+        yield event('redis', 3, '192.0.2.1', redis={'command': 'INFO'})
+        yield event('stats', 4, '', stats={})
+        yield from ('', 'x', '[]', '{}', '{"event_type": "flow"}', '7', '{"a": \xff}',
+                    event('flow', 1, '192.0.2.1'), event('scan', 1, 7, ours={'scan': 7}))
+
+    def report(self, *args):
+        """main() -> (status, standard output)."""
+        out = []
+        with patched(masscanned, print_text=out.append):
+            status = masscanned.main(['--report'] + list(args))
+        return status, ''.join(out)
+
+    def test_report(self):
+        """Plain, compressed, several: the same numbers; damaged lines are counted."""
+        data = '\n'.join(self.lines()).encode('latin-1') + b'\n'
+        plain, packed_too = self.path('a.json', data), self.path('a.gz', gzip.compress(data))
+        status, text = self.report(plain, packed_too, '-o', self.path('page'), '--csv',
+                                   self.path('tables'))
+        self.assertEqual(status, 0)
+        self.assertIn('20 events, 20 visits, 16 sources, from 2026-11-21T01:00:00 to '
+                      '2026-11-22T03:00:00\n18 lines are no events\n', text)
+        self.assertRegex(text, r'Tools +4  zmap ip\.id\n')
+        self.assertFalse(re.search(r'[^\n -~]', text))
+        self.assertLess(text.count('\n'), 25)
+        with open(self.path('page'), encoding='utf-8') as file:
+            page = file.read()
+        self.assertNotIn('<script', page)
+        self.assertIn('&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;\\u202e\\x1b', page)
+        self.assertFalse(re.search(r'https?:|src=|href=|@import|url\(', page))
+        self.assertEqual(page.count('<rect'), 27)
+        self.assertEqual(os.stat(self.path('page')).st_mode & 0o777, 0o600)
+        with open(os.path.join(self.path('tables'), 'credentials.csv'), newline='') as file:
+            self.assertTrue(file.read().startswith('protocol,user,password,count\r\nftp,\'=cmd()'))
+        self.assertEqual(len(os.listdir(self.path('tables'))), 14)
+
+    def test_refused(self):
+        """A file that is not there, or no gzip; a place that cannot be written."""
+        good = self.path('good', b'')
+        for args, words in (((self.path('none'),), 'none: No such file'),
+                            ((self.path('bad.gz', b'x'),), 'bad.gz: '),
+                            ((self.path('cut.gz', gzip.compress(bytes(9))[:-9]),), 'cut.gz: '),
+                            ((good, '-o', '/nowhere/page'), '/nowhere/page: No such'),
+                            ((good, '--csv', good), 'good: File exists')):
+            said = []
+            with patched(masscanned, say=said.append):
+                self.assertEqual(self.report(*args)[0], 1)
+            self.assertIn(words, said[0])
+
+    def test_bounded(self):
+        """However many names and sources there are, the frequent ones stay."""
+        with patched(masscanned, TALLY_MAX=20):
+            tally, report = masscanned.Frequent(20), masscanned.Report()
+            for number in range(1000):
+                tally.add(number)
+                tally.add('often')
+                for source in 'often', '10.0.%d.%d' % divmod(number, 256):
+                    report.take({'event_type': 'scan', 'timestamp': 'x' * 19, 'host': 'h',
+                                 'src_ip': source, 'proto': 'TCP',
+                                 'masscanned': {'scan': {'packets': 1}}})
+        self.assertLessEqual(len(tally.counts), 20)
+        self.assertEqual(tally.most(1), [('often', 1000)])
+        self.assertEqual(sum(tally.counts.values()) + tally.others, 2000)
+        self.assertLessEqual(len(report.visitors), 20)
+        self.assertEqual(report.visitor_rows(1)[0][-1], 1000)
+        self.assertAlmostEqual(report.sources(), 1001, delta=5)
+
+    def test_bars(self):
+        """Hours, then days, then more of them: nothing is left out, and not too many."""
+        for last, count in (('2026-01-01T05', 6), ('2026-01-09T00', 9), ('2036-01-01T00', 115)):
+            bars = masscanned.bars_of({'2026-01-01T00': 3, last: 4})
+            self.assertEqual((len(bars), sum(number for _, number in bars)), (count, 7))
+        self.assertEqual(masscanned.bars_of({}), [])
+        self.assertEqual(masscanned.report_chart([]), '')
+
+
 class RawPeer:
     """A raw peer on an interface: whole frames out, what comes in, with its VLAN tags."""
 
@@ -21554,6 +21657,8 @@ class ResponderCli(Case):
         ('argument missing', ['-i'], 2, ['expected one argument']),
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
+        ('csv of what', ['-i', 'nope0', '--csv', 'x'], 2, ['--csv is for --report']),
+        ('report and -i', ['-i', 'nope0', '--report', 'x'], 2, ['--report and --iface']),
         ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
         ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
         ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
@@ -23448,6 +23553,54 @@ class SecureShell(unittest.TestCase):
             self.assertEqual((ssh.keyed, ssh.crowds), (1, {b'\x0a\0\0': 1}))
             self.assertTrue(begin(b'\x0a\0\0\1'))
 
+    def test_fuzz(self):
+        """Mutated conversations, before NEWKEYS and after with the right keys: no exception, no
+        word after the end."""
+        draw, slowest = random.Random(SEED), 0
+        host = quiet_host()
+        host.shared['ssh'] = masscanned.SshHost(host.random, 1e9, RSA_KEY)
+        key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
+        login = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
+        early = [ssh_kexinit(), ssh_kexinit({0: b'diffie-hellman-group14-sha1,ext-info-c,'
+                                                b'kex-strict-c-v00@openssh.com', 1: b'ssh-rsa'}, 1),
+                 b'\x1e' + ssh_string(b'\3'), b'\x1e' + ssh_string(b'\x09'.ljust(32, b'\0')),
+                 b'\x15', b'\2', SSH_SERVICE]
+        late = [SSH_SERVICE, login + ssh_string(b'none'), b'\4\0', b'\1',
+                login + ssh_string(b'password') + b'\0' + ssh_string(b'secret'),
+                login + ssh_string(b'publickey') + b'\0' + ssh_string(b'ssh-ed25519')
+                + ssh_string(key), login + ssh_string(b'keyboard-interactive') + bytes(8),
+                b'\x3d\0\0\0\1' + ssh_string(b'secret'), b'\x28', ssh_kexinit()]
+        with patched(masscanned.SshDh, agree=staticmethod(
+                lambda value, random: (masscanned.pack_mpint(3), 5))):
+            for number in range(100000 if TEST_ALL else 200):
+                stream, keyed = ssh_stream(host), number % 2
+                stream.feed(self.LINE)
+                stream.resume()
+                out = self.key(stream, draw) if keyed else masscanned.SSH_PLAIN
+                for place in range(draw.randrange(1, 7)):
+                    payload = draw.choice(late if keyed else early)
+                    if draw.random() < 0.6:
+                        payload = mutate(payload, draw) or b'\0'
+                    packet = masscanned.pack_ssh(out, place + 1 - keyed, payload, host.random)
+                    if draw.random() < 0.1:
+                        packet = mutate(packet, draw)
+                    over, began = stream.closing or stream.deaf, time.process_time()
+                    said = feed(stream, packet)
+                    slowest = max(slowest, time.process_time() - began)
+                    self.assertFalse(over and said, (SEED, number))
+        self.assertLess(slowest, 0.05 if TEST_ALL else 1)
+
+    @staticmethod
+    def key(stream, draw):
+        """A conversation gets keys without an exchange -> the client's way out."""
+        side = stream.state
+        cipher = draw.choice((b'aes128-ctr', b'chacha20-poly1305@openssh.com'))
+        side.chosen = [b'', b'', cipher, cipher, b'hmac-sha1', b'hmac-sha1']
+        side.inward, twin, side.outward = [side.make_way('sha1', b'k', b's', way)
+                                           for way in (0, 0, 1)]
+        side.expects = masscanned.SSH_MSG_SERVICE_REQUEST, masscanned.SSH_MSG_USERAUTH_REQUEST
+        return twin
+
     def test_budget(self):
         """A network has a quarter; what is refused is not computed, and its KEXINIT noted."""
         host = quiet_host()
@@ -23461,10 +23614,14 @@ class SecureShell(unittest.TestCase):
             self.assertEqual(client.stream.closing, kinds == [])
             self.assertEqual(client.stream.noted[0][0], 'ssh_kexinit')
         self.assertEqual((served, ssh.counts), (1, {'ssh over budget': 7}))     # 0.06 s of 0.05
+        for _ in range(200):                # who only begins takes no more from others than that
+            client = SshClient(host)
+            client.say(client.kexinit)
+        self.assertGreater(ssh.budget.total[0], 0.05)
         stream = Noting(b'\xc6\x33\x64\1', HOST4, 40000, 22, NOW, host)     # another network
         client = SshClient(host, stream=stream)
         self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
-        stream = Noting(PEER4, HOST4, 40000, 22, NOW + 1, host)                 # a second later
+        stream = Noting(PEER4, HOST4, 40000, 22, NOW + 2, host)                 # a while later
         client = SshClient(host, stream=stream)
         self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
 
