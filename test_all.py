@@ -23627,7 +23627,7 @@ class Bench(Case):
     def test_load(self):
         """The flood without a compiler is answered; its addresses differ."""
         stack = make_stack('10.78.0.2', mac=bytes.fromhex('020000000002'))
-        for kind, proto in (('syn', TCP), ('dns', UDP)):
+        for kind, proto in (('syn', TCP), *((kind, UDP) for kind in bench.REQUESTS)):
             for number in (0, 59999, 16383):
                 frame = bench.make_frame(kind, (11 << 24) + number, ip('10.78.0.2'), number)
                 answer, = ask(stack, frame)
