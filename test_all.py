@@ -19059,7 +19059,8 @@ class Events(Case):
         log.stack.connections.drop(client.flow, 'idle')
         masscanned.hand_events(log.stack, [log], NOW)
         event, = self.events(log, 'flow')
-        self.assertEqual((event['app_proto'], event['payload_printable']), ('failed', 'junk: noth'))
+        self.assertEqual((event['app_proto'], base64.b64decode(event['payload'])),
+                         ('failed', JUNK[:10]))
         self.assertEqual(event['payload_length'], len(JUNK) + 4)
 
     def test_cost(self):
