@@ -1138,12 +1138,13 @@ class Host:
     events      [Event] noted since they were last taken; None: nobody listens
     shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
+    secretive   events have no passwords, but what hide_secrets() makes of them
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
-                 'events', 'shared', 'keep')
+                 'events', 'shared', 'keep', 'secretive')
     # what is the same for every visitor, at all times: an answer made of it may be given again
     LASTING = frozenset(('guid', 'name', 'boot', 'registry', 'original', 'http_401',
-                         'tls', 'keep'))
+                         'tls', 'keep', 'secretive'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
@@ -1152,7 +1153,7 @@ class Host:
         self.guid, self.events = random(16), None
         self.tls = None
         self.shared = {}
-        self.keep = None
+        self.keep, self.secretive = None, False
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
@@ -1229,6 +1230,29 @@ class Record:
     def cost(self) -> int:
         """Octets of it."""
         return RECORD_COST + len(self.payload)
+
+
+SECRET_FIELDS = 'password', 'hash', 'digest'
+SECRET_HEADERS = re.compile(br'^((?:proxy-)?authorization|cookie)(:[ \t]*)[^\r\n]*', re.I | re.M)
+
+
+def hide_secrets(event) -> Event:
+    """An Event -> the same with a SHA-256 in place of passwords and hashes: --no-secrets.
+
+    What may have them without being named so is left out: octets, bodies, some headers.
+    """
+    fields = dict(event.fields)
+    for name in SECRET_FIELDS if event.kind == 'credentials' else ():
+        if fields.get(name):
+            value = fields[name]
+            octets = value if isinstance(value, bytes) else str(value).encode(errors='replace')
+            fields[name] = hashlib.sha256(octets).hexdigest()
+    for name in 'data', 'body':
+        if name in fields:
+            fields[name] = b''
+    if 'head' in fields:
+        fields['head'] = SECRET_HEADERS.sub(br'\1\2-', fields['head'])
+    return event._replace(fields=fields)
 
 
 class Peer:
@@ -3546,6 +3570,8 @@ class Stack:
         events = self.host.events
         if events:
             self.host.events = []
+            if self.host.secretive:
+                events = list(map(hide_secrets, events))
         return events or ()
 
     def send(self, conn, out=b''):
@@ -5621,8 +5647,11 @@ class EventLog(Observer):
 
     def credentials(self, now, record, fields):
         """A name, a password or a hash was offered."""
-        self.write(now, record, 'credentials', {}, {
-            'credentials': {key: plain(value) for key, value in fields.items()}})
+        found = {key: plain(value) for key, value in fields.items()}
+        form = HASH_FORMS.get(fields['protocol'])
+        if form and 'digest' in found and not self.stack.host.secretive:
+            found['hash'] = form % (found.get('salt', ''), found['digest'])
+        self.write(now, record, 'credentials', {}, {'credentials': found})
 
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
@@ -5662,7 +5691,7 @@ class EventLog(Observer):
         if not record.length:
             return '', ''
         octets = record.payload
-        if not octets:
+        if not octets or record.secret and self.stack.host.secretive:
             return f'"payload_length":{record.length},', ''
         printable = self.text(octets.translate(AS_PRINTABLE).decode())
         coded = binascii.b2a_base64(octets, newline=False).decode()
@@ -5862,8 +5891,36 @@ def make_encoder():
 NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
          'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
 NOTED = {('http', 'request'): lambda fields: http_object(fields)}
-ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
+            'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
+            'llmnr': lambda data: dns_object(data)}
+DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO', 15: 'MX',
+                  16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
+                  64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
+DNS_SHOWN_MAX = 16
+# As John the Ripper and hashcat read it: what was sent to the client, what came back
+HASH_FORMS = {'mysql': '$mysqlna$%s*%s', 'rfb': '$vnc$*%s*%s'}
 ZMAP_IDENT = (54321).to_bytes(2, 'big')
+
+
+def dns_object(data) -> dict:
+    """A query, over TCP with its length in front -> the object `dns` of an event."""
+    if len(data) > 2 and from_octets(data[:2], 'big') == len(data) - 2:
+        data = data[2:]
+    at, queries = 12, []
+    for _ in range(min(from_octets(data[4:6], 'big'), DNS_SHOWN_MAX)):
+        labels = []
+        while at < len(data) and 0 < data[at] < 64:
+            labels.append(data[at + 1:at + 1 + data[at]])
+            at += 1 + data[at]
+        at += 2 if at < len(data) and data[at] >= 192 else 1
+        kind = from_octets(data[at:at + 2], 'big')
+        at += 4
+        queries.append({'rrname': plain(b'.'.join(labels)),
+                        'rrtype': DNS_TYPE_NAMES.get(kind, 'TYPE%d' % kind)})
+    found = {'version': 3, 'type': 'request', 'id': from_octets(data[:2], 'big'),
+             'queries': queries}
+    return dict(found, **queries[0]) if queries else found
 
 
 def is_knock(fate) -> bool:
@@ -8025,6 +8082,7 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
 def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
     """Who is shown what happens, as the options say; number: of the worker, 0 is the first."""
     args, observers = plan.args, []
+    stack.host.secretive = args.no_secrets
     if not args.quiet:
         journal = Journal(1, lock=plan.lock)
         if args.output is not None:
@@ -8292,6 +8350,8 @@ def make_parser() -> argparse.ArgumentParser:
           help='lines of it a second, the rest is counted (default: %d)' % EVENTS_BUDGET)
     group('--payload', metavar='N', action=Once, type=payload_argument, default=PAYLOAD,
           help='octets of what each client sends that stand there (default: %d)' % PAYLOAD)
+    group('--no-secrets', action='store_true',
+          help='a SHA-256 in place of passwords and hashes, there and for -v')
     group('--name', metavar='NAME', action=Once,
           help="of this sensor, there (default: the host's)")
     group('--format', choices=sorted(FORMATS), action=Once, default='console',

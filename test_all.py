@@ -19388,7 +19388,8 @@ class Events(Case):
         log.stack.connections.drop(client.flow, 'idle')
         masscanned.hand_events(log.stack, [log], NOW)
         event, = self.events(log, 'flow')
-        self.assertEqual((event['app_proto'], event['payload_printable']), ('failed', 'junk: noth'))
+        self.assertEqual((event['app_proto'], base64.b64decode(event['payload'])),
+                         ('failed', JUNK[:10]))
         self.assertEqual(event['payload_length'], len(JUNK) + 4)
 
     def test_cost(self):
@@ -19673,6 +19674,46 @@ class Events(Case):
         events = self.events(log, 'ssh')
         self.assertEqual([each['ssh'].get('client', {}).get('hassh', {}).get('string')
                           for each in events[:2]], [None, text])
+
+    def test_no_secrets(self):
+        """--no-secrets: no password, in whatever field or octets, for whoever listens."""
+        log = self.log(keep=1000)
+        with patched(log.stack.host, secretive=True):
+            client = Client(log.stack)
+            client.say(b'GET / HTTP/1.1\r\nHost: a\r\nCookie: hunter2\r\n'
+                       b'Authorization: Basic Ym9iOmh1bnRlcjI=\r\n\r\n')
+            client.conn.note('credentials', user=b'bob', password='hunter2', digest=b'')
+            client.conn.note('request', head=b'', body=b'pw=hunter2', path=b'/')
+            client.send(b'', RST)
+        text = ''.join(map(json.dumps, self.events(log)))
+        self.assertFalse(re.search('hunter2|Ym9iO|aHVudGVyMg', text))
+        self.assertIn(hashlib.sha256(b'hunter2').hexdigest(), text)
+        self.assertIn('"Authorization", "value": "-"', text)
+        self.assertNotIn('payload"', text)
+        self.assertIn('payload_length', text)
+
+    def test_dns(self):
+        """A query over UDP and TCP, cut or hostile: its names and types."""
+        wanted = {'version': 3, 'type': 'request', 'id': 0x1234, 'rrname': 'www.example.org',
+                  'rrtype': 'A', 'queries': [{'rrname': 'www.example.org', 'rrtype': 'A'}]}
+        log = self.log()
+        log.stack.answer_frame(udp(DNS_QUERY))
+        self.assertEqual(self.events(log, 'dns')[0]['dns'], wanted)
+        self.assertEqual(masscanned.dns_object(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY),
+                         wanted)
+        for end in range(len(DNS_QUERY)):
+            masscanned.dns_object(DNS_QUERY[:end])
+            masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_hash(self):
+        """Answers to challenges in the form that auditing tools read."""
+        log = self.log()
+        client = Client(log.stack)
+        client.say(GET)
+        client.conn.note('credentials', protocol='mysql', user=b'u', digest='aa', salt='bb')
+        masscanned.hand_events(log.stack, [log], NOW)
+        found = self.events(log, 'credentials')[0]['masscanned']['credentials']
+        self.assertEqual(found['hash'], '$mysqlna$bb*aa')
 
     def test_community_id(self):
         """Vectors of the specification's own baseline, and what tshark computes."""
