@@ -15662,7 +15662,8 @@ class Stack(unittest.TestCase):
             for _ in range(12):
                 fields = dict(seq=(client.seq + draw.choice((0, 0, 0, -1, 1, -20))) & ONES,
                               ack=(client.ack + draw.choice((0, 0, 0, -1, 1, -90))) & ONES,
-                              options=draw.choice((b'', bytes((1, 1, 1, 1)))))
+                              window=draw.choice((65535,) * 6 + (300, 0)),
+                              options=draw.choice((b'', b'', bytes((1, 1, 1, 1)))))
                 flags = draw.choice((ACK, PSH | ACK, PSH | ACK, FIN | ACK, FIN | PSH | ACK, ACK,
                                      RST, RST | ACK, PSH, SYN | ACK, URG | ACK, AE | ACK))
                 offset = draw.choice((None,) * 16 + (0, 4, 6, 15))
@@ -15678,10 +15679,49 @@ class Stack(unittest.TestCase):
                                  expected, 'SEED=%d %s' % (SEED, frame.hex()))
                 self.assertEqual((quick.counts, quick.connections.held, client.conn is None),
                                  (layers.counts, layers.connections.held, again.conn is None))
+                self.assertEqual(*[each and dict(Twins.slots_of(each), head=None)
+                                   for each in (client.conn, again.conn)])
                 answers = client.take([read_answer(unhex(each)) for each in expected])
                 sizes.update(len(answer.data) for answer in answers)
                 client.seq = client.conn.rcv if client.conn else client.seq
         self.assertTrue(any(size & 1 for size in sizes) and len(KEEP) in sizes, sizes)
+
+    def test_quick_bare(self):
+        """ACK and FIN without data: the short way does what the long one does, in any state."""
+        host, taken = quiet_host([toy(lambda data, peer: b'late' if peer.hurried
+                                      else masscanned.MORE)]), 0
+        flow, draw = PEER4 + HOST4 + struct.pack('!HH', 40000, 1), random.Random(SEED)
+        stacks = [make_stack(host=host), make_stack(host=host)]
+
+        def seldom(usual, *others):
+            return draw.choice(others) if draw.random() < 0.15 else usual
+        for _ in range(400 * BULK):
+            slots = dict(
+                kept=seldom(b'', b'x'), stalled=seldom(False, True), waits=seldom(None, 1.0),
+                ended=draw.random() < 0.5, fin=draw.randrange(3), unacked=draw.choice((b'', b'abc')),
+                wake=draw.choice((None, NOW)), window=300, tries=2, repeats=2)
+            slots['sent'] = seldom(len(slots['unacked']), 1) if slots['unacked'] else 0
+            seq = 1000 + seldom(0, -1, 1)
+            ack = 2000 + slots['sent'] + (slots['fin'] == 1) + seldom(0, -1, 1, 2)
+            closing, window, found = draw.choice((0, FIN)), draw.choice((0, 200, 300)), []
+            for stack in stacks:
+                stack.connections, stack.counts = masscanned.Connections(), collections.Counter()
+                stack.challenges = [100, NOW]
+                conn = stack.make_conn(flow, 1000, 2000, 5, b'')
+                stack.connections.add(flow, conn)
+                for name, value in slots.items():
+                    setattr(conn, name, value)
+                conn.protocol = host.registry.find(b'x', conn)
+                out = (stack.answer_bare(flow, conn, seq, ack, closing, window) if not found else
+                       stack.answer_next(flow, conn, seq, ack, ACK | closing, window, b''))
+                if out is None:
+                    break
+                found.append((list(out), stack.counts, stack.connections.held,
+                              flow in stack.connections.table, Twins.slots_of(conn)))
+            if len(found) == 2:
+                self.assertEqual(*found, (slots, seq, ack, closing, window, SEED))
+                taken += 1
+        self.assertGreater(taken, 100)
 
     def test_quick_datagram(self):
         """And the one for UDP: every request, whole or spoilt, with sums or without."""
@@ -17389,6 +17429,11 @@ class Twins:
                                           store=masscanned.Store(number)))
         self.store = self.stacks[0].store
 
+    def listen(self, listening):
+        """Whether somebody wants to know what is noted."""
+        for stack in self.stacks:
+            stack.host.events = [] if listening else None
+
     @staticmethod
     def random():
         draw = random.Random(1)
@@ -17485,11 +17530,11 @@ class Stored(unittest.TestCase):
                 ('limit', (TCP,), masscanned.Reply(b'ok', limit=1.0), never),
                 ('again', (TCP,), masscanned.Reply(b'ok', again=True), everybody),
                 ('more', (TCP,), masscanned.MORE, never)):
-            for transport in over:
-                with self.subTest(name, transport=transport):
-                    self.assertEqual(self.hits(answer, transport), expected)
+            for transport, listening in itertools.product(over, (True, False)):
+                with self.subTest(name, transport=transport, listening=listening):
+                    self.assertEqual(self.hits(answer, transport, listening), expected)
 
-    def hits(self, answer, over):
+    def hits(self, answer, over, listening):
         """An answerer, or what it answers -> which of others' messages it was not called for."""
         calls = []
 
@@ -17497,6 +17542,7 @@ class Stored(unittest.TestCase):
             calls.append(data)
             return answer(data, peer) if callable(answer) else answer
         twins, found = Twins(self, [toy(counted, b'xyz', check=None)]), []
+        twins.listen(listening)
         where = dict(src=PEER4, dst=HOST4, dport=80)
         for name, step, change in (
                 ('', 0, dict(sport=39998)), ('', 0, dict(sport=39999)),
@@ -17529,6 +17575,7 @@ class Stored(unittest.TestCase):
             for number, change in enumerate((
                     {}, {}, {}, dict(src=src[:-1] + b'\7'), dict(dst=ours[1]),
                     dict(dst=ours[1], dport=7777), dict(dport=7777), {}, {}, {}, {})):
+                twins.listen(number & 1)
                 with self.subTest(name, number=number):
                     twins.say(over, request[:1400], dict(where, sport=40000 + number, **change))
                 if number > 6:
@@ -17672,6 +17719,7 @@ class Stored(unittest.TestCase):
                 messages.append((over, request[:1400], port_of(name)))
                 del messages[:-20]
             over, request, port = draw.choice(messages)
+            twins.listen(draw.random() < 0.5)
             if draw.random() < 0.3:
                 twins.tick(draw.choice((0, 0.001, 0.02, 0.3, 1.0)))
             src, ours = draw.choice(((PEER4, Twins.OURS4), (PEER6, Twins.OURS6)))
