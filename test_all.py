@@ -22143,6 +22143,22 @@ class ResponderCli(Case):
             self.assertIn(option, texts['-h'])
         self.assertLessEqual(max(map(len, texts['-h'].splitlines())), 99)
 
+    def test_one_protocol(self):
+        """--protocols NAME: the entry, with samples of its beginnings; an unknown name is told."""
+        for name, *wanted in (
+                ('dnp3', 'dnp3: Status of the link, read -> ', 'Industrial', 'tcp', '20000',
+                 '05 64 .. c9', 'https://'),
+                ('rdp', '03 00 .. .. .. e0', 'MS-RDPBCGR'), ('distcc', "'DIST"), ('nbd', 'first  yes'),
+                ('minecraft', 'and 74 more', 'first  no'), ('smtp', 'EHLO HELO', '465 587')):
+            status, out, err = self.call(['--protocols', name])
+            self.assertEqual((status, err), (0, ''))
+            for text in wanted:
+                self.assertIn(text, out)
+            out.encode('ascii')
+        status, out, err = self.call(['--protocols', 'nope'])
+        self.assertEqual((status, out), (1, ''))
+        self.assertIn("--protocols: 'nope' is the name of no protocol", err)
+
     def test_protocols(self):
         """--protocols: each of the registry, once, with transport, port and reference."""
         _, text, _ = self.finish(self.start('--protocols'))
