@@ -13074,6 +13074,7 @@ INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of
     'pcom write': [dict(command=b'SB', data=b'0000011AA')],
     's7 stop': [dict(function=41, data=bytes(5) + b'\x09P_PROGRAM')], 's7 read': [],
 }
+MINECRAFT_HELLO = unhex('0f002f093132372e302e302e3163dd01')
 # The second wave of databases, logins, storage, telephony, games
 SERVICE_VECTORS = [
     ('aerospike facts@80', TCP, unhex('02010000000000')
@@ -20363,6 +20364,17 @@ class Responder(Case):
         ('curl socks5', 'curl -sSi -x socks5h://bob:x@10.88.0.61:1080 http://inner.example/', 0,
          r'HTTP/1\.1 200'),
         ('memcstat', 'memcstat --servers=10.88.0.61:11211 --binary', 0, r''),
+        ('iscsi-ls', 'iscsi-ls -s iscsi://10.88.0.61:3260', 10,
+         r'Target:iqn\.2000-01\.org\.example:store .*Authentication failure'),
+        ('nbd-client', 'nbd-client -l 10.88.0.61', 0, r'Negotiation: '),
+        ('check_nrpe', '/usr/lib/nagios/plugins/check_nrpe -n -H 10.88.0.61', 0, r'NRPE v4'),
+        ('check_nrpe -2', '/usr/lib/nagios/plugins/check_nrpe -2 -n -H 10.88.0.61 -c x', 3,
+         r"Command 'x' not defined"),
+        ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
+         r'rtmp server sent error'),
+        ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
+         "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
@@ -23140,6 +23152,21 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('aerospike', 3000, (b'\2\1\0\0\0\0\5\xa0' + b'a\n' * 720)),
+        ('tarantool', 3301, unhex('ce0000000a 82004001ce00000001 80') * 95),
+        ('clickhouse', 9000, unhex('0018') + b'ClickHouse python-driver' + b'\xff' * 1400),
+        ('thrift', 9090, (unhex('00000015 80010001 00000004') + b'name' + bytes(9)) * 58),
+        ('zeromq', 5556, unhex('ff00000000000000017f 03') + bytes(53) + b'\4\0' * 700),
+        ('routeros', 8728, b'\6/login\1a\0' * 140), ('rcon', 27015, unhex(
+            '0a000000 07000000 03000000 0000') * 100),
+        ('giop', 683, unhex('47494f50 01020003 00000008 00000007 00000000') * 70),
+        ('nbd', 10809, unhex('00000003') + (b'IHAVEOPT' + unhex('00000003 00000000')) * 90),
+        ('diameter', 3868, unhex('010005a0 80000101 00000000') + bytes(8) + bytes(8) * 177),
+        ('bitcoin', 8333, masscanned.pack_bitcoin(b'version', bytes(86))
+         + masscanned.pack_bitcoin(b'ping', bytes(8)) * 40),
+        ('minecraft', 25565, MINECRAFT_HELLO + unhex('0100') * 700),
+        ('afp', 548, unhex('00030001', '00' * 12) * 90), ('iscsi', 3260, (
+            unhex('43870000 00000018', '00' * 40) + b'SessionType=Discovery\0\0\0') * 20),
         ('modbus', 502, unhex('0001 0000 0006 00 03 0000 007d') * 120),
         ('dnp3', 20000, masscanned.pack_dnp3(0xc9, 1, 0) * 140),
         ('ethernet-ip', 44818, (unhex('63000000 00000000') + bytes(16)) * 60),
@@ -23220,6 +23247,10 @@ class Answerers(unittest.TestCase):
     @staticmethod
     def work_of(frame, stack):
         """Calls, of functions in C as well, that a frame takes: time without a clock."""
+        return Answerers.calls_of(stack.answer_frame, frame)
+
+    @staticmethod
+    def calls_of(function, *args):
         count = 0
 
         def note(*_):
@@ -23227,10 +23258,21 @@ class Answerers(unittest.TestCase):
             count += 1
         sys.setprofile(note)
         try:
-            stack.answer_frame(frame)
+            function(*args)
         finally:
             sys.setprofile(None)
         return count
+
+    def test_mutations(self):
+        """Openings with errors in them, up to a segment: octets or silence, at no great cost."""
+        draw, limit = random.Random(SEED), 20 * self.work_of(udp(QUERY), make_stack())
+        for _ in range(100000 if TEST_ALL else 300):
+            name, over, request, _, _ = draw.choice(VECTORS)
+            data, out = mutate(request, draw)[:1460], []
+            stream = open_stream(name, over)
+            work = self.calls_of(lambda: out.append(stream.feed(data)))
+            if not isinstance(out[0], bytes) or len(out[0]) > 1 << 16 or work > limit:
+                self.fail('SEED=%d %s %s %d' % (SEED, name, data.hex(), work))
 
     def test_work(self):
         """No frame takes more than 20 times the work of a DNS query, and memories do not matter."""
