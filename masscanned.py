@@ -14650,6 +14650,8 @@ def answer_http(data, peer):
                 peer.note('request', **known[1])
             return known[0]
     at = HTTP_BLANK.match(data).end()
+    if not data.startswith(HTTP_SIGNATURES, at) and not HTTP_TEXT.match(data, at):
+        return None
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
         return wait_http(data[at:], at, peer)
@@ -14709,9 +14711,9 @@ def finish_http(request, body, used, peer):
 def reply_known(data, second, host, port):
     """Octets that are one whole request -> Reply in that second, what is noted; None: it depends.
 
-    So it is where there is a body, or a login, or what is more than a page.
+    So it is where there is a body, or a login, or what is more than a page, or an odd method.
     """
-    request = read_http(data)
+    request = read_http(data) if data.startswith(HTTP_SIGNATURES) else None
     if not request or request.length or request.fault or HTTP_PASSWORD.search(request.target):
         return None
     if b'authorization' in request.fields or b'proxy-authorization' in request.fields:

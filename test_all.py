@@ -11311,6 +11311,7 @@ HTTP_VECTORS = [
     ('http then junk @81', TCP, GET + b'junk\r\n' + GET, KEEP, 'by hand'),
     ('http junk', TCP, b'\r\njunk\r\n', BAD, 'RFC 9112 s3'),
     ('http junk @8080', TCP, b'GARBLE\n', BAD, 'RFC 9112 s3'),
+    ('http odd verb, no text', TCP, b'GARBLE /\0 HTTP/1.1\r\n\r\n', None, 'by hand'),
     ('http no text', TCP, b'jun\xe9k\r\n', None, 'by hand'),
     ('http udp junk', UDP, b'junk\r\n\r\n', None, 'by hand'),
     ('http odd verb', TCP, b'GARBLE / HTTP/1.1\r\n\r\n' + GET,
@@ -20236,8 +20237,7 @@ asyncio.run(visit())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ')
-                command = command.format(post=post, py='/usr/bin/python3 -c ',
+                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
                                          state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
@@ -22768,7 +22768,6 @@ class Answerers(unittest.TestCase):
                                  if note[0] == 'request' else note[1]) for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
-                        self.assertIn(event.fields.pop('head', b''), request)
                     self.assertEqual([(event.kind, event.fields) for event in host.events], expected)
 
     def test_ntlm_noted(self):
