@@ -3605,7 +3605,8 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, 
          errno.EINVAL}
 CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and target are in use
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
-PORT_OF = operator.itemgetter(1)
+PORT_OF = operator.itemgetter(1)    # of a target
+DESCRIPTOR_OF = operator.itemgetter(0)      # of an event
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
 UNKNOWN = errno.EACCES, errno.EPERM # what it tells where a policy forbids NOWHERE's port
 DEAD = UNKNOWN + (errno.EINVAL,)    # of a socket that is of no more use: shutdown() of a
@@ -4705,35 +4706,37 @@ class Engine(Runner):
         nobody asks for their targets; map() keeps the loop in C.
         """
         attempts = self.attempts
-        known = self.pool.socks
-        socks = [sock for sock in [known.get(fd) for fd, _ in events] if sock in attempts]
+        socks = list(filter(attempts.__contains__,
+                            map(self.pool.socks.get, map(DESCRIPTOR_OF, events))))
         codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
-        refused = codes.count(errno.ECONNREFUSED)   # not in attempts: stray HUPs of a shutdown()
+        refusal = errno.ECONNREFUSED
+        refused = codes.count(refusal)      # not in attempts: stray HUPs of a shutdown()
         if refused < len(codes):
             opened = [sock for sock, code in zip(socks, codes) if not code]
             if opened:
                 self.heed_open(opened)
             if len(opened) + refused < len(codes):
                 for sock, code in zip(socks, codes):
-                    if code and code != errno.ECONNREFUSED:
+                    if code and code != refusal:
                         self.heed_answer(sock, code)
-            socks = [sock for sock, code in zip(socks, codes) if code == errno.ECONNREFUSED]
+            socks = [sock for sock, code in zip(socks, codes) if code == refusal]
         if refused:
-            self.answers[errno.ECONNREFUSED] += refused
+            self.answers[refusal] += refused
             self.pool.free += socks
             if self.tries or self.again or self.show:
                 for sock in socks:
                     self.end_refused(self.end_attempt(sock))
             else:
-                for sock in socks:
-                    attempts.pop(sock).whole = False
+                for cohort in set(map(attempts.pop, socks)):
+                    cohort.whole = False
 
     def heed_open(self, socks):
         """Attempts that were successful: those, too, cost less together."""
-        targets = []
-        for sock, cohort in zip(socks, map(self.attempts.pop, socks)):
+        cohorts = list(map(self.attempts.pop, socks))
+        for cohort in set(cohorts):
             cohort.whole = False
-            targets.append((cohort.found or cohort.targets())[sock])
+            cohort.targets()
+        targets = [cohort.found[sock] for sock, cohort in zip(socks, cohorts)]
         self.tell_opened(targets, socks)
         self.pool.reuse(socks)
 
