@@ -3368,12 +3368,17 @@ class OutputFormats(Case):
     def test_show_of_workers(self):
         """A worker counts what it tells: its state holds once that is written."""
         messenger = cscan.Messenger.__new__(cscan.Messenger)
-        messenger.count, said = 0, []
-        messenger.say = said.append
+        messenger.count, messenger.found, messenger.states = 0, [], []
+        messenger.unsent, messenger.push = b'', bool
         messenger.put('10.0.0.1', 1)
         messenger.put_state('10.0.0.1', 2, 'unreachable', 'host unreachable')
-        self.assertEqual((messenger.accepted(), said), (
-            2, ['R 10.0.0.1 1', 'S 10.0.0.1 2 unreachable host unreachable']))
+        messenger.put_all([('10.0.0.2', 1), ('10.0.0.3', 1)])
+        self.assertEqual((messenger.accepted(), messenger.unsent), (4, b''))
+        for _ in range(2):
+            messenger.turn()
+            self.assertEqual((messenger.accepted(), messenger.unsent), (
+                4, b'S 10.0.0.1 2 unreachable host unreachable\n'
+                   b'R 10.0.0.1 1 10.0.0.2 1 10.0.0.3 1\n'))
 
     def test_show_outcomes(self):
         """What the kernel says of a target -> its state and the reason."""
@@ -8146,7 +8151,7 @@ class Cli(Case):
         ('exclude list empty', ['-f', '127.0.0.1', '-xf', 'EMPTY'], 2,
          'no ranges in there; where nothing is to be excluded, name /dev/null'),
         ('x and skip-bad', ['-x', '--skip-bad'], 2, '-x: --skip-bad goes with a scan only'),
-        ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-p 1 and -pf x: one of them'),
+        ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-pf x: goes without -p'),
         ('rate', ['-f', '127.0.0.1', '-r', 'fast'], 2, "-r: 'fast': a number"),
         ('rate 0', ['-f', '127.0.0.1', '-r', '0'], 2, "-r: '0': a number from"),
         ('rate', ['-f', '127.0.0.1', '-r', 'Auto'], 2, 'auto or auto/N was expected'),
@@ -8159,7 +8164,7 @@ class Cli(Case):
          "'127.0.0.1': belongs to no option; targets are named with -f"),
         ('abbreviated', ['-f', '127.0.0.1', '--onc'], 2, "'--onc': no such option"),
         ('argument missing', ['-f'], 2, '-f: expected one argument'),
-        ('l and x', ['-l', '-x'], 2, '-l and -x: one of them'),
+        ('l and x', ['-l', '-x'], 2, '-l: goes without -x'),
         ('rate infinite', ['-f', '127.0.0.1', '-r', 'inf'], 2, "-r: 'inf': a number from"),
         ('timeout', ['-f', '127.0.0.1', '-t', '1e300'], 2, "-t: '1e300': a number from 1 to 3600"),
         ('too many', ['-l', '-n', '9' * 20], 2, "'99999999999999999999': a whole number"),
@@ -8889,6 +8894,14 @@ def check(target, out, options):
                 status, out, err = self.module(text)
                 self.assertEqual((status, out, err.count('\n')), (2, '', 1))
                 self.assertIn(words, err)
+
+    def test_rules(self):
+        """All that the table of rules names is an option, and each rule has something against it."""
+        options = cscan.make_parser()._option_string_actions
+        for rule in cscan.RULES:
+            words = [rule.option] + rule.needs.split() + rule.without.split()
+            self.assertLessEqual({re.split('[ =]', word)[0] for word in words}, set(options))
+            self.assertTrue(rule.needs or rule.without, rule)
 
     def test_threads(self):
         """They begin with the first result, as many as can be; where none can, that is told."""
