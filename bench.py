@@ -36,6 +36,8 @@ import contextlib
 import cscan
 import ctypes
 import fnmatch
+import functools
+import hashlib
 import itertools
 import json
 import os
@@ -921,6 +923,119 @@ def find_protocols(kind, count):
     timed(lambda: [find(data, peer) for _ in range(int(count))])
 
 
+SSH_CLIENT = b'SSH-2.0-bench'
+SSH_OFFER = [[b'curve25519-sha256'], [b'ssh-ed25519'], *[[b'aes128-ctr']] * 2,
+             *[[b'hmac-sha2-256']] * 2, *[[b'none']] * 2]
+
+
+class SshVisit:
+    """A client of masscanned's SSH in the same process, with X25519 and AES.
+
+    stream      the masscanned.Stream
+    spent       seconds of CPU that the stream took
+    """
+
+    def __init__(self, masscanned, host, number):
+        self.masscanned = masscanned
+        self.stream = masscanned.Stream(number.to_bytes(4, 'big'), bytes(4), 40000, 22,
+                                        time.time(), host)
+        self.spent = 0.0
+
+    def ask(self, octets) -> bytes:
+        began = time.process_time()
+        out = self.stream.feed(octets)
+        while self.stream.waits is not None:
+            out += self.stream.resume()
+        self.spent += time.process_time() - began
+        return out
+
+    def pack(self, number, payload, way=None) -> bytes:
+        way = way or self.masscanned.SSH_PLAIN
+        return self.masscanned.pack_ssh(way, number, payload, os.urandom)
+
+    def log_in(self) -> float:
+        """All of it, with one password -> spent."""
+        m = self.masscanned
+        line, _, packet = self.ask(SSH_CLIENT + b'\r\n').partition(b'\n')
+        theirs, ours = packet[5:-packet[4]], m.pack_kexinit(SSH_OFFER, bytes(16))
+        secret = m.clamp(os.urandom(32))
+        point = m.sized(m.x25519_base(secret).to_bytes(32, 'little'), 4)
+        out = self.ask(self.pack(0, ours) + self.pack(1, b'\x1e' + point))
+        blob, at = m.read_sized(out, 6, 4)
+        value, _ = m.read_sized(out, at, 4)
+        shared = m.x25519(secret, int.from_bytes(value, 'little')).to_bytes(32, 'little')
+        packed = m.pack_mpint(int.from_bytes(shared, 'big'))
+        parts = SSH_CLIENT, line.rstrip(), ours, theirs, blob
+        session = hashlib.sha256(b''.join([m.sized(each, 4) for each in parts]) + point
+                                 + m.sized(value, 4) + packed).digest()
+        way = self.stream.state.make_way('sha256', packed, session, 0)
+        login = b''.join([m.sized(each, 4) for each in (b'root', b'ssh-connection', b'password')])
+        self.ask(self.pack(2, b'\x15'))
+        self.ask(self.pack(3, b'\5' + m.sized(b'ssh-userauth', 4), way))
+        self.ask(self.pack(4, b'\x32' + login + b'\0' + m.sized(b'secret', 4), way))
+        if self.stream.state.failures != 1:
+            raise SystemExit('the login did not arrive')
+        return self.spent
+
+
+def ssh_host(masscanned, rsa=None):
+    """A Host whose SSH may compute as it likes."""
+    host = masscanned.Host()
+    host.shared['ssh'] = masscanned.SshHost(os.urandom, 1e6, rsa)
+    return host
+
+
+def log_in_often(count):
+    """SSH up to the password, so often: seconds of CPU of our side alone."""
+    import masscanned
+    host = ssh_host(masscanned)
+    SshVisit(masscanned, host, 0).log_in()          # tables and keys are made
+    spent = sum(SshVisit(masscanned, host, number << 8).log_in() for number in range(int(count)))
+    sys.stderr.write('\nseconds %.6f\n' % spent)
+
+
+def exchange_often(name, count):
+    """The arithmetic of a key exchange, or of a host key's signature, so often."""
+    import masscanned
+    rsa = masscanned.RsaKey.make(os.urandom) if name.startswith('rsa') else None
+    name, keys = name.encode(), ssh_host(masscanned, rsa).shared['ssh'].keys
+    if name in masscanned.SSH_HOST_KEYS:
+        call = functools.partial(keys.sign, name, bytes(32), os.urandom)
+    else:
+        exchange = masscanned.SSH_KEX[name][0]
+        value = 9
+        if hasattr(exchange, 'name'):
+            curve = masscanned.find_curve(exchange.name)
+            value = curve.times_base(curve.draw(os.urandom))
+        call = functools.partial(exchange.agree, value, os.urandom)
+    call()
+    began = time.process_time()
+    for _ in range(int(count)):
+        call()
+    sys.stderr.write('\nseconds %.6f\n' % (time.process_time() - began))
+
+
+def flood_ssh(address, rate):
+    """So many clients a second that ask for Diffie-Hellman with RSA, each over a connection."""
+    import masscanned
+    lists = [[b'diffie-hellman-group14-sha256'], [b'ssh-rsa'], *SSH_OFFER[2:]]
+    octets = SSH_CLIENT + b'\r\n' + b''.join(
+        masscanned.pack_ssh(masscanned.SSH_PLAIN, 0, payload, os.urandom) for payload in (
+            masscanned.pack_kexinit(lists, bytes(16)), b'\x1e' + masscanned.sized(b'\3', 4)))
+    waiting, began, done = collections.deque(), time.monotonic(), 0
+    while True:
+        with contextlib.suppress(OSError):
+            sock = socket.socket()
+            sock.settimeout(0.2)
+            waiting.append(sock)
+            sock.connect((address, 22))
+            sock.sendall(octets)
+        while len(waiting) > 500:
+            waiting.popleft().close()
+        done += 1
+        time.sleep(max(0.0, began + done / float(rate) - time.monotonic()))
+
+
 # ==== 5 Registry ======================================================================
 
 MEASUREMENTS = collections.OrderedDict()        # name -> Measurement
@@ -1455,6 +1570,8 @@ def count_lines(pipe, window_s) -> float:
 OWN, OWN_BLOCK = '10.78.0.2', ('10.78.0.0', 16)
 C_ANSWER = 'C recvfrom()/sendto() loop'
 PARALLEL = 64                   # exchanges at a time
+SSH_PARTS = ('curve25519-sha256', 'ecdh-sha2-nistp256', 'ecdh-sha2-nistp384', 'ecdh-sha2-nistp521',
+             'diffie-hellman-group14-sha256', 'ssh-ed25519', 'ecdsa-sha2-nistp256', 'rsa-sha2-256')
 
 
 def responder_command(bench, *more, own=OWN, folder=HERE) -> 'list[str]':
@@ -1694,6 +1811,33 @@ def protocols_found(bench, _):
     count = bench.size(200000, 50000)
     for kind in FIRST_WORDS:
         yield Figure(kind, seconds_of(bench, count, find_protocols, kind, count), '')
+
+
+@measure('answer-ssh', 'a second of CPU time')
+def logins_taken(bench, _):
+    """Logins over SSH with X25519, ed25519 and AES; key exchanges and signatures alone."""
+    count = bench.size(400, 40)
+    yield Figure('logins', seconds_of(bench, count, log_in_often, count), '')
+    for name in SSH_PARTS:
+        count = bench.size(100, 10)
+        yield Figure(name, seconds_of(bench, count, exchange_often, name, count), '')
+
+
+@measure('answer-ssh-flood', 'answers/s', 'bare')
+def answered_beside_ssh(bench, _):
+    """SYNs and DNS queries answered while 1,000 clients a second ask for a key exchange."""
+    for kind, what in (('syn', 'SYNs'), ('dns', 'DNS queries')):
+        take = flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off'), kind)
+        yield Figure(what, take, '')
+        yield Figure(what + ' beside SSH', beside(bench, own(flood_ssh, OWN, 1000), take), what)
+
+
+def beside(bench, command, take):
+    """What takes a figure, while another program runs on the near side."""
+    def take_beside():
+        with bench.lab.running('near', command, bench.first):
+            return take()
+    return take_beside
 
 
 @measure('answer-workers', 'answers/s', 'bare')

@@ -14,12 +14,14 @@ Contents
     1 Formats           packets of a CBA file, names that strangers chose
     2 Entries           the reader's API
     3 Reports           statistics, results, entries as text or JSON
-    4 Command line
+    4 Page              results to look at in a browser
+    5 Command line
 """
 
 import argparse
 import array
 import base64
+import calendar
 import collections
 import hashlib
 import heapq
@@ -193,6 +195,8 @@ def unlink_quietly(name: str, folder_fd: int):
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    if text.isprintable():
+        return text
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
@@ -1102,7 +1106,403 @@ def parse_module(text: str) -> 'tuple[str, int | None]':
         text, module, ' or one of ' + ', '.join(names) if names else ''))
 
 
-# ==== 4 Command line ==================================================================
+# ==== 4 Page ==========================================================================
+#
+# One file that loads nothing: the head, a line of JSON for each host, then what can be said only
+# at the end.  Words, charts and a map of the /16s are there without script; the table,
+# the map that zooms and the search are made by script, of which rows exist only where one looks.
+
+PAGE_ROWS = 500000          # ports a page shows
+PAGE_TEXT = 200             # characters of what a port said
+CHART_ROWS = 12
+SOON_S = 30 * 86400         # a certificate that ends before that is worth a line
+STATE_NUMBERS = {'open': 0, 'refused': 1, 'unreachable': 2, 'silent': 3}
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --card: #f6f7f9; --ink: #1b1f27; --soft: #5d6675;
+  --grid: #dfe3e9; --bar: #2563eb; --hot: #0d8f6f; --warn: #dc2626; }
+@media (prefers-color-scheme: dark) { :root { --paper: #12151b; --card: #1b2029; --ink: #e6e9ef;
+  --soft: #9aa4b5; --grid: #2b323e; --bar: #6ea2ff; --hot: #3ecfa5; --warn: #ff7b72; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 24px 16px 40px; max-width: 1240px; background: var(--paper);
+  color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; }
+h1 { margin: 0; font-size: 25px; overflow-wrap: anywhere; }
+h2 { margin: 0 0 8px; font-size: 17px; }
+p { margin: 4px 0; color: var(--soft); }
+code, #table { font: 13px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
+code { overflow-wrap: anywhere; }
+section { margin: 14px 0; padding: 14px 16px; background: var(--card); border-radius: 10px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr));
+  gap: 14px; margin: 14px 0; }
+.charts section { margin: 0; }
+.bar { display: grid; grid-template-columns: 84px 1fr 72px; gap: 10px; align-items: center;
+  width: 100%; padding: 2px 0; border: 0; background: none; color: inherit; font: inherit;
+  text-align: left; cursor: pointer; }
+.bar i { height: 12px; border-radius: 3px; background: var(--bar); }
+.bar b { font-weight: 400; text-align: right; font-variant-numeric: tabular-nums; }
+canvas, svg { display: block; width: 100%; max-width: 512px; aspect-ratio: 1; cursor: zoom-in;
+  background: var(--paper); image-rendering: pixelated; border: 1px solid var(--grid); }
+svg path { fill: var(--hot); }
+button.plain, input { font: inherit; color: inherit; background: var(--paper);
+  border: 1px solid var(--grid); border-radius: 6px; padding: 5px 10px; }
+input { width: 100%; }
+#scroll { height: 72vh; margin-top: 10px; overflow: auto; border: 1px solid var(--grid);
+  background: var(--paper); }
+#table { position: relative; min-width: 900px; }
+.row, .names { display: grid; grid-template-columns: 130px 64px 92px 150px 84px 1fr; gap: 10px;
+  padding: 0 10px; height: 26px; align-items: center; }
+.row { position: absolute; left: 0; right: 0; border-top: 1px solid var(--grid); }
+.row span, .names button { overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+.names { position: sticky; top: 0; z-index: 1; background: var(--card); }
+.names button { padding: 0; border: 0; background: none; color: inherit; font: inherit;
+  font-weight: 650; text-align: left; cursor: pointer; }
+.again { color: var(--soft); } .warn { color: var(--warn); }
+table { border-collapse: collapse; width: 100%; }
+td { padding: 3px 12px 3px 0; border-top: 1px solid var(--grid); overflow-wrap: anywhere; }
+"""
+
+PAGE_HEAD = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Scan report</title>
+<style>%s</style>
+</head>
+<body>
+<h1>Scan report</h1>
+<script type="application/json" id="data">[""" % PAGE_STYLE
+
+PAGE_TABLE = """
+<section id="map" hidden><h2>Map</h2>
+<p>Addresses along a Hilbert curve: neighbours in number are neighbours here. A click zooms.</p>
+<p><button class="plain" id="out" type="button">Zoom out</button> <span id="where"></span></p>
+<canvas id="canvas" width="256" height="256"></canvas></section>
+<section id="results" hidden><h2>Ports</h2>
+<p><label>Search: words, <code>port:443</code>, <code>service:ssh</code>, <code>net:192.0.2.</code>
+<input id="search" type="search"></label></p>
+<p id="count"></p>
+<div id="scroll" tabindex="0"><div id="table"><div class="names" id="names"></div></div></div>
+</section>
+"""
+
+PAGE_SCRIPT = r"""
+'use strict';
+const STATES = ['open', 'refused', 'unreachable', 'silent'], HIGH = 26, rows = [];
+const at = id => document.getElementById(id);
+const dotted = ip => [24, 16, 8, 0].map(bits => ip >>> bits & 255).join('.');
+for (const [ip, names, ports] of JSON.parse(at('data').textContent))
+  for (const [port, state, time, service, text] of ports)
+    rows.push({ip, names, port, state, time, service, text, lower: ''});
+const when = time => new Date(time * 1000).toISOString().slice(0, 19).replace('T', ' ');
+const COLUMNS = [
+  ['address', row => dotted(row.ip), (a, b) => a.ip - b.ip || a.port - b.port],
+  ['port', row => row.port, (a, b) => a.port - b.port || a.ip - b.ip],
+  ['service', row => row.service, (a, b) => order(a.service, b.service)],
+  ['found', row => when(row.time), (a, b) => a.time - b.time],
+  ['state', row => STATES[row.state], (a, b) => a.state - b.state],
+  ['name, words', row => [row.names, row.text].filter(Boolean).join(' | '),
+   (a, b) => order(a.names + a.text, b.names + b.text)]];
+const order = (a, b) => a < b ? -1 : a > b ? 1 : 0;
+let shown = rows, sorted = 0, down = false;
+
+function element(kind, text, name) {
+  const made = document.createElement(kind);
+  made.textContent = text;
+  if (name) made.className = name;
+  return made;
+}
+function matches(row, words) {
+  if (!row.lower)
+    row.lower = [dotted(row.ip), row.names, row.port, row.service, STATES[row.state], row.text]
+      .join(' ').toLowerCase();
+  return words.every(word => {
+    const [key, value] = word.split(/:(.*)/s);
+    if (key === 'port' && value) return String(row.port) === value;
+    if (key === 'service' && value) return (row.service || 'unknown') === value;
+    if (key === 'net' && value) return dotted(row.ip).startsWith(value);
+    return row.lower.includes(word);
+  });
+}
+function choose() {
+  const words = at('search').value.toLowerCase().split(/\s+/).filter(Boolean);
+  shown = words.length ? rows.filter(row => matches(row, words)) : rows.slice();
+  shown.sort(COLUMNS[sorted][2]);
+  if (down) shown.reverse();
+  const hosts = new Set();
+  for (const row of shown) hosts.add(row.ip);
+  at('count').textContent = shown.length.toLocaleString('en') + ' ports on ' +
+    hosts.size.toLocaleString('en') + ' hosts';
+  at('scroll').scrollTop = 0;
+  draw();
+}
+function draw() {
+  const box = at('scroll'), table = at('table');
+  const first = Math.max(0, Math.floor(box.scrollTop / HIGH) - 5);
+  const last = Math.min(shown.length, first + Math.ceil(box.clientHeight / HIGH) + 12);
+  table.style.height = (shown.length + 1) * HIGH + 'px';
+  for (const old of table.querySelectorAll('.row')) old.remove();
+  for (let n = first; n < last; n++) {
+    const line = element('div', '', 'row');
+    line.style.top = (n + 1) * HIGH + 'px';
+    COLUMNS.forEach(([, text], column) => {
+      const again = !column && n > first && shown[n - 1].ip === shown[n].ip;
+      const cell = element('span', text(shown[n]), again ? 'again' : '');
+      cell.title = cell.textContent;
+      line.append(cell);
+    });
+    table.append(line);
+  }
+}
+COLUMNS.forEach(([name], column) => {
+  const button = element('button', name);
+  button.type = 'button';
+  button.onclick = () => { down = column === sorted && !down; sorted = column; choose(); };
+  at('names').append(button);
+});
+at('search').oninput = choose;
+at('scroll').onscroll = () => requestAnimationFrame(draw);
+for (const bar of document.querySelectorAll('.bar'))
+  bar.onclick = () => {
+    at('search').value = bar.dataset.search;
+    at('results').scrollIntoView();
+    choose();
+  };
+
+let base = 0, bits = 0;
+function cell(number) {              // along the curve -> column, row of 256 x 256
+  let x = 0, y = 0;
+  for (let side = 1; side < 256; side *= 2) {
+    const right = 1 & number / 2, up = 1 & (number ^ right);
+    if (!up) {
+      if (right) { x = side - 1 - x; y = side - 1 - y; }
+      [x, y] = [y, x];
+    }
+    x += side * right;
+    y += side * up;
+    number = Math.floor(number / 4);
+  }
+  return [x, y];
+}
+const cells = new Map(Array.from({length: 65536}, (_, n) => [cell(n).join(), n]));
+function map() {
+  const canvas = at('canvas'), pen = canvas.getContext('2d');
+  const size = 2 ** (32 - bits), counts = new Map();
+  for (const row of rows)
+    if (!row.state && row.ip >= base && row.ip < base + size) {
+      const n = Math.floor((row.ip - base) / (size / 65536));
+      counts.set(n, (counts.get(n) || 0) + 1);
+    }
+  pen.clearRect(0, 0, 256, 256);
+  const most = Math.log(Math.max(1, ...counts.values()) + 1);
+  pen.fillStyle = getComputedStyle(document.body).getPropertyValue('--hot');
+  for (const [n, count] of counts) {
+    pen.globalAlpha = 0.35 + 0.65 * Math.log(count + 1) / most;
+    pen.fillRect(...cell(n), 1, 1);
+  }
+  at('where').textContent = dotted(base) + '/' + bits + ', a point is a /' + (bits + 16) + ', ' +
+    counts.size.toLocaleString('en') + ' of them have open ports';
+  at('out').disabled = !bits;
+}
+at('canvas').onclick = event => {
+  if (bits === 16) return;
+  const canvas = at('canvas'), scale = 256 / canvas.clientWidth;
+  const point = [event.offsetX, event.offsetY].map(each => Math.floor(each * scale)).join();
+  const size = 2 ** (24 - bits);
+  base += Math.floor((cells.get(point) || 0) / 256) * size;
+  bits += 8;
+  map();
+};
+at('out').onclick = () => {
+  bits -= 8;
+  base = bits ? Math.floor(base / 2 ** (32 - bits)) * 2 ** (32 - bits) : 0;
+  map();
+};
+matchMedia('(prefers-color-scheme: dark)').onchange = map;
+at('map').hidden = at('results').hidden = false;
+choose();
+map();
+"""
+
+
+def script_text(value) -> str:
+    """A value as JSON that may stand in a script element: no < begins anything there."""
+    return json.dumps(value, separators=(',', ':')).replace('<', '\\u003c')
+
+
+def curve_cell(number: int) -> 'tuple[int, int]':
+    """A number of 16 bits -> column and row on a Hilbert curve of 256 x 256."""
+    x = y = 0
+    side = 1
+    while side < 256:
+        right = number >> 1 & 1
+        up = (number ^ right) & 1
+        if not up:
+            if right:
+                x, y = side - 1 - x, side - 1 - y
+            x, y = y, x
+        x += side * right
+        y += side * up
+        number >>= 2
+        side <<= 1
+    return x, y
+
+
+def der_items(data: bytes):
+    """Yield (tag, content) of DER; raises ValueError (X.690 s8.1)."""
+    at = 0
+    while at < len(data):
+        tag, size, at = data[at], data[at + 1:at + 2], at + 2
+        if not size:
+            raise ValueError('cut')
+        length = size[0]
+        if length > 127:
+            octets = data[at:at + length - 128]
+            length, at = int.from_bytes(octets, 'big'), at + len(octets)
+        if at + length > len(data):
+            raise ValueError('cut')
+        yield tag, data[at:at + length]
+        at += length
+
+
+def certificate_facts(der: bytes) -> 'tuple[int, str] | None':
+    """A certificate -> when it ends (Unix seconds), common name of its subject (RFC 5280 s4.1)."""
+    try:
+        (_, whole), = der_items(der)
+        fields = [item for item in der_items(next(der_items(whole))[1])]
+        fields = fields[fields[0][0] == 0xa0:]              # [0] is the version
+        (_, _), (tag, ends) = der_items(fields[3][1])
+        form = '%y%m%d%H%M%SZ' if tag == 0x17 else '%Y%m%d%H%M%SZ'
+        end = calendar.timegm(time.strptime(ends.decode('ascii'), form))
+        names = [list(der_items(next(der_items(each))[1])) for _, each in der_items(fields[4][1])]
+        common = [text for (_, kind), (_, text) in names if kind == b'\x55\x04\x03']
+        return end, common[-1].decode('utf-8', 'replace') if common else ''
+    except (ValueError, IndexError, StopIteration):
+        return None
+
+
+@output_format('html', 'a page to look at, by host: search, charts, map', grouped=True)
+def html_host(host, found):
+    """Host, [(HostPort, [Record])] -> [address as number, names, ports], as JSON.
+
+    ports   [[number, state, time, service, words]]
+    """
+    number = int.from_bytes(bytes(map(int, host.ip.split('.'))), 'big')
+    return script_text([number, host.hostname, [
+        [port.number, STATE_NUMBERS[port.state], port.time, named_service(records),
+         ' '.join(printable(said_text(each, str)[:PAGE_TEXT]) for each in records)[:PAGE_TEXT]]
+        for port, records in found]])
+
+
+def named_service(records) -> str:
+    """What speaks there by the last record that knows, or ''."""
+    return next(filter(None, map(service_name, reversed(records))), '')
+
+
+FORMATS['html'] = GROUPED['html']
+
+
+class PageWriter(FormatWriter):
+    """The page: what it says in words and draws without script is counted while hosts go by.
+
+    ports, services     how often they were open
+    networks            /16s with open ports
+    ending              [(when a certificate ends, ip:port, its name)]
+    beyond              ports that found no room
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.ports, self.services = collections.Counter(), collections.Counter()
+        self.networks, self.ending, self.rows, self.beyond = set(), [], 0, 0
+
+    def begin(self, start):
+        """Unix seconds -> the lines before the first host; none the second time."""
+        if self.begun:
+            return []
+        self.begun, self.start = True, start
+        return [PAGE_HEAD]
+
+    def host(self, host):
+        """A Host -> its line."""
+        found = [(port, list(host.records(port))) for port in host.ports()]
+        self.count(host, 1)
+        if self.rows + len(found) > PAGE_ROWS:
+            self.beyond += len(found)
+            return []
+        comma = ',' if self.rows else ''
+        self.rows += len(found)
+        for port, records in found:
+            if port.state == 'open':
+                self.note(host, port, records)
+        return [comma + self.format.line(host, found) + '\n']
+
+    def note(self, host, port, records):
+        """Count an open port, and keep its certificate's end."""
+        self.ports[str(port.number)] += 1
+        self.services[named_service(records) or 'unknown'] += 1
+        high, low = host.ip.split('.')[:2]
+        self.networks.add(int(high) << 8 | int(low))
+        for record in records:
+            for kind, code, value in record.events:
+                if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
+                    facts = certificate_facts(value)
+                    if facts:
+                        self.ending.append((facts[0], '%s:%d' % (host.ip, port.number), facts[1]))
+
+    def end(self, end):
+        """Unix seconds -> all that comes after the hosts."""
+        return self.begin(end) + [
+            ']</script>', self.words(end), '<div class="charts">',
+            chart('Ports', 'port', self.ports), chart('Services', 'service', self.services),
+            '</div>', self.certificates(end), PAGE_TABLE, '<noscript><section><h2>Map</h2>',
+            '<p>Networks of 65,536 addresses that have open ports, along a Hilbert curve.</p>',
+            self.drawing(), '</section></noscript>', '<script>', PAGE_SCRIPT, '</script>',
+            '</body>', '</html>']
+
+    def words(self, end):
+        """The summary."""
+        up = self.shown - self.down
+        text = ('<p>{:,} open ports on {:,} of {:,} hosts, in {:,} networks (/16). '
+                'From {} to {} UTC.</p>').format(
+                    sum(self.ports.values()), up, self.shown, len(self.networks),
+                    utc_text(self.start), utc_text(end))
+        if self.beyond:
+            text += ('<p class="warn">The page shows the first {:,} ports by address; '
+                     '{:,} more are left out.</p>').format(self.rows, self.beyond)
+        return text + '<p><code>%s</code></p>' % xml_text(self.command)
+
+    def certificates(self, now):
+        """Those that end soon, or have ended."""
+        found = sorted(each for each in self.ending if each[0] < now + SOON_S)
+        rows = ''.join('<tr><td>%s</td><td>%s</td><td>%s</td></tr>' % (
+            utc_text(ends, '%Y-%m-%d'), where, xml_text(printable(name)))
+            for ends, where, name in found[:100])
+        if not found:
+            return ''
+        return ('<section><h2>Certificates that end within 30 days, or have ended</h2>'
+                '<p>%d of %d; the first are shown</p><table>%s</table></section>'
+                % (len(found), len(self.ending), rows))
+
+    def drawing(self):
+        """The /16s as one path."""
+        path = ''.join('M%d %dh1v1h-1z' % curve_cell(number) for number in sorted(self.networks))
+        return '<svg viewBox="0 0 256 256"><path d="%s"/></svg>' % path
+
+
+def chart(title, key, counts) -> str:
+    """Counter -> the most frequent as bars, which are buttons that search."""
+    most = counts.most_common(CHART_ROWS)
+    rows = ''.join(
+        '<button class="bar" type="button" data-search="{0}:{1}"><span>{1}</span>'
+        '<i style="width:{2:.1f}%"></i><b>{3:,}</b></button>'.format(
+            key, xml_text(name), 100 * count / most[0][1], count) for name, count in most)
+    return '<section><h2>%s</h2>%s</section>' % (title, rows or '<p>There are none.</p>')
+
+
+# ==== 5 Command line ==================================================================
 
 EXAMPLES = '''\
 examples:
@@ -1410,8 +1810,9 @@ def hint_modules(files):
 def convert(files, args, module, code):
     """--to: entries as records; the document begins and ends with their times."""
     command = ' '.join(shlex.quote(word) for word in ['cba_reader.py'] + sys.argv[1:])
-    writer = FormatWriter(args.to, 'cscan', command, lambda name: CODES.get(name, {}),
-                          not args.no_header, args.group)
+    make = PageWriter if args.to == 'html' else FormatWriter
+    writer = make(args.to, 'cscan', command, lambda name: CODES.get(name, {}),
+                  not args.no_header, args.group)
     writer.hostnames = files.hostnames
     strange = collections.Counter()     # modules whose entries have no place
     timed = args.to != 'json' or args.group

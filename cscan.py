@@ -723,6 +723,8 @@ METRICS_OPEN, METRICS_AT_ONCE = 2, 1            # bits of an answer's kind
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
+    if text.isprintable():
+        return text
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----

@@ -98,10 +98,10 @@ def setUpModule():
 
 STANDARD = {                                # file: modules it may import
     'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
-                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'itertools', 'json', 'masscanned',
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools', 'json', 'masscanned',
                  'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
                  'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
-    'cba_reader.py': {'argparse', 'array', 'base64', 'collections', 'errno', 'hashlib', 'heapq',
+    'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
@@ -112,11 +112,11 @@ STANDARD = {                                # file: modules it may import
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
-    'masscanned.py': {'argparse', 'binascii', 'bisect', 'codecs', 'collections', 'ctypes',
-                      'errno', 'fcntl', 'functools', 'hashlib', 'ipaddress', 'itertools',
-                      'json', 'mmap', 'operator', 'os', 'pwd', 're', 'select', 'signal',
-                      'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'time', 'warnings',
-                      'zlib'},
+    'masscanned.py': {'argparse', 'binascii', 'bisect', 'calendar', 'codecs', 'collections',
+                      'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html',
+                      'ipaddress', 'itertools', 'json', 'math', 'mmap', 'operator', 'os', 'pwd',
+                      're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
+                      'tempfile', 'time', 'warnings', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'shlex', 'struct', 'sys', 'time'},
 }
@@ -3199,6 +3199,85 @@ HOST_NAMES = ['localhost', 'example.org', 'example.org.', '_a.x-1.example', 'b\x
               '3com']
 
 
+class Page(Case):
+    """cba_reader.py --to html."""
+
+    def page(self, made, **changes):
+        """Made -> (the page, its data)."""
+        with patched(cba_reader, **changes), patched(sys, argv=['x', '<ARGS>']):
+            status, out, self.err = call(cba_reader.main, [
+                '--to', 'html', self.path('s.cba', made.data)])
+        self.assertEqual(status, 0, self.err)
+        data = out.partition('id="data">')[2].partition('</script>')[0]
+        self.assertEqual((data.count('<'), out.count('<script')), (0, 2))
+        return out, json.loads(data)
+
+    def test_page(self):
+        """Hosts in order, their ports, services and words; nothing of a stranger is markup."""
+        made = format_sample()
+        made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://5.6.7.8:22')
+        made.event(1, CBA_STR, 2, 'SSH-2.0-x</script><script>alert(1)</script>' + 'y' * 300)
+        out, data = self.page(made)
+        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\\r\\n]]>-->%s'
+        self.assertEqual(data[0], [0x01020304, '', [[80, 0, FORMAT_WHEN, 'http', evil]]])
+        number, names, (ssh, https) = data[1]
+        self.assertEqual((number, names, https), (0x05060708, '', [443, 0, FORMAT_WHEN, '', '']))
+        self.assertEqual((ssh[3], len(ssh[4]), ssh[4][:18]), ('ssh', 200, 'SSH-2.0-x</script>'))
+        for part in ('<p>3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
+                     'data-search="port:443"', 'data-search="service:unknown"', '&lt;ARGS&gt;',
+                     "default-src 'none'"):
+            self.assertIn(part, out)
+        self.assertRegex(out, r'<path d="(M\d+ \d+h1v1h-1z){2}"/>')
+        self.assertNotIn('alert(1)</', out)
+        self.assertIn("'odd' (1)", self.err)
+
+    def test_empty(self):
+        out, data = self.page(Made())
+        self.assertEqual(data, [])
+        self.assertIn('0 open ports on 0 of 0 hosts', out)
+
+    def test_states(self):
+        """Ports that are not open are rows, and count nowhere."""
+        made = Made().head(0, 'state').event(0, CBA_STR, 0, '1.2.3.4:80')
+        made.event(0, CBA_STR, 1, 'refused').event(0, CBA_STR, 2, 'refused')
+        out, data = self.page(made)
+        self.assertEqual([row[:2] for row in data[0][2]], [[80, 1]])
+        self.assertIn('0 open ports on 1 of 1 hosts, in 0 networks', out)
+
+    def test_too_many(self):
+        """What finds no room is counted on the page."""
+        out, data = self.page(format_sample(), PAGE_ROWS=1)
+        self.assertEqual(len(data), 1)
+        self.assertIn('The page shows the first 1 ports by address; 1 more are left out.', out)
+
+    def test_certificates(self):
+        """Those that end within 30 days stand there; one that is cut, or none, does not."""
+        draw = random.Random(SEED)
+        key = masscanned.EcKey.make(lambda size: bytes(draw.getrandbits(8) for _ in range(size)))
+        begin = FORMAT_WHEN - FORMAT_WHEN % 86400
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+        for days, (name, cut) in zip((29, 31, 29), ((b'soon <b>', None), (b'late', None), (b'cut', 99))):
+            start = begin - (masscanned.CERTIFICATE_DAYS - days) * 86400
+            der = masscanned.pack_certificate(key, name, start, os.urandom)[:cut]
+            self.assertEqual(cba_reader.certificate_facts(der), None if cut else (
+                begin + days * 86400, name.decode()))
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.%d:443' % days)
+            made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
+        out = self.page(made)[0]
+        self.assertIn('<p>1 of 2; the first are shown</p>', out)
+        self.assertIn('<td>1.2.3.29:443</td><td>soon &lt;b&gt;</td>', out)
+        for octets in (b'', b'0', b'0\x82', b'0\x03abc', os.urandom(40)):
+            self.assertIsNone(cba_reader.certificate_facts(octets))
+
+    def test_curve(self):
+        """Each cell once, and neighbours in number are neighbours on the map."""
+        cells = [cba_reader.curve_cell(number) for number in range(1 << 16)]
+        self.assertEqual(len(set(cells)), 1 << 16)
+        self.assertEqual({abs(a - c) + abs(b - d)
+                          for (a, b), (c, d) in zip(cells, cells[1:])}, {1})
+
+
 class OutputFormats(Case):
     """--format of cscan.py and --to of cba_reader.py; hosts by name."""
 
@@ -3212,7 +3291,7 @@ class OutputFormats(Case):
 
     def test_layouts(self):
         """What each format writes of open ports, and of what a stranger said."""
-        self.assertEqual(set(FORMATS) | {'json'}, set(cba_reader.FORMATS))
+        self.assertEqual(set(FORMATS) | {'json', 'html'}, set(cba_reader.FORMATS))
         for name, lines in FORMATS.items():
             with self.subTest(name):
                 self.assertEqual(self.convert(name, '--unique'), lines)
@@ -3368,17 +3447,15 @@ class OutputFormats(Case):
     def test_show_of_workers(self):
         """A worker counts what it tells: its state holds once that is written."""
         messenger = cscan.Messenger.__new__(cscan.Messenger)
-        messenger.count, messenger.found, messenger.states = 0, [], []
-        messenger.unsent, messenger.push = b'', bool
+        messenger.count, messenger.found, messenger.states, messenger.unsent = 0, [], [], b''
+        messenger.push = lambda: None
         messenger.put('10.0.0.1', 1)
+        messenger.put_all([('10.0.0.2', 1)])
         messenger.put_state('10.0.0.1', 2, 'unreachable', 'host unreachable')
-        messenger.put_all([('10.0.0.2', 1), ('10.0.0.3', 1)])
-        self.assertEqual((messenger.accepted(), messenger.unsent), (4, b''))
-        for _ in range(2):
-            messenger.turn()
-            self.assertEqual((messenger.accepted(), messenger.unsent), (
-                4, b'S 10.0.0.1 2 unreachable host unreachable\n'
-                   b'R 10.0.0.1 1 10.0.0.2 1 10.0.0.3 1\n'))
+        self.assertEqual(messenger.accepted(), 3)
+        messenger.turn()
+        self.assertEqual((messenger.accepted(), messenger.found, messenger.unsent), (
+            3, [], b'S 10.0.0.1 2 unreachable host unreachable\nR 10.0.0.1 1 10.0.0.2 1\n'))
 
     def test_show_outcomes(self):
         """What the kernel says of a target -> its state and the reason."""
@@ -7648,7 +7725,8 @@ class Resume(Long):
             if process.returncode >= 0:                     # it was quicker
                 return process.returncode, out.decode(), err.decode()
             args = self.resumed
-        return run('cscan.py', *args)
+        done = run('cscan.py', *args)
+        return (0, '', '') if 'that scan is complete' in done[2] else done     # killed at its end
 
     def test_killed(self):
         """kill -9 at random moments: no result is missing, few are there twice."""
@@ -9529,7 +9607,7 @@ class Talks(Case):
             self.assertIsInstance(cscan.certificate_name(strange), str)
 
     def test_tls_without_end(self):
-        """An operation of TLS that never ends takes SESSIONS_MAX octets, and no more."""
+        """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
         def flood(peer):
             while True:
                 peer.sendall(bytes(16384))
@@ -9542,7 +9620,7 @@ class Talks(Case):
             sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
                 sock.tls_call(math.inf, act)
-        self.assertLessEqual(sum(taken), cscan.SESSIONS_MAX + cscan.TLS_PIECE)
+        self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
         """What a user's module raises is counted under a text that harms no terminal."""
@@ -9566,14 +9644,14 @@ class Talks(Case):
         each = cscan.find_module('rfb')
         crew = cscan.Crew([each], cscan.module_options([each], ''), sink, console, 1, 9)
         sink.finish = lambda thread: None
-        with patched(cscan, TLS_SUITES={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
+        with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
                 crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
         self.assertEqual(list(crew.failures.values()), [2])
-        with patched(cscan, TLS_SUITES={False: 'NONSENSE'}, TLS_CONTEXTS={}):
+        with patched(cscan, TLS_CIPHERS={False: 'NONSENSE'}, TLS_CONTEXTS={}):
             events, error = self.examine('banner', self.serve(self.play()),
                                          'banner.wait=1,banner.probe=tls')
         self.assertEqual(events[-1], (CBA_STR, 8, error))
@@ -19452,6 +19530,109 @@ class Captures(Case):
         self.assertIn('TLS stays secret', said[0])
 
 
+class Reports(Case):
+    """--report: what event files tell, on a screen, on a page, in tables."""
+
+    STRANGE = '<script>alert(1)</script>"\'&\u202e\x1b[2J\x00'
+
+    def lines(self):
+        """Events of many kinds, some of them strange -> lines."""
+        def event(kind, minute, src, **more):
+            ours = dict(more.pop('ours', {}), schema=1)
+            return json.dumps(dict(
+                timestamp='2026-11-2%dT0%d:00:00.000000+0000' % (1 + minute // 10, minute % 10),
+                event_type=kind, host='s1', src_ip=src, proto='TCP', dest_port=80,
+                masscanned=ours, **more))
+        digest, tool = '0' * 64, {'name': 'zmap', 'by': 'ip.id'}
+        yield event('flow', 1, '192.0.2.1', app_proto='http', flow={'pkts_toserver': 5},
+                    payload_printable=self.STRANGE, ours={
+                        'payload_sha256': digest, 'tool': tool, 'syn': {'sig': '4:64+0'}})
+        yield event('flow', 2, '192.0.2.1', flow={'pkts_toserver': 1})
+        yield event('scan', 13, '192.0.2.2', ours={'scan': {
+            'packets': 70, 'ports': {'count': 2, 'first': [22, 80]}, 'tool': tool}})
+        yield event('scan', 13, '192.0.2.2', ours={'scan': {'sources': 7, 'packets': 9}})
+        yield event('credentials', 3, '192.0.2.1', ours={'credentials': {
+            'protocol': 'ftp', 'user': '=cmd()', 'password': self.STRANGE}})
+        yield event('http', 3, '192.0.2.1', http={
+            'http_method': 'GET', 'url': '/' + self.STRANGE, 'http_user_agent': self.STRANGE})
+        yield event('tls', 3, '192.0.2.1', tls={'ja3': {'hash': 'j3'}, 'ja4': 'j4'})
+        yield event('ssh', 3, '192.0.2.1', ssh={'client': {
+            'hassh': {'hash': 'h'}, 'software_version': self.STRANGE}})
+        yield event('redis', 3, '192.0.2.1', redis={'command': 'INFO'})
+        yield event('stats', 4, '', stats={})
+        yield from ('', 'x', '[]', '{}', '{"event_type": "flow"}', '7', '{"a": \xff}',
+                    event('flow', 1, '192.0.2.1'), event('scan', 1, 7, ours={'scan': 7}))
+
+    def report(self, *args):
+        """main() -> (status, standard output)."""
+        out = []
+        with patched(masscanned, print_text=out.append):
+            status = masscanned.main(['--report'] + list(args))
+        return status, ''.join(out)
+
+    def test_report(self):
+        """Plain, compressed, several: the same numbers; damaged lines are counted."""
+        data = '\n'.join(self.lines()).encode('latin-1') + b'\n'
+        plain, packed_too = self.path('a.json', data), self.path('a.gz', gzip.compress(data))
+        status, text = self.report(plain, packed_too, '-o', self.path('page'), '--csv',
+                                   self.path('tables'))
+        self.assertEqual(status, 0)
+        self.assertIn('20 events, 20 visits, 16 sources, from 2026-11-21T01:00:00 to '
+                      '2026-11-22T03:00:00\n18 lines are no events\n', text)
+        self.assertRegex(text, r'Tools +4  zmap ip\.id\n')
+        self.assertFalse(re.search(r'[^\n -~]', text))
+        self.assertLess(text.count('\n'), 25)
+        with open(self.path('page'), encoding='utf-8') as file:
+            page = file.read()
+        self.assertNotIn('<script', page)
+        self.assertIn('&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;\\u202e\\x1b', page)
+        self.assertFalse(re.search(r'https?:|src=|href=|@import|url\(', page))
+        self.assertEqual(page.count('<rect'), 27)
+        self.assertEqual(os.stat(self.path('page')).st_mode & 0o777, 0o600)
+        with open(os.path.join(self.path('tables'), 'credentials.csv'), newline='') as file:
+            self.assertTrue(file.read().startswith('protocol,user,password,count\r\nftp,\'=cmd()'))
+        self.assertEqual(len(os.listdir(self.path('tables'))), 14)
+
+    def test_refused(self):
+        """A file that is not there, or no gzip; a place that cannot be written."""
+        good = self.path('good', b'')
+        for args, words in (((self.path('none'),), 'none: No such file'),
+                            ((self.path('bad.gz', b'x'),), 'bad.gz: '),
+                            ((self.path('cut.gz', gzip.compress(bytes(9))[:-9]),), 'cut.gz: '),
+                            ((good, '-o', '/nowhere/page'), '/nowhere/page: No such'),
+                            ((good, '--csv', good), 'good: File exists')):
+            said = []
+            with patched(masscanned, say=said.append):
+                self.assertEqual(self.report(*args)[0], 1)
+            self.assertIn(words, said[0])
+
+    def test_bounded(self):
+        """However many names and sources there are, the frequent ones stay."""
+        with patched(masscanned, TALLY_MAX=20):
+            tally, report = masscanned.Frequent(20), masscanned.Report()
+            for number in range(1000):
+                tally.add(number)
+                tally.add('often')
+                for source in 'often', '10.0.%d.%d' % divmod(number, 256):
+                    report.take({'event_type': 'scan', 'timestamp': 'x' * 19, 'host': 'h',
+                                 'src_ip': source, 'proto': 'TCP',
+                                 'masscanned': {'scan': {'packets': 1}}})
+        self.assertLessEqual(len(tally.counts), 20)
+        self.assertEqual(tally.most(1), [('often', 1000)])
+        self.assertEqual(sum(tally.counts.values()) + tally.others, 2000)
+        self.assertLessEqual(len(report.visitors), 20)
+        self.assertEqual(report.visitor_rows(1)[0][-1], 1000)
+        self.assertAlmostEqual(report.sources(), 1001, delta=5)
+
+    def test_bars(self):
+        """Hours, then days, then more of them: nothing is left out, and not too many."""
+        for last, count in (('2026-01-01T05', 6), ('2026-01-09T00', 9), ('2036-01-01T00', 115)):
+            bars = masscanned.bars_of({'2026-01-01T00': 3, last: 4})
+            self.assertEqual((len(bars), sum(number for _, number in bars)), (count, 7))
+        self.assertEqual(masscanned.bars_of({}), [])
+        self.assertEqual(masscanned.report_chart([]), '')
+
+
 class RawPeer:
     """A raw peer on an interface: whole frames out, what comes in, with its VLAN tags."""
 
@@ -20032,6 +20213,7 @@ class Responder(Case):
     def test_datagram_clients(self):
         """The same over UDP."""
         self.run_clients(self.DATAGRAM_CLIENTS, 15)
+
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
         self.run_clients(self.TLS_CLIENTS, 15)
@@ -21213,6 +21395,8 @@ class ResponderCli(Case):
         ('argument missing', ['-i'], 2, ['expected one argument']),
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
+        ('csv of what', ['-i', 'nope0', '--csv', 'x'], 2, ['--csv is for --report']),
+        ('report and -i', ['-i', 'nope0', '--report', 'x'], 2, ['--report and --iface']),
         ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
         ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
         ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
@@ -22444,6 +22628,7 @@ class Answerers(unittest.TestCase):
                                 for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
+                        self.assertIn(event.fields.pop('head', b''), request)
                     self.assertEqual([(event.kind, event.fields) for event in host.events], expected)
 
     def test_ntlm_noted(self):
