@@ -12984,6 +12984,7 @@ def pack_mpint(number) -> bytes:
 
 SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
 SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
+SSH_KEXINIT_COST = 0.15         # of a connection up to there, in units of the ladder of X25519
 SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
 SSH_TAKEN_MAX = 1 << 16         # and of all of it
 SSH_KEYED_MAX = 1024            # conversations with keys, at once
@@ -13188,8 +13189,8 @@ class SshBudget:
         self.total = [share, 0.0]
         self.networks = Budget(share / 4, share / 4)
 
-    def allows(self, peer, cost) -> bool:
-        """Whether so much work may be done for a peer; then it is charged."""
+    def fill(self, peer) -> 'list[float]':
+        """What has come in the meantime -> the network's bucket."""
         if not self.unit_s:
             begin = time.process_time()
             x25519(1 << 254, 9)
@@ -13197,17 +13198,30 @@ class SshBudget:
         bucket = self.networks.bucket(source_network(peer.src), peer.now)
         Budget.refill(bucket, self.share / 4, self.share / 4, peer.now)
         Budget.refill(self.total, self.share, self.share, peer.now)
+        return bucket
+
+    def allows(self, peer, cost) -> bool:
+        """Whether so much work may be done for a peer; then it is charged."""
+        bucket = self.fill(peer)
         if bucket[0] <= 0 or self.total[0] <= 0:
             return False
         bucket[0] -= cost * self.unit_s
         self.total[0] -= cost * self.unit_s
         return True
 
+    def charge(self, peer, cost):
+        """What had to be done anyway: a network that has had its part is charged no more."""
+        bucket = self.fill(peer)
+        if bucket[0] > -self.share / 4:
+            bucket[0] -= cost * self.unit_s
+            self.total[0] = max(self.total[0] - cost * self.unit_s, -self.share)
+
 
 class SshHost:
     """What all conversations of SSH share.
 
-    keys        SshHostKeys; lists: of our KEXINIT
+    keys        SshHostKeys
+    lists       of our KEXINIT; packed: it, without its cookie
     budget      SshBudget
     keyed       how many conversations have keys; crowds: {network: how many of it}
     counts      {why: exchanges that were refused}
@@ -13217,8 +13231,13 @@ class SshHost:
         self.keys = SshHostKeys(random(SSH_SECRET), rsa)
         self.budget = SshBudget(share)
         self.lists = ssh_lists(self.keys.names())
+        self.packed = pack_kexinit(self.lists, b'')
         self.keyed, self.crowds = 0, collections.Counter()
         self.counts = collections.Counter()
+
+    def kexinit(self, cookie) -> bytes:
+        """16 octets -> the payload of our KEXINIT."""
+        return self.packed[:1] + cookie + self.packed[1:]
 
     def admit(self, peer, cost) -> 'bytes | None':
         """Whether so much may be computed for a peer -> its network, which leave() takes."""
@@ -13350,8 +13369,7 @@ class Ssh:
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
         self.cookie = peer.host.random(16)
-        ours = pack_kexinit(self.ssh.lists, self.cookie)
-        return Reply(self.say(ours, peer), 0, limit=SSH_LOGIN_S)
+        return Reply(self.say(self.ssh.kexinit(self.cookie), peer), 0, limit=SSH_LOGIN_S)
 
     def take_kexinit(self, payload, peer):
         """The client's KEXINIT is noted, and what both know is chosen."""
@@ -13359,6 +13377,7 @@ class Ssh:
             raise Malformed('KEXINIT of %d' % len(payload))
         lists, follows = parse_kexinit(payload)
         peer.note('ssh_kexinit', kexinit=payload, version=self.version)
+        self.ssh.budget.charge(peer, SSH_KEXINIT_COST)
         self.chosen = choose_algorithms(lists, self.ssh.lists)
         self.strict, self.extends = SSH_STRICT[0] in lists[0], SSH_EXT_INFO in lists[0]
         if self.strict and self.received > 1:
@@ -13391,8 +13410,8 @@ class Ssh:
         ours, shared = exchange.agree(value, peer.host.random)
         blob = self.ssh.keys.blob(SSH_HOST_KEYS[self.chosen[1]][0])
         secret = pack_mpint(shared)
-        parts = (self.version, SSH_VERSION, self.theirs,
-                 pack_kexinit(self.ssh.lists, self.cookie), blob, octets)
+        parts = (self.version, SSH_VERSION, self.theirs, self.ssh.kexinit(self.cookie), blob,
+                 octets)
         session = hashlib.new(digest, b''.join([sized(each, 4) for each in parts]) + ours
                               + secret).digest()                # RFC 4253 s8
         signature = self.ssh.keys.sign(self.chosen[1], session, peer.host.random)

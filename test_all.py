@@ -23291,6 +23291,54 @@ class SecureShell(unittest.TestCase):
             self.assertEqual((ssh.keyed, ssh.crowds), (1, {b'\x0a\0\0': 1}))
             self.assertTrue(begin(b'\x0a\0\0\1'))
 
+    def test_fuzz(self):
+        """Mutated conversations, before NEWKEYS and after with the right keys: no exception, no
+        word after the end."""
+        draw, slowest = random.Random(SEED), 0
+        host = quiet_host()
+        host.shared['ssh'] = masscanned.SshHost(host.random, 1e9, RSA_KEY)
+        key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
+        login = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
+        early = [ssh_kexinit(), ssh_kexinit({0: b'diffie-hellman-group14-sha1,ext-info-c,'
+                                                b'kex-strict-c-v00@openssh.com', 1: b'ssh-rsa'}, 1),
+                 b'\x1e' + ssh_string(b'\3'), b'\x1e' + ssh_string(b'\x09'.ljust(32, b'\0')),
+                 b'\x15', b'\2', SSH_SERVICE]
+        late = [SSH_SERVICE, login + ssh_string(b'none'), b'\4\0', b'\1',
+                login + ssh_string(b'password') + b'\0' + ssh_string(b'secret'),
+                login + ssh_string(b'publickey') + b'\0' + ssh_string(b'ssh-ed25519')
+                + ssh_string(key), login + ssh_string(b'keyboard-interactive') + bytes(8),
+                b'\x3d\0\0\0\1' + ssh_string(b'secret'), b'\x28', ssh_kexinit()]
+        with patched(masscanned.SshDh, agree=staticmethod(
+                lambda value, random: (masscanned.pack_mpint(3), 5))):
+            for number in range(100000 if TEST_ALL else 200):
+                stream, keyed = ssh_stream(host), number % 2
+                stream.feed(self.LINE)
+                stream.resume()
+                out = self.key(stream, draw) if keyed else masscanned.SSH_PLAIN
+                for place in range(draw.randrange(1, 7)):
+                    payload = draw.choice(late if keyed else early)
+                    if draw.random() < 0.6:
+                        payload = mutate(payload, draw) or b'\0'
+                    packet = masscanned.pack_ssh(out, place + 1 - keyed, payload, host.random)
+                    if draw.random() < 0.1:
+                        packet = mutate(packet, draw)
+                    over, began = stream.closing or stream.deaf, time.process_time()
+                    said = feed(stream, packet)
+                    slowest = max(slowest, time.process_time() - began)
+                    self.assertFalse(over and said, (SEED, number))
+        self.assertLess(slowest, 0.05 if TEST_ALL else 1)
+
+    @staticmethod
+    def key(stream, draw):
+        """A conversation gets keys without an exchange -> the client's way out."""
+        side = stream.state
+        cipher = draw.choice((b'aes128-ctr', b'chacha20-poly1305@openssh.com'))
+        side.chosen = [b'', b'', cipher, cipher, b'hmac-sha1', b'hmac-sha1']
+        side.inward, twin, side.outward = [side.make_way('sha1', b'k', b's', way)
+                                           for way in (0, 0, 1)]
+        side.expects = masscanned.SSH_MSG_SERVICE_REQUEST, masscanned.SSH_MSG_USERAUTH_REQUEST
+        return twin
+
     def test_budget(self):
         """A network has a quarter; what is refused is not computed, and its KEXINIT noted."""
         host = quiet_host()
@@ -23304,10 +23352,14 @@ class SecureShell(unittest.TestCase):
             self.assertEqual(client.stream.closing, kinds == [])
             self.assertEqual(client.stream.noted[0][0], 'ssh_kexinit')
         self.assertEqual((served, ssh.counts), (1, {'ssh over budget': 7}))     # 0.06 s of 0.05
+        for _ in range(200):                # who only begins takes no more from others than that
+            client = SshClient(host)
+            client.say(client.kexinit)
+        self.assertGreater(ssh.budget.total[0], 0.05)
         stream = Noting(b'\xc6\x33\x64\1', HOST4, 40000, 22, NOW, host)     # another network
         client = SshClient(host, stream=stream)
         self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
-        stream = Noting(PEER4, HOST4, 40000, 22, NOW + 1, host)                 # a second later
+        stream = Noting(PEER4, HOST4, 40000, 22, NOW + 2, host)                 # a while later
         client = SshClient(host, stream=stream)
         self.assertEqual(client.say(client.kexinit, b'\x1e' + ssh_string(b'\3'))[:1], [31])
 
