@@ -128,9 +128,11 @@ def table_text(result) -> str:
 # answer IFACE [trust]: SYNs, requests over TCP (each segment is one, its answer a constant), FINs
 #   and DNS queries, verified and answered without any memory, one recvfrom() and sendto() each;
 #   trust: what a kernel sends on a veth pair has no finished sums of layer 4.
-# flood IFACE KIND BASE BITS: SYNs, DNS queries or a mix to random targets, from 16 million
-#   addresses.  Of the mix are 70 % SYNs without options, with an MSS or with a Linux client's,
-#   20 % UDP probes (dns, ntp, snmp, ssdp), 5 % pings, 5 % RSTs; every other is padded to 60.
+# flood IFACE KIND BASE BITS: to random targets, from 16 million addresses, SYNs, a mix, or one
+#   request over UDP, with ever new ids if it has one: dns, names (DNS with ever new names), ntp,
+#   snmp, ssdp, rpc (what a portmapper has).  Of the mix are 70 % SYNs without options, with an
+#   MSS or with a Linux client's, 20 % UDP probes (dns, ntp, snmp, ssdp), 5 % pings, 5 % RSTs;
+#   every other is padded to 60.
 # listen PORT BACKLOG: accept on every address, and close at once.
 # http BASE BITS N COUNT: complete exchanges, N at a time, each on a connection of its own, COUNT
 #   in all (0: for ever); each 0.1 s, and at the end, a line: seconds, exchanges, failures.
@@ -290,16 +292,42 @@ static void do_answer(char **v) {
 
 static const unsigned char query[] = "\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1";
 
-enum { BATCH = 64, ROOM = 128 };
+static const char ntp[48] = "\xe3\0\4\xfa\0\1\0\0\0\1";
+static const char snmp[] = "\60\46\2\1\1\4\6public\240\31\2\1\1\2\1\0\2\1\0"
+                           "\60\16\60\14\6\10\53\6\1\2\1\1\1\0\5\0";
+static const char search[] = "M-SEARCH * HTTP/1.1\r\nHOST:239.255.255.250:1900\r\n"
+    "MAN:\"ssdp:discover\"\r\nMX:1\r\nST:ssdp:all\r\n\r\n";
+static const char dump[40] = "\0\0\0\0\0\0\0\0\0\0\0\2\0\1\x86\xa0\0\0\0\2\0\0\0\4";
+/* id: octets of an id in front; name: where seven others differ, too */
+static const struct request { const char *kind; int port, size, id, name; const void *text; }
+requests[] = {
+    {"dns", 53, sizeof query - 1, 2, 0, query},
+    {"names", 53, sizeof query - 1, 2, 13, query},
+    {"ntp", 123, sizeof ntp, 0, 0, ntp},
+    {"snmp", 161, sizeof snmp - 1, 0, 0, snmp},
+    {"ssdp", 1900, sizeof search - 1, 0, 0, search},
+    {"rpc", 111, sizeof dump, 4, 0, dump}};
+
+static const struct request *find_request(const char *kind) {
+    for (unsigned i = 0; i < sizeof requests / sizeof *requests; i++)
+        if (!strcmp(requests[i].kind, kind)) return requests + i;
+    return NULL;
+}
+
+static void vary(unsigned char *f, const struct request *asked) {
+    uint32_t id = draw() << 8 ^ draw();
+    memcpy(f, &id, asked->id);
+    for (int i = 0; asked->name && i < 7; i++) f[asked->name + i] = 'a' + draw() % 26;
+}
+
+enum { BATCH = 64, ROOM = 192 };
 
 static const unsigned char options[] = "\2\4\5\xb4\4\2\10\12\0\0\0\1\0\0\0\0\1\3\3\7";
-static const char ntp[48] = "\xe3\0\4\xfa\0\1\0\0\0\1";
 static const int option_sizes[] = {0, 4, 20};
 static const struct { int port, size; const char *text; } probes[] = {
     {53, sizeof query - 1, (const char *)query},
     {123, sizeof ntp, ntp},
-    {161, 40, "\60\46\2\1\1\4\6public\240\31\2\1\1\2\1\0\2\1\0"
-              "\60\16\60\14\6\10\53\6\1\2\1\1\1\0\5\0"},
+    {161, sizeof snmp - 1, snmp},
     {1900, 51, "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n"}};
 
 /* layer 4 of a frame of the mix, its ports in place -> octets of it */
@@ -332,17 +360,17 @@ static void do_flood(char **v) {
     static struct iovec parts[BATCH];
     static struct mmsghdr messages[BATCH];
     int fd = open_packet(v[0], 0), mixed = *v[1] == 'm';
-    int probe = *v[1] == 'd' ? 0 : *v[1] == 'n' ? 1 : v[1][1] == 'n' ? 2 : -1;  /* -1: syn */
-    int size = probe < 0 ? 20 : 8 + probes[probe].size;
+    const struct request *asked = find_request(v[1]);
+    int size = asked ? 8 + asked->size : 20;
     uint32_t from = 0;
     set_targets(v + 2);
     for (int i = 0; i < BATCH; i++) {
         unsigned char *f = frames[i];
         memcpy(f, "\2\0\0\0\0\2\2\0\0\0\0\x99\10\0", 14);
         memcpy(f + 14, ip_head, 12);
-        f[23] = probe < 0 ? 6 : 17;
-        put(f + 36, probe < 0 ? 80 : probes[probe].port); put(f + 38, size);
-        if (probe >= 0) memcpy(f + 42, probes[probe].text, probes[probe].size);
+        f[23] = asked ? 17 : 6;
+        put(f + 36, asked ? asked->port : 80); put(f + 38, size);
+        if (asked) memcpy(f + 42, asked->text, asked->size);
         else { put(f + 46, 0x5002); put(f + 48, 1024); }
         parts[i].iov_base = f; parts[i].iov_len = 34 + size;
         messages[i].msg_hdr.msg_iov = parts + i; messages[i].msg_hdr.msg_iovlen = 1;
@@ -357,8 +385,9 @@ static void do_flood(char **v) {
                 parts[i].iov_len = size < 60 && i & 1 ? 60 : size;
                 continue;
             }
-            if (probe < 0) memcpy(frames[i] + 38, &seq, 4);
-            seal(frames[i], size, probe < 0 ? 16 : 6);
+            if (asked) vary(frames[i] + 42, asked);
+            else memcpy(frames[i] + 38, &seq, 4);
+            seal(frames[i], size, asked ? 6 : 16);
         }
         sendmmsg(fd, messages, BATCH, 0);
     }
@@ -381,8 +410,9 @@ static int is_whole(struct talk *t) {
     char *end, *length;
     t->text[t->got] = 0;
     end = strstr(t->text, "\r\n\r\n");
-    length = strcasestr(t->text, "\r\nContent-Length:");
-    return end && length && t->got >= end + 4 - t->text + atoi(length + 17);
+    end = end ? end + 4 : (end = strstr(t->text, "\n\n")) ? end + 2 : NULL;   /* LF alone */
+    length = strcasestr(t->text, "\nContent-Length:");
+    return end && length && t->got >= end - t->text + atoi(length + 16);
 }
 
 /* one event of an exchange -> 1 done, -1 failed, 0 under way */
@@ -745,14 +775,25 @@ SNMP = '302602010104067075626c6963a019020101020100020100300e300c06082b0601020101
 PROBES = [                      # port, datagram
     (53, QUERY), (123, b'\xe3\0\4\xfa\0\1\0\0\0\1'.ljust(48, b'\0')), (161, bytes.fromhex(SNMP)),
     (1900, b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n\r\n')]
-PROBE_KINDS = 'dns', 'ntp', 'snmp', 'ssdp'
 MIX = ('syn',) * 7 + ('probe',) * 2 + ('other',)
+REQUESTS = {                    # port, octets of an id in front, datagram
+    'dns': (53, 2, QUERY), 'names': (53, 2, QUERY),
+    'ntp': (123, 0, PROBES[1][1]), 'snmp': (161, 0, PROBES[2][1]),
+    'ssdp': (1900, 0, b'M-SEARCH * HTTP/1.1\r\nHOST:239.255.255.250:1900\r\n'
+                      b'MAN:"ssdp:discover"\r\nMX:1\r\nST:ssdp:all\r\n\r\n'),
+    'rpc': (111, 4, struct.pack('!10I', 0, 0, 2, 100000, 2, 4, 0, 0, 0, 0))}
+
+
+def make_request(kind, number) -> 'tuple[int, bytes]':
+    """A request over UDP with an id of its own, and of `names` with a name -> (port, datagram)."""
+    port, size, data = REQUESTS[kind]
+    data = (number * 40503 % (1 << 8 * size)).to_bytes(size, 'big') + data[size:]
+    return port, data.replace(b'example', b'%07d' % number) if kind == 'names' else data
 
 
 def make_body(kind, number) -> 'tuple[int, int, bytes]':
     """Layer 4 of a frame of the flood -> (protocol, where its checksum goes, octets)."""
-    port, options = 1024 + number % 60000, b''
-    probe = PROBES[PROBE_KINDS.index(kind) if kind in PROBE_KINDS else 0]
+    port, options, probe = 1024 + number % 60000, b'', PROBES[0]
     if kind == 'mixed':
         kind, turn = MIX[number % len(MIX)], number // len(MIX)
         options, probe = OPTIONS[:(0, 4, 20)[turn % 3]], PROBES[turn % len(PROBES)]
@@ -763,12 +804,12 @@ def make_body(kind, number) -> 'tuple[int, int, bytes]':
     if kind == 'syn':
         word = 20 + len(options) << 10 | 2
         return 6, 16, struct.pack('!HHIIHHHH', port, 80, number, 0, word, 1024, 0, 0) + options
-    to, data = probe
+    to, data = make_request(kind, number) if kind in REQUESTS else probe
     return 17, 6, struct.pack('!HHHH', port, to, 8 + len(data), 0) + data
 
 
 def make_frame(kind, src, dst, number) -> bytes:
-    """A frame of the flood: kind syn, dns, ntp, snmp or mixed; address and port by number."""
+    """A frame of the flood: kind syn, mixed or of REQUESTS, from address and port by number."""
     src, dst = src.to_bytes(4, 'big'), dst.to_bytes(4, 'big')
     protocol, at, body = make_body(kind, number)
     pad = body + b'\0' * (len(body) & 1)
@@ -1581,7 +1622,7 @@ def responder_command(bench, *more, own=OWN, folder=HERE) -> 'list[str]':
 
 
 def flood_command(bench, kind, base=OWN, bits=32) -> 'list[str]':
-    """argv of a flood of kind syn, dns, ntp, snmp or mixed to a block."""
+    """argv of a flood of kind syn, mixed or of REQUESTS to a block."""
     if bench.yardstick:
         return [bench.yardstick, 'flood', 'v0', kind, base, bits]
     bench.note('no C compiler: the flood is a Python program, and perhaps too slow')
@@ -1609,9 +1650,9 @@ def flooded(bench, command, kind='syn', base=OWN, bits=32, pinned=True, **option
 
 
 def wait_ready(responder):
-    """Until a masscanned says that it answers; the C loop says nothing."""
+    """Until a masscanned.py says that it answers; the others say nothing."""
     end = time.monotonic() + START_S
-    while 'masscanned' in ' '.join(responder.args):
+    while any(each.endswith('masscanned.py') for each in responder.args):
         check_alive(responder)
         if b'answering on' in os.pread(responder.errors.fileno(), 1 << 16, 0):
             return
@@ -1619,6 +1660,17 @@ def wait_ready(responder):
             raise Failed('it was not ready in %d s' % START_S)
         time.sleep(0.01)
     time.sleep(0.1)
+
+
+def original_rows(bench, take):
+    """The program that ours re-implements, where its path is known; take(argv) -> its figure."""
+    path, base = os.environ.get('MASSCANNED_ORIGINAL'), C_ANSWER if bench.yardstick else ''
+    if not path:
+        yield Missing('original', 'its path is not in MASSCANNED_ORIGINAL')
+        return
+    command = [path, '-i', 'v1', '--mac-addr', FAR_MAC]
+    yield Figure('original -q', take(command + ['-q']), base)
+    yield Figure('original > /dev/null', take(command), base)
 
 
 def flood_rows(bench, kind):
@@ -1638,6 +1690,7 @@ def flood_rows(bench, kind):
         yield Figure(C_ANSWER, flooded(bench, [bench.yardstick, 'answer', 'v1'], kind), '')
     else:
         yield Missing(C_ANSWER, 'no C compiler (cc)')
+    yield from original_rows(bench, lambda command: flooded(bench, command, kind))
     quiet = 'masscanned.py -q'
     yield from bench.both(quiet, C_ANSWER if bench.yardstick else '', masscanned('-q'))
     yield from bench.both('masscanned.py > /dev/null', quiet, masscanned())
@@ -1720,6 +1773,23 @@ def dns_answered(bench, _):
     return flood_rows(bench, 'dns')
 
 
+@measure('answer-again', 'answers/s', 'bare')
+def asked_again(bench, _):
+    """The same requests over UDP with ever new ids, and DNS names that differ, on one core."""
+    def masscanned(kind):
+        return lambda folder: flooded(bench, responder_command(
+            bench, '-q', '--udp-budget', 'off', folder=folder), kind)
+    base = ''
+    if bench.yardstick:
+        base = C_ANSWER + ', DNS'
+        yield Figure(base, flooded(bench, [bench.yardstick, 'answer', 'v1'], 'dns'), '')
+    else:
+        yield Missing(C_ANSWER, 'no C compiler (cc)')
+    for name, kind in (('DNS, one name', 'dns'), ('SSDP search', 'ssdp'),
+                       ('portmapper dump', 'rpc'), ('DNS, new names', 'names')):
+        yield from bench.both(name, base, masscanned(kind))
+
+
 def http_command(bench, most=0) -> 'list[str]':
     """argv of a client of real connections to the own block; most  exchanges, 0 = for ever."""
     if bench.yardstick:
@@ -1773,8 +1843,11 @@ def http_answered(bench, _):
         yield Figure(C_ANSWER, exchanges([bench.yardstick, 'answer', 'v1', 'trust']), '')
     else:
         yield Missing(C_ANSWER, 'no C compiler (cc)')
+    yield from original_rows(bench, exchanges)
     yield from bench.both('HTTP exchanges, -q', C_ANSWER if bench.yardstick else '',
                           masscanned('-q'))
+    yield from bench.both('HTTP exchanges, -q --http 401', 'HTTP exchanges, -q',
+                          masscanned('-q', '--http', '401'))
     yield Figure('their frames to the responder', frames, 'SYNs answered, -q')
     yield from bench.both('HTTP exchanges > /dev/null', 'HTTP exchanges, -q', masscanned())
     yield from bench.both('HTTP exchanges, -q --events FILE', 'HTTP exchanges, -q', masscanned(
@@ -1799,7 +1872,7 @@ def answered_with_protocols(bench, _):
     """DNS, NTP and SNMP answered with that protocol alone, and among all, on one core."""
     def masscanned(kind, *more):
         return flooded(bench, responder_command(bench, '-q', '--udp-budget', 'off', *more), kind)
-    for kind in PROBE_KINDS[:3]:
+    for kind in ('dns', 'ntp', 'snmp'):
         alone = '--only ' + kind
         yield Figure(alone, masscanned(kind, '--only', kind), '')
         yield Figure(kind + ' of all protocols', masscanned(kind), alone)

@@ -29,6 +29,7 @@ Theory of operation
     Stream.feed (which protocol is this? the registry) -> an answerer -> octets, and back the same
     way as frames to link.send.  A datagram takes answer_datagram instead of a Stream.  Between
     the link and the answerer nothing does I/O.
+    What is asked first, and has been asked before, is answered again without any of these (Store).
     What a plain frame is stands in one table (PLAIN).  A plain frame takes a short cut past the
     layers; many of one shape are answered in columns (Openings).  Both patch models of what the
     layers say, and what we look like is known to the Face alone.
@@ -64,7 +65,7 @@ import sys
 import time
 import zlib
 
-__version__: 'str' = '1.0'          # Python 3.6 or newer is needed: older ones stop at this line
+__version__: 'str' = '2.0'          # Python 3.6 or newer is needed: older ones stop at this line
 
 
 # ==== 1 Wire formats ==================================================================
@@ -597,7 +598,9 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   we say first there, may be b''
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
-# and randomness come from peer.now and peer.host.  One call does a bounded amount of work,
+# and randomness come from peer.now (peer.second, if whole seconds do) and peer.host, and what
+# else it knows from its arguments: an answer may be given again to whoever asks the same, see
+# Store.  One call does a bounded amount of work,
 # however the octets are chosen.  TLS, and whatever else wraps a conversation, makes a Stream of
 # its own for the inside and feeds it.
 #

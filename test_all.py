@@ -3779,7 +3779,8 @@ class OutputFormats(Case):
                 out = re.sub(r'\b[12][0-9]{9}\b', str(FORMAT_WHEN), out)
                 out = re.sub(r'20\d\d-\d\d-\d\d([T ])\d\d:\d\d:\d\d', r'2026-11-21\g<1>10:30:00', out)
                 out = re.sub('args="[^"]*"', 'args="ARGS"', out)
-                for now, then in (('cscan 1.0', 'cscan'), ('elapsed="1"', 'elapsed="0"')):
+                for now, then in (('cscan ' + cscan.__version__, 'cscan'),
+                                  ('elapsed="1"', 'elapsed="0"')):
                     out = out.replace(now, then)
                 if name == 'xml':
                     out = out.replace('up="2"', 'up="3"').replace('total="2"', 'total="3"')
@@ -8473,7 +8474,7 @@ class Cli(Case):
                 self.assertNotRegex(before, '(?m)^ .*f["\']')
                 source.encode('ascii')          # Python 2 would stop at any other letter
                 status, out, err = run(name, '--version')
-                self.assertEqual((status, out), (0, name[:-3] + ' 1.0\n'))
+                self.assertEqual((status, out), (0, '%s %s\n' % (name[:-3], cscan.__version__)))
 
     def test_terminal_input(self):
         """-x, -f - and -xf - on a terminal say what they wait for."""
@@ -9224,7 +9225,7 @@ X11_TALKS = [
     ('silent', [], [(CBA_BIT, 2, True)], 'timed out'),
 ]
 SSH_LINE = 'SSH-2.0-\x1b[31m\u202ex'
-HTTP_ASKED = len(b'GET / HTTP/1.0\r\nHost: 127.0.0.1:12345\r\nUser-Agent: cscan/1.0\r\n'
+HTTP_ASKED = len(b'GET / HTTP/1.0\r\nHost: 127.0.0.1:12345\r\nUser-Agent: cscan/2.0\r\n'
                  b'Accept: */*\r\n\r\n')
 PROBED = CBA_STR, 5, 'http'
 BANNER_TALKS = [                            # as above, and in place of what it raises: the line
@@ -23595,7 +23596,7 @@ class Bench(Case):
     def test_load(self):
         """The flood without a compiler is answered; its addresses differ."""
         stack = make_stack('10.78.0.2', mac=bytes.fromhex('020000000002'))
-        for kind, proto in (('syn', TCP), ('dns', UDP)):
+        for kind, proto in (('syn', TCP), *((kind, UDP) for kind in bench.REQUESTS)):
             for number in (0, 59999, 16383):
                 frame = bench.make_frame(kind, (11 << 24) + number, ip('10.78.0.2'), number)
                 answer, = ask(stack, frame)
