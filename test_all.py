@@ -11908,7 +11908,8 @@ RTSP_NO = (b'RTSP/1.0 401 Unauthorized\r\n%%sWWW-Authenticate: Digest realm="%s"
 XMPP_HELLO = b"<?xml version='1.0'?><stream:stream to='%s' xmlns='jabber:client' version='1.0'>"
 XMPP_CAN = (b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' "
             b"xmlns:stream='http://etherx.jabber.org/streams' id='1111111111111111' from='%s' "
-            b"version='1.0'><stream:features><mechanisms "
+            b"version='1.0'><stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+            b"<mechanisms "
             b"xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms>"
             b"</stream:features>")
 XMPP_NO = b"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>"
@@ -12051,7 +12052,7 @@ CHAT_VECTORS = [
      b'Response: Goodbye\r\nMessage: Goodbye\r\n\r\n', 'AMI'),
     ('asterisk no end', TCP, b'Action: Login\r\nSecret: x\r\n', None, 'by hand'),
     ('irc registration@80', TCP, b'CAP LS 302\r\nNICK bob\r\nUSER bob 0 * :Bob\r\nJOIN #x\r\n',
-     b':%s CAP * LS :\r\n:%s 464 bob :Password incorrect\r\nERROR :Closing link\r\n' % (ME, ME),
+     b':%s CAP * LS :tls\r\n:%s 464 bob :Password incorrect\r\nERROR :Closing link\r\n' % (ME, ME),
      'RFC 2812 s3.1'),
     ('irc user first', TCP, b'PASS secret\r\nUSER bob 0 * :Bob\r\n\r\nNICK :bob\r\n',
      b':%s 464 bob :Password incorrect\r\nERROR :Closing link\r\n' % ME, 'RFC 2812 s3.1'),
@@ -12107,8 +12108,8 @@ CHAT_VECTORS = [
      % PLAIN_BOB, XMPP_CAN % b'x' + XMPP_NO + b'</stream:stream>', 'RFC 6120 s6.4'),
     ('xmpp empty login', TCP, XMPP_HELLO % b'x' + b"<auth mechanism='PLAIN'/>",
      XMPP_CAN % b'x' + XMPP_NO, 'RFC 6120 s6.4.2'),
-    ('xmpp starttls', TCP, XMPP_HELLO % b'x' + b'<starttls/>', XMPP_CAN % b'x' + XMPP_NO_TLS,
-     'RFC 6120 s5.4.2.2'),
+    ('xmpp starttls', TCP, XMPP_HELLO % b'x' + b'<starttls/>', XMPP_CAN % b'x'
+     + b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", 'RFC 6120 s5.4.2.3'),
     ('xmpp stanza', TCP, XMPP_HELLO % b'x' + b"<iq type='get'>", XMPP_CAN % b'x' + XMPP_ERROR,
      'RFC 6120 s4.9.3.12'),
     ('xmpp other xml', TCP, b"<?xml version='1.0'?><soap>", None, 'by hand'),
@@ -12566,7 +12567,7 @@ BINARY_VECTORS = [
      + b'Y(DESCRIPTION=(TMP=)(VSNNUM=318767104)(ERR=1189)(ERROR_S'
      + b'TACK=(ERROR=(CODE=1189)(EMFI=4))))', 'by hand'),
     ('oracle cut short', TCP, unhex('0060000001000000013e012c') + bytes(20), None, 'by hand'),
-    ('postgresql login', TCP, unhex('0000000804d2162f0000001200030000')
+    ('postgresql login', TCP, unhex('0000000804d216300000001200030000')
      + b'user\x00bob\x00\x00' + unhex('700000000b') + b'sesame\x00',
      unhex('4e52000000080000000345000000')
      + b':SFATAL\x00VFATAL\x00C28P01\x00Mpassword authentication failed\x00\x00', 'psql 15'),
@@ -12643,7 +12644,7 @@ BINARY_VECTORS = [
     ('ldap sasl', TCP, unhex('3014020101600f0201030400a3080406') + b'GSSAPI',
      unhex('300c02010161070a010704000400'), 'by hand'),
     ('ldap starttls', TCP, unhex('301d02010177188016') + b'1.3.6.1.4.1.1466.20037',
-     unhex('300c02010178070a010204000400'), 'by hand'),
+     unhex('300c02010178070a010004000400'), 'ldapsearch 2.5'),
     ('ldap delete', TCP, unhex('30090201014a04') + b'dc=x', unhex('300c0201016b070a013204000400'),
      'by hand'),
     ('ldap long form', TCP, unhex('30840000001002010160840000000702010304008000'),
@@ -12679,10 +12680,10 @@ BINARY_VECTORS = [
      + b'o.product.device=device;\x00', 'by hand'),
     ('adb other', TCP, b'CNXN\x00', None, 'by hand'),
     ('rdp', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('0100080003000000'), unhex('030000130ed000001234000200080000000000'),
+     + unhex('0100080003000000'), unhex('030000130ed000001234000200080001000000'),
      'xfreerdp 2.10'),
     ('rdp connect', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('01000800030000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
+     + unhex('01000800000000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
      + unhex('812401c0ea000c0008000004000301ca03aa09040000bb47000076006d') + bytes(41),
      unhex('030000130ed0000012340002000800000000000300002d02f0807f66220a010f')
      + unhex('0201003018020122020103020100020101020100020101020200ff0201020400'),
@@ -20121,7 +20122,7 @@ class Responder(Case):
     TLS_CLIENTS = [
         ('openssl TLS 1.0', S_CLIENT + '443 -tls1', 0, r'New, TLSv1.0, Cipher is ECDHE-ECDSA'),
         ('openssl TLS 1.1', S_CLIENT + '80 -tls1_1', 0, r'Protocol  : TLSv1\.1\n'),
-        ('openssl TLS 1.2', S_CLIENT + '22 -tls1_2', 0, r'New, TLSv1.2, Cipher is ECDHE-ECDSA'),
+        ('openssl TLS 1.2', S_CLIENT + '40022 -tls1_2', 0, r'New, TLSv1.2, Cipher is ECDHE-ECDSA'),
         ('openssl TLS 1.3', S_CLIENT + '40001 -tls1_3', 0, r'New, TLSv1.3, Cipher is TLS_AES_256'),
         ('openssl RSA', S_CLIENT + '443 -tls1_2 -cipher kRSA:@SECLEVEL=0', 0,
          r'rsaEncryption, 2048 .*Cipher is AES256-GCM-SHA384'),
@@ -20148,6 +20149,18 @@ class Responder(Case):
          r'TLS started with cipher TLSv1\.3.*554 5\.7\.1'),
         ('openssl nntp', S_CLIENT + '119 -starttls nntp', 0, r'Cipher is TLS_AES_256'),
         ('openssl sieve', S_CLIENT + '4190 -starttls sieve', 0, r'Cipher is TLS_AES_256'),
+        ('openssl xmpp', S_CLIENT + '5222 -starttls xmpp', 0, r'Cipher is TLS_AES_256'),
+        ('openssl irc', S_CLIENT + '6667 -starttls irc', 0, r'Cipher is TLS_AES_256'),
+        ('openssl ldap', S_CLIENT + '389 -starttls ldap', 0, r'Cipher is TLS_AES_256'),
+        ('openssl postgres', S_CLIENT + '5432 -starttls postgres', 0, r'Cipher is TLS_AES_256'),
+        ('openssl mysql', S_CLIENT + '3306 -starttls mysql', 0, r'Cipher is TLS_AES_256'),
+        ('ldapsearch', 'env LDAPTLS_REQCERT=never ldapsearch -ZZ -x -H ldap://10.88.0.62 -s base '
+         '-D cn=bob -w secret', 49, r'Invalid credentials'),
+        ('ldapsearch ldaps', 'env LDAPTLS_REQCERT=never ldapsearch -x -H ldaps://10.88.0.62 -s base '
+         '-D cn=bob -w secret', 49, r'Invalid credentials'),
+        ('psql', 'env PGPASSWORD=secret psql -w -h 10.88.0.62 -U bob -c select '
+         'sslmode=require', 2, r'password authentication failed'),
+        ('mysql', 'mysql --ssl -h 10.88.0.62 -u bob -psecret', 1, r'Access denied for user .bob'),
         ('redis-cli tls', 'redis-cli --tls --insecure -h 10.88.0.62 ping', 0, r'NOAUTH|PONG'),
         ('mosquitto tls', 'mosquitto_pub -h 10.88.0.62 -p 8883 --cafile {state}/tls-p256.pem '
          '--insecure -t a -m b -u bob -P secret', 4, r'bad user name or password'),
@@ -21816,7 +21829,8 @@ P256_POINTS = [
      '4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5'),
     (2, '7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978',
      '07775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1'),
-    (masscanned.P256_ORDER - 1, '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
+    (masscanned.find_curve('nistp256').order - 1,
+     '6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296',
      'b01cbd1c01e58065711814b583f061e9d431cca994cea1313449bf97c840ae0a')]
 
 
@@ -21832,19 +21846,14 @@ class Keys(Case):
             return kind.make(self.random)
 
     def test_points(self):
+        curve = masscanned.find_curve('nistp256')
         for number, x, y in P256_POINTS:
-            self.assertEqual(masscanned.multiply_p256(number), (int(x, 16), int(y, 16)), number)
+            self.assertEqual(curve.times_base(number), (int(x, 16), int(y, 16)), number)
         for first, second in ((1, 1), (2, 1), (5, 9)):      # by the group's own law
-            double = masscanned.add_p256(*masscanned.multiply_p256(first), 1,
-                                         masscanned.multiply_p256(second))
-            inverse = masscanned.invert(double[2], masscanned.P256)
-            self.assertEqual((double[0] * inverse ** 2 % masscanned.P256,
-                              double[1] * inverse ** 3 % masscanned.P256),
-                             masscanned.multiply_p256(first + second))
-        infinity = masscanned.add_p256(*masscanned.P256_BASE, 1, masscanned.multiply_p256(
-            masscanned.P256_ORDER - 1))
+            total = curve.add(*curve.times_base(first), 1, curve.times_base(second))
+            self.assertEqual(curve.know([total]), [curve.times_base(first + second)])
+        infinity = curve.add(*curve.base, curve.times_base(curve.order - 1))
         self.assertEqual(infinity[2], 0)
-        self.assertEqual(masscanned.multiply_p256(masscanned.P256_ORDER + 1), masscanned.P256_BASE)
 
     def test_primes(self):
         """Composites are found out: powers, Carmichael's, those that fool a base."""
@@ -22048,7 +22057,8 @@ class TlsTalks(Case):
                 stream = open_stream(name, TCP)
                 stream.host = self.host
                 stream.dport = stream.dport if stream.dport not in self.host.registry.greeters else 1
-                plain = masscanned.Stream(stream.src, stream.dst, 40000, stream.dport, NOW, self.host)
+                plain = masscanned.Stream(stream.src, stream.dst, 40000, stream.dport, NOW,
+                                          quiet_host())
                 expected = feed(plain, request)
                 client = Inside(stream).shake()
                 self.assertEqual(client.say(request), expected)
@@ -22155,6 +22165,24 @@ class TlsTalks(Case):
          b'200 PBSZ=0\r\n200 OK\r\n331 Password required\r\n530 Login incorrect\r\n'),
     ]
 
+    STARTED += [
+        ('ldap', unhex('301d 020101 7718 8016') + b'1.3.6.1.4.1.1466.20037',
+         unhex('300c 020101 7807 0a0100 0400 0400'), unhex('300c 020101 7807 0a0102 0400 0400'),
+         unhex('300c 020102 6007 020103 0400 8000'), unhex('300c 020102 6107 0a0100 0400 0400')),
+        ('postgresql', unhex('00000008 04d2162f'), b'S', b'N', unhex('00000010 00030000')
+         + b'user\0x\0\0', b'R' + unhex('00000008 00000003')),
+        ('rdp', unhex('03000013 0ee00000000000 01000800 03000000'),
+         unhex('03000013 0ed00000123400 02000800 01000000'),
+         unhex('03000013 0ed00000123400 02000800 00000000'), unhex('0300000c 02f0800401000100'),
+         masscanned.RDP_GOODBYE),
+        ('irc', b'CAP LS\r\nSTARTTLS\r\n', b' CAP * LS :tls\r\n:%s 670 * :Begin TLS\r\n' % ME,
+         b' CAP * LS :\r\n:%s 691 * :No TLS\r\n' % ME, b'PING x\r\n',
+         b':%s PONG %s x\r\n' % (ME, ME)),
+        ('xmpp', b"<stream:stream to='a'><starttls/>", masscanned.XMPP_TLS % b'proceed',
+         masscanned.XMPP_NO_TLS, b"<stream:stream to='a'>", masscanned.XMPP_HEAD % (
+             b'11' * 8, b'a', b'')),
+    ]
+
     def test_started(self):
         """A protocol goes on inside of TLS, where it can; without TLS it says that it cannot."""
         for name, asks, agreed, refused, said, answered in self.STARTED:
@@ -22170,6 +22198,32 @@ class TlsTalks(Case):
                     client = Inside(stream).shake()
                     self.assertEqual((client.alert, client.say(said)), (None, answered))
                     self.assertEqual(stream.spoken, name)
+
+    def test_started_mysql(self):
+        """The greeting offers TLS; the head of a login asks for it, the login follows inside."""
+        stack = make_stack(host=self.host)
+        client = Client(stack, 3306)
+        client.send(b'', ACK)
+        client.take(wake(stack, NOW + masscanned.GREET_S))
+        salt = stack.connections.get(client.flow).state
+        self.assertEqual(client.acknowledge()[24:26], b'\xdf\xff')
+        head = struct.pack('<IIB23x', 0x200 | 0x800 | 0x8000, 1 << 24, 33)
+        client.say(unhex('20000001') + head)
+        self.host.events = []
+        try:
+            inside = Inside(client).shake()
+            login = head + b'bob\0' + b'\x14' + b'h' * 20
+            self.assertRegex(inside.say(struct.pack('<I', len(login) | 2 << 24) + login),
+                             br"\x03\xff\x15\x04#28000Access denied for user 'bob'")
+            noted, = [each.fields for each in self.host.events if each.kind == 'credentials']
+        finally:
+            self.host.events = None
+        self.assertEqual((noted['user'], noted['salt']), (b'bob', salt.hex()))
+        plain = quiet_host()
+        stream = self.stream(3306, host=plain)
+        self.assertEqual(stream.greet(plain.registry.greeters[3306])[24:26], b'\xdf\xf7')
+        self.assertEqual(feed(stream, unhex('20000001') + head), b'')
+        self.assertTrue(stream.deaf)
 
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
@@ -22390,7 +22444,8 @@ class Answerers(unittest.TestCase):
                 with self.subTest(name=name, seed=SEED):
                     stream = open_stream(name, over)
                     out = feed(stream, request)
-                    again = not (stream.deaf or stream.kept or stream.skip or stream.state)
+                    again = not (stream.deaf or stream.kept or stream.skip or stream.state
+                                 or stream.secure)
                     whole = feed(open_stream(name, over), request * 2)
                     if again:
                         self.assertEqual(whole, out * 2)
