@@ -588,7 +588,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   follows yet
 #           close   our side is done: FIN after `out`; later octets are acknowledged only
 #           port    UDP: answer from this port of ours instead of the one asked
-#           again   the registry looks at what follows as at the beginning of a conversation
+#           again   the registry looks at what follows as at the beginning of a conversation; a
+#                   Protocol: it has just said its banner
 #           wait    TCP: seconds; nothing is parsed until then, and the answerer is called again,
 #                   with b'' if nothing has come.  WORK: when it is its turn, one connection a
 #                   turn of the loop, for what takes milliseconds.  None: it need not be
@@ -1468,8 +1469,10 @@ class Stream(Peer):
         if words is not None:
             self.secure = self.host.tls.begin(self, words, again and not self.greeter)
         if again:
-            self.before = self.protocol.name
-            self.protocol = self.greeter = self.state = None
+            self.before, self.protocol = self.protocol.name, None
+            self.greeter = None if again is True else again
+            if not self.greeter:                # who greeted has left what it needs
+                self.state = None
         if close:
             self.closing = True
             self.turn_deaf()
@@ -13628,6 +13631,22 @@ def answer_pptp(message, peer):
     return (pack_pptp(4, b'\1\0\0\0'), SHUT) if kind == PPTP_STOP else None
 
 
+# ---- ways to elsewhere ---------------------------------------------------------------
+
+def grant_way(peer, out, used, port):
+    """What grants a connection to a port elsewhere -> Reply: all that comes of it is ours.
+
+    Who speaks first there does so at once: many come for mail, and wait for its greeting.
+    """
+    greeter = peer.host.registry.greeters.get(port)
+    if not greeter or port in SECURE_PORTS or peer.transport != TCP:
+        return Reply(out, used, again=True)
+    given = greeter.banner(peer) if callable(greeter.banner) else greeter.banner
+    if isinstance(given, tuple):
+        return Reply(out + given[0], used, close=True)
+    return Reply(out + given, used, again=greeter)
+
+
 # ---- socks4 --------------------------------------------------------------------------
 
 SOCKS4 = struct.Struct('!BBH4s')        # version command port address; then the user, a name
@@ -13657,7 +13676,7 @@ def answer_socks4(message, peer):
     if user:
         peer.note('credentials', user=user)
     peer.note('request', target=name or ip_text(address), port=port)
-    return Reply(SOCKS4_GRANTED + message[2:8], again=True)
+    return grant_way(peer, SOCKS4_GRANTED + message[2:8], None, port)
 
 
 # ---- socks5 --------------------------------------------------------------------------
@@ -13700,7 +13719,7 @@ def read_socks5(data, peer):
     peer.note('request', target=name, port=port)
     if command != SOCKS5_CONNECT:
         return Reply(SOCKS5_REFUSED, at + 2, close=True)
-    return Reply(SOCKS5_GRANTED, at + 2, again=True)
+    return grant_way(peer, SOCKS5_GRANTED, at + 2, port)
 
 
 @protocol('socks5', sig=['05 %02x%s' % (count, ' ..' * count)
@@ -14405,6 +14424,7 @@ HTTP_CHUNK_LINES = 6        # lines of a chunked body read at once
 HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
 HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
 
+HTTP_OWN = 80, 443, 8080    # where any line is answered
 HTTP_READS = b'GET', b'HEAD', b'POST'
 HTTP_DATAGRAMS = HTTP_READS + (b'PUT', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE', b'PATCH')
 # RFC 9110 s9.3; WebDAV: RFC 4918 s9, RFC 3253 s3.6, RFC 5323 s2; UPnP Device Architecture 2.0
@@ -14418,6 +14438,7 @@ HTTP_SIGNATURES = tuple(verb + b' /' if verb in (b'SUBSCRIBE', b'NOTIFY') else v
                         for verb in HTTP_VERBS)
 
 HTTP_ENDS = b'\n\r\n', b'\n\n'
+HTTP_TEXT = re.compile(br'(?:\r*\n)*(?!HTTP/)[\t -~]*\r?(?:\n|\Z)')        # a line, so far
 HTTP_BLANK = re.compile(br'(?:\r*\n)*')             # RFC 9112 s2.2: before a request line
 HTTP_END = re.compile(br'\n\r*\n')                  # of a head
 HTTP_START = re.compile(                # RFC 9112 s3
@@ -14501,7 +14522,7 @@ def refuse_http(fault):
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
 def read_http(head):
-    """Octets from the request line to the empty line -> HttpRequest; None: not one, or several.
+    """Octets from the request line to the empty line -> HttpRequest; None: that line is none.
 
     Who scans says the same to everyone: a head that is known costs 0.1 us instead of 8.
     source  RFC 9112 s3, s5, s6.3
@@ -14512,7 +14533,7 @@ def read_http(head):
         return None
     match = HTTP_START.match(begin.rstrip(b'\r'))
     if not match:
-        return refuse_http(400) if HTTP_FAULTY.match(begin.rstrip(b'\r')) else None
+        return None
     fields = fields[:end.start() - len(begin)]
     if head.count(b'\n') > HTTP_LINES_MAX:
         return refuse_http(431)
@@ -14597,10 +14618,19 @@ def is_http(data, peer):
     if peer.transport == UDP:
         match = HTTP_START.match(begin) if ended else None
         return match is not None and match.group('verb') in HTTP_DATAGRAMS
-    return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
+    if not data.startswith(HTTP_SIGNATURES):            # a port of HTTP
+        return HTTP_TEXT.match(data) is not None
+    return not ended or HTTP_START.match(begin) is not None or is_fault(begin, peer)
 
 
-@protocol('http', sig=HTTP_SIGNATURES, port=(80, 443), ref='RFC 9112 s2.1', check=is_http,
+def is_fault(begin, peer) -> bool:
+    """Whether a line that is no request line was meant for one: on a port of HTTP any is."""
+    if peer.dport in HTTP_OWN:
+        return begin.startswith(HTTP_SIGNATURES) or HTTP_TEXT.match(begin) is not None
+    return HTTP_FAULTY.match(begin) is not None
+
+
+@protocol('http', sig=HTTP_SIGNATURES + ('..',), port=HTTP_OWN, ref='RFC 9112 s2.1', check=is_http,
           most=HTTP_UDP_MOST)
 def answer_http(data, peer):
     """Request of any kind -> a page of ours, or why there is none.
@@ -14626,7 +14656,9 @@ def answer_http(data, peer):
     head = data[at:found.end()]
     request = (read_http if len(head) <= HTTP_KNOWN_MAX else read_http.__wrapped__)(head)
     if not request:
-        return None
+        if not is_fault(head, peer):
+            return None
+        request = refuse_http(400)
     return answer_http_head(request, found.end(), data, peer)
 
 
@@ -14639,7 +14671,7 @@ def wait_http(data, at, peer):
     if len(data) >= HTTP_HEAD_MAX:
         fault = 431 if ended else 414
     elif ended and not HTTP_START.match(begin):
-        if not HTTP_FAULTY.match(begin):
+        if not is_fault(begin, peer):
             return None
         fault = 400
     if fault and peer.transport == TCP:
@@ -14949,7 +14981,8 @@ SSTP_GRANTED = b'HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\nServ
 
 def connect_http(request, body, peer):
     """CONNECT -> granted; what follows we answer ourselves."""
-    return Reply(HTTP_GRANTED, again=True)
+    port = request.target.rpartition(b':')[2][:6]
+    return grant_way(peer, HTTP_GRANTED, None, int(port) if port.isdigit() else 0)
 
 
 def begin_sstp(request, body, peer):
@@ -15258,9 +15291,10 @@ def find_answer(kind, body):
 
 HTTP2_PREFACE = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'             # RFC 9113 s3.4
 HTTP2_HEAD = struct.Struct('!HBBBI')    # s4.1: length (24 bits in two) type flags stream
-HTTP2_SETTINGS, HTTP2_HEADERS, HTTP2_RST_STREAM, HTTP2_PING, HTTP2_GOAWAY = 4, 1, 3, 6, 7   # s6
-HTTP2_ACK = 1
-HTTP2_REQUIRED = b'\0\0\0\x0d'          # s7: HTTP_1_1_REQUIRED
+HTTP2_HEADERS, HTTP2_SETTINGS, HTTP2_PING, HTTP2_GOAWAY = 1, 4, 6, 7        # s6
+HTTP2_ACK, HTTP2_WHOLE = 1, 5           # s6.2: the fields and the stream end with this frame
+# RFC 7541 s6.2.2, appendix A: names of its table, 8 and its value, 54 without
+HTTP2_STATUS, HTTP2_SERVER = b'\x08\x03505', b'\x0f\x27'
 
 
 def pack_http2(kind, flags, stream, payload=b''):
@@ -15275,17 +15309,18 @@ def size_http2(data):
     return HTTP2_HEAD.size + int.from_bytes(data[:3], 'big') if len(data) > 2 else None
 
 
-@talk('http2', sig=(HTTP2_PREFACE,), port=(80, 443), size=size_http2, ref='RFC 9113 s3.4, s6')
+@talk('http2', sig=(HTTP2_PREFACE,), port=(80, 443), size=size_http2,
+      ref='RFC 9113 s3.4, s6, RFC 9110 s15.6.6')
 def answer_http2(message, peer):
-    """Preface -> settings; a request -> that it needs HTTP/1.1."""
+    """Preface -> settings; a request -> 505, this version is not supported."""
     if message == HTTP2_PREFACE:
         return pack_http2(HTTP2_SETTINGS, 0, 0)
     _, _, kind, flags, stream = HTTP2_HEAD.unpack_from(message)
     if kind in (HTTP2_SETTINGS, HTTP2_PING) and not flags & HTTP2_ACK:
         return pack_http2(kind, HTTP2_ACK, 0, message[9:17] if kind == HTTP2_PING else b'')
     if kind == HTTP2_HEADERS:
-        return (pack_http2(HTTP2_RST_STREAM, 0, stream, HTTP2_REQUIRED)
-                + pack_http2(HTTP2_GOAWAY, 0, 0, message[5:9] + HTTP2_REQUIRED)), SHUT
+        fields = HTTP2_STATUS + HTTP2_SERVER + sized(peer.host.host_name, 1)
+        return pack_http2(HTTP2_HEADERS, HTTP2_WHOLE, stream, fields)
     return (b'', SHUT) if kind == HTTP2_GOAWAY else b''
 
 

@@ -11315,7 +11315,15 @@ HTTP_VECTORS = [
     ('http two', TCP, GET + b'HEAD / HTTP/1.1\r\n\r\n' + GET, KEEP + KEEP_HEAD + KEEP,
      'RFC 9112 s9.3.2'),
     ('http empty lines', TCP, GET + b'\r\n\n\r\n' * 9 + GET, KEEP * 2, 'RFC 9112 s2.2'),
-    ('http then junk', TCP, GET + b'junk\r\n' + GET, KEEP, 'by hand'),
+    ('http then junk', TCP, GET + b'junk\r\n' + GET, KEEP + BAD, 'RFC 9112 s3'),
+    ('http then junk @81', TCP, GET + b'junk\r\n' + GET, KEEP, 'by hand'),
+    ('http junk', TCP, b'\r\njunk\r\n', BAD, 'RFC 9112 s3'),
+    ('http junk @8080', TCP, b'GARBLE\n', BAD, 'RFC 9112 s3'),
+    ('http no text', TCP, b'jun\xe9k\r\n', None, 'by hand'),
+    ('http udp junk', UDP, b'junk\r\n\r\n', None, 'by hand'),
+    ('http odd verb', TCP, b'GARBLE / HTTP/1.1\r\n\r\n' + GET,
+     status_page(b'501 Not Implemented') + KEEP, 'RFC 9110 s15.6.2'),
+    ('http odd verb @81', TCP, b'GARBLE / HTTP/1.1\r\n\r\n', None, 'by hand'),
     # ---- http: bodies -------------------------------------------------------------
     ('http body', TCP, post(FIVE, b'GET /') + GET, KEEP * 2, 'RFC 9112 s6.3'),
     ('http body 0', TCP, post(b'Content-Length: 000') + GET, KEEP * 2, 'RFC 9112 s6.3'),
@@ -11385,6 +11393,14 @@ HTTP_VECTORS = [
      'RFC 9112 s3.2.3'),
     ('http connect with length', TCP, b'CONNECT a:80 HTTP/1.1\r\nContent-Length: 5\r\n\r\n' + GET,
      GRANTED + KEEP, 'RFC 9110 s9.3.6'),
+    ('http connect ftp', TCP, b'CONNECT a.example:21 HTTP/1.1\r\n\r\nUSER bob\r\nPASS x\r\n',
+     GRANTED + b'220 FTP server ready\r\n331 Password required\r\n530 Login incorrect\r\n',
+     'RFC 959 s5.4'),
+    ('http connect smtp', TCP, b'CONNECT a.example:25 HTTP/1.1\r\n\r\n',
+     GRANTED + b'220 %s ESMTP\r\n' % OWN_NAME, 'RFC 5321 s4.2'),
+    ('http connect smtps', TCP, b'CONNECT a.example:465 HTTP/1.1\r\n\r\n', GRANTED, BY_HAND),
+    ('http connect daytime', TCP, b'CONNECT a.example:13 HTTP/1.1\r\n\r\n' + GET,
+     GRANTED + b'2026-11-21 01:46:41 UTC\r\n', 'RFC 867'),
     ('http connect twice', TCP, b'CONNECT a:80 HTTP/1.1\r\n\r\n' * 2 + GET, GRANTED * 2 + KEEP,
      BY_HAND),
     ('http connect path', TCP, b'CONNECT / HTTP/1.1\r\n\r\n', GRANTED, 'original s13'),
@@ -11461,13 +11477,15 @@ HTTP_VECTORS = [
     ('http2 preface', TCP, H2_PREFACE, H2_SETTINGS, 'RFC 9113 s3.4'),
     ('http2 request', TCP, H2_PREFACE + unhex('000006040000000000 0003 00000064')
      + unhex('000004080000000000 00010000') + unhex('000001010500000001 82'),
-     H2_SETTINGS + unhex('000000040100000000') + unhex('000004030000000001 0000000d')
-     + unhex('000008070000000000 00000001 0000000d'), 'RFC 9113 s6, s7'),
+     H2_SETTINGS + unhex('000000040100000000') + unhex('000017010500000001 0803 353035 0f27 0f',
+                                                       OWN_NAME.hex()), 'RFC 9113 s6.2, RFC 7541 s6.2.2'),
     ('http2 ping, goaway', TCP, H2_PREFACE + unhex('000008060000000000 0102030405060708')
      + unhex('000000040100000000') + unhex('000008070000000000 0000000000000000'),
      H2_SETTINGS + unhex('000008060100000000 0102030405060708'), 'RFC 9113 s6.7, s6.8'),
     ('http2 frame too long', TCP, H2_PREFACE + unhex('0040010000'), H2_SETTINGS, 'RFC 9113 s4.2'),
-    ('http2 preface of another', TCP, b'PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n', None, 'RFC 9113 s3.4'),
+    ('http2 preface cut', TCP, H2_PREFACE[:-1], None, 'RFC 9113 s3.4'),
+    ('http preface of another', TCP, b'PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n', BAD, 'RFC 9113 s3.4'),
+    ('http2 preface of another @81', TCP, b'PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n', None, 'RFC 9113 s3.4'),
     ('sstp', TCP, SSTP_CALL, SSTP_NAK, 'MS-SSTP s2.2.9, s2.2.11'),
     ('sstp cut', TCP, SSTP_CALL[:-1], None, BY_HAND),
     # ---- http over UDP ------------------------------------------------------------
@@ -11962,7 +11980,7 @@ MAIL_VECTORS = [
      'RFC 3977 s5.2, s7'),
     ('nntp login', TCP, b'AUTHINFO USER bob\r\nAUTHINFO PASS secret\r\n',
      b'381 Password required\r\n481 Authentication failed\r\n', 'RFC 4643 s2.3'),
-    ('nntp list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
+    ('nntp list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
     ('pop3 capa@80', TCP, b'CAPA\r\nTOP 1 1\r\n',
      b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\nSTLS\r\n.\r\n' + POP3_OTHER, 'RFC 2449 s5'),
     ('pop3 login', TCP, b'USER bob\r\nPASS secret\r\nSTAT\r\nQUIT\r\n',
@@ -11973,7 +11991,7 @@ MAIL_VECTORS = [
     ('pop3 login mechanism', TCP, b'AUTH LOGIN\r\n%s\r\n%s\r\n' % (BOB, SECRET),
      b'+ %s\r\n+ %s\r\n' % (LOGIN_USER, LOGIN_PASSWORD) + POP3_NO, 'draft-murchison-sasl-login'),
     ('pop3 not base64', TCP, b'AUTH LOGIN =\r\n', POP3_NO, 'by hand'),
-    ('pop3 stat elsewhere@80', TCP, b'STAT\r\n', None, 'a shared word'),
+    ('pop3 stat elsewhere@81', TCP, b'STAT\r\n', None, 'a shared word'),
     ('sieve scripts@80', TCP, b'LISTSCRIPTS\r\n',
      b'NO "Unknown command, or not before a login"\r\n', 'RFC 5804 s2.7'),
     ('sieve capability', TCP, b'CAPABILITY\r\nNOOP\r\nLOGOUT\r\n', SIEVE_CAN + b'OK\r\nOK\r\n',
@@ -11983,7 +12001,7 @@ MAIL_VECTORS = [
      'RFC 5804 s2.1'),
     ('sieve steps', TCP, b'AUTHENTICATE "LOGIN"\r\n"%s"\r\n{8+}\r\n%s\r\n' % (BOB, SECRET),
      b'"%s"\r\n"%s"\r\n' % (LOGIN_USER, LOGIN_PASSWORD) + SIEVE_NO, 'RFC 5804 s2.1'),
-    ('sieve logout elsewhere@80', TCP, b'LOGOUT\r\n', None, 'a shared word'),
+    ('sieve logout elsewhere@81', TCP, b'LOGOUT\r\n', None, 'a shared word'),
     ('smtp ehlo@80', TCP, b'ehlo me\r\n', EHLO_ANSWER, 'RFC 5321 s4.1.1.1'),
     ('smtp mail', TCP, b'HELO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nRSET\r\nNOOP\r\n'
      b'VRFY bob\r\nEXPN x\r\nETRN x\r\n\r\nHELP\r\nQUIT\r\nNOOP\r\n',
@@ -12000,7 +12018,7 @@ MAIL_VECTORS = [
      b'334 %s\r\n' % LOGIN_PASSWORD + SMTP_NO, 'RFC 4954 s4'),
     ('smtp cancel', TCP, b'AUTH PLAIN\r\n*\r\n', b'334 \r\n' + SMTP_NO, 'RFC 4954 s4'),
     ('smtp line too long', TCP, b'EHLO ' + b'x' * 2048 + b'\r\nNOOP\r\n', None, 'ours: TEXT_MAX'),
-    ('smtp data elsewhere@80', TCP, b'DATA\r\n', None, 'a shared word'),
+    ('smtp data elsewhere@81', TCP, b'DATA\r\n', None, 'a shared word'),
 ]
 
 FILE_VECTORS = [
@@ -12019,7 +12037,7 @@ FILE_VECTORS = [
      b'504 Unknown mechanism\r\n530 Log in first\r\n'
      b'530 Log in first\r\n214 USER PASS QUIT SYST FEAT NOOP\r\n200 OK\r\n'
      b'500 Unknown command\r\n500 Unknown command\r\n', 'RFC 959 s4.2, RFC 2389 s3'),
-    ('ftp list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
+    ('ftp list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
     ('git @80', TCP, b'0032git-upload-pack /project.git\0host=myserver.com\0'.replace(
         b'0032', b'0033'), b'0015ERR access denied', 'gitprotocol-pack'),
     ('git cut short', TCP, b'0033git-upload-pack /project.git\0host=myserver.com', None, 'by hand'),
@@ -12059,7 +12077,7 @@ CHAT_VECTORS = [
     ('irc verbs', TCP, b'PING :x\r\nPONG\r\nLIST\r\nCAP REQ :sasl\r\nCAP END\r\nQUIT\r\n',
      b':%s PONG %s :x\r\n:%s 451 * :You have not registered\r\n:%s CAP * NAK :sasl\r\n'
      b'ERROR :Closing link\r\n' % (ME, ME, ME, ME), 'RFC 2812 s3.7'),
-    ('irc list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
+    ('irc list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
     ('rtsp options', TCP, b'OPTIONS rtsp://192.0.0.1/ RTSP/1.0\r\nCSeq: 1\r\n\r\n',
      b'RTSP/1.0 200 OK\r\nCSeq: 1\r\n' + RTSP_CAN, 'RFC 2326 s10.1'),
     ('rtsp star@80', TCP, b'OPTIONS * RTSP/1.0\r\n\r\n', b'RTSP/1.0 200 OK\r\n' + RTSP_CAN,
@@ -12100,7 +12118,7 @@ CHAT_VECTORS = [
      b'error id=520 msg=invalid\\sloginname\\sor\\spassword\n\r'
      b'error id=2568 msg=insufficient\\sclient\\spermissions\n\r'
      b'error id=256 msg=command\\snot\\sfound\n\rerror id=0 msg=ok\n\r', 'ServerQuery manual'),
-    ('teamspeak login elsewhere@80', TCP, b'login bob secret\n', None, 'a shared word'),
+    ('teamspeak login elsewhere@81', TCP, b'login bob secret\n', None, 'a shared word'),
     ('xmpp stream@80', TCP, XMPP_HELLO % b'example.org', XMPP_CAN % b'example.org',
      'RFC 6120 s4.7'),
     ('xmpp no name', TCP, b'<stream:stream>', XMPP_CAN % ME, 'RFC 6120 s4.7'),
@@ -12122,28 +12140,28 @@ SMALL_VECTORS = [
     ('bandwidth-test cut short', TCP, unhex('01010100 0080', '00' * 9), None, 'by hand'),
     ('bandwidth-test other', TCP, unhex('02', '00' * 15), None, 'by hand'),
     ('chargen', TCP, b'x\n', CHARGEN, 'RFC 864'), ('chargen', UDP, b'x' * 100, CHARGEN[:100], 'RFC 864'),
-    ('chargen elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('chargen elsewhere@81', TCP, b'~', None, 'own port only'),
     ('daytime', TCP, b'\r\n', DAY, 'RFC 867'), ('daytime', UDP, b'x' * 40, DAY, 'RFC 867'),
     ('daytime short', UDP, b'x', b'2', 'no longer than the request'),
-    ('daytime elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('daytime elsewhere@81', TCP, b'~', None, 'own port only'),
     ('echo', TCP, b'~abc\n', b'~abc\n', 'RFC 862'), ('echo', UDP, b'~abc', b'~abc', 'RFC 862'),
-    ('echo elsewhere@80', TCP, b'~abc', None, 'own port only'),
+    ('echo elsewhere@81', TCP, b'~abc', None, 'own port only'),
     ('finger', TCP, b'/W bob\r\n', b'No such user\r\n', 'RFC 1288 s2.3'),
     ('finger all', TCP, b'\r\n', b'No one logged on\r\n', 'RFC 1288 s2.3'),
     ('finger user', TCP, b'user\r\nx\r\n', b'No such user\r\n', 'a name that is a verb elsewhere'),
-    ('finger elsewhere@80', TCP, b'bob\r\n', None, 'own port only'),
+    ('finger elsewhere@81', TCP, b'bob\r\n', None, 'own port only'),
     ('ident', TCP, b'6193, 23\r\n', b'6193, 23 : ERROR : NO-USER\r\n', 'RFC 1413 s4'),
     ('ident no ports', TCP, b'x\r\n', b'0, 0 : ERROR : INVALID-PORT\r\n', 'RFC 1413 s4'),
-    ('ident elsewhere@80', TCP, b'6193, 23\r\n', None, 'own port only'),
+    ('ident elsewhere@81', TCP, b'6193, 23\r\n', None, 'own port only'),
     ('qotd', TCP, b'\r\n', QUOTE, 'RFC 865'), ('qotd', UDP, b'xy', QUOTE[:2], 'RFC 865'),
-    ('qotd elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('qotd elsewhere@81', TCP, b'~', None, 'own port only'),
     ('tcpmux', TCP, b'sgi_sysadm\r\n', b'-Service not available\r\n', 'RFC 1078'),
     ('tcpmux help', TCP, b'HELP\r\n', b'tcpmux\r\n', 'RFC 1078'),
-    ('tcpmux elsewhere@80', TCP, b'sgi\r\n', None, 'own port only'),
+    ('tcpmux elsewhere@81', TCP, b'sgi\r\n', None, 'own port only'),
     ('time', TCP, b'\n', SECONDS, 'RFC 868'), ('time', UDP, b'1234', SECONDS, 'RFC 868'),
-    ('time elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('time elsewhere@81', TCP, b'~', None, 'own port only'),
     ('whois', TCP, b'192.0.0.1\r\n', b'No match.\r\n', 'RFC 3912'),
-    ('whois elsewhere@80', TCP, b'192.0.0.1\r\n', None, 'own port only'),
+    ('whois elsewhere@81', TCP, b'192.0.0.1\r\n', None, 'own port only'),
 ]
 
 GREETINGS = [                               # port, what is said, whether that is all
@@ -12242,17 +12260,17 @@ TEXT_VECTORS = [
     ('clamd bare', TCP, b'PING\n', b'PONG\n', 'clamd(8)'),
     ('clamd scan', TCP, b'SCAN /etc\n', b'UNKNOWN COMMAND\n', 'clamd(8)'),
     ('clamd cut short', TCP, b'zPING', None, 'by hand'),
-    ('clamd bare elsewhere@80', TCP, b'RELOAD\n', None, 'a shared word'),
+    ('clamd bare elsewhere@81', TCP, b'RELOAD\n', None, 'a shared word'),
     ('dict define@80', TCP, b'DEFINE * word\r\nQUIT\r\n', b'554 No databases present\r\n221 bye\r\n',
      'RFC 2229 s3.2'),
     ('dict verbs', TCP, b'CLIENT x\r\nSTATUS\r\nHELP\r\nOPTION MIME\r\nAUTH bob 00\r\nx\r\n',
      b'220 %s dictd <auth.mime> <11111111@%s>\r\n' % (ME, ME) + b'250 ok\r\n210 up\r\n113 help\r\n.\r\n250 ok\r\n250 ok\r\n531 Access denied\r\n'
      b'500 Unknown command\r\n', 'RFC 2229 s3'),
-    ('dict show elsewhere@80', TCP, b'SHOW DB\r\n', None, 'a shared word'),
+    ('dict show elsewhere@81', TCP, b'SHOW DB\r\n', None, 'a shared word'),
     ('gearman @80', TCP, b'workers\n', b'.\n', 'gearman.org/protocol'),
     ('gearman verbs', TCP, b'status\nversion\nmaxqueue x\nx\n',
      b'.\nOK 1.1\nOK\nERR unknown_command Unknown+command\n', 'gearman.org/protocol'),
-    ('gearman status elsewhere@80', TCP, b'status\n', None, 'a shared word'),
+    ('gearman status elsewhere@81', TCP, b'status\n', None, 'a shared word'),
     ('gearman-job echo@80', TCP, unhex('00524551 00000010 00000002') + b'hi',
      unhex('00524553 00000011 00000002') + b'hi', 'gearman.org/protocol'),
     ('gearman-job other', TCP, unhex('00524551 00000001 00000000'),
@@ -12265,7 +12283,7 @@ TEXT_VECTORS = [
      b'"proto_major":3,"proto_minor":15}\r\n', 'gpsd_json(5)'),
     ('gpsd no end', TCP, b'?WATCH={"enable":true}', None, 'by hand'),
     ('hddtemp', TCP, b'~\n', b'|/dev/sda|DISK|30|C|', 'hddtemp(8)'),
-    ('hddtemp elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('hddtemp elsewhere@81', TCP, b'~', None, 'own port only'),
     ('icap options@80', TCP, b'OPTIONS icap://192.0.0.1/x ICAP/1.0\r\nHost: x\r\n\r\n',
      b'ICAP/1.0 200 OK\r\nMethods: RESPMOD, REQMOD\r\nISTag: "11111111"\r\n'
      b'Encapsulated: null-body=0\r\n\r\n', 'RFC 3507 s4.10'),
@@ -12280,7 +12298,7 @@ TEXT_VECTORS = [
     ('lpd remove', TCP, b'\5lp bob\n', b'\0', 'RFC 1179 s5.5'),
     ('lpd no text', TCP, b'\1l\0p\n', None, 'by hand'),
     ('lpd other', TCP, b'\6lp\n', None, 'by hand'),
-    ('lpd elsewhere@80', TCP, b'\1lp\n', None, 'own port only'),
+    ('lpd elsewhere@81', TCP, b'\1lp\n', None, 'own port only'),
     ('lscp @80', TCP, b'GET SERVER INFO\r\nx\r\n',
      b'DESCRIPTION: sampler\r\nVERSION: 1.0\r\nPROTOCOL_VERSION: 1.7\r\n.\r\n'
      b'ERR:0:Unknown command\r\n', 'LSCP'),
@@ -12300,18 +12318,18 @@ TEXT_VECTORS = [
     ('memcached http in lower case@80', TCP, b'get / HTTP/1.1\r\n\r\n', b'END\r\nERROR\r\n',
      'protocols in conflict'),
     ('memcached set of nothing', TCP, b'set a\r\nmn\r\n', None, 'by hand'),
-    ('memcached upper case@80', TCP, b'STATS\r\n', None, 'IRC has it, too'),
+    ('memcached upper case@81', TCP, b'STATS\r\n', None, 'IRC has it, too'),
     ('mpd verbs', TCP, b'ping\nstatus\npassword x\nclose\nping\n',
      b'OK\nACK [4@0] {status} you don\'t have permission for "status"\n'
      b'ACK [3@0] {password} incorrect password\n', 'MPD protocol'),
     ('mpd song@80', TCP, b'currentsong\n',
      b'ACK [4@0] {currentsong} you don\'t have permission for "currentsong"\n', 'MPD protocol'),
-    ('mpd status elsewhere@80', TCP, b'status\n', None, 'a shared word'),
+    ('mpd status elsewhere@81', TCP, b'status\n', None, 'a shared word'),
     ('munin verbs', TCP, b'list\nnodes\nversion\nfetch cpu\ncap x\nx\nquit\n',
      b'\n%s\n.\nmunin node on %s version: 2.0\n# Unknown service\n.\ncap\n'
      b'# Unknown command. Try cap, list, nodes, config, fetch, version or quit\n' % (ME, ME),
      'Munin guide'),
-    ('munin elsewhere@80', TCP, b'nodes\n', None, 'a shared word'),
+    ('munin elsewhere@81', TCP, b'nodes\n', None, 'a shared word'),
     ('nats connect@80', TCP, b'CONNECT {"user":"bob","pass":"x","verbose":false}\r\nPING\r\n', NATS_NO,
      'NATS protocol'),
     ('nats ping', TCP, b'PING\r\nPONG\r\n', b'PONG\r\n', 'NATS protocol'),
@@ -12326,10 +12344,10 @@ TEXT_VECTORS = [
     ('pjl page', TCP, b'A page\r\n', None, 'it is printed'),
     ('rotctl @80', TCP, b'\\get_info\n', b'None\n', 'rotctld(1)'),
     ('rotctl verbs', TCP, b'_\np\nx\nq\np\n', b'None\n0.000000\n0.000000\nRPRT -4\n', 'rotctld(1)'),
-    ('rotctl elsewhere@80', TCP, b'_\n', None, 'own port only'),
+    ('rotctl elsewhere@81', TCP, b'_\n', None, 'own port only'),
     ('scpi @80', TCP, b'*IDN?\n', b'Instrument,M1,0,1.0\n', 'SCPI-99'),
     ('scpi verbs', TCP, b'*opc?\n*RST\n*STB?\n', b'1\n0\n', 'SCPI-99'),
-    ('scpi elsewhere@80', TCP, b'*OPC?\n', None, 'own port only'),
+    ('scpi elsewhere@81', TCP, b'*OPC?\n', None, 'own port only'),
     ('stomp connect@80', TCP, b'CONNECT\nlogin:bob\npasscode:x\n\n\0', STOMP_NO, 'STOMP 1.2'),
     ('stomp stomp', TCP, b'STOMP\r\naccept-version:1.2\r\n\r\n\0\n', STOMP_NO, 'STOMP 1.2'),
     ('stomp no end', TCP, b'CONNECT\nlogin:bob\n\n', None, 'by hand'),
@@ -12347,13 +12365,13 @@ TEXT_VECTORS = [
     ('tor-control verbs', TCP, b'GETINFO version\r\n', b'514 Authentication required\r\n',
      'control-spec s3.9'),
     ('tor-control quit', TCP, b'QUIT\r\n', b'250 closing connection\r\n', 'control-spec s3.11'),
-    ('tor-control signal elsewhere@80', TCP, b'SIGNAL HUP\r\n', None, 'a shared word'),
+    ('tor-control signal elsewhere@81', TCP, b'SIGNAL HUP\r\n', None, 'a shared word'),
     ('zookeeper ruok@80', TCP, b'ruok', b'imok', 'ZooKeeper administration'),
     ('zookeeper srvr', TCP, b'srvr\n', b'Zookeeper version: 3.8.0\nConnections: 1\n'
      b'Mode: standalone\nNode count: 4\n', 'ZooKeeper administration'),
     ('zookeeper stat', TCP, b'stat',
      b'stat is not executed because it is not in the whitelist.\n', 'ZooKeeper administration'),
-    ('zookeeper stat elsewhere@80', TCP, b'conf', None, 'by hand'),
+    ('zookeeper stat elsewhere@81', TCP, b'conf', None, 'by hand'),
 ]
 # Databases, queues, directories, remote access, proxies: what real clients say, and what is wrong
 BINARY_VECTORS = [
@@ -14228,7 +14246,7 @@ def answer_lines(data, _):
 
 # ==== Responder: frames that get no answer ============================================
 
-JUNK = b'junk: nothing begins like this'
+JUNK = b'junk\xff: nothing begins like this'
 V6 = dict(src=PEER6, dst=HOST6)
 TARGET = packed('2001:41d0::ab32:bdb9')
 LINK_OPTION = unhex('0101 020000000001')
@@ -14856,10 +14874,10 @@ class Registry(unittest.TestCase):
         (b'CONNECT a:1 HTTP/1.1\r\n', {4222: 'http', 61613: 'http'}),
         (b'CONNECT\r\nlogin:a\r\n', {80: 'stomp'}), (b'CONNECT {}\r\n', {80: 'nats'}),
         (b'GET / HTTP/1.1\r\n', {11211: 'http', 25: 'http'}), (b'GET SERVER INFO\r\n', {80: 'lscp'}),
-        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}), (b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', {80: 'http2', 25: 'http2'}),
+        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {81: None, 80: 'http'}), (b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', {80: 'http2', 25: 'http2'}),
         (unhex('1001 000e 0001 0001 0001 0006 0001'), {80: 'sstp', 1883: 'sstp', 1433: 'sstp'}), (b'GET /\r\n', {80: 'http', 11211: 'http'}),
-        (b'STATS\r\n', {80: None, 11300: 'beanstalkd', 11211: 'memcached'}),
-        (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 80: b''}),
+        (b'STATS\r\n', {81: None, 80: 'http', 11300: 'beanstalkd', 11211: 'memcached'}),
+        (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 81: b'', 80: 'http'}),
         (b'QUIT\r\n', {21: 'ftp', 25: 'smtp', 110: 'pop3', 6667: 'irc', 2628: 'dict', 80: 'ftp'}),
         (b'USER a\r\n', {110: 'pop3', 6667: 'irc', 79: 'finger', 25: 'smtp', 80: 'ftp'}),
         (b'HELP\r\n', {25: 'smtp', 1: 'tcpmux', 80: 'ftp'}), (b'PING\r\n', {6667: 'irc', 4222: 'nats'}),
@@ -14867,9 +14885,9 @@ class Registry(unittest.TestCase):
         (b'MODE READER\r\n', {6667: 'nntp', 80: 'nntp'}), (b'MODE #a\r\n', {6667: 'irc', 21: 'ftp'}),
         (b'version\r\n', {80: 'memcached', 10011: 'teamspeak', 4730: 'gearman'}),
         (b'0033git-upload-pack /', {80: 'git', 9418: 'git'}), (b'\xff\xfd\x18', {80: 'telnet'}),
-        (b'\1\2\3\n', {515: None, 80: b''}), (b'\1lp\n', {515: 'lpd', 80: b''}),
-        (b'junk\n', {25: 'smtp', 143: 'imap', 23: 'telnet', 80: b''}),
-        (b'junk', {25: b'', 80: b''}), (b'\n', {21: 'ftp', 79: 'finger', 80: b''}),
+        (b'\1\2\3\n', {515: None, 81: b'', 80: None}), (b'\1lp\n', {515: 'lpd', 81: b''}),
+        (b'junk\n', {25: 'smtp', 143: 'imap', 23: 'telnet', 81: b'', 8080: 'http'}),
+        (b'junk', {25: b'', 80: b''}), (b'\n', {21: 'ftp', 79: 'finger', 81: b'', 80: 'http'}),
         (b'a\0b\n', {21: b'', 79: b''}),
         (unhex('0a0b0c0d 00000000 00000002 000186a0 00000002 00000000'), {53: 'rpc', 79: 'finger'}),
     ]
@@ -20087,6 +20105,53 @@ class Responder(Case):
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    # of the web, and of what proxies lead to; {ipp}: what ipptool asks
+    WEB_CLIENTS = [
+        ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
+         r'\AHTTP/1\.1 200 .*\nAllow: GET, '),
+        ('curl PUT', 'curl -sS -w _%{{http_code}} -T {post} http://10.88.0.62/a', 0, r'_403\Z'),
+        ('curl DELETE', 'curl -sS -w _%{{http_code}} -X DELETE http://[fd88::62]/a', 0, r'_403\Z'),
+        ('curl GARBLE', 'curl -sS -w _%{{http_code}} -X GARBLE http://10.88.0.62:80/a', 0, r'_501\Z'),
+        ('curl PROPFIND', 'curl -sSi -X PROPFIND http://10.88.0.62:8080/', 0, r'207 Multi-Status'),
+        ('curl HTTP/2', 'curl -sSi --http2-prior-knowledge http://10.88.0.62/a', 0,
+         r'\AHTTP/2 505 \r\nserver: win-[a-z0-5]+\r\n\r\n\Z'),
+        ('curl upgrade to h2c', 'curl -sS --http2 -w _%{{http_version}} http://10.88.0.62/robots.txt',
+         0, r'_1\.1\Z'),
+        ('curl login', 'curl -sSi -d username=bob&password=x http://10.88.0.62/login', 0,
+         r'Login incorrect'),
+        ('curl basic', 'curl -sSi -u bob:x http://10.88.0.62/manager/html', 0,
+         r'401 Unauthorized.*realm="win-'),
+        ('curl digest', 'curl -sSv --digest -u bob:x http://10.88.0.62/ISAPI/a', 0,
+         r'> Authorization: Digest username="bob".*< HTTP/1\.1 401 '),
+        ('curl ntlm', 'curl -sSv --ntlm -u DOM\\bob:x http://10.88.0.62/EWS/', 0,
+         r'< WWW-Authenticate: NTLM TlRM.*> Authorization: NTLM TlRM.*< HTTP/1\.1 401 '),
+        ('curl proxy', 'curl -sS -x http://10.88.0.62:3128 http://inner.example/robots.txt', 0,
+         r'Disallow: /\n\Z'),
+        ('curl connect', 'curl -sSi -p -x http://bob:x@10.88.0.62:3128 http://inner.example/', 0,
+         r'\AHTTP/1\.1 200 Connection established\r\n\r\nHTTP/1\.1 200 OK.*</html>\n\Z'),
+        ('curl connect, ftp', 'curl -sSv -p -x http://10.88.0.62:3128 -u bob:x ftp://inner.example/',
+         67, r'530 Login incorrect'),
+        ('curl socks4a', 'curl -sS --socks4a 10.88.0.62:1080 http://inner.example/robots.txt', 0,
+         r'Disallow: /\n\Z'),
+        ('curl docker', 'curl -sS http://10.88.0.62:2375/_ping http://10.88.0.62:2375/v1.43/info', 0,
+         r'\AOK\{{"ID":"win-'.replace('{{', '{')),
+        ('ipptool', 'ipptool -tv ipp://10.88.0.62:631/ipp/print {ipp}', 0,
+         r'\[PASS\].*printer-state \(enum\) = idle'),
+        ('websockets', '/usr/bin/python3 {ws}', 0, r"\Agot ''\n1000\n\Z"),
+    ]
+    WEBSOCKET_CLIENT = '''
+import asyncio, websockets
+async def visit():
+    async with websockets.connect('ws://10.88.0.62/chat') as it:
+        await it.send('hello')
+        print('got', repr(await it.recv()))
+    print(it.close_code)
+asyncio.run(visit())
+'''
+    IPP_ASKED = '''{ OPERATION Get-Printer-Attributes
+        GROUP operation-attributes-tag ATTR charset attributes-charset utf-8
+        ATTR language attributes-natural-language en ATTR uri printer-uri $uri
+        STATUS successful-ok EXPECT printer-state DISPLAY printer-state }'''
     # over UDP; those that Debian has no client for are asked by a line of Python
     ASK = "{py}s=__import__('socket').socket(2,2);s.settimeout(4);s.sendto(%s,('10.88.0.62',%d));print(s.recv(2048))"
     DATAGRAM_CLIENTS = [
@@ -20174,10 +20239,12 @@ class Responder(Case):
 
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
-        post = self.path('post', b'p' * 100000)
+        post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
+        ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
+                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ')
                 command = command.format(post=post, py='/usr/bin/python3 -c ',
                                          state=state_folder().name)
                 started.append((name, self.client(*command.split(),
@@ -20205,6 +20272,30 @@ class Responder(Case):
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
         self.run_clients(self.BINARY_CLIENTS, 15)
+
+    def test_web_clients(self):
+        """Pages, statuses, protocols inside of others."""
+        self.run_clients(self.WEB_CLIENTS, 15)
+
+    def test_proxies_dial_nobody(self):
+        """A visit to each kind of proxy is granted, and the system is asked for no connection."""
+        each = self.start('10.88.0.163', '-q')
+        trace = self.path('trace')
+        tracer = self.client('strace', '-f', '-e', 'trace=network,poll,ppoll,epoll_wait', '-o', trace,
+                             '-p', str(each.pid), namespace=self.far)
+        wait_until(lambda: os.path.getsize(trace) if os.path.exists(trace) else False)
+        for options in (['--socks4', '10.88.0.163:1080'], ['--socks4a', '10.88.0.163:1080'],
+                        ['-x', 'socks5h://10.88.0.163:1080'], ['-x', 'http://10.88.0.163:3128'],
+                        ['-p', '-x', 'http://10.88.0.163:3128']):
+            with self.subTest(options):
+                self.assertIn('Disallow', self.output(
+                    'curl', '-sS', '-m', '10', *options, 'http://10.0.0.9/robots.txt')[1])
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(10)
+        with open(trace) as file:
+            text = file.read()
+        self.assertGreater(len(text.splitlines()), 20)
+        self.assertNotRegex(text, r'\bconnect\(|sin6?_port|sun_path')
 
     def run_ssh(self, clients, seconds):
         """Each is refused, and its password is known."""
@@ -22675,13 +22766,14 @@ class Answerers(unittest.TestCase):
         host = quiet_host()
         for request, notes in self.HTTP_NOTED:
             with self.subTest(request=request):
+                head = re.match(br'.*?\r\n\r\n', request, re.S).group()[:masscanned.WINDOW]
                 for pieces in [request], octet_by_octet(request):
                     stream = open_stream('http', TCP)
                     stream.host, host.events = host, []
                     feed(stream, *pieces)
                     expected = [(note[0], dict(note[5], method=note[1], path=note[2], host=note[3],
-                                               agent=note[4]) if note[0] == 'request' else note[1])
-                                for note in notes]
+                                               agent=note[4], head=head)
+                                 if note[0] == 'request' else note[1]) for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
                         self.assertIn(event.fields.pop('head', b''), request)
