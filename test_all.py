@@ -23101,8 +23101,69 @@ class SshClient:
         return self.say(b'\x32' + b''.join(map(ssh_string, (user, b'ssh-connection', method))) + more)
 
 
+def is_open(port) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as sock:
+        return not sock.connect_ex(('127.0.0.1', port))
+
+
+class SshSocket:
+    """A real server in the clothes of a Stream; it is taken to be silent after half a second."""
+    waits = None
+
+    def __init__(self, port):
+        self.sock = socket.create_connection(('127.0.0.1', port), timeout=10)
+        self.closing, self.quiet_s = False, 0.5
+
+    def feed(self, octets):
+        out = b''
+        try:
+            self.sock.sendall(octets)
+            while select.select([self.sock], [], [], self.quiet_s if not out else 0.05)[0]:
+                more = self.sock.recv(65536)
+                if not more:
+                    self.closing = True
+                    break
+                out += more
+        except OSError:
+            self.closing = True
+        return out
+
+
 SSH_SERVICE = b'\5' + ssh_string(b'ssh-userauth')
 SSH_FAILED = b'\x33' + ssh_string(b'publickey,password') + b'\0'
+SSH_LOGIN = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
+SSH_STRICT = b'diffie-hellman-group14-sha256,kex-strict-c-v00@openssh.com'
+# Before the exchange: name, lists of the client's KEXINIT, payloads, None for it.  After the
+# exchange: name, payloads
+SSH_EARLY_ERRORS = [
+    ('no common exchange', {0: b'x'}, [None]), ('no common host key', {1: b'ssh-dss'}, [None]),
+    ('no common cipher', {2: b'x'}, [None]), ('no common MAC', {5: b'x'}, [None]),
+    ('e of 0', {}, [None, b'\x1e' + ssh_string(b'')]),
+    ('e of 1', {}, [None, b'\x1e' + ssh_string(b'\1')]),
+    ('ignore first', {}, [b'\2\0\0\0\0', None]),
+    ('strict, ignore first', {0: SSH_STRICT}, [b'\2\0\0\0\0', None]),
+    ('strict, ignore', {0: SSH_STRICT}, [None, b'\2\0\0\0\0']),
+    ('NEWKEYS first', {}, [b'\x15']), ('value first', {}, [b'\x1e' + ssh_string(b'\2')]),
+    ('service first', {}, [SSH_SERVICE]), ('login first', {}, [b'\x32']),
+    ('NEWKEYS', {}, [None, b'\x15']), ('service', {}, [None, SSH_SERVICE]),
+    ('unknown', {}, [None, b'\xc8']), ('disconnect', {}, [b'\1' + bytes(12)])]
+SSH_LATE_ERRORS = [
+    ('none', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none')]),
+    ('password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0' + ssh_string(b'x')]),
+    ('new password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\1'
+                      + ssh_string(b'x') + ssh_string(b'y')]),
+    ('key', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'publickey') + b'\0' + ssh_string(b'ssh-ed25519')
+             + ssh_string(ssh_string(b'ssh-ed25519') + ssh_string(bytes(32)))]),
+    ('host', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'hostbased')]),
+    ('login before the service', [SSH_LOGIN + ssh_string(b'none')]),
+    ('another user', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none'),
+                      SSH_LOGIN.replace(b'bob', b'eve') + ssh_string(b'none')]),
+    ('another service', [SSH_SERVICE, b'\x32' + ssh_string(b'a') * 2 + ssh_string(b'none')]),
+    ('unknown service', [b'\5' + ssh_string(b'x')]), ('unknown', [b'\x28']),
+    ('ignore, debug', [b'\2\0\0\0\0', b'\4']), ('channel', [b'\x5a']), ('NEWKEYS', [b'\x15']),
+    ('EXT_INFO', [b'\7\0\0\0\0']), ('UNIMPLEMENTED', [b'\3\0\0\0\0']), ('response', [b'\x3d']),
+    ('disconnect', [b'\1' + bytes(12)])]
 
 
 class SecureShell(unittest.TestCase):
@@ -23467,6 +23528,55 @@ class SecureShell(unittest.TestCase):
                     slowest = max(slowest, time.process_time() - began)
                     self.assertFalse(over and said, (SEED, number))
         self.assertLess(slowest, 0.05 if TEST_ALL else 1)
+
+    @unittest.skipUnless(TEST_ALL and (REQUIRED or shutil.which('dropbear')),
+                         'TEST_ALL=1: half a minute with dropbear')
+    def test_beside_dropbear(self):
+        """The same packets in the same order, also at errors."""
+        with tempfile.TemporaryDirectory() as folder:
+            keys = [os.path.join(folder, kind) for kind in ('rsa', 'ecdsa', 'ed25519')]
+            for path in keys:
+                subprocess.run(['dropbearkey', '-t', os.path.basename(path), '-f', path],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            with socket.socket() as sock:
+                sock.bind(('127.0.0.1', 0))
+                port = sock.getsockname()[1]
+            server = subprocess.Popen(
+                ['dropbear', '-F', '-E', '-p', '127.0.0.1:%d' % port,
+                 *itertools.chain.from_iterable(('-r', path) for path in keys)],
+                stderr=subprocess.DEVNULL)
+            try:
+                wait_until(lambda: is_open(port))
+                for name, lists, payloads in SSH_EARLY_ERRORS:
+                    with self.subTest(name=name):
+                        self.compare(port, lists, payloads, False)
+                for name, payloads in SSH_LATE_ERRORS:
+                    with self.subTest(after=name):
+                        self.compare(port, {0: SSH_STRICT + b',ext-info-c'}, payloads, True)
+            finally:
+                server.kill()
+                server.wait()
+
+    def compare(self, port, lists, payloads, late):
+        """What dropbear and we say to the same payloads."""
+        seen = []
+        real = SshSocket(port)
+        self.addCleanup(real.sock.close)
+        for stream in real, None:
+            client = SshClient(kex=lists, stream=stream)
+            client.keys = client.keys if late else lambda way: masscanned.SSH_PLAIN
+            if late:
+                client.exchange()
+                client.say(b'\2\0\0\0\0')
+            for payload in payloads:
+                if not client.stream.closing:
+                    client.say(client.kexinit if payload is None else payload)
+            random = {20: slice(1, 17), 31: slice(1, None)}     # a cookie; keys and numbers
+            seen.append(([payload.replace(payload[random[payload[0]]], b'')
+                          if payload[0] in random else payload for payload in client.got],
+                         client.stream.closing))
+            real.sock.close()                   # it takes five of one address
+        self.assertEqual(*seen)
 
     @staticmethod
     def key(stream, draw):
