@@ -8230,7 +8230,7 @@ class Cli(Case):
         ('exclude list empty', ['-f', '127.0.0.1', '-xf', 'EMPTY'], 2,
          'no ranges in there; where nothing is to be excluded, name /dev/null'),
         ('x and skip-bad', ['-x', '--skip-bad'], 2, '-x: --skip-bad goes with a scan only'),
-        ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-p 1 and -pf x: one of them'),
+        ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-pf x: goes without -p'),
         ('rate', ['-f', '127.0.0.1', '-r', 'fast'], 2, "-r: 'fast': a number"),
         ('rate 0', ['-f', '127.0.0.1', '-r', '0'], 2, "-r: '0': a number from"),
         ('rate', ['-f', '127.0.0.1', '-r', 'Auto'], 2, 'auto or auto/N was expected'),
@@ -8243,7 +8243,7 @@ class Cli(Case):
          "'127.0.0.1': belongs to no option; targets are named with -f"),
         ('abbreviated', ['-f', '127.0.0.1', '--onc'], 2, "'--onc': no such option"),
         ('argument missing', ['-f'], 2, '-f: expected one argument'),
-        ('l and x', ['-l', '-x'], 2, '-l and -x: one of them'),
+        ('l and x', ['-l', '-x'], 2, '-l: goes without -x'),
         ('rate infinite', ['-f', '127.0.0.1', '-r', 'inf'], 2, "-r: 'inf': a number from"),
         ('timeout', ['-f', '127.0.0.1', '-t', '1e300'], 2, "-t: '1e300': a number from 1 to 3600"),
         ('too many', ['-l', '-n', '9' * 20], 2, "'99999999999999999999': a whole number"),
@@ -8973,6 +8973,14 @@ def check(target, out, options):
                 status, out, err = self.module(text)
                 self.assertEqual((status, out, err.count('\n')), (2, '', 1))
                 self.assertIn(words, err)
+
+    def test_rules(self):
+        """All that the table of rules names is an option, and each rule has something against it."""
+        options = cscan.make_parser()._option_string_actions
+        for rule in cscan.RULES:
+            words = [rule.option] + rule.needs.split() + rule.without.split()
+            self.assertLessEqual({re.split('[ =]', word)[0] for word in words}, set(options))
+            self.assertTrue(rule.needs or rule.without, rule)
 
     def test_threads(self):
         """They begin with the first result, as many as can be; where none can, that is told."""
@@ -10636,6 +10644,10 @@ DNS = [
      + 'c00c 0010 0003 00000000 0010 0f77696e2d' + '72' * 11, 'RFC 4892 s3'),
     ('other of chaos', '0006 0100' + ONE + WWW + TXT_CH, '0006 8500 0001 0000 0000 0000' + WWW + TXT_CH,
      'RFC 2308 s2.2'),
+    ('a of chaos', '0006 0100' + ONE + WWW + '0001 0003', '0006 8500 0001 0000 0000 0000' + WWW + '0001 0003',
+     'RFC 1035 s3.2.4'),
+    ('srv of a long label @53', '1234 0100' + ONE + '20' + '7a' * 32 + '00 0021 0001',
+     '1234 8500 0001 0000 0000 0000 20' + '7a' * 32 + '00 0021 0001', 'RFC 2782'),
     ('transfer', '1234 0000' + ONE + WWW + '00fc 0001', '1234 8005 0001 0000 0000 0000' + WWW + '00fc 0001',
      'RFC 5936 s2.2.1, refused'),
     ('increment', '1234 0000' + ONE + WWW + '00fb 0001', '1234 8005 0001 0000 0000 0000' + WWW + '00fb 0001',
@@ -12179,6 +12191,9 @@ GREETINGS = [                               # port, what is said, whether that i
     (3306, unhex('49000000 0a') + b'8.0.0\0' + unhex('01000000') + b'22222222\0'
      + unhex('dff721 0200 0f00 15', '00' * 10) + b'222222222222\0mysql_native_password\0', False),
     (33060, unhex('05000000 0b 08051a00'), False),
+    (10809, b'NBDMAGICIHAVEOPT\0\3', False), (1494, b'\x7f\x7fICA\0', False),
+    (10000, unhex('80000024 00000001 00000000 00000000 00000502', '00' * 12, '00000004 00000000'),
+     False),
     (3301, b'Tarantool 2.6.0 (Binary) %s\n%s\n' % (
         (b'11' * 16).ljust(38), (b'ER' * 21 + b'E=').ljust(63)), False),
     (61616, unhex('0000002e01') + b'ActiveMQ' + unhex('0000000c 01 0000001c 00000001 0014')
@@ -13184,6 +13199,253 @@ SERVICE_VECTORS = [
     ('tacacs accounting', TCP, unhex('c003010489f8a829000000036d6d6d'),
      unhex('c003020189f8a829000000050000000002'), 'by hand'),
     ('tacacs sequence 3', TCP, unhex('c001030089f8a829000000036d6d6d'), None, 'by hand'),
+    ('afp status@80', TCP, unhex('00030001') + bytes(12),
+     unhex('01030001000000000000003b00000000001a00210030000000000f') + b'win-rrrrrrrrrrr'
+     + unhex('06') + b'Server' + unhex('0206') + b'AFP3.3' + unhex('06') + b'AFP3.4'
+     + unhex('01') + b'\tDHCAST128', 'by hand'),
+    ('afp login', TCP, unhex('00040001') + bytes(13) + unhex('050001') + bytes(13)
+     + unhex('0200020000000000000012000000001206') + b'AFP3.4\tDHCAST128' + unhex('00010003')
+     + bytes(12), unhex('0104000100000000000000060000000000040010000001020002ffffec610000')
+     + unhex('00000000000001010003') + bytes(12), 'by hand'),
+    ('afp reply', TCP, unhex('00030001') + bytes(12) + unhex('01030001') + bytes(12),
+     unhex('01030001000000000000003b00000000001a00210030000000000f') + b'win-rrrrrrrrrrr'
+     + unhex('06') + b'Server' + unhex('0206') + b'AFP3.3' + unhex('06') + b'AFP3.4'
+     + unhex('01') + b'\tDHCAST128', 'by hand'),
+    ('afp cut short', TCP, unhex('00030001') + bytes(11), None, 'by hand'),
+    ('giop locate@80', TCP, unhex('47494f5001020003000000100000000700000000000000046e616d65'),
+     unhex('47494f5001020004000000080000000700000000'), 'CORBA 3.3 s9.4.5'),
+    ('giop call', TCP, unhex('47494f500102010014000000070000000300000000000000040000006e616d65'),
+     unhex('47494f50010201014000000007000000020000000000000027000000')
+     + b'IDL:omg.org/CORBA/OBJECT_NOT_EXIST:1.0' + unhex('00000000000001000000'), 'by hand'),
+    ('giop call of 1.0', TCP,
+     unhex('47494f500100000000000014000000000000000701000000000000046e616d65'),
+     unhex('47494f500100000100000040000000000000000700000002000000')
+     + b"'IDL:omg.org/CORBA/OBJECT_NOT_EXIST:1.0" + unhex('00000000000000000001'), 'by hand'),
+    ('giop other', TCP, unhex('47494f500102000300000010000000070000000000000004') + b'nameGIOP'
+     + unhex('0102000500000000'), unhex('47494f5001020004000000080000000700000000'), 'by hand'),
+    ('giop reply first', TCP, unhex('47494f500102000100000000'), None, 'by hand'),
+    ('iscsi targets@80', TCP,
+     unhex('438700000000002e8098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob' + unhex('00') + b'SessionType=Discovery'
+     + unhex('00000044800000000000108098c6f00000000000000002000000000000000500')
+     + unhex('000002') + bytes(16) + b'SendTargets=All'
+     + unhex('0046800000000000008098c6f000000000000000030000000000000005000000') + unhex('03')
+     + bytes(16), unhex('23870000000000008098c6f00000000000000001000000000000000100000005')
+     + unhex('00000005') + bytes(12) + unhex('2480000000000046') + bytes(11)
+     + unhex('02ffffffff000000020000000500000005') + bytes(12)
+     + b'TargetName=iqn.2000-01.org.example:store' + unhex('00')
+     + b'TargetAddress=192.0.0.1:80,1' + unhex('0000002680') + bytes(17)
+     + unhex('0300000000000000030000000500000005') + bytes(12), 'libiscsi 1.19, cut'),
+    ('iscsi login', TCP,
+     unhex('43870000000000428098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob' + unhex('00') + b'TargetName=iqn.x:store' + unhex('00')
+     + b'SessionType=Normal' + unhex('000000'),
+     unhex('23070000000000008098c6f00000000000000001000000000000000100000005')
+     + unhex('00000005020100000000000000000000'), 'libiscsi 1.19, cut'),
+    ('iscsi security stage', TCP,
+     unhex('438100000000003e8098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob' + unhex('00') + b'SessionType=Discovery' + unhex('00')
+     + b'AuthMethod=None'
+     + unhex('00000043870000000000008098c6f00000000000000001000000000000000500')
+     + unhex('000001') + bytes(16)
+     + unhex('01800000000000008098c6f00000000000000001000000000000000500000001') + bytes(16),
+     unhex('23810000000000108098c6f00000000000000001000000000000000100000005')
+     + unhex('00000005') + bytes(12) + b'AuthMethod=None'
+     + unhex('0023870000000000008098c6f000000000000000010000000000000001000000')
+     + unhex('0500000005') + bytes(12), 'by hand'),
+    ('iscsi cut short', TCP,
+     unhex('43870000000000188098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob', None, 'by hand'),
+    ('msmq connection@80', TCP,
+     unhex('10c00b004c494f523c020000ffffffff00001200000102030405060708090a0b')
+     + unhex('0c0d0e0f') + b'Z' * 536,
+     unhex('10c00b004c494f523c020000ffffffff00001200000102030405060708090a0b')
+     + unhex('0c0d0e0f') + b'Z' * 536, 'MS-MQQB s2.2.3'),
+    ('msmq cut short', TCP,
+     unhex('10c00b004c494f523c020000ffffffff00001200000102030405060708090a0b')
+     + unhex('0c0d0e0f') + b'Z' * 535, None, 'by hand'),
+    ('nbd list@80', TCP, unhex('00000003') + b'IHAVEOPT' + unhex('0000000300000000')
+     + b'IHAVEOPT' + unhex('0000000200000000'), b'NBDMAGICIHAVEOPT'
+     + unhex('00030003e889045565a90000000300000001000000000003e889045565a90000')
+     + unhex('00020000000100000000'), 'nbd-client 3.24'),
+    ('nbd go', TCP, unhex('00000003') + b'IHAVEOPT' + unhex('000000070000000700000001780000'),
+     b'NBDMAGICIHAVEOPT' + unhex('00030003e889045565a9000000078000000600000000'),
+     'nbd-client 3.24'),
+    ('nbd export of old', TCP, unhex('00000001') + b'IHAVEOPT' + unhex('0000000100000001')
+     + b'xIHAVEOPT' + unhex('0000000300000000'), b'NBDMAGICIHAVEOPT' + unhex('0003'), 'by hand'),
+    ('nbd tls', TCP, unhex('00000001') + b'IHAVEOPT' + unhex('0000000500000000'),
+     b'NBDMAGICIHAVEOPT' + unhex('00030003e889045565a9000000058000000100000000'), 'by hand'),
+    ('nbd other flags', TCP, unhex('00000007') + b'IHAVEOPT' + unhex('0000000300000000'), None,
+     'by hand'),
+    ('ndmp login@80', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('048000003000000002000000000000000000000901') + bytes(11)
+     + unhex('0100000003626f620000000006') + b'secret' + unhex('0000'),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000')
+     + unhex('8000001c00000001000000000000000100000901000000020000000000000004'), 'NDMP 4'),
+    ('ndmp session', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('0480000018000000020000000000000000000001000000000000000000800000')
+     + unhex('18000000030000000000000000000009020000000000000000'),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000')
+     + unhex('8000001c00000001000000000000000100000100000000020000000000000004'), 'by hand'),
+    ('ndmp md5', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('048000003400000002000000000000000000000901') + bytes(11)
+     + unhex('0200000003626f62') + bytes(17),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000')
+     + unhex('8000001c00000001000000000000000100000901000000020000000000000004'), 'by hand'),
+    ('ndmp reply', TCP, unhex('8000001c000000010000000000000001000009') + bytes(13), None,
+     'by hand'),
+    ('ndmp then reply', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('048000001c000000010000000000000001000009') + bytes(13),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000'), 'by hand'),
+    ('ica @80', TCP, unhex('7f7f494341007f7f49434100'), unhex('7f7f49434100'), 'by hand'),
+    ('ica other', TCP, unhex('7f7f49434200'), None, 'by hand'),
+    ('rexec login', TCP, unhex('3130323200626f6200') + b'secret' + unhex('00696400'), unhex('01')
+     + b'Login incorrect.\n', 'by hand'),
+    ('rexec cut short', TCP, unhex('3130323200626f6200') + b'secret' + unhex('006964'), None,
+     'by hand'),
+    ('rexec elsewhere@80', TCP, unhex('3130323200626f6200') + b'secret' + unhex('00696400'), None,
+     'by hand'),
+    ('rlogin login', TCP, unhex('006d6500626f6200') + b'xterm/38400' + unhex('00') + b'secret\r',
+     unhex('00') + b'Password: \r\nLogin incorrect\r\n', 'RFC 1282 s2'),
+    ('rlogin cut short', TCP, unhex('006d6500626f6200') + b'xterm/38400', None, 'by hand'),
+    ('rsh command', TCP, unhex('3130323200726f6f7400626f6200696400'), unhex('01')
+     + b'Permission denied.\n', 'rsh-redone 85'),
+    ('rsh cut short', TCP, unhex('3130323200726f6f7400626f62006964'), None, 'by hand'),
+    ('routeros login@80', TCP, unhex('06') + b'/login\t=name=bob' + unhex('0b') + b'=password=x'
+     + unhex('00'), unhex('05') + b'!trap*=message=invalid user name or password (6)'
+     + unhex('000521646f6e6500'), 'librouteros'),
+    ('routeros challenge', TCP, unhex('06') + b'/login' + unhex('0006') + b'/login\t=name=bob'
+     + unhex('0e') + b'=response=00ff' + unhex('00'), unhex('05') + b'!done%=ret=' + b'0' * 32
+     + unhex('0005') + b'!trap*=message=invalid user name or password (6)'
+     + unhex('000521646f6e6500'), 'by hand'),
+    ('routeros long word', TCP, unhex('06') + b'/login' + unhex('8081') + b'x' * 200, None,
+     'by hand'),
+    ('routeros cut short', TCP, unhex('06') + b'/login\t=name=bob', None, 'by hand'),
+    ('spice link@80', TCP,
+     unhex('5245445102000000020000001a00000000000000010001000000010000001200')
+     + unhex('00000b00000000000000'), unhex('524544510200000002000000b200000007') + bytes(173)
+     + unhex('b2000000'), 'spice protocol 1.9'),
+    ('spice cut short', TCP,
+     unhex('5245445102000000020000001a00000000000000010001000000010000001200')
+     + unhex('00000b000000000000'), None, 'by hand'),
+    ('teamviewer ping@80', TCP, unhex('172410040000000000'), unhex('172411040000000000'),
+     'nerva'),
+    ('teamviewer other', TCP, unhex('172410040000000000172416040000000000'),
+     unhex('172411040000000000'), 'by hand'),
+    ('teamviewer cut short', TCP, unhex('1724100400000000'), None, 'by hand'),
+    ('h323 setup@80', TCP, unhex('03000014080200010504038893a52804626f6200'),
+     unhex('0300000d080280015a08028095'), 'Q.931 s3.1.14'),
+    ('h323 other', TCP, unhex('030000090802000162'), None, 'by hand'),
+    ('rtmp connect@80', TCP, unhex('030102030400000000') + b'c' * 1528 + b'd' * 1536
+     + unhex('030000000000681400000000020007') + b'connect'
+     + unhex('003ff00000000000000300036170700200046c6976650005746355726c020011')
+     + b'rtmp://192.0.0.1/' + unhex('0004747970650200') + b'\nnonprivate' + unhex('0008')
+     + b'flashVer' + unhex('0200') + b'\nLNX 9,0,12' + unhex('000009'),
+     unhex('030000000000000000') + b'\x11' * 1528 + unhex('0102030400000000') + b'c' * 1528
+     + unhex('0300000000004d1400000000020006') + b'_error'
+     + unhex('003ff0000000000000050300056c6576656c0200056572726f720004636f6465')
+     + unhex('02001e') + b'NetConnection.Connect.Rejected' + unhex('000009'),
+     'rtmpdump 2.4, cut'),
+    ('rtmp other message', TCP, unhex('030102030400000000') + b'c' * 1528 + b'd' * 1536
+     + unhex('02000000000004010000000000000100'), unhex('030000000000000000') + b'\x11' * 1528
+     + unhex('0102030400000000') + b'c' * 1528, 'by hand'),
+    ('rtmp cut short', TCP, unhex('030102030400000000') + b'c' * 1527, None, 'by hand'),
+    ('skinny register@80', TCP, unhex('2c0000000000000001000000') + b'SEP001122334455' + bytes(25),
+     unhex('24000000000000009d000000') + b'Not authorized' + bytes(18), 'SKINNY of Wireshark'),
+    ('skinny then other', TCP, unhex('2c0000000000000001000000') + b'SEP001122334455' + bytes(25)
+     + unhex('04') + bytes(11), unhex('24000000000000009d000000') + b'Not authorized' + bytes(18),
+     'by hand'),
+    ('skinny cut short', TCP, unhex('2c0000000000000001000000') + b'SEP001122334455' + bytes(24),
+     None, 'by hand'),
+    ('checkpoint topology@80', TCP, unhex('51000000000000210000000b') + b'securemote'
+     + unhex('00'), unhex('59000000000000') + b'%CN=win-rrrrrrrrrrr,O=win-rrrrrrrrrrr'
+     + unhex('0000000000'), 'zgrab, by hand'),
+    ('checkpoint other', TCP, unhex('5100000000000021000000066f7468657200'), unhex('59000000'),
+     'by hand'),
+    ('checkpoint cut short', TCP, unhex('51000000000000'), None, 'by hand'),
+    ('diameter exchange@80', TCP,
+     unhex('01000038800001010000000011111111222222220000010840000013') + b'bob.example'
+     + unhex('00000001284000000f') + b'example' + unhex('00'),
+     unhex('01000078000001010000000011111111222222220000010c4000000c00000bc2')
+     + unhex('0000010840000017') + b'win-rrrrrrrrrrr' + unhex('000000012840000013')
+     + b'example.org' + unhex('00000001014000000e0001c000000100000000010a4000000c00000000000001')
+     + unhex('0d4000000e') + b'server' + unhex('0000'), 'RFC 6733 s5.3.1'),
+    ('diameter of nobody', TCP, unhex('0100001c800001010000000011111111222222220000010700000000'),
+     unhex('01000078000001010000000011111111222222220000010c4000000c00000bc2')
+     + unhex('0000010840000017') + b'win-rrrrrrrrrrr' + unhex('000000012840000013')
+     + b'example.org' + unhex('00000001014000000e0001c000000100000000010a4000000c00000000000001')
+     + unhex('0d4000000e') + b'server' + unhex('0000'), 'by hand'),
+    ('diameter watchdog', TCP, unhex('0100001480000118000000001111111122222222'), None,
+     'by hand'),
+    ('nje open@80', TCP,
+     unhex('d6d7c5d540404040e2c9e3c5c1404040c0000001e2c9e3c5c2404040c0000000') + unhex('00'),
+     unhex('d5c1d24040404040e2c9e3c5c2404040c0000000e2c9e3c5c1404040c0000001') + unhex('01'),
+     'by hand'),
+    ('nje cut short', TCP, unhex('d6d7c5d540404040e2c9e3c5c1404040'), None, 'by hand'),
+    ('nrpe version 4@80', TCP, unhex('0004000112345678000000000000000c') + b'_NRPE_CHECK'
+     + unhex('00'), unhex('000400020daad245000000000000000c') + b'NRPE v4.1.0' + unhex('00'),
+     'check_nrpe 4.1, cut'),
+    ('nrpe version 3', TCP, unhex('0003000112345678000000000000000c') + b'check_x'
+     + unhex('0000000000000000'), unhex('00030002251de5c000030000000000')
+     + b"$NRPE: Command 'check_x' not defined" + unhex('00000000'), 'check_nrpe 4.1, cut'),
+    ('nrpe version 2@80', TCP, unhex('00020001123456780000') + b'check_users' + bytes(1015),
+     unhex('000200029e8e362e0003') + b"NRPE: Command 'check_users' not defined" + bytes(987),
+     'check_nrpe 4.1'),
+    ('nrpe answer', TCP, unhex('0004000212345678000000000000000c78') + bytes(11), None,
+     'by hand'),
+    ('nrpe no text', TCP, unhex('0002000112345678000001') + bytes(1025), None, 'by hand'),
+    ('nrpe cut short', TCP, unhex('0004000112345678000000000000000c') + b'_NRPE_CHECK', None,
+     'by hand'),
+    ('bitcoin session@80', TCP, unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000ce599d46') + bytes(86) + unhex('f9beb4d9') + b'verack'
+     + unhex('000000000000000000005df6e0e2f9beb4d970696e6700000000000000000800')
+     + unhex('000018b84ae5') + b'12345678' + unhex('f9beb4d9') + b'getaddr'
+     + unhex('0000000000000000005df6e0e2f9beb4d9') + b'getheaders'
+     + unhex('0000010000000a325ca378f9beb4d9') + b'version' + unhex('000000000056000000ce599d46')
+     + bytes(86), unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000f98d00397f110100000000000000000001f8006b') + bytes(56)
+     + unhex('1111111111111111000000000000f9beb4d9') + b'verack'
+     + unhex('000000000000000000005df6e0e2f9beb4d9706f6e6700000000000000000800')
+     + unhex('000018b84ae5') + b'12345678'
+     + unhex('f9beb4d9616464720000000000000000010000001406e05800f9beb4d9') + b'headers'
+     + unhex('0000000000010000001406e05800'), 'developer.bitcoin.org'),
+    ('bitcoin other coin', TCP, unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000ce599d46') + bytes(86)
+     + unhex('fabfb5da70696e6700000000000000000800000018b84ae5') + b'12345678', unhex('f9beb4d9')
+     + b'version' + unhex('000000000056000000f98d00397f110100000000000000000001f8006b')
+     + bytes(56) + unhex('1111111111111111000000000000f9beb4d9') + b'verack'
+     + unhex('000000000000000000005df6e0e2'), 'by hand'),
+    ('bitcoin cut short', TCP, unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000ce599d46') + bytes(85), None, 'by hand'),
+    ('bittorrent handshake@80', TCP, unhex('13') + b'BitTorrent protocol'
+     + unhex('0000000000000000') + b'h' * 20 + b'-XX0002-abcdefghijkl' + unhex('0000000102'),
+     unhex('13') + b'BitTorrent protocol' + unhex('0000000000000000') + b'h' * 20 + b'-XX0001-'
+     + unhex('111111111111111111111111'), 'BEP 3'),
+    ('bittorrent cut short', TCP, unhex('13') + b'BitTorrent protocol'
+     + unhex('0000000000000000') + b'h' * 20 + b'-XX0002-abcdefghijk', None, 'by hand'),
+    ('minecraft status@80', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd010100'),
+     unhex('ef0000ec00')
+     + b'{"version":{"name":"1.20.4","protocol":765},"players":{"max":20,"onlin'
+     + b'e":0},"description":{"text":"server"}}', 'mcstatus 14.2'),
+    ('minecraft ping', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd010901322571f1c96153d6'),
+     unhex('0901322571f1c96153d6'), 'mcstatus 14.2'),
+    ('minecraft login', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd02060003626f6278'),
+     unhex('b60000b300') + b'{"text":"You are not white-listed on this server!"}', 'by hand'),
+    ('minecraft before 1.7', TCP, unhex('fe01fa'),
+     unhex('ff001900a70031000000310032003700000031002e00320030002e0034000000')
+     + unhex('730065007200760065007200000030000000320030'), 'mcstatus 14.2'),
+    ('minecraft other size', TCP, unhex('1000') + b'/\t127.0.0.1c' + unhex('dd0100'), None,
+     'by hand'),
+    ('minecraft other packet', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd010105'), None,
+     'by hand'),
+    ('minecraft no name', TCP, unhex('0f002f00') + b'127.0.0.1c' + unhex('dd01'), None,
+     'by hand'),
+    ('rcon login@80', TCP, unhex('100000000700000003000000') + b'secret' + unhex('0000'),
+     unhex('0a000000070000000000000000000a000000ffffffff020000000000'), 'Source RCON'),
+    ('rcon command', TCP, unhex('100000000700000003000000') + b'secret'
+     + unhex('0000100000000800000002000000') + b'status' + unhex('0000'),
+     unhex('0a000000070000000000000000000a000000ffffffff020000000000'), 'by hand'),
+    ('rcon too short', TCP, unhex('09000000070000000300000000'), None, 'by hand'),
 ]
 SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
     'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
@@ -13196,6 +13458,26 @@ SERVICE_NOTES = {                           # name of a vector: kind, what is no
     'tarantool long name': ('credentials', dict(user=b'somebody')),
     'thrift call@80': ('request', dict(method=b'getName')), 'zeromq plain': ('credentials', BOB_X),
     'tacacs login@80': ('credentials', dict(user=b'bob', password=b'four')),
+    'afp login': ('request', dict(function=18, data=b'\x06AFP3.4\tDHCAST128')),
+    'giop call': ('request', dict(data=b'\x03' + bytes(7) + b'\4\0\0\0name')),
+    'iscsi login': ('credentials', dict(user=b'iqn.x:bob', target=b'iqn.x:store')),
+    'msmq connection@80': ('request', dict(client='000102030405060708090a0b0c0d0e0f')),
+    'nbd go': ('request', dict(target=b'x')), 'nbd export of old': ('request', dict(target=b'x')),
+    'ndmp login@80': ('credentials', LOGIN), 'rexec login': ('credentials', dict(LOGIN, command=b'id')),
+    'rlogin login': ('credentials', LOGIN),
+    'rsh command': ('credentials', dict(user=b'bob', client=b'root', command=b'id')),
+    'routeros login@80': ('credentials', BOB_X),
+    'routeros challenge': ('credentials', dict(user=b'bob', password=b'00ff')),
+    'h323 setup@80': ('request', dict(data=unhex('04038893a5 2804 626f6200'))),
+    'rtmp connect@80': ('request', dict(target=b'rtmp://192.0.0.1/')),
+    'skinny register@80': ('credentials', dict(user=b'SEP001122334455')),
+    'diameter exchange@80': ('credentials', dict(user=b'bob.example')),
+    'nje open@80': ('credentials', dict(user='SITEB', target='SITEA')),
+    'nrpe version 4@80': ('command', dict(words=b'_NRPE_CHECK')),
+    'nrpe version 2@80': ('command', dict(words=b'check_users')),
+    'bittorrent handshake@80': ('request', dict(target='68' * 20, client=b'-XX0002-abcdefghijkl')),
+    'minecraft login': ('credentials', dict(user=b'bob')),
+    'rcon login@80': ('credentials', dict(user=b'', password=b'secret')),
 }
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -13743,6 +14025,61 @@ DATAGRAM_VECTORS = [
      unhex('00'), 'ZMap null_byte'),
     ('qotd octet', UDP, b'\1',
      unhex('57'), 'ZMap start_of_heading, qotd_17'),
+    ('dht error', UDP, b'd1:ad2:id20:' + b'a' * 20 + b'e1:t2:aa1:y1:ee', None, 'BEP 5'),
+    ('kasa answer', UDP, masscanned.kasa_mask(masscanned.KASA_ANSWER), None, 'our own answer'),
+    ('kerberos 4', UDP, KERBEROS_ASKED.replace(unhex('a103020105'), unhex('a103020104'), 1), None,
+     'RFC 4120 s5.4.1: pvno'),
+    ('netis answer', UDP, b'\xd0\xa5Login:', None, 'our own answer'),
+    ('netis answer cut short', UDP, b'\xd0', None, 'our own answer'),
+    ('openvpn with more', UDP, unhex('38 0102030405060708 00 00000000 01'), None, 'by hand'),
+    ('rpc-any of a version too high', UDP, unhex(XID, '00000000 00000002 55555555 00010000 00000001',
+                                                 '00' * 16), None, 'by hand'),
+    ('rpc-any of a strange flavor', UDP, unhex(XID, '00000000 00000002 55555555 00000001 00000001',
+                                               '00010000', '00' * 12), None, 'by hand'),
+    ('turn of odd size', UDP, unhex('0003 0009 2112a442', IDENT, '0019 0004 11000000 00'), None,
+     'RFC 8489 s5'),
+    ('xdmcp cut short', UDP, unhex('0001 0003 0005 01 0002 6d'), None, 'by hand'),
+    ('xdmcp of methods elsewhere @40001', UDP, unhex('0001 0003 0005 01 0002 6d6d'), None, 'own port'),
+    ('ipmi session of a short one', UDP, unhex('0600ff07 0610 00000000 00000000 0800 00 00 0000 a4a3a2a0'),
+     None, 'by hand'),
+    ('ipmi session of an operator', UDP, unhex('0600ff07 0610 00000000 00000000 2000 00 03 0000 a4a3a2a0 00000008 01000000 01000008 01000000 02000008 01000000'),
+     unhex('0600ff0706110000000000000000240000000300a4a3a2a0a4a3a2a000000008010000000100'
+           '0008010000000200000801000000'), 'IPMI 2.0 s13.17'),
+    ('ipmi third message', UDP, unhex('0600ff07 0614 00000000 00000000 2000', '00' * 32),
+     None, 'IPMI 2.0 s13.22'),
+    ('ipmi response of 2.0', UDP, unhex('0600ff07 0600 00000000 00000000 0800 811c63 2000 54 00 8c'),
+     None, 'by hand: an answer'),
+    ('bacnet message of the network', UDP, unhex('810a 0008 0180 1008'),
+     None, 'ASHRAE 135 s6.2.4'),
+    ('bacnet longer than the datagram', UDP, unhex('810a 0012 0104 0005010c 0c 023fffff 194b'),
+     None, 'by hand'),
+    ('bacnet read of a text of none', UDP, unhex('810a 0011 0104 0005010c 0c 023fffff 191c'),
+     unhex('810a0014010030010c0c02000001191c3e71003f'), 'ASHRAE 135 s15.5'),
+    ('bacnet read of an input', UDP, unhex('810a 0011 0104 0005010c 0c 00000001 194d'),
+     unhex('810a000d010050010c91029120'), 'ASHRAE 135 s15.5'),
+    ('bacnet who has', UDP, unhex('810b 000c 0100 1007 3c 000000'),
+     None, 'ASHRAE 135 s16.9'),
+    ('bacnet acknowledgement', UDP, unhex('810a 000c 0100 3008 0908 0000'),
+     None, 'by hand: an answer'),
+    ('knx search /6', UDP, unhex('0610 0201 000e 0801 c0000000 0e57'),
+     unhex('0610020200480801000000000e573601020000000000021111111111e000170c021111111111')
+     + b'device' + unhex('00000000000000000000000000000000000000000000000004020201'), 'KNX 03_08_02 s7.6.1'),
+    ('ssdp service', UDP, b'M-SEARCH * HTTP/1.1\r\nMAN: "ssdp:discover"\r\nMX: 1\r\nST: urn:dial-multiscreen-org:service:dial:1\r\n\r\n',
+     b'HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=1800\r\nEXT:\r\nLOCATION'
+     + b': http://192.0.0.1/\r\nST: urn:dial-multiscreen-org:service:di'
+     + b'al:1\r\nUSN: uuid:11111111-1111-1111-1111-111111111111\r\n\r\n', 'UPnP DA 2.0 s1.3.2'),
+    ('ws-discovery without an id', UDP, (WSD_PROBE % b'Probe').replace(b'MessageID', b'Message'),
+     None, 'by hand'),
+    ('ike without a cookie, natt @4500', UDP, unhex('00000000', '00' * 16, '21202208 00000000 0000001c'),
+     None, 'by hand'),
+    ('ike of a short size', UDP, unhex('0102030405060708', '00' * 8, '21202208 00000000 00000010'),
+     None, 'by hand'),
+    ('nbns other type', UDP, unhex('0001 0110 0001 0000 0000 0000 20') + NETBIOS_OURS + unhex('00 0022 0001'),
+     None, 'by hand'),
+    ('snmp user, encrypted', UDP, unhex('303e 020103 3011 02046b5aa7ca 020300ffe3 040107 020103 0410 300e 0400 020100 020100 0400 0400 0400 0414', '5a' * 20),
+     unhex('3069020103301102046b5aa7ca020300ffe30401000201030420301e040d8000000005111111'
+           '111111111102010102046b00f801040004000400302f040d8000000005111111111111111104'
+           '00a81c0201000201000201003011300f060a2b060106030f01010400410101'), 'RFC 3414 s3.2'),
 ]
 SNMP_DEAR = masscanned.pack_der(0x30, b'\2\1\1\4\6public', masscanned.pack_der(
     0xa5, b'\2\1\1\2\1\0\2\1\0', masscanned.pack_der(0x30, b'\x30\5\6\1\x2b\5\0' * 32)))
@@ -19059,7 +19396,8 @@ class Events(Case):
         log.stack.connections.drop(client.flow, 'idle')
         masscanned.hand_events(log.stack, [log], NOW)
         event, = self.events(log, 'flow')
-        self.assertEqual((event['app_proto'], event['payload_printable']), ('failed', 'junk: noth'))
+        self.assertEqual((event['app_proto'], base64.b64decode(event['payload'])),
+                         ('failed', JUNK[:10]))
         self.assertEqual(event['payload_length'], len(JUNK) + 4)
 
     def test_cost(self):
@@ -19344,6 +19682,46 @@ class Events(Case):
         events = self.events(log, 'ssh')
         self.assertEqual([each['ssh'].get('client', {}).get('hassh', {}).get('string')
                           for each in events[:2]], [None, text])
+
+    def test_no_secrets(self):
+        """--no-secrets: no password, in whatever field or octets, for whoever listens."""
+        log = self.log(keep=1000)
+        with patched(log.stack.host, secretive=True):
+            client = Client(log.stack)
+            client.say(b'GET / HTTP/1.1\r\nHost: a\r\nCookie: hunter2\r\n'
+                       b'Authorization: Basic Ym9iOmh1bnRlcjI=\r\n\r\n')
+            client.conn.note('credentials', user=b'bob', password='hunter2', digest=b'')
+            client.conn.note('request', head=b'', body=b'pw=hunter2', path=b'/')
+            client.send(b'', RST)
+        text = ''.join(map(json.dumps, self.events(log)))
+        self.assertFalse(re.search('hunter2|Ym9iO|aHVudGVyMg', text))
+        self.assertIn(hashlib.sha256(b'hunter2').hexdigest(), text)
+        self.assertIn('"Authorization", "value": "-"', text)
+        self.assertNotIn('payload"', text)
+        self.assertIn('payload_length', text)
+
+    def test_dns(self):
+        """A query over UDP and TCP, cut or hostile: its names and types."""
+        wanted = {'version': 3, 'type': 'request', 'id': 0x1234, 'rrname': 'www.example.org',
+                  'rrtype': 'A', 'queries': [{'rrname': 'www.example.org', 'rrtype': 'A'}]}
+        log = self.log()
+        log.stack.answer_frame(udp(DNS_QUERY))
+        self.assertEqual(self.events(log, 'dns')[0]['dns'], wanted)
+        self.assertEqual(masscanned.dns_object(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY),
+                         wanted)
+        for end in range(len(DNS_QUERY)):
+            masscanned.dns_object(DNS_QUERY[:end])
+            masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_hash(self):
+        """Answers to challenges in the form that auditing tools read."""
+        log = self.log()
+        client = Client(log.stack)
+        client.say(GET)
+        client.conn.note('credentials', protocol='mysql', user=b'u', digest='aa', salt='bb')
+        masscanned.hand_events(log.stack, [log], NOW)
+        found = self.events(log, 'credentials')[0]['masscanned']['credentials']
+        self.assertEqual(found['hash'], '$mysqlna$bb*aa')
 
     def test_community_id(self):
         """Vectors of the specification's own baseline, and what tshark computes."""
@@ -21553,6 +21931,9 @@ class ResponderCli(Case):
         ('only and without', ['-i', 'nope0', '--only', 'dns', '--no-protocol', 'http'], 2,
          ['--only and --no-protocol']),
         ('escape sequence', ['-i', 'nope0', '--format', '\x1b[2J'], 2, ['--format']),
+        ('only and with', ['-i', 'nope0', '--only', 'dns', '--with', 'smb'], 2, ['--only and --with']),
+        ('with unknown', ['-i', 'nope0', '--with', 'smb,nope'], 1, ["'nope'", 'http']),
+        ('with empty', ['-i', 'nope0', '--with', ''], 1, ["''"]),
         ('only unknown', ['-i', 'nope0', '--only', 'dns,nope'], 1, ["'nope'", 'http']),
         ('without unknown', ['-i', 'nope0', '--no-protocol', 'nope'], 1, ["'nope'", 'http']),
         ('only empty', ['-i', 'nope0', '--only', ''], 1, ["''"]),
@@ -23733,6 +24114,9 @@ class Amplifiers(unittest.TestCase):
                         answered.append((name, port))
         self.assertEqual({name for name, _ in answered}, {HOST.name.lower()})
         self.assertEqual({port for _, port in answered}, {53, 137, 5353, 5355})
+        requests = {row[0]: row[2] for row in DATAGRAM_VECTORS}     # RFC 2608 s7: none says nothing
+        for dst, count in ((HOST4, 1), (b'\xff' * 4, 0)):
+            self.assertEqual(len(ask(stack, udp(requests['slp types'], dst=dst, dport=427))), count)
         for name in 'wpad', 'isatap':       # not even to a question for us alone
             for port, question, _ in self.name_questions(name):
                 if port != 53 and b'CKAA' not in question:
