@@ -561,8 +561,9 @@ def pack_der(tag: int, *parts) -> bytes:
 #         """Octets -> the same."""
 #
 # lines() is a table of verbs, for protocols whose messages are lines of text.  A talk is given
-# one whole message; framing, pieces and limits are done for it.  A protocol is given octets as
-# they come.  The contract of an answerer, for both transports:
+# one whole message; framing, pieces and limits are done for it.  datagram() is a talk over UDP
+# only.  A protocol is given octets as they come.  The contract of an answerer, for both
+# transports:
 #
 #   data    octets of the client, from the first that no answer has used yet.  UDP: the
 #           datagram.  TCP: a piece of the stream, of any size up to 2 * KEPT_MAX, whole
@@ -10119,8 +10120,8 @@ NTP_TEXT = b'version="4"'
 def is_ntp(data, peer):
     """On a port of others only the shape of a simple client: all zeros but its own time."""
     mode = data[0] & 7
-    if mode in (NTP_CONTROL_MODE, NTP_PRIVATE):
-        return peer.dport == 123 and not data[0 if mode == NTP_PRIVATE else 1] & 0x80
+    if mode in (NTP_CONTROL_MODE, NTP_PRIVATE):         # and no answer
+        return not data[0 if mode == NTP_PRIVATE else 1] & 0x80
     return mode == NTP_CLIENT and len(data) >= NTP.size and (
         peer.dport == 123 or not any(data[1:2] + data[4:40]))
 
@@ -10159,7 +10160,6 @@ PCANYWHERE = {b'NQ': b'NR', b'ST': b'ST\1'}     # who is there; status
 
 
 @datagram('pcanywhere', sig=('.. ..',), port=5632, most=1.5,
-          check=lambda data, peer: data.rstrip(b'\0') in PCANYWHERE,
           ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
 def answer_pcanywhere(message, peer):
     """Who is there, status -> the shortest that says we are."""
@@ -10332,6 +10332,7 @@ family('Discovery')
 BACNET_ERROR_ACK, BACNET_ACK, BACNET_REJECT = 0x50, 0x30, 0x60      # clause 20.1: kinds
 BACNET_WHO_IS, BACNET_READ, BACNET_WRITE = 8, 12, 15
 BACNET_DEVICE = b'\2\0\0\1'             # object identifier: device, number 1
+BACNET_ANY = b'\2\x3f\xff\xff'          # clause 12.11: whichever device it is
 # what of that object may be read, clause 12.11: texts, other values with their tag
 BACNET_PROPERTIES = {12: '1.0', 28: '', 44: '1.0', 58: '', 70: 'device',
                      75: b'\xc4' + BACNET_DEVICE, 77: 'device', 112: b'\x91\0',
@@ -10352,9 +10353,9 @@ def bacnet_message(data):
 
 def answer_bacnet_read(message):
     """ReadProperty -> the value, in its tag; None if there is none (clause 15.5)."""
-    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
-    if message[4] != 0x0c or message[5:7] != BACNET_DEVICE[:2] and message[5] != 2:
+    if message[4:9] not in (b'\x0c' + BACNET_DEVICE, b'\x0c' + BACNET_ANY):
         return None
+    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
     if isinstance(value, str):
         text = b'\0' + value.encode()
         value = bytes((0x70 | len(text),)) + text if len(text) < 5 else b'\x75' + sized(text, 1)
@@ -10726,7 +10727,7 @@ DTLS_ALERT = b'\2\x28'                  # RFC 5246 s7.2: fatal, handshake failur
 def is_dtls(data, peer):
     """A record as long as it says, with a ClientHello."""
     size = DTLS_RECORD.unpack_from(data)[4]
-    return data[13] == 1 and 46 < size <= len(data) - DTLS_RECORD.size
+    return 46 < size <= len(data) - DTLS_RECORD.size
 
 
 @datagram('dtls', sig=['16 fe %s 00 00 .. .. .. .. .. .. .. .. 01' % minor
@@ -12447,7 +12448,7 @@ def answer_ldap(message, peer):
     return (b'', SHUT) if tag == LDAP_UNBIND else None
 
 
-@datagram('cldap', port=389, check=is_ldap, ref='RFC 1798 s4, MS-ADTS s6.3.3',
+@datagram('cldap', port=389, ref='RFC 1798 s4, MS-ADTS s6.3.3',
           sig=['30 %s 02 01 .. .. ..' % size
                for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
 def answer_cldap(message, peer):
