@@ -19266,8 +19266,7 @@ EVENT_SCHEMA = {
             'greeted': bool, '?payload_sha256': '[0-9a-f]{64}', '?syn': EVENT_SYN,
             '?tool': EVENT_TOOL}})),
     'credentials': dict(EVENT_HEAD, **EVENT_FLOW, masscanned=dict(EVENT_SENSOR, credentials={
-        'protocol': str, '?user': ANY, '?password': ANY, '?digest': str, '?salt': str,
-        '?domain': str, '?hash': str, '?target': ANY, '?client': ANY, '?scheme': ANY})),
+        'protocol': str, '?digest': str, '?salt': str, '?domain': str, '?hash': str, '*': ANY})),
     'scan': dict(EVENT_HEAD, **{
         'src_ip': r'[0-9a-f.:]+', 'proto': 'TCP|UDP|ICMP|IPv6-ICMP', '?flow_id': int,
         '?community_id': r'1:[A-Za-z0-9+/]{27}=', '?vlan': [int], '?icmp_type': int,
@@ -20329,6 +20328,99 @@ class Responder(Case):
         self.assertEqual(answer[-16:], b'\0\0' + struct.pack(
             '!HHH', inet_sum(echo(1)[4:]), 0x8888, 1) + b'abcdefgh')
         return answer
+
+    # Visitors: command, then what its flow or scan must have: tool, protocols
+    VISITS = [
+        ('curl -sS -o /dev/null http://10.88.0.150/a', 'curl', ['http']),
+        ('curl -sSk -o /dev/null https://10.88.0.151/secret', 'curl', ['tls', 'http']),
+        ('dig +tries=1 +time=2 @10.88.0.152 www.example.org', None, ['dns']),
+        ('ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes '
+         'bob@10.88.0.153', 'openssh', ['ssh']),
+        ('ping -n -c 2 -i 0.1 10.88.0.154', None, None),
+        ('nmap -n -Pn -sS -p 1-50 10.88.0.155', 'nmap', None),
+        ('masscan 10.88.0.156 -p 80,81 --rate 1000 --wait 0 -i v0 --source-ip 10.88.0.99 '
+         '--router-mac 02:00:00:88:00:02', 'masscan', None),
+        ('zmap -q -p 80 -i v0 -G 02:00:00:88:00:02 -S 10.88.0.98 -c 1 -o {null} -b {null} '
+         '10.88.0.157/32', 'zmap', None)]
+
+    def read_packets(self, path, *fields, only=''):
+        """tshark on a capture -> rows of fields, those that are not empty."""
+        command = ['tshark', '-r', path, '-T', 'fields'] + (['-Y', only] if only else [])
+        for field in fields:
+            command += ['-e', field]
+        status, text = self.output(*command, stdin=subprocess.DEVNULL)
+        self.assertEqual(status, 0, text)
+        return [row.split('\t') for row in text.splitlines() if not row.startswith('Running as')]
+
+    def test_visits(self):
+        """Real programs come: events say who and what, and other programs read the same so."""
+        for name in 'curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'tshark', 'capinfos', 'p0f', 'jq':
+            if not shutil.which(name, path=CLEAN['PATH']):
+                self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
+        events, capture = self.path('eve.json'), self.path('visits.pcapng')
+        responder = self.start('10.88.0.150-10.88.0.160', '-q', '--events', events, '--pcap',
+                               capture, '--user', 'root')
+        null = self.path('null', b'')
+        with contextlib.ExitStack() as stack:       # all of them come at once
+            visitors = [self.client(*command.format(null=null).split(), stdin=subprocess.DEVNULL)
+                        for command, _, _ in self.VISITS]
+            for visitor in visitors:
+                stack.enter_context(killed_after(visitor, 20))
+                visitor.stdout.read()
+        self.assertEqual(responder.end(), 0, responder.err())
+        self.assertNotIn('fault', responder.err())
+        with open(events, encoding='ascii') as file:
+            lines = [check_event(line) for line in file]
+        status, text = self.output('jq', '-r', '.event_type', events)
+        self.assertEqual((status, len(text.split())), (0, len(lines)))
+        flows = {each['dest_ip']: each for each in lines if each['event_type'] == 'flow'}
+        scans = {each['masscanned']['scan'].get('tool', {}).get('name') for each in lines
+                 if each['event_type'] == 'scan'}
+        for command, tool, protocols in self.VISITS:
+            with self.subTest(command):
+                if protocols is None:
+                    self.assertIn(tool, scans)
+                    continue
+                flow = flows[re.search(r'10\.88\.0\.15\d', command).group()]
+                self.assertEqual(flow['masscanned']['protocols'], protocols)
+                self.assertEqual(flow['masscanned'].get('tool', {}).get('name'), tool)
+        self.compare_fingerprints(lines, flows, capture)
+        self.assertEqual(self.read_packets(capture, 'http.request.uri', only='tls and http.request'),
+                         [['/secret']])
+        comments = {row[0] for row in self.read_packets(capture, 'frame.comment')}
+        self.assertLessEqual({'answered: http', 'answered: ssh', 'not answered: tcp reset'}, comments)
+        self.assertEqual(self.output('capinfos', capture)[0], 0)
+
+    def compare_fingerprints(self, lines, flows, capture):
+        """JA3 and HASSH as tshark has them, SYNs as p0f."""
+        tls, = [each['tls'] for each in lines if 'ja3' in each.get('tls', {})]
+        self.assertEqual(self.read_packets(capture, 'tls.handshake.ja3', only='tls.handshake.ja3'),
+                         [[tls['ja3']['hash']]])
+        hassh, = [each['ssh']['client']['hassh'] for each in lines
+                  if 'hassh' in each.get('ssh', {}).get('client', {})]
+        self.assertEqual(self.read_packets(capture, 'ssh.kex.hassh', only='ssh.kex.hassh'),
+                         [[hassh['hash']]])
+        log = self.path('p0f.log')
+        self.output('p0f', '-r', capture, '-o', log, stdin=subprocess.DEVNULL)
+        with open(log) as file:
+            found = dict(re.findall(r'srv=(10\.88\.0\.15[0-3])/.*\|raw_sig=(4:.*)', '\n'.join(
+                line for line in file if 'mod=syn|' in line)))
+        self.assertEqual(len(found), 3)
+        for address, signature in found.items():
+            self.assertEqual(flows[address]['masscanned']['syn']['sig'], signature.strip())
+
+    def test_killed_capture(self):
+        """kill -9: what was written before the last second can be read."""
+        capture = self.path('visits.pcapng')
+        responder = self.start('10.88.0.161', '-q', '--pcap', capture, '--user', 'root')
+        self.assert_answers('10.88.0.161')
+        wait_until(lambda: os.path.getsize(capture) > 300)
+        responder.process.kill()
+        responder.process.wait()
+        with open(capture, 'rb') as file:
+            blocks = read_pcapng(file.read())
+        self.assertIn(b'answered', b''.join(body for kind, body in blocks if kind == 6))
+        self.assertTrue(self.read_packets(capture, 'frame.comment'))
 
     # Clients: name, command, exit status (None: ended as soon as the output matches), output
     CLIENTS = [
@@ -23481,8 +23573,69 @@ class SshClient:
         return self.say(b'\x32' + b''.join(map(ssh_string, (user, b'ssh-connection', method))) + more)
 
 
+def is_open(port) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as sock:
+        return not sock.connect_ex(('127.0.0.1', port))
+
+
+class SshSocket:
+    """A real server in the clothes of a Stream; it is taken to be silent after half a second."""
+    waits = None
+
+    def __init__(self, port):
+        self.sock = socket.create_connection(('127.0.0.1', port), timeout=10)
+        self.closing, self.quiet_s = False, 0.5
+
+    def feed(self, octets):
+        out = b''
+        try:
+            self.sock.sendall(octets)
+            while select.select([self.sock], [], [], self.quiet_s if not out else 0.05)[0]:
+                more = self.sock.recv(65536)
+                if not more:
+                    self.closing = True
+                    break
+                out += more
+        except OSError:
+            self.closing = True
+        return out
+
+
 SSH_SERVICE = b'\5' + ssh_string(b'ssh-userauth')
 SSH_FAILED = b'\x33' + ssh_string(b'publickey,password') + b'\0'
+SSH_LOGIN = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
+SSH_STRICT = b'diffie-hellman-group14-sha256,kex-strict-c-v00@openssh.com'
+# Before the exchange: name, lists of the client's KEXINIT, payloads, None for it.  After the
+# exchange: name, payloads
+SSH_EARLY_ERRORS = [
+    ('no common exchange', {0: b'x'}, [None]), ('no common host key', {1: b'ssh-dss'}, [None]),
+    ('no common cipher', {2: b'x'}, [None]), ('no common MAC', {5: b'x'}, [None]),
+    ('e of 0', {}, [None, b'\x1e' + ssh_string(b'')]),
+    ('e of 1', {}, [None, b'\x1e' + ssh_string(b'\1')]),
+    ('ignore first', {}, [b'\2\0\0\0\0', None]),
+    ('strict, ignore first', {0: SSH_STRICT}, [b'\2\0\0\0\0', None]),
+    ('strict, ignore', {0: SSH_STRICT}, [None, b'\2\0\0\0\0']),
+    ('NEWKEYS first', {}, [b'\x15']), ('value first', {}, [b'\x1e' + ssh_string(b'\2')]),
+    ('service first', {}, [SSH_SERVICE]), ('login first', {}, [b'\x32']),
+    ('NEWKEYS', {}, [None, b'\x15']), ('service', {}, [None, SSH_SERVICE]),
+    ('unknown', {}, [None, b'\xc8']), ('disconnect', {}, [b'\1' + bytes(12)])]
+SSH_LATE_ERRORS = [
+    ('none', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none')]),
+    ('password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0' + ssh_string(b'x')]),
+    ('new password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\1'
+                      + ssh_string(b'x') + ssh_string(b'y')]),
+    ('key', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'publickey') + b'\0' + ssh_string(b'ssh-ed25519')
+             + ssh_string(ssh_string(b'ssh-ed25519') + ssh_string(bytes(32)))]),
+    ('host', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'hostbased')]),
+    ('login before the service', [SSH_LOGIN + ssh_string(b'none')]),
+    ('another user', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none'),
+                      SSH_LOGIN.replace(b'bob', b'eve') + ssh_string(b'none')]),
+    ('another service', [SSH_SERVICE, b'\x32' + ssh_string(b'a') * 2 + ssh_string(b'none')]),
+    ('unknown service', [b'\5' + ssh_string(b'x')]), ('unknown', [b'\x28']),
+    ('ignore, debug', [b'\2\0\0\0\0', b'\4']), ('channel', [b'\x5a']), ('NEWKEYS', [b'\x15']),
+    ('EXT_INFO', [b'\7\0\0\0\0']), ('UNIMPLEMENTED', [b'\3\0\0\0\0']), ('response', [b'\x3d']),
+    ('disconnect', [b'\1' + bytes(12)])]
 
 
 class SecureShell(unittest.TestCase):
@@ -23847,6 +24000,55 @@ class SecureShell(unittest.TestCase):
                     slowest = max(slowest, time.process_time() - began)
                     self.assertFalse(over and said, (SEED, number))
         self.assertLess(slowest, 0.05 if TEST_ALL else 1)
+
+    @unittest.skipUnless(TEST_ALL and (REQUIRED or shutil.which('dropbear')),
+                         'TEST_ALL=1: half a minute with dropbear')
+    def test_beside_dropbear(self):
+        """The same packets in the same order, also at errors."""
+        with tempfile.TemporaryDirectory() as folder:
+            keys = [os.path.join(folder, kind) for kind in ('rsa', 'ecdsa', 'ed25519')]
+            for path in keys:
+                subprocess.run(['dropbearkey', '-t', os.path.basename(path), '-f', path],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            with socket.socket() as sock:
+                sock.bind(('127.0.0.1', 0))
+                port = sock.getsockname()[1]
+            server = subprocess.Popen(
+                ['dropbear', '-F', '-E', '-p', '127.0.0.1:%d' % port,
+                 *itertools.chain.from_iterable(('-r', path) for path in keys)],
+                stderr=subprocess.DEVNULL)
+            try:
+                wait_until(lambda: is_open(port))
+                for name, lists, payloads in SSH_EARLY_ERRORS:
+                    with self.subTest(name=name):
+                        self.compare(port, lists, payloads, False)
+                for name, payloads in SSH_LATE_ERRORS:
+                    with self.subTest(after=name):
+                        self.compare(port, {0: SSH_STRICT + b',ext-info-c'}, payloads, True)
+            finally:
+                server.kill()
+                server.wait()
+
+    def compare(self, port, lists, payloads, late):
+        """What dropbear and we say to the same payloads."""
+        seen = []
+        real = SshSocket(port)
+        self.addCleanup(real.sock.close)
+        for stream in real, None:
+            client = SshClient(kex=lists, stream=stream)
+            client.keys = client.keys if late else lambda way: masscanned.SSH_PLAIN
+            if late:
+                client.exchange()
+                client.say(b'\2\0\0\0\0')
+            for payload in payloads:
+                if not client.stream.closing:
+                    client.say(client.kexinit if payload is None else payload)
+            random = {20: slice(1, 17), 31: slice(1, None)}     # a cookie; keys and numbers
+            seen.append(([payload.replace(payload[random[payload[0]]], b'')
+                          if payload[0] in random else payload for payload in client.got],
+                         client.stream.closing))
+            real.sock.close()                   # it takes five of one address
+        self.assertEqual(*seen)
 
     @staticmethod
     def key(stream, draw):
