@@ -561,8 +561,9 @@ def pack_der(tag: int, *parts) -> bytes:
 #         """Octets -> the same."""
 #
 # lines() is a table of verbs, for protocols whose messages are lines of text.  A talk is given
-# one whole message; framing, pieces and limits are done for it.  A protocol is given octets as
-# they come.  The contract of an answerer, for both transports:
+# one whole message; framing, pieces and limits are done for it.  datagram() is a talk over UDP
+# only.  A protocol is given octets as they come.  The contract of an answerer, for both
+# transports:
 #
 #   data    octets of the client, from the first that no answer has used yet.  UDP: the
 #           datagram.  TCP: a piece of the stream, of any size up to 2 * KEPT_MAX, whole
@@ -1137,12 +1138,13 @@ class Host:
     events      [Event] noted since they were last taken; None: nobody listens
     shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
+    secretive   events have no passwords, but what hide_secrets() makes of them
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
-                 'events', 'shared', 'keep')
+                 'events', 'shared', 'keep', 'secretive')
     # what is the same for every visitor, at all times: an answer made of it may be given again
     LASTING = frozenset(('guid', 'name', 'boot', 'registry', 'original', 'http_401',
-                         'tls', 'keep'))
+                         'tls', 'keep', 'secretive'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
@@ -1151,7 +1153,7 @@ class Host:
         self.guid, self.events = random(16), None
         self.tls = None
         self.shared = {}
-        self.keep = None
+        self.keep, self.secretive = None, False
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
@@ -1228,6 +1230,29 @@ class Record:
     def cost(self) -> int:
         """Octets of it."""
         return RECORD_COST + len(self.payload)
+
+
+SECRET_FIELDS = 'password', 'hash', 'digest'
+SECRET_HEADERS = re.compile(br'^((?:proxy-)?authorization|cookie)(:[ \t]*)[^\r\n]*', re.I | re.M)
+
+
+def hide_secrets(event) -> Event:
+    """An Event -> the same with a SHA-256 in place of passwords and hashes: --no-secrets.
+
+    What may have them without being named so is left out: octets, bodies, some headers.
+    """
+    fields = dict(event.fields)
+    for name in SECRET_FIELDS if event.kind == 'credentials' else ():
+        if fields.get(name):
+            value = fields[name]
+            octets = value if isinstance(value, bytes) else str(value).encode(errors='replace')
+            fields[name] = hashlib.sha256(octets).hexdigest()
+    for name in 'data', 'body':
+        if name in fields:
+            fields[name] = b''
+    if 'head' in fields:
+        fields['head'] = SECRET_HEADERS.sub(br'\1\2-', fields['head'])
+    return event._replace(fields=fields)
 
 
 class Peer:
@@ -3545,6 +3570,8 @@ class Stack:
         events = self.host.events
         if events:
             self.host.events = []
+            if self.host.secretive:
+                events = list(map(hide_secrets, events))
         return events or ()
 
     def send(self, conn, out=b''):
@@ -5620,8 +5647,11 @@ class EventLog(Observer):
 
     def credentials(self, now, record, fields):
         """A name, a password or a hash was offered."""
-        self.write(now, record, 'credentials', {}, {
-            'credentials': {key: plain(value) for key, value in fields.items()}})
+        found = {key: plain(value) for key, value in fields.items()}
+        form = HASH_FORMS.get(fields['protocol'])
+        if form and 'digest' in found and not self.stack.host.secretive:
+            found['hash'] = form % (found.get('salt', ''), found['digest'])
+        self.write(now, record, 'credentials', {}, {'credentials': found})
 
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
@@ -5661,7 +5691,7 @@ class EventLog(Observer):
         if not record.length:
             return '', ''
         octets = record.payload
-        if not octets:
+        if not octets or record.secret and self.stack.host.secretive:
             return f'"payload_length":{record.length},', ''
         printable = self.text(octets.translate(AS_PRINTABLE).decode())
         coded = binascii.b2a_base64(octets, newline=False).decode()
@@ -5861,8 +5891,36 @@ def make_encoder():
 NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
          'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
 NOTED = {('http', 'request'): lambda fields: http_object(fields)}
-ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
+            'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
+            'llmnr': lambda data: dns_object(data)}
+DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO', 15: 'MX',
+                  16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
+                  64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
+DNS_SHOWN_MAX = 16
+# As John the Ripper and hashcat read it: what was sent to the client, what came back
+HASH_FORMS = {'mysql': '$mysqlna$%s*%s', 'rfb': '$vnc$*%s*%s'}
 ZMAP_IDENT = (54321).to_bytes(2, 'big')
+
+
+def dns_object(data) -> dict:
+    """A query, over TCP with its length in front -> the object `dns` of an event."""
+    if len(data) > 2 and from_octets(data[:2], 'big') == len(data) - 2:
+        data = data[2:]
+    at, queries = 12, []
+    for _ in range(min(from_octets(data[4:6], 'big'), DNS_SHOWN_MAX)):
+        labels = []
+        while at < len(data) and 0 < data[at] < 64:
+            labels.append(data[at + 1:at + 1 + data[at]])
+            at += 1 + data[at]
+        at += 2 if at < len(data) and data[at] >= 192 else 1
+        kind = from_octets(data[at:at + 2], 'big')
+        at += 4
+        queries.append({'rrname': plain(b'.'.join(labels)),
+                        'rrtype': DNS_TYPE_NAMES.get(kind, 'TYPE%d' % kind)})
+    found = {'version': 3, 'type': 'request', 'id': from_octets(data[:2], 'big'),
+             'queries': queries}
+    return dict(found, **queries[0]) if queries else found
 
 
 def is_knock(fate) -> bool:
@@ -8024,6 +8082,7 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
 def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
     """Who is shown what happens, as the options say; number: of the worker, 0 is the first."""
     args, observers = plan.args, []
+    stack.host.secretive = args.no_secrets
     if not args.quiet:
         journal = Journal(1, lock=plan.lock)
         if args.output is not None:
@@ -8292,6 +8351,8 @@ def make_parser() -> argparse.ArgumentParser:
           help='lines of it a second, the rest is counted (default: %d)' % EVENTS_BUDGET)
     group('--payload', metavar='N', action=Once, type=payload_argument, default=PAYLOAD,
           help='octets of what each client sends that stand there (default: %d)' % PAYLOAD)
+    group('--no-secrets', action='store_true',
+          help='a SHA-256 in place of passwords and hashes, there and for -v')
     group('--name', metavar='NAME', action=Once,
           help="of this sensor, there (default: the host's)")
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
@@ -10083,8 +10144,8 @@ NTP_TEXT = b'version="4"'
 def is_ntp(data, peer):
     """On a port of others only the shape of a simple client: all zeros but its own time."""
     mode = data[0] & 7
-    if mode in (NTP_CONTROL_MODE, NTP_PRIVATE):
-        return peer.dport == 123 and not data[0 if mode == NTP_PRIVATE else 1] & 0x80
+    if mode in (NTP_CONTROL_MODE, NTP_PRIVATE):         # and no answer
+        return not data[0 if mode == NTP_PRIVATE else 1] & 0x80
     return mode == NTP_CLIENT and len(data) >= NTP.size and (
         peer.dport == 123 or not any(data[1:2] + data[4:40]))
 
@@ -10123,7 +10184,6 @@ PCANYWHERE = {b'NQ': b'NR', b'ST': b'ST\1'}     # who is there; status
 
 
 @datagram('pcanywhere', sig=('.. ..',), port=5632, most=1.5,
-          check=lambda data, peer: data.rstrip(b'\0') in PCANYWHERE,
           ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
 def answer_pcanywhere(message, peer):
     """Who is there, status -> the shortest that says we are."""
@@ -10296,6 +10356,7 @@ family('Discovery')
 BACNET_ERROR_ACK, BACNET_ACK, BACNET_REJECT = 0x50, 0x30, 0x60      # clause 20.1: kinds
 BACNET_WHO_IS, BACNET_READ, BACNET_WRITE = 8, 12, 15
 BACNET_DEVICE = b'\2\0\0\1'             # object identifier: device, number 1
+BACNET_ANY = b'\2\x3f\xff\xff'          # clause 12.11: whichever device it is
 # what of that object may be read, clause 12.11: texts, other values with their tag
 BACNET_PROPERTIES = {12: '1.0', 28: '', 44: '1.0', 58: '', 70: 'device',
                      75: b'\xc4' + BACNET_DEVICE, 77: 'device', 112: b'\x91\0',
@@ -10316,9 +10377,9 @@ def bacnet_message(data):
 
 def answer_bacnet_read(message):
     """ReadProperty -> the value, in its tag; None if there is none (clause 15.5)."""
-    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
-    if message[4] != 0x0c or message[5:7] != BACNET_DEVICE[:2] and message[5] != 2:
+    if message[4:9] not in (b'\x0c' + BACNET_DEVICE, b'\x0c' + BACNET_ANY):
         return None
+    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
     if isinstance(value, str):
         text = b'\0' + value.encode()
         value = bytes((0x70 | len(text),)) + text if len(text) < 5 else b'\x75' + sized(text, 1)
@@ -10690,7 +10751,7 @@ DTLS_ALERT = b'\2\x28'                  # RFC 5246 s7.2: fatal, handshake failur
 def is_dtls(data, peer):
     """A record as long as it says, with a ClientHello."""
     size = DTLS_RECORD.unpack_from(data)[4]
-    return data[13] == 1 and 46 < size <= len(data) - DTLS_RECORD.size
+    return 46 < size <= len(data) - DTLS_RECORD.size
 
 
 @datagram('dtls', sig=['16 fe %s 00 00 .. .. .. .. .. .. .. .. 01' % minor
@@ -12411,7 +12472,7 @@ def answer_ldap(message, peer):
     return (b'', SHUT) if tag == LDAP_UNBIND else None
 
 
-@datagram('cldap', port=389, check=is_ldap, ref='RFC 1798 s4, MS-ADTS s6.3.3',
+@datagram('cldap', port=389, ref='RFC 1798 s4, MS-ADTS s6.3.3',
           sig=['30 %s 02 01 .. .. ..' % size
                for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
 def answer_cldap(message, peer):
@@ -15137,6 +15198,8 @@ def answer_http(data, peer):
                 peer.note('request', **known[1])
             return known[0]
     at = HTTP_BLANK.match(data).end()
+    if not data.startswith(HTTP_SIGNATURES, at) and not HTTP_TEXT.match(data, at):
+        return None
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
         return wait_http(data[at:], at, peer)
@@ -15196,9 +15259,9 @@ def finish_http(request, body, used, peer):
 def reply_known(data, second, host, port):
     """Octets that are one whole request -> Reply in that second, what is noted; None: it depends.
 
-    So it is where there is a body, or a login, or what is more than a page.
+    So it is where there is a body, or a login, or what is more than a page, or an odd method.
     """
-    request = read_http(data)
+    request = read_http(data) if data.startswith(HTTP_SIGNATURES) else None
     if not request or request.length or request.fault or HTTP_PASSWORD.search(request.target):
         return None
     if b'authorization' in request.fields or b'proxy-authorization' in request.fields:
