@@ -10626,7 +10626,8 @@ NETIS_ANSWER = b'\xd0\xa5Login:'
 
 
 @datagram('netis', sig=('..',), port=53413,
-          check=lambda data, peer: not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)]),
+          check=lambda data, peer: (is_small_request(data, peer)
+                                    and not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)])),
           ref='https://www.shadowserver.org/what-we-do/network-reporting/netis-router-report/')
 def answer_netis(message, peer):
     """Anything to the back door of routers -> a login is wanted; no longer than the question."""
@@ -16706,8 +16707,9 @@ def answer_bandwidth_test(data, peer):
 
 CHARGEN_RING = bytes(range(32, 127))
 CHARGEN_TEXT = b''.join((CHARGEN_RING * 2)[at:at + 72] + b'\r\n' for at in range(95))
-# UDP from these ports may be the answer of such a service to us: no loop begins
-SMALL_PORTS = frozenset((7, 13, 17, 19, 37, 53, 123, 161))
+# UDP from these ports may be the answer of such a service to us, or of another that has a word for
+# everything: no loop begins
+SMALL_PORTS = frozenset((7, 13, 17, 19, 37, 53, 123, 161, 5353, 5355, 53413))
 
 
 def is_small_request(data, peer):

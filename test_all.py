@@ -23179,7 +23179,7 @@ class Answerers(unittest.TestCase):
     def test_small_services_do_not_loop(self):
         """Datagrams from a port that may be such a service's are not answered."""
         for name in 'chargen', 'daytime', 'echo', 'qotd', 'time':
-            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 40000:
+            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 5353, 5355, 53413, 40000:
                 peer = Datagrams(UDP, PEER4, HOST4, sport, port_of(name), NOW, HOST)
                 self.assertEqual(bool(peer.feed(b'~' * 40)), sport == 40000, (name, sport))
 
@@ -24286,7 +24286,7 @@ class Amplifiers(unittest.TestCase):
         for name, over, request, answer, _ in VECTORS:
             if over == UDP and answer and len(request) < 3000:
                 own = port_of(name)
-                for sport in ports if TEST_ALL else (own, 53, 161, 40000):
+                for sport in ports if TEST_ALL else (own, 13, 53, 161, 5353, 53413, 40000):
                     for one, other in (sport, own), (own, sport):
                         self.assertLessEqual(max(self.turns(request, one, other)), 2,
                                              (name, one, other))
