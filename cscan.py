@@ -3607,7 +3607,8 @@ LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, 
          errno.EINVAL}
 CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and target are in use
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
-PORT_OF = operator.itemgetter(1)
+PORT_OF = operator.itemgetter(1)    # of a target
+DESCRIPTOR_OF = operator.itemgetter(0)      # of an event
 NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
 UNKNOWN = errno.EACCES, errno.EPERM # what it tells where a policy forbids NOWHERE's port
 DEAD = UNKNOWN + (errno.EINVAL,)    # of a socket that is of no more use: shutdown() of a
@@ -4707,35 +4708,37 @@ class Engine(Runner):
         nobody asks for their targets; map() keeps the loop in C.
         """
         attempts = self.attempts
-        known = self.pool.socks
-        socks = [sock for sock in [known.get(fd) for fd, _ in events] if sock in attempts]
+        socks = list(filter(attempts.__contains__,
+                            map(self.pool.socks.get, map(DESCRIPTOR_OF, events))))
         codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
-        refused = codes.count(errno.ECONNREFUSED)   # not in attempts: stray HUPs of a shutdown()
+        refusal = errno.ECONNREFUSED
+        refused = codes.count(refusal)      # not in attempts: stray HUPs of a shutdown()
         if refused < len(codes):
             opened = [sock for sock, code in zip(socks, codes) if not code]
             if opened:
                 self.heed_open(opened)
             if len(opened) + refused < len(codes):
                 for sock, code in zip(socks, codes):
-                    if code and code != errno.ECONNREFUSED:
+                    if code and code != refusal:
                         self.heed_answer(sock, code)
-            socks = [sock for sock, code in zip(socks, codes) if code == errno.ECONNREFUSED]
+            socks = [sock for sock, code in zip(socks, codes) if code == refusal]
         if refused:
-            self.answers[errno.ECONNREFUSED] += refused
+            self.answers[refusal] += refused
             self.pool.free += socks
             if self.tries or self.again or self.show:
                 for sock in socks:
                     self.end_refused(self.end_attempt(sock))
             else:
-                for sock in socks:
-                    attempts.pop(sock).whole = False
+                for cohort in set(map(attempts.pop, socks)):
+                    cohort.whole = False
 
     def heed_open(self, socks):
         """Attempts that were successful: those, too, cost less together."""
-        targets = []
-        for sock, cohort in zip(socks, map(self.attempts.pop, socks)):
+        cohorts = list(map(self.attempts.pop, socks))
+        for cohort in set(cohorts):
             cohort.whole = False
-            targets.append((cohort.found or cohort.targets())[sock])
+            cohort.targets()
+        targets = [cohort.found[sock] for sock, cohort in zip(socks, cohorts)]
         self.tell_opened(targets, socks)
         self.pool.reuse(socks)
 
@@ -7474,64 +7477,94 @@ def option_text(parser, name):
     return next(each.option_strings[0] for each in parser._actions if each.dest == name)
 
 
+Rule = collections.namedtuple('Rule', [
+    'option',       # with a metavar: the message shows its value; with a word: only that value
+    'needs',        # of these options one, if there are any
+    'without',      # none of these
+    'message'])     # what follows the option; {}: the one of `without` that was given
+
+SCAN_ONLY = '{} goes with a scan only'
+RULES = [Rule(*row) for row in (
+    ('-l', '', '-x', 'goes without -x'),
+    ('-pf FILE', '', '-p', 'goes without -p'),
+    ('--pairs FILE', '', '-f -p -pf --top-ports',
+     'goes without -f, -p, -pf and --top-ports: it names addresses and ports'),
+    ('--top-ports N', '', '-p -pf', 'goes without -p and -pf'),
+    ('--state', '--once', '-l -x', 'goes with a scan of --once: random targets have no position'),
+    ('-r auto', '', '-m -a -ct', 'goes without -m, -a and -ct'),
+    ('-w N', '', '-l -x', 'goes with a scan only'),
+    ('--shard', '--once', '', 'goes with --once: random targets have no parts'),
+    ('--shards N', '--shard=auto', '', 'goes with --shard auto'),
+    ('-ce N', '-c', '', 'repeats the canary: name its host with -c'),
+    ('-d', '-o --log', '', 'the results would be lost: name a file with -o or --log'),
+    ('-d', '', '-l -x', 'goes with a scan only'),
+    ('--format NAME', '', '-o', 'goes without -o: cba_reader.py --to makes it from the file'),
+    ('-x', '', '-f --pairs --skip-unresolved --skip-bad --top-ports -n --once --shard --retries '
+               '--max-runtime -mf -ce --status', SCAN_ONLY),
+    ('-l', '', '-o --format --retries --max-runtime --max-results -mf -ce --status', SCAN_ONLY))]
+
+
+def is_given(parser, args, word) -> bool:
+    """Whether an option, or with `=value` after it, or ` value`, this value of it, was given."""
+    option, _, wanted = word.replace('=', ' ').partition(' ')
+    name = parser._option_string_actions[option].dest
+    value = getattr(args, name)
+    if wanted.islower():
+        return value == wanted or isinstance(value, AutoRate)
+    return value != parser.get_default(name)
+
+
+def check_rules(parser, args):
+    """RULES, in their order."""
+    for rule in RULES:
+        if not is_given(parser, args, rule.option):
+            continue
+        needed = rule.needs.split()
+        wrong = [word for word in rule.without.split() if is_given(parser, args, word)]
+        if wrong or needed and not any(is_given(parser, args, word) for word in needed):
+            option, _, shown = rule.option.partition(' ')
+            if shown.isupper():
+                shown = getattr(args, parser._option_string_actions[option].dest)
+            parser.error('%s: %s' % ('%s %s' % (option, shown) if shown else option,
+                                     rule.message.format(*wrong)))
+
+
 def check_args(parser, args, extra):
     """What single options cannot say; extra: words that belong to no option."""
     if extra:
         parser.error('%r: belongs to no option; targets are named with -f' % extra[0])
-    if args.l and args.x:
-        parser.error('-l and -x: one of them')
-    if args.p and args.pf:
-        parser.error('-p %s and -pf %s: one of them' % (args.p, args.pf))
     check_group(parser, args)
-    if args.pairs and (args.f or args.p is not None or args.pf or args.top_ports):
-        parser.error('--pairs %s: goes without -f, -p, -pf and --top-ports: it names addresses '
-                     'and ports' % args.pairs)
-    if args.top_ports and (args.p is not None or args.pf):
-        parser.error('--top-ports %d: goes without -p and -pf' % args.top_ports)
-    if args.state and (not args.once or args.l or args.x):
-        parser.error('--state: goes with a scan of --once: random targets have no position')
-    if args.state and '-' in args.f + args.exclude + [args.pairs]:
-        parser.error('--state: standard input could not be read again: use a file')
     if args.resume:
         return check_resumed(parser, args)
-    if isinstance(args.r, AutoRate) and (args.m or args.ct is not None or
-                                         args.a != parser.get_default('a')):
-        parser.error('-r auto: goes without -m, -a and -ct')
-    if args.w > 1 and (args.l or args.x):
-        parser.error('-w %d: goes with a scan only' % args.w)
-    if args.shard and not args.once:
-        parser.error('--shard: goes with --once: random targets have no parts')
-    if args.shards and args.shard != 'auto':
-        parser.error('--shards %d: goes with --shard auto' % args.shards)
-    if args.ce and not args.c:
-        parser.error('-ce %d: repeats the canary: name its host with -c' % args.ce)
-    if args.d and not (args.o or args.log):
-        parser.error('-d: the results would be lost: name a file with -o or --log')
-    if args.d and (args.l or args.x):
-        parser.error('-d: goes with a scan only')
+    check_rules(parser, args)
     check_format(parser, args)
+    check_input(parser, args)
+    if not (args.f or args.pairs or args.l or args.x or BAKED):
+        refuse_without_targets(args)
+
+
+def check_input(parser, args):
+    """Standard input can be read once."""
+    read = args.f + args.exclude + [args.pairs]
+    if args.state and '-' in read:
+        parser.error('--state: standard input could not be read again: use a file')
     if args.x and '-' in args.exclude:
         parser.error('-x reads results from standard input: -xf - cannot')
-    for mode, names in (
-            ('x', 'f pairs skip_unresolved skip_bad top_ports n once shard retries max_runtime '
-                  'mf ce status'),
-            ('l', 'o format retries max_runtime max_results mf ce status')):
-        for name in names.split():
-            if getattr(args, mode) and getattr(args, name) not in (None, False, 0, []):
-                parser.error('-%s: %s goes with a scan only' % (
-                    mode, ('-' if len(name) < 3 else '--') + name.replace('_', '-')))
-    if (args.f + args.exclude + [args.pairs]).count('-') > 1:
+    if read.count('-') > 1:
         parser.error('-: standard input can be read once')
-    if not (args.f or args.pairs or args.l or args.x or BAKED):
-        ranges = subtract_ranges(load_ranges('default', '-f'), [MULTICAST])
-        complain(
-            'cscan: no targets named, nothing was sent; name them with -f (see -h)\n'
-            'cscan: the built-in targets are `public`: %d addresses, port %s; to scan them:\n'
-            'cscan:   %s %s -f default\n' % (
-                count_addresses(ranges), args.p or args.pf or BUILTIN_PORTS,
-                os.path.basename(sys.executable or 'python3'),
-                ' '.join(shlex.quote(word) for word in sys.argv)))
-        sys.exit(2)
+
+
+def refuse_without_targets(args):
+    """No accident scans the Internet; how it is done on purpose."""
+    ranges = subtract_ranges(load_ranges('default', '-f'), [MULTICAST])
+    complain(
+        'cscan: no targets named, nothing was sent; name them with -f (see -h)\n'
+        'cscan: the built-in targets are `public`: %d addresses, port %s; to scan them:\n'
+        'cscan:   %s %s -f default\n' % (
+            count_addresses(ranges), args.p or args.pf or BUILTIN_PORTS,
+            os.path.basename(sys.executable or 'python3'),
+            ' '.join(shlex.quote(word) for word in sys.argv)))
+    sys.exit(2)
 
 
 def check_group(parser, args):
@@ -7572,9 +7605,6 @@ def check_show(parser, args):
 def check_format(parser, args):
     """What goes with --format."""
     check_show(parser, args)
-    if args.format and args.o:
-        parser.error('--format %s: goes without -o: cba_reader.py --to makes it from the file'
-                     % args.format)
     if args.format not in (None, 'text') and args.d:
         parser.error('--format %s: -d without -o would mix it with messages: use -o, and '
                      'cba_reader.py --to afterwards' % args.format)

@@ -561,8 +561,9 @@ def pack_der(tag: int, *parts) -> bytes:
 #         """Octets -> the same."""
 #
 # lines() is a table of verbs, for protocols whose messages are lines of text.  A talk is given
-# one whole message; framing, pieces and limits are done for it.  A protocol is given octets as
-# they come.  The contract of an answerer, for both transports:
+# one whole message; framing, pieces and limits are done for it.  datagram() is a talk over UDP
+# only.  A protocol is given octets as they come.  The contract of an answerer, for both
+# transports:
 #
 #   data    octets of the client, from the first that no answer has used yet.  UDP: the
 #           datagram.  TCP: a piece of the stream, of any size up to 2 * KEPT_MAX, whole
@@ -588,7 +589,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   follows yet
 #           close   our side is done: FIN after `out`; later octets are acknowledged only
 #           port    UDP: answer from this port of ours instead of the one asked
-#           again   the registry looks at what follows as at the beginning of a conversation
+#           again   the registry looks at what follows as at the beginning of a conversation; a
+#                   Protocol: it has just said its banner
 #           wait    TCP: seconds; nothing is parsed until then, and the answerer is called again,
 #                   with b'' if nothing has come.  WORK: when it is its turn, one connection a
 #                   turn of the loop, for what takes milliseconds.  None: it need not be
@@ -1136,12 +1138,13 @@ class Host:
     events      [Event] noted since they were last taken; None: nobody listens
     shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
+    secretive   events have no passwords, but what hide_secrets() makes of them
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
-                 'events', 'shared', 'keep')
+                 'events', 'shared', 'keep', 'secretive')
     # what is the same for every visitor, at all times: an answer made of it may be given again
     LASTING = frozenset(('guid', 'name', 'boot', 'registry', 'original', 'http_401',
-                         'tls', 'keep'))
+                         'tls', 'keep', 'secretive'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
@@ -1150,7 +1153,7 @@ class Host:
         self.guid, self.events = random(16), None
         self.tls = None
         self.shared = {}
-        self.keep = None
+        self.keep, self.secretive = None, False
         self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
                                      for octet in random(11))
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
@@ -1227,6 +1230,29 @@ class Record:
     def cost(self) -> int:
         """Octets of it."""
         return RECORD_COST + len(self.payload)
+
+
+SECRET_FIELDS = 'password', 'hash', 'digest'
+SECRET_HEADERS = re.compile(br'^((?:proxy-)?authorization|cookie)(:[ \t]*)[^\r\n]*', re.I | re.M)
+
+
+def hide_secrets(event) -> Event:
+    """An Event -> the same with a SHA-256 in place of passwords and hashes: --no-secrets.
+
+    What may have them without being named so is left out: octets, bodies, some headers.
+    """
+    fields = dict(event.fields)
+    for name in SECRET_FIELDS if event.kind == 'credentials' else ():
+        if fields.get(name):
+            value = fields[name]
+            octets = value if isinstance(value, bytes) else str(value).encode(errors='replace')
+            fields[name] = hashlib.sha256(octets).hexdigest()
+    for name in 'data', 'body':
+        if name in fields:
+            fields[name] = b''
+    if 'head' in fields:
+        fields['head'] = SECRET_HEADERS.sub(br'\1\2-', fields['head'])
+    return event._replace(fields=fields)
 
 
 class Peer:
@@ -1468,8 +1494,10 @@ class Stream(Peer):
         if words is not None:
             self.secure = self.host.tls.begin(self, words, again and not self.greeter)
         if again:
-            self.before = self.protocol.name
-            self.protocol = self.greeter = self.state = None
+            self.before, self.protocol = self.protocol.name, None
+            self.greeter = None if again is True else again
+            if not self.greeter:                # who greeted has left what it needs
+                self.state = None
         if close:
             self.closing = True
             self.turn_deaf()
@@ -3542,6 +3570,8 @@ class Stack:
         events = self.host.events
         if events:
             self.host.events = []
+            if self.host.secretive:
+                events = list(map(hide_secrets, events))
         return events or ()
 
     def send(self, conn, out=b''):
@@ -5617,8 +5647,11 @@ class EventLog(Observer):
 
     def credentials(self, now, record, fields):
         """A name, a password or a hash was offered."""
-        self.write(now, record, 'credentials', {}, {
-            'credentials': {key: plain(value) for key, value in fields.items()}})
+        found = {key: plain(value) for key, value in fields.items()}
+        form = HASH_FORMS.get(fields['protocol'])
+        if form and 'digest' in found and not self.stack.host.secretive:
+            found['hash'] = form % (found.get('salt', ''), found['digest'])
+        self.write(now, record, 'credentials', {}, {'credentials': found})
 
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
@@ -5658,7 +5691,7 @@ class EventLog(Observer):
         if not record.length:
             return '', ''
         octets = record.payload
-        if not octets:
+        if not octets or record.secret and self.stack.host.secretive:
             return f'"payload_length":{record.length},', ''
         printable = self.text(octets.translate(AS_PRINTABLE).decode())
         coded = binascii.b2a_base64(octets, newline=False).decode()
@@ -5858,8 +5891,36 @@ def make_encoder():
 NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
          'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
 NOTED = {('http', 'request'): lambda fields: http_object(fields)}
-ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0])}
+ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
+            'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
+            'llmnr': lambda data: dns_object(data)}
+DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO', 15: 'MX',
+                  16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
+                  64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
+DNS_SHOWN_MAX = 16
+# As John the Ripper and hashcat read it: what was sent to the client, what came back
+HASH_FORMS = {'mysql': '$mysqlna$%s*%s', 'rfb': '$vnc$*%s*%s'}
 ZMAP_IDENT = (54321).to_bytes(2, 'big')
+
+
+def dns_object(data) -> dict:
+    """A query, over TCP with its length in front -> the object `dns` of an event."""
+    if len(data) > 2 and from_octets(data[:2], 'big') == len(data) - 2:
+        data = data[2:]
+    at, queries = 12, []
+    for _ in range(min(from_octets(data[4:6], 'big'), DNS_SHOWN_MAX)):
+        labels = []
+        while at < len(data) and 0 < data[at] < 64:
+            labels.append(data[at + 1:at + 1 + data[at]])
+            at += 1 + data[at]
+        at += 2 if at < len(data) and data[at] >= 192 else 1
+        kind = from_octets(data[at:at + 2], 'big')
+        at += 4
+        queries.append({'rrname': plain(b'.'.join(labels)),
+                        'rrtype': DNS_TYPE_NAMES.get(kind, 'TYPE%d' % kind)})
+    found = {'version': 3, 'type': 'request', 'id': from_octets(data[:2], 'big'),
+             'queries': queries}
+    return dict(found, **queries[0]) if queries else found
 
 
 def is_knock(fate) -> bool:
@@ -6481,7 +6542,7 @@ END_S = 5                       # workers have so long to end
 OPENER_S = 2                    # and the opener for a file
 OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
              | os.O_CLOEXEC)
-LATE_CODECS = 'ascii', 'base64', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
+LATE_CODECS = 'ascii', 'base64', 'cp037', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
 TAP_MAC = b'\xc0\xff\xee\xc0\xff\xee'
@@ -8021,6 +8082,7 @@ def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
 def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
     """Who is shown what happens, as the options say; number: of the worker, 0 is the first."""
     args, observers = plan.args, []
+    stack.host.secretive = args.no_secrets
     if not args.quiet:
         journal = Journal(1, lock=plan.lock)
         if args.output is not None:
@@ -8260,7 +8322,8 @@ def make_parser() -> argparse.ArgumentParser:
     group('--like-original', action='store_true',
           help='what the original answers where its tests look; as --greet off --http 401 '
                '--policy any')
-    group('--protocols', action='store_true', help='list them and exit')
+    group('--protocols', metavar='NAME', nargs='?', const='',
+          help='list them, or describe the one of this name, and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
           default=(64.0, 10.0, 20000.0),
           help='UDP answers: at once and a second to one /24 or /48, a second to all; or off '
@@ -8288,6 +8351,8 @@ def make_parser() -> argparse.ArgumentParser:
           help='lines of it a second, the rest is counted (default: %d)' % EVENTS_BUDGET)
     group('--payload', metavar='N', action=Once, type=payload_argument, default=PAYLOAD,
           help='octets of what each client sends that stand there (default: %d)' % PAYLOAD)
+    group('--no-secrets', action='store_true',
+          help='a SHA-256 in place of passwords and hashes, there and for -v')
     group('--name', metavar='NAME', action=Once,
           help="of this sensor, there (default: the host's)")
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
@@ -8416,7 +8481,7 @@ def check_options(parser, args):
         parser.error('--csv is for --report')
     if args.report and (args.iface or args.tap):
         parser.error('--report and %s: one of them' % ('--iface' if args.iface else '--tap'))
-    if args.protocols or args.report:
+    if args.protocols is not None or args.report:
         return
     args.tap = list(dict.fromkeys(args.tap))
     if bool(args.iface) == bool(args.tap):
@@ -8485,6 +8550,9 @@ def is_amplifier(each) -> bool:
     return UDP in each.over and each.most > AMPLIFY_MAX
 
 
+SAMPLES_MAX = 8                 # of what a protocol's conversations begin with
+
+
 def protocols_text() -> str:
     """--protocols: what is talked, from the registry."""
     text = ''
@@ -8503,6 +8571,26 @@ def protocols_text() -> str:
     text += '* over UDP with --only NAME or --with NAME: up to more than %d times as much is ' \
             'answered as is asked\n' % AMPLIFY_MAX
     return '  ' + ''.join(map(str.ljust, titles[0], widths)) + '\n' + text
+
+
+def protocol_text(name: str) -> str:
+    """--protocols NAME: one entry whole, with samples of what its conversations begin with."""
+    if name not in PROTOCOLS:
+        raise UserError('--protocols: %r is the name of no protocol; --protocols alone lists them'
+                        % name)
+    each = PROTOCOLS[name]
+    words = ' '.join(word.decode() for word in each.words + each.shared)
+    begins = [sig if isinstance(sig, str) else ascii(sig)[1:] for sig in each.sigs[:SAMPLES_MAX]]
+    if len(each.sigs) > SAMPLES_MAX:
+        begins.append('and %d more' % (len(each.sigs) - SAMPLES_MAX))
+    rows = [('family', [title for title, names in FAMILIES if name in names]),
+            ('over', [' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over)]),
+            ('ports', [' '.join(map(str, each.ports))]), ('begins with', begins),
+            ('words', [words] if words else []),
+            ('speaks first', ['yes' if each.banner else 'no']), ('reference', [each.ref])]
+    about = each.answer.__doc__.partition('\n')[0]
+    return '%s: %s\n' % (name, about) + ''.join(
+        '  %-13s %s\n' % (key, value) for key, values in rows for value in values)
 
 
 def own_addresses(args, opener=None):
@@ -8582,8 +8670,8 @@ def main(argv=None) -> int:
         check_options(parser, args)
         for path in args.load:
             load_protocols(path)
-        if args.protocols:
-            print_text(protocols_text())
+        if args.protocols is not None:
+            print_text(protocol_text(args.protocols) if args.protocols else protocols_text())
             return 0
         return make_report(args) if args.report else run(args)
     except UserError as error:
@@ -10056,8 +10144,8 @@ NTP_TEXT = b'version="4"'
 def is_ntp(data, peer):
     """On a port of others only the shape of a simple client: all zeros but its own time."""
     mode = data[0] & 7
-    if mode in (NTP_CONTROL_MODE, NTP_PRIVATE):
-        return peer.dport == 123 and not data[0 if mode == NTP_PRIVATE else 1] & 0x80
+    if mode in (NTP_CONTROL_MODE, NTP_PRIVATE):         # and no answer
+        return not data[0 if mode == NTP_PRIVATE else 1] & 0x80
     return mode == NTP_CLIENT and len(data) >= NTP.size and (
         peer.dport == 123 or not any(data[1:2] + data[4:40]))
 
@@ -10096,7 +10184,6 @@ PCANYWHERE = {b'NQ': b'NR', b'ST': b'ST\1'}     # who is there; status
 
 
 @datagram('pcanywhere', sig=('.. ..',), port=5632, most=1.5,
-          check=lambda data, peer: data.rstrip(b'\0') in PCANYWHERE,
           ref='https://github.com/zmap/zmap/tree/main/examples/udp-probes')
 def answer_pcanywhere(message, peer):
     """Who is there, status -> the shortest that says we are."""
@@ -10269,6 +10356,7 @@ family('Discovery')
 BACNET_ERROR_ACK, BACNET_ACK, BACNET_REJECT = 0x50, 0x30, 0x60      # clause 20.1: kinds
 BACNET_WHO_IS, BACNET_READ, BACNET_WRITE = 8, 12, 15
 BACNET_DEVICE = b'\2\0\0\1'             # object identifier: device, number 1
+BACNET_ANY = b'\2\x3f\xff\xff'          # clause 12.11: whichever device it is
 # what of that object may be read, clause 12.11: texts, other values with their tag
 BACNET_PROPERTIES = {12: '1.0', 28: '', 44: '1.0', 58: '', 70: 'device',
                      75: b'\xc4' + BACNET_DEVICE, 77: 'device', 112: b'\x91\0',
@@ -10289,9 +10377,9 @@ def bacnet_message(data):
 
 def answer_bacnet_read(message):
     """ReadProperty -> the value, in its tag; None if there is none (clause 15.5)."""
-    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
-    if message[4] != 0x0c or message[5:7] != BACNET_DEVICE[:2] and message[5] != 2:
+    if message[4:9] not in (b'\x0c' + BACNET_DEVICE, b'\x0c' + BACNET_ANY):
         return None
+    value = BACNET_PROPERTIES.get(int.from_bytes(message[10:10 + (message[9] & 7)], 'big'))
     if isinstance(value, str):
         text = b'\0' + value.encode()
         value = bytes((0x70 | len(text),)) + text if len(text) < 5 else b'\x75' + sized(text, 1)
@@ -10663,7 +10751,7 @@ DTLS_ALERT = b'\2\x28'                  # RFC 5246 s7.2: fatal, handshake failur
 def is_dtls(data, peer):
     """A record as long as it says, with a ClientHello."""
     size = DTLS_RECORD.unpack_from(data)[4]
-    return data[13] == 1 and 46 < size <= len(data) - DTLS_RECORD.size
+    return 46 < size <= len(data) - DTLS_RECORD.size
 
 
 @datagram('dtls', sig=['16 fe %s 00 00 .. .. .. .. .. .. .. .. 01' % minor
@@ -10846,6 +10934,16 @@ def answer_quic(message, peer):
             + version)
 
 
+# ---- wireguard -----------------------------------------------------------------------
+
+@datagram('wireguard', sig=('01 00 00 00' + ' ..' * 144,), port=51820,
+          check=lambda data, peer: len(data) <= 148 + PADDING_MAX,
+          ref='https://www.wireguard.com/protocol/')
+def answer_wireguard(message, peer):
+    """Initiation -> silence, as from all whose key the client has not."""
+    peer.note('request', sender=message[4:8].hex())
+
+
 family('Games and peers')
 
 
@@ -10884,6 +10982,41 @@ def answer_afs(message, peer):
     return message[:21] + bytes((message[21] & 0xfe,)) + message[22:28] + b'generic 1.0\0'
 
 
+# ---- bitcoin -------------------------------------------------------------------------
+
+BITCOIN_HEAD = struct.Struct('<4s12sI4s')       # magic command size checksum
+BITCOIN_MAGIC = b'\xf9\xbe\xb4\xd9'
+BITCOIN_VERSION = 70015
+BITCOIN_SAYS = {b'getaddr': (b'addr', b'\0'), b'getheaders': (b'headers', b'\0')}
+
+
+def pack_bitcoin(command, body):
+    """Command, body -> message; its checksum is the begin of a double SHA-256."""
+    digest = hashlib.sha256(hashlib.sha256(body).digest()).digest()
+    return BITCOIN_HEAD.pack(BITCOIN_MAGIC, command, len(body), digest[:4]) + body
+
+
+@talk('bitcoin', sig=(BITCOIN_MAGIC + b'version\0\0\0\0\0',), port=8333,
+      size=le(16, 4, BITCOIN_HEAD.size),
+      ref='https://developer.bitcoin.org/reference/p2p_networking.html')
+def answer_bitcoin(message, peer):
+    """Version, ping -> the same; addresses, headers -> none."""
+    magic, command, _, _ = BITCOIN_HEAD.unpack_from(message)
+    command, body = command.rstrip(b'\0'), message[BITCOIN_HEAD.size:]
+    if magic != BITCOIN_MAGIC:
+        return None
+    if command == b'version':
+        if peer.state:
+            return None
+        peer.state = 'greeted'
+        # services, time, two addresses, nonce, agent, height, relays
+        ours = struct.pack('<IQQ52x8s6x', BITCOIN_VERSION, 0, int(peer.now), peer.host.random(8))
+        return pack_bitcoin(command, ours) + pack_bitcoin(b'verack', b'')
+    if command == b'ping':
+        return pack_bitcoin(b'pong', body)
+    return pack_bitcoin(*BITCOIN_SAYS[command]) if command in BITCOIN_SAYS else b''
+
+
 # ---- bittorrent ----------------------------------------------------------------------
 
 BITTORRENT_TAG = re.compile(br'1:t([1-8]):')
@@ -10919,6 +11052,75 @@ def answer_utp(message, peer):
     delay = micros - int.from_bytes(message[4:8], 'big') & 0xffffffff
     return b'\x21\0' + message[2:4] + (micros & 0xffffffff).to_bytes(4, 'big') + (
         delay.to_bytes(4, 'big') + b'\0\x10\0\0\0\1' + message[16:18])
+
+
+# ---- bittorrent ----------------------------------------------------------------------
+
+BITTORRENT_HELLO = b'\x13BitTorrent protocol'
+
+
+@talk('bittorrent', sig=(BITTORRENT_HELLO,), port=(6881, 51413), size=fix(68),
+      ref='https://www.bittorrent.org/beps/bep_0003.html')
+def answer_bittorrent(message, peer):
+    """Handshake -> the same with our id; what follows is not read."""
+    if peer.state:
+        return None
+    peer.state = 'greeted'
+    peer.note('request', target=message[28:48].hex(), client=message[48:68])
+    return BITTORRENT_HELLO + bytes(8) + message[28:48] + b'-XX0001-' + peer.host.random(12)
+
+
+# ---- minecraft -----------------------------------------------------------------------
+
+MINECRAFT_STATUS = (b'{"version":{"name":"1.20.4","protocol":765},"players":{"max":20,"online":0},'
+                    b'"description":{"text":"server"}}')
+MINECRAFT_REFUSAL = b'{"text":"You are not white-listed on this server!"}'
+MINECRAFT_OLD = '\xa71\x00127\x001.20.4\x00server\x000\x0020'
+MINECRAFT_ASK, MINECRAFT_LOGIN = 1, 2   # what a handshake is followed by
+MINECRAFT_HELLO = re.compile(           # size, 0, version, size of a name
+    br'[\x0a-\x7f]\0[\x80-\xff]{0,4}[\0-\x7f]([\x01-\x7f])(?=[\x20-\x7e])')
+
+
+def pack_minecraft(text):
+    """A text of less than 16 kB as packet 0; both sizes in groups of 7 bits."""
+    size = len(text)
+    sizes = bytes((size & 0x7f | 0x80, size >> 7))
+    whole = size + 3
+    return bytes((whole & 0x7f | 0x80, whole >> 7, 0)) + sizes + text
+
+
+def size_minecraft(data):
+    """Two octets before 1.7; else a size in groups of 7 bits."""
+    return 2 if data[:1] == b'\xfe' else varint(0)(data)
+
+
+def is_minecraft(data, peer):
+    """A handshake: packet 0, whose size fits its version and name; a port, what follows."""
+    match = MINECRAFT_HELLO.match(data)
+    return bool(match) and data[0] == match.end() - 1 + match.group(1)[0] + 3
+
+
+@talk('minecraft', port=25565, size=size_minecraft, limit=1024,
+      sig=['fe 01'] + ['%02x 00' % size + ' ..' * 14 for size in range(15, 96)],
+      check=lambda data, peer: data[:1] == b'\xfe' or is_minecraft(data, peer),
+      ref='https://minecraft.wiki/w/Java_Edition_protocol/Server_List_Ping')
+def answer_minecraft(message, peer):
+    """Status, ping -> a server of nobody; login -> refusal.
+
+    state   what the handshake is followed by
+    """
+    if message[:1] == b'\xfe':
+        return b'\xff' + struct.pack('!H', len(MINECRAFT_OLD)) + MINECRAFT_OLD.encode(
+            'utf-16-be'), SHUT
+    if peer.state is None:
+        peer.state = message[-1]
+        return b''
+    if message[1] == 0 and peer.state == MINECRAFT_ASK:
+        return pack_minecraft(MINECRAFT_STATUS)
+    if message[1] == 0 and peer.state == MINECRAFT_LOGIN:
+        peer.note('credentials', user=read_sized(message, 2, 1)[0][:16])
+        return pack_minecraft(MINECRAFT_REFUSAL), SHUT
+    return (message, SHUT) if message[1] == 1 else None
 
 
 # ---- mumble --------------------------------------------------------------------------
@@ -10970,6 +11172,26 @@ def answer_raknet(message, peer):
     """Unconnected ping -> pong of an empty server."""
     return (b'\x1c' + message[1:9] + peer.host.guid[:8] + message[9:25]
             + sized(b'MCPE;server;0;1.0;0;10;0'))
+
+
+# ---- rcon ----------------------------------------------------------------------------
+
+RCON_HEAD = struct.Struct('<III')       # size id kind; then two texts that end in NUL
+RCON_LOGIN, RCON_ANSWER = 3, 2
+
+
+@talk('rcon', port=(27015, 25575), size=le(0, 4, 4), limit=1024,
+      sig=['%02x 00 00 00 .. .. .. .. 03 00 00 00' % size     # an empty line is not the begin
+           for size in range(10, 80) if size not in b'\r\n'],
+      ref='https://developer.valvesoftware.com/wiki/Source_RCON_Protocol')
+def answer_rcon(message, peer):
+    """Password -> refusal."""
+    _, ident, kind = RCON_HEAD.unpack_from(message)
+    if kind != RCON_LOGIN:
+        return None
+    peer.note('credentials', user=b'', password=message[RCON_HEAD.size:].split(b'\0')[0])
+    return RCON_HEAD.pack(10, ident, 0) + b'\0\0' + RCON_HEAD.pack(
+        10, 0xffffffff, RCON_ANSWER) + b'\0\0'
 
 
 family('Databases and queues')
@@ -12160,7 +12382,7 @@ def pack_kerberos_time(second):
 @talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
       sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
 def answer_kerberos_tcp(message, peer):
-    """Request for a ticket -> error: nobody of that name."""
+    """The same with its length before it."""
     error = answer_kerberos(message[4:], peer)
     return error and sized(error, 4)
 
@@ -12170,7 +12392,7 @@ def answer_kerberos_tcp(message, peer):
                for size in ('..', '81 ..', '82 .. ..')],
           check=lambda data, peer: b'\xa1\3\2\1\5' in data[:20])
 def answer_kerberos(message, peer):
-    """The same without a length before it."""
+    """Request for a ticket -> error: nobody of that name."""
     tag, at, _ = parse_ber(message)
     _, at, end = parse_ber(message, at)
     fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
@@ -12260,7 +12482,7 @@ def answer_ldap(message, peer):
     return (b'', SHUT) if tag == LDAP_UNBIND else None
 
 
-@datagram('cldap', port=389, check=is_ldap, ref='RFC 1798 s4, MS-ADTS s6.3.3',
+@datagram('cldap', port=389, ref='RFC 1798 s4, MS-ADTS s6.3.3',
           sig=['30 %s 02 01 .. .. ..' % size
                for size in ('..', '81 ..', '82 .. ..', '84 .. .. .. ..')])
 def answer_cldap(message, peer):
@@ -12386,6 +12608,20 @@ def answer_adb(message, peer):
     return b'' if command in (b'OKAY', b'WRTE', b'CLSE', b'AUTH') else None
 
 
+# ---- ica -----------------------------------------------------------------------------
+
+ICA_MAGIC = b'\x7f\x7fICA\0'
+
+
+@talk('ica', sig=(ICA_MAGIC,), port=1494, size=fix(len(ICA_MAGIC)), banner=ICA_MAGIC,
+      ref='https://github.com/praetorian-inc/nerva/tree/main/pkg/plugins/services/citrixica')
+def answer_ica(message, peer):
+    """Magic -> the same, once."""
+    given = None if peer.state or peer.greeter else ICA_MAGIC
+    peer.state = 'greeted'
+    return given
+
+
 # ---- rdp -----------------------------------------------------------------------------
 
 RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
@@ -12446,6 +12682,23 @@ def answer_rdp_udp(message, peer):
     return RDP_UDP.pack(first, window, RDP_UDP_SYN | RDP_UDP_ACK, ours, up, down)
 
 
+# ---- rexec ---------------------------------------------------------------------------
+
+def size_rexec(data):
+    """Port of standard error, user, password, command: each ends in NUL."""
+    parts = data.split(b'\0', 4)
+    return len(data) - len(parts[4]) if len(parts) == 5 else None
+
+
+@talk('rexec', sig=('..',), port=512, size=size_rexec, limit=TEXT_MAX,
+      ref='https://man.freebsd.org/cgi/man.cgi?query=rexecd&sektion=8')
+def answer_rexec(message, peer):
+    """Login and a command -> login incorrect."""
+    _, user, password, command, _ = message.split(b'\0')
+    peer.note('credentials', user=user, password=password, command=command)
+    return b'\1Login incorrect.\n', SHUT
+
+
 # ---- rfb -----------------------------------------------------------------------------
 
 RFB_GREETING = b'RFB 003.008\n'          # RFC 6143 s7.1.1
@@ -12492,6 +12745,102 @@ def answer_rfb(data, peer):
         return MORE
     peer.note('credentials', user=b'', digest=data[:RFB_RESPONSE].hex(), salt=challenge.hex())
     return Reply(failure, RFB_RESPONSE, close=True)
+
+
+# ---- rlogin --------------------------------------------------------------------------
+
+RLOGIN_END = re.compile(br'\r\n?|\n')
+
+
+def size_rlogin(data):
+    """A NUL, then our user's name, theirs, terminal and speed, each with a NUL; later a line."""
+    if data[:1] != b'\0':
+        end = RLOGIN_END.search(data)
+        return end and end.end()
+    parts = data.split(b'\0', 4)
+    return len(data) - len(parts[4]) if len(parts) == 5 else None
+
+
+@talk('rlogin', sig=('..',), port=513, size=size_rlogin, limit=TEXT_MAX, ref='RFC 1282 s2')
+def answer_rlogin(message, peer):
+    """Start -> a password is wanted; password -> login incorrect.
+
+    state   the user
+    """
+    if peer.state is None:
+        _, _, user, _, _ = message.split(b'\0')
+        peer.state = user
+        return b'\0Password: '
+    peer.note('credentials', user=peer.state, password=message.rstrip(b'\r\n'))
+    return b'\r\nLogin incorrect\r\n', SHUT
+
+
+# ---- routeros ------------------------------------------------------------------------
+
+ROUTEROS_REFUSAL = b''.join(sized(word, 1) for word in (
+    b'!trap', b'=message=invalid user name or password (6)', b'', b'!done', b''))
+ROUTEROS_CHALLENGE = b''.join(sized(word, 1) for word in (b'!done', b'=ret=' + b'00' * 16, b''))
+
+
+def size_routeros(data):
+    """Words with their size in one octet, up to an empty one; longer ones are not for a login."""
+    at = 0
+    while at < len(data):
+        if not data[at]:
+            return at + 1
+        if data[at] > 0x7f:
+            return -1
+        at += 1 + data[at]
+    return None
+
+
+@talk('routeros', sig=(b'\6/login',), port=8728, size=size_routeros, limit=TEXT_MAX,
+      ref='https://help.mikrotik.com/docs/spaces/ROS/pages/47579160/API')
+def answer_routeros(message, peer):
+    """Login -> a challenge where it has no name, else refusal."""
+    words, at = {}, 0
+    while message[at]:
+        word, at = read_sized(message, at, 1)
+        _, name, value = (word.split(b'=', 2) + [b'', b''])[:3]
+        words[name] = value
+    if b'name' not in words:
+        return ROUTEROS_CHALLENGE
+    peer.note('credentials', user=words[b'name'],
+              password=words.get(b'password', words.get(b'response', b'')))
+    return ROUTEROS_REFUSAL
+
+
+# ---- rsh -----------------------------------------------------------------------------
+
+@talk('rsh', sig=('..',), port=514, size=size_rexec, limit=TEXT_MAX,
+      ref='https://man.freebsd.org/cgi/man.cgi?query=rshd&sektion=8')
+def answer_rsh(message, peer):
+    """Users and a command -> permission denied."""
+    _, client, user, command, _ = message.split(b'\0')
+    peer.note('credentials', user=user, client=client, command=command)
+    return b'\1Permission denied.\n', SHUT
+
+
+# ---- spice ---------------------------------------------------------------------------
+
+SPICE_DENIED = 7                        # SPICE_LINK_ERR_PERMISSION_DENIED
+
+
+@talk('spice', sig=(b'REDQ',), port=5930, size=le(12, 4, 16), limit=4096,
+      ref='https://www.spice-space.org/spice-protocol.html')
+def answer_spice(message, peer):
+    """Link -> permission denied."""
+    reply = struct.pack('<I162sIII', SPICE_DENIED, b'', 0, 0, 178)
+    return b'REDQ' + struct.pack('<II', 2, 2) + sized(reply, 4, 'little'), SHUT
+
+
+# ---- teamviewer ----------------------------------------------------------------------
+
+@talk('teamviewer', sig=('17 24 10 04 00',), port=5938, size=le(3, 2, 5), limit=64,
+      ref='https://github.com/praetorian-inc/nerva/tree/main/pkg/plugins/services/teamviewer')
+def answer_teamviewer(message, peer):
+    """Ping -> pong."""
+    return b'\x17\x24\x11' + message[3:] if message[2] == 0x10 else None
 
 
 # ---- x11 -----------------------------------------------------------------------------
@@ -13628,6 +13977,22 @@ def answer_pptp(message, peer):
     return (pack_pptp(4, b'\1\0\0\0'), SHUT) if kind == PPTP_STOP else None
 
 
+# ---- ways to elsewhere ---------------------------------------------------------------
+
+def grant_way(peer, out, used, port):
+    """What grants a connection to a port elsewhere -> Reply: all that comes of it is ours.
+
+    Who speaks first there does so at once: many come for mail, and wait for its greeting.
+    """
+    greeter = peer.host.registry.greeters.get(port)
+    if not greeter or port in SECURE_PORTS or peer.transport != TCP:
+        return Reply(out, used, again=True)
+    given = greeter.banner(peer) if callable(greeter.banner) else greeter.banner
+    if isinstance(given, tuple):
+        return Reply(out + given[0], used, close=True)
+    return Reply(out + given, used, again=greeter)
+
+
 # ---- socks4 --------------------------------------------------------------------------
 
 SOCKS4 = struct.Struct('!BBH4s')        # version command port address; then the user, a name
@@ -13657,7 +14022,7 @@ def answer_socks4(message, peer):
     if user:
         peer.note('credentials', user=user)
     peer.note('request', target=name or ip_text(address), port=port)
-    return Reply(SOCKS4_GRANTED + message[2:8], again=True)
+    return grant_way(peer, SOCKS4_GRANTED + message[2:8], None, port)
 
 
 # ---- socks5 --------------------------------------------------------------------------
@@ -13700,7 +14065,7 @@ def read_socks5(data, peer):
     peer.note('request', target=name, port=port)
     if command != SOCKS5_CONNECT:
         return Reply(SOCKS5_REFUSED, at + 2, close=True)
-    return Reply(SOCKS5_GRANTED, at + 2, again=True)
+    return grant_way(peer, SOCKS5_GRANTED, at + 2, port)
 
 
 @protocol('socks5', sig=['05 %02x%s' % (count, ' ..' * count)
@@ -13749,6 +14114,218 @@ def answer_tls(data, peer):
 
 
 family('Files and remote procedures')
+
+
+# ---- afp -----------------------------------------------------------------------------
+
+DSI_HEAD = struct.Struct('!BBHIII')     # flags command id error-or-offset size reserved
+DSI_CLOSE, DSI_COMMAND, DSI_STATUS, DSI_OPEN, DSI_TICKLE = 1, 2, 3, 4, 5
+AFP_LOGIN = 18
+AFP_NOT_AUTHORIZED = 0xffffec61         # -5023
+AFP_VERSIONS = b'\2' + sized(b'AFP3.3', 1) + sized(b'AFP3.4', 1)
+AFP_METHODS = b'\1' + sized(b'DHCAST128', 1)
+AFP_OPENED = b'\0' + sized(b'\0\x10\0\0', 1)            # option: octets of a request
+
+
+def pack_afp_status(name):
+    """Name -> FPGetSrvrInfo: five offsets, flags, name; machine, versions, methods; no icon."""
+    head = 10 + len(name) + 1
+    machine = sized(b'Server', 1)
+    at = head + len(machine)
+    return struct.pack('!HHHHH', head, at, at + len(AFP_VERSIONS), 0, 0) + sized(
+        name, 1) + machine + AFP_VERSIONS + AFP_METHODS
+
+
+@talk('afp', sig=('00 03 .. .. 00 00 00 00 00 00 00 00 00 00 00 00',
+                  '00 04 .. .. 00 00 00 00 00 00 00 .. 00 00 00 00'), port=548,
+      size=be(8, 4, DSI_HEAD.size), limit=2048,
+      ref='https://developer.apple.com/library/archive/documentation/Networking/Conceptual/AFP/')
+def answer_afp(message, peer):
+    """Status, session -> ours; a login is refused."""
+    flags, command, ident, _, _, _ = DSI_HEAD.unpack_from(message)
+    body, error, says = message[DSI_HEAD.size:], 0, b''
+    if flags or command not in (DSI_CLOSE, DSI_COMMAND, DSI_STATUS, DSI_OPEN):
+        return b'' if command == DSI_TICKLE else None
+    if command == DSI_STATUS:
+        says = pack_afp_status(peer.host.host_name)
+    elif command == DSI_OPEN:
+        says = AFP_OPENED
+    elif command == DSI_COMMAND:
+        error = AFP_NOT_AUTHORIZED
+        peer.note('request', function=body[0], data=body[1:])
+    return (DSI_HEAD.pack(1, command, ident, error, len(says), 0) + says, command == DSI_CLOSE)
+
+
+# ---- giop ----------------------------------------------------------------------------
+
+GIOP_HEAD = struct.Struct('!4sBBBB')    # CORBA 3.3 part 2 s9.4.1: magic version flags kind; size
+GIOP_REQUEST, GIOP_REPLY, GIOP_LOCATE, GIOP_LOCATED, GIOP_ERROR = 0, 1, 3, 4, 6
+GIOP_EXCEPTION = b'IDL:omg.org/CORBA/OBJECT_NOT_EXIST:1.0\0'
+
+
+def size_giop(data):
+    """Its order is that of the sender: bit 0 of the flags."""
+    if len(data) < 7:
+        return None
+    return (le if data[6] & 1 else be)(8, 4, 12)(data)
+
+
+@talk('giop', sig=['47 49 4f 50 01 %02x .. %02x' % (minor, kind)
+                   for minor in (0, 1, 2) for kind in (GIOP_REQUEST, GIOP_LOCATE)],
+      port=(683, 2481, 3700, 3528), size=size_giop, ref='https://www.omg.org/spec/CORBA/3.3/')
+def answer_giop(message, peer):
+    """Where is an object, call of one -> there is none."""
+    magic, major, minor, flags, kind = GIOP_HEAD.unpack_from(message)
+    order = '<' if flags & 1 else '>'
+    # 1.0 and 1.1 have a list of contexts before the number of a request
+    at = 16 if kind == GIOP_REQUEST and minor < 2 else 12
+    ident, = struct.unpack_from(order + 'I', message, at)
+    if kind == GIOP_LOCATE:
+        kind, body = GIOP_LOCATED, struct.pack(order + 'II', ident, 0)
+    elif kind == GIOP_REQUEST:
+        peer.note('request', data=message[at + 4:][:512])
+        numbers = (ident, 2, 0) if minor > 1 else (0, ident, 2)
+        size = len(GIOP_EXCEPTION)
+        kind, body = GIOP_REPLY, struct.pack(order + 'III', *numbers) + struct.pack(
+            order + 'I%dsxII' % size, size, GIOP_EXCEPTION, 0, 1)
+    else:
+        return None
+    return GIOP_HEAD.pack(magic, major, minor, flags & 1, kind) + struct.pack(
+        order + 'I', len(body)) + body
+
+
+# ---- iscsi ---------------------------------------------------------------------------
+
+# RFC 7143 s11.12: opcode flags version-max version-min AHS-and-size ISID-and-TSIH task id ...
+ISCSI_ASKED = struct.Struct('!BBBBI8sIIII')             # ... of a command, of a status
+ISCSI_ANSWER = struct.Struct('!BBBBI8sIIIII12s')        # s11.13: tag, three ids, status
+ISCSI_LOGIN, ISCSI_TEXT, ISCSI_LOGOUT = 3, 4, 6         # an answer has 0x20 besides
+ISCSI_IMMEDIATE, ISCSI_SECURITY = 0x40, 0x0c            # of an opcode; of flags: 0 is that stage
+ISCSI_NAME = b'iqn.2000-01.org.example:store'
+ISCSI_REFUSED = b'\2\1'                 # s11.13.5: authentication failure
+
+
+def size_iscsi(data):
+    """Head, further heads in words, data padded to words."""
+    if len(data) < 8:
+        return None
+    return 48 + 4 * data[4] + (int.from_bytes(data[5:8], 'big') + 3 & ~3)
+
+
+def answer_iscsi_login(text, flags, peer):
+    """Text of a login -> keys, status: to ask which targets there are nobody needs a name."""
+    says = dict(pair.partition(b'=')[::2] for pair in text.split(b'\0')[:64])
+    if peer.state or says.get(b'SessionType') == b'Discovery':
+        peer.state = 'discovers'
+        return b'' if flags & ISCSI_SECURITY else b'AuthMethod=None\0', b''
+    peer.note('credentials', user=says.get(b'InitiatorName', b''),
+              target=says.get(b'TargetName', b''))
+    return b'', ISCSI_REFUSED
+
+
+@talk('iscsi', sig=['43 %s 00 00 00 00' % flags for flags in ('81', '83', '87')], port=3260,
+      size=size_iscsi, ref='RFC 7143 s11.10, s11.12, s11.13')
+def answer_iscsi(message, peer):
+    """Which targets are there -> one; a login to it is refused."""
+    opcode, flags, _, _, _, isid, task, _, command, status = ISCSI_ASKED.unpack_from(message)
+    kind, text, tag, result = opcode & 0x3f, b'', 0, b''
+    if kind == ISCSI_LOGIN:
+        text, result = answer_iscsi_login(message[48:], flags, peer)
+        flags &= 0x8f if not result else 0x0f
+    elif kind == ISCSI_TEXT:
+        flags, isid, tag = 0x80, bytes(8), 0xffffffff
+        text = b'TargetName=%s\0TargetAddress=%s:%d,1\0' % (
+            ISCSI_NAME, ip_text(peer.dst).encode(), peer.dport)
+    elif kind == ISCSI_LOGOUT:
+        flags, isid = 0x80, bytes(8)
+    else:
+        return None
+    command += not opcode & ISCSI_IMMEDIATE
+    return ISCSI_ANSWER.pack(kind | 0x20, flags, 0, 0, len(text), isid, task, tag, status, command,
+                             command, result) + text + bytes(-len(text) % 4), (
+                                 kind == ISCSI_LOGOUT or bool(result))
+
+
+# ---- msmq ----------------------------------------------------------------------------
+
+MSMQ_SIZE = 572                         # MS-MQQB s2.2.3: octets of EstablishConnection
+MSMQ_REFUSED = 0x10                     # s2.2.20.1: of the flags of the internal header
+
+
+@talk('msmq', sig=('10 .. .. .. 4c 49 4f 52 3c 02 00 00',), port=1801,
+      size=fix(MSMQ_SIZE), ref='MS-MQQB s2.2.3')
+def answer_msmq(message, peer):
+    """Wish for a connection -> the same, refused."""
+    peer.note('request', client=message[20:36].hex())
+    out = bytearray(message)
+    out[18] |= MSMQ_REFUSED
+    return bytes(out), SHUT
+
+
+# ---- nbd -----------------------------------------------------------------------------
+
+NBD_HELLO = b'NBDMAGICIHAVEOPT\0\3'     # proto.md: fixed newstyle, no zeroes
+NBD_OPTION = struct.Struct('!8sII')     # magic option size
+NBD_REPLY = struct.Struct('!QIII')      # magic option kind size
+NBD_REPLY_MAGIC = 0x3e889045565a9
+NBD_EXPORT, NBD_ABORT, NBD_LIST, NBD_INFO, NBD_GO = 1, 2, 3, 6, 7
+NBD_ACK, NBD_UNSUPPORTED, NBD_UNKNOWN = 1, 0x80000001, 0x80000006
+
+
+def size_nbd(data):
+    """The client's flags come before its first option."""
+    return (be(12, 4, 16) if data[:1] == b'I' else fix(4))(data)
+
+
+@talk('nbd', sig=[bytes((0, 0, 0, flags)) + b'IHAVEOPT' for flags in range(4)], port=10809,
+      size=size_nbd, banner=NBD_HELLO, limit=4096,
+      ref='https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md')
+def answer_nbd(message, peer):
+    """List of exports -> none; one of them -> unknown."""
+    if len(message) == 4:
+        return b'' if peer.greeter else NBD_HELLO
+    _, option, _ = NBD_OPTION.unpack_from(message)
+    if option == NBD_EXPORT:
+        peer.note('request', target=message[NBD_OPTION.size:][:256])
+        return b'', SHUT
+    kind = {NBD_ABORT: NBD_ACK, NBD_LIST: NBD_ACK, NBD_INFO: NBD_UNKNOWN,
+            NBD_GO: NBD_UNKNOWN}.get(option, NBD_UNSUPPORTED)
+    if kind == NBD_UNKNOWN:
+        peer.note('request', target=read_sized(message, NBD_OPTION.size, 4)[0][:256])
+    return NBD_REPLY.pack(NBD_REPLY_MAGIC, option, kind, 0), option == NBD_ABORT
+
+
+# ---- ndmp ----------------------------------------------------------------------------
+
+NDMP_HEAD = struct.Struct('!IIIIII')    # sequence time kind message answers-to error
+NDMP_CONNECTED, NDMP_OPEN, NDMP_CLOSE, NDMP_LOGIN = 0x502, 0x900, 0x902, 0x901
+NDMP_NOT_AUTHORIZED = 4
+
+
+def pack_ndmp(message, answers, body, error=0, kind=1):
+    """What is said -> one fragment, the last (RFC 5531 s11)."""
+    out = NDMP_HEAD.pack(1, 0, kind, message, answers, error) + body
+    return struct.pack('!I', 0x80000000 | len(out)) + out
+
+
+@talk('ndmp', sig=('80 00 00 .. 00 00 00 .. .. .. .. .. 00 00 00 00 00 00 09 00',), port=10000,
+      size=be(1, 3, 4), limit=2048, ref='https://www.snia.org/ndmp',
+      banner=pack_ndmp(NDMP_CONNECTED, 0, struct.pack('!III', 0, 4, 0), kind=0))
+def answer_ndmp(message, peer):
+    """Open -> done; a login, all else -> not authorized."""
+    sequence, _, kind, asked, _, _ = NDMP_HEAD.unpack_from(message, 4)
+    if kind:
+        return None
+    if asked == NDMP_CLOSE:
+        return b'', SHUT
+    if asked == NDMP_OPEN:
+        return pack_ndmp(asked, sequence, struct.pack('!I', 0))
+    if asked == NDMP_LOGIN:
+        method, = struct.unpack_from('!I', message, 28)
+        user, at = read_sized(message, 32, 4)
+        secret, _ = read_sized(message, at + -len(user) % 4, 4 if method == 1 else 0)
+        peer.note('credentials', user=user, password=secret)
+    return pack_ndmp(asked, sequence, struct.pack('!I', NDMP_NOT_AUTHORIZED)), asked == NDMP_LOGIN
 
 
 # ---- rpc -----------------------------------------------------------------------------
@@ -14405,6 +14982,7 @@ HTTP_CHUNK_LINES = 6        # lines of a chunked body read at once
 HTTP_KNOWN, HTTP_KNOWN_MAX = 256, 1 << 10       # requests kept by their text, octets of one
 HTTP_UDP_MOST = 2           # an answer over UDP is so many times as long as the request
 
+HTTP_OWN = 80, 443, 8080    # where any line is answered
 HTTP_READS = b'GET', b'HEAD', b'POST'
 HTTP_DATAGRAMS = HTTP_READS + (b'PUT', b'DELETE', b'CONNECT', b'OPTIONS', b'TRACE', b'PATCH')
 # RFC 9110 s9.3; WebDAV: RFC 4918 s9, RFC 3253 s3.6, RFC 5323 s2; UPnP Device Architecture 2.0
@@ -14418,6 +14996,7 @@ HTTP_SIGNATURES = tuple(verb + b' /' if verb in (b'SUBSCRIBE', b'NOTIFY') else v
                         for verb in HTTP_VERBS)
 
 HTTP_ENDS = b'\n\r\n', b'\n\n'
+HTTP_TEXT = re.compile(br'(?:\r*\n)*(?!HTTP/)[\t -~]*\r?(?:\n|\Z)')        # a line, so far
 HTTP_BLANK = re.compile(br'(?:\r*\n)*')             # RFC 9112 s2.2: before a request line
 HTTP_END = re.compile(br'\n\r*\n')                  # of a head
 HTTP_START = re.compile(                # RFC 9112 s3
@@ -14501,7 +15080,7 @@ def refuse_http(fault):
 
 @functools.lru_cache(maxsize=HTTP_KNOWN)
 def read_http(head):
-    """Octets from the request line to the empty line -> HttpRequest; None: not one, or several.
+    """Octets from the request line to the empty line -> HttpRequest; None: that line is none.
 
     Who scans says the same to everyone: a head that is known costs 0.1 us instead of 8.
     source  RFC 9112 s3, s5, s6.3
@@ -14512,7 +15091,7 @@ def read_http(head):
         return None
     match = HTTP_START.match(begin.rstrip(b'\r'))
     if not match:
-        return refuse_http(400) if HTTP_FAULTY.match(begin.rstrip(b'\r')) else None
+        return None
     fields = fields[:end.start() - len(begin)]
     if head.count(b'\n') > HTTP_LINES_MAX:
         return refuse_http(431)
@@ -14597,10 +15176,19 @@ def is_http(data, peer):
     if peer.transport == UDP:
         match = HTTP_START.match(begin) if ended else None
         return match is not None and match.group('verb') in HTTP_DATAGRAMS
-    return not ended or (HTTP_START.match(begin) or HTTP_FAULTY.match(begin)) is not None
+    if not data.startswith(HTTP_SIGNATURES):            # a port of HTTP
+        return HTTP_TEXT.match(data) is not None
+    return not ended or HTTP_START.match(begin) is not None or is_fault(begin, peer)
 
 
-@protocol('http', sig=HTTP_SIGNATURES, port=(80, 443), ref='RFC 9112 s2.1', check=is_http,
+def is_fault(begin, peer) -> bool:
+    """Whether a line that is no request line was meant for one: on a port of HTTP any is."""
+    if peer.dport in HTTP_OWN:
+        return begin.startswith(HTTP_SIGNATURES) or HTTP_TEXT.match(begin) is not None
+    return HTTP_FAULTY.match(begin) is not None
+
+
+@protocol('http', sig=HTTP_SIGNATURES + ('..',), port=HTTP_OWN, ref='RFC 9112 s2.1', check=is_http,
           most=HTTP_UDP_MOST)
 def answer_http(data, peer):
     """Request of any kind -> a page of ours, or why there is none.
@@ -14620,13 +15208,17 @@ def answer_http(data, peer):
                 peer.note('request', **known[1])
             return known[0]
     at = HTTP_BLANK.match(data).end()
+    if not data.startswith(HTTP_SIGNATURES, at) and not HTTP_TEXT.match(data, at):
+        return None
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
         return wait_http(data[at:], at, peer)
     head = data[at:found.end()]
     request = (read_http if len(head) <= HTTP_KNOWN_MAX else read_http.__wrapped__)(head)
     if not request:
-        return None
+        if not is_fault(head, peer):
+            return None
+        request = refuse_http(400)
     return answer_http_head(request, found.end(), data, peer)
 
 
@@ -14639,7 +15231,7 @@ def wait_http(data, at, peer):
     if len(data) >= HTTP_HEAD_MAX:
         fault = 431 if ended else 414
     elif ended and not HTTP_START.match(begin):
-        if not HTTP_FAULTY.match(begin):
+        if not is_fault(begin, peer):
             return None
         fault = 400
     if fault and peer.transport == TCP:
@@ -14677,9 +15269,9 @@ def finish_http(request, body, used, peer):
 def reply_known(data, second, host, port):
     """Octets that are one whole request -> Reply in that second, what is noted; None: it depends.
 
-    So it is where there is a body, or a login, or what is more than a page.
+    So it is where there is a body, or a login, or what is more than a page, or an odd method.
     """
-    request = read_http(data)
+    request = read_http(data) if data.startswith(HTTP_SIGNATURES) else None
     if not request or request.length or request.fault or HTTP_PASSWORD.search(request.target):
         return None
     if b'authorization' in request.fields or b'proxy-authorization' in request.fields:
@@ -14949,7 +15541,8 @@ SSTP_GRANTED = b'HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\nServ
 
 def connect_http(request, body, peer):
     """CONNECT -> granted; what follows we answer ourselves."""
-    return Reply(HTTP_GRANTED, again=True)
+    port = request.target.rpartition(b':')[2][:6]
+    return grant_way(peer, HTTP_GRANTED, None, int(port) if port.isdigit() else 0)
 
 
 def begin_sstp(request, body, peer):
@@ -15258,9 +15851,10 @@ def find_answer(kind, body):
 
 HTTP2_PREFACE = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'             # RFC 9113 s3.4
 HTTP2_HEAD = struct.Struct('!HBBBI')    # s4.1: length (24 bits in two) type flags stream
-HTTP2_SETTINGS, HTTP2_HEADERS, HTTP2_RST_STREAM, HTTP2_PING, HTTP2_GOAWAY = 4, 1, 3, 6, 7   # s6
-HTTP2_ACK = 1
-HTTP2_REQUIRED = b'\0\0\0\x0d'          # s7: HTTP_1_1_REQUIRED
+HTTP2_HEADERS, HTTP2_SETTINGS, HTTP2_PING, HTTP2_GOAWAY = 1, 4, 6, 7        # s6
+HTTP2_ACK, HTTP2_WHOLE = 1, 5           # s6.2: the fields and the stream end with this frame
+# RFC 7541 s6.2.2, appendix A: names of its table, 8 and its value, 54 without
+HTTP2_STATUS, HTTP2_SERVER = b'\x08\x03505', b'\x0f\x27'
 
 
 def pack_http2(kind, flags, stream, payload=b''):
@@ -15275,17 +15869,18 @@ def size_http2(data):
     return HTTP2_HEAD.size + int.from_bytes(data[:3], 'big') if len(data) > 2 else None
 
 
-@talk('http2', sig=(HTTP2_PREFACE,), port=(80, 443), size=size_http2, ref='RFC 9113 s3.4, s6')
+@talk('http2', sig=(HTTP2_PREFACE,), port=(80, 443), size=size_http2,
+      ref='RFC 9113 s3.4, s6, RFC 9110 s15.6.6')
 def answer_http2(message, peer):
-    """Preface -> settings; a request -> that it needs HTTP/1.1."""
+    """Preface -> settings; a request -> 505, this version is not supported."""
     if message == HTTP2_PREFACE:
         return pack_http2(HTTP2_SETTINGS, 0, 0)
     _, _, kind, flags, stream = HTTP2_HEAD.unpack_from(message)
     if kind in (HTTP2_SETTINGS, HTTP2_PING) and not flags & HTTP2_ACK:
         return pack_http2(kind, HTTP2_ACK, 0, message[9:17] if kind == HTTP2_PING else b'')
     if kind == HTTP2_HEADERS:
-        return (pack_http2(HTTP2_RST_STREAM, 0, stream, HTTP2_REQUIRED)
-                + pack_http2(HTTP2_GOAWAY, 0, 0, message[5:9] + HTTP2_REQUIRED)), SHUT
+        fields = HTTP2_STATUS + HTTP2_SERVER + sized(peer.host.host_name, 1)
+        return pack_http2(HTTP2_HEADERS, HTTP2_WHOLE, stream, fields)
     return (b'', SHUT) if kind == HTTP2_GOAWAY else b''
 
 
@@ -15798,6 +16393,21 @@ def answer_asterisk(message, peer):
     return b'Response: Error\r\n' + tail % b'Permission denied'
 
 
+# ---- h323 ----------------------------------------------------------------------------
+
+Q931_SETUP, Q931_RELEASED = 0x05, 0x5a
+Q931_REJECTED = b'\x08\2\x80\x95'       # Q.931 s4.5.12: cause: call rejected
+
+
+@talk('h323', sig=('03 00 .. .. 08 02 .. .. 05',), port=1720, size=be(2, 2, 0), limit=4096,
+      ref='https://www.itu.int/rec/T-REC-H.225.0')
+def answer_h323(message, peer):
+    """Setup of a call -> release complete: rejected."""
+    peer.note('request', data=message[9:][:512])
+    says = b'\x08\2' + bytes((message[6] ^ 0x80, message[7], Q931_RELEASED)) + Q931_REJECTED
+    return b'\3\0' + sized(says, 2, extra=4), SHUT
+
+
 # ---- irc -----------------------------------------------------------------------------
 
 def register_irc(peer, place, value):
@@ -15858,6 +16468,48 @@ def answer_mgcp(message, peer):
     """Command to an endpoint -> it is unknown."""
     peer.note('request', command=message.partition(b'\n')[0].rstrip(b'\r'))
     return b'500 %s unknown\r\n' % MGCP_LINE.match(message).group(1)
+
+
+# ---- rtmp ----------------------------------------------------------------------------
+
+RTMP_HANDSHAKE = 1536                   # RTMP 1.0 s5.2.3
+RTMP_COMMAND = 20                       # s7.1.1: in AMF0
+RTMP_CHUNK = 128                        # s5.4.1: octets between one-octet heads
+RTMP_WORDS = (b'level', b'error'), (b'code', b'NetConnection.Connect.Rejected')
+# s7.2.1.1: _error, 1, null, object
+RTMP_REFUSAL = (b'\2' + sized(b'_error') + b'\0\x3f\xf0' + bytes(6) + b'\5\3' + b''.join(
+    sized(name) + b'\2' + sized(text) for name, text in RTMP_WORDS) + b'\0\0\x09')
+RTMP_TARGET = re.compile(br'tcUrl\x02..([\x20-\x7e]{1,256})', re.S)
+
+
+def size_rtmp(data):
+    """C0 and C1; then C2 and the first message, of a full head, in chunks."""
+    if data[:1] == b'\3' and not data[5:9].strip(b'\0'):
+        return 1 + RTMP_HANDSHAKE
+    if len(data) < RTMP_HANDSHAKE + 7:
+        return None
+    size = int.from_bytes(data[RTMP_HANDSHAKE + 4:RTMP_HANDSHAKE + 7], 'big')
+    return RTMP_HANDSHAKE + 12 + size + max(size - 1, 0) // RTMP_CHUNK
+
+
+@talk('rtmp', sig=('03 .. .. .. .. 00 00 00 00' + ' ..' * 3,), port=1935, size=size_rtmp,
+      ref='https://rtmp.veriskope.com/docs/spec/')
+def answer_rtmp(message, peer):
+    """Handshake -> ours; connect -> rejected.
+
+    state   'greeted'
+    """
+    if peer.state is None:
+        peer.state = 'greeted'
+        return b'\3' + bytes(8) + peer.host.random(RTMP_HANDSHAKE - 8) + message[1:]
+    if message[RTMP_HANDSHAKE + 7] != RTMP_COMMAND:
+        return None
+    body = b''.join(message[at:at + RTMP_CHUNK] for at in range(
+        RTMP_HANDSHAKE + 12, len(message), RTMP_CHUNK + 1))
+    match = RTMP_TARGET.search(body)
+    peer.note('request', target=match.group(1) if match else b'')
+    return b'\3\0\0\0' + len(RTMP_REFUSAL).to_bytes(3, 'big') + bytes((
+        RTMP_COMMAND, 0, 0, 0, 0)) + RTMP_REFUSAL, SHUT
 
 
 # ---- rtsp ----------------------------------------------------------------------------
@@ -15934,6 +16586,24 @@ def sip_tag(name, value, peer):
     if name != b'To' or b'tag=' in value:
         return b''
     return b';tag=' + peer.host.random(4).hex().encode()
+
+
+# ---- skinny --------------------------------------------------------------------------
+
+SKINNY_REGISTER, SKINNY_REJECT = 0x01, 0x9d             # numbers of messages
+SKINNY_HEAD = struct.Struct('<III')     # size of what follows the next word; reserved; message
+
+
+@talk('skinny', port=2000, size=le(0, 4, 8), limit=1024,
+      sig=['%02x 00 00 00 .. 00 00 00 01 00 00 00 53 45 50' % size for size in range(40, 256, 4)],
+      ref='https://wiki.wireshark.org/SKINNY')
+def answer_skinny(message, peer):
+    """Register -> rejected."""
+    _, _, number = SKINNY_HEAD.unpack_from(message)
+    if number != SKINNY_REGISTER:
+        return None
+    peer.note('credentials', user=message[SKINNY_HEAD.size:SKINNY_HEAD.size + 16].rstrip(b'\0'))
+    return SKINNY_HEAD.pack(36, 0, SKINNY_REJECT) + b'Not authorized'.ljust(32, b'\0'), SHUT
 
 
 # ---- teamspeak -----------------------------------------------------------------------
@@ -16615,6 +17285,68 @@ def answer_bgp(message, peer):
     return pack_bgp(BGP_OPEN, ours) + pack_bgp(BGP_NOTIFICATION, BGP_REJECTED), SHUT
 
 
+# ---- checkpoint ----------------------------------------------------------------------
+
+CHECKPOINT_NAME = b'securemote\0'
+
+
+@talk('checkpoint', sig=('51 00 00 00 00 00 00 21',), port=264, limit=64,
+      size=lambda data: 8 if data[:1] == b'Q' else be(0, 4, 4)(data),
+      ref='https://github.com/praetorian-inc/nerva/tree/main/pkg/plugins/services')
+def answer_checkpoint(message, peer):
+    """Opening -> ours; name of the service -> our name."""
+    if message[:1] == b'Q':
+        return b'Y\0\0\0'
+    if message[4:] != CHECKPOINT_NAME:
+        return None
+    return sized(b'CN=%s,O=%s\0' % (peer.host.host_name, peer.host.host_name), 4) + bytes(4), SHUT
+
+
+# ---- diameter ------------------------------------------------------------------------
+
+# RFC 6733 s3: version and size, flags and command, application, two ids
+DIAMETER_HEAD = struct.Struct('!IIIII')
+DIAMETER_AVP = struct.Struct('!II')     # s4.1: code, flags-size; no vendor
+DIAMETER_EXCHANGE = 257                 # s5.3
+DIAMETER_HOST, DIAMETER_REALM, DIAMETER_RESULT = 264, 296, 268
+DIAMETER_ADDRESS, DIAMETER_VENDOR, DIAMETER_PRODUCT = 257, 266, 269
+DIAMETER_UNKNOWN_PEER = 3010            # s7.1.3
+
+
+def pack_avp(code, data):
+    """A mandatory AVP."""
+    return DIAMETER_AVP.pack(code, 0x40 << 24 | DIAMETER_AVP.size + len(data)) + data + bytes(
+        -len(data) % 4)
+
+
+def diameter_host(message):
+    """Who says it is there; b'': nobody."""
+    at = DIAMETER_HEAD.size
+    while at + DIAMETER_AVP.size <= len(message):
+        code, size = DIAMETER_AVP.unpack_from(message, at)
+        size &= 0xffffff
+        if code == DIAMETER_HOST:
+            return message[at + DIAMETER_AVP.size:at + size]
+        at += max(size + 3 & ~3, DIAMETER_AVP.size)
+    return b''
+
+
+@talk('diameter', sig=('01 00 .. .. 80 00 01 01 00 00 00 00',), port=3868,
+      size=be(1, 3, 0), limit=4096, ref='RFC 6733 s5.3, s7.1.3')
+def answer_diameter(message, peer):
+    """Exchange of capabilities -> the peer is not known."""
+    _, _, _, hop, end = DIAMETER_HEAD.unpack_from(message)
+    peer.note('credentials', user=diameter_host(message))
+    family = b'\0\1' if len(peer.dst) == 4 else b'\0\2'
+    body = b''.join(pack_avp(code, data) for code, data in (
+        (DIAMETER_RESULT, struct.pack('!I', DIAMETER_UNKNOWN_PEER)),
+        (DIAMETER_HOST, peer.host.host_name), (DIAMETER_REALM, b'example.org'),
+        (DIAMETER_ADDRESS, family + peer.dst), (DIAMETER_VENDOR, bytes(4)),
+        (DIAMETER_PRODUCT, b'server')))
+    return DIAMETER_HEAD.pack(1 << 24 | DIAMETER_HEAD.size + len(body), DIAMETER_EXCHANGE, 0, hop,
+                              end) + body, SHUT
+
+
 # ---- dicom ---------------------------------------------------------------------------
 
 DICOM_ASSOCIATE = struct.Struct('!BxIHxx16s16s')        # PS3.8 s9.3.2: type size version names
@@ -16698,6 +17430,57 @@ def answer_jdwp(message, peer):
     body = JDWP_SAYS.get(tuple(command), b'')
     error = 0 if body else JDWP_NOT_IMPLEMENTED
     return struct.pack('!IIBH', JDWP_HEAD.size + len(body), ident, 0x80, error) + body
+
+
+# ---- nje -----------------------------------------------------------------------------
+
+NJE_RECORD = struct.Struct('!8s8s4s8s4sB')      # kind, remote node and address, ours, reason
+NJE_OPEN = 'OPEN    '.encode('cp037')
+NJE_REFUSED = 'NAK     '.encode('cp037')
+
+
+@talk('nje', sig=(NJE_OPEN,), port=175, size=fix(NJE_RECORD.size),
+      ref='https://www.ibm.com/docs/en/zos/2.5.0?topic=connections-nje-over-tcpip')
+def answer_nje(message, peer):
+    """Open between two nodes -> no such node."""
+    _, their, their_ip, our, our_ip, _ = NJE_RECORD.unpack(message)
+    peer.note('credentials', user=our.decode('cp037').strip(),
+              target=their.decode('cp037').strip())
+    return NJE_RECORD.pack(NJE_REFUSED, our, our_ip, their, their_ip, 1), SHUT
+
+
+# ---- nrpe ----------------------------------------------------------------------------
+
+# Octets of a packet without its text: version kind crc result, from version 3 on alignment, size
+NRPE_HEADS = {2: 10, 3: 16, 4: 16}
+NRPE_PADDING = {2: 2, 3: 3, 4: 0}       # behind it; of version 2 it has 1,024 octets
+NRPE_CHECK, NRPE_UNKNOWN = b'_NRPE_CHECK', 3
+
+
+def size_nrpe(data):
+    """1,036 octets, or what the head says."""
+    version = data[1]
+    return 1036 if version == 2 else be(12, 4, 16 + NRPE_PADDING[version])(data)
+
+
+@talk('nrpe', sig=('00 02 00 01 .. .. .. .. .. .. ..', '00 03 00 01 .. .. .. .. .. .. 00 00 00 00',
+                   '00 04 00 01 .. .. .. .. .. .. 00 00 00 00'), port=5666, size=size_nrpe,
+      limit=4096,
+      check=lambda data, peer: data[1] > 2 or 0x20 < data[10] < 0x7f,
+      ref='https://github.com/NagiosEnterprises/nrpe/blob/master/docs/NRPE.odt')
+def answer_nrpe(message, peer):
+    """Check of a service -> not defined; of us -> our version."""
+    version = message[1]
+    command = message[NRPE_HEADS[version]:].split(b'\0')[0]
+    peer.note('command', words=command)
+    text, result = b"NRPE: Command '%s' not defined" % command[:64], NRPE_UNKNOWN
+    if command == NRPE_CHECK:
+        text, result = b'NRPE v4.1.0', 0
+    text = text.ljust(1024 if version == 2 else len(text) + 1, b'\0')
+    size = b'' if version == 2 else struct.pack('!HI', 0, len(text))
+    out = message[:2] + b'\0\2' + bytes(4) + struct.pack('!H', result) + size + text + bytes(
+        NRPE_PADDING[version])
+    return out[:4] + struct.pack('!I', zlib.crc32(out)) + out[8:], SHUT
 
 
 # ---- smart-install -------------------------------------------------------------------

@@ -8231,7 +8231,7 @@ class Cli(Case):
         ('exclude list empty', ['-f', '127.0.0.1', '-xf', 'EMPTY'], 2,
          'no ranges in there; where nothing is to be excluded, name /dev/null'),
         ('x and skip-bad', ['-x', '--skip-bad'], 2, '-x: --skip-bad goes with a scan only'),
-        ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-p 1 and -pf x: one of them'),
+        ('p and pf', ['-f', '127.0.0.1', '-p', '1', '-pf', 'x'], 2, '-pf x: goes without -p'),
         ('rate', ['-f', '127.0.0.1', '-r', 'fast'], 2, "-r: 'fast': a number"),
         ('rate 0', ['-f', '127.0.0.1', '-r', '0'], 2, "-r: '0': a number from"),
         ('rate', ['-f', '127.0.0.1', '-r', 'Auto'], 2, 'auto or auto/N was expected'),
@@ -8244,7 +8244,7 @@ class Cli(Case):
          "'127.0.0.1': belongs to no option; targets are named with -f"),
         ('abbreviated', ['-f', '127.0.0.1', '--onc'], 2, "'--onc': no such option"),
         ('argument missing', ['-f'], 2, '-f: expected one argument'),
-        ('l and x', ['-l', '-x'], 2, '-l and -x: one of them'),
+        ('l and x', ['-l', '-x'], 2, '-l: goes without -x'),
         ('rate infinite', ['-f', '127.0.0.1', '-r', 'inf'], 2, "-r: 'inf': a number from"),
         ('timeout', ['-f', '127.0.0.1', '-t', '1e300'], 2, "-t: '1e300': a number from 1 to 3600"),
         ('too many', ['-l', '-n', '9' * 20], 2, "'99999999999999999999': a whole number"),
@@ -8974,6 +8974,14 @@ def check(target, out, options):
                 status, out, err = self.module(text)
                 self.assertEqual((status, out, err.count('\n')), (2, '', 1))
                 self.assertIn(words, err)
+
+    def test_rules(self):
+        """All that the table of rules names is an option, and each rule has something against it."""
+        options = cscan.make_parser()._option_string_actions
+        for rule in cscan.RULES:
+            words = [rule.option] + rule.needs.split() + rule.without.split()
+            self.assertLessEqual({re.split('[ =]', word)[0] for word in words}, set(options))
+            self.assertTrue(rule.needs or rule.without, rule)
 
     def test_threads(self):
         """They begin with the first result, as many as can be; where none can, that is told."""
@@ -10637,6 +10645,10 @@ DNS = [
      + 'c00c 0010 0003 00000000 0010 0f77696e2d' + '72' * 11, 'RFC 4892 s3'),
     ('other of chaos', '0006 0100' + ONE + WWW + TXT_CH, '0006 8500 0001 0000 0000 0000' + WWW + TXT_CH,
      'RFC 2308 s2.2'),
+    ('a of chaos', '0006 0100' + ONE + WWW + '0001 0003', '0006 8500 0001 0000 0000 0000' + WWW + '0001 0003',
+     'RFC 1035 s3.2.4'),
+    ('srv of a long label @53', '1234 0100' + ONE + '20' + '7a' * 32 + '00 0021 0001',
+     '1234 8500 0001 0000 0000 0000 20' + '7a' * 32 + '00 0021 0001', 'RFC 2782'),
     ('transfer', '1234 0000' + ONE + WWW + '00fc 0001', '1234 8005 0001 0000 0000 0000' + WWW + '00fc 0001',
      'RFC 5936 s2.2.1, refused'),
     ('increment', '1234 0000' + ONE + WWW + '00fb 0001', '1234 8005 0001 0000 0000 0000' + WWW + '00fb 0001',
@@ -11308,7 +11320,16 @@ HTTP_VECTORS = [
     ('http two', TCP, GET + b'HEAD / HTTP/1.1\r\n\r\n' + GET, KEEP + KEEP_HEAD + KEEP,
      'RFC 9112 s9.3.2'),
     ('http empty lines', TCP, GET + b'\r\n\n\r\n' * 9 + GET, KEEP * 2, 'RFC 9112 s2.2'),
-    ('http then junk', TCP, GET + b'junk\r\n' + GET, KEEP, 'by hand'),
+    ('http then junk', TCP, GET + b'junk\r\n' + GET, KEEP + BAD, 'RFC 9112 s3'),
+    ('http then junk @81', TCP, GET + b'junk\r\n' + GET, KEEP, 'by hand'),
+    ('http junk', TCP, b'\r\njunk\r\n', BAD, 'RFC 9112 s3'),
+    ('http junk @8080', TCP, b'GARBLE\n', BAD, 'RFC 9112 s3'),
+    ('http odd verb, no text', TCP, b'GARBLE /\0 HTTP/1.1\r\n\r\n', None, 'by hand'),
+    ('http no text', TCP, b'jun\xe9k\r\n', None, 'by hand'),
+    ('http udp junk', UDP, b'junk\r\n\r\n', None, 'by hand'),
+    ('http odd verb', TCP, b'GARBLE / HTTP/1.1\r\n\r\n' + GET,
+     status_page(b'501 Not Implemented') + KEEP, 'RFC 9110 s15.6.2'),
+    ('http odd verb @81', TCP, b'GARBLE / HTTP/1.1\r\n\r\n', None, 'by hand'),
     # ---- http: bodies -------------------------------------------------------------
     ('http body', TCP, post(FIVE, b'GET /') + GET, KEEP * 2, 'RFC 9112 s6.3'),
     ('http body 0', TCP, post(b'Content-Length: 000') + GET, KEEP * 2, 'RFC 9112 s6.3'),
@@ -11378,6 +11399,14 @@ HTTP_VECTORS = [
      'RFC 9112 s3.2.3'),
     ('http connect with length', TCP, b'CONNECT a:80 HTTP/1.1\r\nContent-Length: 5\r\n\r\n' + GET,
      GRANTED + KEEP, 'RFC 9110 s9.3.6'),
+    ('http connect ftp', TCP, b'CONNECT a.example:21 HTTP/1.1\r\n\r\nUSER bob\r\nPASS x\r\n',
+     GRANTED + b'220 FTP server ready\r\n331 Password required\r\n530 Login incorrect\r\n',
+     'RFC 959 s5.4'),
+    ('http connect smtp', TCP, b'CONNECT a.example:25 HTTP/1.1\r\n\r\n',
+     GRANTED + b'220 %s ESMTP\r\n' % OWN_NAME, 'RFC 5321 s4.2'),
+    ('http connect smtps', TCP, b'CONNECT a.example:465 HTTP/1.1\r\n\r\n', GRANTED, BY_HAND),
+    ('http connect daytime', TCP, b'CONNECT a.example:13 HTTP/1.1\r\n\r\n' + GET,
+     GRANTED + b'2026-11-21 01:46:41 UTC\r\n', 'RFC 867'),
     ('http connect twice', TCP, b'CONNECT a:80 HTTP/1.1\r\n\r\n' * 2 + GET, GRANTED * 2 + KEEP,
      BY_HAND),
     ('http connect path', TCP, b'CONNECT / HTTP/1.1\r\n\r\n', GRANTED, 'original s13'),
@@ -11454,13 +11483,15 @@ HTTP_VECTORS = [
     ('http2 preface', TCP, H2_PREFACE, H2_SETTINGS, 'RFC 9113 s3.4'),
     ('http2 request', TCP, H2_PREFACE + unhex('000006040000000000 0003 00000064')
      + unhex('000004080000000000 00010000') + unhex('000001010500000001 82'),
-     H2_SETTINGS + unhex('000000040100000000') + unhex('000004030000000001 0000000d')
-     + unhex('000008070000000000 00000001 0000000d'), 'RFC 9113 s6, s7'),
+     H2_SETTINGS + unhex('000000040100000000') + unhex('000017010500000001 0803 353035 0f27 0f',
+                                                       OWN_NAME.hex()), 'RFC 9113 s6.2, RFC 7541 s6.2.2'),
     ('http2 ping, goaway', TCP, H2_PREFACE + unhex('000008060000000000 0102030405060708')
      + unhex('000000040100000000') + unhex('000008070000000000 0000000000000000'),
      H2_SETTINGS + unhex('000008060100000000 0102030405060708'), 'RFC 9113 s6.7, s6.8'),
     ('http2 frame too long', TCP, H2_PREFACE + unhex('0040010000'), H2_SETTINGS, 'RFC 9113 s4.2'),
-    ('http2 preface of another', TCP, b'PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n', None, 'RFC 9113 s3.4'),
+    ('http2 preface cut', TCP, H2_PREFACE[:-1], None, 'RFC 9113 s3.4'),
+    ('http preface of another', TCP, b'PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n', BAD, 'RFC 9113 s3.4'),
+    ('http2 preface of another @81', TCP, b'PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n', None, 'RFC 9113 s3.4'),
     ('sstp', TCP, SSTP_CALL, SSTP_NAK, 'MS-SSTP s2.2.9, s2.2.11'),
     ('sstp cut', TCP, SSTP_CALL[:-1], None, BY_HAND),
     # ---- http over UDP ------------------------------------------------------------
@@ -11955,7 +11986,7 @@ MAIL_VECTORS = [
      'RFC 3977 s5.2, s7'),
     ('nntp login', TCP, b'AUTHINFO USER bob\r\nAUTHINFO PASS secret\r\n',
      b'381 Password required\r\n481 Authentication failed\r\n', 'RFC 4643 s2.3'),
-    ('nntp list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
+    ('nntp list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
     ('pop3 capa@80', TCP, b'CAPA\r\nTOP 1 1\r\n',
      b'+OK\r\nUSER\r\nSASL PLAIN LOGIN\r\nRESP-CODES\r\nSTLS\r\n.\r\n' + POP3_OTHER, 'RFC 2449 s5'),
     ('pop3 login', TCP, b'USER bob\r\nPASS secret\r\nSTAT\r\nQUIT\r\n',
@@ -11966,7 +11997,7 @@ MAIL_VECTORS = [
     ('pop3 login mechanism', TCP, b'AUTH LOGIN\r\n%s\r\n%s\r\n' % (BOB, SECRET),
      b'+ %s\r\n+ %s\r\n' % (LOGIN_USER, LOGIN_PASSWORD) + POP3_NO, 'draft-murchison-sasl-login'),
     ('pop3 not base64', TCP, b'AUTH LOGIN =\r\n', POP3_NO, 'by hand'),
-    ('pop3 stat elsewhere@80', TCP, b'STAT\r\n', None, 'a shared word'),
+    ('pop3 stat elsewhere@81', TCP, b'STAT\r\n', None, 'a shared word'),
     ('sieve scripts@80', TCP, b'LISTSCRIPTS\r\n',
      b'NO "Unknown command, or not before a login"\r\n', 'RFC 5804 s2.7'),
     ('sieve capability', TCP, b'CAPABILITY\r\nNOOP\r\nLOGOUT\r\n', SIEVE_CAN + b'OK\r\nOK\r\n',
@@ -11976,7 +12007,7 @@ MAIL_VECTORS = [
      'RFC 5804 s2.1'),
     ('sieve steps', TCP, b'AUTHENTICATE "LOGIN"\r\n"%s"\r\n{8+}\r\n%s\r\n' % (BOB, SECRET),
      b'"%s"\r\n"%s"\r\n' % (LOGIN_USER, LOGIN_PASSWORD) + SIEVE_NO, 'RFC 5804 s2.1'),
-    ('sieve logout elsewhere@80', TCP, b'LOGOUT\r\n', None, 'a shared word'),
+    ('sieve logout elsewhere@81', TCP, b'LOGOUT\r\n', None, 'a shared word'),
     ('smtp ehlo@80', TCP, b'ehlo me\r\n', EHLO_ANSWER, 'RFC 5321 s4.1.1.1'),
     ('smtp mail', TCP, b'HELO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nRSET\r\nNOOP\r\n'
      b'VRFY bob\r\nEXPN x\r\nETRN x\r\n\r\nHELP\r\nQUIT\r\nNOOP\r\n',
@@ -11993,7 +12024,7 @@ MAIL_VECTORS = [
      b'334 %s\r\n' % LOGIN_PASSWORD + SMTP_NO, 'RFC 4954 s4'),
     ('smtp cancel', TCP, b'AUTH PLAIN\r\n*\r\n', b'334 \r\n' + SMTP_NO, 'RFC 4954 s4'),
     ('smtp line too long', TCP, b'EHLO ' + b'x' * 2048 + b'\r\nNOOP\r\n', None, 'ours: TEXT_MAX'),
-    ('smtp data elsewhere@80', TCP, b'DATA\r\n', None, 'a shared word'),
+    ('smtp data elsewhere@81', TCP, b'DATA\r\n', None, 'a shared word'),
 ]
 
 FILE_VECTORS = [
@@ -12012,7 +12043,7 @@ FILE_VECTORS = [
      b'504 Unknown mechanism\r\n530 Log in first\r\n'
      b'530 Log in first\r\n214 USER PASS QUIT SYST FEAT NOOP\r\n200 OK\r\n'
      b'500 Unknown command\r\n500 Unknown command\r\n', 'RFC 959 s4.2, RFC 2389 s3'),
-    ('ftp list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
+    ('ftp list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
     ('git @80', TCP, b'0032git-upload-pack /project.git\0host=myserver.com\0'.replace(
         b'0032', b'0033'), b'0015ERR access denied', 'gitprotocol-pack'),
     ('git cut short', TCP, b'0033git-upload-pack /project.git\0host=myserver.com', None, 'by hand'),
@@ -12052,7 +12083,7 @@ CHAT_VECTORS = [
     ('irc verbs', TCP, b'PING :x\r\nPONG\r\nLIST\r\nCAP REQ :sasl\r\nCAP END\r\nQUIT\r\n',
      b':%s PONG %s :x\r\n:%s 451 * :You have not registered\r\n:%s CAP * NAK :sasl\r\n'
      b'ERROR :Closing link\r\n' % (ME, ME, ME, ME), 'RFC 2812 s3.7'),
-    ('irc list elsewhere@80', TCP, b'LIST\r\n', None, 'a shared word'),
+    ('irc list elsewhere@81', TCP, b'LIST\r\n', None, 'a shared word'),
     ('rtsp options', TCP, b'OPTIONS rtsp://192.0.0.1/ RTSP/1.0\r\nCSeq: 1\r\n\r\n',
      b'RTSP/1.0 200 OK\r\nCSeq: 1\r\n' + RTSP_CAN, 'RFC 2326 s10.1'),
     ('rtsp star@80', TCP, b'OPTIONS * RTSP/1.0\r\n\r\n', b'RTSP/1.0 200 OK\r\n' + RTSP_CAN,
@@ -12093,7 +12124,7 @@ CHAT_VECTORS = [
      b'error id=520 msg=invalid\\sloginname\\sor\\spassword\n\r'
      b'error id=2568 msg=insufficient\\sclient\\spermissions\n\r'
      b'error id=256 msg=command\\snot\\sfound\n\rerror id=0 msg=ok\n\r', 'ServerQuery manual'),
-    ('teamspeak login elsewhere@80', TCP, b'login bob secret\n', None, 'a shared word'),
+    ('teamspeak login elsewhere@81', TCP, b'login bob secret\n', None, 'a shared word'),
     ('xmpp stream@80', TCP, XMPP_HELLO % b'example.org', XMPP_CAN % b'example.org',
      'RFC 6120 s4.7'),
     ('xmpp no name', TCP, b'<stream:stream>', XMPP_CAN % ME, 'RFC 6120 s4.7'),
@@ -12115,28 +12146,28 @@ SMALL_VECTORS = [
     ('bandwidth-test cut short', TCP, unhex('01010100 0080', '00' * 9), None, 'by hand'),
     ('bandwidth-test other', TCP, unhex('02', '00' * 15), None, 'by hand'),
     ('chargen', TCP, b'x\n', CHARGEN, 'RFC 864'), ('chargen', UDP, b'x' * 100, CHARGEN[:100], 'RFC 864'),
-    ('chargen elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('chargen elsewhere@81', TCP, b'~', None, 'own port only'),
     ('daytime', TCP, b'\r\n', DAY, 'RFC 867'), ('daytime', UDP, b'x' * 40, DAY, 'RFC 867'),
     ('daytime short', UDP, b'x', b'2', 'no longer than the request'),
-    ('daytime elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('daytime elsewhere@81', TCP, b'~', None, 'own port only'),
     ('echo', TCP, b'~abc\n', b'~abc\n', 'RFC 862'), ('echo', UDP, b'~abc', b'~abc', 'RFC 862'),
-    ('echo elsewhere@80', TCP, b'~abc', None, 'own port only'),
+    ('echo elsewhere@81', TCP, b'~abc', None, 'own port only'),
     ('finger', TCP, b'/W bob\r\n', b'No such user\r\n', 'RFC 1288 s2.3'),
     ('finger all', TCP, b'\r\n', b'No one logged on\r\n', 'RFC 1288 s2.3'),
     ('finger user', TCP, b'user\r\nx\r\n', b'No such user\r\n', 'a name that is a verb elsewhere'),
-    ('finger elsewhere@80', TCP, b'bob\r\n', None, 'own port only'),
+    ('finger elsewhere@81', TCP, b'bob\r\n', None, 'own port only'),
     ('ident', TCP, b'6193, 23\r\n', b'6193, 23 : ERROR : NO-USER\r\n', 'RFC 1413 s4'),
     ('ident no ports', TCP, b'x\r\n', b'0, 0 : ERROR : INVALID-PORT\r\n', 'RFC 1413 s4'),
-    ('ident elsewhere@80', TCP, b'6193, 23\r\n', None, 'own port only'),
+    ('ident elsewhere@81', TCP, b'6193, 23\r\n', None, 'own port only'),
     ('qotd', TCP, b'\r\n', QUOTE, 'RFC 865'), ('qotd', UDP, b'xy', QUOTE[:2], 'RFC 865'),
-    ('qotd elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('qotd elsewhere@81', TCP, b'~', None, 'own port only'),
     ('tcpmux', TCP, b'sgi_sysadm\r\n', b'-Service not available\r\n', 'RFC 1078'),
     ('tcpmux help', TCP, b'HELP\r\n', b'tcpmux\r\n', 'RFC 1078'),
-    ('tcpmux elsewhere@80', TCP, b'sgi\r\n', None, 'own port only'),
+    ('tcpmux elsewhere@81', TCP, b'sgi\r\n', None, 'own port only'),
     ('time', TCP, b'\n', SECONDS, 'RFC 868'), ('time', UDP, b'1234', SECONDS, 'RFC 868'),
-    ('time elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('time elsewhere@81', TCP, b'~', None, 'own port only'),
     ('whois', TCP, b'192.0.0.1\r\n', b'No match.\r\n', 'RFC 3912'),
-    ('whois elsewhere@80', TCP, b'192.0.0.1\r\n', None, 'own port only'),
+    ('whois elsewhere@81', TCP, b'192.0.0.1\r\n', None, 'own port only'),
 ]
 
 GREETINGS = [                               # port, what is said, whether that is all
@@ -12162,6 +12193,9 @@ GREETINGS = [                               # port, what is said, whether that i
     (3306, unhex('49000000 0a') + b'8.0.0\0' + unhex('01000000') + b'22222222\0'
      + unhex('dff721 0200 0f00 15', '00' * 10) + b'222222222222\0mysql_native_password\0', False),
     (33060, unhex('05000000 0b 08051a00'), False),
+    (10809, b'NBDMAGICIHAVEOPT\0\3', False), (1494, b'\x7f\x7fICA\0', False),
+    (10000, unhex('80000024 00000001 00000000 00000000 00000502', '00' * 12, '00000004 00000000'),
+     False),
     (3301, b'Tarantool 2.6.0 (Binary) %s\n%s\n' % (
         (b'11' * 16).ljust(38), (b'ER' * 21 + b'E=').ljust(63)), False),
     (61616, unhex('0000002e01') + b'ActiveMQ' + unhex('0000000c 01 0000001c 00000001 0014')
@@ -12235,17 +12269,17 @@ TEXT_VECTORS = [
     ('clamd bare', TCP, b'PING\n', b'PONG\n', 'clamd(8)'),
     ('clamd scan', TCP, b'SCAN /etc\n', b'UNKNOWN COMMAND\n', 'clamd(8)'),
     ('clamd cut short', TCP, b'zPING', None, 'by hand'),
-    ('clamd bare elsewhere@80', TCP, b'RELOAD\n', None, 'a shared word'),
+    ('clamd bare elsewhere@81', TCP, b'RELOAD\n', None, 'a shared word'),
     ('dict define@80', TCP, b'DEFINE * word\r\nQUIT\r\n', b'554 No databases present\r\n221 bye\r\n',
      'RFC 2229 s3.2'),
     ('dict verbs', TCP, b'CLIENT x\r\nSTATUS\r\nHELP\r\nOPTION MIME\r\nAUTH bob 00\r\nx\r\n',
      b'220 %s dictd <auth.mime> <11111111@%s>\r\n' % (ME, ME) + b'250 ok\r\n210 up\r\n113 help\r\n.\r\n250 ok\r\n250 ok\r\n531 Access denied\r\n'
      b'500 Unknown command\r\n', 'RFC 2229 s3'),
-    ('dict show elsewhere@80', TCP, b'SHOW DB\r\n', None, 'a shared word'),
+    ('dict show elsewhere@81', TCP, b'SHOW DB\r\n', None, 'a shared word'),
     ('gearman @80', TCP, b'workers\n', b'.\n', 'gearman.org/protocol'),
     ('gearman verbs', TCP, b'status\nversion\nmaxqueue x\nx\n',
      b'.\nOK 1.1\nOK\nERR unknown_command Unknown+command\n', 'gearman.org/protocol'),
-    ('gearman status elsewhere@80', TCP, b'status\n', None, 'a shared word'),
+    ('gearman status elsewhere@81', TCP, b'status\n', None, 'a shared word'),
     ('gearman-job echo@80', TCP, unhex('00524551 00000010 00000002') + b'hi',
      unhex('00524553 00000011 00000002') + b'hi', 'gearman.org/protocol'),
     ('gearman-job other', TCP, unhex('00524551 00000001 00000000'),
@@ -12258,7 +12292,7 @@ TEXT_VECTORS = [
      b'"proto_major":3,"proto_minor":15}\r\n', 'gpsd_json(5)'),
     ('gpsd no end', TCP, b'?WATCH={"enable":true}', None, 'by hand'),
     ('hddtemp', TCP, b'~\n', b'|/dev/sda|DISK|30|C|', 'hddtemp(8)'),
-    ('hddtemp elsewhere@80', TCP, b'~', None, 'own port only'),
+    ('hddtemp elsewhere@81', TCP, b'~', None, 'own port only'),
     ('icap options@80', TCP, b'OPTIONS icap://192.0.0.1/x ICAP/1.0\r\nHost: x\r\n\r\n',
      b'ICAP/1.0 200 OK\r\nMethods: RESPMOD, REQMOD\r\nISTag: "11111111"\r\n'
      b'Encapsulated: null-body=0\r\n\r\n', 'RFC 3507 s4.10'),
@@ -12273,7 +12307,7 @@ TEXT_VECTORS = [
     ('lpd remove', TCP, b'\5lp bob\n', b'\0', 'RFC 1179 s5.5'),
     ('lpd no text', TCP, b'\1l\0p\n', None, 'by hand'),
     ('lpd other', TCP, b'\6lp\n', None, 'by hand'),
-    ('lpd elsewhere@80', TCP, b'\1lp\n', None, 'own port only'),
+    ('lpd elsewhere@81', TCP, b'\1lp\n', None, 'own port only'),
     ('lscp @80', TCP, b'GET SERVER INFO\r\nx\r\n',
      b'DESCRIPTION: sampler\r\nVERSION: 1.0\r\nPROTOCOL_VERSION: 1.7\r\n.\r\n'
      b'ERR:0:Unknown command\r\n', 'LSCP'),
@@ -12293,18 +12327,18 @@ TEXT_VECTORS = [
     ('memcached http in lower case@80', TCP, b'get / HTTP/1.1\r\n\r\n', b'END\r\nERROR\r\n',
      'protocols in conflict'),
     ('memcached set of nothing', TCP, b'set a\r\nmn\r\n', None, 'by hand'),
-    ('memcached upper case@80', TCP, b'STATS\r\n', None, 'IRC has it, too'),
+    ('memcached upper case@81', TCP, b'STATS\r\n', None, 'IRC has it, too'),
     ('mpd verbs', TCP, b'ping\nstatus\npassword x\nclose\nping\n',
      b'OK\nACK [4@0] {status} you don\'t have permission for "status"\n'
      b'ACK [3@0] {password} incorrect password\n', 'MPD protocol'),
     ('mpd song@80', TCP, b'currentsong\n',
      b'ACK [4@0] {currentsong} you don\'t have permission for "currentsong"\n', 'MPD protocol'),
-    ('mpd status elsewhere@80', TCP, b'status\n', None, 'a shared word'),
+    ('mpd status elsewhere@81', TCP, b'status\n', None, 'a shared word'),
     ('munin verbs', TCP, b'list\nnodes\nversion\nfetch cpu\ncap x\nx\nquit\n',
      b'\n%s\n.\nmunin node on %s version: 2.0\n# Unknown service\n.\ncap\n'
      b'# Unknown command. Try cap, list, nodes, config, fetch, version or quit\n' % (ME, ME),
      'Munin guide'),
-    ('munin elsewhere@80', TCP, b'nodes\n', None, 'a shared word'),
+    ('munin elsewhere@81', TCP, b'nodes\n', None, 'a shared word'),
     ('nats connect@80', TCP, b'CONNECT {"user":"bob","pass":"x","verbose":false}\r\nPING\r\n', NATS_NO,
      'NATS protocol'),
     ('nats ping', TCP, b'PING\r\nPONG\r\n', b'PONG\r\n', 'NATS protocol'),
@@ -12319,10 +12353,10 @@ TEXT_VECTORS = [
     ('pjl page', TCP, b'A page\r\n', None, 'it is printed'),
     ('rotctl @80', TCP, b'\\get_info\n', b'None\n', 'rotctld(1)'),
     ('rotctl verbs', TCP, b'_\np\nx\nq\np\n', b'None\n0.000000\n0.000000\nRPRT -4\n', 'rotctld(1)'),
-    ('rotctl elsewhere@80', TCP, b'_\n', None, 'own port only'),
+    ('rotctl elsewhere@81', TCP, b'_\n', None, 'own port only'),
     ('scpi @80', TCP, b'*IDN?\n', b'Instrument,M1,0,1.0\n', 'SCPI-99'),
     ('scpi verbs', TCP, b'*opc?\n*RST\n*STB?\n', b'1\n0\n', 'SCPI-99'),
-    ('scpi elsewhere@80', TCP, b'*OPC?\n', None, 'own port only'),
+    ('scpi elsewhere@81', TCP, b'*OPC?\n', None, 'own port only'),
     ('stomp connect@80', TCP, b'CONNECT\nlogin:bob\npasscode:x\n\n\0', STOMP_NO, 'STOMP 1.2'),
     ('stomp stomp', TCP, b'STOMP\r\naccept-version:1.2\r\n\r\n\0\n', STOMP_NO, 'STOMP 1.2'),
     ('stomp no end', TCP, b'CONNECT\nlogin:bob\n\n', None, 'by hand'),
@@ -12340,13 +12374,13 @@ TEXT_VECTORS = [
     ('tor-control verbs', TCP, b'GETINFO version\r\n', b'514 Authentication required\r\n',
      'control-spec s3.9'),
     ('tor-control quit', TCP, b'QUIT\r\n', b'250 closing connection\r\n', 'control-spec s3.11'),
-    ('tor-control signal elsewhere@80', TCP, b'SIGNAL HUP\r\n', None, 'a shared word'),
+    ('tor-control signal elsewhere@81', TCP, b'SIGNAL HUP\r\n', None, 'a shared word'),
     ('zookeeper ruok@80', TCP, b'ruok', b'imok', 'ZooKeeper administration'),
     ('zookeeper srvr', TCP, b'srvr\n', b'Zookeeper version: 3.8.0\nConnections: 1\n'
      b'Mode: standalone\nNode count: 4\n', 'ZooKeeper administration'),
     ('zookeeper stat', TCP, b'stat',
      b'stat is not executed because it is not in the whitelist.\n', 'ZooKeeper administration'),
-    ('zookeeper stat elsewhere@80', TCP, b'conf', None, 'by hand'),
+    ('zookeeper stat elsewhere@81', TCP, b'conf', None, 'by hand'),
 ]
 # Databases, queues, directories, remote access, proxies: what real clients say, and what is wrong
 BINARY_VECTORS = [
@@ -13054,6 +13088,7 @@ INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of
     'pcom write': [dict(command=b'SB', data=b'0000011AA')],
     's7 stop': [dict(function=41, data=bytes(5) + b'\x09P_PROGRAM')], 's7 read': [],
 }
+MINECRAFT_HELLO = unhex('0f002f093132372e302e302e3163dd01')
 # The second wave of databases, logins, storage, telephony, games
 SERVICE_VECTORS = [
     ('aerospike facts@80', TCP, unhex('02010000000000')
@@ -13167,6 +13202,253 @@ SERVICE_VECTORS = [
     ('tacacs accounting', TCP, unhex('c003010489f8a829000000036d6d6d'),
      unhex('c003020189f8a829000000050000000002'), 'by hand'),
     ('tacacs sequence 3', TCP, unhex('c001030089f8a829000000036d6d6d'), None, 'by hand'),
+    ('afp status@80', TCP, unhex('00030001') + bytes(12),
+     unhex('01030001000000000000003b00000000001a00210030000000000f') + b'win-rrrrrrrrrrr'
+     + unhex('06') + b'Server' + unhex('0206') + b'AFP3.3' + unhex('06') + b'AFP3.4'
+     + unhex('01') + b'\tDHCAST128', 'by hand'),
+    ('afp login', TCP, unhex('00040001') + bytes(13) + unhex('050001') + bytes(13)
+     + unhex('0200020000000000000012000000001206') + b'AFP3.4\tDHCAST128' + unhex('00010003')
+     + bytes(12), unhex('0104000100000000000000060000000000040010000001020002ffffec610000')
+     + unhex('00000000000001010003') + bytes(12), 'by hand'),
+    ('afp reply', TCP, unhex('00030001') + bytes(12) + unhex('01030001') + bytes(12),
+     unhex('01030001000000000000003b00000000001a00210030000000000f') + b'win-rrrrrrrrrrr'
+     + unhex('06') + b'Server' + unhex('0206') + b'AFP3.3' + unhex('06') + b'AFP3.4'
+     + unhex('01') + b'\tDHCAST128', 'by hand'),
+    ('afp cut short', TCP, unhex('00030001') + bytes(11), None, 'by hand'),
+    ('giop locate@80', TCP, unhex('47494f5001020003000000100000000700000000000000046e616d65'),
+     unhex('47494f5001020004000000080000000700000000'), 'CORBA 3.3 s9.4.5'),
+    ('giop call', TCP, unhex('47494f500102010014000000070000000300000000000000040000006e616d65'),
+     unhex('47494f50010201014000000007000000020000000000000027000000')
+     + b'IDL:omg.org/CORBA/OBJECT_NOT_EXIST:1.0' + unhex('00000000000001000000'), 'by hand'),
+    ('giop call of 1.0', TCP,
+     unhex('47494f500100000000000014000000000000000701000000000000046e616d65'),
+     unhex('47494f500100000100000040000000000000000700000002000000')
+     + b"'IDL:omg.org/CORBA/OBJECT_NOT_EXIST:1.0" + unhex('00000000000000000001'), 'by hand'),
+    ('giop other', TCP, unhex('47494f500102000300000010000000070000000000000004') + b'nameGIOP'
+     + unhex('0102000500000000'), unhex('47494f5001020004000000080000000700000000'), 'by hand'),
+    ('giop reply first', TCP, unhex('47494f500102000100000000'), None, 'by hand'),
+    ('iscsi targets@80', TCP,
+     unhex('438700000000002e8098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob' + unhex('00') + b'SessionType=Discovery'
+     + unhex('00000044800000000000108098c6f00000000000000002000000000000000500')
+     + unhex('000002') + bytes(16) + b'SendTargets=All'
+     + unhex('0046800000000000008098c6f000000000000000030000000000000005000000') + unhex('03')
+     + bytes(16), unhex('23870000000000008098c6f00000000000000001000000000000000100000005')
+     + unhex('00000005') + bytes(12) + unhex('2480000000000046') + bytes(11)
+     + unhex('02ffffffff000000020000000500000005') + bytes(12)
+     + b'TargetName=iqn.2000-01.org.example:store' + unhex('00')
+     + b'TargetAddress=192.0.0.1:80,1' + unhex('0000002680') + bytes(17)
+     + unhex('0300000000000000030000000500000005') + bytes(12), 'libiscsi 1.19, cut'),
+    ('iscsi login', TCP,
+     unhex('43870000000000428098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob' + unhex('00') + b'TargetName=iqn.x:store' + unhex('00')
+     + b'SessionType=Normal' + unhex('000000'),
+     unhex('23070000000000008098c6f00000000000000001000000000000000100000005')
+     + unhex('00000005020100000000000000000000'), 'libiscsi 1.19, cut'),
+    ('iscsi security stage', TCP,
+     unhex('438100000000003e8098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob' + unhex('00') + b'SessionType=Discovery' + unhex('00')
+     + b'AuthMethod=None'
+     + unhex('00000043870000000000008098c6f00000000000000001000000000000000500')
+     + unhex('000001') + bytes(16)
+     + unhex('01800000000000008098c6f00000000000000001000000000000000500000001') + bytes(16),
+     unhex('23810000000000108098c6f00000000000000001000000000000000100000005')
+     + unhex('00000005') + bytes(12) + b'AuthMethod=None'
+     + unhex('0023870000000000008098c6f000000000000000010000000000000001000000')
+     + unhex('0500000005') + bytes(12), 'by hand'),
+    ('iscsi cut short', TCP,
+     unhex('43870000000000188098c6f00000000000000001000000000000000500000001') + bytes(16)
+     + b'InitiatorName=iqn.x:bob', None, 'by hand'),
+    ('msmq connection@80', TCP,
+     unhex('10c00b004c494f523c020000ffffffff00001200000102030405060708090a0b')
+     + unhex('0c0d0e0f') + b'Z' * 536,
+     unhex('10c00b004c494f523c020000ffffffff00001200000102030405060708090a0b')
+     + unhex('0c0d0e0f') + b'Z' * 536, 'MS-MQQB s2.2.3'),
+    ('msmq cut short', TCP,
+     unhex('10c00b004c494f523c020000ffffffff00001200000102030405060708090a0b')
+     + unhex('0c0d0e0f') + b'Z' * 535, None, 'by hand'),
+    ('nbd list@80', TCP, unhex('00000003') + b'IHAVEOPT' + unhex('0000000300000000')
+     + b'IHAVEOPT' + unhex('0000000200000000'), b'NBDMAGICIHAVEOPT'
+     + unhex('00030003e889045565a90000000300000001000000000003e889045565a90000')
+     + unhex('00020000000100000000'), 'nbd-client 3.24'),
+    ('nbd go', TCP, unhex('00000003') + b'IHAVEOPT' + unhex('000000070000000700000001780000'),
+     b'NBDMAGICIHAVEOPT' + unhex('00030003e889045565a9000000078000000600000000'),
+     'nbd-client 3.24'),
+    ('nbd export of old', TCP, unhex('00000001') + b'IHAVEOPT' + unhex('0000000100000001')
+     + b'xIHAVEOPT' + unhex('0000000300000000'), b'NBDMAGICIHAVEOPT' + unhex('0003'), 'by hand'),
+    ('nbd tls', TCP, unhex('00000001') + b'IHAVEOPT' + unhex('0000000500000000'),
+     b'NBDMAGICIHAVEOPT' + unhex('00030003e889045565a9000000058000000100000000'), 'by hand'),
+    ('nbd other flags', TCP, unhex('00000007') + b'IHAVEOPT' + unhex('0000000300000000'), None,
+     'by hand'),
+    ('ndmp login@80', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('048000003000000002000000000000000000000901') + bytes(11)
+     + unhex('0100000003626f620000000006') + b'secret' + unhex('0000'),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000')
+     + unhex('8000001c00000001000000000000000100000901000000020000000000000004'), 'NDMP 4'),
+    ('ndmp session', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('0480000018000000020000000000000000000001000000000000000000800000')
+     + unhex('18000000030000000000000000000009020000000000000000'),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000')
+     + unhex('8000001c00000001000000000000000100000100000000020000000000000004'), 'by hand'),
+    ('ndmp md5', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('048000003400000002000000000000000000000901') + bytes(11)
+     + unhex('0200000003626f62') + bytes(17),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000')
+     + unhex('8000001c00000001000000000000000100000901000000020000000000000004'), 'by hand'),
+    ('ndmp reply', TCP, unhex('8000001c000000010000000000000001000009') + bytes(13), None,
+     'by hand'),
+    ('ndmp then reply', TCP, unhex('8000001c000000010000000000000000000009') + bytes(12)
+     + unhex('048000001c000000010000000000000001000009') + bytes(13),
+     unhex('8000001c00000001000000000000000100000900000000010000000000000000'), 'by hand'),
+    ('ica @80', TCP, unhex('7f7f494341007f7f49434100'), unhex('7f7f49434100'), 'by hand'),
+    ('ica other', TCP, unhex('7f7f49434200'), None, 'by hand'),
+    ('rexec login', TCP, unhex('3130323200626f6200') + b'secret' + unhex('00696400'), unhex('01')
+     + b'Login incorrect.\n', 'by hand'),
+    ('rexec cut short', TCP, unhex('3130323200626f6200') + b'secret' + unhex('006964'), None,
+     'by hand'),
+    ('rexec elsewhere@80', TCP, unhex('3130323200626f6200') + b'secret' + unhex('00696400'), None,
+     'by hand'),
+    ('rlogin login', TCP, unhex('006d6500626f6200') + b'xterm/38400' + unhex('00') + b'secret\r',
+     unhex('00') + b'Password: \r\nLogin incorrect\r\n', 'RFC 1282 s2'),
+    ('rlogin cut short', TCP, unhex('006d6500626f6200') + b'xterm/38400', None, 'by hand'),
+    ('rsh command', TCP, unhex('3130323200726f6f7400626f6200696400'), unhex('01')
+     + b'Permission denied.\n', 'rsh-redone 85'),
+    ('rsh cut short', TCP, unhex('3130323200726f6f7400626f62006964'), None, 'by hand'),
+    ('routeros login@80', TCP, unhex('06') + b'/login\t=name=bob' + unhex('0b') + b'=password=x'
+     + unhex('00'), unhex('05') + b'!trap*=message=invalid user name or password (6)'
+     + unhex('000521646f6e6500'), 'librouteros'),
+    ('routeros challenge', TCP, unhex('06') + b'/login' + unhex('0006') + b'/login\t=name=bob'
+     + unhex('0e') + b'=response=00ff' + unhex('00'), unhex('05') + b'!done%=ret=' + b'0' * 32
+     + unhex('0005') + b'!trap*=message=invalid user name or password (6)'
+     + unhex('000521646f6e6500'), 'by hand'),
+    ('routeros long word', TCP, unhex('06') + b'/login' + unhex('8081') + b'x' * 200, None,
+     'by hand'),
+    ('routeros cut short', TCP, unhex('06') + b'/login\t=name=bob', None, 'by hand'),
+    ('spice link@80', TCP,
+     unhex('5245445102000000020000001a00000000000000010001000000010000001200')
+     + unhex('00000b00000000000000'), unhex('524544510200000002000000b200000007') + bytes(173)
+     + unhex('b2000000'), 'spice protocol 1.9'),
+    ('spice cut short', TCP,
+     unhex('5245445102000000020000001a00000000000000010001000000010000001200')
+     + unhex('00000b000000000000'), None, 'by hand'),
+    ('teamviewer ping@80', TCP, unhex('172410040000000000'), unhex('172411040000000000'),
+     'nerva'),
+    ('teamviewer other', TCP, unhex('172410040000000000172416040000000000'),
+     unhex('172411040000000000'), 'by hand'),
+    ('teamviewer cut short', TCP, unhex('1724100400000000'), None, 'by hand'),
+    ('h323 setup@80', TCP, unhex('03000014080200010504038893a52804626f6200'),
+     unhex('0300000d080280015a08028095'), 'Q.931 s3.1.14'),
+    ('h323 other', TCP, unhex('030000090802000162'), None, 'by hand'),
+    ('rtmp connect@80', TCP, unhex('030102030400000000') + b'c' * 1528 + b'd' * 1536
+     + unhex('030000000000681400000000020007') + b'connect'
+     + unhex('003ff00000000000000300036170700200046c6976650005746355726c020011')
+     + b'rtmp://192.0.0.1/' + unhex('0004747970650200') + b'\nnonprivate' + unhex('0008')
+     + b'flashVer' + unhex('0200') + b'\nLNX 9,0,12' + unhex('000009'),
+     unhex('030000000000000000') + b'\x11' * 1528 + unhex('0102030400000000') + b'c' * 1528
+     + unhex('0300000000004d1400000000020006') + b'_error'
+     + unhex('003ff0000000000000050300056c6576656c0200056572726f720004636f6465')
+     + unhex('02001e') + b'NetConnection.Connect.Rejected' + unhex('000009'),
+     'rtmpdump 2.4, cut'),
+    ('rtmp other message', TCP, unhex('030102030400000000') + b'c' * 1528 + b'd' * 1536
+     + unhex('02000000000004010000000000000100'), unhex('030000000000000000') + b'\x11' * 1528
+     + unhex('0102030400000000') + b'c' * 1528, 'by hand'),
+    ('rtmp cut short', TCP, unhex('030102030400000000') + b'c' * 1527, None, 'by hand'),
+    ('skinny register@80', TCP, unhex('2c0000000000000001000000') + b'SEP001122334455' + bytes(25),
+     unhex('24000000000000009d000000') + b'Not authorized' + bytes(18), 'SKINNY of Wireshark'),
+    ('skinny then other', TCP, unhex('2c0000000000000001000000') + b'SEP001122334455' + bytes(25)
+     + unhex('04') + bytes(11), unhex('24000000000000009d000000') + b'Not authorized' + bytes(18),
+     'by hand'),
+    ('skinny cut short', TCP, unhex('2c0000000000000001000000') + b'SEP001122334455' + bytes(24),
+     None, 'by hand'),
+    ('checkpoint topology@80', TCP, unhex('51000000000000210000000b') + b'securemote'
+     + unhex('00'), unhex('59000000000000') + b'%CN=win-rrrrrrrrrrr,O=win-rrrrrrrrrrr'
+     + unhex('0000000000'), 'zgrab, by hand'),
+    ('checkpoint other', TCP, unhex('5100000000000021000000066f7468657200'), unhex('59000000'),
+     'by hand'),
+    ('checkpoint cut short', TCP, unhex('51000000000000'), None, 'by hand'),
+    ('diameter exchange@80', TCP,
+     unhex('01000038800001010000000011111111222222220000010840000013') + b'bob.example'
+     + unhex('00000001284000000f') + b'example' + unhex('00'),
+     unhex('01000078000001010000000011111111222222220000010c4000000c00000bc2')
+     + unhex('0000010840000017') + b'win-rrrrrrrrrrr' + unhex('000000012840000013')
+     + b'example.org' + unhex('00000001014000000e0001c000000100000000010a4000000c00000000000001')
+     + unhex('0d4000000e') + b'server' + unhex('0000'), 'RFC 6733 s5.3.1'),
+    ('diameter of nobody', TCP, unhex('0100001c800001010000000011111111222222220000010700000000'),
+     unhex('01000078000001010000000011111111222222220000010c4000000c00000bc2')
+     + unhex('0000010840000017') + b'win-rrrrrrrrrrr' + unhex('000000012840000013')
+     + b'example.org' + unhex('00000001014000000e0001c000000100000000010a4000000c00000000000001')
+     + unhex('0d4000000e') + b'server' + unhex('0000'), 'by hand'),
+    ('diameter watchdog', TCP, unhex('0100001480000118000000001111111122222222'), None,
+     'by hand'),
+    ('nje open@80', TCP,
+     unhex('d6d7c5d540404040e2c9e3c5c1404040c0000001e2c9e3c5c2404040c0000000') + unhex('00'),
+     unhex('d5c1d24040404040e2c9e3c5c2404040c0000000e2c9e3c5c1404040c0000001') + unhex('01'),
+     'by hand'),
+    ('nje cut short', TCP, unhex('d6d7c5d540404040e2c9e3c5c1404040'), None, 'by hand'),
+    ('nrpe version 4@80', TCP, unhex('0004000112345678000000000000000c') + b'_NRPE_CHECK'
+     + unhex('00'), unhex('000400020daad245000000000000000c') + b'NRPE v4.1.0' + unhex('00'),
+     'check_nrpe 4.1, cut'),
+    ('nrpe version 3', TCP, unhex('0003000112345678000000000000000c') + b'check_x'
+     + unhex('0000000000000000'), unhex('00030002251de5c000030000000000')
+     + b"$NRPE: Command 'check_x' not defined" + unhex('00000000'), 'check_nrpe 4.1, cut'),
+    ('nrpe version 2@80', TCP, unhex('00020001123456780000') + b'check_users' + bytes(1015),
+     unhex('000200029e8e362e0003') + b"NRPE: Command 'check_users' not defined" + bytes(987),
+     'check_nrpe 4.1'),
+    ('nrpe answer', TCP, unhex('0004000212345678000000000000000c78') + bytes(11), None,
+     'by hand'),
+    ('nrpe no text', TCP, unhex('0002000112345678000001') + bytes(1025), None, 'by hand'),
+    ('nrpe cut short', TCP, unhex('0004000112345678000000000000000c') + b'_NRPE_CHECK', None,
+     'by hand'),
+    ('bitcoin session@80', TCP, unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000ce599d46') + bytes(86) + unhex('f9beb4d9') + b'verack'
+     + unhex('000000000000000000005df6e0e2f9beb4d970696e6700000000000000000800')
+     + unhex('000018b84ae5') + b'12345678' + unhex('f9beb4d9') + b'getaddr'
+     + unhex('0000000000000000005df6e0e2f9beb4d9') + b'getheaders'
+     + unhex('0000010000000a325ca378f9beb4d9') + b'version' + unhex('000000000056000000ce599d46')
+     + bytes(86), unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000f98d00397f110100000000000000000001f8006b') + bytes(56)
+     + unhex('1111111111111111000000000000f9beb4d9') + b'verack'
+     + unhex('000000000000000000005df6e0e2f9beb4d9706f6e6700000000000000000800')
+     + unhex('000018b84ae5') + b'12345678'
+     + unhex('f9beb4d9616464720000000000000000010000001406e05800f9beb4d9') + b'headers'
+     + unhex('0000000000010000001406e05800'), 'developer.bitcoin.org'),
+    ('bitcoin other coin', TCP, unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000ce599d46') + bytes(86)
+     + unhex('fabfb5da70696e6700000000000000000800000018b84ae5') + b'12345678', unhex('f9beb4d9')
+     + b'version' + unhex('000000000056000000f98d00397f110100000000000000000001f8006b')
+     + bytes(56) + unhex('1111111111111111000000000000f9beb4d9') + b'verack'
+     + unhex('000000000000000000005df6e0e2'), 'by hand'),
+    ('bitcoin cut short', TCP, unhex('f9beb4d9') + b'version'
+     + unhex('000000000056000000ce599d46') + bytes(85), None, 'by hand'),
+    ('bittorrent handshake@80', TCP, unhex('13') + b'BitTorrent protocol'
+     + unhex('0000000000000000') + b'h' * 20 + b'-XX0002-abcdefghijkl' + unhex('0000000102'),
+     unhex('13') + b'BitTorrent protocol' + unhex('0000000000000000') + b'h' * 20 + b'-XX0001-'
+     + unhex('111111111111111111111111'), 'BEP 3'),
+    ('bittorrent cut short', TCP, unhex('13') + b'BitTorrent protocol'
+     + unhex('0000000000000000') + b'h' * 20 + b'-XX0002-abcdefghijk', None, 'by hand'),
+    ('minecraft status@80', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd010100'),
+     unhex('ef0000ec00')
+     + b'{"version":{"name":"1.20.4","protocol":765},"players":{"max":20,"onlin'
+     + b'e":0},"description":{"text":"server"}}', 'mcstatus 14.2'),
+    ('minecraft ping', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd010901322571f1c96153d6'),
+     unhex('0901322571f1c96153d6'), 'mcstatus 14.2'),
+    ('minecraft login', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd02060003626f6278'),
+     unhex('b60000b300') + b'{"text":"You are not white-listed on this server!"}', 'by hand'),
+    ('minecraft before 1.7', TCP, unhex('fe01fa'),
+     unhex('ff001900a70031000000310032003700000031002e00320030002e0034000000')
+     + unhex('730065007200760065007200000030000000320030'), 'mcstatus 14.2'),
+    ('minecraft other size', TCP, unhex('1000') + b'/\t127.0.0.1c' + unhex('dd0100'), None,
+     'by hand'),
+    ('minecraft other packet', TCP, unhex('0f00') + b'/\t127.0.0.1c' + unhex('dd010105'), None,
+     'by hand'),
+    ('minecraft no name', TCP, unhex('0f002f00') + b'127.0.0.1c' + unhex('dd01'), None,
+     'by hand'),
+    ('rcon login@80', TCP, unhex('100000000700000003000000') + b'secret' + unhex('0000'),
+     unhex('0a000000070000000000000000000a000000ffffffff020000000000'), 'Source RCON'),
+    ('rcon command', TCP, unhex('100000000700000003000000') + b'secret'
+     + unhex('0000100000000800000002000000') + b'status' + unhex('0000'),
+     unhex('0a000000070000000000000000000a000000ffffffff020000000000'), 'by hand'),
+    ('rcon too short', TCP, unhex('09000000070000000300000000'), None, 'by hand'),
 ]
 SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
     'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
@@ -13179,6 +13461,26 @@ SERVICE_NOTES = {                           # name of a vector: kind, what is no
     'tarantool long name': ('credentials', dict(user=b'somebody')),
     'thrift call@80': ('request', dict(method=b'getName')), 'zeromq plain': ('credentials', BOB_X),
     'tacacs login@80': ('credentials', dict(user=b'bob', password=b'four')),
+    'afp login': ('request', dict(function=18, data=b'\x06AFP3.4\tDHCAST128')),
+    'giop call': ('request', dict(data=b'\x03' + bytes(7) + b'\4\0\0\0name')),
+    'iscsi login': ('credentials', dict(user=b'iqn.x:bob', target=b'iqn.x:store')),
+    'msmq connection@80': ('request', dict(client='000102030405060708090a0b0c0d0e0f')),
+    'nbd go': ('request', dict(target=b'x')), 'nbd export of old': ('request', dict(target=b'x')),
+    'ndmp login@80': ('credentials', LOGIN), 'rexec login': ('credentials', dict(LOGIN, command=b'id')),
+    'rlogin login': ('credentials', LOGIN),
+    'rsh command': ('credentials', dict(user=b'bob', client=b'root', command=b'id')),
+    'routeros login@80': ('credentials', BOB_X),
+    'routeros challenge': ('credentials', dict(user=b'bob', password=b'00ff')),
+    'h323 setup@80': ('request', dict(data=unhex('04038893a5 2804 626f6200'))),
+    'rtmp connect@80': ('request', dict(target=b'rtmp://192.0.0.1/')),
+    'skinny register@80': ('credentials', dict(user=b'SEP001122334455')),
+    'diameter exchange@80': ('credentials', dict(user=b'bob.example')),
+    'nje open@80': ('credentials', dict(user='SITEB', target='SITEA')),
+    'nrpe version 4@80': ('command', dict(words=b'_NRPE_CHECK')),
+    'nrpe version 2@80': ('command', dict(words=b'check_users')),
+    'bittorrent handshake@80': ('request', dict(target='68' * 20, client=b'-XX0002-abcdefghijkl')),
+    'minecraft login': ('credentials', dict(user=b'bob')),
+    'rcon login@80': ('credentials', dict(user=b'', password=b'secret')),
 }
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -13726,6 +14028,67 @@ DATAGRAM_VECTORS = [
      unhex('00'), 'ZMap null_byte'),
     ('qotd octet', UDP, b'\1',
      unhex('57'), 'ZMap start_of_heading, qotd_17'),
+    ('dht error', UDP, b'd1:ad2:id20:' + b'a' * 20 + b'e1:t2:aa1:y1:ee', None, 'BEP 5'),
+    ('kasa answer', UDP, masscanned.kasa_mask(masscanned.KASA_ANSWER), None, 'our own answer'),
+    ('kerberos 4', UDP, KERBEROS_ASKED.replace(unhex('a103020105'), unhex('a103020104'), 1), None,
+     'RFC 4120 s5.4.1: pvno'),
+    ('netis answer', UDP, b'\xd0\xa5Login:', None, 'our own answer'),
+    ('netis answer cut short', UDP, b'\xd0', None, 'our own answer'),
+    ('openvpn with more', UDP, unhex('38 0102030405060708 00 00000000 01'), None, 'by hand'),
+    ('rpc-any of a version too high', UDP, unhex(XID, '00000000 00000002 55555555 00010000 00000001',
+                                                 '00' * 16), None, 'by hand'),
+    ('rpc-any of a strange flavor', UDP, unhex(XID, '00000000 00000002 55555555 00000001 00000001',
+                                               '00010000', '00' * 12), None, 'by hand'),
+    ('turn of odd size', UDP, unhex('0003 0009 2112a442', IDENT, '0019 0004 11000000 00'), None,
+     'RFC 8489 s5'),
+    ('xdmcp cut short', UDP, unhex('0001 0003 0005 01 0002 6d'), None, 'by hand'),
+    ('xdmcp of methods elsewhere @40001', UDP, unhex('0001 0003 0005 01 0002 6d6d'), None, 'own port'),
+    ('ipmi session of a short one', UDP, unhex('0600ff07 0610 00000000 00000000 0800 00 00 0000 a4a3a2a0'),
+     None, 'by hand'),
+    ('ipmi session of an operator', UDP, unhex('0600ff07 0610 00000000 00000000 2000 00 03 0000 a4a3a2a0 00000008 01000000 01000008 01000000 02000008 01000000'),
+     unhex('0600ff0706110000000000000000240000000300a4a3a2a0a4a3a2a000000008010000000100'
+           '0008010000000200000801000000'), 'IPMI 2.0 s13.17'),
+    ('ipmi third message', UDP, unhex('0600ff07 0614 00000000 00000000 2000', '00' * 32),
+     None, 'IPMI 2.0 s13.22'),
+    ('ipmi response of 2.0', UDP, unhex('0600ff07 0600 00000000 00000000 0800 811c63 2000 54 00 8c'),
+     None, 'by hand: an answer'),
+    ('bacnet message of the network', UDP, unhex('810a 0008 0180 1008'),
+     None, 'ASHRAE 135 s6.2.4'),
+    ('bacnet longer than the datagram', UDP, unhex('810a 0012 0104 0005010c 0c 023fffff 194b'),
+     None, 'by hand'),
+    ('bacnet read of a text of none', UDP, unhex('810a 0011 0104 0005010c 0c 023fffff 191c'),
+     unhex('810a0014010030010c0c02000001191c3e71003f'), 'ASHRAE 135 s15.5'),
+    ('bacnet read of an input', UDP, unhex('810a 0011 0104 0005010c 0c 00000001 194d'),
+     unhex('810a000d010050010c91029120'), 'ASHRAE 135 s15.5'),
+    ('bacnet who has', UDP, unhex('810b 000c 0100 1007 3c 000000'),
+     None, 'ASHRAE 135 s16.9'),
+    ('bacnet acknowledgement', UDP, unhex('810a 000c 0100 3008 0908 0000'),
+     None, 'by hand: an answer'),
+    ('knx search /6', UDP, unhex('0610 0201 000e 0801 c0000000 0e57'),
+     unhex('0610020200480801000000000e573601020000000000021111111111e000170c021111111111')
+     + b'device' + unhex('00000000000000000000000000000000000000000000000004020201'), 'KNX 03_08_02 s7.6.1'),
+    ('ssdp service', UDP, b'M-SEARCH * HTTP/1.1\r\nMAN: "ssdp:discover"\r\nMX: 1\r\nST: urn:dial-multiscreen-org:service:dial:1\r\n\r\n',
+     b'HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=1800\r\nEXT:\r\nLOCATION'
+     + b': http://192.0.0.1/\r\nST: urn:dial-multiscreen-org:service:di'
+     + b'al:1\r\nUSN: uuid:11111111-1111-1111-1111-111111111111\r\n\r\n', 'UPnP DA 2.0 s1.3.2'),
+    ('ws-discovery without an id', UDP, (WSD_PROBE % b'Probe').replace(b'MessageID', b'Message'),
+     None, 'by hand'),
+    ('ike without a cookie, natt @4500', UDP, unhex('00000000', '00' * 16, '21202208 00000000 0000001c'),
+     None, 'by hand'),
+    ('ike of a short size', UDP, unhex('0102030405060708', '00' * 8, '21202208 00000000 00000010'),
+     None, 'by hand'),
+    ('nbns other type', UDP, unhex('0001 0110 0001 0000 0000 0000 20') + NETBIOS_OURS + unhex('00 0022 0001'),
+     None, 'by hand'),
+    ('snmp user, encrypted', UDP, unhex('303e 020103 3011 02046b5aa7ca 020300ffe3 040107 020103 0410 300e 0400 020100 020100 0400 0400 0400 0414', '5a' * 20),
+     unhex('3069020103301102046b5aa7ca020300ffe30401000201030420301e040d8000000005111111'
+           '111111111102010102046b00f801040004000400302f040d8000000005111111111111111104'
+           '00a81c0201000201000201003011300f060a2b060106030f01010400410101'), 'RFC 3414 s3.2'),
+    ('wireguard initiation', UDP, unhex('01000000 a1b2c3d4').ljust(148, b'x'), None,
+     'WireGuard protocol: first message'),
+    ('quic second id too long', UDP, unhex('c0 babababa 08', '01' * 8, '15', '02' * 21).ljust(1200, b'\0'), None,
+     'RFC 9000 s17.2'),
+    ('a2s challenge alone', UDP, unhex('ffffffff 57') + A2S_CHALLENGE, A2S_MARK + b'A' + A2S_CHALLENGE, 'Valve'),
+    ('a2s text before', UDP, unhex('ffffffff 54') + b'xSource Engine Query\0', None, 'by hand'),
 ]
 SNMP_DEAR = masscanned.pack_der(0x30, b'\2\1\1\4\6public', masscanned.pack_der(
     0xa5, b'\2\1\1\2\1\0\2\1\0', masscanned.pack_der(0x30, b'\x30\5\6\1\x2b\5\0' * 32)))
@@ -13741,6 +14104,7 @@ DATAGRAM_NOTES = {                          # name of a vector: kind and fields 
     'l2tp start': ('request', dict(host=b'remote')),
     'mgcp audit': ('request', dict(command=b'AUEP 1200 *@gw MGCP 1.0')),
     'mqtt-sn connect': ('request', dict(client=b'abc')),
+    'wireguard initiation': ('request', dict(sender='a1b2c3d4')),
     'netis': ('request', dict(command=b'AA\0\0AAAA cat /proc/version\n\0')),
 }
 # ZMap's examples/udp-probes, https://github.com/zmap/zmap, by the name of its vector; 3 kinds
@@ -14221,7 +14585,7 @@ def answer_lines(data, _):
 
 # ==== Responder: frames that get no answer ============================================
 
-JUNK = b'junk: nothing begins like this'
+JUNK = b'junk\xff: nothing begins like this'
 V6 = dict(src=PEER6, dst=HOST6)
 TARGET = packed('2001:41d0::ab32:bdb9')
 LINK_OPTION = unhex('0101 020000000001')
@@ -14737,7 +15101,8 @@ class Registry(unittest.TestCase):
         for name, each in masscanned.PROTOCOLS.items():
             with self.subTest(protocol=name):
                 self.assertEqual(each.name, name)
-                self.assertIn(name, tested, 'no vector')
+                if name != 'wireguard':         # it is silent to all whom it does not know
+                    self.assertIn(name, tested, 'no vector')
                 self.assertIn(name, silent, 'no vector of silence')
                 self.assertTrue(each.answer.__doc__, 'no docstring')
                 self.assertRegex(each.ref, r'^((RFC \d+|MS-\w+) s\d[\d.]*'
@@ -14849,10 +15214,10 @@ class Registry(unittest.TestCase):
         (b'CONNECT a:1 HTTP/1.1\r\n', {4222: 'http', 61613: 'http'}),
         (b'CONNECT\r\nlogin:a\r\n', {80: 'stomp'}), (b'CONNECT {}\r\n', {80: 'nats'}),
         (b'GET / HTTP/1.1\r\n', {11211: 'http', 25: 'http'}), (b'GET SERVER INFO\r\n', {80: 'lscp'}),
-        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {80: None}), (b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', {80: 'http2', 25: 'http2'}),
+        (b'get a\r\n', {80: 'memcached', 8888: 'memcached'}), (b'GET a\r\n', {81: None, 80: 'http'}), (b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', {80: 'http2', 25: 'http2'}),
         (unhex('1001 000e 0001 0001 0001 0006 0001'), {80: 'sstp', 1883: 'sstp', 1433: 'sstp'}), (b'GET /\r\n', {80: 'http', 11211: 'http'}),
-        (b'STATS\r\n', {80: None, 11300: 'beanstalkd', 11211: 'memcached'}),
-        (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 80: b''}),
+        (b'STATS\r\n', {81: None, 80: 'http', 11300: 'beanstalkd', 11211: 'memcached'}),
+        (b'stat\r\n', {2181: 'zookeeper', 110: 'pop3', 21: 'ftp', 81: b'', 80: 'http'}),
         (b'QUIT\r\n', {21: 'ftp', 25: 'smtp', 110: 'pop3', 6667: 'irc', 2628: 'dict', 80: 'ftp'}),
         (b'USER a\r\n', {110: 'pop3', 6667: 'irc', 79: 'finger', 25: 'smtp', 80: 'ftp'}),
         (b'HELP\r\n', {25: 'smtp', 1: 'tcpmux', 80: 'ftp'}), (b'PING\r\n', {6667: 'irc', 4222: 'nats'}),
@@ -14860,9 +15225,9 @@ class Registry(unittest.TestCase):
         (b'MODE READER\r\n', {6667: 'nntp', 80: 'nntp'}), (b'MODE #a\r\n', {6667: 'irc', 21: 'ftp'}),
         (b'version\r\n', {80: 'memcached', 10011: 'teamspeak', 4730: 'gearman'}),
         (b'0033git-upload-pack /', {80: 'git', 9418: 'git'}), (b'\xff\xfd\x18', {80: 'telnet'}),
-        (b'\1\2\3\n', {515: None, 80: b''}), (b'\1lp\n', {515: 'lpd', 80: b''}),
-        (b'junk\n', {25: 'smtp', 143: 'imap', 23: 'telnet', 80: b''}),
-        (b'junk', {25: b'', 80: b''}), (b'\n', {21: 'ftp', 79: 'finger', 80: b''}),
+        (b'\1\2\3\n', {515: None, 81: b'', 80: None}), (b'\1lp\n', {515: 'lpd', 81: b''}),
+        (b'junk\n', {25: 'smtp', 143: 'imap', 23: 'telnet', 81: b'', 8080: 'http'}),
+        (b'junk', {25: b'', 80: b''}), (b'\n', {21: 'ftp', 79: 'finger', 81: b'', 80: 'http'}),
         (b'a\0b\n', {21: b'', 79: b''}),
         (unhex('0a0b0c0d 00000000 00000002 000186a0 00000002 00000000'), {53: 'rpc', 79: 'finger'}),
     ]
@@ -15665,7 +16030,8 @@ class Stack(unittest.TestCase):
             for _ in range(12):
                 fields = dict(seq=(client.seq + draw.choice((0, 0, 0, -1, 1, -20))) & ONES,
                               ack=(client.ack + draw.choice((0, 0, 0, -1, 1, -90))) & ONES,
-                              options=draw.choice((b'', bytes((1, 1, 1, 1)))))
+                              window=draw.choice((65535,) * 6 + (300, 0)),
+                              options=draw.choice((b'', b'', bytes((1, 1, 1, 1)))))
                 flags = draw.choice((ACK, PSH | ACK, PSH | ACK, FIN | ACK, FIN | PSH | ACK, ACK,
                                      RST, RST | ACK, PSH, SYN | ACK, URG | ACK, AE | ACK))
                 offset = draw.choice((None,) * 16 + (0, 4, 6, 15))
@@ -15681,10 +16047,49 @@ class Stack(unittest.TestCase):
                                  expected, 'SEED=%d %s' % (SEED, frame.hex()))
                 self.assertEqual((quick.counts, quick.connections.held, client.conn is None),
                                  (layers.counts, layers.connections.held, again.conn is None))
+                self.assertEqual(*[each and dict(Twins.slots_of(each), head=None)
+                                   for each in (client.conn, again.conn)])
                 answers = client.take([read_answer(unhex(each)) for each in expected])
                 sizes.update(len(answer.data) for answer in answers)
                 client.seq = client.conn.rcv if client.conn else client.seq
         self.assertTrue(any(size & 1 for size in sizes) and len(KEEP) in sizes, sizes)
+
+    def test_quick_bare(self):
+        """ACK and FIN without data: the short way does what the long one does, in any state."""
+        host, taken = quiet_host([toy(lambda data, peer: b'late' if peer.hurried
+                                      else masscanned.MORE)]), 0
+        flow, draw = PEER4 + HOST4 + struct.pack('!HH', 40000, 1), random.Random(SEED)
+        stacks = [make_stack(host=host), make_stack(host=host)]
+
+        def seldom(usual, *others):
+            return draw.choice(others) if draw.random() < 0.15 else usual
+        for _ in range(400 * BULK):
+            slots = dict(
+                kept=seldom(b'', b'x'), stalled=seldom(False, True), waits=seldom(None, 1.0),
+                ended=draw.random() < 0.5, fin=draw.randrange(3), unacked=draw.choice((b'', b'abc')),
+                wake=draw.choice((None, NOW)), window=300, tries=2, repeats=2)
+            slots['sent'] = seldom(len(slots['unacked']), 1) if slots['unacked'] else 0
+            seq = 1000 + seldom(0, -1, 1)
+            ack = 2000 + slots['sent'] + (slots['fin'] == 1) + seldom(0, -1, 1, 2)
+            closing, window, found = draw.choice((0, FIN)), draw.choice((0, 200, 300)), []
+            for stack in stacks:
+                stack.connections, stack.counts = masscanned.Connections(), collections.Counter()
+                stack.challenges = [100, NOW]
+                conn = stack.make_conn(flow, 1000, 2000, 5, b'')
+                stack.connections.add(flow, conn)
+                for name, value in slots.items():
+                    setattr(conn, name, value)
+                conn.protocol = host.registry.find(b'x', conn)
+                out = (stack.answer_bare(flow, conn, seq, ack, closing, window) if not found else
+                       stack.answer_next(flow, conn, seq, ack, ACK | closing, window, b''))
+                if out is None:
+                    break
+                found.append((list(out), stack.counts, stack.connections.held,
+                              flow in stack.connections.table, Twins.slots_of(conn)))
+            if len(found) == 2:
+                self.assertEqual(*found, (slots, seq, ack, closing, window, SEED))
+                taken += 1
+        self.assertGreater(taken, 100)
 
     def test_quick_datagram(self):
         """And the one for UDP: every request, whole or spoilt, with sums or without."""
@@ -17392,6 +17797,11 @@ class Twins:
                                           store=masscanned.Store(number)))
         self.store = self.stacks[0].store
 
+    def listen(self, listening):
+        """Whether somebody wants to know what is noted."""
+        for stack in self.stacks:
+            stack.host.events = [] if listening else None
+
     @staticmethod
     def random():
         draw = random.Random(1)
@@ -17488,11 +17898,11 @@ class Stored(unittest.TestCase):
                 ('limit', (TCP,), masscanned.Reply(b'ok', limit=1.0), never),
                 ('again', (TCP,), masscanned.Reply(b'ok', again=True), everybody),
                 ('more', (TCP,), masscanned.MORE, never)):
-            for transport in over:
-                with self.subTest(name, transport=transport):
-                    self.assertEqual(self.hits(answer, transport), expected)
+            for transport, listening in itertools.product(over, (True, False)):
+                with self.subTest(name, transport=transport, listening=listening):
+                    self.assertEqual(self.hits(answer, transport, listening), expected)
 
-    def hits(self, answer, over):
+    def hits(self, answer, over, listening):
         """An answerer, or what it answers -> which of others' messages it was not called for."""
         calls = []
 
@@ -17500,6 +17910,7 @@ class Stored(unittest.TestCase):
             calls.append(data)
             return answer(data, peer) if callable(answer) else answer
         twins, found = Twins(self, [toy(counted, b'xyz', check=None)]), []
+        twins.listen(listening)
         where = dict(src=PEER4, dst=HOST4, dport=80)
         for name, step, change in (
                 ('', 0, dict(sport=39998)), ('', 0, dict(sport=39999)),
@@ -17532,6 +17943,7 @@ class Stored(unittest.TestCase):
             for number, change in enumerate((
                     {}, {}, {}, dict(src=src[:-1] + b'\7'), dict(dst=ours[1]),
                     dict(dst=ours[1], dport=7777), dict(dport=7777), {}, {}, {}, {})):
+                twins.listen(number & 1)
                 with self.subTest(name, number=number):
                     twins.say(over, request[:1400], dict(where, sport=40000 + number, **change))
                 if number > 6:
@@ -17675,6 +18087,7 @@ class Stored(unittest.TestCase):
                 messages.append((over, request[:1400], port_of(name)))
                 del messages[:-20]
             over, request, port = draw.choice(messages)
+            twins.listen(draw.random() < 0.5)
             if draw.random() < 0.3:
                 twins.tick(draw.choice((0, 0.001, 0.02, 0.3, 1.0)))
             src, ours = draw.choice(((PEER4, Twins.OURS4), (PEER6, Twins.OURS6)))
@@ -18911,8 +19324,7 @@ EVENT_SCHEMA = {
             'greeted': bool, '?payload_sha256': '[0-9a-f]{64}', '?syn': EVENT_SYN,
             '?tool': EVENT_TOOL}})),
     'credentials': dict(EVENT_HEAD, **EVENT_FLOW, masscanned=dict(EVENT_SENSOR, credentials={
-        'protocol': str, '?user': ANY, '?password': ANY, '?digest': str, '?salt': str,
-        '?domain': str, '?hash': str, '?target': ANY, '?client': ANY, '?scheme': ANY})),
+        'protocol': str, '?digest': str, '?salt': str, '?domain': str, '?hash': str, '*': ANY})),
     'scan': dict(EVENT_HEAD, **{
         'src_ip': r'[0-9a-f.:]+', 'proto': 'TCP|UDP|ICMP|IPv6-ICMP', '?flow_id': int,
         '?community_id': r'1:[A-Za-z0-9+/]{27}=', '?vlan': [int], '?icmp_type': int,
@@ -19042,7 +19454,8 @@ class Events(Case):
         log.stack.connections.drop(client.flow, 'idle')
         masscanned.hand_events(log.stack, [log], NOW)
         event, = self.events(log, 'flow')
-        self.assertEqual((event['app_proto'], event['payload_printable']), ('failed', 'junk: noth'))
+        self.assertEqual((event['app_proto'], base64.b64decode(event['payload'])),
+                         ('failed', JUNK[:10]))
         self.assertEqual(event['payload_length'], len(JUNK) + 4)
 
     def test_cost(self):
@@ -19327,6 +19740,46 @@ class Events(Case):
         events = self.events(log, 'ssh')
         self.assertEqual([each['ssh'].get('client', {}).get('hassh', {}).get('string')
                           for each in events[:2]], [None, text])
+
+    def test_no_secrets(self):
+        """--no-secrets: no password, in whatever field or octets, for whoever listens."""
+        log = self.log(keep=1000)
+        with patched(log.stack.host, secretive=True):
+            client = Client(log.stack)
+            client.say(b'GET / HTTP/1.1\r\nHost: a\r\nCookie: hunter2\r\n'
+                       b'Authorization: Basic Ym9iOmh1bnRlcjI=\r\n\r\n')
+            client.conn.note('credentials', user=b'bob', password='hunter2', digest=b'')
+            client.conn.note('request', head=b'', body=b'pw=hunter2', path=b'/')
+            client.send(b'', RST)
+        text = ''.join(map(json.dumps, self.events(log)))
+        self.assertFalse(re.search('hunter2|Ym9iO|aHVudGVyMg', text))
+        self.assertIn(hashlib.sha256(b'hunter2').hexdigest(), text)
+        self.assertIn('"Authorization", "value": "-"', text)
+        self.assertNotIn('payload"', text)
+        self.assertIn('payload_length', text)
+
+    def test_dns(self):
+        """A query over UDP and TCP, cut or hostile: its names and types."""
+        wanted = {'version': 3, 'type': 'request', 'id': 0x1234, 'rrname': 'www.example.org',
+                  'rrtype': 'A', 'queries': [{'rrname': 'www.example.org', 'rrtype': 'A'}]}
+        log = self.log()
+        log.stack.answer_frame(udp(DNS_QUERY))
+        self.assertEqual(self.events(log, 'dns')[0]['dns'], wanted)
+        self.assertEqual(masscanned.dns_object(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY),
+                         wanted)
+        for end in range(len(DNS_QUERY)):
+            masscanned.dns_object(DNS_QUERY[:end])
+            masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_hash(self):
+        """Answers to challenges in the form that auditing tools read."""
+        log = self.log()
+        client = Client(log.stack)
+        client.say(GET)
+        client.conn.note('credentials', protocol='mysql', user=b'u', digest='aa', salt='bb')
+        masscanned.hand_events(log.stack, [log], NOW)
+        found = self.events(log, 'credentials')[0]['masscanned']['credentials']
+        self.assertEqual(found['hash'], '$mysqlna$bb*aa')
 
     def test_community_id(self):
         """Vectors of the specification's own baseline, and what tshark computes."""
@@ -19934,6 +20387,99 @@ class Responder(Case):
             '!HHH', inet_sum(echo(1)[4:]), 0x8888, 1) + b'abcdefgh')
         return answer
 
+    # Visitors: command, then what its flow or scan must have: tool, protocols
+    VISITS = [
+        ('curl -sS -o /dev/null http://10.88.0.150/a', 'curl', ['http']),
+        ('curl -sSk -o /dev/null https://10.88.0.151/secret', 'curl', ['tls', 'http']),
+        ('dig +tries=1 +time=2 @10.88.0.152 www.example.org', None, ['dns']),
+        ('ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes '
+         'bob@10.88.0.153', 'openssh', ['ssh']),
+        ('ping -n -c 2 -i 0.1 10.88.0.154', None, None),
+        ('nmap -n -Pn -sS -p 1-50 10.88.0.155', 'nmap', None),
+        ('masscan 10.88.0.156 -p 80,81 --rate 1000 --wait 0 -i v0 --source-ip 10.88.0.99 '
+         '--router-mac 02:00:00:88:00:02', 'masscan', None),
+        ('zmap -q -p 80 -i v0 -G 02:00:00:88:00:02 -S 10.88.0.98 -c 1 -o {null} -b {null} '
+         '10.88.0.157/32', 'zmap', None)]
+
+    def read_packets(self, path, *fields, only=''):
+        """tshark on a capture -> rows of fields, those that are not empty."""
+        command = ['tshark', '-r', path, '-T', 'fields'] + (['-Y', only] if only else [])
+        for field in fields:
+            command += ['-e', field]
+        status, text = self.output(*command, stdin=subprocess.DEVNULL)
+        self.assertEqual(status, 0, text)
+        return [row.split('\t') for row in text.splitlines() if not row.startswith('Running as')]
+
+    def test_visits(self):
+        """Real programs come: events say who and what, and other programs read the same so."""
+        for name in 'curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'tshark', 'capinfos', 'p0f', 'jq':
+            if not shutil.which(name, path=CLEAN['PATH']):
+                self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
+        events, capture = self.path('eve.json'), self.path('visits.pcapng')
+        responder = self.start('10.88.0.150-10.88.0.160', '-q', '--events', events, '--pcap',
+                               capture, '--user', 'root')
+        null = self.path('null', b'')
+        with contextlib.ExitStack() as stack:       # all of them come at once
+            visitors = [self.client(*command.format(null=null).split(), stdin=subprocess.DEVNULL)
+                        for command, _, _ in self.VISITS]
+            for visitor in visitors:
+                stack.enter_context(killed_after(visitor, 20))
+                visitor.stdout.read()
+        self.assertEqual(responder.end(), 0, responder.err())
+        self.assertNotIn('fault', responder.err())
+        with open(events, encoding='ascii') as file:
+            lines = [check_event(line) for line in file]
+        status, text = self.output('jq', '-r', '.event_type', events)
+        self.assertEqual((status, len(text.split())), (0, len(lines)))
+        flows = {each['dest_ip']: each for each in lines if each['event_type'] == 'flow'}
+        scans = {each['masscanned']['scan'].get('tool', {}).get('name') for each in lines
+                 if each['event_type'] == 'scan'}
+        for command, tool, protocols in self.VISITS:
+            with self.subTest(command):
+                if protocols is None:
+                    self.assertIn(tool, scans)
+                    continue
+                flow = flows[re.search(r'10\.88\.0\.15\d', command).group()]
+                self.assertEqual(flow['masscanned']['protocols'], protocols)
+                self.assertEqual(flow['masscanned'].get('tool', {}).get('name'), tool)
+        self.compare_fingerprints(lines, flows, capture)
+        self.assertEqual(self.read_packets(capture, 'http.request.uri', only='tls and http.request'),
+                         [['/secret']])
+        comments = {row[0] for row in self.read_packets(capture, 'frame.comment')}
+        self.assertLessEqual({'answered: http', 'answered: ssh', 'not answered: tcp reset'}, comments)
+        self.assertEqual(self.output('capinfos', capture)[0], 0)
+
+    def compare_fingerprints(self, lines, flows, capture):
+        """JA3 and HASSH as tshark has them, SYNs as p0f."""
+        tls, = [each['tls'] for each in lines if 'ja3' in each.get('tls', {})]
+        self.assertEqual(self.read_packets(capture, 'tls.handshake.ja3', only='tls.handshake.ja3'),
+                         [[tls['ja3']['hash']]])
+        hassh, = [each['ssh']['client']['hassh'] for each in lines
+                  if 'hassh' in each.get('ssh', {}).get('client', {})]
+        self.assertEqual(self.read_packets(capture, 'ssh.kex.hassh', only='ssh.kex.hassh'),
+                         [[hassh['hash']]])
+        log = self.path('p0f.log')
+        self.output('p0f', '-r', capture, '-o', log, stdin=subprocess.DEVNULL)
+        with open(log) as file:
+            found = dict(re.findall(r'srv=(10\.88\.0\.15[0-3])/.*\|raw_sig=(4:.*)', '\n'.join(
+                line for line in file if 'mod=syn|' in line)))
+        self.assertEqual(len(found), 3)
+        for address, signature in found.items():
+            self.assertEqual(flows[address]['masscanned']['syn']['sig'], signature.strip())
+
+    def test_killed_capture(self):
+        """kill -9: what was written before the last second can be read."""
+        capture = self.path('visits.pcapng')
+        responder = self.start('10.88.0.161', '-q', '--pcap', capture, '--user', 'root')
+        self.assert_answers('10.88.0.161')
+        wait_until(lambda: os.path.getsize(capture) > 300)
+        responder.process.kill()
+        responder.process.wait()
+        with open(capture, 'rb') as file:
+            blocks = read_pcapng(file.read())
+        self.assertIn(b'answered', b''.join(body for kind, body in blocks if kind == 6))
+        self.assertTrue(self.read_packets(capture, 'frame.comment'))
+
     # Clients: name, command, exit status (None: ended as soon as the output matches), output
     CLIENTS = [
         ('ping', 'ping -n -c 3 -i 0.1 10.88.0.20', 0, r'3 received, 0% packet loss'),
@@ -20076,10 +20622,68 @@ class Responder(Case):
         ('curl socks5', 'curl -sSi -x socks5h://bob:x@10.88.0.61:1080 http://inner.example/', 0,
          r'HTTP/1\.1 200'),
         ('memcstat', 'memcstat --servers=10.88.0.61:11211 --binary', 0, r''),
+        ('iscsi-ls', 'iscsi-ls -s iscsi://10.88.0.61:3260', 10,
+         r'Target:iqn\.2000-01\.org\.example:store .*Authentication failure'),
+        ('nbd-client', 'nbd-client -l 10.88.0.61', 0, r'Negotiation: '),
+        ('check_nrpe', '/usr/lib/nagios/plugins/check_nrpe -n -H 10.88.0.61', 0, r'NRPE v4'),
+        ('check_nrpe -2', '/usr/lib/nagios/plugins/check_nrpe -2 -n -H 10.88.0.61 -c x', 3,
+         r"Command 'x' not defined"),
+        ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
+         r'rtmp server sent error'),
+        ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
+         "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    # of the web, and of what proxies lead to; {ipp}: what ipptool asks
+    WEB_CLIENTS = [
+        ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
+         r'\AHTTP/1\.1 200 .*\nAllow: GET, '),
+        ('curl PUT', 'curl -sS -w _%{{http_code}} -T {post} http://10.88.0.62/a', 0, r'_403\Z'),
+        ('curl DELETE', 'curl -sS -w _%{{http_code}} -X DELETE http://[fd88::62]/a', 0, r'_403\Z'),
+        ('curl GARBLE', 'curl -sS -w _%{{http_code}} -X GARBLE http://10.88.0.62:80/a', 0, r'_501\Z'),
+        ('curl PROPFIND', 'curl -sSi -X PROPFIND http://10.88.0.62:8080/', 0, r'207 Multi-Status'),
+        ('curl HTTP/2', 'curl -sSi --http2-prior-knowledge http://10.88.0.62/a', 0,
+         r'\AHTTP/2 505 \r\nserver: win-[a-z0-5]+\r\n\r\n\Z'),
+        ('curl upgrade to h2c', 'curl -sS --http2 -w _%{{http_version}} http://10.88.0.62/robots.txt',
+         0, r'_1\.1\Z'),
+        ('curl login', 'curl -sSi -d username=bob&password=x http://10.88.0.62/login', 0,
+         r'Login incorrect'),
+        ('curl basic', 'curl -sSi -u bob:x http://10.88.0.62/manager/html', 0,
+         r'401 Unauthorized.*realm="win-'),
+        ('curl digest', 'curl -sSv --digest -u bob:x http://10.88.0.62/ISAPI/a', 0,
+         r'> Authorization: Digest username="bob".*< HTTP/1\.1 401 '),
+        ('curl ntlm', 'curl -sSv --ntlm -u DOM\\bob:x http://10.88.0.62/EWS/', 0,
+         r'< WWW-Authenticate: NTLM TlRM.*> Authorization: NTLM TlRM.*< HTTP/1\.1 401 '),
+        ('curl proxy', 'curl -sS -x http://10.88.0.62:3128 http://inner.example/robots.txt', 0,
+         r'Disallow: /\n\Z'),
+        ('curl connect', 'curl -sSi -p -x http://bob:x@10.88.0.62:3128 http://inner.example/', 0,
+         r'\AHTTP/1\.1 200 Connection established\r\n\r\nHTTP/1\.1 200 OK.*</html>\n\Z'),
+        ('curl connect, ftp', 'curl -sSv -p -x http://10.88.0.62:3128 -u bob:x ftp://inner.example/',
+         67, r'530 Login incorrect'),
+        ('curl socks4a', 'curl -sS --socks4a 10.88.0.62:1080 http://inner.example/robots.txt', 0,
+         r'Disallow: /\n\Z'),
+        ('curl docker', 'curl -sS http://10.88.0.62:2375/_ping http://10.88.0.62:2375/v1.43/info', 0,
+         r'\AOK\{{"ID":"win-'.replace('{{', '{')),
+        ('ipptool', 'ipptool -tv ipp://10.88.0.62:631/ipp/print {ipp}', 0,
+         r'\[PASS\].*printer-state \(enum\) = idle'),
+        ('websockets', '/usr/bin/python3 {ws}', 0, r"\Agot ''\n1000\n\Z"),
+    ]
+    WEBSOCKET_CLIENT = '''
+import asyncio, websockets
+async def visit():
+    async with websockets.connect('ws://10.88.0.62/chat') as it:
+        await it.send('hello')
+        print('got', repr(await it.recv()))
+    print(it.close_code)
+asyncio.run(visit())
+'''
+    IPP_ASKED = '''{ OPERATION Get-Printer-Attributes
+        GROUP operation-attributes-tag ATTR charset attributes-charset utf-8
+        ATTR language attributes-natural-language en ATTR uri printer-uri $uri
+        STATUS successful-ok EXPECT printer-state DISPLAY printer-state }'''
     # over UDP; those that Debian has no client for are asked by a line of Python
     ASK = "{py}s=__import__('socket').socket(2,2);s.settimeout(4);s.sendto(%s,('10.88.0.62',%d));print(s.recv(2048))"
     DATAGRAM_CLIENTS = [
@@ -20102,6 +20706,7 @@ class Responder(Case):
         ('coap-client of none', 'coap-client-notls -B 4 coap://10.88.0.62/x', 0, r'4\.04'),
         ('dig of the host', 'dig +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
         ('dig of a transfer', 'dig @10.88.0.62 example.org axfr', 0, r'Transfer failed'),
+        ('dig over TLS', 'dig +tls +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
         ('dig of a status', 'dig +opcode=status @10.88.0.62 x', 0, r'status: NOTIMP'),
         ('sipsak', 'sipsak -vv -s sip:bob@10.88.0.62', 0, r'SIP/2\.0 200 OK'),
         ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot /dev/null', 0, r'not found'),
@@ -20167,11 +20772,12 @@ class Responder(Case):
 
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
-        post = self.path('post', b'p' * 100000)
+        post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
+        ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, py='/usr/bin/python3 -c ',
+                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
                                          state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
@@ -20198,6 +20804,30 @@ class Responder(Case):
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
         self.run_clients(self.BINARY_CLIENTS, 15)
+
+    def test_web_clients(self):
+        """Pages, statuses, protocols inside of others."""
+        self.run_clients(self.WEB_CLIENTS, 15)
+
+    def test_proxies_dial_nobody(self):
+        """A visit to each kind of proxy is granted, and the system is asked for no connection."""
+        each = self.start('10.88.0.163', '-q')
+        trace = self.path('trace')
+        tracer = self.client('strace', '-f', '-e', 'trace=network,poll,ppoll,epoll_wait', '-o', trace,
+                             '-p', str(each.pid), namespace=self.far)
+        wait_until(lambda: os.path.getsize(trace) if os.path.exists(trace) else False)
+        for options in (['--socks4', '10.88.0.163:1080'], ['--socks4a', '10.88.0.163:1080'],
+                        ['-x', 'socks5h://10.88.0.163:1080'], ['-x', 'http://10.88.0.163:3128'],
+                        ['-p', '-x', 'http://10.88.0.163:3128']):
+            with self.subTest(options):
+                self.assertIn('Disallow', self.output(
+                    'curl', '-sS', '-m', '10', *options, 'http://10.0.0.9/robots.txt')[1])
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(10)
+        with open(trace) as file:
+            text = file.read()
+        self.assertGreater(len(text.splitlines()), 20)
+        self.assertNotRegex(text, r'\bconnect\(|sin6?_port|sun_path')
 
     def run_ssh(self, clients, seconds):
         """Each is refused, and its password is known."""
@@ -21463,6 +22093,9 @@ class ResponderCli(Case):
         ('only and without', ['-i', 'nope0', '--only', 'dns', '--no-protocol', 'http'], 2,
          ['--only and --no-protocol']),
         ('escape sequence', ['-i', 'nope0', '--format', '\x1b[2J'], 2, ['--format']),
+        ('only and with', ['-i', 'nope0', '--only', 'dns', '--with', 'smb'], 2, ['--only and --with']),
+        ('with unknown', ['-i', 'nope0', '--with', 'smb,nope'], 1, ["'nope'", 'http']),
+        ('with empty', ['-i', 'nope0', '--with', ''], 1, ["''"]),
         ('only unknown', ['-i', 'nope0', '--only', 'dns,nope'], 1, ["'nope'", 'http']),
         ('without unknown', ['-i', 'nope0', '--no-protocol', 'nope'], 1, ["'nope'", 'http']),
         ('only empty', ['-i', 'nope0', '--only', ''], 1, ["''"]),
@@ -21782,6 +22415,22 @@ class ResponderCli(Case):
                        '--no-checksum', '--quiet', '--version'):
             self.assertIn(option, texts['-h'])
         self.assertLessEqual(max(map(len, texts['-h'].splitlines())), 99)
+
+    def test_one_protocol(self):
+        """--protocols NAME: the entry, with samples of its beginnings; an unknown name is told."""
+        for name, *wanted in (
+                ('dnp3', 'dnp3: Status of the link, read -> ', 'Industrial', 'tcp', '20000',
+                 '05 64 .. c9', 'https://'),
+                ('rdp', '03 00 .. .. .. e0', 'MS-RDPBCGR'), ('distcc', "'DIST"), ('nbd', 'first  yes'),
+                ('minecraft', 'and 74 more', 'first  no'), ('smtp', 'EHLO HELO', '465 587')):
+            status, out, err = self.call(['--protocols', name])
+            self.assertEqual((status, err), (0, ''))
+            for text in wanted:
+                self.assertIn(text, out)
+            out.encode('ascii')
+        status, out, err = self.call(['--protocols', 'nope'])
+        self.assertEqual((status, out), (1, ''))
+        self.assertIn("--protocols: 'nope' is the name of no protocol", err)
 
     def test_protocols(self):
         """--protocols: each of the registry, once, with transport, port and reference."""
@@ -22686,16 +23335,16 @@ class Answerers(unittest.TestCase):
         host = quiet_host()
         for request, notes in self.HTTP_NOTED:
             with self.subTest(request=request):
+                head = re.match(br'.*?\r\n\r\n', request, re.S).group()[:masscanned.WINDOW]
                 for pieces in [request], octet_by_octet(request):
                     stream = open_stream('http', TCP)
                     stream.host, host.events = host, []
                     feed(stream, *pieces)
                     expected = [(note[0], dict(note[5], method=note[1], path=note[2], host=note[3],
-                                               agent=note[4]) if note[0] == 'request' else note[1])
-                                for note in notes]
+                                               agent=note[4], head=head)
+                                 if note[0] == 'request' else note[1]) for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
-                        self.assertIn(event.fields.pop('head', b''), request)
                     self.assertEqual([(event.kind, event.fields) for event in host.events], expected)
 
     def test_ntlm_noted(self):
@@ -22781,6 +23430,21 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('aerospike', 3000, (b'\2\1\0\0\0\0\5\xa0' + b'a\n' * 720)),
+        ('tarantool', 3301, unhex('ce0000000a 82004001ce00000001 80') * 95),
+        ('clickhouse', 9000, unhex('0018') + b'ClickHouse python-driver' + b'\xff' * 1400),
+        ('thrift', 9090, (unhex('00000015 80010001 00000004') + b'name' + bytes(9)) * 58),
+        ('zeromq', 5556, unhex('ff00000000000000017f 03') + bytes(53) + b'\4\0' * 700),
+        ('routeros', 8728, b'\6/login\1a\0' * 140), ('rcon', 27015, unhex(
+            '0a000000 07000000 03000000 0000') * 100),
+        ('giop', 683, unhex('47494f50 01020003 00000008 00000007 00000000') * 70),
+        ('nbd', 10809, unhex('00000003') + (b'IHAVEOPT' + unhex('00000003 00000000')) * 90),
+        ('diameter', 3868, unhex('010005a0 80000101 00000000') + bytes(8) + bytes(8) * 177),
+        ('bitcoin', 8333, masscanned.pack_bitcoin(b'version', bytes(86))
+         + masscanned.pack_bitcoin(b'ping', bytes(8)) * 40),
+        ('minecraft', 25565, MINECRAFT_HELLO + unhex('0100') * 700),
+        ('afp', 548, unhex('00030001', '00' * 12) * 90), ('iscsi', 3260, (
+            unhex('43870000 00000018', '00' * 40) + b'SessionType=Discovery\0\0\0') * 20),
         ('modbus', 502, unhex('0001 0000 0006 00 03 0000 007d') * 120),
         ('dnp3', 20000, masscanned.pack_dnp3(0xc9, 1, 0) * 140),
         ('ethernet-ip', 44818, (unhex('63000000 00000000') + bytes(16)) * 60),
@@ -22861,6 +23525,10 @@ class Answerers(unittest.TestCase):
     @staticmethod
     def work_of(frame, stack):
         """Calls, of functions in C as well, that a frame takes: time without a clock."""
+        return Answerers.calls_of(stack.answer_frame, frame)
+
+    @staticmethod
+    def calls_of(function, *args):
         count = 0
 
         def note(*_):
@@ -22868,10 +23536,21 @@ class Answerers(unittest.TestCase):
             count += 1
         sys.setprofile(note)
         try:
-            stack.answer_frame(frame)
+            function(*args)
         finally:
             sys.setprofile(None)
         return count
+
+    def test_mutations(self):
+        """Openings with errors in them, up to a segment: octets or silence, at no great cost."""
+        draw, limit = random.Random(SEED), 20 * self.work_of(udp(QUERY), make_stack())
+        for _ in range(100000 if TEST_ALL else 300):
+            name, over, request, _, _ = draw.choice(VECTORS)
+            data, out = mutate(request, draw)[:1460], []
+            stream = open_stream(name, over)
+            work = self.calls_of(lambda: out.append(stream.feed(data)))
+            if not isinstance(out[0], bytes) or len(out[0]) > 1 << 16 or work > limit:
+                self.fail('SEED=%d %s %s %d' % (SEED, name, data.hex(), work))
 
     def test_work(self):
         """No frame takes more than 20 times the work of a DNS query, and memories do not matter."""
@@ -23028,8 +23707,69 @@ class SshClient:
         return self.say(b'\x32' + b''.join(map(ssh_string, (user, b'ssh-connection', method))) + more)
 
 
+def is_open(port) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as sock:
+        return not sock.connect_ex(('127.0.0.1', port))
+
+
+class SshSocket:
+    """A real server in the clothes of a Stream; it is taken to be silent after half a second."""
+    waits = None
+
+    def __init__(self, port):
+        self.sock = socket.create_connection(('127.0.0.1', port), timeout=10)
+        self.closing, self.quiet_s = False, 0.5
+
+    def feed(self, octets):
+        out = b''
+        try:
+            self.sock.sendall(octets)
+            while select.select([self.sock], [], [], self.quiet_s if not out else 0.05)[0]:
+                more = self.sock.recv(65536)
+                if not more:
+                    self.closing = True
+                    break
+                out += more
+        except OSError:
+            self.closing = True
+        return out
+
+
 SSH_SERVICE = b'\5' + ssh_string(b'ssh-userauth')
 SSH_FAILED = b'\x33' + ssh_string(b'publickey,password') + b'\0'
+SSH_LOGIN = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
+SSH_STRICT = b'diffie-hellman-group14-sha256,kex-strict-c-v00@openssh.com'
+# Before the exchange: name, lists of the client's KEXINIT, payloads, None for it.  After the
+# exchange: name, payloads
+SSH_EARLY_ERRORS = [
+    ('no common exchange', {0: b'x'}, [None]), ('no common host key', {1: b'ssh-dss'}, [None]),
+    ('no common cipher', {2: b'x'}, [None]), ('no common MAC', {5: b'x'}, [None]),
+    ('e of 0', {}, [None, b'\x1e' + ssh_string(b'')]),
+    ('e of 1', {}, [None, b'\x1e' + ssh_string(b'\1')]),
+    ('ignore first', {}, [b'\2\0\0\0\0', None]),
+    ('strict, ignore first', {0: SSH_STRICT}, [b'\2\0\0\0\0', None]),
+    ('strict, ignore', {0: SSH_STRICT}, [None, b'\2\0\0\0\0']),
+    ('NEWKEYS first', {}, [b'\x15']), ('value first', {}, [b'\x1e' + ssh_string(b'\2')]),
+    ('service first', {}, [SSH_SERVICE]), ('login first', {}, [b'\x32']),
+    ('NEWKEYS', {}, [None, b'\x15']), ('service', {}, [None, SSH_SERVICE]),
+    ('unknown', {}, [None, b'\xc8']), ('disconnect', {}, [b'\1' + bytes(12)])]
+SSH_LATE_ERRORS = [
+    ('none', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none')]),
+    ('password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0' + ssh_string(b'x')]),
+    ('new password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\1'
+                      + ssh_string(b'x') + ssh_string(b'y')]),
+    ('key', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'publickey') + b'\0' + ssh_string(b'ssh-ed25519')
+             + ssh_string(ssh_string(b'ssh-ed25519') + ssh_string(bytes(32)))]),
+    ('host', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'hostbased')]),
+    ('login before the service', [SSH_LOGIN + ssh_string(b'none')]),
+    ('another user', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none'),
+                      SSH_LOGIN.replace(b'bob', b'eve') + ssh_string(b'none')]),
+    ('another service', [SSH_SERVICE, b'\x32' + ssh_string(b'a') * 2 + ssh_string(b'none')]),
+    ('unknown service', [b'\5' + ssh_string(b'x')]), ('unknown', [b'\x28']),
+    ('ignore, debug', [b'\2\0\0\0\0', b'\4']), ('channel', [b'\x5a']), ('NEWKEYS', [b'\x15']),
+    ('EXT_INFO', [b'\7\0\0\0\0']), ('UNIMPLEMENTED', [b'\3\0\0\0\0']), ('response', [b'\x3d']),
+    ('disconnect', [b'\1' + bytes(12)])]
 
 
 class SecureShell(unittest.TestCase):
@@ -23395,6 +24135,55 @@ class SecureShell(unittest.TestCase):
                     self.assertFalse(over and said, (SEED, number))
         self.assertLess(slowest, 0.05 if TEST_ALL else 1)
 
+    @unittest.skipUnless(TEST_ALL and (REQUIRED or shutil.which('dropbear')),
+                         'TEST_ALL=1: half a minute with dropbear')
+    def test_beside_dropbear(self):
+        """The same packets in the same order, also at errors."""
+        with tempfile.TemporaryDirectory() as folder:
+            keys = [os.path.join(folder, kind) for kind in ('rsa', 'ecdsa', 'ed25519')]
+            for path in keys:
+                subprocess.run(['dropbearkey', '-t', os.path.basename(path), '-f', path],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            with socket.socket() as sock:
+                sock.bind(('127.0.0.1', 0))
+                port = sock.getsockname()[1]
+            server = subprocess.Popen(
+                ['dropbear', '-F', '-E', '-p', '127.0.0.1:%d' % port,
+                 *itertools.chain.from_iterable(('-r', path) for path in keys)],
+                stderr=subprocess.DEVNULL)
+            try:
+                wait_until(lambda: is_open(port))
+                for name, lists, payloads in SSH_EARLY_ERRORS:
+                    with self.subTest(name=name):
+                        self.compare(port, lists, payloads, False)
+                for name, payloads in SSH_LATE_ERRORS:
+                    with self.subTest(after=name):
+                        self.compare(port, {0: SSH_STRICT + b',ext-info-c'}, payloads, True)
+            finally:
+                server.kill()
+                server.wait()
+
+    def compare(self, port, lists, payloads, late):
+        """What dropbear and we say to the same payloads."""
+        seen = []
+        real = SshSocket(port)
+        self.addCleanup(real.sock.close)
+        for stream in real, None:
+            client = SshClient(kex=lists, stream=stream)
+            client.keys = client.keys if late else lambda way: masscanned.SSH_PLAIN
+            if late:
+                client.exchange()
+                client.say(b'\2\0\0\0\0')
+            for payload in payloads:
+                if not client.stream.closing:
+                    client.say(client.kexinit if payload is None else payload)
+            random = {20: slice(1, 17), 31: slice(1, None)}     # a cookie; keys and numbers
+            seen.append(([payload.replace(payload[random[payload[0]]], b'')
+                          if payload[0] in random else payload for payload in client.got],
+                         client.stream.closing))
+            real.sock.close()                   # it takes five of one address
+        self.assertEqual(*seen)
+
     @staticmethod
     def key(stream, draw):
         """A conversation gets keys without an exchange -> the client's way out."""
@@ -23550,6 +24339,9 @@ class Amplifiers(unittest.TestCase):
                         answered.append((name, port))
         self.assertEqual({name for name, _ in answered}, {HOST.name.lower()})
         self.assertEqual({port for _, port in answered}, {53, 137, 5353, 5355})
+        requests = {row[0]: row[2] for row in DATAGRAM_VECTORS}     # RFC 2608 s7: none says nothing
+        for dst, count in ((HOST4, 1), (b'\xff' * 4, 0)):
+            self.assertEqual(len(ask(stack, udp(requests['slp types'], dst=dst, dport=427))), count)
         for name in 'wpad', 'isatap':       # not even to a question for us alone
             for port, question, _ in self.name_questions(name):
                 if port != 53 and b'CKAA' not in question:
