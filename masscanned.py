@@ -9459,10 +9459,10 @@ class Session:
         stream = self.stream
         parsed = parse_hello(hello) if stream.host.events is not None else None
         if parsed:
-            stream.note('tls_hello', hello=hello, server_name=read_sni(parsed),
+            stream.note('tls_hello', protocol='tls', hello=hello, server_name=read_sni(parsed),
                         alpn=b','.join(read_alpn(parsed)))
         if not self.server.admit(self):
-            stream.note('tls', error='too many handshakes')
+            stream.note('tls', protocol='tls', error='too many handshakes')
             return False
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.inner = self.server.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
@@ -9486,7 +9486,7 @@ class Session:
         except ssl.SSLError as error:           # the alert, if there is one, is in `outgoing`
             over = True
             if not self.done:
-                self.stream.note('tls', error=error.reason or str(error))
+                self.stream.note('tls', protocol='tls', error=error.reason or str(error))
         return b''.join(pieces), over
 
     def finish(self):
@@ -9495,7 +9495,7 @@ class Session:
         if self.stream.record:
             self.stream.record.go_inside()
         cipher, _, _ = self.inner.cipher()
-        self.stream.note('tls', version=self.inner.version(), cipher=cipher,
+        self.stream.note('tls', protocol='tls', version=self.inner.version(), cipher=cipher,
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:

@@ -22858,6 +22858,8 @@ class TlsTalks(Case):
             self.assertRegex(inside.say(struct.pack('<I', len(login) | 2 << 24) + login),
                              br"\x03\xff\x15\x04#28000Access denied for user 'bob'")
             noted, = [each.fields for each in self.host.events if each.kind == 'credentials']
+            self.assertEqual([each.fields['protocol'] for each in self.host.events
+                              if each.kind in ('tls_hello', 'tls')], ['tls', 'tls'])
         finally:
             self.host.events = None
         self.assertEqual((noted['user'], noted['salt']), (b'bob', salt.hex()))
@@ -23045,6 +23047,9 @@ class TlsTalks(Case):
 
     def test_context_refused(self):
         """What the local OpenSSL does not want is told in a line, and the rest goes on."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')      # none comes, with any interpreter
+            with_tls(quiet_host())
         told = []
         with patched(masscanned, say=told.append, TLS_SUITES='NOSUCH', TLS_INSIDE=['x' * 300],
                      KEY_FILES=masscanned.KEY_FILES[1:]):
