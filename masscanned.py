@@ -15092,11 +15092,14 @@ def read_http(head):
     if not HTTP_FIELDS.match(fields):
         return refuse_http(400)
     modern = bool(major and match.group('minor').lstrip(b'0'))
-    rows = [(name.lower(), value.strip()) for name, value in HTTP_WANTED.findall(fields)]
+    rows = HTTP_WANTED.findall(fields)
+    wanted = {name.lower(): value.strip() for name, value in rows}
     request = HttpRequest(match.group('verb'), match.group('target'), modern, not modern, False, 0,
-                          dict(rows), 0, head)
-    framing = [row for row in rows if row[0] in HTTP_FRAMING]
-    return frame_http(request, framing) if framing else request
+                          wanted, 0, head)
+    if HTTP_FRAMING.isdisjoint(wanted):
+        return request
+    return frame_http(request, [(name.lower(), value) for name, value in rows
+                                if name.lower() in HTTP_FRAMING])
 
 
 def frame_http(request, fields):
