@@ -10934,6 +10934,16 @@ def answer_quic(message, peer):
             + version)
 
 
+# ---- wireguard -----------------------------------------------------------------------
+
+@datagram('wireguard', sig=('01 00 00 00' + ' ..' * 144,), port=51820,
+          check=lambda data, peer: len(data) <= 148 + PADDING_MAX,
+          ref='https://www.wireguard.com/protocol/')
+def answer_wireguard(message, peer):
+    """Initiation -> silence, as from all whose key the client has not."""
+    peer.note('request', sender=message[4:8].hex())
+
+
 family('Games and peers')
 
 
@@ -12372,7 +12382,7 @@ def pack_kerberos_time(second):
 @talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
       sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
 def answer_kerberos_tcp(message, peer):
-    """Request for a ticket -> error: nobody of that name."""
+    """The same with its length before it."""
     error = answer_kerberos(message[4:], peer)
     return error and sized(error, 4)
 
@@ -12382,7 +12392,7 @@ def answer_kerberos_tcp(message, peer):
                for size in ('..', '81 ..', '82 .. ..')],
           check=lambda data, peer: b'\xa1\3\2\1\5' in data[:20])
 def answer_kerberos(message, peer):
-    """The same without a length before it."""
+    """Request for a ticket -> error: nobody of that name."""
     tag, at, _ = parse_ber(message)
     _, at, end = parse_ber(message, at)
     fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
