@@ -13556,6 +13556,7 @@ class Ssh:
     version     the client's identification, without the end of the line
     cookie      of our KEXINIT
     theirs      payload of the client's; b'' when it is needed no more
+    hassh       its HASSH; '' if nobody listens
     chosen      names of the algorithms
     value       the client's public value, while it waits for its turn
     network     of the client, from then on; None before
@@ -13570,13 +13571,15 @@ class Ssh:
     user        of the logins, which has to stay the same; None: there were none
     tries       logins so far; failures: those of them that count
     """
-    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'chosen', 'value', 'network', 'expects',
-                 'strict', 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent',
-                 'size', 'taken', 'limit', 'later', 'user', 'tries', 'failures')
+    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'hassh', 'chosen', 'value', 'network',
+                 'expects', 'strict', 'skips', 'extends', 'inward', 'outward', 'coming',
+                 'received', 'sent', 'size', 'taken', 'limit', 'later', 'user', 'tries',
+                 'failures')
 
     def __init__(self, ssh, version):
         self.ssh, self.version = ssh, version
         self.cookie = self.theirs = b''
+        self.hassh = ''
         self.user = None
         self.chosen, self.value = (), None
         self.network = None
@@ -13655,6 +13658,13 @@ class Ssh:
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
         return Reply(self.say(unknown, peer))
 
+    def note(self, peer, method, **fields):
+        """A login, and by whom."""
+        if self.hassh:
+            fields['hassh'] = self.hassh
+        peer.note('credentials', user=self.user, method=method, tries=self.tries,
+                  version=self.version, **fields)
+
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
         self.cookie = peer.host.random(16)
@@ -13666,6 +13676,8 @@ class Ssh:
             raise Malformed('KEXINIT of %d' % len(payload))
         lists, follows = parse_kexinit(payload)
         peer.note('ssh_kexinit', kexinit=payload, version=self.version)
+        if peer.host.events is not None:
+            self.hassh = md5_text(hassh_text(payload))
         self.ssh.budget.charge(peer, SSH_KEXINIT_COST)
         self.chosen = choose_algorithms(lists, self.ssh.lists)
         self.strict, self.extends = SSH_STRICT[0] in lists[0], SSH_EXT_INFO in lists[0]
@@ -13765,21 +13777,22 @@ def take_ssh_login(self, payload, peer):
         raise Malformed('another service, or another user')
     self.limit, self.user = SSH_TAKEN_MAX, user
     self.tries += method != b'none'
-    fields = {'user': user, 'method': method, 'tries': self.tries, 'version': self.version}
+    note = functools.partial(self.note, peer, method)
     if method == b'none':                       # s5.2: a question, no failure
-        peer.note('credentials', **fields)
+        note()
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'publickey':                  # s7: a boolean, algorithm, the key
         algorithm, at = read_sized(payload, at + 1, 4)
         key, _ = read_sized(payload, at, 4)
-        peer.note('credentials', algorithm=algorithm, fingerprint=ssh_fingerprint(key), **fields)
+        note(algorithm=algorithm, fingerprint=ssh_fingerprint(key))
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
         self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
-        fields['password'], _ = read_sized(payload, at + 1, 4)
-    peer.note('credentials', **fields)
+        note(password=read_sized(payload, at + 1, 4)[0])
+    else:
+        note()
     return refuse_ssh(self, peer)
 
 
@@ -13787,8 +13800,7 @@ def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
     self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
-    peer.note('credentials', user=self.user, password=password, method=b'keyboard-interactive',
-              tries=self.tries, version=self.version)
+    self.note(peer, b'keyboard-interactive', password=password)
     return refuse_ssh(self, peer)
 
 
