@@ -8322,7 +8322,8 @@ def make_parser() -> argparse.ArgumentParser:
     group('--like-original', action='store_true',
           help='what the original answers where its tests look; as --greet off --http 401 '
                '--policy any')
-    group('--protocols', action='store_true', help='list them and exit')
+    group('--protocols', metavar='NAME', nargs='?', const='',
+          help='list them, or describe the one of this name, and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
           default=(64.0, 10.0, 20000.0),
           help='UDP answers: at once and a second to one /24 or /48, a second to all; or off '
@@ -8480,7 +8481,7 @@ def check_options(parser, args):
         parser.error('--csv is for --report')
     if args.report and (args.iface or args.tap):
         parser.error('--report and %s: one of them' % ('--iface' if args.iface else '--tap'))
-    if args.protocols or args.report:
+    if args.protocols is not None or args.report:
         return
     args.tap = list(dict.fromkeys(args.tap))
     if bool(args.iface) == bool(args.tap):
@@ -8549,6 +8550,9 @@ def is_amplifier(each) -> bool:
     return UDP in each.over and each.most > AMPLIFY_MAX
 
 
+SAMPLES_MAX = 8                 # of what a protocol's conversations begin with
+
+
 def protocols_text() -> str:
     """--protocols: what is talked, from the registry."""
     text = ''
@@ -8567,6 +8571,26 @@ def protocols_text() -> str:
     text += '* over UDP with --only NAME or --with NAME: up to more than %d times as much is ' \
             'answered as is asked\n' % AMPLIFY_MAX
     return '  ' + ''.join(map(str.ljust, titles[0], widths)) + '\n' + text
+
+
+def protocol_text(name: str) -> str:
+    """--protocols NAME: one entry whole, with samples of what its conversations begin with."""
+    if name not in PROTOCOLS:
+        raise UserError('--protocols: %r is the name of no protocol; --protocols alone lists them'
+                        % name)
+    each = PROTOCOLS[name]
+    words = ' '.join(word.decode() for word in each.words + each.shared)
+    begins = [sig if isinstance(sig, str) else ascii(sig)[1:] for sig in each.sigs[:SAMPLES_MAX]]
+    if len(each.sigs) > SAMPLES_MAX:
+        begins.append('and %d more' % (len(each.sigs) - SAMPLES_MAX))
+    rows = [('family', [title for title, names in FAMILIES if name in names]),
+            ('over', [' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over)]),
+            ('ports', [' '.join(map(str, each.ports))]), ('begins with', begins),
+            ('words', [words] if words else []),
+            ('speaks first', ['yes' if each.banner else 'no']), ('reference', [each.ref])]
+    about = each.answer.__doc__.partition('\n')[0]
+    return '%s: %s\n' % (name, about) + ''.join(
+        '  %-13s %s\n' % (key, value) for key, values in rows for value in values)
 
 
 def own_addresses(args, opener=None):
@@ -8646,8 +8670,8 @@ def main(argv=None) -> int:
         check_options(parser, args)
         for path in args.load:
             load_protocols(path)
-        if args.protocols:
-            print_text(protocols_text())
+        if args.protocols is not None:
+            print_text(protocol_text(args.protocols) if args.protocols else protocols_text())
             return 0
         return make_report(args) if args.report else run(args)
     except UserError as error:
@@ -10910,6 +10934,16 @@ def answer_quic(message, peer):
             + version)
 
 
+# ---- wireguard -----------------------------------------------------------------------
+
+@datagram('wireguard', sig=('01 00 00 00' + ' ..' * 144,), port=51820,
+          check=lambda data, peer: len(data) <= 148 + PADDING_MAX,
+          ref='https://www.wireguard.com/protocol/')
+def answer_wireguard(message, peer):
+    """Initiation -> silence, as from all whose key the client has not."""
+    peer.note('request', sender=message[4:8].hex())
+
+
 family('Games and peers')
 
 
@@ -12348,7 +12382,7 @@ def pack_kerberos_time(second):
 @talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
       sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
 def answer_kerberos_tcp(message, peer):
-    """Request for a ticket -> error: nobody of that name."""
+    """The same with its length before it."""
     error = answer_kerberos(message[4:], peer)
     return error and sized(error, 4)
 
@@ -12358,7 +12392,7 @@ def answer_kerberos_tcp(message, peer):
                for size in ('..', '81 ..', '82 .. ..')],
           check=lambda data, peer: b'\xa1\3\2\1\5' in data[:20])
 def answer_kerberos(message, peer):
-    """The same without a length before it."""
+    """Request for a ticket -> error: nobody of that name."""
     tag, at, _ = parse_ber(message)
     _, at, end = parse_ber(message, at)
     fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
