@@ -8342,7 +8342,8 @@ def make_parser() -> argparse.ArgumentParser:
     group('--like-original', action='store_true',
           help='what the original answers where its tests look; as --greet off --http 401 '
                '--policy any')
-    group('--protocols', action='store_true', help='list them and exit')
+    group('--protocols', metavar='NAME', nargs='?', const='',
+          help='list them, or describe the one of this name, and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
           default=(64.0, 10.0, 20000.0),
           help='UDP answers: at once and a second to one /24 or /48, a second to all; or off '
@@ -8500,7 +8501,7 @@ def check_options(parser, args):
         parser.error('--csv is for --report')
     if args.report and (args.iface or args.tap):
         parser.error('--report and %s: one of them' % ('--iface' if args.iface else '--tap'))
-    if args.protocols or args.report:
+    if args.protocols is not None or args.report:
         return
     args.tap = list(dict.fromkeys(args.tap))
     if bool(args.iface) == bool(args.tap):
@@ -8569,6 +8570,9 @@ def is_amplifier(each) -> bool:
     return UDP in each.over and each.most > AMPLIFY_MAX
 
 
+SAMPLES_MAX = 8                 # of what a protocol's conversations begin with
+
+
 def protocols_text() -> str:
     """--protocols: what is talked, from the registry."""
     text = ''
@@ -8587,6 +8591,26 @@ def protocols_text() -> str:
     text += '* over UDP with --only NAME or --with NAME: up to more than %d times as much is ' \
             'answered as is asked\n' % AMPLIFY_MAX
     return '  ' + ''.join(map(str.ljust, titles[0], widths)) + '\n' + text
+
+
+def protocol_text(name: str) -> str:
+    """--protocols NAME: one entry whole, with samples of what its conversations begin with."""
+    if name not in PROTOCOLS:
+        raise UserError('--protocols: %r is the name of no protocol; --protocols alone lists them'
+                        % name)
+    each = PROTOCOLS[name]
+    words = ' '.join(word.decode() for word in each.words + each.shared)
+    begins = [sig if isinstance(sig, str) else ascii(sig)[1:] for sig in each.sigs[:SAMPLES_MAX]]
+    if len(each.sigs) > SAMPLES_MAX:
+        begins.append('and %d more' % (len(each.sigs) - SAMPLES_MAX))
+    rows = [('family', [title for title, names in FAMILIES if name in names]),
+            ('over', [' '.join({TCP: 'tcp', UDP: 'udp'}[over] for over in each.over)]),
+            ('ports', [' '.join(map(str, each.ports))]), ('begins with', begins),
+            ('words', [words] if words else []),
+            ('speaks first', ['yes' if each.banner else 'no']), ('reference', [each.ref])]
+    about = each.answer.__doc__.partition('\n')[0]
+    return '%s: %s\n' % (name, about) + ''.join(
+        '  %-13s %s\n' % (key, value) for key, values in rows for value in values)
 
 
 def own_addresses(args, opener=None):
@@ -8666,8 +8690,8 @@ def main(argv=None) -> int:
         check_options(parser, args)
         for path in args.load:
             load_protocols(path)
-        if args.protocols:
-            print_text(protocols_text())
+        if args.protocols is not None:
+            print_text(protocol_text(args.protocols) if args.protocols else protocols_text())
             return 0
         return make_report(args) if args.report else run(args)
     except UserError as error:
@@ -10930,6 +10954,16 @@ def answer_quic(message, peer):
             + version)
 
 
+# ---- wireguard -----------------------------------------------------------------------
+
+@datagram('wireguard', sig=('01 00 00 00' + ' ..' * 144,), port=51820,
+          check=lambda data, peer: len(data) <= 148 + PADDING_MAX,
+          ref='https://www.wireguard.com/protocol/')
+def answer_wireguard(message, peer):
+    """Initiation -> silence, as from all whose key the client has not."""
+    peer.note('request', sender=message[4:8].hex())
+
+
 family('Games and peers')
 
 
@@ -12368,7 +12402,7 @@ def pack_kerberos_time(second):
 @talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
       sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
 def answer_kerberos_tcp(message, peer):
-    """Request for a ticket -> error: nobody of that name."""
+    """The same with its length before it."""
     error = answer_kerberos(message[4:], peer)
     return error and sized(error, 4)
 
@@ -12378,7 +12412,7 @@ def answer_kerberos_tcp(message, peer):
                for size in ('..', '81 ..', '82 .. ..')],
           check=lambda data, peer: b'\xa1\3\2\1\5' in data[:20])
 def answer_kerberos(message, peer):
-    """The same without a length before it."""
+    """Request for a ticket -> error: nobody of that name."""
     tag, at, _ = parse_ber(message)
     _, at, end = parse_ber(message, at)
     fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
@@ -13576,6 +13610,7 @@ class Ssh:
     version     the client's identification, without the end of the line
     cookie      of our KEXINIT
     theirs      payload of the client's; b'' when it is needed no more
+    hassh       its HASSH; '' if nobody listens
     chosen      names of the algorithms
     value       the client's public value, while it waits for its turn
     network     of the client, from then on; None before
@@ -13590,13 +13625,15 @@ class Ssh:
     user        of the logins, which has to stay the same; None: there were none
     tries       logins so far; failures: those of them that count
     """
-    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'chosen', 'value', 'network', 'expects',
-                 'strict', 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent',
-                 'size', 'taken', 'limit', 'later', 'user', 'tries', 'failures')
+    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'hassh', 'chosen', 'value', 'network',
+                 'expects', 'strict', 'skips', 'extends', 'inward', 'outward', 'coming',
+                 'received', 'sent', 'size', 'taken', 'limit', 'later', 'user', 'tries',
+                 'failures')
 
     def __init__(self, ssh, version):
         self.ssh, self.version = ssh, version
         self.cookie = self.theirs = b''
+        self.hassh = ''
         self.user = None
         self.chosen, self.value = (), None
         self.network = None
@@ -13675,6 +13712,13 @@ class Ssh:
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
         return Reply(self.say(unknown, peer))
 
+    def note(self, peer, method, **fields):
+        """A login, and by whom."""
+        if self.hassh:
+            fields['hassh'] = self.hassh
+        peer.note('credentials', user=self.user, method=method, tries=self.tries,
+                  version=self.version, **fields)
+
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
         self.cookie = peer.host.random(16)
@@ -13686,6 +13730,8 @@ class Ssh:
             raise Malformed('KEXINIT of %d' % len(payload))
         lists, follows = parse_kexinit(payload)
         peer.note('ssh_kexinit', kexinit=payload, version=self.version)
+        if peer.host.events is not None:
+            self.hassh = md5_text(hassh_text(payload))
         self.ssh.budget.charge(peer, SSH_KEXINIT_COST)
         self.chosen = choose_algorithms(lists, self.ssh.lists)
         self.strict, self.extends = SSH_STRICT[0] in lists[0], SSH_EXT_INFO in lists[0]
@@ -13785,21 +13831,22 @@ def take_ssh_login(self, payload, peer):
         raise Malformed('another service, or another user')
     self.limit, self.user = SSH_TAKEN_MAX, user
     self.tries += method != b'none'
-    fields = {'user': user, 'method': method, 'tries': self.tries, 'version': self.version}
+    note = functools.partial(self.note, peer, method)
     if method == b'none':                       # s5.2: a question, no failure
-        peer.note('credentials', **fields)
+        note()
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'publickey':                  # s7: a boolean, algorithm, the key
         algorithm, at = read_sized(payload, at + 1, 4)
         key, _ = read_sized(payload, at, 4)
-        peer.note('credentials', algorithm=algorithm, fingerprint=ssh_fingerprint(key), **fields)
+        note(algorithm=algorithm, fingerprint=ssh_fingerprint(key))
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
         self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
-        fields['password'], _ = read_sized(payload, at + 1, 4)
-    peer.note('credentials', **fields)
+        note(password=read_sized(payload, at + 1, 4)[0])
+    else:
+        note()
     return refuse_ssh(self, peer)
 
 
@@ -13807,8 +13854,7 @@ def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
     self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
-    peer.note('credentials', user=self.user, password=password, method=b'keyboard-interactive',
-              tries=self.tries, version=self.version)
+    self.note(peer, b'keyboard-interactive', password=password)
     return refuse_ssh(self, peer)
 
 
@@ -15194,6 +15240,8 @@ def answer_http(data, peer):
                 peer.note('request', **known[1])
             return known[0]
     at = HTTP_BLANK.match(data).end()
+    if not data.startswith(HTTP_SIGNATURES, at) and not HTTP_TEXT.match(data, at):
+        return None
     found = HTTP_END.search(data, at, at + HTTP_HEAD_MAX)
     if not found:
         return wait_http(data[at:], at, peer)
@@ -15253,9 +15301,9 @@ def finish_http(request, body, used, peer):
 def reply_known(data, second, host, port):
     """Octets that are one whole request -> Reply in that second, what is noted; None: it depends.
 
-    So it is where there is a body, or a login, or what is more than a page.
+    So it is where there is a body, or a login, or what is more than a page, or an odd method.
     """
-    request = read_http(data)
+    request = read_http(data) if data.startswith(HTTP_SIGNATURES) else None
     if not request or request.length or request.fault or HTTP_PASSWORD.search(request.target):
         return None
     if b'authorization' in request.fields or b'proxy-authorization' in request.fields:

@@ -98,9 +98,10 @@ def setUpModule():
 
 STANDARD = {                                # file: modules it may import
     'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
-                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools', 'json', 'masscanned',
-                 'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
-                 'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools',
+                 'json', 'masscanned',
+                 'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'ssl',
+                 'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'threading', 'time'},
     'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
@@ -11323,6 +11324,7 @@ HTTP_VECTORS = [
     ('http then junk @81', TCP, GET + b'junk\r\n' + GET, KEEP, 'by hand'),
     ('http junk', TCP, b'\r\njunk\r\n', BAD, 'RFC 9112 s3'),
     ('http junk @8080', TCP, b'GARBLE\n', BAD, 'RFC 9112 s3'),
+    ('http odd verb, no text', TCP, b'GARBLE /\0 HTTP/1.1\r\n\r\n', None, 'by hand'),
     ('http no text', TCP, b'jun\xe9k\r\n', None, 'by hand'),
     ('http udp junk', UDP, b'junk\r\n\r\n', None, 'by hand'),
     ('http odd verb', TCP, b'GARBLE / HTTP/1.1\r\n\r\n' + GET,
@@ -13086,6 +13088,7 @@ INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of
     'pcom write': [dict(command=b'SB', data=b'0000011AA')],
     's7 stop': [dict(function=41, data=bytes(5) + b'\x09P_PROGRAM')], 's7 read': [],
 }
+MINECRAFT_HELLO = unhex('0f002f093132372e302e302e3163dd01')
 # The second wave of databases, logins, storage, telephony, games
 SERVICE_VECTORS = [
     ('aerospike facts@80', TCP, unhex('02010000000000')
@@ -14080,6 +14083,12 @@ DATAGRAM_VECTORS = [
      unhex('3069020103301102046b5aa7ca020300ffe30401000201030420301e040d8000000005111111'
            '111111111102010102046b00f801040004000400302f040d8000000005111111111111111104'
            '00a81c0201000201000201003011300f060a2b060106030f01010400410101'), 'RFC 3414 s3.2'),
+    ('wireguard initiation', UDP, unhex('01000000 a1b2c3d4').ljust(148, b'x'), None,
+     'WireGuard protocol: first message'),
+    ('quic second id too long', UDP, unhex('c0 babababa 08', '01' * 8, '15', '02' * 21).ljust(1200, b'\0'), None,
+     'RFC 9000 s17.2'),
+    ('a2s challenge alone', UDP, unhex('ffffffff 57') + A2S_CHALLENGE, A2S_MARK + b'A' + A2S_CHALLENGE, 'Valve'),
+    ('a2s text before', UDP, unhex('ffffffff 54') + b'xSource Engine Query\0', None, 'by hand'),
 ]
 SNMP_DEAR = masscanned.pack_der(0x30, b'\2\1\1\4\6public', masscanned.pack_der(
     0xa5, b'\2\1\1\2\1\0\2\1\0', masscanned.pack_der(0x30, b'\x30\5\6\1\x2b\5\0' * 32)))
@@ -14095,6 +14104,7 @@ DATAGRAM_NOTES = {                          # name of a vector: kind and fields 
     'l2tp start': ('request', dict(host=b'remote')),
     'mgcp audit': ('request', dict(command=b'AUEP 1200 *@gw MGCP 1.0')),
     'mqtt-sn connect': ('request', dict(client=b'abc')),
+    'wireguard initiation': ('request', dict(sender='a1b2c3d4')),
     'netis': ('request', dict(command=b'AA\0\0AAAA cat /proc/version\n\0')),
 }
 # ZMap's examples/udp-probes, https://github.com/zmap/zmap, by the name of its vector; 3 kinds
@@ -15091,7 +15101,8 @@ class Registry(unittest.TestCase):
         for name, each in masscanned.PROTOCOLS.items():
             with self.subTest(protocol=name):
                 self.assertEqual(each.name, name)
-                self.assertIn(name, tested, 'no vector')
+                if name != 'wireguard':         # it is silent to all whom it does not know
+                    self.assertIn(name, tested, 'no vector')
                 self.assertIn(name, silent, 'no vector of silence')
                 self.assertTrue(each.answer.__doc__, 'no docstring')
                 self.assertRegex(each.ref, r'^((RFC \d+|MS-\w+) s\d[\d.]*'
@@ -16019,7 +16030,8 @@ class Stack(unittest.TestCase):
             for _ in range(12):
                 fields = dict(seq=(client.seq + draw.choice((0, 0, 0, -1, 1, -20))) & ONES,
                               ack=(client.ack + draw.choice((0, 0, 0, -1, 1, -90))) & ONES,
-                              options=draw.choice((b'', bytes((1, 1, 1, 1)))))
+                              window=draw.choice((65535,) * 6 + (300, 0)),
+                              options=draw.choice((b'', b'', bytes((1, 1, 1, 1)))))
                 flags = draw.choice((ACK, PSH | ACK, PSH | ACK, FIN | ACK, FIN | PSH | ACK, ACK,
                                      RST, RST | ACK, PSH, SYN | ACK, URG | ACK, AE | ACK))
                 offset = draw.choice((None,) * 16 + (0, 4, 6, 15))
@@ -16035,10 +16047,49 @@ class Stack(unittest.TestCase):
                                  expected, 'SEED=%d %s' % (SEED, frame.hex()))
                 self.assertEqual((quick.counts, quick.connections.held, client.conn is None),
                                  (layers.counts, layers.connections.held, again.conn is None))
+                self.assertEqual(*[each and dict(Twins.slots_of(each), head=None)
+                                   for each in (client.conn, again.conn)])
                 answers = client.take([read_answer(unhex(each)) for each in expected])
                 sizes.update(len(answer.data) for answer in answers)
                 client.seq = client.conn.rcv if client.conn else client.seq
         self.assertTrue(any(size & 1 for size in sizes) and len(KEEP) in sizes, sizes)
+
+    def test_quick_bare(self):
+        """ACK and FIN without data: the short way does what the long one does, in any state."""
+        host, taken = quiet_host([toy(lambda data, peer: b'late' if peer.hurried
+                                      else masscanned.MORE)]), 0
+        flow, draw = PEER4 + HOST4 + struct.pack('!HH', 40000, 1), random.Random(SEED)
+        stacks = [make_stack(host=host), make_stack(host=host)]
+
+        def seldom(usual, *others):
+            return draw.choice(others) if draw.random() < 0.15 else usual
+        for _ in range(400 * BULK):
+            slots = dict(
+                kept=seldom(b'', b'x'), stalled=seldom(False, True), waits=seldom(None, 1.0),
+                ended=draw.random() < 0.5, fin=draw.randrange(3), unacked=draw.choice((b'', b'abc')),
+                wake=draw.choice((None, NOW)), window=300, tries=2, repeats=2)
+            slots['sent'] = seldom(len(slots['unacked']), 1) if slots['unacked'] else 0
+            seq = 1000 + seldom(0, -1, 1)
+            ack = 2000 + slots['sent'] + (slots['fin'] == 1) + seldom(0, -1, 1, 2)
+            closing, window, found = draw.choice((0, FIN)), draw.choice((0, 200, 300)), []
+            for stack in stacks:
+                stack.connections, stack.counts = masscanned.Connections(), collections.Counter()
+                stack.challenges = [100, NOW]
+                conn = stack.make_conn(flow, 1000, 2000, 5, b'')
+                stack.connections.add(flow, conn)
+                for name, value in slots.items():
+                    setattr(conn, name, value)
+                conn.protocol = host.registry.find(b'x', conn)
+                out = (stack.answer_bare(flow, conn, seq, ack, closing, window) if not found else
+                       stack.answer_next(flow, conn, seq, ack, ACK | closing, window, b''))
+                if out is None:
+                    break
+                found.append((list(out), stack.counts, stack.connections.held,
+                              flow in stack.connections.table, Twins.slots_of(conn)))
+            if len(found) == 2:
+                self.assertEqual(*found, (slots, seq, ack, closing, window, SEED))
+                taken += 1
+        self.assertGreater(taken, 100)
 
     def test_quick_datagram(self):
         """And the one for UDP: every request, whole or spoilt, with sums or without."""
@@ -17746,6 +17797,11 @@ class Twins:
                                           store=masscanned.Store(number)))
         self.store = self.stacks[0].store
 
+    def listen(self, listening):
+        """Whether somebody wants to know what is noted."""
+        for stack in self.stacks:
+            stack.host.events = [] if listening else None
+
     @staticmethod
     def random():
         draw = random.Random(1)
@@ -17842,11 +17898,11 @@ class Stored(unittest.TestCase):
                 ('limit', (TCP,), masscanned.Reply(b'ok', limit=1.0), never),
                 ('again', (TCP,), masscanned.Reply(b'ok', again=True), everybody),
                 ('more', (TCP,), masscanned.MORE, never)):
-            for transport in over:
-                with self.subTest(name, transport=transport):
-                    self.assertEqual(self.hits(answer, transport), expected)
+            for transport, listening in itertools.product(over, (True, False)):
+                with self.subTest(name, transport=transport, listening=listening):
+                    self.assertEqual(self.hits(answer, transport, listening), expected)
 
-    def hits(self, answer, over):
+    def hits(self, answer, over, listening):
         """An answerer, or what it answers -> which of others' messages it was not called for."""
         calls = []
 
@@ -17854,6 +17910,7 @@ class Stored(unittest.TestCase):
             calls.append(data)
             return answer(data, peer) if callable(answer) else answer
         twins, found = Twins(self, [toy(counted, b'xyz', check=None)]), []
+        twins.listen(listening)
         where = dict(src=PEER4, dst=HOST4, dport=80)
         for name, step, change in (
                 ('', 0, dict(sport=39998)), ('', 0, dict(sport=39999)),
@@ -17886,6 +17943,7 @@ class Stored(unittest.TestCase):
             for number, change in enumerate((
                     {}, {}, {}, dict(src=src[:-1] + b'\7'), dict(dst=ours[1]),
                     dict(dst=ours[1], dport=7777), dict(dport=7777), {}, {}, {}, {})):
+                twins.listen(number & 1)
                 with self.subTest(name, number=number):
                     twins.say(over, request[:1400], dict(where, sport=40000 + number, **change))
                 if number > 6:
@@ -18029,6 +18087,7 @@ class Stored(unittest.TestCase):
                 messages.append((over, request[:1400], port_of(name)))
                 del messages[:-20]
             over, request, port = draw.choice(messages)
+            twins.listen(draw.random() < 0.5)
             if draw.random() < 0.3:
                 twins.tick(draw.choice((0, 0.001, 0.02, 0.3, 1.0)))
             src, ours = draw.choice(((PEER4, Twins.OURS4), (PEER6, Twins.OURS6)))
@@ -20563,6 +20622,17 @@ class Responder(Case):
         ('curl socks5', 'curl -sSi -x socks5h://bob:x@10.88.0.61:1080 http://inner.example/', 0,
          r'HTTP/1\.1 200'),
         ('memcstat', 'memcstat --servers=10.88.0.61:11211 --binary', 0, r''),
+        ('iscsi-ls', 'iscsi-ls -s iscsi://10.88.0.61:3260', 10,
+         r'Target:iqn\.2000-01\.org\.example:store .*Authentication failure'),
+        ('nbd-client', 'nbd-client -l 10.88.0.61', 0, r'Negotiation: '),
+        ('check_nrpe', '/usr/lib/nagios/plugins/check_nrpe -n -H 10.88.0.61', 0, r'NRPE v4'),
+        ('check_nrpe -2', '/usr/lib/nagios/plugins/check_nrpe -2 -n -H 10.88.0.61 -c x', 3,
+         r"Command 'x' not defined"),
+        ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
+         r'rtmp server sent error'),
+        ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
+         "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
@@ -20636,6 +20706,7 @@ asyncio.run(visit())
         ('coap-client of none', 'coap-client-notls -B 4 coap://10.88.0.62/x', 0, r'4\.04'),
         ('dig of the host', 'dig +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
         ('dig of a transfer', 'dig @10.88.0.62 example.org axfr', 0, r'Transfer failed'),
+        ('dig over TLS', 'dig +tls +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
         ('dig of a status', 'dig +opcode=status @10.88.0.62 x', 0, r'status: NOTIMP'),
         ('sipsak', 'sipsak -vv -s sip:bob@10.88.0.62', 0, r'SIP/2\.0 200 OK'),
         ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot /dev/null', 0, r'not found'),
@@ -20706,8 +20777,7 @@ asyncio.run(visit())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ')
-                command = command.format(post=post, py='/usr/bin/python3 -c ',
+                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
                                          state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
@@ -22346,6 +22416,22 @@ class ResponderCli(Case):
             self.assertIn(option, texts['-h'])
         self.assertLessEqual(max(map(len, texts['-h'].splitlines())), 99)
 
+    def test_one_protocol(self):
+        """--protocols NAME: the entry, with samples of its beginnings; an unknown name is told."""
+        for name, *wanted in (
+                ('dnp3', 'dnp3: Status of the link, read -> ', 'Industrial', 'tcp', '20000',
+                 '05 64 .. c9', 'https://'),
+                ('rdp', '03 00 .. .. .. e0', 'MS-RDPBCGR'), ('distcc', "'DIST"), ('nbd', 'first  yes'),
+                ('minecraft', 'and 74 more', 'first  no'), ('smtp', 'EHLO HELO', '465 587')):
+            status, out, err = self.call(['--protocols', name])
+            self.assertEqual((status, err), (0, ''))
+            for text in wanted:
+                self.assertIn(text, out)
+            out.encode('ascii')
+        status, out, err = self.call(['--protocols', 'nope'])
+        self.assertEqual((status, out), (1, ''))
+        self.assertIn("--protocols: 'nope' is the name of no protocol", err)
+
     def test_protocols(self):
         """--protocols: each of the registry, once, with transport, port and reference."""
         _, text, _ = self.finish(self.start('--protocols'))
@@ -22913,6 +22999,24 @@ class TlsTalks(Case):
             other = Inside(Client(stack, 443, src=b'\x0a\1\0\1')).shake()
             self.assertEqual(other.alert, None)
 
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: 10,000 handshakes')
+    def test_many_idle(self):
+        """10,000 clients that stay: the 1,024 newest do, for 64 MB at most."""
+        stack, clients = make_stack(host=self.host), []
+        sources = [bytes((20, number >> 12, number >> 6 & 63, number & 63))
+                   for number in range(10000)]
+        for number, src in enumerate(sources):
+            if number == 100:
+                before = bench.memory_kb(os.getpid(), 'VmRSS')
+            clients = clients[-8:] + [Inside(Client(stack, 443, src=src)).shake()]
+            if number % 64 == 0:
+                wake(stack)
+        grown = bench.memory_kb(os.getpid(), 'VmRSS') - before
+        self.assertEqual([each.stream.src for each in self.host.tls.sessions],
+                         sources[-masscanned.SESSIONS_MAX:])
+        self.assertEqual({client.say(GET)[:15] for client in clients}, {KEEP[:15]})
+        self.assertLess(grown, 64 << 10)
+
     def test_budget(self):
         """Handshakes beyond those of a second are refused; the next second has others."""
         self.host.tls.__init__(self.host.tls.context, rate=2)
@@ -23241,7 +23345,6 @@ class Answerers(unittest.TestCase):
                                  if note[0] == 'request' else note[1]) for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
-                        self.assertIn(event.fields.pop('head', b''), request)
                     self.assertEqual([(event.kind, event.fields) for event in host.events], expected)
 
     def test_ntlm_noted(self):
@@ -23327,6 +23430,21 @@ class Answerers(unittest.TestCase):
 
     # what makes one frame dear: name, port, octets
     DEAR = [
+        ('aerospike', 3000, (b'\2\1\0\0\0\0\5\xa0' + b'a\n' * 720)),
+        ('tarantool', 3301, unhex('ce0000000a 82004001ce00000001 80') * 95),
+        ('clickhouse', 9000, unhex('0018') + b'ClickHouse python-driver' + b'\xff' * 1400),
+        ('thrift', 9090, (unhex('00000015 80010001 00000004') + b'name' + bytes(9)) * 58),
+        ('zeromq', 5556, unhex('ff00000000000000017f 03') + bytes(53) + b'\4\0' * 700),
+        ('routeros', 8728, b'\6/login\1a\0' * 140), ('rcon', 27015, unhex(
+            '0a000000 07000000 03000000 0000') * 100),
+        ('giop', 683, unhex('47494f50 01020003 00000008 00000007 00000000') * 70),
+        ('nbd', 10809, unhex('00000003') + (b'IHAVEOPT' + unhex('00000003 00000000')) * 90),
+        ('diameter', 3868, unhex('010005a0 80000101 00000000') + bytes(8) + bytes(8) * 177),
+        ('bitcoin', 8333, masscanned.pack_bitcoin(b'version', bytes(86))
+         + masscanned.pack_bitcoin(b'ping', bytes(8)) * 40),
+        ('minecraft', 25565, MINECRAFT_HELLO + unhex('0100') * 700),
+        ('afp', 548, unhex('00030001', '00' * 12) * 90), ('iscsi', 3260, (
+            unhex('43870000 00000018', '00' * 40) + b'SessionType=Discovery\0\0\0') * 20),
         ('modbus', 502, unhex('0001 0000 0006 00 03 0000 007d') * 120),
         ('dnp3', 20000, masscanned.pack_dnp3(0xc9, 1, 0) * 140),
         ('ethernet-ip', 44818, (unhex('63000000 00000000') + bytes(16)) * 60),
@@ -23407,6 +23525,10 @@ class Answerers(unittest.TestCase):
     @staticmethod
     def work_of(frame, stack):
         """Calls, of functions in C as well, that a frame takes: time without a clock."""
+        return Answerers.calls_of(stack.answer_frame, frame)
+
+    @staticmethod
+    def calls_of(function, *args):
         count = 0
 
         def note(*_):
@@ -23414,10 +23536,21 @@ class Answerers(unittest.TestCase):
             count += 1
         sys.setprofile(note)
         try:
-            stack.answer_frame(frame)
+            function(*args)
         finally:
             sys.setprofile(None)
         return count
+
+    def test_mutations(self):
+        """Openings with errors in them, up to a segment: octets or silence, at no great cost."""
+        draw, limit = random.Random(SEED), 20 * self.work_of(udp(QUERY), make_stack())
+        for _ in range(100000 if TEST_ALL else 300):
+            name, over, request, _, _ = draw.choice(VECTORS)
+            data, out = mutate(request, draw)[:1460], []
+            stream = open_stream(name, over)
+            work = self.calls_of(lambda: out.append(stream.feed(data)))
+            if not isinstance(out[0], bytes) or len(out[0]) > 1 << 16 or work > limit:
+                self.fail('SEED=%d %s %s %d' % (SEED, name, data.hex(), work))
 
     def test_work(self):
         """No frame takes more than 20 times the work of a DNS query, and memories do not matter."""
@@ -23857,6 +23990,16 @@ class SecureShell(unittest.TestCase):
         self.assertEqual((answered, client.noted), ([51], [
             {'user': b'bob', 'method': b'keyboard-interactive', 'password': b'secret', 'tries': 1,
              'version': b'SSH-2.0-client'}]))
+
+    def test_hassh(self):
+        """Who listens hears with each login by what kind of client."""
+        host = quiet_host()
+        host.shared['ssh'], host.events = HOST.shared['ssh'], []
+        client = SshClient(host).exchange()
+        client.login()
+        self.assertEqual(client.noted[0]['hassh'], hashlib.md5(
+            b'diffie-hellman-group14-sha256;aes128-ctr;hmac-sha1,hmac-sha2-256;'
+            b'zlib@openssh.com,none').hexdigest())
 
     def test_another_user(self):
         """It ends the connection, as with dropbear."""
