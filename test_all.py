@@ -23996,6 +23996,16 @@ class SecureShell(unittest.TestCase):
             {'user': b'bob', 'method': b'keyboard-interactive', 'password': b'secret', 'tries': 1,
              'version': b'SSH-2.0-client'}]))
 
+    def test_hassh(self):
+        """Who listens hears with each login by what kind of client."""
+        host = quiet_host()
+        host.shared['ssh'], host.events = HOST.shared['ssh'], []
+        client = SshClient(host).exchange()
+        client.login()
+        self.assertEqual(client.noted[0]['hassh'], hashlib.md5(
+            b'diffie-hellman-group14-sha256;aes128-ctr;hmac-sha1,hmac-sha2-256;'
+            b'zlib@openssh.com,none').hexdigest())
+
     def test_another_user(self):
         """It ends the connection, as with dropbear."""
         client = SshClient().exchange()
