@@ -23791,7 +23791,8 @@ class SecureShell(unittest.TestCase):
 
     def test_kexinit(self):
         """The client's is noted, whatever comes of it."""
-        for names in ({}, {0: b'x'}, {1: b'rsa-sha2-512'}, {2: b''}):
+        for names in ({}, {0: b'x'}, {0: b'kexguess2@matt.ucc.asn.au'}, {1: b'rsa-sha2-512'},
+                      {2: b''}):
             stream, kexinit = ssh_stream(), ssh_kexinit(names, cookie=b'c' * 16)
             self.assertEqual(feed(stream, self.LINE, ssh_packet(kexinit)), SSH_OPENING)
             self.assertEqual((stream.noted, stream.closing), ([('ssh_kexinit', {
@@ -23884,6 +23885,8 @@ class SecureShell(unittest.TestCase):
                                b'\4' + bytes(2 * curve.size), b'\4' + b'\xff' * 2 * curve.size,
                                curve.pack((base[0], base[1] ^ 1)), curve.pack(base) + b'\0'):
                     self.assertRaises(masscanned.Malformed, curve.parse, octets)
+        beyond = base[0] + curve.p, base[1]     # 521 bits leave room for the same number once more
+        self.assertRaises(masscanned.Malformed, curve.parse, curve.pack(beyond))
 
     def test_group14(self):
         """RFC 3526 s3: 2^2048 - 2^1984 - 1 + 2^64 * (floor(2^1918 * pi) + 124476)."""
@@ -24047,6 +24050,7 @@ class SecureShell(unittest.TestCase):
                 ('another exchange', kexinit, [], True), ('ignore', b'\2', [], False),
                 ('unknown', b'\x28', [3], False), ('channel', b'\x5a', [], True),
                 ('no service', b'\5' + ssh_string(b'ssh-connection'), [], True),
+                ('another service', b'\x32' + ssh_string(b'a') * 2 + ssh_string(b'none'), [], True),
                 ('NEWKEYS again', b'\x15', [], True), ('EXT_INFO', b'\7\0\0\0\0', [3], False),
                 ('login first', b'\x32' + ssh_string(b''), [], True)):
             with self.subTest(name=name):
@@ -24209,6 +24213,24 @@ class SecureShell(unittest.TestCase):
                                            for way in (0, 0, 1)]
         side.expects = masscanned.SSH_MSG_SERVICE_REQUEST, masscanned.SSH_MSG_USERAUTH_REQUEST
         return twin
+
+    def test_budget_of_all(self):
+        """Many networks share it; what they owe is paid back in a second."""
+        host = quiet_host()
+        ssh = host.shared['ssh'] = masscanned.SshHost(host.random, 0.2, RSA_KEY)
+        ssh.budget.unit_s, served = 0.005, 0
+
+        def begin(net, now, *more):
+            stream = Noting(bytes((10, net >> 8, net & 255, 1)), HOST4, 40000, 22, now, host)
+            client = SshClient(host, stream=stream)
+            return client.say(client.kexinit, *more)[:1] == [31]
+        value = b'\x1e' + ssh_string(b'\3')
+        served = sum(begin(net, NOW, value) for net in range(12))
+        self.assertEqual((served, ssh.counts), (4, {'ssh over budget': 8}))     # 0.06 s of 0.2 each
+        for net in range(100, 700):
+            begin(net, NOW)
+        self.assertFalse(begin(1000, NOW + 0.9, value))
+        self.assertTrue(begin(1001, NOW + 1.1, value))
 
     def test_budget(self):
         """A network has a quarter; what is refused is not computed, and its KEXINIT noted."""
