@@ -98,9 +98,10 @@ def setUpModule():
 
 STANDARD = {                                # file: modules it may import
     'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
-                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools', 'json', 'masscanned',
-                 'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
-                 'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools',
+                 'json', 'masscanned',
+                 'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'ssl',
+                 'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'threading', 'time'},
     'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
@@ -22930,6 +22931,8 @@ class TlsTalks(Case):
             self.assertRegex(inside.say(struct.pack('<I', len(login) | 2 << 24) + login),
                              br"\x03\xff\x15\x04#28000Access denied for user 'bob'")
             noted, = [each.fields for each in self.host.events if each.kind == 'credentials']
+            self.assertEqual([each.fields['protocol'] for each in self.host.events
+                              if each.kind in ('tls_hello', 'tls')], ['tls', 'tls'])
         finally:
             self.host.events = None
         self.assertEqual((noted['user'], noted['salt']), (b'bob', salt.hex()))
@@ -23071,6 +23074,24 @@ class TlsTalks(Case):
             other = Inside(Client(stack, 443, src=b'\x0a\1\0\1')).shake()
             self.assertEqual(other.alert, None)
 
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: 10,000 handshakes')
+    def test_many_idle(self):
+        """10,000 clients that stay: the 1,024 newest do, for 64 MB at most."""
+        stack, clients = make_stack(host=self.host), []
+        sources = [bytes((20, number >> 12, number >> 6 & 63, number & 63))
+                   for number in range(10000)]
+        for number, src in enumerate(sources):
+            if number == 100:
+                before = bench.memory_kb(os.getpid(), 'VmRSS')
+            clients = clients[-8:] + [Inside(Client(stack, 443, src=src)).shake()]
+            if number % 64 == 0:
+                wake(stack)
+        grown = bench.memory_kb(os.getpid(), 'VmRSS') - before
+        self.assertEqual([each.stream.src for each in self.host.tls.sessions],
+                         sources[-masscanned.SESSIONS_MAX:])
+        self.assertEqual({client.say(GET)[:15] for client in clients}, {KEEP[:15]})
+        self.assertLess(grown, 64 << 10)
+
     def test_budget(self):
         """Handshakes beyond those of a second are refused; the next second has others."""
         self.host.tls.__init__(self.host.tls.context, rate=2)
@@ -23099,6 +23120,9 @@ class TlsTalks(Case):
 
     def test_context_refused(self):
         """What the local OpenSSL does not want is told in a line, and the rest goes on."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')      # none comes, with any interpreter
+            with_tls(quiet_host())
         told = []
         with patched(masscanned, say=told.append, TLS_SUITES='NOSUCH', TLS_INSIDE=['x' * 300],
                      KEY_FILES=masscanned.KEY_FILES[1:]):
@@ -23252,7 +23276,7 @@ class Answerers(unittest.TestCase):
     def test_small_services_do_not_loop(self):
         """Datagrams from a port that may be such a service's are not answered."""
         for name in 'chargen', 'daytime', 'echo', 'qotd', 'time':
-            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 40000:
+            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 5353, 5355, 53413, 40000:
                 peer = Datagrams(UDP, PEER4, HOST4, sport, port_of(name), NOW, HOST)
                 self.assertEqual(bool(peer.feed(b'~' * 40)), sport == 40000, (name, sport))
 
@@ -24045,6 +24069,16 @@ class SecureShell(unittest.TestCase):
             {'user': b'bob', 'method': b'keyboard-interactive', 'password': b'secret', 'tries': 1,
              'version': b'SSH-2.0-client'}]))
 
+    def test_hassh(self):
+        """Who listens hears with each login by what kind of client."""
+        host = quiet_host()
+        host.shared['ssh'], host.events = HOST.shared['ssh'], []
+        client = SshClient(host).exchange()
+        client.login()
+        self.assertEqual(client.noted[0]['hassh'], hashlib.md5(
+            b'diffie-hellman-group14-sha256;aes128-ctr;hmac-sha1,hmac-sha2-256;'
+            b'zlib@openssh.com,none').hexdigest())
+
     def test_another_user(self):
         """It ends the connection, as with dropbear."""
         client = SshClient().exchange()
@@ -24359,7 +24393,7 @@ class Amplifiers(unittest.TestCase):
         for name, over, request, answer, _ in VECTORS:
             if over == UDP and answer and len(request) < 3000:
                 own = port_of(name)
-                for sport in ports if TEST_ALL else (own, 53, 161, 40000):
+                for sport in ports if TEST_ALL else (own, 13, 53, 161, 5353, 53413, 40000):
                     for one, other in (sport, own), (own, sport):
                         self.assertLessEqual(max(self.turns(request, one, other)), 2,
                                              (name, one, other))
