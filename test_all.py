@@ -19943,6 +19943,34 @@ class Captures(Case):
             each.flush(NOW)
         self.assertEqual(len(self.packets()), 3)
 
+    def test_lock(self):
+        """Two journals of a worker share a file to lock, but no octet of it."""
+        calls = []
+        with patched(masscanned.fcntl, lockf=lambda *args: calls.append(args)):
+            for place in 0, 2:
+                fd = os.open(self.path('locked'), os.O_RDWR | os.O_CREAT)
+                self.addCleanup(os.close, fd)
+                head = masscanned.capture_head('eth7', 'sensor', 100)
+                journal = masscanned.BlockJournal(fd, 'locked', 'capture', head, lock=7,
+                                                  place=place)
+                journal.blocks.append(masscanned.pack_block(6, b''))
+                journal.flush(NOW)
+        self.assertEqual([args[2:] for args in calls], [(1, 0)] * 2 + [(1, 2)] * 2)
+
+    def test_stream(self):
+        """A pipe gets the beginning once, and whole blocks however small the pieces are."""
+        far, near = os.pipe()
+        for fd in far, near:
+            self.addCleanup(os.close, fd)
+        journal = masscanned.BlockJournal(near, 'pipe', 'capture',
+                                          masscanned.capture_head('eth7', 'sensor', 100))
+        for turn in range(3):
+            journal.blocks += [masscanned.pack_block(6, bytes(100 * turn))] * 5
+            journal.flush(NOW)
+            self.assertEqual((journal.waiting, journal.begun), (b'', b''))
+        kinds = [kind for kind, _ in read_pcapng(os.read(far, 1 << 16))]
+        self.assertEqual(kinds, [0x0a0d0d0a, 1] + [6] * 15)
+
     def test_put_aside(self):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
         args = types.SimpleNamespace(
