@@ -15211,8 +15211,8 @@ def is_http(data, peer):
     if peer.transport == UDP:
         match = HTTP_START.match(begin) if ended else None
         return match is not None and match.group('verb') in HTTP_DATAGRAMS
-    if not data.startswith(HTTP_SIGNATURES):            # a port of HTTP
-        return HTTP_TEXT.match(data) is not None
+    if not data.startswith(HTTP_SIGNATURES):        # a port of ours; nobody has greeted
+        return peer.greeter is None and HTTP_TEXT.match(data) is not None
     return not ended or HTTP_START.match(begin) is not None or is_fault(begin, peer)
 
 
