@@ -9479,10 +9479,10 @@ class Session:
         stream = self.stream
         parsed = parse_hello(hello) if stream.host.events is not None else None
         if parsed:
-            stream.note('tls_hello', hello=hello, server_name=read_sni(parsed),
+            stream.note('tls_hello', protocol='tls', hello=hello, server_name=read_sni(parsed),
                         alpn=b','.join(read_alpn(parsed)))
         if not self.server.admit(self):
-            stream.note('tls', error='too many handshakes')
+            stream.note('tls', protocol='tls', error='too many handshakes')
             return False
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.inner = self.server.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
@@ -9506,7 +9506,7 @@ class Session:
         except ssl.SSLError as error:           # the alert, if there is one, is in `outgoing`
             over = True
             if not self.done:
-                self.stream.note('tls', error=error.reason or str(error))
+                self.stream.note('tls', protocol='tls', error=error.reason or str(error))
         return b''.join(pieces), over
 
     def finish(self):
@@ -9515,7 +9515,7 @@ class Session:
         if self.stream.record:
             self.stream.record.go_inside()
         cipher, _, _ = self.inner.cipher()
-        self.stream.note('tls', version=self.inner.version(), cipher=cipher,
+        self.stream.note('tls', protocol='tls', version=self.inner.version(), cipher=cipher,
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:
@@ -10646,7 +10646,8 @@ NETIS_ANSWER = b'\xd0\xa5Login:'
 
 
 @datagram('netis', sig=('..',), port=53413,
-          check=lambda data, peer: not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)]),
+          check=lambda data, peer: (is_small_request(data, peer)
+                                    and not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)])),
           ref='https://www.shadowserver.org/what-we-do/network-reporting/netis-router-report/')
 def answer_netis(message, peer):
     """Anything to the back door of routers -> a login is wanted; no longer than the question."""
@@ -16741,8 +16742,9 @@ def answer_bandwidth_test(data, peer):
 
 CHARGEN_RING = bytes(range(32, 127))
 CHARGEN_TEXT = b''.join((CHARGEN_RING * 2)[at:at + 72] + b'\r\n' for at in range(95))
-# UDP from these ports may be the answer of such a service to us: no loop begins
-SMALL_PORTS = frozenset((7, 13, 17, 19, 37, 53, 123, 161))
+# UDP from these ports may be the answer of such a service to us, or of another that has a word for
+# everything: no loop begins
+SMALL_PORTS = frozenset((7, 13, 17, 19, 37, 53, 123, 161, 5353, 5355, 53413))
 
 
 def is_small_request(data, peer):
@@ -17298,6 +17300,16 @@ def answer_ajp13(message, peer):
     return AJP_REFUSAL if kind == AJP_FORWARD else None
 
 
+# ---- apcupsd -------------------------------------------------------------------------
+
+@talk('apcupsd', sig=(b'\0\6status', b'\0\6events'), port=3551, size=be(0, 2, 2), limit=64,
+      ref='https://www.apcupsd.org/manual/')
+def answer_apcupsd(message, peer):
+    """State of a power supply, its events -> a line, none."""
+    rows = (b'STATUS   : ONLINE\n',) if message[2:] == b'status' else ()
+    return b''.join(map(sized, rows)) + b'\0\0'
+
+
 # ---- bgp -----------------------------------------------------------------------------
 
 BGP_HEAD = struct.Struct('!16sHB')      # RFC 4271 s4.1: marker size type
@@ -17320,6 +17332,17 @@ def answer_bgp(message, peer):
     return pack_bgp(BGP_OPEN, ours) + pack_bgp(BGP_NOTIFICATION, BGP_REJECTED), SHUT
 
 
+# ---- cgminer -------------------------------------------------------------------------
+
+@talk('cgminer', sig=(b'{"command":', b'{"command" :'), port=4028, size=till(b'}'), limit=TEXT_MAX,
+      ref='https://github.com/ckolivas/cgminer/blob/master/API-README')
+def answer_cgminer(message, peer):
+    """Command to a miner -> access denied."""
+    peer.note('command', words=message)
+    return (b'{"STATUS":[{"STATUS":"E","When":%d,"Code":45,"Msg":"Access denied"}],"id":1}\0'
+            % peer.now), SHUT
+
+
 # ---- checkpoint ----------------------------------------------------------------------
 
 CHECKPOINT_NAME = b'securemote\0'
@@ -17335,6 +17358,27 @@ def answer_checkpoint(message, peer):
     if message[4:] != CHECKPOINT_NAME:
         return None
     return sized(b'CN=%s,O=%s\0' % (peer.host.host_name, peer.host.host_name), 4) + bytes(4), SHUT
+
+
+# ---- dahua ---------------------------------------------------------------------------
+
+DAHUA_HEAD = struct.Struct('<I4sIIIIII')        # 32, magic, session, id, size, 0, size, 0
+DAHUA_FIELD = re.compile(br'"(userName|password)" ?: ?"([^"]{0,128})"')
+DAHUA_REFUSED = 268632085
+
+
+@talk('dahua', sig=(b'\x20\0\0\0DHIP',), port=37777, size=le(16, 4, DAHUA_HEAD.size),
+      ref='https://github.com/mcw0/DahuaConsole')
+def answer_dahua(message, peer):
+    """Login to a camera -> not valid."""
+    _, _, session, ident, _, _, _, _ = DAHUA_HEAD.unpack_from(message)
+    if b'"method"' not in message:
+        return None
+    fields = dict(DAHUA_FIELD.findall(message))
+    peer.note('credentials', user=fields.get(b'userName', b''),
+              password=fields.get(b'password', b''))
+    text = b'{"error":{"code":%d},"id":%d,"result":false}\n' % (DAHUA_REFUSED, ident)
+    return DAHUA_HEAD.pack(32, b'DHIP', session, ident, len(text), 0, len(text), 0) + text
 
 
 # ---- diameter ------------------------------------------------------------------------
@@ -17395,6 +17439,37 @@ def answer_dicom(message, peer):
     _, _, _, called, calling = DICOM_ASSOCIATE.unpack_from(message)
     peer.note('credentials', user=calling.strip(), target=called.strip())
     return DICOM_REJECTED, SHUT
+
+
+# ---- dvrip ---------------------------------------------------------------------------
+
+# 0xff version reserved session sequence, two zeros, message size
+DVRIP_HEAD = struct.Struct('<BBHIIBBHI')
+DVRIP_LOGIN, DVRIP_REFUSED = 1000, 203          # the answer's number is one more
+DVRIP_FIELD = re.compile(br'"(UserName|PassWord)" ?: ?"([^"]{0,128})"')
+
+
+@talk('dvrip', sig=['ff %s 00 00%s e8 03' % (version, ' ..' * 10) for version in ('00', '01')],
+      port=34567, size=le(16, 4, DVRIP_HEAD.size), ref='https://github.com/OpenIPC/python-dvr')
+def answer_dvrip(message, peer):
+    """Login to a recorder -> the password is incorrect."""
+    _, version, _, _, sequence, _, _, number, _ = DVRIP_HEAD.unpack_from(message)
+    if number != DVRIP_LOGIN:
+        return None
+    fields = dict(DVRIP_FIELD.findall(message))
+    peer.note('credentials', user=fields.get(b'UserName', b''),
+              digest=fields.get(b'PassWord', b''))
+    text = b'{ "Ret" : %d, "SessionID" : "0x00000000" }\n\0' % DVRIP_REFUSED
+    return DVRIP_HEAD.pack(0xff, version, 0, 0, sequence, 0, 0, number + 1, len(text)) + text
+
+
+# ---- flash-policy --------------------------------------------------------------------
+
+@talk('flash-policy', sig=(b'<policy-file-request/>\0',), port=843, size=till(b'\0'), limit=64,
+      ref='https://www.adobe.com/devnet/articles/crossdomain_policy_file_spec.html')
+def answer_flash_policy(message, peer):
+    """Which domains may connect -> none."""
+    return b'<?xml version="1.0"?><cross-domain-policy></cross-domain-policy>\0', SHUT
 
 
 # ---- hl7 -----------------------------------------------------------------------------
@@ -17518,6 +17593,31 @@ def answer_nrpe(message, peer):
     return out[:4] + struct.pack('!I', zlib.crc32(out)) + out[8:], SHUT
 
 
+# ---- nut -----------------------------------------------------------------------------
+
+def answer_nut_user(rest, peer):
+    """Name -> go on."""
+    peer.state = rest
+    return b'OK\n'
+
+
+def answer_nut_password(rest, peer):
+    """Password -> go on: the login itself is refused."""
+    peer.note('credentials', user=peer.state or b'', password=rest)
+    return b'OK\n'
+
+
+lines('nut', 'Question about a power supply -> there is none; a login is refused.', port=3493,
+      ref='RFC 9271 s4', shared=(b'VER', b'NETVER', b'PROTVER', b'LIST', b'GET', b'LOGIN'),
+      quits=(b'LOGOUT', b'QUIT'), other=b'ERR UNKNOWN-COMMAND\n', replies={
+          b'VER': b'Network UPS server\n', b'NETVER': b'1.3\n', b'PROTVER': b'1.3\n',
+          b'LIST': lambda rest, peer: (b'BEGIN LIST UPS\nEND LIST UPS\n' if rest.upper() == b'UPS'
+                                       else b'ERR UNKNOWN-UPS\n'),
+          b'GET': b'ERR UNKNOWN-UPS\n', b'USERNAME': answer_nut_user,
+          b'PASSWORD': answer_nut_password, b'LOGIN': b'ERR ACCESS-DENIED\n',
+          b'LOGOUT': b'OK Goodbye\n', b'QUIT': b'OK Goodbye\n'})
+
+
 # ---- smart-install -------------------------------------------------------------------
 
 @talk('smart-install', sig=('00 00 00 01 00 00 00 01 00 00 00 04 00 00 00 08' + ' ..' * 8,),
@@ -17552,6 +17652,32 @@ def answer_smpp(message, peer):
         kind, status = SMPP_NACK, SMPP_UNKNOWN
     return (SMPP_HEAD.pack(SMPP_HEAD.size + len(name), kind, status, sequence) + name,
             status == SMPP_BIND_FAILED or command == SMPP_UNBIND)
+
+
+# ---- stratum -------------------------------------------------------------------------
+
+STRATUM_FIELD = re.compile(br'"(id|method|login|pass)" ?: ?"?([^",}\]]{0,128})')
+STRATUM_WORKER = re.compile(br'"params" ?: ?\[ ?"([^"]{0,128})" ?(?:, ?"([^"]{0,128})")?')
+STRATUM_REFUSED = (b'{"id":%s,"jsonrpc":"2.0","result":null,'
+                   b'"error":{"code":24,"message":"Unauthorized worker"}}\n')
+
+
+@talk('stratum', sig=(b'{"id":', b'{"method":', b'{"jsonrpc":', b'{"params":', b'{"id" :'),
+      port=(3333, 4444, 14444), size=line, limit=4096,
+      ref='https://en.bitcoin.it/wiki/Stratum_mining_protocol')
+def answer_stratum(message, peer):
+    """Call of a miner -> it is not authorized."""
+    if b'"result"' in message or b'"error"' in message:     # an answer
+        return None
+    fields = dict(STRATUM_FIELD.findall(message))
+    ident = fields.get(b'id', b'null')
+    worker = STRATUM_WORKER.search(message)
+    user, password = worker.groups() if worker else (fields.get(b'login'), fields.get(b'pass'))
+    if user is None:
+        peer.note('request', method=fields.get(b'method', b''))
+    else:
+        peer.note('credentials', user=user, password=password or b'')
+    return STRATUM_REFUSED % (ident if ident.isdigit() else b'null')
 
 
 # ---- weblogic-t3 ---------------------------------------------------------------------
@@ -18234,6 +18360,48 @@ def answer_gh0st(data, peer):
         return None
     peer.state = True
     return Reply(GH0ST_ANSWER, used=len(GH0ST_MAGIC))
+
+
+# ---- mydoom --------------------------------------------------------------------------
+
+@talk('mydoom', sig=(b'\x85\x13\x3c\x9e\xa2',), port=3127, size=fix(5),
+      ref='https://www.f-secure.com/v-descs/novarg.shtml')
+def answer_mydoom(message, peer):
+    """Program for its backdoor -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
+# ---- njrat ---------------------------------------------------------------------------
+
+NJRAT_HELLO = ' 00 6c 6c 7c 27 7c 27 7c'        # after its size in digits; |'| parts fields
+
+
+def size_njrat(data):
+    """Digits, a NUL, so many octets."""
+    digits = data.partition(b'\0')[0]
+    return len(digits) + 1 + int(digits) if digits.isdigit() else -1
+
+
+@talk('njrat', port=5552, sig=['3%d %s%s' % (digit, more, NJRAT_HELLO)
+                               for digit in range(1, 10) for more in ('..', '.. ..')],
+      size=size_njrat, ref='https://attack.mitre.org/software/S0385/')
+def answer_njrat(message, peer):
+    """What a victim says of itself -> noted, and nothing is said."""
+    peer.note('request', data=message[:1024])
+
+
+# ---- xiongmai ------------------------------------------------------------------------
+
+XIONGMAI_SAYS = {b'OpenTelnet': b'randNum:00000000', b'randNum': b'verify:ERROR'}
+
+
+@talk('xiongmai', sig=(b'\x13OpenTelnet:OpenOnce',), port=9530, size=be(0, 1, 1), limit=256,
+      ref='https://github.com/Snawoot/hisilicon-dvr-telnet')
+def answer_xiongmai(message, peer):
+    """Knock of a recorder's backdoor -> a challenge; the answer to it is wrong."""
+    says = XIONGMAI_SAYS.get(message[1:].partition(b':')[0])
+    peer.note('command', words=message[1:])
+    return says and sized(says, 1)
 
 
 if __name__ == '__main__':

@@ -13455,6 +13455,71 @@ SERVICE_VECTORS = [
      + unhex('0000100000000800000002000000') + b'status' + unhex('0000'),
      unhex('0a000000070000000000000000000a000000ffffffff020000000000'), 'by hand'),
     ('rcon too short', TCP, unhex('09000000070000000300000000'), None, 'by hand'),
+    ('apcupsd status@80', TCP, unhex('0006') + b'status' + unhex('0006') + b'events',
+     unhex('0012') + b'STATUS   : ONLINE\n' + unhex('00000000'), 'apcaccess, by hand'),
+    ('apcupsd cut short', TCP, unhex('00067374617475'), None, 'by hand'),
+    ('cgminer summary@80', TCP, b'{"command":"summary"}',
+     b'{"STATUS":[{"STATUS":"E","When":1795225601,"Code":45,"Msg":"Access den'
+     + b'ied"}],"id":1}' + unhex('00'), 'API-README'),
+    ('cgminer cut short', TCP, b'{"command":"summary"', None, 'by hand'),
+    ('dahua login@80', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0}',
+     unhex('2000000044484950000000000300000033000000000000003300000000000000')
+     + b'{"error":{"code":268632085},"id":3,"result":false}\n', 'DahuaConsole, by hand'),
+    ('dahua answer', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0} '
+     + unhex('00000044484950000000000300000010000000000000001000000000000000')
+     + b'{"result":false}',
+     unhex('2000000044484950000000000300000033000000000000003300000000000000')
+     + b'{"error":{"code":268632085},"id":3,"result":false}\n', 'by hand'),
+    ('dahua cut short', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0', None, 'by hand'),
+    ('dvrip login@80', TCP, unhex('ff00000000000000070000000000e8035b000000')
+     + b'{"EncryptType": "MD5", "LoginType": "DVRIP-Web", "PassWord": "tlJwpbo6'
+     + b'", "UserName": "bob"}', unhex('ff00000000000000070000000000e9032d000000')
+     + b'{ "Ret" : 203, "SessionID" : "0x00000000" }\n' + unhex('00'), 'python-dvr, by hand'),
+    ('dvrip other first', TCP, unhex('ff0000000000000007000000000012045b000000')
+     + b'{"EncryptType": "MD5", "LoginType": "DVRIP-Web", "PassWord": "tlJwpbo6'
+     + b'", "UserName": "bob"}', None, 'by hand'),
+    ('flash-policy @80', TCP, b'<policy-file-request/>' + unhex('00'),
+     b'<?xml version="1.0"?><cross-domain-policy></cross-domain-policy>' + unhex('00'), 'Adobe'),
+    ('flash-policy no end', TCP, b'<policy-file-request/>', None, 'by hand'),
+    ('nut session', TCP,
+     b'VER\nNETVER\nLIST UPS\nLIST VAR x\nGET VAR x y\nUSERNAME bob\nPASSWORD secre'
+     + b't\nLOGIN x\nfoo\nLOGOUT\nVER\n',
+     b'Network UPS server\n1.3\nBEGIN LIST UPS\nEND LIST UPS\nERR UNKNOWN-UPS\nERR'
+     + b' UNKNOWN-UPS\nOK\nOK\nERR ACCESS-DENIED\nERR UNKNOWN-COMMAND\nOK Goodbye\n',
+     'RFC 9271 s4.2'),
+    ('nut no end', TCP, unhex('564552'), None, 'by hand'),
+    ('stratum worker@80', TCP,
+     b'{"id": 1, "method": "mining.authorize", "params": ["bob", "x"]}\n',
+     b'{"id":1,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":"Un'
+     + b'authorized worker"}}\n', 'Stratum'),
+    ('stratum login', TCP,
+     b'{"id":7,"jsonrpc":"2.0","method":"login","params":{"login":"bob","pass'
+     + b'":"x","agent":"y"}}\n',
+     b'{"id":7,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":"Un'
+     + b'authorized worker"}}\n', 'by hand'),
+    ('stratum no id', TCP, b'{"method":"eth_getWork"}\n',
+     b'{"id":null,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":'
+     + b'"Unauthorized worker"}}\n', 'by hand'),
+    ('stratum result', TCP, b'{"id":1,"result":true}\n', None, 'by hand'),
+    ('stratum no end', TCP, b'{"id": 1, "method"', None, 'by hand'),
+    ('mydoom program@80', TCP, unhex('85133c9ea24d5a'), None, 'by hand'),
+    ('njrat hello@80', TCP, b"29\0ll|'|'|SGFjS2Vk|'|'|PC|'|'|12", None, 'observed'),
+    ('njrat no size', TCP, b"2x\0ll|'|'|SGFjS2Vk", None, 'by hand'),
+    ('xiongmai knock@80', TCP, unhex('13') + b'OpenTelnet:OpenOnce' + unhex('10')
+     + b'randNum:aGVsbG8=', unhex('10') + b'randNum:00000000' + unhex('0c') + b'verify:ERROR',
+     'hisilicon-dvr-telnet'),
+    ('xiongmai other', TCP, unhex('13') + b'OpenTelnet:OpenOnce' + unhex('04656c7365'),
+     unhex('10') + b'randNum:00000000', 'by hand'),
+    ('xiongmai cut short', TCP, unhex('13') + b'OpenTelnet:OpenOnc', None, 'by hand'),
 ]
 SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
     'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
@@ -13487,6 +13552,13 @@ SERVICE_NOTES = {                           # name of a vector: kind, what is no
     'bittorrent handshake@80': ('request', dict(target='68' * 20, client=b'-XX0002-abcdefghijkl')),
     'minecraft login': ('credentials', dict(user=b'bob')),
     'rcon login@80': ('credentials', dict(user=b'', password=b'secret')),
+    'cgminer summary@80': ('command', dict(words=b'{"command":"summary"}')),
+    'dahua login@80': ('credentials', dict(user=b'bob', password=b'00ff')),
+    'dvrip login@80': ('credentials', dict(user=b'bob', digest=b'tlJwpbo6')),
+    'nut session': ('credentials', LOGIN), 'stratum worker@80': ('credentials', BOB_X),
+    'stratum login': ('credentials', BOB_X),
+    'mydoom program@80': ('request', dict(data=unhex('85133c9ea2'))),
+    'njrat hello@80': ('request', dict(data=b"29\0ll|'|'|SGFjS2Vk|'|'|PC|'|'|12")),
 }
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -15103,6 +15175,7 @@ class Registry(unittest.TestCase):
 
     def test_complete(self):
         tested = {vector[0].split()[0] for vector in VECTORS if vector[3]}
+        tested |= {row[0] for row in NOTED if row[2]}   # of some there is nothing to say
         silent = {vector[0].split()[0] for vector in VECTORS if vector[3] is None}
         for name, each in masscanned.PROTOCOLS.items():
             with self.subTest(protocol=name):
@@ -22864,6 +22937,8 @@ class TlsTalks(Case):
             self.assertRegex(inside.say(struct.pack('<I', len(login) | 2 << 24) + login),
                              br"\x03\xff\x15\x04#28000Access denied for user 'bob'")
             noted, = [each.fields for each in self.host.events if each.kind == 'credentials']
+            self.assertEqual([each.fields['protocol'] for each in self.host.events
+                              if each.kind in ('tls_hello', 'tls')], ['tls', 'tls'])
         finally:
             self.host.events = None
         self.assertEqual((noted['user'], noted['salt']), (b'bob', salt.hex()))
@@ -22876,7 +22951,8 @@ class TlsTalks(Case):
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
         stream = self.stream(25)
-        self.assertEqual(feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')[:4], b'220 ')
+        out = feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')
+        self.assertRegex(out, br'\A220 2\.0\.0 Ready to start TLS\r\n(\x15.{6})?\Z')
         self.assertTrue(stream.closing)
 
     def test_unknown_inside(self):
@@ -22899,6 +22975,16 @@ class TlsTalks(Case):
         self.assertRegex(client.hear(), b'VERSION')
         self.assertTrue(client.over and client.peer.closing)
         self.assertFalse(client.peer.secure or self.host.tls.sessions)
+
+    def test_end_of_many(self):
+        """Who asks for more than goes at once, and closes, gets all of it."""
+        stack = make_stack(host=self.host)
+        client = Inside(Client(stack, 443)).shake()
+        client.inner.write(GET * 200)
+        with self.assertRaises(ssl.SSLWantReadError):
+            client.inner.unwrap()
+        client.exchange()
+        self.assertEqual((client.hear(), client.over), (KEEP * 200, True))
 
     # with a Stack: time, FIN, RST
 
@@ -23051,6 +23137,9 @@ class TlsTalks(Case):
 
     def test_context_refused(self):
         """What the local OpenSSL does not want is told in a line, and the rest goes on."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')      # none comes, with any interpreter
+            with_tls(quiet_host())
         told = []
         with patched(masscanned, say=told.append, TLS_SUITES='NOSUCH', TLS_INSIDE=['x' * 300],
                      KEY_FILES=masscanned.KEY_FILES[1:]):
@@ -23204,7 +23293,7 @@ class Answerers(unittest.TestCase):
     def test_small_services_do_not_loop(self):
         """Datagrams from a port that may be such a service's are not answered."""
         for name in 'chargen', 'daytime', 'echo', 'qotd', 'time':
-            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 40000:
+            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 5353, 5355, 53413, 40000:
                 peer = Datagrams(UDP, PEER4, HOST4, sport, port_of(name), NOW, HOST)
                 self.assertEqual(bool(peer.feed(b'~' * 40)), sport == 40000, (name, sport))
 
@@ -24321,7 +24410,7 @@ class Amplifiers(unittest.TestCase):
         for name, over, request, answer, _ in VECTORS:
             if over == UDP and answer and len(request) < 3000:
                 own = port_of(name)
-                for sport in ports if TEST_ALL else (own, 53, 161, 40000):
+                for sport in ports if TEST_ALL else (own, 13, 53, 161, 5353, 53413, 40000):
                     for one, other in (sport, own), (own, sport):
                         self.assertLessEqual(max(self.turns(request, one, other)), 2,
                                              (name, one, other))
