@@ -17972,6 +17972,7 @@ class Stored(unittest.TestCase):
                 twins = Twins(self, [plain] + others)
                 for over, ident, tail in itertools.product((UDP, TCP), ids * 2, (b'ABC', b'ABCD')):
                     for sport in (1, 2):
+                        twins.listen(sport == 1)
                         twins.say(over, ident + tail, dict(src=PEER4, dst=HOST4, sport=sport,
                                                            dport=80))
                         for stack in twins.stacks:
@@ -17983,6 +17984,24 @@ class Stored(unittest.TestCase):
             twins.say(UDP, b'\0\1\2\3ABC', dict(src=PEER4, dst=HOST4, sport=1, dport=80))
         self.assertTrue(twins.store.find(UDP, b'\0\1\2\3ABC', HOST4, 80))
         self.assertFalse(twins.store.find(UDP, b'\0\2\2\3ABC', HOST4, 80))
+
+    def test_room(self):
+        """Clients without room for all, or who end at once, get what others get, piece by piece."""
+        for size, listening in itertools.product((0, 1440, 1441, 10), (True, False)):
+            twins, sport = Twins(self, [toy(lambda data, peer: masscanned.Reply(b'o' * size))]), 0
+            twins.listen(listening)
+            for window, flags in itertools.product(
+                    (65535, 65535, 65535, 10, 9, 0, 1440, 1439), (PSH | ACK, FIN | ACK)):
+                sport += 1
+                with self.subTest(size=size, listening=listening, window=window, flags=flags):
+                    where = dict(src=PEER4, dst=HOST4, sport=sport, dport=1)
+                    twins.say(TCP, b'x', where, flags, window)
+            twins.same_state()
+            twins.tick(1.5)
+        held = twins.stacks[0].connections
+        held.held_max = held.held + 5
+        twins.say(TCP, b'x', dict(src=PEER4, dst=HOST4, sport=99, dport=1))
+        self.assertLessEqual(held.held, held.held_max)
 
     def test_ids_that_say_something(self):
         """An answer that does not repeat the id where it stood, and what may be anybody's."""
