@@ -18003,6 +18003,13 @@ class Stored(unittest.TestCase):
         twins.say(TCP, b'x', dict(src=PEER4, dst=HOST4, sport=99, dport=1))
         self.assertLessEqual(held.held, held.held_max)
 
+    def test_groups(self):
+        """Who asks a group is not told what was told to who asked us, and the other way round."""
+        twins = Twins(self, [toy(lambda data, peer: b'many' if peer.to_group else b'one')])
+        for to_group in (True, True, True, False, False, False, True):
+            self.assertEqual([stack.take_datagram(PEER4, HOST4, 1, 1, b'x', to_group)
+                              for stack in twins.stacks], [(1, b'many' if to_group else b'one')] * 2)
+
     def test_ids_that_say_something(self):
         """An answer that does not repeat the id where it stood, and what may be anybody's."""
         def echo(message, transport):
