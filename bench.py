@@ -48,11 +48,13 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import statistics
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -1077,6 +1079,25 @@ def flood_ssh(address, rate):
         time.sleep(max(0.0, began + done / float(rate) - time.monotonic()))
 
 
+def shake_hands(address, port, count, parallel):
+    """So many TLS handshakes with a request behind each, some at a time."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def shake():
+        for _ in range(int(count) // int(parallel)):
+            with socket.create_connection((address, int(port)), 10) as sock:
+                with context.wrap_socket(sock) as inner:
+                    inner.sendall(b'GET / HTTP/1.0\r\n\r\n')
+                    while inner.recv(1 << 16):
+                        pass
+    threads = [threading.Thread(target=shake) for _ in range(int(parallel))]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
 # ==== 5 Registry ======================================================================
 
 MEASUREMENTS = collections.OrderedDict()        # name -> Measurement
@@ -1611,6 +1632,7 @@ def count_lines(pipe, window_s) -> float:
 OWN, OWN_BLOCK = '10.78.0.2', ('10.78.0.0', 16)
 C_ANSWER = 'C recvfrom()/sendto() loop'
 PARALLEL = 64                   # exchanges at a time
+HANDS = 16                      # handshakes of TLS at a time
 SSH_PARTS = ('curve25519-sha256', 'ecdh-sha2-nistp256', 'ecdh-sha2-nistp384', 'ecdh-sha2-nistp521',
              'diffie-hellman-group14-sha256', 'ssh-ed25519', 'ecdsa-sha2-nistp256', 'rsa-sha2-256')
 
@@ -1911,6 +1933,37 @@ def beside(bench, command, take):
         with bench.lab.running('near', command, bench.first):
             return take()
     return take_beside
+
+
+@measure('answer-tls', 'handshakes a second of CPU time', 'bare')
+def handshakes_answered(bench, _):
+    """TLS 1.3 with a P-256 certificate and an HTTP request, against openssl s_server -www."""
+    count, folder = bench.size(3000, 300), bench.path('state')
+    missing = have('openssl s_server -www', 'openssl')
+
+    def take_ours():
+        command = responder_command(bench, '-q', '--tls-budget', 1000000, '--state-dir', folder)
+        return handshakes(bench, 'far', command, OWN, 443, count)
+
+    def take_theirs():
+        chain = os.path.join(folder, 'tls-p256.pem')
+        command = ['openssl', 's_server', '-quiet', '-www', '-accept', '4433', '-cert', chain,
+                   '-key', chain]
+        return handshakes(bench, 'near', command, '127.0.0.1', 4433, count)
+    yield Figure('handshakes, -q', take_ours, '')
+    yield missing or Figure('openssl s_server -www', take_theirs, 'handshakes, -q')
+
+
+def handshakes(bench, side, command, address, port, count) -> float:
+    """A server's command -> the handshakes that it answers in a second of its own CPU time."""
+    with bench.lab.running(side, command, bench.last) as server:
+        wait_ready(server)
+        before = cpu_s(server.pid)
+        client = own(shake_hands, address, port, count, HANDS)
+        with bench.lab.running('near', client, bench.first) as talking:
+            if talking.wait(300):
+                raise Failed(os.pread(talking.errors.fileno(), 4096, 0).decode().split('\n')[-2])
+        return count / (cpu_s(server.pid) - before)
 
 
 @measure('answer-workers', 'answers/s', 'bare')

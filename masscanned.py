@@ -5083,6 +5083,7 @@ def tool_of_text(text, which) -> 'str | None':
     return next((name for part, name in which if part in text), None)
 
 
+@functools.lru_cache(maxsize=256)
 def tool_of_payload(payload) -> 'tuple[str, str] | None':
     """What a client said first -> who it is, what that rests on."""
     for part, name in PROBE_TEXTS:
@@ -5238,7 +5239,6 @@ HTTP_HEADER = re.compile(br'^([^:\r\n]{1,256}):[ \t]*([^\r\n]*)', re.M)
 HTTP_HEADERS_MAX = 100
 
 
-@functools.lru_cache(maxsize=256)
 def http_headers(head) -> 'tuple[str, list]':
     """Head of a request -> version of the protocol, [{name, value}] in the client's order."""
     line, _, rest = head.partition(b'\n')
@@ -5247,8 +5247,13 @@ def http_headers(head) -> 'tuple[str, list]':
         {'name': plain(row.group(1)), 'value': plain(row.group(2))} for row in rows]
 
 
-def http_object(fields) -> dict:
-    """What was noted of a request -> the object `http` of an event."""
+@functools.lru_cache(maxsize=256)
+def http_text(noted, text) -> str:
+    """What was noted of a request, [(name, value)] -> the object `http` of an event, in JSON.
+
+    text    text() of make_encoder(); what is known costs 1 us instead of 20
+    """
+    fields = dict(noted)
     known = {'method': 'http_method', 'path': 'url', 'host': 'hostname',
              'agent': 'http_user_agent'}
     found = {known.get(key, key): plain(value) for key, value in fields.items()
@@ -5257,7 +5262,7 @@ def http_object(fields) -> dict:
         found['protocol'], found['request_headers'] = http_headers(fields['head'])
     if fields.get('body'):
         found['http_request_body_printable'] = fields['body'].translate(AS_PRINTABLE).decode()
-    return found
+    return '"http":%s,' % text(found)
 
 
 def hassh_text(kexinit) -> str:
@@ -5546,6 +5551,8 @@ class EventLog(Observer):
 
     def remember(self, source, ports, addresses):
         """Ports and addresses of ours that a source asked for, as far as there is room."""
+        if len(ports) == 1 and ports[0] in source.ports and addresses[0] in source.addresses:
+            return                              # as most often: it comes again
         if self.members >= MEMBERS_MAX:
             source.more = True
             return
@@ -5655,9 +5662,15 @@ class EventLog(Observer):
     def request(self, now, record, name, kind, fields):
         """A request was understood: an object of the protocol's name."""
         name = eve_name(name)
-        if (name, kind) in NOTED:
-            about = NOTED[name, kind](fields)
-        elif kind in NOTES:
+        if kind == 'request' and name == 'http' and 'head' in fields:
+            if not self.may_write(now):
+                self.suppress(record)
+                return
+            record.head = record.head or flow_head(record)
+            self.put_text(now, name, record.head,
+                          http_text(tuple(fields.items()), self.text), '')
+            return
+        if kind in NOTES:
             about = NOTES[kind](fields)
         elif kind == 'answer' and name in ANSWERED:
             about = ANSWERED[name](fields['data'])
@@ -5689,14 +5702,10 @@ class EventLog(Observer):
         """What the client said, as far as it was kept -> keys of an event, and of masscanned."""
         if not record.length:
             return '', ''
-        octets = record.payload
-        if not octets or record.secret and self.stack.host.secretive:
+        if not record.payload or record.secret and self.stack.host.secretive:
             return f'"payload_length":{record.length},', ''
-        printable = self.text(octets.translate(AS_PRINTABLE).decode())
-        coded = binascii.b2a_base64(octets, newline=False).decode()
-        return (f'"payload_length":{record.length},"payload":"{coded}",'
-                f'"payload_printable":{printable},',
-                f'"payload_sha256":"{hashlib.sha256(octets).hexdigest()}",')
+        keys, digest = payload_texts(record.payload, self.text)
+        return f'"payload_length":{record.length},{keys}', digest
 
     # lines
 
@@ -5889,7 +5898,6 @@ def make_encoder():
 # What the object of a protocol has, by the kind of what was noted of it, or by the first octets
 NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
          'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
-NOTED = {('http', 'request'): lambda fields: http_object(fields)}
 ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
             'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
             'llmnr': lambda data: dns_object(data)}
@@ -6009,6 +6017,18 @@ def eve_name(name) -> str:
 def flags_text(flags) -> str:
     """Flags of TCP -> letters, 'SA'; '0': none."""
     return ''.join(letter for bit, letter in enumerate(FLAG_LETTERS) if flags >> bit & 1) or '0'
+
+
+@functools.lru_cache(maxsize=256)
+def payload_texts(octets, text) -> 'tuple[str, str]':
+    """What a client said, text() of make_encoder() -> keys of an event, and of masscanned.
+
+    Who scans says the same to everyone: what is known costs 0.2 us instead of 8.
+    """
+    printable = text(octets.translate(AS_PRINTABLE).decode())
+    coded = binascii.b2a_base64(octets, newline=False).decode()
+    return (f'"payload":"{coded}","payload_printable":{printable},',
+            f'"payload_sha256":"{hashlib.sha256(octets).hexdigest()}",')
 
 
 def flow_text(record, end) -> str:
@@ -9458,10 +9478,10 @@ class Session:
         stream = self.stream
         parsed = parse_hello(hello) if stream.host.events is not None else None
         if parsed:
-            stream.note('tls_hello', hello=hello, server_name=read_sni(parsed),
+            stream.note('tls_hello', protocol='tls', hello=hello, server_name=read_sni(parsed),
                         alpn=b','.join(read_alpn(parsed)))
         if not self.server.admit(self):
-            stream.note('tls', error='too many handshakes')
+            stream.note('tls', protocol='tls', error='too many handshakes')
             return False
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.inner = self.server.context.wrap_bio(self.incoming, self.outgoing, server_side=True)
@@ -9485,7 +9505,7 @@ class Session:
         except ssl.SSLError as error:           # the alert, if there is one, is in `outgoing`
             over = True
             if not self.done:
-                self.stream.note('tls', error=error.reason or str(error))
+                self.stream.note('tls', protocol='tls', error=error.reason or str(error))
         return b''.join(pieces), over
 
     def finish(self):
@@ -9494,7 +9514,7 @@ class Session:
         if self.stream.record:
             self.stream.record.go_inside()
         cipher, _, _ = self.inner.cipher()
-        self.stream.note('tls', version=self.inner.version(), cipher=cipher,
+        self.stream.note('tls', protocol='tls', version=self.inner.version(), cipher=cipher,
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:
@@ -10625,7 +10645,8 @@ NETIS_ANSWER = b'\xd0\xa5Login:'
 
 
 @datagram('netis', sig=('..',), port=53413,
-          check=lambda data, peer: not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)]),
+          check=lambda data, peer: (is_small_request(data, peer)
+                                    and not NETIS_ANSWER.startswith(data[:len(NETIS_ANSWER)])),
           ref='https://www.shadowserver.org/what-we-do/network-reporting/netis-router-report/')
 def answer_netis(message, peer):
     """Anything to the back door of routers -> a login is wanted; no longer than the question."""
@@ -10931,6 +10952,16 @@ def answer_quic(message, peer):
     version = QUIC_NONE if message[1:5] == QUIC_1 else QUIC_1
     return (bytes((0x80 | peer.host.random(1)[0], 0, 0, 0, 0)) + sized(ours, 1) + sized(theirs, 1)
             + version)
+
+
+# ---- wireguard -----------------------------------------------------------------------
+
+@datagram('wireguard', sig=('01 00 00 00' + ' ..' * 144,), port=51820,
+          check=lambda data, peer: len(data) <= 148 + PADDING_MAX,
+          ref='https://www.wireguard.com/protocol/')
+def answer_wireguard(message, peer):
+    """Initiation -> silence, as from all whose key the client has not."""
+    peer.note('request', sender=message[4:8].hex())
 
 
 family('Games and peers')
@@ -12371,7 +12402,7 @@ def pack_kerberos_time(second):
 @talk('kerberos-tcp', port=88, size=be(0, 4, 4), ref='RFC 4120 s5.9.1, s7.2.2',
       sig=['00 00 .. .. %s' % begin for begin in ('6a 82', '6a 81', '6c 82', '6c 81')])
 def answer_kerberos_tcp(message, peer):
-    """Request for a ticket -> error: nobody of that name."""
+    """The same with its length before it."""
     error = answer_kerberos(message[4:], peer)
     return error and sized(error, 4)
 
@@ -12381,7 +12412,7 @@ def answer_kerberos_tcp(message, peer):
                for size in ('..', '81 ..', '82 .. ..')],
           check=lambda data, peer: b'\xa1\3\2\1\5' in data[:20])
 def answer_kerberos(message, peer):
-    """The same without a length before it."""
+    """Request for a ticket -> error: nobody of that name."""
     tag, at, _ = parse_ber(message)
     _, at, end = parse_ber(message, at)
     fields = ber_fields(message, *parse_ber(message, ber_fields(message, at, end)[
@@ -13579,6 +13610,7 @@ class Ssh:
     version     the client's identification, without the end of the line
     cookie      of our KEXINIT
     theirs      payload of the client's; b'' when it is needed no more
+    hassh       its HASSH; '' if nobody listens
     chosen      names of the algorithms
     value       the client's public value, while it waits for its turn
     network     of the client, from then on; None before
@@ -13593,13 +13625,15 @@ class Ssh:
     user        of the logins, which has to stay the same; None: there were none
     tries       logins so far; failures: those of them that count
     """
-    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'chosen', 'value', 'network', 'expects',
-                 'strict', 'skips', 'extends', 'inward', 'outward', 'coming', 'received', 'sent',
-                 'size', 'taken', 'limit', 'later', 'user', 'tries', 'failures')
+    __slots__ = ('ssh', 'version', 'cookie', 'theirs', 'hassh', 'chosen', 'value', 'network',
+                 'expects', 'strict', 'skips', 'extends', 'inward', 'outward', 'coming',
+                 'received', 'sent', 'size', 'taken', 'limit', 'later', 'user', 'tries',
+                 'failures')
 
     def __init__(self, ssh, version):
         self.ssh, self.version = ssh, version
         self.cookie = self.theirs = b''
+        self.hassh = ''
         self.user = None
         self.chosen, self.value = (), None
         self.network = None
@@ -13678,6 +13712,13 @@ class Ssh:
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
         return Reply(self.say(unknown, peer))
 
+    def note(self, peer, method, **fields):
+        """A login, and by whom."""
+        if self.hassh:
+            fields['hassh'] = self.hassh
+        peer.note('credentials', user=self.user, method=method, tries=self.tries,
+                  version=self.version, **fields)
+
     def send_kexinit(self, peer):
         """Our KEXINIT; later, as it has a segment of its own."""
         self.cookie = peer.host.random(16)
@@ -13689,6 +13730,8 @@ class Ssh:
             raise Malformed('KEXINIT of %d' % len(payload))
         lists, follows = parse_kexinit(payload)
         peer.note('ssh_kexinit', kexinit=payload, version=self.version)
+        if peer.host.events is not None:
+            self.hassh = md5_text(hassh_text(payload))
         self.ssh.budget.charge(peer, SSH_KEXINIT_COST)
         self.chosen = choose_algorithms(lists, self.ssh.lists)
         self.strict, self.extends = SSH_STRICT[0] in lists[0], SSH_EXT_INFO in lists[0]
@@ -13788,21 +13831,22 @@ def take_ssh_login(self, payload, peer):
         raise Malformed('another service, or another user')
     self.limit, self.user = SSH_TAKEN_MAX, user
     self.tries += method != b'none'
-    fields = {'user': user, 'method': method, 'tries': self.tries, 'version': self.version}
+    note = functools.partial(self.note, peer, method)
     if method == b'none':                       # s5.2: a question, no failure
-        peer.note('credentials', **fields)
+        note()
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'publickey':                  # s7: a boolean, algorithm, the key
         algorithm, at = read_sized(payload, at + 1, 4)
         key, _ = read_sized(payload, at, 4)
-        peer.note('credentials', algorithm=algorithm, fingerprint=ssh_fingerprint(key), **fields)
+        note(algorithm=algorithm, fingerprint=ssh_fingerprint(key))
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
         self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
-        fields['password'], _ = read_sized(payload, at + 1, 4)
-    peer.note('credentials', **fields)
+        note(password=read_sized(payload, at + 1, 4)[0])
+    else:
+        note()
     return refuse_ssh(self, peer)
 
 
@@ -13810,8 +13854,7 @@ def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
     self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
-    peer.note('credentials', user=self.user, password=password, method=b'keyboard-interactive',
-              tries=self.tries, version=self.version)
+    self.note(peer, b'keyboard-interactive', password=password)
     return refuse_ssh(self, peer)
 
 
@@ -15091,11 +15134,14 @@ def read_http(head):
     if not HTTP_FIELDS.match(fields):
         return refuse_http(400)
     modern = bool(major and match.group('minor').lstrip(b'0'))
-    rows = [(name.lower(), value.strip()) for name, value in HTTP_WANTED.findall(fields)]
+    rows = HTTP_WANTED.findall(fields)
+    wanted = {name.lower(): value.strip() for name, value in rows}
     request = HttpRequest(match.group('verb'), match.group('target'), modern, not modern, False, 0,
-                          dict(rows), 0, head)
-    framing = [row for row in rows if row[0] in HTTP_FRAMING]
-    return frame_http(request, framing) if framing else request
+                          wanted, 0, head)
+    if HTTP_FRAMING.isdisjoint(wanted):
+        return request
+    return frame_http(request, [(name.lower(), value) for name, value in rows
+                                if name.lower() in HTTP_FRAMING])
 
 
 def frame_http(request, fields):
@@ -16695,8 +16741,9 @@ def answer_bandwidth_test(data, peer):
 
 CHARGEN_RING = bytes(range(32, 127))
 CHARGEN_TEXT = b''.join((CHARGEN_RING * 2)[at:at + 72] + b'\r\n' for at in range(95))
-# UDP from these ports may be the answer of such a service to us: no loop begins
-SMALL_PORTS = frozenset((7, 13, 17, 19, 37, 53, 123, 161))
+# UDP from these ports may be the answer of such a service to us, or of another that has a word for
+# everything: no loop begins
+SMALL_PORTS = frozenset((7, 13, 17, 19, 37, 53, 123, 161, 5353, 5355, 53413))
 
 
 def is_small_request(data, peer):
@@ -17252,6 +17299,16 @@ def answer_ajp13(message, peer):
     return AJP_REFUSAL if kind == AJP_FORWARD else None
 
 
+# ---- apcupsd -------------------------------------------------------------------------
+
+@talk('apcupsd', sig=(b'\0\6status', b'\0\6events'), port=3551, size=be(0, 2, 2), limit=64,
+      ref='https://www.apcupsd.org/manual/')
+def answer_apcupsd(message, peer):
+    """State of a power supply, its events -> a line, none."""
+    rows = (b'STATUS   : ONLINE\n',) if message[2:] == b'status' else ()
+    return b''.join(map(sized, rows)) + b'\0\0'
+
+
 # ---- bgp -----------------------------------------------------------------------------
 
 BGP_HEAD = struct.Struct('!16sHB')      # RFC 4271 s4.1: marker size type
@@ -17274,6 +17331,17 @@ def answer_bgp(message, peer):
     return pack_bgp(BGP_OPEN, ours) + pack_bgp(BGP_NOTIFICATION, BGP_REJECTED), SHUT
 
 
+# ---- cgminer -------------------------------------------------------------------------
+
+@talk('cgminer', sig=(b'{"command":', b'{"command" :'), port=4028, size=till(b'}'), limit=TEXT_MAX,
+      ref='https://github.com/ckolivas/cgminer/blob/master/API-README')
+def answer_cgminer(message, peer):
+    """Command to a miner -> access denied."""
+    peer.note('command', words=message)
+    return (b'{"STATUS":[{"STATUS":"E","When":%d,"Code":45,"Msg":"Access denied"}],"id":1}\0'
+            % peer.now), SHUT
+
+
 # ---- checkpoint ----------------------------------------------------------------------
 
 CHECKPOINT_NAME = b'securemote\0'
@@ -17289,6 +17357,27 @@ def answer_checkpoint(message, peer):
     if message[4:] != CHECKPOINT_NAME:
         return None
     return sized(b'CN=%s,O=%s\0' % (peer.host.host_name, peer.host.host_name), 4) + bytes(4), SHUT
+
+
+# ---- dahua ---------------------------------------------------------------------------
+
+DAHUA_HEAD = struct.Struct('<I4sIIIIII')        # 32, magic, session, id, size, 0, size, 0
+DAHUA_FIELD = re.compile(br'"(userName|password)" ?: ?"([^"]{0,128})"')
+DAHUA_REFUSED = 268632085
+
+
+@talk('dahua', sig=(b'\x20\0\0\0DHIP',), port=37777, size=le(16, 4, DAHUA_HEAD.size),
+      ref='https://github.com/mcw0/DahuaConsole')
+def answer_dahua(message, peer):
+    """Login to a camera -> not valid."""
+    _, _, session, ident, _, _, _, _ = DAHUA_HEAD.unpack_from(message)
+    if b'"method"' not in message:
+        return None
+    fields = dict(DAHUA_FIELD.findall(message))
+    peer.note('credentials', user=fields.get(b'userName', b''),
+              password=fields.get(b'password', b''))
+    text = b'{"error":{"code":%d},"id":%d,"result":false}\n' % (DAHUA_REFUSED, ident)
+    return DAHUA_HEAD.pack(32, b'DHIP', session, ident, len(text), 0, len(text), 0) + text
 
 
 # ---- diameter ------------------------------------------------------------------------
@@ -17349,6 +17438,37 @@ def answer_dicom(message, peer):
     _, _, _, called, calling = DICOM_ASSOCIATE.unpack_from(message)
     peer.note('credentials', user=calling.strip(), target=called.strip())
     return DICOM_REJECTED, SHUT
+
+
+# ---- dvrip ---------------------------------------------------------------------------
+
+# 0xff version reserved session sequence, two zeros, message size
+DVRIP_HEAD = struct.Struct('<BBHIIBBHI')
+DVRIP_LOGIN, DVRIP_REFUSED = 1000, 203          # the answer's number is one more
+DVRIP_FIELD = re.compile(br'"(UserName|PassWord)" ?: ?"([^"]{0,128})"')
+
+
+@talk('dvrip', sig=['ff %s 00 00%s e8 03' % (version, ' ..' * 10) for version in ('00', '01')],
+      port=34567, size=le(16, 4, DVRIP_HEAD.size), ref='https://github.com/OpenIPC/python-dvr')
+def answer_dvrip(message, peer):
+    """Login to a recorder -> the password is incorrect."""
+    _, version, _, _, sequence, _, _, number, _ = DVRIP_HEAD.unpack_from(message)
+    if number != DVRIP_LOGIN:
+        return None
+    fields = dict(DVRIP_FIELD.findall(message))
+    peer.note('credentials', user=fields.get(b'UserName', b''),
+              digest=fields.get(b'PassWord', b''))
+    text = b'{ "Ret" : %d, "SessionID" : "0x00000000" }\n\0' % DVRIP_REFUSED
+    return DVRIP_HEAD.pack(0xff, version, 0, 0, sequence, 0, 0, number + 1, len(text)) + text
+
+
+# ---- flash-policy --------------------------------------------------------------------
+
+@talk('flash-policy', sig=(b'<policy-file-request/>\0',), port=843, size=till(b'\0'), limit=64,
+      ref='https://www.adobe.com/devnet/articles/crossdomain_policy_file_spec.html')
+def answer_flash_policy(message, peer):
+    """Which domains may connect -> none."""
+    return b'<?xml version="1.0"?><cross-domain-policy></cross-domain-policy>\0', SHUT
 
 
 # ---- hl7 -----------------------------------------------------------------------------
@@ -17472,6 +17592,31 @@ def answer_nrpe(message, peer):
     return out[:4] + struct.pack('!I', zlib.crc32(out)) + out[8:], SHUT
 
 
+# ---- nut -----------------------------------------------------------------------------
+
+def answer_nut_user(rest, peer):
+    """Name -> go on."""
+    peer.state = rest
+    return b'OK\n'
+
+
+def answer_nut_password(rest, peer):
+    """Password -> go on: the login itself is refused."""
+    peer.note('credentials', user=peer.state or b'', password=rest)
+    return b'OK\n'
+
+
+lines('nut', 'Question about a power supply -> there is none; a login is refused.', port=3493,
+      ref='RFC 9271 s4', shared=(b'VER', b'NETVER', b'PROTVER', b'LIST', b'GET', b'LOGIN'),
+      quits=(b'LOGOUT', b'QUIT'), other=b'ERR UNKNOWN-COMMAND\n', replies={
+          b'VER': b'Network UPS server\n', b'NETVER': b'1.3\n', b'PROTVER': b'1.3\n',
+          b'LIST': lambda rest, peer: (b'BEGIN LIST UPS\nEND LIST UPS\n' if rest.upper() == b'UPS'
+                                       else b'ERR UNKNOWN-UPS\n'),
+          b'GET': b'ERR UNKNOWN-UPS\n', b'USERNAME': answer_nut_user,
+          b'PASSWORD': answer_nut_password, b'LOGIN': b'ERR ACCESS-DENIED\n',
+          b'LOGOUT': b'OK Goodbye\n', b'QUIT': b'OK Goodbye\n'})
+
+
 # ---- smart-install -------------------------------------------------------------------
 
 @talk('smart-install', sig=('00 00 00 01 00 00 00 01 00 00 00 04 00 00 00 08' + ' ..' * 8,),
@@ -17506,6 +17651,32 @@ def answer_smpp(message, peer):
         kind, status = SMPP_NACK, SMPP_UNKNOWN
     return (SMPP_HEAD.pack(SMPP_HEAD.size + len(name), kind, status, sequence) + name,
             status == SMPP_BIND_FAILED or command == SMPP_UNBIND)
+
+
+# ---- stratum -------------------------------------------------------------------------
+
+STRATUM_FIELD = re.compile(br'"(id|method|login|pass)" ?: ?"?([^",}\]]{0,128})')
+STRATUM_WORKER = re.compile(br'"params" ?: ?\[ ?"([^"]{0,128})" ?(?:, ?"([^"]{0,128})")?')
+STRATUM_REFUSED = (b'{"id":%s,"jsonrpc":"2.0","result":null,'
+                   b'"error":{"code":24,"message":"Unauthorized worker"}}\n')
+
+
+@talk('stratum', sig=(b'{"id":', b'{"method":', b'{"jsonrpc":', b'{"params":', b'{"id" :'),
+      port=(3333, 4444, 14444), size=line, limit=4096,
+      ref='https://en.bitcoin.it/wiki/Stratum_mining_protocol')
+def answer_stratum(message, peer):
+    """Call of a miner -> it is not authorized."""
+    if b'"result"' in message or b'"error"' in message:     # an answer
+        return None
+    fields = dict(STRATUM_FIELD.findall(message))
+    ident = fields.get(b'id', b'null')
+    worker = STRATUM_WORKER.search(message)
+    user, password = worker.groups() if worker else (fields.get(b'login'), fields.get(b'pass'))
+    if user is None:
+        peer.note('request', method=fields.get(b'method', b''))
+    else:
+        peer.note('credentials', user=user, password=password or b'')
+    return STRATUM_REFUSED % (ident if ident.isdigit() else b'null')
 
 
 # ---- weblogic-t3 ---------------------------------------------------------------------
@@ -18188,6 +18359,48 @@ def answer_gh0st(data, peer):
         return None
     peer.state = True
     return Reply(GH0ST_ANSWER, used=len(GH0ST_MAGIC))
+
+
+# ---- mydoom --------------------------------------------------------------------------
+
+@talk('mydoom', sig=(b'\x85\x13\x3c\x9e\xa2',), port=3127, size=fix(5),
+      ref='https://www.f-secure.com/v-descs/novarg.shtml')
+def answer_mydoom(message, peer):
+    """Program for its backdoor -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
+# ---- njrat ---------------------------------------------------------------------------
+
+NJRAT_HELLO = ' 00 6c 6c 7c 27 7c 27 7c'        # after its size in digits; |'| parts fields
+
+
+def size_njrat(data):
+    """Digits, a NUL, so many octets."""
+    digits = data.partition(b'\0')[0]
+    return len(digits) + 1 + int(digits) if digits.isdigit() else -1
+
+
+@talk('njrat', port=5552, sig=['3%d %s%s' % (digit, more, NJRAT_HELLO)
+                               for digit in range(1, 10) for more in ('..', '.. ..')],
+      size=size_njrat, ref='https://attack.mitre.org/software/S0385/')
+def answer_njrat(message, peer):
+    """What a victim says of itself -> noted, and nothing is said."""
+    peer.note('request', data=message[:1024])
+
+
+# ---- xiongmai ------------------------------------------------------------------------
+
+XIONGMAI_SAYS = {b'OpenTelnet': b'randNum:00000000', b'randNum': b'verify:ERROR'}
+
+
+@talk('xiongmai', sig=(b'\x13OpenTelnet:OpenOnce',), port=9530, size=be(0, 1, 1), limit=256,
+      ref='https://github.com/Snawoot/hisilicon-dvr-telnet')
+def answer_xiongmai(message, peer):
+    """Knock of a recorder's backdoor -> a challenge; the answer to it is wrong."""
+    says = XIONGMAI_SAYS.get(message[1:].partition(b':')[0])
+    peer.note('command', words=message[1:])
+    return says and sized(says, 1)
 
 
 if __name__ == '__main__':

@@ -98,9 +98,10 @@ def setUpModule():
 
 STANDARD = {                                # file: modules it may import
     'bench.py': {'argparse', 'atexit', 'cba_reader', 'collections', 'compile_targets',
-                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools', 'json', 'masscanned',
-                 'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket',
-                 'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'time'},
+                 'contextlib', 'cscan', 'ctypes', 'fnmatch', 'functools', 'hashlib', 'itertools',
+                 'json', 'masscanned',
+                 'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'ssl',
+                 'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'threading', 'time'},
     'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
                       'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
                       'tempfile', 'time'},
@@ -13448,6 +13449,71 @@ SERVICE_VECTORS = [
      + unhex('0000100000000800000002000000') + b'status' + unhex('0000'),
      unhex('0a000000070000000000000000000a000000ffffffff020000000000'), 'by hand'),
     ('rcon too short', TCP, unhex('09000000070000000300000000'), None, 'by hand'),
+    ('apcupsd status@80', TCP, unhex('0006') + b'status' + unhex('0006') + b'events',
+     unhex('0012') + b'STATUS   : ONLINE\n' + unhex('00000000'), 'apcaccess, by hand'),
+    ('apcupsd cut short', TCP, unhex('00067374617475'), None, 'by hand'),
+    ('cgminer summary@80', TCP, b'{"command":"summary"}',
+     b'{"STATUS":[{"STATUS":"E","When":1795225601,"Code":45,"Msg":"Access den'
+     + b'ied"}],"id":1}' + unhex('00'), 'API-README'),
+    ('cgminer cut short', TCP, b'{"command":"summary"', None, 'by hand'),
+    ('dahua login@80', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0}',
+     unhex('2000000044484950000000000300000033000000000000003300000000000000')
+     + b'{"error":{"code":268632085},"id":3,"result":false}\n', 'DahuaConsole, by hand'),
+    ('dahua answer', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0} '
+     + unhex('00000044484950000000000300000010000000000000001000000000000000')
+     + b'{"result":false}',
+     unhex('2000000044484950000000000300000033000000000000003300000000000000')
+     + b'{"error":{"code":268632085},"id":3,"result":false}\n', 'by hand'),
+    ('dahua cut short', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0', None, 'by hand'),
+    ('dvrip login@80', TCP, unhex('ff00000000000000070000000000e8035b000000')
+     + b'{"EncryptType": "MD5", "LoginType": "DVRIP-Web", "PassWord": "tlJwpbo6'
+     + b'", "UserName": "bob"}', unhex('ff00000000000000070000000000e9032d000000')
+     + b'{ "Ret" : 203, "SessionID" : "0x00000000" }\n' + unhex('00'), 'python-dvr, by hand'),
+    ('dvrip other first', TCP, unhex('ff0000000000000007000000000012045b000000')
+     + b'{"EncryptType": "MD5", "LoginType": "DVRIP-Web", "PassWord": "tlJwpbo6'
+     + b'", "UserName": "bob"}', None, 'by hand'),
+    ('flash-policy @80', TCP, b'<policy-file-request/>' + unhex('00'),
+     b'<?xml version="1.0"?><cross-domain-policy></cross-domain-policy>' + unhex('00'), 'Adobe'),
+    ('flash-policy no end', TCP, b'<policy-file-request/>', None, 'by hand'),
+    ('nut session', TCP,
+     b'VER\nNETVER\nLIST UPS\nLIST VAR x\nGET VAR x y\nUSERNAME bob\nPASSWORD secre'
+     + b't\nLOGIN x\nfoo\nLOGOUT\nVER\n',
+     b'Network UPS server\n1.3\nBEGIN LIST UPS\nEND LIST UPS\nERR UNKNOWN-UPS\nERR'
+     + b' UNKNOWN-UPS\nOK\nOK\nERR ACCESS-DENIED\nERR UNKNOWN-COMMAND\nOK Goodbye\n',
+     'RFC 9271 s4.2'),
+    ('nut no end', TCP, unhex('564552'), None, 'by hand'),
+    ('stratum worker@80', TCP,
+     b'{"id": 1, "method": "mining.authorize", "params": ["bob", "x"]}\n',
+     b'{"id":1,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":"Un'
+     + b'authorized worker"}}\n', 'Stratum'),
+    ('stratum login', TCP,
+     b'{"id":7,"jsonrpc":"2.0","method":"login","params":{"login":"bob","pass'
+     + b'":"x","agent":"y"}}\n',
+     b'{"id":7,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":"Un'
+     + b'authorized worker"}}\n', 'by hand'),
+    ('stratum no id', TCP, b'{"method":"eth_getWork"}\n',
+     b'{"id":null,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":'
+     + b'"Unauthorized worker"}}\n', 'by hand'),
+    ('stratum result', TCP, b'{"id":1,"result":true}\n', None, 'by hand'),
+    ('stratum no end', TCP, b'{"id": 1, "method"', None, 'by hand'),
+    ('mydoom program@80', TCP, unhex('85133c9ea24d5a'), None, 'by hand'),
+    ('njrat hello@80', TCP, b"29\0ll|'|'|SGFjS2Vk|'|'|PC|'|'|12", None, 'observed'),
+    ('njrat no size', TCP, b"2x\0ll|'|'|SGFjS2Vk", None, 'by hand'),
+    ('xiongmai knock@80', TCP, unhex('13') + b'OpenTelnet:OpenOnce' + unhex('10')
+     + b'randNum:aGVsbG8=', unhex('10') + b'randNum:00000000' + unhex('0c') + b'verify:ERROR',
+     'hisilicon-dvr-telnet'),
+    ('xiongmai other', TCP, unhex('13') + b'OpenTelnet:OpenOnce' + unhex('04656c7365'),
+     unhex('10') + b'randNum:00000000', 'by hand'),
+    ('xiongmai cut short', TCP, unhex('13') + b'OpenTelnet:OpenOnc', None, 'by hand'),
 ]
 SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
     'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
@@ -13480,6 +13546,13 @@ SERVICE_NOTES = {                           # name of a vector: kind, what is no
     'bittorrent handshake@80': ('request', dict(target='68' * 20, client=b'-XX0002-abcdefghijkl')),
     'minecraft login': ('credentials', dict(user=b'bob')),
     'rcon login@80': ('credentials', dict(user=b'', password=b'secret')),
+    'cgminer summary@80': ('command', dict(words=b'{"command":"summary"}')),
+    'dahua login@80': ('credentials', dict(user=b'bob', password=b'00ff')),
+    'dvrip login@80': ('credentials', dict(user=b'bob', digest=b'tlJwpbo6')),
+    'nut session': ('credentials', LOGIN), 'stratum worker@80': ('credentials', BOB_X),
+    'stratum login': ('credentials', BOB_X),
+    'mydoom program@80': ('request', dict(data=unhex('85133c9ea2'))),
+    'njrat hello@80': ('request', dict(data=b"29\0ll|'|'|SGFjS2Vk|'|'|PC|'|'|12")),
 }
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -14082,6 +14155,12 @@ DATAGRAM_VECTORS = [
      unhex('3069020103301102046b5aa7ca020300ffe30401000201030420301e040d8000000005111111'
            '111111111102010102046b00f801040004000400302f040d8000000005111111111111111104'
            '00a81c0201000201000201003011300f060a2b060106030f01010400410101'), 'RFC 3414 s3.2'),
+    ('wireguard initiation', UDP, unhex('01000000 a1b2c3d4').ljust(148, b'x'), None,
+     'WireGuard protocol: first message'),
+    ('quic second id too long', UDP, unhex('c0 babababa 08', '01' * 8, '15', '02' * 21).ljust(1200, b'\0'), None,
+     'RFC 9000 s17.2'),
+    ('a2s challenge alone', UDP, unhex('ffffffff 57') + A2S_CHALLENGE, A2S_MARK + b'A' + A2S_CHALLENGE, 'Valve'),
+    ('a2s text before', UDP, unhex('ffffffff 54') + b'xSource Engine Query\0', None, 'by hand'),
 ]
 SNMP_DEAR = masscanned.pack_der(0x30, b'\2\1\1\4\6public', masscanned.pack_der(
     0xa5, b'\2\1\1\2\1\0\2\1\0', masscanned.pack_der(0x30, b'\x30\5\6\1\x2b\5\0' * 32)))
@@ -14097,6 +14176,7 @@ DATAGRAM_NOTES = {                          # name of a vector: kind and fields 
     'l2tp start': ('request', dict(host=b'remote')),
     'mgcp audit': ('request', dict(command=b'AUEP 1200 *@gw MGCP 1.0')),
     'mqtt-sn connect': ('request', dict(client=b'abc')),
+    'wireguard initiation': ('request', dict(sender='a1b2c3d4')),
     'netis': ('request', dict(command=b'AA\0\0AAAA cat /proc/version\n\0')),
 }
 # ZMap's examples/udp-probes, https://github.com/zmap/zmap, by the name of its vector; 3 kinds
@@ -15089,11 +15169,13 @@ class Registry(unittest.TestCase):
 
     def test_complete(self):
         tested = {vector[0].split()[0] for vector in VECTORS if vector[3]}
+        tested |= {row[0] for row in NOTED if row[2]}   # of some there is nothing to say
         silent = {vector[0].split()[0] for vector in VECTORS if vector[3] is None}
         for name, each in masscanned.PROTOCOLS.items():
             with self.subTest(protocol=name):
                 self.assertEqual(each.name, name)
-                self.assertIn(name, tested, 'no vector')
+                if name != 'wireguard':         # it is silent to all whom it does not know
+                    self.assertIn(name, tested, 'no vector')
                 self.assertIn(name, silent, 'no vector of silence')
                 self.assertTrue(each.answer.__doc__, 'no docstring')
                 self.assertRegex(each.ref, r'^((RFC \d+|MS-\w+) s\d[\d.]*'
@@ -19960,6 +20042,34 @@ class Captures(Case):
             each.flush(NOW)
         self.assertEqual(len(self.packets()), 3)
 
+    def test_lock(self):
+        """Two journals of a worker share a file to lock, but no octet of it."""
+        calls = []
+        with patched(masscanned.fcntl, lockf=lambda *args: calls.append(args)):
+            for place in 0, 2:
+                fd = os.open(self.path('locked'), os.O_RDWR | os.O_CREAT)
+                self.addCleanup(os.close, fd)
+                head = masscanned.capture_head('eth7', 'sensor', 100)
+                journal = masscanned.BlockJournal(fd, 'locked', 'capture', head, lock=7,
+                                                  place=place)
+                journal.blocks.append(masscanned.pack_block(6, b''))
+                journal.flush(NOW)
+        self.assertEqual([args[2:] for args in calls], [(1, 0)] * 2 + [(1, 2)] * 2)
+
+    def test_stream(self):
+        """A pipe gets the beginning once, and whole blocks however small the pieces are."""
+        far, near = os.pipe()
+        for fd in far, near:
+            self.addCleanup(os.close, fd)
+        journal = masscanned.BlockJournal(near, 'pipe', 'capture',
+                                          masscanned.capture_head('eth7', 'sensor', 100))
+        for turn in range(3):
+            journal.blocks += [masscanned.pack_block(6, bytes(100 * turn))] * 5
+            journal.flush(NOW)
+            self.assertEqual((journal.waiting, journal.begun), (b'', b''))
+        kinds = [kind for kind, _ in read_pcapng(os.read(far, 1 << 16))]
+        self.assertEqual(kinds, [0x0a0d0d0a, 1] + [6] * 15)
+
     def test_put_aside(self):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
         args = types.SimpleNamespace(
@@ -20723,6 +20833,7 @@ asyncio.run(visit())
         ('coap-client of none', 'coap-client-notls -B 4 coap://10.88.0.62/x', 0, r'4\.04'),
         ('dig of the host', 'dig +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
         ('dig of a transfer', 'dig @10.88.0.62 example.org axfr', 0, r'Transfer failed'),
+        ('dig over TLS', 'dig +tls +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
         ('dig of a status', 'dig +opcode=status @10.88.0.62 x', 0, r'status: NOTIMP'),
         ('sipsak', 'sipsak -vv -s sip:bob@10.88.0.62', 0, r'SIP/2\.0 200 OK'),
         ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot /dev/null', 0, r'not found'),
@@ -22874,6 +22985,8 @@ class TlsTalks(Case):
             self.assertRegex(inside.say(struct.pack('<I', len(login) | 2 << 24) + login),
                              br"\x03\xff\x15\x04#28000Access denied for user 'bob'")
             noted, = [each.fields for each in self.host.events if each.kind == 'credentials']
+            self.assertEqual([each.fields['protocol'] for each in self.host.events
+                              if each.kind in ('tls_hello', 'tls')], ['tls', 'tls'])
         finally:
             self.host.events = None
         self.assertEqual((noted['user'], noted['salt']), (b'bob', salt.hex()))
@@ -22886,7 +22999,8 @@ class TlsTalks(Case):
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
         stream = self.stream(25)
-        self.assertEqual(feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')[:4], b'220 ')
+        out = feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')
+        self.assertRegex(out, br'\A220 2\.0\.0 Ready to start TLS\r\n(\x15.{6})?\Z')
         self.assertTrue(stream.closing)
 
     def test_unknown_inside(self):
@@ -22909,6 +23023,16 @@ class TlsTalks(Case):
         self.assertRegex(client.hear(), b'VERSION')
         self.assertTrue(client.over and client.peer.closing)
         self.assertFalse(client.peer.secure or self.host.tls.sessions)
+
+    def test_end_of_many(self):
+        """Who asks for more than goes at once, and closes, gets all of it."""
+        stack = make_stack(host=self.host)
+        client = Inside(Client(stack, 443)).shake()
+        client.inner.write(GET * 200)
+        with self.assertRaises(ssl.SSLWantReadError):
+            client.inner.unwrap()
+        client.exchange()
+        self.assertEqual((client.hear(), client.over), (KEEP * 200, True))
 
     # with a Stack: time, FIN, RST
 
@@ -23015,6 +23139,24 @@ class TlsTalks(Case):
             other = Inside(Client(stack, 443, src=b'\x0a\1\0\1')).shake()
             self.assertEqual(other.alert, None)
 
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: 10,000 handshakes')
+    def test_many_idle(self):
+        """10,000 clients that stay: the 1,024 newest do, for 64 MB at most."""
+        stack, clients = make_stack(host=self.host), []
+        sources = [bytes((20, number >> 12, number >> 6 & 63, number & 63))
+                   for number in range(10000)]
+        for number, src in enumerate(sources):
+            if number == 100:
+                before = bench.memory_kb(os.getpid(), 'VmRSS')
+            clients = clients[-8:] + [Inside(Client(stack, 443, src=src)).shake()]
+            if number % 64 == 0:
+                wake(stack)
+        grown = bench.memory_kb(os.getpid(), 'VmRSS') - before
+        self.assertEqual([each.stream.src for each in self.host.tls.sessions],
+                         sources[-masscanned.SESSIONS_MAX:])
+        self.assertEqual({client.say(GET)[:15] for client in clients}, {KEEP[:15]})
+        self.assertLess(grown, 64 << 10)
+
     def test_budget(self):
         """Handshakes beyond those of a second are refused; the next second has others."""
         self.host.tls.__init__(self.host.tls.context, rate=2)
@@ -23043,6 +23185,9 @@ class TlsTalks(Case):
 
     def test_context_refused(self):
         """What the local OpenSSL does not want is told in a line, and the rest goes on."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')      # none comes, with any interpreter
+            with_tls(quiet_host())
         told = []
         with patched(masscanned, say=told.append, TLS_SUITES='NOSUCH', TLS_INSIDE=['x' * 300],
                      KEY_FILES=masscanned.KEY_FILES[1:]):
@@ -23196,7 +23341,7 @@ class Answerers(unittest.TestCase):
     def test_small_services_do_not_loop(self):
         """Datagrams from a port that may be such a service's are not answered."""
         for name in 'chargen', 'daytime', 'echo', 'qotd', 'time':
-            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 40000:
+            for sport in 7, 13, 17, 19, 37, 53, 123, 161, 5353, 5355, 53413, 40000:
                 peer = Datagrams(UDP, PEER4, HOST4, sport, port_of(name), NOW, HOST)
                 self.assertEqual(bool(peer.feed(b'~' * 40)), sport == 40000, (name, sport))
 
@@ -23989,6 +24134,16 @@ class SecureShell(unittest.TestCase):
             {'user': b'bob', 'method': b'keyboard-interactive', 'password': b'secret', 'tries': 1,
              'version': b'SSH-2.0-client'}]))
 
+    def test_hassh(self):
+        """Who listens hears with each login by what kind of client."""
+        host = quiet_host()
+        host.shared['ssh'], host.events = HOST.shared['ssh'], []
+        client = SshClient(host).exchange()
+        client.login()
+        self.assertEqual(client.noted[0]['hassh'], hashlib.md5(
+            b'diffie-hellman-group14-sha256;aes128-ctr;hmac-sha1,hmac-sha2-256;'
+            b'zlib@openssh.com,none').hexdigest())
+
     def test_another_user(self):
         """It ends the connection, as with dropbear."""
         client = SshClient().exchange()
@@ -24303,7 +24458,7 @@ class Amplifiers(unittest.TestCase):
         for name, over, request, answer, _ in VECTORS:
             if over == UDP and answer and len(request) < 3000:
                 own = port_of(name)
-                for sport in ports if TEST_ALL else (own, 53, 161, 40000):
+                for sport in ports if TEST_ALL else (own, 13, 53, 161, 5353, 53413, 40000):
                     for one, other in (sport, own), (own, sport):
                         self.assertLessEqual(max(self.turns(request, one, other)), 2,
                                              (name, one, other))
