@@ -3353,7 +3353,7 @@ class Stack:
         conn.window, conn.ended = window, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
         kept, out, doubt = known
-        if kept and not (doubt or kept.state or conn.record or self.host.events is not None):
+        if kept and not (doubt or kept.state or self.host.events is not None):
             if 0 < len(out) <= window and len(out) <= conn.mss:
                 return self.say_again(flow, conn, kept, out),
         out = self.converse_first(conn, data, known)
@@ -3431,8 +3431,7 @@ class Stack:
         """
         sent, fin = conn.sent, conn.fin
         if (seq != conn.rcv or conn.kept or conn.stalled or conn.waits is not None
-                or closing and conn.ended or sent != len(conn.unacked)
-                or ack - conn.una & MASK32 != sent + (fin == 1)):
+                or sent != len(conn.unacked) or ack - conn.una & MASK32 != sent + (fin == 1)):
             return None
         if sent or fin == 1:
             conn.unacked, conn.una = b'', ack
