@@ -3353,7 +3353,7 @@ class Stack:
         conn.window, conn.ended = window, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
         kept, out, doubt = known
-        if kept and not (doubt or kept.state or conn.record or self.host.events is not None):
+        if kept and not (doubt or kept.state or self.host.events is not None):
             if 0 < len(out) <= window and len(out) <= conn.mss:
                 return self.say_again(flow, conn, kept, out),
         out = self.converse_first(conn, data, known)
@@ -3431,8 +3431,7 @@ class Stack:
         """
         sent, fin = conn.sent, conn.fin
         if (seq != conn.rcv or conn.kept or conn.stalled or conn.waits is not None
-                or closing and conn.ended or sent != len(conn.unacked)
-                or ack - conn.una & MASK32 != sent + (fin == 1)):
+                or sent != len(conn.unacked) or ack - conn.una & MASK32 != sent + (fin == 1)):
             return None
         if sent or fin == 1:
             conn.unacked, conn.una = b'', ack
@@ -15212,8 +15211,8 @@ def is_http(data, peer):
     if peer.transport == UDP:
         match = HTTP_START.match(begin) if ended else None
         return match is not None and match.group('verb') in HTTP_DATAGRAMS
-    if not data.startswith(HTTP_SIGNATURES):            # a port of HTTP
-        return HTTP_TEXT.match(data) is not None
+    if not data.startswith(HTTP_SIGNATURES):        # a port of ours; nobody has greeted
+        return peer.greeter is None and HTTP_TEXT.match(data) is not None
     return not ended or HTTP_START.match(begin) is not None or is_fault(begin, peer)
 
 

@@ -11326,6 +11326,10 @@ HTTP_VECTORS = [
     ('http junk @8080', TCP, b'GARBLE\n', BAD, 'RFC 9112 s3'),
     ('http odd verb, no text', TCP, b'GARBLE /\0 HTTP/1.1\r\n\r\n', None, 'by hand'),
     ('http no text', TCP, b'jun\xe9k\r\n', None, 'by hand'),
+    ('http udp bad field', UDP, b'GET / HTTP/1.1\r\nHost\r\n\r\n', None, 'by hand'),
+    ('http udp other verb', UDP, b'PROPFIND / HTTP/1.1\r\n\r\n', None, 'by hand'),
+    ('http udp no room', UDP, b'TRACE / HTTP/.\n\n', None, 'by hand: 33 octets for 16'),
+    ('http body of 16 KiB', TCP, post(b'Content-Length: 16384', b'x' * 16384), KEEP, 'by hand: bound'),
     ('http udp junk', UDP, b'junk\r\n\r\n', None, 'by hand'),
     ('http odd verb', TCP, b'GARBLE / HTTP/1.1\r\n\r\n' + GET,
      status_page(b'501 Not Implemented') + KEEP, 'RFC 9110 s15.6.2'),
@@ -11404,6 +11408,8 @@ HTTP_VECTORS = [
      'RFC 959 s5.4'),
     ('http connect smtp', TCP, b'CONNECT a.example:25 HTTP/1.1\r\n\r\n',
      GRANTED + b'220 %s ESMTP\r\n' % OWN_NAME, 'RFC 5321 s4.2'),
+    ('http connect telnet', TCP, b'CONNECT a:23 HTTP/1.1\r\n\r\nbob\r\n', GRANTED + unhex('fffb01 fffb03')
+     + b'\r\nlogin: Password: ', 'by hand: who greeted takes the line'),
     ('http connect smtps', TCP, b'CONNECT a.example:465 HTTP/1.1\r\n\r\n', GRANTED, BY_HAND),
     ('http connect daytime', TCP, b'CONNECT a.example:13 HTTP/1.1\r\n\r\n' + GET,
      GRANTED + b'2026-11-21 01:46:41 UTC\r\n', 'RFC 867'),
@@ -18054,6 +18060,7 @@ class Stored(unittest.TestCase):
                 twins = Twins(self, [plain] + others)
                 for over, ident, tail in itertools.product((UDP, TCP), ids * 2, (b'ABC', b'ABCD')):
                     for sport in (1, 2):
+                        twins.listen(sport == 1)
                         twins.say(over, ident + tail, dict(src=PEER4, dst=HOST4, sport=sport,
                                                            dport=80))
                         for stack in twins.stacks:
@@ -18065,6 +18072,31 @@ class Stored(unittest.TestCase):
             twins.say(UDP, b'\0\1\2\3ABC', dict(src=PEER4, dst=HOST4, sport=1, dport=80))
         self.assertTrue(twins.store.find(UDP, b'\0\1\2\3ABC', HOST4, 80))
         self.assertFalse(twins.store.find(UDP, b'\0\2\2\3ABC', HOST4, 80))
+
+    def test_room(self):
+        """Clients without room for all, or who end at once, get what others get, piece by piece."""
+        for size, listening in itertools.product((0, 1440, 1441, 10), (True, False)):
+            twins, sport = Twins(self, [toy(lambda data, peer: masscanned.Reply(b'o' * size))]), 0
+            twins.listen(listening)
+            for window, flags in itertools.product(
+                    (65535, 65535, 65535, 10, 9, 0, 1440, 1439), (PSH | ACK, FIN | ACK)):
+                sport += 1
+                with self.subTest(size=size, listening=listening, window=window, flags=flags):
+                    where = dict(src=PEER4, dst=HOST4, sport=sport, dport=1)
+                    twins.say(TCP, b'x', where, flags, window)
+            twins.same_state()
+            twins.tick(1.5)
+        held = twins.stacks[0].connections
+        held.held_max = held.held + 5
+        twins.say(TCP, b'x', dict(src=PEER4, dst=HOST4, sport=99, dport=1))
+        self.assertLessEqual(held.held, held.held_max)
+
+    def test_groups(self):
+        """Who asks a group is not told what was told to who asked us, and the other way round."""
+        twins = Twins(self, [toy(lambda data, peer: b'many' if peer.to_group else b'one')])
+        for to_group in (True, True, True, False, False, False, True):
+            self.assertEqual([stack.take_datagram(PEER4, HOST4, 1, 1, b'x', to_group)
+                              for stack in twins.stacks], [(1, b'many' if to_group else b'one')] * 2)
 
     def test_ids_that_say_something(self):
         """An answer that does not repeat the id where it stood, and what may be anybody's."""
@@ -20015,6 +20047,34 @@ class Captures(Case):
             self.show(each, udp(JUNK, dport=1))
             each.flush(NOW)
         self.assertEqual(len(self.packets()), 3)
+
+    def test_lock(self):
+        """Two journals of a worker share a file to lock, but no octet of it."""
+        calls = []
+        with patched(masscanned.fcntl, lockf=lambda *args: calls.append(args)):
+            for place in 0, 2:
+                fd = os.open(self.path('locked'), os.O_RDWR | os.O_CREAT)
+                self.addCleanup(os.close, fd)
+                head = masscanned.capture_head('eth7', 'sensor', 100)
+                journal = masscanned.BlockJournal(fd, 'locked', 'capture', head, lock=7,
+                                                  place=place)
+                journal.blocks.append(masscanned.pack_block(6, b''))
+                journal.flush(NOW)
+        self.assertEqual([args[2:] for args in calls], [(1, 0)] * 2 + [(1, 2)] * 2)
+
+    def test_stream(self):
+        """A pipe gets the beginning once, and whole blocks however small the pieces are."""
+        far, near = os.pipe()
+        for fd in far, near:
+            self.addCleanup(os.close, fd)
+        journal = masscanned.BlockJournal(near, 'pipe', 'capture',
+                                          masscanned.capture_head('eth7', 'sensor', 100))
+        for turn in range(3):
+            journal.blocks += [masscanned.pack_block(6, bytes(100 * turn))] * 5
+            journal.flush(NOW)
+            self.assertEqual((journal.waiting, journal.begun), (b'', b''))
+        kinds = [kind for kind, _ in read_pcapng(os.read(far, 1 << 16))]
+        self.assertEqual(kinds, [0x0a0d0d0a, 1] + [6] * 15)
 
     def test_put_aside(self):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
