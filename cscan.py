@@ -7899,7 +7899,11 @@ def run(args, console, signals) -> int:
     if args.l:
         signals.begun = True
         return list_targets(make_source(args, space, 0, None), args.n or math.inf, console)
-    return scan(args, state, status, space, exclusions, console, signals, modules, options)
+    scan = Scan(args, state, status, console, signals)
+    scan.open(space, exclusions)
+    scan.begin()
+    scan.run(modules, options)
+    return scan.end()
 
 
 def resumed_args(given, state):
@@ -8314,66 +8318,100 @@ class Log:
         return True
 
 
-def scan(args, state, status, space, exclusions, console, signals, modules, options) -> int:
-    """Everything is checked and opened first, then the scan begins, and last its end is told."""
-    check_memory(args)
-    log = Log(args.log)
-    share = len(space.share(args.shard))
-    total = min(args.n or share, share) if args.once else args.n
-    snapshots = state.snapshots if state else [None] * args.w
-    engines = make_engines(args, space, exclusions.scanned, snapshots, total, console)
-    metrics = args.mf and Metrics(args.mf, args.t, console, last_mark(snapshots))
-    if status:
-        status.open()
-    sink = make_sink(args, console)
-    if args.state:
-        state = state or StateFile(args.state, '--state', args.w)
-        state.begin(state_config(args, exclusions))
-    if metrics:
-        give_metrics(engines, metrics)
-    start = start_text(engines[0].pace, args, space, total)
-    console.progress(start)
-    if args.d:
-        daemonize()
-    if args.d or args.log:
-        log.take(*((1, 2) if args.d else (2,)))
-    if args.log:
-        console.follow(log)
-        console.progress(start)
-    engine = engines[0]
-    for each in engines if args.exclude else ():
-        each.exclusions = exclusions
-    if args.w > 1:
-        engine = Team(engines, state, sink, console.log, status)    # forks: before threads
-        signals.last_words = engine.kill
-    sink.start()
-    progress = Progress(console, args.st or (10000 if args.o else 1000),
-                        Out(sink, 0) if args.o else None, total, 0 if args.st else STATISTICS_S)
-    progress.status_file = status
-    for line in args.told if args.o else ():
-        progress.out.str(line[:1000], CSCAN_EVENT)
-    crew = make_crew(args, console, sink, modules, options)
-    crew.passed = state.passed() if state else 0
-    if args.w == 1:
-        signals.last_words = sink.hurry
-        if state:
-            engine.keep(Keeper(*state.workers[0], crew, sink, console))
-    if any(snapshots):
-        progress.resume(engine.totals())
-    if state:
-        progress.keep_config = lambda: state.config.write(state_config(args, exclusions))
-    crew.exclusions = engine.exclusions
-    signals.give(engine)
-    engine.run(crew, sink, console, progress)
-    crew.close(lambda: linger(engine))
-    sink.close()
-    engine.finish()
-    error = progress.error(engine)
-    if signals.came == signal.SIGHUP and error == console.failed:
-        error = ''                          # that terminal took no results, either
-    progress.final(engine, 'stopped' if signals.came else 'done')
-    tell_end(console, crew, error)
-    return 1 if error else 128 + signals.came if signals.came else 0
+class Scan:
+    """A scan from its command line to its last word: open, begin, run, end, in this order.
+
+    state       StateFile of --resume or --state, or None; status: StatusFile or None
+    engine      what sends: the Engine, or with -w a Team
+    """
+
+    def __init__(self, args, state, status, console, signals):
+        self.args, self.state, self.status = args, state, status
+        self.console, self.signals = console, signals
+
+    def open(self, space, exclusions):
+        """Whatever can fail is checked and opened before the first packet; raises UserError."""
+        args, console = self.args, self.console
+        check_memory(args)
+        self.exclusions, self.log = exclusions, Log(args.log)
+        share = len(space.share(args.shard))
+        self.total = min(args.n or share, share) if args.once else args.n
+        self.snapshots = self.state.snapshots if self.state else [None] * args.w
+        self.engines = make_engines(args, space, exclusions.scanned, self.snapshots, self.total,
+                                    console)
+        metrics = args.mf and Metrics(args.mf, args.t, console, last_mark(self.snapshots))
+        if self.status:
+            self.status.open()
+        self.sink = make_sink(args, console)
+        if args.state:
+            self.state = self.state or StateFile(args.state, '--state', args.w)
+            self.state.begin(state_config(args, exclusions))
+        if metrics:
+            give_metrics(self.engines, metrics)
+        self.start = start_text(self.engines[0].pace, args, space, self.total)
+
+    def begin(self):
+        """Into the background, messages to the log, and one process for each worker."""
+        args, console, log = self.args, self.console, self.log
+        console.progress(self.start)
+        if args.d:
+            daemonize()
+        if args.d or args.log:
+            log.take(*((1, 2) if args.d else (2,)))
+        if args.log:
+            console.follow(log)
+            console.progress(self.start)
+        for each in self.engines if args.exclude else ():
+            each.exclusions = self.exclusions
+        self.engine = self.engines[0]
+        if args.w > 1:                      # forks: before there is a thread
+            self.engine = Team(self.engines, self.state, self.sink, console.log, self.status)
+            self.signals.last_words = self.engine.kill
+        else:
+            self.signals.last_words = self.sink.hurry
+        self.sink.start()
+
+    def run(self, modules, options):
+        """Send, and pass on what is found, until nothing more is to be sent or waited for."""
+        self.progress = self.make_progress()
+        crew = make_crew(self.args, self.console, self.sink, modules, options)
+        crew.exclusions = self.engine.exclusions
+        if self.state:
+            crew.passed = self.state.passed()
+            self.progress.keep_config = lambda: self.state.config.write(
+                state_config(self.args, self.exclusions))
+        if self.state and self.args.w == 1:
+            self.engine.keep(Keeper(*self.state.workers[0], crew, self.sink, self.console))
+        if any(self.snapshots):
+            self.progress.resume(self.engine.totals())
+        self.signals.give(self.engine)
+        self.engine.run(crew, self.sink, self.console, self.progress)
+        crew.close(lambda: linger(self.engine))
+
+    def make_progress(self) -> Progress:
+        """What the user sees, and the scanner's own entry in the CBA."""
+        args = self.args
+        progress = Progress(self.console, args.st or (10000 if args.o else 1000),
+                            Out(self.sink, 0) if args.o else None, self.total,
+                            0 if args.st else STATISTICS_S)
+        progress.status_file = self.status
+        for line in args.told if args.o else ():
+            progress.out.str(line[:1000], CSCAN_EVENT)
+        return progress
+
+    def end(self) -> int:
+        """Everything is written, and the last words are said -> exit status."""
+        came = self.signals.came
+        self.sink.close()
+        self.engine.finish()
+        error = self.progress.error(self.engine)
+        if came == signal.SIGHUP and error == self.console.failed:
+            error = ''                      # that terminal took no results, either
+        self.progress.final(self.engine, 'stopped' if came else 'done')
+        tell_end(self.console, self.engine.crew, error)
+        if error:
+            return 1
+        return 128 + came if came else 0
 
 
 def last_mark(snapshots):

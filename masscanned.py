@@ -3353,7 +3353,7 @@ class Stack:
         conn.window, conn.ended = window, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
         kept, out, doubt = known
-        if kept and not (doubt or kept.state or conn.record or self.host.events is not None):
+        if kept and not (doubt or kept.state or self.host.events is not None):
             if 0 < len(out) <= window and len(out) <= conn.mss:
                 return self.say_again(flow, conn, kept, out),
         out = self.converse_first(conn, data, known)
@@ -3431,8 +3431,7 @@ class Stack:
         """
         sent, fin = conn.sent, conn.fin
         if (seq != conn.rcv or conn.kept or conn.stalled or conn.waits is not None
-                or closing and conn.ended or sent != len(conn.unacked)
-                or ack - conn.una & MASK32 != sent + (fin == 1)):
+                or sent != len(conn.unacked) or ack - conn.una & MASK32 != sent + (fin == 1)):
             return None
         if sent or fin == 1:
             conn.unacked, conn.una = b'', ack
@@ -15212,8 +15211,8 @@ def is_http(data, peer):
     if peer.transport == UDP:
         match = HTTP_START.match(begin) if ended else None
         return match is not None and match.group('verb') in HTTP_DATAGRAMS
-    if not data.startswith(HTTP_SIGNATURES):            # a port of HTTP
-        return HTTP_TEXT.match(data) is not None
+    if not data.startswith(HTTP_SIGNATURES):        # a port of ours; nobody has greeted
+        return peer.greeter is None and HTTP_TEXT.match(data) is not None
     return not ended or HTTP_START.match(begin) is not None or is_fault(begin, peer)
 
 
@@ -17300,6 +17299,16 @@ def answer_ajp13(message, peer):
     return AJP_REFUSAL if kind == AJP_FORWARD else None
 
 
+# ---- apcupsd -------------------------------------------------------------------------
+
+@talk('apcupsd', sig=(b'\0\6status', b'\0\6events'), port=3551, size=be(0, 2, 2), limit=64,
+      ref='https://www.apcupsd.org/manual/')
+def answer_apcupsd(message, peer):
+    """State of a power supply, its events -> a line, none."""
+    rows = (b'STATUS   : ONLINE\n',) if message[2:] == b'status' else ()
+    return b''.join(map(sized, rows)) + b'\0\0'
+
+
 # ---- bgp -----------------------------------------------------------------------------
 
 BGP_HEAD = struct.Struct('!16sHB')      # RFC 4271 s4.1: marker size type
@@ -17322,6 +17331,17 @@ def answer_bgp(message, peer):
     return pack_bgp(BGP_OPEN, ours) + pack_bgp(BGP_NOTIFICATION, BGP_REJECTED), SHUT
 
 
+# ---- cgminer -------------------------------------------------------------------------
+
+@talk('cgminer', sig=(b'{"command":', b'{"command" :'), port=4028, size=till(b'}'), limit=TEXT_MAX,
+      ref='https://github.com/ckolivas/cgminer/blob/master/API-README')
+def answer_cgminer(message, peer):
+    """Command to a miner -> access denied."""
+    peer.note('command', words=message)
+    return (b'{"STATUS":[{"STATUS":"E","When":%d,"Code":45,"Msg":"Access denied"}],"id":1}\0'
+            % peer.now), SHUT
+
+
 # ---- checkpoint ----------------------------------------------------------------------
 
 CHECKPOINT_NAME = b'securemote\0'
@@ -17337,6 +17357,27 @@ def answer_checkpoint(message, peer):
     if message[4:] != CHECKPOINT_NAME:
         return None
     return sized(b'CN=%s,O=%s\0' % (peer.host.host_name, peer.host.host_name), 4) + bytes(4), SHUT
+
+
+# ---- dahua ---------------------------------------------------------------------------
+
+DAHUA_HEAD = struct.Struct('<I4sIIIIII')        # 32, magic, session, id, size, 0, size, 0
+DAHUA_FIELD = re.compile(br'"(userName|password)" ?: ?"([^"]{0,128})"')
+DAHUA_REFUSED = 268632085
+
+
+@talk('dahua', sig=(b'\x20\0\0\0DHIP',), port=37777, size=le(16, 4, DAHUA_HEAD.size),
+      ref='https://github.com/mcw0/DahuaConsole')
+def answer_dahua(message, peer):
+    """Login to a camera -> not valid."""
+    _, _, session, ident, _, _, _, _ = DAHUA_HEAD.unpack_from(message)
+    if b'"method"' not in message:
+        return None
+    fields = dict(DAHUA_FIELD.findall(message))
+    peer.note('credentials', user=fields.get(b'userName', b''),
+              password=fields.get(b'password', b''))
+    text = b'{"error":{"code":%d},"id":%d,"result":false}\n' % (DAHUA_REFUSED, ident)
+    return DAHUA_HEAD.pack(32, b'DHIP', session, ident, len(text), 0, len(text), 0) + text
 
 
 # ---- diameter ------------------------------------------------------------------------
@@ -17397,6 +17438,37 @@ def answer_dicom(message, peer):
     _, _, _, called, calling = DICOM_ASSOCIATE.unpack_from(message)
     peer.note('credentials', user=calling.strip(), target=called.strip())
     return DICOM_REJECTED, SHUT
+
+
+# ---- dvrip ---------------------------------------------------------------------------
+
+# 0xff version reserved session sequence, two zeros, message size
+DVRIP_HEAD = struct.Struct('<BBHIIBBHI')
+DVRIP_LOGIN, DVRIP_REFUSED = 1000, 203          # the answer's number is one more
+DVRIP_FIELD = re.compile(br'"(UserName|PassWord)" ?: ?"([^"]{0,128})"')
+
+
+@talk('dvrip', sig=['ff %s 00 00%s e8 03' % (version, ' ..' * 10) for version in ('00', '01')],
+      port=34567, size=le(16, 4, DVRIP_HEAD.size), ref='https://github.com/OpenIPC/python-dvr')
+def answer_dvrip(message, peer):
+    """Login to a recorder -> the password is incorrect."""
+    _, version, _, _, sequence, _, _, number, _ = DVRIP_HEAD.unpack_from(message)
+    if number != DVRIP_LOGIN:
+        return None
+    fields = dict(DVRIP_FIELD.findall(message))
+    peer.note('credentials', user=fields.get(b'UserName', b''),
+              digest=fields.get(b'PassWord', b''))
+    text = b'{ "Ret" : %d, "SessionID" : "0x00000000" }\n\0' % DVRIP_REFUSED
+    return DVRIP_HEAD.pack(0xff, version, 0, 0, sequence, 0, 0, number + 1, len(text)) + text
+
+
+# ---- flash-policy --------------------------------------------------------------------
+
+@talk('flash-policy', sig=(b'<policy-file-request/>\0',), port=843, size=till(b'\0'), limit=64,
+      ref='https://www.adobe.com/devnet/articles/crossdomain_policy_file_spec.html')
+def answer_flash_policy(message, peer):
+    """Which domains may connect -> none."""
+    return b'<?xml version="1.0"?><cross-domain-policy></cross-domain-policy>\0', SHUT
 
 
 # ---- hl7 -----------------------------------------------------------------------------
@@ -17520,6 +17592,31 @@ def answer_nrpe(message, peer):
     return out[:4] + struct.pack('!I', zlib.crc32(out)) + out[8:], SHUT
 
 
+# ---- nut -----------------------------------------------------------------------------
+
+def answer_nut_user(rest, peer):
+    """Name -> go on."""
+    peer.state = rest
+    return b'OK\n'
+
+
+def answer_nut_password(rest, peer):
+    """Password -> go on: the login itself is refused."""
+    peer.note('credentials', user=peer.state or b'', password=rest)
+    return b'OK\n'
+
+
+lines('nut', 'Question about a power supply -> there is none; a login is refused.', port=3493,
+      ref='RFC 9271 s4', shared=(b'VER', b'NETVER', b'PROTVER', b'LIST', b'GET', b'LOGIN'),
+      quits=(b'LOGOUT', b'QUIT'), other=b'ERR UNKNOWN-COMMAND\n', replies={
+          b'VER': b'Network UPS server\n', b'NETVER': b'1.3\n', b'PROTVER': b'1.3\n',
+          b'LIST': lambda rest, peer: (b'BEGIN LIST UPS\nEND LIST UPS\n' if rest.upper() == b'UPS'
+                                       else b'ERR UNKNOWN-UPS\n'),
+          b'GET': b'ERR UNKNOWN-UPS\n', b'USERNAME': answer_nut_user,
+          b'PASSWORD': answer_nut_password, b'LOGIN': b'ERR ACCESS-DENIED\n',
+          b'LOGOUT': b'OK Goodbye\n', b'QUIT': b'OK Goodbye\n'})
+
+
 # ---- smart-install -------------------------------------------------------------------
 
 @talk('smart-install', sig=('00 00 00 01 00 00 00 01 00 00 00 04 00 00 00 08' + ' ..' * 8,),
@@ -17554,6 +17651,32 @@ def answer_smpp(message, peer):
         kind, status = SMPP_NACK, SMPP_UNKNOWN
     return (SMPP_HEAD.pack(SMPP_HEAD.size + len(name), kind, status, sequence) + name,
             status == SMPP_BIND_FAILED or command == SMPP_UNBIND)
+
+
+# ---- stratum -------------------------------------------------------------------------
+
+STRATUM_FIELD = re.compile(br'"(id|method|login|pass)" ?: ?"?([^",}\]]{0,128})')
+STRATUM_WORKER = re.compile(br'"params" ?: ?\[ ?"([^"]{0,128})" ?(?:, ?"([^"]{0,128})")?')
+STRATUM_REFUSED = (b'{"id":%s,"jsonrpc":"2.0","result":null,'
+                   b'"error":{"code":24,"message":"Unauthorized worker"}}\n')
+
+
+@talk('stratum', sig=(b'{"id":', b'{"method":', b'{"jsonrpc":', b'{"params":', b'{"id" :'),
+      port=(3333, 4444, 14444), size=line, limit=4096,
+      ref='https://en.bitcoin.it/wiki/Stratum_mining_protocol')
+def answer_stratum(message, peer):
+    """Call of a miner -> it is not authorized."""
+    if b'"result"' in message or b'"error"' in message:     # an answer
+        return None
+    fields = dict(STRATUM_FIELD.findall(message))
+    ident = fields.get(b'id', b'null')
+    worker = STRATUM_WORKER.search(message)
+    user, password = worker.groups() if worker else (fields.get(b'login'), fields.get(b'pass'))
+    if user is None:
+        peer.note('request', method=fields.get(b'method', b''))
+    else:
+        peer.note('credentials', user=user, password=password or b'')
+    return STRATUM_REFUSED % (ident if ident.isdigit() else b'null')
 
 
 # ---- weblogic-t3 ---------------------------------------------------------------------
@@ -18236,6 +18359,48 @@ def answer_gh0st(data, peer):
         return None
     peer.state = True
     return Reply(GH0ST_ANSWER, used=len(GH0ST_MAGIC))
+
+
+# ---- mydoom --------------------------------------------------------------------------
+
+@talk('mydoom', sig=(b'\x85\x13\x3c\x9e\xa2',), port=3127, size=fix(5),
+      ref='https://www.f-secure.com/v-descs/novarg.shtml')
+def answer_mydoom(message, peer):
+    """Program for its backdoor -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
+# ---- njrat ---------------------------------------------------------------------------
+
+NJRAT_HELLO = ' 00 6c 6c 7c 27 7c 27 7c'        # after its size in digits; |'| parts fields
+
+
+def size_njrat(data):
+    """Digits, a NUL, so many octets."""
+    digits = data.partition(b'\0')[0]
+    return len(digits) + 1 + int(digits) if digits.isdigit() else -1
+
+
+@talk('njrat', port=5552, sig=['3%d %s%s' % (digit, more, NJRAT_HELLO)
+                               for digit in range(1, 10) for more in ('..', '.. ..')],
+      size=size_njrat, ref='https://attack.mitre.org/software/S0385/')
+def answer_njrat(message, peer):
+    """What a victim says of itself -> noted, and nothing is said."""
+    peer.note('request', data=message[:1024])
+
+
+# ---- xiongmai ------------------------------------------------------------------------
+
+XIONGMAI_SAYS = {b'OpenTelnet': b'randNum:00000000', b'randNum': b'verify:ERROR'}
+
+
+@talk('xiongmai', sig=(b'\x13OpenTelnet:OpenOnce',), port=9530, size=be(0, 1, 1), limit=256,
+      ref='https://github.com/Snawoot/hisilicon-dvr-telnet')
+def answer_xiongmai(message, peer):
+    """Knock of a recorder's backdoor -> a challenge; the answer to it is wrong."""
+    says = XIONGMAI_SAYS.get(message[1:].partition(b':')[0])
+    peer.note('command', words=message[1:])
+    return says and sized(says, 1)
 
 
 if __name__ == '__main__':

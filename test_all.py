@@ -11326,6 +11326,10 @@ HTTP_VECTORS = [
     ('http junk @8080', TCP, b'GARBLE\n', BAD, 'RFC 9112 s3'),
     ('http odd verb, no text', TCP, b'GARBLE /\0 HTTP/1.1\r\n\r\n', None, 'by hand'),
     ('http no text', TCP, b'jun\xe9k\r\n', None, 'by hand'),
+    ('http udp bad field', UDP, b'GET / HTTP/1.1\r\nHost\r\n\r\n', None, 'by hand'),
+    ('http udp other verb', UDP, b'PROPFIND / HTTP/1.1\r\n\r\n', None, 'by hand'),
+    ('http udp no room', UDP, b'TRACE / HTTP/.\n\n', None, 'by hand: 33 octets for 16'),
+    ('http body of 16 KiB', TCP, post(b'Content-Length: 16384', b'x' * 16384), KEEP, 'by hand: bound'),
     ('http udp junk', UDP, b'junk\r\n\r\n', None, 'by hand'),
     ('http odd verb', TCP, b'GARBLE / HTTP/1.1\r\n\r\n' + GET,
      status_page(b'501 Not Implemented') + KEEP, 'RFC 9110 s15.6.2'),
@@ -11404,6 +11408,8 @@ HTTP_VECTORS = [
      'RFC 959 s5.4'),
     ('http connect smtp', TCP, b'CONNECT a.example:25 HTTP/1.1\r\n\r\n',
      GRANTED + b'220 %s ESMTP\r\n' % OWN_NAME, 'RFC 5321 s4.2'),
+    ('http connect telnet', TCP, b'CONNECT a:23 HTTP/1.1\r\n\r\nbob\r\n', GRANTED + unhex('fffb01 fffb03')
+     + b'\r\nlogin: Password: ', 'by hand: who greeted takes the line'),
     ('http connect smtps', TCP, b'CONNECT a.example:465 HTTP/1.1\r\n\r\n', GRANTED, BY_HAND),
     ('http connect daytime', TCP, b'CONNECT a.example:13 HTTP/1.1\r\n\r\n' + GET,
      GRANTED + b'2026-11-21 01:46:41 UTC\r\n', 'RFC 867'),
@@ -13449,6 +13455,71 @@ SERVICE_VECTORS = [
      + unhex('0000100000000800000002000000') + b'status' + unhex('0000'),
      unhex('0a000000070000000000000000000a000000ffffffff020000000000'), 'by hand'),
     ('rcon too short', TCP, unhex('09000000070000000300000000'), None, 'by hand'),
+    ('apcupsd status@80', TCP, unhex('0006') + b'status' + unhex('0006') + b'events',
+     unhex('0012') + b'STATUS   : ONLINE\n' + unhex('00000000'), 'apcaccess, by hand'),
+    ('apcupsd cut short', TCP, unhex('00067374617475'), None, 'by hand'),
+    ('cgminer summary@80', TCP, b'{"command":"summary"}',
+     b'{"STATUS":[{"STATUS":"E","When":1795225601,"Code":45,"Msg":"Access den'
+     + b'ied"}],"id":1}' + unhex('00'), 'API-README'),
+    ('cgminer cut short', TCP, b'{"command":"summary"', None, 'by hand'),
+    ('dahua login@80', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0}',
+     unhex('2000000044484950000000000300000033000000000000003300000000000000')
+     + b'{"error":{"code":268632085},"id":3,"result":false}\n', 'DahuaConsole, by hand'),
+    ('dahua answer', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0} '
+     + unhex('00000044484950000000000300000010000000000000001000000000000000')
+     + b'{"result":false}',
+     unhex('2000000044484950000000000300000033000000000000003300000000000000')
+     + b'{"error":{"code":268632085},"id":3,"result":false}\n', 'by hand'),
+    ('dahua cut short', TCP,
+     unhex('200000004448495000000000030000005a000000000000005a00000000000000')
+     + b'{"method":"global.login","params":{"userName":"bob","password":"00ff"}'
+     + b',"id":3,"session":0', None, 'by hand'),
+    ('dvrip login@80', TCP, unhex('ff00000000000000070000000000e8035b000000')
+     + b'{"EncryptType": "MD5", "LoginType": "DVRIP-Web", "PassWord": "tlJwpbo6'
+     + b'", "UserName": "bob"}', unhex('ff00000000000000070000000000e9032d000000')
+     + b'{ "Ret" : 203, "SessionID" : "0x00000000" }\n' + unhex('00'), 'python-dvr, by hand'),
+    ('dvrip other first', TCP, unhex('ff0000000000000007000000000012045b000000')
+     + b'{"EncryptType": "MD5", "LoginType": "DVRIP-Web", "PassWord": "tlJwpbo6'
+     + b'", "UserName": "bob"}', None, 'by hand'),
+    ('flash-policy @80', TCP, b'<policy-file-request/>' + unhex('00'),
+     b'<?xml version="1.0"?><cross-domain-policy></cross-domain-policy>' + unhex('00'), 'Adobe'),
+    ('flash-policy no end', TCP, b'<policy-file-request/>', None, 'by hand'),
+    ('nut session', TCP,
+     b'VER\nNETVER\nLIST UPS\nLIST VAR x\nGET VAR x y\nUSERNAME bob\nPASSWORD secre'
+     + b't\nLOGIN x\nfoo\nLOGOUT\nVER\n',
+     b'Network UPS server\n1.3\nBEGIN LIST UPS\nEND LIST UPS\nERR UNKNOWN-UPS\nERR'
+     + b' UNKNOWN-UPS\nOK\nOK\nERR ACCESS-DENIED\nERR UNKNOWN-COMMAND\nOK Goodbye\n',
+     'RFC 9271 s4.2'),
+    ('nut no end', TCP, unhex('564552'), None, 'by hand'),
+    ('stratum worker@80', TCP,
+     b'{"id": 1, "method": "mining.authorize", "params": ["bob", "x"]}\n',
+     b'{"id":1,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":"Un'
+     + b'authorized worker"}}\n', 'Stratum'),
+    ('stratum login', TCP,
+     b'{"id":7,"jsonrpc":"2.0","method":"login","params":{"login":"bob","pass'
+     + b'":"x","agent":"y"}}\n',
+     b'{"id":7,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":"Un'
+     + b'authorized worker"}}\n', 'by hand'),
+    ('stratum no id', TCP, b'{"method":"eth_getWork"}\n',
+     b'{"id":null,"jsonrpc":"2.0","result":null,"error":{"code":24,"message":'
+     + b'"Unauthorized worker"}}\n', 'by hand'),
+    ('stratum result', TCP, b'{"id":1,"result":true}\n', None, 'by hand'),
+    ('stratum no end', TCP, b'{"id": 1, "method"', None, 'by hand'),
+    ('mydoom program@80', TCP, unhex('85133c9ea24d5a'), None, 'by hand'),
+    ('njrat hello@80', TCP, b"29\0ll|'|'|SGFjS2Vk|'|'|PC|'|'|12", None, 'observed'),
+    ('njrat no size', TCP, b"2x\0ll|'|'|SGFjS2Vk", None, 'by hand'),
+    ('xiongmai knock@80', TCP, unhex('13') + b'OpenTelnet:OpenOnce' + unhex('10')
+     + b'randNum:aGVsbG8=', unhex('10') + b'randNum:00000000' + unhex('0c') + b'verify:ERROR',
+     'hisilicon-dvr-telnet'),
+    ('xiongmai other', TCP, unhex('13') + b'OpenTelnet:OpenOnce' + unhex('04656c7365'),
+     unhex('10') + b'randNum:00000000', 'by hand'),
+    ('xiongmai cut short', TCP, unhex('13') + b'OpenTelnet:OpenOnc', None, 'by hand'),
 ]
 SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
     'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
@@ -13481,6 +13552,13 @@ SERVICE_NOTES = {                           # name of a vector: kind, what is no
     'bittorrent handshake@80': ('request', dict(target='68' * 20, client=b'-XX0002-abcdefghijkl')),
     'minecraft login': ('credentials', dict(user=b'bob')),
     'rcon login@80': ('credentials', dict(user=b'', password=b'secret')),
+    'cgminer summary@80': ('command', dict(words=b'{"command":"summary"}')),
+    'dahua login@80': ('credentials', dict(user=b'bob', password=b'00ff')),
+    'dvrip login@80': ('credentials', dict(user=b'bob', digest=b'tlJwpbo6')),
+    'nut session': ('credentials', LOGIN), 'stratum worker@80': ('credentials', BOB_X),
+    'stratum login': ('credentials', BOB_X),
+    'mydoom program@80': ('request', dict(data=unhex('85133c9ea2'))),
+    'njrat hello@80': ('request', dict(data=b"29\0ll|'|'|SGFjS2Vk|'|'|PC|'|'|12")),
 }
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -15097,6 +15175,7 @@ class Registry(unittest.TestCase):
 
     def test_complete(self):
         tested = {vector[0].split()[0] for vector in VECTORS if vector[3]}
+        tested |= {row[0] for row in NOTED if row[2]}   # of some there is nothing to say
         silent = {vector[0].split()[0] for vector in VECTORS if vector[3] is None}
         for name, each in masscanned.PROTOCOLS.items():
             with self.subTest(protocol=name):
@@ -17981,6 +18060,7 @@ class Stored(unittest.TestCase):
                 twins = Twins(self, [plain] + others)
                 for over, ident, tail in itertools.product((UDP, TCP), ids * 2, (b'ABC', b'ABCD')):
                     for sport in (1, 2):
+                        twins.listen(sport == 1)
                         twins.say(over, ident + tail, dict(src=PEER4, dst=HOST4, sport=sport,
                                                            dport=80))
                         for stack in twins.stacks:
@@ -17992,6 +18072,31 @@ class Stored(unittest.TestCase):
             twins.say(UDP, b'\0\1\2\3ABC', dict(src=PEER4, dst=HOST4, sport=1, dport=80))
         self.assertTrue(twins.store.find(UDP, b'\0\1\2\3ABC', HOST4, 80))
         self.assertFalse(twins.store.find(UDP, b'\0\2\2\3ABC', HOST4, 80))
+
+    def test_room(self):
+        """Clients without room for all, or who end at once, get what others get, piece by piece."""
+        for size, listening in itertools.product((0, 1440, 1441, 10), (True, False)):
+            twins, sport = Twins(self, [toy(lambda data, peer: masscanned.Reply(b'o' * size))]), 0
+            twins.listen(listening)
+            for window, flags in itertools.product(
+                    (65535, 65535, 65535, 10, 9, 0, 1440, 1439), (PSH | ACK, FIN | ACK)):
+                sport += 1
+                with self.subTest(size=size, listening=listening, window=window, flags=flags):
+                    where = dict(src=PEER4, dst=HOST4, sport=sport, dport=1)
+                    twins.say(TCP, b'x', where, flags, window)
+            twins.same_state()
+            twins.tick(1.5)
+        held = twins.stacks[0].connections
+        held.held_max = held.held + 5
+        twins.say(TCP, b'x', dict(src=PEER4, dst=HOST4, sport=99, dport=1))
+        self.assertLessEqual(held.held, held.held_max)
+
+    def test_groups(self):
+        """Who asks a group is not told what was told to who asked us, and the other way round."""
+        twins = Twins(self, [toy(lambda data, peer: b'many' if peer.to_group else b'one')])
+        for to_group in (True, True, True, False, False, False, True):
+            self.assertEqual([stack.take_datagram(PEER4, HOST4, 1, 1, b'x', to_group)
+                              for stack in twins.stacks], [(1, b'many' if to_group else b'one')] * 2)
 
     def test_ids_that_say_something(self):
         """An answer that does not repeat the id where it stood, and what may be anybody's."""
@@ -19942,6 +20047,34 @@ class Captures(Case):
             self.show(each, udp(JUNK, dport=1))
             each.flush(NOW)
         self.assertEqual(len(self.packets()), 3)
+
+    def test_lock(self):
+        """Two journals of a worker share a file to lock, but no octet of it."""
+        calls = []
+        with patched(masscanned.fcntl, lockf=lambda *args: calls.append(args)):
+            for place in 0, 2:
+                fd = os.open(self.path('locked'), os.O_RDWR | os.O_CREAT)
+                self.addCleanup(os.close, fd)
+                head = masscanned.capture_head('eth7', 'sensor', 100)
+                journal = masscanned.BlockJournal(fd, 'locked', 'capture', head, lock=7,
+                                                  place=place)
+                journal.blocks.append(masscanned.pack_block(6, b''))
+                journal.flush(NOW)
+        self.assertEqual([args[2:] for args in calls], [(1, 0)] * 2 + [(1, 2)] * 2)
+
+    def test_stream(self):
+        """A pipe gets the beginning once, and whole blocks however small the pieces are."""
+        far, near = os.pipe()
+        for fd in far, near:
+            self.addCleanup(os.close, fd)
+        journal = masscanned.BlockJournal(near, 'pipe', 'capture',
+                                          masscanned.capture_head('eth7', 'sensor', 100))
+        for turn in range(3):
+            journal.blocks += [masscanned.pack_block(6, bytes(100 * turn))] * 5
+            journal.flush(NOW)
+            self.assertEqual((journal.waiting, journal.begun), (b'', b''))
+        kinds = [kind for kind, _ in read_pcapng(os.read(far, 1 << 16))]
+        self.assertEqual(kinds, [0x0a0d0d0a, 1] + [6] * 15)
 
     def test_put_aside(self):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
@@ -22872,7 +23005,8 @@ class TlsTalks(Case):
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
         stream = self.stream(25)
-        self.assertEqual(feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')[:4], b'220 ')
+        out = feed(stream, b'STARTTLS\r\nEHLO me\r\nQUIT\r\n')
+        self.assertRegex(out, br'\A220 2\.0\.0 Ready to start TLS\r\n(\x15.{6})?\Z')
         self.assertTrue(stream.closing)
 
     def test_unknown_inside(self):
@@ -22896,6 +23030,16 @@ class TlsTalks(Case):
         self.assertTrue(client.over and client.peer.closing)
         self.assertFalse(client.peer.secure or self.host.tls.sessions)
 
+    def test_end_of_many(self):
+        """Who asks for more than goes at once, and closes, gets all of it."""
+        stack = make_stack(host=self.host)
+        client = Inside(Client(stack, 443)).shake()
+        client.inner.write(GET * 200)
+        with self.assertRaises(ssl.SSLWantReadError):
+            client.inner.unwrap()
+        client.exchange()
+        self.assertEqual((client.hear(), client.over), (KEEP * 200, True))
+
     # with a Stack: time, FIN, RST
 
     def test_greeted(self):
@@ -22909,8 +23053,10 @@ class TlsTalks(Case):
                 client.peer.take(answers)
                 client.peer.acknowledge()
                 client.hear(b''.join(each.data for each in answers))
-                self.assertTrue(client.got.startswith(KEEP if first else word), port)
-                self.assertEqual(bool(client.got), bool(word or first), port)
+                if first:
+                    self.assertEqual(client.got, KEEP, port)        # and no greeting
+                else:
+                    self.assertEqual((client.got[:len(word)], bool(client.got)), (word, bool(word)))
                 self.assertEqual(wake(stack, NOW + 5)[:1], [])
         self.host.tls.greets = False
         stack = make_stack(host=self.host)
