@@ -12197,7 +12197,7 @@ GREETINGS = [                               # port, what is said, whether that i
     (13, DAY, True), (17, QUOTE, True), (19, CHARGEN, True), (37, SECONDS, True),
     (2000, b'\1\0\0\0', False),
     (3306, unhex('49000000 0a') + b'8.0.0\0' + unhex('01000000') + b'22222222\0'
-     + unhex('dff721 0200 0f00 15', '00' * 10) + b'222222222222\0mysql_native_password\0', False),
+     + unhex('dfff21 0200 0f00 15', '00' * 10) + b'222222222222\0mysql_native_password\0', False),
     (33060, unhex('05000000 0b 08051a00'), False),
     (10809, b'NBDMAGICIHAVEOPT\0\3', False), (1494, b'\x7f\x7fICA\0', False),
     (10000, unhex('80000024 00000001 00000000 00000000 00000502', '00' * 12, '00000004 00000000'),
@@ -20649,7 +20649,7 @@ class Responder(Case):
         ('dig ANY', 'dig +tries=2 +time=2 +notcp @10.88.0.26 www.example.org ANY', 0,
          r'status: NOERROR.*\sHINFO\s+"RFC8482"'),
         ('dig version.bind', 'dig +tries=2 +time=2 @10.88.0.26 version.bind TXT CH', 0,
-         r'status: NOERROR.*ANSWER: 0,'),
+         r'status: NOERROR.*\sCH\s+TXT\s+"unknown"'),
         ('host', 'host -W 5 -t A www.example.org 10.88.0.26', 0, r'has address 10\.88\.0\.26'),
         ('rpcinfo', 'rpcinfo 10.88.0.28', 0, r'100000 +4 +tcp +10\.88\.0\.28\.0\.111 '),
         ('rpcinfo -p', 'rpcinfo -p 10.88.0.28', 0,
@@ -21117,7 +21117,8 @@ asyncio.run(visit())
         time.sleep(1.5)
         self.ip('-n', self.near, 'link', 'set', 'a0', 'up')
         wire = self.wire(name='a0')
-        self.assertEqual(self.news(wire, 4, 2), wanted[:2])
+        found = self.news(wire, 4, 2)       # maybe not from the first probe on
+        self.assertEqual(sorted(found), sorted(wanted[:2]))
         self.assertEqual(each.end(), 0)
         self.assertGreater(int(re.search(r', (\d+) sent unasked', each.err()).group(1)), 13)
         quiet = [Running(self, self.far, '-i', 'a1', '-q', *more) for more in (
