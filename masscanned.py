@@ -3353,7 +3353,7 @@ class Stack:
         conn.window, conn.ended = window, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
         kept, out, doubt = known
-        if kept and not (doubt or kept.state or self.host.events is not None):
+        if kept and not (doubt or kept.state is not None or self.host.events is not None):
             if 0 < len(out) <= window and len(out) <= conn.mss:
                 return self.say_again(flow, conn, kept, out),
         out = self.converse_first(conn, data, known)

@@ -18152,6 +18152,18 @@ class Stored(unittest.TestCase):
             twins.say(UDP, b'x', dict(src=PEER4, dst=HOST4, sport=number, dport=1))
         self.assertEqual((sum(counts), twins.store.count), (0, 1))
 
+    def test_empty_state(self):
+        """An answerer's state that is empty octets is a state."""
+        def answer(data, peer):
+            peer.state = b''
+            return b'yes'
+        twins = Twins(self, [toy(answer)])
+        twins.listen(False)
+        for sport in range(1, 9):
+            twins.say(TCP, b'x', dict(src=PEER4, dst=HOST4, sport=sport, dport=1))
+            twins.same_state()
+        self.assertEqual(twins.store.count, 1)
+
     def test_unheard_of(self):
         """What a Host may come to have one day is not the same for everybody until it says so."""
         class Counting(masscanned.Host):
