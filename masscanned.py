@@ -5905,6 +5905,7 @@ DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO',
                   16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
                   64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
 DNS_SHOWN_MAX = 16
+SHOWN_FIELDS = {'http': ('http_method', 'url'), 'dns': ('rrtype', 'rrname')}     # of a request
 # As John the Ripper and hashcat read it: what was sent to the client, what came back
 HASH_FORMS = {'mysql': '$mysqlna$%s*%s', 'rfb': '$vnc$*%s*%s'}
 ZMAP_IDENT = (54321).to_bytes(2, 'big')
@@ -6305,14 +6306,11 @@ class Report:
             client = about['client']
             self.add('SSH fingerprints', (client['hassh']['hash'],
                                           client['software_version'][:SHOWN_MAX]))
-        elif kind == 'http' and 'url' in about:
-            text = '%s %s' % (about.get('http_method', ''), about['url'])
-            self.add('Requests', (kind, text[:SHOWN_MAX]))
-            if 'http_user_agent' in about:
-                self.add('User agents', about['http_user_agent'][:SHOWN_MAX])
         elif kind not in ('tls', 'ssh'):
-            values = ' '.join(str(each) for each in about.values())
+            values = ' '.join(str(about.get(name, '')) for name in SHOWN_FIELDS.get(kind, about))
             self.add('Requests', (kind, values[:SHOWN_MAX]))
+            if kind == 'http' and 'http_user_agent' in about:
+                self.add('User agents', about['http_user_agent'][:SHOWN_MAX])
 
     def rows(self, title, most) -> 'list[tuple]':
         """-> rows of a table: names, then how often."""

@@ -20186,6 +20186,16 @@ class Reports(Case):
             self.assertTrue(file.read().startswith('protocol,user,password,count\r\nftp,\'=cmd()'))
         self.assertEqual(len(os.listdir(self.path('tables'))), 14)
 
+    def test_requests(self):
+        """A request in few words."""
+        for kind, about, words in (
+                ('http', {'http_method': 'GET', 'url': '/a', 'hostname': 'h'}, 'GET /a'),
+                ('http', {'url': '/a'}, ' /a'), ('redis', {'command': 'INFO', 'n': 1}, 'INFO 1'),
+                ('dns', {'id': 7, 'queries': [{}], 'rrname': 'a.org', 'rrtype': 'A'}, 'A a.org')):
+            report = masscanned.Report()
+            report.take_request(kind, about)
+            self.assertEqual(report.rows('Requests', 9), [(kind, words, 1)])
+
     def test_refused(self):
         """A file that is not there, or no gzip; a place that cannot be written."""
         good = self.path('good', b'')
