@@ -13340,6 +13340,7 @@ SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
 SSH_TAKEN_MAX = 1 << 16         # and of all of it
 SSH_KEYED_MAX = 1024            # conversations with keys, at once
 SSH_CROWD_MAX = 64              # those of one network
+SSH_DIVISOR = 4                   # of the CPU that is given, one is for a network at most
 SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for the line alone
 SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
 SSH_DH_OCTETS = 40              # of a secret exponent: RFC 3526 s8 has 320 bits for group 14
@@ -13520,7 +13521,7 @@ def choose_algorithms(theirs, ours) -> 'list[bytes]':
 class SshBudget:
     """The CPU that strangers may cause: seconds of a share of one core.
 
-    share       of one core; a network has a quarter of it
+    share       of one core; a network has one of SSH_DIVISOR of it
     unit_s      what an exchange of cost 1 takes here; 0: not measured yet
     total       [seconds left, when]; networks: the same of each, in a Budget
     """
@@ -13528,7 +13529,7 @@ class SshBudget:
     def __init__(self, share):
         self.share, self.unit_s = share, 0.0
         self.total = [share, 0.0]
-        self.networks = Budget(share / 4, share / 4)
+        self.networks = Budget(share / SSH_DIVISOR, share / SSH_DIVISOR)
 
     def fill(self, peer) -> 'list[float]':
         """What has come in the meantime -> the network's bucket."""
@@ -13537,7 +13538,7 @@ class SshBudget:
             x25519(1 << 254, 9)
             self.unit_s = max(time.process_time() - begin, 1e-5)
         bucket = self.networks.bucket(source_network(peer.src), peer.now)
-        Budget.refill(bucket, self.share / 4, self.share / 4, peer.now)
+        Budget.refill(bucket, self.share / SSH_DIVISOR, self.share / SSH_DIVISOR, peer.now)
         Budget.refill(self.total, self.share, self.share, peer.now)
         return bucket
 
@@ -13553,7 +13554,7 @@ class SshBudget:
     def charge(self, peer, cost):
         """What had to be done anyway: a network that has had its part is charged no more."""
         bucket = self.fill(peer)
-        if bucket[0] > -self.share / 4:
+        if bucket[0] > -self.share / SSH_DIVISOR:
             bucket[0] -= cost * self.unit_s
             self.total[0] = max(self.total[0] - cost * self.unit_s, -self.share)
 
@@ -15249,7 +15250,7 @@ def answer_http(data, peer):
     head = data[at:found.end()]
     request = (read_http if len(head) <= HTTP_KNOWN_MAX else read_http.__wrapped__)(head)
     if not request:
-        if not is_fault(head, peer):
+        if not is_fault(head.partition(b'\n')[0].rstrip(b'\r'), peer):
             return None
         request = refuse_http(400)
     return answer_http_head(request, found.end(), data, peer)
