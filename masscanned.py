@@ -6464,11 +6464,17 @@ def write_csv(report, directory):
         with open_private(path) as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            writer.writerows([("'" + value if isinstance(value, str) and value[:1] in FORMULAS
-                               else value) for value in row] for row in rows)
+            writer.writerows([csv_value(each) for each in row] for row in rows)
 
 
 FORMULAS = tuple('=+-@\t\r')
+
+
+def csv_value(value):
+    """A number as it is; a text without control characters: some versions of csv refuse NUL."""
+    if not isinstance(value, str):
+        return value
+    return ("'" if value[:1] in FORMULAS else '') + printable(value)
 
 
 def open_private(path):

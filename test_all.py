@@ -18726,6 +18726,7 @@ class Journals(Case):
         change = patched(masscanned, say=self.said.append)
         change.__enter__()
         self.addCleanup(change.__exit__, None, None, None)
+        self.addCleanup(setattr, HOST, 'events', None)      # a loop has its observers listen
 
     def journal(self, name='log', **more):
         """A Journal on a new file, at its place in time."""
@@ -20185,7 +20186,9 @@ class Reports(Case):
         self.assertEqual(page.count('<rect'), 27)
         self.assertEqual(os.stat(self.path('page')).st_mode & 0o777, 0o600)
         with open(os.path.join(self.path('tables'), 'credentials.csv'), newline='') as file:
-            self.assertTrue(file.read().startswith('protocol,user,password,count\r\nftp,\'=cmd()'))
+            told = file.read()
+        self.assertTrue(told.startswith('protocol,user,password,count\r\nftp,\'=cmd()'))
+        self.assertFalse(re.search(r'[^\r\n -~]', told))
         self.assertEqual(len(os.listdir(self.path('tables'))), 14)
 
     def test_requests(self):
@@ -20600,8 +20603,9 @@ class Responder(Case):
                 self.assertEqual(flow['masscanned']['protocols'], protocols)
                 self.assertEqual(flow['masscanned'].get('tool', {}).get('name'), tool)
         self.compare_fingerprints(lines, flows, capture)
+        readable = hasattr(ssl.SSLContext, 'keylog_filename')       # CPython 3.8 or newer
         self.assertEqual(self.read_packets(capture, 'http.request.uri', only='tls and http.request'),
-                         [['/secret']])
+                         [['/secret']] if readable else [])
         comments = {row[0] for row in self.read_packets(capture, 'frame.comment')}
         self.assertLessEqual({'answered: http', 'answered: ssh', 'not answered: tcp reset'}, comments)
         self.assertEqual(self.output('capinfos', capture)[0], 0)
