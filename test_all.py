@@ -8117,11 +8117,12 @@ class LongLive(Case):
             prefix + list(words), cwd=self.folder, stderr=subprocess.STDOUT).decode()
 
     def users_of(self, name):
-        """[process] that has a file of ours open."""
-        found = []
+        """Processes that have a file of ours open."""
+        found = set()
         for link in glob.glob('/proc/[0-9]*/fd/*'):
             with contextlib.suppress(OSError):
-                found += [int(link.split('/')[2])] * (os.readlink(link) == self.path(name))
+                if os.readlink(link) == self.path(name):
+                    found.add(int(link.split('/')[2]))
         return found
 
     def test_slurm(self):
@@ -16634,6 +16635,7 @@ class Stack(unittest.TestCase):
         cookies.tick(NOW)
         alone.tick(NOW)
         alone.before = alone.key
+        strays = 0                  # of 8,192 cookies of the last key one looks like one of this
         for number in range(500 * BULK):
             flow = bytes(draw.randrange(256) for _ in range(12))
             initial = draw.choice((0, 1, ONES, ONES - 1, draw.randrange(1 << 32)))
@@ -16642,7 +16644,8 @@ class Stack(unittest.TestCase):
             if number % 2:
                 cookies.tick(cookies.epoch * masscanned.KEY_LIFE_S + masscanned.KEY_LIFE_S)
             seq = initial + 1 + beyond & ONES
-            self.assertEqual(cookies.read(flow, seq, ack), (step, beyond), 'SEED=%d' % SEED)
+            strays += cookies.read(flow, seq, ack) != (step, beyond)
+            self.assertLess(strays, 2 + number // 1000, 'SEED=%d' % SEED)
             ack = alone.make(flow, step, initial) + 1 & ONES
             for far in (-2, 65536, 100000, 131069):
                 self.assertIsNone(alone.read(flow, initial + 1 + far & ONES, ack))
