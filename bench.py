@@ -550,7 +550,7 @@ def halt(process):
 
 
 def read_text(path: str) -> str:
-    """A file of /proc -> its text, '' if it is not there (any more)."""
+    """A file -> its text, '' if it is not there (any more)."""
     try:
         with open(path) as file:
             return file.read()
@@ -1151,12 +1151,14 @@ class Bench:
         """argv of one of our tools, or of an older one, with the interpreter under test."""
         return [self.python, os.path.join(folder, name)] + list(args)
 
-    def both(self, name, base, make) -> list:
+    def both(self, name, base, make, option='') -> list:
         """Rows of one of our tools and, with --against, of the older one, then its base.
 
         make    make(folder) -> what takes a figure of the tool there
+        option  of masscanned.py, without which the older one cannot take part
         """
-        if not self.against:
+        if not self.against or (option and repr(option) not in read_text(
+                os.path.join(self.against, 'masscanned.py'))):
             return [Figure(name, make(HERE), base)]
         before = name + ', before'
         return [Figure(before, make(self.against), ''), Figure(name, make(HERE), before)]
@@ -1720,9 +1722,9 @@ def flood_rows(bench, kind):
     yield from bench.both('masscanned.py --format logfmt > /dev/null', quiet,
                           masscanned('--format', 'logfmt'))
     yield from bench.both('masscanned.py -q --events FILE', quiet,
-                          masscanned('-q', '--events', bench.path('events')))
+                          masscanned('-q', '--events', bench.path('events')), '--events')
     yield from bench.both('masscanned.py -q --pcap FILE', quiet,
-                          masscanned('-q', '--pcap', bench.path('pcap')))
+                          masscanned('-q', '--pcap', bench.path('pcap')), '--pcap')
 
 
 @measure('answer-syn', 'answers/s', 'bare')
@@ -1781,7 +1783,7 @@ def turn_rows(bench, kind):
     rows += bench.both('masscanned.py > FILE', quiet, masscanned(log=bench.path('log')))
     for option in '--events', '--pcap':
         rows += bench.both('masscanned.py -q %s FILE' % option, quiet, masscanned(
-            '-q', option, bench.path(option)))
+            '-q', option, bench.path(option)), option)
     if has_yardstick:
         rows.insert(0, Figure(C_ANSWER, answering([bench.yardstick, 'answer', 'v1']), ''))
     elif not bench.yardstick:
@@ -1869,11 +1871,11 @@ def http_answered(bench, _):
     yield from bench.both('HTTP exchanges, -q', C_ANSWER if bench.yardstick else '',
                           masscanned('-q'))
     yield from bench.both('HTTP exchanges, -q --http 401', 'HTTP exchanges, -q',
-                          masscanned('-q', '--http', '401'))
+                          masscanned('-q', '--http', '401'), '--http')
     yield Figure('their frames to the responder', frames, 'SYNs answered, -q')
     yield from bench.both('HTTP exchanges > /dev/null', 'HTTP exchanges, -q', masscanned())
     yield from bench.both('HTTP exchanges, -q --events FILE', 'HTTP exchanges, -q', masscanned(
-        '-q', '--events-budget', 1000000, '--events', bench.path('events')))
+        '-q', '--events-budget', 1000000, '--events', bench.path('events')), '--events')
 
 
 @measure('answer-addresses', 'answers/s', 'bare')
