@@ -20995,8 +20995,8 @@ asyncio.run(visit())
 
     def run_ssh(self, clients, seconds):
         """Each is refused, and its password is known."""
-        run = self.start('10.88.0.212,fd88::212', '-v', '--ssh-budget', '1',
-                         code='masscanned.SSH_DIVISOR = 1')       # all come from one network
+        run = self.start('10.88.0.212,fd88::212', '-v',      # all at once, from one network
+                         code='masscanned.SshBudget.allows = lambda *peer_cost: True')
         self.run_clients([(name, command.replace('{ssh}', '10.88.0.212'), status, pattern)
                           for name, command, status, pattern in clients], seconds)
         run.end()
