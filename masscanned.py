@@ -4226,6 +4226,33 @@ class Journal:
             pass
 
 
+class JournalObserver(Observer):
+    """Who writes what it is shown to a Journal."""
+
+    def __init__(self, journal):
+        self.journal = journal
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+
+    def close(self, now):
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
 # ---- packet log ----
 
 class Format:
@@ -4254,23 +4281,15 @@ class Format:
         raise NotImplementedError
 
 
-class PacketLog(Observer):
+class PacketLog(JournalObserver):
     """Who knocked, layer by layer, and what became of it: lines of a Format in a Journal.
 
     now     Unix time of the frame before; stamp is its text
     """
 
     def __init__(self, journal, form, now):
-        self.journal, self.form = journal, form
-        self.now, self.stamp = now, form.stamp(now)
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
+        JournalObserver.__init__(self, journal)
+        self.form, self.now, self.stamp = form, now, form.stamp(now)
 
     def begin(self):
         """The first lines: what is logged."""
@@ -4345,18 +4364,6 @@ class PacketLog(Observer):
             depth = 2 if segment else DEPTHS[view.name or 'eth']
             self.journal.texts.append(self.form.outwards(self.stamp, 'send', view, segment, depth,
                                                          None))
-
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
-    def shift(self, step):
-        self.journal.shift(step)
-
-    def close(self, now):
-        self.journal.flush(now, LAST_FLUSH_S)
 
 
 class ConsoleFormat(Format):
@@ -4698,7 +4705,7 @@ class BlockJournal(Journal):
             last = at
 
 
-class Capture(Observer):
+class Capture(JournalObserver):
     """Frames in both directions, as pcapng; each one of a client has a comment: its fate.
 
     journal     a BlockJournal
@@ -4714,18 +4721,11 @@ class Capture(Observer):
 
     def __init__(self, journal, stack, now, snaplen=SNAPLEN, keys=None,
                  count=collections.Counter):
-        self.journal, self.stack, self.snaplen = journal, stack, snaplen
+        JournalObserver.__init__(self, journal)
+        self.stack, self.snaplen = stack, snaplen
         self.keys, self.count, self.begun = keys, count, now
         self.events, self.seen, self.tails = None, 0, {}
         journal.statistics = self.pack_statistics
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     def tail(self, comment):
         """-> options of a frame."""
@@ -4811,21 +4811,15 @@ class Capture(Observer):
                               + [(PCAPNG_RECEIVED, counts['frames'].to_bytes(8, 'little')),
                                  (PCAPNG_DROPPED, counts['lost'].to_bytes(8, 'little'))])))
 
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
 
     def close(self, now):
         """As Observer.close; the last block has the counters."""
         if self.journal.takes(now, 0):
             self.journal.blocks.append(self.pack_statistics())
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def capture_head(name, sensor, snaplen) -> bytes:
@@ -5382,7 +5376,7 @@ def make_knocker(now, frame) -> Source:
     return source
 
 
-class EventLog(Observer):
+class EventLog(JournalObserver):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
     stack       whose connections they are
@@ -5403,8 +5397,8 @@ class EventLog(Observer):
 
     def __init__(self, journal, stack, iface, name, now, encode, worker=None,
                  rate=EVENTS_BUDGET, count=collections.Counter):
-        self.journal, self.stack = journal, stack
-        self.count = count
+        JournalObserver.__init__(self, journal)
+        self.stack, self.count = stack, count
         self.sensor = '"schema":%d%s}}\n' % (
             SCHEMA, '' if worker is None else ',"worker":%d' % worker)
         self.rate, self.budget = rate, [rate, now]
@@ -5419,10 +5413,6 @@ class EventLog(Observer):
     def due(self):
         due = min(self.sweep_at, self.stats_at)
         return due if self.journal.due is None else min(due, self.journal.due)
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     # frames
 
@@ -5763,7 +5753,7 @@ class EventLog(Observer):
         if now >= self.stats_at:
             self.stats_at = now + STATS_S
             self.stats(now)
-        self.journal.flush(now)
+        super().flush(now)
 
     def sweep(self, now, all=False):
         """Datagrams and scans that are over are told of; all: these are the last."""
@@ -5862,11 +5852,8 @@ class EventLog(Observer):
             'capture': {'kernel_packets': ours['frames'] + ours['lost'],
                         'kernel_drops': ours['lost']}}}, {'stats': ours})
 
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
         self.sweep_at += step
         self.stats_at += step
@@ -5886,7 +5873,7 @@ class EventLog(Observer):
         """What is not over is over now."""
         self.sweep(now, True)
         self.stats(now)
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def make_encoder():
