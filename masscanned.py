@@ -5272,8 +5272,8 @@ def hassh_text(kexinit) -> str:
 
 
 def ssh_object(version, kexinit=b'') -> dict:
-    """Identification line and KEXINIT -> the object `ssh` of an event."""
-    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    """What begins with the identification line, KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'\n')[0].partition(b'-')[2].partition(b'-')
     client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
     if kexinit:
         text = hassh_text(kexinit)
@@ -5309,8 +5309,9 @@ ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY
 COMMUNITY_END = struct.Struct('!BxHH')  # of what is hashed: protocol, ports
 EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
 # Names of ours that EVE JSON, as Suricata documents it, has otherwise
-EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
-             'socks5': 'socks', 'dhcpv4': 'dhcp'}
+EVE_NAMES = {'dht': 'bittorrent_dht', 'dns-tcp': 'dns', 'ethernet-ip': 'enip',
+             'kerberos': 'krb5', 'kerberos-tcp': 'krb5', 'msrpc': 'dcerpc',
+             'postgresql': 'pgsql', 'socks4': 'socks', 'socks5': 'socks'}
 FLAG_LETTERS = 'FSRPAUEC'
 TCP_FLAG_NAMES = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg', 'ecn', 'cwr'
 FLOW_REASONS = {'evicted': 'forced', 'shutdown': 'shutdown'}    # of EVE; all else: timeout
@@ -5661,7 +5662,8 @@ class EventLog(JournalObserver):
                           http_text(tuple(fields.items()), self.text), '')
             return
         if kind in NOTES:
-            about = NOTES[kind](fields)
+            make, names = NOTES[kind]
+            about = make(*map(fields.get, names))
         elif kind == 'answer' and name in ANSWERED:
             about = ANSWERED[name](fields['data'])
         elif kind == 'answer':
@@ -5882,12 +5884,6 @@ def make_encoder():
     return json.JSONEncoder(separators=(',', ':')).encode
 
 
-# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
-NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
-         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
-ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
-            'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
-            'llmnr': lambda data: dns_object(data)}
 DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO', 15: 'MX',
                   16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
                   64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
@@ -5916,6 +5912,13 @@ def dns_object(data) -> dict:
     found = {'version': 3, 'type': 'request', 'id': from_octets(data[:2], 'big'),
              'queries': queries}
     return dict(found, **queries[0]) if queries else found
+
+
+# Who makes the object of a protocol: by the kind of what was noted, from these fields of it; by
+# the protocol, as events name it, from what a client said first.
+NOTES = {'tls_hello': (tls_object, ('hello',)),
+         'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
+ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
 
 
 def is_knock(fate) -> bool:
