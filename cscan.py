@@ -5890,7 +5890,7 @@ class Keeper:
         self.console, self.candidate, self.next = console, None, 0.0
         self.told, self.flushed, self.closed = '', 0, threading.Event()
         self.last = self.saved = None       # the snapshots last written: live, synced
-        self.meter = None                   # the engine's: what it has goes to the disk before
+        self.meter = Meter()                # of the engine: its records go to the disk before
 
     def look(self, engine):
         """After each round of the engine."""
