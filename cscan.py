@@ -2696,7 +2696,7 @@ class CbaSink:
         return b''.join(self.pack(thread, *event) for event in events)
 
 
-KEPT_MAX = 1 << 16                  # octets of an entry that a talk has not finished
+ENTRY_MAX = 1 << 16                  # octets of an entry that a talk has not finished
 
 
 class Out:
@@ -2788,8 +2788,8 @@ class TalkOut(Out):
         events = self.deferred + [(kind, code, value)]
         packed = self.sink.pack_all(self.thread, events)
         size = self.size + sum(event_size(kind, value) for kind, _, value in events)
-        if size > KEPT_MAX:
-            raise ValueError('an entry of more than %d octets' % KEPT_MAX)
+        if size > ENTRY_MAX:
+            raise ValueError('an entry of more than %d octets' % ENTRY_MAX)
         self.size = size
         self.kept += events
         self.packed.append(packed)
@@ -2808,7 +2808,7 @@ LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() reset
 IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 TLS_PIECE = 16384                   # octets read at once
 TLS_MAX = 65536                     # octets that may come before one operation is done
-POLL_MAX_MS = 1 << 30               # poll(2) takes no more
+POLL_MAX_S = 1 << 20                # poll(2) takes no more
 SPREE_MAX = 16                      # reads of a talk in a row before others have their turn
 # Anonymous: text.  A server may choose a finite-field group of 10,000 bits, 1.3 s of CPU: only the
 # anonymous suites have finite fields, because many servers know no other anonymous ones.
@@ -2910,7 +2910,7 @@ def retry_group(message: bytes) -> int:
 
 
 @types.coroutine
-def wait_ready(socks, mask, until):
+def socket_ready(socks, mask, until):
     """Wait for one of these sockets: at the bottom of all that a coroutine of ours awaits.
 
     socks   non-blocking; () = go on soon, others first
@@ -2939,7 +2939,7 @@ def poll_sockets(socks, mask, until) -> 'OSError | None':
     poll = select.poll()
     for sock in socks:
         poll.register(sock, mask)
-    if left > 0 and poll.poll(min(math.ceil(left * 1000), POLL_MAX_MS)):
+    if left > 0 and poll.poll(math.ceil(min(left, POLL_MAX_S) * 1000)):
         return None
     return socket.timeout('timed out')
 
@@ -2975,7 +2975,7 @@ class TalkSocket:
         """Connect to (host, port)."""
         code = self.sock.connect_ex(address)
         while code in (EINPROGRESS, EALREADY):
-            await wait_ready(self.socks, select.POLLOUT, self.deadline)
+            await socket_ready(self.socks, select.POLLOUT, self.deadline)
             code = self.sock.connect_ex(address)
         if code not in OPEN:                # reset after accepting: reading reports it
             raise OSError(code, os.strerror(code))
@@ -2991,13 +2991,13 @@ class TalkSocket:
         self.spree += 1
         if self.spree > SPREE_MAX:
             self.spree = 0
-            await wait_ready((), 0, until)
+            await socket_ready((), 0, until)
         while True:
             try:
                 return self.sock.recv(limit)
             except BlockingIOError:
                 self.spree = 0
-                await wait_ready(self.socks, select.POLLIN, until)
+                await socket_ready(self.socks, select.POLLIN, until)
 
     async def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
         """What there is, 1 to limit octets; b'' after the peer's end.
@@ -3060,7 +3060,7 @@ class TalkSocket:
             try:
                 data = data[self.sock.send(data):]
             except BlockingIOError:
-                await wait_ready(self.socks, select.POLLOUT, self.deadline)
+                await socket_ready(self.socks, select.POLLOUT, self.deadline)
 
     async def start_tls(self, anonymous: bool = False):
         """Speak TLS from now on; nothing that the peer shows is verified.
@@ -3211,7 +3211,10 @@ class TimedSocket:
 
 
 def new_tcp_socket(source: str):
-    """A socket whose close() resets, non-blocking; source: own address, '' = the kernel's choice."""
+    """A socket that does not block, and whose close() resets.
+
+    source  own address, '' = the kernel's choice
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
@@ -3235,7 +3238,7 @@ def new_tcp_socket(source: str):
 #   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
-# A coroutine awaits the methods of its sockets and wait_ready(), and nothing else.
+# A coroutine awaits the methods of its sockets and socket_ready(), and nothing else.
 # waits=False in @module says that it only computes, and never waits: it runs where the result is
 # found, without a thread, if all modules of a scan are like that, or coroutines.
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
@@ -3537,15 +3540,17 @@ async def any_accepts(target, ports, timeout_ms: float) -> bool:
             sock = new_tcp_socket(target.source)
             asked[sock] = target.host, port
             if sock.connect_ex(asked[sock]) != EINPROGRESS:     # others are known: not open
-                asked.pop(sock).close()
+                del asked[sock]
+                sock.close()
         while asked:
-            await wait_ready(list(asked), select.POLLOUT, until)
+            await socket_ready(list(asked), select.POLLOUT, until)
             for sock, address in list(asked.items()):
                 code = sock.connect_ex(address)
                 if code in OPEN and not is_own_name(sock, address):
                     return True
                 if code != EALREADY:
-                    asked.pop(sock).close()
+                    del asked[sock]
+                    sock.close()
     except socket.timeout:
         pass
     finally:
@@ -3692,7 +3697,7 @@ async def check_x11(target, out, options):
         with noting(out, X11_READ_FAIL):
             accepted = await sock.read_exact(1) == b'\1'
         if accepted:
-            rest = await sock.read_most(5)        # unused, major, minor; little-endian, as we asked
+            rest = await sock.read_most(5)  # unused, major, minor; little-endian, as we asked
             is_x11 = len(rest) == 5 and rest[1] == 11
             out.bit(X11_GOOD if is_x11 else X11_KINDA_GOOD)
 
@@ -5434,7 +5439,7 @@ class Engine(Runner):
                 wake = min(wake, max(ready, self.waiting[0][0] - self.now))
         if self.cohorts:
             wake = min(wake, self.cohorts[0].due - self.now)
-        return max(min(wake, self.crew.due()), 0)
+        return max(min(wake, self.crew.rest_s()), 0)
 
     def finished(self):
         """Nothing is under way, and nothing more is wanted or to be had."""
@@ -5498,11 +5503,11 @@ class Engine(Runner):
 
     def rate(self):
         """SYNs a second at most, just now; None = no ceiling."""
-        return self.bucket.rate
+        return self.brakes.bucket.rate
 
     def talked(self, count):
         """Talks began so many connections, which count in -r."""
-        self.bucket.give_way(count)
+        self.brakes.bucket.give_way(count)
 
     def credit(self):
         """How many connects may start now."""
@@ -5760,7 +5765,7 @@ class Talks:
         self.owners = {}                # descriptor -> (its socket, Talk)
         self.timers = []                # heap of (due, serial, Talk)
         self.serial = itertools.count()
-        self.ready = collections.deque()    # (Talk, what it is to be resumed with: None or an error)
+        self.ready = collections.deque()    # (Talk, None or an error to be resumed with)
         self.frozen = 0.0               # seconds that the clock of deadlines stood still
         self.looked = time.monotonic()  # when the last turn ended
         self.alarm, self.bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)     # see wake()
@@ -5768,6 +5773,12 @@ class Talks:
         self.connects, self.handshakes = Gate(0), Gate(HANDSHAKES_MAX)
         self.credit = 0                 # connections that -r allows in this turn
         self.written = Gate(0)          # for what has to be in the file first: opened each turn
+
+    def close_all(self):
+        """It is of no use then."""
+        self.epoll.close()
+        os.close(self.alarm)
+        os.close(self.bell)
 
     def clock(self) -> float:
         """Time of deadlines: seconds while somebody drives us."""
@@ -5782,7 +5793,7 @@ class Talks:
         with contextlib.suppress(BlockingIOError):      # it is full, so it rings
             os.write(self.bell, b'.')
 
-    def due(self) -> float:
+    def rest_s(self) -> float:
         """Seconds until there is something to do, if no event comes before."""
         if self.ready:
             return 0.0
@@ -6084,7 +6095,7 @@ class Crew:
         """No more is wanted just now; what nobody will take must not stop the clock."""
         return len(self.queue) >= self.limit and not self.failed
 
-    def due(self) -> float:
+    def rest_s(self) -> float:
         """Seconds until turn() has something to do that no event announces."""
         return math.inf
 
@@ -6362,10 +6373,10 @@ class TalkCrew(Crew):
     async def save(self):
         await self.talks.written.enter()
 
-    def due(self):
+    def rest_s(self):
         if self.waiting and self.talking < self.most_talks:
             return 0.0
-        return self.talks.due()
+        return self.talks.rest_s()
 
     def put_wait(self, host, port):
         if not self.driver:
@@ -6385,7 +6396,7 @@ class TalkCrew(Crew):
         """Until all talks have ended; look() ten times a second meanwhile."""
         looked = time.monotonic()
         while self.talking or self.waiting or not self.closed:
-            self.talk(min(self.due(), TICK_S))
+            self.talk(min(self.rest_s(), TICK_S))
             if time.monotonic() - looked >= TICK_S:
                 looked = time.monotonic()
                 look()
@@ -6895,7 +6906,7 @@ class Messenger:
             self.push()
         return bool(self.unsent)
 
-    def due(self):
+    def rest_s(self):
         return math.inf
 
     @property
@@ -7064,7 +7075,7 @@ class Team(Runner):
             if crew.full():
                 time.sleep(0.002)
             else:
-                nap_ms = min(10 if self.waiting() else 100, crew.due() * 1000)
+                nap_ms = min(10 if self.waiting() else 100, crew.rest_s() * 1000)
                 for reader, _ in self.poll.poll(nap_ms):
                     if reader in self.speaking:
                         self.hear(self.speaking[reader])
