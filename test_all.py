@@ -4436,15 +4436,15 @@ class Engine(unittest.TestCase):
         closed = [self.hosts.closed() for _ in range(3)]
         engine = self.engine([closed[0], opened, silent] + closed[1:], retries=1)
         engine.launch(5)
-        engine.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
-        engine.again = dict.fromkeys(closed[1:] + [silent, opened], True)
+        engine.queue.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
+        engine.queue.again = dict.fromkeys(closed[1:] + [silent, opened], True)
         late = list(engine.attempts)[2].fileno(), select.EPOLLHUP
         engine.collect(engine.pool.epoll.poll(1) + [late])
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
         self.assertEqual(len(engine.pool.free), 4)
         self.assertEqual(awaited(engine), [silent])
-        self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
+        self.assertEqual((engine.queue.tries, engine.queue.again), ({silent: 1}, {silent: True}))
         engine.collect([late])
         self.assertEqual((engine.answers, awaited(engine)), ({errno.ECONNREFUSED: 3}, [silent]))
 
@@ -4549,7 +4549,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(sorted(self.crew.results), sorted(good))
         self.assertIn('EPERM', engine.error)
         self.assertIn('firewall', engine.error)
-        self.assertEqual([entry[2] for entry in engine.waiting], [bad])
+        self.assertEqual([entry[2] for entry in engine.queue.waiting], [bad])
 
     def test_local_errors_of_many_targets(self):
         """Half of the targets can never be sent: the other half is, and soon."""
@@ -4560,8 +4560,8 @@ class Engine(unittest.TestCase):
                      CONNECT=lambda s, to: errno.EPERM if to in bad else connect(s, to)):
             engine = self.run_engine(targets, window=400, once=True)
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 256})
-        self.assertEqual({entry[2] for entry in engine.waiting}, bad)
-        self.assertEqual(engine.parked, 256)
+        self.assertEqual({entry[2] for entry in engine.queue.waiting}, bad)
+        self.assertEqual(engine.queue.parked, 256)
 
     def test_too_many_waiting(self):
         with patched(cscan, PARKED_MAX=50, CONNECT=lambda s, to: errno.EPERM):
@@ -4590,7 +4590,7 @@ class Engine(unittest.TestCase):
                     has_address=lambda address: not gone):
                 engine = self.engine([('127.0.0.1', 9)], address='127.0.0.1')
                 engine.launch(1)
-                self.assertEqual((engine.answers, engine.brakes.errors, engine.parked), (
+                self.assertEqual((engine.answers, engine.brakes.errors, engine.queue.parked), (
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
@@ -4650,7 +4650,7 @@ class Engine(unittest.TestCase):
                 engine.launch(1)
                 self.pass_deadline(engine)
                 engine.turn_over(credit)
-                engine.source = columns([self.hosts.closed()])
+                engine.queue.source = columns([self.hosts.closed()])
                 engine.launch(1)
                 engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(engine.answers[errno.ECONNREFUSED], 1)
@@ -4709,7 +4709,7 @@ class Engine(unittest.TestCase):
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
-        self.assertEqual(engine.tries, {})
+        self.assertEqual(engine.queue.tries, {})
 
     def test_modules_behind(self):
         """A full queue: nothing is sent, answers are collected, no deadline is charged."""
@@ -6197,7 +6197,7 @@ class State(EngineCase):
         keeper.look(engine)
         self.assertEqual((keeper.live.read()['position'], self.sink.flushed), (0, 1))
         engine.real += 100
-        engine.drawn = 1
+        engine.queue.drawn = 1
         keeper.look(engine)
         self.assertEqual(keeper.live.read()['position'], 0)
         self.crew.done = 3
@@ -6219,7 +6219,7 @@ class State(EngineCase):
             self.assertEqual(keeper.live.read()['done'], False)
             change()
             engine.real += 100
-            engine.exhausted, engine.drawn = True, 5
+            engine.queue.exhausted, engine.queue.drawn = True, 5
             keeper.look(engine)
             keeper.finish(engine)
             self.assertEqual((keeper.live.read()['position'], keeper.live.read()['done']),
@@ -6268,14 +6268,14 @@ class State(EngineCase):
     def account(self, engine, targets, sent):
         """Each target before the position has been sent and ended, or waits and is kept."""
         position = engine.position()
-        waiting = {target for _, _, target, _ in engine.waiting}
+        waiting = {target for _, _, target, _ in engine.queue.waiting}
         live = set(awaited(engine)) | waiting
-        self.assertLessEqual(position, engine.drawn)
+        self.assertLessEqual(position, engine.queue.drawn)
         for target in targets[:position]:
-            if target not in engine.again:
+            if target not in engine.queue.again:
                 self.assertNotIn(target, live, 'neither before nor behind the position')
                 self.assertIn(target, sent, 'never sent')
-        for target in engine.again:
+        for target in engine.queue.again:
             self.assertIn(target, live, 'ended, but kept')
         return position
 
@@ -6284,7 +6284,7 @@ class State(EngineCase):
         begin = snapshot['position'] if snapshot else 0
         engine = self.engine(targets[begin:], window=30, once=True, retries=retries,
                              quota=len(targets) if retries else None)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         if snapshot:
             engine.resume(snapshot)
         connect = self.hard_connect(draw, sent)
@@ -6299,7 +6299,7 @@ class State(EngineCase):
                 if draw.random() < 0.05:
                     engine.brakes.suspects.append((engine.now - 0.1, engine.now))
             self.account(engine, targets, sent)
-            if engine.exhausted and not engine.attempts and not engine.waiting:
+            if engine.queue.exhausted and not engine.attempts and not engine.queue.waiting:
                 break
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.close(engine)
@@ -6325,18 +6325,18 @@ class State(EngineCase):
         """Ctrl-C: what is to be tried again is kept, where there is a state; else it has ended."""
         for keeper in (True, None):
             engine = self.engine([self.hosts.silent()], once=True, retries=1)
-            engine.keeper = keeper
+            engine.keeper = engine.queue.remembers = keeper
             engine.launch(1)
             engine.stop('interrupted')
             self.pass_deadline(engine)
             engine.turn_over(1)
-            self.assertEqual((engine.timeouts, len(engine.again)), (0, 1) if keeper else (1, 0))
+            self.assertEqual((engine.timeouts, len(engine.queue.again)), (0, 1) if keeper else (1, 0))
             self.assertTrue(engine.finished())
 
     def test_taken_back(self):
         """What SIGHUP took back is not met again at its deadline, and the position passes it."""
         engine = self.engine([self.hosts.silent(), self.hosts.silent()], once=True)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
         engine.progress = types.SimpleNamespace(reopen=lambda: None,
@@ -6362,16 +6362,17 @@ class State(EngineCase):
         """Counters, tries and what waits come back; the quota is what is left of it."""
         engine = self.engine([('127.7.0.%d' % number, 9) for number in range(50)], quota=40,
                              once=True, retries=3)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.draw(20)
-        engine.tries[('127.7.0.1', 9)] = 2
+        engine.queue.tries[('127.7.0.1', 9)] = 2
         engine.wait_for(('127.7.0.1', 9), 5)
         engine.sent, engine.opened = 20, 3
         engine.answers[errno.ECONNREFUSED] = 16
         other = self.engine([], quota=40, once=True, retries=3)
         other.resume(json.loads(json.dumps(engine.snapshot())))
-        self.assertEqual((other.quota, other.drawn, other.sent, other.opened), (20, 20, 20, 3))
-        self.assertEqual((other.answers, other.tries, other.again), (
+        self.assertEqual((other.queue.quota, other.queue.drawn), (20, 20))
+        self.assertEqual((other.sent, other.opened), (20, 3))
+        self.assertEqual((other.answers, other.queue.tries, other.queue.again), (
             engine.answers, {('127.7.0.1', 9): 2}, {('127.7.0.1', 9): True}))
         self.assertEqual(other.snapshot()['waiting'], [('127.7.0.1', 9, 2)])
         self.assertEqual(other.draw(5), (['127.7.0.1'], [9]))
@@ -6869,7 +6870,7 @@ class AdaptiveEngine(EngineCase):
     def silent(self, count=3, **options):
         """An engine whose targets came to their deadline."""
         engine = self.engine([self.hosts.silent() for _ in range(count)], once=True, **options)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.adapt(1000, 1)
         engine.now += 0.01
         engine.launch(count)
@@ -6880,52 +6881,52 @@ class AdaptiveEngine(EngineCase):
     def test_held(self):
         """Silent targets are kept until they are judged; a resumed scan sends them again."""
         engine = self.silent()
-        self.assertEqual((engine.timeouts, list(engine.again.values())), (3, [False] * 3))
+        self.assertEqual((engine.timeouts, list(engine.queue.again.values())), (3, [False] * 3))
         self.assertEqual((engine.judge.levels[0].ended, engine.judge.levels[0].missed), (3, 3))
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.assertEqual((snapshot['timeouts'], snapshot['lost'], len(snapshot['waiting'])),
                          (0, 3, 3))
         other = self.engine([], once=True)
         other.resume(snapshot)
-        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.again))
+        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.queue.again))
         engine.judge.look = lambda *args: (None, [])
         self.assertFalse(engine.finished())
-        engine.exhausted = True
+        engine.queue.exhausted = True
         self.assertTrue(engine.finished())
-        self.assertEqual((engine.again, engine.snapshot()['waiting']), ({}, []))
+        self.assertEqual((engine.queue.again, engine.snapshot()['waiting']), ({}, []))
 
     def test_not_held(self):
         """With --retries, or sent again once already, it has ended, also for the state."""
         engine = self.silent(retries=1)
-        self.assertEqual(list(engine.again.values()), [True] * 3)
+        self.assertEqual(list(engine.queue.again.values()), [True] * 3)
         engine.now += 10
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.again), (3, {}))
+        self.assertEqual((engine.timeouts, engine.queue.again), (3, {}))
 
     def test_sent_again(self):
         """The judge wants them again: at once, at the next look, or as its last word."""
         engine = self.silent()
-        held = list(engine.again)
-        engine.exhausted = True
+        held = list(engine.queue.again)
+        engine.queue.exhausted = True
         engine.judge.look = lambda *args: (None, held)
         self.assertFalse(engine.finished())
-        self.assertEqual((engine.timeouts, engine.lost, list(engine.again.values())),
+        self.assertEqual((engine.timeouts, engine.lost, list(engine.queue.again.values())),
                          (0, 3, [True] * 3))
         engine.judge.look = lambda *args: (None, [])
         engine.now += 1
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, engine.again), (3, 3, {}))
+        self.assertEqual((engine.timeouts, engine.lost, engine.queue.again), (3, 3, {}))
         engine = self.engine([self.hosts.silent()], once=True)
         engine.adapt(1000, 1)
         engine.judge.levels[0].lossy = True
         engine.launch(1)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, len(engine.waiting)), (0, 1, 1))
+        self.assertEqual((engine.timeouts, engine.lost, len(engine.queue.waiting)), (0, 1, 1))
 
     def test_what_the_judge_sees(self):
         """SYNs, not connects; local errors but those of single targets; no suspect probes."""
@@ -7022,8 +7023,8 @@ class Excluding(EngineCase):
                 self.addCleanup(os.close, meter.metrics.fd)
                 engine.reread()
                 self.assertEqual((engine.attempts, meter.since, meter.volleys), ({}, {}, {}))
-                engine.exclusions, engine.exhausted = None, False
-                engine.source = columns(again)
+                engine.exclusions, engine.queue.exhausted = None, False
+                engine.queue.source = columns(again)
                 engine.launch(len(again))
                 self.assertEqual(len(engine.attempts), len(again))
                 self.path('never', b'192.0.2.0/24\n')
