@@ -19975,11 +19975,22 @@ class Events(Case):
         log = self.log()
         log.stack.answer_frame(udp(DNS_QUERY))
         self.assertEqual(self.events(log, 'dns')[0]['dns'], wanted)
-        self.assertEqual(masscanned.dns_object(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY),
-                         wanted)
+        Client(log.stack, 53).say(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY)
+        self.assertEqual([each['dns'] for each in self.events(log, 'dns')], [wanted] * 2)
         for end in range(len(DNS_QUERY)):
             masscanned.dns_object(DNS_QUERY[:end])
             masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_names(self):
+        """What tables of events name is registered, and noted somewhere."""
+        known = set(masscanned.PROTOCOLS)
+        named = {masscanned.eve_name(each) for each in known}
+        self.assertLessEqual(set(masscanned.EVE_NAMES), known)
+        self.assertFalse(set(masscanned.EVE_NAMES) & named, 'events have no protocol of that name')
+        self.assertLessEqual(set(masscanned.ANSWERED) | set(masscanned.SHOWN_FIELDS), named)
+        self.assertLessEqual(set(masscanned.HASH_FORMS), known)
+        for kind in masscanned.NOTES:
+            self.assertIn(".note('%s'" % kind, inspect.getsource(masscanned))
 
     def test_hash(self):
         """Answers to challenges in the form that auditing tools read."""
