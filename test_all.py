@@ -3470,8 +3470,8 @@ class OutputFormats(Case):
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
                          errno.EPROTO):
                 engine.tell(('10.0.0.1', code), code, None)
-            engine.unanswered(('10.0.0.1', 1000), None)
-            engine.given_up(('10.0.0.1', 1001), None)
+            engine.unanswered(('10.0.0.1', 1000))
+            engine.given_up(('10.0.0.1', 1001))
             self.assertEqual([each[1:] for each in told], [each for each in [
                 (errno.ECONNREFUSED, 'refused', 'refused'),
                 (errno.EHOSTUNREACH, 'unreachable', 'host unreachable'),
@@ -4926,23 +4926,22 @@ class Engine(unittest.TestCase):
 
 
 @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
-class MeteredEngine(Engine):
+class FileMeter(Engine):
     """All of that with -mf: whatever happens, each packet has one record of its end."""
     test_conntrack_full_without_ceiling = test_forgets_stale_pairs = None   # they invent packets
 
     def kind(self, *args, **options):
-        engine = cscan.MeteredEngine(*args, **options)
         with tempfile.TemporaryDirectory(prefix='cscan-test.') as folder:
-            engine.metrics = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
-            engine.metrics.begin()
-        return engine
+            made = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
+            made.begin()
+        return cscan.Engine(*args, meter=cscan.FileMeter(made), **options)
 
     def close(self, engine):
         super().close(engine)
-        engine.settle()
-        engine.metrics.flush()
-        octets = os.pread(engine.metrics.fd, 1 << 28, 0)
-        os.close(engine.metrics.fd)
+        engine.meter.settle()
+        engine.meter.metrics.flush()
+        octets = os.pread(engine.meter.metrics.fd, 1 << 28, 0)
+        os.close(engine.meter.metrics.fd)
         self.compare(engine, octets)
 
     def compare(self, engine, octets):
@@ -4956,8 +4955,8 @@ class MeteredEngine(Engine):
             self.assertEqual(found[name], expected, name)
         ended = found['open'] + found['closed'] + found['timeouts']
         self.assertEqual(found['sent'], ended + len(engine.attempts))
-        self.assertLessEqual(set(engine.attempts), set(engine.since))
-        self.assertLessEqual(set(engine.since), set(engine.pool.names))
+        self.assertLessEqual(set(engine.attempts), set(engine.meter.since))
+        self.assertLessEqual(set(engine.meter.since), set(engine.pool.names))
         self.assertEqual(len(engine.pool.names), len(engine.pool.socks))
 
 
@@ -5728,38 +5727,44 @@ class MetricsWriter(Case):
                 self.assertEqual(call(metrics.main, [made.path])[0], 0)
         self.assertEqual(self.metrics('/dev/null', [0, 5, 5]).shift, 0)
 
+    def metered(self, sockets):
+        """An engine with -mf that has so many free sockets -> (engine, its meter)."""
+        meter = cscan.FileMeter(self.metrics(self.path('metrics')))
+        engine = cscan.Engine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1',
+                              meter=meter)
+        self.addCleanup(engine.close)
+        engine.crew = StubCrew()
+        for _ in range(sockets):
+            engine.pool.add()
+        return engine, meter
+
     def test_one_end(self):
         """What had no answer and is sent again later has one record of it; some together, too."""
-        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
-        self.addCleanup(engine.close)
-        engine.metrics, engine.crew = self.metrics(self.path('metrics')), StubCrew()
+        engine, meter = self.metered(5)
         target = '127.0.0.1', 9
-        engine.ms = 1000
+        meter.ms = 1000
         engine.judge = types.SimpleNamespace(silent=lambda *args: verdicts.pop())
         verdicts = [cscan.AGAIN, None]
-        for _ in range(5):
-            engine.pool.add()
-        engine.record_sent(engine.pool.free[:3] + engine.pool.free[4:], False)
-        engine.ms = 1800
-        engine.unanswered(target, engine.pool.free[0])
-        engine.lose(target, engine.pool.free[1])
-        engine.given_up(target, engine.pool.free[3])         # the connect() itself told so
-        engine.lose(target, None)                       # by the judge, after unanswered()
-        engine.unanswered(('127.0.0.1', 10), engine.pool.free[4])    # the judge wants it again at once
+        socks = list(engine.pool.free)
+        meter.record_sent(socks[:3] + socks[4:], False)
+        meter.ms = 1800
+        with patched(cscan.Engine, end_attempt=lambda self, sock: target):
+            engine.give_up(socks[:1])
+            engine.give_up(socks[1:2], True)
+        engine.tell(target, errno.ETIMEDOUT, socks[3])  # the connect() itself told so
+        engine.lose(target)                             # by the judge, after unanswered()
+        with patched(cscan.Engine, end_attempt=lambda self, sock: ('127.0.0.1', 10)):
+            engine.give_up(socks[4:])                   # the judge wants it again at once
         self.assertEqual(engine.lost, 3)
         engine.snapshot()
         found = sorted(metrics_records(self.read('metrics'))[1][4:], reverse=True)
         self.assertEqual(found, [(0xe3, 1800, 800)] * 3 + [(0xe3, 1800, 0)])
-        self.assertEqual((engine.volleys, list(engine.since)), ({}, [engine.pool.free[2]]))
+        self.assertEqual((meter.volleys, list(meter.since)), ({}, [socks[2]]))
 
     def test_volleys(self):
         """Sockets that ended together come again together, or part; each has its own time."""
-        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
-        self.addCleanup(engine.close)
-        engine.metrics = self.metrics(self.path('metrics'))
-        for _ in range(4):
-            engine.pool.add()
-        socks, engine.pool.free = engine.pool.free, []
+        engine, meter = self.metered(4)
+        socks = engine.pool.free
         names = [sock.fileno() for sock in socks]
         written, steps = [], (              # ms, sockets connected, those that are not open then
             (1000, (0, 1, 2), (0, 1, 2)), (1001, (0, 1, 2), (0, 1, 2)), (70000, (0, 1, 2), (0, 1)),
@@ -5767,22 +5772,19 @@ class MetricsWriter(Case):
             (70400, (0, 1, 2), (0, 1, 2)), (1 << 33, (0, 1, 2), (2, 1, 0)))
         since = {}
         for ms, connected, closed in steps:
-            engine.ms = ms
-            engine.record_sent([socks[at] for at in connected], False)
+            meter.ms = ms
+            meter.connected([socks[at] for at in connected], False)
             since.update(dict.fromkeys(connected, ms))
             written += [(0xe0, ms, names[at]) for at in connected]
-            engine.ms += 5
-            with patched(cscan.Engine, collect=lambda self, closed: self.pool.free.extend(
-                    socks[at] for at in closed)):
-                engine.collect(closed)
-            engine.pool.free.clear()
+            meter.ms += 5
+            meter.ended([None] + [socks[at] for at in closed], 1)
             written += [(0xe2, ms + 5, ms + 5 - since[at], 0) for at in sorted(
                 closed, key=lambda at: since[at])]
-            self.assertLessEqual(len(engine.idle), len(engine.volleys))
-        engine.metrics.flush()
+            self.assertLessEqual(len(meter.idle), len(meter.volleys))
+        meter.metrics.flush()
         found = metrics_records(self.read('metrics'))[1]
         self.assertEqual(sorted(found), sorted(written))
-        self.assertLessEqual(len(engine.volleys), 1)
+        self.assertLessEqual(len(meter.volleys), 1)
 
     def test_last_mark(self):
         marks = [[17, 5000, 7.5], [30, 5100, 7.6], [4, 6000, 7.7]]
@@ -7014,11 +7016,12 @@ class Excluding(EngineCase):
         targets = [self.hosts.silent() for _ in range(3)]
         for again in targets, targets[1:], targets[:1]:
             with self.subTest(again=len(again)):
-                self.kind = lambda *args, **options: MeteredEngine.kind(self, *args, **options)
+                self.kind = lambda *args, **options: FileMeter.kind(self, *args, **options)
                 engine = self.scan(targets)
-                self.addCleanup(os.close, engine.metrics.fd)
+                meter = engine.meter
+                self.addCleanup(os.close, meter.metrics.fd)
                 engine.reread()
-                self.assertEqual((engine.attempts, engine.since, engine.volleys), ({}, {}, {}))
+                self.assertEqual((engine.attempts, meter.since, meter.volleys), ({}, {}, {}))
                 engine.exclusions, engine.exhausted = None, False
                 engine.source = columns(again)
                 engine.launch(len(again))
