@@ -4309,6 +4309,147 @@ class Canary:
         return True
 
 
+class Brakes:
+    """How fast an engine may go: rate, window, and what the machine refuses or loses.
+
+    now     in all methods: the engine's time of deadlines
+
+    bucket      Bucket of the rate
+    window      pending connects at most, now: local errors shrink it
+    held        nothing is sent before this time
+    errors      {errno: local errors}
+    blocked     (since, errno, how many) local errors in a row; None: the last connect() went out
+    conntrack   Conntrack, looked: when it was last looked at
+    slowed      when it last made the pace go down, < 0 = never
+    suspects    (from, to): SYNs sent then may be lost
+    """
+
+    def __init__(self, pace, now):
+        self.pace = pace
+        self.bucket = Bucket(pace.rate, pace.syns, now)
+        self.window, self.shrunk = pace.window, -1.0        # shrunk: when it last became smaller
+        self.held = -1.0
+        self.errors, self.blocked = collections.Counter(), None
+        self.conntrack, self.looked, self.slowed = Conntrack(), 0.0, -1.0
+        self.suspects = collections.deque()
+
+    def credit(self, now):
+        """How many connects may start."""
+        return 0 if now < self.held else self.bucket.credit(now)
+
+    def wait(self, now):
+        """Seconds until one may start."""
+        return max(self.bucket.wait(now), self.held - now, 0)
+
+    def hold(self, until):
+        """Send nothing before this time."""
+        self.held = max(self.held, until)
+
+    def set_rate(self, rate, now):
+        """-r auto: another rate from now on."""
+        self.pace = self.pace._replace(rate=rate)
+        self.bucket.set_rate(rate, now)
+
+    def relax(self, now):
+        """Ten times a second: a window that shrank grows again."""
+        if now - self.shrunk > 1:
+            self.window = min(self.pace.window, self.window + max(1, self.window // 20))
+
+    def binding(self, pending, now) -> 'list[str]':
+        """What keeps the scan from being faster, with so many pending connects."""
+        bucket = self.bucket
+        return [name for name, binds in (
+            ('local errors', now < self.held or self.window < self.pace.window),
+            ('conntrack', self.yields()),
+            ('window', pending >= self.window),
+            ('rate', bucket.rate is not None and bucket.level < bucket.cost)) if binds]
+
+    # ---- local errors ----
+
+    def local_error(self, code, sockets, now):
+        """The machine, not the net, said no: count it, hold, make the window smaller."""
+        self.errors[code] += 1
+        self.held = now + LOCAL_HOLD_S
+        self.block(code, now)
+        if now - self.shrunk >= TICK_S:
+            self.shrunk = now
+            least = max(1, self.pace.window // 16)
+            self.window = max(1, min(max(least, self.window * 3 // 4), sockets))
+
+    def block(self, code, now):
+        """Nothing came through since the first of these in a row."""
+        since, first, count = self.blocked or (now, code, 0)
+        self.blocked = since, first, count + 1
+
+    def none_sent(self, now):
+        """Not one of several connects came through: hold; EPERM is a matter of single targets."""
+        if self.blocked and self.blocked[1] != errno.EPERM:
+            self.hold(now + TICK_S)
+
+    def is_blocked(self, others, now):
+        """Whether local errors have let nothing through for long.
+
+        others  EPERM is a matter of single targets: do others still come?
+        """
+        if not self.blocked:
+            return False
+        since, code, count = self.blocked
+        if code == errno.EPERM and others:
+            return False
+        return count >= GIVE_UP_TRIES and now - since > GIVE_UP_S[code in CLASH]
+
+    def block_text(self):
+        """The local error that blocks, and what to change."""
+        code = self.blocked[1] if self.blocked else max(
+            self.errors, key=self.errors.get, default=0)
+        return '%s (%s): %s' % (errno.errorcode.get(code, code), os.strerror(code),
+                                REMEDIES.get(code, 'lower -m and -r'))
+
+    # ---- conntrack ----
+
+    def watch_conntrack(self, average, now) -> str:
+        """Drops: what was sent since the last look is suspect, and the pace goes down.
+
+        Expired entries may fill the table for another minute, until the kernel collects them; so
+        the pace is halved each second, and back at half of what the table carries with the room.
+
+        average     connects a second up to now
+        returns     the first time what happens, for the user; else ''
+        """
+        dropped = self.conntrack.look()
+        looked, self.looked = self.looked, now
+        while self.suspects and self.suspects[0][1] < now - self.pace.timeout_s - 5:
+            self.suspects.popleft()         # all of them have come to their deadline
+        if not dropped:
+            self.recover()
+            return ''
+        first = self.slowed < 0
+        self.suspects.append((looked - TICK_S, now))
+        if now - self.slowed > 1:
+            self.slowed = now
+            rate = (self.bucket.rate or average) / 2
+            self.bucket.set_rate(max(1.0, min(rate, self.conntrack.carries())), now)
+        return '' if not first else (
+            'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
+            'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
+            % (self.conntrack.count, self.conntrack.limit))
+
+    def recover(self):
+        """No drops: a pace that conntrack made go down rises again, if there is room."""
+        if self.yields() and self.conntrack.has_room():
+            self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
+            if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
+                self.bucket.rate = self.pace.rate
+
+    def yields(self) -> bool:
+        """Whether the pace is lower than it should be, because of conntrack."""
+        return self.slowed >= 0 and self.bucket.rate != self.pace.rate
+
+    def is_suspect(self, sent):
+        """Was a SYN of this time perhaps dropped by conntrack?"""
+        return any(low <= sent <= high for low, high in self.suspects)
+
+
 class Runner:
     """What one Engine and a Team of them have in common.
 
@@ -4589,7 +4730,6 @@ class Engine(Runner):
                                         # they end -> False: ended, but the judge may want it again
         self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
                                         # which place of the source some of them may stand
-        self.window = pace.window       # pending at most, now: local errors shrink it
         self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
         self.serial = itertools.count()
         self.parked = 0                 # how many of them a local error sent there
@@ -4605,21 +4745,13 @@ class Engine(Runner):
         self.clashes = 0
         self.repeats = 0                # retries sent
         self.answers = collections.Counter()    # errno -> answers of the net
-        self.locals = collections.Counter()     # errno -> local errors
-        self.blocked = None             # (since, errno, how many) local errors in a row
-        self.shrunk = -1.0              # when the window last shrank
-        self.held = -1.0                # nothing is sent before this time
-        self.conntrack = Conntrack()
-        self.looked = 0.0               # when conntrack was last looked at
-        self.slowed = -1.0              # when it last made the pace go down
-        self.suspects = collections.deque()     # (from, to): SYNs sent then may be lost
-        self.lost = 0                   # targets sent again for that
+        self.lost = 0                   # targets sent again, as their SYNs perhaps were lost
         self.real = self.now = time.monotonic()
         self.frozen = 0.0               # seconds that the clock of deadlines stood still
         self.next_tick = self.real
         self.elapsed = 0.0              # seconds that the scan had run before it was resumed
         self.started = self.real
-        self.bucket = Bucket(pace.rate, pace.syns, self.now)
+        self.brakes = Brakes(pace, self.now)
 
     def close(self):
         """The engine is of no use then."""
@@ -4698,7 +4830,7 @@ class Engine(Runner):
             self.again[target] = True
         self.parked += parked
         if self.parked > PARKED_MAX:
-            self.fail('%d targets wait: %s' % (self.parked, self.name_blocks()))
+            self.fail('%d targets wait: %s' % (self.parked, self.brakes.block_text()))
 
     # ---- outcomes ----
 
@@ -4706,17 +4838,13 @@ class Engine(Runner):
         """What became of everything up to now."""
         return Totals(*(getattr(self, name) for name in KEPT_COUNTERS), len(self.attempts),
                       len(self.waiting), self.drawn, self.binding(),
-                      self.canary.text() if self.canary else '', self.answers, self.locals)
+                      self.canary.text() if self.canary else '', self.answers,
+                      self.brakes.errors)
 
     def binding(self) -> 'list[str]':
         """What keeps the scan from being faster, just now."""
-        bucket = self.bucket
-        return [name for name, binds in (
-            ('modules', self.crew and self.crew.full()),
-            ('local errors', self.now < self.held or self.window < self.pace.window),
-            ('conntrack', self.slowed >= 0 and bucket.rate != self.pace.rate),
-            ('window', len(self.attempts) >= self.window),
-            ('rate', bucket.rate is not None and bucket.level < bucket.cost)) if binds]
+        limits = self.brakes.binding(len(self.attempts), self.now)
+        return ['modules'] + limits if self.crew and self.crew.full() else limits
 
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
@@ -4792,25 +4920,14 @@ class Engine(Runner):
         return True
 
     def local_error(self, code):
-        """The machine, not the net, said no: count it, hold, make the window smaller."""
-        self.locals[code] += 1
-        self.held = self.now + LOCAL_HOLD_S
-        self.block(code)
-        if self.now - self.shrunk >= TICK_S:
-            self.shrunk = self.now
-            least = max(1, self.pace.window // 16)
-            self.window = max(1, min(max(least, self.window * 3 // 4), len(self.pool.socks)))
+        """The machine, not the net, said no."""
+        self.brakes.local_error(code, len(self.pool.socks), self.now)
 
     def park(self, target):
         """A target that met a local error waits, longer each time."""
         count = self.stuck.get(target, 0)
         self.stuck[target] = count + 1
         self.wait_for(target, min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S), True)
-
-    def block(self, code):
-        """Nothing came through since the first of these in a row."""
-        since, first, count = self.blocked or (self.now, code, 0)
-        self.blocked = since, first, count + 1
 
     def odd(self, sock, target, code, old):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
@@ -4848,14 +4965,14 @@ class Engine(Runner):
 
     def count_sent(self, count):
         self.sent += count
-        self.bucket.spend(count)
+        self.brakes.bucket.spend(count)
 
     def clash(self, target, code):
         """The target is under way already, or its connection in TIME_WAIT."""
         self.clashes += 1
-        self.held = max(self.held, self.now + 0.001)    # do not spin where all targets clash
+        self.brakes.hold(self.now + 0.001)      # do not spin where all targets clash
         if self.once:
-            self.block(code)
+            self.brakes.block(code, self.now)
             self.wait_for(target, CLASH_WAIT_S, True)
         elif self.quota is not None:
             self.quota += 1                 # another is drawn in its place
@@ -4962,9 +5079,9 @@ class Engine(Runner):
     def heed_judge(self):
         """-r auto: what it has decided."""
         judge = self.judge
-        errors = (sum(self.locals.values()) - self.locals[errno.EPERM],     # of single targets
-                  self.canary.failed if self.canary else 0,
-                  1 if self.slowed >= 0 and self.bucket.rate != self.pace.rate else 0)
+        locals_ = self.brakes.errors
+        errors = (sum(locals_.values()) - locals_[errno.EPERM],     # EPERM: of single targets
+                  self.canary.failed if self.canary else 0, int(self.brakes.yields()))
         rate, again = judge.look(self.now, self.pace.timeout_s, self.sent * self.pace.syns, errors)
         self.timeouts -= len(again)
         for target in again:
@@ -4974,8 +5091,7 @@ class Engine(Runner):
                 self.forget(target)
         judge.ended.clear()
         if rate:
-            self.pace = self.pace._replace(rate=rate)
-            self.bucket.set_rate(rate, self.now)
+            self.set_rate(rate)
         for decision in judge.decisions:
             self.progress.decide(decision)
         judge.decisions.clear()
@@ -4995,7 +5111,7 @@ class Engine(Runner):
                 cohorts.appendleft(cohort)
                 break
             sent = cohort.due - self.pace.timeout_s
-            suspect = self.suspects and self.is_suspect(sent)
+            suspect = self.brakes.suspects and self.brakes.is_suspect(sent)
             if self.judge:
                 self.ending = sent
                 self.judge.level_of(sent).ended += 0 if suspect else cohort.fresh
@@ -5017,7 +5133,7 @@ class Engine(Runner):
         cohort = found[0] if len(found) == 1 else None
         socks = self.take_back(cohort.socks if cohort else list(itertools.chain.from_iterable(
             each.socks for each in found)))
-        count = min(len(socks), credit, self.window - len(self.attempts) + len(socks))
+        count = min(len(socks), credit, self.brakes.window - len(self.attempts) + len(socks))
         if self.retries or self.again or self.judge or self.show:
             count = 0                       # every old target matters: one by one
         hosts, ports = self.draw(count)
@@ -5076,15 +5192,15 @@ class Engine(Runner):
             cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.base, fresh)
             self.cohorts.append(cohort)
             self.count_sent(len(socks))
-            self.blocked = None
+            self.brakes.blocked = None
             if self.stuck:
                 for target in zip(hosts, ports):
                     self.stuck.pop(target, None)
         for each in odd:
             self.odd(*each)
         self.meter.connected(socks, again)
-        if odd and not socks and self.blocked and self.blocked[1] != errno.EPERM:
-            self.held = max(self.held, self.now + TICK_S)       # not one came through
+        if odd and not socks:
+            self.brakes.none_sent(self.now)
         return len(socks)
 
     def count_fresh(self, hosts, ports, odd):
@@ -5114,7 +5230,7 @@ class Engine(Runner):
 
     def launch(self, credit):
         """Use free and new sockets for up to credit targets, within the window."""
-        hosts, ports = self.draw(min(credit, self.window - len(self.attempts)))
+        hosts, ports = self.draw(min(credit, self.brakes.window - len(self.attempts)))
         socks = self.pool.take(len(hosts))
         for target in zip(hosts[len(socks):], ports[len(socks):]):
             self.wait_for(target, LOCAL_WAIT_S, True)
@@ -5134,8 +5250,8 @@ class Engine(Runner):
         if self.crew.full():
             return 0.002
         wake = self.next_tick - self.real
-        if len(self.attempts) < self.window and not self.stopping:
-            ready = max(self.bucket.wait(self.now), self.held - self.now, 0)
+        if len(self.attempts) < self.brakes.window and not self.stopping:
+            ready = self.brakes.wait(self.now)
             if ready:
                 ready = max(ready, 0.001)       # tokens keep: wake for several
             if not self.exhausted:
@@ -5174,7 +5290,7 @@ class Engine(Runner):
         self.started = self.real - self.elapsed
         self.clock()
         self.bind_home()
-        self.bucket.filled = self.now
+        self.brakes.bucket.filled = self.now
         while not self.finished():
             self.collect(self.events())
             self.clock()
@@ -5202,9 +5318,9 @@ class Engine(Runner):
 
     def credit(self):
         """How many connects may start now."""
-        if self.stopping or self.now < self.held or self.crew.full():
+        if self.stopping or self.crew.full():
             return 0
-        return min(self.most, self.bucket.credit(self.now))
+        return min(self.most, self.brakes.credit(self.now))
 
     def stop(self, reason):
         """Send nothing more; what is pending ends by itself."""
@@ -5229,7 +5345,7 @@ class Engine(Runner):
         return {'position': self.position(), 'drawn': max(self.drawn, self.known_to),
                 'waiting': [(host, port, self.tries.get((host, port), 0))
                             for host, port in self.again],
-                'answers': list(self.answers.items()), 'locals': list(self.locals.items()),
+                'answers': list(self.answers.items()), 'locals': list(self.brakes.errors.items()),
                 'elapsed': self.real - self.started, **self.meter.mark(),
                 **dict({name: getattr(self, name) for name in KEPT_COUNTERS},
                        timeouts=self.timeouts - held, lost=self.lost + held)}
@@ -5237,8 +5353,12 @@ class Engine(Runner):
     def adapt(self, most, share):
         """-r auto: let a judge find the rate."""
         self.judge, self.batch = Judge(most, share, self.now), 1
-        self.pace = self.pace._replace(rate=self.judge.start)
-        self.bucket.set_rate(self.judge.start, self.now)
+        self.set_rate(self.judge.start)
+
+    def set_rate(self, rate):
+        """-r auto: another rate from now on."""
+        self.brakes.set_rate(rate, self.now)
+        self.pace = self.brakes.pace
 
     def keep(self, keeper):
         """--state: let it take snapshots."""
@@ -5258,7 +5378,7 @@ class Engine(Runner):
             setattr(self, name, snapshot[name])
         self.drawn, self.elapsed = snapshot['position'], snapshot['elapsed']
         self.answers.update(dict(snapshot['answers']))
-        self.locals.update(dict(snapshot['locals']))
+        self.brakes.errors.update(dict(snapshot['locals']))
         if self.quota is not None:
             self.quota = max(0, self.quota - self.drawn)
         for host, port, tries in snapshot['waiting']:
@@ -5272,8 +5392,7 @@ class Engine(Runner):
 
     def tick(self):
         self.next_tick = self.real + TICK_S
-        if self.now - self.shrunk > 1:
-            self.window = min(self.pace.window, self.window + max(1, self.window // 20))
+        self.brakes.relax(self.now)
         if len(self.cohorts) > 64:
             self.compact()
         if self.home and self.home.changed():
@@ -5334,54 +5453,16 @@ class Engine(Runner):
         self.pool.rebind(address)
 
     def watch_conntrack(self):
-        """Drops: what was sent since the last look is suspect, and the pace goes down.
-
-        Expired entries may fill the table for another minute, until the kernel collects them; so
-        the pace is halved each second, and back at half of what the table carries with the room.
-        """
-        dropped = self.conntrack.look()
-        looked, self.looked = self.looked, self.now
-        while self.suspects and self.suspects[0][1] < self.now - self.pace.timeout_s - 5:
-            self.suspects.popleft()         # all of them have come to their deadline
-        if dropped:
-            if self.slowed < 0:
-                self.progress.event(
-                    'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
-                    'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
-                    % (self.conntrack.count, self.conntrack.limit))
-            self.suspects.append((looked - TICK_S, self.now))
-            if self.now - self.slowed > 1:
-                self.slowed = self.now
-                rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
-                rate = max(1.0, min(rate / 2, self.conntrack.carries()))
-                self.bucket.set_rate(rate, self.now)
-        elif self.slowed >= 0 and self.bucket.rate != self.pace.rate and self.conntrack.has_room():
-            self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
-            if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
-                self.bucket.rate = self.pace.rate
-
-    def is_suspect(self, sent):
-        """Was a SYN of this time perhaps dropped by conntrack?"""
-        return any(low <= sent <= high for low, high in self.suspects)
+        """Slow down where the connection tracking table is full."""
+        news = self.brakes.watch_conntrack(self.sent / max(self.real - self.started, 1), self.now)
+        if news:
+            self.progress.event(news)
 
     def watch_blocks(self):
-        """Give up when local errors let nothing through for long.
-
-        EPERM is a matter of single targets: with --once all others come first.
-        """
-        if self.blocked and not self.attempts and not self.stopping:
-            since, code, count = self.blocked
-            if code == errno.EPERM and self.once and not self.exhausted:
-                return
-            if count >= GIVE_UP_TRIES and self.now - since > GIVE_UP_S[code in CLASH]:
-                self.fail('nothing can be sent: %s' % self.name_blocks())
-
-    def name_blocks(self):
-        """The local error that blocks, and what to change."""
-        code = self.blocked[1] if self.blocked else max(
-            self.locals, key=self.locals.get, default=0)
-        return '%s (%s): %s' % (errno.errorcode.get(code, code), os.strerror(code),
-                                REMEDIES.get(code, 'lower -m and -r'))
+        """Give up when local errors let nothing through for long; with --once the others first."""
+        if not self.attempts and not self.stopping and self.brakes.is_blocked(
+                self.once and not self.exhausted, self.now):
+            self.fail('nothing can be sent: %s' % self.brakes.block_text())
 
     def watch_canary(self):
         """Send it when it is due, or see what became of it."""
@@ -5389,7 +5470,7 @@ class Engine(Runner):
         if canary.is_due(self.sent) and not self.stopping:
             if not canary.start(self.now, self.pace.timeout_s):
                 return
-            self.bucket.spend(1)
+            self.brakes.bucket.spend(1)
         elif canary.state != 'sent' or not canary.look(self.now):
             return
         if canary.state != 'sent':

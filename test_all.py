@@ -4512,17 +4512,17 @@ class Engine(unittest.TestCase):
                              LOCAL_WAIT_S=0.01, TICK_S=0.01, LOCAL_HOLD_S=0.01):
                     engine = self.engine(targets)
                     engine.launch(3)
-                    self.assertEqual(engine.locals, {code: 3})
-                    self.assertLess(engine.window, engine.pace.window)
+                    self.assertEqual(engine.brakes.errors, {code: 3})
+                    self.assertLess(engine.brakes.window, engine.pace.window)
                     self.assertEqual(engine.credit(), 0)
                     engine.run(self.crew, StubSink(), self.console, engine.progress)
                 self.assertEqual(sorted(self.crew.results), sorted(targets))
-                self.assertEqual((engine.locals, engine.sent), ({code: 4}, 6))
+                self.assertEqual((engine.brakes.errors, engine.sent), ({code: 4}, 6))
                 self.assertTrue([n for n in self.console.notes if errno.errorcode[code] in n])
-                engine.now = engine.shrunk + 2
+                engine.now = engine.brakes.shrunk + 2
                 for _ in range(20):
                     engine.tick()
-                self.assertEqual(engine.window, engine.pace.window)
+                self.assertEqual(engine.brakes.window, engine.pace.window)
 
     def test_no_descriptors(self):
         """socket() says EMFILE: fewer sockets do the work."""
@@ -4537,7 +4537,7 @@ class Engine(unittest.TestCase):
         engine.pool.add = few
         engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
-        self.assertGreater(engine.locals[errno.EMFILE], 0)
+        self.assertGreater(engine.brakes.errors[errno.EMFILE], 0)
 
     def test_local_error_for_ever(self):
         """The rest is done first; then the scan ends and says what to change."""
@@ -4580,7 +4580,7 @@ class Engine(unittest.TestCase):
                 self.assertEqual(engine.sent, 3 if once else 2)
                 self.assertEqual(engine.timeouts, 2 if once else 1)
                 self.assertEqual(self.crew.results, [other])
-                self.assertEqual((engine.locals, engine.window), ({}, 8))
+                self.assertEqual((engine.brakes.errors, engine.brakes.window), ({}, 8))
 
     def test_source_address_gone(self):
         """Nets that cannot be reached are answers, but not for want of the source address."""
@@ -4590,7 +4590,7 @@ class Engine(unittest.TestCase):
                     has_address=lambda address: not gone):
                 engine = self.engine([('127.0.0.1', 9)], address='127.0.0.1')
                 engine.launch(1)
-                self.assertEqual((engine.answers, engine.locals, engine.parked), (
+                self.assertEqual((engine.answers, engine.brakes.errors, engine.parked), (
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
@@ -4658,8 +4658,8 @@ class Engine(unittest.TestCase):
     def test_nothing_tried_holds_nothing(self):
         """A round without targets, while one waits after a clash, must not put off the next."""
         engine = self.engine([self.hosts.open()])
-        engine.blocked, held = (engine.now, errno.EADDRNOTAVAIL, 1), engine.held
-        self.assertEqual((engine.connect_all([], [], []), engine.held), (0, held))
+        engine.brakes.blocked, held = (engine.now, errno.EADDRNOTAVAIL, 1), engine.brakes.held
+        self.assertEqual((engine.connect_all([], [], []), engine.brakes.held), (0, held))
 
     def test_answers_of_the_net(self):
         """Counted by kind, whether connect() gives them at once or later; no local errors."""
@@ -4668,7 +4668,7 @@ class Engine(unittest.TestCase):
             with self.subTest(errno.errorcode[code]):
                 with patched(cscan, CONNECT=lambda s, to: code):
                     engine = self.run_engine([('127.0.0.1', 9)] * 3)
-                self.assertEqual((engine.answers, engine.locals), ({code: 3}, {}))
+                self.assertEqual((engine.answers, engine.brakes.errors), ({code: 3}, {}))
         with patched(cscan, CONNECT=lambda s, to: errno.ETIMEDOUT):
             self.assertEqual(self.run_engine([('127.0.0.1', 9)] * 3).answers, {errno.ETIMEDOUT: 3})
         engine = self.engine([self.hosts.silent()])     # later: as if the kernel gave up
@@ -4747,29 +4747,29 @@ class Engine(unittest.TestCase):
         silent = [self.hosts.silent() for _ in range(3)]
         engine = self.engine(silent, timeout_s=0.3, rate=1000.0)
         drops = iter([0, 7])
-        engine.conntrack = cscan.Conntrack()
-        engine.conntrack.look = lambda: next(drops, 0)
-        engine.conntrack.count = engine.conntrack.limit = 99
-        engine.conntrack.carries = lambda: 600.0
+        engine.brakes.conntrack = cscan.Conntrack()
+        engine.brakes.conntrack.look = lambda: next(drops, 0)
+        engine.brakes.conntrack.count = engine.brakes.conntrack.limit = 99
+        engine.brakes.conntrack.carries = lambda: 600.0
         with patched(cscan, LOCAL_WAIT_S=0.05):
             engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
-        self.assertEqual(engine.bucket.rate, 500)       # halved, and no room since
+        self.assertEqual(engine.brakes.bucket.rate, 500)       # halved, and no room since
 
     def test_conntrack_full_without_ceiling(self):
         """-ct 0: what was sent before there was a rate is no debt."""
         engine = self.engine([('127.0.0.1', 9)] * 3000, rate=None, window=100)
         drops = iter([0, 0, 9])
-        engine.conntrack.look = lambda: next(drops, 0)
-        engine.conntrack.carries = lambda: 3000.0
-        engine.conntrack.has_room = lambda: False
+        engine.brakes.conntrack.look = lambda: next(drops, 0)
+        engine.brakes.conntrack.carries = lambda: 3000.0
+        engine.brakes.conntrack.has_room = lambda: False
         engine.launch(100)
         engine.sent = 10**6
         for _ in range(3):
             engine.tick()
-        self.assertEqual(engine.bucket.rate, 3000)
-        self.assertEqual(engine.bucket.credit(engine.now + 0.0101), 30)     # 30.3, not 29.99
+        self.assertEqual(engine.brakes.bucket.rate, 3000)
+        self.assertEqual(engine.brakes.bucket.credit(engine.now + 0.0101), 30)     # 30.3, not 29.99
 
     def test_conntrack_files(self):
         """The drop column is found by its name, hex, all processors; missing files are no news."""
@@ -6297,7 +6297,7 @@ class State(EngineCase):
                 if credit > 0:
                     engine.launch(credit)
                 if draw.random() < 0.05:
-                    engine.suspects.append((engine.now - 0.1, engine.now))
+                    engine.brakes.suspects.append((engine.now - 0.1, engine.now))
             self.account(engine, targets, sent)
             if engine.exhausted and not engine.attempts and not engine.waiting:
                 break
@@ -6933,11 +6933,11 @@ class AdaptiveEngine(EngineCase):
         engine.adapt(1000, 1)
         engine.judge.look = lambda *args: seen.append(args) or (None, [])
         engine.sent = 7
-        engine.locals.update({errno.EPERM: 3, errno.ENOBUFS: 2})
+        engine.brakes.errors.update({errno.EPERM: 3, errno.ENOBUFS: 2})
         engine.heed_judge()
         self.assertEqual(seen[0][2:], (35, (2, 0, 0)))
         engine.launch(1)
-        engine.suspects.append((0, math.inf))
+        engine.brakes.suspects.append((0, math.inf))
         self.pass_deadline(engine)
         engine.overdue()
         self.assertEqual((engine.judge.levels[0].ended, engine.lost), (0, 1))
