@@ -741,6 +741,24 @@ STATE_MODULE = 'state'              # entries of --show: code 0 ip:port, and the
 STATE_CODES = {1: 'STATE', 2: 'REASON'}
 STATE_NAME, STATE_REASON = STATE_CODES
 STATES = {'refused': 'closed', 'unreachable': 'filtered', 'silent': 'filtered'}     # -> nmap's
+SCOPE_MODULE = 'scope'              # entries of what a scan asks, at its start and at its end
+SCOPE_CODES = dict(enumerate((
+    'TIME',             # int64, Unix seconds
+    'TARGETS',          # data, a .csw: addresses without those that are excluded
+    'TARGETS_DIGEST',   # str, in place of a long .csw: 64 hexadecimal digits, how many
+    'PAIRS',            # data, of --pairs: address << 16 | port, 64 bits each, little-endian
+    'PAIRS_DIGEST',
+    'PORTS',            # str, more than one if they are long: 22,80-90
+    'EXCLUDED',         # data, a .csw; at the end only if there are more than at the start
+    'EXCLUDED_DIGEST',
+    'ONCE',             # bit: each target is to be asked once, otherwise they are drawn
+    'SEED',             # int64
+    'SHARD',            # str, I/N
+    'TOTAL',            # int64: how many targets are to be asked; there is none without end
+    'RESUMED',          # bit: it goes on with a scan that stands further up, or in another file
+    'ENDED',            # str: done, or what ended the scan
+    'ASKED',            # int64: targets that were asked
+    'COMPLETE'), 1))    # bit: each target of the shard was asked
 NMAP_STATES = dict(STATES, open='open')
 NMAP_REASONS = {                    # reason -> the word that nmap has for it
     '': 'syn-ack', 'refused': 'conn-refused', 'host unreachable': 'host-unreach',
@@ -2488,6 +2506,8 @@ def code_names(module: str) -> 'dict[int, str]':
     """The module of an entry -> names of its codes."""
     if module == STATE_MODULE:
         return STATE_CODES
+    if module == SCOPE_MODULE:
+        return SCOPE_CODES
     for each in MODULES.values():
         if each.entry == module:
             return each.codes
@@ -2745,6 +2765,88 @@ class Out:
 
     def finish(self):
         self.sink.finish(self.thread)
+
+
+# ---- scope ----
+#
+# Who compares two scans must tell a port that is closed now from one that was not asked.  An
+# entry at the start of a scan says what it is to ask, and is there also after a kill; one at its
+# end says what became of that.  Both stand around the entries `cscan` of the same thread.
+
+SCOPE = {name: code for code, name in SCOPE_CODES.items()}
+SCOPE_LIST_MAX = 1 << 16            # ranges, or pairs, of which the file gets more than a digest
+
+
+def begin_scope(out, args, space, exclusions, total, resumed):
+    """The entry at the start; total: probes, None = without end."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    write_ranges(out, 'TARGETS', exclusions.scanned)
+    if args.pairs:
+        write_pairs(out, space)
+    for text in port_texts(space.ports_of if args.pairs else space.ports):
+        out.str(text, SCOPE['PORTS'])
+    write_excluded(out, exclusions)
+    if args.once:
+        out.bit(SCOPE['ONCE'])
+        out.int64(args.seed, SCOPE['SEED'])
+    if args.shard != (0, 1):
+        out.str('%d/%d' % (args.shard[0] + 1, args.shard[1]), SCOPE['SHARD'])
+    if total is not None:
+        out.int64(total, SCOPE['TOTAL'])
+    if resumed:
+        out.bit(SCOPE['RESUMED'])
+    out.finish()
+
+
+def end_scope(out, exclusions, ended, asked, complete):
+    """The entry at the end: what ended the scan, how many were asked, whether these are all."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    out.str(ended[:1000], SCOPE['ENDED'])
+    out.int64(asked, SCOPE['ASKED'])
+    if complete:
+        out.bit(SCOPE['COMPLETE'])
+    if exclusions.barred:
+        write_excluded(out, exclusions)
+    out.finish()
+
+
+def write_excluded(out, exclusions):
+    """What -xf names, and what it named before."""
+    excluded = merge_ranges(exclusions.now + exclusions.barred)
+    if excluded:
+        write_ranges(out, 'EXCLUDED', excluded)
+
+
+def write_ranges(out, name, ranges):
+    """Merged ranges as a .csw; too many: their digest."""
+    if len(ranges) <= SCOPE_LIST_MAX:
+        out.data(pack_csw(ranges, name), SCOPE[name])
+    else:
+        out.str(' '.join(digest_list(ranges, count_addresses(ranges), 'address')),
+                SCOPE[name + '_DIGEST'])
+
+
+def write_pairs(out, space):
+    """The pairs of --pairs; too many: their digest."""
+    if space.size > SCOPE_LIST_MAX:
+        return out.str('%s %s' % (space.digest(), space.text()), SCOPE['PAIRS_DIGEST'])
+    keys = array.array('Q', [ip << 16 | port for ip, port in zip(space.ips, space.ports_of)])
+    if sys.byteorder == 'big':
+        keys.byteswap()
+    out.data(keys.tobytes(), SCOPE['PAIRS'])
+
+
+def port_texts(ports) -> 'list[str]':
+    """Ports in any order -> 22,80-90, in pieces that fit into a string each."""
+    texts = []
+    ranges = merge_ranges([(port, port) for port in set(ports)])
+    for at in range(0, len(ranges), CBA_STR_MAX // len('65534-65535,')):
+        texts.append(','.join(
+            str(low) if low == high else '%d-%d' % (low, high)
+            for low, high in ranges[at:at + CBA_STR_MAX // len('65534-65535,')]))
+    return texts
 
 
 # ==== 4 Timed socket ==================================================================
@@ -8448,7 +8550,7 @@ class Scan:
         """Whatever can fail is checked and opened before the first packet; raises UserError."""
         args, console = self.args, self.console
         check_memory(args)
-        self.exclusions, self.log = exclusions, Log(args.log)
+        self.space, self.exclusions, self.log = space, exclusions, Log(args.log)
         share = len(space.share(args.shard))
         self.total = min(args.n or share, share) if args.once else args.n
         self.snapshots = self.state.snapshots if self.state else [None] * args.w
@@ -8506,6 +8608,10 @@ class Scan:
     def make_progress(self) -> Progress:
         """What the user sees, and the scanner's own entry in the CBA."""
         args = self.args
+        if args.o:
+            begin_scope(Out(self.sink, 0), args, self.space, self.exclusions, self.total,
+                        any(self.snapshots))
+            self.sink.flush()
         progress = Progress(self.console, args.st or (10000 if args.o else 1000),
                             Out(self.sink, 0) if args.o else None, self.total,
                             0 if args.st else STATISTICS_S)
@@ -8517,6 +8623,8 @@ class Scan:
     def end(self) -> int:
         """Everything is written, and the last words are said -> exit status."""
         came = self.signals.came
+        if self.args.o:
+            self.end_scope()
         self.sink.close()
         self.engine.finish()
         error = self.progress.error(self.engine)
@@ -8527,6 +8635,16 @@ class Scan:
         if error:
             return 1
         return 128 + came if came else 0
+
+    def end_scope(self):
+        """The scope at the end: what keeps a scan from asking all of its targets."""
+        engine, totals = self.engine, self.engine.totals()
+        enough = '--max-results' if engine.crew.enough else 'done'
+        ended = self.progress.error(engine) or engine.stopping or enough
+        asked = totals.drawn - totals.unsent
+        end_scope(Out(self.sink, 0), self.exclusions, ended, asked,
+                  ended == 'done' and self.args.once
+                  and asked >= len(self.space.share(self.args.shard)))
 
 
 def last_mark(snapshots):

@@ -8709,6 +8709,93 @@ class Cli(Case):
         wait_until(lambda: '3 packets in' in read_text(log))
         self.assertEqual(read_text(log).count('127.0.0.1:%d\n' % port), 3)
 
+    def scopes(self, path):
+        """The entries `scope` of a file -> [{name: value}], lists of targets as (first, last)."""
+        found = []
+        for entry in cba_entries(path, 'scope'):
+            found.append({cba_reader.SCOPE_CODES[code]: value for code, value in entry.dict.items()})
+            for name in {'TARGETS', 'EXCLUDED'} & set(found[-1]):
+                found[-1][name] = cscan.unpack_csw(found[-1][name], name)
+            self.assertAlmostEqual(found[-1].pop('TIME'), time.time(), delta=600)
+        return found
+
+    def test_scope(self):
+        """What a scan is to ask, at its start, and what became of that, at its end."""
+        port, path = self.hosts.serving('0.0.0.0')[1], self.path('s.cba')
+        net = pairs('127.0.0.4-127.0.0.7')
+        some = self.path('some', ('127.0.0.9:%d\n127.0.0.8:%d\n' % (port, port)).encode())
+        plain = {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 4, 'ONCE': True, 'SEED': 5}
+        done = {'ENDED': 'done', 'ASKED': 4, 'COMPLETE': True}
+        once = ['-f', '127.0.0.4/30', '-p', port, '--once', '--seed', 5, '-o', path]
+        rows = [    # options, entry at the start, at the end
+            (once + ['-w', 2], plain, done),
+            (once + ['--shard', '2/3'], dict(plain, SHARD='2/3', TOTAL=1), dict(done, ASKED=1)),
+            (once + ['-n', 3], dict(plain, TOTAL=3), {'ENDED': 'done', 'ASKED': 3}),
+            (once + ['-xf', '127.0.0.0/30', '--max-results', 4],
+             dict(plain, EXCLUDED=pairs('127.0.0.0-127.0.0.3')),
+             {'ENDED': '--max-results', 'ASKED': 4}),
+            (['-f', '127.0.0.4/30', '-p', port, '-n', 1, '-o', path],
+             {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 1}, {'ENDED': 'done', 'ASKED': 1}),
+            (['--pairs', some, '--once', '--seed', 5, '-o', path],
+             dict(plain, TARGETS=pairs('127.0.0.8-127.0.0.9'), TOTAL=2,
+                  PAIRS=struct.pack('<2Q', 0x7f000008 << 16 | port, 0x7f000009 << 16 | port)),
+             dict(done, ASKED=2))]
+        for args, start, end in rows:
+            with self.subTest(args):
+                status, _, err = self.scan(*args)
+                self.assertEqual((status, err), (0, ''))
+                self.assertEqual(self.scopes(path), [start, end])
+                self.assertEqual([entry.module for entry in cba_entries(path, None)
+                                  if entry.module], ['scope', 'cscan', 'scope'])
+                os.unlink(path)
+
+    def test_scope_killed(self):
+        """A kill leaves the entry of the start; a scan that goes on says so."""
+        port, path = self.hosts.serving('0.0.0.0')[1], self.path('k.cba')
+        args = [*self.base, '-f', '127.0.0.0/24', '-p', port, '--once', '-r', 20, '-o', path,
+                '--state', self.path('state')]
+        found = 0
+        for command, signum in ((args, signal.SIGKILL),
+                                (['--resume', self.path('state')], signal.SIGINT)):
+            process = start('cscan.py', '-q', *command)
+            self.addCleanup(end_process, process)
+            wait_until(lambda: os.path.exists(path) and len(cba_entries(path)) > found)
+            process.send_signal(signum)
+            process.wait(20)
+            found = len(cba_entries(path))
+        killed, begun, end = self.scopes(path)
+        self.assertEqual(begun, dict(killed, RESUMED=True))
+        self.assertEqual(killed['TOTAL'], 256)
+        self.assertEqual((end['ENDED'], set(end)), ('interrupted', {'ENDED', 'ASKED'}))
+        self.assertLess(end['ASKED'], 256)
+
+    def test_scope_lists(self):
+        """Long lists leave a digest; ports are in order, in strings that fit; -xf may grow."""
+        sink = KeepingSink()
+        args = types.SimpleNamespace(once=False, pairs='x', shard=(0, 1), seed=None)
+        exclusions = types.SimpleNamespace(scanned=pairs('1.2.3.4-1.2.3.9 1.2.4.1-1.2.4.9'),
+                                           now=pairs('10.0.0.0-10.255.255.255'),
+                                           barred=pairs('9.0.0.0-9.255.255.255'))
+        odd = range(1, 65536, 2)
+        space = cscan.PairSpace(cscan.array.array('I', [7] * len(odd)),
+                                cscan.array.array('H', odd))
+        sink.finish = bool
+        with patched(cscan, SCOPE_LIST_MAX=1):
+            cscan.begin_scope(cscan.Out(sink, 0), args, space, exclusions, None, False)
+        events = [(cba_reader.SCOPE_CODES.get(code), value) for _, code, value in sink.events]
+        self.assertEqual(events[0], (None, 'scope'))
+        self.assertRegex(dict(events)['TARGETS_DIGEST'], '^[0-9a-f]{64} 15 addresses$')
+        self.assertEqual(dict(events)['PAIRS_DIGEST'], space.digest() + ' 32768 pairs')
+        self.assertEqual(cscan.unpack_csw(dict(events)['EXCLUDED'], ''), pairs('9.0.0.0-10.255.255.255'))
+        texts = [value for name, value in events if name == 'PORTS']
+        self.assertLessEqual(max(map(len, texts)), cscan.CBA_STR_MAX)
+        self.assertEqual([port for port, _ in cscan.parse_portspec(','.join(texts))], list(odd))
+        self.assertEqual(cscan.port_texts([443, 80, 82, 81, 80]), ['80-82,443'])
+        sink.events = []
+        cscan.end_scope(cscan.Out(sink, 0), exclusions, 'done', 7, True)
+        self.assertEqual([cba_reader.SCOPE_CODES.get(code) for _, code, _ in sink.events],
+                         [None, 'TIME', 'ENDED', 'ASKED', 'COMPLETE', 'EXCLUDED'])
+
     def test_statistics(self):
         """-st lines on stderr, and in the CBA as the original writes them."""
         args = ['-f', '127.0.0.0/24', '-p', '9', '--once', '-ct', 0, '-st', 100, *self.base]
