@@ -19161,7 +19161,7 @@ class Journals(Case):
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
                                      output=self.path('log'), events=None, pcap=None,
-                                     workers=3)
+                                     metrics=None, workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -20200,7 +20200,7 @@ class Captures(Case):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
         args = types.SimpleNamespace(
             self_ip_file=None, remote_ip_deny_file=None, rotate=None, output=None, events=None,
-            pcap=self.path('capture', b'half'), workers=1)
+            pcap=self.path('capture', b'half'), metrics=None, workers=1)
         for _ in range(2):
             masscanned.open_files(args, masscanned.make_files(args, None), None)
             os.close(args.fds[args.pcap])
@@ -20229,6 +20229,117 @@ class Captures(Case):
             self.assertIsNone(masscanned.open_keys(None))
             self.assertIsNone(masscanned.open_keys(object()))
         self.assertIn('TLS stays secret', said[0])
+
+
+class MetricsFiles(Case):
+    """--metrics: a text for Prometheus, of all workers, replaced as a whole."""
+
+    COUNTS = {'frames': 9, 'answers': 3, 'missed': 2, 'resident': 4096, 'answer http': 3,
+              'answer a"b\\c\nd': 1, 'tcp cookie': 6, 'udp silence': 0}
+    TEXT = """\
+# HELP masscanned_protocol_answers_total Answers of a protocol.
+# TYPE masscanned_protocol_answers_total counter
+masscanned_protocol_answers_total{protocol="a\\"b\\\\c\\nd"} 1
+masscanned_protocol_answers_total{protocol="http"} 3
+# HELP masscanned_unanswered_frames_total Frames without an answer, by reason.
+# TYPE masscanned_unanswered_frames_total counter
+masscanned_unanswered_frames_total{fate="tcp cookie"} 6
+"""
+
+    def observers(self, count, files=None):
+        """MetricsFiles of so many workers on one file -> them, what they say."""
+        said = []
+        change = patched(masscanned, say=said.append)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        path, board = self.path('m.prom'), masscanned.Board(count, NOW)
+        files = files or masscanned.NamedFiles([path], [])
+        return [masscanned.MetricsFile(path, files, board, number,
+                                       lambda: collections.Counter(frames=7), NOW)
+                for number in range(count)], said
+
+    def value(self, name):
+        with open(self.path('m.prom')) as file:
+            return re.search('^masscanned_%s (.*)$' % name, file.read(), re.M).group(1)
+
+    def test_text(self):
+        """Counters, help and labels as the format wants them."""
+        text = masscanned.metrics_text(self.COUNTS, NOW)
+        self.assertTrue(text.endswith(self.TEXT), text)
+        for line in ('frames_total 9', 'unlogged_frames_total 2', 'resident_memory_bytes 4096',
+                     'stranger_knocks_total 0', 'build_info{version="%s"} 1' % masscanned.__version__,
+                     'start_time_seconds %.3f' % NOW):
+            self.assertIn('\nmasscanned_%s\n' % line, text)
+        if not shutil.which('promtool'):
+            self.skipTest('needs promtool') if not REQUIRED else self.fail('needs promtool')
+        done = subprocess.run(['promtool', 'check', 'metrics'], input=text.encode(), env=CLEAN,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual((done.returncode, done.stdout), (0, b''))
+
+    def test_replaced(self):
+        """The first worker writes for all; who reads an older file has it whole."""
+        (first, second), said = self.observers(2)
+        second.flush(NOW)
+        self.assertFalse(os.listdir(self.folder))
+        first.flush(NOW)
+        with open(self.path('m.prom')) as old:
+            self.assertEqual(self.value('frames_total'), '14')
+            first.count = second.count = lambda: collections.Counter(frames=8)
+            first.flush(NOW + 15)
+            second.close(NOW + 16)
+            self.assertEqual(self.value('frames_total'), '15')
+            self.assertIn('frames_total 14\n', old.read())
+        self.assertEqual((first.due, os.listdir(self.folder)), (NOW + 30, ['m.prom']))
+        self.assertEqual(os.stat(self.path('m.prom')).st_mode & 0o777, 0o644)
+        self.assertTrue(masscanned.replace_metrics(first.files, first.path, first.board))
+        self.assertEqual((self.value('frames_total'), said), ('16', []))
+        first.shift(100)
+        self.assertEqual((first.due, first.board.begun), (NOW + 130, NOW + 100))
+
+    def test_torn(self):
+        """Of a worker that is just writing, what was read before counts."""
+        board = masscanned.Board(2, NOW)
+        for number in range(2):
+            board.put(number, {'frames': 5, 'tcp cookie': 1})
+        self.assertEqual(board.total(), {'frames': 10, 'tcp cookie': 2})
+        board.put(0, {'frames': 6})
+        board.memory[masscanned.BOARD_SLOT + 9] ^= 1
+        self.assertEqual(board.total(), {'frames': 11, 'tcp cookie': 1})
+        with patched(masscanned, BOARD_SLOT=24):    # whole lines, as far as there is room
+            small = masscanned.Board(2, NOW)
+            small.put(0, {'a': 1, 'b': 2, 'c' * 9: 3})
+            self.assertEqual(small.total(), {'a': 1, 'b': 2})
+
+    def test_fails(self):
+        """It is said once that the file cannot be written, and then it is tried again."""
+        (observer,), said = self.observers(1)
+        observer.flush(NOW)
+        with patched(masscanned.os, write=lambda fd, data: 5):
+            for now in NOW + 15, NOW + 30:
+                observer.flush(now)
+        self.assertEqual(said, [observer.path + ': No space left on device: the metrics there '
+                                'grow old'])
+        self.assertEqual(self.value('frames_total'), '7')
+        observer.flush(NOW + 45)
+        self.assertEqual((len(said), os.listdir(self.folder)), (1, ['m.prom']))
+
+    def test_opener(self):
+        """After the drop, a process with the rights of before replaces the file; no link leads it."""
+        path = self.path('m.prom')
+        os.symlink('/nowhere/else', path + '.new')
+        opener, = masscanned.fork_opener(masscanned.NamedFiles([path], []), 1)
+        (observer,), said = self.observers(1, opener)
+        opener.files.outs[0] = path
+        observer.flush(NOW)
+        self.assertEqual((self.value('frames_total'), said), ('7', []))
+        opener.sock.close()
+        os.wait()
+
+    def test_refused(self):
+        """Nothing but a file is replaced."""
+        for path in '/dev/null', self.folder:
+            self.assertRaisesRegex(masscanned.UserError, 'not a regular file',
+                                   masscanned.try_beside, None, path)
 
 
 class Reports(Case):
@@ -22302,6 +22413,10 @@ class ResponderCli(Case):
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
         ('csv of what', ['-i', 'nope0', '--csv', 'x'], 2, ['--csv is for --report']),
         ('report and -i', ['-i', 'nope0', '--report', 'x'], 2, ['--report and --iface']),
+        ('rotate metrics', ['-i', 'nope0', '--metrics', 'x', '--rotate', '1M'], 2, ['--rotate is']),
+        ('metrics nowhere', ['-i', 'nope0', '--metrics', '/nowhere/x'], 1, ['/nowhere/x: No such']),
+        ('metrics to', ['-i', 'nope0', '--metrics', '/dev'], 1, ["'/dev': not a regular file"]),
+        ('metrics and events', ['-i', 'nope0', '--metrics', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
         ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
         ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
         ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
