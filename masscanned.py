@@ -543,6 +543,11 @@ def pack_der(tag: int, *parts) -> bytes:
     return bytes((tag, 0x80 | len(octets))) + octets + body
 
 
+def pack_integer(number: int, tag: int = 2) -> bytes:
+    """A number of 0 or more -> INTEGER, or of the type of a tag (X.690 s8.3)."""
+    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
 # ==== 3 Registry ======================================================================
 #
 # A protocol is one block of section 9: constants, Structs, helpers, and one function under a
@@ -5307,7 +5312,6 @@ SHAPES_MAX = 4
 SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
 TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
 ITEMS_MAX, NESTED_MAX = 256, 4
-RECORDED = frozenset((IP_TCP, IP_UDP, IP_ICMP, IP_ICMPV6))
 ICMP_ASKS = {IP_ICMP: (ICMP_ECHO, ICMP_TIMESTAMP, 15, 17),      # RFC 792, RFC 950
              IP_ICMPV6: (ICMPV6_ECHO,)}
 ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
@@ -8832,11 +8836,17 @@ COMB_TEETH = 8
 HAS_QUICK_INVERSE = sys.version_info >= (3, 8)
 
 
-def invert_prime(number, prime) -> int:
-    """-> its inverse modulo a prime, 0 of 0; pow() has a quicker way from 3.8 on."""
-    if HAS_QUICK_INVERSE and number % prime:
-        return pow(number, -1, prime)
-    return pow(number, prime - 2, prime)
+def invert(number: int, modulus: int) -> int:
+    """-> its inverse, 0 of 0; the two have no common divisor.  pow() is quicker from 3.8 on."""
+    if HAS_QUICK_INVERSE and number % modulus:
+        return pow(number, -1, modulus)
+    last, rest = modulus, number % modulus
+    before, factor = 0, 1
+    while rest:
+        times = last // rest
+        last, rest = rest, last - times * rest
+        before, factor = factor, before - times * factor
+    return before % modulus
 
 
 def invert_all(numbers, modulus) -> 'list[int]':
@@ -8845,7 +8855,7 @@ def invert_all(numbers, modulus) -> 'list[int]':
     for number in numbers:
         products.append(product)
         product = product * number % modulus
-    inverse, found = invert_prime(product, modulus), []
+    inverse, found = invert(product, modulus), []
     for number, before in zip(reversed(numbers), reversed(products)):
         found.append(inverse * before % modulus)
         inverse = inverse * number % modulus
@@ -9007,7 +9017,7 @@ PRIME_ROUNDS = 5            # of Miller and Rabin: FIPS 186-5 table B.1, for 1,0
 SIEVE = 1 << 12             # odd numbers that are sieved at once
 SIEVED = 1 << 13            # by the primes below this
 
-DER_BOOLEAN, DER_INTEGER, DER_BITS, DER_OCTETS, DER_OID = 1, 2, 3, 4, 6     # X.680 s8.4
+DER_BITS, DER_OCTETS = 3, 4             # X.680 s8.4
 DER_UTF8, DER_SEQUENCE, DER_SET, DER_UTC, DER_TIME = 12, 0x30, 0x31, 23, 24
 DER_NULL = b'\5\0'
 OID_RSA = bytes.fromhex('06092a864886f70d010101')           # RFC 8017 sC
@@ -9022,11 +9032,6 @@ DIGEST_HEADS = {                                            # RFC 8017 s9.2, not
     'sha1': bytes.fromhex('3021300906052b0e03021a05000414'),
     'sha256': bytes.fromhex('3031300d060960864801650304020105000420'),
     'sha512': bytes.fromhex('3051300d060960864801650304020305000440')}
-
-
-def pack_integer(number: int) -> bytes:
-    """A number of 0 or more -> DER."""
-    return pack_der(DER_INTEGER, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
 
 
 def find_prime(bits: int, random) -> int:
@@ -9069,17 +9074,6 @@ def is_composite(number: int, base: int) -> bool:
             return False
         power = power * power % number
     return True
-
-
-def invert(number: int, modulus: int) -> int:
-    """-> its inverse; the two have no common divisor (pow() does it from 3.8 on)."""
-    last, rest = modulus, number % modulus
-    before, factor = 0, 1
-    while rest:
-        times = last // rest
-        last, rest = rest, last - times * rest
-        before, factor = factor, before - times * factor
-    return before % modulus
 
 
 class RsaKey:
@@ -9183,7 +9177,7 @@ class EcKey:
         digest = from_octets(hashlib.sha256(message).digest(), 'big')
         once = curve.draw(random)
         r = curve.times_base(once)[0] % curve.order
-        return r, invert_prime(once, curve.order) * (digest + r * self.secret) % curve.order
+        return r, invert(once, curve.order) * (digest + r * self.secret) % curve.order
 
 
 # ---- certificates ----
@@ -10271,16 +10265,11 @@ SNMP_USM_NAMES = b'\x2b\6\1\6\3\x0f\1\1\3\0'            # usmStatsUnknownUserNam
 SNMP_REPORTABLE = 4                     # RFC 3412 s6.4
 
 
-def pack_ber_number(number, tag=2):
-    """A number that is not negative -> INTEGER, or of the type of a tag."""
-    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
-
-
 def snmp_objects(peer):
     """-> [(name, value in BER)] of the system group, in order (RFC 3418 s2)."""
     ticks = int((peer.now - peer.host.boot) * 100) & 0xffffffff
-    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_ber_number(ticks, 0x43),
-              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_ber_number(72))
+    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_integer(ticks, 0x43),
+              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_integer(72))
     return [(SNMP_SYSTEM + bytes((number, 0)), value) for number, value in enumerate(values, 1)]
 
 
@@ -10310,7 +10299,7 @@ def answer_snmp_pdu(kind, pdu, old, peer):
         if value is None:
             value = SNMP_NO_OBJECT if kind == SNMP_GET else SNMP_END
         found.append(pack_der(0x30, pack_der(6, name), value))
-    return pack_der(SNMP_RESPONSE, ident, pack_ber_number(error), pack_ber_number(index),
+    return pack_der(SNMP_RESPONSE, ident, pack_integer(error), pack_integer(index),
                     asked if error else pack_der(0x30, *found))
 
 
@@ -10328,12 +10317,12 @@ def answer_snmp_v3(parts, peer):
     known = engine[2] == ours
     if known:
         peer.note('credentials', user=user[2])
-    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_ber_number(0)
-    usm = pack_der(0x30, pack_der(4, ours), pack_ber_number(1), pack_ber_number(
+    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_integer(0)
+    usm = pack_der(0x30, pack_der(4, ours), pack_integer(1), pack_integer(
         int(peer.now - peer.host.boot) & 0x7fffffff), user[1], pack_der(4), pack_der(4))
     count = pack_der(0x30, pack_der(6, SNMP_USM_NAMES if known else SNMP_USM_ENGINES),
-                     pack_ber_number(1, 0x41))
-    report = pack_der(SNMP_REPORT, request, pack_ber_number(0), pack_ber_number(0),
+                     pack_integer(1, 0x41))
+    report = pack_der(SNMP_REPORT, request, pack_integer(0), pack_integer(0),
                       pack_der(0x30, count))
     return pack_der(0x30, version, pack_der(0x30, ident, size, pack_der(4, b'\0'), model[1]),
                     pack_der(4, usm), pack_der(0x30, pack_der(4, ours), pack_der(4), report))
@@ -10995,9 +10984,6 @@ def answer_a2s(message, peer):
 
 # ---- afs -----------------------------------------------------------------------------
 
-AFS_VERSION = b'\x0d'                   # Rx: the type that asks for the version
-
-
 @datagram('afs', sig=('.. ' * 12 + '00 00 00 .. 00 00 00 .. 0d' + ' ..' * 8,), port=7001, most=1.5,
           check=lambda data, peer: peer.dport == 7001 and data[21] & 1,
           ref='https://docs.openafs.org/rx-spec/')
@@ -11285,7 +11271,6 @@ def answer_clickhouse(message, peer):
 
 # ---- openwire ------------------------------------------------------------------------
 
-OPENWIRE_HEAD = struct.Struct('!IB8sI')         # size type magic version
 # Map of one entry: "TightEncodingEnabled", boolean, no
 OPENWIRE_MAP = struct.pack('!I', 1) + sized(b'TightEncodingEnabled') + b'\1\0'
 OPENWIRE_HELLO = sized(b'\1ActiveMQ' + struct.pack('!I', 12) + b'\1' + sized(OPENWIRE_MAP, 4), 4)
@@ -12983,13 +12968,13 @@ def x25519(secret: int, u: int) -> int:
         z2 = e * (aa + A24 * e) % p
     if last == '1':
         x2, z2 = x3, z3
-    return x2 * invert_prime(z2, p) % p
+    return x2 * invert(z2, p) % p
 
 
 def x25519_base(secret: int) -> int:
     """The same of the base point, by way of the Edwards curve (RFC 7748 s4.1)."""
     _, y, z, _ = ed25519_comb().times(secret)
-    return (z + y) * invert_prime(z - y, P25519) % P25519
+    return (z + y) * invert(z - y, P25519) % P25519
 
 
 class Ed25519Key:
@@ -13007,7 +12992,7 @@ class Ed25519Key:
     def pack(number) -> bytes:
         """So many times the base point -> 32 octets."""
         x, y, z, _ = ed25519_comb().times(number)
-        inverse = invert_prime(z, P25519)
+        inverse = invert(z, P25519)
         sign = (x * inverse % P25519 & 1) << 255
         return (y * inverse % P25519 | sign).to_bytes(32, 'little')
 
@@ -14163,7 +14148,6 @@ family('Files and remote procedures')
 
 DSI_HEAD = struct.Struct('!BBHIII')     # flags command id error-or-offset size reserved
 DSI_CLOSE, DSI_COMMAND, DSI_STATUS, DSI_OPEN, DSI_TICKLE = 1, 2, 3, 4, 5
-AFP_LOGIN = 18
 AFP_NOT_AUTHORIZED = 0xffffec61         # -5023
 AFP_VERSIONS = b'\2' + sized(b'AFP3.3', 1) + sized(b'AFP3.4', 1)
 AFP_METHODS = b'\1' + sized(b'DHCAST128', 1)
@@ -18074,7 +18058,6 @@ SLMP_HEAD = struct.Struct('<2s5sHHHH')
 SLMP_READ, SLMP_NAME = 0x0401, 0x0101
 SLMP_MOST = 960                         # words of a read
 SLMP_REFUSED = 0xc059                   # end code: the command is not known
-MELSOFT_ANSWER = b'\xd7' + bytes(20)
 
 
 @talk('melsec', sig=('50 00 00 ff ff 03 00 .. .. .. .. .. .. .. ..',), port=(5006, 5007),

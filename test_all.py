@@ -22680,8 +22680,12 @@ class Keys(Case):
             self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
 
     def test_invert(self):
-        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
-            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+        """With pow() and without it."""
+        for quick in {False, masscanned.HAS_QUICK_INVERSE}:
+            with patched(masscanned, HAS_QUICK_INVERSE=quick):
+                for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+                    self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+                self.assertEqual([masscanned.invert(number, 7) for number in (0, 14)], [0, 0])
 
     def test_private(self):
         """A key comes back as it went; half of one does not."""
