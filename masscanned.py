@@ -585,7 +585,8 @@ def pack_integer(number: int, tag: int = 2) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again, wait, limit, tls), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit, tls, session), whose fields all have
+#   defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -603,6 +604,7 @@ def pack_integer(number: int, tag: int = 2) -> bytes:
 #                   sets another limit; 0: no longer.  None: it stays as it is
 #           tls     TCP, where peer.offers_tls: what follows is said inside of TLS.  Octets that
 #                   we say first there, may be b''
+#           session with tls: a kind of Session, where its handshake does not go bare
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now (peer.second, if whole seconds do) and peer.host, and what
@@ -638,8 +640,8 @@ SHUT = True
 WORK = 0
 
 Reply = collections.namedtuple(             # see above
-    'Reply', 'out used skip close port again wait limit tls')
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None
+    'Reply', 'out used skip close port again wait limit tls session')
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most echo everywhere')
@@ -1487,7 +1489,7 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again, self.waits, limit, words = given
+        out, used, skip, close, _, again, self.waits, limit, words, session = given
         if used is None:
             used = len(data)
         if limit is not None:
@@ -1497,7 +1499,8 @@ class Stream(Peer):
         self.at += used
         self.skip = skip
         if words is not None:
-            self.secure = self.host.tls.begin(self, words, again and not self.greeter)
+            greets = again and not self.greeter
+            self.secure = self.host.tls.begin(self, words, greets, session)
         if again:
             self.before, self.protocol = self.protocol.name, None
             self.greeter = None if again is True else again
@@ -9380,10 +9383,10 @@ class Tls:
         self.sessions, self.crowds = collections.OrderedDict(), {}
         self.displaced, self.counts = collections.deque(), collections.Counter()
 
-    def begin(self, stream, words, greets):
+    def begin(self, stream, words, greets, kind=None):
         """A conversation goes on inside -> its Session, as of there."""
         stream.limit = HANDSHAKE_S
-        return Session(self, stream, words, greets and self.greets)
+        return (kind or Session)(self, stream, words, greets and self.greets)
 
     def admit(self, session) -> bool:
         """Whether a handshake may begin; then there is room for it."""
@@ -11363,6 +11366,7 @@ AMQP_ASK = struct.Struct('!IBBH')       # 1.0 s2.3.1: size offset-of-body type c
 AMQP_START, AMQP_START_OK, AMQP_CLOSE = 10, 11, 50      # 0-9-1 s1.4.2: methods of class 10
 AMQP_REFUSED = 403
 AMQP_OURS, AMQP_SASL = b'AMQP\0\0\x09\1', b'AMQP\3\1\0\0'
+AMQP_TLS = b'AMQP\2\1\0\0'              # 1.0 s5.2
 # 1.0 s5.3.3.1: a list of an array of one symbol; s5.3.3.6: code 1, not authenticated
 AMQP_MECHANISMS = bytes.fromhex('005340 c00b01 e0080170 a305') + b'PLAIN'
 AMQP_OUTCOME = bytes.fromhex('005344 c0030150 01')
@@ -11400,6 +11404,8 @@ def answer_amqp(message, peer):
 
     state   what was agreed on: our protocol header
     """
+    if message == AMQP_TLS and peer.state is None:
+        return start_tls(peer, AMQP_TLS, (AMQP_SASL, SHUT))
     if peer.state is None:
         peer.state = message
         if message == AMQP_OURS:
@@ -11795,10 +11801,11 @@ def answer_mqtt(message, peer):
 TDS_HEAD = struct.Struct('!BBHHBx')     # MS-TDS s2.2.3.1: type status size spid packet window
 TDS_OPTION = struct.Struct('!BHH')      # MS-TDS s2.2.6.5: token at size
 TDS_LOGIN, TDS_PRELOGIN, TDS_RESULT, TDS_LAST = 0x10, 0x12, 0x04, 1     # s2.2.3.1.1-2
-TDS_OPTIONS = (                         # MS-TDS s2.2.6.5: the token is the index
-    b'\x0f\0\x10\0\0\0',                # our version
-    b'\2',                              # no encryption: passwords come almost bare
-    b'\0', b'', b'\0')                  # the instance is right, a thread's id, no MARS
+# MS-TDS s2.2.6.5: our version, encryption, the instance is right, a thread's id, no MARS: the
+# token is the index
+TDS_OPTIONS = b'\x0f\0\x10\0\0\0', None, b'\0', b'', b'\0'
+TDS_OPTIONS_MAX = 16
+TDS_ENCRYPTION, TDS_ON, TDS_NONE = 1, 1, 2      # of the login alone, 0, is refused as well
 TDS_NAME_AT, TDS_PASSWORD_AT = 40, 44   # MS-TDS s2.2.6.4: offset and characters of each
 TDS_VERSION_AT = 4
 TDS_ERROR, TDS_DONE = 0xaa, 0xfd        # MS-TDS s2.2.7
@@ -11814,19 +11821,82 @@ def is_tds(data, peer):
     return not token and length == 6 and at + length + TDS_HEAD.size <= size
 
 
-def pack_tds(body):
+def pack_tds(body, kind=TDS_RESULT):
     """What to say -> the packet that says it."""
-    return TDS_HEAD.pack(TDS_RESULT, TDS_LAST, TDS_HEAD.size + len(body), 0, 1) + body
+    return TDS_HEAD.pack(kind, TDS_LAST, TDS_HEAD.size + len(body), 0, 1) + body
 
 
-def pack_tds_options():
-    """TDS_OPTIONS -> answer to a prelogin."""
+def wants_tds_encryption(options):
+    """Whether a prelogin insists on TLS: who does not says his password almost bare."""
+    for at in range(0, len(options) - TDS_OPTION.size, TDS_OPTION.size)[:TDS_OPTIONS_MAX]:
+        token, start, _ = TDS_OPTION.unpack_from(options, at)
+        if token == TDS_ENCRYPTION:
+            return options[start:start + 1] in (b'\1', b'\3')
+    return False
+
+
+def pack_tds_options(encryption):
+    """What we do about encryption -> answer to a prelogin."""
     table, values = b'', b''
     start = TDS_OPTION.size * len(TDS_OPTIONS) + 1
     for token, value in enumerate(TDS_OPTIONS):
+        value = bytes((encryption,)) if token == TDS_ENCRYPTION else value
         table += TDS_OPTION.pack(token, start + len(values), len(value))
         values += value
     return pack_tds(table + b'\xff' + values)
+
+
+class TdsSession(Session):
+    """TLS whose handshake goes in packets of a prelogin; what follows goes bare (s2.2.6.5).
+
+    packets     a packet of his that is not whole
+    """
+    __slots__ = ('packets',)
+
+    def __init__(self, *words):
+        Session.__init__(self, *words)
+        self.packets = b''
+
+    def cost(self):
+        return Session.cost(self) + len(self.packets)
+
+    def start(self, hello):
+        """TLS 1.2 at most: 1.3 came with TDS 8.0, bare; some clients fail with it in packets."""
+        import ssl
+        context = self.server.context
+        if not hasattr(context, 'maximum_version'):         # before 3.7
+            return Session.start(self, hello)
+        before = context.maximum_version
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            return Session.start(self, hello)
+        finally:
+            context.maximum_version = before
+
+    def feed(self, octets):
+        """Packets, or bare records -> the same of ours."""
+        if self.done:
+            return Session.feed(self, octets)
+        self.packets += octets
+        out = Session.feed(self, self.unpack())
+        if out:
+            out = pack_tds(out, TDS_PRELOGIN)
+        if self.stream.secure and self.packets[:1] not in (b'', b'\x12'):
+            octets, self.packets = self.packets, b''
+            out += Session.feed(self, octets)
+        return out
+
+    def unpack(self):
+        """-> records of the packets that are whole."""
+        records, at = [], 0
+        while self.packets[at:at + 1] == b'\x12':
+            end = at + max(from_octets(self.packets[at + 2:at + 4], 'big'), TDS_HEAD.size)
+            if len(self.packets) < end:
+                break
+            records.append(self.packets[at + TDS_HEAD.size:end])
+            at = end
+        self.packets = self.packets[at:]
+        return b''.join(records)
 
 
 def read_tds(login, at):
@@ -11849,10 +11919,12 @@ def pack_tds_refusal(server, modern):
                   '12 01 .. .. 00 00 .. 00 00' + ' ..' * 4),
       port=1433, check=is_tds, size=be(2, 2, 0), ref='MS-TDS s2.2.6.4, s2.2.6.5, s2.2.7.10')
 def answer_mssql(message, peer):
-    """Prelogin -> no encryption; login -> refusal."""
+    """Prelogin -> TLS for whoever insists on it; login -> refusal."""
     kind = message[0]
     if kind == TDS_PRELOGIN:
-        return pack_tds_options()
+        if peer.offers_tls and wants_tds_encryption(message[TDS_HEAD.size:]):
+            return Reply(pack_tds_options(TDS_ON), tls=b'', session=TdsSession)
+        return pack_tds_options(TDS_NONE)
     if kind != TDS_LOGIN:
         return None
     login = message[TDS_HEAD.size:]
@@ -12636,7 +12708,7 @@ def answer_ica(message, peer):
 RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
 RDP_CHOSEN = bytes.fromhex('030000130ed00000123400')            # with what is chosen behind it
 RDP_ASKED = struct.Struct('<BBHI')      # MS-RDPBCGR s2.2.1.1.1: type flags size protocols
-RDP_PLAIN, RDP_TLS = 0, 1
+RDP_PLAIN, RDP_TLS, RDP_HYBRID = 0, 1, 2
 RDP_COOKIE = re.compile(br'Cookie: mstshash=([^\r]{1,64})\r\n')
 RDP_CONNECT = b'\x02\xf0\x80\x7f\x65'   # X.224 data, MCS Connect Initial
 RDP_GCC = b'Duca'                       # T.124 s8.7: before the client's data
@@ -12646,27 +12718,66 @@ RDP_GOODBYE = bytes.fromhex('0300000902f0802180')       # T.125 s7: DisconnectPr
 # T.125 s7: Connect-Response: rt-user-rejected, id 0, domain parameters, no data
 RDP_REJECTED = bytes.fromhex('0300002d02f080 7f6622 0a010f 020100'
                              '3018 020122 020103 020100 020101 020100 020101 020200ff 020102 0400')
+CREDSSP_VERSION = 6         # MS-CSSP s2.2.1
+CREDSSP_TELLS = 3, 4, 6     # versions that have an error code
+CREDSSP_ERROR = pack_der(2, bytes.fromhex('c000006d'))          # STATUS_LOGON_FAILURE
+
+
+def size_rdp(data):
+    """A packet of TPKT, or one of CredSSP, which is DER."""
+    return (ber if data[:1] == b'\x30' else be(2, 2, 0))(data)
+
+
+def pack_credssp(version, tag, body):
+    """A field and its tag -> TSRequest (MS-CSSP s2.2.1)."""
+    return pack_der(0x30, pack_der(0xa0, pack_integer(version)), pack_der(tag, body))
+
+
+def answer_credssp(request, peer):
+    """A TSRequest, inside of TLS: hello of NTLM -> a challenge; its answer -> refusal."""
+    fields = {tag: body for tag, _, body in ber_parts(ber_parts(request)[0][2])}
+    version = min(from_octets(ber_parts(fields[0xa0])[0][2], 'big'), CREDSSP_VERSION)
+    token = fields[0xa1]
+    for _ in range(4):                      # a list of sequences of [0] OCTET STRING
+        token = ber_parts(token)[0][2]
+    answer = pack_logon_step(token, peer)
+    if answer:
+        token = pack_der(0xa0, pack_der(4, answer))
+        return pack_credssp(version, 0xa1, pack_der(0x30, pack_der(0x30, token)))
+    if version not in CREDSSP_TELLS:
+        return b'', SHUT
+    return pack_credssp(version, 0xa4, CREDSSP_ERROR), SHUT
+
+
+def confirm_rdp(message, peer):
+    """Connection request -> what is chosen of the protocols asked for."""
+    match = RDP_COOKIE.search(message)
+    if match:
+        peer.note('credentials', user=match.group(1))
+    asked = message[-RDP_ASKED.size:]
+    if len(message) < 19 or asked[:1] + asked[2:4] != b'\1\x08\0':
+        return RDP_CONFIRM
+    chosen = RDP_PLAIN
+    if peer.offers_tls:
+        chosen = RDP_HYBRID if asked[4] & RDP_HYBRID else asked[4] & RDP_TLS
+    peer.state = chosen
+    answer = RDP_CHOSEN + RDP_ASKED.pack(2, 0, 8, chosen)
+    return Reply(answer, tls=b'') if chosen else answer
 
 
 @talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00', '03 00 00 0b 06 e0 00 00 .. .. 00'),
-      port=3389, size=be(2, 2, 0), ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
+      port=3389, size=size_rdp,
+      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3; MS-CSSP s3.1.5')
 def answer_rdp(message, peer):
-    """Connection request -> confirmed; connect -> goodbye.
+    """Connection request -> confirmed; login with NTLM -> refusal; connect -> goodbye.
 
-    state  'connected' once that is agreed on
+    state  the security that was agreed on
     """
     if peer.state is None:
-        peer.state = 'connected'
-        match = RDP_COOKIE.search(message)
-        if match:
-            peer.note('credentials', user=match.group(1))
-        asked = message[-RDP_ASKED.size:]
-        wants = len(message) >= 19 and asked[:1] + asked[2:4] == b'\1\x08\0'
-        if not wants:
-            return RDP_CONFIRM
-        secure = asked[4] & RDP_TLS and peer.offers_tls
-        chosen = RDP_CHOSEN + RDP_ASKED.pack(2, 0, 8, RDP_TLS if secure else RDP_PLAIN)
-        return Reply(chosen, tls=b'') if secure else chosen
+        peer.state = RDP_PLAIN
+        return confirm_rdp(message, peer)
+    if message[0] == 0x30:
+        return answer_credssp(message, peer) if peer.state == RDP_HYBRID else None
     if message[4:9] == RDP_CONNECT:
         at = message.index(RDP_CLIENT, message.index(RDP_GCC)) + RDP_CLIENT_AT
         name = message[at:at + RDP_CLIENT_SIZE].decode('utf-16-le', 'replace')
