@@ -21,7 +21,7 @@ Contents
 Theory of operation
     No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports, to
     which the client's number is added (a cookie).  An acknowledgement of it proves that its sender
-    heard us, and tells where his segment stands in his stream.  The first data make a connection
+    heard us, and shows where his segment stands in his stream.  The first data make a connection
     in a table of fixed size.  Where we speak first, a completed handshake waits for a while.
     What is due without a frame (greetings, repetitions, ends, the announcement of our addresses)
     is asked for by the loop: Stack.tick().
@@ -1525,7 +1525,7 @@ class Stream(Peer):
 COOKIE_KEY = 32             # octets
 COOKIE_HASH, COOKIE_PLACE = 0xfff00000, 0x000fffff
 KEY_LIFE_S = 300            # a cookie is good for this long at least, twice at most
-MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie tell
+MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie stand for
 MSS_STEP = b''.join(                    # MSS -> the largest step within it, or the smallest of all
     bytes((max(step, 0),)) * (end - first) for step, (first, end) in enumerate(
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
@@ -1539,7 +1539,7 @@ QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
 QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
-FAREWELL_RATE = 1000        # ends of connections told a second
+FAREWELL_RATE = 1000        # ends of connections sent a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
@@ -1563,7 +1563,7 @@ class Cookies:
 
     A cookie is a keyed hash of addresses and ports, to whose lower 20 bits 8 times the client's
     initial sequence number is added, its lowest 3 bits mixed with the step of his MSS.  So it
-    tells, without state, where in the client's stream a segment stands.  Keys are derived from
+    shows, without state, where in the client's stream a segment stands.  Keys are derived from
     one secret and the time, so workers share them.
 
     secret  for the life of the process
@@ -1780,7 +1780,7 @@ class Connections:
     crowds      {network of a source: how many of it are silent}
     held        octets kept for all of them
     evicted     how many had to go before their time
-    gone        the last of these, (flow, Conn), that were not told yet
+    gone        the last of these, (flow, Conn), that nobody has heard of yet
     """
 
     def __init__(self, maximum=CONNECTIONS_MAX, idle_s=IDLE_S, held_max=HELD_MAX):
@@ -2015,7 +2015,7 @@ class Store:
 
     Of the messages that are not known, each ENTER_EACH-th is remarked; one that has been remarked
     before may enter.  It is found out whether it may be kept: it is answered by a Peer and a Host
-    that tell what is read of them.  What depends on the client, on chance, or on
+    that remember what is read of them.  What depends on the client, on chance, or on
     anything unheard of, is not kept; what depends on our address or port is good for these; what
     depends on the time, for as long as it is the same.  A message with an id stands for those
     with other ids, but not for one that may be another protocol's.
@@ -2199,7 +2199,7 @@ def pack_udp(src: bytes, dst: bytes, sport: int, dport: int, out: bytes) -> byte
 
 
 def find_mss(options: bytes, default: int) -> int:
-    """TCP options -> the MSS they tell, or the default (RFC 9293 s3.1, s3.7.1)."""
+    """TCP options -> the MSS in them, or the default (RFC 9293 s3.1, s3.7.1)."""
     at = 0
     while at + 4 <= len(options):
         kind, size = options[at], options[at + 1]
@@ -2755,7 +2755,7 @@ class Stack:
     own4, own6      Addresses or None: every address
     deny4, deny6    Addresses or None: nobody
     lists, place    these four, and the Place we are at
-    claims          Claims: told when somebody else has an address of ours; or None
+    claims          Claims: hears when somebody else has an address of ours; or None
     now             Unix time, set by tick()
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
@@ -3094,7 +3094,7 @@ class Stack:
         return head + ARP.pack(1, ETHERTYPE_IPV4, 6, 4, ARP_REPLY, self.mac, tpa, sha, spa),
 
     def hear_claim(self, family, ip, mac):
-        """A neighbour tells that it has an address, 4 or 16 octets, or is about to take it."""
+        """A neighbour claims an address, 4 or 16 octets, or is about to take it."""
         if mac != self.mac and family.own and int.from_bytes(ip, 'big') in family.own:
             self.claims.note(ip, mac)
 
@@ -3338,7 +3338,7 @@ class Stack:
                 (self.four if four else self.six).options),
 
     def answer_first(self, flow, seq, ack, flags, window, data, head):
-        """A segment of no connection: the cookie decides, and tells where it stands.
+        """A segment of no connection: the cookie decides, and shows where it stands.
 
         What came before it may be lost, or late: nothing is acknowledged that did not come.
         """
@@ -4042,7 +4042,7 @@ class Journal:
     name, what      of the descriptor and of what is written, for messages
     fd      where to
     texts   not written yet, the last ones; blocks are the octets of those before
-    count   frames that they tell of
+    count   frames in them
     due     when they must be written, Unix time; None: there are none
     waiting octets the reader, or the disk, has had no room for
     begun   the first octets of `waiting` in front: the part of a line that is written
@@ -4234,6 +4234,33 @@ class Journal:
             pass
 
 
+class JournalObserver(Observer):
+    """Who writes what it is shown to a Journal."""
+
+    def __init__(self, journal):
+        self.journal = journal
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+
+    def close(self, now):
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
 # ---- packet log ----
 
 class Format:
@@ -4262,23 +4289,15 @@ class Format:
         raise NotImplementedError
 
 
-class PacketLog(Observer):
+class PacketLog(JournalObserver):
     """Who knocked, layer by layer, and what became of it: lines of a Format in a Journal.
 
     now     Unix time of the frame before; stamp is its text
     """
 
     def __init__(self, journal, form, now):
-        self.journal, self.form = journal, form
-        self.now, self.stamp = now, form.stamp(now)
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
+        JournalObserver.__init__(self, journal)
+        self.form, self.now, self.stamp = form, now, form.stamp(now)
 
     def begin(self):
         """The first lines: what is logged."""
@@ -4353,18 +4372,6 @@ class PacketLog(Observer):
             depth = 2 if segment else DEPTHS[view.name or 'eth']
             self.journal.texts.append(self.form.outwards(self.stamp, 'send', view, segment, depth,
                                                          None))
-
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
-    def shift(self, step):
-        self.journal.shift(step)
-
-    def close(self, now):
-        self.journal.flush(now, LAST_FLUSH_S)
 
 
 class ConsoleFormat(Format):
@@ -4454,7 +4461,7 @@ class ConsoleFormat(Format):
 
 
 class LogfmtFormat(Format):
-    """key=value; on the way back the outer layers tell what was found inside."""
+    """key=value; on the way back the outer layers add what was found inside."""
     line = 'ts={} proto={} verb={} {}'
 
     def inwards(self, stamp, view, segment, depth):
@@ -4671,7 +4678,7 @@ def pcapng_time(now) -> 'tuple[int, int]':
 
 
 class BlockJournal(Journal):
-    """The same of blocks of pcapng: each file begins with what tells of the interface.
+    """The same of blocks of pcapng: each file begins with the description of the interface.
 
     head        octets of that
     statistics  statistics() -> the block with which a file ends
@@ -4706,7 +4713,7 @@ class BlockJournal(Journal):
             last = at
 
 
-class Capture(Observer):
+class Capture(JournalObserver):
     """Frames in both directions, as pcapng; each one of a client has a comment: its fate.
 
     journal     a BlockJournal
@@ -4722,18 +4729,11 @@ class Capture(Observer):
 
     def __init__(self, journal, stack, now, snaplen=SNAPLEN, keys=None,
                  count=collections.Counter):
-        self.journal, self.stack, self.snaplen = journal, stack, snaplen
+        JournalObserver.__init__(self, journal)
+        self.stack, self.snaplen = stack, snaplen
         self.keys, self.count, self.begun = keys, count, now
         self.events, self.seen, self.tails = None, 0, {}
         journal.statistics = self.pack_statistics
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     def tail(self, comment):
         """-> options of a frame."""
@@ -4810,7 +4810,7 @@ class Capture(Observer):
         return pack_block(PCAPNG_DSB, PCAPNG_SECRETS.pack(PCAPNG_TLS_KEYS, len(keys)) + keys)
 
     def pack_statistics(self) -> bytes:
-        """-> the block that tells how many frames there were, and how many were lost."""
+        """-> the block of statistics: how many frames there were, and how many were lost."""
         counts, now = self.count(), time.time()
         return pack_block(PCAPNG_ISB, PCAPNG_STATISTICS.pack(0, *pcapng_time(now))
                           + pack_pcapng_options(*(
@@ -4819,21 +4819,15 @@ class Capture(Observer):
                               + [(PCAPNG_RECEIVED, counts['frames'].to_bytes(8, 'little')),
                                  (PCAPNG_DROPPED, counts['lost'].to_bytes(8, 'little'))])))
 
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
 
     def close(self, now):
         """As Observer.close; the last block has the counters."""
         if self.journal.takes(now, 0):
             self.journal.blocks.append(self.pack_statistics())
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def capture_head(name, sensor, snaplen) -> bytes:
@@ -5286,8 +5280,8 @@ def hassh_text(kexinit) -> str:
 
 
 def ssh_object(version, kexinit=b'') -> dict:
-    """Identification line and KEXINIT -> the object `ssh` of an event."""
-    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    """What begins with the identification line, KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'\n')[0].partition(b'-')[2].partition(b'-')
     client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
     if kexinit:
         text = hassh_text(kexinit)
@@ -5303,7 +5297,7 @@ EVENTS_ROTATE = 100 << 20, KEPT_FILES
 PAYLOAD = 1024                  # octets of what a client says, unless --payload says otherwise
 SWEEP_S = 1.0                   # what is over is looked for so often
 DATAGRAMS_S = 30                # datagrams between the same ports are one flow for so long
-SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is told of before
+SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is reported before
 SCANS_RATE = 50                 # a second
 STATS_S = 60
 SOURCES_MAX = 16384
@@ -5322,8 +5316,9 @@ ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY
 COMMUNITY_END = struct.Struct('!BxHH')  # of what is hashed: protocol, ports
 EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
 # Names of ours that EVE JSON, as Suricata documents it, has otherwise
-EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
-             'socks5': 'socks', 'dhcpv4': 'dhcp'}
+EVE_NAMES = {'dht': 'bittorrent_dht', 'dns-tcp': 'dns', 'ethernet-ip': 'enip',
+             'kerberos': 'krb5', 'kerberos-tcp': 'krb5', 'msrpc': 'dcerpc',
+             'postgresql': 'pgsql', 'socks4': 'socks', 'socks5': 'socks'}
 FLAG_LETTERS = 'FSRPAUEC'
 TCP_FLAG_NAMES = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg', 'ecn', 'cwr'
 FLOW_REASONS = {'evicted': 'forced', 'shutdown': 'shutdown'}    # of EVE; all else: timeout
@@ -5370,7 +5365,7 @@ class Source:
         return len(self.ports) + len(self.addresses)
 
     def has_only_knocked(self):
-        """Whether there is more to tell than of its conversations."""
+        """Whether there is more to report than its conversations."""
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
@@ -5389,7 +5384,7 @@ def make_knocker(now, frame) -> Source:
     return source
 
 
-class EventLog(Observer):
+class EventLog(JournalObserver):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
     stack       whose connections they are
@@ -5410,8 +5405,8 @@ class EventLog(Observer):
 
     def __init__(self, journal, stack, iface, name, now, encode, worker=None,
                  rate=EVENTS_BUDGET, count=collections.Counter):
-        self.journal, self.stack = journal, stack
-        self.count = count
+        JournalObserver.__init__(self, journal)
+        self.stack, self.count = stack, count
         self.sensor = '"schema":%d%s}}\n' % (
             SCHEMA, '' if worker is None else ',"worker":%d' % worker)
         self.rate, self.budget = rate, [rate, now]
@@ -5426,10 +5421,6 @@ class EventLog(Observer):
     def due(self):
         due = min(self.sweep_at, self.stats_at)
         return due if self.journal.due is None else min(due, self.journal.due)
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     # frames
 
@@ -5678,7 +5669,8 @@ class EventLog(Observer):
                           http_text(tuple(fields.items()), self.text), '')
             return
         if kind in NOTES:
-            about = NOTES[kind](fields)
+            make, names = NOTES[kind]
+            about = make(*map(fields.get, names))
         elif kind == 'answer' and name in ANSWERED:
             about = ANSWERED[name](fields['data'])
         elif kind == 'answer':
@@ -5688,7 +5680,7 @@ class EventLog(Observer):
         self.write(now, record, name, {name: about}, {})
 
     def end_flow(self, now, record, end):
-        """A conversation is over: tell of it."""
+        """A conversation is over: report it."""
         if not self.may_write(now):
             self.suppress(record)
             return
@@ -5770,10 +5762,10 @@ class EventLog(Observer):
         if now >= self.stats_at:
             self.stats_at = now + STATS_S
             self.stats(now)
-        self.journal.flush(now)
+        super().flush(now)
 
     def sweep(self, now, all=False):
-        """Datagrams and scans that are over are told of; all: these are the last."""
+        """Report datagrams and scans that are over; all: these are the last."""
         while self.datagrams:
             record = next(iter(self.datagrams.values()))
             if not all and now - record.last < DATAGRAMS_S:
@@ -5869,11 +5861,8 @@ class EventLog(Observer):
             'capture': {'kernel_packets': ours['frames'] + ours['lost'],
                         'kernel_drops': ours['lost']}}}, {'stats': ours})
 
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
         self.sweep_at += step
         self.stats_at += step
@@ -5893,7 +5882,7 @@ class EventLog(Observer):
         """What is not over is over now."""
         self.sweep(now, True)
         self.stats(now)
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def make_encoder():
@@ -5902,12 +5891,6 @@ def make_encoder():
     return json.JSONEncoder(separators=(',', ':')).encode
 
 
-# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
-NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
-         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
-ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
-            'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
-            'llmnr': lambda data: dns_object(data)}
 DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO', 15: 'MX',
                   16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
                   64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
@@ -5936,6 +5919,13 @@ def dns_object(data) -> dict:
     found = {'version': 3, 'type': 'request', 'id': from_octets(data[:2], 'big'),
              'queries': queries}
     return dict(found, **queries[0]) if queries else found
+
+
+# Who makes the object of a protocol: by the kind of what was noted, from these fields of it; by
+# the protocol, as events name it, from what a client said first.
+NOTES = {'tls_hello': (tls_object, ('hello',)),
+         'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
+ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
 
 
 def is_knock(fate) -> bool:
@@ -5970,7 +5960,7 @@ def find_tags(frame) -> 'list[int]':
 
 
 def flow_head(record) -> str:
-    """What tells which conversation it is, in JSON."""
+    """What names the conversation, in JSON."""
     flow, proto = record.flow, record.proto
     src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
     vlan = f'"vlan":{record.vlan},' if record.vlan else ''
@@ -6123,7 +6113,7 @@ TABLE_ROWS = 25                 # of the page; files have CSV_ROWS
 CSV_ROWS = 10000
 SHOWN_MAX = 160                 # characters of a stranger's words in a table
 REPORT_LINE_MAX = 1 << 22
-SOURCE_BITS = 20                # so many sources can be told apart, roughly
+SOURCE_BITS = 20                # so many sources can be counted, roughly
 BARS_MAX = 120
 HOUR_S, DAY_S = 3600, 86400
 STAMP_HOUR = re.compile(r'(\d{4})-(\d\d)-(\d\dT\d\d):')
@@ -6174,7 +6164,7 @@ class Report:
 
     tables      {title: Frequent}; names of several columns are tuples
     visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
-    met         a bit for the hash of each source; unnamed: sources that only a number tells of
+    met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     """
     # Title, columns in front of the number
@@ -6567,7 +6557,7 @@ CAPABILITY_HEAD, CAPABILITY_VERSION = struct.Struct('=Ii'), 0x20080522  # linux/
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
 RELOAD_SIGNALS = signal.SIGHUP, signal.SIGUSR1
 STEP_S = 0.5                    # a clock that jumps so far was set
-FAREWELL_S = 2                  # connections are told of the end for so long
+FAREWELL_S = 2                  # the end of connections is sent for so long
 END_S = 5                       # workers have so long to end
 OPENER_S = 2                    # and the opener for a file
 OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
@@ -6586,7 +6576,7 @@ SEND_SLOTS = 1 << 10
 SEND_RUN = 4                    # so many of a size are worth the ring
 SEND_SLOT = 1 << 8
 SEND_MAX = SEND_SLOT - TPACKET2_SEND.size - VNET_HEADER.size    # most answers are this short
-STATUS_AT = 0 if sys.byteorder == 'little' else 3       # the octet of a slot's status that tells
+STATUS_AT = 0 if sys.byteorder == 'little' else 3       # the octet of a slot's status that counts
 POLL_MS = 1000
 DOWN_POLL_S = 0.25
 
@@ -6735,7 +6725,7 @@ class PacketLink:
     has_neighbours  whether there can be others who should hear of us
     falls           how often it was seen to be set down
     unsent          {reason: frames the kernel did not take}
-    herald          whether its worker tells of the interface: the first one does
+    herald          whether its worker describes the interface: the first one does
     """
     herald = ethernet = True
     kind = socket.SOCK_RAW
@@ -7015,7 +7005,7 @@ class RingLink(PacketLink):
                 break
             except BlockingIOError:         # no room in the queue: cut, layer 3 will see it
                 break
-            except OSError:                 # that the link was down, told once: now the frame
+            except OSError:                 # that the link was down, reported once: now the frame
                 pass
         return restore_tag(frame, status, *TPACKET2_VLAN.unpack_from(self.ring, at))
 
@@ -7208,7 +7198,7 @@ def drop_privileges(entry):
 # ---- announcements ----
 #
 # A link's neighbours remember MACs, and its switches what was joined where.  At the start and
-# whenever the link comes up they are told of us.
+# whenever the link comes up we announce ourselves to them.
 # What is done by time has tick(now) -> frames to send, and next_due() -> Unix time or None.
 
 ANNOUNCED_MAX = 1024
@@ -7293,7 +7283,7 @@ class Announcer:
         return (pack_arp_news if len(address) == 4 else pack_nd_news)(self.mac, address, probe),
 
     def hear(self, address, mac):
-        """Somebody else has an address: it is told once, and not announced by us."""
+        """Somebody else has an address: this is reported once, and we do not announce it."""
         if address in self.taken:
             return
         self.taken[address] = mac
@@ -7349,7 +7339,7 @@ class Groups:
     name, index     of the interface
     ranges          ranges() -> [(first, last)] of the lowest 24 bits of our addresses
     socks           that hold the groups; they receive nothing
-    told            whether it was said what is wrong
+    told            whether the fault has been reported
     """
 
     def __init__(self, name, index, ranges):
@@ -7404,7 +7394,7 @@ def is_ipv6_off(name) -> bool:
     try:
         with open('/proc/sys/net/ipv6/conf/%s/disable_ipv6' % name) as file:
             return file.read().strip() != '0'
-    except OSError:                     # no IPv6 at all: to join tells
+    except OSError:                     # no IPv6 at all: joining reports it
         return False
 
 
@@ -7447,7 +7437,7 @@ class Attendant:
         self.running, self.falls = running, link.falls
 
     def come_up(self, now):
-        """The link is up, or the lists are others: look around, tell the neighbours."""
+        """The link is up, or the lists are others: look around, announce ourselves."""
         self.stack.set_place(look_around(self.link))
         for each in self.tellers:
             each.begin(now)
@@ -7827,7 +7817,7 @@ class Stop:
 
 
 class Clock:
-    """The time of day, by which all is due; only its steps are told by the monotonic one.
+    """The time of day, by which all is due; the monotonic one serves to see its steps.
 
     offset      of the one from the other
     """
@@ -7935,7 +7925,7 @@ def flush_due(observers, now):
 
 
 def answer_round(stack, frames, trusted, observers):
-    """Frames -> answers; each observer is told of each frame.
+    """Frames -> answers; each observer hears of each frame.
 
     What goes in columns comes first, all else in order of arrival.
     """
@@ -7954,7 +7944,7 @@ def answer_round(stack, frames, trusted, observers):
 
 
 def tell_columns(stack, frames, quick, observer):
-    """Tell an observer of what was answered, or dropped, in columns."""
+    """Pass what was answered, or dropped, to an observer, in columns."""
     if quick:
         observer.openings(stack.now, frames, quick, stack.openings)
         return
@@ -8012,7 +8002,7 @@ def answer_all(stack, frames, trusted, _):
 
 
 def answer_watched(stack, frames, trusted, observers):
-    """The same, and each observer is told of each frame."""
+    """The same, and each observer hears of each frame."""
     answers = []
     for frame in frames:
         try:
@@ -8388,7 +8378,7 @@ def make_parser() -> argparse.ArgumentParser:
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
-          help='tell each answer of a protocol on standard error; -vv: each frame not answered; '
+          help='print each answer of a protocol on standard error; -vv: each frame not answered; '
                '-vvv: each frame')
     group = parser.add_argument_group('report').add_argument
     group('--report', metavar='FILE', nargs='+',
@@ -9519,7 +9509,7 @@ class Session:
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:
-        """What the client says inside -> what we answer; whoever listens is told of both.
+        """What the client says inside -> what we answer; whoever listens hears both.
 
         over    no more will come
         """
@@ -9830,7 +9820,7 @@ def pack_dns_answer(message, peer, questions, end, opt):
 def answer_dns_message(message, peer):
     """A message of at least a header -> the answer, None for silence.
 
-    Errors are told only to what is plainly DNS or came to a port of DNS.
+    Only what is plainly DNS, or came to a port of DNS, is answered with an error.
     """
     _, flags, count, _, _, _ = DNS_HEAD.unpack_from(message)
     if flags & DNS_QR:
@@ -13289,7 +13279,7 @@ def poly1305(key, data) -> bytes:
 # RFC 4253 s6.  A way is one direction's cipher and MAC:
 #   block       octets of which a packet has a multiple
 #   counted     whether packet_length itself counts for that: 4, or 0 octets
-#   first       octets that tell a packet's length
+#   first       octets that hold a packet's length
 #   tag         octets of the MAC
 #   read_size   number of the packet, its first octets -> packet_length
 #   open, seal  number of the packet, the whole of it -> padding_length and what follows; and back
@@ -13801,7 +13791,7 @@ class Ssh:
         return pack_ssh(self.outward, self.sent - 1, payload, peer.host.random)
 
     def take(self, payload, peer):
-        """A message -> Reply; what does not belong here is told, or ends the connection."""
+        """A message -> Reply; what does not belong here is refused, or ends the connection."""
         kind = payload[0]
         if kind in self.expects:
             if self.skips and kind == SSH_MSG_KEXDH_INIT:
@@ -13917,7 +13907,7 @@ class Ssh:
 # ---- ssh: authentication -------------------------------------------------------------
 
 SSH_TRIES = 10                  # failures that end the connection, as dropbear's MaxAuthTries
-SSH_DELAYS = 25, 36             # hundredths of a second before a failure is told
+SSH_DELAYS = 25, 36             # hundredths of a second before a failure is sent
 SSH_METHODS = b'publickey,password'
 
 
@@ -13966,15 +13956,15 @@ def take_ssh_response(self, payload, peer):
 
 
 def refuse_ssh(self, peer):
-    """A failure that counts -> it is told after a while; the last one ends the connection."""
+    """A failure that counts -> it is sent after a while; the last one ends the connection."""
     first, end = SSH_DELAYS
     self.failures += 1
-    self.later = tell_ssh_failure
+    self.later = send_ssh_failure
     return Reply(wait=(first + peer.host.random(1)[0] % (end - first)) / 100, limit=0)
 
 
-def tell_ssh_failure(self, peer):
-    """-> Reply, after the wait; the last one is not told any more."""
+def send_ssh_failure(self, peer):
+    """-> Reply, after the wait; the last one is not sent any more."""
     if self.failures >= SSH_TRIES:
         return Reply(used=0, close=True)
     return Reply(fail_ssh(self, peer), 0)
@@ -15112,7 +15102,7 @@ family('Web')
 HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
 HTTP_LINES_MAX = 256        # and lines of it
 HTTP_BODY_MAX = 1 << 14     # octets of a body that are kept; the rest passes by
-HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
+HTTP_FRAMING_MAX = 16       # fields of the framing, more is nobody's request
 HTTP_VALUE_MAX = 256        # octets of such a field
 HTTP_NOTED_MAX = 1 << 10    # octets of a field, a path or a body that are noted
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
@@ -15251,7 +15241,7 @@ def read_http(head):
 
 
 def frame_http(request, fields):
-    """HttpRequest and [(name, value)] that tell of the framing -> HttpRequest.
+    """HttpRequest and [(name, value)] of the framing -> HttpRequest.
 
     Where there is no telling where the next request begins, this one is answered and the
     connection closed.
@@ -15868,7 +15858,7 @@ HTTP_TABLE = [
     (b'/v2/', 200, JSON, b'{}', b'Docker-Distribution-Api-Version: registry/2.0\r\n'),
     (b'/v2/_catalog', 200, JSON, b'{"repositories":[]}'),
     (b'/v2/*', 404, JSON, b'{"errors":[{"code":"NAME_UNKNOWN","message":"unknown"}]}'),
-    # Kubernetes: what a stranger is told
+    # Kubernetes: what a stranger gets
     (b'/api /api/v1/* /apis /apis/*', 403, JSON, KUBE_NO % (b'forbidden', b'Forbidden', 403)),
     (b'/pods /runningpods/* /metrics', 401, JSON,
      KUBE_NO % (b'Unauthorized', b'Unauthorized', 401)),

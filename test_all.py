@@ -3470,8 +3470,8 @@ class OutputFormats(Case):
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
                          errno.EPROTO):
                 engine.tell(('10.0.0.1', code), code, None)
-            engine.unanswered(('10.0.0.1', 1000), None)
-            engine.given_up(('10.0.0.1', 1001), None)
+            engine.unanswered(('10.0.0.1', 1000))
+            engine.given_up(('10.0.0.1', 1001))
             self.assertEqual([each[1:] for each in told], [each for each in [
                 (errno.ECONNREFUSED, 'refused', 'refused'),
                 (errno.EHOSTUNREACH, 'unreachable', 'host unreachable'),
@@ -4512,17 +4512,17 @@ class Engine(unittest.TestCase):
                              LOCAL_WAIT_S=0.01, TICK_S=0.01, LOCAL_HOLD_S=0.01):
                     engine = self.engine(targets)
                     engine.launch(3)
-                    self.assertEqual(engine.locals, {code: 3})
-                    self.assertLess(engine.window, engine.pace.window)
+                    self.assertEqual(engine.brakes.errors, {code: 3})
+                    self.assertLess(engine.brakes.window, engine.pace.window)
                     self.assertEqual(engine.credit(), 0)
                     engine.run(self.crew, StubSink(), self.console, engine.progress)
                 self.assertEqual(sorted(self.crew.results), sorted(targets))
-                self.assertEqual((engine.locals, engine.sent), ({code: 4}, 6))
+                self.assertEqual((engine.brakes.errors, engine.sent), ({code: 4}, 6))
                 self.assertTrue([n for n in self.console.notes if errno.errorcode[code] in n])
-                engine.now = engine.shrunk + 2
+                engine.now = engine.brakes.shrunk + 2
                 for _ in range(20):
                     engine.tick()
-                self.assertEqual(engine.window, engine.pace.window)
+                self.assertEqual(engine.brakes.window, engine.pace.window)
 
     def test_no_descriptors(self):
         """socket() says EMFILE: fewer sockets do the work."""
@@ -4537,7 +4537,7 @@ class Engine(unittest.TestCase):
         engine.pool.add = few
         engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
-        self.assertGreater(engine.locals[errno.EMFILE], 0)
+        self.assertGreater(engine.brakes.errors[errno.EMFILE], 0)
 
     def test_local_error_for_ever(self):
         """The rest is done first; then the scan ends and says what to change."""
@@ -4580,7 +4580,7 @@ class Engine(unittest.TestCase):
                 self.assertEqual(engine.sent, 3 if once else 2)
                 self.assertEqual(engine.timeouts, 2 if once else 1)
                 self.assertEqual(self.crew.results, [other])
-                self.assertEqual((engine.locals, engine.window), ({}, 8))
+                self.assertEqual((engine.brakes.errors, engine.brakes.window), ({}, 8))
 
     def test_source_address_gone(self):
         """Nets that cannot be reached are answers, but not for want of the source address."""
@@ -4590,7 +4590,7 @@ class Engine(unittest.TestCase):
                     has_address=lambda address: not gone):
                 engine = self.engine([('127.0.0.1', 9)], address='127.0.0.1')
                 engine.launch(1)
-                self.assertEqual((engine.answers, engine.locals, engine.parked), (
+                self.assertEqual((engine.answers, engine.brakes.errors, engine.parked), (
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
@@ -4658,8 +4658,8 @@ class Engine(unittest.TestCase):
     def test_nothing_tried_holds_nothing(self):
         """A round without targets, while one waits after a clash, must not put off the next."""
         engine = self.engine([self.hosts.open()])
-        engine.blocked, held = (engine.now, errno.EADDRNOTAVAIL, 1), engine.held
-        self.assertEqual((engine.connect_all([], [], []), engine.held), (0, held))
+        engine.brakes.blocked, held = (engine.now, errno.EADDRNOTAVAIL, 1), engine.brakes.held
+        self.assertEqual((engine.connect_all([], [], []), engine.brakes.held), (0, held))
 
     def test_answers_of_the_net(self):
         """Counted by kind, whether connect() gives them at once or later; no local errors."""
@@ -4668,7 +4668,7 @@ class Engine(unittest.TestCase):
             with self.subTest(errno.errorcode[code]):
                 with patched(cscan, CONNECT=lambda s, to: code):
                     engine = self.run_engine([('127.0.0.1', 9)] * 3)
-                self.assertEqual((engine.answers, engine.locals), ({code: 3}, {}))
+                self.assertEqual((engine.answers, engine.brakes.errors), ({code: 3}, {}))
         with patched(cscan, CONNECT=lambda s, to: errno.ETIMEDOUT):
             self.assertEqual(self.run_engine([('127.0.0.1', 9)] * 3).answers, {errno.ETIMEDOUT: 3})
         engine = self.engine([self.hosts.silent()])     # later: as if the kernel gave up
@@ -4747,29 +4747,29 @@ class Engine(unittest.TestCase):
         silent = [self.hosts.silent() for _ in range(3)]
         engine = self.engine(silent, timeout_s=0.3, rate=1000.0)
         drops = iter([0, 7])
-        engine.conntrack = cscan.Conntrack()
-        engine.conntrack.look = lambda: next(drops, 0)
-        engine.conntrack.count = engine.conntrack.limit = 99
-        engine.conntrack.carries = lambda: 600.0
+        engine.brakes.conntrack = cscan.Conntrack()
+        engine.brakes.conntrack.look = lambda: next(drops, 0)
+        engine.brakes.conntrack.count = engine.brakes.conntrack.limit = 99
+        engine.brakes.conntrack.carries = lambda: 600.0
         with patched(cscan, LOCAL_WAIT_S=0.05):
             engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
-        self.assertEqual(engine.bucket.rate, 500)       # halved, and no room since
+        self.assertEqual(engine.brakes.bucket.rate, 500)       # halved, and no room since
 
     def test_conntrack_full_without_ceiling(self):
         """-ct 0: what was sent before there was a rate is no debt."""
         engine = self.engine([('127.0.0.1', 9)] * 3000, rate=None, window=100)
         drops = iter([0, 0, 9])
-        engine.conntrack.look = lambda: next(drops, 0)
-        engine.conntrack.carries = lambda: 3000.0
-        engine.conntrack.has_room = lambda: False
+        engine.brakes.conntrack.look = lambda: next(drops, 0)
+        engine.brakes.conntrack.carries = lambda: 3000.0
+        engine.brakes.conntrack.has_room = lambda: False
         engine.launch(100)
         engine.sent = 10**6
         for _ in range(3):
             engine.tick()
-        self.assertEqual(engine.bucket.rate, 3000)
-        self.assertEqual(engine.bucket.credit(engine.now + 0.0101), 30)     # 30.3, not 29.99
+        self.assertEqual(engine.brakes.bucket.rate, 3000)
+        self.assertEqual(engine.brakes.bucket.credit(engine.now + 0.0101), 30)     # 30.3, not 29.99
 
     def test_conntrack_files(self):
         """The drop column is found by its name, hex, all processors; missing files are no news."""
@@ -4926,23 +4926,22 @@ class Engine(unittest.TestCase):
 
 
 @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
-class MeteredEngine(Engine):
+class FileMeter(Engine):
     """All of that with -mf: whatever happens, each packet has one record of its end."""
     test_conntrack_full_without_ceiling = test_forgets_stale_pairs = None   # they invent packets
 
     def kind(self, *args, **options):
-        engine = cscan.MeteredEngine(*args, **options)
         with tempfile.TemporaryDirectory(prefix='cscan-test.') as folder:
-            engine.metrics = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
-            engine.metrics.begin()
-        return engine
+            made = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
+            made.begin()
+        return cscan.Engine(*args, meter=cscan.FileMeter(made), **options)
 
     def close(self, engine):
         super().close(engine)
-        engine.settle()
-        engine.metrics.flush()
-        octets = os.pread(engine.metrics.fd, 1 << 28, 0)
-        os.close(engine.metrics.fd)
+        engine.meter.settle()
+        engine.meter.metrics.flush()
+        octets = os.pread(engine.meter.metrics.fd, 1 << 28, 0)
+        os.close(engine.meter.metrics.fd)
         self.compare(engine, octets)
 
     def compare(self, engine, octets):
@@ -4956,8 +4955,8 @@ class MeteredEngine(Engine):
             self.assertEqual(found[name], expected, name)
         ended = found['open'] + found['closed'] + found['timeouts']
         self.assertEqual(found['sent'], ended + len(engine.attempts))
-        self.assertLessEqual(set(engine.attempts), set(engine.since))
-        self.assertLessEqual(set(engine.since), set(engine.pool.names))
+        self.assertLessEqual(set(engine.attempts), set(engine.meter.since))
+        self.assertLessEqual(set(engine.meter.since), set(engine.pool.names))
         self.assertEqual(len(engine.pool.names), len(engine.pool.socks))
 
 
@@ -5728,38 +5727,44 @@ class MetricsWriter(Case):
                 self.assertEqual(call(metrics.main, [made.path])[0], 0)
         self.assertEqual(self.metrics('/dev/null', [0, 5, 5]).shift, 0)
 
+    def metered(self, sockets):
+        """An engine with -mf that has so many free sockets -> (engine, its meter)."""
+        meter = cscan.FileMeter(self.metrics(self.path('metrics')))
+        engine = cscan.Engine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1',
+                              meter=meter)
+        self.addCleanup(engine.close)
+        engine.crew = StubCrew()
+        for _ in range(sockets):
+            engine.pool.add()
+        return engine, meter
+
     def test_one_end(self):
         """What had no answer and is sent again later has one record of it; some together, too."""
-        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
-        self.addCleanup(engine.close)
-        engine.metrics, engine.crew = self.metrics(self.path('metrics')), StubCrew()
+        engine, meter = self.metered(5)
         target = '127.0.0.1', 9
-        engine.ms = 1000
+        meter.ms = 1000
         engine.judge = types.SimpleNamespace(silent=lambda *args: verdicts.pop())
         verdicts = [cscan.AGAIN, None]
-        for _ in range(5):
-            engine.pool.add()
-        engine.record_sent(engine.pool.free[:3] + engine.pool.free[4:], False)
-        engine.ms = 1800
-        engine.unanswered(target, engine.pool.free[0])
-        engine.lose(target, engine.pool.free[1])
-        engine.given_up(target, engine.pool.free[3])         # the connect() itself told so
-        engine.lose(target, None)                       # by the judge, after unanswered()
-        engine.unanswered(('127.0.0.1', 10), engine.pool.free[4])    # the judge wants it again at once
+        socks = list(engine.pool.free)
+        meter.record_sent(socks[:3] + socks[4:], False)
+        meter.ms = 1800
+        with patched(cscan.Engine, end_attempt=lambda self, sock: target):
+            engine.give_up(socks[:1])
+            engine.give_up(socks[1:2], True)
+        engine.tell(target, errno.ETIMEDOUT, socks[3])  # the connect() itself told so
+        engine.lose(target)                             # by the judge, after unanswered()
+        with patched(cscan.Engine, end_attempt=lambda self, sock: ('127.0.0.1', 10)):
+            engine.give_up(socks[4:])                   # the judge wants it again at once
         self.assertEqual(engine.lost, 3)
         engine.snapshot()
         found = sorted(metrics_records(self.read('metrics'))[1][4:], reverse=True)
         self.assertEqual(found, [(0xe3, 1800, 800)] * 3 + [(0xe3, 1800, 0)])
-        self.assertEqual((engine.volleys, list(engine.since)), ({}, [engine.pool.free[2]]))
+        self.assertEqual((meter.volleys, list(meter.since)), ({}, [socks[2]]))
 
     def test_volleys(self):
         """Sockets that ended together come again together, or part; each has its own time."""
-        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
-        self.addCleanup(engine.close)
-        engine.metrics = self.metrics(self.path('metrics'))
-        for _ in range(4):
-            engine.pool.add()
-        socks, engine.pool.free = engine.pool.free, []
+        engine, meter = self.metered(4)
+        socks = engine.pool.free
         names = [sock.fileno() for sock in socks]
         written, steps = [], (              # ms, sockets connected, those that are not open then
             (1000, (0, 1, 2), (0, 1, 2)), (1001, (0, 1, 2), (0, 1, 2)), (70000, (0, 1, 2), (0, 1)),
@@ -5767,22 +5772,19 @@ class MetricsWriter(Case):
             (70400, (0, 1, 2), (0, 1, 2)), (1 << 33, (0, 1, 2), (2, 1, 0)))
         since = {}
         for ms, connected, closed in steps:
-            engine.ms = ms
-            engine.record_sent([socks[at] for at in connected], False)
+            meter.ms = ms
+            meter.connected([socks[at] for at in connected], False)
             since.update(dict.fromkeys(connected, ms))
             written += [(0xe0, ms, names[at]) for at in connected]
-            engine.ms += 5
-            with patched(cscan.Engine, collect=lambda self, closed: self.pool.free.extend(
-                    socks[at] for at in closed)):
-                engine.collect(closed)
-            engine.pool.free.clear()
+            meter.ms += 5
+            meter.ended([None] + [socks[at] for at in closed], 1)
             written += [(0xe2, ms + 5, ms + 5 - since[at], 0) for at in sorted(
                 closed, key=lambda at: since[at])]
-            self.assertLessEqual(len(engine.idle), len(engine.volleys))
-        engine.metrics.flush()
+            self.assertLessEqual(len(meter.idle), len(meter.volleys))
+        meter.metrics.flush()
         found = metrics_records(self.read('metrics'))[1]
         self.assertEqual(sorted(found), sorted(written))
-        self.assertLessEqual(len(engine.volleys), 1)
+        self.assertLessEqual(len(meter.volleys), 1)
 
     def test_last_mark(self):
         marks = [[17, 5000, 7.5], [30, 5100, 7.6], [4, 6000, 7.7]]
@@ -6295,7 +6297,7 @@ class State(EngineCase):
                 if credit > 0:
                     engine.launch(credit)
                 if draw.random() < 0.05:
-                    engine.suspects.append((engine.now - 0.1, engine.now))
+                    engine.brakes.suspects.append((engine.now - 0.1, engine.now))
             self.account(engine, targets, sent)
             if engine.exhausted and not engine.attempts and not engine.waiting:
                 break
@@ -6931,11 +6933,11 @@ class AdaptiveEngine(EngineCase):
         engine.adapt(1000, 1)
         engine.judge.look = lambda *args: seen.append(args) or (None, [])
         engine.sent = 7
-        engine.locals.update({errno.EPERM: 3, errno.ENOBUFS: 2})
+        engine.brakes.errors.update({errno.EPERM: 3, errno.ENOBUFS: 2})
         engine.heed_judge()
         self.assertEqual(seen[0][2:], (35, (2, 0, 0)))
         engine.launch(1)
-        engine.suspects.append((0, math.inf))
+        engine.brakes.suspects.append((0, math.inf))
         self.pass_deadline(engine)
         engine.overdue()
         self.assertEqual((engine.judge.levels[0].ended, engine.lost), (0, 1))
@@ -7014,11 +7016,12 @@ class Excluding(EngineCase):
         targets = [self.hosts.silent() for _ in range(3)]
         for again in targets, targets[1:], targets[:1]:
             with self.subTest(again=len(again)):
-                self.kind = lambda *args, **options: MeteredEngine.kind(self, *args, **options)
+                self.kind = lambda *args, **options: FileMeter.kind(self, *args, **options)
                 engine = self.scan(targets)
-                self.addCleanup(os.close, engine.metrics.fd)
+                meter = engine.meter
+                self.addCleanup(os.close, meter.metrics.fd)
                 engine.reread()
-                self.assertEqual((engine.attempts, engine.since, engine.volleys), ({}, {}, {}))
+                self.assertEqual((engine.attempts, meter.since, meter.volleys), ({}, {}, {}))
                 engine.exclusions, engine.exhausted = None, False
                 engine.source = columns(again)
                 engine.launch(len(again))
@@ -19888,11 +19891,22 @@ class Events(Case):
         log = self.log()
         log.stack.answer_frame(udp(DNS_QUERY))
         self.assertEqual(self.events(log, 'dns')[0]['dns'], wanted)
-        self.assertEqual(masscanned.dns_object(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY),
-                         wanted)
+        Client(log.stack, 53).say(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY)
+        self.assertEqual([each['dns'] for each in self.events(log, 'dns')], [wanted] * 2)
         for end in range(len(DNS_QUERY)):
             masscanned.dns_object(DNS_QUERY[:end])
             masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_names(self):
+        """What tables of events name is registered, and noted somewhere."""
+        known = set(masscanned.PROTOCOLS)
+        named = {masscanned.eve_name(each) for each in known}
+        self.assertLessEqual(set(masscanned.EVE_NAMES), known)
+        self.assertFalse(set(masscanned.EVE_NAMES) & named, 'events have no protocol of that name')
+        self.assertLessEqual(set(masscanned.ANSWERED) | set(masscanned.SHOWN_FIELDS), named)
+        self.assertLessEqual(set(masscanned.HASH_FORMS), known)
+        for kind in masscanned.NOTES:
+            self.assertIn(".note('%s'" % kind, inspect.getsource(masscanned))
 
     def test_hash(self):
         """Answers to challenges in the form that auditing tools read."""
