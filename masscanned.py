@@ -12757,7 +12757,7 @@ def confirm_rdp(message, peer):
 
 @talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00', '03 00 00 0b 06 e0 00 00 .. .. 00'),
       port=3389, size=size_rdp,
-      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3; MS-CSSP s3.1.5')
+      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3, MS-CSSP s3.1.5')
 def answer_rdp(message, peer):
     """Connection request -> confirmed; login with NTLM -> refusal; connect -> goodbye.
 

@@ -12719,7 +12719,7 @@ BINARY_VECTORS = [
      + b'o.product.device=device;\x00', 'by hand'),
     ('adb other', TCP, b'CNXN\x00', None, 'by hand'),
     ('rdp', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('0100080003000000'), unhex('030000130ed000001234000200080001000000'),
+     + unhex('0100080001000000'), unhex('030000130ed000001234000200080001000000'),
      'xfreerdp 2.10'),
     ('rdp connect', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
      + unhex('01000800000000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
@@ -23041,7 +23041,7 @@ class TlsTalks(Case):
         ('postgresql', unhex('00000008 04d2162f'), b'S', b'N', unhex('00000010 00030000')
          + b'user\0x\0\0', b'R' + unhex('00000008 00000003')),
         ('amqp', b'AMQP\2\1\0\0', b'AMQP\2\1\0\0', b'AMQP\3\1\0\0', b'AMQP\3\1\0\0',
-         b'AMQP\3\1\0\0' + unhex('0000001f 02010000 005340 c00b01 e0080170 a305') + b'PLAIN'),
+         b'AMQP\3\1\0\0' + unhex('00000019 02010000 005340 c00b01 e0080170 a305') + b'PLAIN'),
         ('rdp', unhex('03000013 0ee00000000000 01000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 00000000'), unhex('0300000c 02f0800401000100'),
