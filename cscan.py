@@ -741,6 +741,24 @@ STATE_MODULE = 'state'              # entries of --show: code 0 ip:port, and the
 STATE_CODES = {1: 'STATE', 2: 'REASON'}
 STATE_NAME, STATE_REASON = STATE_CODES
 STATES = {'refused': 'closed', 'unreachable': 'filtered', 'silent': 'filtered'}     # -> nmap's
+SCOPE_MODULE = 'scope'              # entries of what a scan asks, at its start and at its end
+SCOPE_CODES = dict(enumerate((
+    'TIME',             # int64, Unix seconds
+    'TARGETS',          # data, a .csw: addresses without those that are excluded
+    'TARGETS_DIGEST',   # str, in place of a long .csw: 64 hexadecimal digits, how many
+    'PAIRS',            # data, of --pairs: address << 16 | port, 64 bits each, little-endian
+    'PAIRS_DIGEST',
+    'PORTS',            # str, more than one if they are long: 22,80-90
+    'EXCLUDED',         # data, a .csw; at the end only if there are more than at the start
+    'EXCLUDED_DIGEST',
+    'ONCE',             # bit: each target is to be asked once, otherwise they are drawn
+    'SEED',             # int64
+    'SHARD',            # str, I/N
+    'TOTAL',            # int64: how many targets are to be asked; there is none without end
+    'RESUMED',          # bit: it goes on with a scan that stands further up, or in another file
+    'ENDED',            # str: done, or what ended the scan
+    'ASKED',            # int64: targets that were asked
+    'COMPLETE'), 1))    # bit: each target of the shard was asked
 NMAP_STATES = dict(STATES, open='open')
 NMAP_REASONS = {                    # reason -> the word that nmap has for it
     '': 'syn-ack', 'refused': 'conn-refused', 'host unreachable': 'host-unreach',
@@ -2488,6 +2506,8 @@ def code_names(module: str) -> 'dict[int, str]':
     """The module of an entry -> names of its codes."""
     if module == STATE_MODULE:
         return STATE_CODES
+    if module == SCOPE_MODULE:
+        return SCOPE_CODES
     for each in MODULES.values():
         if each.entry == module:
             return each.codes
@@ -2745,6 +2765,88 @@ class Out:
 
     def finish(self):
         self.sink.finish(self.thread)
+
+
+# ---- scope ----
+#
+# Who compares two scans must tell a port that is closed now from one that was not asked.  An
+# entry at the start of a scan says what it is to ask, and is there also after a kill; one at its
+# end says what became of that.  Both stand around the entries `cscan` of the same thread.
+
+SCOPE = {name: code for code, name in SCOPE_CODES.items()}
+SCOPE_LIST_MAX = 1 << 16            # ranges, or pairs, of which the file gets more than a digest
+
+
+def begin_scope(out, args, space, exclusions, total, resumed):
+    """The entry at the start; total: probes, None = without end."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    write_ranges(out, 'TARGETS', exclusions.scanned)
+    if args.pairs:
+        write_pairs(out, space)
+    for text in port_texts(space.ports_of if args.pairs else space.ports):
+        out.str(text, SCOPE['PORTS'])
+    write_excluded(out, exclusions)
+    if args.once:
+        out.bit(SCOPE['ONCE'])
+        out.int64(args.seed, SCOPE['SEED'])
+    if args.shard != (0, 1):
+        out.str('%d/%d' % (args.shard[0] + 1, args.shard[1]), SCOPE['SHARD'])
+    if total is not None:
+        out.int64(total, SCOPE['TOTAL'])
+    if resumed:
+        out.bit(SCOPE['RESUMED'])
+    out.finish()
+
+
+def end_scope(out, exclusions, ended, asked, complete):
+    """The entry at the end: what ended the scan, how many were asked, whether these are all."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    out.str(ended[:1000], SCOPE['ENDED'])
+    out.int64(asked, SCOPE['ASKED'])
+    if complete:
+        out.bit(SCOPE['COMPLETE'])
+    if exclusions.barred:
+        write_excluded(out, exclusions)
+    out.finish()
+
+
+def write_excluded(out, exclusions):
+    """What -xf names, and what it named before."""
+    excluded = merge_ranges(exclusions.now + exclusions.barred)
+    if excluded:
+        write_ranges(out, 'EXCLUDED', excluded)
+
+
+def write_ranges(out, name, ranges):
+    """Merged ranges as a .csw; too many: their digest."""
+    if len(ranges) <= SCOPE_LIST_MAX:
+        out.data(pack_csw(ranges, name), SCOPE[name])
+    else:
+        out.str(' '.join(digest_list(ranges, count_addresses(ranges), 'address')),
+                SCOPE[name + '_DIGEST'])
+
+
+def write_pairs(out, space):
+    """The pairs of --pairs; too many: their digest."""
+    if space.size > SCOPE_LIST_MAX:
+        return out.str('%s %s' % (space.digest(), space.text()), SCOPE['PAIRS_DIGEST'])
+    keys = array.array('Q', [ip << 16 | port for ip, port in zip(space.ips, space.ports_of)])
+    if sys.byteorder == 'big':
+        keys.byteswap()
+    out.data(keys.tobytes(), SCOPE['PAIRS'])
+
+
+def port_texts(ports) -> 'list[str]':
+    """Ports in any order -> 22,80-90, in pieces that fit into a string each."""
+    texts = []
+    ranges = merge_ranges([(port, port) for port in set(ports)])
+    for at in range(0, len(ranges), CBA_STR_MAX // len('65534-65535,')):
+        texts.append(','.join(
+            str(low) if low == high else '%d-%d' % (low, high)
+            for low, high in ranges[at:at + CBA_STR_MAX // len('65534-65535,')]))
+    return texts
 
 
 # ==== 4 Timed socket ==================================================================
@@ -4348,6 +4450,124 @@ class Brakes:
         return any(low <= sent <= high for low, high in self.suspects)
 
 
+class Queue:
+    """Targets that are still to be sent: fresh ones of a source, and those that wait.
+
+    source      Columns of fresh targets
+    quota       how many more to take from source, None = all
+    exhausted   source is at its end, or the quota
+    drawn       targets taken from source; base: before the last draw()
+    waiting     heap of (due, serial, target, parked) to be tried (again)
+    parked      how many of them a local error sent there
+    stuck       {target: its local errors} until it is sent
+    tries       {target: how often it timed out}, if it is to be retried
+    remembers   whether `again` is kept: a state or a judge needs it
+    again       {target that had to wait: True}, until it ends; False: it has ended, but the judge
+                may want it again
+    known       resumed: targets that waited then; up to the place known_to some of them may
+                stand in source
+    """
+
+    def __init__(self, source, quota):
+        self.source, self.quota, self.exhausted = source, quota, False
+        self.drawn = self.base = 0
+        self.waiting, self.serial, self.parked = [], itertools.count(), 0
+        self.stuck, self.tries = {}, {}
+        self.remembers, self.again = False, {}
+        self.known, self.known_to = set(), 0
+
+    def draw(self, count, now):
+        """Up to count targets, (hosts, ports): those that waited long enough, then fresh ones."""
+        hosts, ports, self.base = [], [], self.drawn
+        while self.waiting and self.waiting[0][0] <= now and len(hosts) < count:
+            _, _, (host, port), parked = heapq.heappop(self.waiting)
+            self.parked -= parked
+            hosts.append(host)
+            ports.append(port)
+        more = count - len(hosts)
+        if more > 0 and not self.exhausted:
+            fresh_hosts, fresh_ports = self.draw_fresh(more)
+            hosts += fresh_hosts
+            ports += fresh_ports
+        return hosts, ports
+
+    def draw_fresh(self, count):
+        """Up to count targets of source, those left out that wait already."""
+        if self.quota is not None:
+            count = min(count, self.quota)
+            self.quota -= count
+        hosts, ports = self.source.take(count)
+        self.exhausted = len(hosts) < count or self.quota == 0
+        again = self.drawn < self.known_to      # then source yields them for the second time
+        self.drawn += len(hosts)
+        if again:
+            return select_rows((hosts, ports), [
+                target not in self.known for target in zip(hosts, ports)])
+        return hosts, ports
+
+    def draw_another(self):
+        """In the place of one that could not be sent, if there is a quota."""
+        if self.quota is not None:
+            self.quota += 1
+            self.exhausted = False
+
+    def due(self) -> float:
+        """When the next target can be sent: -inf = at once, inf = there is none."""
+        if not self.exhausted:
+            return -math.inf
+        return self.waiting[0][0] if self.waiting else math.inf
+
+    def put(self, target, due, parked=False):
+        """A target is to be tried (again); parked: for a local error."""
+        heapq.heappush(self.waiting, (due, next(self.serial), target, parked))
+        if self.remembers:
+            self.again[target] = True
+        self.parked += parked
+
+    def count_error(self, target) -> float:
+        """A target met a local error -> seconds that it waits: longer each time."""
+        count = self.stuck.get(target, 0)
+        self.stuck[target] = count + 1
+        return min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S)
+
+    def went_out(self, hosts, ports):
+        """The machine let connects to these through."""
+        if self.stuck:
+            for target in zip(hosts, ports):
+                self.stuck.pop(target, None)
+
+    def count_try(self, target, most) -> int:
+        """A target had no answer -> the number of its next try, 0 = it had so many."""
+        tries = self.tries.get(target, 0)
+        if tries >= most:
+            return 0
+        self.tries[target] = tries + 1
+        return tries + 1
+
+    def forget(self, target):
+        """It has ended."""
+        if self.tries:
+            self.tries.pop(target, None)
+        if self.again:
+            self.again.pop(target, None)
+
+    def rows(self) -> 'list[tuple[str, int, int]]':
+        """For a snapshot: (host, port, how often it timed out) of what had to wait."""
+        return [(host, port, self.tries.get((host, port), 0)) for host, port in self.again]
+
+    def resume(self, snapshot, now):
+        """Go on where a snapshot was taken; source begins at its position."""
+        self.drawn = snapshot['position']
+        if self.quota is not None:
+            self.quota = max(0, self.quota - self.drawn)
+        for host, port, tries in snapshot['waiting']:
+            if tries:
+                self.tries[host, port] = tries
+            self.put((host, port), now)
+            self.again[host, port] = True
+        self.known, self.known_to = set(self.again), snapshot['drawn']
+
+
 class Runner:
     """What one Engine and a Team of them have in common.
 
@@ -4604,10 +4824,10 @@ class Engine(Runner):
 
     def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
                  runtime=math.inf, canary=None, meter=None):
-        self.source, self.pace = source, pace
+        self.queue, self.pace = Queue(source, quota), pace
         self.meter = meter or Meter()
         self.pool = self.meter.make_pool(address, port, self.local_error)
-        self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
+        self.once, self.retries, self.runtime = once, retries, runtime
         self.canary, self.crew = canary, None
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
@@ -4622,18 +4842,7 @@ class Engine(Runner):
         self.attempts = {}              # socket -> Cohort in which it waits for its target
         self.cohorts = collections.deque()      # in order of due; sockets of them that do not
                                                 # wait in them any more are stale
-        self.drawn = self.base = 0      # targets taken from source, now and before the last draw
         self.keeper = None              # --state: what keeps the position
-        self.again = {}                 # with a keeper or a judge: targets that had to wait, until
-                                        # they end -> False: ended, but the judge may want it again
-        self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
-                                        # which place of the source some of them may stand
-        self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
-        self.serial = itertools.count()
-        self.parked = 0                 # how many of them a local error sent there
-        self.stuck = {}                 # target -> its local errors, until it is sent
-        self.tries = {}                 # target -> how often it timed out, if it is to be retried
-        self.exhausted = False          # source is at its end, or the quota
         self.stopping = ''              # why nothing more is sent
         self.error = ''                 # if that is for the user to mend: what, and how
         self.sent = 0                   # connects that sent a SYN
@@ -4660,36 +4869,12 @@ class Engine(Runner):
     # ---- targets ----
 
     def draw(self, count):
-        """Up to count targets, (hosts, ports): those that waited long enough, then fresh ones."""
-        hosts, ports, self.base = [], [], self.drawn
+        """Up to count targets, (hosts, ports), of which none is excluded."""
         if self.stopping or count <= 0:
-            return hosts, ports
-        while self.waiting and self.waiting[0][0] <= self.now and len(hosts) < count:
-            _, _, (host, port), parked = heapq.heappop(self.waiting)
-            self.parked -= parked
-            hosts.append(host)
-            ports.append(port)
-        more = count - len(hosts)
-        if more and not self.exhausted:
-            fresh_hosts, fresh_ports = self.draw_fresh(more)
-            hosts += fresh_hosts
-            ports += fresh_ports
+            count = 0
+        hosts, ports = self.queue.draw(count, self.now)
         if self.exclusions and self.exclusions.barred:
             return self.without_barred(hosts, ports)
-        return hosts, ports
-
-    def draw_fresh(self, count):
-        """Up to count targets of source, those left out that wait already."""
-        if self.quota is not None:
-            count = min(count, self.quota)
-            self.quota -= count
-        hosts, ports = self.source.take(count)
-        self.exhausted = len(hosts) < count or self.quota == 0
-        again = self.drawn < self.known_to      # then source yields them for the second time
-        self.drawn += len(hosts)
-        if again:
-            return select_rows((hosts, ports), [
-                target not in self.known for target in zip(hosts, ports)])
         return hosts, ports
 
     def without_barred(self, hosts, ports):
@@ -4697,7 +4882,7 @@ class Engine(Runner):
         kept = [not self.exclusions.bars(host) for host in hosts]
         for target in itertools.compress(zip(hosts, ports), map(operator.not_, kept)):
             self.barred += 1
-            self.forget(target)
+            self.queue.forget(target)
         return select_rows((hosts, ports), kept)
 
     def bar(self):
@@ -4707,7 +4892,7 @@ class Engine(Runner):
         for sock in self.take_back(under_way):
             target = self.end_attempt(sock)
             self.barred += 1
-            self.forget(target)
+            self.queue.forget(target)
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:
                 self.pool.reuse([sock])
@@ -4722,20 +4907,16 @@ class Engine(Runner):
 
     def wait_for(self, target, seconds, parked=False):
         """The target is tried (again) in so many seconds."""
-        entry = self.now + seconds, next(self.serial), target, parked
-        heapq.heappush(self.waiting, entry)
-        if self.keeper or self.judge:
-            self.again[target] = True
-        self.parked += parked
-        if self.parked > PARKED_MAX:
-            self.fail('%d targets wait: %s' % (self.parked, self.brakes.block_text()))
+        self.queue.put(target, self.now + seconds, parked)
+        if self.queue.parked > PARKED_MAX:
+            self.fail('%d targets wait: %s' % (self.queue.parked, self.brakes.block_text()))
 
     # ---- outcomes ----
 
     def totals(self) -> Totals:
         """What became of everything up to now."""
         return Totals(*(getattr(self, name) for name in KEPT_COUNTERS), len(self.attempts),
-                      len(self.waiting), self.drawn, self.binding(),
+                      len(self.queue.waiting), self.queue.drawn, self.binding(),
                       self.canary.text() if self.canary else '', self.answers,
                       self.brakes.errors)
 
@@ -4755,7 +4936,7 @@ class Engine(Runner):
             self.answers[code] += 1
             if self.show:
                 self.show_closed(target, code)
-        self.forget(target)
+        self.queue.forget(target)
 
     def show_closed(self, target, code):
         """--show: how a target that is not open has ended, if that is wanted."""
@@ -4763,13 +4944,6 @@ class Engine(Runner):
         if state in self.show:
             self.crew.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
                 code, str(code))) if state != 'silent' else 'no answer')
-
-    def forget(self, target):
-        """It has ended."""
-        if self.tries:
-            self.tries.pop(target, None)
-        if self.again:
-            self.again.pop(target, None)
 
     def tell_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
@@ -4786,11 +4960,11 @@ class Engine(Runner):
             self.answers[errno.ETIMEDOUT] += 1
             if self.show:
                 self.show_closed(target, errno.ETIMEDOUT)
-            self.forget(target)
+            self.queue.forget(target)
 
     def unanswered(self, target):
         """Its deadline is over: the end of it, or another try."""
-        fate = self.judge and target not in self.again and self.judge.silent(
+        fate = self.judge and target not in self.queue.again and self.judge.silent(
             self.ending, target, self.retries)
         if fate == AGAIN:
             return self.lose(target)
@@ -4798,9 +4972,9 @@ class Engine(Runner):
             self.timeouts += 1
             if self.show:
                 self.show_closed(target, errno.ETIMEDOUT)
-            self.forget(target)
+            self.queue.forget(target)
             if fate == HELD and self.keeper:
-                self.again[target] = False
+                self.queue.again[target] = False
 
     def lose(self, target):
         """Its deadline is over, and perhaps its SYN never left: it waits to be sent again."""
@@ -4809,23 +4983,21 @@ class Engine(Runner):
 
     def try_again(self, target):
         """--retries: let a target wait for its next try, after a growing while, if it has one."""
-        tries = self.tries.get(target, 0)
-        if tries >= self.retries or self.stopping and not self.keeper:
+        if not self.retries or (self.stopping and not self.keeper):
             return False
-        self.tries[target] = tries + 1
-        self.repeats += 1
-        self.wait_for(target, retry_wait(self.pace, tries + 1))
-        return True
+        number = self.queue.count_try(target, self.retries)
+        if number:
+            self.repeats += 1
+            self.wait_for(target, retry_wait(self.pace, number))
+        return bool(number)
 
     def local_error(self, code):
         """The machine, not the net, said no."""
         self.brakes.local_error(code, len(self.pool.socks), self.now)
 
     def park(self, target):
-        """A target that met a local error waits, longer each time."""
-        count = self.stuck.get(target, 0)
-        self.stuck[target] = count + 1
-        self.wait_for(target, min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S), True)
+        """A target that met a local error waits."""
+        self.wait_for(target, self.queue.count_error(target), True)
 
     def odd(self, sock, target, code, old):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
@@ -4857,7 +5029,7 @@ class Engine(Runner):
             self.local_error(code)
             self.park(target)
         else:
-            self.stuck.pop(target, None)
+            self.queue.stuck.pop(target, None)
             self.count_sent(1)
             self.tell(target, code, sock)
 
@@ -4872,9 +5044,8 @@ class Engine(Runner):
         if self.once:
             self.brakes.block(code, self.now)
             self.wait_for(target, CLASH_WAIT_S, True)
-        elif self.quota is not None:
-            self.quota += 1                 # another is drawn in its place
-            self.exhausted = False
+        else:
+            self.queue.draw_another()
 
     # ---- the loop ----
 
@@ -4902,7 +5073,7 @@ class Engine(Runner):
         if refused:
             self.answers[refusal] += refused
             self.pool.free += socks
-            if self.tries or self.again or self.show:
+            if self.queue.tries or self.queue.again or self.show:
                 for sock in socks:
                     self.end_refused(self.end_attempt(sock))
             else:
@@ -4930,15 +5101,15 @@ class Engine(Runner):
         self.opened += len(targets)
         self.crew.put_all(targets)
         self.meter.opened(socks)
-        if self.tries or self.again:
+        if self.queue.tries or self.queue.again:
             for target in targets:
-                self.forget(target)
+                self.queue.forget(target)
 
     def end_refused(self, target):
         """A refusal that somebody asks for, one by one."""
         if self.show:
             self.show_closed(target, errno.ECONNREFUSED)
-        self.forget(target)
+        self.queue.forget(target)
 
     def heed_answer(self, sock, code):
         """What the second connect() said, if it is not that the target refuses."""
@@ -4986,7 +5157,7 @@ class Engine(Runner):
             self.lose(target)
         if self.keeper:
             for target in judge.ended:
-                self.forget(target)
+                self.queue.forget(target)
         judge.ended.clear()
         if rate:
             self.set_rate(rate)
@@ -5032,7 +5203,7 @@ class Engine(Runner):
         socks = self.take_back(cohort.socks if cohort else list(itertools.chain.from_iterable(
             each.socks for each in found)))
         count = min(len(socks), credit, self.brakes.window - len(self.attempts) + len(socks))
-        if self.retries or self.again or self.judge or self.show:
+        if self.retries or self.queue.again or self.judge or self.show:
             count = 0                       # every old target matters: one by one
         hosts, ports = self.draw(count)
         self.give_up(socks[len(hosts):])
@@ -5087,13 +5258,12 @@ class Engine(Runner):
             if not cohort or not cohort.whole:
                 cohort = Cohort(socks)
                 self.attempts.update(zip(socks, itertools.repeat(cohort)))
-            cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.base, fresh)
+            cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.queue.base,
+                         fresh)
             self.cohorts.append(cohort)
             self.count_sent(len(socks))
             self.brakes.blocked = None
-            if self.stuck:
-                for target in zip(hosts, ports):
-                    self.stuck.pop(target, None)
+            self.queue.went_out(hosts, ports)
         for each in odd:
             self.odd(*each)
         self.meter.connected(socks, again)
@@ -5105,7 +5275,8 @@ class Engine(Runner):
         """First tries among what was just sent."""
         sent = list(zip(hosts, ports)) + [target for _, target, code, _ in odd
                                           if code not in LOCAL and code not in CLASH]
-        return sum(target not in self.again for target in sent) if self.again else len(sent)
+        again = self.queue.again
+        return sum(target not in again for target in sent) if again else len(sent)
 
     def give_up(self, socks, suspect=False):
         """Sockets taken back that get no new target now: free, their targets unanswered."""
@@ -5152,10 +5323,7 @@ class Engine(Runner):
             ready = self.brakes.wait(self.now)
             if ready:
                 ready = max(ready, 0.001)       # tokens keep: wake for several
-            if not self.exhausted:
-                wake = min(wake, ready)
-            elif self.waiting:
-                wake = min(wake, max(ready, self.waiting[0][0] - self.now))
+            wake = min(wake, max(ready, self.queue.due() - self.now))
         if self.cohorts:
             wake = min(wake, self.cohorts[0].due - self.now)
         return max(wake, 0)
@@ -5166,7 +5334,7 @@ class Engine(Runner):
             return True
         if self.attempts or (self.canary and self.canary.state == 'sent'):
             return False
-        if self.stopping or not self.exhausted or self.waiting:
+        if self.stopping or not self.queue.exhausted or self.queue.waiting:
             return bool(self.stopping)
         return not self.judge or self.heed_last()
 
@@ -5174,10 +5342,10 @@ class Engine(Runner):
         """-r auto: its last word on the targets, all of which have ended -> is that so?"""
         self.judge.sigmas = AUTO_LAST_SIGMAS
         self.heed_judge()
-        if self.waiting:
+        if self.queue.waiting:
             return False
         for target in self.judge.release():
-            self.forget(target)
+            self.queue.forget(target)
         return True
 
     def run(self, crew, sink, console, progress):
@@ -5227,22 +5395,21 @@ class Engine(Runner):
     # ---- state ----
 
     def position(self) -> int:
-        """How many targets of source have ended, counted without a gap; see also `again`."""
+        """How many targets of source have ended, counted without a gap; see also Queue.again."""
         for cohort in self.cohorts:
             self.prune(cohort)
             if cohort.socks:
                 return cohort.drawn
-        return self.drawn
+        return self.queue.drawn
 
     def snapshot(self) -> dict:
         """Where the scan is, for resume(): position, targets to be tried again, counters.
 
         Silent targets that the judge still holds are then sent again, and so counted.
         """
-        held = list(self.again.values()).count(False) if self.judge else 0
-        return {'position': self.position(), 'drawn': max(self.drawn, self.known_to),
-                'waiting': [(host, port, self.tries.get((host, port), 0))
-                            for host, port in self.again],
+        held = list(self.queue.again.values()).count(False) if self.judge else 0
+        return {'position': self.position(),
+                'drawn': max(self.queue.drawn, self.queue.known_to), 'waiting': self.queue.rows(),
                 'answers': list(self.answers.items()), 'locals': list(self.brakes.errors.items()),
                 'elapsed': self.real - self.started, **self.meter.mark(),
                 **dict({name: getattr(self, name) for name in KEPT_COUNTERS},
@@ -5251,6 +5418,7 @@ class Engine(Runner):
     def adapt(self, most, share):
         """-r auto: let a judge find the rate."""
         self.judge, self.batch = Judge(most, share, self.now), 1
+        self.queue.remembers = True
         self.set_rate(self.judge.start)
 
     def set_rate(self, rate):
@@ -5260,7 +5428,7 @@ class Engine(Runner):
 
     def keep(self, keeper):
         """--state: let it take snapshots."""
-        self.keeper, keeper.meter = keeper, self.meter
+        self.keeper, keeper.meter, self.queue.remembers = keeper, self.meter, True
         if self.judge:
             self.judge.kept = AUTO_KEPT_STATE
         keeper.start()
@@ -5274,17 +5442,10 @@ class Engine(Runner):
         """Go on where a snapshot was taken; source begins at its position."""
         for name in KEPT_COUNTERS:
             setattr(self, name, snapshot[name])
-        self.drawn, self.elapsed = snapshot['position'], snapshot['elapsed']
+        self.elapsed = snapshot['elapsed']
         self.answers.update(dict(snapshot['answers']))
         self.brakes.errors.update(dict(snapshot['locals']))
-        if self.quota is not None:
-            self.quota = max(0, self.quota - self.drawn)
-        for host, port, tries in snapshot['waiting']:
-            if tries:
-                self.tries[host, port] = tries
-            self.again[host, port] = True
-            self.wait_for((host, port), 0)
-        self.known, self.known_to = set(self.again), snapshot['drawn']
+        self.queue.resume(snapshot, self.now)
 
     # ---- ten times a second ----
 
@@ -5359,7 +5520,7 @@ class Engine(Runner):
     def watch_blocks(self):
         """Give up when local errors let nothing through for long; with --once the others first."""
         if not self.attempts and not self.stopping and self.brakes.is_blocked(
-                self.once and not self.exhausted, self.now):
+                self.once and not self.queue.exhausted, self.now):
             self.fail('nothing can be sent: %s' % self.brakes.block_text())
 
     def watch_canary(self):
@@ -6025,7 +6186,9 @@ class Keeper:
         """The last snapshot: everything is written."""
         self.closed.set()
         self.syncer.join()
-        done = self.crew.enough or engine.exhausted and not engine.again and not engine.stopping
+        queue = engine.queue
+        done = self.crew.enough or (
+            queue.exhausted and not queue.again and not engine.stopping)
         if self.crew.settled() >= self.crew.accepted():
             self.write(self.crew.accepted(), dict(engine.snapshot(), done=done))
         self.sync()
@@ -8448,7 +8611,7 @@ class Scan:
         """Whatever can fail is checked and opened before the first packet; raises UserError."""
         args, console = self.args, self.console
         check_memory(args)
-        self.exclusions, self.log = exclusions, Log(args.log)
+        self.space, self.exclusions, self.log = space, exclusions, Log(args.log)
         share = len(space.share(args.shard))
         self.total = min(args.n or share, share) if args.once else args.n
         self.snapshots = self.state.snapshots if self.state else [None] * args.w
@@ -8506,6 +8669,10 @@ class Scan:
     def make_progress(self) -> Progress:
         """What the user sees, and the scanner's own entry in the CBA."""
         args = self.args
+        if args.o:
+            begin_scope(Out(self.sink, 0), args, self.space, self.exclusions, self.total,
+                        any(self.snapshots))
+            self.sink.flush()
         progress = Progress(self.console, args.st or (10000 if args.o else 1000),
                             Out(self.sink, 0) if args.o else None, self.total,
                             0 if args.st else STATISTICS_S)
@@ -8517,6 +8684,8 @@ class Scan:
     def end(self) -> int:
         """Everything is written, and the last words are said -> exit status."""
         came = self.signals.came
+        if self.args.o:
+            self.end_scope()
         self.sink.close()
         self.engine.finish()
         error = self.progress.error(self.engine)
@@ -8527,6 +8696,16 @@ class Scan:
         if error:
             return 1
         return 128 + came if came else 0
+
+    def end_scope(self):
+        """The scope at the end: what keeps a scan from asking all of its targets."""
+        engine, totals = self.engine, self.engine.totals()
+        enough = '--max-results' if engine.crew.enough else 'done'
+        ended = self.progress.error(engine) or engine.stopping or enough
+        asked = totals.drawn - totals.unsent
+        end_scope(Out(self.sink, 0), self.exclusions, ended, asked,
+                  ended == 'done' and self.args.once
+                  and asked >= len(self.space.share(self.args.shard)))
 
 
 def last_mark(snapshots):

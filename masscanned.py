@@ -3996,7 +3996,7 @@ class Observer:
     """Who is shown what happens; a subclass says what it does about it.
 
     due         Unix time when flush() must be called; None: nothing waits
-    missed      frames that it could not take down
+    missed      frames that it could not take down; counters() has it, and what else is counted
     on_frames   whether it is shown frames; on_events: whether Events
     """
     due, missed = None, 0
@@ -4018,6 +4018,10 @@ class Observer:
 
     def event(self, now, event):
         """An Event."""
+
+    def counters(self) -> dict:
+        """-> {name: count}."""
+        return {'missed': self.missed}
 
     def flush(self, now):
         """What waits is to be written, as far as there is room."""
@@ -5755,6 +5759,10 @@ class EventLog(JournalObserver):
 
     # what is due
 
+    def counters(self):
+        return {'missed': self.missed, 'suppressed': self.suppressed,
+                'strangers': self.strangers}
+
     def flush(self, now):
         if now >= self.sweep_at:
             self.sweep_at = now + SWEEP_S
@@ -5846,16 +5854,13 @@ class EventLog(JournalObserver):
 
     def stats(self, now):
         """What was counted since the start."""
-        counts = dict(self.count())
-        spoken = {name[len(SPOKEN):]: counts.pop(name) for name in list(counts)
-                  if name.startswith(SPOKEN)}
-        ours = {name: counts.pop(name, 0) for name in (
+        whole, spoken, drops = sort_counts(self.count())
+        ours = {name: whole[name] for name in (
             'frames', 'answers', 'unasked', 'lost', 'evicted', 'missed')}
         ours.update(
             suppressed=self.suppressed, strangers=self.strangers, sources=len(self.sources),
             connections=len(self.stack.connections.table), memory_kb=resident_kb(),
-            protocols=spoken, not_answered={name: count for name, count in counts.items()
-                                            if count})
+            protocols=spoken, not_answered=drops)
         self.put_line(now, 'stats', '', {'stats': {
             'uptime': int(now - self.begun),
             'capture': {'kernel_packets': ours['frames'] + ours['lost'],
@@ -6088,24 +6093,171 @@ def value_text(value) -> str:
 
 def summary_text(counts) -> str:
     """Counters -> one line that leaves nothing out."""
-    counts = dict(counts)
-    text = '%d frames, %d answers' % (counts.pop('frames', 0), counts.pop('answers', 0))
+    whole, spoken, drops = sort_counts(counts)
+    text = '%d frames, %d answers' % (whole['frames'], whole['answers'])
     for name, what in (('lost', 'lost by the kernel'), ('evicted', 'connections evicted'),
-                       ('missed', 'not logged'), ('unasked', 'sent unasked')):
-        count = counts.pop(name, 0)
-        if count:
-            text += ', %d %s' % (count, what)
-    rows = sorted((-count, name) for name, count in counts.items() if count)
-    spoken = ['%d %s' % (-count, name[len(SPOKEN):]) for count, name in rows
-              if name.startswith(SPOKEN)]
-    drops = ['%d %s' % (-count, name) for count, name in rows if not name.startswith(SPOKEN)]
-    if spoken:
-        text += '; answers of: ' + ', '.join(spoken)
-    if drops:
-        text += '; not answered: ' + ', '.join(drops)
+                       ('missed', 'not logged'), ('suppressed', 'events suppressed'),
+                       ('strangers', 'knocks of strangers'), ('unasked', 'sent unasked')):
+        if whole[name]:
+            text += ', %d %s' % (whole[name], what)
+    for title, found in ('; answers of: ', spoken), ('; not answered: ', drops):
+        rows = sorted((-count, name) for name, count in found.items())
+        if rows:
+            text += title + ', '.join('%d %s' % (-count, name) for count, name in rows)
     return text
 
 
+# ---- metrics ----
+
+METRICS_S = 15                  # so often a file of --metrics is replaced
+METRICS_TOTALS = (              # name in counts, name of the metric, help
+    ('frames', 'frames', 'Frames received.'),
+    ('answers', 'answers', 'Frames sent as answers.'),
+    ('unasked', 'unasked', 'Frames sent without a request: greetings, repeats, announcements.'),
+    ('lost', 'lost_frames', 'Frames that the kernel dropped.'),
+    ('evicted', 'evicted_connections', 'Connections that gave way to newer ones.'),
+    ('missed', 'unlogged_frames', 'Frames that no log, event file or capture had room for.'),
+    ('suppressed', 'suppressed_events', 'Events beyond the budget of --events-budget.'),
+    ('strangers', 'stranger_knocks', 'Knocks of sources that the full table did not take.'))
+METRICS_GAUGES = (
+    ('connections', 'connections', 'TCP connections remembered.'),
+    ('resident', 'resident_memory_bytes', 'Resident memory of all processes.'))
+METRICS_LABELS = str.maketrans({'\\': '\\\\', '"': '\\"', '\n': '\\n'})
+WHOLE_COUNTS = frozenset(row[0] for row in METRICS_TOTALS + METRICS_GAUGES)
+BOARD_SLOT = 1 << 18            # octets for the counters of a worker
+BOARD_HEAD = struct.Struct('=II')       # octets of text, CRC-32 of it
+
+
+def pack_counts(counts) -> bytes:
+    """Counters -> a line for each."""
+    return ''.join('%d %s\n' % (count, name) for name, count in counts.items()).encode()
+
+
+def add_counts(counts, text):
+    """Lines of pack_counts() are added to a Counter."""
+    for line in text.splitlines():
+        count, _, name = line.partition(' ')
+        counts[name] += int(count)
+
+
+def sort_counts(counts) -> 'tuple[collections.Counter, dict, dict]':
+    """Counters -> those of the whole, {protocol: answers}, {fate: frames not answered}."""
+    whole, spoken, drops = collections.Counter(), {}, {}
+    for name, count in counts.items():
+        if name in WHOLE_COUNTS:
+            whole[name] = count
+        elif count and name.startswith(SPOKEN):
+            spoken[name[len(SPOKEN):]] = count
+        elif count:
+            drops[name] = count
+    return whole, spoken, drops
+
+
+class Board:
+    """The counters of all workers, in memory that they share.
+
+    begun   Unix time of the start
+    texts   of each worker, as it was last read whole
+    """
+
+    def __init__(self, workers, now):
+        self.memory, self.begun = mmap.mmap(-1, workers * BOARD_SLOT), now
+        self.texts = [''] * workers
+
+    def put(self, number, counts):
+        """What a worker has counted so far."""
+        text, at = pack_counts(counts), number * BOARD_SLOT
+        end = text.rfind(b'\n', 0, BOARD_SLOT - BOARD_HEAD.size) + 1
+        octets = BOARD_HEAD.pack(end, zlib.crc32(text[:end])) + text[:end]
+        self.memory[at:at + len(octets)] = octets
+
+    def total(self) -> 'collections.Counter':
+        """-> the sum; who is just writing counts as before."""
+        counts = collections.Counter()
+        for number in range(len(self.texts)):
+            at = number * BOARD_SLOT
+            size, digest = BOARD_HEAD.unpack_from(self.memory, at)
+            text = self.memory[at + BOARD_HEAD.size:at + BOARD_HEAD.size + size]
+            if zlib.crc32(text) == digest:
+                self.texts[number] = text.decode()
+            add_counts(counts, self.texts[number])
+        return counts
+
+
+class MetricsFile(Observer):
+    """--metrics: counters as a text for Prometheus, from all workers, replaced from time to time.
+
+    path, files     where, and who opens it
+    board, number   where the counters of all are; which worker this is: the first one writes
+    count           count() -> Counter of this one
+    failed          it could not be written the last time
+    """
+    on_frames = False
+
+    def __init__(self, path, files, board, number, count, now):
+        self.path, self.files = path, files
+        self.board, self.number, self.count = board, number, count
+        self.due, self.failed = now, False
+
+    def flush(self, now):
+        self.due = now + METRICS_S
+        self.board.put(self.number, self.count())
+        if not self.number:
+            self.failed = not replace_metrics(self.files, self.path, self.board, self.failed)
+
+    def shift(self, step):
+        self.due += step
+        if not self.number:
+            self.board.begun += step
+
+    def close(self, now):
+        """As Observer.close; the last file is written when all have come to this."""
+        self.board.put(self.number, self.count())
+
+
+def replace_metrics(files, path, board, quiet=False) -> bool:
+    """Write the file anew, as a whole -> whether that was possible."""
+    octets = metrics_text(board.total(), board.begun).encode()
+    try:
+        fd = files.begin(path)
+        try:
+            if os.write(fd, octets) < len(octets):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(fd)
+        files.finish(path)
+    except OSError as error:
+        if not quiet:
+            say('%s: %s: the metrics there grow old' % (path, why(error)))
+        return False
+    return True
+
+
+def metrics_text(counts, begun) -> str:
+    """Counters, time of the start -> the text format of Prometheus.
+
+    source  https://prometheus.io/docs/instrumenting/exposition_formats/, Text format details
+    """
+    whole, spoken, drops = sort_counts(counts)
+    rows = [('%s_total' % name, 'counter', text, [('', whole[key])])
+            for key, name, text in METRICS_TOTALS]
+    rows += [(name, 'gauge', text, [('', whole[key])]) for key, name, text in METRICS_GAUGES]
+    rows += [('start_time_seconds', 'gauge', 'Unix time of the start.', [('', '%.3f' % begun)]),
+             ('build_info', 'gauge', 'Always 1.', [(metrics_label('version', __version__), 1)])]
+    for name, label, text, found in (
+            ('protocol_answers_total', 'protocol', 'Answers of a protocol.', spoken),
+            ('unanswered_frames_total', 'fate', 'Frames without an answer, by reason.', drops)):
+        rows.append((name, 'counter', text, [(metrics_label(label, each), count)
+                                             for each, count in sorted(found.items())]))
+    return ''.join(
+        '# HELP masscanned_%s %s\n# TYPE masscanned_%s %s\n' % (name, text, name, kind)
+        + ''.join('masscanned_%s%s %s\n' % (name, label, value) for label, value in values)
+        for name, kind, text, values in rows)
+
+
+def metrics_label(name, value) -> str:
+    """-> {name="value"}."""
+    return '{%s="%s"}' % (name, value.translate(METRICS_LABELS))
 # ---- report ----
 
 TALLY_MAX = 10000               # names of a table that are counted
@@ -6562,6 +6714,7 @@ END_S = 5                       # workers have so long to end
 OPENER_S = 2                    # and the opener for a file
 OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
              | os.O_CLOEXEC)
+BESIDE = '.new'                 # end of the name of what replaces a file
 LATE_CODECS = 'ascii', 'base64', 'cp037', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
@@ -7537,16 +7690,28 @@ class NamedFiles:
 
     def open(self, path):
         """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
+        return self.as_owner(os.open, path, OUT_FLAGS, 0o600)
+
+    def as_owner(self, act, *about):
+        """act(*about) with the rights of the owner -> what it returns."""
         if not self.owner:
-            return os.open(path, OUT_FLAGS, 0o600)
+            return act(*about)
         uid, gid = os.geteuid(), os.getegid()
         os.setegid(self.owner.pw_gid)           # root would follow a link of that user's anywhere
         os.seteuid(self.owner.pw_uid)
         try:
-            return os.open(path, OUT_FLAGS, 0o600)
+            return act(*about)
         finally:
             os.seteuid(uid)
             os.setegid(gid)
+
+    def begin(self, path):
+        """-> descriptor of what takes the place of a file at finish(); all may read it."""
+        return self.as_owner(open_beside, path)
+
+    def finish(self, path):
+        """What was begun has the name now, at once."""
+        self.as_owner(os.replace, path + BESIDE, path)
 
     def rotate(self, path, device, inode):
         """The same, of a new file, unless the known one was put aside already.
@@ -7569,12 +7734,25 @@ class NamedFiles:
         return os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
 
     def serve(self, request):
-        """b'open 0', b'rotate 0 DEVICE INODE', b'read 0' -> descriptor."""
+        """b'open 0', b'rotate 0 DEVICE INODE', b'begin 0', b'read 0' -> descriptor.
+
+        b'finish 0' -> None
+        """
         verb, place, *numbers = request.decode().split()
         if verb == 'read':
             return self.read(self.lists[int(place)])
-        ask = {'open': self.open, 'rotate': self.rotate}[verb]
+        ask = {'open': self.open, 'rotate': self.rotate, 'begin': self.begin,
+               'finish': self.finish}[verb]
         return ask(self.outs[int(place)], *map(int, numbers))
+
+
+def open_beside(path):
+    """-> descriptor of a new file beside that of a name."""
+    try:
+        os.unlink(path + BESIDE)
+    except FileNotFoundError:
+        pass                                    # as it should be
+    return os.open(path + BESIDE, OUT_FLAGS | os.O_EXCL, 0o644)
 
 
 class Opener:
@@ -7596,11 +7774,17 @@ class Opener:
     def rotate(self, path, device, inode):
         return self.ask('rotate', self.files.outs.index(path), device, inode)
 
+    def begin(self, path):
+        return self.ask('begin', self.files.outs.index(path))
+
+    def finish(self, path):
+        self.ask('finish', self.files.outs.index(path))
+
     def read(self, path, flags=0):
         return self.ask('read', self.files.lists.index(path))
 
     def ask(self, *words):
-        """A request -> the descriptor that answers it."""
+        """A request -> the descriptor that answers it, or None."""
         try:
             self.sock.send(' '.join(map(str, words)).encode())
             data, extra, _, _ = self.sock.recvmsg(256, socket.CMSG_SPACE(4))
@@ -7611,6 +7795,8 @@ class Opener:
             os.set_inheritable(struct.unpack('=i', fd)[0], False)
             return struct.unpack('=i', fd)[0]
         number, _, text = data.decode().partition(' ')
+        if number == '0':
+            return None
         raise OSError(int(number or errno.ESRCH), text or 'the opener is gone')
 
 
@@ -7652,6 +7838,9 @@ def be_opener(files, socks):
                 continue
             try:
                 found = files.serve(request)
+                if found is None:
+                    socks[fd].send(b'0')
+                    continue
                 socks[fd].sendmsg([b'0'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
                                             struct.pack('=i', found))])
                 os.close(found)
@@ -8070,8 +8259,9 @@ def trim_memory():
 
 # ---- workers ----
 
-# What the workers have in common: the options, the lock and, for each worker, what opens files.
-Plan = collections.namedtuple('Plan', 'args lock openers shared')
+# What the workers have in common: the options, the lock, what opens files for each, a file for
+# lists, the Board or None.
+Plan = collections.namedtuple('Plan', 'args lock openers shared board')
 
 
 def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
@@ -8115,6 +8305,9 @@ def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
         observers.append(make_event_log(plan, files, link, stack, number))
     if args.pcap is not None:
         observers.append(make_capture(plan, files, link, stack))
+    if args.metrics is not None:
+        observers.append(MetricsFile(args.metrics, files, plan.board, number,
+                                 lambda: count_all(link, stack, observers), time.time()))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -8162,13 +8355,21 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     """The same, without a word."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
-                   'lost': link.lost(), 'evicted': stack.connections.evicted,
-                   'missed': sum(each.missed for each in observers)})
+                   'lost': link.lost(), 'evicted': stack.connections.evicted})
+    for each in observers:
+        counts.update(each.counters())
     counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
     for each in stack.host.shared.values():
         counts.update(each.counts)
+    return counts
+
+
+def count_all(link, stack, observers) -> 'collections.Counter':
+    """The same, with what there is just now."""
+    counts = count_frames(link, stack, observers)
+    counts.update(connections=len(stack.connections.table), resident=resident_kb() << 10)
     return counts
 
 
@@ -8193,9 +8394,9 @@ def work_together(links, stack, stop, plan) -> 'collections.Counter':
     finally:
         children, stop.children = stop.children, []
         told = end_children(children, pipes)
-    for line in ''.join(told).splitlines():
-        count, _, name = line.partition(' ')
-        counts[name] += int(count)
+    add_counts(counts, ''.join(told))
+    if plan.board:
+        replace_metrics(plan.openers[0], plan.args.metrics, plan.board)
     return counts
 
 
@@ -8231,8 +8432,7 @@ def be_child(link, stack, plan, number, end):
         link.herald, stop = False, Stop()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         counts = work(link, stack, stop, plan, number)
-        os.write(end, ''.join('%d %s\n' % (count, name)
-                              for name, count in counts.items()).encode())
+        os.write(end, pack_counts(counts))
         status = 0
     except UserError:                   # the parent says it
         pass
@@ -8375,6 +8575,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='a SHA-256 in place of passwords and hashes, there and for -v')
     group('--name', metavar='NAME', action=Once,
           help="of this sensor, there (default: the host's)")
+    group('--metrics', metavar='FILE', action=Once,
+          help="counters for the textfile collector of Prometheus's node_exporter, as *.prom; "
+               'replaced every %d s' % METRICS_S)
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
@@ -8513,7 +8716,7 @@ def check_options(parser, args):
         parser.error('-q and -o: one of them')
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
-    if args.rotate and not named_outs(args):
+    if args.rotate and set(named_outs(args)) <= {args.metrics}:
         parser.error('--rotate is for the files of -o, --events and --pcap')
     check_outs(parser, args)
     if args.only is not None and args.no_protocol:
@@ -8543,7 +8746,8 @@ def check_outs(parser, args):
 
 def named_outs(args) -> 'list[str]':
     """The files that are written."""
-    paths = [args.output, args.pcap] + ([] if args.events == '-' else [args.events])
+    paths = [args.output, args.pcap, args.metrics]
+    paths += [] if args.events == '-' else [args.events]
     return [path for path in paths if path is not None]
 
 
@@ -8727,7 +8931,10 @@ def open_files(args, files, user) -> list:
         args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
+            if path == args.metrics:
+                try_beside(files, path)
+            else:
+                args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -8735,6 +8942,13 @@ def open_files(args, files, user) -> list:
                                                        for each in names):
         return fork_opener(files, args.workers)
     return [files] * args.workers
+
+
+def try_beside(files, path):
+    """A file that is replaced as a whole can be; OSError, UserError: it cannot."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError('--metrics %r: not a regular file, and it would be replaced' % path)
+    os.close(files.begin(path))
 
 
 def open_anew(files, path):
@@ -8812,7 +9026,8 @@ def run(args) -> int:
         if args.background:
             go_background()
         trim_memory()
-        plan = Plan(args, lock, openers, shared)
+        board = None if args.metrics is None else Board(args.workers, time.time())
+        plan = Plan(args, lock, openers, shared, board)
         say(summary_text(work_together(links, stack, stop, plan)))
     finally:
         stop.restore()

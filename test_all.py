@@ -4436,15 +4436,15 @@ class Engine(unittest.TestCase):
         closed = [self.hosts.closed() for _ in range(3)]
         engine = self.engine([closed[0], opened, silent] + closed[1:], retries=1)
         engine.launch(5)
-        engine.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
-        engine.again = dict.fromkeys(closed[1:] + [silent, opened], True)
+        engine.queue.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
+        engine.queue.again = dict.fromkeys(closed[1:] + [silent, opened], True)
         late = list(engine.attempts)[2].fileno(), select.EPOLLHUP
         engine.collect(engine.pool.epoll.poll(1) + [late])
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
         self.assertEqual(len(engine.pool.free), 4)
         self.assertEqual(awaited(engine), [silent])
-        self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
+        self.assertEqual((engine.queue.tries, engine.queue.again), ({silent: 1}, {silent: True}))
         engine.collect([late])
         self.assertEqual((engine.answers, awaited(engine)), ({errno.ECONNREFUSED: 3}, [silent]))
 
@@ -4549,7 +4549,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(sorted(self.crew.results), sorted(good))
         self.assertIn('EPERM', engine.error)
         self.assertIn('firewall', engine.error)
-        self.assertEqual([entry[2] for entry in engine.waiting], [bad])
+        self.assertEqual([entry[2] for entry in engine.queue.waiting], [bad])
 
     def test_local_errors_of_many_targets(self):
         """Half of the targets can never be sent: the other half is, and soon."""
@@ -4560,8 +4560,8 @@ class Engine(unittest.TestCase):
                      CONNECT=lambda s, to: errno.EPERM if to in bad else connect(s, to)):
             engine = self.run_engine(targets, window=400, once=True)
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 256})
-        self.assertEqual({entry[2] for entry in engine.waiting}, bad)
-        self.assertEqual(engine.parked, 256)
+        self.assertEqual({entry[2] for entry in engine.queue.waiting}, bad)
+        self.assertEqual(engine.queue.parked, 256)
 
     def test_too_many_waiting(self):
         with patched(cscan, PARKED_MAX=50, CONNECT=lambda s, to: errno.EPERM):
@@ -4590,7 +4590,7 @@ class Engine(unittest.TestCase):
                     has_address=lambda address: not gone):
                 engine = self.engine([('127.0.0.1', 9)], address='127.0.0.1')
                 engine.launch(1)
-                self.assertEqual((engine.answers, engine.brakes.errors, engine.parked), (
+                self.assertEqual((engine.answers, engine.brakes.errors, engine.queue.parked), (
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
@@ -4650,7 +4650,7 @@ class Engine(unittest.TestCase):
                 engine.launch(1)
                 self.pass_deadline(engine)
                 engine.turn_over(credit)
-                engine.source = columns([self.hosts.closed()])
+                engine.queue.source = columns([self.hosts.closed()])
                 engine.launch(1)
                 engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(engine.answers[errno.ECONNREFUSED], 1)
@@ -4709,7 +4709,7 @@ class Engine(unittest.TestCase):
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
-        self.assertEqual(engine.tries, {})
+        self.assertEqual(engine.queue.tries, {})
 
     def test_modules_behind(self):
         """A full queue: nothing is sent, answers are collected, no deadline is charged."""
@@ -6197,7 +6197,7 @@ class State(EngineCase):
         keeper.look(engine)
         self.assertEqual((keeper.live.read()['position'], self.sink.flushed), (0, 1))
         engine.real += 100
-        engine.drawn = 1
+        engine.queue.drawn = 1
         keeper.look(engine)
         self.assertEqual(keeper.live.read()['position'], 0)
         self.crew.done = 3
@@ -6219,7 +6219,7 @@ class State(EngineCase):
             self.assertEqual(keeper.live.read()['done'], False)
             change()
             engine.real += 100
-            engine.exhausted, engine.drawn = True, 5
+            engine.queue.exhausted, engine.queue.drawn = True, 5
             keeper.look(engine)
             keeper.finish(engine)
             self.assertEqual((keeper.live.read()['position'], keeper.live.read()['done']),
@@ -6268,14 +6268,14 @@ class State(EngineCase):
     def account(self, engine, targets, sent):
         """Each target before the position has been sent and ended, or waits and is kept."""
         position = engine.position()
-        waiting = {target for _, _, target, _ in engine.waiting}
+        waiting = {target for _, _, target, _ in engine.queue.waiting}
         live = set(awaited(engine)) | waiting
-        self.assertLessEqual(position, engine.drawn)
+        self.assertLessEqual(position, engine.queue.drawn)
         for target in targets[:position]:
-            if target not in engine.again:
+            if target not in engine.queue.again:
                 self.assertNotIn(target, live, 'neither before nor behind the position')
                 self.assertIn(target, sent, 'never sent')
-        for target in engine.again:
+        for target in engine.queue.again:
             self.assertIn(target, live, 'ended, but kept')
         return position
 
@@ -6284,7 +6284,7 @@ class State(EngineCase):
         begin = snapshot['position'] if snapshot else 0
         engine = self.engine(targets[begin:], window=30, once=True, retries=retries,
                              quota=len(targets) if retries else None)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         if snapshot:
             engine.resume(snapshot)
         connect = self.hard_connect(draw, sent)
@@ -6299,7 +6299,7 @@ class State(EngineCase):
                 if draw.random() < 0.05:
                     engine.brakes.suspects.append((engine.now - 0.1, engine.now))
             self.account(engine, targets, sent)
-            if engine.exhausted and not engine.attempts and not engine.waiting:
+            if engine.queue.exhausted and not engine.attempts and not engine.queue.waiting:
                 break
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.close(engine)
@@ -6325,18 +6325,18 @@ class State(EngineCase):
         """Ctrl-C: what is to be tried again is kept, where there is a state; else it has ended."""
         for keeper in (True, None):
             engine = self.engine([self.hosts.silent()], once=True, retries=1)
-            engine.keeper = keeper
+            engine.keeper = engine.queue.remembers = keeper
             engine.launch(1)
             engine.stop('interrupted')
             self.pass_deadline(engine)
             engine.turn_over(1)
-            self.assertEqual((engine.timeouts, len(engine.again)), (0, 1) if keeper else (1, 0))
+            self.assertEqual((engine.timeouts, len(engine.queue.again)), (0, 1) if keeper else (1, 0))
             self.assertTrue(engine.finished())
 
     def test_taken_back(self):
         """What SIGHUP took back is not met again at its deadline, and the position passes it."""
         engine = self.engine([self.hosts.silent(), self.hosts.silent()], once=True)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
         engine.progress = types.SimpleNamespace(reopen=lambda: None,
@@ -6362,16 +6362,17 @@ class State(EngineCase):
         """Counters, tries and what waits come back; the quota is what is left of it."""
         engine = self.engine([('127.7.0.%d' % number, 9) for number in range(50)], quota=40,
                              once=True, retries=3)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.draw(20)
-        engine.tries[('127.7.0.1', 9)] = 2
+        engine.queue.tries[('127.7.0.1', 9)] = 2
         engine.wait_for(('127.7.0.1', 9), 5)
         engine.sent, engine.opened = 20, 3
         engine.answers[errno.ECONNREFUSED] = 16
         other = self.engine([], quota=40, once=True, retries=3)
         other.resume(json.loads(json.dumps(engine.snapshot())))
-        self.assertEqual((other.quota, other.drawn, other.sent, other.opened), (20, 20, 20, 3))
-        self.assertEqual((other.answers, other.tries, other.again), (
+        self.assertEqual((other.queue.quota, other.queue.drawn), (20, 20))
+        self.assertEqual((other.sent, other.opened), (20, 3))
+        self.assertEqual((other.answers, other.queue.tries, other.queue.again), (
             engine.answers, {('127.7.0.1', 9): 2}, {('127.7.0.1', 9): True}))
         self.assertEqual(other.snapshot()['waiting'], [('127.7.0.1', 9, 2)])
         self.assertEqual(other.draw(5), (['127.7.0.1'], [9]))
@@ -6869,7 +6870,7 @@ class AdaptiveEngine(EngineCase):
     def silent(self, count=3, **options):
         """An engine whose targets came to their deadline."""
         engine = self.engine([self.hosts.silent() for _ in range(count)], once=True, **options)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.adapt(1000, 1)
         engine.now += 0.01
         engine.launch(count)
@@ -6880,52 +6881,52 @@ class AdaptiveEngine(EngineCase):
     def test_held(self):
         """Silent targets are kept until they are judged; a resumed scan sends them again."""
         engine = self.silent()
-        self.assertEqual((engine.timeouts, list(engine.again.values())), (3, [False] * 3))
+        self.assertEqual((engine.timeouts, list(engine.queue.again.values())), (3, [False] * 3))
         self.assertEqual((engine.judge.levels[0].ended, engine.judge.levels[0].missed), (3, 3))
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.assertEqual((snapshot['timeouts'], snapshot['lost'], len(snapshot['waiting'])),
                          (0, 3, 3))
         other = self.engine([], once=True)
         other.resume(snapshot)
-        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.again))
+        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.queue.again))
         engine.judge.look = lambda *args: (None, [])
         self.assertFalse(engine.finished())
-        engine.exhausted = True
+        engine.queue.exhausted = True
         self.assertTrue(engine.finished())
-        self.assertEqual((engine.again, engine.snapshot()['waiting']), ({}, []))
+        self.assertEqual((engine.queue.again, engine.snapshot()['waiting']), ({}, []))
 
     def test_not_held(self):
         """With --retries, or sent again once already, it has ended, also for the state."""
         engine = self.silent(retries=1)
-        self.assertEqual(list(engine.again.values()), [True] * 3)
+        self.assertEqual(list(engine.queue.again.values()), [True] * 3)
         engine.now += 10
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.again), (3, {}))
+        self.assertEqual((engine.timeouts, engine.queue.again), (3, {}))
 
     def test_sent_again(self):
         """The judge wants them again: at once, at the next look, or as its last word."""
         engine = self.silent()
-        held = list(engine.again)
-        engine.exhausted = True
+        held = list(engine.queue.again)
+        engine.queue.exhausted = True
         engine.judge.look = lambda *args: (None, held)
         self.assertFalse(engine.finished())
-        self.assertEqual((engine.timeouts, engine.lost, list(engine.again.values())),
+        self.assertEqual((engine.timeouts, engine.lost, list(engine.queue.again.values())),
                          (0, 3, [True] * 3))
         engine.judge.look = lambda *args: (None, [])
         engine.now += 1
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, engine.again), (3, 3, {}))
+        self.assertEqual((engine.timeouts, engine.lost, engine.queue.again), (3, 3, {}))
         engine = self.engine([self.hosts.silent()], once=True)
         engine.adapt(1000, 1)
         engine.judge.levels[0].lossy = True
         engine.launch(1)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, len(engine.waiting)), (0, 1, 1))
+        self.assertEqual((engine.timeouts, engine.lost, len(engine.queue.waiting)), (0, 1, 1))
 
     def test_what_the_judge_sees(self):
         """SYNs, not connects; local errors but those of single targets; no suspect probes."""
@@ -7022,8 +7023,8 @@ class Excluding(EngineCase):
                 self.addCleanup(os.close, meter.metrics.fd)
                 engine.reread()
                 self.assertEqual((engine.attempts, meter.since, meter.volleys), ({}, {}, {}))
-                engine.exclusions, engine.exhausted = None, False
-                engine.source = columns(again)
+                engine.exclusions, engine.queue.exhausted = None, False
+                engine.queue.source = columns(again)
                 engine.launch(len(again))
                 self.assertEqual(len(engine.attempts), len(again))
                 self.path('never', b'192.0.2.0/24\n')
@@ -8708,6 +8709,93 @@ class Cli(Case):
         self.assertEqual(run('cscan.py', *args, '--log', log)[0], 0)
         wait_until(lambda: '3 packets in' in read_text(log))
         self.assertEqual(read_text(log).count('127.0.0.1:%d\n' % port), 3)
+
+    def scopes(self, path):
+        """The entries `scope` of a file -> [{name: value}], lists of targets as (first, last)."""
+        found = []
+        for entry in cba_entries(path, 'scope'):
+            found.append({cba_reader.SCOPE_CODES[code]: value for code, value in entry.dict.items()})
+            for name in {'TARGETS', 'EXCLUDED'} & set(found[-1]):
+                found[-1][name] = cscan.unpack_csw(found[-1][name], name)
+            self.assertAlmostEqual(found[-1].pop('TIME'), time.time(), delta=600)
+        return found
+
+    def test_scope(self):
+        """What a scan is to ask, at its start, and what became of that, at its end."""
+        port, path = self.hosts.serving('0.0.0.0')[1], self.path('s.cba')
+        net = pairs('127.0.0.4-127.0.0.7')
+        some = self.path('some', ('127.0.0.9:%d\n127.0.0.8:%d\n' % (port, port)).encode())
+        plain = {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 4, 'ONCE': True, 'SEED': 5}
+        done = {'ENDED': 'done', 'ASKED': 4, 'COMPLETE': True}
+        once = ['-f', '127.0.0.4/30', '-p', port, '--once', '--seed', 5, '-o', path]
+        rows = [    # options, entry at the start, at the end
+            (once + ['-w', 2], plain, done),
+            (once + ['--shard', '2/3'], dict(plain, SHARD='2/3', TOTAL=1), dict(done, ASKED=1)),
+            (once + ['-n', 3], dict(plain, TOTAL=3), {'ENDED': 'done', 'ASKED': 3}),
+            (once + ['-xf', '127.0.0.0/30', '--max-results', 4],
+             dict(plain, EXCLUDED=pairs('127.0.0.0-127.0.0.3')),
+             {'ENDED': '--max-results', 'ASKED': 4}),
+            (['-f', '127.0.0.4/30', '-p', port, '-n', 1, '-o', path],
+             {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 1}, {'ENDED': 'done', 'ASKED': 1}),
+            (['--pairs', some, '--once', '--seed', 5, '-o', path],
+             dict(plain, TARGETS=pairs('127.0.0.8-127.0.0.9'), TOTAL=2,
+                  PAIRS=struct.pack('<2Q', 0x7f000008 << 16 | port, 0x7f000009 << 16 | port)),
+             dict(done, ASKED=2))]
+        for args, start, end in rows:
+            with self.subTest(args):
+                status, _, err = self.scan(*args)
+                self.assertEqual((status, err), (0, ''))
+                self.assertEqual(self.scopes(path), [start, end])
+                self.assertEqual([entry.module for entry in cba_entries(path, None)
+                                  if entry.module], ['scope', 'cscan', 'scope'])
+                os.unlink(path)
+
+    def test_scope_killed(self):
+        """A kill leaves the entry of the start; a scan that goes on says so."""
+        port, path = self.hosts.serving('0.0.0.0')[1], self.path('k.cba')
+        args = [*self.base, '-f', '127.0.0.0/24', '-p', port, '--once', '-r', 20, '-o', path,
+                '--state', self.path('state')]
+        found = 0
+        for command, signum in ((args, signal.SIGKILL),
+                                (['--resume', self.path('state')], signal.SIGINT)):
+            process = start('cscan.py', '-q', *command)
+            self.addCleanup(end_process, process)
+            wait_until(lambda: os.path.exists(path) and len(cba_entries(path)) > found)
+            process.send_signal(signum)
+            process.wait(20)
+            found = len(cba_entries(path))
+        killed, begun, end = self.scopes(path)
+        self.assertEqual(begun, dict(killed, RESUMED=True))
+        self.assertEqual(killed['TOTAL'], 256)
+        self.assertEqual((end['ENDED'], set(end)), ('interrupted', {'ENDED', 'ASKED'}))
+        self.assertLess(end['ASKED'], 256)
+
+    def test_scope_lists(self):
+        """Long lists leave a digest; ports are in order, in strings that fit; -xf may grow."""
+        sink = KeepingSink()
+        args = types.SimpleNamespace(once=False, pairs='x', shard=(0, 1), seed=None)
+        exclusions = types.SimpleNamespace(scanned=pairs('1.2.3.4-1.2.3.9 1.2.4.1-1.2.4.9'),
+                                           now=pairs('10.0.0.0-10.255.255.255'),
+                                           barred=pairs('9.0.0.0-9.255.255.255'))
+        odd = range(1, 65536, 2)
+        space = cscan.PairSpace(cscan.array.array('I', [7] * len(odd)),
+                                cscan.array.array('H', odd))
+        sink.finish = bool
+        with patched(cscan, SCOPE_LIST_MAX=1):
+            cscan.begin_scope(cscan.Out(sink, 0), args, space, exclusions, None, False)
+        events = [(cba_reader.SCOPE_CODES.get(code), value) for _, code, value in sink.events]
+        self.assertEqual(events[0], (None, 'scope'))
+        self.assertRegex(dict(events)['TARGETS_DIGEST'], '^[0-9a-f]{64} 15 addresses$')
+        self.assertEqual(dict(events)['PAIRS_DIGEST'], space.digest() + ' 32768 pairs')
+        self.assertEqual(cscan.unpack_csw(dict(events)['EXCLUDED'], ''), pairs('9.0.0.0-10.255.255.255'))
+        texts = [value for name, value in events if name == 'PORTS']
+        self.assertLessEqual(max(map(len, texts)), cscan.CBA_STR_MAX)
+        self.assertEqual([port for port, _ in cscan.parse_portspec(','.join(texts))], list(odd))
+        self.assertEqual(cscan.port_texts([443, 80, 82, 81, 80]), ['80-82,443'])
+        sink.events = []
+        cscan.end_scope(cscan.Out(sink, 0), exclusions, 'done', 7, True)
+        self.assertEqual([cba_reader.SCOPE_CODES.get(code) for _, code, _ in sink.events],
+                         [None, 'TIME', 'ENDED', 'ASKED', 'COMPLETE', 'EXCLUDED'])
 
     def test_statistics(self):
         """-st lines on stderr, and in the CBA as the original writes them."""
@@ -19073,7 +19161,7 @@ class Journals(Case):
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
                                      output=self.path('log'), events=None, pcap=None,
-                                     workers=3)
+                                     metrics=None, workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -20112,7 +20200,7 @@ class Captures(Case):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
         args = types.SimpleNamespace(
             self_ip_file=None, remote_ip_deny_file=None, rotate=None, output=None, events=None,
-            pcap=self.path('capture', b'half'), workers=1)
+            pcap=self.path('capture', b'half'), metrics=None, workers=1)
         for _ in range(2):
             masscanned.open_files(args, masscanned.make_files(args, None), None)
             os.close(args.fds[args.pcap])
@@ -20141,6 +20229,117 @@ class Captures(Case):
             self.assertIsNone(masscanned.open_keys(None))
             self.assertIsNone(masscanned.open_keys(object()))
         self.assertIn('TLS stays secret', said[0])
+
+
+class MetricsFiles(Case):
+    """--metrics: a text for Prometheus, of all workers, replaced as a whole."""
+
+    COUNTS = {'frames': 9, 'answers': 3, 'missed': 2, 'resident': 4096, 'answer http': 3,
+              'answer a"b\\c\nd': 1, 'tcp cookie': 6, 'udp silence': 0}
+    TEXT = """\
+# HELP masscanned_protocol_answers_total Answers of a protocol.
+# TYPE masscanned_protocol_answers_total counter
+masscanned_protocol_answers_total{protocol="a\\"b\\\\c\\nd"} 1
+masscanned_protocol_answers_total{protocol="http"} 3
+# HELP masscanned_unanswered_frames_total Frames without an answer, by reason.
+# TYPE masscanned_unanswered_frames_total counter
+masscanned_unanswered_frames_total{fate="tcp cookie"} 6
+"""
+
+    def observers(self, count, files=None):
+        """MetricsFiles of so many workers on one file -> them, what they say."""
+        said = []
+        change = patched(masscanned, say=said.append)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        path, board = self.path('m.prom'), masscanned.Board(count, NOW)
+        files = files or masscanned.NamedFiles([path], [])
+        return [masscanned.MetricsFile(path, files, board, number,
+                                       lambda: collections.Counter(frames=7), NOW)
+                for number in range(count)], said
+
+    def value(self, name):
+        with open(self.path('m.prom')) as file:
+            return re.search('^masscanned_%s (.*)$' % name, file.read(), re.M).group(1)
+
+    def test_text(self):
+        """Counters, help and labels as the format wants them."""
+        text = masscanned.metrics_text(self.COUNTS, NOW)
+        self.assertTrue(text.endswith(self.TEXT), text)
+        for line in ('frames_total 9', 'unlogged_frames_total 2', 'resident_memory_bytes 4096',
+                     'stranger_knocks_total 0', 'build_info{version="%s"} 1' % masscanned.__version__,
+                     'start_time_seconds %.3f' % NOW):
+            self.assertIn('\nmasscanned_%s\n' % line, text)
+        if not shutil.which('promtool'):
+            self.skipTest('needs promtool') if not REQUIRED else self.fail('needs promtool')
+        done = subprocess.run(['promtool', 'check', 'metrics'], input=text.encode(), env=CLEAN,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual((done.returncode, done.stdout), (0, b''))
+
+    def test_replaced(self):
+        """The first worker writes for all; who reads an older file has it whole."""
+        (first, second), said = self.observers(2)
+        second.flush(NOW)
+        self.assertFalse(os.listdir(self.folder))
+        first.flush(NOW)
+        with open(self.path('m.prom')) as old:
+            self.assertEqual(self.value('frames_total'), '14')
+            first.count = second.count = lambda: collections.Counter(frames=8)
+            first.flush(NOW + 15)
+            second.close(NOW + 16)
+            self.assertEqual(self.value('frames_total'), '15')
+            self.assertIn('frames_total 14\n', old.read())
+        self.assertEqual((first.due, os.listdir(self.folder)), (NOW + 30, ['m.prom']))
+        self.assertEqual(os.stat(self.path('m.prom')).st_mode & 0o777, 0o644)
+        self.assertTrue(masscanned.replace_metrics(first.files, first.path, first.board))
+        self.assertEqual((self.value('frames_total'), said), ('16', []))
+        first.shift(100)
+        self.assertEqual((first.due, first.board.begun), (NOW + 130, NOW + 100))
+
+    def test_torn(self):
+        """Of a worker that is just writing, what was read before counts."""
+        board = masscanned.Board(2, NOW)
+        for number in range(2):
+            board.put(number, {'frames': 5, 'tcp cookie': 1})
+        self.assertEqual(board.total(), {'frames': 10, 'tcp cookie': 2})
+        board.put(0, {'frames': 6})
+        board.memory[masscanned.BOARD_SLOT + 9] ^= 1
+        self.assertEqual(board.total(), {'frames': 11, 'tcp cookie': 1})
+        with patched(masscanned, BOARD_SLOT=24):    # whole lines, as far as there is room
+            small = masscanned.Board(2, NOW)
+            small.put(0, {'a': 1, 'b': 2, 'c' * 9: 3})
+            self.assertEqual(small.total(), {'a': 1, 'b': 2})
+
+    def test_fails(self):
+        """It is said once that the file cannot be written, and then it is tried again."""
+        (observer,), said = self.observers(1)
+        observer.flush(NOW)
+        with patched(masscanned.os, write=lambda fd, data: 5):
+            for now in NOW + 15, NOW + 30:
+                observer.flush(now)
+        self.assertEqual(said, [observer.path + ': No space left on device: the metrics there '
+                                'grow old'])
+        self.assertEqual(self.value('frames_total'), '7')
+        observer.flush(NOW + 45)
+        self.assertEqual((len(said), os.listdir(self.folder)), (1, ['m.prom']))
+
+    def test_opener(self):
+        """After the drop, a process with the rights of before replaces the file; no link leads it."""
+        path = self.path('m.prom')
+        os.symlink('/nowhere/else', path + '.new')
+        opener, = masscanned.fork_opener(masscanned.NamedFiles([path], []), 1)
+        (observer,), said = self.observers(1, opener)
+        opener.files.outs[0] = path
+        observer.flush(NOW)
+        self.assertEqual((self.value('frames_total'), said), ('7', []))
+        opener.sock.close()
+        os.wait()
+
+    def test_refused(self):
+        """Nothing but a file is replaced."""
+        for path in '/dev/null', self.folder:
+            self.assertRaisesRegex(masscanned.UserError, 'not a regular file',
+                                   masscanned.try_beside, None, path)
 
 
 class Reports(Case):
@@ -22219,6 +22418,10 @@ class ResponderCli(Case):
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
         ('csv of what', ['-i', 'nope0', '--csv', 'x'], 2, ['--csv is for --report']),
         ('report and -i', ['-i', 'nope0', '--report', 'x'], 2, ['--report and --iface']),
+        ('rotate metrics', ['-i', 'nope0', '--metrics', 'x', '--rotate', '1M'], 2, ['--rotate is']),
+        ('metrics nowhere', ['-i', 'nope0', '--metrics', '/nowhere/x'], 1, ['/nowhere/x: No such']),
+        ('metrics to', ['-i', 'nope0', '--metrics', '/dev'], 1, ["'/dev': not a regular file"]),
+        ('metrics and events', ['-i', 'nope0', '--metrics', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
         ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
         ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
         ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
