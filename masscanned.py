@@ -21,7 +21,7 @@ Contents
 Theory of operation
     No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports, to
     which the client's number is added (a cookie).  An acknowledgement of it proves that its sender
-    heard us, and tells where his segment stands in his stream.  The first data make a connection
+    heard us, and shows where his segment stands in his stream.  The first data make a connection
     in a table of fixed size.  Where we speak first, a completed handshake waits for a while.
     What is due without a frame (greetings, repetitions, ends, the announcement of our addresses)
     is asked for by the loop: Stack.tick().
@@ -1517,7 +1517,7 @@ class Stream(Peer):
 COOKIE_KEY = 32             # octets
 COOKIE_HASH, COOKIE_PLACE = 0xfff00000, 0x000fffff
 KEY_LIFE_S = 300            # a cookie is good for this long at least, twice at most
-MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie tell
+MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie stand for
 MSS_STEP = b''.join(                    # MSS -> the largest step within it, or the smallest of all
     bytes((max(step, 0),)) * (end - first) for step, (first, end) in enumerate(
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
@@ -1531,7 +1531,7 @@ QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
 QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
-FAREWELL_RATE = 1000        # ends of connections told a second
+FAREWELL_RATE = 1000        # ends of connections sent a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
@@ -1555,7 +1555,7 @@ class Cookies:
 
     A cookie is a keyed hash of addresses and ports, to whose lower 20 bits 8 times the client's
     initial sequence number is added, its lowest 3 bits mixed with the step of his MSS.  So it
-    tells, without state, where in the client's stream a segment stands.  Keys are derived from
+    shows, without state, where in the client's stream a segment stands.  Keys are derived from
     one secret and the time, so workers share them.
 
     secret  for the life of the process
@@ -1772,7 +1772,7 @@ class Connections:
     crowds      {network of a source: how many of it are silent}
     held        octets kept for all of them
     evicted     how many had to go before their time
-    gone        the last of these, (flow, Conn), that were not told yet
+    gone        the last of these, (flow, Conn), that nobody has heard of yet
     """
 
     def __init__(self, maximum=CONNECTIONS_MAX, idle_s=IDLE_S, held_max=HELD_MAX):
@@ -2007,7 +2007,7 @@ class Store:
 
     Of the messages that are not known, each ENTER_EACH-th is remarked; one that has been remarked
     before may enter.  It is found out whether it may be kept: it is answered by a Peer and a Host
-    that tell what is read of them.  What depends on the client, on chance, or on
+    that remember what is read of them.  What depends on the client, on chance, or on
     anything unheard of, is not kept; what depends on our address or port is good for these; what
     depends on the time, for as long as it is the same.  A message with an id stands for those
     with other ids, but not for one that may be another protocol's.
@@ -2191,7 +2191,7 @@ def pack_udp(src: bytes, dst: bytes, sport: int, dport: int, out: bytes) -> byte
 
 
 def find_mss(options: bytes, default: int) -> int:
-    """TCP options -> the MSS they tell, or the default (RFC 9293 s3.1, s3.7.1)."""
+    """TCP options -> the MSS in them, or the default (RFC 9293 s3.1, s3.7.1)."""
     at = 0
     while at + 4 <= len(options):
         kind, size = options[at], options[at + 1]
@@ -2747,7 +2747,7 @@ class Stack:
     own4, own6      Addresses or None: every address
     deny4, deny6    Addresses or None: nobody
     lists, place    these four, and the Place we are at
-    claims          Claims: told when somebody else has an address of ours; or None
+    claims          Claims: hears when somebody else has an address of ours; or None
     now             Unix time, set by tick()
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
@@ -3086,7 +3086,7 @@ class Stack:
         return head + ARP.pack(1, ETHERTYPE_IPV4, 6, 4, ARP_REPLY, self.mac, tpa, sha, spa),
 
     def hear_claim(self, family, ip, mac):
-        """A neighbour tells that it has an address, 4 or 16 octets, or is about to take it."""
+        """A neighbour claims an address, 4 or 16 octets, or is about to take it."""
         if mac != self.mac and family.own and int.from_bytes(ip, 'big') in family.own:
             self.claims.note(ip, mac)
 
@@ -3330,7 +3330,7 @@ class Stack:
                 (self.four if four else self.six).options),
 
     def answer_first(self, flow, seq, ack, flags, window, data, head):
-        """A segment of no connection: the cookie decides, and tells where it stands.
+        """A segment of no connection: the cookie decides, and shows where it stands.
 
         What came before it may be lost, or late: nothing is acknowledged that did not come.
         """
@@ -3988,7 +3988,7 @@ class Observer:
     """Who is shown what happens; a subclass says what it does about it.
 
     due         Unix time when flush() must be called; None: nothing waits
-    missed      frames that it could not take down
+    missed      frames that it could not take down; counters() has it, and what else is counted
     on_frames   whether it is shown frames; on_events: whether Events
     """
     due, missed = None, 0
@@ -4010,6 +4010,10 @@ class Observer:
 
     def event(self, now, event):
         """An Event."""
+
+    def counters(self) -> dict:
+        """-> {name: count}."""
+        return {'missed': self.missed}
 
     def flush(self, now):
         """What waits is to be written, as far as there is room."""
@@ -4034,7 +4038,7 @@ class Journal:
     name, what      of the descriptor and of what is written, for messages
     fd      where to
     texts   not written yet, the last ones; blocks are the octets of those before
-    count   frames that they tell of
+    count   frames in them
     due     when they must be written, Unix time; None: there are none
     waiting octets the reader, or the disk, has had no room for
     begun   the first octets of `waiting` in front: the part of a line that is written
@@ -4226,6 +4230,33 @@ class Journal:
             pass
 
 
+class JournalObserver(Observer):
+    """Who writes what it is shown to a Journal."""
+
+    def __init__(self, journal):
+        self.journal = journal
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+
+    def close(self, now):
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
 # ---- packet log ----
 
 class Format:
@@ -4254,23 +4285,15 @@ class Format:
         raise NotImplementedError
 
 
-class PacketLog(Observer):
+class PacketLog(JournalObserver):
     """Who knocked, layer by layer, and what became of it: lines of a Format in a Journal.
 
     now     Unix time of the frame before; stamp is its text
     """
 
     def __init__(self, journal, form, now):
-        self.journal, self.form = journal, form
-        self.now, self.stamp = now, form.stamp(now)
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
+        JournalObserver.__init__(self, journal)
+        self.form, self.now, self.stamp = form, now, form.stamp(now)
 
     def begin(self):
         """The first lines: what is logged."""
@@ -4345,18 +4368,6 @@ class PacketLog(Observer):
             depth = 2 if segment else DEPTHS[view.name or 'eth']
             self.journal.texts.append(self.form.outwards(self.stamp, 'send', view, segment, depth,
                                                          None))
-
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
-    def shift(self, step):
-        self.journal.shift(step)
-
-    def close(self, now):
-        self.journal.flush(now, LAST_FLUSH_S)
 
 
 class ConsoleFormat(Format):
@@ -4446,7 +4457,7 @@ class ConsoleFormat(Format):
 
 
 class LogfmtFormat(Format):
-    """key=value; on the way back the outer layers tell what was found inside."""
+    """key=value; on the way back the outer layers add what was found inside."""
     line = 'ts={} proto={} verb={} {}'
 
     def inwards(self, stamp, view, segment, depth):
@@ -4663,7 +4674,7 @@ def pcapng_time(now) -> 'tuple[int, int]':
 
 
 class BlockJournal(Journal):
-    """The same of blocks of pcapng: each file begins with what tells of the interface.
+    """The same of blocks of pcapng: each file begins with the description of the interface.
 
     head        octets of that
     statistics  statistics() -> the block with which a file ends
@@ -4698,7 +4709,7 @@ class BlockJournal(Journal):
             last = at
 
 
-class Capture(Observer):
+class Capture(JournalObserver):
     """Frames in both directions, as pcapng; each one of a client has a comment: its fate.
 
     journal     a BlockJournal
@@ -4714,18 +4725,11 @@ class Capture(Observer):
 
     def __init__(self, journal, stack, now, snaplen=SNAPLEN, keys=None,
                  count=collections.Counter):
-        self.journal, self.stack, self.snaplen = journal, stack, snaplen
+        JournalObserver.__init__(self, journal)
+        self.stack, self.snaplen = stack, snaplen
         self.keys, self.count, self.begun = keys, count, now
         self.events, self.seen, self.tails = None, 0, {}
         journal.statistics = self.pack_statistics
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     def tail(self, comment):
         """-> options of a frame."""
@@ -4802,7 +4806,7 @@ class Capture(Observer):
         return pack_block(PCAPNG_DSB, PCAPNG_SECRETS.pack(PCAPNG_TLS_KEYS, len(keys)) + keys)
 
     def pack_statistics(self) -> bytes:
-        """-> the block that tells how many frames there were, and how many were lost."""
+        """-> the block of statistics: how many frames there were, and how many were lost."""
         counts, now = self.count(), time.time()
         return pack_block(PCAPNG_ISB, PCAPNG_STATISTICS.pack(0, *pcapng_time(now))
                           + pack_pcapng_options(*(
@@ -4811,21 +4815,15 @@ class Capture(Observer):
                               + [(PCAPNG_RECEIVED, counts['frames'].to_bytes(8, 'little')),
                                  (PCAPNG_DROPPED, counts['lost'].to_bytes(8, 'little'))])))
 
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
 
     def close(self, now):
         """As Observer.close; the last block has the counters."""
         if self.journal.takes(now, 0):
             self.journal.blocks.append(self.pack_statistics())
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def capture_head(name, sensor, snaplen) -> bytes:
@@ -5278,8 +5276,8 @@ def hassh_text(kexinit) -> str:
 
 
 def ssh_object(version, kexinit=b'') -> dict:
-    """Identification line and KEXINIT -> the object `ssh` of an event."""
-    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    """What begins with the identification line, KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'\n')[0].partition(b'-')[2].partition(b'-')
     client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
     if kexinit:
         text = hassh_text(kexinit)
@@ -5295,7 +5293,7 @@ EVENTS_ROTATE = 100 << 20, KEPT_FILES
 PAYLOAD = 1024                  # octets of what a client says, unless --payload says otherwise
 SWEEP_S = 1.0                   # what is over is looked for so often
 DATAGRAMS_S = 30                # datagrams between the same ports are one flow for so long
-SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is told of before
+SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is reported before
 SCANS_RATE = 50                 # a second
 STATS_S = 60
 SOURCES_MAX = 16384
@@ -5315,8 +5313,9 @@ ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY
 COMMUNITY_END = struct.Struct('!BxHH')  # of what is hashed: protocol, ports
 EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
 # Names of ours that EVE JSON, as Suricata documents it, has otherwise
-EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
-             'socks5': 'socks', 'dhcpv4': 'dhcp'}
+EVE_NAMES = {'dht': 'bittorrent_dht', 'dns-tcp': 'dns', 'ethernet-ip': 'enip',
+             'kerberos': 'krb5', 'kerberos-tcp': 'krb5', 'msrpc': 'dcerpc',
+             'postgresql': 'pgsql', 'socks4': 'socks', 'socks5': 'socks'}
 FLAG_LETTERS = 'FSRPAUEC'
 TCP_FLAG_NAMES = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg', 'ecn', 'cwr'
 FLOW_REASONS = {'evicted': 'forced', 'shutdown': 'shutdown'}    # of EVE; all else: timeout
@@ -5363,7 +5362,7 @@ class Source:
         return len(self.ports) + len(self.addresses)
 
     def has_only_knocked(self):
-        """Whether there is more to tell than of its conversations."""
+        """Whether there is more to report than its conversations."""
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
@@ -5382,7 +5381,7 @@ def make_knocker(now, frame) -> Source:
     return source
 
 
-class EventLog(Observer):
+class EventLog(JournalObserver):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
     stack       whose connections they are
@@ -5403,8 +5402,8 @@ class EventLog(Observer):
 
     def __init__(self, journal, stack, iface, name, now, encode, worker=None,
                  rate=EVENTS_BUDGET, count=collections.Counter):
-        self.journal, self.stack = journal, stack
-        self.count = count
+        JournalObserver.__init__(self, journal)
+        self.stack, self.count = stack, count
         self.sensor = '"schema":%d%s}}\n' % (
             SCHEMA, '' if worker is None else ',"worker":%d' % worker)
         self.rate, self.budget = rate, [rate, now]
@@ -5419,10 +5418,6 @@ class EventLog(Observer):
     def due(self):
         due = min(self.sweep_at, self.stats_at)
         return due if self.journal.due is None else min(due, self.journal.due)
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     # frames
 
@@ -5671,7 +5666,8 @@ class EventLog(Observer):
                           http_text(tuple(fields.items()), self.text), '')
             return
         if kind in NOTES:
-            about = NOTES[kind](fields)
+            make, names = NOTES[kind]
+            about = make(*map(fields.get, names))
         elif kind == 'answer' and name in ANSWERED:
             about = ANSWERED[name](fields['data'])
         elif kind == 'answer':
@@ -5681,7 +5677,7 @@ class EventLog(Observer):
         self.write(now, record, name, {name: about}, {})
 
     def end_flow(self, now, record, end):
-        """A conversation is over: tell of it."""
+        """A conversation is over: report it."""
         if not self.may_write(now):
             self.suppress(record)
             return
@@ -5756,6 +5752,10 @@ class EventLog(Observer):
 
     # what is due
 
+    def counters(self):
+        return {'missed': self.missed, 'suppressed': self.suppressed,
+                'strangers': self.strangers}
+
     def flush(self, now):
         if now >= self.sweep_at:
             self.sweep_at = now + SWEEP_S
@@ -5763,10 +5763,10 @@ class EventLog(Observer):
         if now >= self.stats_at:
             self.stats_at = now + STATS_S
             self.stats(now)
-        self.journal.flush(now)
+        super().flush(now)
 
     def sweep(self, now, all=False):
-        """Datagrams and scans that are over are told of; all: these are the last."""
+        """Report datagrams and scans that are over; all: these are the last."""
         while self.datagrams:
             record = next(iter(self.datagrams.values()))
             if not all and now - record.last < DATAGRAMS_S:
@@ -5847,26 +5847,20 @@ class EventLog(Observer):
 
     def stats(self, now):
         """What was counted since the start."""
-        counts = dict(self.count())
-        spoken = {name[len(SPOKEN):]: counts.pop(name) for name in list(counts)
-                  if name.startswith(SPOKEN)}
-        ours = {name: counts.pop(name, 0) for name in (
+        whole, spoken, drops = sort_counts(self.count())
+        ours = {name: whole[name] for name in (
             'frames', 'answers', 'unasked', 'lost', 'evicted', 'missed')}
         ours.update(
             suppressed=self.suppressed, strangers=self.strangers, sources=len(self.sources),
             connections=len(self.stack.connections.table), memory_kb=resident_kb(),
-            protocols=spoken, not_answered={name: count for name, count in counts.items()
-                                            if count})
+            protocols=spoken, not_answered=drops)
         self.put_line(now, 'stats', '', {'stats': {
             'uptime': int(now - self.begun),
             'capture': {'kernel_packets': ours['frames'] + ours['lost'],
                         'kernel_drops': ours['lost']}}}, {'stats': ours})
 
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
         self.sweep_at += step
         self.stats_at += step
@@ -5886,7 +5880,7 @@ class EventLog(Observer):
         """What is not over is over now."""
         self.sweep(now, True)
         self.stats(now)
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def make_encoder():
@@ -5895,12 +5889,6 @@ def make_encoder():
     return json.JSONEncoder(separators=(',', ':')).encode
 
 
-# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
-NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
-         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
-ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
-            'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
-            'llmnr': lambda data: dns_object(data)}
 DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO', 15: 'MX',
                   16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
                   64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
@@ -5929,6 +5917,13 @@ def dns_object(data) -> dict:
     found = {'version': 3, 'type': 'request', 'id': from_octets(data[:2], 'big'),
              'queries': queries}
     return dict(found, **queries[0]) if queries else found
+
+
+# Who makes the object of a protocol: by the kind of what was noted, from these fields of it; by
+# the protocol, as events name it, from what a client said first.
+NOTES = {'tls_hello': (tls_object, ('hello',)),
+         'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
+ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
 
 
 def is_knock(fate) -> bool:
@@ -5963,7 +5958,7 @@ def find_tags(frame) -> 'list[int]':
 
 
 def flow_head(record) -> str:
-    """What tells which conversation it is, in JSON."""
+    """What names the conversation, in JSON."""
     flow, proto = record.flow, record.proto
     src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
     vlan = f'"vlan":{record.vlan},' if record.vlan else ''
@@ -6091,24 +6086,171 @@ def value_text(value) -> str:
 
 def summary_text(counts) -> str:
     """Counters -> one line that leaves nothing out."""
-    counts = dict(counts)
-    text = '%d frames, %d answers' % (counts.pop('frames', 0), counts.pop('answers', 0))
+    whole, spoken, drops = sort_counts(counts)
+    text = '%d frames, %d answers' % (whole['frames'], whole['answers'])
     for name, what in (('lost', 'lost by the kernel'), ('evicted', 'connections evicted'),
-                       ('missed', 'not logged'), ('unasked', 'sent unasked')):
-        count = counts.pop(name, 0)
-        if count:
-            text += ', %d %s' % (count, what)
-    rows = sorted((-count, name) for name, count in counts.items() if count)
-    spoken = ['%d %s' % (-count, name[len(SPOKEN):]) for count, name in rows
-              if name.startswith(SPOKEN)]
-    drops = ['%d %s' % (-count, name) for count, name in rows if not name.startswith(SPOKEN)]
-    if spoken:
-        text += '; answers of: ' + ', '.join(spoken)
-    if drops:
-        text += '; not answered: ' + ', '.join(drops)
+                       ('missed', 'not logged'), ('suppressed', 'events suppressed'),
+                       ('strangers', 'knocks of strangers'), ('unasked', 'sent unasked')):
+        if whole[name]:
+            text += ', %d %s' % (whole[name], what)
+    for title, found in ('; answers of: ', spoken), ('; not answered: ', drops):
+        rows = sorted((-count, name) for name, count in found.items())
+        if rows:
+            text += title + ', '.join('%d %s' % (-count, name) for count, name in rows)
     return text
 
 
+# ---- metrics ----
+
+METRICS_S = 15                  # so often a file of --metrics is replaced
+METRICS_TOTALS = (              # name in counts, name of the metric, help
+    ('frames', 'frames', 'Frames received.'),
+    ('answers', 'answers', 'Frames sent as answers.'),
+    ('unasked', 'unasked', 'Frames sent without a request: greetings, repeats, announcements.'),
+    ('lost', 'lost_frames', 'Frames that the kernel dropped.'),
+    ('evicted', 'evicted_connections', 'Connections that gave way to newer ones.'),
+    ('missed', 'unlogged_frames', 'Frames that no log, event file or capture had room for.'),
+    ('suppressed', 'suppressed_events', 'Events beyond the budget of --events-budget.'),
+    ('strangers', 'stranger_knocks', 'Knocks of sources that the full table did not take.'))
+METRICS_GAUGES = (
+    ('connections', 'connections', 'TCP connections remembered.'),
+    ('resident', 'resident_memory_bytes', 'Resident memory of all processes.'))
+METRICS_LABELS = str.maketrans({'\\': '\\\\', '"': '\\"', '\n': '\\n'})
+WHOLE_COUNTS = frozenset(row[0] for row in METRICS_TOTALS + METRICS_GAUGES)
+BOARD_SLOT = 1 << 18            # octets for the counters of a worker
+BOARD_HEAD = struct.Struct('=II')       # octets of text, CRC-32 of it
+
+
+def pack_counts(counts) -> bytes:
+    """Counters -> a line for each."""
+    return ''.join('%d %s\n' % (count, name) for name, count in counts.items()).encode()
+
+
+def add_counts(counts, text):
+    """Lines of pack_counts() are added to a Counter."""
+    for line in text.splitlines():
+        count, _, name = line.partition(' ')
+        counts[name] += int(count)
+
+
+def sort_counts(counts) -> 'tuple[collections.Counter, dict, dict]':
+    """Counters -> those of the whole, {protocol: answers}, {fate: frames not answered}."""
+    whole, spoken, drops = collections.Counter(), {}, {}
+    for name, count in counts.items():
+        if name in WHOLE_COUNTS:
+            whole[name] = count
+        elif count and name.startswith(SPOKEN):
+            spoken[name[len(SPOKEN):]] = count
+        elif count:
+            drops[name] = count
+    return whole, spoken, drops
+
+
+class Board:
+    """The counters of all workers, in memory that they share.
+
+    begun   Unix time of the start
+    texts   of each worker, as it was last read whole
+    """
+
+    def __init__(self, workers, now):
+        self.memory, self.begun = mmap.mmap(-1, workers * BOARD_SLOT), now
+        self.texts = [''] * workers
+
+    def put(self, number, counts):
+        """What a worker has counted so far."""
+        text, at = pack_counts(counts), number * BOARD_SLOT
+        end = text.rfind(b'\n', 0, BOARD_SLOT - BOARD_HEAD.size) + 1
+        octets = BOARD_HEAD.pack(end, zlib.crc32(text[:end])) + text[:end]
+        self.memory[at:at + len(octets)] = octets
+
+    def total(self) -> 'collections.Counter':
+        """-> the sum; who is just writing counts as before."""
+        counts = collections.Counter()
+        for number in range(len(self.texts)):
+            at = number * BOARD_SLOT
+            size, digest = BOARD_HEAD.unpack_from(self.memory, at)
+            text = self.memory[at + BOARD_HEAD.size:at + BOARD_HEAD.size + size]
+            if zlib.crc32(text) == digest:
+                self.texts[number] = text.decode()
+            add_counts(counts, self.texts[number])
+        return counts
+
+
+class MetricsFile(Observer):
+    """--metrics: counters as a text for Prometheus, from all workers, replaced from time to time.
+
+    path, files     where, and who opens it
+    board, number   where the counters of all are; which worker this is: the first one writes
+    count           count() -> Counter of this one
+    failed          it could not be written the last time
+    """
+    on_frames = False
+
+    def __init__(self, path, files, board, number, count, now):
+        self.path, self.files = path, files
+        self.board, self.number, self.count = board, number, count
+        self.due, self.failed = now, False
+
+    def flush(self, now):
+        self.due = now + METRICS_S
+        self.board.put(self.number, self.count())
+        if not self.number:
+            self.failed = not replace_metrics(self.files, self.path, self.board, self.failed)
+
+    def shift(self, step):
+        self.due += step
+        if not self.number:
+            self.board.begun += step
+
+    def close(self, now):
+        """As Observer.close; the last file is written when all have come to this."""
+        self.board.put(self.number, self.count())
+
+
+def replace_metrics(files, path, board, quiet=False) -> bool:
+    """Write the file anew, as a whole -> whether that was possible."""
+    octets = metrics_text(board.total(), board.begun).encode()
+    try:
+        fd = files.begin(path)
+        try:
+            if os.write(fd, octets) < len(octets):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(fd)
+        files.finish(path)
+    except OSError as error:
+        if not quiet:
+            say('%s: %s: the metrics there grow old' % (path, why(error)))
+        return False
+    return True
+
+
+def metrics_text(counts, begun) -> str:
+    """Counters, time of the start -> the text format of Prometheus.
+
+    source  https://prometheus.io/docs/instrumenting/exposition_formats/, Text format details
+    """
+    whole, spoken, drops = sort_counts(counts)
+    rows = [('%s_total' % name, 'counter', text, [('', whole[key])])
+            for key, name, text in METRICS_TOTALS]
+    rows += [(name, 'gauge', text, [('', whole[key])]) for key, name, text in METRICS_GAUGES]
+    rows += [('start_time_seconds', 'gauge', 'Unix time of the start.', [('', '%.3f' % begun)]),
+             ('build_info', 'gauge', 'Always 1.', [(metrics_label('version', __version__), 1)])]
+    for name, label, text, found in (
+            ('protocol_answers_total', 'protocol', 'Answers of a protocol.', spoken),
+            ('unanswered_frames_total', 'fate', 'Frames without an answer, by reason.', drops)):
+        rows.append((name, 'counter', text, [(metrics_label(label, each), count)
+                                             for each, count in sorted(found.items())]))
+    return ''.join(
+        '# HELP masscanned_%s %s\n# TYPE masscanned_%s %s\n' % (name, text, name, kind)
+        + ''.join('masscanned_%s%s %s\n' % (name, label, value) for label, value in values)
+        for name, kind, text, values in rows)
+
+
+def metrics_label(name, value) -> str:
+    """-> {name="value"}."""
+    return '{%s="%s"}' % (name, value.translate(METRICS_LABELS))
 # ---- report ----
 
 TALLY_MAX = 10000               # names of a table that are counted
@@ -6116,7 +6258,7 @@ TABLE_ROWS = 25                 # of the page; files have CSV_ROWS
 CSV_ROWS = 10000
 SHOWN_MAX = 160                 # characters of a stranger's words in a table
 REPORT_LINE_MAX = 1 << 22
-SOURCE_BITS = 20                # so many sources can be told apart, roughly
+SOURCE_BITS = 20                # so many sources can be counted, roughly
 BARS_MAX = 120
 HOUR_S, DAY_S = 3600, 86400
 STAMP_HOUR = re.compile(r'(\d{4})-(\d\d)-(\d\dT\d\d):')
@@ -6167,7 +6309,7 @@ class Report:
 
     tables      {title: Frequent}; names of several columns are tuples
     visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
-    met         a bit for the hash of each source; unnamed: sources that only a number tells of
+    met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     """
     # Title, columns in front of the number
@@ -6560,11 +6702,12 @@ CAPABILITY_HEAD, CAPABILITY_VERSION = struct.Struct('=Ii'), 0x20080522  # linux/
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
 RELOAD_SIGNALS = signal.SIGHUP, signal.SIGUSR1
 STEP_S = 0.5                    # a clock that jumps so far was set
-FAREWELL_S = 2                  # connections are told of the end for so long
+FAREWELL_S = 2                  # the end of connections is sent for so long
 END_S = 5                       # workers have so long to end
 OPENER_S = 2                    # and the opener for a file
 OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
              | os.O_CLOEXEC)
+BESIDE = '.new'                 # end of the name of what replaces a file
 LATE_CODECS = 'ascii', 'base64', 'cp037', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
@@ -6579,7 +6722,7 @@ SEND_SLOTS = 1 << 10
 SEND_RUN = 4                    # so many of a size are worth the ring
 SEND_SLOT = 1 << 8
 SEND_MAX = SEND_SLOT - TPACKET2_SEND.size - VNET_HEADER.size    # most answers are this short
-STATUS_AT = 0 if sys.byteorder == 'little' else 3       # the octet of a slot's status that tells
+STATUS_AT = 0 if sys.byteorder == 'little' else 3       # the octet of a slot's status that counts
 POLL_MS = 1000
 DOWN_POLL_S = 0.25
 
@@ -6728,7 +6871,7 @@ class PacketLink:
     has_neighbours  whether there can be others who should hear of us
     falls           how often it was seen to be set down
     unsent          {reason: frames the kernel did not take}
-    herald          whether its worker tells of the interface: the first one does
+    herald          whether its worker describes the interface: the first one does
     """
     herald = ethernet = True
     kind = socket.SOCK_RAW
@@ -7008,7 +7151,7 @@ class RingLink(PacketLink):
                 break
             except BlockingIOError:         # no room in the queue: cut, layer 3 will see it
                 break
-            except OSError:                 # that the link was down, told once: now the frame
+            except OSError:                 # that the link was down, reported once: now the frame
                 pass
         return restore_tag(frame, status, *TPACKET2_VLAN.unpack_from(self.ring, at))
 
@@ -7201,7 +7344,7 @@ def drop_privileges(entry):
 # ---- announcements ----
 #
 # A link's neighbours remember MACs, and its switches what was joined where.  At the start and
-# whenever the link comes up they are told of us.
+# whenever the link comes up we announce ourselves to them.
 # What is done by time has tick(now) -> frames to send, and next_due() -> Unix time or None.
 
 ANNOUNCED_MAX = 1024
@@ -7286,7 +7429,7 @@ class Announcer:
         return (pack_arp_news if len(address) == 4 else pack_nd_news)(self.mac, address, probe),
 
     def hear(self, address, mac):
-        """Somebody else has an address: it is told once, and not announced by us."""
+        """Somebody else has an address: this is reported once, and we do not announce it."""
         if address in self.taken:
             return
         self.taken[address] = mac
@@ -7342,7 +7485,7 @@ class Groups:
     name, index     of the interface
     ranges          ranges() -> [(first, last)] of the lowest 24 bits of our addresses
     socks           that hold the groups; they receive nothing
-    told            whether it was said what is wrong
+    told            whether the fault has been reported
     """
 
     def __init__(self, name, index, ranges):
@@ -7397,7 +7540,7 @@ def is_ipv6_off(name) -> bool:
     try:
         with open('/proc/sys/net/ipv6/conf/%s/disable_ipv6' % name) as file:
             return file.read().strip() != '0'
-    except OSError:                     # no IPv6 at all: to join tells
+    except OSError:                     # no IPv6 at all: joining reports it
         return False
 
 
@@ -7440,7 +7583,7 @@ class Attendant:
         self.running, self.falls = running, link.falls
 
     def come_up(self, now):
-        """The link is up, or the lists are others: look around, tell the neighbours."""
+        """The link is up, or the lists are others: look around, announce ourselves."""
         self.stack.set_place(look_around(self.link))
         for each in self.tellers:
             each.begin(now)
@@ -7540,16 +7683,28 @@ class NamedFiles:
 
     def open(self, path):
         """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
+        return self.as_owner(os.open, path, OUT_FLAGS, 0o600)
+
+    def as_owner(self, act, *about):
+        """act(*about) with the rights of the owner -> what it returns."""
         if not self.owner:
-            return os.open(path, OUT_FLAGS, 0o600)
+            return act(*about)
         uid, gid = os.geteuid(), os.getegid()
         os.setegid(self.owner.pw_gid)           # root would follow a link of that user's anywhere
         os.seteuid(self.owner.pw_uid)
         try:
-            return os.open(path, OUT_FLAGS, 0o600)
+            return act(*about)
         finally:
             os.seteuid(uid)
             os.setegid(gid)
+
+    def begin(self, path):
+        """-> descriptor of what takes the place of a file at finish(); all may read it."""
+        return self.as_owner(open_beside, path)
+
+    def finish(self, path):
+        """What was begun has the name now, at once."""
+        self.as_owner(os.replace, path + BESIDE, path)
 
     def rotate(self, path, device, inode):
         """The same, of a new file, unless the known one was put aside already.
@@ -7572,12 +7727,25 @@ class NamedFiles:
         return os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
 
     def serve(self, request):
-        """b'open 0', b'rotate 0 DEVICE INODE', b'read 0' -> descriptor."""
+        """b'open 0', b'rotate 0 DEVICE INODE', b'begin 0', b'read 0' -> descriptor.
+
+        b'finish 0' -> None
+        """
         verb, place, *numbers = request.decode().split()
         if verb == 'read':
             return self.read(self.lists[int(place)])
-        ask = {'open': self.open, 'rotate': self.rotate}[verb]
+        ask = {'open': self.open, 'rotate': self.rotate, 'begin': self.begin,
+               'finish': self.finish}[verb]
         return ask(self.outs[int(place)], *map(int, numbers))
+
+
+def open_beside(path):
+    """-> descriptor of a new file beside that of a name."""
+    try:
+        os.unlink(path + BESIDE)
+    except FileNotFoundError:
+        pass                                    # as it should be
+    return os.open(path + BESIDE, OUT_FLAGS | os.O_EXCL, 0o644)
 
 
 class Opener:
@@ -7599,11 +7767,17 @@ class Opener:
     def rotate(self, path, device, inode):
         return self.ask('rotate', self.files.outs.index(path), device, inode)
 
+    def begin(self, path):
+        return self.ask('begin', self.files.outs.index(path))
+
+    def finish(self, path):
+        self.ask('finish', self.files.outs.index(path))
+
     def read(self, path, flags=0):
         return self.ask('read', self.files.lists.index(path))
 
     def ask(self, *words):
-        """A request -> the descriptor that answers it."""
+        """A request -> the descriptor that answers it, or None."""
         try:
             self.sock.send(' '.join(map(str, words)).encode())
             data, extra, _, _ = self.sock.recvmsg(256, socket.CMSG_SPACE(4))
@@ -7614,6 +7788,8 @@ class Opener:
             os.set_inheritable(struct.unpack('=i', fd)[0], False)
             return struct.unpack('=i', fd)[0]
         number, _, text = data.decode().partition(' ')
+        if number == '0':
+            return None
         raise OSError(int(number or errno.ESRCH), text or 'the opener is gone')
 
 
@@ -7655,6 +7831,9 @@ def be_opener(files, socks):
                 continue
             try:
                 found = files.serve(request)
+                if found is None:
+                    socks[fd].send(b'0')
+                    continue
                 socks[fd].sendmsg([b'0'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
                                             struct.pack('=i', found))])
                 os.close(found)
@@ -7820,7 +7999,7 @@ class Stop:
 
 
 class Clock:
-    """The time of day, by which all is due; only its steps are told by the monotonic one.
+    """The time of day, by which all is due; the monotonic one serves to see its steps.
 
     offset      of the one from the other
     """
@@ -7928,7 +8107,7 @@ def flush_due(observers, now):
 
 
 def answer_round(stack, frames, trusted, observers):
-    """Frames -> answers; each observer is told of each frame.
+    """Frames -> answers; each observer hears of each frame.
 
     What goes in columns comes first, all else in order of arrival.
     """
@@ -7947,7 +8126,7 @@ def answer_round(stack, frames, trusted, observers):
 
 
 def tell_columns(stack, frames, quick, observer):
-    """Tell an observer of what was answered, or dropped, in columns."""
+    """Pass what was answered, or dropped, to an observer, in columns."""
     if quick:
         observer.openings(stack.now, frames, quick, stack.openings)
         return
@@ -8005,7 +8184,7 @@ def answer_all(stack, frames, trusted, _):
 
 
 def answer_watched(stack, frames, trusted, observers):
-    """The same, and each observer is told of each frame."""
+    """The same, and each observer hears of each frame."""
     answers = []
     for frame in frames:
         try:
@@ -8073,8 +8252,9 @@ def trim_memory():
 
 # ---- workers ----
 
-# What the workers have in common: the options, the lock and, for each worker, what opens files.
-Plan = collections.namedtuple('Plan', 'args lock openers shared')
+# What the workers have in common: the options, the lock, what opens files for each, a file for
+# lists, the Board or None.
+Plan = collections.namedtuple('Plan', 'args lock openers shared board')
 
 
 def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
@@ -8118,6 +8298,9 @@ def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
         observers.append(make_event_log(plan, files, link, stack, number))
     if args.pcap is not None:
         observers.append(make_capture(plan, files, link, stack))
+    if args.metrics is not None:
+        observers.append(MetricsFile(args.metrics, files, plan.board, number,
+                                 lambda: count_all(link, stack, observers), time.time()))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -8165,13 +8348,21 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     """The same, without a word."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
-                   'lost': link.lost(), 'evicted': stack.connections.evicted,
-                   'missed': sum(each.missed for each in observers)})
+                   'lost': link.lost(), 'evicted': stack.connections.evicted})
+    for each in observers:
+        counts.update(each.counters())
     counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
     for each in stack.host.shared.values():
         counts.update(each.counts)
+    return counts
+
+
+def count_all(link, stack, observers) -> 'collections.Counter':
+    """The same, with what there is just now."""
+    counts = count_frames(link, stack, observers)
+    counts.update(connections=len(stack.connections.table), resident=resident_kb() << 10)
     return counts
 
 
@@ -8196,9 +8387,9 @@ def work_together(links, stack, stop, plan) -> 'collections.Counter':
     finally:
         children, stop.children = stop.children, []
         told = end_children(children, pipes)
-    for line in ''.join(told).splitlines():
-        count, _, name = line.partition(' ')
-        counts[name] += int(count)
+    add_counts(counts, ''.join(told))
+    if plan.board:
+        replace_metrics(plan.openers[0], plan.args.metrics, plan.board)
     return counts
 
 
@@ -8234,8 +8425,7 @@ def be_child(link, stack, plan, number, end):
         link.herald, stop = False, Stop()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         counts = work(link, stack, stop, plan, number)
-        os.write(end, ''.join('%d %s\n' % (count, name)
-                              for name, count in counts.items()).encode())
+        os.write(end, pack_counts(counts))
         status = 0
     except UserError:                   # the parent says it
         pass
@@ -8378,10 +8568,13 @@ def make_parser() -> argparse.ArgumentParser:
           help='a SHA-256 in place of passwords and hashes, there and for -v')
     group('--name', metavar='NAME', action=Once,
           help="of this sensor, there (default: the host's)")
+    group('--metrics', metavar='FILE', action=Once,
+          help="counters for the textfile collector of Prometheus's node_exporter, as *.prom; "
+               'replaced every %d s' % METRICS_S)
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
-          help='tell each answer of a protocol on standard error; -vv: each frame not answered; '
+          help='print each answer of a protocol on standard error; -vv: each frame not answered; '
                '-vvv: each frame')
     group = parser.add_argument_group('report').add_argument
     group('--report', metavar='FILE', nargs='+',
@@ -8516,7 +8709,7 @@ def check_options(parser, args):
         parser.error('-q and -o: one of them')
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
-    if args.rotate and not named_outs(args):
+    if args.rotate and set(named_outs(args)) <= {args.metrics}:
         parser.error('--rotate is for the files of -o, --events and --pcap')
     check_outs(parser, args)
     if args.only is not None and args.no_protocol:
@@ -8546,7 +8739,8 @@ def check_outs(parser, args):
 
 def named_outs(args) -> 'list[str]':
     """The files that are written."""
-    paths = [args.output, args.pcap] + ([] if args.events == '-' else [args.events])
+    paths = [args.output, args.pcap, args.metrics]
+    paths += [] if args.events == '-' else [args.events]
     return [path for path in paths if path is not None]
 
 
@@ -8730,7 +8924,10 @@ def open_files(args, files, user) -> list:
         args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
+            if path == args.metrics:
+                try_beside(files, path)
+            else:
+                args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -8738,6 +8935,13 @@ def open_files(args, files, user) -> list:
                                                        for each in names):
         return fork_opener(files, args.workers)
     return [files] * args.workers
+
+
+def try_beside(files, path):
+    """A file that is replaced as a whole can be; OSError, UserError: it cannot."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError('--metrics %r: not a regular file, and it would be replaced' % path)
+    os.close(files.begin(path))
 
 
 def open_anew(files, path):
@@ -8815,7 +9019,8 @@ def run(args) -> int:
         if args.background:
             go_background()
         trim_memory()
-        plan = Plan(args, lock, openers, shared)
+        board = None if args.metrics is None else Board(args.workers, time.time())
+        plan = Plan(args, lock, openers, shared, board)
         say(summary_text(work_together(links, stack, stop, plan)))
     finally:
         stop.restore()
@@ -9522,7 +9727,7 @@ class Session:
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:
-        """What the client says inside -> what we answer; whoever listens is told of both.
+        """What the client says inside -> what we answer; whoever listens hears both.
 
         over    no more will come
         """
@@ -9833,7 +10038,7 @@ def pack_dns_answer(message, peer, questions, end, opt):
 def answer_dns_message(message, peer):
     """A message of at least a header -> the answer, None for silence.
 
-    Errors are told only to what is plainly DNS or came to a port of DNS.
+    Only what is plainly DNS, or came to a port of DNS, is answered with an error.
     """
     _, flags, count, _, _, _ = DNS_HEAD.unpack_from(message)
     if flags & DNS_QR:
@@ -13193,7 +13398,7 @@ def poly1305(key, data) -> bytes:
 # RFC 4253 s6.  A way is one direction's cipher and MAC:
 #   block       octets of which a packet has a multiple
 #   counted     whether packet_length itself counts for that: 4, or 0 octets
-#   first       octets that tell a packet's length
+#   first       octets that hold a packet's length
 #   tag         octets of the MAC
 #   read_size   number of the packet, its first octets -> packet_length
 #   open, seal  number of the packet, the whole of it -> padding_length and what follows; and back
@@ -13705,7 +13910,7 @@ class Ssh:
         return pack_ssh(self.outward, self.sent - 1, payload, peer.host.random)
 
     def take(self, payload, peer):
-        """A message -> Reply; what does not belong here is told, or ends the connection."""
+        """A message -> Reply; what does not belong here is refused, or ends the connection."""
         kind = payload[0]
         if kind in self.expects:
             if self.skips and kind == SSH_MSG_KEXDH_INIT:
@@ -13821,7 +14026,7 @@ class Ssh:
 # ---- ssh: authentication -------------------------------------------------------------
 
 SSH_TRIES = 10                  # failures that end the connection, as dropbear's MaxAuthTries
-SSH_DELAYS = 25, 36             # hundredths of a second before a failure is told
+SSH_DELAYS = 25, 36             # hundredths of a second before a failure is sent
 SSH_METHODS = b'publickey,password'
 
 
@@ -13870,15 +14075,15 @@ def take_ssh_response(self, payload, peer):
 
 
 def refuse_ssh(self, peer):
-    """A failure that counts -> it is told after a while; the last one ends the connection."""
+    """A failure that counts -> it is sent after a while; the last one ends the connection."""
     first, end = SSH_DELAYS
     self.failures += 1
-    self.later = tell_ssh_failure
+    self.later = send_ssh_failure
     return Reply(wait=(first + peer.host.random(1)[0] % (end - first)) / 100, limit=0)
 
 
-def tell_ssh_failure(self, peer):
-    """-> Reply, after the wait; the last one is not told any more."""
+def send_ssh_failure(self, peer):
+    """-> Reply, after the wait; the last one is not sent any more."""
     if self.failures >= SSH_TRIES:
         return Reply(used=0, close=True)
     return Reply(fail_ssh(self, peer), 0)
@@ -15017,7 +15222,7 @@ family('Web')
 HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
 HTTP_LINES_MAX = 256        # and lines of it
 HTTP_BODY_MAX = 1 << 14     # octets of a body that are kept; the rest passes by
-HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
+HTTP_FRAMING_MAX = 16       # fields of the framing, more is nobody's request
 HTTP_VALUE_MAX = 256        # octets of such a field
 HTTP_NOTED_MAX = 1 << 10    # octets of a field, a path or a body that are noted
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
@@ -15156,7 +15361,7 @@ def read_http(head):
 
 
 def frame_http(request, fields):
-    """HttpRequest and [(name, value)] that tell of the framing -> HttpRequest.
+    """HttpRequest and [(name, value)] of the framing -> HttpRequest.
 
     Where there is no telling where the next request begins, this one is answered and the
     connection closed.
@@ -15773,7 +15978,7 @@ HTTP_TABLE = [
     (b'/v2/', 200, JSON, b'{}', b'Docker-Distribution-Api-Version: registry/2.0\r\n'),
     (b'/v2/_catalog', 200, JSON, b'{"repositories":[]}'),
     (b'/v2/*', 404, JSON, b'{"errors":[{"code":"NAME_UNKNOWN","message":"unknown"}]}'),
-    # Kubernetes: what a stranger is told
+    # Kubernetes: what a stranger gets
     (b'/api /api/v1/* /apis /apis/*', 403, JSON, KUBE_NO % (b'forbidden', b'Forbidden', 403)),
     (b'/pods /runningpods/* /metrics', 401, JSON,
      KUBE_NO % (b'Unauthorized', b'Unauthorized', 401)),
