@@ -1145,6 +1145,9 @@ class StubCrew:
     def turn(self):
         pass
 
+    def rest_s(self):
+        return math.inf
+
     def full(self):
         return self.held
 
@@ -6506,7 +6509,8 @@ class AtOnce(Case):
         """A turn's lines go to files and pipes at once and together, without a thread."""
         def computing(target, out, options):
             return target.port != 2
-        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False)
+        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
+                           cscan.one_socket)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -9006,7 +9010,8 @@ class Cli(Case):
         self.assertGreater(int(failed), 1)
 
 
-WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True)
+WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
+                       cscan.one_socket)
 
 
 class Modules(Case):
@@ -9296,17 +9301,18 @@ def check_even(target, out, options):
             def flush(self):
                 order.append('flushed')
         sink = Sink()
-        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '', True)
+        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
+                            True, cscan.one_socket)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
             crew.ports = True
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
             self.assertEqual(order, wanted)
             order.clear()
         crew = cscan.Crew([talk], {'talk': None}, sink, StubConsole(), 1, 9, most=1)
         for _ in range(3):                  # one more than are wanted is not shown
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
         self.assertEqual(order, ['talk', 'finished'])
 
     def test_timed_socket(self):
@@ -9602,7 +9608,7 @@ class Talks(Case):
         error = ''
         options = cscan.module_options([each], settings.replace('NAME', name))[each.name]
         try:
-            each.check(cscan.Target('127.0.0.1', port, ''), out, options)
+            cscan.drive(each.check(cscan.TalkTarget('127.0.0.1', port, ''), out, options))
         except OSError as caught:
             error = cscan.why(caught)
         return getattr(out.sink, 'events', None), error
@@ -9702,20 +9708,19 @@ class Talks(Case):
 
     def test_time_for_tls(self):
         """One second more than the talk."""
-        def start_tls(sock, anonymous):
+        async def start_tls(sock, anonymous):
             deadlines.append(sock.deadline)
         deadlines, begin = [], time.monotonic()
         port = self.serve(self.play(RFB8, 12, b'\1\x12', 1, b'\1\1'))
-        with patched(cscan.TimedSocket, start_tls=start_tls):
+        with patched(cscan.TalkSocket, start_tls=start_tls):
             self.examine('rfb', port, 'rfb.read_timeout=3000')
         self.assertGreater(deadlines[0] - begin, 4)
 
     def test_timed_socket(self):
         """What the deadline and a reset during connect() do."""
         class Early(socket.socket):
-            def connect(self, address):
-                super().connect(address)
-                raise ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')
+            def connect_ex(self, address):
+                return super().connect_ex(address) and errno.ECONNRESET
         port = self.serve(self.play(b'xx'), self.play(b'y', ENDS))
         with cscan.TimedSocket('127.0.0.1', port, 5000) as sock:
             self.assertEqual(sock.read_exact(1), b'x')
@@ -9728,7 +9733,7 @@ class Talks(Case):
     def test_hear(self):
         """A long wait for the first octets, a short one for each of the others."""
         class Peer:
-            def read_some(self, limit, wait_ms):
+            async def read_some(self, limit, wait_ms):
                 asked.append((limit, wait_ms))
                 if not pieces:
                     raise socket.timeout('timed out')
@@ -9739,7 +9744,7 @@ class Talks(Case):
                 ([b'ab', b''], 9, (b'ab', True), [(9, 7), (7, 200)]),
                 ([], 9, (b'', False), [(9, 7)])):
             asked = []
-            self.assertEqual((cscan.hear(Peer(), 7, limit), asked), (found, waits))
+            self.assertEqual((cscan.drive(cscan.hear(Peer(), 7, limit)), asked), (found, waits))
 
     def test_local_errors(self):
         """No descriptors, no ports: counted, and nothing is said about the target."""
@@ -9889,13 +9894,14 @@ class Talks(Case):
                 peer.sendall(bytes(16384))
 
         def act():
-            taken.append(len(sock.incoming.read()))
+            taken.append(len(talk.incoming.read()))
             raise ssl.SSLWantReadError
         taken = []
         with cscan.TimedSocket('127.0.0.1', self.serve(flood), 5000) as sock:
-            sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            talk = sock.talk
+            talk.incoming, talk.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
-                sock.tls_call(math.inf, act)
+                cscan.drive(talk.tls_call(math.inf, act))
         self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
@@ -9907,7 +9913,7 @@ class Talks(Case):
             raise OSError('\x1b[2J\n' + options)
         each = cscan.find_module('print')._replace(name='strange', check=check)
         crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
-        crew.call(each, cscan.Target('127.0.0.1', 1, ''), cscan.Out(sink, 1))
+        cscan.drive(crew.call(each, crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
         cscan.tell_end(console, crew, '')
         self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
         path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
@@ -9922,7 +9928,7 @@ class Talks(Case):
         sink.finish = lambda thread: None
         with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
-                crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
+                cscan.drive(crew.examine(crew.make_target('127.0.0.1', port), cscan.Out(sink, 1)))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
@@ -9989,20 +9995,22 @@ class Talks(Case):
                 options = cscan.module_options(
                     [each], 'cookie.timeout=60,cookie.verify_timeout=60,cookie.ports='
                     + ','.join(map(str, unlikely)))[each.name]
-                target = cscan.Target(host, port, '127.0.0.1')
-                self.assertEqual(each.check(target, None, options), kept)
+                target = cscan.TalkTarget(host, port, '127.0.0.1')
+                self.assertEqual(cscan.drive(each.check(target, None, options)), kept)
 
     def test_cookie_is_not_ourselves(self):
         """A socket that met itself is no answer."""
         def bound(source):
             sock = socket.socket()
             sock.bind(refused)
+            sock.setblocking(False)
             return sock
         with socket.socket() as free:
             free.bind(('127.7.0.1', 0))
             refused = free.getsockname()
         with patched(cscan, new_tcp_socket=bound):
-            self.assertFalse(cscan.any_accepts(refused[0], [refused[1]], 1000, ''))
+            target = cscan.TalkTarget(refused[0], 1, '')
+            self.assertFalse(cscan.drive(cscan.any_accepts(target, [refused[1]], 1000)))
 
     def test_cookie_memory(self):
         """A host with many open ports is asked once; the memory is bounded."""
@@ -10011,14 +10019,15 @@ class Talks(Case):
         options = cscan.module_options([each], 'cookie.timeout=60,cookie.ports=%d'
                                        % trap.getsockname()[1])[each.name]
         with patched(cscan, COOKIE_VERDICTS={}, COOKIE_MEMORY_MAX=3):
-            target = cscan.Target('127.7.0.2', 9, '')
-            self.assertTrue(cscan.answers_everything(target, options))
+            target = cscan.TalkTarget('127.7.0.2', 9, '')
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             trap.close()
-            self.assertTrue(cscan.answers_everything(target, options))
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             for last in range(3, 20):
-                cscan.answers_everything(cscan.Target('127.7.0.%d' % last, 9, ''), options)
+                target = cscan.TalkTarget('127.7.0.%d' % last, 9, '')
+                cscan.drive(cscan.answers_everything(target, options))
                 self.assertLessEqual(len(cscan.COOKIE_VERDICTS), 3)
-            self.assertFalse(cscan.answers_everything(target, options))
+            self.assertFalse(cscan.drive(cscan.answers_everything(target, options)))
 
     def test_settings(self):
         """Options are checked before anything is sent."""
@@ -10057,6 +10066,149 @@ class Talks(Case):
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
 
 
+class Conversations(Case):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+
+    def setUp(self):
+        super().setUp()
+        self.gate = cscan.Gate(0)           # where the talks below wait
+        self.now = 1000.0
+
+    def crew(self, check, sink=None, limit=50, **options):
+        """A TalkCrew with this coroutine as its module."""
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        self.console = StubConsole()
+        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        options = dict({'talks': 100}, **options)
+        crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
+        self.addCleanup(crew.talks.close_all)
+        return crew
+
+    async def wait(self, target, out, options):
+        """A talk that writes before and after it waited."""
+        out.later('talk://%s' % target)
+        out.int32(target.port)
+        await self.gate.enter()
+        out.bit(1)
+
+    def put(self, crew, *targets):
+        for target in targets:
+            crew.put(*target)
+        crew.turn()
+
+    def let(self, crew, count):
+        """So many of those who wait go on."""
+        self.gate.free = count
+        crew.talks.resume(self.gate.admit())
+        crew.turn()
+
+    @staticmethod
+    def hosts(count, port=80):
+        return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def test_limit(self):
+        """So many at once; others wait, and what is more than -pr stops the scan."""
+        crew = self.crew(self.wait, limit=20)
+        self.put(crew, *self.hosts(119))
+        self.settle(crew)
+        self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
+        self.put(crew, ('10.1.0.1', 80))
+        self.assertTrue(crew.full())
+        self.let(crew, 30)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.full(), crew.settled()), (90, False, 30))
+        self.let(crew, 1000)
+        crew.close()
+        self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+    def test_each_host(self):
+        """Eight at once to one address, and the others behind them."""
+        crew = self.crew(self.wait)
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
+        self.let(crew, 3)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked), (9, 9))
+        for _ in range(3):
+            self.let(crew, 9)
+            self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, dict(crew.hosts), crew.crowded),
+                         (0, 0, {}, {}))
+
+    def test_entries(self):
+        """Each stands whole in the file, although the talks alternate; order does not matter."""
+        crew = self.crew(self.wait)
+        self.put(crew, *self.hosts(5, port=7))
+        self.settle(crew)
+        self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
+        self.gate.waiting.rotate(2)
+        self.let(crew, 9)
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.events for each in cba_entries(self.sink.path, 'talk')], [
+            [(CBA_STR, 0, 'talk://10.0.0.%d:7' % number), (cba_reader.CBA_INT32, 0, 7),
+             (CBA_BIT, 1, True)] for number in (3, 4, 0, 1, 2)])
+
+    def test_too_much(self):
+        """An entry has an end; what came before it is kept, and no event is half in it."""
+        async def check(target, out, options):
+            out.str('first')
+            for event in ((out.data, b'x' * 65536), (out.int32, 1 << 40), (out.str, 'x' * 40000)):
+                self.assertRaises(Exception, *event)
+            out.str('last')
+            out.file('name', b'x' * 65536)
+        crew = self.crew(check)
+        self.put(crew, ('10.0.0.1', 1))
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 'last'}])
+        self.assertEqual(self.console.notes, [
+            'module talk: ValueError: an entry of more than 65536 octets (at 10.0.0.1:1; counted '
+            'from now on)'])
+
+    def test_port_first(self):
+        """Ports are in the file before the first module talks to one of them."""
+        async def check(target, out, options):
+            found.append(len(cba_entries(self.sink.path, None)))
+        found = []
+        crew = self.crew(check)
+        crew.ports = True
+        self.put(crew, *self.hosts(9))
+        crew.close()
+        self.assertEqual(found, [9] * 9)
+
+    def test_strangers(self):
+        """What awaits something else is a bug of its module, and the others go on."""
+        @types.coroutine
+        def foreign():
+            yield 'something else'
+
+        async def check(target, out, options):
+            if target.port == 1:
+                await foreign()
+            if target.port == 2:
+                raise OSError('no')
+            if target.port == 3:
+                sys.exit('no')
+            out.int32(target.port)
+        crew = self.crew(check)
+        for port in range(1, 5):
+            self.put(crew, ('10.0.0.1', port))
+            self.settle(crew)
+        crew.close()
+        self.assertEqual((dict(crew.bugs), dict(crew.failures)),
+                         ({'talk': 2}, {('talk', 'no'): 1}))
+        self.assertIn('a module may await what is of cscan only', self.console.notes[0])
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
+
+
 class TlsGroups(Case):
     """No server makes us calculate with groups of finite fields, but in rfb."""
 
@@ -10075,7 +10227,7 @@ class TlsGroups(Case):
 
     def release(self, pieces):
         """What the library sees of these pieces, or what is raised."""
-        sock = cscan.TimedSocket.__new__(cscan.TimedSocket)
+        sock = cscan.TalkSocket.__new__(cscan.TalkSocket)
         sock.held, seen = bytearray(), b''
         try:
             for piece in pieces:
@@ -12989,7 +13141,7 @@ BINARY_VECTORS = [
      + b'o.product.device=device;\x00', 'by hand'),
     ('adb other', TCP, b'CNXN\x00', None, 'by hand'),
     ('rdp', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('0100080003000000'), unhex('030000130ed000001234000200080001000000'),
+     + unhex('0100080001000000'), unhex('030000130ed000001234000200080001000000'),
      'xfreerdp 2.10'),
     ('rdp connect', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
      + unhex('01000800000000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
@@ -21190,12 +21342,16 @@ class Responder(Case):
         ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
          r'rtmp server sent error'),
         ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('tsql inside of TLS', 'env FREETDSCONF={tds} tsql -S secure -U bob -P x', 1, r'Msg 18456'),
+        ('xfreerdp', 'xvfb-run -a xfreerdp /v:10.88.0.61 /u:bob /d:DOM /p:x /cert:ignore', 134,
+         r'STATUS_LOGON_FAILURE'),
         ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
          "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    FREETDS = '[secure]\nhost = 10.88.0.61\nport = 1433\ntds version = 7.4\nencryption = require\n'
     # of the web, and of what proxies lead to; {ipp}: what ipptool asks
     WEB_CLIENTS = [
         ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
@@ -21333,11 +21489,12 @@ asyncio.run(visit())
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
+        tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
-                                         state=state_folder().name)
+                command = command.format(post=post, ipp=ipp, ws=ws, tds=tds,
+                                         py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -23079,8 +23236,12 @@ class Keys(Case):
             self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
 
     def test_invert(self):
-        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
-            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+        """With pow() and without it."""
+        for quick in {False, masscanned.HAS_QUICK_INVERSE}:
+            with patched(masscanned, HAS_QUICK_INVERSE=quick):
+                for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+                    self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+                self.assertEqual([masscanned.invert(number, 7) for number in (0, 14)], [0, 0])
 
     def test_private(self):
         """A key comes back as it went; half of one does not."""
@@ -23221,6 +23382,44 @@ class Inside:
         except ssl.SSLError as error:
             self.alert, self.over = error.reason, True
         return self.got
+
+
+class InPackets(Inside):
+    """The same for TDS, whose packets are around the handshake.
+
+    version     of TLS; None: there is none yet
+    """
+    version = None
+
+    def exchange(self, pieces=lambda octets: [octets]):
+        octets = self.pipes[1].read()
+        parts = [octets[at:at + 200] for at in range(0, len(octets), 200)]
+        if not self.version:
+            octets = b''.join(b'\x12\1' + struct.pack('!H4x', 8 + len(part)) + part
+                              for part in parts)
+        out = feed(self.peer, *pieces(octets))
+        while out and not self.version:
+            assert out[:2] == b'\x12\1', out
+            size = int.from_bytes(out[2:4], 'big')
+            self.pipes[0].write(out[8:size])
+            out = out[size:]
+        self.pipes[0].write(out)
+
+    def shake(self, **options):
+        Inside.shake(self, **options)
+        self.version = self.inner.version()
+        return self
+
+
+def pack_tsrequest(version, tag, field):
+    """MS-CSSP s2.2.1, by hand: version, and one field by its tag."""
+    def wrap(kind, octets):
+        for limit, length in ((128, '%02x'), (256, '81%02x'), (1 << 16, '82%04x')):
+            if len(octets) < limit:
+                return bytes((kind,)) + unhex(length % len(octets)) + octets
+    for kind in (0x04, 0xa0, 0x30, 0x30) if tag == 0xa1 else ():
+        field = wrap(kind, field)
+    return wrap(0x30, b'\xa0\3\2\1' + bytes((version,)) + wrap(tag, field))
 
 
 class TlsTalks(Case):
@@ -23378,7 +23577,9 @@ class TlsTalks(Case):
          unhex('300c 020102 6007 020103 0400 8000'), unhex('300c 020102 6107 0a0100 0400 0400')),
         ('postgresql', unhex('00000008 04d2162f'), b'S', b'N', unhex('00000010 00030000')
          + b'user\0x\0\0', b'R' + unhex('00000008 00000003')),
-        ('rdp', unhex('03000013 0ee00000000000 01000800 03000000'),
+        ('amqp', b'AMQP\2\1\0\0', b'AMQP\2\1\0\0', b'AMQP\3\1\0\0', b'AMQP\3\1\0\0',
+         b'AMQP\3\1\0\0' + unhex('00000019 02010000 005340 c00b01 e0080170 a305') + b'PLAIN'),
+        ('rdp', unhex('03000013 0ee00000000000 01000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 00000000'), unhex('0300000c 02f0800401000100'),
          masscanned.RDP_GOODBYE),
@@ -23433,6 +23634,88 @@ class TlsTalks(Case):
         self.assertEqual(stream.greet(plain.registry.greeters[3306])[24:26], b'\xdf\xf7')
         self.assertEqual(feed(stream, unhex('20000001') + head), b'')
         self.assertTrue(stream.deaf)
+
+    # version of the client, his token, tag and field of the answer, whether it is the last
+    CREDSSP = [
+        (6, NEGOTIATE, 0xa1, CHALLENGE, False), (2, NEGOTIATE, 0xa1, CHALLENGE, False),
+        (9, SPNEGO_FIRST, 0xa1, ANSWERED, False),
+        (6, SPNEGO_THIRD, 0xa4, '0204 c000006d', True), (3, AUTHENTICATE, 0xa4, '0204c000006d', True),
+        (5, AUTHENTICATE, None, '', True), (2, AUTHENTICATE, None, '', True),
+    ]
+
+    def test_credssp(self):
+        """A login with NTLM, before there is a desktop: TSRequest in, TSRequest out, then the end."""
+        asks = unhex('03000013 0ee00000000000 01000800 0b000000')
+        for version, token, tag, field, over in self.CREDSSP:
+            with self.subTest(version=version, token=token):
+                self.assertEqual(self.visit_credssp(asks, version, token, tag, field), over)
+        stream = self.stream(3389)
+        feed(stream, asks.replace(b'\x0b', b'\1'))
+        client = Inside(stream).shake()
+        self.assertEqual((client.say(pack_tsrequest(6, 0xa1, unhex(NEGOTIATE))), stream.deaf),
+                         (b'', True))
+        for faulty in (b'\x30\x00', unhex('3005 a003 020106'),
+                       unhex('3007 a003 020106 a100')):
+            stream = self.stream(3389)
+            feed(stream, asks)
+            self.assertEqual(Inside(stream).shake().say(faulty), b'')
+
+    def visit_credssp(self, asks, version, token, tag, field):
+        """A token is sent, the answer compared -> whether that was all."""
+        self.host.events = []
+        try:
+            stream = self.stream(3389)
+            self.assertEqual(feed(stream, asks), unhex('03000013 0ed00000123400 02000800 02000000'))
+            client = Inside(stream).shake()
+            said = pack_tsrequest(version, 0xa1, unhex(token))
+            client.say(said, pieces=octet_by_octet)
+            noted = [each.fields['protocol'] for each in self.host.events
+                     if each.kind == 'credentials']
+        finally:
+            self.host.events = None
+        expected = pack_tsrequest(min(version, 6), tag, unhex(field)) if tag else b''
+        self.assertEqual(client.got, expected)
+        self.assertEqual(noted, ['rdp'] if token in (AUTHENTICATE, SPNEGO_THIRD) else [])
+        return client.over
+
+    def test_mssql(self):
+        """Whoever insists on TLS has its handshake in packets of a prelogin, and the rest bare."""
+        rows = {row[0]: row[2:4] for row in VECTORS}
+        asks, answer = rows['mssql prelogin']
+        login, refused = rows['mssql login 7.3']
+        for insists in b'\1', b'\3':
+            for pieces in (lambda octets: [octets]), octet_by_octet:
+                stream = self.stream(1433)
+                out = feed(stream, *pieces(asks[:40] + insists + asks[41:]))
+                self.assertEqual(out, answer[:40] + b'\1' + answer[41:])
+                client = InPackets(stream).shake(pieces=pieces)
+                self.assertEqual(client.say(login, pieces=pieces), refused)
+                self.assertTrue(client.over and stream.closing)
+                self.assertEqual(client.version, 'TLSv1.2' if self.VERSIONS else client.version)
+        usual = Inside(self.stream()).shake().inner.version()
+        self.assertEqual(usual, 'TLSv1.3' if ssl.HAS_TLSv1_3 else usual)
+        for none in b'\0', b'\2':
+            self.assertEqual(feed(self.stream(1433), asks[:40] + none + asks[41:]), answer)
+        plain = self.stream(1433, host=quiet_host())
+        self.assertEqual(feed(plain, asks[:40] + b'\1' + asks[41:]), answer)
+
+    def test_mssql_packets(self):
+        """Those that are faulty: an alert in a packet; without one, a bare one; what is kept."""
+        asks = {row[0]: row[2] for row in VECTORS}['mssql prelogin']
+        asks = asks[:40] + b'\1' + asks[41:]
+        packet = b'\x12\1' + struct.pack('!H4x', 8 + len(hello(3)))
+        for octets, alert in (
+                (packet + hello(3), unhex('12 01 000f 0000 01 00 15 0303 0002 02 28')),
+                (hello(3), unhex('15 0303 0002 02 28')),
+                (b'\x12\1\0\0\0\0\0\0' * 9 + packet + hello(3), unhex(
+                    '12 01 000f 0000 01 00 15 0303 0002 02 28'))):
+            stream = self.stream(1433)
+            feed(stream, asks)
+            self.assertEqual(feed(stream, octets), alert)
+            self.assertTrue(stream.closing)
+        stream = self.stream(1433)
+        feed(stream, asks, packet, hello(3)[:9])
+        self.assertEqual(stream.cost(), 8 + 9)
 
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
