@@ -1199,20 +1199,20 @@ class Record:
     greeted     we spoke first
     head        text of what all its events have in common; '': not needed yet
     vlan        tags; syn: the frame with which the client began, or one of his before, octets
-    end         why it ends, if that was known before; ''
+    over        it has ended, though not all of its events were handed on
     """
     __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
                  'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
-                 'end')
+                 'over')
 
     def __init__(self, flow, proto, now, most):
         self.flow, self.proto = flow, proto
         self.start = self.last = now
         self.most, self.payload, self.length = most, b'', 0
-        self.inner = self.secret = self.greeted = False
+        self.inner = self.secret = self.greeted = self.over = False
         self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
         self.spoken, self.noted = [], set()
-        self.head = self.end = ''
+        self.head = ''
         self.vlan, self.syn = (), None
 
     def hear(self, octets):
@@ -1695,9 +1695,9 @@ class Conn(Stream):
 
     def end_record(self, end):
         """The conversation is over, and why: fin, rst, idle, evicted or shutdown."""
-        if self.record:
-            self.note('flow', record=self.record, end=self.record.end or end)
-            self.record = None
+        if self.record and not self.record.over:
+            self.note('flow', record=self.record, end=end)
+            self.record.over = True
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -5629,7 +5629,8 @@ class EventLog(JournalObserver):
         kind, peer, fields = event
         record = peer.record
         if kind == 'flow':
-            self.end_flow(now, fields['record'], fields['end'])
+            self.end_flow(now, record, fields['end'])
+            peer.record = None
             return
         if record is None and peer.transport == UDP:
             record = self.datagrams.get((FLOW4 if len(peer.src) == 4 else FLOW6).pack(
