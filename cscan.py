@@ -741,6 +741,24 @@ STATE_MODULE = 'state'              # entries of --show: code 0 ip:port, and the
 STATE_CODES = {1: 'STATE', 2: 'REASON'}
 STATE_NAME, STATE_REASON = STATE_CODES
 STATES = {'refused': 'closed', 'unreachable': 'filtered', 'silent': 'filtered'}     # -> nmap's
+SCOPE_MODULE = 'scope'              # entries of what a scan asks, at its start and at its end
+SCOPE_CODES = dict(enumerate((
+    'TIME',             # int64, Unix seconds
+    'TARGETS',          # data, a .csw: addresses without those that are excluded
+    'TARGETS_DIGEST',   # str, in place of a long .csw: 64 hexadecimal digits, how many
+    'PAIRS',            # data, of --pairs: address << 16 | port, 64 bits each, little-endian
+    'PAIRS_DIGEST',
+    'PORTS',            # str, more than one if they are long: 22,80-90
+    'EXCLUDED',         # data, a .csw; at the end only if there are more than at the start
+    'EXCLUDED_DIGEST',
+    'ONCE',             # bit: each target is to be asked once, otherwise they are drawn
+    'SEED',             # int64
+    'SHARD',            # str, I/N
+    'TOTAL',            # int64: how many targets are to be asked; there is none without end
+    'RESUMED',          # bit: it goes on with a scan that stands further up, or in another file
+    'ENDED',            # str: done, or what ended the scan
+    'ASKED',            # int64: targets that were asked
+    'COMPLETE'), 1))    # bit: each target of the shard was asked
 NMAP_STATES = dict(STATES, open='open')
 NMAP_REASONS = {                    # reason -> the word that nmap has for it
     '': 'syn-ack', 'refused': 'conn-refused', 'host unreachable': 'host-unreach',
@@ -2246,10 +2264,14 @@ class TextSink:
         self.entries = {}           # thread -> lines of the entry that it is in the middle of
         self.lock = threading.Lock()
 
-    def write(self, thread, events):
+    def write(self, thread, events, packed=b''):
         lines = self.entries.setdefault(thread, [])
         for kind, code, value in events:
             lines += self.save(*value) if kind == CBA_FILE else event_lines(kind, code, value)
+
+    def pack_all(self, thread, events) -> bytes:
+        """Lines need no packets."""
+        return b''
 
     def save(self, name, data):
         """Keep a module's file -> the line that says so."""
@@ -2315,7 +2337,7 @@ class RecordSink(TextSink):
                                             # a signal's handler may come in the middle of one
         self.ended, self.places = False, collections.deque(maxlen=16)
 
-    def write(self, thread, events):
+    def write(self, thread, events, packed=b''):
         entry = self.entries.setdefault(thread, [])
         for kind, code, value in events:
             if kind == CBA_FILE:
@@ -2488,6 +2510,8 @@ def code_names(module: str) -> 'dict[int, str]':
     """The module of an entry -> names of its codes."""
     if module == STATE_MODULE:
         return STATE_CODES
+    if module == SCOPE_MODULE:
+        return SCOPE_CODES
     for each in MODULES.values():
         if each.entry == module:
             return each.codes
@@ -2588,8 +2612,9 @@ class CbaSink:
         return b''.join(bytes([thread]) + chunk.pack(len(piece)) + piece
                         for piece in pieces + [b''])
 
-    def write(self, thread, events):
-        packed = b''.join(self.pack(thread, *event) for event in events)
+    def write(self, thread, events, packed=b''):
+        """Events of an entry; packed: of a whole one, what pack_all() has made of them."""
+        packed = packed or self.pack_all(thread, events)
         with self.lock:
             if events[0][0] == CBA_HEAD:
                 self.heads[thread] = events
@@ -2686,11 +2711,20 @@ class CbaSink:
             self.flush_locked()
 
 
+    def pack_all(self, thread, events) -> bytes:
+        """Events -> their packets; raises what write() of them would."""
+        return b''.join(self.pack(thread, *event) for event in events)
+
+
+ENTRY_MAX = 1 << 16                  # octets of an entry that a talk has not finished
+
+
 class Out:
     """What a module writes an entry through; one for each thread.
 
     The name of the module, and strings said `later`, reach the file only if an event follows.
     """
+    __slots__ = 'sink', 'thread', 'deferred'
 
     def __init__(self, sink, thread):
         self.sink, self.thread = sink, thread
@@ -2747,12 +2781,137 @@ class Out:
         self.sink.finish(self.thread)
 
 
+def event_size(kind, value) -> int:
+    """About how many octets an event keeps."""
+    if kind == CBA_FILE:
+        return len(value[0]) + len(value[1])
+    return len(value) if kind in (CBA_HEAD, CBA_STR, CBA_DATA) else 8
+
+
+class TalkOut(Out):
+    """The same for a coroutine: an entry is kept until it is whole.
+
+    put     takes it: (events, their packets)
+    """
+    __slots__ = 'put', 'kept', 'packed', 'size'
+
+    def __init__(self, sink, thread, put):
+        super().__init__(sink, thread)
+        self.put = put
+        self.clear()
+
+    def clear(self):
+        """No event is kept."""
+        self.kept, self.packed, self.size = [], [], 0
+
+    def event(self, kind, code, value):
+        events = self.deferred + [(kind, code, value)]
+        packed = self.sink.pack_all(self.thread, events)
+        size = self.size + sum(event_size(kind, value) for kind, _, value in events)
+        if size > ENTRY_MAX:
+            raise ValueError('an entry of more than %d octets' % ENTRY_MAX)
+        self.size = size
+        self.kept += events
+        self.packed.append(packed)
+        self.deferred = []
+
+    def finish(self):
+        """The entry is whole."""
+        if self.kept:
+            self.put((self.kept, b''.join(self.packed)))
+            self.clear()
+
+
+# ---- scope ----
+#
+# Who compares two scans must tell a port that is closed now from one that was not asked.  An
+# entry at the start of a scan says what it is to ask, and is there also after a kill; one at its
+# end says what became of that.  Both stand around the entries `cscan` of the same thread.
+
+SCOPE = {name: code for code, name in SCOPE_CODES.items()}
+SCOPE_LIST_MAX = 1 << 16            # ranges, or pairs, of which the file gets more than a digest
+
+
+def begin_scope(out, args, space, exclusions, total, resumed):
+    """The entry at the start; total: probes, None = without end."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    write_ranges(out, 'TARGETS', exclusions.scanned)
+    if args.pairs:
+        write_pairs(out, space)
+    for text in port_texts(space.ports_of if args.pairs else space.ports):
+        out.str(text, SCOPE['PORTS'])
+    write_excluded(out, exclusions)
+    if args.once:
+        out.bit(SCOPE['ONCE'])
+        out.int64(args.seed, SCOPE['SEED'])
+    if args.shard != (0, 1):
+        out.str('%d/%d' % (args.shard[0] + 1, args.shard[1]), SCOPE['SHARD'])
+    if total is not None:
+        out.int64(total, SCOPE['TOTAL'])
+    if resumed:
+        out.bit(SCOPE['RESUMED'])
+    out.finish()
+
+
+def end_scope(out, exclusions, ended, asked, complete):
+    """The entry at the end: what ended the scan, how many were asked, whether these are all."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    out.str(ended[:1000], SCOPE['ENDED'])
+    out.int64(asked, SCOPE['ASKED'])
+    if complete:
+        out.bit(SCOPE['COMPLETE'])
+    if exclusions.barred:
+        write_excluded(out, exclusions)
+    out.finish()
+
+
+def write_excluded(out, exclusions):
+    """What -xf names, and what it named before."""
+    excluded = merge_ranges(exclusions.now + exclusions.barred)
+    if excluded:
+        write_ranges(out, 'EXCLUDED', excluded)
+
+
+def write_ranges(out, name, ranges):
+    """Merged ranges as a .csw; too many: their digest."""
+    if len(ranges) <= SCOPE_LIST_MAX:
+        out.data(pack_csw(ranges, name), SCOPE[name])
+    else:
+        out.str(' '.join(digest_list(ranges, count_addresses(ranges), 'address')),
+                SCOPE[name + '_DIGEST'])
+
+
+def write_pairs(out, space):
+    """The pairs of --pairs; too many: their digest."""
+    if space.size > SCOPE_LIST_MAX:
+        return out.str('%s %s' % (space.digest(), space.text()), SCOPE['PAIRS_DIGEST'])
+    keys = array.array('Q', [ip << 16 | port for ip, port in zip(space.ips, space.ports_of)])
+    if sys.byteorder == 'big':
+        keys.byteswap()
+    out.data(keys.tobytes(), SCOPE['PAIRS'])
+
+
+def port_texts(ports) -> 'list[str]':
+    """Ports in any order -> 22,80-90, in pieces that fit into a string each."""
+    texts = []
+    ranges = merge_ranges([(port, port) for port in set(ports)])
+    for at in range(0, len(ranges), CBA_STR_MAX // len('65534-65535,')):
+        texts.append(','.join(
+            str(low) if low == high else '%d-%d' % (low, high)
+            for low, high in ranges[at:at + CBA_STR_MAX // len('65534-65535,')]))
+    return texts
+
+
 # ==== 4 Timed socket ==================================================================
 
 LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() resets at once
 IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 TLS_PIECE = 16384                   # octets read at once
 TLS_MAX = 65536                     # octets that may come before one operation is done
+POLL_MAX_S = 1 << 20                # poll(2) takes no more
+SPREE_MAX = 16                      # reads of a talk in a row before others have their turn
 # Anonymous: text.  A server may choose a finite-field group of 10,000 bits, 1.3 s of CPU: only the
 # anonymous suites have finite fields, because many servers know no other anonymous ones.
 TLS_CIPHERS = {True: 'aNULL:@SECLEVEL=0', False: 'ALL:!aNULL:!kDHE:!PSK:@SECLEVEL=0'}
@@ -2852,98 +3011,181 @@ def retry_group(message: bytes) -> int:
     return 0
 
 
-class TimedSocket:
-    """A TCP connection whose reads and writes all share one deadline.
+@types.coroutine
+def socket_ready(socks, mask, until):
+    """Wait for one of these sockets: at the bottom of all that a coroutine of ours awaits.
 
+    socks   non-blocking; () = go on soon, others first
+    mask    select.POLLIN, POLLOUT: as a hint, since others may wake it, too
+    until   on the clock of who drives it; raises socket.timeout then
+    """
+    yield socks, mask, until
+
+
+def drive(coroutine):
+    """Run a coroutine to its end in this thread, with poll(2) -> what it returns."""
+    error = None
+    while True:
+        try:
+            wait = coroutine.throw(error) if error else coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        error = poll_sockets(*wait)
+
+
+def poll_sockets(socks, mask, until) -> 'OSError | None':
+    """Wait for one of these sockets -> None; a timeout if that lasts until the given time."""
+    if not socks:
+        return None
+    left = until - time.monotonic()
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock, mask)
+    if left > 0 and poll.poll(math.ceil(min(left, POLL_MAX_S) * 1000)):
+        return None
+    return socket.timeout('timed out')
+
+
+class TalkSocket:
+    """A TCP connection whose reads and writes all share one deadline: coroutines, to be awaited.
+
+    sock        non-blocking, connected or about to be
     timeout_ms  for the connect and the whole conversation after it
-    source      own address, '' = the kernel's choice
+    clock       of who drives the coroutines, seconds
+    gate        Gate of TLS handshakes; None: there may be any number of them
     raises      socket.timeout when the time is up, ConnectionError, OSError
     """
+    __slots__ = ('sock', 'socks', 'clock', 'gate', 'deadline', 'rest', 'spree', 'tls', 'incoming',
+                 'outgoing', 'piece', 'held')
 
-    def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
+    def __init__(self, sock, timeout_ms: float, clock=time.monotonic, gate=None):
+        self.sock, self.socks, self.clock, self.gate = sock, (sock,), clock, gate
         self.extend(timeout_ms)
+        self.rest = b''                 # octets that came behind a line, and were not asked for
+        self.spree = 0                  # reads in a row that had not to wait
         self.tls = None                 # ssl.SSLObject, once TLS is spoken
         self.incoming = self.outgoing = None    # ssl.MemoryBIO: TLS records from and to the peer
         self.piece = b''                # last octets that came for TLS, as they came
-        self.held = bytearray()         # of them, until the first message of the peer is whole:
+        self.held = None                # of them, until the first message of the peer is whole:
                                         # what the library has not seen; None: it sees all
-        self.sock = new_tcp_socket(source)
-        try:
-            with contextlib.suppress(ConnectionResetError):     # after accepting: reading tells
-                self.timed().connect((host, port))
-        except BaseException:
-            self.sock.close()
-            raise
 
     def extend(self, timeout_ms: float):
         """A new deadline, from now."""
-        self.deadline = time.monotonic() + timeout_ms / 1000
+        self.deadline = self.clock() + timeout_ms / 1000
 
-    def timed(self, until: float = math.inf):
-        """The socket, with the time that is left."""
-        left = min(self.deadline, until) - time.monotonic()
-        if left <= 0:
+    async def connect(self, address):
+        """Connect to (host, port)."""
+        code = self.sock.connect_ex(address)
+        while code in (EINPROGRESS, EALREADY):
+            await socket_ready(self.socks, select.POLLOUT, self.deadline)
+            code = self.sock.connect_ex(address)
+        if code not in OPEN:                # reset after accepting: reading reports it
+            raise OSError(code, os.strerror(code))
+
+    def check_time(self, until):
+        """Raises socket.timeout if that time is over."""
+        if self.clock() >= until:
             raise socket.timeout('timed out')
-        self.sock.settimeout(left)
-        return self.sock
 
-    def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
+    async def receive(self, limit: int, until: float) -> bytes:
+        """What the kernel has; a peer that never rests does not keep others waiting."""
+        self.check_time(until)
+        self.spree += 1
+        if self.spree > SPREE_MAX:
+            self.spree = 0
+            await socket_ready((), 0, until)
+        while True:
+            try:
+                return self.sock.recv(limit)
+            except BlockingIOError:
+                self.spree = 0
+                await socket_ready(self.socks, select.POLLIN, until)
+
+    async def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
         """What there is, 1 to limit octets; b'' after the peer's end.
 
         wait_ms     how long, if that is sooner than the deadline
         """
-        until = time.monotonic() + wait_ms / 1000
+        if self.rest:
+            piece, self.rest = self.rest[:limit], self.rest[limit:]
+            return piece
+        until = min(self.deadline, self.clock() + wait_ms / 1000)
         if not self.tls:
-            return self.timed(until).recv(limit)
+            return await self.receive(limit, until)
         try:
-            return self.tls_call(until, self.tls.read, limit)
+            return await self.tls_call(until, self.tls.read, limit)
         except TlsEnd:
             return b''
 
-    def read_exact(self, count: int) -> bytes:
+    async def read_line(self, limit: int = 1024) -> bytes:
+        """A line with its end; of limit octets, or before the peer's end, without."""
+        line = b''
+        while b'\n' not in line and len(line) < limit:
+            piece = await self.read_some(limit - len(line))
+            if not piece:
+                return line
+            line += piece
+        end = line.find(b'\n') + 1 or len(line)
+        self.rest = line[end:] + self.rest
+        return line[:end]
+
+    async def read_exact(self, count: int) -> bytes:
         """count octets; raises ConnectionError if the peer ends before."""
         data = bytearray()
         while len(data) < count:
-            piece = self.read_some(min(count - len(data), 65536))
+            piece = await self.read_some(min(count - len(data), 65536))
             if not piece:
                 raise ConnectionResetError('the peer ended too early')
             data += piece
         return bytes(data)
 
-    def read_most(self, count: int) -> bytes:
+    async def read_most(self, count: int) -> bytes:
         """Up to count octets: what comes before the peer's end or the deadline."""
         data = bytearray()
         with contextlib.suppress(OSError):
             while len(data) < count:
-                piece = self.read_some(count - len(data))
+                piece = await self.read_some(count - len(data))
                 if not piece:
                     break
                 data += piece
         return bytes(data)
 
-    def write_all(self, data: bytes):
+    async def write_all(self, data: bytes):
         if not self.tls:
-            return self.write_raw(data)
+            return await self.write_raw(data)
         while data:
-            data = data[self.tls_call(math.inf, self.tls.write, data):]
+            data = data[await self.tls_call(self.deadline, self.tls.write, data):]
 
-    def write_raw(self, data):
+    async def write_raw(self, data):
         while data:
-            data = data[self.timed().send(data):]
+            self.check_time(self.deadline)
+            try:
+                data = data[self.sock.send(data):]
+            except BlockingIOError:
+                await socket_ready(self.socks, select.POLLOUT, self.deadline)
 
-    def start_tls(self, anonymous: bool = False):
+    async def start_tls(self, anonymous: bool = False):
         """Speak TLS from now on; nothing that the peer shows is verified.
 
         anonymous   Diffie-Hellman without certificates, TLS 1.2 at most
         raises      Unable if the local library refuses, ConnectionError 'TLS: ...'
         """
         ssl, context = tls_library(), tls_context(anonymous)
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(self.incoming, self.outgoing)
-        self.tls_call(math.inf, tls.do_handshake)
-        self.tls = tls
+        begun = self.clock()
+        if self.gate:
+            await self.gate.enter()
+            self.deadline += self.clock() - begun
+        try:
+            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.held = bytearray()
+            tls = context.wrap_bio(self.incoming, self.outgoing)
+            await self.tls_call(self.deadline, tls.do_handshake)
+            self.tls = tls
+        finally:
+            if self.gate:
+                self.gate.leave()
 
-    def tls_call(self, until, act, *args):
+    async def tls_call(self, until, act, *args):
         """An operation of the TLS library, with the reads and writes that it asks for.
 
         By memory buffers, so that no peer can keep it busy beyond the deadline or TLS_MAX.
@@ -2952,15 +3194,15 @@ class TimedSocket:
         while True:
             try:
                 result = act(*args)
-                self.write_raw(self.outgoing.read())
+                await self.write_raw(self.outgoing.read())
                 return result
             except ssl.SSLWantReadError:
-                self.write_raw(self.outgoing.read())
+                await self.write_raw(self.outgoing.read())
             except ssl.SSLError as error:
                 raise ConnectionError('TLS: ' + tls_reason(error)) from None
             if taken > TLS_MAX:
                 raise ConnectionError('TLS: %d octets without end' % TLS_MAX)
-            self.piece = self.timed(until).recv(TLS_PIECE)
+            self.piece = await self.receive(TLS_PIECE, until)
             if not self.piece:
                 raise TlsEnd('TLS: the peer ended')
             taken += len(self.piece)
@@ -3000,9 +3242,82 @@ class TimedSocket:
         self.close()
 
 
+async def connect_tcp(host: str, port: int, timeout_ms: float, source: str = '', *more):
+    """A new connection -> TalkSocket; more: its clock and gate."""
+    sock = new_tcp_socket(source)
+    try:
+        talk = TalkSocket(sock, timeout_ms, *more)
+        await talk.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return talk
+
+
+def blocking(name: str):
+    """A coroutine of TalkSocket -> a method of TimedSocket that waits for its end."""
+    def call(self, *args, **named):
+        return drive(getattr(self.talk, name)(*args, **named))
+    call.__name__, call.__doc__ = name, getattr(TalkSocket, name).__doc__
+    return call
+
+
+class TimedSocket:
+    """A TalkSocket for threads: each of its methods waits until it is done."""
+    __slots__ = ('talk',)
+
+    def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
+        self.talk = drive(connect_tcp(host, port, timeout_ms, source))
+
+    read_some, read_line = blocking('read_some'), blocking('read_line')
+    read_exact, read_most = blocking('read_exact'), blocking('read_most')
+    write_all, start_tls = blocking('write_all'), blocking('start_tls')
+
+    @property
+    def deadline(self) -> float:
+        """When the time is up, by time.monotonic()."""
+        return self.talk.deadline
+
+    @deadline.setter
+    def deadline(self, when: float):
+        self.talk.deadline = when
+
+    @property
+    def tls(self):
+        """ssl.SSLObject, once TLS is spoken; else None."""
+        return self.talk.tls
+
+    @property
+    def piece(self) -> bytes:
+        """Last octets that came for TLS, as they came."""
+        return self.talk.piece
+
+    @property
+    def sock(self):
+        """The socket, which does not block."""
+        return self.talk.sock
+
+    def extend(self, timeout_ms: float):
+        """A new deadline, from now."""
+        self.talk.extend(timeout_ms)
+
+    def close(self):
+        """Reset the connection: no TIME_WAIT is left."""
+        self.talk.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
 def new_tcp_socket(source: str):
-    """A socket whose close() resets; source  own address, '' = the kernel's choice."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    """A socket that does not block, and whose close() resets.
+
+    source  own address, '' = the kernel's choice
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # RFB in TLS: 40 ms less a talk
@@ -3017,14 +3332,17 @@ def new_tcp_socket(source: str):
 
 # ==== 5 Module registry ===============================================================
 #
-# A module is a function check(target, out, options) under @module.  It runs on a module thread:
-# straight blocking code, bounded by deadlines.
-#   target   .host (text), .port, .connect(timeout_ms) -> TimedSocket; '%s' of it is ip:port
+# A module is a function check(target, out, options) under @module.  With `async def` it is a
+# coroutine: thousands of them talk at once in the engine's own thread, between its turns.  Without
+# `async` it is straight blocking code, and runs on a module thread.
+#   target   .host (text), .port, .connect(timeout_ms) -> TalkSocket, to be awaited; without
+#            `async`: TimedSocket; '%s' of it is ip:port
 #   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
+# A coroutine awaits the methods of its sockets and socket_ready(), and nothing else.
 # waits=False in @module says that it only computes, and never waits: it runs where the result is
-# found, without a thread, if all modules of a scan are like that.
+# found, without a thread, if all modules of a scan are like that, or coroutines.
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
 # and named as a bug; the scan goes on.  Unable is told the first time, too.
 
@@ -3038,23 +3356,37 @@ Module = collections.namedtuple('Module', [
     'aliases',      # other names in -mod and -mcfg
     'entry',        # module name in the CBA
     'help',         # first line of the docstring
-    'waits'])       # False: for nothing, neither the net nor a lock
+    'waits',        # False: for nothing, neither the net nor a lock
+    'sockets'])     # options -> how many sockets it may have at once
 
 MODULES = {}                        # name -> Module, in order of registration
+CO_COROUTINE = 0x80                 # inspect(3): flag of the code of an `async def`
 
 
-def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True):
+def one_socket(options) -> int:
+    """Most modules have one connection at a time."""
+    return 1
+
+
+def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True,
+           sockets=one_socket):
     """Register the function below as a module."""
     def register(check):
         help = (check.__doc__ or '').strip().partition('\n')[0]
         MODULES[name] = Module(name, check, options or {}, codes or {}, filter, aliases,
-                               name if entry is None else entry, help, waits)
+                               name if entry is None else entry, help, waits, sockets)
         return check
     return register
 
 
+def is_coroutine(each: Module) -> bool:
+    """Whether a module is an `async def`."""
+    code = getattr(each.check, '__code__', None)
+    return bool(code and code.co_flags & CO_COROUTINE)
+
+
 class Target:
-    """An open port, as modules see it; no tuple, so that '%s' % target works."""
+    """An open port, as modules on threads see it; no tuple, so that '%s' % target works."""
     __slots__ = 'host', 'port', 'source', 'exclusions'
 
     def __init__(self, host, port, source, exclusions=None):
@@ -3063,11 +3395,47 @@ class Target:
     def __str__(self):
         return '%s:%d' % (self.host, self.port)
 
-    def connect(self, timeout_ms):
-        """A new connection to it; see TimedSocket."""
+    def check(self):
+        """Raises ConnectionError if it must not be talked to any more."""
         if self.exclusions and self.exclusions.bars(self.host):
             raise ConnectionAbortedError('excluded meanwhile (-xf)')
+
+    def connect(self, timeout_ms):
+        """A new connection to it; see TimedSocket."""
+        self.check()
         return TimedSocket(self.host, self.port, timeout_ms, self.source)
+
+
+class TalkTarget(Target):
+    """An open port, as modules that are coroutines see it.
+
+    talks   Talks that drive them; None: a thread does
+    """
+    __slots__ = 'talks',
+
+    def __init__(self, host, port, source, exclusions=None, talks=None):
+        super().__init__(host, port, source, exclusions)
+        self.talks = talks
+
+    def clock(self) -> float:
+        """The time that deadlines of its talk are of."""
+        return self.talks.clock() if self.talks else time.monotonic()
+
+    def blocking(self) -> Target:
+        """The same for a module that is no coroutine."""
+        return Target(self.host, self.port, self.source, self.exclusions)
+
+    async def may_connect(self):
+        """To be awaited before each connection: those of talks count in -r."""
+        if self.talks:
+            await self.talks.connects.enter()
+
+    async def connect(self, timeout_ms):
+        """A connection to it; see TalkSocket."""
+        self.check()
+        await self.may_connect()
+        gate = self.talks.handshakes if self.talks else None
+        return await connect_tcp(self.host, self.port, timeout_ms, self.source, self.clock, gate)
 
 
 def find_module(name: str) -> Module:
@@ -3265,36 +3633,41 @@ def port_list(text: str) -> 'tuple[int, ...]':
     return tuple(map(int, words))
 
 
-def any_accepts(host: str, ports, timeout_ms: float, source: str) -> bool:
+async def any_accepts(target, ports, timeout_ms: float) -> bool:
     """Is one of these ports open?  All are asked at once, so that the host costs one timeout."""
-    deadline = time.monotonic() + timeout_ms / 1000
-    with contextlib.ExitStack() as stack:
-        poll, asked = select.poll(), {}
+    until, asked = target.clock() + timeout_ms / 1000, {}
+    try:
         for port in ports:
-            sock = stack.enter_context(new_tcp_socket(source))
-            sock.setblocking(False)
-            if sock.connect_ex((host, port)) == EINPROGRESS:    # others are known: not open
-                poll.register(sock, select.POLLOUT)
-                asked[sock.fileno()] = sock, port
+            await target.may_connect()
+            sock = new_tcp_socket(target.source)
+            asked[sock] = target.host, port
+            if sock.connect_ex(asked[sock]) != EINPROGRESS:     # others are known: not open
+                del asked[sock]
+                sock.close()
         while asked:
-            events = poll.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000)))
-            for fd, _ in events:
-                sock, port = asked.pop(fd)
-                poll.unregister(fd)
-                if sock.connect_ex((host, port)) in OPEN and not is_own_name(sock, (host, port)):
+            await socket_ready(list(asked), select.POLLOUT, until)
+            for sock, address in list(asked.items()):
+                code = sock.connect_ex(address)
+                if code in OPEN and not is_own_name(sock, address):
                     return True
-            if not events:
-                break
+                if code != EALREADY:
+                    del asked[sock]
+                    sock.close()
+    except socket.timeout:
+        pass
+    finally:
+        for sock in asked:
+            sock.close()
     return False
 
 
-def answers_everything(target, options) -> bool:
+async def answers_everything(target, options) -> bool:
     """Is an unlikely port of this host open?  Remembered, for hosts with many open ports."""
     ports = tuple(port for port in options.ports if port != target.port)
     key, now = (target.host, ports), time.monotonic()
     verdict, until = COOKIE_VERDICTS.get(key, (None, now))
     if until <= now:
-        verdict = any_accepts(target.host, ports, options.timeout, target.source)
+        verdict = await any_accepts(target, ports, options.timeout)
         if len(COOKIE_VERDICTS) >= COOKIE_MEMORY_MAX:
             COOKIE_VERDICTS.clear()
         COOKIE_VERDICTS[key] = verdict, now + COOKIE_MEMORY_S
@@ -3304,11 +3677,12 @@ def answers_everything(target, options) -> bool:
 @module('checkcookie', filter=True, aliases=('cookie',), options={
     'ports': (COOKIE_PORTS, 'unlikely ports to ask', port_list),
     'timeout': (300, 'ms for all of them to answer', MILLISECONDS),
-    'verify_timeout': (1000, 'ms for the open port to open again', MILLISECONDS)})
-def check_checkcookie(target, out, options):
+    'verify_timeout': (1000, 'ms for the open port to open again', MILLISECONDS)},
+    sockets=lambda options: len(options.ports))
+async def check_checkcookie(target, out, options):
     """Filter: drops hosts that answer on any port (SYN proxies, tar pits)."""
-    return not answers_everything(target, options) and any_accepts(
-        target.host, [target.port], options.verify_timeout, target.source)
+    return not await answers_everything(target, options) and await any_accepts(
+        target, [target.port], options.verify_timeout)
 
 
 # ---- rfb ----
@@ -3335,42 +3709,42 @@ def rfb_version(banner: bytes) -> 'tuple[int, int] | None':
     return min((major, minor), (3, 8))
 
 
-def read_rfb_reason(sock, out):
+async def read_rfb_reason(sock, out):
     """The server says why not -> REASON, cut at 511 octets."""
-    size = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
-    text = sock.read_most(min(size, RFB_REASON_MAX))
+    size = RFB_U32.unpack(await sock.read_exact(RFB_U32.size))[0]
+    text = await sock.read_most(min(size, RFB_REASON_MAX))
     if size and not text:
         raise ConnectionResetError('the peer ended too early')
     out.str('Error: ' + text.decode('latin-1'), RFB_REASON)
 
 
-def read_rfb_types(sock, out) -> 'set[int]':
+async def read_rfb_types(sock, out) -> 'set[int]':
     """The security types that the server offers, none after a reason (RFC 6143 s7.1.2)."""
     with noting(out, RFB_READ_FAIL):
-        count = sock.read_exact(1)[0]
+        count = (await sock.read_exact(1))[0]
         if not count:
-            read_rfb_reason(sock, out)
-        return set(sock.read_exact(count))
+            await read_rfb_reason(sock, out)
+        return set(await sock.read_exact(count))
 
 
-def check_rfb_tls(sock, out):
+async def check_rfb_tls(sock, out):
     """Type 18 is all there is: what does it offer below TLS?"""
     out.bit(RFB_ONLY_TLS)
     with noting(out, RFB_WRITE_FAIL):
-        sock.write_all(bytes([RFB_TLS]))
+        await sock.write_all(bytes([RFB_TLS]))
     sock.deadline += RFB_TLS_S
     with noting(out, RFB_TLS_FAIL):
-        sock.start_tls(anonymous=True)
-    if RFB_NONE in read_rfb_types(sock, out):
+        await sock.start_tls(anonymous=True)
+    if RFB_NONE in await read_rfb_types(sock, out):
         out.bit(RFB_WIN)
 
 
-def check_rfb_old(sock, out):
+async def check_rfb_old(sock, out):
     """Up to version 3.6 the server chooses the security type."""
     with noting(out, RFB_READ_FAIL):
-        kind = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
+        kind = RFB_U32.unpack(await sock.read_exact(RFB_U32.size))[0]
         if kind == 0:
-            read_rfb_reason(sock, out)
+            await read_rfb_reason(sock, out)
     if kind == RFB_NONE:
         out.bit(RFB_WIN)
 
@@ -3378,29 +3752,29 @@ def check_rfb_old(sock, out):
 @module('rfb', codes=RFB_CODES, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4500, 'ms for the whole talk', MILLISECONDS)})
-def check_rfb(target, out, options):
+async def check_rfb(target, out, options):
     """VNC: does it let in without a password (WIN)?  Never logs in."""
     out.later('vnc://%s' % target)
     with noting(out, RFB_CONN_FAIL):
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     with sock:
         sock.extend(options.read_timeout)
-        banner = sock.read_most(12)
+        banner = await sock.read_most(12)
         if not banner:
             raise ConnectionResetError('no greeting')
         version = rfb_version(banner)
         if not version:
             return out.data(banner, RFB_BANNER_FAIL)
         with noting(out, RFB_WRITE_FAIL):
-            sock.write_all(b'RFB %03d.%03d\n' % version)
+            await sock.write_all(b'RFB %03d.%03d\n' % version)
         if version[1] <= 6:
-            return check_rfb_old(sock, out)
-        types = read_rfb_types(sock, out)
+            return await check_rfb_old(sock, out)
+        types = await read_rfb_types(sock, out)
         for code, kind in ((RFB_WIN, RFB_NONE), (RFB_HAS_VENCRYPT, RFB_VENCRYPT)):
             if kind in types:
                 out.bit(code)
         if types == {RFB_TLS}:
-            check_rfb_tls(sock, out)
+            await check_rfb_tls(sock, out)
 
 
 # ---- x11 ----
@@ -3413,19 +3787,19 @@ X11_CONN_FAIL, X11_READ_FAIL, X11_WRITE_FAIL, X11_GOOD, X11_KINDA_GOOD = X11_COD
 @module('x11', codes=X11_CODES, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4000, 'ms for the whole talk', MILLISECONDS)})
-def check_x11(target, out, options):
+async def check_x11(target, out, options):
     """X servers that let in everybody (GOOD)."""
     out.later('x11://%s' % target)
     with noting(out, X11_CONN_FAIL):
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     with sock:
         sock.extend(options.read_timeout)
         with noting(out, X11_WRITE_FAIL):
-            sock.write_all(X11_SETUP)
+            await sock.write_all(X11_SETUP)
         with noting(out, X11_READ_FAIL):
-            accepted = sock.read_exact(1) == b'\1'
+            accepted = await sock.read_exact(1) == b'\1'
         if accepted:
-            rest = sock.read_most(5)        # unused, major, minor; little-endian, as we asked
+            rest = await sock.read_most(5)  # unused, major, minor; little-endian, as we asked
             is_x11 = len(rest) == 5 and rest[1] == 11
             out.bit(X11_GOOD if is_x11 else X11_KINDA_GOOD)
 
@@ -3472,12 +3846,12 @@ def certificate_name(der: bytes) -> str:
     return ''
 
 
-def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
+async def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
     """What the peer says within wait_ms, until a lull -> (octets, did it end the connection?)."""
     data = bytearray()
     while len(data) < limit:
         try:
-            piece = sock.read_some(limit - len(data), BANNER_LULL_MS if data else wait_ms)
+            piece = await sock.read_some(limit - len(data), BANNER_LULL_MS if data else wait_ms)
         except socket.timeout:
             break
         except OSError:
@@ -3495,10 +3869,10 @@ def http_request(target, agent: str) -> bytes:
             % (host, agent)).encode()
 
 
-def banner_tls(sock, events, size):
+async def banner_tls(sock, events, size):
     """Start TLS: version and certificate, or why not, and what the peer said instead."""
     try:
-        sock.start_tls()
+        await sock.start_tls()
     except OSError as error:
         events[BANNER_TLS_FAIL] = why(error)
         if sock.piece and not is_tls_record(sock.piece):
@@ -3517,27 +3891,27 @@ def is_tls_record(data: bytes) -> bool:
     return data[:1] in (b'\x14', b'\x15', b'\x16', b'\x17') and data[1:2] in (b'\3', b'')
 
 
-def probe_banner(target, sock, events, options) -> 'tuple[bytes, bool]':
+async def probe_banner(target, sock, events, options) -> 'tuple[bytes, bool]':
     """Nothing came: say something -> (octets, did the peer end the connection?)."""
     events[BANNER_PROBE] = options.probe
     if options.probe != 'http':
-        banner_tls(sock, events, options.size)
+        await banner_tls(sock, events, options.size)
         if BANNER_TLS_FAIL in events:
             return b'', True
     if options.probe == 'tls':
-        return hear(sock, options.wait, options.size)
+        return await hear(sock, options.wait, options.size)
     try:
-        sock.write_all(http_request(target, options.agent))
+        await sock.write_all(http_request(target, options.agent))
     except OSError:
         return b'', True
-    return hear(sock, math.inf, options.size)
+    return await hear(sock, math.inf, options.size)
 
 
-def talk_banner(target, sock, events, options):
+async def talk_banner(target, sock, events, options):
     """Listen, probe, listen; into events."""
-    octets, ended = hear(sock, options.wait, options.size)
+    octets, ended = await hear(sock, options.wait, options.size)
     if not octets and not ended and options.probe != 'none':
-        octets, ended = probe_banner(target, sock, events, options)
+        octets, ended = await probe_banner(target, sock, events, options)
     if octets:
         events[BANNER_TEXT] = octets.decode('latin-1')
     elif not {BANNER_TLS_FAIL, BANNER_TLS_VERSION} & set(events):
@@ -3581,11 +3955,11 @@ def write_banner(target, out, events: dict):
               one_of('http', 'tls', 'https', 'none')),
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
-def check_banner(target, out, options):
+async def check_banner(target, out, options):
     """What speaks there: first octets, TLS version, certificate."""
     events = {}                             # code: value, in the order of the entry
     try:
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     except OSError as error:
         if not is_local(error):
             write_banner(target, out, {BANNER_CONN_FAIL: True})
@@ -3593,7 +3967,7 @@ def check_banner(target, out, options):
     try:
         with sock:
             sock.extend(options.read_timeout)
-            talk_banner(target, sock, events, options)
+            await talk_banner(target, sock, events, options)
     finally:
         if events:                          # none: a bug, which says nothing about the target
             write_banner(target, out, events)
@@ -3718,6 +4092,15 @@ class Bucket:
         """So many connects were started."""
         if self.rate is not None:
             self.level -= connects * self.cost
+
+    def give_way(self, tokens):
+        """Others took so many tokens; a burst at most is still missing later.
+
+        More would be what they took while our clock stood still.
+        """
+        if self.rate is not None:
+            least = -max(self.cost, self.rate * BURST_S)
+            self.level = max(self.level - tokens, min(least, self.level))
 
     def set_rate(self, rate, now):
         """A new rate from now on, without debts."""
@@ -4207,6 +4590,265 @@ class Canary:
         return True
 
 
+class Brakes:
+    """How fast an engine may go: rate, window, and what the machine refuses or loses.
+
+    now     in all methods: the engine's time of deadlines
+
+    bucket      Bucket of the rate
+    window      pending connects at most, now: local errors shrink it
+    held        nothing is sent before this time
+    errors      {errno: local errors}
+    blocked     (since, errno, how many) local errors in a row; None: the last connect() went out
+    conntrack   Conntrack, looked: when it was last looked at
+    slowed      when it last made the pace go down, < 0 = never
+    suspects    (from, to): SYNs sent then may be lost
+    """
+
+    def __init__(self, pace, now):
+        self.pace = pace
+        self.bucket = Bucket(pace.rate, pace.syns, now)
+        self.window, self.shrunk = pace.window, -1.0        # shrunk: when it last became smaller
+        self.held = -1.0
+        self.errors, self.blocked = collections.Counter(), None
+        self.conntrack, self.looked, self.slowed = Conntrack(), 0.0, -1.0
+        self.suspects = collections.deque()
+
+    def credit(self, now):
+        """How many connects may start."""
+        return 0 if now < self.held else self.bucket.credit(now)
+
+    def wait(self, now):
+        """Seconds until one may start."""
+        return max(self.bucket.wait(now), self.held - now, 0)
+
+    def hold(self, until):
+        """Send nothing before this time."""
+        self.held = max(self.held, until)
+
+    def set_rate(self, rate, now):
+        """-r auto: another rate from now on."""
+        self.pace = self.pace._replace(rate=rate)
+        self.bucket.set_rate(rate, now)
+
+    def relax(self, now):
+        """Ten times a second: a window that shrank grows again."""
+        if now - self.shrunk > 1:
+            self.window = min(self.pace.window, self.window + max(1, self.window // 20))
+
+    def binding(self, pending, now) -> 'list[str]':
+        """What keeps the scan from being faster, with so many pending connects."""
+        bucket = self.bucket
+        return [name for name, binds in (
+            ('local errors', now < self.held or self.window < self.pace.window),
+            ('conntrack', self.yields()),
+            ('window', pending >= self.window),
+            ('rate', bucket.rate is not None and bucket.level < bucket.cost)) if binds]
+
+    # ---- local errors ----
+
+    def local_error(self, code, sockets, now):
+        """The machine, not the net, said no: count it, hold, make the window smaller."""
+        self.errors[code] += 1
+        self.held = now + LOCAL_HOLD_S
+        self.block(code, now)
+        if now - self.shrunk >= TICK_S:
+            self.shrunk = now
+            least = max(1, self.pace.window // 16)
+            self.window = max(1, min(max(least, self.window * 3 // 4), sockets))
+
+    def block(self, code, now):
+        """Nothing came through since the first of these in a row."""
+        since, first, count = self.blocked or (now, code, 0)
+        self.blocked = since, first, count + 1
+
+    def none_sent(self, now):
+        """Not one of several connects came through: hold; EPERM is a matter of single targets."""
+        if self.blocked and self.blocked[1] != errno.EPERM:
+            self.hold(now + TICK_S)
+
+    def is_blocked(self, others, now):
+        """Whether local errors have let nothing through for long.
+
+        others  EPERM is a matter of single targets: do others still come?
+        """
+        if not self.blocked:
+            return False
+        since, code, count = self.blocked
+        if code == errno.EPERM and others:
+            return False
+        return count >= GIVE_UP_TRIES and now - since > GIVE_UP_S[code in CLASH]
+
+    def block_text(self):
+        """The local error that blocks, and what to change."""
+        code = self.blocked[1] if self.blocked else max(
+            self.errors, key=self.errors.get, default=0)
+        return '%s (%s): %s' % (errno.errorcode.get(code, code), os.strerror(code),
+                                REMEDIES.get(code, 'lower -m and -r'))
+
+    # ---- conntrack ----
+
+    def watch_conntrack(self, average, now) -> str:
+        """Drops: what was sent since the last look is suspect, and the pace goes down.
+
+        Expired entries may fill the table for another minute, until the kernel collects them; so
+        the pace is halved each second, and back at half of what the table carries with the room.
+
+        average     connects a second up to now
+        returns     the first time what happens, for the user; else ''
+        """
+        dropped = self.conntrack.look()
+        looked, self.looked = self.looked, now
+        while self.suspects and self.suspects[0][1] < now - self.pace.timeout_s - 5:
+            self.suspects.popleft()         # all of them have come to their deadline
+        if not dropped:
+            self.recover()
+            return ''
+        first = self.slowed < 0
+        self.suspects.append((looked - TICK_S, now))
+        if now - self.slowed > 1:
+            self.slowed = now
+            rate = (self.bucket.rate or average) / 2
+            self.bucket.set_rate(max(1.0, min(rate, self.conntrack.carries())), now)
+        return '' if not first else (
+            'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
+            'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
+            % (self.conntrack.count, self.conntrack.limit))
+
+    def recover(self):
+        """No drops: a pace that conntrack made go down rises again, if there is room."""
+        if self.yields() and self.conntrack.has_room():
+            self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
+            if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
+                self.bucket.rate = self.pace.rate
+
+    def yields(self) -> bool:
+        """Whether the pace is lower than it should be, because of conntrack."""
+        return self.slowed >= 0 and self.bucket.rate != self.pace.rate
+
+    def is_suspect(self, sent):
+        """Was a SYN of this time perhaps dropped by conntrack?"""
+        return any(low <= sent <= high for low, high in self.suspects)
+
+
+class Queue:
+    """Targets that are still to be sent: fresh ones of a source, and those that wait.
+
+    source      Columns of fresh targets
+    quota       how many more to take from source, None = all
+    exhausted   source is at its end, or the quota
+    drawn       targets taken from source; base: before the last draw()
+    waiting     heap of (due, serial, target, parked) to be tried (again)
+    parked      how many of them a local error sent there
+    stuck       {target: its local errors} until it is sent
+    tries       {target: how often it timed out}, if it is to be retried
+    remembers   whether `again` is kept: a state or a judge needs it
+    again       {target that had to wait: True}, until it ends; False: it has ended, but the judge
+                may want it again
+    known       resumed: targets that waited then; up to the place known_to some of them may
+                stand in source
+    """
+
+    def __init__(self, source, quota):
+        self.source, self.quota, self.exhausted = source, quota, False
+        self.drawn = self.base = 0
+        self.waiting, self.serial, self.parked = [], itertools.count(), 0
+        self.stuck, self.tries = {}, {}
+        self.remembers, self.again = False, {}
+        self.known, self.known_to = set(), 0
+
+    def draw(self, count, now):
+        """Up to count targets, (hosts, ports): those that waited long enough, then fresh ones."""
+        hosts, ports, self.base = [], [], self.drawn
+        while self.waiting and self.waiting[0][0] <= now and len(hosts) < count:
+            _, _, (host, port), parked = heapq.heappop(self.waiting)
+            self.parked -= parked
+            hosts.append(host)
+            ports.append(port)
+        more = count - len(hosts)
+        if more > 0 and not self.exhausted:
+            fresh_hosts, fresh_ports = self.draw_fresh(more)
+            hosts += fresh_hosts
+            ports += fresh_ports
+        return hosts, ports
+
+    def draw_fresh(self, count):
+        """Up to count targets of source, those left out that wait already."""
+        if self.quota is not None:
+            count = min(count, self.quota)
+            self.quota -= count
+        hosts, ports = self.source.take(count)
+        self.exhausted = len(hosts) < count or self.quota == 0
+        again = self.drawn < self.known_to      # then source yields them for the second time
+        self.drawn += len(hosts)
+        if again:
+            return select_rows((hosts, ports), [
+                target not in self.known for target in zip(hosts, ports)])
+        return hosts, ports
+
+    def draw_another(self):
+        """In the place of one that could not be sent, if there is a quota."""
+        if self.quota is not None:
+            self.quota += 1
+            self.exhausted = False
+
+    def due(self) -> float:
+        """When the next target can be sent: -inf = at once, inf = there is none."""
+        if not self.exhausted:
+            return -math.inf
+        return self.waiting[0][0] if self.waiting else math.inf
+
+    def put(self, target, due, parked=False):
+        """A target is to be tried (again); parked: for a local error."""
+        heapq.heappush(self.waiting, (due, next(self.serial), target, parked))
+        if self.remembers:
+            self.again[target] = True
+        self.parked += parked
+
+    def count_error(self, target) -> float:
+        """A target met a local error -> seconds that it waits: longer each time."""
+        count = self.stuck.get(target, 0)
+        self.stuck[target] = count + 1
+        return min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S)
+
+    def went_out(self, hosts, ports):
+        """The machine let connects to these through."""
+        if self.stuck:
+            for target in zip(hosts, ports):
+                self.stuck.pop(target, None)
+
+    def count_try(self, target, most) -> int:
+        """A target had no answer -> the number of its next try, 0 = it had so many."""
+        tries = self.tries.get(target, 0)
+        if tries >= most:
+            return 0
+        self.tries[target] = tries + 1
+        return tries + 1
+
+    def forget(self, target):
+        """It has ended."""
+        if self.tries:
+            self.tries.pop(target, None)
+        if self.again:
+            self.again.pop(target, None)
+
+    def rows(self) -> 'list[tuple[str, int, int]]':
+        """For a snapshot: (host, port, how often it timed out) of what had to wait."""
+        return [(host, port, self.tries.get((host, port), 0)) for host, port in self.again]
+
+    def resume(self, snapshot, now):
+        """Go on where a snapshot was taken; source begins at its position."""
+        self.drawn = snapshot['position']
+        if self.quota is not None:
+            self.quota = max(0, self.quota - self.drawn)
+        for host, port, tries in snapshot['waiting']:
+            if tries:
+                self.tries[host, port] = tries
+            self.put((host, port), now)
+            self.again[host, port] = True
+        self.known, self.known_to = set(self.again), snapshot['drawn']
+
+
 class Runner:
     """What one Engine and a Team of them have in common.
 
@@ -4463,10 +5105,10 @@ class Engine(Runner):
 
     def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
                  runtime=math.inf, canary=None, meter=None):
-        self.source, self.pace = source, pace
+        self.queue, self.pace = Queue(source, quota), pace
         self.meter = meter or Meter()
         self.pool = self.meter.make_pool(address, port, self.local_error)
-        self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
+        self.once, self.retries, self.runtime = once, retries, runtime
         self.canary, self.crew = canary, None
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
@@ -4481,19 +5123,7 @@ class Engine(Runner):
         self.attempts = {}              # socket -> Cohort in which it waits for its target
         self.cohorts = collections.deque()      # in order of due; sockets of them that do not
                                                 # wait in them any more are stale
-        self.drawn = self.base = 0      # targets taken from source, now and before the last draw
         self.keeper = None              # --state: what keeps the position
-        self.again = {}                 # with a keeper or a judge: targets that had to wait, until
-                                        # they end -> False: ended, but the judge may want it again
-        self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
-                                        # which place of the source some of them may stand
-        self.window = pace.window       # pending at most, now: local errors shrink it
-        self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
-        self.serial = itertools.count()
-        self.parked = 0                 # how many of them a local error sent there
-        self.stuck = {}                 # target -> its local errors, until it is sent
-        self.tries = {}                 # target -> how often it timed out, if it is to be retried
-        self.exhausted = False          # source is at its end, or the quota
         self.stopping = ''              # why nothing more is sent
         self.error = ''                 # if that is for the user to mend: what, and how
         self.sent = 0                   # connects that sent a SYN
@@ -4503,21 +5133,13 @@ class Engine(Runner):
         self.clashes = 0
         self.repeats = 0                # retries sent
         self.answers = collections.Counter()    # errno -> answers of the net
-        self.locals = collections.Counter()     # errno -> local errors
-        self.blocked = None             # (since, errno, how many) local errors in a row
-        self.shrunk = -1.0              # when the window last shrank
-        self.held = -1.0                # nothing is sent before this time
-        self.conntrack = Conntrack()
-        self.looked = 0.0               # when conntrack was last looked at
-        self.slowed = -1.0              # when it last made the pace go down
-        self.suspects = collections.deque()     # (from, to): SYNs sent then may be lost
-        self.lost = 0                   # targets sent again for that
+        self.lost = 0                   # targets sent again, as their SYNs perhaps were lost
         self.real = self.now = time.monotonic()
         self.frozen = 0.0               # seconds that the clock of deadlines stood still
         self.next_tick = self.real
         self.elapsed = 0.0              # seconds that the scan had run before it was resumed
         self.started = self.real
-        self.bucket = Bucket(pace.rate, pace.syns, self.now)
+        self.brakes = Brakes(pace, self.now)
 
     def close(self):
         """The engine is of no use then."""
@@ -4528,36 +5150,12 @@ class Engine(Runner):
     # ---- targets ----
 
     def draw(self, count):
-        """Up to count targets, (hosts, ports): those that waited long enough, then fresh ones."""
-        hosts, ports, self.base = [], [], self.drawn
+        """Up to count targets, (hosts, ports), of which none is excluded."""
         if self.stopping or count <= 0:
-            return hosts, ports
-        while self.waiting and self.waiting[0][0] <= self.now and len(hosts) < count:
-            _, _, (host, port), parked = heapq.heappop(self.waiting)
-            self.parked -= parked
-            hosts.append(host)
-            ports.append(port)
-        more = count - len(hosts)
-        if more and not self.exhausted:
-            fresh_hosts, fresh_ports = self.draw_fresh(more)
-            hosts += fresh_hosts
-            ports += fresh_ports
+            count = 0
+        hosts, ports = self.queue.draw(count, self.now)
         if self.exclusions and self.exclusions.barred:
             return self.without_barred(hosts, ports)
-        return hosts, ports
-
-    def draw_fresh(self, count):
-        """Up to count targets of source, those left out that wait already."""
-        if self.quota is not None:
-            count = min(count, self.quota)
-            self.quota -= count
-        hosts, ports = self.source.take(count)
-        self.exhausted = len(hosts) < count or self.quota == 0
-        again = self.drawn < self.known_to      # then source yields them for the second time
-        self.drawn += len(hosts)
-        if again:
-            return select_rows((hosts, ports), [
-                target not in self.known for target in zip(hosts, ports)])
         return hosts, ports
 
     def without_barred(self, hosts, ports):
@@ -4565,7 +5163,7 @@ class Engine(Runner):
         kept = [not self.exclusions.bars(host) for host in hosts]
         for target in itertools.compress(zip(hosts, ports), map(operator.not_, kept)):
             self.barred += 1
-            self.forget(target)
+            self.queue.forget(target)
         return select_rows((hosts, ports), kept)
 
     def bar(self):
@@ -4575,7 +5173,7 @@ class Engine(Runner):
         for sock in self.take_back(under_way):
             target = self.end_attempt(sock)
             self.barred += 1
-            self.forget(target)
+            self.queue.forget(target)
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:
                 self.pool.reuse([sock])
@@ -4590,31 +5188,23 @@ class Engine(Runner):
 
     def wait_for(self, target, seconds, parked=False):
         """The target is tried (again) in so many seconds."""
-        entry = self.now + seconds, next(self.serial), target, parked
-        heapq.heappush(self.waiting, entry)
-        if self.keeper or self.judge:
-            self.again[target] = True
-        self.parked += parked
-        if self.parked > PARKED_MAX:
-            self.fail('%d targets wait: %s' % (self.parked, self.name_blocks()))
+        self.queue.put(target, self.now + seconds, parked)
+        if self.queue.parked > PARKED_MAX:
+            self.fail('%d targets wait: %s' % (self.queue.parked, self.brakes.block_text()))
 
     # ---- outcomes ----
 
     def totals(self) -> Totals:
         """What became of everything up to now."""
         return Totals(*(getattr(self, name) for name in KEPT_COUNTERS), len(self.attempts),
-                      len(self.waiting), self.drawn, self.binding(),
-                      self.canary.text() if self.canary else '', self.answers, self.locals)
+                      len(self.queue.waiting), self.queue.drawn, self.binding(),
+                      self.canary.text() if self.canary else '', self.answers,
+                      self.brakes.errors)
 
     def binding(self) -> 'list[str]':
         """What keeps the scan from being faster, just now."""
-        bucket = self.bucket
-        return [name for name, binds in (
-            ('modules', self.crew and self.crew.full()),
-            ('local errors', self.now < self.held or self.window < self.pace.window),
-            ('conntrack', self.slowed >= 0 and bucket.rate != self.pace.rate),
-            ('window', len(self.attempts) >= self.window),
-            ('rate', bucket.rate is not None and bucket.level < bucket.cost)) if binds]
+        limits = self.brakes.binding(len(self.attempts), self.now)
+        return ['modules'] + limits if self.crew and self.crew.full() else limits
 
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
@@ -4627,7 +5217,7 @@ class Engine(Runner):
             self.answers[code] += 1
             if self.show:
                 self.show_closed(target, code)
-        self.forget(target)
+        self.queue.forget(target)
 
     def show_closed(self, target, code):
         """--show: how a target that is not open has ended, if that is wanted."""
@@ -4635,13 +5225,6 @@ class Engine(Runner):
         if state in self.show:
             self.crew.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
                 code, str(code))) if state != 'silent' else 'no answer')
-
-    def forget(self, target):
-        """It has ended."""
-        if self.tries:
-            self.tries.pop(target, None)
-        if self.again:
-            self.again.pop(target, None)
 
     def tell_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
@@ -4658,11 +5241,11 @@ class Engine(Runner):
             self.answers[errno.ETIMEDOUT] += 1
             if self.show:
                 self.show_closed(target, errno.ETIMEDOUT)
-            self.forget(target)
+            self.queue.forget(target)
 
     def unanswered(self, target):
         """Its deadline is over: the end of it, or another try."""
-        fate = self.judge and target not in self.again and self.judge.silent(
+        fate = self.judge and target not in self.queue.again and self.judge.silent(
             self.ending, target, self.retries)
         if fate == AGAIN:
             return self.lose(target)
@@ -4670,9 +5253,9 @@ class Engine(Runner):
             self.timeouts += 1
             if self.show:
                 self.show_closed(target, errno.ETIMEDOUT)
-            self.forget(target)
+            self.queue.forget(target)
             if fate == HELD and self.keeper:
-                self.again[target] = False
+                self.queue.again[target] = False
 
     def lose(self, target):
         """Its deadline is over, and perhaps its SYN never left: it waits to be sent again."""
@@ -4681,34 +5264,21 @@ class Engine(Runner):
 
     def try_again(self, target):
         """--retries: let a target wait for its next try, after a growing while, if it has one."""
-        tries = self.tries.get(target, 0)
-        if tries >= self.retries or self.stopping and not self.keeper:
+        if not self.retries or (self.stopping and not self.keeper):
             return False
-        self.tries[target] = tries + 1
-        self.repeats += 1
-        self.wait_for(target, retry_wait(self.pace, tries + 1))
-        return True
+        number = self.queue.count_try(target, self.retries)
+        if number:
+            self.repeats += 1
+            self.wait_for(target, retry_wait(self.pace, number))
+        return bool(number)
 
     def local_error(self, code):
-        """The machine, not the net, said no: count it, hold, make the window smaller."""
-        self.locals[code] += 1
-        self.held = self.now + LOCAL_HOLD_S
-        self.block(code)
-        if self.now - self.shrunk >= TICK_S:
-            self.shrunk = self.now
-            least = max(1, self.pace.window // 16)
-            self.window = max(1, min(max(least, self.window * 3 // 4), len(self.pool.socks)))
+        """The machine, not the net, said no."""
+        self.brakes.local_error(code, len(self.pool.socks), self.now)
 
     def park(self, target):
-        """A target that met a local error waits, longer each time."""
-        count = self.stuck.get(target, 0)
-        self.stuck[target] = count + 1
-        self.wait_for(target, min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S), True)
-
-    def block(self, code):
-        """Nothing came through since the first of these in a row."""
-        since, first, count = self.blocked or (self.now, code, 0)
-        self.blocked = since, first, count + 1
+        """A target that met a local error waits."""
+        self.wait_for(target, self.queue.count_error(target), True)
 
     def odd(self, sock, target, code, old):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
@@ -4740,24 +5310,23 @@ class Engine(Runner):
             self.local_error(code)
             self.park(target)
         else:
-            self.stuck.pop(target, None)
+            self.queue.stuck.pop(target, None)
             self.count_sent(1)
             self.tell(target, code, sock)
 
     def count_sent(self, count):
         self.sent += count
-        self.bucket.spend(count)
+        self.brakes.bucket.spend(count)
 
     def clash(self, target, code):
         """The target is under way already, or its connection in TIME_WAIT."""
         self.clashes += 1
-        self.held = max(self.held, self.now + 0.001)    # do not spin where all targets clash
+        self.brakes.hold(self.now + 0.001)      # do not spin where all targets clash
         if self.once:
-            self.block(code)
+            self.brakes.block(code, self.now)
             self.wait_for(target, CLASH_WAIT_S, True)
-        elif self.quota is not None:
-            self.quota += 1                 # another is drawn in its place
-            self.exhausted = False
+        else:
+            self.queue.draw_another()
 
     # ---- the loop ----
 
@@ -4785,7 +5354,7 @@ class Engine(Runner):
         if refused:
             self.answers[refusal] += refused
             self.pool.free += socks
-            if self.tries or self.again or self.show:
+            if self.queue.tries or self.queue.again or self.show:
                 for sock in socks:
                     self.end_refused(self.end_attempt(sock))
             else:
@@ -4813,15 +5382,15 @@ class Engine(Runner):
         self.opened += len(targets)
         self.crew.put_all(targets)
         self.meter.opened(socks)
-        if self.tries or self.again:
+        if self.queue.tries or self.queue.again:
             for target in targets:
-                self.forget(target)
+                self.queue.forget(target)
 
     def end_refused(self, target):
         """A refusal that somebody asks for, one by one."""
         if self.show:
             self.show_closed(target, errno.ECONNREFUSED)
-        self.forget(target)
+        self.queue.forget(target)
 
     def heed_answer(self, sock, code):
         """What the second connect() said, if it is not that the target refuses."""
@@ -4860,20 +5429,19 @@ class Engine(Runner):
     def heed_judge(self):
         """-r auto: what it has decided."""
         judge = self.judge
-        errors = (sum(self.locals.values()) - self.locals[errno.EPERM],     # of single targets
-                  self.canary.failed if self.canary else 0,
-                  1 if self.slowed >= 0 and self.bucket.rate != self.pace.rate else 0)
+        locals_ = self.brakes.errors
+        errors = (sum(locals_.values()) - locals_[errno.EPERM],     # EPERM: of single targets
+                  self.canary.failed if self.canary else 0, int(self.brakes.yields()))
         rate, again = judge.look(self.now, self.pace.timeout_s, self.sent * self.pace.syns, errors)
         self.timeouts -= len(again)
         for target in again:
             self.lose(target)
         if self.keeper:
             for target in judge.ended:
-                self.forget(target)
+                self.queue.forget(target)
         judge.ended.clear()
         if rate:
-            self.pace = self.pace._replace(rate=rate)
-            self.bucket.set_rate(rate, self.now)
+            self.set_rate(rate)
         for decision in judge.decisions:
             self.progress.decide(decision)
         judge.decisions.clear()
@@ -4893,7 +5461,7 @@ class Engine(Runner):
                 cohorts.appendleft(cohort)
                 break
             sent = cohort.due - self.pace.timeout_s
-            suspect = self.suspects and self.is_suspect(sent)
+            suspect = self.brakes.suspects and self.brakes.is_suspect(sent)
             if self.judge:
                 self.ending = sent
                 self.judge.level_of(sent).ended += 0 if suspect else cohort.fresh
@@ -4915,8 +5483,8 @@ class Engine(Runner):
         cohort = found[0] if len(found) == 1 else None
         socks = self.take_back(cohort.socks if cohort else list(itertools.chain.from_iterable(
             each.socks for each in found)))
-        count = min(len(socks), credit, self.window - len(self.attempts) + len(socks))
-        if self.retries or self.again or self.judge or self.show:
+        count = min(len(socks), credit, self.brakes.window - len(self.attempts) + len(socks))
+        if self.retries or self.queue.again or self.judge or self.show:
             count = 0                       # every old target matters: one by one
         hosts, ports = self.draw(count)
         self.give_up(socks[len(hosts):])
@@ -4971,25 +5539,25 @@ class Engine(Runner):
             if not cohort or not cohort.whole:
                 cohort = Cohort(socks)
                 self.attempts.update(zip(socks, itertools.repeat(cohort)))
-            cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.base, fresh)
+            cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.queue.base,
+                         fresh)
             self.cohorts.append(cohort)
             self.count_sent(len(socks))
-            self.blocked = None
-            if self.stuck:
-                for target in zip(hosts, ports):
-                    self.stuck.pop(target, None)
+            self.brakes.blocked = None
+            self.queue.went_out(hosts, ports)
         for each in odd:
             self.odd(*each)
         self.meter.connected(socks, again)
-        if odd and not socks and self.blocked and self.blocked[1] != errno.EPERM:
-            self.held = max(self.held, self.now + TICK_S)       # not one came through
+        if odd and not socks:
+            self.brakes.none_sent(self.now)
         return len(socks)
 
     def count_fresh(self, hosts, ports, odd):
         """First tries among what was just sent."""
         sent = list(zip(hosts, ports)) + [target for _, target, code, _ in odd
                                           if code not in LOCAL and code not in CLASH]
-        return sum(target not in self.again for target in sent) if self.again else len(sent)
+        again = self.queue.again
+        return sum(target not in again for target in sent) if again else len(sent)
 
     def give_up(self, socks, suspect=False):
         """Sockets taken back that get no new target now: free, their targets unanswered."""
@@ -5012,7 +5580,7 @@ class Engine(Runner):
 
     def launch(self, credit):
         """Use free and new sockets for up to credit targets, within the window."""
-        hosts, ports = self.draw(min(credit, self.window - len(self.attempts)))
+        hosts, ports = self.draw(min(credit, self.brakes.window - len(self.attempts)))
         socks = self.pool.take(len(hosts))
         for target in zip(hosts[len(socks):], ports[len(socks):]):
             self.wait_for(target, LOCAL_WAIT_S, True)
@@ -5032,17 +5600,14 @@ class Engine(Runner):
         if self.crew.full():
             return 0.002
         wake = self.next_tick - self.real
-        if len(self.attempts) < self.window and not self.stopping:
-            ready = max(self.bucket.wait(self.now), self.held - self.now, 0)
+        if len(self.attempts) < self.brakes.window and not self.stopping:
+            ready = self.brakes.wait(self.now)
             if ready:
                 ready = max(ready, 0.001)       # tokens keep: wake for several
-            if not self.exhausted:
-                wake = min(wake, ready)
-            elif self.waiting:
-                wake = min(wake, max(ready, self.waiting[0][0] - self.now))
+            wake = min(wake, max(ready, self.queue.due() - self.now))
         if self.cohorts:
             wake = min(wake, self.cohorts[0].due - self.now)
-        return max(wake, 0)
+        return max(min(wake, self.crew.rest_s()), 0)
 
     def finished(self):
         """Nothing is under way, and nothing more is wanted or to be had."""
@@ -5050,7 +5615,7 @@ class Engine(Runner):
             return True
         if self.attempts or (self.canary and self.canary.state == 'sent'):
             return False
-        if self.stopping or not self.exhausted or self.waiting:
+        if self.stopping or not self.queue.exhausted or self.queue.waiting:
             return bool(self.stopping)
         return not self.judge or self.heed_last()
 
@@ -5058,10 +5623,10 @@ class Engine(Runner):
         """-r auto: its last word on the targets, all of which have ended -> is that so?"""
         self.judge.sigmas = AUTO_LAST_SIGMAS
         self.heed_judge()
-        if self.waiting:
+        if self.queue.waiting:
             return False
         for target in self.judge.release():
-            self.forget(target)
+            self.queue.forget(target)
         return True
 
     def run(self, crew, sink, console, progress):
@@ -5072,7 +5637,7 @@ class Engine(Runner):
         self.started = self.real - self.elapsed
         self.clock()
         self.bind_home()
-        self.bucket.filled = self.now
+        self.brakes.bucket.filled = self.now
         while not self.finished():
             self.collect(self.events())
             self.clock()
@@ -5098,11 +5663,25 @@ class Engine(Runner):
         self.meter.woke(len(events), nap)
         return events
 
+    # ---- talks, which share our thread ----
+
+    def watch(self, epoll):
+        """Naps end with its events, too, and nothing else becomes of them."""
+        self.pool.epoll.register(epoll, select.EPOLLIN)
+
+    def rate(self):
+        """SYNs a second at most, just now; None = no ceiling."""
+        return self.brakes.bucket.rate
+
+    def talked(self, count):
+        """Talks began so many connections, which count in -r."""
+        self.brakes.bucket.give_way(count)
+
     def credit(self):
         """How many connects may start now."""
-        if self.stopping or self.now < self.held or self.crew.full():
+        if self.stopping or self.crew.full():
             return 0
-        return min(self.most, self.bucket.credit(self.now))
+        return min(self.most, self.brakes.credit(self.now))
 
     def stop(self, reason):
         """Send nothing more; what is pending ends by itself."""
@@ -5111,23 +5690,22 @@ class Engine(Runner):
     # ---- state ----
 
     def position(self) -> int:
-        """How many targets of source have ended, counted without a gap; see also `again`."""
+        """How many targets of source have ended, counted without a gap; see also Queue.again."""
         for cohort in self.cohorts:
             self.prune(cohort)
             if cohort.socks:
                 return cohort.drawn
-        return self.drawn
+        return self.queue.drawn
 
     def snapshot(self) -> dict:
         """Where the scan is, for resume(): position, targets to be tried again, counters.
 
         Silent targets that the judge still holds are then sent again, and so counted.
         """
-        held = list(self.again.values()).count(False) if self.judge else 0
-        return {'position': self.position(), 'drawn': max(self.drawn, self.known_to),
-                'waiting': [(host, port, self.tries.get((host, port), 0))
-                            for host, port in self.again],
-                'answers': list(self.answers.items()), 'locals': list(self.locals.items()),
+        held = list(self.queue.again.values()).count(False) if self.judge else 0
+        return {'position': self.position(),
+                'drawn': max(self.queue.drawn, self.queue.known_to), 'waiting': self.queue.rows(),
+                'answers': list(self.answers.items()), 'locals': list(self.brakes.errors.items()),
                 'elapsed': self.real - self.started, **self.meter.mark(),
                 **dict({name: getattr(self, name) for name in KEPT_COUNTERS},
                        timeouts=self.timeouts - held, lost=self.lost + held)}
@@ -5135,12 +5713,17 @@ class Engine(Runner):
     def adapt(self, most, share):
         """-r auto: let a judge find the rate."""
         self.judge, self.batch = Judge(most, share, self.now), 1
-        self.pace = self.pace._replace(rate=self.judge.start)
-        self.bucket.set_rate(self.judge.start, self.now)
+        self.queue.remembers = True
+        self.set_rate(self.judge.start)
+
+    def set_rate(self, rate):
+        """-r auto: another rate from now on."""
+        self.brakes.set_rate(rate, self.now)
+        self.pace = self.brakes.pace
 
     def keep(self, keeper):
         """--state: let it take snapshots."""
-        self.keeper, keeper.meter = keeper, self.meter
+        self.keeper, keeper.meter, self.queue.remembers = keeper, self.meter, True
         if self.judge:
             self.judge.kept = AUTO_KEPT_STATE
         keeper.start()
@@ -5154,24 +5737,16 @@ class Engine(Runner):
         """Go on where a snapshot was taken; source begins at its position."""
         for name in KEPT_COUNTERS:
             setattr(self, name, snapshot[name])
-        self.drawn, self.elapsed = snapshot['position'], snapshot['elapsed']
+        self.elapsed = snapshot['elapsed']
         self.answers.update(dict(snapshot['answers']))
-        self.locals.update(dict(snapshot['locals']))
-        if self.quota is not None:
-            self.quota = max(0, self.quota - self.drawn)
-        for host, port, tries in snapshot['waiting']:
-            if tries:
-                self.tries[host, port] = tries
-            self.again[host, port] = True
-            self.wait_for((host, port), 0)
-        self.known, self.known_to = set(self.again), snapshot['drawn']
+        self.brakes.errors.update(dict(snapshot['locals']))
+        self.queue.resume(snapshot, self.now)
 
     # ---- ten times a second ----
 
     def tick(self):
         self.next_tick = self.real + TICK_S
-        if self.now - self.shrunk > 1:
-            self.window = min(self.pace.window, self.window + max(1, self.window // 20))
+        self.brakes.relax(self.now)
         if len(self.cohorts) > 64:
             self.compact()
         if self.home and self.home.changed():
@@ -5232,54 +5807,16 @@ class Engine(Runner):
         self.pool.rebind(address)
 
     def watch_conntrack(self):
-        """Drops: what was sent since the last look is suspect, and the pace goes down.
-
-        Expired entries may fill the table for another minute, until the kernel collects them; so
-        the pace is halved each second, and back at half of what the table carries with the room.
-        """
-        dropped = self.conntrack.look()
-        looked, self.looked = self.looked, self.now
-        while self.suspects and self.suspects[0][1] < self.now - self.pace.timeout_s - 5:
-            self.suspects.popleft()         # all of them have come to their deadline
-        if dropped:
-            if self.slowed < 0:
-                self.progress.event(
-                    'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
-                    'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
-                    % (self.conntrack.count, self.conntrack.limit))
-            self.suspects.append((looked - TICK_S, self.now))
-            if self.now - self.slowed > 1:
-                self.slowed = self.now
-                rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
-                rate = max(1.0, min(rate / 2, self.conntrack.carries()))
-                self.bucket.set_rate(rate, self.now)
-        elif self.slowed >= 0 and self.bucket.rate != self.pace.rate and self.conntrack.has_room():
-            self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
-            if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
-                self.bucket.rate = self.pace.rate
-
-    def is_suspect(self, sent):
-        """Was a SYN of this time perhaps dropped by conntrack?"""
-        return any(low <= sent <= high for low, high in self.suspects)
+        """Slow down where the connection tracking table is full."""
+        news = self.brakes.watch_conntrack(self.sent / max(self.real - self.started, 1), self.now)
+        if news:
+            self.progress.event(news)
 
     def watch_blocks(self):
-        """Give up when local errors let nothing through for long.
-
-        EPERM is a matter of single targets: with --once all others come first.
-        """
-        if self.blocked and not self.attempts and not self.stopping:
-            since, code, count = self.blocked
-            if code == errno.EPERM and self.once and not self.exhausted:
-                return
-            if count >= GIVE_UP_TRIES and self.now - since > GIVE_UP_S[code in CLASH]:
-                self.fail('nothing can be sent: %s' % self.name_blocks())
-
-    def name_blocks(self):
-        """The local error that blocks, and what to change."""
-        code = self.blocked[1] if self.blocked else max(
-            self.locals, key=self.locals.get, default=0)
-        return '%s (%s): %s' % (errno.errorcode.get(code, code), os.strerror(code),
-                                REMEDIES.get(code, 'lower -m and -r'))
+        """Give up when local errors let nothing through for long; with --once the others first."""
+        if not self.attempts and not self.stopping and self.brakes.is_blocked(
+                self.once and not self.queue.exhausted, self.now):
+            self.fail('nothing can be sent: %s' % self.brakes.block_text())
 
     def watch_canary(self):
         """Send it when it is due, or see what became of it."""
@@ -5287,7 +5824,7 @@ class Engine(Runner):
         if canary.is_due(self.sent) and not self.stopping:
             if not canary.start(self.now, self.pace.timeout_s):
                 return
-            self.bucket.spend(1)
+            self.brakes.bucket.spend(1)
         elif canary.state != 'sent' or not canary.look(self.now):
             return
         if canary.state != 'sent':
@@ -5321,13 +5858,264 @@ def is_own_name(sock, target) -> bool:
 
 # ==== 8 Threads and metrics ===========================================================
 
+# ---- talks ----
+
+TURN_S = 0.005                  # that talks may take between two turns of the engine
+STALL_S = 0.5                   # who drives them was not there for so long: nobody's time runs
+HANDSHAKES_MAX = 500            # of TLS at once: 42 kB each
+TALKS_EACH = 8                  # at once to one address
+TALKS_SPARE = 16                # descriptors of -e that are not for talks
+TALKS_KEPT = 64                 # with -x: descriptors that -e leaves for all else
+
+
+class Gate:
+    """Where coroutines wait, first come first served, while none is free.
+
+    free    how many may enter
+    """
+    def __init__(self, free):
+        self.free, self.waiting = free, collections.deque()
+
+    @types.coroutine
+    def enter(self):
+        """To be awaited."""
+        if self.free > 0 and not self.waiting:
+            self.free -= 1
+        else:
+            yield self
+
+    def leave(self):
+        """Room for another."""
+        self.free += 1
+
+    def admit(self) -> list:
+        """-> those for which there is room now."""
+        admitted = []
+        while self.waiting and self.free > 0:
+            self.free -= 1
+            admitted.append(self.waiting.popleft())
+        return admitted
+
+
+class Talk:
+    """A coroutine that is under way.
+
+    end     called when it has ended
+    until   when its wait is over; None: it waits for no socket
+    due     when the timer looks at it, later than `until` never; None: there is no timer
+    sockets descriptors that were registered for it
+    """
+    __slots__ = 'coroutine', 'end', 'until', 'due', 'sockets'
+
+    def __init__(self, coroutine, end):
+        self.coroutine, self.end = coroutine, end
+        self.until = self.due = None
+        self.sockets = ()
+
+
+class Talks:
+    """Coroutines that talk, by thousands in one thread: an event loop of turns.
+
+    One epoll set, edge-triggered, in which a socket stays until it is closed.  A talk has one
+    timer, which moves only when it is due.
+    """
+    bucket = scan = None                # with a scan: Bucket of new connections; who sends
+
+    def __init__(self):
+        self.epoll = select.epoll()
+        self.owners = {}                # descriptor -> (its socket, Talk)
+        self.timers = []                # heap of (due, serial, Talk)
+        self.serial = itertools.count()
+        self.ready = collections.deque()    # (Talk, None or an error to be resumed with)
+        self.frozen = 0.0               # seconds that the clock of deadlines stood still
+        self.looked = time.monotonic()  # when the last turn ended
+        self.alarm, self.bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)     # see wake()
+        self.epoll.register(self.alarm, select.EPOLLIN)
+        self.connects, self.handshakes = Gate(0), Gate(HANDSHAKES_MAX)
+        self.credit = 0                 # connections that -r allows in this turn
+        self.written = Gate(0)          # for what has to be in the file first: opened each turn
+
+    def close_all(self):
+        """It is of no use then."""
+        self.epoll.close()
+        os.close(self.alarm)
+        os.close(self.bell)
+
+    def clock(self) -> float:
+        """Time of deadlines: seconds while somebody drives us."""
+        return time.monotonic() - self.frozen
+
+    def begin(self, coroutine, end):
+        """Start a coroutine; end() is called when it has ended."""
+        self.step(Talk(coroutine, end), None)
+
+    def wake(self):
+        """From another thread: end the nap of look()."""
+        with contextlib.suppress(BlockingIOError):      # it is full, so it rings
+            os.write(self.bell, b'.')
+
+    def rest_s(self) -> float:
+        """Seconds until there is something to do, if no event comes before."""
+        if self.ready:
+            return 0.0
+        wake = self.timers[0][0] - self.clock() if self.timers else math.inf
+        if self.connects.waiting:
+            wake = min(wake, 0.001)
+        return max(wake, 0.0)
+
+    def join(self, scan):
+        """Share the thread of an Engine or a Team: our events end its naps, -r counts for both."""
+        scan.watch(self.epoll)
+        self.scan, self.bucket = scan, Bucket(scan.rate(), 1, time.monotonic())
+
+    def look(self, wait_s: float = 0):
+        """Events, times that are over and gates -> ready; wait_s: for the first of them."""
+        real = time.monotonic()
+        if real - self.looked > STALL_S:
+            self.frozen += real - self.looked
+        events = self.epoll.poll(wait_s, 2 * BATCH)
+        if wait_s:
+            real = time.monotonic()
+        self.looked = real
+        for fd, _ in events:
+            _, talk = self.owners.get(fd, (None, None))
+            if talk and talk.until is not None:
+                talk.until = None
+                self.ready.append((talk, None))
+            elif fd == self.alarm:
+                os.read(self.alarm, 1 << 16)
+        self.expire(real - self.frozen)
+        self.admit(real)
+
+    def expire(self, now):
+        """Waits that have lasted long enough; timers that were early are set anew."""
+        timers = self.timers
+        while timers and timers[0][0] <= now:
+            due, _, talk = heapq.heappop(timers)
+            if talk.due != due:
+                continue
+            talk.due = None
+            if talk.until is None:
+                continue
+            if talk.until <= now:
+                talk.until = None
+                self.ready.append((talk, socket.timeout('timed out')))
+            else:
+                self.set_timer(talk)
+
+    def set_timer(self, talk):
+        """Look at it when its wait is over."""
+        talk.due = talk.until
+        heapq.heappush(self.timers, (talk.due, next(self.serial), talk))
+
+    def admit(self, real):
+        """Who waits at gates, as far as there is room."""
+        if self.scan:
+            self.bucket.rate = self.scan.rate()
+        self.credit = self.bucket.credit(real) if self.bucket else BATCH
+        self.connects.free = self.credit
+        for gate in (self.connects, self.handshakes):
+            self.resume(gate.admit())
+
+    def resume(self, talks):
+        """They go on with the next step."""
+        self.ready.extend((talk, None) for talk in talks)
+
+    def step_all(self, end: float):
+        """Resume what is ready, until `end` by time.monotonic() at most."""
+        ready = self.ready
+        while ready:
+            self.step(*ready.popleft())
+            if time.monotonic() >= end:
+                break
+
+    def spend(self):
+        """The turn is over: the connections that were begun in it count in -r."""
+        begun = self.credit - self.connects.free
+        self.credit = self.connects.free
+        if begun and self.scan:
+            self.bucket.spend(begun)
+            self.scan.talked(begun)
+
+    def step(self, talk, error):
+        """Resume a talk; what it waits for next."""
+        try:
+            wait = talk.coroutine.throw(error) if error else talk.coroutine.send(None)
+        except StopIteration:
+            return self.close(talk)
+        if type(wait) is tuple:
+            self.hold(talk, *wait)
+        elif isinstance(wait, Gate):
+            wait.waiting.append(talk)
+        else:
+            self.ready.append((talk, TypeError('a module may await what is of cscan only')))
+
+    def hold(self, talk, socks, mask, until):
+        """A talk waits for sockets."""
+        if not socks:
+            return self.ready.append((talk, None))
+        try:
+            for sock in socks:
+                self.watch(sock, talk)
+        except OSError as error:            # too many for sysctl fs.epoll.max_user_watches
+            return self.ready.append((talk, error))
+        talk.until = until
+        if talk.due is None or until < talk.due:
+            self.set_timer(talk)
+
+    def watch(self, sock, talk):
+        """A socket whose events resume a talk; a descriptor may have been another's before."""
+        fd = sock.fileno()
+        owner = self.owners.get(fd)
+        if owner and owner[0] is sock:
+            return
+        self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        self.owners[fd] = sock, talk
+        talk.sockets += fd,
+
+    def close(self, talk):
+        """It has ended: no socket of it stays open."""
+        for fd in talk.sockets:
+            sock, owner = self.owners.get(fd, (None, None))
+            if owner is talk:
+                del self.owners[fd]
+                sock.close()
+        talk.end()
+
+
+# ---- crew ----
+
 Lines = collections.namedtuple('Lines', [
-    'octets',       # for stdout
-    'results'])     # how many results they are of
+    'octets'])      # for stdout
+
+Entries = collections.namedtuple('Entries', [
+    'entries'])     # [(events, their packets)] for the sink
+
+
+class Ledger:
+    """Which results are done with, in whatever order.
+
+    settled  how many of the first, without a gap; early: numbers of those behind
+    """
+    def __init__(self):
+        self.settled, self.early = 0, set()
+
+    def end(self, numbers):
+        """These are done with."""
+        early = self.early
+        if isinstance(numbers, range) and not early and numbers.start == self.settled:
+            self.settled = numbers.stop
+            return
+        early.update(numbers)
+        while self.settled in early:
+            early.remove(self.settled)
+            self.settled += 1
 
 
 class Crew:
     """What runs the modules: at once if none of them waits, else in threads, behind a queue.
+
+    Coroutines among them are driven by the threads; see TalkCrew.
 
     modules  filters first; options: {module name: namespace}
     limit    results in the queue from which on full() asks the scan to wait (-pr)
@@ -5342,11 +6130,12 @@ class Crew:
         self.found = []                     # results of this turn of the engine
         self.at_once = not any(each.waits for each in modules)
         self.out = Out(sink, 1)             # of the engine's thread, while no other has work
-        self.queue = collections.deque()    # (host, port), or (host, port, state, reason) of one
-                                            # that is not open, or Lines: not yet taken by a thread
+        self.queue = collections.deque()    # (numbers of results, what is to be done): (host,
+                                            # port), or (host, port, state, reason) of one that is
+                                            # not open, or Lines, or Entries
         self.put_count = 0                  # results of all turns before this one
-        self.taken = 0                      # results that a thread took, or that are done with
-        self.busy = {}                      # thread -> the number of the one that it is at
+        self.ledger = Ledger()              # which results are done with
+        self.busy = {}                      # thread -> numbers of the results that it is at
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)     # the queue has grown, or is closed
         self.space = threading.Condition(self.lock)     # the queue has shrunk
@@ -5355,6 +6144,7 @@ class Crew:
         self.bugs = collections.Counter()   # module name -> exceptions that it let through
         self.failures = collections.Counter()   # (module name, reason) -> talks that OSError ended
         self.drops = collections.Counter()  # filter's name -> results that it dropped
+        self.talks = None                   # Talks that drive the coroutines
         self.most_threads = threads
         self.threads = []                   # none before the first result
         self.failed = ''                    # not one could be started
@@ -5395,25 +6185,35 @@ class Crew:
         Who calls this is the only one that puts into the queue; so if it is empty and no thread
         is at work, none will be.
         """
-        found, self.found = self.found, []
+        found, numbers = self.take_found()
         if not found:
             return
-        self.put_count += len(found)
         if self.at_once and not self.queue and not self.busy:
             gathers = self.sink.gathers()
             if gathers is False:
-                return self.pass_now(found)
+                return self.pass_now(found, numbers)
             if gathers and self.console.room():
-                return self.pass_together(found)
-        self.enqueue(found)
+                return self.pass_together(found, numbers)
+        self.enqueue(zip(zip(numbers), found))
 
-    def pass_now(self, found):
+    def take_found(self):
+        """-> results since the last turn, their numbers."""
+        found, self.found = self.found, []
+        before, self.put_count = self.put_count, self.put_count + len(found)
+        return found, range(before, self.put_count)
+
+    def pass_now(self, found, numbers):
         """Results through the modules."""
         for item in found:
-            self.pass_on(item, self.out)
-        self.taken += len(found)
+            drive(self.pass_on(item, self.out))
+        self.settle(numbers)
 
-    def pass_together(self, found):
+    def settle(self, numbers):
+        """The modules are done with these results."""
+        with self.lock:
+            self.ledger.end(numbers)
+
+    def pass_together(self, found, numbers):
         """The same, and their lines go out together."""
         self.console.held = []
         try:
@@ -5422,14 +6222,18 @@ class Crew:
                 self.print_all(found)
             else:
                 for item in found:
-                    self.pass_on(item, self.out)
+                    drive(self.pass_on(item, self.out))
         finally:
-            lines, self.console.held = b''.join(self.console.held), None
+            self.write_held(numbers)
+
+    def write_held(self, numbers):
+        """The lines that the console holds, of these results, go out together."""
+        lines, self.console.held = b''.join(self.console.held), None
         rest = self.console.write_now(lines)
         if rest and not self.console.gone:
-            self.enqueue([Lines(rest, len(found))])
+            self.enqueue([(numbers, Lines(rest))])
         else:
-            self.taken += len(found)
+            self.settle(numbers)
 
     def print_all(self, found):
         """What the module `print` does, in a fifth of the time."""
@@ -5440,16 +6244,21 @@ class Crew:
         self.console.results(''.join(map('%s:%d\n'.__mod__, found)))
 
     def enqueue(self, items):
-        """Work for the threads."""
+        """Work for the threads: (numbers, what is to be done)."""
         if not self.threads:
             self.start()
         with self.lock:
+            before = len(self.queue)
             self.queue.extend(items)
-            self.ready.notify(len(items))
+            self.ready.notify(len(self.queue) - before)
 
     def full(self):
         """No more is wanted just now; what nobody will take must not stop the clock."""
         return len(self.queue) >= self.limit and not self.failed
+
+    def rest_s(self) -> float:
+        """Seconds until turn() has something to do that no event announces."""
+        return math.inf
 
     def put_wait(self, host, port):
         """A result, when there is space."""
@@ -5460,8 +6269,8 @@ class Crew:
         with self.lock:
             while len(self.queue) >= self.limit:
                 self.space.wait()
+            self.queue.append(((self.put_count,), (host, port)))
             self.put_count += 1
-            self.queue.append((host, port))
             self.ready.notify()
 
     def accepted(self) -> int:
@@ -5470,8 +6279,7 @@ class Crew:
 
     def settled(self) -> int:
         """How many results the modules are done with, counted without a gap."""
-        with self.lock:
-            return min(self.busy.values(), default=self.taken)
+        return self.ledger.settled
 
     def close(self, look=bool):
         """Let the threads empty the queue, and end; look() ten times a second meanwhile."""
@@ -5487,38 +6295,47 @@ class Crew:
                 look()
 
     def take(self, thread):
-        """The oldest result, for a thread done with its last; None when there will be no more."""
+        """The oldest work, for a thread done with its last; None when there will be no more."""
         with self.lock:
-            self.busy.pop(thread, None)
+            self.ledger.end(self.busy.pop(thread, ()))
             while not self.queue and not self.closed:
                 self.ready.wait()
             self.space.notify()
             if not self.queue:
                 return None
-            item = self.queue.popleft()
-            self.busy[thread] = self.taken
-            self.taken += item.results if isinstance(item, Lines) else 1
+            self.busy[thread], item = self.queue.popleft()
             return item
 
     def work(self, number):
         """A module thread."""
         out = Out(self.sink, number)
         for item in iter(lambda: self.take(number), None):
-            if not isinstance(item, Lines):
-                self.pass_on(item, out)
+            if isinstance(item, Entries):
+                self.write_entries(number, item.entries)
+            elif not isinstance(item, Lines):
+                drive(self.pass_on(item, out))
             elif not self.console.write(item.octets):
                 complain(item.octets.decode('utf-8', 'replace'))
 
-    def pass_on(self, item, out):
+    def write_entries(self, thread, entries):
+        """Whole entries: (events, their packets)."""
+        for events, packed in entries:
+            self.sink.write(thread, events, packed)
+            self.sink.finish(thread)
+
+    async def pass_on(self, item, out):
         """A result through the modules, unless nobody wants any more."""
         if self.enough or self.console.gone:
             return
         host, port, *state = item
-        target = Target(host, port, self.source, self.exclusions)
         if state:
-            self.write_state(target, out, *state)
+            self.write_state(Target(host, port, self.source, self.exclusions), out, *state)
         else:
-            self.examine(target, out)
+            await self.examine(self.make_target(host, port), out)
+
+    def make_target(self, host, port) -> TalkTarget:
+        """What modules get of a result."""
+        return TalkTarget(host, port, self.source, self.exclusions, self.talks)
 
     def write_state(self, target, out, state, reason):
         """An entry of `state`, which no module talks to."""
@@ -5530,34 +6347,38 @@ class Crew:
         out.str(reason, STATE_REASON)
         out.finish()
 
-    def examine(self, target, out):
+    async def examine(self, target, out):
         """One result through the filters and then all modules."""
         if self.exclusions and self.exclusions.bars(target.host):
             return self.drop('-xf')
         for each in self.modules:
-            if each.filter and self.call(each, target, out) is False:
+            if each.filter and await self.call(each, target, out) is False:
                 return self.drop(each.name)
         if not self.count():
             return
         others = [each for each in self.modules if not each.filter]
         if self.ports:
             others = [each for each in others if each.check is not check_print]
-            self.keep_port(target, out, bool(others))
+            self.keep_port(target, out)
+            if others:                      # before modules talk, which a kill may interrupt
+                await self.save()
         for each in others:
-            self.call(each, target, out)
+            await self.call(each, target, out)
 
     def drop(self, reason):
         """A result ends here."""
         with self.lock:
             self.drops[reason] += 1
 
-    def keep_port(self, target, out, early):
-        """The open port itself; early: written before modules talk, which a kill may interrupt."""
+    def keep_port(self, target, out):
+        """The open port itself."""
         out.begin('')
         out.str(str(target))
         out.finish()
-        if early:
-            self.sink.flush()
+
+    async def save(self):
+        """What was said up to now goes to the file."""
+        self.sink.flush()
 
     def count(self):
         """One more result passed the filters -> may it be shown?"""
@@ -5568,11 +6389,16 @@ class Crew:
             self.enough = self.most is not None and self.passed >= self.most
             return True
 
-    def call(self, each, target, out):
+    async def call(self, each, target, out):
         """Run a module; what it raises is counted, and told the first time."""
         out.begin(each.entry)
+        options = self.options[each.name]
         try:
-            return each.check(target, out, self.options[each.name])
+            if is_coroutine(each):
+                return await each.check(target, out, options)
+            return each.check(target.blocking(), out, options)
+        except GeneratorExit:               # nobody drives it any more
+            raise
         except OSError as error:            # timeouts and resets are everyday life
             reason = printable(why(error))
             with self.lock:
@@ -5589,6 +6415,168 @@ class Crew:
                     each.name, type(error).__name__, printable(str(error)), target))
         finally:
             out.finish()
+
+
+class TalkCrew(Crew):
+    """A Crew whose modules are coroutines, or wait for nothing: they talk in the caller's thread.
+
+    talks   at once at most
+    """
+    LOOP = 2                                # thread number of entries; 1 is the writer's
+
+    def __init__(self, modules, options, *args, talks, **more):
+        super().__init__(modules, options, *args, **more)
+        self.talks, self.most_talks = Talks(), talks
+        self.talking = 0                    # coroutines under way
+        self.waiting = collections.deque()  # (number, result): not yet begun
+        self.hosts = collections.Counter()  # host -> talks to it
+        self.crowded = {}                   # host that has TALKS_EACH -> its (number, result)
+        self.parked = 0                     # how many those are
+        self.most_threads = 1               # writes what would have to wait, in its order
+        self.direct = None                  # in a turn: what the sink's gathers() allows
+        self.ended = []                     # numbers whose lines the console holds
+        self.driver = None                  # -x: the thread of talks, as standard input may block
+
+    def full(self):
+        waiting = len(self.waiting) + self.parked + len(self.queue)
+        return waiting >= self.limit and not self.failed
+
+    def turn(self):
+        """What was found since the last turn, and all talks, for TURN_S at most."""
+        found, numbers = self.take_found()
+        self.waiting.extend(zip(numbers, found))
+        self.talk()
+
+    def talk(self, wait_s=0):
+        """A turn of the talks; wait_s: for the first event."""
+        talks = self.talks
+        talks.look(wait_s)
+        if not (talks.ready or self.waiting):
+            return
+        end = time.monotonic() + TURN_S
+        self.open_output()
+        try:
+            talks.step_all(end)
+            self.begin_talks(end)
+            if talks.written.waiting:
+                self.sink.flush()
+                talks.resume(talks.written.waiting)
+                talks.written.waiting.clear()
+                talks.step_all(end)
+        finally:
+            talks.spend()
+            self.close_output()
+
+    def open_output(self):
+        """Find out how entries can be written without any waiting."""
+        self.direct = None
+        if not self.queue and not self.busy:
+            self.direct = self.sink.gathers()
+            if self.direct and not self.console.room():
+                self.direct = None
+        if self.direct:
+            self.console.held = []
+
+    def close_output(self):
+        """What was gathered goes out."""
+        if self.direct:
+            numbers, self.ended = self.ended, []
+            self.write_held(numbers)
+
+    def put_entry(self, entry):
+        """A whole entry -> the sink, or the thread that may wait."""
+        if self.direct is None:
+            self.enqueue([((), Entries([entry]))])
+        else:
+            self.write_entries(self.LOOP, [entry])
+
+    def begin_talks(self, end):
+        """Results that wait, as far as there is room."""
+        while self.waiting and self.talking < self.most_talks:
+            number, item = self.waiting.popleft()
+            if self.hosts[item[0]] < TALKS_EACH:
+                self.begin(number, item)
+            else:
+                self.crowded.setdefault(item[0], collections.deque()).append((number, item))
+                self.parked += 1
+            if time.monotonic() >= end:
+                break
+        if self.driver:
+            with self.lock:
+                self.space.notify_all()
+
+    def begin(self, number, item):
+        """A result through the modules, in a talk."""
+        out = TalkOut(self.sink, self.LOOP, self.put_entry)
+        self.talking += 1
+        self.hosts[item[0]] += 1
+        self.talks.begin(self.pass_on(item, out), lambda: self.end(number, item[0]))
+
+    def end(self, number, host):
+        """A talk has ended: the next one to its host may begin."""
+        self.talking -= 1
+        self.hosts[host] -= 1
+        if not self.hosts[host]:
+            del self.hosts[host]
+        others = self.crowded.get(host)
+        if others:
+            self.parked -= 1
+            self.waiting.appendleft(others.popleft())
+            if not others:
+                del self.crowded[host]
+        if self.direct is None:
+            self.enqueue([((number,), Entries([]))])
+        elif self.direct:
+            self.ended.append(number)
+        else:
+            self.settle([number])
+
+    async def save(self):
+        await self.talks.written.enter()
+
+    def rest_s(self):
+        if self.waiting and self.talking < self.most_talks:
+            return 0.0
+        return self.talks.rest_s()
+
+    def put_wait(self, host, port):
+        if not self.driver:
+            self.driver = threading.Thread(target=self.drive_all, daemon=True)
+            try:
+                self.driver.start()
+            except RuntimeError:
+                raise UserError('the thread of talks cannot be started') from None
+        with self.lock:
+            while self.full() and self.driver.is_alive():
+                self.space.wait(TICK_S)
+            self.waiting.append((self.put_count, (host, port)))
+            self.put_count += 1
+        self.talks.wake()
+
+    def drive_all(self, look=bool):
+        """Until all talks have ended; look() ten times a second meanwhile."""
+        looked = time.monotonic()
+        while self.talking or self.waiting or not self.closed:
+            self.talk(min(self.rest_s(), TICK_S))
+            if time.monotonic() - looked >= TICK_S:
+                looked = time.monotonic()
+                look()
+
+    def close(self, look=bool):
+        self.turn_last()
+        if self.driver:
+            self.talks.wake()
+            while self.driver.is_alive():
+                self.driver.join(TICK_S)
+                look()
+        self.drive_all(look)                # without -x
+        super().close(look)
+
+    def turn_last(self):
+        """There will be no more results."""
+        found, numbers = self.take_found()
+        self.waiting.extend(zip(numbers, found))
+        self.closed = True
 
 
 # ---- state ----
@@ -5944,7 +6932,9 @@ class Keeper:
         """The last snapshot: everything is written."""
         self.closed.set()
         self.syncer.join()
-        done = self.crew.enough or engine.exhausted and not engine.again and not engine.stopping
+        queue = engine.queue
+        done = self.crew.enough or (
+            queue.exhausted and not queue.again and not engine.stopping)
         if self.crew.settled() >= self.crew.accepted():
             self.write(self.crew.accepted(), dict(engine.snapshot(), done=done))
         self.sync()
@@ -5960,10 +6950,11 @@ class Keeper:
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
 
-ORDERS = 6                          # words:
-WRITTEN, PASSED, STOP, REOPEN, REREAD, END = range(ORDERS)      # results of this worker that are
-                                    # written; results of all that passed the filters; send no
-                                    # more; how often to open --log and read -xf again; of these:
+ORDERS = 7                          # words:
+WRITTEN, PASSED, STOP, REOPEN, REREAD, END, TALKED = range(ORDERS)      # results of this worker
+                                    # that are written; results of all that passed the filters;
+                                    # send no more; how often to open --log and read -xf again; one
+                                    # of the three below; connections of talks that count in -r:
 ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody reads them any more;
                                     # they cannot be written where they should be
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
@@ -6026,6 +7017,7 @@ class Messenger:
         self.found, self.states = [], []        # of this turn
         self.orders, self.sync = worker.orders, sink.sync
         self.log, self.heard = log, [0, 0]
+        self.talked = 0                         # connections of talks that count in our rate
 
     def say(self, text):
         self.unsent += text.replace('\n', ' ').encode('utf-8', 'backslashreplace') + b'\n'
@@ -6053,7 +7045,10 @@ class Messenger:
         self.states.append((host, port, state, reason))
 
     def turn(self):
-        """What was found since the last turn, together."""
+        """What was found since the last turn, together; what talks have sent meanwhile."""
+        talked, self.talked = self.talked, self.orders[TALKED]
+        if talked != self.talked:
+            self.worker.engine.talked(self.talked - talked)
         lines = list(map('S %s %d %s %s'.__mod__, self.states))
         if self.found:
             lines.append('R ' + ' '.join(map('%s %d'.__mod__, self.found)))
@@ -6073,6 +7068,9 @@ class Messenger:
         if self.unsent:
             self.push()
         return bool(self.unsent)
+
+    def rest_s(self):
+        return math.inf
 
     @property
     def passed(self):
@@ -6166,6 +7164,7 @@ class Team(Runner):
         self.hup, self.exclusions = False, engines[0].exclusions
         self.taken = 0                      # results given to the crew
         self.workers = [Worker(engine) for engine in engines]
+        self.turns = itertools.count()      # of workers, as talks count in their rates
         self.elapsed = max(engine.elapsed for engine in engines)
         for worker in self.workers:
             worker.orders[PASSED] = state.passed() if state else 0
@@ -6239,14 +7238,34 @@ class Team(Runner):
             if crew.full():
                 time.sleep(0.002)
             else:
-                for reader, _ in self.poll.poll(10 if self.waiting() else 100):
-                    self.hear(self.speaking[reader])
+                nap_ms = min(10 if self.waiting() else 100, crew.rest_s() * 1000)
+                for reader, _ in self.poll.poll(nap_ms):
+                    if reader in self.speaking:
+                        self.hear(self.speaking[reader])
+            self.crew.turn()
             self.confirm()
             self.real = time.monotonic()
             if self.real >= next_tick:
                 next_tick = self.real + TICK_S
                 self.tick()
         self.tick()
+
+    # ---- talks, which share our thread ----
+
+    def watch(self, epoll):
+        """Naps end with its events, too."""
+        self.poll.register(epoll, select.POLLIN)
+
+    def rate(self):
+        """SYNs a second at most of all workers; None = no ceiling."""
+        rates = [worker.engine.pace.rate for worker in self.workers]
+        return None if None in rates else sum(rates)
+
+    def talked(self, count):
+        """Talks began so many connections, which count in -r: each worker in its turn."""
+        for _ in range(count):
+            worker = self.workers[next(self.turns) % len(self.workers)]
+            worker.orders[TALKED] += 1
 
     def waiting(self):
         """Whether results are not yet written."""
@@ -6278,7 +7297,6 @@ class Team(Runner):
                 worker.told_all, self.stopping = True, self.stopping or text
             else:
                 self.progress.tell(kind, text)
-        self.crew.turn()
 
     def take(self, worker, results):
         """Results of a worker, to be confirmed."""
@@ -7454,7 +8472,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='enabled modules, ./file.py among them (default: %s)' % BUILTIN_MODULES)
     group('-mcfg', metavar='STR', default='', help='module.option=value,...')
     group('-mt', metavar='N', type=number(int, 1, 255), default=4,
-          help='module threads (default: 4)')
+          help='threads of modules that are no coroutines (default: 4)')
+    group('--talks', metavar='N', type=count,
+          help='conversations at once of those that are (default: what -e keeps free)')
     group = parser.add_argument_group('output').add_argument
     group('-o', metavar='FILE', help='append to a CBA file, instead of lines on standard output')
     group('--format', metavar='NAME', choices=['text'] + list(FORMATS),
@@ -7906,7 +8926,9 @@ def run(args, console, signals) -> int:
     if all(each.filter for each in modules) and not (args.l or keeps_ports(args)):
         console.note('warning: -mod %s: filters only, nothing shows what they let pass: add print'
                      % ','.join(each.name for each in modules))
+    args.talks, args.e = plan_talks(args, modules, options, console)
     if args.x:
+        raise_descriptors()
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
     names = Names(args.names, args.skip_unresolved, console, args.resolve, args.skip_bad)
@@ -8129,9 +9151,29 @@ def check_memory(args):
                         'raise the limit (ulimit -v)' % (threads, need >> 20)) from None
 
 
+def plan_talks(args, modules, options, console) -> 'tuple[int, int]':
+    """-> how many talks at once, how many descriptors are kept free for them (-e)."""
+    each = max(each.sockets(options[each.name]) for each in modules)
+    asked = args.talks and args.talks * each + TALKS_SPARE
+    reserve = max(args.e, asked or 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    room = reserve if hard < 0 else min(reserve, hard - TALKS_KEPT if args.x else hard // 4)
+    talks = max(1, (room - TALKS_SPARE) // each)
+    if args.talks and talks < args.talks:
+        console.note('warning: argument --talks: %d do not fit into %d descriptors: %d are used; '
+                     'raise the limit with ulimit -n %d' % (
+                         args.talks, hard, talks, asked + TALKS_KEPT if args.x else 4 * asked))
+    return min(talks, args.talks or talks), reserve
+
+
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
-    crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    common = (modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    if any(map(is_coroutine, modules)) and not any(
+            each.waits and not is_coroutine(each) for each in modules):
+        crew = TalkCrew(*common, talks=args.talks)
+    else:
+        crew = Crew(*common)
     crew.ports = type(sink) is not TextSink
     return crew
 
@@ -8367,7 +9409,7 @@ class Scan:
         """Whatever can fail is checked and opened before the first packet; raises UserError."""
         args, console = self.args, self.console
         check_memory(args)
-        self.exclusions, self.log = exclusions, Log(args.log)
+        self.space, self.exclusions, self.log = space, exclusions, Log(args.log)
         share = len(space.share(args.shard))
         self.total = min(args.n or share, share) if args.once else args.n
         self.snapshots = self.state.snapshots if self.state else [None] * args.w
@@ -8419,12 +9461,18 @@ class Scan:
         if any(self.snapshots):
             self.progress.resume(self.engine.totals())
         self.signals.give(self.engine)
+        if crew.talks:
+            crew.talks.join(self.engine)
         self.engine.run(crew, self.sink, self.console, self.progress)
         crew.close(lambda: linger(self.engine))
 
     def make_progress(self) -> Progress:
         """What the user sees, and the scanner's own entry in the CBA."""
         args = self.args
+        if args.o:
+            begin_scope(Out(self.sink, 0), args, self.space, self.exclusions, self.total,
+                        any(self.snapshots))
+            self.sink.flush()
         progress = Progress(self.console, args.st or (10000 if args.o else 1000),
                             Out(self.sink, 0) if args.o else None, self.total,
                             0 if args.st else STATISTICS_S)
@@ -8436,6 +9484,8 @@ class Scan:
     def end(self) -> int:
         """Everything is written, and the last words are said -> exit status."""
         came = self.signals.came
+        if self.args.o:
+            self.end_scope()
         self.sink.close()
         self.engine.finish()
         error = self.progress.error(self.engine)
@@ -8446,6 +9496,16 @@ class Scan:
         if error:
             return 1
         return 128 + came if came else 0
+
+    def end_scope(self):
+        """The scope at the end: what keeps a scan from asking all of its targets."""
+        engine, totals = self.engine, self.engine.totals()
+        enough = '--max-results' if engine.crew.enough else 'done'
+        ended = self.progress.error(engine) or engine.stopping or enough
+        asked = totals.drawn - totals.unsent
+        end_scope(Out(self.sink, 0), self.exclusions, ended, asked,
+                  ended == 'done' and self.args.once
+                  and asked >= len(self.space.share(self.args.shard)))
 
 
 def last_mark(snapshots):
