@@ -1126,7 +1126,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed, failed = False, ''
+    closed, failed, passed = False, '', 0
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -1136,6 +1136,9 @@ class StubCrew:
 
     def put_all(self, results):
         self.results += results
+
+    def put_state(self, host, port, state, reason):
+        self.results.append((host, port, state, reason))
 
     def turn(self):
         pass
@@ -1171,6 +1174,11 @@ class StubSink:
 
     def look(self):
         pass
+
+
+def stub_desk(crew=None, sink=None, console=None, progress=None):
+    """A Desk of stubs, but for what is given."""
+    return cscan.Desk(crew or StubCrew(), sink or StubSink(), console or StubConsole(), progress)
 
 
 # ==== Formats =========================================================================
@@ -3463,8 +3471,7 @@ class OutputFormats(Case):
         told = []
         engine = cscan.Engine(columns([]), cscan.plan_pace(10, 100, None, 90, None, 6))
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
-        engine.crew.put_state = lambda *args: told.append(args)
+        engine.desk = types.SimpleNamespace(put_state=lambda *args: told.append(args))
         for show in ({'refused', 'unreachable', 'silent'}, {'refused'}, set()):
             engine.show = frozenset(show)
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
@@ -4229,8 +4236,8 @@ class Engine(unittest.TestCase):
                            port=next(FREE_PORT) if port is None else port, **options)
         engine.pool.bind_first(50)
         self.addCleanup(self.close, engine)
-        engine.crew, engine.console, engine.sink = self.crew, self.console, StubSink()
-        engine.progress = cscan.Progress(self.console, 1 << 40, None, None)
+        engine.desk = cscan.Desk(self.crew, StubSink(), self.console,
+                                 cscan.Progress(self.console, 1 << 40, None, None))
         return engine
 
     def close(self, engine):
@@ -4240,7 +4247,7 @@ class Engine(unittest.TestCase):
 
     def run_engine(self, targets, **options):
         engine = self.engine(targets, **options)
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(engine.attempts, {})
         return engine
 
@@ -4374,7 +4381,7 @@ class Engine(unittest.TestCase):
                             self.assertRaises(ConnectionResetError, peer.recv, 1)
         with patched(cscan, REUSES=1):
             engine = self.engine([opened, opened, opened], window=1)
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
             self.assertEqual(len(self.crew.results), 5)
             self.assertLessEqual(max(engine.pool.uses.values()), 1)
         libraries = {'PyDLL', 'CDLL'} & set(vars(ctypes))
@@ -4515,7 +4522,7 @@ class Engine(unittest.TestCase):
                     self.assertEqual(engine.brakes.errors, {code: 3})
                     self.assertLess(engine.brakes.window, engine.pace.window)
                     self.assertEqual(engine.credit(), 0)
-                    engine.run(self.crew, StubSink(), self.console, engine.progress)
+                    engine.run(engine.desk)
                 self.assertEqual(sorted(self.crew.results), sorted(targets))
                 self.assertEqual((engine.brakes.errors, engine.sent), ({code: 4}, 6))
                 self.assertTrue([n for n in self.console.notes if errno.errorcode[code] in n])
@@ -4535,7 +4542,7 @@ class Engine(unittest.TestCase):
                 raise OSError(errno.EMFILE, 'Too many open files')
             new_socket()
         engine.pool.add = few
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
         self.assertGreater(engine.brakes.errors[errno.EMFILE], 0)
 
@@ -4705,7 +4712,7 @@ class Engine(unittest.TestCase):
         spaces = []
         engine.wait_for = lambda to, s: (spaces.append(s), wait_for(to, s / 50))
         with patched(cscan, CONNECT=note):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
@@ -4727,7 +4734,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual((awaited(engine), engine.sent), ([silent], 2))
         self.crew.held = False
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual((self.crew.results, engine.timeouts), ([opened, opened], 1))
 
     def test_quota(self):
@@ -4752,7 +4759,7 @@ class Engine(unittest.TestCase):
         engine.brakes.conntrack.count = engine.brakes.conntrack.limit = 99
         engine.brakes.conntrack.carries = lambda: 600.0
         with patched(cscan, LOCAL_WAIT_S=0.05):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
         self.assertEqual(engine.brakes.bucket.rate, 500)       # halved, and no room since
@@ -5733,7 +5740,7 @@ class MetricsWriter(Case):
         engine = cscan.Engine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1',
                               meter=meter)
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
+        engine.desk = stub_desk()
         for _ in range(sockets):
             engine.pool.add()
         return engine, meter
@@ -6181,7 +6188,7 @@ class State(EngineCase):
         state = self.state(name='state%d' % next(FREE_PORT))
         self.crew = KeepingCrew()
         self.sink = StateSink()
-        return cscan.Keeper(*state.workers[0], self.crew, self.sink, self.console)
+        return cscan.Keeper(*state.workers[0], stub_desk(self.crew, self.sink, self.console))
 
     def test_settled_before_it_counts(self):
         """A snapshot waits for the results before it, and asks for them to be written."""
@@ -6339,8 +6346,8 @@ class State(EngineCase):
         engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
-        engine.progress = types.SimpleNamespace(reopen=lambda: None,
-                                                reread=lambda exclusions, new: None)
+        engine.desk.progress = types.SimpleNamespace(reopen=lambda: None,
+                                                     reread=lambda exclusions, new: None)
         engine.launch(2)
         engine.reread()
         self.assertEqual((engine.attempts, engine.position(), engine.barred), ({}, 2, 2))
@@ -7242,8 +7249,8 @@ class Status(Case):
                               'canary', *[collections.Counter(dict.fromkeys(codes, 1 << 40))] * 2)
         engine = types.SimpleNamespace(
             totals=lambda: totals, started=time.monotonic() - 5, real=time.monotonic(),
-            crew=StubCrew(), stopping='', error='')
-        engine.crew.passed, engine.crew.sink = 3, StubSink()
+            desk=stub_desk(console=self.console, progress=progress), stopping='', error='')
+        engine.desk.crew.passed = 3
         vars(engine).update(values)
         return progress, engine
 
@@ -7252,8 +7259,7 @@ class Status(Case):
         progress = cscan.Progress(self.console, 1, None, 1 << 32)
         totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), sent=1234567890,
                                      opened=98765, limits=[], canary='', answers={}, locals={}))
-        engine = types.SimpleNamespace(stopping='', crew=types.SimpleNamespace(
-            full=lambda: False, closed=False))
+        engine = types.SimpleNamespace(stopping='', desk=stub_desk())
         self.assertIn('98765 open', progress.status(engine, totals)[:39])
 
     def test_seldom(self):
@@ -7382,8 +7388,7 @@ class Status(Case):
         path = self.path('file')
         progress, engine = self.progress(self.status(path), hup=False)
         progress.drawn -= 2
-        engine.crew.closed = True
-        engine.progress = progress
+        engine.desk.crew.closed = True
         cscan.linger(engine)
         self.assertEqual(json.loads(self.read(path).decode())['state'], 'waiting for modules')
 
@@ -7493,10 +7498,9 @@ class Team(Long):
         """A worker hears of results once they are written, and never of others."""
         def team(state=True, **console):
             team = cscan.Team.__new__(cscan.Team)
-            team.crew, team.sink, team.state, team.console = (
-                KeepingCrew(), StateSink(), state, StubConsole())
-            team.crew.done, team.crew.passed = 3, 2
-            vars(team.console).update(console)
+            team.desk, team.state = stub_desk(KeepingCrew(), StateSink()), state
+            team.desk.crew.done, team.desk.crew.passed = 3, 2
+            vars(team.desk.console).update(console)
             team.workers = [types.SimpleNamespace(orders=[0] * cscan.ORDERS,
                                                   results=collections.deque(batches))
                             for batches in (((1, 1), (3, 2), (4, 1)), ((2, 1), (5, 1)), ((6, 1),),
@@ -7509,7 +7513,7 @@ class Team(Long):
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [3, 1, 0, 0])
             self.assertEqual([each.orders[cscan.PASSED] for each in one.workers], [2, 2, 0, 0])
             self.assertEqual([len(each.results) for each in one.workers], [1, 1, 1, 0])
-            self.assertEqual(one.sink.flushed, 1 if state else 0)
+            self.assertEqual(one.desk.sink.flushed, 1 if state else 0)
         lost, late = team(), team()
         lost.sink.failed = 'full'
         late.sink.flush = lambda: setattr(late.sink, 'failed', 'full')
