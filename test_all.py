@@ -12811,7 +12811,7 @@ BINARY_VECTORS = [
      + b'o.product.device=device;\x00', 'by hand'),
     ('adb other', TCP, b'CNXN\x00', None, 'by hand'),
     ('rdp', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('0100080003000000'), unhex('030000130ed000001234000200080001000000'),
+     + unhex('0100080001000000'), unhex('030000130ed000001234000200080001000000'),
      'xfreerdp 2.10'),
     ('rdp connect', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
      + unhex('01000800000000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
@@ -21012,12 +21012,16 @@ class Responder(Case):
         ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
          r'rtmp server sent error'),
         ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('tsql inside of TLS', 'env FREETDSCONF={tds} tsql -S secure -U bob -P x', 1, r'Msg 18456'),
+        ('xfreerdp', 'xvfb-run -a xfreerdp /v:10.88.0.61 /u:bob /d:DOM /p:x /cert:ignore', 134,
+         r'STATUS_LOGON_FAILURE'),
         ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
          "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    FREETDS = '[secure]\nhost = 10.88.0.61\nport = 1433\ntds version = 7.4\nencryption = require\n'
     # of the web, and of what proxies lead to; {ipp}: what ipptool asks
     WEB_CLIENTS = [
         ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
@@ -21155,11 +21159,12 @@ asyncio.run(visit())
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
+        tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
-                                         state=state_folder().name)
+                command = command.format(post=post, ipp=ipp, ws=ws, tds=tds,
+                                         py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -22901,8 +22906,12 @@ class Keys(Case):
             self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
 
     def test_invert(self):
-        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
-            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+        """With pow() and without it."""
+        for quick in {False, masscanned.HAS_QUICK_INVERSE}:
+            with patched(masscanned, HAS_QUICK_INVERSE=quick):
+                for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+                    self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+                self.assertEqual([masscanned.invert(number, 7) for number in (0, 14)], [0, 0])
 
     def test_private(self):
         """A key comes back as it went; half of one does not."""
@@ -23043,6 +23052,44 @@ class Inside:
         except ssl.SSLError as error:
             self.alert, self.over = error.reason, True
         return self.got
+
+
+class InPackets(Inside):
+    """The same for TDS, whose packets are around the handshake.
+
+    version     of TLS; None: there is none yet
+    """
+    version = None
+
+    def exchange(self, pieces=lambda octets: [octets]):
+        octets = self.pipes[1].read()
+        parts = [octets[at:at + 200] for at in range(0, len(octets), 200)]
+        if not self.version:
+            octets = b''.join(b'\x12\1' + struct.pack('!H4x', 8 + len(part)) + part
+                              for part in parts)
+        out = feed(self.peer, *pieces(octets))
+        while out and not self.version:
+            assert out[:2] == b'\x12\1', out
+            size = int.from_bytes(out[2:4], 'big')
+            self.pipes[0].write(out[8:size])
+            out = out[size:]
+        self.pipes[0].write(out)
+
+    def shake(self, **options):
+        Inside.shake(self, **options)
+        self.version = self.inner.version()
+        return self
+
+
+def pack_tsrequest(version, tag, field):
+    """MS-CSSP s2.2.1, by hand: version, and one field by its tag."""
+    def wrap(kind, octets):
+        for limit, length in ((128, '%02x'), (256, '81%02x'), (1 << 16, '82%04x')):
+            if len(octets) < limit:
+                return bytes((kind,)) + unhex(length % len(octets)) + octets
+    for kind in (0x04, 0xa0, 0x30, 0x30) if tag == 0xa1 else ():
+        field = wrap(kind, field)
+    return wrap(0x30, b'\xa0\3\2\1' + bytes((version,)) + wrap(tag, field))
 
 
 class TlsTalks(Case):
@@ -23200,7 +23247,9 @@ class TlsTalks(Case):
          unhex('300c 020102 6007 020103 0400 8000'), unhex('300c 020102 6107 0a0100 0400 0400')),
         ('postgresql', unhex('00000008 04d2162f'), b'S', b'N', unhex('00000010 00030000')
          + b'user\0x\0\0', b'R' + unhex('00000008 00000003')),
-        ('rdp', unhex('03000013 0ee00000000000 01000800 03000000'),
+        ('amqp', b'AMQP\2\1\0\0', b'AMQP\2\1\0\0', b'AMQP\3\1\0\0', b'AMQP\3\1\0\0',
+         b'AMQP\3\1\0\0' + unhex('00000019 02010000 005340 c00b01 e0080170 a305') + b'PLAIN'),
+        ('rdp', unhex('03000013 0ee00000000000 01000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 00000000'), unhex('0300000c 02f0800401000100'),
          masscanned.RDP_GOODBYE),
@@ -23255,6 +23304,88 @@ class TlsTalks(Case):
         self.assertEqual(stream.greet(plain.registry.greeters[3306])[24:26], b'\xdf\xf7')
         self.assertEqual(feed(stream, unhex('20000001') + head), b'')
         self.assertTrue(stream.deaf)
+
+    # version of the client, his token, tag and field of the answer, whether it is the last
+    CREDSSP = [
+        (6, NEGOTIATE, 0xa1, CHALLENGE, False), (2, NEGOTIATE, 0xa1, CHALLENGE, False),
+        (9, SPNEGO_FIRST, 0xa1, ANSWERED, False),
+        (6, SPNEGO_THIRD, 0xa4, '0204 c000006d', True), (3, AUTHENTICATE, 0xa4, '0204c000006d', True),
+        (5, AUTHENTICATE, None, '', True), (2, AUTHENTICATE, None, '', True),
+    ]
+
+    def test_credssp(self):
+        """A login with NTLM, before there is a desktop: TSRequest in, TSRequest out, then the end."""
+        asks = unhex('03000013 0ee00000000000 01000800 0b000000')
+        for version, token, tag, field, over in self.CREDSSP:
+            with self.subTest(version=version, token=token):
+                self.assertEqual(self.visit_credssp(asks, version, token, tag, field), over)
+        stream = self.stream(3389)
+        feed(stream, asks.replace(b'\x0b', b'\1'))
+        client = Inside(stream).shake()
+        self.assertEqual((client.say(pack_tsrequest(6, 0xa1, unhex(NEGOTIATE))), stream.deaf),
+                         (b'', True))
+        for faulty in (b'\x30\x00', unhex('3005 a003 020106'),
+                       unhex('3007 a003 020106 a100')):
+            stream = self.stream(3389)
+            feed(stream, asks)
+            self.assertEqual(Inside(stream).shake().say(faulty), b'')
+
+    def visit_credssp(self, asks, version, token, tag, field):
+        """A token is sent, the answer compared -> whether that was all."""
+        self.host.events = []
+        try:
+            stream = self.stream(3389)
+            self.assertEqual(feed(stream, asks), unhex('03000013 0ed00000123400 02000800 02000000'))
+            client = Inside(stream).shake()
+            said = pack_tsrequest(version, 0xa1, unhex(token))
+            client.say(said, pieces=octet_by_octet)
+            noted = [each.fields['protocol'] for each in self.host.events
+                     if each.kind == 'credentials']
+        finally:
+            self.host.events = None
+        expected = pack_tsrequest(min(version, 6), tag, unhex(field)) if tag else b''
+        self.assertEqual(client.got, expected)
+        self.assertEqual(noted, ['rdp'] if token in (AUTHENTICATE, SPNEGO_THIRD) else [])
+        return client.over
+
+    def test_mssql(self):
+        """Whoever insists on TLS has its handshake in packets of a prelogin, and the rest bare."""
+        rows = {row[0]: row[2:4] for row in VECTORS}
+        asks, answer = rows['mssql prelogin']
+        login, refused = rows['mssql login 7.3']
+        for insists in b'\1', b'\3':
+            for pieces in (lambda octets: [octets]), octet_by_octet:
+                stream = self.stream(1433)
+                out = feed(stream, *pieces(asks[:40] + insists + asks[41:]))
+                self.assertEqual(out, answer[:40] + b'\1' + answer[41:])
+                client = InPackets(stream).shake(pieces=pieces)
+                self.assertEqual(client.say(login, pieces=pieces), refused)
+                self.assertTrue(client.over and stream.closing)
+                self.assertEqual(client.version, 'TLSv1.2' if self.VERSIONS else client.version)
+        usual = Inside(self.stream()).shake().inner.version()
+        self.assertEqual(usual, 'TLSv1.3' if ssl.HAS_TLSv1_3 else usual)
+        for none in b'\0', b'\2':
+            self.assertEqual(feed(self.stream(1433), asks[:40] + none + asks[41:]), answer)
+        plain = self.stream(1433, host=quiet_host())
+        self.assertEqual(feed(plain, asks[:40] + b'\1' + asks[41:]), answer)
+
+    def test_mssql_packets(self):
+        """Those that are faulty: an alert in a packet; without one, a bare one; what is kept."""
+        asks = {row[0]: row[2] for row in VECTORS}['mssql prelogin']
+        asks = asks[:40] + b'\1' + asks[41:]
+        packet = b'\x12\1' + struct.pack('!H4x', 8 + len(hello(3)))
+        for octets, alert in (
+                (packet + hello(3), unhex('12 01 000f 0000 01 00 15 0303 0002 02 28')),
+                (hello(3), unhex('15 0303 0002 02 28')),
+                (b'\x12\1\0\0\0\0\0\0' * 9 + packet + hello(3), unhex(
+                    '12 01 000f 0000 01 00 15 0303 0002 02 28'))):
+            stream = self.stream(1433)
+            feed(stream, asks)
+            self.assertEqual(feed(stream, octets), alert)
+            self.assertTrue(stream.closing)
+        stream = self.stream(1433)
+        feed(stream, asks, packet, hello(3)[:9])
+        self.assertEqual(stream.cost(), 8 + 9)
 
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
