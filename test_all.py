@@ -7515,7 +7515,7 @@ class Team(Long):
             self.assertEqual([len(each.results) for each in one.workers], [1, 1, 1, 0])
             self.assertEqual(one.desk.sink.flushed, 1 if state else 0)
         lost, late = team(), team()
-        lost.sink.failed = 'full'
+        lost.desk.sink.failed = 'full'
         late.sink.flush = lambda: setattr(late.sink, 'failed', 'full')
         for one in (team(gone=True), team(failed='closed'), lost, late):
             one.confirm()
