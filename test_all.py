@@ -7520,7 +7520,7 @@ class Team(Long):
             self.assertEqual(one.desk.sink.flushed, 1 if state else 0)
         lost, late = team(), team()
         lost.desk.sink.failed = 'full'
-        late.sink.flush = lambda: setattr(late.sink, 'failed', 'full')
+        late.desk.sink.flush = lambda: setattr(late.desk.sink, 'failed', 'full')
         for one in (team(gone=True), team(failed='closed'), lost, late):
             one.confirm()
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [0] * 4)
