@@ -97,6 +97,9 @@ PATCH_TCP4 = struct.Struct('!6s10sH6sHIIHHIIHHH2x')
 PATCH_IPV4 = struct.Struct('!6s10sH6sHII')
 PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
+PROTO4_AT = 23                          # where a plain frame has its protocol,
+UDP_OCTET = b'\x11'
+MESSAGE4_AT = 42                        # where a datagram's message begins
 FLOW4_AT = 26                           # where addresses and ports are:
 FLOW4 = struct.Struct('!4s4sHH')
 FLOW6 = struct.Struct('!16s16sHH')
@@ -151,6 +154,7 @@ ALIKE = (
     (23, 1),                                    # TCP
     (46, 2))                                    # TCP offset and flags
 ALIKE_OPTION = (54, 2)                          # and, if there are options: the first is an MSS
+ALIKE_PORT = (36, 4)                            # and of datagrams: the port that is asked, size
 
 
 # ==== 2 Toolkit =======================================================================
@@ -543,6 +547,11 @@ def pack_der(tag: int, *parts) -> bytes:
     return bytes((tag, 0x80 | len(octets))) + octets + body
 
 
+def pack_integer(number: int, tag: int = 2) -> bytes:
+    """A number of 0 or more -> INTEGER, or of the type of a tag (X.690 s8.3)."""
+    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
 # ==== 3 Registry ======================================================================
 #
 # A protocol is one block of section 9: constants, Structs, helpers, and one function under a
@@ -580,7 +589,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again, wait, limit, tls), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit, tls, session), whose fields all have
+#   defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -598,6 +608,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   sets another limit; 0: no longer.  None: it stays as it is
 #           tls     TCP, where peer.offers_tls: what follows is said inside of TLS.  Octets that
 #                   we say first there, may be b''
+#           session with tls: a kind of Session, where its handshake does not go bare
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now (peer.second, if whole seconds do) and peer.host, and what
@@ -633,8 +644,8 @@ SHUT = True
 WORK = 0
 
 Reply = collections.namedtuple(             # see above
-    'Reply', 'out used skip close port again wait limit tls')
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None
+    'Reply', 'out used skip close port again wait limit tls session')
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most echo everywhere')
@@ -938,11 +949,11 @@ class Span:
         return (order, entry.least, mask & ~inside, value & ~inside, (mask & inside) >> behind,
                 (value & inside) >> behind, entry.each)
 
-    def rivals(self, data, wait, found) -> 'list[tuple[int, set]] | None':
+    def rivals(self, data, wait, found) -> 'tuple[tuple[int, frozenset], ...] | None':
         """A message of a Protocol -> what would make it another's, standing here.
 
         wait    whether a longer signature is waited for
-        returns [(mask, values)] of what stands here; None: it may be another's anyway
+        returns ((mask, values), ...) of what stands here; None: it may be another's anyway
         """
         size = len(data)
         octets = from_octets(data[:self.width].ljust(self.width, b'\0'), 'big')
@@ -957,7 +968,8 @@ class Span:
         for order, _, _, _, mask, value, each in rows:
             if order <= certain and each is not found:
                 others[mask].add(value)
-        return None if 0 in others else list(others.items())
+        return None if 0 in others else tuple(
+            (mask, frozenset(values)) for mask, values in others.items())
 
 
 def octet_at(entry, at) -> bytes:
@@ -1483,7 +1495,7 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again, self.waits, limit, words = given
+        out, used, skip, close, _, again, self.waits, limit, words, session = given
         if used is None:
             used = len(data)
         if limit is not None:
@@ -1493,7 +1505,8 @@ class Stream(Peer):
         self.at += used
         self.skip = skip
         if words is not None:
-            self.secure = self.host.tls.begin(self, words, again and not self.greeter)
+            greets = again and not self.greeter
+            self.secure = self.host.tls.begin(self, words, greets, session)
         if again:
             self.before, self.protocol = self.protocol.name, None
             self.greeter = None if again is True else again
@@ -1881,6 +1894,28 @@ class Budget:
         self.total[0] -= 1
         return True
 
+    def take_all(self, srcs, count, grows, now) -> bool:
+        """Whether answers may go to all clients, as open() and take() say; then all are charged.
+
+        srcs    their IPv4 addresses as numbers, so many; or one, which all of them have
+        """
+        least, total_least = (0, 0) if grows else (-self.burst, -self.total_rate)
+        self.refill(self.total, self.total_rate, self.total_rate, now)
+        if self.total[0] - count < total_least:
+            return False
+        wanted = collections.Counter([src >> 8 for src in srcs])
+        each = count // len(srcs)
+        buckets = [(self.bucket(prefix.to_bytes(3, 'big'), now), each * answers)
+                   for prefix, answers in wanted.items()]
+        for bucket, answers in buckets:
+            self.refill(bucket, self.burst, self.rate, now)
+            if bucket[0] - answers < least:
+                return False
+        for bucket, answers in buckets:
+            bucket[0] -= answers
+        self.total[0] -= count
+        return True
+
     def bucket(self, prefix, now):
         bucket = self.prefixes.get(prefix)
         if bucket is None:
@@ -1908,14 +1943,19 @@ class NoBudget:
     def take(bucket, grows):
         return True
 
+    @staticmethod
+    def take_all(srcs, count, grows, now):
+        return True
+
 
 # ---- store ----
 
 # What was answered to a message, to be answered again: by which Protocol, the answer (with an id:
 # what stands before it and behind it); what it made of the Stream; our port to answer from, of a
-# datagram; what was noted, [(kind, fields)]; ids that leave doubt, see Span; octets of all.
+# datagram; what was noted, [(kind, fields)]; ids that leave doubt, see Span; octets of all; where
+# the id stands; whether the answer may depend on our address.
 Kept = collections.namedtuple(
-    'Kept', 'protocol head tail state deaf closing before port notes barred cost')
+    'Kept', 'protocol head tail state deaf closing before port notes barred cost span by_dst')
 # What a Stream may be after a whole message, and what no answer changes; all else is as at first.
 STREAM_KEPT = frozenset(('src', 'dst', 'sport', 'dport', 'now', 'transport', 'host', 'protocol',
                          'state', 'at', 'deaf', 'closing', 'before', 'record'))
@@ -1982,8 +2022,19 @@ def is_lasting(state) -> bool:
     return state is None or isinstance(state, (bytes, str, int, float))
 
 
+@functools.lru_cache(maxsize=STORED_COUNT)
+def firsts_in_doubt(barred, shift) -> bytes:
+    """Kept.barred and the bits behind the first octet of an id -> for each octet 1 if it may be.
+
+    Nearly all ids show by it that they are nobody else's: 60 ns each instead of 300.
+    """
+    firsts = [(mask >> shift, {value >> shift for value in values}) for mask, values in barred]
+    return bytes([any([octet & mask in values for mask, values in firsts])
+                  for octet in range(256)])
+
+
 def is_barred(octets, barred) -> bool:
-    """The octets of an id and [(mask, values)] -> whether it is one of these."""
+    """The octets of an id and ((mask, values), ...) -> whether it is one of these."""
     number = from_octets(octets, 'big')
     for mask, values in barred:
         if number & mask in values:
@@ -2100,7 +2151,8 @@ class Store:
             self.clear()
         stream = (peer.state, peer.deaf, peer.closing) if peer.transport == TCP else (None,) * 3
         head, tail = (out[:at], out[end:]) if end else (out, b'')
-        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost)
+        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost,
+                    (at, end), 'dst' in read)
         self.put(peer, data, at, end, kept, read)
 
     def put(self, peer, data, at, end, kept, read):
@@ -2363,6 +2415,7 @@ class Model:
 # much the same either way).  PyPy, whose large numbers are slow, does without.
 
 HAS_QUICK_BIG_INTS = sys.implementation.name == 'cpython'
+DATAGRAMS_MIN = 8                       # asking the same: so many are worth columns
 OPENINGS_MIN = 32 if HAS_QUICK_BIG_INTS else sys.maxsize
 HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
 PLAIN_WORDS = struct.Struct('!6I')
@@ -2376,7 +2429,11 @@ IS_UNICAST_FIRST = bytes(first in UNICAST_FIRSTS for first in range(256))
 # seq ack, offset flags window sum urgent, the option that comes first
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
 FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
-flags4 = operator.itemgetter(FLAGS4_AT)         # a frame -> its flags, if it is plain TCP
+DATAGRAM_DEEP = 54                      # octets of a datagram's frame that lanes are made of
+ID_END = 4                              # of a message: its id stands before, at one of these:
+ALIKE_IDS = frozenset(((0, 0), (0, 2), (2, 4), (0, 4)))
+proto4 = operator.itemgetter(PROTO4_AT)         # a frame -> its protocol, if it is plain
+flags4 = operator.itemgetter(FLAGS4_AT)         # and its flags, if that is TCP
 # a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
 alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
     each for at, size in ALIKE[1:] for each in range(at, at + size)))
@@ -2409,6 +2466,13 @@ def column_masks(*more) -> 'list[tuple[int, int]]':
     return [(at, mask) for at, mask in enumerate(words[2:]) if mask]
 
 
+@functools.lru_cache(maxsize=None)
+def datagram_masks(id_at, id_end) -> 'list[tuple[int, int]]':
+    """Where an id stands in a message, see ALIKE_IDS -> column_masks() of datagrams."""
+    at = MESSAGE4_AT + id_end
+    return column_masks(ALIKE_PORT, (MESSAGE4_AT, id_at), (at, DATAGRAM_DEEP - at))
+
+
 PLAIN_OCTETS = mask_octets([row[:3] for row in PLAIN], PLAIN_END)
 PLAIN_MASK, PLAIN_MASKS = int.from_bytes(PLAIN_OCTETS, 'big'), PLAIN_WORDS.unpack(PLAIN_OCTETS)
 ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
@@ -2427,13 +2491,31 @@ def group_alike(frames) -> 'tuple[list, list]':
     """
     if min(map(len, frames)) <= FLAGS4_AT:
         frames = [frame.ljust(FLAGS4_AT + 1, b'\0') for frame in frames]
-    if not any([frame[FLAGS4_AT] in FLAGS_ALIKE for frame in frames[::8]]):
-        return [], list(range(len(frames)))     # a flood of something else: 10 ns, not 200
-    flags = bytes(map(flags4, frames))
-    if not any([flags.count(each) >= least_alike(each) for each in FLAGS_ALIKE]):
-        return [], list(range(len(frames)))     # a few of everything: 50 ns, not 200
+    protos = bytes(map(proto4, frames))
+    if protos.count(IP_UDP) < DATAGRAMS_MIN:
+        return group_segments(frames, range(len(frames)))
+    datagrams = [place for place, proto in enumerate(protos) if proto == IP_UDP]
     groups = collections.defaultdict(list)
-    for place, key in enumerate(map(alike_octets, frames)):
+    for place in datagrams:
+        frame = frames[place]
+        groups[frame[36:40] + frame[MESSAGE4_AT + STORE_HEAD:]].append(place)
+    alike = [places for places in groups.values() if len(places) >= DATAGRAMS_MIN]
+    others = [place for places in groups.values() if len(places) < DATAGRAMS_MIN
+              for place in places]
+    rest = group_segments(frames, [place for place, proto in enumerate(protos) if proto != IP_UDP])
+    return alike + rest[0], others + rest[1]
+
+
+def group_segments(frames, places):
+    """As group_alike(), of the TCP segments at some places."""
+    if not any([frames[place][FLAGS4_AT] in FLAGS_ALIKE for place in places[::8]]):
+        return [], list(places)                 # a flood of something else: 10 ns, not 200
+    some = frames if len(places) == len(frames) else [frames[place] for place in places]
+    flags = bytes(map(flags4, some))
+    if not any([flags.count(each) >= least_alike(each) for each in FLAGS_ALIKE]):
+        return [], list(places)                 # a few of everything: 50 ns, not 200
+    groups = collections.defaultdict(list)
+    for place, key in zip(places, map(alike_octets, some)):
         groups[key].append(place)
     alike, others = [], []
     for (*_, flags), places in groups.items():
@@ -2444,9 +2526,10 @@ def group_alike(frames) -> 'tuple[list, list]':
     return alike, others
 
 
-class Openings:
-    """Plain TCP segments over IPv4 that are alike (see ALIKE), SYNs above all, in columns.
+class Alike:
+    """Plain frames over IPv4 that are alike (see ALIKE), in columns; a subclass knows layer 4.
 
+    proto   of layer 4; deep: octets of a frame that lanes are made of; masks: of column_masks()
     count   of frames
     head    the first octets of the first frame, after two of padding
     total   octets of each packet
@@ -2454,9 +2537,9 @@ class Openings:
     macs    the columns of Ethernet, octets; octets: the others
     lanes   these as numbers; ones: 1 in each lane
     src, dst, ports, sums   addresses, both ports in a word, sum of the addresses, in lanes
-    replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
+    behind  sum of what follows the lanes, the same of all
     """
-    replies = None
+    deep, behind = 1 << 16, 0
 
     def __init__(self, frames, total):
         size = len(frames[0])
@@ -2465,11 +2548,10 @@ class Openings:
         self.count, self.row, self.total = len(frames), size + len(gap), total
         self.head, self.ones = block[:self.row], one_lanes(self.count)
         quads, step = memoryview(block).cast('Q'), self.row // 8
-        columns = [quads[at::step].tobytes() for at in range((2 + ETHER.size + total + 7) // 8)]
+        end = 2 + min(ETHER.size + total, self.deep)
+        columns = [quads[at::step].tobytes() for at in range((end + 7) // 8)]
         self.macs, self.octets = columns[:2], columns[2:]
         self.lanes = [from_octets(each, 'big') for each in self.octets]
-        if total & 4:                           # the last word of the last column is padding
-            self.lanes[-1] &= self.each(MASK32 << 32)
         self.src, self.dst = self.second(COLUMN_SRC), self.first(COLUMN_DST)
         self.ports, self.sums = self.second(COLUMN_DST), self.src + self.dst
 
@@ -2515,20 +2597,17 @@ class Openings:
         return first if lanes == self.ones * first[0] else unpack_rows(layout, self.octets[at])
 
     def numbers(self) -> 'list[tuple]':
-        """Client's port, ours, seq and ack: of each frame, or of one if all are alike."""
+        """Client's port and ours: of each frame, or of one if all are alike."""
         half = self.each(HALF)
         return [self.distinct(self.ports >> 16 & half, '!4xH2x', COLUMN_DST),
-                self.distinct(self.ports & half, '!6xH', COLUMN_DST),
-                self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
-                self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
+                self.distinct(self.ports & half, '!6xH', COLUMN_DST)]
 
     def is_plain(self) -> bool:
         """Whether all are as plain as the first one is, and alike."""
         count, head, behind = self.count, self.head, self.head[16:]
         if any(column != head[8 * at:8 * at + 8] * count for at, column in enumerate(self.macs)):
             return False
-        has_options = self.total > IPV4.size + TCP_HEADER.size
-        for at, mask in ALIKE_OPTION_MASKS if has_options else ALIKE_MASKS:
+        for at, mask in self.masks:
             first = int.from_bytes(behind[8 * at:8 * at + 8], 'big')
             if self.lanes[at] & self.each(mask) != self.each(first & mask):
                 return False
@@ -2539,7 +2618,7 @@ class Openings:
         right, sums = self.each(HALF), self.sums
         if self.fold(sums + self.words(COLUMN_LENGTH) + self.first(COLUMN_SRC), 2) != right:
             return False
-        sums += self.ports + self.each(IP_TCP + self.total - IPV4.size)
+        sums += self.ports + self.each(self.proto + self.total - IPV4.size + self.behind)
         return trusted or right == self.fold(
             sum([self.words(at) for at in range(COLUMN_SEQ, len(self.lanes))], sums), 2)
 
@@ -2552,6 +2631,26 @@ class Openings:
         """Whether nobody's address is the one that is asked for."""
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
+
+
+class Openings(Alike):
+    """TCP segments, SYNs above all.
+
+    replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
+    """
+    proto, replies = IP_TCP, None
+
+    def __init__(self, frames, total):
+        Alike.__init__(self, frames, total)
+        self.masks = ALIKE_OPTION_MASKS if total > IPV4.size + TCP_HEADER.size else ALIKE_MASKS
+        if total & 4:                           # the last word of the last column is padding
+            self.lanes[-1] &= self.each(MASK32 << 32)
+
+    def numbers(self) -> 'list[tuple]':
+        """The same, then seq and ack."""
+        return Alike.numbers(self) + [
+            self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
+            self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
 
     def pack(self, kind, numbers):
         """A number for each frame, 64 bits -> lanes."""
@@ -2596,6 +2695,83 @@ class Openings:
         columns = [lanes.to_bytes(8 * self.count, 'big') for lanes in columns]
         self.replies = columns[2]
         return Replies(self.head[8:14] + model.frame[6:], columns, self.count)
+
+    def segments(self, rows) -> 'tuple[Segment, Segment]':
+        """What the log shows of what came and of the answers, once these are made."""
+        sport, dport, seq, ack, seq2, ack2 = map(rows.number, self.numbers() + [
+            unpack_rows('!I4x', self.replies), unpack_rows('!4xI', self.replies)])
+        segment = Segment('tcp', SYN, (sport, dport), (seq, ack))
+        return segment, segment._replace(what=SYN | ACK, numbers=(seq2, ack2))
+
+
+class Datagrams(Alike):
+    """Datagrams to one port with one message, but for an id: COLUMN_SEQ has it behind the sizes.
+
+    id_at, id_end   where it stands among the first ID_END octets of the message; 0, 0: nowhere
+    port            ours that answers, after answers()
+    """
+    proto, deep, port = IP_UDP, DATAGRAM_DEEP, None
+
+    def __init__(self, frames, total, id_at, id_end):
+        Alike.__init__(self, frames, total)
+        self.id_at, self.id_end = id_at, id_end
+        self.masks = datagram_masks(id_at, id_end)
+        self.behind = from_octets(self.head[2 + self.deep:], 'big') % HALF
+
+    def is_plain(self):
+        """As of Alike, and what follows the lanes is the same."""
+        quads, step = memoryview(self.block).cast('Q'), self.row // 8
+        return Alike.is_plain(self) and all(
+            quads[at::step].tobytes() == self.head[8 * at:8 * at + 8] * self.count
+            for at in range((2 + self.deep) // 8, step))
+
+    def has_sums(self) -> bool:
+        """Whether any has a checksum (RFC 768: it need not)."""
+        return self.lanes[COLUMN_SEQ] & self.each(HALF << 32) != 0
+
+    def ids(self) -> tuple:
+        """The id of each, a number."""
+        layout = '!%dx%s%dx' % (4 + self.id_at, 'H' if self.id_end - self.id_at == 2 else 'I',
+                                ID_END - self.id_end)
+        return unpack_rows(layout, self.octets[COLUMN_SEQ])
+
+    def in_doubt(self, barred) -> 'list[int]':
+        """What Kept.barred says -> places of those whose id may be another protocol's."""
+        if not barred:
+            return []
+        firsts = self.octets[COLUMN_SEQ][4 + self.id_at::8]
+        table = firsts_in_doubt(barred, 8 * (self.id_end - self.id_at - 1))
+        ids = self.ids()
+        return [place for place in itertools.compress(range(self.count), firsts.translate(table))
+                if any([ids[place] & mask in values for mask, values in barred])]
+
+    def answers(self, model, first, port) -> 'Replies':
+        """The Model, the answer to the first as a frame, our port in it -> that to each.
+
+        As Model.pack_datagram() would pack it; a checksum that comes out as 0 is sent as 65535.
+        """
+        each, half, self.port = self.each, self.each(HALF), port
+        total, size = len(first) - ETHER.size, len(first) - ETHER.size - IPV4.size
+        shift = 8 * (ID_END - self.id_end)
+        mask = (1 << 8 * (self.id_end - self.id_at)) - 1 << shift
+        out = first[MESSAGE4_AT:]
+        out = out[:self.id_at] + bytes(self.id_end - self.id_at) + out[self.id_end:]
+        word = from_octets(out[:ID_END].ljust(ID_END, b'\0'), 'big')
+        rest = (from_octets(out, 'big') << 8 * (size & 1)) + 2 * size + port + model.bare
+        ids, sports = self.lanes[COLUMN_SEQ] & each(mask), self.ports >> 16 & half
+        sums4 = half ^ self.fold(self.sums + each((total + model.bare4) % HALF))
+        sums = self.fold(each(HALF << 20) - (self.sums + sports + ids + each(rest % HALF)))
+        columns = [sums4 << 32 | self.dst | each(model.columns[COLUMN_SRC]),
+                   self.src << 32 | each(port << 16) | sports,
+                   each(size << 48 | word) | sums << 32 | ids]
+        return Replies(first, [lanes.to_bytes(8 * self.count, 'big') for lanes in columns],
+                       self.count)
+
+    def segments(self, rows):
+        """As of Openings."""
+        sport, dport = map(rows.number, self.numbers())
+        segment = Segment('udp', None, (sport, dport), None)
+        return segment, segment._replace(ports=(sport, self.port))
 
 
 class Replies:
@@ -2988,8 +3164,11 @@ class Stack:
     def answer_alike(self, frames, trusted=False) -> 'Replies | tuple | None':
         """Plain SYNs or RSTs over IPv4, alike and of no connection -> the answer to each, or none.
 
+        Datagrams, too, if the Store knows what they ask.
         None if any of them is something else; then nothing is answered, and nothing counted.
         """
+        if frames[0][PROTO4_AT:PROTO4_AT + 1] == UDP_OCTET:
+            return self.answer_datagrams(frames, trusted)
         columns = self.line_up(frames, trusted)
         if columns is None:
             return None
@@ -2999,6 +3178,54 @@ class Stack:
             return ()
         self.openings = columns
         return columns.answers(self)
+
+    def answer_datagrams(self, frames, trusted) -> 'Replies | None':
+        """Plain datagrams over IPv4 that ask one thing, which is known -> the answer to each.
+
+        As take_datagram() of each, where nobody listens; or None, as answer_alike().
+        """
+        first = frames[0]
+        if self.host.events is not None or len(first) < DATAGRAM_DEEP or self.is_odd(first):
+            return None
+        client, total, _, src, our, sport, dport, word, _, _, _ = PLAIN4.unpack_from(first)
+        end = ETHER.size + total
+        data = first[MESSAGE4_AT:end]
+        kept, out, _ = self.store.find(UDP, data, first[30:34], dport) or NOT_KEPT
+        if not (kept and kept.span in ALIKE_IDS and DATAGRAM_DEEP <= end <= min(map(len, frames))
+                and word >> 16 == total - IPV4.size and client != self.mac
+                and not self.judge_answer(kept.protocol, data, out, IPV4.size)):
+            return None
+        alike = first[30:34] if kept.by_dst else b''    # a few are asked before all are: 3 ns
+        if any([frame[36:40] != first[36:40] or not frame.startswith(alike, 30)
+                for frame in frames[::16]]):
+            return None
+        columns = Datagrams([frame[:end] for frame in frames], total, *kept.span)
+        if not (columns.is_plain() and not (alike and len(columns.ours()) > 1)
+                and self.are_served(columns) and (not self.verify or columns.is_intact(
+                    trusted or not columns.has_sums()))):
+            return None
+        if not self.are_known(columns, kept) or not self.budget.take_all(
+                columns.srcs(), len(frames), len(out) > len(data), self.now):
+            return None
+        self.spoken[kept.protocol.name] += len(frames)
+        self.openings, port = columns, dport if kept.port is None else kept.port
+        return columns.answers(self.datagram, self.datagram.pack_datagram(
+            client, src, our, sport, port, out), port)
+
+    def are_known(self, columns, kept) -> bool:
+        """Whether no id makes a datagram another protocol's, see Kept.barred."""
+        for place in columns.in_doubt(kept.barred):
+            at = place * columns.row + 2
+            frame = columns.block[at:at + ETHER.size + columns.total]
+            _, _, _, _, _, sport, dport, _, _, _, _ = PLAIN4.unpack_from(frame)
+            peer = Peer(UDP, frame[26:30], frame[30:34], sport, dport, self.now, self.host)
+            if self.host.registry.find(frame[MESSAGE4_AT:], peer) is not kept.protocol:
+                return False
+        return True
+
+    def is_odd(self, frame) -> bool:
+        """Whether PLAIN does not hold for a frame; by its mask."""
+        return from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain
 
     def line_up(self, frames, trusted) -> 'Openings | None':
         """Frames -> their columns, if all are plain, alike, intact, served, of no connection."""
@@ -3025,7 +3252,7 @@ class Stack:
 
     def alike_size(self, frame):
         """Octets of the IPv4 packet, if a frame is plain and can go in columns; 0: it is not."""
-        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain:
+        if self.is_odd(frame):
             return 0
         client, total, proto, _, _, _, _, _, _, word, _ = PLAIN4.unpack_from(frame)
         if (proto != IP_TCP or client == self.mac or total != ALIKE_TOTALS.get(word)
@@ -3854,17 +4081,20 @@ class Stack:
             peer.to_group = to_group
             out, port = self.converse_once(peer, data, known)
             each = peer.protocol
-        fate, grows = None, len(out) > len(data)
-        if not out:
-            fate = 'udp silence'
-        elif grows and len(out) > each.most * len(data):
-            fate = 'udp ratio'
-        elif len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
-            fate = 'udp mtu'
+        grows = len(out) > len(data)
+        fate = self.judge_answer(each, data, out, 20 if len(src) == 4 else IPV6.size)
         if not self.budget.take(bucket, grows and not fate):    # to be silent is work, too
             self.budget.take(bucket, False)
             fate = 'udp budget'
         return self.drop(fate) if fate else (dport if port is None else port, out)
+
+    def judge_answer(self, each, data, out, header) -> 'str | None':
+        """A Protocol, a datagram and its answer, octets of the IP header -> why it may not go."""
+        if not out:
+            return 'udp silence'
+        if len(out) > each.most * len(data):
+            return 'udp ratio'
+        return 'udp mtu' if header + UDP_HEADER.size + len(out) > self.mtu else None
 
     def converse_once(self, peer, data, known):
         """A datagram, and what Store.find() knows of it -> (octets, port or None) to answer."""
@@ -4346,13 +4576,10 @@ class PacketLog(JournalObserver):
         """
         if not self.takes(now, len(frames)):
             return
-        rows, replies = Rows(len(frames)), columns.replies
-        sport, dport, seq, ack, seq2, ack2 = map(rows.number, columns.numbers() + [
-            unpack_rows('!I4x', replies), unpack_rows('!4xI', replies)])
+        rows = Rows(len(frames))
+        segment, back = columns.segments(rows)
         view = view_frame(frames[0])._replace(ips=(rows.address(columns.octets[COLUMN_SRC], 4),
                                                    rows.address(columns.octets[COLUMN_DST], 0)))
-        segment = Segment('tcp', SYN, (sport, dport), (seq, ack))
-        back = segment._replace(what=SYN | ACK, numbers=(seq2, ack2))
         self.journal.encode()
         self.journal.blocks.append(rows.fill(
             self.form.inwards(self.stamp, view, segment, 2)
@@ -5345,7 +5572,6 @@ SHAPES_MAX = 4
 SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
 TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
 ITEMS_MAX, NESTED_MAX = 256, 4
-RECORDED = frozenset((IP_TCP, IP_UDP, IP_ICMP, IP_ICMPV6))
 ICMP_ASKS = {IP_ICMP: (ICMP_ECHO, ICMP_TIMESTAMP, 15, 17),      # RFC 792, RFC 950
              IP_ICMPV6: (ICMPV6_ECHO,)}
 ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
@@ -8210,10 +8436,11 @@ def split_round(stack, frames, trusted):
         places = groups.pop()
         part = [frames[place] for place in places]
         quick = None if len(part) == len(frames) else try_columns(stack, part, trusted)
-        half = len(places) // 2
+        half, is_udp = len(places) // 2, part[0][PROTO4_AT] == IP_UDP
         if quick is not None:
             yield part, quick
-        elif half >= OPENINGS_MIN:              # something in it is special: in which half?
+        elif half >= (DATAGRAMS_MIN if is_udp else OPENINGS_MIN):
+            # something in it is special: in which half?
             groups += places[:half], places[half:]
         else:
             others += places
@@ -9099,11 +9326,17 @@ COMB_TEETH = 8
 HAS_QUICK_INVERSE = sys.version_info >= (3, 8)
 
 
-def invert_prime(number, prime) -> int:
-    """-> its inverse modulo a prime, 0 of 0; pow() has a quicker way from 3.8 on."""
-    if HAS_QUICK_INVERSE and number % prime:
-        return pow(number, -1, prime)
-    return pow(number, prime - 2, prime)
+def invert(number: int, modulus: int) -> int:
+    """-> its inverse, 0 of 0; the two have no common divisor.  pow() is quicker from 3.8 on."""
+    if HAS_QUICK_INVERSE and number % modulus:
+        return pow(number, -1, modulus)
+    last, rest = modulus, number % modulus
+    before, factor = 0, 1
+    while rest:
+        times = last // rest
+        last, rest = rest, last - times * rest
+        before, factor = factor, before - times * factor
+    return before % modulus
 
 
 def invert_all(numbers, modulus) -> 'list[int]':
@@ -9112,7 +9345,7 @@ def invert_all(numbers, modulus) -> 'list[int]':
     for number in numbers:
         products.append(product)
         product = product * number % modulus
-    inverse, found = invert_prime(product, modulus), []
+    inverse, found = invert(product, modulus), []
     for number, before in zip(reversed(numbers), reversed(products)):
         found.append(inverse * before % modulus)
         inverse = inverse * number % modulus
@@ -9274,7 +9507,7 @@ PRIME_ROUNDS = 5            # of Miller and Rabin: FIPS 186-5 table B.1, for 1,0
 SIEVE = 1 << 12             # odd numbers that are sieved at once
 SIEVED = 1 << 13            # by the primes below this
 
-DER_BOOLEAN, DER_INTEGER, DER_BITS, DER_OCTETS, DER_OID = 1, 2, 3, 4, 6     # X.680 s8.4
+DER_BITS, DER_OCTETS = 3, 4             # X.680 s8.4
 DER_UTF8, DER_SEQUENCE, DER_SET, DER_UTC, DER_TIME = 12, 0x30, 0x31, 23, 24
 DER_NULL = b'\5\0'
 OID_RSA = bytes.fromhex('06092a864886f70d010101')           # RFC 8017 sC
@@ -9289,11 +9522,6 @@ DIGEST_HEADS = {                                            # RFC 8017 s9.2, not
     'sha1': bytes.fromhex('3021300906052b0e03021a05000414'),
     'sha256': bytes.fromhex('3031300d060960864801650304020105000420'),
     'sha512': bytes.fromhex('3051300d060960864801650304020305000440')}
-
-
-def pack_integer(number: int) -> bytes:
-    """A number of 0 or more -> DER."""
-    return pack_der(DER_INTEGER, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
 
 
 def find_prime(bits: int, random) -> int:
@@ -9336,17 +9564,6 @@ def is_composite(number: int, base: int) -> bool:
             return False
         power = power * power % number
     return True
-
-
-def invert(number: int, modulus: int) -> int:
-    """-> its inverse; the two have no common divisor (pow() does it from 3.8 on)."""
-    last, rest = modulus, number % modulus
-    before, factor = 0, 1
-    while rest:
-        times = last // rest
-        last, rest = rest, last - times * rest
-        before, factor = factor, before - times * factor
-    return before % modulus
 
 
 class RsaKey:
@@ -9450,7 +9667,7 @@ class EcKey:
         digest = from_octets(hashlib.sha256(message).digest(), 'big')
         once = curve.draw(random)
         r = curve.times_base(once)[0] % curve.order
-        return r, invert_prime(once, curve.order) * (digest + r * self.secret) % curve.order
+        return r, invert(once, curve.order) * (digest + r * self.secret) % curve.order
 
 
 # ---- certificates ----
@@ -9653,10 +9870,10 @@ class Tls:
         self.sessions, self.crowds = collections.OrderedDict(), {}
         self.displaced, self.counts = collections.deque(), collections.Counter()
 
-    def begin(self, stream, words, greets):
+    def begin(self, stream, words, greets, kind=None):
         """A conversation goes on inside -> its Session, as of there."""
         stream.limit = HANDSHAKE_S
-        return Session(self, stream, words, greets and self.greets)
+        return (kind or Session)(self, stream, words, greets and self.greets)
 
     def admit(self, session) -> bool:
         """Whether a handshake may begin; then there is room for it."""
@@ -10538,16 +10755,11 @@ SNMP_USM_NAMES = b'\x2b\6\1\6\3\x0f\1\1\3\0'            # usmStatsUnknownUserNam
 SNMP_REPORTABLE = 4                     # RFC 3412 s6.4
 
 
-def pack_ber_number(number, tag=2):
-    """A number that is not negative -> INTEGER, or of the type of a tag."""
-    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
-
-
 def snmp_objects(peer):
     """-> [(name, value in BER)] of the system group, in order (RFC 3418 s2)."""
     ticks = int((peer.now - peer.host.boot) * 100) & 0xffffffff
-    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_ber_number(ticks, 0x43),
-              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_ber_number(72))
+    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_integer(ticks, 0x43),
+              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_integer(72))
     return [(SNMP_SYSTEM + bytes((number, 0)), value) for number, value in enumerate(values, 1)]
 
 
@@ -10577,7 +10789,7 @@ def answer_snmp_pdu(kind, pdu, old, peer):
         if value is None:
             value = SNMP_NO_OBJECT if kind == SNMP_GET else SNMP_END
         found.append(pack_der(0x30, pack_der(6, name), value))
-    return pack_der(SNMP_RESPONSE, ident, pack_ber_number(error), pack_ber_number(index),
+    return pack_der(SNMP_RESPONSE, ident, pack_integer(error), pack_integer(index),
                     asked if error else pack_der(0x30, *found))
 
 
@@ -10595,12 +10807,12 @@ def answer_snmp_v3(parts, peer):
     known = engine[2] == ours
     if known:
         peer.note('credentials', user=user[2])
-    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_ber_number(0)
-    usm = pack_der(0x30, pack_der(4, ours), pack_ber_number(1), pack_ber_number(
+    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_integer(0)
+    usm = pack_der(0x30, pack_der(4, ours), pack_integer(1), pack_integer(
         int(peer.now - peer.host.boot) & 0x7fffffff), user[1], pack_der(4), pack_der(4))
     count = pack_der(0x30, pack_der(6, SNMP_USM_NAMES if known else SNMP_USM_ENGINES),
-                     pack_ber_number(1, 0x41))
-    report = pack_der(SNMP_REPORT, request, pack_ber_number(0), pack_ber_number(0),
+                     pack_integer(1, 0x41))
+    report = pack_der(SNMP_REPORT, request, pack_integer(0), pack_integer(0),
                       pack_der(0x30, count))
     return pack_der(0x30, version, pack_der(0x30, ident, size, pack_der(4, b'\0'), model[1]),
                     pack_der(4, usm), pack_der(0x30, pack_der(4, ours), pack_der(4), report))
@@ -11262,9 +11474,6 @@ def answer_a2s(message, peer):
 
 # ---- afs -----------------------------------------------------------------------------
 
-AFS_VERSION = b'\x0d'                   # Rx: the type that asks for the version
-
-
 @datagram('afs', sig=('.. ' * 12 + '00 00 00 .. 00 00 00 .. 0d' + ' ..' * 8,), port=7001, most=1.5,
           check=lambda data, peer: peer.dport == 7001 and data[21] & 1,
           ref='https://docs.openafs.org/rx-spec/')
@@ -11552,7 +11761,6 @@ def answer_clickhouse(message, peer):
 
 # ---- openwire ------------------------------------------------------------------------
 
-OPENWIRE_HEAD = struct.Struct('!IB8sI')         # size type magic version
 # Map of one entry: "TightEncodingEnabled", boolean, no
 OPENWIRE_MAP = struct.pack('!I', 1) + sized(b'TightEncodingEnabled') + b'\1\0'
 OPENWIRE_HELLO = sized(b'\1ActiveMQ' + struct.pack('!I', 12) + b'\1' + sized(OPENWIRE_MAP, 4), 4)
@@ -11645,6 +11853,7 @@ AMQP_ASK = struct.Struct('!IBBH')       # 1.0 s2.3.1: size offset-of-body type c
 AMQP_START, AMQP_START_OK, AMQP_CLOSE = 10, 11, 50      # 0-9-1 s1.4.2: methods of class 10
 AMQP_REFUSED = 403
 AMQP_OURS, AMQP_SASL = b'AMQP\0\0\x09\1', b'AMQP\3\1\0\0'
+AMQP_TLS = b'AMQP\2\1\0\0'              # 1.0 s5.2
 # 1.0 s5.3.3.1: a list of an array of one symbol; s5.3.3.6: code 1, not authenticated
 AMQP_MECHANISMS = bytes.fromhex('005340 c00b01 e0080170 a305') + b'PLAIN'
 AMQP_OUTCOME = bytes.fromhex('005344 c0030150 01')
@@ -11682,6 +11891,8 @@ def answer_amqp(message, peer):
 
     state   what was agreed on: our protocol header
     """
+    if message == AMQP_TLS and peer.state is None:
+        return start_tls(peer, AMQP_TLS, (AMQP_SASL, SHUT))
     if peer.state is None:
         peer.state = message
         if message == AMQP_OURS:
@@ -12077,10 +12288,11 @@ def answer_mqtt(message, peer):
 TDS_HEAD = struct.Struct('!BBHHBx')     # MS-TDS s2.2.3.1: type status size spid packet window
 TDS_OPTION = struct.Struct('!BHH')      # MS-TDS s2.2.6.5: token at size
 TDS_LOGIN, TDS_PRELOGIN, TDS_RESULT, TDS_LAST = 0x10, 0x12, 0x04, 1     # s2.2.3.1.1-2
-TDS_OPTIONS = (                         # MS-TDS s2.2.6.5: the token is the index
-    b'\x0f\0\x10\0\0\0',                # our version
-    b'\2',                              # no encryption: passwords come almost bare
-    b'\0', b'', b'\0')                  # the instance is right, a thread's id, no MARS
+# MS-TDS s2.2.6.5: our version, encryption, the instance is right, a thread's id, no MARS: the
+# token is the index
+TDS_OPTIONS = b'\x0f\0\x10\0\0\0', None, b'\0', b'', b'\0'
+TDS_OPTIONS_MAX = 16
+TDS_ENCRYPTION, TDS_ON, TDS_NONE = 1, 1, 2      # of the login alone, 0, is refused as well
 TDS_NAME_AT, TDS_PASSWORD_AT = 40, 44   # MS-TDS s2.2.6.4: offset and characters of each
 TDS_VERSION_AT = 4
 TDS_ERROR, TDS_DONE = 0xaa, 0xfd        # MS-TDS s2.2.7
@@ -12096,19 +12308,82 @@ def is_tds(data, peer):
     return not token and length == 6 and at + length + TDS_HEAD.size <= size
 
 
-def pack_tds(body):
+def pack_tds(body, kind=TDS_RESULT):
     """What to say -> the packet that says it."""
-    return TDS_HEAD.pack(TDS_RESULT, TDS_LAST, TDS_HEAD.size + len(body), 0, 1) + body
+    return TDS_HEAD.pack(kind, TDS_LAST, TDS_HEAD.size + len(body), 0, 1) + body
 
 
-def pack_tds_options():
-    """TDS_OPTIONS -> answer to a prelogin."""
+def wants_tds_encryption(options):
+    """Whether a prelogin insists on TLS: who does not says his password almost bare."""
+    for at in range(0, len(options) - TDS_OPTION.size, TDS_OPTION.size)[:TDS_OPTIONS_MAX]:
+        token, start, _ = TDS_OPTION.unpack_from(options, at)
+        if token == TDS_ENCRYPTION:
+            return options[start:start + 1] in (b'\1', b'\3')
+    return False
+
+
+def pack_tds_options(encryption):
+    """What we do about encryption -> answer to a prelogin."""
     table, values = b'', b''
     start = TDS_OPTION.size * len(TDS_OPTIONS) + 1
     for token, value in enumerate(TDS_OPTIONS):
+        value = bytes((encryption,)) if token == TDS_ENCRYPTION else value
         table += TDS_OPTION.pack(token, start + len(values), len(value))
         values += value
     return pack_tds(table + b'\xff' + values)
+
+
+class TdsSession(Session):
+    """TLS whose handshake goes in packets of a prelogin; what follows goes bare (s2.2.6.5).
+
+    packets     a packet of his that is not whole
+    """
+    __slots__ = ('packets',)
+
+    def __init__(self, *words):
+        Session.__init__(self, *words)
+        self.packets = b''
+
+    def cost(self):
+        return Session.cost(self) + len(self.packets)
+
+    def start(self, hello):
+        """TLS 1.2 at most: 1.3 came with TDS 8.0, bare; some clients fail with it in packets."""
+        import ssl
+        context = self.server.context
+        if not hasattr(context, 'maximum_version'):         # before 3.7
+            return Session.start(self, hello)
+        before = context.maximum_version
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            return Session.start(self, hello)
+        finally:
+            context.maximum_version = before
+
+    def feed(self, octets):
+        """Packets, or bare records -> the same of ours."""
+        if self.done:
+            return Session.feed(self, octets)
+        self.packets += octets
+        out = Session.feed(self, self.unpack())
+        if out:
+            out = pack_tds(out, TDS_PRELOGIN)
+        if self.stream.secure and self.packets[:1] not in (b'', b'\x12'):
+            octets, self.packets = self.packets, b''
+            out += Session.feed(self, octets)
+        return out
+
+    def unpack(self):
+        """-> records of the packets that are whole."""
+        records, at = [], 0
+        while self.packets[at:at + 1] == b'\x12':
+            end = at + max(from_octets(self.packets[at + 2:at + 4], 'big'), TDS_HEAD.size)
+            if len(self.packets) < end:
+                break
+            records.append(self.packets[at + TDS_HEAD.size:end])
+            at = end
+        self.packets = self.packets[at:]
+        return b''.join(records)
 
 
 def read_tds(login, at):
@@ -12131,10 +12406,12 @@ def pack_tds_refusal(server, modern):
                   '12 01 .. .. 00 00 .. 00 00' + ' ..' * 4),
       port=1433, check=is_tds, size=be(2, 2, 0), ref='MS-TDS s2.2.6.4, s2.2.6.5, s2.2.7.10')
 def answer_mssql(message, peer):
-    """Prelogin -> no encryption; login -> refusal."""
+    """Prelogin -> TLS for whoever insists on it; login -> refusal."""
     kind = message[0]
     if kind == TDS_PRELOGIN:
-        return pack_tds_options()
+        if peer.offers_tls and wants_tds_encryption(message[TDS_HEAD.size:]):
+            return Reply(pack_tds_options(TDS_ON), tls=b'', session=TdsSession)
+        return pack_tds_options(TDS_NONE)
     if kind != TDS_LOGIN:
         return None
     login = message[TDS_HEAD.size:]
@@ -12918,7 +13195,7 @@ def answer_ica(message, peer):
 RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
 RDP_CHOSEN = bytes.fromhex('030000130ed00000123400')            # with what is chosen behind it
 RDP_ASKED = struct.Struct('<BBHI')      # MS-RDPBCGR s2.2.1.1.1: type flags size protocols
-RDP_PLAIN, RDP_TLS = 0, 1
+RDP_PLAIN, RDP_TLS, RDP_HYBRID = 0, 1, 2
 RDP_COOKIE = re.compile(br'Cookie: mstshash=([^\r]{1,64})\r\n')
 RDP_CONNECT = b'\x02\xf0\x80\x7f\x65'   # X.224 data, MCS Connect Initial
 RDP_GCC = b'Duca'                       # T.124 s8.7: before the client's data
@@ -12928,27 +13205,66 @@ RDP_GOODBYE = bytes.fromhex('0300000902f0802180')       # T.125 s7: DisconnectPr
 # T.125 s7: Connect-Response: rt-user-rejected, id 0, domain parameters, no data
 RDP_REJECTED = bytes.fromhex('0300002d02f080 7f6622 0a010f 020100'
                              '3018 020122 020103 020100 020101 020100 020101 020200ff 020102 0400')
+CREDSSP_VERSION = 6         # MS-CSSP s2.2.1
+CREDSSP_TELLS = 3, 4, 6     # versions that have an error code
+CREDSSP_ERROR = pack_der(2, bytes.fromhex('c000006d'))          # STATUS_LOGON_FAILURE
+
+
+def size_rdp(data):
+    """A packet of TPKT, or one of CredSSP, which is DER."""
+    return (ber if data[:1] == b'\x30' else be(2, 2, 0))(data)
+
+
+def pack_credssp(version, tag, body):
+    """A field and its tag -> TSRequest (MS-CSSP s2.2.1)."""
+    return pack_der(0x30, pack_der(0xa0, pack_integer(version)), pack_der(tag, body))
+
+
+def answer_credssp(request, peer):
+    """A TSRequest, inside of TLS: hello of NTLM -> a challenge; its answer -> refusal."""
+    fields = {tag: body for tag, _, body in ber_parts(ber_parts(request)[0][2])}
+    version = min(from_octets(ber_parts(fields[0xa0])[0][2], 'big'), CREDSSP_VERSION)
+    token = fields[0xa1]
+    for _ in range(4):                      # a list of sequences of [0] OCTET STRING
+        token = ber_parts(token)[0][2]
+    answer = pack_logon_step(token, peer)
+    if answer:
+        token = pack_der(0xa0, pack_der(4, answer))
+        return pack_credssp(version, 0xa1, pack_der(0x30, pack_der(0x30, token)))
+    if version not in CREDSSP_TELLS:
+        return b'', SHUT
+    return pack_credssp(version, 0xa4, CREDSSP_ERROR), SHUT
+
+
+def confirm_rdp(message, peer):
+    """Connection request -> what is chosen of the protocols asked for."""
+    match = RDP_COOKIE.search(message)
+    if match:
+        peer.note('credentials', user=match.group(1))
+    asked = message[-RDP_ASKED.size:]
+    if len(message) < 19 or asked[:1] + asked[2:4] != b'\1\x08\0':
+        return RDP_CONFIRM
+    chosen = RDP_PLAIN
+    if peer.offers_tls:
+        chosen = RDP_HYBRID if asked[4] & RDP_HYBRID else asked[4] & RDP_TLS
+    peer.state = chosen
+    answer = RDP_CHOSEN + RDP_ASKED.pack(2, 0, 8, chosen)
+    return Reply(answer, tls=b'') if chosen else answer
 
 
 @talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00', '03 00 00 0b 06 e0 00 00 .. .. 00'),
-      port=3389, size=be(2, 2, 0), ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
+      port=3389, size=size_rdp,
+      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3, MS-CSSP s3.1.5')
 def answer_rdp(message, peer):
-    """Connection request -> confirmed; connect -> goodbye.
+    """Connection request -> confirmed; login with NTLM -> refusal; connect -> goodbye.
 
-    state  'connected' once that is agreed on
+    state  the security that was agreed on
     """
     if peer.state is None:
-        peer.state = 'connected'
-        match = RDP_COOKIE.search(message)
-        if match:
-            peer.note('credentials', user=match.group(1))
-        asked = message[-RDP_ASKED.size:]
-        wants = len(message) >= 19 and asked[:1] + asked[2:4] == b'\1\x08\0'
-        if not wants:
-            return RDP_CONFIRM
-        secure = asked[4] & RDP_TLS and peer.offers_tls
-        chosen = RDP_CHOSEN + RDP_ASKED.pack(2, 0, 8, RDP_TLS if secure else RDP_PLAIN)
-        return Reply(chosen, tls=b'') if secure else chosen
+        peer.state = RDP_PLAIN
+        return confirm_rdp(message, peer)
+    if message[0] == 0x30:
+        return answer_credssp(message, peer) if peer.state == RDP_HYBRID else None
     if message[4:9] == RDP_CONNECT:
         at = message.index(RDP_CLIENT, message.index(RDP_GCC)) + RDP_CLIENT_AT
         name = message[at:at + RDP_CLIENT_SIZE].decode('utf-16-le', 'replace')
@@ -13250,13 +13566,13 @@ def x25519(secret: int, u: int) -> int:
         z2 = e * (aa + A24 * e) % p
     if last == '1':
         x2, z2 = x3, z3
-    return x2 * invert_prime(z2, p) % p
+    return x2 * invert(z2, p) % p
 
 
 def x25519_base(secret: int) -> int:
     """The same of the base point, by way of the Edwards curve (RFC 7748 s4.1)."""
     _, y, z, _ = ed25519_comb().times(secret)
-    return (z + y) * invert_prime(z - y, P25519) % P25519
+    return (z + y) * invert(z - y, P25519) % P25519
 
 
 class Ed25519Key:
@@ -13274,7 +13590,7 @@ class Ed25519Key:
     def pack(number) -> bytes:
         """So many times the base point -> 32 octets."""
         x, y, z, _ = ed25519_comb().times(number)
-        inverse = invert_prime(z, P25519)
+        inverse = invert(z, P25519)
         sign = (x * inverse % P25519 & 1) << 255
         return (y * inverse % P25519 | sign).to_bytes(32, 'little')
 
@@ -14430,7 +14746,6 @@ family('Files and remote procedures')
 
 DSI_HEAD = struct.Struct('!BBHIII')     # flags command id error-or-offset size reserved
 DSI_CLOSE, DSI_COMMAND, DSI_STATUS, DSI_OPEN, DSI_TICKLE = 1, 2, 3, 4, 5
-AFP_LOGIN = 18
 AFP_NOT_AUTHORIZED = 0xffffec61         # -5023
 AFP_VERSIONS = b'\2' + sized(b'AFP3.3', 1) + sized(b'AFP3.4', 1)
 AFP_METHODS = b'\1' + sized(b'DHCAST128', 1)
@@ -18341,7 +18656,6 @@ SLMP_HEAD = struct.Struct('<2s5sHHHH')
 SLMP_READ, SLMP_NAME = 0x0401, 0x0101
 SLMP_MOST = 960                         # words of a read
 SLMP_REFUSED = 0xc059                   # end code: the command is not known
-MELSOFT_ANSWER = b'\xd7' + bytes(20)
 
 
 @talk('melsec', sig=('50 00 00 ff ff 03 00 .. .. .. .. .. .. .. ..',), port=(5006, 5007),

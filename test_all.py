@@ -108,8 +108,9 @@ STANDARD = {                                # file: modules it may import
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
                            'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
                            'zlib'},
-    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'ctypes',
-                 'errno', 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
+    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'calendar', 'collections', 'contextlib',
+                 'ctypes', 'errno', 'fcntl', 'functools', 'gc', 'hashlib', 'heapq', 'html', 'io',
+                 'itertools', 'json', 'math', 'mmap',
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
@@ -294,7 +295,11 @@ RESULT_LINES = [
     ('cscan json', '{"time": 1, "module": "rfb", "ip": "192.0.2.7", "port": 80}', []),
     ('cscan json', '{"time": 1, "module": "cscan", "events": []}', []),
     ('cscan csv', '1,192.0.2.7,80,"print",""', [80]), ('cscan csv', '1,192.0.2.7,80,"rfb","a,b"', []),
-    ('cscan csv', '1,192.0.2.7,80,"print","","a.example",open', [80]),
+    ('cscan csv', '1,192.0.2.7,80,"print","","a.example","","","","","","",open', [80]),
+    ('cscan csv, refused', '1,192.0.2.7,80,"print","","a.example","","","","","","",refused', []),
+    ('cscan csv, head', 'time,ip,port,module,text,hostname,service,product,version,banner,'
+     'certificate,title,state', []),
+    ('cscan csv of 2.0', '1,192.0.2.7,80,"print","","a.example",open', [80]),
     ('cscan csv', '1,192.0.2.7,80,"print","reset","",refused', []),
     ('cscan json', '{"time":1,"ip":"192.0.2.7","port":80,"module":"","events":[],"state":"refused"}', []),
     ('cscan csv', 'time,ip,port,module,text', []), ('zmap', 'saddr,sport', []),
@@ -1126,7 +1131,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed, failed = False, ''
+    closed, failed, passed = False, '', 0
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -1137,8 +1142,14 @@ class StubCrew:
     def put_all(self, results):
         self.results += results
 
+    def put_state(self, host, port, state, reason):
+        self.results.append((host, port, state, reason))
+
     def turn(self):
         pass
+
+    def rest_s(self):
+        return math.inf
 
     def full(self):
         return self.held
@@ -1171,6 +1182,11 @@ class StubSink:
 
     def look(self):
         pass
+
+
+def stub_desk(crew=None, sink=None, console=None, progress=None):
+    """A Desk of stubs, but for what is given."""
+    return cscan.Desk(crew or StubCrew(), sink or StubSink(), console or StubConsole(), progress)
 
 
 # ==== Formats =========================================================================
@@ -3132,7 +3148,7 @@ def format_sample():
     made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
-    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 9, True)
+    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 99, True)
     made.head(1, '').event(1, CBA_STR, 0, '5.6.7.8:443')
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     return made.head(1, 'odd').event(1, CBA_STR, 0, 'no target')
@@ -3155,11 +3171,14 @@ MASSCAN_OPEN = ('{"ip": "%s", "timestamp": "1795257000", "ports": [{"port": %d, 
                 '"status": "open", "reason": "syn-ack", "ttl": 0}]}')
 NAABU = ('{"ip": "%s", "timestamp": "2026-11-21T10:30:00Z", "port": %d, "protocol": "tcp", '
          '"tls": false}')
-CSV_ROW = '1795257000,%s,%d,"print","","",open'
+CSV_HEAD = 'time,ip,port,module,text,hostname,service,product,version,banner,certificate,title,state'
+CSV_NOTHING = '"","","","","",""'
+CSV_ROW = '1795257000,%%s,%%d,"print","","",%s,open' % CSV_NOTHING
 FORMATS = {
-    'csv': ['time,ip,port,module,text,hostname,state', CSV_ROW % ('1.2.3.4', 80),
+    'csv': [CSV_HEAD, CSV_ROW % ('1.2.3.4', 80),
             '1795257000,1.2.3.4,80,"banner","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n'
-            ']]>-->%s 9","",open', CSV_ROW % ('5.6.7.8', 443)],
+            ']]>-->%s 99","","http","","","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n]]>-->%s","",'
+            '"",open', CSV_ROW % ('5.6.7.8', 443)],
     'list': ['#masscan', 'open tcp 80 1.2.3.4 1795257000',
              'banner tcp 80 1.2.3.4 1795257000 http ' + MASSCAN_EVIL,
              'open tcp 443 5.6.7.8 1795257000', '# end'],
@@ -3261,15 +3280,16 @@ class Page(Case):
         for days, (name, cut) in zip((29, 31, 29), ((b'soon <b>', None), (b'late', None), (b'cut', 99))):
             start = begin - (masscanned.CERTIFICATE_DAYS - days) * 86400
             der = masscanned.pack_certificate(key, name, start, os.urandom)[:cut]
-            self.assertEqual(cba_reader.certificate_facts(der), None if cut else (
-                begin + days * 86400, name.decode()))
+            found = cba_reader.parse_certificate(der)
+            self.assertEqual(found and (found.ends, cba_reader.common_name(found)),
+                             None if cut else (begin + days * 86400, name.decode()))
             made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.%d:443' % days)
             made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
         out = self.page(made)[0]
         self.assertIn('<p>1 of 2; the first are shown</p>', out)
         self.assertIn('<td>1.2.3.29:443</td><td>soon &lt;b&gt;</td>', out)
         for octets in (b'', b'0', b'0\x82', b'0\x03abc', os.urandom(40)):
-            self.assertIsNone(cba_reader.certificate_facts(octets))
+            self.assertIsNone(cba_reader.parse_certificate(octets))
 
     def test_curve(self):
         """Each cell once, and neighbours in number are neighbours on the map."""
@@ -3333,6 +3353,74 @@ class OutputFormats(Case):
                 self.assertEqual(cba_reader.record_text(record, str),
                                  words if said is None else words + ' ' + said)
 
+    SERVICES = {                            # format: what it writes of served()
+        'csv': ['1795257000,1.2.3.4,443,"banner","PROBE=https TLS_VERSION=TLSv1.3 CERTIFICATE=430 '
+                'bytes 308201aa3082014fa003020102021424 HTTP/1.1 200 OK SERVICE=http PRODUCT=nginx '
+                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200","","http","nginx","1.22.1",'
+                '"HTTP/1.1 200 OK","subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+                '2126-10-28 10:05:08","B\\xfccher & <x>",open'],
+        'list': ['banner tcp 443 1.2.3.4 1795257000 http HTTP/1.1 200 OK',
+                 'banner tcp 443 1.2.3.4 1795257000 http.server nginx 1.22.1',
+                 r'banner tcp 443 1.2.3.4 1795257000 title B\xfccher \x26 \x3cx\x3e',
+                 'banner tcp 443 1.2.3.4 1795257000 X509 PEM'],
+        'grepable': ['Host: 1.2.3.4 ()\tPort: 443\tService: http\tBanner: HTTP/1.1 200 OK',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: http.server\tBanner: nginx 1.22.1',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: title\tBanner: '
+                     r'B\xfccher \x26 \x3cx\x3e',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: X509\tBanner: PEM'],
+        'xml': [XML_HOST % ('1.2.3.4', 443, 'response', '<service name="%s" banner="%s"/>' % pair)
+                for pair in (('http', 'HTTP/1.1 200 OK'), ('http.server', 'nginx 1.22.1'),
+                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('X509', 'PEM'))],
+        'nmap-xml': [NMAP_HOST % '1.2.3.4', NMAP_PORT % (
+            443, '<service name="http" product="nginx" version="1.22.1" tunnel="ssl" '
+            'method="probed" conf="10"/><script id="banner" output="HTTP/1.1 200 OK"/>'
+            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/><script id="ssl-cert" '
+            'output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+            '2126-10-28 10:05:08"/>')],
+    }
+
+    def served(self):
+        """An entry of banner with all that it may say."""
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+        made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:443')
+        made.event(1, CBA_STR, 5, 'https').event(1, CBA_STR, 6, 'TLSv1.3')
+        der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
+        made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
+        for code, text in ((2, 'HTTP/1.1 200 OK'), (9, 'http'), (10, 'nginx'), (11, '1.22.1'),
+                           (13, 'B\xc3\xbccher & <x>'), (15, '200')):
+            made.event(1, CBA_STR, code, text)
+        return self.path('served.cba', made.data), base64.b64encode(der).decode()
+
+    def test_services(self):
+        """What speaks there, its product, version, certificate and title, in each format."""
+        path, pem = self.served()
+        for name, lines in self.SERVICES.items():
+            with self.subTest(name):
+                found = [line.replace(pem, 'PEM') for line in self.convert(name, path=path)]
+                at = found.index(lines[0]) if lines[0] in found else 0
+                self.assertEqual(found[at:at + len(lines)], lines)
+        array = json.loads('\n'.join(self.convert('masscan-json', path=path)))
+        self.assertEqual([each['ports'][0]['service'] for each in array], [
+            {'name': 'http', 'banner': 'HTTP/1.1 200 OK'},
+            {'name': 'http.server', 'banner': 'nginx 1.22.1'},
+            {'name': 'title', 'banner': r'B\xfccher \x26 \x3cx\x3e'},
+            {'name': 'X509', 'banner': pem}])
+        line, = [json.loads(line) for line in self.convert('json', path=path)
+                 if 'nginx' in line]
+        host, = map(json.loads, self.convert('json', '--group', path=path))
+        name = 'O=Tests, CN=banner.example'
+        for each in line, host['ports'][0]['entries'][0]:
+            self.assertEqual(
+                {key: value for key, value in each.items() if key in (
+                    'service', 'product', 'version', 'title', 'http_status', 'tls_version', 'banner',
+                    'certificate')},
+                {'service': 'http', 'product': 'nginx', 'version': '1.22.1', 'http_status': '200',
+                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3',
+                 'banner': 'HTTP/1.1 200 OK', 'certificate': {
+                     'subject': name, 'issuer': name, 'names': [], 'begins': 1795255508,
+                     'ends': 4948855508, 'self_signed': True}})
+
     # ---- ports that are not open
 
     def stated(self):
@@ -3357,7 +3445,7 @@ class OutputFormats(Case):
             found = self.convert(name, path=path)[places]
             with self.subTest(name):
                 self.assertEqual(found[0], {
-                    'csv': when + ',1.2.3.4,81,"state","refused","",refused',
+                    'csv': when + ',1.2.3.4,81,"state","refused","",%s,refused' % CSV_NOTHING,
                     'list': 'closed tcp 81 1.2.3.4 %s refused' % when,
                     'grepable': 'Timestamp: %s\tHost: 1.2.3.4 ()\tPorts: 81/closed/tcp////\t'
                                 'Reason: refused' % when,
@@ -3368,7 +3456,7 @@ class OutputFormats(Case):
                 self.assertEqual(len(found), 5)
                 self.assertEqual('\n'.join(found).count('closed'), 0 if name == 'csv' else 1)
                 self.assertEqual('\n'.join(found).count('filtered'), 0 if name == 'csv' else 3)
-        self.assertIn('"\'=odd <"">","",unreachable', '\n'.join(self.convert('csv', path=path)))
+        self.assertIn('"\'=odd <"">","",%s,unreachable' % CSV_NOTHING, '\n'.join(self.convert('csv', path=path)))
         lines = [json.loads(line) for line in self.convert('json', path=path)]
         self.assertEqual([line.get('state') for line in lines],
                          ['refused', 'silent', 'unreachable', 'unreachable', None, 'open'])
@@ -3463,8 +3551,7 @@ class OutputFormats(Case):
         told = []
         engine = cscan.Engine(columns([]), cscan.plan_pace(10, 100, None, 90, None, 6))
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
-        engine.crew.put_state = lambda *args: told.append(args)
+        engine.desk = types.SimpleNamespace(put_state=lambda *args: told.append(args))
         for show in ({'refused', 'unreachable', 'silent'}, {'refused'}, set()):
             engine.show = frozenset(show)
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
@@ -3562,7 +3649,7 @@ class OutputFormats(Case):
             {'type': 'str', 'code': 0, 'value': 'vnc://2.2.2.2:80'},
             {'type': 'data', 'code': 2, 'name': 'BANNER_FAIL', 'value': 'AP8='}]})
         for name, words in (('grepable', 'Host: 1.1.1.1 (a.example b.example)\t'),
-                            ('csv', ',"a.example b.example",open'),
+                            ('csv', ',"a.example b.example","",'),
                             ('json', '"hostname": "a.example b.example"'),
                             ('naabu', '{"host": "a.example", "ip": "1.1.1.1"')):
             self.assertEqual('\n'.join(self.convert(name, path=path)).count(words), 2, name)
@@ -4229,8 +4316,8 @@ class Engine(unittest.TestCase):
                            port=next(FREE_PORT) if port is None else port, **options)
         engine.pool.bind_first(50)
         self.addCleanup(self.close, engine)
-        engine.crew, engine.console, engine.sink = self.crew, self.console, StubSink()
-        engine.progress = cscan.Progress(self.console, 1 << 40, None, None)
+        engine.desk = cscan.Desk(self.crew, StubSink(), self.console,
+                                 cscan.Progress(self.console, 1 << 40, None, None))
         return engine
 
     def close(self, engine):
@@ -4240,7 +4327,7 @@ class Engine(unittest.TestCase):
 
     def run_engine(self, targets, **options):
         engine = self.engine(targets, **options)
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(engine.attempts, {})
         return engine
 
@@ -4374,7 +4461,7 @@ class Engine(unittest.TestCase):
                             self.assertRaises(ConnectionResetError, peer.recv, 1)
         with patched(cscan, REUSES=1):
             engine = self.engine([opened, opened, opened], window=1)
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
             self.assertEqual(len(self.crew.results), 5)
             self.assertLessEqual(max(engine.pool.uses.values()), 1)
         libraries = {'PyDLL', 'CDLL'} & set(vars(ctypes))
@@ -4436,15 +4523,15 @@ class Engine(unittest.TestCase):
         closed = [self.hosts.closed() for _ in range(3)]
         engine = self.engine([closed[0], opened, silent] + closed[1:], retries=1)
         engine.launch(5)
-        engine.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
-        engine.again = dict.fromkeys(closed[1:] + [silent, opened], True)
+        engine.queue.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
+        engine.queue.again = dict.fromkeys(closed[1:] + [silent, opened], True)
         late = list(engine.attempts)[2].fileno(), select.EPOLLHUP
         engine.collect(engine.pool.epoll.poll(1) + [late])
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
         self.assertEqual(len(engine.pool.free), 4)
         self.assertEqual(awaited(engine), [silent])
-        self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
+        self.assertEqual((engine.queue.tries, engine.queue.again), ({silent: 1}, {silent: True}))
         engine.collect([late])
         self.assertEqual((engine.answers, awaited(engine)), ({errno.ECONNREFUSED: 3}, [silent]))
 
@@ -4515,7 +4602,7 @@ class Engine(unittest.TestCase):
                     self.assertEqual(engine.brakes.errors, {code: 3})
                     self.assertLess(engine.brakes.window, engine.pace.window)
                     self.assertEqual(engine.credit(), 0)
-                    engine.run(self.crew, StubSink(), self.console, engine.progress)
+                    engine.run(engine.desk)
                 self.assertEqual(sorted(self.crew.results), sorted(targets))
                 self.assertEqual((engine.brakes.errors, engine.sent), ({code: 4}, 6))
                 self.assertTrue([n for n in self.console.notes if errno.errorcode[code] in n])
@@ -4535,7 +4622,7 @@ class Engine(unittest.TestCase):
                 raise OSError(errno.EMFILE, 'Too many open files')
             new_socket()
         engine.pool.add = few
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
         self.assertGreater(engine.brakes.errors[errno.EMFILE], 0)
 
@@ -4549,7 +4636,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(sorted(self.crew.results), sorted(good))
         self.assertIn('EPERM', engine.error)
         self.assertIn('firewall', engine.error)
-        self.assertEqual([entry[2] for entry in engine.waiting], [bad])
+        self.assertEqual([entry[2] for entry in engine.queue.waiting], [bad])
 
     def test_local_errors_of_many_targets(self):
         """Half of the targets can never be sent: the other half is, and soon."""
@@ -4560,8 +4647,8 @@ class Engine(unittest.TestCase):
                      CONNECT=lambda s, to: errno.EPERM if to in bad else connect(s, to)):
             engine = self.run_engine(targets, window=400, once=True)
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 256})
-        self.assertEqual({entry[2] for entry in engine.waiting}, bad)
-        self.assertEqual(engine.parked, 256)
+        self.assertEqual({entry[2] for entry in engine.queue.waiting}, bad)
+        self.assertEqual(engine.queue.parked, 256)
 
     def test_too_many_waiting(self):
         with patched(cscan, PARKED_MAX=50, CONNECT=lambda s, to: errno.EPERM):
@@ -4590,7 +4677,7 @@ class Engine(unittest.TestCase):
                     has_address=lambda address: not gone):
                 engine = self.engine([('127.0.0.1', 9)], address='127.0.0.1')
                 engine.launch(1)
-                self.assertEqual((engine.answers, engine.brakes.errors, engine.parked), (
+                self.assertEqual((engine.answers, engine.brakes.errors, engine.queue.parked), (
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
@@ -4650,7 +4737,7 @@ class Engine(unittest.TestCase):
                 engine.launch(1)
                 self.pass_deadline(engine)
                 engine.turn_over(credit)
-                engine.source = columns([self.hosts.closed()])
+                engine.queue.source = columns([self.hosts.closed()])
                 engine.launch(1)
                 engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(engine.answers[errno.ECONNREFUSED], 1)
@@ -4705,11 +4792,11 @@ class Engine(unittest.TestCase):
         spaces = []
         engine.wait_for = lambda to, s: (spaces.append(s), wait_for(to, s / 50))
         with patched(cscan, CONNECT=note):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
-        self.assertEqual(engine.tries, {})
+        self.assertEqual(engine.queue.tries, {})
 
     def test_modules_behind(self):
         """A full queue: nothing is sent, answers are collected, no deadline is charged."""
@@ -4727,7 +4814,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual((awaited(engine), engine.sent), ([silent], 2))
         self.crew.held = False
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual((self.crew.results, engine.timeouts), ([opened, opened], 1))
 
     def test_quota(self):
@@ -4752,7 +4839,7 @@ class Engine(unittest.TestCase):
         engine.brakes.conntrack.count = engine.brakes.conntrack.limit = 99
         engine.brakes.conntrack.carries = lambda: 600.0
         with patched(cscan, LOCAL_WAIT_S=0.05):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
         self.assertEqual(engine.brakes.bucket.rate, 500)       # halved, and no room since
@@ -5733,7 +5820,7 @@ class MetricsWriter(Case):
         engine = cscan.Engine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1',
                               meter=meter)
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
+        engine.desk = stub_desk()
         for _ in range(sockets):
             engine.pool.add()
         return engine, meter
@@ -6181,7 +6268,7 @@ class State(EngineCase):
         state = self.state(name='state%d' % next(FREE_PORT))
         self.crew = KeepingCrew()
         self.sink = StateSink()
-        return cscan.Keeper(*state.workers[0], self.crew, self.sink, self.console)
+        return cscan.Keeper(*state.workers[0], stub_desk(self.crew, self.sink, self.console))
 
     def test_settled_before_it_counts(self):
         """A snapshot waits for the results before it, and asks for them to be written."""
@@ -6197,7 +6284,7 @@ class State(EngineCase):
         keeper.look(engine)
         self.assertEqual((keeper.live.read()['position'], self.sink.flushed), (0, 1))
         engine.real += 100
-        engine.drawn = 1
+        engine.queue.drawn = 1
         keeper.look(engine)
         self.assertEqual(keeper.live.read()['position'], 0)
         self.crew.done = 3
@@ -6219,7 +6306,7 @@ class State(EngineCase):
             self.assertEqual(keeper.live.read()['done'], False)
             change()
             engine.real += 100
-            engine.exhausted, engine.drawn = True, 5
+            engine.queue.exhausted, engine.queue.drawn = True, 5
             keeper.look(engine)
             keeper.finish(engine)
             self.assertEqual((keeper.live.read()['position'], keeper.live.read()['done']),
@@ -6268,14 +6355,14 @@ class State(EngineCase):
     def account(self, engine, targets, sent):
         """Each target before the position has been sent and ended, or waits and is kept."""
         position = engine.position()
-        waiting = {target for _, _, target, _ in engine.waiting}
+        waiting = {target for _, _, target, _ in engine.queue.waiting}
         live = set(awaited(engine)) | waiting
-        self.assertLessEqual(position, engine.drawn)
+        self.assertLessEqual(position, engine.queue.drawn)
         for target in targets[:position]:
-            if target not in engine.again:
+            if target not in engine.queue.again:
                 self.assertNotIn(target, live, 'neither before nor behind the position')
                 self.assertIn(target, sent, 'never sent')
-        for target in engine.again:
+        for target in engine.queue.again:
             self.assertIn(target, live, 'ended, but kept')
         return position
 
@@ -6284,7 +6371,7 @@ class State(EngineCase):
         begin = snapshot['position'] if snapshot else 0
         engine = self.engine(targets[begin:], window=30, once=True, retries=retries,
                              quota=len(targets) if retries else None)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         if snapshot:
             engine.resume(snapshot)
         connect = self.hard_connect(draw, sent)
@@ -6299,7 +6386,7 @@ class State(EngineCase):
                 if draw.random() < 0.05:
                     engine.brakes.suspects.append((engine.now - 0.1, engine.now))
             self.account(engine, targets, sent)
-            if engine.exhausted and not engine.attempts and not engine.waiting:
+            if engine.queue.exhausted and not engine.attempts and not engine.queue.waiting:
                 break
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.close(engine)
@@ -6325,22 +6412,22 @@ class State(EngineCase):
         """Ctrl-C: what is to be tried again is kept, where there is a state; else it has ended."""
         for keeper in (True, None):
             engine = self.engine([self.hosts.silent()], once=True, retries=1)
-            engine.keeper = keeper
+            engine.keeper = engine.queue.remembers = keeper
             engine.launch(1)
             engine.stop('interrupted')
             self.pass_deadline(engine)
             engine.turn_over(1)
-            self.assertEqual((engine.timeouts, len(engine.again)), (0, 1) if keeper else (1, 0))
+            self.assertEqual((engine.timeouts, len(engine.queue.again)), (0, 1) if keeper else (1, 0))
             self.assertTrue(engine.finished())
 
     def test_taken_back(self):
         """What SIGHUP took back is not met again at its deadline, and the position passes it."""
         engine = self.engine([self.hosts.silent(), self.hosts.silent()], once=True)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
-        engine.progress = types.SimpleNamespace(reopen=lambda: None,
-                                                reread=lambda exclusions, new: None)
+        engine.desk.progress = types.SimpleNamespace(reopen=lambda: None,
+                                                     reread=lambda exclusions, new: None)
         engine.launch(2)
         engine.reread()
         self.assertEqual((engine.attempts, engine.position(), engine.barred), ({}, 2, 2))
@@ -6362,16 +6449,17 @@ class State(EngineCase):
         """Counters, tries and what waits come back; the quota is what is left of it."""
         engine = self.engine([('127.7.0.%d' % number, 9) for number in range(50)], quota=40,
                              once=True, retries=3)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.draw(20)
-        engine.tries[('127.7.0.1', 9)] = 2
+        engine.queue.tries[('127.7.0.1', 9)] = 2
         engine.wait_for(('127.7.0.1', 9), 5)
         engine.sent, engine.opened = 20, 3
         engine.answers[errno.ECONNREFUSED] = 16
         other = self.engine([], quota=40, once=True, retries=3)
         other.resume(json.loads(json.dumps(engine.snapshot())))
-        self.assertEqual((other.quota, other.drawn, other.sent, other.opened), (20, 20, 20, 3))
-        self.assertEqual((other.answers, other.tries, other.again), (
+        self.assertEqual((other.queue.quota, other.queue.drawn), (20, 20))
+        self.assertEqual((other.sent, other.opened), (20, 3))
+        self.assertEqual((other.answers, other.queue.tries, other.queue.again), (
             engine.answers, {('127.7.0.1', 9): 2}, {('127.7.0.1', 9): True}))
         self.assertEqual(other.snapshot()['waiting'], [('127.7.0.1', 9, 2)])
         self.assertEqual(other.draw(5), (['127.7.0.1'], [9]))
@@ -6428,7 +6516,8 @@ class AtOnce(Case):
         """A turn's lines go to files and pipes at once and together, without a thread."""
         def computing(target, out, options):
             return target.port != 2
-        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False)
+        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
+                           cscan.one_socket)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -6869,7 +6958,7 @@ class AdaptiveEngine(EngineCase):
     def silent(self, count=3, **options):
         """An engine whose targets came to their deadline."""
         engine = self.engine([self.hosts.silent() for _ in range(count)], once=True, **options)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.adapt(1000, 1)
         engine.now += 0.01
         engine.launch(count)
@@ -6880,52 +6969,52 @@ class AdaptiveEngine(EngineCase):
     def test_held(self):
         """Silent targets are kept until they are judged; a resumed scan sends them again."""
         engine = self.silent()
-        self.assertEqual((engine.timeouts, list(engine.again.values())), (3, [False] * 3))
+        self.assertEqual((engine.timeouts, list(engine.queue.again.values())), (3, [False] * 3))
         self.assertEqual((engine.judge.levels[0].ended, engine.judge.levels[0].missed), (3, 3))
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.assertEqual((snapshot['timeouts'], snapshot['lost'], len(snapshot['waiting'])),
                          (0, 3, 3))
         other = self.engine([], once=True)
         other.resume(snapshot)
-        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.again))
+        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.queue.again))
         engine.judge.look = lambda *args: (None, [])
         self.assertFalse(engine.finished())
-        engine.exhausted = True
+        engine.queue.exhausted = True
         self.assertTrue(engine.finished())
-        self.assertEqual((engine.again, engine.snapshot()['waiting']), ({}, []))
+        self.assertEqual((engine.queue.again, engine.snapshot()['waiting']), ({}, []))
 
     def test_not_held(self):
         """With --retries, or sent again once already, it has ended, also for the state."""
         engine = self.silent(retries=1)
-        self.assertEqual(list(engine.again.values()), [True] * 3)
+        self.assertEqual(list(engine.queue.again.values()), [True] * 3)
         engine.now += 10
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.again), (3, {}))
+        self.assertEqual((engine.timeouts, engine.queue.again), (3, {}))
 
     def test_sent_again(self):
         """The judge wants them again: at once, at the next look, or as its last word."""
         engine = self.silent()
-        held = list(engine.again)
-        engine.exhausted = True
+        held = list(engine.queue.again)
+        engine.queue.exhausted = True
         engine.judge.look = lambda *args: (None, held)
         self.assertFalse(engine.finished())
-        self.assertEqual((engine.timeouts, engine.lost, list(engine.again.values())),
+        self.assertEqual((engine.timeouts, engine.lost, list(engine.queue.again.values())),
                          (0, 3, [True] * 3))
         engine.judge.look = lambda *args: (None, [])
         engine.now += 1
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, engine.again), (3, 3, {}))
+        self.assertEqual((engine.timeouts, engine.lost, engine.queue.again), (3, 3, {}))
         engine = self.engine([self.hosts.silent()], once=True)
         engine.adapt(1000, 1)
         engine.judge.levels[0].lossy = True
         engine.launch(1)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, len(engine.waiting)), (0, 1, 1))
+        self.assertEqual((engine.timeouts, engine.lost, len(engine.queue.waiting)), (0, 1, 1))
 
     def test_what_the_judge_sees(self):
         """SYNs, not connects; local errors but those of single targets; no suspect probes."""
@@ -7022,8 +7111,8 @@ class Excluding(EngineCase):
                 self.addCleanup(os.close, meter.metrics.fd)
                 engine.reread()
                 self.assertEqual((engine.attempts, meter.since, meter.volleys), ({}, {}, {}))
-                engine.exclusions, engine.exhausted = None, False
-                engine.source = columns(again)
+                engine.exclusions, engine.queue.exhausted = None, False
+                engine.queue.source = columns(again)
                 engine.launch(len(again))
                 self.assertEqual(len(engine.attempts), len(again))
                 self.path('never', b'192.0.2.0/24\n')
@@ -7241,8 +7330,8 @@ class Status(Case):
                               'canary', *[collections.Counter(dict.fromkeys(codes, 1 << 40))] * 2)
         engine = types.SimpleNamespace(
             totals=lambda: totals, started=time.monotonic() - 5, real=time.monotonic(),
-            crew=StubCrew(), stopping='', error='')
-        engine.crew.passed, engine.crew.sink = 3, StubSink()
+            desk=stub_desk(console=self.console, progress=progress), stopping='', error='')
+        engine.desk.crew.passed = 3
         vars(engine).update(values)
         return progress, engine
 
@@ -7251,8 +7340,7 @@ class Status(Case):
         progress = cscan.Progress(self.console, 1, None, 1 << 32)
         totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), sent=1234567890,
                                      opened=98765, limits=[], canary='', answers={}, locals={}))
-        engine = types.SimpleNamespace(stopping='', crew=types.SimpleNamespace(
-            full=lambda: False, closed=False))
+        engine = types.SimpleNamespace(stopping='', desk=stub_desk())
         self.assertIn('98765 open', progress.status(engine, totals)[:39])
 
     def test_seldom(self):
@@ -7381,8 +7469,7 @@ class Status(Case):
         path = self.path('file')
         progress, engine = self.progress(self.status(path), hup=False)
         progress.drawn -= 2
-        engine.crew.closed = True
-        engine.progress = progress
+        engine.desk.crew.closed = True
         cscan.linger(engine)
         self.assertEqual(json.loads(self.read(path).decode())['state'], 'waiting for modules')
 
@@ -7492,10 +7579,9 @@ class Team(Long):
         """A worker hears of results once they are written, and never of others."""
         def team(state=True, **console):
             team = cscan.Team.__new__(cscan.Team)
-            team.crew, team.sink, team.state, team.console = (
-                KeepingCrew(), StateSink(), state, StubConsole())
-            team.crew.done, team.crew.passed = 3, 2
-            vars(team.console).update(console)
+            team.desk, team.state = stub_desk(KeepingCrew(), StateSink()), state
+            team.desk.crew.done, team.desk.crew.passed = 3, 2
+            vars(team.desk.console).update(console)
             team.workers = [types.SimpleNamespace(orders=[0] * cscan.ORDERS,
                                                   results=collections.deque(batches))
                             for batches in (((1, 1), (3, 2), (4, 1)), ((2, 1), (5, 1)), ((6, 1),),
@@ -7508,10 +7594,10 @@ class Team(Long):
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [3, 1, 0, 0])
             self.assertEqual([each.orders[cscan.PASSED] for each in one.workers], [2, 2, 0, 0])
             self.assertEqual([len(each.results) for each in one.workers], [1, 1, 1, 0])
-            self.assertEqual(one.sink.flushed, 1 if state else 0)
+            self.assertEqual(one.desk.sink.flushed, 1 if state else 0)
         lost, late = team(), team()
-        lost.sink.failed = 'full'
-        late.sink.flush = lambda: setattr(late.sink, 'failed', 'full')
+        lost.desk.sink.failed = 'full'
+        late.desk.sink.flush = lambda: setattr(late.desk.sink, 'failed', 'full')
         for one in (team(gone=True), team(failed='closed'), lost, late):
             one.confirm()
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [0] * 4)
@@ -8928,7 +9014,8 @@ class Cli(Case):
         self.assertGreater(int(failed), 1)
 
 
-WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True)
+WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
+                       cscan.one_socket)
 
 
 class Modules(Case):
@@ -9218,17 +9305,18 @@ def check_even(target, out, options):
             def flush(self):
                 order.append('flushed')
         sink = Sink()
-        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '', True)
+        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
+                            True, cscan.one_socket)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
             crew.ports = True
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
             self.assertEqual(order, wanted)
             order.clear()
         crew = cscan.Crew([talk], {'talk': None}, sink, StubConsole(), 1, 9, most=1)
         for _ in range(3):                  # one more than are wanted is not shown
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
         self.assertEqual(order, ['talk', 'finished'])
 
     def test_timed_socket(self):
@@ -9326,12 +9414,14 @@ BANNER_TALKS = [                            # as above, and in place of what it 
     ('in pieces', [b'220-', b'one\r\n', b'220 two\r\n', ENDS],
      [(CBA_STR, 2, '220-one\r\n220 two\r\n')], 'greeting 220-one\\r\\n220 two'),
     ('hostile', [SSH_LINE.encode() + b'\xff\n\x9b'],
-     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b')],
-     r'greeting SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
+     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b'), (CBA_STR, 9, 'ssh'),
+      (CBA_STR, 12, SSH_LINE[8:].encode().decode('latin-1') + '\xff')],
+     r'ssh SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
     ('too much', [b'y' * 300000], [(CBA_STR, 2, 'y' * 2048)], 'greeting ' + 'y' * 2048),
     ('drip', [DRIPS], [], ''),
     ('http', [HTTP_ASKED, b'HTTP/1.0 200 OK\r\n\r\n', ENDS],
-     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n')], 'http HTTP/1.0 200 OK'),
+     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n'), (CBA_STR, 9, 'http'), (CBA_STR, 15, '200')],
+     'http HTTP/1.0 200 OK'),
     ('silent', [], [PROBED, (CBA_BIT, 3, True)], 'silent'),
     ('closed', [ENDS], [(CBA_BIT, 4, True)], 'closed'),
     ('reset', [RESETS], [(CBA_BIT, 4, True)], 'closed'),
@@ -9393,6 +9483,77 @@ class KeepingSink:
         self.events += events
 
 
+class Services(Case):
+    """cscan.py's table of what speaks there."""
+
+    # names of masscanned.py that the scanner has other words for
+    OTHER_NAMES = {'rfb': 'vnc', 'tls': 'ssl', 'dns-tcp': 'dns', 'kerberos-tcp': 'kerberos',
+                   'openvpn-tcp': 'openvpn', 'weblogic-t3': 'weblogic'}
+
+    def test_rows(self):
+        """Each is read, none twice, and none hides behind an octet that it does not begin with."""
+        rows = cscan.table_rows(cscan.SERVICE_TABLE)
+        self.assertEqual({len(row) for row in rows}, {3})
+        self.assertEqual([row for row, count in collections.Counter(map(tuple, rows)).items()
+                          if count > 1], [])
+        self.assertGreater(len({row[0] for row in rows}), 60)
+        lists = cscan.service_rows()
+        found = {id(row) for each in lists.values() for row in each}
+        self.assertEqual(len(found), len(rows))
+        for product, pattern in cscan.http_rows():
+            self.assertIsNone(pattern.search(''), product)
+
+    def test_responder(self):
+        """What our own responder answers is named as what it is, or not at all."""
+        named = set()
+        for row in VECTORS:
+            protocol = row[0].split()[0].split('@')[0]
+            request, reply = row[2:4]
+            if row[1] != TCP or not reply or protocol not in masscanned.PROTOCOLS:
+                continue
+            name = self.OTHER_NAMES.get(protocol, protocol)
+            found = cscan.recognise(reply, name, request)
+            if found and found.name != 'echo':
+                self.assertEqual(found.name, name, row[0])
+                named.add(name)
+        self.assertGreater(len(named), 80)
+
+    def test_greetings(self):
+        """Each of its greetings as well."""
+        for each in masscanned.PROTOCOLS.values():
+            if TCP in each.over and each.banner:
+                stream = masscanned.Stream(PEER4, HOST4, 40000, each.ports[0], NOW, HOST)
+                found = cscan.recognise(stream.greet(each), each.name)
+                self.assertEqual(found and found.name, self.OTHER_NAMES.get(each.name, each.name))
+
+    def test_hostile(self):
+        """Whatever comes is looked at in a moment, and nothing raises."""
+        draw = random.Random(SEED)
+        for row in VECTORS:
+            if row[1] == TCP and row[3]:
+                cscan.recognise(bytes(mutate(row[3][:2048], draw)))
+        begin = time.process_time()
+        for octets in (b'A' * 2048, b'220-x\n' * 340, b'\0' * 2048, b' ' * 2048, b'"A"\n' * 500,
+                       b'HTTP/1.0 200 x\r\n' + b'<title' * 300, b'RTSP/1.0 200\n' * 150,
+                       b'250-x\n' * 340, b'\xff\xfb\1' * 680, b'OK 1\r\n---\n' + b'a\n' * 900,
+                       b'*' * 2048, b'{' * 2048, b'<?xml' + b' ' * 2043, b'\x01' * 2048):
+            cscan.recognise(octets)
+        self.assertLess(time.process_time() - begin, 5)
+
+    def test_deep(self):
+        """Versions and dialects that stand as numbers; nothing where they are cut."""
+        tds = unhex('0401002b0000010000001a00060100200001020021000103002200000400220001ff0f0008ae00000200')
+        self.assertEqual(cscan.recognise(tds)[1:3], ('Microsoft SQL Server', '15.0.2222'))
+        self.assertEqual(cscan.mssql_version(tds[:36]), '')
+        refusal = unhex('005f0000040000002200005b') + b'(DESCRIPTION=(TMP=)(VSNNUM=%d)(ERR=12514))'
+        self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
+        self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
+        smb2 = b'\0\0\0\xff\xfeSMB' + bytes(64) + b'\x11\x03'
+        self.assertEqual([cscan.recognise(octets).details for octets in (
+            smb2, smb2[:-2] + b'\xff\2', smb2[:-2], b'\0\0\0\xff\xffSMBr')],
+            ['dialect 3.1', 'dialect 2 or newer', '', 'dialect 1'])
+
+
 class Talks(Case):
     """rfb, x11, banner and checkcookie against servers that do what a table says."""
 
@@ -9451,7 +9612,7 @@ class Talks(Case):
         error = ''
         options = cscan.module_options([each], settings.replace('NAME', name))[each.name]
         try:
-            each.check(cscan.Target('127.0.0.1', port, ''), out, options)
+            cscan.drive(each.check(cscan.TalkTarget('127.0.0.1', port, ''), out, options))
         except OSError as caught:
             error = cscan.why(caught)
         return getattr(out.sink, 'events', None), error
@@ -9551,20 +9712,19 @@ class Talks(Case):
 
     def test_time_for_tls(self):
         """One second more than the talk."""
-        def start_tls(sock, anonymous):
+        async def start_tls(sock, anonymous):
             deadlines.append(sock.deadline)
         deadlines, begin = [], time.monotonic()
         port = self.serve(self.play(RFB8, 12, b'\1\x12', 1, b'\1\1'))
-        with patched(cscan.TimedSocket, start_tls=start_tls):
+        with patched(cscan.TalkSocket, start_tls=start_tls):
             self.examine('rfb', port, 'rfb.read_timeout=3000')
         self.assertGreater(deadlines[0] - begin, 4)
 
     def test_timed_socket(self):
         """What the deadline and a reset during connect() do."""
         class Early(socket.socket):
-            def connect(self, address):
-                super().connect(address)
-                raise ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')
+            def connect_ex(self, address):
+                return super().connect_ex(address) and errno.ECONNRESET
         port = self.serve(self.play(b'xx'), self.play(b'y', ENDS))
         with cscan.TimedSocket('127.0.0.1', port, 5000) as sock:
             self.assertEqual(sock.read_exact(1), b'x')
@@ -9577,7 +9737,7 @@ class Talks(Case):
     def test_hear(self):
         """A long wait for the first octets, a short one for each of the others."""
         class Peer:
-            def read_some(self, limit, wait_ms):
+            async def read_some(self, limit, wait_ms):
                 asked.append((limit, wait_ms))
                 if not pieces:
                     raise socket.timeout('timed out')
@@ -9588,7 +9748,7 @@ class Talks(Case):
                 ([b'ab', b''], 9, (b'ab', True), [(9, 7), (7, 200)]),
                 ([], 9, (b'', False), [(9, 7)])):
             asked = []
-            self.assertEqual((cscan.hear(Peer(), 7, limit), asked), (found, waits))
+            self.assertEqual((cscan.drive(cscan.hear(Peer(), 7, limit)), asked), (found, waits))
 
     def test_local_errors(self):
         """No descriptors, no ports: counted, and nothing is said about the target."""
@@ -9655,9 +9815,9 @@ class Talks(Case):
             ('silent inside', 'tls', secure(), 'tls %s' % name, [5, 6, 7]),
             ('speaks inside', 'tls', secure(b'220 in\r\n'), 'tls %s 220 in' % name, [5, 6, 7, 2]),
             ('https', 'https', secure(b'', b'HTTP/1.0 200 OK\r\n'),
-             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2]),
+             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2, 9, 15]),
             ('http, not TLS', 'tls', self.play(5, b'HTTP/1.1 400 Bad\r\n'),
-             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2]),
+             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2, 9, 15]),
             ('alert', 'tls', self.play(5, b'\x15\3\3\0\2\2\x28'),
              'no-tls TLS: .*handshake failure', [5, 8]),
             ('closes', 'tls', self.play(5, ENDS), 'no-tls .*', [5, 8]),
@@ -9689,15 +9849,47 @@ class Talks(Case):
         events, _ = self.examine('banner', port, 'banner.wait=40,banner.probe=tls')
         self.assertIn((CBA_STR, 6, 'TLSv1'), events)
 
-    def test_certificate_name(self):
+    def test_certificate(self):
+        """What it says, and None for what is none, however it is cut."""
         der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
-        self.assertEqual(cscan.certificate_name(der), 'banner.example')
+        name = [('O', 'Tests'), ('CN', 'banner.example')]
+        self.assertEqual(cscan.parse_certificate(der), (
+            name, name, [], 1795255508, 4948855508, True))
         draw = random.Random(SEED)
         for size in range(len(der)):
-            cscan.certificate_name(der[:size])
-            cscan.certificate_name(bytes(mutate(der, draw)))
+            self.assertIsNone(cscan.parse_certificate(der[:size]))
+            cscan.parse_certificate(bytes(mutate(der, draw)))
         for strange in (b'\x30\xff', b'\x30\x84\xff\xff\xff\xff', b'0' * 5000, b'\x30\x80' * 99):
-            self.assertIsInstance(cscan.certificate_name(strange), str)
+            self.assertIsNone(cscan.parse_certificate(strange))
+
+    def test_certificate_fields(self):
+        """Names in each alphabet, both forms of time, host names and addresses."""
+        def der(tag, *parts):
+            octets = b''.join(parts)
+            return bytes([tag, 0x82]) + len(octets).to_bytes(2, 'big') + octets
+        def attribute(kind, tag, text):
+            return der(0x31, der(0x30, der(6, kind), der(tag, text)))
+        subject = der(0x30, attribute(b'\x55\x04\x03', 0x1e, 'Z\xfcrich'.encode('utf-16-be')),
+                      attribute(b'\x55\x04\x63', 0x0c, b'unknown'),
+                      attribute(b'\x55\x04\x0a', 0x14, b'\xe9'),
+                      attribute(b'\x55\x04\x0b', 0x0c, b'\xff'))
+        issuer = der(0x30, attribute(b'\x55\x04\x03', 0x13, b'CA'))
+        others = der(0x30, der(0x82, b'a.example'), der(0x81, b'mail'), der(0x87, bytes([1, 2, 3, 4])),
+                     der(0x87, bytes(14) + b'\x12\x34'), der(0x87, b'abc'))
+        extensions = der(0xa3, der(0x30, der(0x30, der(6, b'\x55\x1d\x0f'), der(4, b'')), der(
+            0x30, der(6, b'\x55\x1d\x11'), der(1, b'\xff'), der(4, others))))
+        for begins, ends, times in (
+                (der(0x17, b'491231235959Z'), der(0x18, b'20500101000000Z'), (2524607999, 2524608000)),
+                (der(0x17, b'700101000000Z'), der(0x17, b'000229120000Z'), (0, 951825600)),
+                (der(0x17, b'501301000000Z'), der(0x17, b'000229120000Z'), None)):
+            found = cscan.parse_certificate(der(0x30, der(
+                0x30, der(0xa0, der(2, b'\2')), der(2, b'\1'), der(0x30), issuer,
+                der(0x30, begins, ends), subject, der(0x30), extensions)))
+            self.assertEqual(found and found[3:5], times)
+            if found:
+                self.assertEqual(found[:3] + found[5:], (
+                    [('CN', 'Z\xfcrich'), ('O', '\xe9'), ('OU', '\\xff')], [('CN', 'CA')],
+                    ['a.example', '1.2.3.4', '0:0:0:0:0:0:0:1234'], False))
 
     def test_tls_without_end(self):
         """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
@@ -9706,13 +9898,14 @@ class Talks(Case):
                 peer.sendall(bytes(16384))
 
         def act():
-            taken.append(len(sock.incoming.read()))
+            taken.append(len(talk.incoming.read()))
             raise ssl.SSLWantReadError
         taken = []
         with cscan.TimedSocket('127.0.0.1', self.serve(flood), 5000) as sock:
-            sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            talk = sock.talk
+            talk.incoming, talk.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
-                sock.tls_call(math.inf, act)
+                cscan.drive(talk.tls_call(math.inf, act))
         self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
@@ -9724,7 +9917,7 @@ class Talks(Case):
             raise OSError('\x1b[2J\n' + options)
         each = cscan.find_module('print')._replace(name='strange', check=check)
         crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
-        crew.call(each, cscan.Target('127.0.0.1', 1, ''), cscan.Out(sink, 1))
+        cscan.drive(crew.call(each, crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
         cscan.tell_end(console, crew, '')
         self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
         path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
@@ -9739,7 +9932,7 @@ class Talks(Case):
         sink.finish = lambda thread: None
         with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
-                crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
+                cscan.drive(crew.examine(crew.make_target('127.0.0.1', port), cscan.Out(sink, 1)))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
@@ -9806,20 +9999,22 @@ class Talks(Case):
                 options = cscan.module_options(
                     [each], 'cookie.timeout=60,cookie.verify_timeout=60,cookie.ports='
                     + ','.join(map(str, unlikely)))[each.name]
-                target = cscan.Target(host, port, '127.0.0.1')
-                self.assertEqual(each.check(target, None, options), kept)
+                target = cscan.TalkTarget(host, port, '127.0.0.1')
+                self.assertEqual(cscan.drive(each.check(target, None, options)), kept)
 
     def test_cookie_is_not_ourselves(self):
         """A socket that met itself is no answer."""
         def bound(source):
             sock = socket.socket()
             sock.bind(refused)
+            sock.setblocking(False)
             return sock
         with socket.socket() as free:
             free.bind(('127.7.0.1', 0))
             refused = free.getsockname()
         with patched(cscan, new_tcp_socket=bound):
-            self.assertFalse(cscan.any_accepts(refused[0], [refused[1]], 1000, ''))
+            target = cscan.TalkTarget(refused[0], 1, '')
+            self.assertFalse(cscan.drive(cscan.any_accepts(target, [refused[1]], 1000)))
 
     def test_cookie_memory(self):
         """A host with many open ports is asked once; the memory is bounded."""
@@ -9828,14 +10023,15 @@ class Talks(Case):
         options = cscan.module_options([each], 'cookie.timeout=60,cookie.ports=%d'
                                        % trap.getsockname()[1])[each.name]
         with patched(cscan, COOKIE_VERDICTS={}, COOKIE_MEMORY_MAX=3):
-            target = cscan.Target('127.7.0.2', 9, '')
-            self.assertTrue(cscan.answers_everything(target, options))
+            target = cscan.TalkTarget('127.7.0.2', 9, '')
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             trap.close()
-            self.assertTrue(cscan.answers_everything(target, options))
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             for last in range(3, 20):
-                cscan.answers_everything(cscan.Target('127.7.0.%d' % last, 9, ''), options)
+                target = cscan.TalkTarget('127.7.0.%d' % last, 9, '')
+                cscan.drive(cscan.answers_everything(target, options))
                 self.assertLessEqual(len(cscan.COOKIE_VERDICTS), 3)
-            self.assertFalse(cscan.answers_everything(target, options))
+            self.assertFalse(cscan.drive(cscan.answers_everything(target, options)))
 
     def test_settings(self):
         """Options are checked before anything is sent."""
@@ -9866,12 +10062,155 @@ class Talks(Case):
         status, out, err = run('cscan.py', '-x', '-mod', 'rfb,banner', '-mt', 1, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
-               '127.0.0.1:%d greeting RFB 003.008\n' % (rfb, rfb), ''))
+               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb), ''))
         status, out, err = run('cscan.py', '-x', '-mod', 'cookie', '-mcfg',
                                'cookie.ports=%d' % trap, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, '', 'cscan: warning: -mod checkcookie: filters only, nothing shows what they let '
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
+
+
+class Conversations(Case):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+
+    def setUp(self):
+        super().setUp()
+        self.gate = cscan.Gate(0)           # where the talks below wait
+        self.now = 1000.0
+
+    def crew(self, check, sink=None, limit=50, **options):
+        """A TalkCrew with this coroutine as its module."""
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        self.console = StubConsole()
+        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        options = dict({'talks': 100}, **options)
+        crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
+        self.addCleanup(crew.talks.close_all)
+        return crew
+
+    async def wait(self, target, out, options):
+        """A talk that writes before and after it waited."""
+        out.later('talk://%s' % target)
+        out.int32(target.port)
+        await self.gate.enter()
+        out.bit(1)
+
+    def put(self, crew, *targets):
+        for target in targets:
+            crew.put(*target)
+        crew.turn()
+
+    def let(self, crew, count):
+        """So many of those who wait go on."""
+        self.gate.free = count
+        crew.talks.resume(self.gate.admit())
+        crew.turn()
+
+    @staticmethod
+    def hosts(count, port=80):
+        return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def test_limit(self):
+        """So many at once; others wait, and what is more than -pr stops the scan."""
+        crew = self.crew(self.wait, limit=20)
+        self.put(crew, *self.hosts(119))
+        self.settle(crew)
+        self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
+        self.put(crew, ('10.1.0.1', 80))
+        self.assertTrue(crew.full())
+        self.let(crew, 30)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.full(), crew.settled()), (90, False, 30))
+        self.let(crew, 1000)
+        crew.close()
+        self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+    def test_each_host(self):
+        """Eight at once to one address, and the others behind them."""
+        crew = self.crew(self.wait)
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
+        self.let(crew, 3)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked), (9, 9))
+        for _ in range(3):
+            self.let(crew, 9)
+            self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, dict(crew.hosts), crew.crowded),
+                         (0, 0, {}, {}))
+
+    def test_entries(self):
+        """Each stands whole in the file, although the talks alternate; order does not matter."""
+        crew = self.crew(self.wait)
+        self.put(crew, *self.hosts(5, port=7))
+        self.settle(crew)
+        self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
+        self.gate.waiting.rotate(2)
+        self.let(crew, 9)
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.events for each in cba_entries(self.sink.path, 'talk')], [
+            [(CBA_STR, 0, 'talk://10.0.0.%d:7' % number), (cba_reader.CBA_INT32, 0, 7),
+             (CBA_BIT, 1, True)] for number in (3, 4, 0, 1, 2)])
+
+    def test_too_much(self):
+        """An entry has an end; what came before it is kept, and no event is half in it."""
+        async def check(target, out, options):
+            out.str('first')
+            for event in ((out.data, b'x' * 65536), (out.int32, 1 << 40), (out.str, 'x' * 40000)):
+                self.assertRaises(Exception, *event)
+            out.str('last')
+            out.file('name', b'x' * 65536)
+        crew = self.crew(check)
+        self.put(crew, ('10.0.0.1', 1))
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 'last'}])
+        self.assertEqual(self.console.notes, [
+            'module talk: ValueError: an entry of more than 65536 octets (at 10.0.0.1:1; counted '
+            'from now on)'])
+
+    def test_port_first(self):
+        """Ports are in the file before the first module talks to one of them."""
+        async def check(target, out, options):
+            found.append(len(cba_entries(self.sink.path, None)))
+        found = []
+        crew = self.crew(check)
+        crew.ports = True
+        self.put(crew, *self.hosts(9))
+        crew.close()
+        self.assertEqual(found, [9] * 9)
+
+    def test_strangers(self):
+        """What awaits something else is a bug of its module, and the others go on."""
+        @types.coroutine
+        def foreign():
+            yield 'something else'
+
+        async def check(target, out, options):
+            if target.port == 1:
+                await foreign()
+            if target.port == 2:
+                raise OSError('no')
+            if target.port == 3:
+                sys.exit('no')
+            out.int32(target.port)
+        crew = self.crew(check)
+        for port in range(1, 5):
+            self.put(crew, ('10.0.0.1', port))
+            self.settle(crew)
+        crew.close()
+        self.assertEqual((dict(crew.bugs), dict(crew.failures)),
+                         ({'talk': 2}, {('talk', 'no'): 1}))
+        self.assertIn('a module may await what is of cscan only', self.console.notes[0])
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
 
 
 class TlsGroups(Case):
@@ -9892,7 +10231,7 @@ class TlsGroups(Case):
 
     def release(self, pieces):
         """What the library sees of these pieces, or what is raised."""
-        sock = cscan.TimedSocket.__new__(cscan.TimedSocket)
+        sock = cscan.TalkSocket.__new__(cscan.TalkSocket)
         sock.held, seen = bytearray(), b''
         try:
             for piece in pieces:
@@ -10069,7 +10408,7 @@ CipherString = DEFAULT:@SECLEVEL=0
     def test_banner(self):
         port = self.vnc('-SecurityTypes', 'None')
         _, out, _ = run('cscan.py', '-x', '-mod', 'banner', stdin=b'127.0.0.1:%d\n' % port)
-        self.assertEqual(out, '127.0.0.1:%d greeting RFB 003.008\n' % port)
+        self.assertEqual(out, '127.0.0.1:%d vnc RFB 003.008\n' % port)
 
 
 # ==== Live ============================================================================
@@ -12806,7 +13145,7 @@ BINARY_VECTORS = [
      + b'o.product.device=device;\x00', 'by hand'),
     ('adb other', TCP, b'CNXN\x00', None, 'by hand'),
     ('rdp', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('0100080003000000'), unhex('030000130ed000001234000200080001000000'),
+     + unhex('0100080001000000'), unhex('030000130ed000001234000200080001000000'),
      'xfreerdp 2.10'),
     ('rdp connect', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
      + unhex('01000800000000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
@@ -17166,9 +17505,23 @@ class Stack(unittest.TestCase):
                 answers = list(stack.answer_alike(frames))
                 yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
 
+    def logged_datagrams(self):
+        """The same of datagrams in columns."""
+        for given in b'ok', masscanned.Reply(b'ok', port=5):
+            host = quiet_host([toy(lambda data, peer: given, '.. .. 41')])
+            stack = make_stack('10.0.0.0/8', host=host, store=masscanned.Store(1))
+            for count in 2, 2, 9:
+                frames = [udp(b'12A' * 5, sport=port, dport=80, src=bytes((9, 9, port, port)),
+                              dst=packed('10.0.0.%d' % (port // 8))) for port in range(count)]
+                for frame in frames:
+                    list(stack.answer_frame(frame))
+                answers = list(stack.answer_alike(frames))
+                yield 'datagrams', frames, answers, stack.openings
+
     def test_log_of_openings(self):
-        """A round of SYNs is told as one SYN after the other is, between what came and comes."""
-        for name, frames, answers, columns in self.logged_rounds():
+        """A round is told as one frame after the other is, between what came and comes."""
+        for name, frames, answers, columns in itertools.chain(
+                self.logged_rounds(), self.logged_datagrams()):
             for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat, JsonFormat:
                 logs = packet_log(kind), packet_log(kind)
                 for log in logs:
@@ -18334,6 +18687,225 @@ class Stored(unittest.TestCase):
             seq += len(data) + (flags & FIN)
             for answer in map(read_answer, answers):
                 ack = answer.seq + len(answer.data) + (answer.flags & FIN)
+
+
+class StoredInColumns(unittest.TestCase):
+    """Datagrams that ask one thing are answered together as one by one."""
+    ECHOES = {None: None, (0, 2): lambda message, transport: (0, 2),
+              (2, 4): lambda message, transport: (2, 2), (0, 4): lambda message, transport: (0, 4),
+              (4, 6): lambda message, transport: (4, 2), (0, 3): lambda message, transport: (0, 3)}
+    DATA, BROTHER = b'12345678' + bytes(range(200, 209)), Twins.OURS4[1]
+
+    def setUp(self):
+        self.draw = random.Random(SEED)
+
+    @staticmethod
+    def answer(data, peer):
+        """The message once more, with our address and port, and its octets up to there."""
+        return b'%b%b%d' % (data, peer.dst, peer.dport)
+
+    def stack(self, answer=None, span=None, others=(), data=DATA, **options):
+        """A stack that has been asked, and what it is asked by whom."""
+        protocol = toy(answer or self.answer, '.. ' * 8 + 'c8', echo=self.ECHOES[span],
+                       most=options.pop('most', 9))
+        host = masscanned.Host(Twins.random(), NOW - 1000, [protocol, *others])
+        stack = make_stack('192.0.0.1,192.0.0.9', host=host, store=masscanned.Store(1), deny='172.16.0.0/12',
+                           **options)
+        for dst in (HOST4, self.BROTHER):
+            for sport in 1, 2:
+                stack.take_datagram(PEER4, dst, sport, 1, data)
+        return stack
+
+    def frames(self, count=9, data=DATA, ids=None, **where):
+        """So many clients' datagrams; ids: the octets of each in place of the first ones."""
+        frames = []
+        for number in range(count):
+            mine = data if ids is None else ids(number) + data[len(ids(number)):]
+            frames.append(udp(mine, **dict(dict(
+                src=bytes((9, *self.draw.choices(range(256), k=3))),
+                sport=self.draw.randrange(65536), dport=1), **where)))
+        return frames
+
+    def same(self, make, frames, trusted=False):
+        """make() -> a stack: what it answers one by one is what it answers together."""
+        one, all_ = make(), make()
+        expected = [answer for frame in frames for answer in one.answer_frame(frame, trusted)]
+        got = all_.answer_alike(frames, trusted)
+        self.assertIsNotNone(got)
+        self.assertEqual([each.hex() for each in got], [each.hex() for each in expected])
+        self.assertEqual((all_.spoken, all_.counts), (one.spoken, one.counts))
+        return one, all_
+
+    def test_answers(self):
+        """Of all sizes, with and without ids: equal octets, and intact sums."""
+        for size, extra in itertools.product((12, 13, 17, 60), (0, 1, 8, 200)):
+            data = (self.DATA * 4)[:size]
+            for span in None, (0, 2), (2, 4), (0, 4):
+                def answer(asked, peer):
+                    return (asked + bytes(range(150)) * 2)[:len(asked) + extra]
+                frames = self.frames(5, data, ids=None if span is None else lambda number: (
+                    data[:span[0]] + bytes((7 * number,) * (span[1] - span[0]))))
+                frames = [frame + b'\xa5' * max(60 - len(frame), 0) for frame in frames]
+                with self.subTest(size=size, extra=extra, span=span, seed=SEED):
+                    _, stack = self.same(lambda: self.stack(answer, span, data=data, most=99),
+                                         frames)
+                    self.assertEqual(stack.spoken['toy'], 4 + len(frames))
+                    for each in stack.answer_alike(frames):
+                        read_answer(each)
+
+    def test_short_answers(self):
+        """Down to no octet; a sum of 0 is written as 65535; another port answers."""
+        for size in range(1, 6):
+            self.same(lambda: self.stack(lambda data, peer: bytes(range(size))), self.frames())
+        self.same(lambda: self.stack(lambda data, peer: masscanned.Reply(b'ok', port=5)),
+                  self.frames())
+        frames = self.frames(2, src=PEER4, sport=7)
+        answer, = self.stack().answer_frame(frames[0])
+        total, = struct.unpack_from('!H', answer, 40)
+        frames = self.frames(2, src=PEER4, sport=(7 + total) % 65535)
+        answer, = self.stack().answer_frame(frames[0])
+        self.assertEqual(answer[40:42], b'\xff\xff')
+        self.same(self.stack, frames)
+
+    def test_none(self):
+        """Of a round in which one is otherwise none is answered, wherever it stands."""
+        right = dict(src=PEER4, dport=1)
+        other = unhex('020000000009')
+        rows = [('other message', udp(self.DATA[:-1] + b'?', **right)),
+                ('other head', udp(b'?' + self.DATA[1:], **right)),
+                ('other size', udp(self.DATA + b'?', **right)),
+                ('other port', udp(self.DATA, src=PEER4, dport=2)),
+                ('other address', udp(self.DATA, src=PEER4, dport=1, dst=self.BROTHER)),
+                ('client MAC', udp(self.DATA, client=other, **right)),
+                ('MAC', udp(self.DATA, mac=b'\xff' * 6, **right)),
+                ('fragment', udp(self.DATA, frag=0x2000, **right)),
+                ('IP options', udp(self.DATA, vihl=0x46, **right)),
+                ('IP sum', spoil(udp(self.DATA, **right), 24)),
+                ('UDP sum', spoil(udp(self.DATA, **right), 41)),
+                ('UDP without a sum', udp(self.DATA, total=0, **right)),
+                ('UDP size', udp(self.DATA, size=9, **right)),
+                ('trailing octets', packet(udp(self.DATA, **right)[34:] + b'?', 17)),
+                ('source', udp(self.DATA, src=packed('224.0.0.1'), dport=1)),
+                ('denied', udp(self.DATA, src=packed('172.16.0.1'), dport=1)),
+                ('from us', udp(self.DATA, src=HOST4, dport=1)),
+                ('not ours', udp(self.DATA, src=PEER4, dst=packed('192.0.0.77'), dport=1)),
+                ('TCP', tcp(7, 0, SYN, b'', bytes(8))), ('short', udp(b'')), ('', b'')]
+        for name, frame in rows:
+            for at in 0, 1, 8:
+                with self.subTest(name, at=at):
+                    stack, frames = self.stack(), self.frames()
+                    before = dict(stack.spoken)
+                    frames[at] = frame
+                    self.assertIsNone(stack.answer_alike(frames, not name.endswith('sum')))
+                    self.assertEqual((stack.spoken, stack.counts), (before, {}))
+            if name not in ('client MAC', 'other address', 'UDP without a sum'):
+                self.assertIsNone(stack.answer_alike([frame] * 9, not name.endswith('sum')), name)
+        frames = self.frames()
+        self.assertTrue(self.stack().answer_alike(frames))
+        for name, change in (
+                ('somebody listens', lambda stack: setattr(stack.host, 'events', [])),
+                ('no room', lambda stack: setattr(stack, 'mtu', 40)),
+                ('unknown', lambda stack: stack.store.clear()),
+                ('our MAC', lambda stack: setattr(stack, 'mac', CLIENT_MAC))):
+            with self.subTest(name):
+                stack = self.stack()
+                change(stack)
+                self.assertIsNone(stack.answer_alike(frames))
+        for name, options in (('silence', dict(answer=lambda data, peer: None)),
+                              ('ratio', dict(most=1.0)), ('id far away', dict(span=(4, 6))),
+                              ('odd id', dict(span=(0, 3)))):
+            with self.subTest(name):
+                self.assertIsNone(self.stack(**options).answer_alike(frames))
+        for size, got in (11, False), (12, True):
+            data = self.DATA[:size]
+            frames = [frame.ljust(60, b'\0') for frame in self.frames(data=data)]
+            self.assertEqual(bool(self.stack(data=data).answer_alike(frames)), got)
+
+    def test_sums(self):
+        """They are verified as of single ones; who sends none is answered."""
+        frames = self.frames()
+        for at, verify, trusted, served in ((24, True, True, False), (41, True, False, False),
+                                            (41, True, True, True), (24, False, False, True),
+                                            (41, False, False, True)):
+            got = self.stack(verify=verify).answer_alike(frames[1:] + [spoil(frames[0], at)], trusted)
+            self.assertEqual(bool(got), served, (at, verify, trusted))
+        self.same(self.stack, self.frames(total=0))
+
+    def test_addresses(self):
+        """An answer that reads our address is for those who ask it; all others are for all."""
+        frames = self.frames(3) + self.frames(3, dst=self.BROTHER)
+        self.assertIsNone(self.stack().answer_alike(frames))
+        self.same(lambda: self.stack(lambda data, peer: b'ok'), frames)
+        self.same(self.stack, frames[3:])
+
+    def test_ids(self):
+        """An id that may be another protocol's: the registry says, for each that is in doubt."""
+        others = [toy(lambda data, peer: b'other', b'\0\1', name='other',
+                      check=lambda data, peer: data[2] == 1),
+                  toy(lambda data, peer: b'other', '.. 07 .. 01 .. .. .. .. c8', name='far')]
+        for span, octets, served in (
+                ((0, 2), b'\0\1', True), ((0, 2), b'\1\0', True), ((0, 4), b'\0\1\2\3', True),
+                ((0, 4), b'\0\1\1\3', False), ((0, 4), b'1\7 \1', False),
+                ((0, 4), b'1\7\1 ', True), ((0, 4), b'1234', True)):
+            def make():
+                return self.stack(span=span, others=others)
+            frames = self.frames(ids=lambda number: octets if number == 5 else b'abcd'[:len(octets)])
+            with self.subTest(span=span, octets=octets):
+                if served:
+                    self.same(make, frames)
+                else:
+                    self.assertIsNone(make().answer_alike(frames))
+
+    def test_budget(self):
+        """All that go are charged, and none goes where one may not."""
+        for burst, total, size, count in ((4, 99, 50, 1), (4, 99, 0, 1), (99, 12, 50, 1), (9, 99, 0, 3),
+                                          (99, 8, 0, 1)):
+            for number in range(1, 14):
+                def make():
+                    return self.stack(lambda data, peer: data[:9] + bytes(size), most=99,
+                                      budget=masscanned.Budget(burst + 4, 1, total + 4))
+                frames = []
+                for index in range(number):
+                    frames += self.frames(1, src=bytes((9, 9, index % count, index)))
+                one, all_ = make(), make()
+                expected = [len(one.answer_frame(frame)) for frame in frames]
+                got = all_.answer_alike(frames)
+                with self.subTest(burst=burst, total=total, size=size, count=count, number=number):
+                    self.assertEqual(got is not None, all(expected))
+                    if got:
+                        self.assertEqual((all_.budget.total, dict(all_.budget.prefixes)),
+                                         (one.budget.total, dict(one.budget.prefixes)))
+                    else:
+                        again = [len(all_.answer_frame(frame)) for frame in frames]
+                        self.assertEqual(again, expected)
+        stack = self.stack(budget=masscanned.Budget(13, 1, 99))
+        frames = self.frames(9, src=PEER4)
+        self.assertTrue(stack.answer_alike(frames))
+        self.assertIsNone(stack.answer_alike(frames))
+
+    def test_round(self):
+        """In a mixed round each is told of, and answered as alone; the others of a group, too."""
+        with patched(masscanned, OPENINGS_MIN=9):
+            for most in 2, 8:
+                with patched(masscanned, DATAGRAMS_MIN=most):
+                    self.mixed_round(20 if most == 2 else 10)
+
+    def mixed_round(self, least):
+        one, two, seen = *[self.stack(lambda data, peer: b'ok') for _ in range(2)], []
+        frames = self.frames(20) + [spoil(self.frames(1)[0], 41)] + self.frames(
+            7, dst=self.BROTHER) + [tcp(7, 0, SYN, sport=port) for port in range(30)] + [
+            udp(b'?', dport=1), b'', bytes(range(40)), bytes(23) + b'\x11', ping()] + self.frames(
+            3, data=self.DATA + b'?')
+        self.draw.shuffle(frames)
+        watch = masscanned.Watch(0)
+        watch.frame = lambda now, *rest: seen.append(rest)
+        expected = [(frame, list(one.answer_frame(frame))) for frame in frames]
+        answers = list(masscanned.answer_round(two, frames, False, [watch]))
+        self.assertEqual(sorted(answers), sorted(each for _, got in expected for each in got))
+        self.assertEqual(sorted((frame, list(got)) for frame, _, got in seen), sorted(expected))
+        self.assertEqual((one.counts, one.spoken), (two.counts, two.spoken))
+        parts = [part for part, quick in masscanned.split_round(two, frames, False) if quick]
+        self.assertGreater(sum(len(part) for part in parts if part[0][23] == 17), least)
 
 
 class KeptClaims:
@@ -21025,12 +21597,16 @@ class Responder(Case):
         ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
          r'rtmp server sent error'),
         ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('tsql inside of TLS', 'env FREETDSCONF={tds} tsql -S secure -U bob -P x', 1, r'Msg 18456'),
+        ('xfreerdp', 'xvfb-run -a xfreerdp /v:10.88.0.61 /u:bob /d:DOM /p:x /cert:ignore', 134,
+         r'STATUS_LOGON_FAILURE'),
         ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
          "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    FREETDS = '[secure]\nhost = 10.88.0.61\nport = 1433\ntds version = 7.4\nencryption = require\n'
     # of the web, and of what proxies lead to; {ipp}: what ipptool asks
     WEB_CLIENTS = [
         ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
@@ -21168,11 +21744,12 @@ asyncio.run(visit())
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
+        tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
-                                         state=state_folder().name)
+                command = command.format(post=post, ipp=ipp, ws=ws, tds=tds,
+                                         py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -22914,8 +23491,12 @@ class Keys(Case):
             self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
 
     def test_invert(self):
-        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
-            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+        """With pow() and without it."""
+        for quick in {False, masscanned.HAS_QUICK_INVERSE}:
+            with patched(masscanned, HAS_QUICK_INVERSE=quick):
+                for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+                    self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+                self.assertEqual([masscanned.invert(number, 7) for number in (0, 14)], [0, 0])
 
     def test_private(self):
         """A key comes back as it went; half of one does not."""
@@ -23056,6 +23637,44 @@ class Inside:
         except ssl.SSLError as error:
             self.alert, self.over = error.reason, True
         return self.got
+
+
+class InPackets(Inside):
+    """The same for TDS, whose packets are around the handshake.
+
+    version     of TLS; None: there is none yet
+    """
+    version = None
+
+    def exchange(self, pieces=lambda octets: [octets]):
+        octets = self.pipes[1].read()
+        parts = [octets[at:at + 200] for at in range(0, len(octets), 200)]
+        if not self.version:
+            octets = b''.join(b'\x12\1' + struct.pack('!H4x', 8 + len(part)) + part
+                              for part in parts)
+        out = feed(self.peer, *pieces(octets))
+        while out and not self.version:
+            assert out[:2] == b'\x12\1', out
+            size = int.from_bytes(out[2:4], 'big')
+            self.pipes[0].write(out[8:size])
+            out = out[size:]
+        self.pipes[0].write(out)
+
+    def shake(self, **options):
+        Inside.shake(self, **options)
+        self.version = self.inner.version()
+        return self
+
+
+def pack_tsrequest(version, tag, field):
+    """MS-CSSP s2.2.1, by hand: version, and one field by its tag."""
+    def wrap(kind, octets):
+        for limit, length in ((128, '%02x'), (256, '81%02x'), (1 << 16, '82%04x')):
+            if len(octets) < limit:
+                return bytes((kind,)) + unhex(length % len(octets)) + octets
+    for kind in (0x04, 0xa0, 0x30, 0x30) if tag == 0xa1 else ():
+        field = wrap(kind, field)
+    return wrap(0x30, b'\xa0\3\2\1' + bytes((version,)) + wrap(tag, field))
 
 
 class TlsTalks(Case):
@@ -23213,7 +23832,9 @@ class TlsTalks(Case):
          unhex('300c 020102 6007 020103 0400 8000'), unhex('300c 020102 6107 0a0100 0400 0400')),
         ('postgresql', unhex('00000008 04d2162f'), b'S', b'N', unhex('00000010 00030000')
          + b'user\0x\0\0', b'R' + unhex('00000008 00000003')),
-        ('rdp', unhex('03000013 0ee00000000000 01000800 03000000'),
+        ('amqp', b'AMQP\2\1\0\0', b'AMQP\2\1\0\0', b'AMQP\3\1\0\0', b'AMQP\3\1\0\0',
+         b'AMQP\3\1\0\0' + unhex('00000019 02010000 005340 c00b01 e0080170 a305') + b'PLAIN'),
+        ('rdp', unhex('03000013 0ee00000000000 01000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 00000000'), unhex('0300000c 02f0800401000100'),
          masscanned.RDP_GOODBYE),
@@ -23268,6 +23889,88 @@ class TlsTalks(Case):
         self.assertEqual(stream.greet(plain.registry.greeters[3306])[24:26], b'\xdf\xf7')
         self.assertEqual(feed(stream, unhex('20000001') + head), b'')
         self.assertTrue(stream.deaf)
+
+    # version of the client, his token, tag and field of the answer, whether it is the last
+    CREDSSP = [
+        (6, NEGOTIATE, 0xa1, CHALLENGE, False), (2, NEGOTIATE, 0xa1, CHALLENGE, False),
+        (9, SPNEGO_FIRST, 0xa1, ANSWERED, False),
+        (6, SPNEGO_THIRD, 0xa4, '0204 c000006d', True), (3, AUTHENTICATE, 0xa4, '0204c000006d', True),
+        (5, AUTHENTICATE, None, '', True), (2, AUTHENTICATE, None, '', True),
+    ]
+
+    def test_credssp(self):
+        """A login with NTLM, before there is a desktop: TSRequest in, TSRequest out, then the end."""
+        asks = unhex('03000013 0ee00000000000 01000800 0b000000')
+        for version, token, tag, field, over in self.CREDSSP:
+            with self.subTest(version=version, token=token):
+                self.assertEqual(self.visit_credssp(asks, version, token, tag, field), over)
+        stream = self.stream(3389)
+        feed(stream, asks.replace(b'\x0b', b'\1'))
+        client = Inside(stream).shake()
+        self.assertEqual((client.say(pack_tsrequest(6, 0xa1, unhex(NEGOTIATE))), stream.deaf),
+                         (b'', True))
+        for faulty in (b'\x30\x00', unhex('3005 a003 020106'),
+                       unhex('3007 a003 020106 a100')):
+            stream = self.stream(3389)
+            feed(stream, asks)
+            self.assertEqual(Inside(stream).shake().say(faulty), b'')
+
+    def visit_credssp(self, asks, version, token, tag, field):
+        """A token is sent, the answer compared -> whether that was all."""
+        self.host.events = []
+        try:
+            stream = self.stream(3389)
+            self.assertEqual(feed(stream, asks), unhex('03000013 0ed00000123400 02000800 02000000'))
+            client = Inside(stream).shake()
+            said = pack_tsrequest(version, 0xa1, unhex(token))
+            client.say(said, pieces=octet_by_octet)
+            noted = [each.fields['protocol'] for each in self.host.events
+                     if each.kind == 'credentials']
+        finally:
+            self.host.events = None
+        expected = pack_tsrequest(min(version, 6), tag, unhex(field)) if tag else b''
+        self.assertEqual(client.got, expected)
+        self.assertEqual(noted, ['rdp'] if token in (AUTHENTICATE, SPNEGO_THIRD) else [])
+        return client.over
+
+    def test_mssql(self):
+        """Whoever insists on TLS has its handshake in packets of a prelogin, and the rest bare."""
+        rows = {row[0]: row[2:4] for row in VECTORS}
+        asks, answer = rows['mssql prelogin']
+        login, refused = rows['mssql login 7.3']
+        for insists in b'\1', b'\3':
+            for pieces in (lambda octets: [octets]), octet_by_octet:
+                stream = self.stream(1433)
+                out = feed(stream, *pieces(asks[:40] + insists + asks[41:]))
+                self.assertEqual(out, answer[:40] + b'\1' + answer[41:])
+                client = InPackets(stream).shake(pieces=pieces)
+                self.assertEqual(client.say(login, pieces=pieces), refused)
+                self.assertTrue(client.over and stream.closing)
+                self.assertEqual(client.version, 'TLSv1.2' if self.VERSIONS else client.version)
+        usual = Inside(self.stream()).shake().inner.version()
+        self.assertEqual(usual, 'TLSv1.3' if ssl.HAS_TLSv1_3 else usual)
+        for none in b'\0', b'\2':
+            self.assertEqual(feed(self.stream(1433), asks[:40] + none + asks[41:]), answer)
+        plain = self.stream(1433, host=quiet_host())
+        self.assertEqual(feed(plain, asks[:40] + b'\1' + asks[41:]), answer)
+
+    def test_mssql_packets(self):
+        """Those that are faulty: an alert in a packet; without one, a bare one; what is kept."""
+        asks = {row[0]: row[2] for row in VECTORS}['mssql prelogin']
+        asks = asks[:40] + b'\1' + asks[41:]
+        packet = b'\x12\1' + struct.pack('!H4x', 8 + len(hello(3)))
+        for octets, alert in (
+                (packet + hello(3), unhex('12 01 000f 0000 01 00 15 0303 0002 02 28')),
+                (hello(3), unhex('15 0303 0002 02 28')),
+                (b'\x12\1\0\0\0\0\0\0' * 9 + packet + hello(3), unhex(
+                    '12 01 000f 0000 01 00 15 0303 0002 02 28'))):
+            stream = self.stream(1433)
+            feed(stream, asks)
+            self.assertEqual(feed(stream, octets), alert)
+            self.assertTrue(stream.closing)
+        stream = self.stream(1433)
+        feed(stream, asks, packet, hello(3)[:9])
+        self.assertEqual(stream.cost(), 8 + 9)
 
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
