@@ -109,8 +109,9 @@ STANDARD = {                                # file: modules it may import
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
                            'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
                            'zlib'},
-    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'ctypes',
-                 'errno', 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
+    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'calendar', 'collections', 'contextlib',
+                 'ctypes', 'errno', 'fcntl', 'functools', 'gc', 'hashlib', 'heapq', 'html', 'io',
+                 'itertools', 'json', 'math', 'mmap',
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
@@ -295,7 +296,11 @@ RESULT_LINES = [
     ('cscan json', '{"time": 1, "module": "rfb", "ip": "192.0.2.7", "port": 80}', []),
     ('cscan json', '{"time": 1, "module": "cscan", "events": []}', []),
     ('cscan csv', '1,192.0.2.7,80,"print",""', [80]), ('cscan csv', '1,192.0.2.7,80,"rfb","a,b"', []),
-    ('cscan csv', '1,192.0.2.7,80,"print","","a.example",open', [80]),
+    ('cscan csv', '1,192.0.2.7,80,"print","","a.example","","","","","","",open', [80]),
+    ('cscan csv, refused', '1,192.0.2.7,80,"print","","a.example","","","","","","",refused', []),
+    ('cscan csv, head', 'time,ip,port,module,text,hostname,service,product,version,banner,'
+     'certificate,title,state', []),
+    ('cscan csv of 2.0', '1,192.0.2.7,80,"print","","a.example",open', [80]),
     ('cscan csv', '1,192.0.2.7,80,"print","reset","",refused', []),
     ('cscan json', '{"time":1,"ip":"192.0.2.7","port":80,"module":"","events":[],"state":"refused"}', []),
     ('cscan csv', 'time,ip,port,module,text', []), ('zmap', 'saddr,sport', []),
@@ -1140,6 +1145,9 @@ class StubCrew:
 
     def turn(self):
         pass
+
+    def rest_s(self):
+        return math.inf
 
     def full(self):
         return self.held
@@ -3133,7 +3141,7 @@ def format_sample():
     made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
-    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 9, True)
+    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 99, True)
     made.head(1, '').event(1, CBA_STR, 0, '5.6.7.8:443')
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     return made.head(1, 'odd').event(1, CBA_STR, 0, 'no target')
@@ -3156,11 +3164,14 @@ MASSCAN_OPEN = ('{"ip": "%s", "timestamp": "1795257000", "ports": [{"port": %d, 
                 '"status": "open", "reason": "syn-ack", "ttl": 0}]}')
 NAABU = ('{"ip": "%s", "timestamp": "2026-11-21T10:30:00Z", "port": %d, "protocol": "tcp", '
          '"tls": false}')
-CSV_ROW = '1795257000,%s,%d,"print","","",open'
+CSV_HEAD = 'time,ip,port,module,text,hostname,service,product,version,banner,certificate,title,state'
+CSV_NOTHING = '"","","","","",""'
+CSV_ROW = '1795257000,%%s,%%d,"print","","",%s,open' % CSV_NOTHING
 FORMATS = {
-    'csv': ['time,ip,port,module,text,hostname,state', CSV_ROW % ('1.2.3.4', 80),
+    'csv': [CSV_HEAD, CSV_ROW % ('1.2.3.4', 80),
             '1795257000,1.2.3.4,80,"banner","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n'
-            ']]>-->%s 9","",open', CSV_ROW % ('5.6.7.8', 443)],
+            ']]>-->%s 99","","http","","","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n]]>-->%s","",'
+            '"",open', CSV_ROW % ('5.6.7.8', 443)],
     'list': ['#masscan', 'open tcp 80 1.2.3.4 1795257000',
              'banner tcp 80 1.2.3.4 1795257000 http ' + MASSCAN_EVIL,
              'open tcp 443 5.6.7.8 1795257000', '# end'],
@@ -3302,6 +3313,16 @@ class Page(Case):
             self.assertLessEqual(len(cba_reader.script_text(words)), room)
             self.assertGreater(len(words), room // 6 - 6)
 
+    def test_facts(self):
+        """Product and title stand before the words, and no control character of them passes."""
+        made = Made().head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
+        codes = {name: code for code, name in cba_reader.CODES['banner'].items()}
+        for name, value in (('SERVICE', 'http'), ('PRODUCT', 'ngi\x1bnx'), ('VERSION', '1.2'),
+                            ('TITLE', 'Gr\xc3\xbc\xc3\x9f'), ('BANNER', 'HTTP/1.1 200 OK\r\n')):
+            made.event(1, CBA_STR, codes[name], value)
+        self.assertEqual(self.page(made)[1][0][3][0][3:],
+                         ['http', 'ngi\\x1bnx 1.2 | Gr\xfc\xdf | HTTP/1.1 200 OK\n'])
+
     def test_asked(self):
         """What was asked is in the page and in its picture, in words; a cut scan says that."""
         out = self.page(scoped(format_sample(), '1.2.0.0-1.2.255.255', end=None))[0]
@@ -3394,15 +3415,16 @@ class Page(Case):
         for days, (name, cut) in zip((29, 31, 29), ((b'soon <b>', None), (b'late', None), (b'cut', 99))):
             start = begin - (masscanned.CERTIFICATE_DAYS - days) * 86400
             der = masscanned.pack_certificate(key, name, start, os.urandom)[:cut]
-            self.assertEqual(cba_reader.certificate_facts(der), None if cut else (
-                begin + days * 86400, name.decode()))
+            found = cba_reader.parse_certificate(der)
+            self.assertEqual(found and (found.ends, cba_reader.common_name(found)),
+                             None if cut else (begin + days * 86400, name.decode()))
             made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.%d:443' % days)
             made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
         out = self.page(made)[0]
         self.assertIn('<p>1 of 2; the first are shown</p>', out)
         self.assertIn('<td>1.2.3.29:443</td><td>soon &lt;b&gt;</td>', out)
         for octets in (b'', b'0', b'0\x82', b'0\x03abc', os.urandom(40)):
-            self.assertIsNone(cba_reader.certificate_facts(octets))
+            self.assertIsNone(cba_reader.parse_certificate(octets))
 
     def test_curve(self):
         """Each cell once, and neighbours in number are neighbours on the map."""
@@ -3466,6 +3488,74 @@ class OutputFormats(Case):
                 self.assertEqual(cba_reader.record_text(record, str),
                                  words if said is None else words + ' ' + said)
 
+    SERVICES = {                            # format: what it writes of served()
+        'csv': ['1795257000,1.2.3.4,443,"banner","PROBE=https TLS_VERSION=TLSv1.3 CERTIFICATE=430 '
+                'bytes 308201aa3082014fa003020102021424 HTTP/1.1 200 OK SERVICE=http PRODUCT=nginx '
+                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200","","http","nginx","1.22.1",'
+                '"HTTP/1.1 200 OK","subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+                '2126-10-28 10:05:08","B\\xfccher & <x>",open'],
+        'list': ['banner tcp 443 1.2.3.4 1795257000 http HTTP/1.1 200 OK',
+                 'banner tcp 443 1.2.3.4 1795257000 http.server nginx 1.22.1',
+                 r'banner tcp 443 1.2.3.4 1795257000 title B\xfccher \x26 \x3cx\x3e',
+                 'banner tcp 443 1.2.3.4 1795257000 X509 PEM'],
+        'grepable': ['Host: 1.2.3.4 ()\tPort: 443\tService: http\tBanner: HTTP/1.1 200 OK',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: http.server\tBanner: nginx 1.22.1',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: title\tBanner: '
+                     r'B\xfccher \x26 \x3cx\x3e',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: X509\tBanner: PEM'],
+        'xml': [XML_HOST % ('1.2.3.4', 443, 'response', '<service name="%s" banner="%s"/>' % pair)
+                for pair in (('http', 'HTTP/1.1 200 OK'), ('http.server', 'nginx 1.22.1'),
+                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('X509', 'PEM'))],
+        'nmap-xml': [NMAP_HOST % '1.2.3.4', NMAP_PORT % (
+            443, '<service name="http" product="nginx" version="1.22.1" tunnel="ssl" '
+            'method="probed" conf="10"/><script id="banner" output="HTTP/1.1 200 OK"/>'
+            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/><script id="ssl-cert" '
+            'output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+            '2126-10-28 10:05:08"/>')],
+    }
+
+    def served(self):
+        """An entry of banner with all that it may say."""
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+        made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:443')
+        made.event(1, CBA_STR, 5, 'https').event(1, CBA_STR, 6, 'TLSv1.3')
+        der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
+        made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
+        for code, text in ((2, 'HTTP/1.1 200 OK'), (9, 'http'), (10, 'nginx'), (11, '1.22.1'),
+                           (13, 'B\xc3\xbccher & <x>'), (15, '200')):
+            made.event(1, CBA_STR, code, text)
+        return self.path('served.cba', made.data), base64.b64encode(der).decode()
+
+    def test_services(self):
+        """What speaks there, its product, version, certificate and title, in each format."""
+        path, pem = self.served()
+        for name, lines in self.SERVICES.items():
+            with self.subTest(name):
+                found = [line.replace(pem, 'PEM') for line in self.convert(name, path=path)]
+                at = found.index(lines[0]) if lines[0] in found else 0
+                self.assertEqual(found[at:at + len(lines)], lines)
+        array = json.loads('\n'.join(self.convert('masscan-json', path=path)))
+        self.assertEqual([each['ports'][0]['service'] for each in array], [
+            {'name': 'http', 'banner': 'HTTP/1.1 200 OK'},
+            {'name': 'http.server', 'banner': 'nginx 1.22.1'},
+            {'name': 'title', 'banner': r'B\xfccher \x26 \x3cx\x3e'},
+            {'name': 'X509', 'banner': pem}])
+        line, = [json.loads(line) for line in self.convert('json', path=path)
+                 if 'nginx' in line]
+        host, = map(json.loads, self.convert('json', '--group', path=path))
+        name = 'O=Tests, CN=banner.example'
+        for each in line, host['ports'][0]['entries'][0]:
+            self.assertEqual(
+                {key: value for key, value in each.items() if key in (
+                    'service', 'product', 'version', 'title', 'http_status', 'tls_version', 'banner',
+                    'certificate')},
+                {'service': 'http', 'product': 'nginx', 'version': '1.22.1', 'http_status': '200',
+                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3',
+                 'banner': 'HTTP/1.1 200 OK', 'certificate': {
+                     'subject': name, 'issuer': name, 'names': [], 'begins': 1795255508,
+                     'ends': 4948855508, 'self_signed': True}})
+
     # ---- ports that are not open
 
     def stated(self):
@@ -3490,7 +3580,7 @@ class OutputFormats(Case):
             found = self.convert(name, path=path)[places]
             with self.subTest(name):
                 self.assertEqual(found[0], {
-                    'csv': when + ',1.2.3.4,81,"state","refused","",refused',
+                    'csv': when + ',1.2.3.4,81,"state","refused","",%s,refused' % CSV_NOTHING,
                     'list': 'closed tcp 81 1.2.3.4 %s refused' % when,
                     'grepable': 'Timestamp: %s\tHost: 1.2.3.4 ()\tPorts: 81/closed/tcp////\t'
                                 'Reason: refused' % when,
@@ -3501,7 +3591,7 @@ class OutputFormats(Case):
                 self.assertEqual(len(found), 5)
                 self.assertEqual('\n'.join(found).count('closed'), 0 if name == 'csv' else 1)
                 self.assertEqual('\n'.join(found).count('filtered'), 0 if name == 'csv' else 3)
-        self.assertIn('"\'=odd <"">","",unreachable', '\n'.join(self.convert('csv', path=path)))
+        self.assertIn('"\'=odd <"">","",%s,unreachable' % CSV_NOTHING, '\n'.join(self.convert('csv', path=path)))
         lines = [json.loads(line) for line in self.convert('json', path=path)]
         self.assertEqual([line.get('state') for line in lines],
                          ['refused', 'silent', 'unreachable', 'unreachable', None, 'open'])
@@ -3695,7 +3785,7 @@ class OutputFormats(Case):
             {'type': 'str', 'code': 0, 'value': 'vnc://2.2.2.2:80'},
             {'type': 'data', 'code': 2, 'name': 'BANNER_FAIL', 'value': 'AP8='}]})
         for name, words in (('grepable', 'Host: 1.1.1.1 (a.example b.example)\t'),
-                            ('csv', ',"a.example b.example",open'),
+                            ('csv', ',"a.example b.example","",'),
                             ('json', '"hostname": "a.example b.example"'),
                             ('naabu', '{"host": "a.example", "ip": "1.1.1.1"')):
             self.assertEqual('\n'.join(self.convert(name, path=path)).count(words), 2, name)
@@ -4569,15 +4659,15 @@ class Engine(unittest.TestCase):
         closed = [self.hosts.closed() for _ in range(3)]
         engine = self.engine([closed[0], opened, silent] + closed[1:], retries=1)
         engine.launch(5)
-        engine.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
-        engine.again = dict.fromkeys(closed[1:] + [silent, opened], True)
+        engine.queue.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
+        engine.queue.again = dict.fromkeys(closed[1:] + [silent, opened], True)
         late = list(engine.attempts)[2].fileno(), select.EPOLLHUP
         engine.collect(engine.pool.epoll.poll(1) + [late])
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
         self.assertEqual(len(engine.pool.free), 4)
         self.assertEqual(awaited(engine), [silent])
-        self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
+        self.assertEqual((engine.queue.tries, engine.queue.again), ({silent: 1}, {silent: True}))
         engine.collect([late])
         self.assertEqual((engine.answers, awaited(engine)), ({errno.ECONNREFUSED: 3}, [silent]))
 
@@ -4682,7 +4772,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(sorted(self.crew.results), sorted(good))
         self.assertIn('EPERM', engine.error)
         self.assertIn('firewall', engine.error)
-        self.assertEqual([entry[2] for entry in engine.waiting], [bad])
+        self.assertEqual([entry[2] for entry in engine.queue.waiting], [bad])
 
     def test_local_errors_of_many_targets(self):
         """Half of the targets can never be sent: the other half is, and soon."""
@@ -4693,8 +4783,8 @@ class Engine(unittest.TestCase):
                      CONNECT=lambda s, to: errno.EPERM if to in bad else connect(s, to)):
             engine = self.run_engine(targets, window=400, once=True)
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 256})
-        self.assertEqual({entry[2] for entry in engine.waiting}, bad)
-        self.assertEqual(engine.parked, 256)
+        self.assertEqual({entry[2] for entry in engine.queue.waiting}, bad)
+        self.assertEqual(engine.queue.parked, 256)
 
     def test_too_many_waiting(self):
         with patched(cscan, PARKED_MAX=50, CONNECT=lambda s, to: errno.EPERM):
@@ -4723,7 +4813,7 @@ class Engine(unittest.TestCase):
                     has_address=lambda address: not gone):
                 engine = self.engine([('127.0.0.1', 9)], address='127.0.0.1')
                 engine.launch(1)
-                self.assertEqual((engine.answers, engine.brakes.errors, engine.parked), (
+                self.assertEqual((engine.answers, engine.brakes.errors, engine.queue.parked), (
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
@@ -4783,7 +4873,7 @@ class Engine(unittest.TestCase):
                 engine.launch(1)
                 self.pass_deadline(engine)
                 engine.turn_over(credit)
-                engine.source = columns([self.hosts.closed()])
+                engine.queue.source = columns([self.hosts.closed()])
                 engine.launch(1)
                 engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(engine.answers[errno.ECONNREFUSED], 1)
@@ -4842,7 +4932,7 @@ class Engine(unittest.TestCase):
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
-        self.assertEqual(engine.tries, {})
+        self.assertEqual(engine.queue.tries, {})
 
     def test_modules_behind(self):
         """A full queue: nothing is sent, answers are collected, no deadline is charged."""
@@ -6330,7 +6420,7 @@ class State(EngineCase):
         keeper.look(engine)
         self.assertEqual((keeper.live.read()['position'], self.sink.flushed), (0, 1))
         engine.real += 100
-        engine.drawn = 1
+        engine.queue.drawn = 1
         keeper.look(engine)
         self.assertEqual(keeper.live.read()['position'], 0)
         self.crew.done = 3
@@ -6352,7 +6442,7 @@ class State(EngineCase):
             self.assertEqual(keeper.live.read()['done'], False)
             change()
             engine.real += 100
-            engine.exhausted, engine.drawn = True, 5
+            engine.queue.exhausted, engine.queue.drawn = True, 5
             keeper.look(engine)
             keeper.finish(engine)
             self.assertEqual((keeper.live.read()['position'], keeper.live.read()['done']),
@@ -6401,14 +6491,14 @@ class State(EngineCase):
     def account(self, engine, targets, sent):
         """Each target before the position has been sent and ended, or waits and is kept."""
         position = engine.position()
-        waiting = {target for _, _, target, _ in engine.waiting}
+        waiting = {target for _, _, target, _ in engine.queue.waiting}
         live = set(awaited(engine)) | waiting
-        self.assertLessEqual(position, engine.drawn)
+        self.assertLessEqual(position, engine.queue.drawn)
         for target in targets[:position]:
-            if target not in engine.again:
+            if target not in engine.queue.again:
                 self.assertNotIn(target, live, 'neither before nor behind the position')
                 self.assertIn(target, sent, 'never sent')
-        for target in engine.again:
+        for target in engine.queue.again:
             self.assertIn(target, live, 'ended, but kept')
         return position
 
@@ -6417,7 +6507,7 @@ class State(EngineCase):
         begin = snapshot['position'] if snapshot else 0
         engine = self.engine(targets[begin:], window=30, once=True, retries=retries,
                              quota=len(targets) if retries else None)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         if snapshot:
             engine.resume(snapshot)
         connect = self.hard_connect(draw, sent)
@@ -6432,7 +6522,7 @@ class State(EngineCase):
                 if draw.random() < 0.05:
                     engine.brakes.suspects.append((engine.now - 0.1, engine.now))
             self.account(engine, targets, sent)
-            if engine.exhausted and not engine.attempts and not engine.waiting:
+            if engine.queue.exhausted and not engine.attempts and not engine.queue.waiting:
                 break
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.close(engine)
@@ -6458,18 +6548,18 @@ class State(EngineCase):
         """Ctrl-C: what is to be tried again is kept, where there is a state; else it has ended."""
         for keeper in (True, None):
             engine = self.engine([self.hosts.silent()], once=True, retries=1)
-            engine.keeper = keeper
+            engine.keeper = engine.queue.remembers = keeper
             engine.launch(1)
             engine.stop('interrupted')
             self.pass_deadline(engine)
             engine.turn_over(1)
-            self.assertEqual((engine.timeouts, len(engine.again)), (0, 1) if keeper else (1, 0))
+            self.assertEqual((engine.timeouts, len(engine.queue.again)), (0, 1) if keeper else (1, 0))
             self.assertTrue(engine.finished())
 
     def test_taken_back(self):
         """What SIGHUP took back is not met again at its deadline, and the position passes it."""
         engine = self.engine([self.hosts.silent(), self.hosts.silent()], once=True)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
         engine.progress = types.SimpleNamespace(reopen=lambda: None,
@@ -6495,16 +6585,17 @@ class State(EngineCase):
         """Counters, tries and what waits come back; the quota is what is left of it."""
         engine = self.engine([('127.7.0.%d' % number, 9) for number in range(50)], quota=40,
                              once=True, retries=3)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.draw(20)
-        engine.tries[('127.7.0.1', 9)] = 2
+        engine.queue.tries[('127.7.0.1', 9)] = 2
         engine.wait_for(('127.7.0.1', 9), 5)
         engine.sent, engine.opened = 20, 3
         engine.answers[errno.ECONNREFUSED] = 16
         other = self.engine([], quota=40, once=True, retries=3)
         other.resume(json.loads(json.dumps(engine.snapshot())))
-        self.assertEqual((other.quota, other.drawn, other.sent, other.opened), (20, 20, 20, 3))
-        self.assertEqual((other.answers, other.tries, other.again), (
+        self.assertEqual((other.queue.quota, other.queue.drawn), (20, 20))
+        self.assertEqual((other.sent, other.opened), (20, 3))
+        self.assertEqual((other.answers, other.queue.tries, other.queue.again), (
             engine.answers, {('127.7.0.1', 9): 2}, {('127.7.0.1', 9): True}))
         self.assertEqual(other.snapshot()['waiting'], [('127.7.0.1', 9, 2)])
         self.assertEqual(other.draw(5), (['127.7.0.1'], [9]))
@@ -6561,7 +6652,8 @@ class AtOnce(Case):
         """A turn's lines go to files and pipes at once and together, without a thread."""
         def computing(target, out, options):
             return target.port != 2
-        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False)
+        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
+                           cscan.one_socket)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -7002,7 +7094,7 @@ class AdaptiveEngine(EngineCase):
     def silent(self, count=3, **options):
         """An engine whose targets came to their deadline."""
         engine = self.engine([self.hosts.silent() for _ in range(count)], once=True, **options)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.adapt(1000, 1)
         engine.now += 0.01
         engine.launch(count)
@@ -7013,52 +7105,52 @@ class AdaptiveEngine(EngineCase):
     def test_held(self):
         """Silent targets are kept until they are judged; a resumed scan sends them again."""
         engine = self.silent()
-        self.assertEqual((engine.timeouts, list(engine.again.values())), (3, [False] * 3))
+        self.assertEqual((engine.timeouts, list(engine.queue.again.values())), (3, [False] * 3))
         self.assertEqual((engine.judge.levels[0].ended, engine.judge.levels[0].missed), (3, 3))
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.assertEqual((snapshot['timeouts'], snapshot['lost'], len(snapshot['waiting'])),
                          (0, 3, 3))
         other = self.engine([], once=True)
         other.resume(snapshot)
-        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.again))
+        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.queue.again))
         engine.judge.look = lambda *args: (None, [])
         self.assertFalse(engine.finished())
-        engine.exhausted = True
+        engine.queue.exhausted = True
         self.assertTrue(engine.finished())
-        self.assertEqual((engine.again, engine.snapshot()['waiting']), ({}, []))
+        self.assertEqual((engine.queue.again, engine.snapshot()['waiting']), ({}, []))
 
     def test_not_held(self):
         """With --retries, or sent again once already, it has ended, also for the state."""
         engine = self.silent(retries=1)
-        self.assertEqual(list(engine.again.values()), [True] * 3)
+        self.assertEqual(list(engine.queue.again.values()), [True] * 3)
         engine.now += 10
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.again), (3, {}))
+        self.assertEqual((engine.timeouts, engine.queue.again), (3, {}))
 
     def test_sent_again(self):
         """The judge wants them again: at once, at the next look, or as its last word."""
         engine = self.silent()
-        held = list(engine.again)
-        engine.exhausted = True
+        held = list(engine.queue.again)
+        engine.queue.exhausted = True
         engine.judge.look = lambda *args: (None, held)
         self.assertFalse(engine.finished())
-        self.assertEqual((engine.timeouts, engine.lost, list(engine.again.values())),
+        self.assertEqual((engine.timeouts, engine.lost, list(engine.queue.again.values())),
                          (0, 3, [True] * 3))
         engine.judge.look = lambda *args: (None, [])
         engine.now += 1
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, engine.again), (3, 3, {}))
+        self.assertEqual((engine.timeouts, engine.lost, engine.queue.again), (3, 3, {}))
         engine = self.engine([self.hosts.silent()], once=True)
         engine.adapt(1000, 1)
         engine.judge.levels[0].lossy = True
         engine.launch(1)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, len(engine.waiting)), (0, 1, 1))
+        self.assertEqual((engine.timeouts, engine.lost, len(engine.queue.waiting)), (0, 1, 1))
 
     def test_what_the_judge_sees(self):
         """SYNs, not connects; local errors but those of single targets; no suspect probes."""
@@ -7155,8 +7247,8 @@ class Excluding(EngineCase):
                 self.addCleanup(os.close, meter.metrics.fd)
                 engine.reread()
                 self.assertEqual((engine.attempts, meter.since, meter.volleys), ({}, {}, {}))
-                engine.exclusions, engine.exhausted = None, False
-                engine.source = columns(again)
+                engine.exclusions, engine.queue.exhausted = None, False
+                engine.queue.source = columns(again)
                 engine.launch(len(again))
                 self.assertEqual(len(engine.attempts), len(again))
                 self.path('never', b'192.0.2.0/24\n')
@@ -9061,7 +9153,8 @@ class Cli(Case):
         self.assertGreater(int(failed), 1)
 
 
-WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True)
+WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
+                       cscan.one_socket)
 
 
 class Modules(Case):
@@ -9351,17 +9444,18 @@ def check_even(target, out, options):
             def flush(self):
                 order.append('flushed')
         sink = Sink()
-        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '', True)
+        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
+                            True, cscan.one_socket)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
             crew.ports = True
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
             self.assertEqual(order, wanted)
             order.clear()
         crew = cscan.Crew([talk], {'talk': None}, sink, StubConsole(), 1, 9, most=1)
         for _ in range(3):                  # one more than are wanted is not shown
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
         self.assertEqual(order, ['talk', 'finished'])
 
     def test_timed_socket(self):
@@ -9459,12 +9553,14 @@ BANNER_TALKS = [                            # as above, and in place of what it 
     ('in pieces', [b'220-', b'one\r\n', b'220 two\r\n', ENDS],
      [(CBA_STR, 2, '220-one\r\n220 two\r\n')], 'greeting 220-one\\r\\n220 two'),
     ('hostile', [SSH_LINE.encode() + b'\xff\n\x9b'],
-     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b')],
-     r'greeting SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
+     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b'), (CBA_STR, 9, 'ssh'),
+      (CBA_STR, 12, SSH_LINE[8:].encode().decode('latin-1') + '\xff')],
+     r'ssh SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
     ('too much', [b'y' * 300000], [(CBA_STR, 2, 'y' * 2048)], 'greeting ' + 'y' * 2048),
     ('drip', [DRIPS], [], ''),
     ('http', [HTTP_ASKED, b'HTTP/1.0 200 OK\r\n\r\n', ENDS],
-     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n')], 'http HTTP/1.0 200 OK'),
+     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n'), (CBA_STR, 9, 'http'), (CBA_STR, 15, '200')],
+     'http HTTP/1.0 200 OK'),
     ('silent', [], [PROBED, (CBA_BIT, 3, True)], 'silent'),
     ('closed', [ENDS], [(CBA_BIT, 4, True)], 'closed'),
     ('reset', [RESETS], [(CBA_BIT, 4, True)], 'closed'),
@@ -9526,6 +9622,77 @@ class KeepingSink:
         self.events += events
 
 
+class Services(Case):
+    """cscan.py's table of what speaks there."""
+
+    # names of masscanned.py that the scanner has other words for
+    OTHER_NAMES = {'rfb': 'vnc', 'tls': 'ssl', 'dns-tcp': 'dns', 'kerberos-tcp': 'kerberos',
+                   'openvpn-tcp': 'openvpn', 'weblogic-t3': 'weblogic'}
+
+    def test_rows(self):
+        """Each is read, none twice, and none hides behind an octet that it does not begin with."""
+        rows = cscan.table_rows(cscan.SERVICE_TABLE)
+        self.assertEqual({len(row) for row in rows}, {3})
+        self.assertEqual([row for row, count in collections.Counter(map(tuple, rows)).items()
+                          if count > 1], [])
+        self.assertGreater(len({row[0] for row in rows}), 60)
+        lists = cscan.service_rows()
+        found = {id(row) for each in lists.values() for row in each}
+        self.assertEqual(len(found), len(rows))
+        for product, pattern in cscan.http_rows():
+            self.assertIsNone(pattern.search(''), product)
+
+    def test_responder(self):
+        """What our own responder answers is named as what it is, or not at all."""
+        named = set()
+        for row in VECTORS:
+            protocol = row[0].split()[0].split('@')[0]
+            request, reply = row[2:4]
+            if row[1] != TCP or not reply or protocol not in masscanned.PROTOCOLS:
+                continue
+            name = self.OTHER_NAMES.get(protocol, protocol)
+            found = cscan.recognise(reply, name, request)
+            if found and found.name != 'echo':
+                self.assertEqual(found.name, name, row[0])
+                named.add(name)
+        self.assertGreater(len(named), 80)
+
+    def test_greetings(self):
+        """Each of its greetings as well."""
+        for each in masscanned.PROTOCOLS.values():
+            if TCP in each.over and each.banner:
+                stream = masscanned.Stream(PEER4, HOST4, 40000, each.ports[0], NOW, HOST)
+                found = cscan.recognise(stream.greet(each), each.name)
+                self.assertEqual(found and found.name, self.OTHER_NAMES.get(each.name, each.name))
+
+    def test_hostile(self):
+        """Whatever comes is looked at in a moment, and nothing raises."""
+        draw = random.Random(SEED)
+        for row in VECTORS:
+            if row[1] == TCP and row[3]:
+                cscan.recognise(bytes(mutate(row[3][:2048], draw)))
+        begin = time.process_time()
+        for octets in (b'A' * 2048, b'220-x\n' * 340, b'\0' * 2048, b' ' * 2048, b'"A"\n' * 500,
+                       b'HTTP/1.0 200 x\r\n' + b'<title' * 300, b'RTSP/1.0 200\n' * 150,
+                       b'250-x\n' * 340, b'\xff\xfb\1' * 680, b'OK 1\r\n---\n' + b'a\n' * 900,
+                       b'*' * 2048, b'{' * 2048, b'<?xml' + b' ' * 2043, b'\x01' * 2048):
+            cscan.recognise(octets)
+        self.assertLess(time.process_time() - begin, 5)
+
+    def test_deep(self):
+        """Versions and dialects that stand as numbers; nothing where they are cut."""
+        tds = unhex('0401002b0000010000001a00060100200001020021000103002200000400220001ff0f0008ae00000200')
+        self.assertEqual(cscan.recognise(tds)[1:3], ('Microsoft SQL Server', '15.0.2222'))
+        self.assertEqual(cscan.mssql_version(tds[:36]), '')
+        refusal = unhex('005f0000040000002200005b') + b'(DESCRIPTION=(TMP=)(VSNNUM=%d)(ERR=12514))'
+        self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
+        self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
+        smb2 = b'\0\0\0\xff\xfeSMB' + bytes(64) + b'\x11\x03'
+        self.assertEqual([cscan.recognise(octets).details for octets in (
+            smb2, smb2[:-2] + b'\xff\2', smb2[:-2], b'\0\0\0\xff\xffSMBr')],
+            ['dialect 3.1', 'dialect 2 or newer', '', 'dialect 1'])
+
+
 class Talks(Case):
     """rfb, x11, banner and checkcookie against servers that do what a table says."""
 
@@ -9584,7 +9751,7 @@ class Talks(Case):
         error = ''
         options = cscan.module_options([each], settings.replace('NAME', name))[each.name]
         try:
-            each.check(cscan.Target('127.0.0.1', port, ''), out, options)
+            cscan.drive(each.check(cscan.TalkTarget('127.0.0.1', port, ''), out, options))
         except OSError as caught:
             error = cscan.why(caught)
         return getattr(out.sink, 'events', None), error
@@ -9684,20 +9851,19 @@ class Talks(Case):
 
     def test_time_for_tls(self):
         """One second more than the talk."""
-        def start_tls(sock, anonymous):
+        async def start_tls(sock, anonymous):
             deadlines.append(sock.deadline)
         deadlines, begin = [], time.monotonic()
         port = self.serve(self.play(RFB8, 12, b'\1\x12', 1, b'\1\1'))
-        with patched(cscan.TimedSocket, start_tls=start_tls):
+        with patched(cscan.TalkSocket, start_tls=start_tls):
             self.examine('rfb', port, 'rfb.read_timeout=3000')
         self.assertGreater(deadlines[0] - begin, 4)
 
     def test_timed_socket(self):
         """What the deadline and a reset during connect() do."""
         class Early(socket.socket):
-            def connect(self, address):
-                super().connect(address)
-                raise ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')
+            def connect_ex(self, address):
+                return super().connect_ex(address) and errno.ECONNRESET
         port = self.serve(self.play(b'xx'), self.play(b'y', ENDS))
         with cscan.TimedSocket('127.0.0.1', port, 5000) as sock:
             self.assertEqual(sock.read_exact(1), b'x')
@@ -9710,7 +9876,7 @@ class Talks(Case):
     def test_hear(self):
         """A long wait for the first octets, a short one for each of the others."""
         class Peer:
-            def read_some(self, limit, wait_ms):
+            async def read_some(self, limit, wait_ms):
                 asked.append((limit, wait_ms))
                 if not pieces:
                     raise socket.timeout('timed out')
@@ -9721,7 +9887,7 @@ class Talks(Case):
                 ([b'ab', b''], 9, (b'ab', True), [(9, 7), (7, 200)]),
                 ([], 9, (b'', False), [(9, 7)])):
             asked = []
-            self.assertEqual((cscan.hear(Peer(), 7, limit), asked), (found, waits))
+            self.assertEqual((cscan.drive(cscan.hear(Peer(), 7, limit)), asked), (found, waits))
 
     def test_local_errors(self):
         """No descriptors, no ports: counted, and nothing is said about the target."""
@@ -9788,9 +9954,9 @@ class Talks(Case):
             ('silent inside', 'tls', secure(), 'tls %s' % name, [5, 6, 7]),
             ('speaks inside', 'tls', secure(b'220 in\r\n'), 'tls %s 220 in' % name, [5, 6, 7, 2]),
             ('https', 'https', secure(b'', b'HTTP/1.0 200 OK\r\n'),
-             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2]),
+             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2, 9, 15]),
             ('http, not TLS', 'tls', self.play(5, b'HTTP/1.1 400 Bad\r\n'),
-             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2]),
+             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2, 9, 15]),
             ('alert', 'tls', self.play(5, b'\x15\3\3\0\2\2\x28'),
              'no-tls TLS: .*handshake failure', [5, 8]),
             ('closes', 'tls', self.play(5, ENDS), 'no-tls .*', [5, 8]),
@@ -9822,15 +9988,47 @@ class Talks(Case):
         events, _ = self.examine('banner', port, 'banner.wait=40,banner.probe=tls')
         self.assertIn((CBA_STR, 6, 'TLSv1'), events)
 
-    def test_certificate_name(self):
+    def test_certificate(self):
+        """What it says, and None for what is none, however it is cut."""
         der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
-        self.assertEqual(cscan.certificate_name(der), 'banner.example')
+        name = [('O', 'Tests'), ('CN', 'banner.example')]
+        self.assertEqual(cscan.parse_certificate(der), (
+            name, name, [], 1795255508, 4948855508, True))
         draw = random.Random(SEED)
         for size in range(len(der)):
-            cscan.certificate_name(der[:size])
-            cscan.certificate_name(bytes(mutate(der, draw)))
+            self.assertIsNone(cscan.parse_certificate(der[:size]))
+            cscan.parse_certificate(bytes(mutate(der, draw)))
         for strange in (b'\x30\xff', b'\x30\x84\xff\xff\xff\xff', b'0' * 5000, b'\x30\x80' * 99):
-            self.assertIsInstance(cscan.certificate_name(strange), str)
+            self.assertIsNone(cscan.parse_certificate(strange))
+
+    def test_certificate_fields(self):
+        """Names in each alphabet, both forms of time, host names and addresses."""
+        def der(tag, *parts):
+            octets = b''.join(parts)
+            return bytes([tag, 0x82]) + len(octets).to_bytes(2, 'big') + octets
+        def attribute(kind, tag, text):
+            return der(0x31, der(0x30, der(6, kind), der(tag, text)))
+        subject = der(0x30, attribute(b'\x55\x04\x03', 0x1e, 'Z\xfcrich'.encode('utf-16-be')),
+                      attribute(b'\x55\x04\x63', 0x0c, b'unknown'),
+                      attribute(b'\x55\x04\x0a', 0x14, b'\xe9'),
+                      attribute(b'\x55\x04\x0b', 0x0c, b'\xff'))
+        issuer = der(0x30, attribute(b'\x55\x04\x03', 0x13, b'CA'))
+        others = der(0x30, der(0x82, b'a.example'), der(0x81, b'mail'), der(0x87, bytes([1, 2, 3, 4])),
+                     der(0x87, bytes(14) + b'\x12\x34'), der(0x87, b'abc'))
+        extensions = der(0xa3, der(0x30, der(0x30, der(6, b'\x55\x1d\x0f'), der(4, b'')), der(
+            0x30, der(6, b'\x55\x1d\x11'), der(1, b'\xff'), der(4, others))))
+        for begins, ends, times in (
+                (der(0x17, b'491231235959Z'), der(0x18, b'20500101000000Z'), (2524607999, 2524608000)),
+                (der(0x17, b'700101000000Z'), der(0x17, b'000229120000Z'), (0, 951825600)),
+                (der(0x17, b'501301000000Z'), der(0x17, b'000229120000Z'), None)):
+            found = cscan.parse_certificate(der(0x30, der(
+                0x30, der(0xa0, der(2, b'\2')), der(2, b'\1'), der(0x30), issuer,
+                der(0x30, begins, ends), subject, der(0x30), extensions)))
+            self.assertEqual(found and found[3:5], times)
+            if found:
+                self.assertEqual(found[:3] + found[5:], (
+                    [('CN', 'Z\xfcrich'), ('O', '\xe9'), ('OU', '\\xff')], [('CN', 'CA')],
+                    ['a.example', '1.2.3.4', '0:0:0:0:0:0:0:1234'], False))
 
     def test_tls_without_end(self):
         """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
@@ -9839,13 +10037,14 @@ class Talks(Case):
                 peer.sendall(bytes(16384))
 
         def act():
-            taken.append(len(sock.incoming.read()))
+            taken.append(len(talk.incoming.read()))
             raise ssl.SSLWantReadError
         taken = []
         with cscan.TimedSocket('127.0.0.1', self.serve(flood), 5000) as sock:
-            sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            talk = sock.talk
+            talk.incoming, talk.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
-                sock.tls_call(math.inf, act)
+                cscan.drive(talk.tls_call(math.inf, act))
         self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
@@ -9857,7 +10056,7 @@ class Talks(Case):
             raise OSError('\x1b[2J\n' + options)
         each = cscan.find_module('print')._replace(name='strange', check=check)
         crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
-        crew.call(each, cscan.Target('127.0.0.1', 1, ''), cscan.Out(sink, 1))
+        cscan.drive(crew.call(each, crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
         cscan.tell_end(console, crew, '')
         self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
         path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
@@ -9872,7 +10071,7 @@ class Talks(Case):
         sink.finish = lambda thread: None
         with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
-                crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
+                cscan.drive(crew.examine(crew.make_target('127.0.0.1', port), cscan.Out(sink, 1)))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
@@ -9939,20 +10138,22 @@ class Talks(Case):
                 options = cscan.module_options(
                     [each], 'cookie.timeout=60,cookie.verify_timeout=60,cookie.ports='
                     + ','.join(map(str, unlikely)))[each.name]
-                target = cscan.Target(host, port, '127.0.0.1')
-                self.assertEqual(each.check(target, None, options), kept)
+                target = cscan.TalkTarget(host, port, '127.0.0.1')
+                self.assertEqual(cscan.drive(each.check(target, None, options)), kept)
 
     def test_cookie_is_not_ourselves(self):
         """A socket that met itself is no answer."""
         def bound(source):
             sock = socket.socket()
             sock.bind(refused)
+            sock.setblocking(False)
             return sock
         with socket.socket() as free:
             free.bind(('127.7.0.1', 0))
             refused = free.getsockname()
         with patched(cscan, new_tcp_socket=bound):
-            self.assertFalse(cscan.any_accepts(refused[0], [refused[1]], 1000, ''))
+            target = cscan.TalkTarget(refused[0], 1, '')
+            self.assertFalse(cscan.drive(cscan.any_accepts(target, [refused[1]], 1000)))
 
     def test_cookie_memory(self):
         """A host with many open ports is asked once; the memory is bounded."""
@@ -9961,14 +10162,15 @@ class Talks(Case):
         options = cscan.module_options([each], 'cookie.timeout=60,cookie.ports=%d'
                                        % trap.getsockname()[1])[each.name]
         with patched(cscan, COOKIE_VERDICTS={}, COOKIE_MEMORY_MAX=3):
-            target = cscan.Target('127.7.0.2', 9, '')
-            self.assertTrue(cscan.answers_everything(target, options))
+            target = cscan.TalkTarget('127.7.0.2', 9, '')
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             trap.close()
-            self.assertTrue(cscan.answers_everything(target, options))
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             for last in range(3, 20):
-                cscan.answers_everything(cscan.Target('127.7.0.%d' % last, 9, ''), options)
+                target = cscan.TalkTarget('127.7.0.%d' % last, 9, '')
+                cscan.drive(cscan.answers_everything(target, options))
                 self.assertLessEqual(len(cscan.COOKIE_VERDICTS), 3)
-            self.assertFalse(cscan.answers_everything(target, options))
+            self.assertFalse(cscan.drive(cscan.answers_everything(target, options)))
 
     def test_settings(self):
         """Options are checked before anything is sent."""
@@ -9999,12 +10201,155 @@ class Talks(Case):
         status, out, err = run('cscan.py', '-x', '-mod', 'rfb,banner', '-mt', 1, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
-               '127.0.0.1:%d greeting RFB 003.008\n' % (rfb, rfb), ''))
+               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb), ''))
         status, out, err = run('cscan.py', '-x', '-mod', 'cookie', '-mcfg',
                                'cookie.ports=%d' % trap, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, '', 'cscan: warning: -mod checkcookie: filters only, nothing shows what they let '
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
+
+
+class Conversations(Case):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+
+    def setUp(self):
+        super().setUp()
+        self.gate = cscan.Gate(0)           # where the talks below wait
+        self.now = 1000.0
+
+    def crew(self, check, sink=None, limit=50, **options):
+        """A TalkCrew with this coroutine as its module."""
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        self.console = StubConsole()
+        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        options = dict({'talks': 100}, **options)
+        crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
+        self.addCleanup(crew.talks.close_all)
+        return crew
+
+    async def wait(self, target, out, options):
+        """A talk that writes before and after it waited."""
+        out.later('talk://%s' % target)
+        out.int32(target.port)
+        await self.gate.enter()
+        out.bit(1)
+
+    def put(self, crew, *targets):
+        for target in targets:
+            crew.put(*target)
+        crew.turn()
+
+    def let(self, crew, count):
+        """So many of those who wait go on."""
+        self.gate.free = count
+        crew.talks.resume(self.gate.admit())
+        crew.turn()
+
+    @staticmethod
+    def hosts(count, port=80):
+        return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def test_limit(self):
+        """So many at once; others wait, and what is more than -pr stops the scan."""
+        crew = self.crew(self.wait, limit=20)
+        self.put(crew, *self.hosts(119))
+        self.settle(crew)
+        self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
+        self.put(crew, ('10.1.0.1', 80))
+        self.assertTrue(crew.full())
+        self.let(crew, 30)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.full(), crew.settled()), (90, False, 30))
+        self.let(crew, 1000)
+        crew.close()
+        self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+    def test_each_host(self):
+        """Eight at once to one address, and the others behind them."""
+        crew = self.crew(self.wait)
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
+        self.let(crew, 3)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked), (9, 9))
+        for _ in range(3):
+            self.let(crew, 9)
+            self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, dict(crew.hosts), crew.crowded),
+                         (0, 0, {}, {}))
+
+    def test_entries(self):
+        """Each stands whole in the file, although the talks alternate; order does not matter."""
+        crew = self.crew(self.wait)
+        self.put(crew, *self.hosts(5, port=7))
+        self.settle(crew)
+        self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
+        self.gate.waiting.rotate(2)
+        self.let(crew, 9)
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.events for each in cba_entries(self.sink.path, 'talk')], [
+            [(CBA_STR, 0, 'talk://10.0.0.%d:7' % number), (cba_reader.CBA_INT32, 0, 7),
+             (CBA_BIT, 1, True)] for number in (3, 4, 0, 1, 2)])
+
+    def test_too_much(self):
+        """An entry has an end; what came before it is kept, and no event is half in it."""
+        async def check(target, out, options):
+            out.str('first')
+            for event in ((out.data, b'x' * 65536), (out.int32, 1 << 40), (out.str, 'x' * 40000)):
+                self.assertRaises(Exception, *event)
+            out.str('last')
+            out.file('name', b'x' * 65536)
+        crew = self.crew(check)
+        self.put(crew, ('10.0.0.1', 1))
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 'last'}])
+        self.assertEqual(self.console.notes, [
+            'module talk: ValueError: an entry of more than 65536 octets (at 10.0.0.1:1; counted '
+            'from now on)'])
+
+    def test_port_first(self):
+        """Ports are in the file before the first module talks to one of them."""
+        async def check(target, out, options):
+            found.append(len(cba_entries(self.sink.path, None)))
+        found = []
+        crew = self.crew(check)
+        crew.ports = True
+        self.put(crew, *self.hosts(9))
+        crew.close()
+        self.assertEqual(found, [9] * 9)
+
+    def test_strangers(self):
+        """What awaits something else is a bug of its module, and the others go on."""
+        @types.coroutine
+        def foreign():
+            yield 'something else'
+
+        async def check(target, out, options):
+            if target.port == 1:
+                await foreign()
+            if target.port == 2:
+                raise OSError('no')
+            if target.port == 3:
+                sys.exit('no')
+            out.int32(target.port)
+        crew = self.crew(check)
+        for port in range(1, 5):
+            self.put(crew, ('10.0.0.1', port))
+            self.settle(crew)
+        crew.close()
+        self.assertEqual((dict(crew.bugs), dict(crew.failures)),
+                         ({'talk': 2}, {('talk', 'no'): 1}))
+        self.assertIn('a module may await what is of cscan only', self.console.notes[0])
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
 
 
 class TlsGroups(Case):
@@ -10025,7 +10370,7 @@ class TlsGroups(Case):
 
     def release(self, pieces):
         """What the library sees of these pieces, or what is raised."""
-        sock = cscan.TimedSocket.__new__(cscan.TimedSocket)
+        sock = cscan.TalkSocket.__new__(cscan.TalkSocket)
         sock.held, seen = bytearray(), b''
         try:
             for piece in pieces:
@@ -10202,7 +10547,7 @@ CipherString = DEFAULT:@SECLEVEL=0
     def test_banner(self):
         port = self.vnc('-SecurityTypes', 'None')
         _, out, _ = run('cscan.py', '-x', '-mod', 'banner', stdin=b'127.0.0.1:%d\n' % port)
-        self.assertEqual(out, '127.0.0.1:%d greeting RFB 003.008\n' % port)
+        self.assertEqual(out, '127.0.0.1:%d vnc RFB 003.008\n' % port)
 
 
 # ==== Live ============================================================================
@@ -12939,7 +13284,7 @@ BINARY_VECTORS = [
      + b'o.product.device=device;\x00', 'by hand'),
     ('adb other', TCP, b'CNXN\x00', None, 'by hand'),
     ('rdp', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('0100080003000000'), unhex('030000130ed000001234000200080001000000'),
+     + unhex('0100080001000000'), unhex('030000130ed000001234000200080001000000'),
      'xfreerdp 2.10'),
     ('rdp connect', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
      + unhex('01000800000000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
@@ -19293,7 +19638,7 @@ class Journals(Case):
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
                                      output=self.path('log'), events=None, pcap=None,
-                                     workers=3)
+                                     metrics=None, workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -20332,7 +20677,7 @@ class Captures(Case):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
         args = types.SimpleNamespace(
             self_ip_file=None, remote_ip_deny_file=None, rotate=None, output=None, events=None,
-            pcap=self.path('capture', b'half'), workers=1)
+            pcap=self.path('capture', b'half'), metrics=None, workers=1)
         for _ in range(2):
             masscanned.open_files(args, masscanned.make_files(args, None), None)
             os.close(args.fds[args.pcap])
@@ -20361,6 +20706,117 @@ class Captures(Case):
             self.assertIsNone(masscanned.open_keys(None))
             self.assertIsNone(masscanned.open_keys(object()))
         self.assertIn('TLS stays secret', said[0])
+
+
+class MetricsFiles(Case):
+    """--metrics: a text for Prometheus, of all workers, replaced as a whole."""
+
+    COUNTS = {'frames': 9, 'answers': 3, 'missed': 2, 'resident': 4096, 'answer http': 3,
+              'answer a"b\\c\nd': 1, 'tcp cookie': 6, 'udp silence': 0}
+    TEXT = """\
+# HELP masscanned_protocol_answers_total Answers of a protocol.
+# TYPE masscanned_protocol_answers_total counter
+masscanned_protocol_answers_total{protocol="a\\"b\\\\c\\nd"} 1
+masscanned_protocol_answers_total{protocol="http"} 3
+# HELP masscanned_unanswered_frames_total Frames without an answer, by reason.
+# TYPE masscanned_unanswered_frames_total counter
+masscanned_unanswered_frames_total{fate="tcp cookie"} 6
+"""
+
+    def observers(self, count, files=None):
+        """MetricsFiles of so many workers on one file -> them, what they say."""
+        said = []
+        change = patched(masscanned, say=said.append)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        path, board = self.path('m.prom'), masscanned.Board(count, NOW)
+        files = files or masscanned.NamedFiles([path], [])
+        return [masscanned.MetricsFile(path, files, board, number,
+                                       lambda: collections.Counter(frames=7), NOW)
+                for number in range(count)], said
+
+    def value(self, name):
+        with open(self.path('m.prom')) as file:
+            return re.search('^masscanned_%s (.*)$' % name, file.read(), re.M).group(1)
+
+    def test_text(self):
+        """Counters, help and labels as the format wants them."""
+        text = masscanned.metrics_text(self.COUNTS, NOW)
+        self.assertTrue(text.endswith(self.TEXT), text)
+        for line in ('frames_total 9', 'unlogged_frames_total 2', 'resident_memory_bytes 4096',
+                     'stranger_knocks_total 0', 'build_info{version="%s"} 1' % masscanned.__version__,
+                     'start_time_seconds %.3f' % NOW):
+            self.assertIn('\nmasscanned_%s\n' % line, text)
+        if not shutil.which('promtool'):
+            self.skipTest('needs promtool') if not REQUIRED else self.fail('needs promtool')
+        done = subprocess.run(['promtool', 'check', 'metrics'], input=text.encode(), env=CLEAN,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual((done.returncode, done.stdout), (0, b''))
+
+    def test_replaced(self):
+        """The first worker writes for all; who reads an older file has it whole."""
+        (first, second), said = self.observers(2)
+        second.flush(NOW)
+        self.assertFalse(os.listdir(self.folder))
+        first.flush(NOW)
+        with open(self.path('m.prom')) as old:
+            self.assertEqual(self.value('frames_total'), '14')
+            first.count = second.count = lambda: collections.Counter(frames=8)
+            first.flush(NOW + 15)
+            second.close(NOW + 16)
+            self.assertEqual(self.value('frames_total'), '15')
+            self.assertIn('frames_total 14\n', old.read())
+        self.assertEqual((first.due, os.listdir(self.folder)), (NOW + 30, ['m.prom']))
+        self.assertEqual(os.stat(self.path('m.prom')).st_mode & 0o777, 0o644)
+        self.assertTrue(masscanned.replace_metrics(first.files, first.path, first.board))
+        self.assertEqual((self.value('frames_total'), said), ('16', []))
+        first.shift(100)
+        self.assertEqual((first.due, first.board.begun), (NOW + 130, NOW + 100))
+
+    def test_torn(self):
+        """Of a worker that is just writing, what was read before counts."""
+        board = masscanned.Board(2, NOW)
+        for number in range(2):
+            board.put(number, {'frames': 5, 'tcp cookie': 1})
+        self.assertEqual(board.total(), {'frames': 10, 'tcp cookie': 2})
+        board.put(0, {'frames': 6})
+        board.memory[masscanned.BOARD_SLOT + 9] ^= 1
+        self.assertEqual(board.total(), {'frames': 11, 'tcp cookie': 1})
+        with patched(masscanned, BOARD_SLOT=24):    # whole lines, as far as there is room
+            small = masscanned.Board(2, NOW)
+            small.put(0, {'a': 1, 'b': 2, 'c' * 9: 3})
+            self.assertEqual(small.total(), {'a': 1, 'b': 2})
+
+    def test_fails(self):
+        """It is said once that the file cannot be written, and then it is tried again."""
+        (observer,), said = self.observers(1)
+        observer.flush(NOW)
+        with patched(masscanned.os, write=lambda fd, data: 5):
+            for now in NOW + 15, NOW + 30:
+                observer.flush(now)
+        self.assertEqual(said, [observer.path + ': No space left on device: the metrics there '
+                                'grow old'])
+        self.assertEqual(self.value('frames_total'), '7')
+        observer.flush(NOW + 45)
+        self.assertEqual((len(said), os.listdir(self.folder)), (1, ['m.prom']))
+
+    def test_opener(self):
+        """After the drop, a process with the rights of before replaces the file; no link leads it."""
+        path = self.path('m.prom')
+        os.symlink('/nowhere/else', path + '.new')
+        opener, = masscanned.fork_opener(masscanned.NamedFiles([path], []), 1)
+        (observer,), said = self.observers(1, opener)
+        opener.files.outs[0] = path
+        observer.flush(NOW)
+        self.assertEqual((self.value('frames_total'), said), ('7', []))
+        opener.sock.close()
+        os.wait()
+
+    def test_refused(self):
+        """Nothing but a file is replaced."""
+        for path in '/dev/null', self.folder:
+            self.assertRaisesRegex(masscanned.UserError, 'not a regular file',
+                                   masscanned.try_beside, None, path)
 
 
 class Reports(Case):
@@ -21029,12 +21485,16 @@ class Responder(Case):
         ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
          r'rtmp server sent error'),
         ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('tsql inside of TLS', 'env FREETDSCONF={tds} tsql -S secure -U bob -P x', 1, r'Msg 18456'),
+        ('xfreerdp', 'xvfb-run -a xfreerdp /v:10.88.0.61 /u:bob /d:DOM /p:x /cert:ignore', 134,
+         r'STATUS_LOGON_FAILURE'),
         ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
          "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    FREETDS = '[secure]\nhost = 10.88.0.61\nport = 1433\ntds version = 7.4\nencryption = require\n'
     # of the web, and of what proxies lead to; {ipp}: what ipptool asks
     WEB_CLIENTS = [
         ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
@@ -21172,11 +21632,12 @@ asyncio.run(visit())
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
+        tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
-                                         state=state_folder().name)
+                command = command.format(post=post, ipp=ipp, ws=ws, tds=tds,
+                                         py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -22434,6 +22895,10 @@ class ResponderCli(Case):
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
         ('csv of what', ['-i', 'nope0', '--csv', 'x'], 2, ['--csv is for --report']),
         ('report and -i', ['-i', 'nope0', '--report', 'x'], 2, ['--report and --iface']),
+        ('rotate metrics', ['-i', 'nope0', '--metrics', 'x', '--rotate', '1M'], 2, ['--rotate is']),
+        ('metrics nowhere', ['-i', 'nope0', '--metrics', '/nowhere/x'], 1, ['/nowhere/x: No such']),
+        ('metrics to', ['-i', 'nope0', '--metrics', '/dev'], 1, ["'/dev': not a regular file"]),
+        ('metrics and events', ['-i', 'nope0', '--metrics', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
         ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
         ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
         ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
@@ -22914,8 +23379,12 @@ class Keys(Case):
             self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
 
     def test_invert(self):
-        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
-            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+        """With pow() and without it."""
+        for quick in {False, masscanned.HAS_QUICK_INVERSE}:
+            with patched(masscanned, HAS_QUICK_INVERSE=quick):
+                for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+                    self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+                self.assertEqual([masscanned.invert(number, 7) for number in (0, 14)], [0, 0])
 
     def test_private(self):
         """A key comes back as it went; half of one does not."""
@@ -23056,6 +23525,44 @@ class Inside:
         except ssl.SSLError as error:
             self.alert, self.over = error.reason, True
         return self.got
+
+
+class InPackets(Inside):
+    """The same for TDS, whose packets are around the handshake.
+
+    version     of TLS; None: there is none yet
+    """
+    version = None
+
+    def exchange(self, pieces=lambda octets: [octets]):
+        octets = self.pipes[1].read()
+        parts = [octets[at:at + 200] for at in range(0, len(octets), 200)]
+        if not self.version:
+            octets = b''.join(b'\x12\1' + struct.pack('!H4x', 8 + len(part)) + part
+                              for part in parts)
+        out = feed(self.peer, *pieces(octets))
+        while out and not self.version:
+            assert out[:2] == b'\x12\1', out
+            size = int.from_bytes(out[2:4], 'big')
+            self.pipes[0].write(out[8:size])
+            out = out[size:]
+        self.pipes[0].write(out)
+
+    def shake(self, **options):
+        Inside.shake(self, **options)
+        self.version = self.inner.version()
+        return self
+
+
+def pack_tsrequest(version, tag, field):
+    """MS-CSSP s2.2.1, by hand: version, and one field by its tag."""
+    def wrap(kind, octets):
+        for limit, length in ((128, '%02x'), (256, '81%02x'), (1 << 16, '82%04x')):
+            if len(octets) < limit:
+                return bytes((kind,)) + unhex(length % len(octets)) + octets
+    for kind in (0x04, 0xa0, 0x30, 0x30) if tag == 0xa1 else ():
+        field = wrap(kind, field)
+    return wrap(0x30, b'\xa0\3\2\1' + bytes((version,)) + wrap(tag, field))
 
 
 class TlsTalks(Case):
@@ -23213,7 +23720,9 @@ class TlsTalks(Case):
          unhex('300c 020102 6007 020103 0400 8000'), unhex('300c 020102 6107 0a0100 0400 0400')),
         ('postgresql', unhex('00000008 04d2162f'), b'S', b'N', unhex('00000010 00030000')
          + b'user\0x\0\0', b'R' + unhex('00000008 00000003')),
-        ('rdp', unhex('03000013 0ee00000000000 01000800 03000000'),
+        ('amqp', b'AMQP\2\1\0\0', b'AMQP\2\1\0\0', b'AMQP\3\1\0\0', b'AMQP\3\1\0\0',
+         b'AMQP\3\1\0\0' + unhex('00000019 02010000 005340 c00b01 e0080170 a305') + b'PLAIN'),
+        ('rdp', unhex('03000013 0ee00000000000 01000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 00000000'), unhex('0300000c 02f0800401000100'),
          masscanned.RDP_GOODBYE),
@@ -23268,6 +23777,88 @@ class TlsTalks(Case):
         self.assertEqual(stream.greet(plain.registry.greeters[3306])[24:26], b'\xdf\xf7')
         self.assertEqual(feed(stream, unhex('20000001') + head), b'')
         self.assertTrue(stream.deaf)
+
+    # version of the client, his token, tag and field of the answer, whether it is the last
+    CREDSSP = [
+        (6, NEGOTIATE, 0xa1, CHALLENGE, False), (2, NEGOTIATE, 0xa1, CHALLENGE, False),
+        (9, SPNEGO_FIRST, 0xa1, ANSWERED, False),
+        (6, SPNEGO_THIRD, 0xa4, '0204 c000006d', True), (3, AUTHENTICATE, 0xa4, '0204c000006d', True),
+        (5, AUTHENTICATE, None, '', True), (2, AUTHENTICATE, None, '', True),
+    ]
+
+    def test_credssp(self):
+        """A login with NTLM, before there is a desktop: TSRequest in, TSRequest out, then the end."""
+        asks = unhex('03000013 0ee00000000000 01000800 0b000000')
+        for version, token, tag, field, over in self.CREDSSP:
+            with self.subTest(version=version, token=token):
+                self.assertEqual(self.visit_credssp(asks, version, token, tag, field), over)
+        stream = self.stream(3389)
+        feed(stream, asks.replace(b'\x0b', b'\1'))
+        client = Inside(stream).shake()
+        self.assertEqual((client.say(pack_tsrequest(6, 0xa1, unhex(NEGOTIATE))), stream.deaf),
+                         (b'', True))
+        for faulty in (b'\x30\x00', unhex('3005 a003 020106'),
+                       unhex('3007 a003 020106 a100')):
+            stream = self.stream(3389)
+            feed(stream, asks)
+            self.assertEqual(Inside(stream).shake().say(faulty), b'')
+
+    def visit_credssp(self, asks, version, token, tag, field):
+        """A token is sent, the answer compared -> whether that was all."""
+        self.host.events = []
+        try:
+            stream = self.stream(3389)
+            self.assertEqual(feed(stream, asks), unhex('03000013 0ed00000123400 02000800 02000000'))
+            client = Inside(stream).shake()
+            said = pack_tsrequest(version, 0xa1, unhex(token))
+            client.say(said, pieces=octet_by_octet)
+            noted = [each.fields['protocol'] for each in self.host.events
+                     if each.kind == 'credentials']
+        finally:
+            self.host.events = None
+        expected = pack_tsrequest(min(version, 6), tag, unhex(field)) if tag else b''
+        self.assertEqual(client.got, expected)
+        self.assertEqual(noted, ['rdp'] if token in (AUTHENTICATE, SPNEGO_THIRD) else [])
+        return client.over
+
+    def test_mssql(self):
+        """Whoever insists on TLS has its handshake in packets of a prelogin, and the rest bare."""
+        rows = {row[0]: row[2:4] for row in VECTORS}
+        asks, answer = rows['mssql prelogin']
+        login, refused = rows['mssql login 7.3']
+        for insists in b'\1', b'\3':
+            for pieces in (lambda octets: [octets]), octet_by_octet:
+                stream = self.stream(1433)
+                out = feed(stream, *pieces(asks[:40] + insists + asks[41:]))
+                self.assertEqual(out, answer[:40] + b'\1' + answer[41:])
+                client = InPackets(stream).shake(pieces=pieces)
+                self.assertEqual(client.say(login, pieces=pieces), refused)
+                self.assertTrue(client.over and stream.closing)
+                self.assertEqual(client.version, 'TLSv1.2' if self.VERSIONS else client.version)
+        usual = Inside(self.stream()).shake().inner.version()
+        self.assertEqual(usual, 'TLSv1.3' if ssl.HAS_TLSv1_3 else usual)
+        for none in b'\0', b'\2':
+            self.assertEqual(feed(self.stream(1433), asks[:40] + none + asks[41:]), answer)
+        plain = self.stream(1433, host=quiet_host())
+        self.assertEqual(feed(plain, asks[:40] + b'\1' + asks[41:]), answer)
+
+    def test_mssql_packets(self):
+        """Those that are faulty: an alert in a packet; without one, a bare one; what is kept."""
+        asks = {row[0]: row[2] for row in VECTORS}['mssql prelogin']
+        asks = asks[:40] + b'\1' + asks[41:]
+        packet = b'\x12\1' + struct.pack('!H4x', 8 + len(hello(3)))
+        for octets, alert in (
+                (packet + hello(3), unhex('12 01 000f 0000 01 00 15 0303 0002 02 28')),
+                (hello(3), unhex('15 0303 0002 02 28')),
+                (b'\x12\1\0\0\0\0\0\0' * 9 + packet + hello(3), unhex(
+                    '12 01 000f 0000 01 00 15 0303 0002 02 28'))):
+            stream = self.stream(1433)
+            feed(stream, asks)
+            self.assertEqual(feed(stream, octets), alert)
+            self.assertTrue(stream.closing)
+        stream = self.stream(1433)
+        feed(stream, asks, packet, hello(3)[:9])
+        self.assertEqual(stream.cost(), 8 + 9)
 
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
