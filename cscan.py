@@ -5449,21 +5449,19 @@ class Queue:
 class Runner:
     """What one Engine and a Team of them have in common.
 
+    desk            Desk, from run() on
     stop(reason)    send nothing more; bar(): heed that the exclude list has grown
     """
+    desk = None
 
     def fail(self, error):
         """Stop, and for a reason that the user has to mend."""
         self.error = self.error or error
         self.stop('error')
 
-    def has_failed(self) -> str:
-        """'' or why results do not arrive where they should."""
-        return self.console.failed or self.sink.failed or self.crew.failed
-
     def reopen(self):
         """The files of --log and --status by their names."""
-        self.progress.reopen()
+        self.desk.reopen()
 
     def reread(self):
         """SIGHUP, and no terminal was closed: open files again, read the exclude list again."""
@@ -5474,10 +5472,10 @@ class Runner:
         try:
             new = self.exclusions.reread()
         except UserError as error:
-            return self.progress.event('SIGHUP: %s; the exclude list before stays'
-                                       % str(error).replace('\n', '; '))
+            return self.desk.event('SIGHUP: %s; the exclude list before stays'
+                                   % str(error).replace('\n', '; '))
         self.bar()
-        self.progress.reread(self.exclusions, new)
+        self.desk.reread(self.exclusions, new)
         if not self.exclusions.left():
             self.stop(ALL_EXCLUDED)
 
@@ -5653,8 +5651,8 @@ class Meter:
         """The pool whose sockets are measured."""
         return Pool(*args)
 
-    def begin(self, console):
-        """The scan begins; console: for what becomes of the file."""
+    def begin(self, desk):
+        """The scan begins; desk: for notes of what becomes of the file."""
 
     def clock(self, real):
         """The engine's clock goes on."""
@@ -5717,7 +5715,7 @@ class Engine(Runner):
         self.meter = meter or Meter()
         self.pool = self.meter.make_pool(address, port, self.local_error)
         self.once, self.retries, self.runtime = once, retries, runtime
-        self.canary, self.crew = canary, None
+        self.canary = canary
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
         self.hup = False                # it has come; a worker: the first process passed it on
@@ -5812,7 +5810,7 @@ class Engine(Runner):
     def binding(self) -> 'list[str]':
         """What keeps the scan from being faster, just now."""
         limits = self.brakes.binding(len(self.attempts), self.now)
-        return ['modules'] + limits if self.crew and self.crew.full() else limits
+        return ['modules'] + limits if self.desk and self.desk.full() else limits
 
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
@@ -5831,7 +5829,7 @@ class Engine(Runner):
         """--show: how a target that is not open has ended, if that is wanted."""
         state = SHOWN_STATES.get(code, 'unreachable')
         if state in self.show:
-            self.crew.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
+            self.desk.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
                 code, str(code))) if state != 'silent' else 'no answer')
 
     def tell_open(self, target, code, sock):
@@ -5839,7 +5837,7 @@ class Engine(Runner):
         if self.pool.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
             return self.tell_self(target, sock)
         self.opened += 1
-        self.crew.put(*target)
+        self.desk.put(*target)
         self.meter.opened([sock])
 
     def given_up(self, target):
@@ -5988,7 +5986,7 @@ class Engine(Runner):
         if not port or port in map(PORT_OF, targets):       # it may be connected to itself
             targets, socks = self.without_selfs(targets, socks)
         self.opened += len(targets)
-        given = self.crew.put_all(targets, socks)
+        given = self.desk.put_all(targets, socks)
         self.meter.opened(socks)
         if self.queue.tries or self.queue.again:
             for target in targets:
@@ -6068,7 +6066,7 @@ class Engine(Runner):
         if rate:
             self.set_rate(rate)
         for decision in judge.decisions:
-            self.progress.decide(decision)
+            self.desk.decide(decision)
         judge.decisions.clear()
 
     def overdue(self):
@@ -6214,7 +6212,7 @@ class Engine(Runner):
     def clock(self):
         """Time of deadlines; it stands still while the modules are behind (-pr)."""
         real = time.monotonic()
-        if self.crew.full():
+        if self.desk.full():
             self.frozen += real - self.real
         self.real = real
         self.now = real - self.frozen
@@ -6222,7 +6220,7 @@ class Engine(Runner):
 
     def nap(self):
         """Seconds until there is something to do, if no event comes before."""
-        if self.crew.full():
+        if self.desk.full():
             return 0.002
         wake = self.next_tick - self.real
         if len(self.attempts) < self.brakes.window and not self.stopping:
@@ -6232,11 +6230,11 @@ class Engine(Runner):
             wake = min(wake, max(ready, self.queue.due() - self.now))
         if self.cohorts:
             wake = min(wake, self.cohorts[0].due - self.now)
-        return max(min(wake, self.crew.rest_s()), 0)
+        return max(min(wake, self.desk.rest_s()), 0)
 
     def finished(self):
         """Nothing is under way, and nothing more is wanted or to be had."""
-        if self.crew.enough or self.console.gone:
+        if self.desk.end():
             return True
         if self.attempts or (self.canary and self.canary.state == 'sent'):
             return False
@@ -6254,10 +6252,10 @@ class Engine(Runner):
             self.queue.forget(target)
         return True
 
-    def run(self, crew, sink, console, progress):
-        """Scan until finished; `stopping` and `error` tell why, if it was before the end."""
-        self.crew, self.sink, self.console, self.progress = crew, sink, console, progress
-        self.meter.begin(console)
+    def run(self, desk):
+        """Scan until finished; `stopping` and `error` name the reason of an early end."""
+        self.desk = desk
+        self.meter.begin(desk)
         self.real = self.next_tick = time.monotonic()
         self.started = self.real - self.elapsed
         self.clock()
@@ -6270,13 +6268,13 @@ class Engine(Runner):
             credit -= self.turn_over(credit)
             if credit > 0:
                 self.launch(credit)
-            self.crew.turn()
+            desk.turn()
             if self.keeper:
                 self.keeper.look(self)
             if self.real >= self.next_tick:
                 self.tick()
-            if self.sent >= self.progress.due:
-                self.progress.statistics(self)
+            if self.sent >= desk.due():
+                desk.statistics(self)
         self.tick()
 
     def events(self):
@@ -6304,7 +6302,7 @@ class Engine(Runner):
 
     def credit(self):
         """How many connects may start now."""
-        if self.stopping or self.crew.full():
+        if self.stopping or self.desk.full():
             return 0
         return min(self.most, self.brakes.credit(self.now))
 
@@ -6386,10 +6384,7 @@ class Engine(Runner):
             self.reread()
         if self.real - self.started - self.elapsed > self.runtime:
             self.stop('--max-runtime')
-        self.sink.look()
-        if self.has_failed():
-            self.fail(self.has_failed())
-        self.progress.show(self)
+        self.desk.tick(self)
         self.meter.tick()
 
     def compact(self):
@@ -6416,7 +6411,7 @@ class Engine(Runner):
         self.pool.address = address
         self.give_up(self.take_back(list(self.attempts)), True)
         self.bind_to(address)
-        self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
+        self.desk.event('routes or addresses have changed: the source address is %s now%s' % (
             address or "the kernel's choice",
             ', %s sent again' % many(pending, 'connect') if pending else ''))
         self.meter.leave_idle(self.attempts)    # all sockets may be others now
@@ -6435,7 +6430,7 @@ class Engine(Runner):
         """Slow down where the connection tracking table is full."""
         news = self.brakes.watch_conntrack(self.sent / max(self.real - self.started, 1), self.now)
         if news:
-            self.progress.event(news)
+            self.desk.event(news)
 
     def watch_blocks(self):
         """Give up when local errors let nothing through for long; with --once the others first."""
@@ -6453,7 +6448,7 @@ class Engine(Runner):
         elif canary.state != 'sent' or not canary.look(self.now):
             return
         if canary.state != 'sent':
-            self.progress.canary(canary, canary.count(self.sent))
+            self.desk.canary(canary, canary.count(self.sent))
 
 
 def load_dissolve():
@@ -6797,7 +6792,7 @@ class Crew:
         """A result; always taken, see full()."""
         self.found.append((host, port))
 
-    def put_all(self, results, socks):
+    def put_all(self, results, socks=()):
         """Several of them, and their connections -> those of the latter that are kept."""
         self.found += results
         return ()
@@ -7076,7 +7071,7 @@ class TalkCrew(Crew):
         waiting = len(self.waiting) + self.parked + len(self.queue)
         return waiting >= self.limit and not self.failed
 
-    def put_all(self, results, socks):
+    def put_all(self, results, socks=()):
         room = self.most_talks - self.talking - self.holding if self.first else 0
         kept = socks[:max(room, 0)]
         self.holding += len(kept)
@@ -7228,6 +7223,115 @@ class TalkCrew(Crew):
         found, numbers = self.take_found()
         self.waiting.extend(zip(numbers, found))
         self.closed = True
+
+
+ENOUGH, NOBODY, FAILED = 1, 2, 3    # why a scan ends early: there are as many results as wanted;
+                                    # nobody reads them any more; they cannot be written
+
+
+class Desk:
+    """Where an engine hands over what it finds, and learns when it is to end.
+
+    An engine in the first process has this one, and so has a Team of workers; an engine in a
+    worker has a Messenger, which hands all of it on to the Team.
+
+    crew        Crew: takes results
+    sink        where entries go
+    progress    what the user sees
+    """
+
+    def __init__(self, crew, sink, console, progress):
+        self.crew, self.sink, self.console, self.progress = crew, sink, console, progress
+        self.put, self.put_all = crew.put, crew.put_all     # without a call between: often
+        self.put_state, self.turn, self.full = crew.put_state, crew.turn, crew.full
+        self.rest_s = crew.rest_s
+
+    # ---- results ----
+
+    def accepted(self) -> int:
+        """How many results were put."""
+        return self.crew.accepted()
+
+    def settled(self) -> int:
+        """How many of them the modules are done with, counted without a gap."""
+        return self.crew.settled()
+
+    def passed(self) -> int:
+        """How many passed the filters."""
+        return self.crew.passed
+
+    def flush(self):
+        """What is settled leaves this process."""
+        self.sink.flush()
+
+    def sync(self) -> bool:
+        """It goes to the disk -> whether it did."""
+        return self.sink.sync()
+
+    def loses(self) -> bool:
+        """Whether results do not arrive where they should: what is settled does not count."""
+        return bool(self.failed() or self.console.gone)
+
+    # ---- events and notes ----
+
+    def note(self, text):
+        """For the user."""
+        self.console.note(text)
+
+    def event(self, text):
+        """For the user, and for readers of the results."""
+        self.progress.event(text)
+
+    def tell(self, kind, text):
+        """See Progress.tell()."""
+        self.progress.tell(kind, text)
+
+    def canary(self, canary, change):
+        """A canary has ended."""
+        self.progress.canary(canary, change)
+
+    def decide(self, decision, worker=None):
+        """-r auto has chosen another rate."""
+        self.progress.decide(decision, worker)
+
+    def due(self) -> float:
+        """After how many packets statistics() is to be called."""
+        return self.progress.due
+
+    def statistics(self, engine):
+        """So many packets are sent."""
+        self.progress.statistics(engine)
+
+    def show(self, engine):
+        """The status line, once a second."""
+        self.progress.show(engine)
+
+    # ---- orders ----
+
+    def tick(self, engine):
+        """Ten times a second."""
+        self.sink.look()
+        if self.failed():
+            engine.fail(self.failed())
+        self.show(engine)
+
+    def failed(self) -> str:
+        """Why results cannot be written, '' if they can."""
+        return self.console.failed or self.sink.failed or self.crew.failed
+
+    def end(self) -> int:
+        """NOBODY or ENOUGH: the scan ends at once; else 0."""
+        if self.console.gone:
+            return NOBODY
+        return ENOUGH if self.crew.enough else 0
+
+    def reopen(self):
+        """SIGHUP: the files of --log and --status are opened by their names again."""
+        self.progress.reopen()
+
+    def reread(self, exclusions, new):
+        """The exclude list was read again: new is what it has more."""
+        self.progress.reread(exclusions, new)
 
 
 # ---- state ----
@@ -7524,9 +7628,9 @@ class Keeper:
     candidate       (results that must be written, snapshot), not yet written; None
     """
 
-    def __init__(self, live, synced, crew, sink, console):
-        self.live, self.synced, self.crew, self.sink = live, synced, crew, sink
-        self.console, self.candidate, self.next = console, None, 0.0
+    def __init__(self, live, synced, desk):
+        self.live, self.synced, self.desk = live, synced, desk
+        self.candidate, self.next = None, 0.0
         self.told, self.flushed, self.closed = '', 0, threading.Event()
         self.last = self.saved = None       # the snapshots last written: live, synced
         self.meter = Meter()                # of the engine: its records go to the disk before
@@ -7537,10 +7641,10 @@ class Keeper:
             if engine.real < self.next:
                 return
             begun = time.monotonic()
-            self.candidate = self.crew.accepted(), dict(engine.snapshot(), done=False)
+            self.candidate = self.desk.accepted(), dict(engine.snapshot(), done=False)
             self.cost = time.monotonic() - begun
         results, snapshot = self.candidate
-        if self.crew.settled() >= results:
+        if self.desk.settled() >= results:
             begun = time.monotonic()
             self.write(results, snapshot)
             self.cost += time.monotonic() - begun
@@ -7549,17 +7653,17 @@ class Keeper:
     def write(self, results, snapshot):
         """The live snapshot, if all results before it have arrived where they should."""
         if results > self.flushed:
-            self.sink.flush()
+            self.desk.flush()
             self.flushed = results
-        if self.sink.failed or self.console.failed or self.console.gone:
+        if self.desk.loses():
             return                          # to be found once more
-        snapshot['passed'] = self.crew.passed
+        snapshot['passed'] = self.desk.passed()
         reason = self.live.write(snapshot)
         if not reason:
             self.last = snapshot
         elif reason != self.told:
             self.told = reason
-            self.console.note('warning: --state: %s: until that changes, --resume would repeat '
+            self.desk.note('warning: --state: %s: until that changes, --resume would repeat '
                               'everything from here on' % reason)
 
     def sync_often(self):
@@ -7571,7 +7675,7 @@ class Keeper:
         last = self.last
         if last is not self.saved:
             self.meter.sync()
-        if last is not self.saved and self.sink.sync() and not self.synced.write(last):
+        if last is not self.saved and self.desk.sync() and not self.synced.write(last):
             self.saved = last
             sync_to_disk(self.synced.fd)    # not memory.flush(): that would stop all threads
 
@@ -7584,10 +7688,10 @@ class Keeper:
         self.closed.set()
         self.syncer.join()
         queue = engine.queue
-        done = self.crew.enough or (
+        done = self.desk.end() == ENOUGH or (
             queue.exhausted and not queue.again and not engine.stopping)
-        if self.crew.settled() >= self.crew.accepted():
-            self.write(self.crew.accepted(), dict(engine.snapshot(), done=done))
+        if self.desk.settled() >= self.desk.accepted():
+            self.write(self.desk.accepted(), dict(engine.snapshot(), done=done))
         self.sync()
 
 
@@ -7604,10 +7708,9 @@ class Keeper:
 ORDERS = 7                          # words:
 WRITTEN, PASSED, STOP, REOPEN, REREAD, END, TALKED = range(ORDERS)      # results of this worker
                                     # that are written; results of all that passed the filters;
-                                    # send no more; how often to open --log and read -xf again; one
-                                    # of the three below; connections of talks that count in -r:
-ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody reads them any more;
-                                    # they cannot be written where they should be
+                                    # send no more; how often to open --log and read -xf again;
+                                    # ENOUGH, NOBODY, FAILED or 0; connections of talks that
+                                    # count in -r
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
 F_SETPIPE_SZ = 1031                 # linux/fcntl.h
 TEAM_MAX, TEAM_OPEN = 64, 7         # workers; descriptors for each that the first process needs
@@ -7654,19 +7757,17 @@ class Worker:
 
 
 class Messenger:
-    """What the engine of a worker process has for a crew, a console and a progress.
+    """The Desk of an engine in a worker process: what comes in goes to the first process.
 
     parent  process that it works for
     log     Log that this process writes to, too; or None
     unsent  octets that the pipe has no room for
     heard   [orders to reopen, orders to reread] up to now
     """
-    due = math.inf                          # statistics are the first process's matter
-
     def __init__(self, worker, parent, sink, log):
         self.worker, self.parent, self.unsent, self.count = worker, parent, b'', 0
         self.found, self.states = [], []        # of this turn
-        self.orders, self.sync = worker.orders, sink.sync
+        self.orders, self.sink = worker.orders, sink
         self.log, self.heard = log, [0, 0]
         self.talked = 0                         # connections of talks that count in our rate
 
@@ -7684,12 +7785,12 @@ class Messenger:
         except BrokenPipeError:
             os._exit(1)                     # killed: nobody hears us any more
 
-    # as a Crew
+    # ---- results ----
 
     def put(self, host, port):
         self.found.append((host, port))
 
-    def put_all(self, results, socks):
+    def put_all(self, results, socks=()):
         self.found += results
         return ()
 
@@ -7724,23 +7825,19 @@ class Messenger:
     def rest_s(self):
         return math.inf
 
-    @property
     def passed(self):
         return self.orders[PASSED]
 
-    @property
-    def enough(self):
-        return self.orders[END] == ENOUGH
+    def flush(self):
+        """What is settled has been written by the first process."""
 
-    # as a Console and a Progress
+    def sync(self):
+        return self.sink.sync()
 
-    @property
-    def gone(self):
-        return self.orders[END] == NOBODY
+    def loses(self):
+        return self.orders[END] in (NOBODY, FAILED)
 
-    @property
-    def failed(self):
-        return 'results cannot be written' if self.orders[END] == FAILED else ''
+    # ---- events and notes ----
 
     def note(self, text):
         self.say('N ' + text)
@@ -7752,8 +7849,13 @@ class Messenger:
         for kind, text in canary_messages(canary, change):
             self.say('%s %s' % (kind, text))
 
-    def show(self, engine):
-        """Ten times a second: tell the totals, hear the orders."""
+    def due(self):
+        return math.inf                     # statistics are the first process's matter
+
+    def tick(self, engine):
+        """Ten times a second: report the totals, hear the orders."""
+        if self.orders[END] == FAILED:
+            engine.fail('results cannot be written')
         if os.getppid() != self.parent:
             os._exit(1)
         totals = engine.totals()
@@ -7781,24 +7883,22 @@ class Messenger:
     def decide(self, decision):
         self.say('D ' + json.dumps(decision))
 
-    # as a sink; sync is the real one's
+    # ---- the end ----
 
-    def look(self):
-        """The first process looks."""
+    def end(self):
+        """Not FAILED: then what is pending is waited for, see tick()."""
+        return self.orders[END] if self.orders[END] in (ENOUGH, NOBODY) else 0
 
-    def flush(self):
-        """What is settled has been written by the first process."""
-
-    def end(self, engine):
+    def close(self, engine):
         """The last words; for the state, all results have to be written before the end."""
-        self.show(engine)
+        self.tick(engine)
         if engine.error:
             self.say('X ' + engine.error)
         self.say('. ' + engine.stopping)
-        while self.unsent and not self.gone:
+        while self.unsent and self.orders[END] != NOBODY:
             time.sleep(0.001)
             self.push()
-        while engine.keeper and self.settled() < self.count and not (self.gone or self.failed):
+        while engine.keeper and self.settled() < self.count and not self.loses():
             time.sleep(0.001)
             if os.getppid() != self.parent:
                 os._exit(1)
@@ -7862,9 +7962,9 @@ class Team(Runner):
             messenger = Messenger(worker, parent, self.sink, self.log)
             engine = worker.engine
             if self.state:
-                engine.keep(Keeper(*self.state.workers[number], messenger, messenger, messenger))
-            engine.run(messenger, messenger, messenger, messenger)
-            messenger.end(engine)
+                engine.keep(Keeper(*self.state.workers[number], messenger))
+            engine.run(messenger)
+            messenger.close(engine)
             engine.finish()
             status = 0
         except BaseException as error:      # our bug: this process must not go on as the first
@@ -7881,20 +7981,20 @@ class Team(Runner):
         counters = [sum((totals[at] for totals in told), collections.Counter()) for at in (-2, -1)]
         return Totals(*numbers, limits, told[0].canary, *counters)
 
-    def run(self, crew, sink, console, progress):
+    def run(self, desk):
         """Until all workers have ended."""
-        self.crew, self.console, self.progress = crew, console, progress
+        self.desk = desk
         self.real = time.monotonic()
         self.started, next_tick = self.real - self.elapsed, self.real
         while self.speaking:
-            if crew.full():
+            if desk.full():
                 time.sleep(0.002)
             else:
-                nap_ms = min(10 if self.waiting() else 100, crew.rest_s() * 1000)
+                nap_ms = min(10 if self.waiting() else 100, desk.rest_s() * 1000)
                 for reader, _ in self.poll.poll(nap_ms):
                     if reader in self.speaking:
                         self.hear(self.speaking[reader])
-            self.crew.turn()
+            desk.turn()
             self.confirm()
             self.real = time.monotonic()
             if self.real >= next_tick:
@@ -7944,28 +8044,28 @@ class Team(Runner):
             elif kind == 'X':
                 self.fail(text)
             elif kind == 'D':
-                self.progress.decide(Decision(*json.loads(text)), self.workers.index(worker) + 1)
+                self.desk.decide(Decision(*json.loads(text)), self.workers.index(worker) + 1)
             elif kind == '.':
                 worker.told_all, self.stopping = True, self.stopping or text
             else:
-                self.progress.tell(kind, text)
+                self.desk.tell(kind, text)
 
     def take(self, worker, results):
         """Results of a worker, to be confirmed."""
-        before = len(self.crew.found)
-        self.crew.found += results
-        count = len(self.crew.found) - before
+        before = self.desk.accepted()
+        self.desk.put_all(results)
+        count = self.desk.accepted() - before
         self.taken += count
         worker.results.append((self.taken, count))
 
     def confirm(self):
         """Tell the workers which of their results are written."""
-        settled, passed = self.crew.settled(), self.crew.passed
+        settled, passed = self.desk.settled(), self.desk.passed()
         behind = [worker for worker in self.workers
                   if worker.results and worker.results[0][0] <= settled]
         if behind and self.state:
-            self.sink.flush()
-        if self.has_failed() or self.console.gone:
+            self.desk.flush()
+        if self.desk.loses():
             return                          # they went elsewhere, or nowhere
         for worker in behind:
             worker.orders[PASSED] = passed
@@ -7980,16 +8080,12 @@ class Team(Runner):
             self.reread()
         for worker in self.workers:
             worker.look()
-        self.sink.look()
-        if self.has_failed():
-            self.fail(self.has_failed())
-        end = (FAILED if self.has_failed() else NOBODY if self.console.gone else
-               ENOUGH if self.crew.enough else 0)
+        self.desk.tick(self)
+        end = FAILED if self.desk.failed() else self.desk.end()
         for worker in self.workers:
             worker.orders[END] = end
-        self.progress.show(self)
-        if self.totals().sent >= self.progress.due:
-            self.progress.statistics(self)
+        if self.totals().sent >= self.desk.due():
+            self.desk.statistics(self)
 
     def order(self, word):
         """To each worker, once more."""
@@ -8162,7 +8258,7 @@ class Progress:
 
     def waits(self, engine):
         """Whether modules are what there is to wait for."""
-        return engine.crew.full() or engine.crew.closed
+        return engine.desk.full() or engine.desk.crew.closed
 
     def tell_file(self, engine, totals, state):
         """A line of --status; decisions that it has no room for come in the next."""
@@ -8191,7 +8287,7 @@ class Progress:
             'time': round(time.time(), 3), 'state': state, 'reason': engine.stopping,
             'elapsed_s': round(time.monotonic() - engine.started, 3), 'rate_pps': round(rate, 1),
             'percent': percent and round(percent, 3), 'eta_s': left and round(left, 1),
-            'total': self.total, 'sent': totals.sent, 'results': engine.crew.passed,
+            'total': self.total, 'sent': totals.sent, 'results': engine.desk.passed(),
             'open': totals.opened, 'without_answer': totals.timeouts,
             'answers': {NAMES.get(code, errno.errorcode.get(code, str(code))): count
                         for code, count in totals.answers.items()},
@@ -8207,7 +8303,7 @@ class Progress:
 
     def error(self, engine) -> str:
         """What makes the exit status 1, '' if all is well."""
-        return engine.error or engine.crew.sink.failed or self.console.failed
+        return engine.error or engine.desk.sink.failed or self.console.failed
 
     def status(self, engine, totals):
         """open (it stays at 40 columns), rate, sent, % and time left, pending, local errors."""
@@ -8576,8 +8672,8 @@ class FileMeter(Meter):
         self.pool = NamedPool(*args)
         return self.pool
 
-    def begin(self, console):
-        self.metrics.console = console
+    def begin(self, desk):
+        self.metrics.console = desk
 
     # ---- time ----
 
@@ -10109,14 +10205,15 @@ class Scan:
             crew.passed = self.state.passed()
             self.progress.keep_config = lambda: self.state.config.write(
                 state_config(self.args, self.exclusions))
+        desk = Desk(crew, self.sink, self.console, self.progress)
         if self.state and self.args.w == 1:
-            self.engine.keep(Keeper(*self.state.workers[0], crew, self.sink, self.console))
+            self.engine.keep(Keeper(*self.state.workers[0], desk))
         if any(self.snapshots):
             self.progress.resume(self.engine.totals())
         self.signals.give(self.engine)
         if crew.talks:
             crew.talks.join(self.engine)
-        self.engine.run(crew, self.sink, self.console, self.progress)
+        self.engine.run(desk)
         crew.close(lambda: linger(self.engine))
 
     def make_progress(self) -> Progress:
@@ -10145,7 +10242,7 @@ class Scan:
         if came == signal.SIGHUP and error == self.console.failed:
             error = ''                      # that terminal took no results, either
         self.progress.final(self.engine, 'stopped' if came else 'done')
-        tell_end(self.console, self.engine.crew, error)
+        tell_end(self.console, self.engine.desk.crew, error)
         if error:
             return 1
         return 128 + came if came else 0
@@ -10153,7 +10250,7 @@ class Scan:
     def end_scope(self):
         """The scope at the end: what keeps a scan from asking all of its targets."""
         engine, totals = self.engine, self.engine.totals()
-        enough = '--max-results' if engine.crew.enough else 'done'
+        enough = '--max-results' if engine.desk.crew.enough else 'done'
         ended = self.progress.error(engine) or engine.stopping or enough
         asked = totals.drawn - totals.unsent
         end_scope(Out(self.sink, 0), self.exclusions, ended, asked,
@@ -10178,7 +10275,7 @@ def linger(engine):
     """Nothing is sent any more, and modules are still at work."""
     if engine.hup:
         engine.reread()
-    engine.progress.show(engine)
+    engine.desk.show(engine)
 
 
 def tell_end(console, crew, error):
