@@ -102,9 +102,10 @@ STANDARD = {                                # file: modules it may import
                  'json', 'masscanned',
                  'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'ssl',
                  'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'threading', 'time'},
-    'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
-                      'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
-                      'tempfile', 'time'},
+    'cba_reader.py': {'argparse', 'array', 'base64', 'bisect', 'calendar', 'collections',
+                      'compile_targets', 'contextlib', 'errno', 'hashlib', 'heapq', 'itertools',
+                      'json', 'os', 're', 'shlex', 'shutil', 'socket', 'struct', 'sys',
+                      'tempfile', 'threading', 'time'},
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
                            'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
                            'zlib'},
@@ -3219,18 +3220,34 @@ HOST_NAMES = ['localhost', 'example.org', 'example.org.', '_a.x-1.example', 'b\x
               '3com']
 
 
+def scoped(made, targets, ports='80,443', end='done', **values):
+    """Made, with a scan of `first-last` addresses in front of what comes; end None: it was cut."""
+    made.head(0, 'scope').event(0, CBA_INT64, 1, FORMAT_WHEN)
+    made.begin(0, CBA_DATA, 2).chunk(0, cscan.pack_csw(pairs(targets), '')).end(0)
+    made.event(0, CBA_STR, 6, ports).event(0, CBA_BIT, 9, True).event(0, CBA_INT64, 10, 7)
+    codes = {name: code for code, name in cba_reader.SCOPE_CODES.items()}
+    for name, value in values.items():
+        made.event(0, CBA_STR, codes[name], value)
+    if end:
+        made.head(0, 'scope').event(0, CBA_STR, 14, end)
+        if end == 'done':
+            made.event(0, CBA_BIT, 16, True)
+    return made
+
+
 class Page(Case):
     """cba_reader.py --to html."""
 
-    def page(self, made, **changes):
-        """Made -> (the page, its data)."""
+    def page(self, made, *args, **changes):
+        """Made, more arguments, changes of the module -> (the page, its data)."""
         with patched(cba_reader, **changes), patched(sys, argv=['x', '<ARGS>']):
             status, out, self.err = call(cba_reader.main, [
-                '--to', 'html', self.path('s.cba', made.data)])
+                self.path('s.cba', made.data), '--to', 'html', *args])
         self.assertEqual(status, 0, self.err)
-        data = out.partition('id="data">')[2].partition('</script>')[0]
-        self.assertEqual((data.count('<'), out.count('<script')), (0, 2))
-        return out, json.loads(data)
+        data, self.about = [json.loads(part) for part in re.findall(
+            '<script type="application/json" id="[a-z]+">([^<]*)</script>', out)]
+        self.assertEqual(out.count('<script'), 3)
+        return out, data
 
     def test_page(self):
         """Hosts in order, their ports, services and words; nothing of a stranger is markup."""
@@ -3238,16 +3255,20 @@ class Page(Case):
         made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://5.6.7.8:22')
         made.event(1, CBA_STR, 2, 'SSH-2.0-x</script><script>alert(1)</script>' + 'y' * 300)
         out, data = self.page(made)
-        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\\r\\n]]>-->%s'
-        self.assertEqual(data[0], [0x01020304, '', [[80, 0, FORMAT_WHEN, 'http', evil]]])
-        number, names, (ssh, https) = data[1]
-        self.assertEqual((number, names, https), (0x05060708, '', [443, 0, FORMAT_WHEN, '', '']))
+        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\n]]>-->%s'
+        self.assertEqual(data[0], [0x01020304, '', '', [[80, 0, 0, 'http', evil]]])
+        number, names, network, (ssh, https) = data[1]
+        self.assertEqual((number, names, network, https), (0x05060708, '', '', [443, 0, 0, '', '']))
+        self.assertEqual(self.about, {'start': FORMAT_WHEN, 'diff': False, 'asked': []})
         self.assertEqual((ssh[3], len(ssh[4]), ssh[4][:18]), ('ssh', 200, 'SSH-2.0-x</script>'))
-        for part in ('<p>3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
+        for part in ('<p class="lead">3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
                      'data-search="port:443"', 'data-search="service:unknown"', '&lt;ARGS&gt;',
                      "default-src 'none'"):
             self.assertIn(part, out)
-        self.assertRegex(out, r'<path d="(M\d+ \d+h1v1h-1z){2}"/>')
+        self.assertRegex(out, r'<path class="found" d="(M\d+ \d+h1v1h-1z){2}"/>')
+        digest = base64.b64encode(hashlib.sha256(
+            out.rpartition('<script>')[2].partition('</script>')[0].encode()).digest()).decode()
+        self.assertIn("script-src 'sha256-%s'" % digest, out)
         self.assertNotIn('alert(1)</', out)
         self.assertIn("'odd' (1)", self.err)
 
@@ -3261,14 +3282,136 @@ class Page(Case):
         made = Made().head(0, 'state').event(0, CBA_STR, 0, '1.2.3.4:80')
         made.event(0, CBA_STR, 1, 'refused').event(0, CBA_STR, 2, 'refused')
         out, data = self.page(made)
-        self.assertEqual([row[:2] for row in data[0][2]], [[80, 1]])
+        self.assertEqual([row[:2] for row in data[0][3]], [[80, 1]])
         self.assertIn('0 open ports on 1 of 1 hosts, in 0 networks', out)
 
     def test_too_many(self):
         """What finds no room is counted on the page."""
         out, data = self.page(format_sample(), PAGE_ROWS=1)
-        self.assertEqual(len(data), 1)
+        self.assertEqual([host[0] for host in data], [0x01020304])
         self.assertIn('The page shows the first 1 ports by address; 1 more are left out.', out)
+        self.assertIn('2 open ports on 2 of 2 hosts', out)
+        made = format_sample().head(1, '').event(1, CBA_STR, 0, '5.6.7.8:444')
+        made.head(1, '').event(1, CBA_STR, 0, '9.9.9.9:1')
+        self.assertEqual([host[0] for host in self.page(made, PAGE_ROWS=2)[1]], [0x01020304])
+
+    # What was said, as octets; what the page shows of it
+    WORDS = [
+        (b'plain \\x', 'plain \\x'), (b'a\r\nb\nc\rd', 'a\nb\nc\\rd'), (b'\xc5\xbc!', '\u017c!'),
+        (b'\xe9', '\xe9'), (b'\xff\xfb\1', '\xff\xfb\\x01'),
+        (b'x' * 300, 'x' * 200), (b'x' * 199 + b'\xc5\xbc', 'x' * 199),
+        (b'y' * 198 + b'\xe2\x82\xac', 'y' * 198), ('\u202e<b>'.encode(), '\\u202e<b>')]
+
+    def test_words(self):
+        """Octets of strangers are shown as what they are meant for, and change nothing else."""
+        for said, words in self.WORDS:
+            with self.subTest(said):
+                self.assertEqual(cba_reader.page_text(said.decode('latin-1')), words)
+
+    def test_room(self):
+        """The more ports have words, the fewer each: the page keeps its size."""
+        for count, room in ((1, 250), (100, 125), (1000, 60)):
+            made = Made()
+            for number in range(count):
+                made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.%d.%d:22' % divmod(number, 256))
+                made.event(1, CBA_STR, 2, '\xe9' * 200)
+            data = self.page(made, PAGE_WORDS=12500)[1]
+            self.assertEqual(len(data), count)
+            words = data[-1][3][0][4]
+            self.assertLessEqual(len(cba_reader.script_text(words)), room)
+            self.assertGreater(len(words), room // 6 - 6)
+
+    def test_facts(self):
+        """Product and title stand before the words, and no control character of them passes."""
+        made = Made().head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
+        codes = {name: code for code, name in cba_reader.CODES['banner'].items()}
+        for name, value in (('SERVICE', 'http'), ('PRODUCT', 'ngi\x1bnx'), ('VERSION', '1.2'),
+                            ('TITLE', 'Gr\xc3\xbc\xc3\x9f'), ('BANNER', 'HTTP/1.1 200 OK\r\n')):
+            made.event(1, CBA_STR, codes[name], value)
+        self.assertEqual(self.page(made)[1][0][3][0][3:],
+                         ['http', 'ngi\\x1bnx 1.2 | Gr\xfc\xdf | HTTP/1.1 200 OK\n'])
+
+    def test_asked(self):
+        """What was asked is in the page and in its picture, in words; a cut scan says that."""
+        out = self.page(scoped(format_sample(), '1.2.0.0-1.2.255.255', end=None))[0]
+        self.assertEqual(self.about['asked'], [[0x01020000, 0x0102ffff]])
+        self.assertIn('<p>Asked: 65,536 addresses, 2 ports 80,443: cut, or still running.</p>', out)
+        self.assertRegex(out, '<path class="asked" d="M[0-9]+ [0-9]+h1v1h-1z"/>')
+        out = self.page(scoped(Made(), '0.0.0.0-255.255.255.255', SHARD='1/2'))[0]
+        self.assertIn('<path class="asked" d="M0 0h256v256h-256z"/>', out)
+        self.assertIn('4,294,967,296 addresses, 2 ports 80,443, 1 of 2 shards: done.', out)
+        made = Made()
+        for number in range(4):
+            scoped(made, '10.0.0.%d-10.0.0.%d' % (4 * number, 4 * number + 1), end='--max-results')
+        out = self.page(made, PAGE_RANGES=3, SCOPE_LINES=3)[0]
+        self.assertEqual(self.about['asked'], [[0x0a000000, 0x0a0000ff]])
+        self.assertIn('<p>1 more scans are not listed.</p>', out)
+        self.assertEqual(out.count(': --max-results.</p>'), 3)
+
+    def test_annotations(self):
+        """Countries, AS and names of hosts, from databases and the resolver; what a mistake says."""
+        countries = self.path('c.csv', b'1.2.3.0,1.2.3.255,PL\n5.0.0.0,5.255.255.255,ZZ\n')
+        systems = self.path('a.tsv', b'1.2.0.0\t1.2.255.255\t5617\tPL\tNET <"&>\n'
+                                     b'5.6.7.8\t5.6.7.8\t0\tNone\tNot routed\n')
+        def resolve(host):
+            if host != '1.2.3.4':
+                raise OSError
+            return 'host\x1b.example', [], [host]
+        with unittest.mock.patch('socket.gethostbyaddr', resolve):
+            out, data = self.page(format_sample(), '--as-db', systems, '--reverse', '--country-db',
+                                  countries)
+        self.assertEqual([host[1:3] for host in data],
+                         [['host\\x1b.example', 'PL AS5617 NET <"&>'], ['', '']])
+        self.assertIn('data-search="country:PL"', out)
+        self.assertIn('data-search="as:AS5617"', out)
+        self.assertNotIn('NET <', out)
+        with unittest.mock.patch('socket.gethostbyaddr', resolve):
+            self.page(format_sample(), '--reverse', REVERSE_MAX=1)
+        self.assertIn('1 of 2 addresses were asked', self.err)
+        path = self.path('s.cba')
+        for args, status, words in (
+                (['--as-db', 'x'], 2, '--as-db: goes with --to html'),
+                (['--reverse', '--json'], 2, '--reverse: goes with --to html'),
+                (['--to', 'html', '--as-db', 'none'], 1, "'none': No such file"),
+                (['--to', 'html', '--as-db', countries], 1, 'it has no AS; --country-db takes it'),
+                (['--to', 'html', '--country-db', countries, systems], 1, 'needs no second file'),
+                (['--to', 'html', '--country-db', systems], 0, '')):
+            with self.subTest(args):
+                done = call(cba_reader.main, [path] + args)
+                self.assertEqual(done[0], status)
+                self.assertIn(words, done[2])
+                self.assertLessEqual(done[2].count('\n'), 1)
+        with unittest.mock.patch.dict(sys.modules, compile_targets=None):
+            self.assertIn('compile_targets.py reads it', call(
+                cba_reader.main, [path, '--to', 'html', '--as-db', systems])[2])
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_browser(self):
+        """A browser makes the rows that one looks at, and runs nothing of a stranger's."""
+        if not shutil.which('chromium'):
+            if REQUIRED:
+                self.fail('LIVE=required: needs chromium')
+            self.skipTest('needs chromium')
+        made = scoped(Made(), '10.0.0.0-10.0.255.255')
+        for number in range(5000):
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://10.0.%d.%d:%d' % (
+                divmod(number, 256) + (80 if number % 2 else 22,)))
+            made.event(1, CBA_STR, 2, '<img src=x onerror=document.title="evil">' if number % 2 else
+                       'SSH-2.0-</script><script>document.title="evil"</script>')
+        path = self.path('p.html', self.page(made)[0].encode())
+        for search, count in (('', 5000), ('port:22', 2500), ('net:10.0.1.0/24 <img', 128)):
+            with self.subTest(search):
+                done = subprocess.run(
+                    ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom',
+                     '--user-data-dir=' + self.path('profile'), 'file://%s#%s' % (path, search)],
+                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120)
+                dom = done.stdout.decode()
+                self.assertIn('<title>Scan report</title>', dom)
+                self.assertIn('<span id="count">{0:,} ports on {0:,} hosts</span>'.format(count), dom)
+                rows = dom.count('class="row first"')
+                self.assertTrue(10 < rows < 100, rows)
+                self.assertIn('10.0.0.0/16: a point is an address; ', dom)
+                self.assertLess(len(re.findall('<[a-z]', dom)), 3000)
 
     def test_certificates(self):
         """Those that end within 30 days stand there; one that is cut, or none, does not."""
@@ -17505,9 +17648,23 @@ class Stack(unittest.TestCase):
                 answers = list(stack.answer_alike(frames))
                 yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
 
+    def logged_datagrams(self):
+        """The same of datagrams in columns."""
+        for given in b'ok', masscanned.Reply(b'ok', port=5):
+            host = quiet_host([toy(lambda data, peer: given, '.. .. 41')])
+            stack = make_stack('10.0.0.0/8', host=host, store=masscanned.Store(1))
+            for count in 2, 2, 9:
+                frames = [udp(b'12A' * 5, sport=port, dport=80, src=bytes((9, 9, port, port)),
+                              dst=packed('10.0.0.%d' % (port // 8))) for port in range(count)]
+                for frame in frames:
+                    list(stack.answer_frame(frame))
+                answers = list(stack.answer_alike(frames))
+                yield 'datagrams', frames, answers, stack.openings
+
     def test_log_of_openings(self):
-        """A round of SYNs is told as one SYN after the other is, between what came and comes."""
-        for name, frames, answers, columns in self.logged_rounds():
+        """A round is told as one frame after the other is, between what came and comes."""
+        for name, frames, answers, columns in itertools.chain(
+                self.logged_rounds(), self.logged_datagrams()):
             for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat, JsonFormat:
                 logs = packet_log(kind), packet_log(kind)
                 for log in logs:
@@ -18673,6 +18830,225 @@ class Stored(unittest.TestCase):
             seq += len(data) + (flags & FIN)
             for answer in map(read_answer, answers):
                 ack = answer.seq + len(answer.data) + (answer.flags & FIN)
+
+
+class StoredInColumns(unittest.TestCase):
+    """Datagrams that ask one thing are answered together as one by one."""
+    ECHOES = {None: None, (0, 2): lambda message, transport: (0, 2),
+              (2, 4): lambda message, transport: (2, 2), (0, 4): lambda message, transport: (0, 4),
+              (4, 6): lambda message, transport: (4, 2), (0, 3): lambda message, transport: (0, 3)}
+    DATA, BROTHER = b'12345678' + bytes(range(200, 209)), Twins.OURS4[1]
+
+    def setUp(self):
+        self.draw = random.Random(SEED)
+
+    @staticmethod
+    def answer(data, peer):
+        """The message once more, with our address and port, and its octets up to there."""
+        return b'%b%b%d' % (data, peer.dst, peer.dport)
+
+    def stack(self, answer=None, span=None, others=(), data=DATA, **options):
+        """A stack that has been asked, and what it is asked by whom."""
+        protocol = toy(answer or self.answer, '.. ' * 8 + 'c8', echo=self.ECHOES[span],
+                       most=options.pop('most', 9))
+        host = masscanned.Host(Twins.random(), NOW - 1000, [protocol, *others])
+        stack = make_stack('192.0.0.1,192.0.0.9', host=host, store=masscanned.Store(1), deny='172.16.0.0/12',
+                           **options)
+        for dst in (HOST4, self.BROTHER):
+            for sport in 1, 2:
+                stack.take_datagram(PEER4, dst, sport, 1, data)
+        return stack
+
+    def frames(self, count=9, data=DATA, ids=None, **where):
+        """So many clients' datagrams; ids: the octets of each in place of the first ones."""
+        frames = []
+        for number in range(count):
+            mine = data if ids is None else ids(number) + data[len(ids(number)):]
+            frames.append(udp(mine, **dict(dict(
+                src=bytes((9, *self.draw.choices(range(256), k=3))),
+                sport=self.draw.randrange(65536), dport=1), **where)))
+        return frames
+
+    def same(self, make, frames, trusted=False):
+        """make() -> a stack: what it answers one by one is what it answers together."""
+        one, all_ = make(), make()
+        expected = [answer for frame in frames for answer in one.answer_frame(frame, trusted)]
+        got = all_.answer_alike(frames, trusted)
+        self.assertIsNotNone(got)
+        self.assertEqual([each.hex() for each in got], [each.hex() for each in expected])
+        self.assertEqual((all_.spoken, all_.counts), (one.spoken, one.counts))
+        return one, all_
+
+    def test_answers(self):
+        """Of all sizes, with and without ids: equal octets, and intact sums."""
+        for size, extra in itertools.product((12, 13, 17, 60), (0, 1, 8, 200)):
+            data = (self.DATA * 4)[:size]
+            for span in None, (0, 2), (2, 4), (0, 4):
+                def answer(asked, peer):
+                    return (asked + bytes(range(150)) * 2)[:len(asked) + extra]
+                frames = self.frames(5, data, ids=None if span is None else lambda number: (
+                    data[:span[0]] + bytes((7 * number,) * (span[1] - span[0]))))
+                frames = [frame + b'\xa5' * max(60 - len(frame), 0) for frame in frames]
+                with self.subTest(size=size, extra=extra, span=span, seed=SEED):
+                    _, stack = self.same(lambda: self.stack(answer, span, data=data, most=99),
+                                         frames)
+                    self.assertEqual(stack.spoken['toy'], 4 + len(frames))
+                    for each in stack.answer_alike(frames):
+                        read_answer(each)
+
+    def test_short_answers(self):
+        """Down to no octet; a sum of 0 is written as 65535; another port answers."""
+        for size in range(1, 6):
+            self.same(lambda: self.stack(lambda data, peer: bytes(range(size))), self.frames())
+        self.same(lambda: self.stack(lambda data, peer: masscanned.Reply(b'ok', port=5)),
+                  self.frames())
+        frames = self.frames(2, src=PEER4, sport=7)
+        answer, = self.stack().answer_frame(frames[0])
+        total, = struct.unpack_from('!H', answer, 40)
+        frames = self.frames(2, src=PEER4, sport=(7 + total) % 65535)
+        answer, = self.stack().answer_frame(frames[0])
+        self.assertEqual(answer[40:42], b'\xff\xff')
+        self.same(self.stack, frames)
+
+    def test_none(self):
+        """Of a round in which one is otherwise none is answered, wherever it stands."""
+        right = dict(src=PEER4, dport=1)
+        other = unhex('020000000009')
+        rows = [('other message', udp(self.DATA[:-1] + b'?', **right)),
+                ('other head', udp(b'?' + self.DATA[1:], **right)),
+                ('other size', udp(self.DATA + b'?', **right)),
+                ('other port', udp(self.DATA, src=PEER4, dport=2)),
+                ('other address', udp(self.DATA, src=PEER4, dport=1, dst=self.BROTHER)),
+                ('client MAC', udp(self.DATA, client=other, **right)),
+                ('MAC', udp(self.DATA, mac=b'\xff' * 6, **right)),
+                ('fragment', udp(self.DATA, frag=0x2000, **right)),
+                ('IP options', udp(self.DATA, vihl=0x46, **right)),
+                ('IP sum', spoil(udp(self.DATA, **right), 24)),
+                ('UDP sum', spoil(udp(self.DATA, **right), 41)),
+                ('UDP without a sum', udp(self.DATA, total=0, **right)),
+                ('UDP size', udp(self.DATA, size=9, **right)),
+                ('trailing octets', packet(udp(self.DATA, **right)[34:] + b'?', 17)),
+                ('source', udp(self.DATA, src=packed('224.0.0.1'), dport=1)),
+                ('denied', udp(self.DATA, src=packed('172.16.0.1'), dport=1)),
+                ('from us', udp(self.DATA, src=HOST4, dport=1)),
+                ('not ours', udp(self.DATA, src=PEER4, dst=packed('192.0.0.77'), dport=1)),
+                ('TCP', tcp(7, 0, SYN, b'', bytes(8))), ('short', udp(b'')), ('', b'')]
+        for name, frame in rows:
+            for at in 0, 1, 8:
+                with self.subTest(name, at=at):
+                    stack, frames = self.stack(), self.frames()
+                    before = dict(stack.spoken)
+                    frames[at] = frame
+                    self.assertIsNone(stack.answer_alike(frames, not name.endswith('sum')))
+                    self.assertEqual((stack.spoken, stack.counts), (before, {}))
+            if name not in ('client MAC', 'other address', 'UDP without a sum'):
+                self.assertIsNone(stack.answer_alike([frame] * 9, not name.endswith('sum')), name)
+        frames = self.frames()
+        self.assertTrue(self.stack().answer_alike(frames))
+        for name, change in (
+                ('somebody listens', lambda stack: setattr(stack.host, 'events', [])),
+                ('no room', lambda stack: setattr(stack, 'mtu', 40)),
+                ('unknown', lambda stack: stack.store.clear()),
+                ('our MAC', lambda stack: setattr(stack, 'mac', CLIENT_MAC))):
+            with self.subTest(name):
+                stack = self.stack()
+                change(stack)
+                self.assertIsNone(stack.answer_alike(frames))
+        for name, options in (('silence', dict(answer=lambda data, peer: None)),
+                              ('ratio', dict(most=1.0)), ('id far away', dict(span=(4, 6))),
+                              ('odd id', dict(span=(0, 3)))):
+            with self.subTest(name):
+                self.assertIsNone(self.stack(**options).answer_alike(frames))
+        for size, got in (11, False), (12, True):
+            data = self.DATA[:size]
+            frames = [frame.ljust(60, b'\0') for frame in self.frames(data=data)]
+            self.assertEqual(bool(self.stack(data=data).answer_alike(frames)), got)
+
+    def test_sums(self):
+        """They are verified as of single ones; who sends none is answered."""
+        frames = self.frames()
+        for at, verify, trusted, served in ((24, True, True, False), (41, True, False, False),
+                                            (41, True, True, True), (24, False, False, True),
+                                            (41, False, False, True)):
+            got = self.stack(verify=verify).answer_alike(frames[1:] + [spoil(frames[0], at)], trusted)
+            self.assertEqual(bool(got), served, (at, verify, trusted))
+        self.same(self.stack, self.frames(total=0))
+
+    def test_addresses(self):
+        """An answer that reads our address is for those who ask it; all others are for all."""
+        frames = self.frames(3) + self.frames(3, dst=self.BROTHER)
+        self.assertIsNone(self.stack().answer_alike(frames))
+        self.same(lambda: self.stack(lambda data, peer: b'ok'), frames)
+        self.same(self.stack, frames[3:])
+
+    def test_ids(self):
+        """An id that may be another protocol's: the registry says, for each that is in doubt."""
+        others = [toy(lambda data, peer: b'other', b'\0\1', name='other',
+                      check=lambda data, peer: data[2] == 1),
+                  toy(lambda data, peer: b'other', '.. 07 .. 01 .. .. .. .. c8', name='far')]
+        for span, octets, served in (
+                ((0, 2), b'\0\1', True), ((0, 2), b'\1\0', True), ((0, 4), b'\0\1\2\3', True),
+                ((0, 4), b'\0\1\1\3', False), ((0, 4), b'1\7 \1', False),
+                ((0, 4), b'1\7\1 ', True), ((0, 4), b'1234', True)):
+            def make():
+                return self.stack(span=span, others=others)
+            frames = self.frames(ids=lambda number: octets if number == 5 else b'abcd'[:len(octets)])
+            with self.subTest(span=span, octets=octets):
+                if served:
+                    self.same(make, frames)
+                else:
+                    self.assertIsNone(make().answer_alike(frames))
+
+    def test_budget(self):
+        """All that go are charged, and none goes where one may not."""
+        for burst, total, size, count in ((4, 99, 50, 1), (4, 99, 0, 1), (99, 12, 50, 1), (9, 99, 0, 3),
+                                          (99, 8, 0, 1)):
+            for number in range(1, 14):
+                def make():
+                    return self.stack(lambda data, peer: data[:9] + bytes(size), most=99,
+                                      budget=masscanned.Budget(burst + 4, 1, total + 4))
+                frames = []
+                for index in range(number):
+                    frames += self.frames(1, src=bytes((9, 9, index % count, index)))
+                one, all_ = make(), make()
+                expected = [len(one.answer_frame(frame)) for frame in frames]
+                got = all_.answer_alike(frames)
+                with self.subTest(burst=burst, total=total, size=size, count=count, number=number):
+                    self.assertEqual(got is not None, all(expected))
+                    if got:
+                        self.assertEqual((all_.budget.total, dict(all_.budget.prefixes)),
+                                         (one.budget.total, dict(one.budget.prefixes)))
+                    else:
+                        again = [len(all_.answer_frame(frame)) for frame in frames]
+                        self.assertEqual(again, expected)
+        stack = self.stack(budget=masscanned.Budget(13, 1, 99))
+        frames = self.frames(9, src=PEER4)
+        self.assertTrue(stack.answer_alike(frames))
+        self.assertIsNone(stack.answer_alike(frames))
+
+    def test_round(self):
+        """In a mixed round each is told of, and answered as alone; the others of a group, too."""
+        with patched(masscanned, OPENINGS_MIN=9):
+            for most in 2, 8:
+                with patched(masscanned, DATAGRAMS_MIN=most):
+                    self.mixed_round(20 if most == 2 else 10)
+
+    def mixed_round(self, least):
+        one, two, seen = *[self.stack(lambda data, peer: b'ok') for _ in range(2)], []
+        frames = self.frames(20) + [spoil(self.frames(1)[0], 41)] + self.frames(
+            7, dst=self.BROTHER) + [tcp(7, 0, SYN, sport=port) for port in range(30)] + [
+            udp(b'?', dport=1), b'', bytes(range(40)), bytes(23) + b'\x11', ping()] + self.frames(
+            3, data=self.DATA + b'?')
+        self.draw.shuffle(frames)
+        watch = masscanned.Watch(0)
+        watch.frame = lambda now, *rest: seen.append(rest)
+        expected = [(frame, list(one.answer_frame(frame))) for frame in frames]
+        answers = list(masscanned.answer_round(two, frames, False, [watch]))
+        self.assertEqual(sorted(answers), sorted(each for _, got in expected for each in got))
+        self.assertEqual(sorted((frame, list(got)) for frame, _, got in seen), sorted(expected))
+        self.assertEqual((one.counts, one.spoken), (two.counts, two.spoken))
+        parts = [part for part, quick in masscanned.split_round(two, frames, False) if quick]
+        self.assertGreater(sum(len(part) for part in parts if part[0][23] == 17), least)
 
 
 class KeptClaims:
@@ -19996,6 +20372,24 @@ class Events(Case):
                                  {'fin': (4, 2), 'rst': (3, 1)}.get(end, (2, 1)))
                 self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
                 self.assertLess(event['flow_id'], 1 << 53)
+
+    def test_burst(self):
+        """A request and the end of its connection in one round: both are told of, once."""
+        for ends in (FIN | ACK, ACK), (RST,):
+            log = self.log()
+            client = Client(log.stack)
+            with patched(masscanned, hand_events=lambda *about: None):
+                client.say(GET)
+                client.acknowledge()
+                client.say(b'', ends[0])
+                for flags in ends[1:]:
+                    client.send(b'', flags)
+                list(log.stack.end_all())
+            masscanned.hand_events(log.stack, [log], NOW)
+            request, flow = self.events(log)
+            self.assertEqual((request['event_type'], flow['masscanned']['protocols']),
+                             ('http', ['http']))
+            self.assertIsNone(client.conn and client.conn.record)
 
     def test_unknown(self):
         """What nobody understands is kept, as much as --payload says, and what it is not, too."""
