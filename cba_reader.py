@@ -213,6 +213,24 @@ STATE_MODULE = 'state'              # entries of --show: code 0 ip:port, and the
 STATE_CODES = {1: 'STATE', 2: 'REASON'}
 STATE_NAME, STATE_REASON = STATE_CODES
 STATES = {'refused': 'closed', 'unreachable': 'filtered', 'silent': 'filtered'}     # -> nmap's
+SCOPE_MODULE = 'scope'              # entries of what a scan asks, at its start and at its end
+SCOPE_CODES = dict(enumerate((
+    'TIME',             # int64, Unix seconds
+    'TARGETS',          # data, a .csw: addresses without those that are excluded
+    'TARGETS_DIGEST',   # str, in place of a long .csw: 64 hexadecimal digits, how many
+    'PAIRS',            # data, of --pairs: address << 16 | port, 64 bits each, little-endian
+    'PAIRS_DIGEST',
+    'PORTS',            # str, more than one if they are long: 22,80-90
+    'EXCLUDED',         # data, a .csw; at the end only if there are more than at the start
+    'EXCLUDED_DIGEST',
+    'ONCE',             # bit: each target is to be asked once, otherwise they are drawn
+    'SEED',             # int64
+    'SHARD',            # str, I/N
+    'TOTAL',            # int64: how many targets are to be asked; there is none without end
+    'RESUMED',          # bit: it goes on with a scan that stands further up, or in another file
+    'ENDED',            # str: done, or what ended the scan
+    'ASKED',            # int64: targets that were asked
+    'COMPLETE'), 1))    # bit: each target of the shard was asked
 NMAP_STATES = dict(STATES, open='open')
 NMAP_REASONS = {                    # reason -> the word that nmap has for it
     '': 'syn-ack', 'refused': 'conn-refused', 'host unreachable': 'host-unreach',
@@ -855,6 +873,8 @@ class FormatWriter:
 STATS_EVERY, STAT_TIME, EVENT = 10, 11, 20          # codes of the entry `cscan`
 CANARY_FAIL, CANARY_FAIL_RESPONSE = 21, 22
 EVENT_MAX = 1000                    # characters of an EVENT, which is cut there
+OF_SCAN = 'cscan', SCOPE_MODULE     # modules of entries about the scan, not about a target
+TIMES = {('cscan', STAT_TIME), (SCOPE_MODULE, 1)}       # module, code: what time it is
 RESOLVED = re.compile(r'name:(\S{1,253}) = ([0-9.]+(?:, [0-9.]*)*)')
 
 
@@ -892,7 +912,7 @@ class CBA:
     overwrite    replace files that are there already; otherwise new ones get .1, .2 ...
     cut          after entries() came to its end: '' or what ended it before the file did
     torn         True if that is just the end of the file, as a kill or a full disk leaves it
-    time         Unix seconds of the scanner's last statistics, 0 = none yet
+    time         Unix seconds of the scanner's last statistics, or of its start, 0 = none yet
     hostnames    {ip: names that the scan found it by, with spaces between}, as far as was read
     extracted    paths below extract_dir of the FILEs written
     fresh        those of them that nobody has taken out of here, in order
@@ -934,8 +954,8 @@ class CBA:
                     yield from self.whole(entry, module)
                     entry = entries[thread] = Entry(entry.module, self.time)
                 entry.add(kind, code, value.decode('latin-1') if kind == CBA_STR else value)
-                if entry.module == 'cscan':
-                    self.note_time(kind, code, value)
+                if entry.module in OF_SCAN:
+                    self.note_time(entry.module, kind, code, value)
                     self.note_names(*entry.events[-1])
         for stream in streams.values():
             if stream.kind == CBA_FILE and stream.place:
@@ -948,9 +968,9 @@ class CBA:
             'the file ends inside %d streams' % len(streams) if streams else '')
         self.torn = packets.torn or not packets.cut and bool(streams)
 
-    def note_time(self, kind, code, value):
+    def note_time(self, module, kind, code, value):
         """An event of the scanner may say what time it is; a damaged one says nothing."""
-        if (kind, code) == (CBA_INT64, STAT_TIME) and 0 < value < 1 << 33:
+        if kind == CBA_INT64 and (module, code) in TIMES and 0 < value < 1 << 33:
             self.time = value
 
     def note_names(self, kind, code, value):
@@ -1027,6 +1047,7 @@ CODES = {                           # module: {code: name}, to select with --mod
     'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'},
     STATE_MODULE: STATE_CODES,
+    SCOPE_MODULE: SCOPE_CODES,
 }
 
 
@@ -1081,7 +1102,7 @@ class Unique:
 
     def first(self, entry) -> bool:
         """True the first time."""
-        if entry.module == 'cscan':
+        if entry.module in OF_SCAN:
             return True
         what = entry.module, entry.events if self.code is None else entry_text(entry, self.code)
         digest = hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
@@ -1383,7 +1404,8 @@ def certificate_facts(der: bytes) -> 'tuple[int, str] | None':
         return None
 
 
-@output_format('html', 'a page to look at, by host: search, charts, map', grouped=True)
+@output_format('html', 'a page to look at, by host: search, charts, map',
+               PAGE_HEAD.replace('%', '%%'), grouped=True)
 def html_host(host, found):
     """Host, [(HostPort, [Record])] -> [address as number, names, ports], as JSON.
 
@@ -1417,13 +1439,6 @@ class PageWriter(FormatWriter):
         super().__init__(*args, **options)
         self.ports, self.services = collections.Counter(), collections.Counter()
         self.networks, self.ending, self.rows, self.beyond = set(), [], 0, 0
-
-    def begin(self, start):
-        """Unix seconds -> the lines before the first host; none the second time."""
-        if self.begun:
-            return []
-        self.begun, self.start = True, start
-        return [PAGE_HEAD]
 
     def host(self, host):
         """A Host -> its line."""
@@ -1801,7 +1816,7 @@ def report(files, args, module, code):
 
 def hint_modules(files):
     """Open ports were asked for, and the files have none, but entries of modules."""
-    others = sorted(set(files.modules) - {'', 'cscan'})
+    others = sorted(set(files.modules).difference(('',) + OF_SCAN))
     if others and '' not in files.modules:
         say('no entry for an open port itself; there are entries of %s: --module NAME or --json '
             'shows them' % ', '.join('%r (%d)' % (name, files.modules[name]) for name in others))
@@ -1817,7 +1832,7 @@ def convert(files, args, module, code):
     strange = collections.Counter()     # modules whose entries have no place
     timed = args.to != 'json' or args.group
     emit(document(files.records(module, code, timed), writer, strange), '')
-    strange['cscan'] = 0                # its statistics name no target, and nobody expects one
+    strange.subtract({name: strange[name] for name in OF_SCAN})     # they name no target
     strange = +strange
     if strange:
         say('--to %s has no place for the entries of %s; --json shows them' % (args.to, ', '.join(

@@ -741,6 +741,24 @@ STATE_MODULE = 'state'              # entries of --show: code 0 ip:port, and the
 STATE_CODES = {1: 'STATE', 2: 'REASON'}
 STATE_NAME, STATE_REASON = STATE_CODES
 STATES = {'refused': 'closed', 'unreachable': 'filtered', 'silent': 'filtered'}     # -> nmap's
+SCOPE_MODULE = 'scope'              # entries of what a scan asks, at its start and at its end
+SCOPE_CODES = dict(enumerate((
+    'TIME',             # int64, Unix seconds
+    'TARGETS',          # data, a .csw: addresses without those that are excluded
+    'TARGETS_DIGEST',   # str, in place of a long .csw: 64 hexadecimal digits, how many
+    'PAIRS',            # data, of --pairs: address << 16 | port, 64 bits each, little-endian
+    'PAIRS_DIGEST',
+    'PORTS',            # str, more than one if they are long: 22,80-90
+    'EXCLUDED',         # data, a .csw; at the end only if there are more than at the start
+    'EXCLUDED_DIGEST',
+    'ONCE',             # bit: each target is to be asked once, otherwise they are drawn
+    'SEED',             # int64
+    'SHARD',            # str, I/N
+    'TOTAL',            # int64: how many targets are to be asked; there is none without end
+    'RESUMED',          # bit: it goes on with a scan that stands further up, or in another file
+    'ENDED',            # str: done, or what ended the scan
+    'ASKED',            # int64: targets that were asked
+    'COMPLETE'), 1))    # bit: each target of the shard was asked
 NMAP_STATES = dict(STATES, open='open')
 NMAP_REASONS = {                    # reason -> the word that nmap has for it
     '': 'syn-ack', 'refused': 'conn-refused', 'host unreachable': 'host-unreach',
@@ -2488,6 +2506,8 @@ def code_names(module: str) -> 'dict[int, str]':
     """The module of an entry -> names of its codes."""
     if module == STATE_MODULE:
         return STATE_CODES
+    if module == SCOPE_MODULE:
+        return SCOPE_CODES
     for each in MODULES.values():
         if each.entry == module:
             return each.codes
@@ -2745,6 +2765,88 @@ class Out:
 
     def finish(self):
         self.sink.finish(self.thread)
+
+
+# ---- scope ----
+#
+# Who compares two scans must tell a port that is closed now from one that was not asked.  An
+# entry at the start of a scan says what it is to ask, and is there also after a kill; one at its
+# end says what became of that.  Both stand around the entries `cscan` of the same thread.
+
+SCOPE = {name: code for code, name in SCOPE_CODES.items()}
+SCOPE_LIST_MAX = 1 << 16            # ranges, or pairs, of which the file gets more than a digest
+
+
+def begin_scope(out, args, space, exclusions, total, resumed):
+    """The entry at the start; total: probes, None = without end."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    write_ranges(out, 'TARGETS', exclusions.scanned)
+    if args.pairs:
+        write_pairs(out, space)
+    for text in port_texts(space.ports_of if args.pairs else space.ports):
+        out.str(text, SCOPE['PORTS'])
+    write_excluded(out, exclusions)
+    if args.once:
+        out.bit(SCOPE['ONCE'])
+        out.int64(args.seed, SCOPE['SEED'])
+    if args.shard != (0, 1):
+        out.str('%d/%d' % (args.shard[0] + 1, args.shard[1]), SCOPE['SHARD'])
+    if total is not None:
+        out.int64(total, SCOPE['TOTAL'])
+    if resumed:
+        out.bit(SCOPE['RESUMED'])
+    out.finish()
+
+
+def end_scope(out, exclusions, ended, asked, complete):
+    """The entry at the end: what ended the scan, how many were asked, whether these are all."""
+    out.begin(SCOPE_MODULE)
+    out.int64(int(time.time()), SCOPE['TIME'])
+    out.str(ended[:1000], SCOPE['ENDED'])
+    out.int64(asked, SCOPE['ASKED'])
+    if complete:
+        out.bit(SCOPE['COMPLETE'])
+    if exclusions.barred:
+        write_excluded(out, exclusions)
+    out.finish()
+
+
+def write_excluded(out, exclusions):
+    """What -xf names, and what it named before."""
+    excluded = merge_ranges(exclusions.now + exclusions.barred)
+    if excluded:
+        write_ranges(out, 'EXCLUDED', excluded)
+
+
+def write_ranges(out, name, ranges):
+    """Merged ranges as a .csw; too many: their digest."""
+    if len(ranges) <= SCOPE_LIST_MAX:
+        out.data(pack_csw(ranges, name), SCOPE[name])
+    else:
+        out.str(' '.join(digest_list(ranges, count_addresses(ranges), 'address')),
+                SCOPE[name + '_DIGEST'])
+
+
+def write_pairs(out, space):
+    """The pairs of --pairs; too many: their digest."""
+    if space.size > SCOPE_LIST_MAX:
+        return out.str('%s %s' % (space.digest(), space.text()), SCOPE['PAIRS_DIGEST'])
+    keys = array.array('Q', [ip << 16 | port for ip, port in zip(space.ips, space.ports_of)])
+    if sys.byteorder == 'big':
+        keys.byteswap()
+    out.data(keys.tobytes(), SCOPE['PAIRS'])
+
+
+def port_texts(ports) -> 'list[str]':
+    """Ports in any order -> 22,80-90, in pieces that fit into a string each."""
+    texts = []
+    ranges = merge_ranges([(port, port) for port in set(ports)])
+    for at in range(0, len(ranges), CBA_STR_MAX // len('65534-65535,')):
+        texts.append(','.join(
+            str(low) if low == high else '%d-%d' % (low, high)
+            for low, high in ranges[at:at + CBA_STR_MAX // len('65534-65535,')]))
+    return texts
 
 
 # ==== 4 Timed socket ==================================================================
@@ -4207,6 +4309,265 @@ class Canary:
         return True
 
 
+class Brakes:
+    """How fast an engine may go: rate, window, and what the machine refuses or loses.
+
+    now     in all methods: the engine's time of deadlines
+
+    bucket      Bucket of the rate
+    window      pending connects at most, now: local errors shrink it
+    held        nothing is sent before this time
+    errors      {errno: local errors}
+    blocked     (since, errno, how many) local errors in a row; None: the last connect() went out
+    conntrack   Conntrack, looked: when it was last looked at
+    slowed      when it last made the pace go down, < 0 = never
+    suspects    (from, to): SYNs sent then may be lost
+    """
+
+    def __init__(self, pace, now):
+        self.pace = pace
+        self.bucket = Bucket(pace.rate, pace.syns, now)
+        self.window, self.shrunk = pace.window, -1.0        # shrunk: when it last became smaller
+        self.held = -1.0
+        self.errors, self.blocked = collections.Counter(), None
+        self.conntrack, self.looked, self.slowed = Conntrack(), 0.0, -1.0
+        self.suspects = collections.deque()
+
+    def credit(self, now):
+        """How many connects may start."""
+        return 0 if now < self.held else self.bucket.credit(now)
+
+    def wait(self, now):
+        """Seconds until one may start."""
+        return max(self.bucket.wait(now), self.held - now, 0)
+
+    def hold(self, until):
+        """Send nothing before this time."""
+        self.held = max(self.held, until)
+
+    def set_rate(self, rate, now):
+        """-r auto: another rate from now on."""
+        self.pace = self.pace._replace(rate=rate)
+        self.bucket.set_rate(rate, now)
+
+    def relax(self, now):
+        """Ten times a second: a window that shrank grows again."""
+        if now - self.shrunk > 1:
+            self.window = min(self.pace.window, self.window + max(1, self.window // 20))
+
+    def binding(self, pending, now) -> 'list[str]':
+        """What keeps the scan from being faster, with so many pending connects."""
+        bucket = self.bucket
+        return [name for name, binds in (
+            ('local errors', now < self.held or self.window < self.pace.window),
+            ('conntrack', self.yields()),
+            ('window', pending >= self.window),
+            ('rate', bucket.rate is not None and bucket.level < bucket.cost)) if binds]
+
+    # ---- local errors ----
+
+    def local_error(self, code, sockets, now):
+        """The machine, not the net, said no: count it, hold, make the window smaller."""
+        self.errors[code] += 1
+        self.held = now + LOCAL_HOLD_S
+        self.block(code, now)
+        if now - self.shrunk >= TICK_S:
+            self.shrunk = now
+            least = max(1, self.pace.window // 16)
+            self.window = max(1, min(max(least, self.window * 3 // 4), sockets))
+
+    def block(self, code, now):
+        """Nothing came through since the first of these in a row."""
+        since, first, count = self.blocked or (now, code, 0)
+        self.blocked = since, first, count + 1
+
+    def none_sent(self, now):
+        """Not one of several connects came through: hold; EPERM is a matter of single targets."""
+        if self.blocked and self.blocked[1] != errno.EPERM:
+            self.hold(now + TICK_S)
+
+    def is_blocked(self, others, now):
+        """Whether local errors have let nothing through for long.
+
+        others  EPERM is a matter of single targets: do others still come?
+        """
+        if not self.blocked:
+            return False
+        since, code, count = self.blocked
+        if code == errno.EPERM and others:
+            return False
+        return count >= GIVE_UP_TRIES and now - since > GIVE_UP_S[code in CLASH]
+
+    def block_text(self):
+        """The local error that blocks, and what to change."""
+        code = self.blocked[1] if self.blocked else max(
+            self.errors, key=self.errors.get, default=0)
+        return '%s (%s): %s' % (errno.errorcode.get(code, code), os.strerror(code),
+                                REMEDIES.get(code, 'lower -m and -r'))
+
+    # ---- conntrack ----
+
+    def watch_conntrack(self, average, now) -> str:
+        """Drops: what was sent since the last look is suspect, and the pace goes down.
+
+        Expired entries may fill the table for another minute, until the kernel collects them; so
+        the pace is halved each second, and back at half of what the table carries with the room.
+
+        average     connects a second up to now
+        returns     the first time what happens, for the user; else ''
+        """
+        dropped = self.conntrack.look()
+        looked, self.looked = self.looked, now
+        while self.suspects and self.suspects[0][1] < now - self.pace.timeout_s - 5:
+            self.suspects.popleft()         # all of them have come to their deadline
+        if not dropped:
+            self.recover()
+            return ''
+        first = self.slowed < 0
+        self.suspects.append((looked - TICK_S, now))
+        if now - self.slowed > 1:
+            self.slowed = now
+            rate = (self.bucket.rate or average) / 2
+            self.bucket.set_rate(max(1.0, min(rate, self.conntrack.carries())), now)
+        return '' if not first else (
+            'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
+            'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
+            % (self.conntrack.count, self.conntrack.limit))
+
+    def recover(self):
+        """No drops: a pace that conntrack made go down rises again, if there is room."""
+        if self.yields() and self.conntrack.has_room():
+            self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
+            if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
+                self.bucket.rate = self.pace.rate
+
+    def yields(self) -> bool:
+        """Whether the pace is lower than it should be, because of conntrack."""
+        return self.slowed >= 0 and self.bucket.rate != self.pace.rate
+
+    def is_suspect(self, sent):
+        """Was a SYN of this time perhaps dropped by conntrack?"""
+        return any(low <= sent <= high for low, high in self.suspects)
+
+
+class Queue:
+    """Targets that are still to be sent: fresh ones of a source, and those that wait.
+
+    source      Columns of fresh targets
+    quota       how many more to take from source, None = all
+    exhausted   source is at its end, or the quota
+    drawn       targets taken from source; base: before the last draw()
+    waiting     heap of (due, serial, target, parked) to be tried (again)
+    parked      how many of them a local error sent there
+    stuck       {target: its local errors} until it is sent
+    tries       {target: how often it timed out}, if it is to be retried
+    remembers   whether `again` is kept: a state or a judge needs it
+    again       {target that had to wait: True}, until it ends; False: it has ended, but the judge
+                may want it again
+    known       resumed: targets that waited then; up to the place known_to some of them may
+                stand in source
+    """
+
+    def __init__(self, source, quota):
+        self.source, self.quota, self.exhausted = source, quota, False
+        self.drawn = self.base = 0
+        self.waiting, self.serial, self.parked = [], itertools.count(), 0
+        self.stuck, self.tries = {}, {}
+        self.remembers, self.again = False, {}
+        self.known, self.known_to = set(), 0
+
+    def draw(self, count, now):
+        """Up to count targets, (hosts, ports): those that waited long enough, then fresh ones."""
+        hosts, ports, self.base = [], [], self.drawn
+        while self.waiting and self.waiting[0][0] <= now and len(hosts) < count:
+            _, _, (host, port), parked = heapq.heappop(self.waiting)
+            self.parked -= parked
+            hosts.append(host)
+            ports.append(port)
+        more = count - len(hosts)
+        if more > 0 and not self.exhausted:
+            fresh_hosts, fresh_ports = self.draw_fresh(more)
+            hosts += fresh_hosts
+            ports += fresh_ports
+        return hosts, ports
+
+    def draw_fresh(self, count):
+        """Up to count targets of source, those left out that wait already."""
+        if self.quota is not None:
+            count = min(count, self.quota)
+            self.quota -= count
+        hosts, ports = self.source.take(count)
+        self.exhausted = len(hosts) < count or self.quota == 0
+        again = self.drawn < self.known_to      # then source yields them for the second time
+        self.drawn += len(hosts)
+        if again:
+            return select_rows((hosts, ports), [
+                target not in self.known for target in zip(hosts, ports)])
+        return hosts, ports
+
+    def draw_another(self):
+        """In the place of one that could not be sent, if there is a quota."""
+        if self.quota is not None:
+            self.quota += 1
+            self.exhausted = False
+
+    def due(self) -> float:
+        """When the next target can be sent: -inf = at once, inf = there is none."""
+        if not self.exhausted:
+            return -math.inf
+        return self.waiting[0][0] if self.waiting else math.inf
+
+    def put(self, target, due, parked=False):
+        """A target is to be tried (again); parked: for a local error."""
+        heapq.heappush(self.waiting, (due, next(self.serial), target, parked))
+        if self.remembers:
+            self.again[target] = True
+        self.parked += parked
+
+    def count_error(self, target) -> float:
+        """A target met a local error -> seconds that it waits: longer each time."""
+        count = self.stuck.get(target, 0)
+        self.stuck[target] = count + 1
+        return min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S)
+
+    def went_out(self, hosts, ports):
+        """The machine let connects to these through."""
+        if self.stuck:
+            for target in zip(hosts, ports):
+                self.stuck.pop(target, None)
+
+    def count_try(self, target, most) -> int:
+        """A target had no answer -> the number of its next try, 0 = it had so many."""
+        tries = self.tries.get(target, 0)
+        if tries >= most:
+            return 0
+        self.tries[target] = tries + 1
+        return tries + 1
+
+    def forget(self, target):
+        """It has ended."""
+        if self.tries:
+            self.tries.pop(target, None)
+        if self.again:
+            self.again.pop(target, None)
+
+    def rows(self) -> 'list[tuple[str, int, int]]':
+        """For a snapshot: (host, port, how often it timed out) of what had to wait."""
+        return [(host, port, self.tries.get((host, port), 0)) for host, port in self.again]
+
+    def resume(self, snapshot, now):
+        """Go on where a snapshot was taken; source begins at its position."""
+        self.drawn = snapshot['position']
+        if self.quota is not None:
+            self.quota = max(0, self.quota - self.drawn)
+        for host, port, tries in snapshot['waiting']:
+            if tries:
+                self.tries[host, port] = tries
+            self.put((host, port), now)
+            self.again[host, port] = True
+        self.known, self.known_to = set(self.again), snapshot['drawn']
+
+
 class Runner:
     """What one Engine and a Team of them have in common.
 
@@ -4392,6 +4753,61 @@ class Cohort:
         self.whole, self.found = True, None
 
 
+class Meter:
+    """What an engine reports for -mf: this one is for scans without it, and keeps nothing.
+
+    Each method is called once a turn, or once for what is rare in a turn: a silent probe pays
+    for none of them.
+    """
+
+    def make_pool(self, *args) -> Pool:
+        """The pool whose sockets are measured."""
+        return Pool(*args)
+
+    def begin(self, console):
+        """The scan begins; console: for what becomes of the file."""
+
+    def clock(self, real):
+        """The engine's clock goes on."""
+
+    def woke(self, count, asked):
+        """The nap is over: so many events after at most so many seconds."""
+
+    def ended(self, free, before):
+        """Events were looked at: sockets that became free by it stand in free[before:]."""
+
+    def closed(self, sock):
+        """A connect ended in an error that only SO_ERROR knew."""
+
+    def opened(self, socks, results=True):
+        """Connects were successful; results: False if the socket met itself."""
+
+    def no_answer(self, sock):
+        """A connect had no answer."""
+
+    def odd(self, sock, code, old):
+        """See Engine.odd()."""
+
+    def taken_back(self, socks, taken):
+        """Overdue sockets, and those of them that shutdown() made unconnected."""
+
+    def connected(self, socks, again):
+        """Connects of these are under way; again: they were before, and had no answer."""
+
+    def leave_idle(self, attempts):
+        """Sockets that are in no attempt may be others from now on."""
+
+    def tick(self):
+        """Ten times a second."""
+
+    def mark(self) -> dict:
+        """What a snapshot needs to know."""
+        return {}
+
+    def sync(self):
+        """What was measured before the last snapshot goes to the disk."""
+
+
 class Engine(Runner):
     """Connects to what source yields, as fast as pace allows, and reports what is open.
 
@@ -4401,16 +4817,17 @@ class Engine(Runner):
     quota       how many targets to take from source, None = all
     retries     how often a target that did not answer is tried again
     runtime     seconds after which nothing more is sent
+    meter       Meter, None = one that keeps nothing
     """
     show = frozenset()                  # --show: of STATES; the crew learns which targets end so
     home = None                         # SourceAddress that run() asks for the address, or None
-    make_pool = Pool
 
     def __init__(self, source, pace, address='', port=0, once=False, quota=None, retries=0,
-                 runtime=math.inf, canary=None):
-        self.source, self.pace = source, pace
-        self.pool = self.make_pool(address, port, self.local_error)
-        self.once, self.quota, self.retries, self.runtime = once, quota, retries, runtime
+                 runtime=math.inf, canary=None, meter=None):
+        self.queue, self.pace = Queue(source, quota), pace
+        self.meter = meter or Meter()
+        self.pool = self.meter.make_pool(address, port, self.local_error)
+        self.once, self.retries, self.runtime = once, retries, runtime
         self.canary, self.crew = canary, None
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
@@ -4425,19 +4842,7 @@ class Engine(Runner):
         self.attempts = {}              # socket -> Cohort in which it waits for its target
         self.cohorts = collections.deque()      # in order of due; sockets of them that do not
                                                 # wait in them any more are stale
-        self.drawn = self.base = 0      # targets taken from source, now and before the last draw
         self.keeper = None              # --state: what keeps the position
-        self.again = {}                 # with a keeper or a judge: targets that had to wait, until
-                                        # they end -> False: ended, but the judge may want it again
-        self.known, self.known_to = set(), 0    # resumed: targets that waited then, and up to
-                                        # which place of the source some of them may stand
-        self.window = pace.window       # pending at most, now: local errors shrink it
-        self.waiting = []               # heap of (due, serial, target, parked) to be tried (again)
-        self.serial = itertools.count()
-        self.parked = 0                 # how many of them a local error sent there
-        self.stuck = {}                 # target -> its local errors, until it is sent
-        self.tries = {}                 # target -> how often it timed out, if it is to be retried
-        self.exhausted = False          # source is at its end, or the quota
         self.stopping = ''              # why nothing more is sent
         self.error = ''                 # if that is for the user to mend: what, and how
         self.sent = 0                   # connects that sent a SYN
@@ -4447,22 +4852,13 @@ class Engine(Runner):
         self.clashes = 0
         self.repeats = 0                # retries sent
         self.answers = collections.Counter()    # errno -> answers of the net
-        self.locals = collections.Counter()     # errno -> local errors
-        self.blocked = None             # (since, errno, how many) local errors in a row
-        self.shrunk = -1.0              # when the window last shrank
-        self.held = -1.0                # nothing is sent before this time
-        self.conntrack = Conntrack()
-        self.looked = 0.0               # when conntrack was last looked at
-        self.slowed = -1.0              # when it last made the pace go down
-        self.suspects = collections.deque()     # (from, to): SYNs sent then may be lost
-        self.lost = 0                   # targets sent again for that
+        self.lost = 0                   # targets sent again, as their SYNs perhaps were lost
         self.real = self.now = time.monotonic()
         self.frozen = 0.0               # seconds that the clock of deadlines stood still
         self.next_tick = self.real
-        self.asked = 0.0                # seconds that the last nap was to take at most
         self.elapsed = 0.0              # seconds that the scan had run before it was resumed
         self.started = self.real
-        self.bucket = Bucket(pace.rate, pace.syns, self.now)
+        self.brakes = Brakes(pace, self.now)
 
     def close(self):
         """The engine is of no use then."""
@@ -4473,36 +4869,12 @@ class Engine(Runner):
     # ---- targets ----
 
     def draw(self, count):
-        """Up to count targets, (hosts, ports): those that waited long enough, then fresh ones."""
-        hosts, ports, self.base = [], [], self.drawn
+        """Up to count targets, (hosts, ports), of which none is excluded."""
         if self.stopping or count <= 0:
-            return hosts, ports
-        while self.waiting and self.waiting[0][0] <= self.now and len(hosts) < count:
-            _, _, (host, port), parked = heapq.heappop(self.waiting)
-            self.parked -= parked
-            hosts.append(host)
-            ports.append(port)
-        more = count - len(hosts)
-        if more and not self.exhausted:
-            fresh_hosts, fresh_ports = self.draw_fresh(more)
-            hosts += fresh_hosts
-            ports += fresh_ports
+            count = 0
+        hosts, ports = self.queue.draw(count, self.now)
         if self.exclusions and self.exclusions.barred:
             return self.without_barred(hosts, ports)
-        return hosts, ports
-
-    def draw_fresh(self, count):
-        """Up to count targets of source, those left out that wait already."""
-        if self.quota is not None:
-            count = min(count, self.quota)
-            self.quota -= count
-        hosts, ports = self.source.take(count)
-        self.exhausted = len(hosts) < count or self.quota == 0
-        again = self.drawn < self.known_to      # then source yields them for the second time
-        self.drawn += len(hosts)
-        if again:
-            return select_rows((hosts, ports), [
-                target not in self.known for target in zip(hosts, ports)])
         return hosts, ports
 
     def without_barred(self, hosts, ports):
@@ -4510,7 +4882,7 @@ class Engine(Runner):
         kept = [not self.exclusions.bars(host) for host in hosts]
         for target in itertools.compress(zip(hosts, ports), map(operator.not_, kept)):
             self.barred += 1
-            self.forget(target)
+            self.queue.forget(target)
         return select_rows((hosts, ports), kept)
 
     def bar(self):
@@ -4520,7 +4892,7 @@ class Engine(Runner):
         for sock in self.take_back(under_way):
             target = self.end_attempt(sock)
             self.barred += 1
-            self.forget(target)
+            self.queue.forget(target)
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:
                 self.pool.reuse([sock])
@@ -4531,46 +4903,40 @@ class Engine(Runner):
         if self.judge and under_way:        # they would count as answers
             self.judge.decide(self.judge.levels[-1].rate, AUTO_USUAL[3], self.now,
                               self.sent * self.pace.syns)
+        self.meter.leave_idle(self.attempts)    # what is taken back has no end in the file
 
     def wait_for(self, target, seconds, parked=False):
         """The target is tried (again) in so many seconds."""
-        entry = self.now + seconds, next(self.serial), target, parked
-        heapq.heappush(self.waiting, entry)
-        if self.keeper or self.judge:
-            self.again[target] = True
-        self.parked += parked
-        if self.parked > PARKED_MAX:
-            self.fail('%d targets wait: %s' % (self.parked, self.name_blocks()))
+        self.queue.put(target, self.now + seconds, parked)
+        if self.queue.parked > PARKED_MAX:
+            self.fail('%d targets wait: %s' % (self.queue.parked, self.brakes.block_text()))
 
     # ---- outcomes ----
 
     def totals(self) -> Totals:
         """What became of everything up to now."""
         return Totals(*(getattr(self, name) for name in KEPT_COUNTERS), len(self.attempts),
-                      len(self.waiting), self.drawn, self.binding(),
-                      self.canary.text() if self.canary else '', self.answers, self.locals)
+                      len(self.queue.waiting), self.queue.drawn, self.binding(),
+                      self.canary.text() if self.canary else '', self.answers,
+                      self.brakes.errors)
 
     def binding(self) -> 'list[str]':
         """What keeps the scan from being faster, just now."""
-        bucket = self.bucket
-        return [name for name, binds in (
-            ('modules', self.crew and self.crew.full()),
-            ('local errors', self.now < self.held or self.window < self.pace.window),
-            ('conntrack', self.slowed >= 0 and bucket.rate != self.pace.rate),
-            ('window', len(self.attempts) >= self.window),
-            ('rate', bucket.rate is not None and bucket.level < bucket.cost)) if binds]
+        limits = self.brakes.binding(len(self.attempts), self.now)
+        return ['modules'] + limits if self.crew and self.crew.full() else limits
 
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
         if code in OPEN:
             self.tell_open(target, code, sock)
         elif code == errno.ETIMEDOUT:
-            return self.given_up(target, sock)
+            self.meter.no_answer(sock)
+            return self.given_up(target)
         else:
             self.answers[code] += 1
             if self.show:
                 self.show_closed(target, code)
-        self.forget(target)
+        self.queue.forget(target)
 
     def show_closed(self, target, code):
         """--show: how a target that is not open has ended, if that is wanted."""
@@ -4579,88 +4945,71 @@ class Engine(Runner):
             self.crew.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
                 code, str(code))) if state != 'silent' else 'no answer')
 
-    def forget(self, target):
-        """It has ended."""
-        if self.tries:
-            self.tries.pop(target, None)
-        if self.again:
-            self.again.pop(target, None)
-
     def tell_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
         if self.pool.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
             self.selfs += 1
-            return
+            return self.meter.opened([sock], False)
         self.opened += 1
         self.crew.put(*target)
+        self.meter.opened([sock])
 
-    def given_up(self, target, sock):
+    def given_up(self, target):
         """The kernel ended the attempt, before the deadline: the end of it, or another try."""
         if not self.try_again(target):
             self.answers[errno.ETIMEDOUT] += 1
             if self.show:
                 self.show_closed(target, errno.ETIMEDOUT)
-            self.forget(target)
+            self.queue.forget(target)
 
-    def unanswered(self, target, sock):
+    def unanswered(self, target):
         """Its deadline is over: the end of it, or another try."""
-        fate = self.judge and target not in self.again and self.judge.silent(
+        fate = self.judge and target not in self.queue.again and self.judge.silent(
             self.ending, target, self.retries)
         if fate == AGAIN:
-            return self.lose(target, sock)
+            return self.lose(target)
         if not self.try_again(target):
             self.timeouts += 1
             if self.show:
                 self.show_closed(target, errno.ETIMEDOUT)
-            self.forget(target)
+            self.queue.forget(target)
             if fate == HELD and self.keeper:
-                self.again[target] = False
+                self.queue.again[target] = False
 
-    def lose(self, target, sock):
+    def lose(self, target):
         """Its deadline is over, and perhaps its SYN never left: it waits to be sent again."""
         self.lost += 1
         self.wait_for(target, LOCAL_WAIT_S)
 
     def try_again(self, target):
         """--retries: let a target wait for its next try, after a growing while, if it has one."""
-        tries = self.tries.get(target, 0)
-        if tries >= self.retries or self.stopping and not self.keeper:
+        if not self.retries or (self.stopping and not self.keeper):
             return False
-        self.tries[target] = tries + 1
-        self.repeats += 1
-        self.wait_for(target, retry_wait(self.pace, tries + 1))
-        return True
+        number = self.queue.count_try(target, self.retries)
+        if number:
+            self.repeats += 1
+            self.wait_for(target, retry_wait(self.pace, number))
+        return bool(number)
 
     def local_error(self, code):
-        """The machine, not the net, said no: count it, hold, make the window smaller."""
-        self.locals[code] += 1
-        self.held = self.now + LOCAL_HOLD_S
-        self.block(code)
-        if self.now - self.shrunk >= TICK_S:
-            self.shrunk = self.now
-            least = max(1, self.pace.window // 16)
-            self.window = max(1, min(max(least, self.window * 3 // 4), len(self.pool.socks)))
+        """The machine, not the net, said no."""
+        self.brakes.local_error(code, len(self.pool.socks), self.now)
 
     def park(self, target):
-        """A target that met a local error waits, longer each time."""
-        count = self.stuck.get(target, 0)
-        self.stuck[target] = count + 1
-        self.wait_for(target, min(LOCAL_WAIT_S * 2 ** min(count, 10), LOCAL_WAIT_MAX_S), True)
-
-    def block(self, code):
-        """Nothing came through since the first of these in a row."""
-        since, first, count = self.blocked or (self.now, code, 0)
-        self.blocked = since, first, count + 1
+        """A target that met a local error waits."""
+        self.wait_for(target, self.queue.count_error(target), True)
 
     def odd(self, sock, target, code, old):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
+        self.meter.odd(sock, code, old)
         if code == EISCONN:                 # established between deadline and shutdown()
             self.tell(old, code, sock)
             self.pool.reuse([sock])
             self.wait_for(target, 0)
             return
         if old:
-            self.unanswered(old, sock)
+            self.meter.no_answer(sock)
+            self.unanswered(old)
             if code == errno.EINVAL:        # shutdown() of a simultaneous open: dead for ever
                 self.pool.renew(sock)
                 self.wait_for(target, 0)
@@ -4680,24 +5029,23 @@ class Engine(Runner):
             self.local_error(code)
             self.park(target)
         else:
-            self.stuck.pop(target, None)
+            self.queue.stuck.pop(target, None)
             self.count_sent(1)
             self.tell(target, code, sock)
 
     def count_sent(self, count):
         self.sent += count
-        self.bucket.spend(count)
+        self.brakes.bucket.spend(count)
 
     def clash(self, target, code):
         """The target is under way already, or its connection in TIME_WAIT."""
         self.clashes += 1
-        self.held = max(self.held, self.now + 0.001)    # do not spin where all targets clash
+        self.brakes.hold(self.now + 0.001)      # do not spin where all targets clash
         if self.once:
-            self.block(code)
+            self.brakes.block(code, self.now)
             self.wait_for(target, CLASH_WAIT_S, True)
-        elif self.quota is not None:
-            self.quota += 1                 # another is drawn in its place
-            self.exhausted = False
+        else:
+            self.queue.draw_another()
 
     # ---- the loop ----
 
@@ -4707,7 +5055,7 @@ class Engine(Runner):
         It does not heed where to then.  What most answers are, refusals, is counted together, and
         nobody asks for their targets; map() keeps the loop in C.
         """
-        attempts = self.attempts
+        attempts, before = self.attempts, len(self.pool.free)
         socks = list(filter(attempts.__contains__,
                             map(self.pool.socks.get, map(DESCRIPTOR_OF, events))))
         codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
@@ -4725,12 +5073,13 @@ class Engine(Runner):
         if refused:
             self.answers[refusal] += refused
             self.pool.free += socks
-            if self.tries or self.again or self.show:
+            if self.queue.tries or self.queue.again or self.show:
                 for sock in socks:
                     self.end_refused(self.end_attempt(sock))
             else:
                 for cohort in set(map(attempts.pop, socks)):
                     cohort.whole = False
+        self.meter.ended(self.pool.free, before)
 
     def heed_open(self, socks):
         """Attempts that were successful: those, too, cost less together."""
@@ -4751,15 +5100,16 @@ class Engine(Runner):
             return
         self.opened += len(targets)
         self.crew.put_all(targets)
-        if self.tries or self.again:
+        self.meter.opened(socks)
+        if self.queue.tries or self.queue.again:
             for target in targets:
-                self.forget(target)
+                self.queue.forget(target)
 
     def end_refused(self, target):
         """A refusal that somebody asks for, one by one."""
         if self.show:
             self.show_closed(target, errno.ECONNREFUSED)
-        self.forget(target)
+        self.queue.forget(target)
 
     def heed_answer(self, sock, code):
         """What the second connect() said, if it is not that the target refuses."""
@@ -4784,6 +5134,7 @@ class Engine(Runner):
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self.tell(self.end_attempt(sock), code, sock)
+            self.meter.closed(sock)
             self.pool.renew(sock)
 
     def end_attempt(self, sock):
@@ -4797,20 +5148,19 @@ class Engine(Runner):
     def heed_judge(self):
         """-r auto: what it has decided."""
         judge = self.judge
-        errors = (sum(self.locals.values()) - self.locals[errno.EPERM],     # of single targets
-                  self.canary.failed if self.canary else 0,
-                  1 if self.slowed >= 0 and self.bucket.rate != self.pace.rate else 0)
+        locals_ = self.brakes.errors
+        errors = (sum(locals_.values()) - locals_[errno.EPERM],     # EPERM: of single targets
+                  self.canary.failed if self.canary else 0, int(self.brakes.yields()))
         rate, again = judge.look(self.now, self.pace.timeout_s, self.sent * self.pace.syns, errors)
         self.timeouts -= len(again)
         for target in again:
-            self.lose(target, None)
+            self.lose(target)
         if self.keeper:
             for target in judge.ended:
-                self.forget(target)
+                self.queue.forget(target)
         judge.ended.clear()
         if rate:
-            self.pace = self.pace._replace(rate=rate)
-            self.bucket.set_rate(rate, self.now)
+            self.set_rate(rate)
         for decision in judge.decisions:
             self.progress.decide(decision)
         judge.decisions.clear()
@@ -4830,7 +5180,7 @@ class Engine(Runner):
                 cohorts.appendleft(cohort)
                 break
             sent = cohort.due - self.pace.timeout_s
-            suspect = self.suspects and self.is_suspect(sent)
+            suspect = self.brakes.suspects and self.brakes.is_suspect(sent)
             if self.judge:
                 self.ending = sent
                 self.judge.level_of(sent).ended += 0 if suspect else cohort.fresh
@@ -4852,12 +5202,12 @@ class Engine(Runner):
         cohort = found[0] if len(found) == 1 else None
         socks = self.take_back(cohort.socks if cohort else list(itertools.chain.from_iterable(
             each.socks for each in found)))
-        count = min(len(socks), credit, self.window - len(self.attempts) + len(socks))
-        if self.retries or self.again or self.judge or self.show:
+        count = min(len(socks), credit, self.brakes.window - len(self.attempts) + len(socks))
+        if self.retries or self.queue.again or self.judge or self.show:
             count = 0                       # every old target matters: one by one
         hosts, ports = self.draw(count)
         self.give_up(socks[len(hosts):])
-        started = self.connect_all(socks[:len(hosts)], hosts, ports, cohort)
+        started = self.connect_all(socks[:len(hosts)], hosts, ports, cohort, True)
         self.timeouts += started            # of their old targets
         return len(hosts)
 
@@ -4875,18 +5225,22 @@ class Engine(Runner):
             except OSError:
                 failed.append(socks[len(failed)])
         if failed.count(None) == len(failed):
+            self.meter.taken_back(socks, socks)
             return socks
         for sock in filter(None, failed):   # refused, or opened and reset: SO_ERROR knows
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self.tell(self.end_attempt(sock), code or errno.ETIMEDOUT, sock)
             self.pool.renew(sock)
-        return [sock for sock, odd in zip(socks, failed) if not odd]
+        taken = [sock for sock, odd in zip(socks, failed) if not odd]
+        self.meter.taken_back(socks, taken)
+        return taken
 
-    def connect_all(self, socks, hosts, ports, cohort=None):
+    def connect_all(self, socks, hosts, ports, cohort=None, again=False):
         """Connect unconnected sockets -> how many are under way: a new cohort.
 
         After take_back, attempts still hold the old targets; those time out here.
         cohort  what these sockets were, all of them if it is still whole: it is used again
+        again   they come from take_back()
         """
         codes = list(map(CONNECT, socks, zip(hosts, ports)))
         odd = []
@@ -4904,24 +5258,25 @@ class Engine(Runner):
             if not cohort or not cohort.whole:
                 cohort = Cohort(socks)
                 self.attempts.update(zip(socks, itertools.repeat(cohort)))
-            cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.base, fresh)
+            cohort.begin(hosts, ports, self.now + self.pace.timeout_s, self.queue.base,
+                         fresh)
             self.cohorts.append(cohort)
             self.count_sent(len(socks))
-            self.blocked = None
-            if self.stuck:
-                for target in zip(hosts, ports):
-                    self.stuck.pop(target, None)
+            self.brakes.blocked = None
+            self.queue.went_out(hosts, ports)
         for each in odd:
             self.odd(*each)
-        if odd and not socks and self.blocked and self.blocked[1] != errno.EPERM:
-            self.held = max(self.held, self.now + TICK_S)       # not one came through
+        self.meter.connected(socks, again)
+        if odd and not socks:
+            self.brakes.none_sent(self.now)
         return len(socks)
 
     def count_fresh(self, hosts, ports, odd):
         """First tries among what was just sent."""
         sent = list(zip(hosts, ports)) + [target for _, target, code, _ in odd
                                           if code not in LOCAL and code not in CLASH]
-        return sum(target not in self.again for target in sent) if self.again else len(sent)
+        again = self.queue.again
+        return sum(target not in again for target in sent) if again else len(sent)
 
     def give_up(self, socks, suspect=False):
         """Sockets taken back that get no new target now: free, their targets unanswered."""
@@ -4936,14 +5291,15 @@ class Engine(Runner):
                 self.pool.renew(sock)
             else:
                 self.pool.free.append(sock)
+            self.meter.no_answer(sock)
             if suspect:
-                self.lose(old, sock)
+                self.lose(old)
             else:
-                self.unanswered(old, sock)
+                self.unanswered(old)
 
     def launch(self, credit):
         """Use free and new sockets for up to credit targets, within the window."""
-        hosts, ports = self.draw(min(credit, self.window - len(self.attempts)))
+        hosts, ports = self.draw(min(credit, self.brakes.window - len(self.attempts)))
         socks = self.pool.take(len(hosts))
         for target in zip(hosts[len(socks):], ports[len(socks):]):
             self.wait_for(target, LOCAL_WAIT_S, True)
@@ -4956,20 +5312,18 @@ class Engine(Runner):
             self.frozen += real - self.real
         self.real = real
         self.now = real - self.frozen
+        self.meter.clock(real)
 
     def nap(self):
         """Seconds until there is something to do, if no event comes before."""
         if self.crew.full():
             return 0.002
         wake = self.next_tick - self.real
-        if len(self.attempts) < self.window and not self.stopping:
-            ready = max(self.bucket.wait(self.now), self.held - self.now, 0)
+        if len(self.attempts) < self.brakes.window and not self.stopping:
+            ready = self.brakes.wait(self.now)
             if ready:
                 ready = max(ready, 0.001)       # tokens keep: wake for several
-            if not self.exhausted:
-                wake = min(wake, ready)
-            elif self.waiting:
-                wake = min(wake, max(ready, self.waiting[0][0] - self.now))
+            wake = min(wake, max(ready, self.queue.due() - self.now))
         if self.cohorts:
             wake = min(wake, self.cohorts[0].due - self.now)
         return max(wake, 0)
@@ -4980,7 +5334,7 @@ class Engine(Runner):
             return True
         if self.attempts or (self.canary and self.canary.state == 'sent'):
             return False
-        if self.stopping or not self.exhausted or self.waiting:
+        if self.stopping or not self.queue.exhausted or self.queue.waiting:
             return bool(self.stopping)
         return not self.judge or self.heed_last()
 
@@ -4988,20 +5342,21 @@ class Engine(Runner):
         """-r auto: its last word on the targets, all of which have ended -> is that so?"""
         self.judge.sigmas = AUTO_LAST_SIGMAS
         self.heed_judge()
-        if self.waiting:
+        if self.queue.waiting:
             return False
         for target in self.judge.release():
-            self.forget(target)
+            self.queue.forget(target)
         return True
 
     def run(self, crew, sink, console, progress):
         """Scan until finished; `stopping` and `error` tell why, if it was before the end."""
         self.crew, self.sink, self.console, self.progress = crew, sink, console, progress
+        self.meter.begin(console)
         self.real = self.next_tick = time.monotonic()
         self.started = self.real - self.elapsed
         self.clock()
         self.bind_home()
-        self.bucket.filled = self.now
+        self.brakes.bucket.filled = self.now
         while not self.finished():
             self.collect(self.events())
             self.clock()
@@ -5020,16 +5375,18 @@ class Engine(Runner):
 
     def events(self):
         """What epoll has, after a nap; it rounds up to milliseconds, which are long here."""
-        self.asked = nap = self.nap()
+        nap = self.nap()
         if 0 < nap < 0.001:
             time.sleep(nap)
-        return self.pool.epoll.poll(int(nap * 1000) / 1000, 2 * BATCH)
+        events = self.pool.epoll.poll(int(nap * 1000) / 1000, 2 * BATCH)
+        self.meter.woke(len(events), nap)
+        return events
 
     def credit(self):
         """How many connects may start now."""
-        if self.stopping or self.now < self.held or self.crew.full():
+        if self.stopping or self.crew.full():
             return 0
-        return min(self.most, self.bucket.credit(self.now))
+        return min(self.most, self.brakes.credit(self.now))
 
     def stop(self, reason):
         """Send nothing more; what is pending ends by itself."""
@@ -5038,36 +5395,40 @@ class Engine(Runner):
     # ---- state ----
 
     def position(self) -> int:
-        """How many targets of source have ended, counted without a gap; see also `again`."""
+        """How many targets of source have ended, counted without a gap; see also Queue.again."""
         for cohort in self.cohorts:
             self.prune(cohort)
             if cohort.socks:
                 return cohort.drawn
-        return self.drawn
+        return self.queue.drawn
 
     def snapshot(self) -> dict:
         """Where the scan is, for resume(): position, targets to be tried again, counters.
 
         Silent targets that the judge still holds are then sent again, and so counted.
         """
-        held = list(self.again.values()).count(False) if self.judge else 0
-        return {'position': self.position(), 'drawn': max(self.drawn, self.known_to),
-                'waiting': [(host, port, self.tries.get((host, port), 0))
-                            for host, port in self.again],
-                'answers': list(self.answers.items()), 'locals': list(self.locals.items()),
-                'elapsed': self.real - self.started,
+        held = list(self.queue.again.values()).count(False) if self.judge else 0
+        return {'position': self.position(),
+                'drawn': max(self.queue.drawn, self.queue.known_to), 'waiting': self.queue.rows(),
+                'answers': list(self.answers.items()), 'locals': list(self.brakes.errors.items()),
+                'elapsed': self.real - self.started, **self.meter.mark(),
                 **dict({name: getattr(self, name) for name in KEPT_COUNTERS},
                        timeouts=self.timeouts - held, lost=self.lost + held)}
 
     def adapt(self, most, share):
         """-r auto: let a judge find the rate."""
         self.judge, self.batch = Judge(most, share, self.now), 1
-        self.pace = self.pace._replace(rate=self.judge.start)
-        self.bucket.set_rate(self.judge.start, self.now)
+        self.queue.remembers = True
+        self.set_rate(self.judge.start)
+
+    def set_rate(self, rate):
+        """-r auto: another rate from now on."""
+        self.brakes.set_rate(rate, self.now)
+        self.pace = self.brakes.pace
 
     def keep(self, keeper):
         """--state: let it take snapshots."""
-        self.keeper = keeper
+        self.keeper, keeper.meter, self.queue.remembers = keeper, self.meter, True
         if self.judge:
             self.judge.kept = AUTO_KEPT_STATE
         keeper.start()
@@ -5081,24 +5442,16 @@ class Engine(Runner):
         """Go on where a snapshot was taken; source begins at its position."""
         for name in KEPT_COUNTERS:
             setattr(self, name, snapshot[name])
-        self.drawn, self.elapsed = snapshot['position'], snapshot['elapsed']
+        self.elapsed = snapshot['elapsed']
         self.answers.update(dict(snapshot['answers']))
-        self.locals.update(dict(snapshot['locals']))
-        if self.quota is not None:
-            self.quota = max(0, self.quota - self.drawn)
-        for host, port, tries in snapshot['waiting']:
-            if tries:
-                self.tries[host, port] = tries
-            self.again[host, port] = True
-            self.wait_for((host, port), 0)
-        self.known, self.known_to = set(self.again), snapshot['drawn']
+        self.brakes.errors.update(dict(snapshot['locals']))
+        self.queue.resume(snapshot, self.now)
 
     # ---- ten times a second ----
 
     def tick(self):
         self.next_tick = self.real + TICK_S
-        if self.now - self.shrunk > 1:
-            self.window = min(self.pace.window, self.window + max(1, self.window // 20))
+        self.brakes.relax(self.now)
         if len(self.cohorts) > 64:
             self.compact()
         if self.home and self.home.changed():
@@ -5117,6 +5470,7 @@ class Engine(Runner):
         if self.has_failed():
             self.fail(self.has_failed())
         self.progress.show(self)
+        self.meter.tick()
 
     def compact(self):
         """Forget stale rows once they are most of the memory (long timeouts, quick answers)."""
@@ -5145,6 +5499,7 @@ class Engine(Runner):
         self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
             address or "the kernel's choice",
             ', %s sent again' % many(pending, 'connect') if pending else ''))
+        self.meter.leave_idle(self.attempts)    # all sockets may be others now
 
     def bind_home(self):
         """The scan begins, in a process of its own: the first address, and watch if it stays."""
@@ -5157,54 +5512,16 @@ class Engine(Runner):
         self.pool.rebind(address)
 
     def watch_conntrack(self):
-        """Drops: what was sent since the last look is suspect, and the pace goes down.
-
-        Expired entries may fill the table for another minute, until the kernel collects them; so
-        the pace is halved each second, and back at half of what the table carries with the room.
-        """
-        dropped = self.conntrack.look()
-        looked, self.looked = self.looked, self.now
-        while self.suspects and self.suspects[0][1] < self.now - self.pace.timeout_s - 5:
-            self.suspects.popleft()         # all of them have come to their deadline
-        if dropped:
-            if self.slowed < 0:
-                self.progress.event(
-                    'conntrack table full (%d of %d): slowing down, sending again; raise sysctl '
-                    'net.netfilter.nf_conntrack_max or exempt the scan from tracking'
-                    % (self.conntrack.count, self.conntrack.limit))
-            self.suspects.append((looked - TICK_S, self.now))
-            if self.now - self.slowed > 1:
-                self.slowed = self.now
-                rate = self.bucket.rate or self.sent / max(self.real - self.started, 1)
-                rate = max(1.0, min(rate / 2, self.conntrack.carries()))
-                self.bucket.set_rate(rate, self.now)
-        elif self.slowed >= 0 and self.bucket.rate != self.pace.rate and self.conntrack.has_room():
-            self.bucket.rate = max(self.bucket.rate * 1.02, self.conntrack.carries() / 2)
-            if self.bucket.rate >= (self.pace.rate or self.window / self.pace.timeout_s):
-                self.bucket.rate = self.pace.rate
-
-    def is_suspect(self, sent):
-        """Was a SYN of this time perhaps dropped by conntrack?"""
-        return any(low <= sent <= high for low, high in self.suspects)
+        """Slow down where the connection tracking table is full."""
+        news = self.brakes.watch_conntrack(self.sent / max(self.real - self.started, 1), self.now)
+        if news:
+            self.progress.event(news)
 
     def watch_blocks(self):
-        """Give up when local errors let nothing through for long.
-
-        EPERM is a matter of single targets: with --once all others come first.
-        """
-        if self.blocked and not self.attempts and not self.stopping:
-            since, code, count = self.blocked
-            if code == errno.EPERM and self.once and not self.exhausted:
-                return
-            if count >= GIVE_UP_TRIES and self.now - since > GIVE_UP_S[code in CLASH]:
-                self.fail('nothing can be sent: %s' % self.name_blocks())
-
-    def name_blocks(self):
-        """The local error that blocks, and what to change."""
-        code = self.blocked[1] if self.blocked else max(
-            self.locals, key=self.locals.get, default=0)
-        return '%s (%s): %s' % (errno.errorcode.get(code, code), os.strerror(code),
-                                REMEDIES.get(code, 'lower -m and -r'))
+        """Give up when local errors let nothing through for long; with --once the others first."""
+        if not self.attempts and not self.stopping and self.brakes.is_blocked(
+                self.once and not self.queue.exhausted, self.now):
+            self.fail('nothing can be sent: %s' % self.brakes.block_text())
 
     def watch_canary(self):
         """Send it when it is due, or see what became of it."""
@@ -5212,7 +5529,7 @@ class Engine(Runner):
         if canary.is_due(self.sent) and not self.stopping:
             if not canary.start(self.now, self.pace.timeout_s):
                 return
-            self.bucket.spend(1)
+            self.brakes.bucket.spend(1)
         elif canary.state != 'sent' or not canary.look(self.now):
             return
         if canary.state != 'sent':
@@ -5815,7 +6132,7 @@ class Keeper:
         self.console, self.candidate, self.next = console, None, 0.0
         self.told, self.flushed, self.closed = '', 0, threading.Event()
         self.last = self.saved = None       # the snapshots last written: live, synced
-        self.metrics = None                 # -mf: what they count goes to the disk before them
+        self.meter = Meter()                # of the engine: its records go to the disk before
 
     def look(self, engine):
         """After each round of the engine."""
@@ -5855,8 +6172,8 @@ class Keeper:
 
     def sync(self):
         last = self.last
-        if self.metrics and last is not self.saved:
-            self.metrics.sync()
+        if last is not self.saved:
+            self.meter.sync()
         if last is not self.saved and self.sink.sync() and not self.synced.write(last):
             self.saved = last
             sync_to_disk(self.synced.fd)    # not memory.flush(): that would stop all threads
@@ -5869,7 +6186,9 @@ class Keeper:
         """The last snapshot: everything is written."""
         self.closed.set()
         self.syncer.join()
-        done = self.crew.enough or engine.exhausted and not engine.again and not engine.stopping
+        queue = engine.queue
+        done = self.crew.enough or (
+            queue.exhausted and not queue.again and not engine.stopping)
         if self.crew.settled() >= self.crew.accepted():
             self.write(self.crew.accepted(), dict(engine.snapshot(), done=done))
         self.sync()
@@ -6784,7 +7103,7 @@ def stamp(records: bytearray, size: int, head: bytes) -> bytes:
 
 def pack_delays(head: bytes, ms: int, kind: bytes, counts) -> bytes:
     """Head of a record, its ms, what stands at its end, {ms of connect(): how many} -> records."""
-    pack = MeteredEngine.FIELD.pack
+    pack = FileMeter.FIELD.pack
     return b''.join([(head + pack(ms - since) + kind) * count for since, count in counts.items()])
 
 
@@ -6806,43 +7125,83 @@ class NamedPool(Pool):
         super().renew(sock)
 
 
-class MeteredEngine(Engine):
-    """An Engine that keeps a record of all it does; without -mf nothing of this costs anything.
+class FileMeter(Meter):
+    """-mf: a record of all that an engine does.
 
     A volley that comes again costs 0.1 us a packet of the 3 to 4 that it takes, any other 0.15.
     """
-    make_pool = NamedPool
     HEAD = struct.Struct('=' + METRICS_TIME)
     FIELD = NamedPool.NAME
     SENT_SIZE = Metrics.RECORDS[METRICS_SENT].size
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self.metrics = None             # to be given before run()
+    def __init__(self, metrics=None):
+        self.metrics = metrics          # to be given before begin()
+        self.pool = None                # its NamedPool, from make_pool() on
         self.volleys = {}               # first socket -> Volley that is still together
         self.since = {}                 # socket -> Volley of its last connect(), if it has one
         self.idle = []                  # volleys that ended together, in self.volleys, too
         self.unrecorded = []            # ms of connects that had no answer, as was found just now
         self.ms = 0                     # time of records
-        self.mark = 0.0                 # monotonic time of the last lap
+        self.lapped = 0.0               # monotonic time of the last lap
         self.sending = [0.0, 0]         # seconds and packets that have no record yet
         self.expiry = [0.0, 0]          # seconds and sockets
 
-    # ---- sockets ----
+    def make_pool(self, *args):
+        self.pool = NamedPool(*args)
+        return self.pool
 
-    def bar(self):
-        super().bar()
-        self.leave_idle()                   # what is taken back has no end in the file
+    def begin(self, console):
+        self.metrics.console = console
 
-    def follow(self, address):
-        super().follow(address)
-        self.leave_idle()                   # all sockets may be others now
+    # ---- time ----
 
-    def leave_idle(self):
-        for sock in set(self.since).difference(self.attempts):
-            self.leave(sock)
+    def clock(self, real):
+        if self.unrecorded:
+            self.settle()
+        self.lapped = real
+        self.ms = int(real * 1000) + self.metrics.shift
 
-    # ---- records ----
+    def woke(self, count, asked):
+        if self.unrecorded:
+            self.settle()
+        self.ms = int(time.monotonic() * 1000) + self.metrics.shift     # of answers among them
+        self.metrics.add(METRICS_WOKE, self.ms, count, int(asked * 1000))
+
+    def lap(self, phase, count):
+        """What was done since the last lap, or since clock(), belongs to a phase."""
+        now = time.monotonic()
+        phase[0] += now - self.lapped
+        phase[1] += count
+        self.lapped = now
+
+    def tick(self):
+        """One phase of each kind is what was done since the last tick."""
+        for tag, phase in ((METRICS_SENDING, self.sending), (METRICS_EXPIRY, self.expiry)):
+            if phase[1]:
+                took = int(phase[0] * 1000)
+                self.metrics.add(tag, self.ms, took, phase[1])
+                phase[:] = phase[0] - took / 1000, 0        # what is less than 1 ms is kept
+        self.settle()
+        self.metrics.flush()
+
+    def settle(self):
+        """Before time goes on: records of what ended one by one."""
+        if self.unrecorded:
+            self.record_delays(METRICS_TIMEOUT, b'', collections.Counter(self.unrecorded))
+            self.unrecorded.clear()
+
+    # ---- connects that begin ----
+
+    def connected(self, socks, again):
+        if socks:
+            volley = self.volleys.get(socks[0]) if again else None
+            if volley and volley.socks == socks:
+                self.record_again(volley)
+            else:
+                if again:
+                    self.record_turned_over(socks)
+                self.record_sent(socks, again)
+        self.lap(self.sending, len(socks))
 
     def record_again(self, volley):
         """A volley had no answer at all and is under way once more."""
@@ -6871,6 +7230,36 @@ class MeteredEngine(Engine):
         volley.ms = self.ms
         self.metrics.add_later(stamp, volley.records, self.SENT_SIZE, head)
 
+    def record_turned_over(self, socks):
+        """They had no answer, and new connects follow.
+
+        Sockets come in the order of their connects: if the first and the last have one time, so
+        have all of them.
+        """
+        oldest = self.since[socks[0]].ms
+        if oldest == self.since[socks[-1]].ms:
+            return self.record_delays(METRICS_TIMEOUT, b'', {oldest: len(socks)})
+        volleys = collections.Counter(map(self.since.__getitem__, socks))
+        counts = collections.Counter()
+        for volley, count in volleys.items():
+            counts[volley.ms] += count
+        self.record_delays(METRICS_TIMEOUT, b'', counts)
+
+    def odd(self, sock, code, old):
+        """Whatever becomes of the old target: was something sent to the new one?"""
+        if not old:
+            self.leave(sock)                # what it waited for before has long ended
+        if old and code == errno.EINVAL or code == EISCONN:
+            return                          # nothing was sent, nor was it refused
+        if code in LOCAL or code in CLASH:
+            self.metrics.add(METRICS_SENT, self.ms, METRICS_FAILED)
+            return
+        self.metrics.add(METRICS_SENT, self.ms, METRICS_REFUSED if code else sock.fileno())
+        if code not in OPEN and code != errno.ETIMEDOUT:
+            self.metrics.add(METRICS_ANSWER, self.ms, 0, METRICS_AT_ONCE)
+
+    # ---- connects that end ----
+
     def part(self, volleys):
         """Their sockets go different ways; nothing of them is kept but the time."""
         for volley in volleys:
@@ -6887,31 +7276,49 @@ class MeteredEngine(Engine):
             self.part((volley,))
         return volley.ms
 
-    def settle(self):
-        """Before time goes on: records of what ended one by one."""
-        if self.unrecorded:
-            self.record_delays(METRICS_TIMEOUT, b'', collections.Counter(self.unrecorded))
-            self.unrecorded.clear()
+    def leave_idle(self, attempts):
+        for sock in set(self.since).difference(attempts):
+            self.leave(sock)
 
-    def end_unanswered(self, sock):
-        """A connect had no answer; one that ended at once was never under way."""
+    def ended(self, free, before):
+        """What is not open makes its socket free: those, together, a tenth of one by one."""
+        socks = free[before:]
+        if not socks:
+            return
+        volley = self.since.get(socks[0])
+        if volley and volley.socks == socks:
+            self.idle.append(volley)
+            self.record_closed({volley.ms: len(socks)})
+        else:
+            self.record_parted(collections.Counter(map(self.since.get, socks)))
+
+    def record_parted(self, volleys):
+        """{Volley: how many are not open}; since keeps them: to pop() each costs 0.04 us."""
+        self.part(volleys)
+        counts = collections.Counter()
+        for volley, count in volleys.items():
+            counts[volley.ms if volley else None] += count
+        self.record_closed(counts)
+
+    def closed(self, sock):
+        self.record_closed({self.leave(sock): 1})
+
+    def opened(self, socks, results=True):
+        for sock in socks:
+            since = self.leave(sock)
+            kind = (METRICS_OPEN if results else 0) | (METRICS_AT_ONCE if since is None else 0)
+            self.metrics.add(METRICS_ANSWER, self.ms, 0 if since is None else self.ms - since,
+                             kind)
+
+    def no_answer(self, sock):
+        """One that ended at once was never under way."""
         since = self.leave(sock)
         self.unrecorded.append(self.ms if since is None else since)
 
-    def record_turned_over(self, socks):
-        """The same, and new connects follow.
-
-        Sockets come in the order of their connects: if the first and the last have one time, so
-        have all of them.
-        """
-        oldest = self.since[socks[0]].ms
-        if oldest == self.since[socks[-1]].ms:
-            return self.record_delays(METRICS_TIMEOUT, b'', {oldest: len(socks)})
-        volleys = collections.Counter(map(self.since.__getitem__, socks))
-        counts = collections.Counter()
-        for volley, count in volleys.items():
-            counts[volley.ms] += count
-        self.record_delays(METRICS_TIMEOUT, b'', counts)
+    def taken_back(self, socks, taken):
+        if len(taken) < len(socks):         # answered just before, and not open
+            self.record_closed(collections.Counter(map(self.leave, set(socks).difference(taken))))
+        self.lap(self.expiry, len(socks))
 
     def record_closed(self, counts):
         """{ms of connect(): how many are not open}; None: new sockets, they waited for nothing."""
@@ -6922,145 +7329,16 @@ class MeteredEngine(Engine):
         """{ms of connect(): how many} -> a record for each."""
         self.metrics.add_later(pack_delays, self.HEAD.pack(tag, self.ms), self.ms, kind, counts)
 
-    def tell_opened(self, targets, socks):
-        for target, sock in zip(targets, socks):
-            self.tell(target, 0, sock)
-
-    def tell_open(self, target, code, sock):
-        opened = self.opened
-        super().tell_open(target, code, sock)
-        since = self.leave(sock)
-        kind = (METRICS_OPEN if self.opened > opened else 0) | (
-            METRICS_AT_ONCE if since is None else 0)
-        self.metrics.add(METRICS_ANSWER, self.ms, 0 if since is None else self.ms - since, kind)
-
-    def given_up(self, target, sock):
-        super().given_up(target, sock)
-        self.end_unanswered(sock)
-
-    def unanswered(self, target, sock):
-        super().unanswered(target, sock)
-        if sock in self.since:              # else it was lost: lose() has recorded that
-            self.end_unanswered(sock)
-
-    def lose(self, target, sock):
-        super().lose(target, sock)
-        if sock:                            # else the judge sends it again: it has ended before
-            self.end_unanswered(sock)
-
-    def odd(self, sock, target, code, old):
-        """Whatever becomes of the old target: was something sent to the new one?"""
-        if not old:
-            self.leave(sock)                # what it waited for before has long ended
-        if old and code == errno.EINVAL or code == EISCONN:
-            pass                            # nothing was sent, nor was it refused
-        elif code in LOCAL or code in CLASH:
-            self.metrics.add(METRICS_SENT, self.ms, METRICS_FAILED)
-        else:
-            self.metrics.add(METRICS_SENT, self.ms, METRICS_REFUSED if code else sock.fileno())
-            if code not in OPEN and code != errno.ETIMEDOUT:
-                self.metrics.add(METRICS_ANSWER, self.ms, 0, METRICS_AT_ONCE)
-        super().odd(sock, target, code, old)
-
-    def collect(self, events):
-        """What is not open makes its socket free: those, together, a tenth of one by one."""
-        before = len(self.pool.free)
-        super().collect(events)
-        socks = self.pool.free[before:]
-        if not socks:
-            return
-        volley = self.since.get(socks[0])
-        if volley and volley.socks == socks:
-            self.idle.append(volley)
-            self.record_closed({volley.ms: len(socks)})
-        else:
-            self.record_parted(collections.Counter(map(self.since.get, socks)))
-
-    def heed_soft_error(self, sock):
-        super().heed_soft_error(sock)
-        if sock not in self.attempts:
-            self.record_closed({self.leave(sock): 1})
-
-    def record_parted(self, volleys):
-        """{Volley: how many are not open}; since keeps them: to pop() each costs 0.04 us."""
-        self.part(volleys)
-        counts = collections.Counter()
-        for volley, count in volleys.items():
-            counts[volley.ms if volley else None] += count
-        self.record_closed(counts)
-
-    # ---- the loop ----
-
-    def run(self, crew, sink, console, progress):
-        self.metrics.console = console
-        super().run(crew, sink, console, progress)
-
-    def clock(self):
-        Engine.clock(self)
-        if self.unrecorded:
-            self.settle()
-        self.mark = self.real
-        self.ms = int(self.real * 1000) + self.metrics.shift
-
-    def events(self):
-        events = Engine.events(self)
-        if self.unrecorded:
-            self.settle()
-        self.ms = int(time.monotonic() * 1000) + self.metrics.shift     # of answers among them
-        self.metrics.add(METRICS_WOKE, self.ms, len(events), int(self.asked * 1000))
-        return events
-
-    def lap(self, phase, count):
-        """What was done since the last lap, or since clock(), belongs to a phase."""
-        now = time.monotonic()
-        phase[0] += now - self.mark
-        phase[1] += count
-        self.mark = now
-
-    def take_back(self, socks):
-        taken = Engine.take_back(self, socks)
-        if len(taken) < len(socks):         # answered just before, and not open
-            self.record_closed(collections.Counter(map(self.leave, set(socks).difference(taken))))
-        self.lap(self.expiry, len(socks))
-        return taken
-
-    def connect_all(self, socks, hosts, ports, cohort=None):
-        again = bool(socks) and socks[0] in self.attempts      # of turn_over: all, or none
-        started = Engine.connect_all(self, socks, hosts, ports, cohort)
-        if started:
-            live = self.cohorts[-1].socks
-            volley = self.volleys.get(live[0]) if again else None
-            if volley and volley.socks == live:
-                self.record_again(volley)
-            else:
-                if again:
-                    self.record_turned_over(live)
-                self.record_sent(live, again)
-        self.lap(self.sending, started)
-        return started
-
-    def tick(self):
-        """One phase of each kind is what was done since the last tick."""
-        super().tick()
-        for tag, phase in ((METRICS_SENDING, self.sending), (METRICS_EXPIRY, self.expiry)):
-            if phase[1]:
-                took = int(phase[0] * 1000)
-                self.metrics.add(tag, self.ms, took, phase[1])
-                phase[:] = phase[0] - took / 1000, 0        # what is less than 1 ms is kept
-        self.settle()
-        self.metrics.flush()
-
     # ---- state ----
 
-    def snapshot(self):
-        """What it counts is in the file; so the file may have more than it, but never less."""
+    def mark(self):
+        """What a snapshot counts is in the file; so the file may have more, but never less."""
         self.settle()
         self.metrics.flush()
-        return dict(super().snapshot(), metrics=self.metrics.mark(self.ms))
+        return {'metrics': self.metrics.mark(self.ms)}
 
-    def keep(self, keeper):
-        keeper.metrics = self.metrics
-        super().keep(keeper)
+    def sync(self):
+        self.metrics.sync()
 
 
 def many(count: int, noun: str) -> str:
@@ -8175,10 +8453,10 @@ def make_engines(args, space, ranges, snapshots, total, console) -> 'list[Engine
     home = SourceAddress(ranges) if args.b and not args.bi else None    # -b 0: it has no weight
     engines = []
     for number, snapshot in enumerate(snapshots):
-        engines.append((MeteredEngine if args.mf else Engine)(
+        engines.append(Engine(
             make_source(args, space, number, snapshot), pace, args.bi or '', args.b, args.once,
             share_count(args.n, number, args.w), args.retries, args.max_runtime or math.inf,
-            None if number else canary))
+            None if number else canary, FileMeter() if args.mf else None))
         if isinstance(args.r, AutoRate):
             engines[-1].adapt(pace.rate, 1 / args.w)
         engines[-1].home, engines[-1].show = home, frozenset(args.show or ()) - {'open'}
@@ -8333,7 +8611,7 @@ class Scan:
         """Whatever can fail is checked and opened before the first packet; raises UserError."""
         args, console = self.args, self.console
         check_memory(args)
-        self.exclusions, self.log = exclusions, Log(args.log)
+        self.space, self.exclusions, self.log = space, exclusions, Log(args.log)
         share = len(space.share(args.shard))
         self.total = min(args.n or share, share) if args.once else args.n
         self.snapshots = self.state.snapshots if self.state else [None] * args.w
@@ -8391,6 +8669,10 @@ class Scan:
     def make_progress(self) -> Progress:
         """What the user sees, and the scanner's own entry in the CBA."""
         args = self.args
+        if args.o:
+            begin_scope(Out(self.sink, 0), args, self.space, self.exclusions, self.total,
+                        any(self.snapshots))
+            self.sink.flush()
         progress = Progress(self.console, args.st or (10000 if args.o else 1000),
                             Out(self.sink, 0) if args.o else None, self.total,
                             0 if args.st else STATISTICS_S)
@@ -8402,6 +8684,8 @@ class Scan:
     def end(self) -> int:
         """Everything is written, and the last words are said -> exit status."""
         came = self.signals.came
+        if self.args.o:
+            self.end_scope()
         self.sink.close()
         self.engine.finish()
         error = self.progress.error(self.engine)
@@ -8412,6 +8696,16 @@ class Scan:
         if error:
             return 1
         return 128 + came if came else 0
+
+    def end_scope(self):
+        """The scope at the end: what keeps a scan from asking all of its targets."""
+        engine, totals = self.engine, self.engine.totals()
+        enough = '--max-results' if engine.crew.enough else 'done'
+        ended = self.progress.error(engine) or engine.stopping or enough
+        asked = totals.drawn - totals.unsent
+        end_scope(Out(self.sink, 0), self.exclusions, ended, asked,
+                  ended == 'done' and self.args.once
+                  and asked >= len(self.space.share(self.args.shard)))
 
 
 def last_mark(snapshots):
@@ -8424,7 +8718,7 @@ def give_metrics(engines, metrics):
     """-mf: all write to one file."""
     metrics.begin()
     for number, engine in enumerate(engines):
-        engine.metrics = metrics.twin() if number else metrics
+        engine.meter.metrics = metrics.twin() if number else metrics
 
 
 def linger(engine):

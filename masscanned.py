@@ -21,7 +21,7 @@ Contents
 Theory of operation
     No state is made by a SYN: our sequence number is a keyed hash of the addresses and ports, to
     which the client's number is added (a cookie).  An acknowledgement of it proves that its sender
-    heard us, and tells where his segment stands in his stream.  The first data make a connection
+    heard us, and shows where his segment stands in his stream.  The first data make a connection
     in a table of fixed size.  Where we speak first, a completed handshake waits for a while.
     What is due without a frame (greetings, repetitions, ends, the announcement of our addresses)
     is asked for by the loop: Stack.tick().
@@ -547,6 +547,11 @@ def pack_der(tag: int, *parts) -> bytes:
     return bytes((tag, 0x80 | len(octets))) + octets + body
 
 
+def pack_integer(number: int, tag: int = 2) -> bytes:
+    """A number of 0 or more -> INTEGER, or of the type of a tag (X.690 s8.3)."""
+    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+
+
 # ==== 3 Registry ======================================================================
 #
 # A protocol is one block of section 9: constants, Structs, helpers, and one function under a
@@ -584,7 +589,8 @@ def pack_der(tag: int, *parts) -> bytes:
 #   None    not mine, or nothing to say to it: silence.  TCP: the stream is acknowledged from
 #           here on and never parsed again.
 #   octets  the answer, to all of `data`.
-#   Reply(out, used, skip, close, port, again, wait, limit, tls), whose fields all have defaults
+#   Reply(out, used, skip, close, port, again, wait, limit, tls, session), whose fields all have
+#   defaults
 #           out     octets to send, may be b''
 #           used    octets of `data` this took; what remains is the next call's data at once
 #                   (all of it unless given)
@@ -602,6 +608,7 @@ def pack_der(tag: int, *parts) -> bytes:
 #                   sets another limit; 0: no longer.  None: it stays as it is
 #           tls     TCP, where peer.offers_tls: what follows is said inside of TLS.  Octets that
 #                   we say first there, may be b''
+#           session with tls: a kind of Session, where its handshake does not go bare
 # What is worth telling - a request, a name, a password - it notes: peer.note(kind, key=value ...).
 # It never raises anything but Malformed (which is None), never logs, sleeps or does I/O; time
 # and randomness come from peer.now (peer.second, if whole seconds do) and peer.host, and what
@@ -637,8 +644,8 @@ SHUT = True
 WORK = 0
 
 Reply = collections.namedtuple(             # see above
-    'Reply', 'out used skip close port again wait limit tls')
-Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None
+    'Reply', 'out used skip close port again wait limit tls session')
+Reply.__new__.__defaults__ = b'', None, 0, False, None, False, None, None, None, None
 # A row of the registry; `words` and `shared` are first words of text, in upper case.
 Protocol = collections.namedtuple(
     'Protocol', 'name over sigs words shared ports ref check answer banner most echo everywhere')
@@ -1493,7 +1500,7 @@ class Stream(Peer):
             if given == MORE:
                 return None
             given = Reply(given)
-        out, used, skip, close, _, again, self.waits, limit, words = given
+        out, used, skip, close, _, again, self.waits, limit, words, session = given
         if used is None:
             used = len(data)
         if limit is not None:
@@ -1503,7 +1510,8 @@ class Stream(Peer):
         self.at += used
         self.skip = skip
         if words is not None:
-            self.secure = self.host.tls.begin(self, words, again and not self.greeter)
+            greets = again and not self.greeter
+            self.secure = self.host.tls.begin(self, words, greets, session)
         if again:
             self.before, self.protocol = self.protocol.name, None
             self.greeter = None if again is True else again
@@ -1529,7 +1537,7 @@ COOKIE_KEY = 32             # octets
 COOKIE_PLAIN = 3, 20        # bits of a cookie that tell the step of the MSS, and that are no hash
 COOKIE_SCALED = 5, 21       # the same where it tells the client's window scale, too
 KEY_LIFE_S = 300            # a cookie is good for this long at least, twice at most
-MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie tell
+MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie stand for
 MSS_STEP = b''.join(                    # MSS -> the largest step within it, or the smallest of all
     bytes((max(step, 0),)) * (end - first) for step, (first, end) in enumerate(
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
@@ -1545,7 +1553,7 @@ QUIET_S = 1.0               # an unfinished request is taken for what it is
 REPEAT_S = (1.0, 2.0, 4.0)  # what is not acknowledged is sent again; then RST
 DUE_MAX = 512               # of one wait, in a turn
 QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
-FAREWELL_RATE = 1000        # ends of connections told a second
+FAREWELL_RATE = 1000        # ends of connections sent a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
@@ -1569,9 +1577,9 @@ class Cookies:
 
     A cookie is a keyed hash of addresses and ports, to whose lower 20 bits 8 times the client's
     initial sequence number is added, its lowest 3 bits mixed with the step of his MSS.  So it
-    tells, without state, where in the client's stream a segment stands.  Keys are derived from
-    one secret and the time, so workers share them.  Where windows are scaled, 2 bits more tell
-    the client's scale: they are taken from the hash and from the place.
+    shows, without state, where in the client's stream a segment stands.  Keys are derived from
+    one secret and the time, so workers share them.  Where windows are scaled, 2 bits more are
+    for the client's scale: they are taken from the hash and from the place.
 
     secret  for the life of the process
     epoch   now // KEY_LIFE_S of `key`; `before` is the key of the one before
@@ -1803,7 +1811,7 @@ class Connections:
     crowds      {network of a source: how many of it are silent}
     held        octets kept for all of them
     evicted     how many had to go before their time
-    gone        the last of these, (flow, Conn), that were not told yet
+    gone        the last of these, (flow, Conn), that nobody has heard of yet
     """
 
     def __init__(self, maximum=CONNECTIONS_MAX, idle_s=IDLE_S, held_max=HELD_MAX):
@@ -2038,7 +2046,7 @@ class Store:
 
     Of the messages that are not known, each ENTER_EACH-th is remarked; one that has been remarked
     before may enter.  It is found out whether it may be kept: it is answered by a Peer and a Host
-    that tell what is read of them.  What depends on the client, on chance, or on
+    that remember what is read of them.  What depends on the client, on chance, or on
     anything unheard of, is not kept; what depends on our address or port is good for these; what
     depends on the time, for as long as it is the same.  A message with an id stands for those
     with other ids, but not for one that may be another protocol's.
@@ -2222,7 +2230,7 @@ def pack_udp(src: bytes, dst: bytes, sport: int, dport: int, out: bytes) -> byte
 
 
 def find_mss(options: bytes, default: int) -> int:
-    """TCP options -> the MSS they tell, or the default (RFC 9293 s3.1, s3.7.1)."""
+    """TCP options -> the MSS in them, or the default (RFC 9293 s3.1, s3.7.1)."""
     at = 0
     while at + 4 <= len(options):
         kind, size = options[at], options[at + 1]
@@ -3266,7 +3274,7 @@ class Stack:
     own4, own6      Addresses or None: every address
     deny4, deny6    Addresses or None: nobody
     lists, place    these four, and the Place we are at
-    claims          Claims: told when somebody else has an address of ours; or None
+    claims          Claims: hears when somebody else has an address of ours; or None
     now             Unix time, set by tick()
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
@@ -3627,7 +3635,7 @@ class Stack:
         return head + ARP.pack(1, ETHERTYPE_IPV4, 6, 4, ARP_REPLY, self.mac, tpa, sha, spa),
 
     def hear_claim(self, family, ip, mac):
-        """A neighbour tells that it has an address, 4 or 16 octets, or is about to take it."""
+        """A neighbour claims an address, 4 or 16 octets, or is about to take it."""
         if mac != self.mac and family.own and int.from_bytes(ip, 'big') in family.own:
             self.claims.note(ip, mac)
 
@@ -3912,7 +3920,7 @@ class Stack:
                 window),
 
     def answer_first(self, flow, seq, ack, flags, window, options, data, head):
-        """A segment of no connection: the cookie decides, and tells where it stands.
+        """A segment of no connection: the cookie decides, and shows where it stands.
 
         What came before it may be lost, or late: nothing is acknowledged that did not come.
         """
@@ -4597,7 +4605,7 @@ class Observer:
     """Who is shown what happens; a subclass says what it does about it.
 
     due         Unix time when flush() must be called; None: nothing waits
-    missed      frames that it could not take down
+    missed      frames that it could not take down; counters() has it, and what else is counted
     on_frames   whether it is shown frames; on_events: whether Events
     """
     due, missed = None, 0
@@ -4619,6 +4627,10 @@ class Observer:
 
     def event(self, now, event):
         """An Event."""
+
+    def counters(self) -> dict:
+        """-> {name: count}."""
+        return {'missed': self.missed}
 
     def flush(self, now):
         """What waits is to be written, as far as there is room."""
@@ -4643,7 +4655,7 @@ class Journal:
     name, what      of the descriptor and of what is written, for messages
     fd      where to
     texts   not written yet, the last ones; blocks are the octets of those before
-    count   frames that they tell of
+    count   frames in them
     due     when they must be written, Unix time; None: there are none
     waiting octets the reader, or the disk, has had no room for
     begun   the first octets of `waiting` in front: the part of a line that is written
@@ -4835,6 +4847,33 @@ class Journal:
             pass
 
 
+class JournalObserver(Observer):
+    """Who writes what it is shown to a Journal."""
+
+    def __init__(self, journal):
+        self.journal = journal
+
+    @property
+    def due(self):
+        return self.journal.due
+
+    @property
+    def missed(self):
+        return self.journal.missed
+
+    def flush(self, now):
+        self.journal.flush(now)
+
+    def reopen(self):
+        self.journal.reopen()
+
+    def shift(self, step):
+        self.journal.shift(step)
+
+    def close(self, now):
+        self.journal.flush(now, LAST_FLUSH_S)
+
+
 # ---- packet log ----
 
 class Format:
@@ -4863,23 +4902,15 @@ class Format:
         raise NotImplementedError
 
 
-class PacketLog(Observer):
+class PacketLog(JournalObserver):
     """Who knocked, layer by layer, and what became of it: lines of a Format in a Journal.
 
     now     Unix time of the frame before; stamp is its text
     """
 
     def __init__(self, journal, form, now):
-        self.journal, self.form = journal, form
-        self.now, self.stamp = now, form.stamp(now)
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
+        JournalObserver.__init__(self, journal)
+        self.form, self.now, self.stamp = form, now, form.stamp(now)
 
     def begin(self):
         """The first lines: what is logged."""
@@ -4954,18 +4985,6 @@ class PacketLog(Observer):
             depth = 2 if segment else DEPTHS[view.name or 'eth']
             self.journal.texts.append(self.form.outwards(self.stamp, 'send', view, segment, depth,
                                                          None))
-
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
-    def shift(self, step):
-        self.journal.shift(step)
-
-    def close(self, now):
-        self.journal.flush(now, LAST_FLUSH_S)
 
 
 class ConsoleFormat(Format):
@@ -5055,7 +5074,7 @@ class ConsoleFormat(Format):
 
 
 class LogfmtFormat(Format):
-    """key=value; on the way back the outer layers tell what was found inside."""
+    """key=value; on the way back the outer layers add what was found inside."""
     line = 'ts={} proto={} verb={} {}'
 
     def inwards(self, stamp, view, segment, depth):
@@ -5272,7 +5291,7 @@ def pcapng_time(now) -> 'tuple[int, int]':
 
 
 class BlockJournal(Journal):
-    """The same of blocks of pcapng: each file begins with what tells of the interface.
+    """The same of blocks of pcapng: each file begins with the description of the interface.
 
     head        octets of that
     statistics  statistics() -> the block with which a file ends
@@ -5307,7 +5326,7 @@ class BlockJournal(Journal):
             last = at
 
 
-class Capture(Observer):
+class Capture(JournalObserver):
     """Frames in both directions, as pcapng; each one of a client has a comment: its fate.
 
     journal     a BlockJournal
@@ -5323,18 +5342,11 @@ class Capture(Observer):
 
     def __init__(self, journal, stack, now, snaplen=SNAPLEN, keys=None,
                  count=collections.Counter):
-        self.journal, self.stack, self.snaplen = journal, stack, snaplen
+        JournalObserver.__init__(self, journal)
+        self.stack, self.snaplen = stack, snaplen
         self.keys, self.count, self.begun = keys, count, now
         self.events, self.seen, self.tails = None, 0, {}
         journal.statistics = self.pack_statistics
-
-    @property
-    def due(self):
-        return self.journal.due
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     def tail(self, comment):
         """-> options of a frame."""
@@ -5411,7 +5423,7 @@ class Capture(Observer):
         return pack_block(PCAPNG_DSB, PCAPNG_SECRETS.pack(PCAPNG_TLS_KEYS, len(keys)) + keys)
 
     def pack_statistics(self) -> bytes:
-        """-> the block that tells how many frames there were, and how many were lost."""
+        """-> the block of statistics: how many frames there were, and how many were lost."""
         counts, now = self.count(), time.time()
         return pack_block(PCAPNG_ISB, PCAPNG_STATISTICS.pack(0, *pcapng_time(now))
                           + pack_pcapng_options(*(
@@ -5420,21 +5432,15 @@ class Capture(Observer):
                               + [(PCAPNG_RECEIVED, counts['frames'].to_bytes(8, 'little')),
                                  (PCAPNG_DROPPED, counts['lost'].to_bytes(8, 'little'))])))
 
-    def flush(self, now):
-        self.journal.flush(now)
-
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
 
     def close(self, now):
         """As Observer.close; the last block has the counters."""
         if self.journal.takes(now, 0):
             self.journal.blocks.append(self.pack_statistics())
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def capture_head(name, sensor, snaplen) -> bytes:
@@ -5887,8 +5893,8 @@ def hassh_text(kexinit) -> str:
 
 
 def ssh_object(version, kexinit=b'') -> dict:
-    """Identification line and KEXINIT -> the object `ssh` of an event."""
-    proto, _, software = version.partition(b'-')[2].partition(b'-')
+    """What begins with the identification line, KEXINIT -> the object `ssh` of an event."""
+    proto, _, software = version.partition(b'\n')[0].partition(b'-')[2].partition(b'-')
     client = {'proto_version': plain(proto), 'software_version': plain(software.strip())}
     if kexinit:
         text = hassh_text(kexinit)
@@ -5904,7 +5910,7 @@ EVENTS_ROTATE = 100 << 20, KEPT_FILES
 PAYLOAD = 1024                  # octets of what a client says, unless --payload says otherwise
 SWEEP_S = 1.0                   # what is over is looked for so often
 DATAGRAMS_S = 30                # datagrams between the same ports are one flow for so long
-SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is told of before
+SOURCE_QUIET_S, SOURCE_MOST_S = 60, 600         # a scan is over; it is reported before
 SCANS_RATE = 50                 # a second
 STATS_S = 60
 SOURCES_MAX = 16384
@@ -5916,7 +5922,6 @@ SHAPES_MAX = 4
 SOURCE_FRAME = 128              # octets kept of a source's frame: all headers
 TEXT_LIMIT = 4096               # characters of a field, of which there are so many:
 ITEMS_MAX, NESTED_MAX = 256, 4
-RECORDED = frozenset((IP_TCP, IP_UDP, IP_ICMP, IP_ICMPV6))
 ICMP_ASKS = {IP_ICMP: (ICMP_ECHO, ICMP_TIMESTAMP, 15, 17),      # RFC 792, RFC 950
              IP_ICMPV6: (ICMPV6_ECHO,)}
 ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY, 15: 16, 17: 18,
@@ -5924,8 +5929,9 @@ ICMP_REPLIES = {ICMP_ECHO: ICMP_ECHO_REPLY, ICMP_TIMESTAMP: ICMP_TIMESTAMP_REPLY
 COMMUNITY_END = struct.Struct('!BxHH')  # of what is hashed: protocol, ports
 EVE_PROTO = {IP_TCP: 'TCP', IP_UDP: 'UDP', IP_ICMP: 'ICMP', IP_ICMPV6: 'IPv6-ICMP'}
 # Names of ours that EVE JSON, as Suricata documents it, has otherwise
-EVE_NAMES = {'kerberos': 'krb5', 'msrpc': 'dcerpc', 'postgresql': 'pgsql', 'socks4': 'socks',
-             'socks5': 'socks', 'dhcpv4': 'dhcp'}
+EVE_NAMES = {'dht': 'bittorrent_dht', 'dns-tcp': 'dns', 'ethernet-ip': 'enip',
+             'kerberos': 'krb5', 'kerberos-tcp': 'krb5', 'msrpc': 'dcerpc',
+             'postgresql': 'pgsql', 'socks4': 'socks', 'socks5': 'socks'}
 FLAG_LETTERS = 'FSRPAUEC'
 TCP_FLAG_NAMES = 'fin', 'syn', 'rst', 'psh', 'ack', 'urg', 'ecn', 'cwr'
 FLOW_REASONS = {'evicted': 'forced', 'shutdown': 'shutdown'}    # of EVE; all else: timeout
@@ -5972,7 +5978,7 @@ class Source:
         return len(self.ports) + len(self.addresses)
 
     def has_only_knocked(self):
-        """Whether there is more to tell than of its conversations."""
+        """Whether there is more to report than its conversations."""
         return self.packets and (len(self.ports) or 1) * (len(self.addresses) or 1) > self.flows
 
 
@@ -5991,7 +5997,7 @@ def make_knocker(now, frame) -> Source:
     return source
 
 
-class EventLog(Observer):
+class EventLog(JournalObserver):
     """What is said, by whom, and who only knocks: lines of JSON in a Journal.
 
     stack       whose connections they are
@@ -6012,8 +6018,8 @@ class EventLog(Observer):
 
     def __init__(self, journal, stack, iface, name, now, encode, worker=None,
                  rate=EVENTS_BUDGET, count=collections.Counter):
-        self.journal, self.stack = journal, stack
-        self.count = count
+        JournalObserver.__init__(self, journal)
+        self.stack, self.count = stack, count
         self.sensor = '"schema":%d%s}}\n' % (
             SCHEMA, '' if worker is None else ',"worker":%d' % worker)
         self.rate, self.budget = rate, [rate, now]
@@ -6028,10 +6034,6 @@ class EventLog(Observer):
     def due(self):
         due = min(self.sweep_at, self.stats_at)
         return due if self.journal.due is None else min(due, self.journal.due)
-
-    @property
-    def missed(self):
-        return self.journal.missed
 
     # frames
 
@@ -6280,7 +6282,8 @@ class EventLog(Observer):
                           http_text(tuple(fields.items()), self.text), '')
             return
         if kind in NOTES:
-            about = NOTES[kind](fields)
+            make, names = NOTES[kind]
+            about = make(*map(fields.get, names))
         elif kind == 'answer' and name in ANSWERED:
             about = ANSWERED[name](fields['data'])
         elif kind == 'answer':
@@ -6290,7 +6293,7 @@ class EventLog(Observer):
         self.write(now, record, name, {name: about}, {})
 
     def end_flow(self, now, record, end):
-        """A conversation is over: tell of it."""
+        """A conversation is over: report it."""
         if not self.may_write(now):
             self.suppress(record)
             return
@@ -6365,6 +6368,10 @@ class EventLog(Observer):
 
     # what is due
 
+    def counters(self):
+        return {'missed': self.missed, 'suppressed': self.suppressed,
+                'strangers': self.strangers}
+
     def flush(self, now):
         if now >= self.sweep_at:
             self.sweep_at = now + SWEEP_S
@@ -6372,10 +6379,10 @@ class EventLog(Observer):
         if now >= self.stats_at:
             self.stats_at = now + STATS_S
             self.stats(now)
-        self.journal.flush(now)
+        super().flush(now)
 
     def sweep(self, now, all=False):
-        """Datagrams and scans that are over are told of; all: these are the last."""
+        """Report datagrams and scans that are over; all: these are the last."""
         while self.datagrams:
             record = next(iter(self.datagrams.values()))
             if not all and now - record.last < DATAGRAMS_S:
@@ -6456,26 +6463,20 @@ class EventLog(Observer):
 
     def stats(self, now):
         """What was counted since the start."""
-        counts = dict(self.count())
-        spoken = {name[len(SPOKEN):]: counts.pop(name) for name in list(counts)
-                  if name.startswith(SPOKEN)}
-        ours = {name: counts.pop(name, 0) for name in (
+        whole, spoken, drops = sort_counts(self.count())
+        ours = {name: whole[name] for name in (
             'frames', 'answers', 'unasked', 'lost', 'evicted', 'missed')}
         ours.update(
             suppressed=self.suppressed, strangers=self.strangers, sources=len(self.sources),
             connections=len(self.stack.connections.table), memory_kb=resident_kb(),
-            protocols=spoken, not_answered={name: count for name, count in counts.items()
-                                            if count})
+            protocols=spoken, not_answered=drops)
         self.put_line(now, 'stats', '', {'stats': {
             'uptime': int(now - self.begun),
             'capture': {'kernel_packets': ours['frames'] + ours['lost'],
                         'kernel_drops': ours['lost']}}}, {'stats': ours})
 
-    def reopen(self):
-        self.journal.reopen()
-
     def shift(self, step):
-        self.journal.shift(step)
+        super().shift(step)
         self.begun += step
         self.sweep_at += step
         self.stats_at += step
@@ -6495,7 +6496,7 @@ class EventLog(Observer):
         """What is not over is over now."""
         self.sweep(now, True)
         self.stats(now)
-        self.journal.flush(now, LAST_FLUSH_S)
+        super().close(now)
 
 
 def make_encoder():
@@ -6504,12 +6505,6 @@ def make_encoder():
     return json.JSONEncoder(separators=(',', ':')).encode
 
 
-# What the object of a protocol has, by the kind of what was noted of it, or by the first octets
-NOTES = {'tls_hello': lambda fields: tls_object(fields['hello']),
-         'ssh_kexinit': lambda fields: ssh_object(fields['version'], fields['kexinit'])}
-ANSWERED = {'ssh': lambda data: ssh_object(data.partition(b'\n')[0]),
-            'dns': lambda data: dns_object(data), 'mdns': lambda data: dns_object(data),
-            'llmnr': lambda data: dns_object(data)}
 DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO', 15: 'MX',
                   16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
                   64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
@@ -6538,6 +6533,13 @@ def dns_object(data) -> dict:
     found = {'version': 3, 'type': 'request', 'id': from_octets(data[:2], 'big'),
              'queries': queries}
     return dict(found, **queries[0]) if queries else found
+
+
+# Who makes the object of a protocol: by the kind of what was noted, from these fields of it; by
+# the protocol, as events name it, from what a client said first.
+NOTES = {'tls_hello': (tls_object, ('hello',)),
+         'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
+ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
 
 
 def is_knock(fate) -> bool:
@@ -6572,7 +6574,7 @@ def find_tags(frame) -> 'list[int]':
 
 
 def flow_head(record) -> str:
-    """What tells which conversation it is, in JSON."""
+    """What names the conversation, in JSON."""
     flow, proto = record.flow, record.proto
     src, dst, sport, dport = (FLOW4 if len(flow) == FLOW4.size else FLOW6).unpack(flow)
     vlan = f'"vlan":{record.vlan},' if record.vlan else ''
@@ -6700,24 +6702,171 @@ def value_text(value) -> str:
 
 def summary_text(counts) -> str:
     """Counters -> one line that leaves nothing out."""
-    counts = dict(counts)
-    text = '%d frames, %d answers' % (counts.pop('frames', 0), counts.pop('answers', 0))
+    whole, spoken, drops = sort_counts(counts)
+    text = '%d frames, %d answers' % (whole['frames'], whole['answers'])
     for name, what in (('lost', 'lost by the kernel'), ('evicted', 'connections evicted'),
-                       ('missed', 'not logged'), ('unasked', 'sent unasked')):
-        count = counts.pop(name, 0)
-        if count:
-            text += ', %d %s' % (count, what)
-    rows = sorted((-count, name) for name, count in counts.items() if count)
-    spoken = ['%d %s' % (-count, name[len(SPOKEN):]) for count, name in rows
-              if name.startswith(SPOKEN)]
-    drops = ['%d %s' % (-count, name) for count, name in rows if not name.startswith(SPOKEN)]
-    if spoken:
-        text += '; answers of: ' + ', '.join(spoken)
-    if drops:
-        text += '; not answered: ' + ', '.join(drops)
+                       ('missed', 'not logged'), ('suppressed', 'events suppressed'),
+                       ('strangers', 'knocks of strangers'), ('unasked', 'sent unasked')):
+        if whole[name]:
+            text += ', %d %s' % (whole[name], what)
+    for title, found in ('; answers of: ', spoken), ('; not answered: ', drops):
+        rows = sorted((-count, name) for name, count in found.items())
+        if rows:
+            text += title + ', '.join('%d %s' % (-count, name) for count, name in rows)
     return text
 
 
+# ---- metrics ----
+
+METRICS_S = 15                  # so often a file of --metrics is replaced
+METRICS_TOTALS = (              # name in counts, name of the metric, help
+    ('frames', 'frames', 'Frames received.'),
+    ('answers', 'answers', 'Frames sent as answers.'),
+    ('unasked', 'unasked', 'Frames sent without a request: greetings, repeats, announcements.'),
+    ('lost', 'lost_frames', 'Frames that the kernel dropped.'),
+    ('evicted', 'evicted_connections', 'Connections that gave way to newer ones.'),
+    ('missed', 'unlogged_frames', 'Frames that no log, event file or capture had room for.'),
+    ('suppressed', 'suppressed_events', 'Events beyond the budget of --events-budget.'),
+    ('strangers', 'stranger_knocks', 'Knocks of sources that the full table did not take.'))
+METRICS_GAUGES = (
+    ('connections', 'connections', 'TCP connections remembered.'),
+    ('resident', 'resident_memory_bytes', 'Resident memory of all processes.'))
+METRICS_LABELS = str.maketrans({'\\': '\\\\', '"': '\\"', '\n': '\\n'})
+WHOLE_COUNTS = frozenset(row[0] for row in METRICS_TOTALS + METRICS_GAUGES)
+BOARD_SLOT = 1 << 18            # octets for the counters of a worker
+BOARD_HEAD = struct.Struct('=II')       # octets of text, CRC-32 of it
+
+
+def pack_counts(counts) -> bytes:
+    """Counters -> a line for each."""
+    return ''.join('%d %s\n' % (count, name) for name, count in counts.items()).encode()
+
+
+def add_counts(counts, text):
+    """Lines of pack_counts() are added to a Counter."""
+    for line in text.splitlines():
+        count, _, name = line.partition(' ')
+        counts[name] += int(count)
+
+
+def sort_counts(counts) -> 'tuple[collections.Counter, dict, dict]':
+    """Counters -> those of the whole, {protocol: answers}, {fate: frames not answered}."""
+    whole, spoken, drops = collections.Counter(), {}, {}
+    for name, count in counts.items():
+        if name in WHOLE_COUNTS:
+            whole[name] = count
+        elif count and name.startswith(SPOKEN):
+            spoken[name[len(SPOKEN):]] = count
+        elif count:
+            drops[name] = count
+    return whole, spoken, drops
+
+
+class Board:
+    """The counters of all workers, in memory that they share.
+
+    begun   Unix time of the start
+    texts   of each worker, as it was last read whole
+    """
+
+    def __init__(self, workers, now):
+        self.memory, self.begun = mmap.mmap(-1, workers * BOARD_SLOT), now
+        self.texts = [''] * workers
+
+    def put(self, number, counts):
+        """What a worker has counted so far."""
+        text, at = pack_counts(counts), number * BOARD_SLOT
+        end = text.rfind(b'\n', 0, BOARD_SLOT - BOARD_HEAD.size) + 1
+        octets = BOARD_HEAD.pack(end, zlib.crc32(text[:end])) + text[:end]
+        self.memory[at:at + len(octets)] = octets
+
+    def total(self) -> 'collections.Counter':
+        """-> the sum; who is just writing counts as before."""
+        counts = collections.Counter()
+        for number in range(len(self.texts)):
+            at = number * BOARD_SLOT
+            size, digest = BOARD_HEAD.unpack_from(self.memory, at)
+            text = self.memory[at + BOARD_HEAD.size:at + BOARD_HEAD.size + size]
+            if zlib.crc32(text) == digest:
+                self.texts[number] = text.decode()
+            add_counts(counts, self.texts[number])
+        return counts
+
+
+class MetricsFile(Observer):
+    """--metrics: counters as a text for Prometheus, from all workers, replaced from time to time.
+
+    path, files     where, and who opens it
+    board, number   where the counters of all are; which worker this is: the first one writes
+    count           count() -> Counter of this one
+    failed          it could not be written the last time
+    """
+    on_frames = False
+
+    def __init__(self, path, files, board, number, count, now):
+        self.path, self.files = path, files
+        self.board, self.number, self.count = board, number, count
+        self.due, self.failed = now, False
+
+    def flush(self, now):
+        self.due = now + METRICS_S
+        self.board.put(self.number, self.count())
+        if not self.number:
+            self.failed = not replace_metrics(self.files, self.path, self.board, self.failed)
+
+    def shift(self, step):
+        self.due += step
+        if not self.number:
+            self.board.begun += step
+
+    def close(self, now):
+        """As Observer.close; the last file is written when all have come to this."""
+        self.board.put(self.number, self.count())
+
+
+def replace_metrics(files, path, board, quiet=False) -> bool:
+    """Write the file anew, as a whole -> whether that was possible."""
+    octets = metrics_text(board.total(), board.begun).encode()
+    try:
+        fd = files.begin(path)
+        try:
+            if os.write(fd, octets) < len(octets):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(fd)
+        files.finish(path)
+    except OSError as error:
+        if not quiet:
+            say('%s: %s: the metrics there grow old' % (path, why(error)))
+        return False
+    return True
+
+
+def metrics_text(counts, begun) -> str:
+    """Counters, time of the start -> the text format of Prometheus.
+
+    source  https://prometheus.io/docs/instrumenting/exposition_formats/, Text format details
+    """
+    whole, spoken, drops = sort_counts(counts)
+    rows = [('%s_total' % name, 'counter', text, [('', whole[key])])
+            for key, name, text in METRICS_TOTALS]
+    rows += [(name, 'gauge', text, [('', whole[key])]) for key, name, text in METRICS_GAUGES]
+    rows += [('start_time_seconds', 'gauge', 'Unix time of the start.', [('', '%.3f' % begun)]),
+             ('build_info', 'gauge', 'Always 1.', [(metrics_label('version', __version__), 1)])]
+    for name, label, text, found in (
+            ('protocol_answers_total', 'protocol', 'Answers of a protocol.', spoken),
+            ('unanswered_frames_total', 'fate', 'Frames without an answer, by reason.', drops)):
+        rows.append((name, 'counter', text, [(metrics_label(label, each), count)
+                                             for each, count in sorted(found.items())]))
+    return ''.join(
+        '# HELP masscanned_%s %s\n# TYPE masscanned_%s %s\n' % (name, text, name, kind)
+        + ''.join('masscanned_%s%s %s\n' % (name, label, value) for label, value in values)
+        for name, kind, text, values in rows)
+
+
+def metrics_label(name, value) -> str:
+    """-> {name="value"}."""
+    return '{%s="%s"}' % (name, value.translate(METRICS_LABELS))
 # ---- report ----
 
 TALLY_MAX = 10000               # names of a table that are counted
@@ -6725,7 +6874,7 @@ TABLE_ROWS = 25                 # of the page; files have CSV_ROWS
 CSV_ROWS = 10000
 SHOWN_MAX = 160                 # characters of a stranger's words in a table
 REPORT_LINE_MAX = 1 << 22
-SOURCE_BITS = 20                # so many sources can be told apart, roughly
+SOURCE_BITS = 20                # so many sources can be counted, roughly
 BARS_MAX = 120
 HOUR_S, DAY_S = 3600, 86400
 STAMP_HOUR = re.compile(r'(\d{4})-(\d\d)-(\d\dT\d\d):')
@@ -6776,7 +6925,7 @@ class Report:
 
     tables      {title: Frequent}; names of several columns are tuples
     visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
-    met         a bit for the hash of each source; unnamed: sources that only a number tells of
+    met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     """
     # Title, columns in front of the number
@@ -7169,11 +7318,12 @@ CAPABILITY_HEAD, CAPABILITY_VERSION = struct.Struct('=Ii'), 0x20080522  # linux/
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGCHLD
 RELOAD_SIGNALS = signal.SIGHUP, signal.SIGUSR1
 STEP_S = 0.5                    # a clock that jumps so far was set
-FAREWELL_S = 2                  # connections are told of the end for so long
+FAREWELL_S = 2                  # the end of connections is sent for so long
 END_S = 5                       # workers have so long to end
 OPENER_S = 2                    # and the opener for a file
 OUT_FLAGS = (os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
              | os.O_CLOEXEC)
+BESIDE = '.new'                 # end of the name of what replaces a file
 LATE_CODECS = 'ascii', 'base64', 'cp037', 'latin-1', 'utf-8', 'utf-16-le', 'unicode_escape'
 LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
@@ -7188,7 +7338,7 @@ SEND_SLOTS = 1 << 10
 SEND_RUN = 4                    # so many of a size are worth the ring
 SEND_SLOT = 1 << 8
 SEND_MAX = SEND_SLOT - TPACKET2_SEND.size - VNET_HEADER.size    # most answers are this short
-STATUS_AT = 0 if sys.byteorder == 'little' else 3       # the octet of a slot's status that tells
+STATUS_AT = 0 if sys.byteorder == 'little' else 3       # the octet of a slot's status that counts
 POLL_MS = 1000
 DOWN_POLL_S = 0.25
 
@@ -7337,7 +7487,7 @@ class PacketLink:
     has_neighbours  whether there can be others who should hear of us
     falls           how often it was seen to be set down
     unsent          {reason: frames the kernel did not take}
-    herald          whether its worker tells of the interface: the first one does
+    herald          whether its worker describes the interface: the first one does
     """
     herald = ethernet = True
     kind = socket.SOCK_RAW
@@ -7617,7 +7767,7 @@ class RingLink(PacketLink):
                 break
             except BlockingIOError:         # no room in the queue: cut, layer 3 will see it
                 break
-            except OSError:                 # that the link was down, told once: now the frame
+            except OSError:                 # that the link was down, reported once: now the frame
                 pass
         return restore_tag(frame, status, *TPACKET2_VLAN.unpack_from(self.ring, at))
 
@@ -7810,7 +7960,7 @@ def drop_privileges(entry):
 # ---- announcements ----
 #
 # A link's neighbours remember MACs, and its switches what was joined where.  At the start and
-# whenever the link comes up they are told of us.
+# whenever the link comes up we announce ourselves to them.
 # What is done by time has tick(now) -> frames to send, and next_due() -> Unix time or None.
 
 ANNOUNCED_MAX = 1024
@@ -7895,7 +8045,7 @@ class Announcer:
         return (pack_arp_news if len(address) == 4 else pack_nd_news)(self.mac, address, probe),
 
     def hear(self, address, mac):
-        """Somebody else has an address: it is told once, and not announced by us."""
+        """Somebody else has an address: this is reported once, and we do not announce it."""
         if address in self.taken:
             return
         self.taken[address] = mac
@@ -7951,7 +8101,7 @@ class Groups:
     name, index     of the interface
     ranges          ranges() -> [(first, last)] of the lowest 24 bits of our addresses
     socks           that hold the groups; they receive nothing
-    told            whether it was said what is wrong
+    told            whether the fault has been reported
     """
 
     def __init__(self, name, index, ranges):
@@ -8006,7 +8156,7 @@ def is_ipv6_off(name) -> bool:
     try:
         with open('/proc/sys/net/ipv6/conf/%s/disable_ipv6' % name) as file:
             return file.read().strip() != '0'
-    except OSError:                     # no IPv6 at all: to join tells
+    except OSError:                     # no IPv6 at all: joining reports it
         return False
 
 
@@ -8049,7 +8199,7 @@ class Attendant:
         self.running, self.falls = running, link.falls
 
     def come_up(self, now):
-        """The link is up, or the lists are others: look around, tell the neighbours."""
+        """The link is up, or the lists are others: look around, announce ourselves."""
         self.stack.set_place(look_around(self.link))
         for each in self.tellers:
             each.begin(now)
@@ -8149,16 +8299,28 @@ class NamedFiles:
 
     def open(self, path):
         """-> descriptor to write to; they hold what strangers sent: nobody else may read it."""
+        return self.as_owner(os.open, path, OUT_FLAGS, 0o600)
+
+    def as_owner(self, act, *about):
+        """act(*about) with the rights of the owner -> what it returns."""
         if not self.owner:
-            return os.open(path, OUT_FLAGS, 0o600)
+            return act(*about)
         uid, gid = os.geteuid(), os.getegid()
         os.setegid(self.owner.pw_gid)           # root would follow a link of that user's anywhere
         os.seteuid(self.owner.pw_uid)
         try:
-            return os.open(path, OUT_FLAGS, 0o600)
+            return act(*about)
         finally:
             os.seteuid(uid)
             os.setegid(gid)
+
+    def begin(self, path):
+        """-> descriptor of what takes the place of a file at finish(); all may read it."""
+        return self.as_owner(open_beside, path)
+
+    def finish(self, path):
+        """What was begun has the name now, at once."""
+        self.as_owner(os.replace, path + BESIDE, path)
 
     def rotate(self, path, device, inode):
         """The same, of a new file, unless the known one was put aside already.
@@ -8181,12 +8343,25 @@ class NamedFiles:
         return os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
 
     def serve(self, request):
-        """b'open 0', b'rotate 0 DEVICE INODE', b'read 0' -> descriptor."""
+        """b'open 0', b'rotate 0 DEVICE INODE', b'begin 0', b'read 0' -> descriptor.
+
+        b'finish 0' -> None
+        """
         verb, place, *numbers = request.decode().split()
         if verb == 'read':
             return self.read(self.lists[int(place)])
-        ask = {'open': self.open, 'rotate': self.rotate}[verb]
+        ask = {'open': self.open, 'rotate': self.rotate, 'begin': self.begin,
+               'finish': self.finish}[verb]
         return ask(self.outs[int(place)], *map(int, numbers))
+
+
+def open_beside(path):
+    """-> descriptor of a new file beside that of a name."""
+    try:
+        os.unlink(path + BESIDE)
+    except FileNotFoundError:
+        pass                                    # as it should be
+    return os.open(path + BESIDE, OUT_FLAGS | os.O_EXCL, 0o644)
 
 
 class Opener:
@@ -8208,11 +8383,17 @@ class Opener:
     def rotate(self, path, device, inode):
         return self.ask('rotate', self.files.outs.index(path), device, inode)
 
+    def begin(self, path):
+        return self.ask('begin', self.files.outs.index(path))
+
+    def finish(self, path):
+        self.ask('finish', self.files.outs.index(path))
+
     def read(self, path, flags=0):
         return self.ask('read', self.files.lists.index(path))
 
     def ask(self, *words):
-        """A request -> the descriptor that answers it."""
+        """A request -> the descriptor that answers it, or None."""
         try:
             self.sock.send(' '.join(map(str, words)).encode())
             data, extra, _, _ = self.sock.recvmsg(256, socket.CMSG_SPACE(4))
@@ -8223,6 +8404,8 @@ class Opener:
             os.set_inheritable(struct.unpack('=i', fd)[0], False)
             return struct.unpack('=i', fd)[0]
         number, _, text = data.decode().partition(' ')
+        if number == '0':
+            return None
         raise OSError(int(number or errno.ESRCH), text or 'the opener is gone')
 
 
@@ -8264,6 +8447,9 @@ def be_opener(files, socks):
                 continue
             try:
                 found = files.serve(request)
+                if found is None:
+                    socks[fd].send(b'0')
+                    continue
                 socks[fd].sendmsg([b'0'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
                                             struct.pack('=i', found))])
                 os.close(found)
@@ -8429,7 +8615,7 @@ class Stop:
 
 
 class Clock:
-    """The time of day, by which all is due; only its steps are told by the monotonic one.
+    """The time of day, by which all is due; the monotonic one serves to see its steps.
 
     offset      of the one from the other
     """
@@ -8537,7 +8723,7 @@ def flush_due(observers, now):
 
 
 def answer_round(stack, frames, trusted, observers):
-    """Frames -> answers; each observer is told of each frame.
+    """Frames -> answers; each observer hears of each frame.
 
     What goes in columns comes first, all else in order of arrival.
     """
@@ -8556,7 +8742,7 @@ def answer_round(stack, frames, trusted, observers):
 
 
 def tell_columns(stack, frames, quick, observer):
-    """Tell an observer of what was answered, or dropped, in columns."""
+    """Pass what was answered, or dropped, to an observer, in columns."""
     if quick:
         observer.openings(stack.now, frames, quick, stack.openings)
         return
@@ -8614,7 +8800,7 @@ def answer_all(stack, frames, trusted, _):
 
 
 def answer_watched(stack, frames, trusted, observers):
-    """The same, and each observer is told of each frame."""
+    """The same, and each observer hears of each frame."""
     answers = []
     for frame in frames:
         try:
@@ -8682,8 +8868,9 @@ def trim_memory():
 
 # ---- workers ----
 
-# What the workers have in common: the options, the lock and, for each worker, what opens files.
-Plan = collections.namedtuple('Plan', 'args lock openers shared')
+# What the workers have in common: the options, the lock, what opens files for each, a file for
+# lists, the Board or None.
+Plan = collections.namedtuple('Plan', 'args lock openers shared board')
 
 
 def work(link, stack, stop, plan, number=0) -> 'collections.Counter':
@@ -8727,6 +8914,9 @@ def make_observers(plan, files, link, stack, number=0) -> 'list[Observer]':
         observers.append(make_event_log(plan, files, link, stack, number))
     if args.pcap is not None:
         observers.append(make_capture(plan, files, link, stack))
+    if args.metrics is not None:
+        observers.append(MetricsFile(args.metrics, files, plan.board, number,
+                                 lambda: count_all(link, stack, observers), time.time()))
     if args.verbose:
         observers.append(Teller())
     if args.verbose > 1:
@@ -8774,13 +8964,21 @@ def count_frames(link, stack, observers) -> 'collections.Counter':
     """The same, without a word."""
     counts = collections.Counter(stack.counts)
     counts.update({'frames': stack.received, 'answers': stack.sent, 'unasked': stack.unasked,
-                   'lost': link.lost(), 'evicted': stack.connections.evicted,
-                   'missed': sum(each.missed for each in observers)})
+                   'lost': link.lost(), 'evicted': stack.connections.evicted})
+    for each in observers:
+        counts.update(each.counters())
     counts.update(stack.host.tls.counts if stack.host.tls else ())
     counts.update({'unsent ' + reason: count for reason, count in link.unsent.items()})
     counts.update({SPOKEN + name: count for name, count in stack.spoken.items()})
     for each in stack.host.shared.values():
         counts.update(each.counts)
+    return counts
+
+
+def count_all(link, stack, observers) -> 'collections.Counter':
+    """The same, with what there is just now."""
+    counts = count_frames(link, stack, observers)
+    counts.update(connections=len(stack.connections.table), resident=resident_kb() << 10)
     return counts
 
 
@@ -8805,9 +9003,9 @@ def work_together(links, stack, stop, plan) -> 'collections.Counter':
     finally:
         children, stop.children = stop.children, []
         told = end_children(children, pipes)
-    for line in ''.join(told).splitlines():
-        count, _, name = line.partition(' ')
-        counts[name] += int(count)
+    add_counts(counts, ''.join(told))
+    if plan.board:
+        replace_metrics(plan.openers[0], plan.args.metrics, plan.board)
     return counts
 
 
@@ -8843,8 +9041,7 @@ def be_child(link, stack, plan, number, end):
         link.herald, stop = False, Stop()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         counts = work(link, stack, stop, plan, number)
-        os.write(end, ''.join('%d %s\n' % (count, name)
-                              for name, count in counts.items()).encode())
+        os.write(end, pack_counts(counts))
         status = 0
     except UserError:                   # the parent says it
         pass
@@ -8991,10 +9188,13 @@ def make_parser() -> argparse.ArgumentParser:
           help='a SHA-256 in place of passwords and hashes, there and for -v')
     group('--name', metavar='NAME', action=Once,
           help="of this sensor, there (default: the host's)")
+    group('--metrics', metavar='FILE', action=Once,
+          help="counters for the textfile collector of Prometheus's node_exporter, as *.prom; "
+               'replaced every %d s' % METRICS_S)
     group('--format', choices=sorted(FORMATS), action=Once, default='console',
           help='of the packet log (default: console)')
     group('-v', dest='verbose', action='count', default=0,
-          help='tell each answer of a protocol on standard error; -vv: each frame not answered; '
+          help='print each answer of a protocol on standard error; -vv: each frame not answered; '
                '-vvv: each frame')
     group = parser.add_argument_group('report').add_argument
     group('--report', metavar='FILE', nargs='+',
@@ -9129,7 +9329,7 @@ def check_options(parser, args):
         parser.error('-q and -o: one of them')
     if args.background and not (args.quiet or args.output is not None):
         parser.error('-d: -o FILE or -q is needed')
-    if args.rotate and not named_outs(args):
+    if args.rotate and set(named_outs(args)) <= {args.metrics}:
         parser.error('--rotate is for the files of -o, --events and --pcap')
     check_outs(parser, args)
     if args.only is not None and args.no_protocol:
@@ -9161,7 +9361,8 @@ def check_outs(parser, args):
 
 def named_outs(args) -> 'list[str]':
     """The files that are written."""
-    paths = [args.output, args.pcap] + ([] if args.events == '-' else [args.events])
+    paths = [args.output, args.pcap, args.metrics]
+    paths += [] if args.events == '-' else [args.events]
     return [path for path in paths if path is not None]
 
 
@@ -9345,7 +9546,10 @@ def open_files(args, files, user) -> list:
         args.encode = make_encoder()
     for path in files.outs:
         try:
-            args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
+            if path == args.metrics:
+                try_beside(files, path)
+            else:
+                args.fds[path] = (open_anew if path == args.pcap else NamedFiles.open)(files, path)
         except OSError as error:
             raise UserError('%s: %s' % (path, why(error))) from None
     names = files.outs + files.lists
@@ -9353,6 +9557,13 @@ def open_files(args, files, user) -> list:
                                                        for each in names):
         return fork_opener(files, args.workers)
     return [files] * args.workers
+
+
+def try_beside(files, path):
+    """A file that is replaced as a whole can be; OSError, UserError: it cannot."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError('--metrics %r: not a regular file, and it would be replaced' % path)
+    os.close(files.begin(path))
 
 
 def open_anew(files, path):
@@ -9444,7 +9655,8 @@ def run(args) -> int:
         if args.background:
             go_background()
         trim_memory()
-        plan = Plan(args, lock, openers, shared)
+        board = None if args.metrics is None else Board(args.workers, time.time())
+        plan = Plan(args, lock, openers, shared, board)
         say(summary_text(work_together(links, stack, stop, plan)))
     finally:
         stop.restore()
@@ -9461,11 +9673,17 @@ COMB_TEETH = 8
 HAS_QUICK_INVERSE = sys.version_info >= (3, 8)
 
 
-def invert_prime(number, prime) -> int:
-    """-> its inverse modulo a prime, 0 of 0; pow() has a quicker way from 3.8 on."""
-    if HAS_QUICK_INVERSE and number % prime:
-        return pow(number, -1, prime)
-    return pow(number, prime - 2, prime)
+def invert(number: int, modulus: int) -> int:
+    """-> its inverse, 0 of 0; the two have no common divisor.  pow() is quicker from 3.8 on."""
+    if HAS_QUICK_INVERSE and number % modulus:
+        return pow(number, -1, modulus)
+    last, rest = modulus, number % modulus
+    before, factor = 0, 1
+    while rest:
+        times = last // rest
+        last, rest = rest, last - times * rest
+        before, factor = factor, before - times * factor
+    return before % modulus
 
 
 def invert_all(numbers, modulus) -> 'list[int]':
@@ -9474,7 +9692,7 @@ def invert_all(numbers, modulus) -> 'list[int]':
     for number in numbers:
         products.append(product)
         product = product * number % modulus
-    inverse, found = invert_prime(product, modulus), []
+    inverse, found = invert(product, modulus), []
     for number, before in zip(reversed(numbers), reversed(products)):
         found.append(inverse * before % modulus)
         inverse = inverse * number % modulus
@@ -9636,7 +9854,7 @@ PRIME_ROUNDS = 5            # of Miller and Rabin: FIPS 186-5 table B.1, for 1,0
 SIEVE = 1 << 12             # odd numbers that are sieved at once
 SIEVED = 1 << 13            # by the primes below this
 
-DER_BOOLEAN, DER_INTEGER, DER_BITS, DER_OCTETS, DER_OID = 1, 2, 3, 4, 6     # X.680 s8.4
+DER_BITS, DER_OCTETS = 3, 4             # X.680 s8.4
 DER_UTF8, DER_SEQUENCE, DER_SET, DER_UTC, DER_TIME = 12, 0x30, 0x31, 23, 24
 DER_NULL = b'\5\0'
 OID_RSA = bytes.fromhex('06092a864886f70d010101')           # RFC 8017 sC
@@ -9651,11 +9869,6 @@ DIGEST_HEADS = {                                            # RFC 8017 s9.2, not
     'sha1': bytes.fromhex('3021300906052b0e03021a05000414'),
     'sha256': bytes.fromhex('3031300d060960864801650304020105000420'),
     'sha512': bytes.fromhex('3051300d060960864801650304020305000440')}
-
-
-def pack_integer(number: int) -> bytes:
-    """A number of 0 or more -> DER."""
-    return pack_der(DER_INTEGER, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
 
 
 def find_prime(bits: int, random) -> int:
@@ -9698,17 +9911,6 @@ def is_composite(number: int, base: int) -> bool:
             return False
         power = power * power % number
     return True
-
-
-def invert(number: int, modulus: int) -> int:
-    """-> its inverse; the two have no common divisor (pow() does it from 3.8 on)."""
-    last, rest = modulus, number % modulus
-    before, factor = 0, 1
-    while rest:
-        times = last // rest
-        last, rest = rest, last - times * rest
-        before, factor = factor, before - times * factor
-    return before % modulus
 
 
 class RsaKey:
@@ -9812,7 +10014,7 @@ class EcKey:
         digest = from_octets(hashlib.sha256(message).digest(), 'big')
         once = curve.draw(random)
         r = curve.times_base(once)[0] % curve.order
-        return r, invert_prime(once, curve.order) * (digest + r * self.secret) % curve.order
+        return r, invert(once, curve.order) * (digest + r * self.secret) % curve.order
 
 
 # ---- certificates ----
@@ -10015,10 +10217,10 @@ class Tls:
         self.sessions, self.crowds = collections.OrderedDict(), {}
         self.displaced, self.counts = collections.deque(), collections.Counter()
 
-    def begin(self, stream, words, greets):
+    def begin(self, stream, words, greets, kind=None):
         """A conversation goes on inside -> its Session, as of there."""
         stream.limit = HANDSHAKE_S
-        return Session(self, stream, words, greets and self.greets)
+        return (kind or Session)(self, stream, words, greets and self.greets)
 
     def admit(self, session) -> bool:
         """Whether a handshake may begin; then there is room for it."""
@@ -10151,7 +10353,7 @@ class Session:
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:
-        """What the client says inside -> what we answer; whoever listens is told of both.
+        """What the client says inside -> what we answer; whoever listens hears both.
 
         over    no more will come
         """
@@ -10462,7 +10664,7 @@ def pack_dns_answer(message, peer, questions, end, opt):
 def answer_dns_message(message, peer):
     """A message of at least a header -> the answer, None for silence.
 
-    Errors are told only to what is plainly DNS or came to a port of DNS.
+    Only what is plainly DNS, or came to a port of DNS, is answered with an error.
     """
     _, flags, count, _, _, _ = DNS_HEAD.unpack_from(message)
     if flags & DNS_QR:
@@ -10900,16 +11102,11 @@ SNMP_USM_NAMES = b'\x2b\6\1\6\3\x0f\1\1\3\0'            # usmStatsUnknownUserNam
 SNMP_REPORTABLE = 4                     # RFC 3412 s6.4
 
 
-def pack_ber_number(number, tag=2):
-    """A number that is not negative -> INTEGER, or of the type of a tag."""
-    return pack_der(tag, number.to_bytes(number.bit_length() // 8 + 1, 'big'))
-
-
 def snmp_objects(peer):
     """-> [(name, value in BER)] of the system group, in order (RFC 3418 s2)."""
     ticks = int((peer.now - peer.host.boot) * 100) & 0xffffffff
-    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_ber_number(ticks, 0x43),
-              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_ber_number(72))
+    values = (pack_der(4, b'Linux'), pack_der(6, b'\0'), pack_integer(ticks, 0x43),
+              pack_der(4), pack_der(4, peer.host.host_name), pack_der(4), pack_integer(72))
     return [(SNMP_SYSTEM + bytes((number, 0)), value) for number, value in enumerate(values, 1)]
 
 
@@ -10939,7 +11136,7 @@ def answer_snmp_pdu(kind, pdu, old, peer):
         if value is None:
             value = SNMP_NO_OBJECT if kind == SNMP_GET else SNMP_END
         found.append(pack_der(0x30, pack_der(6, name), value))
-    return pack_der(SNMP_RESPONSE, ident, pack_ber_number(error), pack_ber_number(index),
+    return pack_der(SNMP_RESPONSE, ident, pack_integer(error), pack_integer(index),
                     asked if error else pack_der(0x30, *found))
 
 
@@ -10957,12 +11154,12 @@ def answer_snmp_v3(parts, peer):
     known = engine[2] == ours
     if known:
         peer.note('credentials', user=user[2])
-    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_ber_number(0)
-    usm = pack_der(0x30, pack_der(4, ours), pack_ber_number(1), pack_ber_number(
+    request = ber_parts(ber_parts(scoped)[2][2])[0][1] if kind == 0x30 else pack_integer(0)
+    usm = pack_der(0x30, pack_der(4, ours), pack_integer(1), pack_integer(
         int(peer.now - peer.host.boot) & 0x7fffffff), user[1], pack_der(4), pack_der(4))
     count = pack_der(0x30, pack_der(6, SNMP_USM_NAMES if known else SNMP_USM_ENGINES),
-                     pack_ber_number(1, 0x41))
-    report = pack_der(SNMP_REPORT, request, pack_ber_number(0), pack_ber_number(0),
+                     pack_integer(1, 0x41))
+    report = pack_der(SNMP_REPORT, request, pack_integer(0), pack_integer(0),
                       pack_der(0x30, count))
     return pack_der(0x30, version, pack_der(0x30, ident, size, pack_der(4, b'\0'), model[1]),
                     pack_der(4, usm), pack_der(0x30, pack_der(4, ours), pack_der(4), report))
@@ -11624,9 +11821,6 @@ def answer_a2s(message, peer):
 
 # ---- afs -----------------------------------------------------------------------------
 
-AFS_VERSION = b'\x0d'                   # Rx: the type that asks for the version
-
-
 @datagram('afs', sig=('.. ' * 12 + '00 00 00 .. 00 00 00 .. 0d' + ' ..' * 8,), port=7001, most=1.5,
           check=lambda data, peer: peer.dport == 7001 and data[21] & 1,
           ref='https://docs.openafs.org/rx-spec/')
@@ -11914,7 +12108,6 @@ def answer_clickhouse(message, peer):
 
 # ---- openwire ------------------------------------------------------------------------
 
-OPENWIRE_HEAD = struct.Struct('!IB8sI')         # size type magic version
 # Map of one entry: "TightEncodingEnabled", boolean, no
 OPENWIRE_MAP = struct.pack('!I', 1) + sized(b'TightEncodingEnabled') + b'\1\0'
 OPENWIRE_HELLO = sized(b'\1ActiveMQ' + struct.pack('!I', 12) + b'\1' + sized(OPENWIRE_MAP, 4), 4)
@@ -12007,6 +12200,7 @@ AMQP_ASK = struct.Struct('!IBBH')       # 1.0 s2.3.1: size offset-of-body type c
 AMQP_START, AMQP_START_OK, AMQP_CLOSE = 10, 11, 50      # 0-9-1 s1.4.2: methods of class 10
 AMQP_REFUSED = 403
 AMQP_OURS, AMQP_SASL = b'AMQP\0\0\x09\1', b'AMQP\3\1\0\0'
+AMQP_TLS = b'AMQP\2\1\0\0'              # 1.0 s5.2
 # 1.0 s5.3.3.1: a list of an array of one symbol; s5.3.3.6: code 1, not authenticated
 AMQP_MECHANISMS = bytes.fromhex('005340 c00b01 e0080170 a305') + b'PLAIN'
 AMQP_OUTCOME = bytes.fromhex('005344 c0030150 01')
@@ -12044,6 +12238,8 @@ def answer_amqp(message, peer):
 
     state   what was agreed on: our protocol header
     """
+    if message == AMQP_TLS and peer.state is None:
+        return start_tls(peer, AMQP_TLS, (AMQP_SASL, SHUT))
     if peer.state is None:
         peer.state = message
         if message == AMQP_OURS:
@@ -12439,10 +12635,11 @@ def answer_mqtt(message, peer):
 TDS_HEAD = struct.Struct('!BBHHBx')     # MS-TDS s2.2.3.1: type status size spid packet window
 TDS_OPTION = struct.Struct('!BHH')      # MS-TDS s2.2.6.5: token at size
 TDS_LOGIN, TDS_PRELOGIN, TDS_RESULT, TDS_LAST = 0x10, 0x12, 0x04, 1     # s2.2.3.1.1-2
-TDS_OPTIONS = (                         # MS-TDS s2.2.6.5: the token is the index
-    b'\x0f\0\x10\0\0\0',                # our version
-    b'\2',                              # no encryption: passwords come almost bare
-    b'\0', b'', b'\0')                  # the instance is right, a thread's id, no MARS
+# MS-TDS s2.2.6.5: our version, encryption, the instance is right, a thread's id, no MARS: the
+# token is the index
+TDS_OPTIONS = b'\x0f\0\x10\0\0\0', None, b'\0', b'', b'\0'
+TDS_OPTIONS_MAX = 16
+TDS_ENCRYPTION, TDS_ON, TDS_NONE = 1, 1, 2      # of the login alone, 0, is refused as well
 TDS_NAME_AT, TDS_PASSWORD_AT = 40, 44   # MS-TDS s2.2.6.4: offset and characters of each
 TDS_VERSION_AT = 4
 TDS_ERROR, TDS_DONE = 0xaa, 0xfd        # MS-TDS s2.2.7
@@ -12458,19 +12655,82 @@ def is_tds(data, peer):
     return not token and length == 6 and at + length + TDS_HEAD.size <= size
 
 
-def pack_tds(body):
+def pack_tds(body, kind=TDS_RESULT):
     """What to say -> the packet that says it."""
-    return TDS_HEAD.pack(TDS_RESULT, TDS_LAST, TDS_HEAD.size + len(body), 0, 1) + body
+    return TDS_HEAD.pack(kind, TDS_LAST, TDS_HEAD.size + len(body), 0, 1) + body
 
 
-def pack_tds_options():
-    """TDS_OPTIONS -> answer to a prelogin."""
+def wants_tds_encryption(options):
+    """Whether a prelogin insists on TLS: who does not says his password almost bare."""
+    for at in range(0, len(options) - TDS_OPTION.size, TDS_OPTION.size)[:TDS_OPTIONS_MAX]:
+        token, start, _ = TDS_OPTION.unpack_from(options, at)
+        if token == TDS_ENCRYPTION:
+            return options[start:start + 1] in (b'\1', b'\3')
+    return False
+
+
+def pack_tds_options(encryption):
+    """What we do about encryption -> answer to a prelogin."""
     table, values = b'', b''
     start = TDS_OPTION.size * len(TDS_OPTIONS) + 1
     for token, value in enumerate(TDS_OPTIONS):
+        value = bytes((encryption,)) if token == TDS_ENCRYPTION else value
         table += TDS_OPTION.pack(token, start + len(values), len(value))
         values += value
     return pack_tds(table + b'\xff' + values)
+
+
+class TdsSession(Session):
+    """TLS whose handshake goes in packets of a prelogin; what follows goes bare (s2.2.6.5).
+
+    packets     a packet of his that is not whole
+    """
+    __slots__ = ('packets',)
+
+    def __init__(self, *words):
+        Session.__init__(self, *words)
+        self.packets = b''
+
+    def cost(self):
+        return Session.cost(self) + len(self.packets)
+
+    def start(self, hello):
+        """TLS 1.2 at most: 1.3 came with TDS 8.0, bare; some clients fail with it in packets."""
+        import ssl
+        context = self.server.context
+        if not hasattr(context, 'maximum_version'):         # before 3.7
+            return Session.start(self, hello)
+        before = context.maximum_version
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            return Session.start(self, hello)
+        finally:
+            context.maximum_version = before
+
+    def feed(self, octets):
+        """Packets, or bare records -> the same of ours."""
+        if self.done:
+            return Session.feed(self, octets)
+        self.packets += octets
+        out = Session.feed(self, self.unpack())
+        if out:
+            out = pack_tds(out, TDS_PRELOGIN)
+        if self.stream.secure and self.packets[:1] not in (b'', b'\x12'):
+            octets, self.packets = self.packets, b''
+            out += Session.feed(self, octets)
+        return out
+
+    def unpack(self):
+        """-> records of the packets that are whole."""
+        records, at = [], 0
+        while self.packets[at:at + 1] == b'\x12':
+            end = at + max(from_octets(self.packets[at + 2:at + 4], 'big'), TDS_HEAD.size)
+            if len(self.packets) < end:
+                break
+            records.append(self.packets[at + TDS_HEAD.size:end])
+            at = end
+        self.packets = self.packets[at:]
+        return b''.join(records)
 
 
 def read_tds(login, at):
@@ -12493,10 +12753,12 @@ def pack_tds_refusal(server, modern):
                   '12 01 .. .. 00 00 .. 00 00' + ' ..' * 4),
       port=1433, check=is_tds, size=be(2, 2, 0), ref='MS-TDS s2.2.6.4, s2.2.6.5, s2.2.7.10')
 def answer_mssql(message, peer):
-    """Prelogin -> no encryption; login -> refusal."""
+    """Prelogin -> TLS for whoever insists on it; login -> refusal."""
     kind = message[0]
     if kind == TDS_PRELOGIN:
-        return pack_tds_options()
+        if peer.offers_tls and wants_tds_encryption(message[TDS_HEAD.size:]):
+            return Reply(pack_tds_options(TDS_ON), tls=b'', session=TdsSession)
+        return pack_tds_options(TDS_NONE)
     if kind != TDS_LOGIN:
         return None
     login = message[TDS_HEAD.size:]
@@ -13280,7 +13542,7 @@ def answer_ica(message, peer):
 RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
 RDP_CHOSEN = bytes.fromhex('030000130ed00000123400')            # with what is chosen behind it
 RDP_ASKED = struct.Struct('<BBHI')      # MS-RDPBCGR s2.2.1.1.1: type flags size protocols
-RDP_PLAIN, RDP_TLS = 0, 1
+RDP_PLAIN, RDP_TLS, RDP_HYBRID = 0, 1, 2
 RDP_COOKIE = re.compile(br'Cookie: mstshash=([^\r]{1,64})\r\n')
 RDP_CONNECT = b'\x02\xf0\x80\x7f\x65'   # X.224 data, MCS Connect Initial
 RDP_GCC = b'Duca'                       # T.124 s8.7: before the client's data
@@ -13290,27 +13552,66 @@ RDP_GOODBYE = bytes.fromhex('0300000902f0802180')       # T.125 s7: DisconnectPr
 # T.125 s7: Connect-Response: rt-user-rejected, id 0, domain parameters, no data
 RDP_REJECTED = bytes.fromhex('0300002d02f080 7f6622 0a010f 020100'
                              '3018 020122 020103 020100 020101 020100 020101 020200ff 020102 0400')
+CREDSSP_VERSION = 6         # MS-CSSP s2.2.1
+CREDSSP_TELLS = 3, 4, 6     # versions that have an error code
+CREDSSP_ERROR = pack_der(2, bytes.fromhex('c000006d'))          # STATUS_LOGON_FAILURE
+
+
+def size_rdp(data):
+    """A packet of TPKT, or one of CredSSP, which is DER."""
+    return (ber if data[:1] == b'\x30' else be(2, 2, 0))(data)
+
+
+def pack_credssp(version, tag, body):
+    """A field and its tag -> TSRequest (MS-CSSP s2.2.1)."""
+    return pack_der(0x30, pack_der(0xa0, pack_integer(version)), pack_der(tag, body))
+
+
+def answer_credssp(request, peer):
+    """A TSRequest, inside of TLS: hello of NTLM -> a challenge; its answer -> refusal."""
+    fields = {tag: body for tag, _, body in ber_parts(ber_parts(request)[0][2])}
+    version = min(from_octets(ber_parts(fields[0xa0])[0][2], 'big'), CREDSSP_VERSION)
+    token = fields[0xa1]
+    for _ in range(4):                      # a list of sequences of [0] OCTET STRING
+        token = ber_parts(token)[0][2]
+    answer = pack_logon_step(token, peer)
+    if answer:
+        token = pack_der(0xa0, pack_der(4, answer))
+        return pack_credssp(version, 0xa1, pack_der(0x30, pack_der(0x30, token)))
+    if version not in CREDSSP_TELLS:
+        return b'', SHUT
+    return pack_credssp(version, 0xa4, CREDSSP_ERROR), SHUT
+
+
+def confirm_rdp(message, peer):
+    """Connection request -> what is chosen of the protocols asked for."""
+    match = RDP_COOKIE.search(message)
+    if match:
+        peer.note('credentials', user=match.group(1))
+    asked = message[-RDP_ASKED.size:]
+    if len(message) < 19 or asked[:1] + asked[2:4] != b'\1\x08\0':
+        return RDP_CONFIRM
+    chosen = RDP_PLAIN
+    if peer.offers_tls:
+        chosen = RDP_HYBRID if asked[4] & RDP_HYBRID else asked[4] & RDP_TLS
+    peer.state = chosen
+    answer = RDP_CHOSEN + RDP_ASKED.pack(2, 0, 8, chosen)
+    return Reply(answer, tls=b'') if chosen else answer
 
 
 @talk('rdp', sig=('03 00 .. .. .. e0 00 00 .. .. 00', '03 00 00 0b 06 e0 00 00 .. .. 00'),
-      port=3389, size=be(2, 2, 0), ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3')
+      port=3389, size=size_rdp,
+      ref='MS-RDPBCGR s2.2.1.1, s2.2.1.2, s2.2.1.3, MS-CSSP s3.1.5')
 def answer_rdp(message, peer):
-    """Connection request -> confirmed; connect -> goodbye.
+    """Connection request -> confirmed; login with NTLM -> refusal; connect -> goodbye.
 
-    state  'connected' once that is agreed on
+    state  the security that was agreed on
     """
     if peer.state is None:
-        peer.state = 'connected'
-        match = RDP_COOKIE.search(message)
-        if match:
-            peer.note('credentials', user=match.group(1))
-        asked = message[-RDP_ASKED.size:]
-        wants = len(message) >= 19 and asked[:1] + asked[2:4] == b'\1\x08\0'
-        if not wants:
-            return RDP_CONFIRM
-        secure = asked[4] & RDP_TLS and peer.offers_tls
-        chosen = RDP_CHOSEN + RDP_ASKED.pack(2, 0, 8, RDP_TLS if secure else RDP_PLAIN)
-        return Reply(chosen, tls=b'') if secure else chosen
+        peer.state = RDP_PLAIN
+        return confirm_rdp(message, peer)
+    if message[0] == 0x30:
+        return answer_credssp(message, peer) if peer.state == RDP_HYBRID else None
     if message[4:9] == RDP_CONNECT:
         at = message.index(RDP_CLIENT, message.index(RDP_GCC)) + RDP_CLIENT_AT
         name = message[at:at + RDP_CLIENT_SIZE].decode('utf-16-le', 'replace')
@@ -13612,13 +13913,13 @@ def x25519(secret: int, u: int) -> int:
         z2 = e * (aa + A24 * e) % p
     if last == '1':
         x2, z2 = x3, z3
-    return x2 * invert_prime(z2, p) % p
+    return x2 * invert(z2, p) % p
 
 
 def x25519_base(secret: int) -> int:
     """The same of the base point, by way of the Edwards curve (RFC 7748 s4.1)."""
     _, y, z, _ = ed25519_comb().times(secret)
-    return (z + y) * invert_prime(z - y, P25519) % P25519
+    return (z + y) * invert(z - y, P25519) % P25519
 
 
 class Ed25519Key:
@@ -13636,7 +13937,7 @@ class Ed25519Key:
     def pack(number) -> bytes:
         """So many times the base point -> 32 octets."""
         x, y, z, _ = ed25519_comb().times(number)
-        inverse = invert_prime(z, P25519)
+        inverse = invert(z, P25519)
         sign = (x * inverse % P25519 & 1) << 255
         return (y * inverse % P25519 | sign).to_bytes(32, 'little')
 
@@ -13822,7 +14123,7 @@ def poly1305(key, data) -> bytes:
 # RFC 4253 s6.  A way is one direction's cipher and MAC:
 #   block       octets of which a packet has a multiple
 #   counted     whether packet_length itself counts for that: 4, or 0 octets
-#   first       octets that tell a packet's length
+#   first       octets that hold a packet's length
 #   tag         octets of the MAC
 #   read_size   number of the packet, its first octets -> packet_length
 #   open, seal  number of the packet, the whole of it -> padding_length and what follows; and back
@@ -14333,7 +14634,7 @@ class Ssh:
         return pack_ssh(self.outward, self.sent - 1, payload, peer.host.random)
 
     def take(self, payload, peer):
-        """A message -> Reply; what does not belong here is told, or ends the connection."""
+        """A message -> Reply; what does not belong here is refused, or ends the connection."""
         kind = payload[0]
         if kind in self.expects:
             if self.skips and kind == SSH_MSG_KEXDH_INIT:
@@ -14449,7 +14750,7 @@ class Ssh:
 # ---- ssh: authentication -------------------------------------------------------------
 
 SSH_TRIES = 10                  # failures that end the connection, as dropbear's MaxAuthTries
-SSH_DELAYS = 25, 36             # hundredths of a second before a failure is told
+SSH_DELAYS = 25, 36             # hundredths of a second before a failure is sent
 SSH_METHODS = b'publickey,password'
 
 
@@ -14498,15 +14799,15 @@ def take_ssh_response(self, payload, peer):
 
 
 def refuse_ssh(self, peer):
-    """A failure that counts -> it is told after a while; the last one ends the connection."""
+    """A failure that counts -> it is sent after a while; the last one ends the connection."""
     first, end = SSH_DELAYS
     self.failures += 1
-    self.later = tell_ssh_failure
+    self.later = send_ssh_failure
     return Reply(wait=(first + peer.host.random(1)[0] % (end - first)) / 100, limit=0)
 
 
-def tell_ssh_failure(self, peer):
-    """-> Reply, after the wait; the last one is not told any more."""
+def send_ssh_failure(self, peer):
+    """-> Reply, after the wait; the last one is not sent any more."""
     if self.failures >= SSH_TRIES:
         return Reply(used=0, close=True)
     return Reply(fail_ssh(self, peer), 0)
@@ -14791,7 +15092,6 @@ family('Files and remote procedures')
 
 DSI_HEAD = struct.Struct('!BBHIII')     # flags command id error-or-offset size reserved
 DSI_CLOSE, DSI_COMMAND, DSI_STATUS, DSI_OPEN, DSI_TICKLE = 1, 2, 3, 4, 5
-AFP_LOGIN = 18
 AFP_NOT_AUTHORIZED = 0xffffec61         # -5023
 AFP_VERSIONS = b'\2' + sized(b'AFP3.3', 1) + sized(b'AFP3.4', 1)
 AFP_METHODS = b'\1' + sized(b'DHCAST128', 1)
@@ -15647,7 +15947,7 @@ family('Web')
 HTTP_HEAD_MAX = 1 << 14     # octets of request line and fields, or of the trailer fields
 HTTP_LINES_MAX = 256        # and lines of it
 HTTP_BODY_MAX = 1 << 14     # octets of a body that are kept; the rest passes by
-HTTP_FRAMING_MAX = 16       # fields that tell of the framing, more is nobody's request
+HTTP_FRAMING_MAX = 16       # fields of the framing, more is nobody's request
 HTTP_VALUE_MAX = 256        # octets of such a field
 HTTP_NOTED_MAX = 1 << 10    # octets of a field, a path or a body that are noted
 HTTP_CHUNK_MAX = 1 << 12    # octets of a chunk-size line
@@ -15786,7 +16086,7 @@ def read_http(head):
 
 
 def frame_http(request, fields):
-    """HttpRequest and [(name, value)] that tell of the framing -> HttpRequest.
+    """HttpRequest and [(name, value)] of the framing -> HttpRequest.
 
     Where there is no telling where the next request begins, this one is answered and the
     connection closed.
@@ -16403,7 +16703,7 @@ HTTP_TABLE = [
     (b'/v2/', 200, JSON, b'{}', b'Docker-Distribution-Api-Version: registry/2.0\r\n'),
     (b'/v2/_catalog', 200, JSON, b'{"repositories":[]}'),
     (b'/v2/*', 404, JSON, b'{"errors":[{"code":"NAME_UNKNOWN","message":"unknown"}]}'),
-    # Kubernetes: what a stranger is told
+    # Kubernetes: what a stranger gets
     (b'/api /api/v1/* /apis /apis/*', 403, JSON, KUBE_NO % (b'forbidden', b'Forbidden', 403)),
     (b'/pods /runningpods/* /metrics', 401, JSON,
      KUBE_NO % (b'Unauthorized', b'Unauthorized', 401)),
@@ -18704,7 +19004,6 @@ SLMP_HEAD = struct.Struct('<2s5sHHHH')
 SLMP_READ, SLMP_NAME = 0x0401, 0x0101
 SLMP_MOST = 960                         # words of a read
 SLMP_REFUSED = 0xc059                   # end code: the command is not known
-MELSOFT_ANSWER = b'\xd7' + bytes(20)
 
 
 @talk('melsec', sig=('50 00 00 ff ff 03 00 .. .. .. .. .. .. .. ..',), port=(5006, 5007),

@@ -3470,8 +3470,8 @@ class OutputFormats(Case):
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
                          errno.EPROTO):
                 engine.tell(('10.0.0.1', code), code, None)
-            engine.unanswered(('10.0.0.1', 1000), None)
-            engine.given_up(('10.0.0.1', 1001), None)
+            engine.unanswered(('10.0.0.1', 1000))
+            engine.given_up(('10.0.0.1', 1001))
             self.assertEqual([each[1:] for each in told], [each for each in [
                 (errno.ECONNREFUSED, 'refused', 'refused'),
                 (errno.EHOSTUNREACH, 'unreachable', 'host unreachable'),
@@ -4436,15 +4436,15 @@ class Engine(unittest.TestCase):
         closed = [self.hosts.closed() for _ in range(3)]
         engine = self.engine([closed[0], opened, silent] + closed[1:], retries=1)
         engine.launch(5)
-        engine.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
-        engine.again = dict.fromkeys(closed[1:] + [silent, opened], True)
+        engine.queue.tries = {closed[0]: 1, closed[2]: 1, silent: 1}
+        engine.queue.again = dict.fromkeys(closed[1:] + [silent, opened], True)
         late = list(engine.attempts)[2].fileno(), select.EPOLLHUP
         engine.collect(engine.pool.epoll.poll(1) + [late])
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 3})
         self.assertEqual(len(engine.pool.free), 4)
         self.assertEqual(awaited(engine), [silent])
-        self.assertEqual((engine.tries, engine.again), ({silent: 1}, {silent: True}))
+        self.assertEqual((engine.queue.tries, engine.queue.again), ({silent: 1}, {silent: True}))
         engine.collect([late])
         self.assertEqual((engine.answers, awaited(engine)), ({errno.ECONNREFUSED: 3}, [silent]))
 
@@ -4512,17 +4512,17 @@ class Engine(unittest.TestCase):
                              LOCAL_WAIT_S=0.01, TICK_S=0.01, LOCAL_HOLD_S=0.01):
                     engine = self.engine(targets)
                     engine.launch(3)
-                    self.assertEqual(engine.locals, {code: 3})
-                    self.assertLess(engine.window, engine.pace.window)
+                    self.assertEqual(engine.brakes.errors, {code: 3})
+                    self.assertLess(engine.brakes.window, engine.pace.window)
                     self.assertEqual(engine.credit(), 0)
                     engine.run(self.crew, StubSink(), self.console, engine.progress)
                 self.assertEqual(sorted(self.crew.results), sorted(targets))
-                self.assertEqual((engine.locals, engine.sent), ({code: 4}, 6))
+                self.assertEqual((engine.brakes.errors, engine.sent), ({code: 4}, 6))
                 self.assertTrue([n for n in self.console.notes if errno.errorcode[code] in n])
-                engine.now = engine.shrunk + 2
+                engine.now = engine.brakes.shrunk + 2
                 for _ in range(20):
                     engine.tick()
-                self.assertEqual(engine.window, engine.pace.window)
+                self.assertEqual(engine.brakes.window, engine.pace.window)
 
     def test_no_descriptors(self):
         """socket() says EMFILE: fewer sockets do the work."""
@@ -4537,7 +4537,7 @@ class Engine(unittest.TestCase):
         engine.pool.add = few
         engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
-        self.assertGreater(engine.locals[errno.EMFILE], 0)
+        self.assertGreater(engine.brakes.errors[errno.EMFILE], 0)
 
     def test_local_error_for_ever(self):
         """The rest is done first; then the scan ends and says what to change."""
@@ -4549,7 +4549,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(sorted(self.crew.results), sorted(good))
         self.assertIn('EPERM', engine.error)
         self.assertIn('firewall', engine.error)
-        self.assertEqual([entry[2] for entry in engine.waiting], [bad])
+        self.assertEqual([entry[2] for entry in engine.queue.waiting], [bad])
 
     def test_local_errors_of_many_targets(self):
         """Half of the targets can never be sent: the other half is, and soon."""
@@ -4560,8 +4560,8 @@ class Engine(unittest.TestCase):
                      CONNECT=lambda s, to: errno.EPERM if to in bad else connect(s, to)):
             engine = self.run_engine(targets, window=400, once=True)
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 256})
-        self.assertEqual({entry[2] for entry in engine.waiting}, bad)
-        self.assertEqual(engine.parked, 256)
+        self.assertEqual({entry[2] for entry in engine.queue.waiting}, bad)
+        self.assertEqual(engine.queue.parked, 256)
 
     def test_too_many_waiting(self):
         with patched(cscan, PARKED_MAX=50, CONNECT=lambda s, to: errno.EPERM):
@@ -4580,7 +4580,7 @@ class Engine(unittest.TestCase):
                 self.assertEqual(engine.sent, 3 if once else 2)
                 self.assertEqual(engine.timeouts, 2 if once else 1)
                 self.assertEqual(self.crew.results, [other])
-                self.assertEqual((engine.locals, engine.window), ({}, 8))
+                self.assertEqual((engine.brakes.errors, engine.brakes.window), ({}, 8))
 
     def test_source_address_gone(self):
         """Nets that cannot be reached are answers, but not for want of the source address."""
@@ -4590,7 +4590,7 @@ class Engine(unittest.TestCase):
                     has_address=lambda address: not gone):
                 engine = self.engine([('127.0.0.1', 9)], address='127.0.0.1')
                 engine.launch(1)
-                self.assertEqual((engine.answers, engine.locals, engine.parked), (
+                self.assertEqual((engine.answers, engine.brakes.errors, engine.queue.parked), (
                     ({}, {errno.EINVAL: 1}, 1) if gone else ({errno.ENETUNREACH: 1}, {}, 0)))
         self.assertEqual([cscan.has_address(each) for each in ('127.0.0.1', '192.0.2.1')],
                          [True, False])
@@ -4650,7 +4650,7 @@ class Engine(unittest.TestCase):
                 engine.launch(1)
                 self.pass_deadline(engine)
                 engine.turn_over(credit)
-                engine.source = columns([self.hosts.closed()])
+                engine.queue.source = columns([self.hosts.closed()])
                 engine.launch(1)
                 engine.collect(engine.pool.epoll.poll(1))
                 self.assertEqual(engine.answers[errno.ECONNREFUSED], 1)
@@ -4658,8 +4658,8 @@ class Engine(unittest.TestCase):
     def test_nothing_tried_holds_nothing(self):
         """A round without targets, while one waits after a clash, must not put off the next."""
         engine = self.engine([self.hosts.open()])
-        engine.blocked, held = (engine.now, errno.EADDRNOTAVAIL, 1), engine.held
-        self.assertEqual((engine.connect_all([], [], []), engine.held), (0, held))
+        engine.brakes.blocked, held = (engine.now, errno.EADDRNOTAVAIL, 1), engine.brakes.held
+        self.assertEqual((engine.connect_all([], [], []), engine.brakes.held), (0, held))
 
     def test_answers_of_the_net(self):
         """Counted by kind, whether connect() gives them at once or later; no local errors."""
@@ -4668,7 +4668,7 @@ class Engine(unittest.TestCase):
             with self.subTest(errno.errorcode[code]):
                 with patched(cscan, CONNECT=lambda s, to: code):
                     engine = self.run_engine([('127.0.0.1', 9)] * 3)
-                self.assertEqual((engine.answers, engine.locals), ({code: 3}, {}))
+                self.assertEqual((engine.answers, engine.brakes.errors), ({code: 3}, {}))
         with patched(cscan, CONNECT=lambda s, to: errno.ETIMEDOUT):
             self.assertEqual(self.run_engine([('127.0.0.1', 9)] * 3).answers, {errno.ETIMEDOUT: 3})
         engine = self.engine([self.hosts.silent()])     # later: as if the kernel gave up
@@ -4709,7 +4709,7 @@ class Engine(unittest.TestCase):
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
-        self.assertEqual(engine.tries, {})
+        self.assertEqual(engine.queue.tries, {})
 
     def test_modules_behind(self):
         """A full queue: nothing is sent, answers are collected, no deadline is charged."""
@@ -4747,29 +4747,29 @@ class Engine(unittest.TestCase):
         silent = [self.hosts.silent() for _ in range(3)]
         engine = self.engine(silent, timeout_s=0.3, rate=1000.0)
         drops = iter([0, 7])
-        engine.conntrack = cscan.Conntrack()
-        engine.conntrack.look = lambda: next(drops, 0)
-        engine.conntrack.count = engine.conntrack.limit = 99
-        engine.conntrack.carries = lambda: 600.0
+        engine.brakes.conntrack = cscan.Conntrack()
+        engine.brakes.conntrack.look = lambda: next(drops, 0)
+        engine.brakes.conntrack.count = engine.brakes.conntrack.limit = 99
+        engine.brakes.conntrack.carries = lambda: 600.0
         with patched(cscan, LOCAL_WAIT_S=0.05):
             engine.run(self.crew, StubSink(), self.console, engine.progress)
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
-        self.assertEqual(engine.bucket.rate, 500)       # halved, and no room since
+        self.assertEqual(engine.brakes.bucket.rate, 500)       # halved, and no room since
 
     def test_conntrack_full_without_ceiling(self):
         """-ct 0: what was sent before there was a rate is no debt."""
         engine = self.engine([('127.0.0.1', 9)] * 3000, rate=None, window=100)
         drops = iter([0, 0, 9])
-        engine.conntrack.look = lambda: next(drops, 0)
-        engine.conntrack.carries = lambda: 3000.0
-        engine.conntrack.has_room = lambda: False
+        engine.brakes.conntrack.look = lambda: next(drops, 0)
+        engine.brakes.conntrack.carries = lambda: 3000.0
+        engine.brakes.conntrack.has_room = lambda: False
         engine.launch(100)
         engine.sent = 10**6
         for _ in range(3):
             engine.tick()
-        self.assertEqual(engine.bucket.rate, 3000)
-        self.assertEqual(engine.bucket.credit(engine.now + 0.0101), 30)     # 30.3, not 29.99
+        self.assertEqual(engine.brakes.bucket.rate, 3000)
+        self.assertEqual(engine.brakes.bucket.credit(engine.now + 0.0101), 30)     # 30.3, not 29.99
 
     def test_conntrack_files(self):
         """The drop column is found by its name, hex, all processors; missing files are no news."""
@@ -4926,23 +4926,22 @@ class Engine(unittest.TestCase):
 
 
 @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
-class MeteredEngine(Engine):
+class FileMeter(Engine):
     """All of that with -mf: whatever happens, each packet has one record of its end."""
     test_conntrack_full_without_ceiling = test_forgets_stale_pairs = None   # they invent packets
 
     def kind(self, *args, **options):
-        engine = cscan.MeteredEngine(*args, **options)
         with tempfile.TemporaryDirectory(prefix='cscan-test.') as folder:
-            engine.metrics = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
-            engine.metrics.begin()
-        return engine
+            made = cscan.Metrics(os.path.join(folder, 'metrics'), 800, self.console)
+            made.begin()
+        return cscan.Engine(*args, meter=cscan.FileMeter(made), **options)
 
     def close(self, engine):
         super().close(engine)
-        engine.settle()
-        engine.metrics.flush()
-        octets = os.pread(engine.metrics.fd, 1 << 28, 0)
-        os.close(engine.metrics.fd)
+        engine.meter.settle()
+        engine.meter.metrics.flush()
+        octets = os.pread(engine.meter.metrics.fd, 1 << 28, 0)
+        os.close(engine.meter.metrics.fd)
         self.compare(engine, octets)
 
     def compare(self, engine, octets):
@@ -4956,8 +4955,8 @@ class MeteredEngine(Engine):
             self.assertEqual(found[name], expected, name)
         ended = found['open'] + found['closed'] + found['timeouts']
         self.assertEqual(found['sent'], ended + len(engine.attempts))
-        self.assertLessEqual(set(engine.attempts), set(engine.since))
-        self.assertLessEqual(set(engine.since), set(engine.pool.names))
+        self.assertLessEqual(set(engine.attempts), set(engine.meter.since))
+        self.assertLessEqual(set(engine.meter.since), set(engine.pool.names))
         self.assertEqual(len(engine.pool.names), len(engine.pool.socks))
 
 
@@ -5728,38 +5727,44 @@ class MetricsWriter(Case):
                 self.assertEqual(call(metrics.main, [made.path])[0], 0)
         self.assertEqual(self.metrics('/dev/null', [0, 5, 5]).shift, 0)
 
+    def metered(self, sockets):
+        """An engine with -mf that has so many free sockets -> (engine, its meter)."""
+        meter = cscan.FileMeter(self.metrics(self.path('metrics')))
+        engine = cscan.Engine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1',
+                              meter=meter)
+        self.addCleanup(engine.close)
+        engine.crew = StubCrew()
+        for _ in range(sockets):
+            engine.pool.add()
+        return engine, meter
+
     def test_one_end(self):
         """What had no answer and is sent again later has one record of it; some together, too."""
-        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
-        self.addCleanup(engine.close)
-        engine.metrics, engine.crew = self.metrics(self.path('metrics')), StubCrew()
+        engine, meter = self.metered(5)
         target = '127.0.0.1', 9
-        engine.ms = 1000
+        meter.ms = 1000
         engine.judge = types.SimpleNamespace(silent=lambda *args: verdicts.pop())
         verdicts = [cscan.AGAIN, None]
-        for _ in range(5):
-            engine.pool.add()
-        engine.record_sent(engine.pool.free[:3] + engine.pool.free[4:], False)
-        engine.ms = 1800
-        engine.unanswered(target, engine.pool.free[0])
-        engine.lose(target, engine.pool.free[1])
-        engine.given_up(target, engine.pool.free[3])         # the connect() itself told so
-        engine.lose(target, None)                       # by the judge, after unanswered()
-        engine.unanswered(('127.0.0.1', 10), engine.pool.free[4])    # the judge wants it again at once
+        socks = list(engine.pool.free)
+        meter.record_sent(socks[:3] + socks[4:], False)
+        meter.ms = 1800
+        with patched(cscan.Engine, end_attempt=lambda self, sock: target):
+            engine.give_up(socks[:1])
+            engine.give_up(socks[1:2], True)
+        engine.tell(target, errno.ETIMEDOUT, socks[3])  # the connect() itself told so
+        engine.lose(target)                             # by the judge, after unanswered()
+        with patched(cscan.Engine, end_attempt=lambda self, sock: ('127.0.0.1', 10)):
+            engine.give_up(socks[4:])                   # the judge wants it again at once
         self.assertEqual(engine.lost, 3)
         engine.snapshot()
         found = sorted(metrics_records(self.read('metrics'))[1][4:], reverse=True)
         self.assertEqual(found, [(0xe3, 1800, 800)] * 3 + [(0xe3, 1800, 0)])
-        self.assertEqual((engine.volleys, list(engine.since)), ({}, [engine.pool.free[2]]))
+        self.assertEqual((meter.volleys, list(meter.since)), ({}, [socks[2]]))
 
     def test_volleys(self):
         """Sockets that ended together come again together, or part; each has its own time."""
-        engine = cscan.MeteredEngine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1')
-        self.addCleanup(engine.close)
-        engine.metrics = self.metrics(self.path('metrics'))
-        for _ in range(4):
-            engine.pool.add()
-        socks, engine.pool.free = engine.pool.free, []
+        engine, meter = self.metered(4)
+        socks = engine.pool.free
         names = [sock.fileno() for sock in socks]
         written, steps = [], (              # ms, sockets connected, those that are not open then
             (1000, (0, 1, 2), (0, 1, 2)), (1001, (0, 1, 2), (0, 1, 2)), (70000, (0, 1, 2), (0, 1)),
@@ -5767,22 +5772,19 @@ class MetricsWriter(Case):
             (70400, (0, 1, 2), (0, 1, 2)), (1 << 33, (0, 1, 2), (2, 1, 0)))
         since = {}
         for ms, connected, closed in steps:
-            engine.ms = ms
-            engine.record_sent([socks[at] for at in connected], False)
+            meter.ms = ms
+            meter.connected([socks[at] for at in connected], False)
             since.update(dict.fromkeys(connected, ms))
             written += [(0xe0, ms, names[at]) for at in connected]
-            engine.ms += 5
-            with patched(cscan.Engine, collect=lambda self, closed: self.pool.free.extend(
-                    socks[at] for at in closed)):
-                engine.collect(closed)
-            engine.pool.free.clear()
+            meter.ms += 5
+            meter.ended([None] + [socks[at] for at in closed], 1)
             written += [(0xe2, ms + 5, ms + 5 - since[at], 0) for at in sorted(
                 closed, key=lambda at: since[at])]
-            self.assertLessEqual(len(engine.idle), len(engine.volleys))
-        engine.metrics.flush()
+            self.assertLessEqual(len(meter.idle), len(meter.volleys))
+        meter.metrics.flush()
         found = metrics_records(self.read('metrics'))[1]
         self.assertEqual(sorted(found), sorted(written))
-        self.assertLessEqual(len(engine.volleys), 1)
+        self.assertLessEqual(len(meter.volleys), 1)
 
     def test_last_mark(self):
         marks = [[17, 5000, 7.5], [30, 5100, 7.6], [4, 6000, 7.7]]
@@ -6195,7 +6197,7 @@ class State(EngineCase):
         keeper.look(engine)
         self.assertEqual((keeper.live.read()['position'], self.sink.flushed), (0, 1))
         engine.real += 100
-        engine.drawn = 1
+        engine.queue.drawn = 1
         keeper.look(engine)
         self.assertEqual(keeper.live.read()['position'], 0)
         self.crew.done = 3
@@ -6217,7 +6219,7 @@ class State(EngineCase):
             self.assertEqual(keeper.live.read()['done'], False)
             change()
             engine.real += 100
-            engine.exhausted, engine.drawn = True, 5
+            engine.queue.exhausted, engine.queue.drawn = True, 5
             keeper.look(engine)
             keeper.finish(engine)
             self.assertEqual((keeper.live.read()['position'], keeper.live.read()['done']),
@@ -6266,14 +6268,14 @@ class State(EngineCase):
     def account(self, engine, targets, sent):
         """Each target before the position has been sent and ended, or waits and is kept."""
         position = engine.position()
-        waiting = {target for _, _, target, _ in engine.waiting}
+        waiting = {target for _, _, target, _ in engine.queue.waiting}
         live = set(awaited(engine)) | waiting
-        self.assertLessEqual(position, engine.drawn)
+        self.assertLessEqual(position, engine.queue.drawn)
         for target in targets[:position]:
-            if target not in engine.again:
+            if target not in engine.queue.again:
                 self.assertNotIn(target, live, 'neither before nor behind the position')
                 self.assertIn(target, sent, 'never sent')
-        for target in engine.again:
+        for target in engine.queue.again:
             self.assertIn(target, live, 'ended, but kept')
         return position
 
@@ -6282,7 +6284,7 @@ class State(EngineCase):
         begin = snapshot['position'] if snapshot else 0
         engine = self.engine(targets[begin:], window=30, once=True, retries=retries,
                              quota=len(targets) if retries else None)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         if snapshot:
             engine.resume(snapshot)
         connect = self.hard_connect(draw, sent)
@@ -6295,9 +6297,9 @@ class State(EngineCase):
                 if credit > 0:
                     engine.launch(credit)
                 if draw.random() < 0.05:
-                    engine.suspects.append((engine.now - 0.1, engine.now))
+                    engine.brakes.suspects.append((engine.now - 0.1, engine.now))
             self.account(engine, targets, sent)
-            if engine.exhausted and not engine.attempts and not engine.waiting:
+            if engine.queue.exhausted and not engine.attempts and not engine.queue.waiting:
                 break
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.close(engine)
@@ -6323,18 +6325,18 @@ class State(EngineCase):
         """Ctrl-C: what is to be tried again is kept, where there is a state; else it has ended."""
         for keeper in (True, None):
             engine = self.engine([self.hosts.silent()], once=True, retries=1)
-            engine.keeper = keeper
+            engine.keeper = engine.queue.remembers = keeper
             engine.launch(1)
             engine.stop('interrupted')
             self.pass_deadline(engine)
             engine.turn_over(1)
-            self.assertEqual((engine.timeouts, len(engine.again)), (0, 1) if keeper else (1, 0))
+            self.assertEqual((engine.timeouts, len(engine.queue.again)), (0, 1) if keeper else (1, 0))
             self.assertTrue(engine.finished())
 
     def test_taken_back(self):
         """What SIGHUP took back is not met again at its deadline, and the position passes it."""
         engine = self.engine([self.hosts.silent(), self.hosts.silent()], once=True)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
         engine.progress = types.SimpleNamespace(reopen=lambda: None,
@@ -6360,16 +6362,17 @@ class State(EngineCase):
         """Counters, tries and what waits come back; the quota is what is left of it."""
         engine = self.engine([('127.7.0.%d' % number, 9) for number in range(50)], quota=40,
                              once=True, retries=3)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.draw(20)
-        engine.tries[('127.7.0.1', 9)] = 2
+        engine.queue.tries[('127.7.0.1', 9)] = 2
         engine.wait_for(('127.7.0.1', 9), 5)
         engine.sent, engine.opened = 20, 3
         engine.answers[errno.ECONNREFUSED] = 16
         other = self.engine([], quota=40, once=True, retries=3)
         other.resume(json.loads(json.dumps(engine.snapshot())))
-        self.assertEqual((other.quota, other.drawn, other.sent, other.opened), (20, 20, 20, 3))
-        self.assertEqual((other.answers, other.tries, other.again), (
+        self.assertEqual((other.queue.quota, other.queue.drawn), (20, 20))
+        self.assertEqual((other.sent, other.opened), (20, 3))
+        self.assertEqual((other.answers, other.queue.tries, other.queue.again), (
             engine.answers, {('127.7.0.1', 9): 2}, {('127.7.0.1', 9): True}))
         self.assertEqual(other.snapshot()['waiting'], [('127.7.0.1', 9, 2)])
         self.assertEqual(other.draw(5), (['127.7.0.1'], [9]))
@@ -6867,7 +6870,7 @@ class AdaptiveEngine(EngineCase):
     def silent(self, count=3, **options):
         """An engine whose targets came to their deadline."""
         engine = self.engine([self.hosts.silent() for _ in range(count)], once=True, **options)
-        engine.keeper = True
+        engine.keeper = engine.queue.remembers = True
         engine.adapt(1000, 1)
         engine.now += 0.01
         engine.launch(count)
@@ -6878,52 +6881,52 @@ class AdaptiveEngine(EngineCase):
     def test_held(self):
         """Silent targets are kept until they are judged; a resumed scan sends them again."""
         engine = self.silent()
-        self.assertEqual((engine.timeouts, list(engine.again.values())), (3, [False] * 3))
+        self.assertEqual((engine.timeouts, list(engine.queue.again.values())), (3, [False] * 3))
         self.assertEqual((engine.judge.levels[0].ended, engine.judge.levels[0].missed), (3, 3))
         snapshot = json.loads(json.dumps(engine.snapshot()))
         self.assertEqual((snapshot['timeouts'], snapshot['lost'], len(snapshot['waiting'])),
                          (0, 3, 3))
         other = self.engine([], once=True)
         other.resume(snapshot)
-        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.again))
+        self.assertEqual(sorted(zip(*other.draw(9))), sorted(engine.queue.again))
         engine.judge.look = lambda *args: (None, [])
         self.assertFalse(engine.finished())
-        engine.exhausted = True
+        engine.queue.exhausted = True
         self.assertTrue(engine.finished())
-        self.assertEqual((engine.again, engine.snapshot()['waiting']), ({}, []))
+        self.assertEqual((engine.queue.again, engine.snapshot()['waiting']), ({}, []))
 
     def test_not_held(self):
         """With --retries, or sent again once already, it has ended, also for the state."""
         engine = self.silent(retries=1)
-        self.assertEqual(list(engine.again.values()), [True] * 3)
+        self.assertEqual(list(engine.queue.again.values()), [True] * 3)
         engine.now += 10
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.again), (3, {}))
+        self.assertEqual((engine.timeouts, engine.queue.again), (3, {}))
 
     def test_sent_again(self):
         """The judge wants them again: at once, at the next look, or as its last word."""
         engine = self.silent()
-        held = list(engine.again)
-        engine.exhausted = True
+        held = list(engine.queue.again)
+        engine.queue.exhausted = True
         engine.judge.look = lambda *args: (None, held)
         self.assertFalse(engine.finished())
-        self.assertEqual((engine.timeouts, engine.lost, list(engine.again.values())),
+        self.assertEqual((engine.timeouts, engine.lost, list(engine.queue.again.values())),
                          (0, 3, [True] * 3))
         engine.judge.look = lambda *args: (None, [])
         engine.now += 1
         engine.launch(3)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, engine.again), (3, 3, {}))
+        self.assertEqual((engine.timeouts, engine.lost, engine.queue.again), (3, 3, {}))
         engine = self.engine([self.hosts.silent()], once=True)
         engine.adapt(1000, 1)
         engine.judge.levels[0].lossy = True
         engine.launch(1)
         self.pass_deadline(engine)
         engine.turn_over(0)
-        self.assertEqual((engine.timeouts, engine.lost, len(engine.waiting)), (0, 1, 1))
+        self.assertEqual((engine.timeouts, engine.lost, len(engine.queue.waiting)), (0, 1, 1))
 
     def test_what_the_judge_sees(self):
         """SYNs, not connects; local errors but those of single targets; no suspect probes."""
@@ -6931,11 +6934,11 @@ class AdaptiveEngine(EngineCase):
         engine.adapt(1000, 1)
         engine.judge.look = lambda *args: seen.append(args) or (None, [])
         engine.sent = 7
-        engine.locals.update({errno.EPERM: 3, errno.ENOBUFS: 2})
+        engine.brakes.errors.update({errno.EPERM: 3, errno.ENOBUFS: 2})
         engine.heed_judge()
         self.assertEqual(seen[0][2:], (35, (2, 0, 0)))
         engine.launch(1)
-        engine.suspects.append((0, math.inf))
+        engine.brakes.suspects.append((0, math.inf))
         self.pass_deadline(engine)
         engine.overdue()
         self.assertEqual((engine.judge.levels[0].ended, engine.lost), (0, 1))
@@ -7014,13 +7017,14 @@ class Excluding(EngineCase):
         targets = [self.hosts.silent() for _ in range(3)]
         for again in targets, targets[1:], targets[:1]:
             with self.subTest(again=len(again)):
-                self.kind = lambda *args, **options: MeteredEngine.kind(self, *args, **options)
+                self.kind = lambda *args, **options: FileMeter.kind(self, *args, **options)
                 engine = self.scan(targets)
-                self.addCleanup(os.close, engine.metrics.fd)
+                meter = engine.meter
+                self.addCleanup(os.close, meter.metrics.fd)
                 engine.reread()
-                self.assertEqual((engine.attempts, engine.since, engine.volleys), ({}, {}, {}))
-                engine.exclusions, engine.exhausted = None, False
-                engine.source = columns(again)
+                self.assertEqual((engine.attempts, meter.since, meter.volleys), ({}, {}, {}))
+                engine.exclusions, engine.queue.exhausted = None, False
+                engine.queue.source = columns(again)
                 engine.launch(len(again))
                 self.assertEqual(len(engine.attempts), len(again))
                 self.path('never', b'192.0.2.0/24\n')
@@ -8705,6 +8709,93 @@ class Cli(Case):
         self.assertEqual(run('cscan.py', *args, '--log', log)[0], 0)
         wait_until(lambda: '3 packets in' in read_text(log))
         self.assertEqual(read_text(log).count('127.0.0.1:%d\n' % port), 3)
+
+    def scopes(self, path):
+        """The entries `scope` of a file -> [{name: value}], lists of targets as (first, last)."""
+        found = []
+        for entry in cba_entries(path, 'scope'):
+            found.append({cba_reader.SCOPE_CODES[code]: value for code, value in entry.dict.items()})
+            for name in {'TARGETS', 'EXCLUDED'} & set(found[-1]):
+                found[-1][name] = cscan.unpack_csw(found[-1][name], name)
+            self.assertAlmostEqual(found[-1].pop('TIME'), time.time(), delta=600)
+        return found
+
+    def test_scope(self):
+        """What a scan is to ask, at its start, and what became of that, at its end."""
+        port, path = self.hosts.serving('0.0.0.0')[1], self.path('s.cba')
+        net = pairs('127.0.0.4-127.0.0.7')
+        some = self.path('some', ('127.0.0.9:%d\n127.0.0.8:%d\n' % (port, port)).encode())
+        plain = {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 4, 'ONCE': True, 'SEED': 5}
+        done = {'ENDED': 'done', 'ASKED': 4, 'COMPLETE': True}
+        once = ['-f', '127.0.0.4/30', '-p', port, '--once', '--seed', 5, '-o', path]
+        rows = [    # options, entry at the start, at the end
+            (once + ['-w', 2], plain, done),
+            (once + ['--shard', '2/3'], dict(plain, SHARD='2/3', TOTAL=1), dict(done, ASKED=1)),
+            (once + ['-n', 3], dict(plain, TOTAL=3), {'ENDED': 'done', 'ASKED': 3}),
+            (once + ['-xf', '127.0.0.0/30', '--max-results', 4],
+             dict(plain, EXCLUDED=pairs('127.0.0.0-127.0.0.3')),
+             {'ENDED': '--max-results', 'ASKED': 4}),
+            (['-f', '127.0.0.4/30', '-p', port, '-n', 1, '-o', path],
+             {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 1}, {'ENDED': 'done', 'ASKED': 1}),
+            (['--pairs', some, '--once', '--seed', 5, '-o', path],
+             dict(plain, TARGETS=pairs('127.0.0.8-127.0.0.9'), TOTAL=2,
+                  PAIRS=struct.pack('<2Q', 0x7f000008 << 16 | port, 0x7f000009 << 16 | port)),
+             dict(done, ASKED=2))]
+        for args, start, end in rows:
+            with self.subTest(args):
+                status, _, err = self.scan(*args)
+                self.assertEqual((status, err), (0, ''))
+                self.assertEqual(self.scopes(path), [start, end])
+                self.assertEqual([entry.module for entry in cba_entries(path, None)
+                                  if entry.module], ['scope', 'cscan', 'scope'])
+                os.unlink(path)
+
+    def test_scope_killed(self):
+        """A kill leaves the entry of the start; a scan that goes on says so."""
+        port, path = self.hosts.serving('0.0.0.0')[1], self.path('k.cba')
+        args = [*self.base, '-f', '127.0.0.0/24', '-p', port, '--once', '-r', 20, '-o', path,
+                '--state', self.path('state')]
+        found = 0
+        for command, signum in ((args, signal.SIGKILL),
+                                (['--resume', self.path('state')], signal.SIGINT)):
+            process = start('cscan.py', '-q', *command)
+            self.addCleanup(end_process, process)
+            wait_until(lambda: os.path.exists(path) and len(cba_entries(path)) > found)
+            process.send_signal(signum)
+            process.wait(20)
+            found = len(cba_entries(path))
+        killed, begun, end = self.scopes(path)
+        self.assertEqual(begun, dict(killed, RESUMED=True))
+        self.assertEqual(killed['TOTAL'], 256)
+        self.assertEqual((end['ENDED'], set(end)), ('interrupted', {'ENDED', 'ASKED'}))
+        self.assertLess(end['ASKED'], 256)
+
+    def test_scope_lists(self):
+        """Long lists leave a digest; ports are in order, in strings that fit; -xf may grow."""
+        sink = KeepingSink()
+        args = types.SimpleNamespace(once=False, pairs='x', shard=(0, 1), seed=None)
+        exclusions = types.SimpleNamespace(scanned=pairs('1.2.3.4-1.2.3.9 1.2.4.1-1.2.4.9'),
+                                           now=pairs('10.0.0.0-10.255.255.255'),
+                                           barred=pairs('9.0.0.0-9.255.255.255'))
+        odd = range(1, 65536, 2)
+        space = cscan.PairSpace(cscan.array.array('I', [7] * len(odd)),
+                                cscan.array.array('H', odd))
+        sink.finish = bool
+        with patched(cscan, SCOPE_LIST_MAX=1):
+            cscan.begin_scope(cscan.Out(sink, 0), args, space, exclusions, None, False)
+        events = [(cba_reader.SCOPE_CODES.get(code), value) for _, code, value in sink.events]
+        self.assertEqual(events[0], (None, 'scope'))
+        self.assertRegex(dict(events)['TARGETS_DIGEST'], '^[0-9a-f]{64} 15 addresses$')
+        self.assertEqual(dict(events)['PAIRS_DIGEST'], space.digest() + ' 32768 pairs')
+        self.assertEqual(cscan.unpack_csw(dict(events)['EXCLUDED'], ''), pairs('9.0.0.0-10.255.255.255'))
+        texts = [value for name, value in events if name == 'PORTS']
+        self.assertLessEqual(max(map(len, texts)), cscan.CBA_STR_MAX)
+        self.assertEqual([port for port, _ in cscan.parse_portspec(','.join(texts))], list(odd))
+        self.assertEqual(cscan.port_texts([443, 80, 82, 81, 80]), ['80-82,443'])
+        sink.events = []
+        cscan.end_scope(cscan.Out(sink, 0), exclusions, 'done', 7, True)
+        self.assertEqual([cba_reader.SCOPE_CODES.get(code) for _, code, _ in sink.events],
+                         [None, 'TIME', 'ENDED', 'ASKED', 'COMPLETE', 'EXCLUDED'])
 
     def test_statistics(self):
         """-st lines on stderr, and in the CBA as the original writes them."""
@@ -12716,7 +12807,7 @@ BINARY_VECTORS = [
      + b'o.product.device=device;\x00', 'by hand'),
     ('adb other', TCP, b'CNXN\x00', None, 'by hand'),
     ('rdp', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
-     + unhex('0100080003000000'), unhex('030000130ed000001234000200080001000000'),
+     + unhex('0100080001000000'), unhex('030000130ed000001234000200080001000000'),
      'xfreerdp 2.10'),
     ('rdp connect', TCP, unhex('0300002924e00000000000') + b'Cookie: mstshash=bob\r\n'
      + unhex('01000800000000000300005e02f0807f6581a00401010401010101ff') + b'Duca'
@@ -19329,7 +19420,7 @@ class Journals(Case):
         nobody = pwd.getpwnam('nobody')
         args = types.SimpleNamespace(self_ip_file=None, remote_ip_deny_file=None, rotate=None,
                                      output=self.path('log'), events=None, pcap=None,
-                                     workers=3)
+                                     metrics=None, workers=3)
         with open(self.path('secret'), 'w') as file:
             os.fchmod(file.fileno(), 0o600)
         os.chmod(self.folder, 0o700)
@@ -20147,11 +20238,22 @@ class Events(Case):
         log = self.log()
         log.stack.answer_frame(udp(DNS_QUERY))
         self.assertEqual(self.events(log, 'dns')[0]['dns'], wanted)
-        self.assertEqual(masscanned.dns_object(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY),
-                         wanted)
+        Client(log.stack, 53).say(struct.pack('!H', len(DNS_QUERY)) + DNS_QUERY)
+        self.assertEqual([each['dns'] for each in self.events(log, 'dns')], [wanted] * 2)
         for end in range(len(DNS_QUERY)):
             masscanned.dns_object(DNS_QUERY[:end])
             masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_names(self):
+        """What tables of events name is registered, and noted somewhere."""
+        known = set(masscanned.PROTOCOLS)
+        named = {masscanned.eve_name(each) for each in known}
+        self.assertLessEqual(set(masscanned.EVE_NAMES), known)
+        self.assertFalse(set(masscanned.EVE_NAMES) & named, 'events have no protocol of that name')
+        self.assertLessEqual(set(masscanned.ANSWERED) | set(masscanned.SHOWN_FIELDS), named)
+        self.assertLessEqual(set(masscanned.HASH_FORMS), known)
+        for kind in masscanned.NOTES:
+            self.assertIn(".note('%s'" % kind, inspect.getsource(masscanned))
 
     def test_hash(self):
         """Answers to challenges in the form that auditing tools read."""
@@ -20357,7 +20459,7 @@ class Captures(Case):
         """A file that is there, perhaps with half a block, is not written to; an empty one is."""
         args = types.SimpleNamespace(
             self_ip_file=None, remote_ip_deny_file=None, rotate=None, output=None, events=None,
-            pcap=self.path('capture', b'half'), workers=1)
+            pcap=self.path('capture', b'half'), metrics=None, workers=1)
         for _ in range(2):
             masscanned.open_files(args, masscanned.make_files(args, None), None)
             os.close(args.fds[args.pcap])
@@ -20386,6 +20488,117 @@ class Captures(Case):
             self.assertIsNone(masscanned.open_keys(None))
             self.assertIsNone(masscanned.open_keys(object()))
         self.assertIn('TLS stays secret', said[0])
+
+
+class MetricsFiles(Case):
+    """--metrics: a text for Prometheus, of all workers, replaced as a whole."""
+
+    COUNTS = {'frames': 9, 'answers': 3, 'missed': 2, 'resident': 4096, 'answer http': 3,
+              'answer a"b\\c\nd': 1, 'tcp cookie': 6, 'udp silence': 0}
+    TEXT = """\
+# HELP masscanned_protocol_answers_total Answers of a protocol.
+# TYPE masscanned_protocol_answers_total counter
+masscanned_protocol_answers_total{protocol="a\\"b\\\\c\\nd"} 1
+masscanned_protocol_answers_total{protocol="http"} 3
+# HELP masscanned_unanswered_frames_total Frames without an answer, by reason.
+# TYPE masscanned_unanswered_frames_total counter
+masscanned_unanswered_frames_total{fate="tcp cookie"} 6
+"""
+
+    def observers(self, count, files=None):
+        """MetricsFiles of so many workers on one file -> them, what they say."""
+        said = []
+        change = patched(masscanned, say=said.append)
+        change.__enter__()
+        self.addCleanup(change.__exit__, None, None, None)
+        path, board = self.path('m.prom'), masscanned.Board(count, NOW)
+        files = files or masscanned.NamedFiles([path], [])
+        return [masscanned.MetricsFile(path, files, board, number,
+                                       lambda: collections.Counter(frames=7), NOW)
+                for number in range(count)], said
+
+    def value(self, name):
+        with open(self.path('m.prom')) as file:
+            return re.search('^masscanned_%s (.*)$' % name, file.read(), re.M).group(1)
+
+    def test_text(self):
+        """Counters, help and labels as the format wants them."""
+        text = masscanned.metrics_text(self.COUNTS, NOW)
+        self.assertTrue(text.endswith(self.TEXT), text)
+        for line in ('frames_total 9', 'unlogged_frames_total 2', 'resident_memory_bytes 4096',
+                     'stranger_knocks_total 0', 'build_info{version="%s"} 1' % masscanned.__version__,
+                     'start_time_seconds %.3f' % NOW):
+            self.assertIn('\nmasscanned_%s\n' % line, text)
+        if not shutil.which('promtool'):
+            self.skipTest('needs promtool') if not REQUIRED else self.fail('needs promtool')
+        done = subprocess.run(['promtool', 'check', 'metrics'], input=text.encode(), env=CLEAN,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual((done.returncode, done.stdout), (0, b''))
+
+    def test_replaced(self):
+        """The first worker writes for all; who reads an older file has it whole."""
+        (first, second), said = self.observers(2)
+        second.flush(NOW)
+        self.assertFalse(os.listdir(self.folder))
+        first.flush(NOW)
+        with open(self.path('m.prom')) as old:
+            self.assertEqual(self.value('frames_total'), '14')
+            first.count = second.count = lambda: collections.Counter(frames=8)
+            first.flush(NOW + 15)
+            second.close(NOW + 16)
+            self.assertEqual(self.value('frames_total'), '15')
+            self.assertIn('frames_total 14\n', old.read())
+        self.assertEqual((first.due, os.listdir(self.folder)), (NOW + 30, ['m.prom']))
+        self.assertEqual(os.stat(self.path('m.prom')).st_mode & 0o777, 0o644)
+        self.assertTrue(masscanned.replace_metrics(first.files, first.path, first.board))
+        self.assertEqual((self.value('frames_total'), said), ('16', []))
+        first.shift(100)
+        self.assertEqual((first.due, first.board.begun), (NOW + 130, NOW + 100))
+
+    def test_torn(self):
+        """Of a worker that is just writing, what was read before counts."""
+        board = masscanned.Board(2, NOW)
+        for number in range(2):
+            board.put(number, {'frames': 5, 'tcp cookie': 1})
+        self.assertEqual(board.total(), {'frames': 10, 'tcp cookie': 2})
+        board.put(0, {'frames': 6})
+        board.memory[masscanned.BOARD_SLOT + 9] ^= 1
+        self.assertEqual(board.total(), {'frames': 11, 'tcp cookie': 1})
+        with patched(masscanned, BOARD_SLOT=24):    # whole lines, as far as there is room
+            small = masscanned.Board(2, NOW)
+            small.put(0, {'a': 1, 'b': 2, 'c' * 9: 3})
+            self.assertEqual(small.total(), {'a': 1, 'b': 2})
+
+    def test_fails(self):
+        """It is said once that the file cannot be written, and then it is tried again."""
+        (observer,), said = self.observers(1)
+        observer.flush(NOW)
+        with patched(masscanned.os, write=lambda fd, data: 5):
+            for now in NOW + 15, NOW + 30:
+                observer.flush(now)
+        self.assertEqual(said, [observer.path + ': No space left on device: the metrics there '
+                                'grow old'])
+        self.assertEqual(self.value('frames_total'), '7')
+        observer.flush(NOW + 45)
+        self.assertEqual((len(said), os.listdir(self.folder)), (1, ['m.prom']))
+
+    def test_opener(self):
+        """After the drop, a process with the rights of before replaces the file; no link leads it."""
+        path = self.path('m.prom')
+        os.symlink('/nowhere/else', path + '.new')
+        opener, = masscanned.fork_opener(masscanned.NamedFiles([path], []), 1)
+        (observer,), said = self.observers(1, opener)
+        opener.files.outs[0] = path
+        observer.flush(NOW)
+        self.assertEqual((self.value('frames_total'), said), ('7', []))
+        opener.sock.close()
+        os.wait()
+
+    def test_refused(self):
+        """Nothing but a file is replaced."""
+        for path in '/dev/null', self.folder:
+            self.assertRaisesRegex(masscanned.UserError, 'not a regular file',
+                                   masscanned.try_beside, None, path)
 
 
 class Reports(Case):
@@ -21054,12 +21267,16 @@ class Responder(Case):
         ('rtmpdump', 'rtmpdump -r rtmp://10.88.0.61/live/x -o /dev/null', 1,
          r'rtmp server sent error'),
         ('tsql', 'tsql -H 10.88.0.61 -p 1433 -U bob -P x', 1, r'Msg 18456'),
+        ('tsql inside of TLS', 'env FREETDSCONF={tds} tsql -S secure -U bob -P x', 1, r'Msg 18456'),
+        ('xfreerdp', 'xvfb-run -a xfreerdp /v:10.88.0.61 /u:bob /d:DOM /p:x /cert:ignore', 134,
+         r'STATUS_LOGON_FAILURE'),
         ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
          "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
     ]
+    FREETDS = '[secure]\nhost = 10.88.0.61\nport = 1433\ntds version = 7.4\nencryption = require\n'
     # of the web, and of what proxies lead to; {ipp}: what ipptool asks
     WEB_CLIENTS = [
         ('curl OPTIONS', 'curl -sSi -X OPTIONS --request-target * http://10.88.0.62/', 0,
@@ -21197,11 +21414,12 @@ asyncio.run(visit())
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
+        tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, py='/usr/bin/python3 -c ',
-                                         state=state_folder().name)
+                command = command.format(post=post, ipp=ipp, ws=ws, tds=tds,
+                                         py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
         end = time.monotonic() + seconds
@@ -22459,6 +22677,10 @@ class ResponderCli(Case):
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
         ('csv of what', ['-i', 'nope0', '--csv', 'x'], 2, ['--csv is for --report']),
         ('report and -i', ['-i', 'nope0', '--report', 'x'], 2, ['--report and --iface']),
+        ('rotate metrics', ['-i', 'nope0', '--metrics', 'x', '--rotate', '1M'], 2, ['--rotate is']),
+        ('metrics nowhere', ['-i', 'nope0', '--metrics', '/nowhere/x'], 1, ['/nowhere/x: No such']),
+        ('metrics to', ['-i', 'nope0', '--metrics', '/dev'], 1, ["'/dev': not a regular file"]),
+        ('metrics and events', ['-i', 'nope0', '--metrics', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
         ('snaplen of what', ['-i', 'nope0', '--snaplen', '70'], 2, ['--snaplen is for --pcap']),
         ('snaplen', ['-i', 'nope0', '--pcap', 'x', '--snaplen', '13'], 2, ["'13'", '14 to 65536']),
         ('one file for two', ['-i', 'nope0', '--pcap', 'x', '--events', 'x'], 2, ["'x', 'x'"]),
@@ -22939,8 +23161,12 @@ class Keys(Case):
             self.assertEqual({masscanned.find_prime(64, self.random) % 3 for _ in range(8)}, {2})
 
     def test_invert(self):
-        for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
-            self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+        """With pow() and without it."""
+        for quick in {False, masscanned.HAS_QUICK_INVERSE}:
+            with patched(masscanned, HAS_QUICK_INVERSE=quick):
+                for number, modulus in ((3, 7), (1, 2), (65537, 2 ** 64), (2 ** 70, 101), (-3, 7)):
+                    self.assertEqual(number * masscanned.invert(number, modulus) % modulus, 1)
+                self.assertEqual([masscanned.invert(number, 7) for number in (0, 14)], [0, 0])
 
     def test_private(self):
         """A key comes back as it went; half of one does not."""
@@ -23081,6 +23307,44 @@ class Inside:
         except ssl.SSLError as error:
             self.alert, self.over = error.reason, True
         return self.got
+
+
+class InPackets(Inside):
+    """The same for TDS, whose packets are around the handshake.
+
+    version     of TLS; None: there is none yet
+    """
+    version = None
+
+    def exchange(self, pieces=lambda octets: [octets]):
+        octets = self.pipes[1].read()
+        parts = [octets[at:at + 200] for at in range(0, len(octets), 200)]
+        if not self.version:
+            octets = b''.join(b'\x12\1' + struct.pack('!H4x', 8 + len(part)) + part
+                              for part in parts)
+        out = feed(self.peer, *pieces(octets))
+        while out and not self.version:
+            assert out[:2] == b'\x12\1', out
+            size = int.from_bytes(out[2:4], 'big')
+            self.pipes[0].write(out[8:size])
+            out = out[size:]
+        self.pipes[0].write(out)
+
+    def shake(self, **options):
+        Inside.shake(self, **options)
+        self.version = self.inner.version()
+        return self
+
+
+def pack_tsrequest(version, tag, field):
+    """MS-CSSP s2.2.1, by hand: version, and one field by its tag."""
+    def wrap(kind, octets):
+        for limit, length in ((128, '%02x'), (256, '81%02x'), (1 << 16, '82%04x')):
+            if len(octets) < limit:
+                return bytes((kind,)) + unhex(length % len(octets)) + octets
+    for kind in (0x04, 0xa0, 0x30, 0x30) if tag == 0xa1 else ():
+        field = wrap(kind, field)
+    return wrap(0x30, b'\xa0\3\2\1' + bytes((version,)) + wrap(tag, field))
 
 
 class TlsTalks(Case):
@@ -23238,7 +23502,9 @@ class TlsTalks(Case):
          unhex('300c 020102 6007 020103 0400 8000'), unhex('300c 020102 6107 0a0100 0400 0400')),
         ('postgresql', unhex('00000008 04d2162f'), b'S', b'N', unhex('00000010 00030000')
          + b'user\0x\0\0', b'R' + unhex('00000008 00000003')),
-        ('rdp', unhex('03000013 0ee00000000000 01000800 03000000'),
+        ('amqp', b'AMQP\2\1\0\0', b'AMQP\2\1\0\0', b'AMQP\3\1\0\0', b'AMQP\3\1\0\0',
+         b'AMQP\3\1\0\0' + unhex('00000019 02010000 005340 c00b01 e0080170 a305') + b'PLAIN'),
+        ('rdp', unhex('03000013 0ee00000000000 01000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 01000000'),
          unhex('03000013 0ed00000123400 02000800 00000000'), unhex('0300000c 02f0800401000100'),
          masscanned.RDP_GOODBYE),
@@ -23293,6 +23559,88 @@ class TlsTalks(Case):
         self.assertEqual(stream.greet(plain.registry.greeters[3306])[24:26], b'\xdf\xf7')
         self.assertEqual(feed(stream, unhex('20000001') + head), b'')
         self.assertTrue(stream.deaf)
+
+    # version of the client, his token, tag and field of the answer, whether it is the last
+    CREDSSP = [
+        (6, NEGOTIATE, 0xa1, CHALLENGE, False), (2, NEGOTIATE, 0xa1, CHALLENGE, False),
+        (9, SPNEGO_FIRST, 0xa1, ANSWERED, False),
+        (6, SPNEGO_THIRD, 0xa4, '0204 c000006d', True), (3, AUTHENTICATE, 0xa4, '0204c000006d', True),
+        (5, AUTHENTICATE, None, '', True), (2, AUTHENTICATE, None, '', True),
+    ]
+
+    def test_credssp(self):
+        """A login with NTLM, before there is a desktop: TSRequest in, TSRequest out, then the end."""
+        asks = unhex('03000013 0ee00000000000 01000800 0b000000')
+        for version, token, tag, field, over in self.CREDSSP:
+            with self.subTest(version=version, token=token):
+                self.assertEqual(self.visit_credssp(asks, version, token, tag, field), over)
+        stream = self.stream(3389)
+        feed(stream, asks.replace(b'\x0b', b'\1'))
+        client = Inside(stream).shake()
+        self.assertEqual((client.say(pack_tsrequest(6, 0xa1, unhex(NEGOTIATE))), stream.deaf),
+                         (b'', True))
+        for faulty in (b'\x30\x00', unhex('3005 a003 020106'),
+                       unhex('3007 a003 020106 a100')):
+            stream = self.stream(3389)
+            feed(stream, asks)
+            self.assertEqual(Inside(stream).shake().say(faulty), b'')
+
+    def visit_credssp(self, asks, version, token, tag, field):
+        """A token is sent, the answer compared -> whether that was all."""
+        self.host.events = []
+        try:
+            stream = self.stream(3389)
+            self.assertEqual(feed(stream, asks), unhex('03000013 0ed00000123400 02000800 02000000'))
+            client = Inside(stream).shake()
+            said = pack_tsrequest(version, 0xa1, unhex(token))
+            client.say(said, pieces=octet_by_octet)
+            noted = [each.fields['protocol'] for each in self.host.events
+                     if each.kind == 'credentials']
+        finally:
+            self.host.events = None
+        expected = pack_tsrequest(min(version, 6), tag, unhex(field)) if tag else b''
+        self.assertEqual(client.got, expected)
+        self.assertEqual(noted, ['rdp'] if token in (AUTHENTICATE, SPNEGO_THIRD) else [])
+        return client.over
+
+    def test_mssql(self):
+        """Whoever insists on TLS has its handshake in packets of a prelogin, and the rest bare."""
+        rows = {row[0]: row[2:4] for row in VECTORS}
+        asks, answer = rows['mssql prelogin']
+        login, refused = rows['mssql login 7.3']
+        for insists in b'\1', b'\3':
+            for pieces in (lambda octets: [octets]), octet_by_octet:
+                stream = self.stream(1433)
+                out = feed(stream, *pieces(asks[:40] + insists + asks[41:]))
+                self.assertEqual(out, answer[:40] + b'\1' + answer[41:])
+                client = InPackets(stream).shake(pieces=pieces)
+                self.assertEqual(client.say(login, pieces=pieces), refused)
+                self.assertTrue(client.over and stream.closing)
+                self.assertEqual(client.version, 'TLSv1.2' if self.VERSIONS else client.version)
+        usual = Inside(self.stream()).shake().inner.version()
+        self.assertEqual(usual, 'TLSv1.3' if ssl.HAS_TLSv1_3 else usual)
+        for none in b'\0', b'\2':
+            self.assertEqual(feed(self.stream(1433), asks[:40] + none + asks[41:]), answer)
+        plain = self.stream(1433, host=quiet_host())
+        self.assertEqual(feed(plain, asks[:40] + b'\1' + asks[41:]), answer)
+
+    def test_mssql_packets(self):
+        """Those that are faulty: an alert in a packet; without one, a bare one; what is kept."""
+        asks = {row[0]: row[2] for row in VECTORS}['mssql prelogin']
+        asks = asks[:40] + b'\1' + asks[41:]
+        packet = b'\x12\1' + struct.pack('!H4x', 8 + len(hello(3)))
+        for octets, alert in (
+                (packet + hello(3), unhex('12 01 000f 0000 01 00 15 0303 0002 02 28')),
+                (hello(3), unhex('15 0303 0002 02 28')),
+                (b'\x12\1\0\0\0\0\0\0' * 9 + packet + hello(3), unhex(
+                    '12 01 000f 0000 01 00 15 0303 0002 02 28'))):
+            stream = self.stream(1433)
+            feed(stream, asks)
+            self.assertEqual(feed(stream, octets), alert)
+            self.assertTrue(stream.closing)
+        stream = self.stream(1433)
+        feed(stream, asks, packet, hello(3)[:9])
+        self.assertEqual(stream.cost(), 8 + 9)
 
     def test_no_tls_after(self):
         """Whoever asks for TLS and then does without is not answered any more."""
