@@ -2264,10 +2264,14 @@ class TextSink:
         self.entries = {}           # thread -> lines of the entry that it is in the middle of
         self.lock = threading.Lock()
 
-    def write(self, thread, events):
+    def write(self, thread, events, packed=b''):
         lines = self.entries.setdefault(thread, [])
         for kind, code, value in events:
             lines += self.save(*value) if kind == CBA_FILE else event_lines(kind, code, value)
+
+    def pack_all(self, thread, events) -> bytes:
+        """Lines need no packets."""
+        return b''
 
     def save(self, name, data):
         """Keep a module's file -> the line that says so."""
@@ -2333,7 +2337,7 @@ class RecordSink(TextSink):
                                             # a signal's handler may come in the middle of one
         self.ended, self.places = False, collections.deque(maxlen=16)
 
-    def write(self, thread, events):
+    def write(self, thread, events, packed=b''):
         entry = self.entries.setdefault(thread, [])
         for kind, code, value in events:
             if kind == CBA_FILE:
@@ -2608,8 +2612,9 @@ class CbaSink:
         return b''.join(bytes([thread]) + chunk.pack(len(piece)) + piece
                         for piece in pieces + [b''])
 
-    def write(self, thread, events):
-        packed = b''.join(self.pack(thread, *event) for event in events)
+    def write(self, thread, events, packed=b''):
+        """Events of an entry; packed: of a whole one, what pack_all() has made of them."""
+        packed = packed or self.pack_all(thread, events)
         with self.lock:
             if events[0][0] == CBA_HEAD:
                 self.heads[thread] = events
@@ -2706,11 +2711,20 @@ class CbaSink:
             self.flush_locked()
 
 
+    def pack_all(self, thread, events) -> bytes:
+        """Events -> their packets; raises what write() of them would."""
+        return b''.join(self.pack(thread, *event) for event in events)
+
+
+ENTRY_MAX = 1 << 16                  # octets of an entry that a talk has not finished
+
+
 class Out:
     """What a module writes an entry through; one for each thread.
 
     The name of the module, and strings said `later`, reach the file only if an event follows.
     """
+    __slots__ = 'sink', 'thread', 'deferred'
 
     def __init__(self, sink, thread):
         self.sink, self.thread = sink, thread
@@ -2765,6 +2779,47 @@ class Out:
 
     def finish(self):
         self.sink.finish(self.thread)
+
+
+def event_size(kind, value) -> int:
+    """About how many octets an event keeps."""
+    if kind == CBA_FILE:
+        return len(value[0]) + len(value[1])
+    return len(value) if kind in (CBA_HEAD, CBA_STR, CBA_DATA) else 8
+
+
+class TalkOut(Out):
+    """The same for a coroutine: an entry is kept until it is whole.
+
+    put     takes it: (events, their packets)
+    """
+    __slots__ = 'put', 'kept', 'packed', 'size'
+
+    def __init__(self, sink, thread, put):
+        super().__init__(sink, thread)
+        self.put = put
+        self.clear()
+
+    def clear(self):
+        """No event is kept."""
+        self.kept, self.packed, self.size = [], [], 0
+
+    def event(self, kind, code, value):
+        events = self.deferred + [(kind, code, value)]
+        packed = self.sink.pack_all(self.thread, events)
+        size = self.size + sum(event_size(kind, value) for kind, _, value in events)
+        if size > ENTRY_MAX:
+            raise ValueError('an entry of more than %d octets' % ENTRY_MAX)
+        self.size = size
+        self.kept += events
+        self.packed.append(packed)
+        self.deferred = []
+
+    def finish(self):
+        """The entry is whole."""
+        if self.kept:
+            self.put((self.kept, b''.join(self.packed)))
+            self.clear()
 
 
 # ---- scope ----
@@ -2855,6 +2910,8 @@ LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() reset
 IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 TLS_PIECE = 16384                   # octets read at once
 TLS_MAX = 65536                     # octets that may come before one operation is done
+POLL_MAX_S = 1 << 20                # poll(2) takes no more
+SPREE_MAX = 16                      # reads of a talk in a row before others have their turn
 # Anonymous: text.  A server may choose a finite-field group of 10,000 bits, 1.3 s of CPU: only the
 # anonymous suites have finite fields, because many servers know no other anonymous ones.
 TLS_CIPHERS = {True: 'aNULL:@SECLEVEL=0', False: 'ALL:!aNULL:!kDHE:!PSK:@SECLEVEL=0'}
@@ -2954,98 +3011,181 @@ def retry_group(message: bytes) -> int:
     return 0
 
 
-class TimedSocket:
-    """A TCP connection whose reads and writes all share one deadline.
+@types.coroutine
+def socket_ready(socks, mask, until):
+    """Wait for one of these sockets: at the bottom of all that a coroutine of ours awaits.
 
+    socks   non-blocking; () = go on soon, others first
+    mask    select.POLLIN, POLLOUT: as a hint, since others may wake it, too
+    until   on the clock of who drives it; raises socket.timeout then
+    """
+    yield socks, mask, until
+
+
+def drive(coroutine):
+    """Run a coroutine to its end in this thread, with poll(2) -> what it returns."""
+    error = None
+    while True:
+        try:
+            wait = coroutine.throw(error) if error else coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        error = poll_sockets(*wait)
+
+
+def poll_sockets(socks, mask, until) -> 'OSError | None':
+    """Wait for one of these sockets -> None; a timeout if that lasts until the given time."""
+    if not socks:
+        return None
+    left = until - time.monotonic()
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock, mask)
+    if left > 0 and poll.poll(math.ceil(min(left, POLL_MAX_S) * 1000)):
+        return None
+    return socket.timeout('timed out')
+
+
+class TalkSocket:
+    """A TCP connection whose reads and writes all share one deadline: coroutines, to be awaited.
+
+    sock        non-blocking, connected or about to be
     timeout_ms  for the connect and the whole conversation after it
-    source      own address, '' = the kernel's choice
+    clock       of who drives the coroutines, seconds
+    gate        Gate of TLS handshakes; None: there may be any number of them
     raises      socket.timeout when the time is up, ConnectionError, OSError
     """
+    __slots__ = ('sock', 'socks', 'clock', 'gate', 'deadline', 'rest', 'spree', 'tls', 'incoming',
+                 'outgoing', 'piece', 'held')
 
-    def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
+    def __init__(self, sock, timeout_ms: float, clock=time.monotonic, gate=None):
+        self.sock, self.socks, self.clock, self.gate = sock, (sock,), clock, gate
         self.extend(timeout_ms)
+        self.rest = b''                 # octets that came behind a line, and were not asked for
+        self.spree = 0                  # reads in a row that had not to wait
         self.tls = None                 # ssl.SSLObject, once TLS is spoken
         self.incoming = self.outgoing = None    # ssl.MemoryBIO: TLS records from and to the peer
         self.piece = b''                # last octets that came for TLS, as they came
-        self.held = bytearray()         # of them, until the first message of the peer is whole:
+        self.held = None                # of them, until the first message of the peer is whole:
                                         # what the library has not seen; None: it sees all
-        self.sock = new_tcp_socket(source)
-        try:
-            with contextlib.suppress(ConnectionResetError):     # after accepting: reading tells
-                self.timed().connect((host, port))
-        except BaseException:
-            self.sock.close()
-            raise
 
     def extend(self, timeout_ms: float):
         """A new deadline, from now."""
-        self.deadline = time.monotonic() + timeout_ms / 1000
+        self.deadline = self.clock() + timeout_ms / 1000
 
-    def timed(self, until: float = math.inf):
-        """The socket, with the time that is left."""
-        left = min(self.deadline, until) - time.monotonic()
-        if left <= 0:
+    async def connect(self, address):
+        """Connect to (host, port)."""
+        code = self.sock.connect_ex(address)
+        while code in (EINPROGRESS, EALREADY):
+            await socket_ready(self.socks, select.POLLOUT, self.deadline)
+            code = self.sock.connect_ex(address)
+        if code not in OPEN:                # reset after accepting: reading reports it
+            raise OSError(code, os.strerror(code))
+
+    def check_time(self, until):
+        """Raises socket.timeout if that time is over."""
+        if self.clock() >= until:
             raise socket.timeout('timed out')
-        self.sock.settimeout(left)
-        return self.sock
 
-    def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
+    async def receive(self, limit: int, until: float) -> bytes:
+        """What the kernel has; a peer that never rests does not keep others waiting."""
+        self.check_time(until)
+        self.spree += 1
+        if self.spree > SPREE_MAX:
+            self.spree = 0
+            await socket_ready((), 0, until)
+        while True:
+            try:
+                return self.sock.recv(limit)
+            except BlockingIOError:
+                self.spree = 0
+                await socket_ready(self.socks, select.POLLIN, until)
+
+    async def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
         """What there is, 1 to limit octets; b'' after the peer's end.
 
         wait_ms     how long, if that is sooner than the deadline
         """
-        until = time.monotonic() + wait_ms / 1000
+        if self.rest:
+            piece, self.rest = self.rest[:limit], self.rest[limit:]
+            return piece
+        until = min(self.deadline, self.clock() + wait_ms / 1000)
         if not self.tls:
-            return self.timed(until).recv(limit)
+            return await self.receive(limit, until)
         try:
-            return self.tls_call(until, self.tls.read, limit)
+            return await self.tls_call(until, self.tls.read, limit)
         except TlsEnd:
             return b''
 
-    def read_exact(self, count: int) -> bytes:
+    async def read_line(self, limit: int = 1024) -> bytes:
+        """A line with its end; of limit octets, or before the peer's end, without."""
+        line = b''
+        while b'\n' not in line and len(line) < limit:
+            piece = await self.read_some(limit - len(line))
+            if not piece:
+                return line
+            line += piece
+        end = line.find(b'\n') + 1 or len(line)
+        self.rest = line[end:] + self.rest
+        return line[:end]
+
+    async def read_exact(self, count: int) -> bytes:
         """count octets; raises ConnectionError if the peer ends before."""
         data = bytearray()
         while len(data) < count:
-            piece = self.read_some(min(count - len(data), 65536))
+            piece = await self.read_some(min(count - len(data), 65536))
             if not piece:
                 raise ConnectionResetError('the peer ended too early')
             data += piece
         return bytes(data)
 
-    def read_most(self, count: int) -> bytes:
+    async def read_most(self, count: int) -> bytes:
         """Up to count octets: what comes before the peer's end or the deadline."""
         data = bytearray()
         with contextlib.suppress(OSError):
             while len(data) < count:
-                piece = self.read_some(count - len(data))
+                piece = await self.read_some(count - len(data))
                 if not piece:
                     break
                 data += piece
         return bytes(data)
 
-    def write_all(self, data: bytes):
+    async def write_all(self, data: bytes):
         if not self.tls:
-            return self.write_raw(data)
+            return await self.write_raw(data)
         while data:
-            data = data[self.tls_call(math.inf, self.tls.write, data):]
+            data = data[await self.tls_call(self.deadline, self.tls.write, data):]
 
-    def write_raw(self, data):
+    async def write_raw(self, data):
         while data:
-            data = data[self.timed().send(data):]
+            self.check_time(self.deadline)
+            try:
+                data = data[self.sock.send(data):]
+            except BlockingIOError:
+                await socket_ready(self.socks, select.POLLOUT, self.deadline)
 
-    def start_tls(self, anonymous: bool = False):
+    async def start_tls(self, anonymous: bool = False):
         """Speak TLS from now on; nothing that the peer shows is verified.
 
         anonymous   Diffie-Hellman without certificates, TLS 1.2 at most
         raises      Unable if the local library refuses, ConnectionError 'TLS: ...'
         """
         ssl, context = tls_library(), tls_context(anonymous)
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(self.incoming, self.outgoing)
-        self.tls_call(math.inf, tls.do_handshake)
-        self.tls = tls
+        begun = self.clock()
+        if self.gate:
+            await self.gate.enter()
+            self.deadline += self.clock() - begun
+        try:
+            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.held = bytearray()
+            tls = context.wrap_bio(self.incoming, self.outgoing)
+            await self.tls_call(self.deadline, tls.do_handshake)
+            self.tls = tls
+        finally:
+            if self.gate:
+                self.gate.leave()
 
-    def tls_call(self, until, act, *args):
+    async def tls_call(self, until, act, *args):
         """An operation of the TLS library, with the reads and writes that it asks for.
 
         By memory buffers, so that no peer can keep it busy beyond the deadline or TLS_MAX.
@@ -3054,15 +3194,15 @@ class TimedSocket:
         while True:
             try:
                 result = act(*args)
-                self.write_raw(self.outgoing.read())
+                await self.write_raw(self.outgoing.read())
                 return result
             except ssl.SSLWantReadError:
-                self.write_raw(self.outgoing.read())
+                await self.write_raw(self.outgoing.read())
             except ssl.SSLError as error:
                 raise ConnectionError('TLS: ' + tls_reason(error)) from None
             if taken > TLS_MAX:
                 raise ConnectionError('TLS: %d octets without end' % TLS_MAX)
-            self.piece = self.timed(until).recv(TLS_PIECE)
+            self.piece = await self.receive(TLS_PIECE, until)
             if not self.piece:
                 raise TlsEnd('TLS: the peer ended')
             taken += len(self.piece)
@@ -3102,9 +3242,82 @@ class TimedSocket:
         self.close()
 
 
+async def connect_tcp(host: str, port: int, timeout_ms: float, source: str = '', *more):
+    """A new connection -> TalkSocket; more: its clock and gate."""
+    sock = new_tcp_socket(source)
+    try:
+        talk = TalkSocket(sock, timeout_ms, *more)
+        await talk.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return talk
+
+
+def blocking(name: str):
+    """A coroutine of TalkSocket -> a method of TimedSocket that waits for its end."""
+    def call(self, *args, **named):
+        return drive(getattr(self.talk, name)(*args, **named))
+    call.__name__, call.__doc__ = name, getattr(TalkSocket, name).__doc__
+    return call
+
+
+class TimedSocket:
+    """A TalkSocket for threads: each of its methods waits until it is done."""
+    __slots__ = ('talk',)
+
+    def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
+        self.talk = drive(connect_tcp(host, port, timeout_ms, source))
+
+    read_some, read_line = blocking('read_some'), blocking('read_line')
+    read_exact, read_most = blocking('read_exact'), blocking('read_most')
+    write_all, start_tls = blocking('write_all'), blocking('start_tls')
+
+    @property
+    def deadline(self) -> float:
+        """When the time is up, by time.monotonic()."""
+        return self.talk.deadline
+
+    @deadline.setter
+    def deadline(self, when: float):
+        self.talk.deadline = when
+
+    @property
+    def tls(self):
+        """ssl.SSLObject, once TLS is spoken; else None."""
+        return self.talk.tls
+
+    @property
+    def piece(self) -> bytes:
+        """Last octets that came for TLS, as they came."""
+        return self.talk.piece
+
+    @property
+    def sock(self):
+        """The socket, which does not block."""
+        return self.talk.sock
+
+    def extend(self, timeout_ms: float):
+        """A new deadline, from now."""
+        self.talk.extend(timeout_ms)
+
+    def close(self):
+        """Reset the connection: no TIME_WAIT is left."""
+        self.talk.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
 def new_tcp_socket(source: str):
-    """A socket whose close() resets; source  own address, '' = the kernel's choice."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    """A socket that does not block, and whose close() resets.
+
+    source  own address, '' = the kernel's choice
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # RFB in TLS: 40 ms less a talk
@@ -3119,14 +3332,17 @@ def new_tcp_socket(source: str):
 
 # ==== 5 Module registry ===============================================================
 #
-# A module is a function check(target, out, options) under @module.  It runs on a module thread:
-# straight blocking code, bounded by deadlines.
-#   target   .host (text), .port, .connect(timeout_ms) -> TimedSocket; '%s' of it is ip:port
+# A module is a function check(target, out, options) under @module.  With `async def` it is a
+# coroutine: thousands of them talk at once in the engine's own thread, between its turns.  Without
+# `async` it is straight blocking code, and runs on a module thread.
+#   target   .host (text), .port, .connect(timeout_ms) -> TalkSocket, to be awaited; without
+#            `async`: TimedSocket; '%s' of it is ip:port
 #   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
+# A coroutine awaits the methods of its sockets and socket_ready(), and nothing else.
 # waits=False in @module says that it only computes, and never waits: it runs where the result is
-# found, without a thread, if all modules of a scan are like that.
+# found, without a thread, if all modules of a scan are like that, or coroutines.
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
 # and named as a bug; the scan goes on.  Unable is told the first time, too.
 
@@ -3140,23 +3356,37 @@ Module = collections.namedtuple('Module', [
     'aliases',      # other names in -mod and -mcfg
     'entry',        # module name in the CBA
     'help',         # first line of the docstring
-    'waits'])       # False: for nothing, neither the net nor a lock
+    'waits',        # False: for nothing, neither the net nor a lock
+    'sockets'])     # options -> how many sockets it may have at once
 
 MODULES = {}                        # name -> Module, in order of registration
+CO_COROUTINE = 0x80                 # inspect(3): flag of the code of an `async def`
 
 
-def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True):
+def one_socket(options) -> int:
+    """Most modules have one connection at a time."""
+    return 1
+
+
+def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True,
+           sockets=one_socket):
     """Register the function below as a module."""
     def register(check):
         help = (check.__doc__ or '').strip().partition('\n')[0]
         MODULES[name] = Module(name, check, options or {}, codes or {}, filter, aliases,
-                               name if entry is None else entry, help, waits)
+                               name if entry is None else entry, help, waits, sockets)
         return check
     return register
 
 
+def is_coroutine(each: Module) -> bool:
+    """Whether a module is an `async def`."""
+    code = getattr(each.check, '__code__', None)
+    return bool(code and code.co_flags & CO_COROUTINE)
+
+
 class Target:
-    """An open port, as modules see it; no tuple, so that '%s' % target works."""
+    """An open port, as modules on threads see it; no tuple, so that '%s' % target works."""
     __slots__ = 'host', 'port', 'source', 'exclusions'
 
     def __init__(self, host, port, source, exclusions=None):
@@ -3165,11 +3395,47 @@ class Target:
     def __str__(self):
         return '%s:%d' % (self.host, self.port)
 
-    def connect(self, timeout_ms):
-        """A new connection to it; see TimedSocket."""
+    def check(self):
+        """Raises ConnectionError if it must not be talked to any more."""
         if self.exclusions and self.exclusions.bars(self.host):
             raise ConnectionAbortedError('excluded meanwhile (-xf)')
+
+    def connect(self, timeout_ms):
+        """A new connection to it; see TimedSocket."""
+        self.check()
         return TimedSocket(self.host, self.port, timeout_ms, self.source)
+
+
+class TalkTarget(Target):
+    """An open port, as modules that are coroutines see it.
+
+    talks   Talks that drive them; None: a thread does
+    """
+    __slots__ = 'talks',
+
+    def __init__(self, host, port, source, exclusions=None, talks=None):
+        super().__init__(host, port, source, exclusions)
+        self.talks = talks
+
+    def clock(self) -> float:
+        """The time that deadlines of its talk are of."""
+        return self.talks.clock() if self.talks else time.monotonic()
+
+    def blocking(self) -> Target:
+        """The same for a module that is no coroutine."""
+        return Target(self.host, self.port, self.source, self.exclusions)
+
+    async def may_connect(self):
+        """To be awaited before each connection: those of talks count in -r."""
+        if self.talks:
+            await self.talks.connects.enter()
+
+    async def connect(self, timeout_ms):
+        """A connection to it; see TalkSocket."""
+        self.check()
+        await self.may_connect()
+        gate = self.talks.handshakes if self.talks else None
+        return await connect_tcp(self.host, self.port, timeout_ms, self.source, self.clock, gate)
 
 
 def find_module(name: str) -> Module:
@@ -3367,36 +3633,41 @@ def port_list(text: str) -> 'tuple[int, ...]':
     return tuple(map(int, words))
 
 
-def any_accepts(host: str, ports, timeout_ms: float, source: str) -> bool:
+async def any_accepts(target, ports, timeout_ms: float) -> bool:
     """Is one of these ports open?  All are asked at once, so that the host costs one timeout."""
-    deadline = time.monotonic() + timeout_ms / 1000
-    with contextlib.ExitStack() as stack:
-        poll, asked = select.poll(), {}
+    until, asked = target.clock() + timeout_ms / 1000, {}
+    try:
         for port in ports:
-            sock = stack.enter_context(new_tcp_socket(source))
-            sock.setblocking(False)
-            if sock.connect_ex((host, port)) == EINPROGRESS:    # others are known: not open
-                poll.register(sock, select.POLLOUT)
-                asked[sock.fileno()] = sock, port
+            await target.may_connect()
+            sock = new_tcp_socket(target.source)
+            asked[sock] = target.host, port
+            if sock.connect_ex(asked[sock]) != EINPROGRESS:     # others are known: not open
+                del asked[sock]
+                sock.close()
         while asked:
-            events = poll.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000)))
-            for fd, _ in events:
-                sock, port = asked.pop(fd)
-                poll.unregister(fd)
-                if sock.connect_ex((host, port)) in OPEN and not is_own_name(sock, (host, port)):
+            await socket_ready(list(asked), select.POLLOUT, until)
+            for sock, address in list(asked.items()):
+                code = sock.connect_ex(address)
+                if code in OPEN and not is_own_name(sock, address):
                     return True
-            if not events:
-                break
+                if code != EALREADY:
+                    del asked[sock]
+                    sock.close()
+    except socket.timeout:
+        pass
+    finally:
+        for sock in asked:
+            sock.close()
     return False
 
 
-def answers_everything(target, options) -> bool:
+async def answers_everything(target, options) -> bool:
     """Is an unlikely port of this host open?  Remembered, for hosts with many open ports."""
     ports = tuple(port for port in options.ports if port != target.port)
     key, now = (target.host, ports), time.monotonic()
     verdict, until = COOKIE_VERDICTS.get(key, (None, now))
     if until <= now:
-        verdict = any_accepts(target.host, ports, options.timeout, target.source)
+        verdict = await any_accepts(target, ports, options.timeout)
         if len(COOKIE_VERDICTS) >= COOKIE_MEMORY_MAX:
             COOKIE_VERDICTS.clear()
         COOKIE_VERDICTS[key] = verdict, now + COOKIE_MEMORY_S
@@ -3406,11 +3677,12 @@ def answers_everything(target, options) -> bool:
 @module('checkcookie', filter=True, aliases=('cookie',), options={
     'ports': (COOKIE_PORTS, 'unlikely ports to ask', port_list),
     'timeout': (300, 'ms for all of them to answer', MILLISECONDS),
-    'verify_timeout': (1000, 'ms for the open port to open again', MILLISECONDS)})
-def check_checkcookie(target, out, options):
+    'verify_timeout': (1000, 'ms for the open port to open again', MILLISECONDS)},
+    sockets=lambda options: len(options.ports))
+async def check_checkcookie(target, out, options):
     """Filter: drops hosts that answer on any port (SYN proxies, tar pits)."""
-    return not answers_everything(target, options) and any_accepts(
-        target.host, [target.port], options.verify_timeout, target.source)
+    return not await answers_everything(target, options) and await any_accepts(
+        target, [target.port], options.verify_timeout)
 
 
 # ---- rfb ----
@@ -3437,42 +3709,42 @@ def rfb_version(banner: bytes) -> 'tuple[int, int] | None':
     return min((major, minor), (3, 8))
 
 
-def read_rfb_reason(sock, out):
+async def read_rfb_reason(sock, out):
     """The server says why not -> REASON, cut at 511 octets."""
-    size = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
-    text = sock.read_most(min(size, RFB_REASON_MAX))
+    size = RFB_U32.unpack(await sock.read_exact(RFB_U32.size))[0]
+    text = await sock.read_most(min(size, RFB_REASON_MAX))
     if size and not text:
         raise ConnectionResetError('the peer ended too early')
     out.str('Error: ' + text.decode('latin-1'), RFB_REASON)
 
 
-def read_rfb_types(sock, out) -> 'set[int]':
+async def read_rfb_types(sock, out) -> 'set[int]':
     """The security types that the server offers, none after a reason (RFC 6143 s7.1.2)."""
     with noting(out, RFB_READ_FAIL):
-        count = sock.read_exact(1)[0]
+        count = (await sock.read_exact(1))[0]
         if not count:
-            read_rfb_reason(sock, out)
-        return set(sock.read_exact(count))
+            await read_rfb_reason(sock, out)
+        return set(await sock.read_exact(count))
 
 
-def check_rfb_tls(sock, out):
+async def check_rfb_tls(sock, out):
     """Type 18 is all there is: what does it offer below TLS?"""
     out.bit(RFB_ONLY_TLS)
     with noting(out, RFB_WRITE_FAIL):
-        sock.write_all(bytes([RFB_TLS]))
+        await sock.write_all(bytes([RFB_TLS]))
     sock.deadline += RFB_TLS_S
     with noting(out, RFB_TLS_FAIL):
-        sock.start_tls(anonymous=True)
-    if RFB_NONE in read_rfb_types(sock, out):
+        await sock.start_tls(anonymous=True)
+    if RFB_NONE in await read_rfb_types(sock, out):
         out.bit(RFB_WIN)
 
 
-def check_rfb_old(sock, out):
+async def check_rfb_old(sock, out):
     """Up to version 3.6 the server chooses the security type."""
     with noting(out, RFB_READ_FAIL):
-        kind = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
+        kind = RFB_U32.unpack(await sock.read_exact(RFB_U32.size))[0]
         if kind == 0:
-            read_rfb_reason(sock, out)
+            await read_rfb_reason(sock, out)
     if kind == RFB_NONE:
         out.bit(RFB_WIN)
 
@@ -3480,29 +3752,29 @@ def check_rfb_old(sock, out):
 @module('rfb', codes=RFB_CODES, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4500, 'ms for the whole talk', MILLISECONDS)})
-def check_rfb(target, out, options):
+async def check_rfb(target, out, options):
     """VNC: does it let in without a password (WIN)?  Never logs in."""
     out.later('vnc://%s' % target)
     with noting(out, RFB_CONN_FAIL):
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     with sock:
         sock.extend(options.read_timeout)
-        banner = sock.read_most(12)
+        banner = await sock.read_most(12)
         if not banner:
             raise ConnectionResetError('no greeting')
         version = rfb_version(banner)
         if not version:
             return out.data(banner, RFB_BANNER_FAIL)
         with noting(out, RFB_WRITE_FAIL):
-            sock.write_all(b'RFB %03d.%03d\n' % version)
+            await sock.write_all(b'RFB %03d.%03d\n' % version)
         if version[1] <= 6:
-            return check_rfb_old(sock, out)
-        types = read_rfb_types(sock, out)
+            return await check_rfb_old(sock, out)
+        types = await read_rfb_types(sock, out)
         for code, kind in ((RFB_WIN, RFB_NONE), (RFB_HAS_VENCRYPT, RFB_VENCRYPT)):
             if kind in types:
                 out.bit(code)
         if types == {RFB_TLS}:
-            check_rfb_tls(sock, out)
+            await check_rfb_tls(sock, out)
 
 
 # ---- x11 ----
@@ -3515,19 +3787,19 @@ X11_CONN_FAIL, X11_READ_FAIL, X11_WRITE_FAIL, X11_GOOD, X11_KINDA_GOOD = X11_COD
 @module('x11', codes=X11_CODES, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4000, 'ms for the whole talk', MILLISECONDS)})
-def check_x11(target, out, options):
+async def check_x11(target, out, options):
     """X servers that let in everybody (GOOD)."""
     out.later('x11://%s' % target)
     with noting(out, X11_CONN_FAIL):
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     with sock:
         sock.extend(options.read_timeout)
         with noting(out, X11_WRITE_FAIL):
-            sock.write_all(X11_SETUP)
+            await sock.write_all(X11_SETUP)
         with noting(out, X11_READ_FAIL):
-            accepted = sock.read_exact(1) == b'\1'
+            accepted = await sock.read_exact(1) == b'\1'
         if accepted:
-            rest = sock.read_most(5)        # unused, major, minor; little-endian, as we asked
+            rest = await sock.read_most(5)  # unused, major, minor; little-endian, as we asked
             is_x11 = len(rest) == 5 and rest[1] == 11
             out.bit(X11_GOOD if is_x11 else X11_KINDA_GOOD)
 
@@ -3574,12 +3846,12 @@ def certificate_name(der: bytes) -> str:
     return ''
 
 
-def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
+async def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
     """What the peer says within wait_ms, until a lull -> (octets, did it end the connection?)."""
     data = bytearray()
     while len(data) < limit:
         try:
-            piece = sock.read_some(limit - len(data), BANNER_LULL_MS if data else wait_ms)
+            piece = await sock.read_some(limit - len(data), BANNER_LULL_MS if data else wait_ms)
         except socket.timeout:
             break
         except OSError:
@@ -3597,10 +3869,10 @@ def http_request(target, agent: str) -> bytes:
             % (host, agent)).encode()
 
 
-def banner_tls(sock, events, size):
+async def banner_tls(sock, events, size):
     """Start TLS: version and certificate, or why not, and what the peer said instead."""
     try:
-        sock.start_tls()
+        await sock.start_tls()
     except OSError as error:
         events[BANNER_TLS_FAIL] = why(error)
         if sock.piece and not is_tls_record(sock.piece):
@@ -3619,27 +3891,27 @@ def is_tls_record(data: bytes) -> bool:
     return data[:1] in (b'\x14', b'\x15', b'\x16', b'\x17') and data[1:2] in (b'\3', b'')
 
 
-def probe_banner(target, sock, events, options) -> 'tuple[bytes, bool]':
+async def probe_banner(target, sock, events, options) -> 'tuple[bytes, bool]':
     """Nothing came: say something -> (octets, did the peer end the connection?)."""
     events[BANNER_PROBE] = options.probe
     if options.probe != 'http':
-        banner_tls(sock, events, options.size)
+        await banner_tls(sock, events, options.size)
         if BANNER_TLS_FAIL in events:
             return b'', True
     if options.probe == 'tls':
-        return hear(sock, options.wait, options.size)
+        return await hear(sock, options.wait, options.size)
     try:
-        sock.write_all(http_request(target, options.agent))
+        await sock.write_all(http_request(target, options.agent))
     except OSError:
         return b'', True
-    return hear(sock, math.inf, options.size)
+    return await hear(sock, math.inf, options.size)
 
 
-def talk_banner(target, sock, events, options):
+async def talk_banner(target, sock, events, options):
     """Listen, probe, listen; into events."""
-    octets, ended = hear(sock, options.wait, options.size)
+    octets, ended = await hear(sock, options.wait, options.size)
     if not octets and not ended and options.probe != 'none':
-        octets, ended = probe_banner(target, sock, events, options)
+        octets, ended = await probe_banner(target, sock, events, options)
     if octets:
         events[BANNER_TEXT] = octets.decode('latin-1')
     elif not {BANNER_TLS_FAIL, BANNER_TLS_VERSION} & set(events):
@@ -3683,11 +3955,11 @@ def write_banner(target, out, events: dict):
               one_of('http', 'tls', 'https', 'none')),
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
-def check_banner(target, out, options):
+async def check_banner(target, out, options):
     """What speaks there: first octets, TLS version, certificate."""
     events = {}                             # code: value, in the order of the entry
     try:
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     except OSError as error:
         if not is_local(error):
             write_banner(target, out, {BANNER_CONN_FAIL: True})
@@ -3695,7 +3967,7 @@ def check_banner(target, out, options):
     try:
         with sock:
             sock.extend(options.read_timeout)
-            talk_banner(target, sock, events, options)
+            await talk_banner(target, sock, events, options)
     finally:
         if events:                          # none: a bug, which says nothing about the target
             write_banner(target, out, events)
@@ -3820,6 +4092,15 @@ class Bucket:
         """So many connects were started."""
         if self.rate is not None:
             self.level -= connects * self.cost
+
+    def give_way(self, tokens):
+        """Others took so many tokens; a burst at most is still missing later.
+
+        More would be what they took while our clock stood still.
+        """
+        if self.rate is not None:
+            least = -max(self.cost, self.rate * BURST_S)
+            self.level = max(self.level - tokens, min(least, self.level))
 
     def set_rate(self, rate, now):
         """A new rate from now on, without debts."""
@@ -5326,7 +5607,7 @@ class Engine(Runner):
             wake = min(wake, max(ready, self.queue.due() - self.now))
         if self.cohorts:
             wake = min(wake, self.cohorts[0].due - self.now)
-        return max(wake, 0)
+        return max(min(wake, self.crew.rest_s()), 0)
 
     def finished(self):
         """Nothing is under way, and nothing more is wanted or to be had."""
@@ -5381,6 +5662,20 @@ class Engine(Runner):
         events = self.pool.epoll.poll(int(nap * 1000) / 1000, 2 * BATCH)
         self.meter.woke(len(events), nap)
         return events
+
+    # ---- talks, which share our thread ----
+
+    def watch(self, epoll):
+        """Naps end with its events, too, and nothing else becomes of them."""
+        self.pool.epoll.register(epoll, select.EPOLLIN)
+
+    def rate(self):
+        """SYNs a second at most, just now; None = no ceiling."""
+        return self.brakes.bucket.rate
+
+    def talked(self, count):
+        """Talks began so many connections, which count in -r."""
+        self.brakes.bucket.give_way(count)
 
     def credit(self):
         """How many connects may start now."""
@@ -5563,13 +5858,264 @@ def is_own_name(sock, target) -> bool:
 
 # ==== 8 Threads and metrics ===========================================================
 
+# ---- talks ----
+
+TURN_S = 0.005                  # that talks may take between two turns of the engine
+STALL_S = 0.5                   # who drives them was not there for so long: nobody's time runs
+HANDSHAKES_MAX = 500            # of TLS at once: 42 kB each
+TALKS_EACH = 8                  # at once to one address
+TALKS_SPARE = 16                # descriptors of -e that are not for talks
+TALKS_KEPT = 64                 # with -x: descriptors that -e leaves for all else
+
+
+class Gate:
+    """Where coroutines wait, first come first served, while none is free.
+
+    free    how many may enter
+    """
+    def __init__(self, free):
+        self.free, self.waiting = free, collections.deque()
+
+    @types.coroutine
+    def enter(self):
+        """To be awaited."""
+        if self.free > 0 and not self.waiting:
+            self.free -= 1
+        else:
+            yield self
+
+    def leave(self):
+        """Room for another."""
+        self.free += 1
+
+    def admit(self) -> list:
+        """-> those for which there is room now."""
+        admitted = []
+        while self.waiting and self.free > 0:
+            self.free -= 1
+            admitted.append(self.waiting.popleft())
+        return admitted
+
+
+class Talk:
+    """A coroutine that is under way.
+
+    end     called when it has ended
+    until   when its wait is over; None: it waits for no socket
+    due     when the timer looks at it, later than `until` never; None: there is no timer
+    sockets descriptors that were registered for it
+    """
+    __slots__ = 'coroutine', 'end', 'until', 'due', 'sockets'
+
+    def __init__(self, coroutine, end):
+        self.coroutine, self.end = coroutine, end
+        self.until = self.due = None
+        self.sockets = ()
+
+
+class Talks:
+    """Coroutines that talk, by thousands in one thread: an event loop of turns.
+
+    One epoll set, edge-triggered, in which a socket stays until it is closed.  A talk has one
+    timer, which moves only when it is due.
+    """
+    bucket = scan = None                # with a scan: Bucket of new connections; who sends
+
+    def __init__(self):
+        self.epoll = select.epoll()
+        self.owners = {}                # descriptor -> (its socket, Talk)
+        self.timers = []                # heap of (due, serial, Talk)
+        self.serial = itertools.count()
+        self.ready = collections.deque()    # (Talk, None or an error to be resumed with)
+        self.frozen = 0.0               # seconds that the clock of deadlines stood still
+        self.looked = time.monotonic()  # when the last turn ended
+        self.alarm, self.bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)     # see wake()
+        self.epoll.register(self.alarm, select.EPOLLIN)
+        self.connects, self.handshakes = Gate(0), Gate(HANDSHAKES_MAX)
+        self.credit = 0                 # connections that -r allows in this turn
+        self.written = Gate(0)          # for what has to be in the file first: opened each turn
+
+    def close_all(self):
+        """It is of no use then."""
+        self.epoll.close()
+        os.close(self.alarm)
+        os.close(self.bell)
+
+    def clock(self) -> float:
+        """Time of deadlines: seconds while somebody drives us."""
+        return time.monotonic() - self.frozen
+
+    def begin(self, coroutine, end):
+        """Start a coroutine; end() is called when it has ended."""
+        self.step(Talk(coroutine, end), None)
+
+    def wake(self):
+        """From another thread: end the nap of look()."""
+        with contextlib.suppress(BlockingIOError):      # it is full, so it rings
+            os.write(self.bell, b'.')
+
+    def rest_s(self) -> float:
+        """Seconds until there is something to do, if no event comes before."""
+        if self.ready:
+            return 0.0
+        wake = self.timers[0][0] - self.clock() if self.timers else math.inf
+        if self.connects.waiting:
+            wake = min(wake, 0.001)
+        return max(wake, 0.0)
+
+    def join(self, scan):
+        """Share the thread of an Engine or a Team: our events end its naps, -r counts for both."""
+        scan.watch(self.epoll)
+        self.scan, self.bucket = scan, Bucket(scan.rate(), 1, time.monotonic())
+
+    def look(self, wait_s: float = 0):
+        """Events, times that are over and gates -> ready; wait_s: for the first of them."""
+        real = time.monotonic()
+        if real - self.looked > STALL_S:
+            self.frozen += real - self.looked
+        events = self.epoll.poll(wait_s, 2 * BATCH)
+        if wait_s:
+            real = time.monotonic()
+        self.looked = real
+        for fd, _ in events:
+            _, talk = self.owners.get(fd, (None, None))
+            if talk and talk.until is not None:
+                talk.until = None
+                self.ready.append((talk, None))
+            elif fd == self.alarm:
+                os.read(self.alarm, 1 << 16)
+        self.expire(real - self.frozen)
+        self.admit(real)
+
+    def expire(self, now):
+        """Waits that have lasted long enough; timers that were early are set anew."""
+        timers = self.timers
+        while timers and timers[0][0] <= now:
+            due, _, talk = heapq.heappop(timers)
+            if talk.due != due:
+                continue
+            talk.due = None
+            if talk.until is None:
+                continue
+            if talk.until <= now:
+                talk.until = None
+                self.ready.append((talk, socket.timeout('timed out')))
+            else:
+                self.set_timer(talk)
+
+    def set_timer(self, talk):
+        """Look at it when its wait is over."""
+        talk.due = talk.until
+        heapq.heappush(self.timers, (talk.due, next(self.serial), talk))
+
+    def admit(self, real):
+        """Who waits at gates, as far as there is room."""
+        if self.scan:
+            self.bucket.rate = self.scan.rate()
+        self.credit = self.bucket.credit(real) if self.bucket else BATCH
+        self.connects.free = self.credit
+        for gate in (self.connects, self.handshakes):
+            self.resume(gate.admit())
+
+    def resume(self, talks):
+        """They go on with the next step."""
+        self.ready.extend((talk, None) for talk in talks)
+
+    def step_all(self, end: float):
+        """Resume what is ready, until `end` by time.monotonic() at most."""
+        ready = self.ready
+        while ready:
+            self.step(*ready.popleft())
+            if time.monotonic() >= end:
+                break
+
+    def spend(self):
+        """The turn is over: the connections that were begun in it count in -r."""
+        begun = self.credit - self.connects.free
+        self.credit = self.connects.free
+        if begun and self.scan:
+            self.bucket.spend(begun)
+            self.scan.talked(begun)
+
+    def step(self, talk, error):
+        """Resume a talk; what it waits for next."""
+        try:
+            wait = talk.coroutine.throw(error) if error else talk.coroutine.send(None)
+        except StopIteration:
+            return self.close(talk)
+        if type(wait) is tuple:
+            self.hold(talk, *wait)
+        elif isinstance(wait, Gate):
+            wait.waiting.append(talk)
+        else:
+            self.ready.append((talk, TypeError('a module may await what is of cscan only')))
+
+    def hold(self, talk, socks, mask, until):
+        """A talk waits for sockets."""
+        if not socks:
+            return self.ready.append((talk, None))
+        try:
+            for sock in socks:
+                self.watch(sock, talk)
+        except OSError as error:            # too many for sysctl fs.epoll.max_user_watches
+            return self.ready.append((talk, error))
+        talk.until = until
+        if talk.due is None or until < talk.due:
+            self.set_timer(talk)
+
+    def watch(self, sock, talk):
+        """A socket whose events resume a talk; a descriptor may have been another's before."""
+        fd = sock.fileno()
+        owner = self.owners.get(fd)
+        if owner and owner[0] is sock:
+            return
+        self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        self.owners[fd] = sock, talk
+        talk.sockets += fd,
+
+    def close(self, talk):
+        """It has ended: no socket of it stays open."""
+        for fd in talk.sockets:
+            sock, owner = self.owners.get(fd, (None, None))
+            if owner is talk:
+                del self.owners[fd]
+                sock.close()
+        talk.end()
+
+
+# ---- crew ----
+
 Lines = collections.namedtuple('Lines', [
-    'octets',       # for stdout
-    'results'])     # how many results they are of
+    'octets'])      # for stdout
+
+Entries = collections.namedtuple('Entries', [
+    'entries'])     # [(events, their packets)] for the sink
+
+
+class Ledger:
+    """Which results are done with, in whatever order.
+
+    settled  how many of the first, without a gap; early: numbers of those behind
+    """
+    def __init__(self):
+        self.settled, self.early = 0, set()
+
+    def end(self, numbers):
+        """These are done with."""
+        early = self.early
+        if isinstance(numbers, range) and not early and numbers.start == self.settled:
+            self.settled = numbers.stop
+            return
+        early.update(numbers)
+        while self.settled in early:
+            early.remove(self.settled)
+            self.settled += 1
 
 
 class Crew:
     """What runs the modules: at once if none of them waits, else in threads, behind a queue.
+
+    Coroutines among them are driven by the threads; see TalkCrew.
 
     modules  filters first; options: {module name: namespace}
     limit    results in the queue from which on full() asks the scan to wait (-pr)
@@ -5584,11 +6130,12 @@ class Crew:
         self.found = []                     # results of this turn of the engine
         self.at_once = not any(each.waits for each in modules)
         self.out = Out(sink, 1)             # of the engine's thread, while no other has work
-        self.queue = collections.deque()    # (host, port), or (host, port, state, reason) of one
-                                            # that is not open, or Lines: not yet taken by a thread
+        self.queue = collections.deque()    # (numbers of results, what is to be done): (host,
+                                            # port), or (host, port, state, reason) of one that is
+                                            # not open, or Lines, or Entries
         self.put_count = 0                  # results of all turns before this one
-        self.taken = 0                      # results that a thread took, or that are done with
-        self.busy = {}                      # thread -> the number of the one that it is at
+        self.ledger = Ledger()              # which results are done with
+        self.busy = {}                      # thread -> numbers of the results that it is at
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)     # the queue has grown, or is closed
         self.space = threading.Condition(self.lock)     # the queue has shrunk
@@ -5597,6 +6144,7 @@ class Crew:
         self.bugs = collections.Counter()   # module name -> exceptions that it let through
         self.failures = collections.Counter()   # (module name, reason) -> talks that OSError ended
         self.drops = collections.Counter()  # filter's name -> results that it dropped
+        self.talks = None                   # Talks that drive the coroutines
         self.most_threads = threads
         self.threads = []                   # none before the first result
         self.failed = ''                    # not one could be started
@@ -5637,25 +6185,35 @@ class Crew:
         Who calls this is the only one that puts into the queue; so if it is empty and no thread
         is at work, none will be.
         """
-        found, self.found = self.found, []
+        found, numbers = self.take_found()
         if not found:
             return
-        self.put_count += len(found)
         if self.at_once and not self.queue and not self.busy:
             gathers = self.sink.gathers()
             if gathers is False:
-                return self.pass_now(found)
+                return self.pass_now(found, numbers)
             if gathers and self.console.room():
-                return self.pass_together(found)
-        self.enqueue(found)
+                return self.pass_together(found, numbers)
+        self.enqueue(zip(zip(numbers), found))
 
-    def pass_now(self, found):
+    def take_found(self):
+        """-> results since the last turn, their numbers."""
+        found, self.found = self.found, []
+        before, self.put_count = self.put_count, self.put_count + len(found)
+        return found, range(before, self.put_count)
+
+    def pass_now(self, found, numbers):
         """Results through the modules."""
         for item in found:
-            self.pass_on(item, self.out)
-        self.taken += len(found)
+            drive(self.pass_on(item, self.out))
+        self.settle(numbers)
 
-    def pass_together(self, found):
+    def settle(self, numbers):
+        """The modules are done with these results."""
+        with self.lock:
+            self.ledger.end(numbers)
+
+    def pass_together(self, found, numbers):
         """The same, and their lines go out together."""
         self.console.held = []
         try:
@@ -5664,14 +6222,18 @@ class Crew:
                 self.print_all(found)
             else:
                 for item in found:
-                    self.pass_on(item, self.out)
+                    drive(self.pass_on(item, self.out))
         finally:
-            lines, self.console.held = b''.join(self.console.held), None
+            self.write_held(numbers)
+
+    def write_held(self, numbers):
+        """The lines that the console holds, of these results, go out together."""
+        lines, self.console.held = b''.join(self.console.held), None
         rest = self.console.write_now(lines)
         if rest and not self.console.gone:
-            self.enqueue([Lines(rest, len(found))])
+            self.enqueue([(numbers, Lines(rest))])
         else:
-            self.taken += len(found)
+            self.settle(numbers)
 
     def print_all(self, found):
         """What the module `print` does, in a fifth of the time."""
@@ -5682,16 +6244,21 @@ class Crew:
         self.console.results(''.join(map('%s:%d\n'.__mod__, found)))
 
     def enqueue(self, items):
-        """Work for the threads."""
+        """Work for the threads: (numbers, what is to be done)."""
         if not self.threads:
             self.start()
         with self.lock:
+            before = len(self.queue)
             self.queue.extend(items)
-            self.ready.notify(len(items))
+            self.ready.notify(len(self.queue) - before)
 
     def full(self):
         """No more is wanted just now; what nobody will take must not stop the clock."""
         return len(self.queue) >= self.limit and not self.failed
+
+    def rest_s(self) -> float:
+        """Seconds until turn() has something to do that no event announces."""
+        return math.inf
 
     def put_wait(self, host, port):
         """A result, when there is space."""
@@ -5702,8 +6269,8 @@ class Crew:
         with self.lock:
             while len(self.queue) >= self.limit:
                 self.space.wait()
+            self.queue.append(((self.put_count,), (host, port)))
             self.put_count += 1
-            self.queue.append((host, port))
             self.ready.notify()
 
     def accepted(self) -> int:
@@ -5712,8 +6279,7 @@ class Crew:
 
     def settled(self) -> int:
         """How many results the modules are done with, counted without a gap."""
-        with self.lock:
-            return min(self.busy.values(), default=self.taken)
+        return self.ledger.settled
 
     def close(self, look=bool):
         """Let the threads empty the queue, and end; look() ten times a second meanwhile."""
@@ -5729,38 +6295,47 @@ class Crew:
                 look()
 
     def take(self, thread):
-        """The oldest result, for a thread done with its last; None when there will be no more."""
+        """The oldest work, for a thread done with its last; None when there will be no more."""
         with self.lock:
-            self.busy.pop(thread, None)
+            self.ledger.end(self.busy.pop(thread, ()))
             while not self.queue and not self.closed:
                 self.ready.wait()
             self.space.notify()
             if not self.queue:
                 return None
-            item = self.queue.popleft()
-            self.busy[thread] = self.taken
-            self.taken += item.results if isinstance(item, Lines) else 1
+            self.busy[thread], item = self.queue.popleft()
             return item
 
     def work(self, number):
         """A module thread."""
         out = Out(self.sink, number)
         for item in iter(lambda: self.take(number), None):
-            if not isinstance(item, Lines):
-                self.pass_on(item, out)
+            if isinstance(item, Entries):
+                self.write_entries(number, item.entries)
+            elif not isinstance(item, Lines):
+                drive(self.pass_on(item, out))
             elif not self.console.write(item.octets):
                 complain(item.octets.decode('utf-8', 'replace'))
 
-    def pass_on(self, item, out):
+    def write_entries(self, thread, entries):
+        """Whole entries: (events, their packets)."""
+        for events, packed in entries:
+            self.sink.write(thread, events, packed)
+            self.sink.finish(thread)
+
+    async def pass_on(self, item, out):
         """A result through the modules, unless nobody wants any more."""
         if self.enough or self.console.gone:
             return
         host, port, *state = item
-        target = Target(host, port, self.source, self.exclusions)
         if state:
-            self.write_state(target, out, *state)
+            self.write_state(Target(host, port, self.source, self.exclusions), out, *state)
         else:
-            self.examine(target, out)
+            await self.examine(self.make_target(host, port), out)
+
+    def make_target(self, host, port) -> TalkTarget:
+        """What modules get of a result."""
+        return TalkTarget(host, port, self.source, self.exclusions, self.talks)
 
     def write_state(self, target, out, state, reason):
         """An entry of `state`, which no module talks to."""
@@ -5772,34 +6347,38 @@ class Crew:
         out.str(reason, STATE_REASON)
         out.finish()
 
-    def examine(self, target, out):
+    async def examine(self, target, out):
         """One result through the filters and then all modules."""
         if self.exclusions and self.exclusions.bars(target.host):
             return self.drop('-xf')
         for each in self.modules:
-            if each.filter and self.call(each, target, out) is False:
+            if each.filter and await self.call(each, target, out) is False:
                 return self.drop(each.name)
         if not self.count():
             return
         others = [each for each in self.modules if not each.filter]
         if self.ports:
             others = [each for each in others if each.check is not check_print]
-            self.keep_port(target, out, bool(others))
+            self.keep_port(target, out)
+            if others:                      # before modules talk, which a kill may interrupt
+                await self.save()
         for each in others:
-            self.call(each, target, out)
+            await self.call(each, target, out)
 
     def drop(self, reason):
         """A result ends here."""
         with self.lock:
             self.drops[reason] += 1
 
-    def keep_port(self, target, out, early):
-        """The open port itself; early: written before modules talk, which a kill may interrupt."""
+    def keep_port(self, target, out):
+        """The open port itself."""
         out.begin('')
         out.str(str(target))
         out.finish()
-        if early:
-            self.sink.flush()
+
+    async def save(self):
+        """What was said up to now goes to the file."""
+        self.sink.flush()
 
     def count(self):
         """One more result passed the filters -> may it be shown?"""
@@ -5810,11 +6389,16 @@ class Crew:
             self.enough = self.most is not None and self.passed >= self.most
             return True
 
-    def call(self, each, target, out):
+    async def call(self, each, target, out):
         """Run a module; what it raises is counted, and told the first time."""
         out.begin(each.entry)
+        options = self.options[each.name]
         try:
-            return each.check(target, out, self.options[each.name])
+            if is_coroutine(each):
+                return await each.check(target, out, options)
+            return each.check(target.blocking(), out, options)
+        except GeneratorExit:               # nobody drives it any more
+            raise
         except OSError as error:            # timeouts and resets are everyday life
             reason = printable(why(error))
             with self.lock:
@@ -5831,6 +6415,168 @@ class Crew:
                     each.name, type(error).__name__, printable(str(error)), target))
         finally:
             out.finish()
+
+
+class TalkCrew(Crew):
+    """A Crew whose modules are coroutines, or wait for nothing: they talk in the caller's thread.
+
+    talks   at once at most
+    """
+    LOOP = 2                                # thread number of entries; 1 is the writer's
+
+    def __init__(self, modules, options, *args, talks, **more):
+        super().__init__(modules, options, *args, **more)
+        self.talks, self.most_talks = Talks(), talks
+        self.talking = 0                    # coroutines under way
+        self.waiting = collections.deque()  # (number, result): not yet begun
+        self.hosts = collections.Counter()  # host -> talks to it
+        self.crowded = {}                   # host that has TALKS_EACH -> its (number, result)
+        self.parked = 0                     # how many those are
+        self.most_threads = 1               # writes what would have to wait, in its order
+        self.direct = None                  # in a turn: what the sink's gathers() allows
+        self.ended = []                     # numbers whose lines the console holds
+        self.driver = None                  # -x: the thread of talks, as standard input may block
+
+    def full(self):
+        waiting = len(self.waiting) + self.parked + len(self.queue)
+        return waiting >= self.limit and not self.failed
+
+    def turn(self):
+        """What was found since the last turn, and all talks, for TURN_S at most."""
+        found, numbers = self.take_found()
+        self.waiting.extend(zip(numbers, found))
+        self.talk()
+
+    def talk(self, wait_s=0):
+        """A turn of the talks; wait_s: for the first event."""
+        talks = self.talks
+        talks.look(wait_s)
+        if not (talks.ready or self.waiting):
+            return
+        end = time.monotonic() + TURN_S
+        self.open_output()
+        try:
+            talks.step_all(end)
+            self.begin_talks(end)
+            if talks.written.waiting:
+                self.sink.flush()
+                talks.resume(talks.written.waiting)
+                talks.written.waiting.clear()
+                talks.step_all(end)
+        finally:
+            talks.spend()
+            self.close_output()
+
+    def open_output(self):
+        """Find out how entries can be written without any waiting."""
+        self.direct = None
+        if not self.queue and not self.busy:
+            self.direct = self.sink.gathers()
+            if self.direct and not self.console.room():
+                self.direct = None
+        if self.direct:
+            self.console.held = []
+
+    def close_output(self):
+        """What was gathered goes out."""
+        if self.direct:
+            numbers, self.ended = self.ended, []
+            self.write_held(numbers)
+
+    def put_entry(self, entry):
+        """A whole entry -> the sink, or the thread that may wait."""
+        if self.direct is None:
+            self.enqueue([((), Entries([entry]))])
+        else:
+            self.write_entries(self.LOOP, [entry])
+
+    def begin_talks(self, end):
+        """Results that wait, as far as there is room."""
+        while self.waiting and self.talking < self.most_talks:
+            number, item = self.waiting.popleft()
+            if self.hosts[item[0]] < TALKS_EACH:
+                self.begin(number, item)
+            else:
+                self.crowded.setdefault(item[0], collections.deque()).append((number, item))
+                self.parked += 1
+            if time.monotonic() >= end:
+                break
+        if self.driver:
+            with self.lock:
+                self.space.notify_all()
+
+    def begin(self, number, item):
+        """A result through the modules, in a talk."""
+        out = TalkOut(self.sink, self.LOOP, self.put_entry)
+        self.talking += 1
+        self.hosts[item[0]] += 1
+        self.talks.begin(self.pass_on(item, out), lambda: self.end(number, item[0]))
+
+    def end(self, number, host):
+        """A talk has ended: the next one to its host may begin."""
+        self.talking -= 1
+        self.hosts[host] -= 1
+        if not self.hosts[host]:
+            del self.hosts[host]
+        others = self.crowded.get(host)
+        if others:
+            self.parked -= 1
+            self.waiting.appendleft(others.popleft())
+            if not others:
+                del self.crowded[host]
+        if self.direct is None:
+            self.enqueue([((number,), Entries([]))])
+        elif self.direct:
+            self.ended.append(number)
+        else:
+            self.settle([number])
+
+    async def save(self):
+        await self.talks.written.enter()
+
+    def rest_s(self):
+        if self.waiting and self.talking < self.most_talks:
+            return 0.0
+        return self.talks.rest_s()
+
+    def put_wait(self, host, port):
+        if not self.driver:
+            self.driver = threading.Thread(target=self.drive_all, daemon=True)
+            try:
+                self.driver.start()
+            except RuntimeError:
+                raise UserError('the thread of talks cannot be started') from None
+        with self.lock:
+            while self.full() and self.driver.is_alive():
+                self.space.wait(TICK_S)
+            self.waiting.append((self.put_count, (host, port)))
+            self.put_count += 1
+        self.talks.wake()
+
+    def drive_all(self, look=bool):
+        """Until all talks have ended; look() ten times a second meanwhile."""
+        looked = time.monotonic()
+        while self.talking or self.waiting or not self.closed:
+            self.talk(min(self.rest_s(), TICK_S))
+            if time.monotonic() - looked >= TICK_S:
+                looked = time.monotonic()
+                look()
+
+    def close(self, look=bool):
+        self.turn_last()
+        if self.driver:
+            self.talks.wake()
+            while self.driver.is_alive():
+                self.driver.join(TICK_S)
+                look()
+        self.drive_all(look)                # without -x
+        super().close(look)
+
+    def turn_last(self):
+        """There will be no more results."""
+        found, numbers = self.take_found()
+        self.waiting.extend(zip(numbers, found))
+        self.closed = True
 
 
 # ---- state ----
@@ -6204,10 +6950,11 @@ class Keeper:
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
 
-ORDERS = 6                          # words:
-WRITTEN, PASSED, STOP, REOPEN, REREAD, END = range(ORDERS)      # results of this worker that are
-                                    # written; results of all that passed the filters; send no
-                                    # more; how often to open --log and read -xf again; of these:
+ORDERS = 7                          # words:
+WRITTEN, PASSED, STOP, REOPEN, REREAD, END, TALKED = range(ORDERS)      # results of this worker
+                                    # that are written; results of all that passed the filters;
+                                    # send no more; how often to open --log and read -xf again; one
+                                    # of the three below; connections of talks that count in -r:
 ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody reads them any more;
                                     # they cannot be written where they should be
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
@@ -6270,6 +7017,7 @@ class Messenger:
         self.found, self.states = [], []        # of this turn
         self.orders, self.sync = worker.orders, sink.sync
         self.log, self.heard = log, [0, 0]
+        self.talked = 0                         # connections of talks that count in our rate
 
     def say(self, text):
         self.unsent += text.replace('\n', ' ').encode('utf-8', 'backslashreplace') + b'\n'
@@ -6297,7 +7045,10 @@ class Messenger:
         self.states.append((host, port, state, reason))
 
     def turn(self):
-        """What was found since the last turn, together."""
+        """What was found since the last turn, together; what talks have sent meanwhile."""
+        talked, self.talked = self.talked, self.orders[TALKED]
+        if talked != self.talked:
+            self.worker.engine.talked(self.talked - talked)
         lines = list(map('S %s %d %s %s'.__mod__, self.states))
         if self.found:
             lines.append('R ' + ' '.join(map('%s %d'.__mod__, self.found)))
@@ -6317,6 +7068,9 @@ class Messenger:
         if self.unsent:
             self.push()
         return bool(self.unsent)
+
+    def rest_s(self):
+        return math.inf
 
     @property
     def passed(self):
@@ -6410,6 +7164,7 @@ class Team(Runner):
         self.hup, self.exclusions = False, engines[0].exclusions
         self.taken = 0                      # results given to the crew
         self.workers = [Worker(engine) for engine in engines]
+        self.turns = itertools.count()      # of workers, as talks count in their rates
         self.elapsed = max(engine.elapsed for engine in engines)
         for worker in self.workers:
             worker.orders[PASSED] = state.passed() if state else 0
@@ -6483,14 +7238,34 @@ class Team(Runner):
             if crew.full():
                 time.sleep(0.002)
             else:
-                for reader, _ in self.poll.poll(10 if self.waiting() else 100):
-                    self.hear(self.speaking[reader])
+                nap_ms = min(10 if self.waiting() else 100, crew.rest_s() * 1000)
+                for reader, _ in self.poll.poll(nap_ms):
+                    if reader in self.speaking:
+                        self.hear(self.speaking[reader])
+            self.crew.turn()
             self.confirm()
             self.real = time.monotonic()
             if self.real >= next_tick:
                 next_tick = self.real + TICK_S
                 self.tick()
         self.tick()
+
+    # ---- talks, which share our thread ----
+
+    def watch(self, epoll):
+        """Naps end with its events, too."""
+        self.poll.register(epoll, select.POLLIN)
+
+    def rate(self):
+        """SYNs a second at most of all workers; None = no ceiling."""
+        rates = [worker.engine.pace.rate for worker in self.workers]
+        return None if None in rates else sum(rates)
+
+    def talked(self, count):
+        """Talks began so many connections, which count in -r: each worker in its turn."""
+        for _ in range(count):
+            worker = self.workers[next(self.turns) % len(self.workers)]
+            worker.orders[TALKED] += 1
 
     def waiting(self):
         """Whether results are not yet written."""
@@ -6522,7 +7297,6 @@ class Team(Runner):
                 worker.told_all, self.stopping = True, self.stopping or text
             else:
                 self.progress.tell(kind, text)
-        self.crew.turn()
 
     def take(self, worker, results):
         """Results of a worker, to be confirmed."""
@@ -7698,7 +8472,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='enabled modules, ./file.py among them (default: %s)' % BUILTIN_MODULES)
     group('-mcfg', metavar='STR', default='', help='module.option=value,...')
     group('-mt', metavar='N', type=number(int, 1, 255), default=4,
-          help='module threads (default: 4)')
+          help='threads of modules that are no coroutines (default: 4)')
+    group('--talks', metavar='N', type=count,
+          help='conversations at once of those that are (default: what -e keeps free)')
     group = parser.add_argument_group('output').add_argument
     group('-o', metavar='FILE', help='append to a CBA file, instead of lines on standard output')
     group('--format', metavar='NAME', choices=['text'] + list(FORMATS),
@@ -8150,7 +8926,9 @@ def run(args, console, signals) -> int:
     if all(each.filter for each in modules) and not (args.l or keeps_ports(args)):
         console.note('warning: -mod %s: filters only, nothing shows what they let pass: add print'
                      % ','.join(each.name for each in modules))
+    args.talks, args.e = plan_talks(args, modules, options, console)
     if args.x:
+        raise_descriptors()
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
     names = Names(args.names, args.skip_unresolved, console, args.resolve, args.skip_bad)
@@ -8373,9 +9151,29 @@ def check_memory(args):
                         'raise the limit (ulimit -v)' % (threads, need >> 20)) from None
 
 
+def plan_talks(args, modules, options, console) -> 'tuple[int, int]':
+    """-> how many talks at once, how many descriptors are kept free for them (-e)."""
+    each = max(each.sockets(options[each.name]) for each in modules)
+    asked = args.talks and args.talks * each + TALKS_SPARE
+    reserve = max(args.e, asked or 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    room = reserve if hard < 0 else min(reserve, hard - TALKS_KEPT if args.x else hard // 4)
+    talks = max(1, (room - TALKS_SPARE) // each)
+    if args.talks and talks < args.talks:
+        console.note('warning: argument --talks: %d do not fit into %d descriptors: %d are used; '
+                     'raise the limit with ulimit -n %d' % (
+                         args.talks, hard, talks, asked + TALKS_KEPT if args.x else 4 * asked))
+    return min(talks, args.talks or talks), reserve
+
+
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
-    crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    common = (modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    if any(map(is_coroutine, modules)) and not any(
+            each.waits and not is_coroutine(each) for each in modules):
+        crew = TalkCrew(*common, talks=args.talks)
+    else:
+        crew = Crew(*common)
     crew.ports = type(sink) is not TextSink
     return crew
 
@@ -8663,6 +9461,8 @@ class Scan:
         if any(self.snapshots):
             self.progress.resume(self.engine.totals())
         self.signals.give(self.engine)
+        if crew.talks:
+            crew.talks.join(self.engine)
         self.engine.run(crew, self.sink, self.console, self.progress)
         crew.close(lambda: linger(self.engine))
 

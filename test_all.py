@@ -1140,6 +1140,9 @@ class StubCrew:
     def turn(self):
         pass
 
+    def rest_s(self):
+        return math.inf
+
     def full(self):
         return self.held
 
@@ -6429,7 +6432,8 @@ class AtOnce(Case):
         """A turn's lines go to files and pipes at once and together, without a thread."""
         def computing(target, out, options):
             return target.port != 2
-        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False)
+        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
+                           cscan.one_socket)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -8929,7 +8933,8 @@ class Cli(Case):
         self.assertGreater(int(failed), 1)
 
 
-WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True)
+WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
+                       cscan.one_socket)
 
 
 class Modules(Case):
@@ -9219,17 +9224,18 @@ def check_even(target, out, options):
             def flush(self):
                 order.append('flushed')
         sink = Sink()
-        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '', True)
+        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
+                            True, cscan.one_socket)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
             crew.ports = True
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
             self.assertEqual(order, wanted)
             order.clear()
         crew = cscan.Crew([talk], {'talk': None}, sink, StubConsole(), 1, 9, most=1)
         for _ in range(3):                  # one more than are wanted is not shown
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
         self.assertEqual(order, ['talk', 'finished'])
 
     def test_timed_socket(self):
@@ -9452,7 +9458,7 @@ class Talks(Case):
         error = ''
         options = cscan.module_options([each], settings.replace('NAME', name))[each.name]
         try:
-            each.check(cscan.Target('127.0.0.1', port, ''), out, options)
+            cscan.drive(each.check(cscan.TalkTarget('127.0.0.1', port, ''), out, options))
         except OSError as caught:
             error = cscan.why(caught)
         return getattr(out.sink, 'events', None), error
@@ -9552,20 +9558,19 @@ class Talks(Case):
 
     def test_time_for_tls(self):
         """One second more than the talk."""
-        def start_tls(sock, anonymous):
+        async def start_tls(sock, anonymous):
             deadlines.append(sock.deadline)
         deadlines, begin = [], time.monotonic()
         port = self.serve(self.play(RFB8, 12, b'\1\x12', 1, b'\1\1'))
-        with patched(cscan.TimedSocket, start_tls=start_tls):
+        with patched(cscan.TalkSocket, start_tls=start_tls):
             self.examine('rfb', port, 'rfb.read_timeout=3000')
         self.assertGreater(deadlines[0] - begin, 4)
 
     def test_timed_socket(self):
         """What the deadline and a reset during connect() do."""
         class Early(socket.socket):
-            def connect(self, address):
-                super().connect(address)
-                raise ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')
+            def connect_ex(self, address):
+                return super().connect_ex(address) and errno.ECONNRESET
         port = self.serve(self.play(b'xx'), self.play(b'y', ENDS))
         with cscan.TimedSocket('127.0.0.1', port, 5000) as sock:
             self.assertEqual(sock.read_exact(1), b'x')
@@ -9578,7 +9583,7 @@ class Talks(Case):
     def test_hear(self):
         """A long wait for the first octets, a short one for each of the others."""
         class Peer:
-            def read_some(self, limit, wait_ms):
+            async def read_some(self, limit, wait_ms):
                 asked.append((limit, wait_ms))
                 if not pieces:
                     raise socket.timeout('timed out')
@@ -9589,7 +9594,7 @@ class Talks(Case):
                 ([b'ab', b''], 9, (b'ab', True), [(9, 7), (7, 200)]),
                 ([], 9, (b'', False), [(9, 7)])):
             asked = []
-            self.assertEqual((cscan.hear(Peer(), 7, limit), asked), (found, waits))
+            self.assertEqual((cscan.drive(cscan.hear(Peer(), 7, limit)), asked), (found, waits))
 
     def test_local_errors(self):
         """No descriptors, no ports: counted, and nothing is said about the target."""
@@ -9707,13 +9712,14 @@ class Talks(Case):
                 peer.sendall(bytes(16384))
 
         def act():
-            taken.append(len(sock.incoming.read()))
+            taken.append(len(talk.incoming.read()))
             raise ssl.SSLWantReadError
         taken = []
         with cscan.TimedSocket('127.0.0.1', self.serve(flood), 5000) as sock:
-            sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            talk = sock.talk
+            talk.incoming, talk.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
-                sock.tls_call(math.inf, act)
+                cscan.drive(talk.tls_call(math.inf, act))
         self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
@@ -9725,7 +9731,7 @@ class Talks(Case):
             raise OSError('\x1b[2J\n' + options)
         each = cscan.find_module('print')._replace(name='strange', check=check)
         crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
-        crew.call(each, cscan.Target('127.0.0.1', 1, ''), cscan.Out(sink, 1))
+        cscan.drive(crew.call(each, crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
         cscan.tell_end(console, crew, '')
         self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
         path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
@@ -9740,7 +9746,7 @@ class Talks(Case):
         sink.finish = lambda thread: None
         with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
-                crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
+                cscan.drive(crew.examine(crew.make_target('127.0.0.1', port), cscan.Out(sink, 1)))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
@@ -9807,20 +9813,22 @@ class Talks(Case):
                 options = cscan.module_options(
                     [each], 'cookie.timeout=60,cookie.verify_timeout=60,cookie.ports='
                     + ','.join(map(str, unlikely)))[each.name]
-                target = cscan.Target(host, port, '127.0.0.1')
-                self.assertEqual(each.check(target, None, options), kept)
+                target = cscan.TalkTarget(host, port, '127.0.0.1')
+                self.assertEqual(cscan.drive(each.check(target, None, options)), kept)
 
     def test_cookie_is_not_ourselves(self):
         """A socket that met itself is no answer."""
         def bound(source):
             sock = socket.socket()
             sock.bind(refused)
+            sock.setblocking(False)
             return sock
         with socket.socket() as free:
             free.bind(('127.7.0.1', 0))
             refused = free.getsockname()
         with patched(cscan, new_tcp_socket=bound):
-            self.assertFalse(cscan.any_accepts(refused[0], [refused[1]], 1000, ''))
+            target = cscan.TalkTarget(refused[0], 1, '')
+            self.assertFalse(cscan.drive(cscan.any_accepts(target, [refused[1]], 1000)))
 
     def test_cookie_memory(self):
         """A host with many open ports is asked once; the memory is bounded."""
@@ -9829,14 +9837,15 @@ class Talks(Case):
         options = cscan.module_options([each], 'cookie.timeout=60,cookie.ports=%d'
                                        % trap.getsockname()[1])[each.name]
         with patched(cscan, COOKIE_VERDICTS={}, COOKIE_MEMORY_MAX=3):
-            target = cscan.Target('127.7.0.2', 9, '')
-            self.assertTrue(cscan.answers_everything(target, options))
+            target = cscan.TalkTarget('127.7.0.2', 9, '')
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             trap.close()
-            self.assertTrue(cscan.answers_everything(target, options))
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             for last in range(3, 20):
-                cscan.answers_everything(cscan.Target('127.7.0.%d' % last, 9, ''), options)
+                target = cscan.TalkTarget('127.7.0.%d' % last, 9, '')
+                cscan.drive(cscan.answers_everything(target, options))
                 self.assertLessEqual(len(cscan.COOKIE_VERDICTS), 3)
-            self.assertFalse(cscan.answers_everything(target, options))
+            self.assertFalse(cscan.drive(cscan.answers_everything(target, options)))
 
     def test_settings(self):
         """Options are checked before anything is sent."""
@@ -9875,6 +9884,149 @@ class Talks(Case):
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
 
 
+class Conversations(Case):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+
+    def setUp(self):
+        super().setUp()
+        self.gate = cscan.Gate(0)           # where the talks below wait
+        self.now = 1000.0
+
+    def crew(self, check, sink=None, limit=50, **options):
+        """A TalkCrew with this coroutine as its module."""
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        self.console = StubConsole()
+        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        options = dict({'talks': 100}, **options)
+        crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
+        self.addCleanup(crew.talks.close_all)
+        return crew
+
+    async def wait(self, target, out, options):
+        """A talk that writes before and after it waited."""
+        out.later('talk://%s' % target)
+        out.int32(target.port)
+        await self.gate.enter()
+        out.bit(1)
+
+    def put(self, crew, *targets):
+        for target in targets:
+            crew.put(*target)
+        crew.turn()
+
+    def let(self, crew, count):
+        """So many of those who wait go on."""
+        self.gate.free = count
+        crew.talks.resume(self.gate.admit())
+        crew.turn()
+
+    @staticmethod
+    def hosts(count, port=80):
+        return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def test_limit(self):
+        """So many at once; others wait, and what is more than -pr stops the scan."""
+        crew = self.crew(self.wait, limit=20)
+        self.put(crew, *self.hosts(119))
+        self.settle(crew)
+        self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
+        self.put(crew, ('10.1.0.1', 80))
+        self.assertTrue(crew.full())
+        self.let(crew, 30)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.full(), crew.settled()), (90, False, 30))
+        self.let(crew, 1000)
+        crew.close()
+        self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+    def test_each_host(self):
+        """Eight at once to one address, and the others behind them."""
+        crew = self.crew(self.wait)
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
+        self.let(crew, 3)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked), (9, 9))
+        for _ in range(3):
+            self.let(crew, 9)
+            self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, dict(crew.hosts), crew.crowded),
+                         (0, 0, {}, {}))
+
+    def test_entries(self):
+        """Each stands whole in the file, although the talks alternate; order does not matter."""
+        crew = self.crew(self.wait)
+        self.put(crew, *self.hosts(5, port=7))
+        self.settle(crew)
+        self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
+        self.gate.waiting.rotate(2)
+        self.let(crew, 9)
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.events for each in cba_entries(self.sink.path, 'talk')], [
+            [(CBA_STR, 0, 'talk://10.0.0.%d:7' % number), (cba_reader.CBA_INT32, 0, 7),
+             (CBA_BIT, 1, True)] for number in (3, 4, 0, 1, 2)])
+
+    def test_too_much(self):
+        """An entry has an end; what came before it is kept, and no event is half in it."""
+        async def check(target, out, options):
+            out.str('first')
+            for event in ((out.data, b'x' * 65536), (out.int32, 1 << 40), (out.str, 'x' * 40000)):
+                self.assertRaises(Exception, *event)
+            out.str('last')
+            out.file('name', b'x' * 65536)
+        crew = self.crew(check)
+        self.put(crew, ('10.0.0.1', 1))
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 'last'}])
+        self.assertEqual(self.console.notes, [
+            'module talk: ValueError: an entry of more than 65536 octets (at 10.0.0.1:1; counted '
+            'from now on)'])
+
+    def test_port_first(self):
+        """Ports are in the file before the first module talks to one of them."""
+        async def check(target, out, options):
+            found.append(len(cba_entries(self.sink.path, None)))
+        found = []
+        crew = self.crew(check)
+        crew.ports = True
+        self.put(crew, *self.hosts(9))
+        crew.close()
+        self.assertEqual(found, [9] * 9)
+
+    def test_strangers(self):
+        """What awaits something else is a bug of its module, and the others go on."""
+        @types.coroutine
+        def foreign():
+            yield 'something else'
+
+        async def check(target, out, options):
+            if target.port == 1:
+                await foreign()
+            if target.port == 2:
+                raise OSError('no')
+            if target.port == 3:
+                sys.exit('no')
+            out.int32(target.port)
+        crew = self.crew(check)
+        for port in range(1, 5):
+            self.put(crew, ('10.0.0.1', port))
+            self.settle(crew)
+        crew.close()
+        self.assertEqual((dict(crew.bugs), dict(crew.failures)),
+                         ({'talk': 2}, {('talk', 'no'): 1}))
+        self.assertIn('a module may await what is of cscan only', self.console.notes[0])
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
+
+
 class TlsGroups(Case):
     """No server makes us calculate with groups of finite fields, but in rfb."""
 
@@ -9893,7 +10045,7 @@ class TlsGroups(Case):
 
     def release(self, pieces):
         """What the library sees of these pieces, or what is raised."""
-        sock = cscan.TimedSocket.__new__(cscan.TimedSocket)
+        sock = cscan.TalkSocket.__new__(cscan.TalkSocket)
         sock.held, seen = bytearray(), b''
         try:
             for piece in pieces:
