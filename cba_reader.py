@@ -21,7 +21,6 @@ Contents
 import argparse
 import array
 import base64
-import calendar
 import collections
 import hashlib
 import heapq
@@ -252,6 +251,24 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
     r'(?P<ssl>[\x15\x16]\x03[\0-\4])|(?P<amqp>AMQP)')
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
+FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
+         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
+
+Certificate = collections.namedtuple('Certificate', [
+    'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
+    'names',        # [text]: host names and addresses that it is for
+    'begins', 'ends',       # Unix seconds
+    'self_signed'])         # whether the issuer is the subject; the signature is not checked
+DER_VERSION = 0xa0                  # RFC 5280 s4.1: [0], may be missing
+DER_EXTENSIONS = 0xa3               # the same: [3]
+DER_BMP, DER_T61 = 0x1e, 0x14       # X.680 s8.4: strings that are not UTF-8
+DER_UTC_TIME = 0x17
+OID_ALTERNATIVE = b'\x55\x1d\x11'   # RFC 5280 s4.2.1.6: 2.5.29.17
+ATTRIBUTES = {                      # RFC 4519 s2; RFC 2985 s5.2.1
+    b'\x55\x04\x03': 'CN', b'\x55\x04\x06': 'C', b'\x55\x04\x07': 'L', b'\x55\x04\x08': 'ST',
+    b'\x55\x04\x0a': 'O', b'\x55\x04\x0b': 'OU', b'\x55\x04\x05': 'serialNumber',
+    b'\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01': 'emailAddress'}
+
 Record = collections.namedtuple('Record', [
     'path',         # of the file that has the entry; None: the scan that finds it is running
     'module',       # its name, '' = print
@@ -354,8 +371,155 @@ def said_text(record: Record, escape=printable) -> str:
     return record_text(record, escape) if said is None else escape(said)
 
 
+def parse_der(data: bytes) -> 'list[tuple[int, bytes]]':
+    """DER elements that follow one another -> (tag, contents); raises ValueError if cut."""
+    parts, at = [], 0
+    while at < len(data):
+        tag, size = data[at:at + 2]
+        at += 2
+        if size & 0x80:                     # X.690 s8.1.3.5: so many octets of length follow
+            count = size & 0x7f
+            size = int.from_bytes(data[at:at + count], 'big')
+            at += count
+        if at + size > len(data):
+            raise ValueError('cut')
+        parts.append((tag, data[at:at + size]))
+        at += size
+    return parts
+
+
+def parse_attributes(der: bytes) -> 'list[tuple[str, str]]':
+    """A Name (RFC 5280 s4.1.2.4) -> [(short name, text)], without attributes nobody knows."""
+    found = []
+    for _, several in parse_der(der):
+        for _, pair in parse_der(several):
+            (_, kind), (tag, value) = parse_der(pair)
+            if kind in ATTRIBUTES:
+                charset = {DER_BMP: 'utf-16-be', DER_T61: 'latin-1'}.get(tag, 'utf-8')
+                found.append((ATTRIBUTES[kind], value.decode(charset, 'backslashreplace')))
+    return found
+
+
+def parse_time(tag: int, value: bytes) -> int:
+    """A time of a certificate -> Unix seconds (RFC 5280 s4.1.2.5)."""
+    import calendar                         # costs 2 ms, for those who have certificates only
+    digits = value.decode('ascii').rstrip('Z')
+    if tag == DER_UTC_TIME:
+        digits = ('19' if digits[:2] >= '50' else '20') + digits
+    numbers = [int(digits[at:at + 2]) for at in range(4, 14, 2)]
+    return calendar.timegm([int(digits[:4])] + numbers)
+
+
+def parse_alternatives(der: bytes) -> 'list[str]':
+    """Extensions of a certificate -> host names and addresses that it is for."""
+    names = []
+    for _, extension in parse_der(parse_der(der)[0][1]):
+        parts = parse_der(extension)
+        if parts[0][1] != OID_ALTERNATIVE:
+            continue
+        for tag, value in parse_der(parse_der(parts[-1][1])[0][1]):
+            if tag == 0x82:                 # [2] dNSName
+                names.append(value.decode('ascii', 'backslashreplace'))
+            elif tag == 0x87 and len(value) == 4:           # [7] iPAddress
+                names.append('.'.join(map(str, value)))
+            elif tag == 0x87 and len(value) == 16:
+                names.append(':'.join('%x' % part for part in struct.unpack('!8H', value)))
+    return names
+
+
+def parse_certificate(der: bytes) -> 'Certificate | None':
+    """X.509 certificate -> what it says; None: it is none (RFC 5280 s4.1)."""
+    try:
+        fields = parse_der(parse_der(parse_der(der)[0][1])[0][1])
+        fields = fields[fields[0][0] == DER_VERSION:]
+        issuer = fields[2][1]
+        begins, ends = parse_der(fields[3][1])
+        subject = fields[4][1]
+        more = dict(fields[6:])
+        return Certificate(
+            parse_attributes(subject), parse_attributes(issuer),
+            parse_alternatives(more[DER_EXTENSIONS]) if DER_EXTENSIONS in more else [],
+            parse_time(*begins), parse_time(*ends), issuer == subject)
+    except (IndexError, ValueError):        # not what it should be
+        return None
+
+
+def attributes_text(attributes) -> str:
+    """Subject or issuer -> one text: CN=example.org, O=Example."""
+    return ', '.join('%s=%s' % pair for pair in attributes)
+
+
+def common_name(certificate) -> str:
+    """A Certificate, or None -> common name of its subject, else its first name, else ''."""
+    if not certificate:
+        return ''
+    common = [text for key, text in certificate.subject if key == 'CN']
+    return (common[-1:] + certificate.names[:1] + [''])[0]
+
+
+def certificate_text(certificate) -> str:
+    """A Certificate on one line, as csv and scripts of nmap-xml have it."""
+    words = ['subject: ' + attributes_text(certificate.subject),
+             'names: ' + ', '.join(certificate.names) if certificate.names else '',
+             'issuer: ' + ('itself' if certificate.self_signed
+                           else attributes_text(certificate.issuer)),
+             'ends: ' + utc_text(certificate.ends)]
+    return '; '.join(filter(None, words))
+
+
+def certificate_of(record: Record) -> 'Certificate | None':
+    """What a server showed for itself; None: nothing that can be read."""
+    for kind, code, value in record.events:
+        if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
+            return parse_certificate(value)
+    return None
+
+
+def fact_text(value: str) -> str:
+    """A string of an entry, octets as Latin-1 -> text."""
+    return value.encode('latin-1', 'replace').decode('utf-8', 'backslashreplace')
+
+
+def service_facts(record: Record) -> 'dict[str, str]':
+    """What a record says of the service: {'service': 'http', 'title': ...}.
+
+    keys    FACTS in lower case; one that is not known is not there.  In a CBA file each is a
+            string of the code with that name, octets as Latin-1; the certificate is DER
+    """
+    facts = {}
+    for kind, code, value in record.events:
+        name = record.names.get(code)
+        if kind == CBA_STR and name in FACTS and code:
+            facts[name.lower()] = fact_text(value)
+    name = service_name(record)
+    return dict(facts, service=name) if name else facts
+
+
+def product_text(facts) -> str:
+    """Product and version of service_facts(), '' if there is neither."""
+    return ' '.join(filter(None, (facts.get('product'), facts.get('version'))))
+
+
+def json_facts(record: Record) -> dict:
+    """The facts as JSON has them, banner and certificate among them."""
+    facts, certificate = service_facts(record), certificate_of(record)
+    banner = banner_of(record)
+    if banner is not None:
+        facts['banner'] = fact_text(banner)
+    if certificate:
+        facts['certificate'] = {
+            'subject': attributes_text(certificate.subject), 'names': certificate.names,
+            'issuer': attributes_text(certificate.issuer),
+            'begins': certificate.begins, 'ends': certificate.ends,
+            'self_signed': certificate.self_signed}
+    return facts
+
+
 def service_name(record: Record) -> str:
     """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
+    for kind, code, value in record.events:
+        if kind == CBA_STR and code and record.names.get(code) == 'SERVICE':
+            return value
     match = SERVICE_NAMES.match(banner_of(record) or '')
     if match:
         return match.lastgroup or ''
@@ -417,6 +581,7 @@ def json_line(record, at):
         line['ip'], line['port'] = at.host, at.port
         if at.hostname:
             line['hostname'] = at.hostname
+    line.update(json_facts(record))
     line['events'] = [json_event(*event, record.names) for event in record.events]
     if at:
         line['state'] = at.state
@@ -430,14 +595,39 @@ def csv_cell(text: str) -> str:
     return '"%s"' % printable(text).replace('"', '""')
 
 
-@output_format('csv', 'a row an entry: time, ip, port, module, text, hostname, state (RFC 4180)',
-               'time,ip,port,module,text,hostname,state', columns=True)
+CSV_FACTS = 'service', 'product', 'version', 'banner', 'certificate', 'title'
+
+
+@output_format('csv', 'a row an entry: time, address, what was said, service, state (RFC 4180)',
+               'time,ip,port,module,text,hostname,%s,state' % ','.join(CSV_FACTS), columns=True)
 def csv_line(record, at):
     """Quotes around what strangers chose; the text of a port that is not open is the reason."""
     text = record_text(record, str) if at.state == 'open' else at.reason
-    return '%d,%s,%d,%s,%s,%s,%s' % (record.time, at.host, at.port,
-                                     csv_cell(record.module or 'print'), csv_cell(text),
-                                     csv_cell(at.hostname), at.state)
+    facts, certificate = service_facts(record), certificate_of(record)
+    facts['banner'] = banner_of(record) or ''
+    facts['certificate'] = certificate_text(certificate) if certificate else ''
+    cells = [record.module or 'print', text, at.hostname]
+    cells += [facts.get(name, '') for name in CSV_FACTS]
+    return '%d,%s,%d,%s,%s' % (record.time, at.host, at.port, ','.join(map(csv_cell, cells)),
+                               at.state)
+
+
+def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
+    """What a record says, as masscan has it: (name, text) of each banner of the port.
+
+    The names of the first and of title, X509 and http.server are masscan's; where the service
+    is not http, what runs it is SERVICE.server.
+    """
+    facts = service_facts(record)
+    parts = [(masscan_name(record), masscan_text(said_text(record, str)))]
+    if product_text(facts):
+        parts.append((parts[0][0] + '.server', masscan_text(product_text(facts))))
+    if 'title' in facts:
+        parts.append(('title', masscan_text(facts['title'])))
+    for kind, code, value in record.events:
+        if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
+            parts.append(('X509', base64.b64encode(value).decode()))
+    return parts
 
 
 @output_format('list', 'as masscan -oL', '#masscan', '# end')
@@ -447,8 +637,8 @@ def list_line(record, at):
         return '%s tcp %d %s %d %s' % (STATES[at.state], at.port, at.host, record.time, at.state)
     if not record.module:
         return 'open tcp %d %s %d' % (at.port, at.host, record.time)
-    return 'banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, masscan_name(record),
-                                          masscan_text(said_text(record, str)))
+    return '\n'.join('banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, name, said)
+                     for name, said in masscan_parts(record))
 
 
 @output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
@@ -457,8 +647,8 @@ def grepable_line(record, at):
     """Fields with tabs between, as nmap -oG has them, too."""
     host = 'Host: %s (%s)' % (at.host, masscan_text(at.hostname))
     if record.module and at.state == 'open':
-        return '%s\tPort: %d\tService: %s\tBanner: %s' % (
-            host, at.port, masscan_name(record), masscan_text(said_text(record, str)))
+        return '\n'.join('%s\tPort: %d\tService: %s\tBanner: %s' % (host, at.port, name, said)
+                         for name, said in masscan_parts(record))
     line = 'Timestamp: %d\t%s\tPorts: %d/%s/tcp////' % (
         record.time, host, at.port, NMAP_STATES[at.state])
     return line if at.state == 'open' else '%s\tReason: %s' % (line, masscan_text(at.reason))
@@ -480,27 +670,28 @@ def nmap_reason(reason: str) -> str:
 </nmaprun>''')
 def xml_line(record, at):
     """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
-    service, reason = '', nmap_reason(at.reason)
+    services, reason = [''], nmap_reason(at.reason)
     if record.module and at.state == 'open':
         reason = 'response'
-        service = '<service name="%s" banner="%s"/>' % (
-            masscan_name(record), masscan_text(said_text(record, str)))
-    return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
-            '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
-            '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
-                                        reason, service))
+        services = ['<service name="%s" banner="%s"/>' % part for part in masscan_parts(record)]
+    return '\n'.join(
+        '<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
+        '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
+        '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
+                                    reason, service) for service in services)
 
 
 @output_format('masscan-json', 'as masscan -oJ, but always a valid array', '[', ']', ',')
 def masscan_json_line(record, at):
     """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
-    found = {'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
-             'ttl': 0}
+    found = [{'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
+              'ttl': 0}]
     if record.module and at.state == 'open':
-        found = {'service': {'name': masscan_name(record),
-                             'banner': masscan_text(said_text(record, str))}}
-    return json_text({'ip': at.host, 'timestamp': str(record.time),
-                      'ports': [dict(port=at.port, proto='tcp', **found)]})
+        found = [{'service': {'name': name, 'banner': said}}
+                 for name, said in masscan_parts(record)]
+    return '\n,\n'.join(json_text({'ip': at.host, 'timestamp': str(record.time),
+                                   'ports': [dict(port=at.port, proto='tcp', **each)]})
+                        for each in found)
 
 
 @output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True,
@@ -717,8 +908,8 @@ def json_host(host):
     comma = ''
     for port in host.ports():
         found = {'port': port.number, 'time': port.time, 'entries': [
-            {'module': record.module,
-             'events': [json_event(*event, record.names) for event in record.events]}
+            dict(json_facts(record), module=record.module,
+                 events=[json_event(*event, record.names) for event in record.events])
             for record in host.records(port)], 'state': port.state}
         if port.reason:
             found['reason'] = port.reason
@@ -778,12 +969,29 @@ def nmap_words(records):
     """Records of a port -> its service, if one of them knows it, and the output of scripts."""
     named = [record for record in records if service_name(record)]
     if named:
-        tunnel = ' tunnel="ssl"' if has_tls(named[-1]) and service_name(named[-1]) != 'ssl' else ''
+        facts = service_facts(named[-1])
+        words = [' %s="%s"' % (attribute, xml_text(facts[name])) for attribute, name in (
+            ('product', 'product'), ('version', 'version'), ('extrainfo', 'details'))
+                 if name in facts]
+        if has_tls(named[-1]) and facts['service'] != 'ssl':
+            words.append(' tunnel="ssl"')
         yield '<service name="%s"%s method="probed" conf="10"/>' % (
-            service_name(named[-1]), tunnel)
+            xml_text(facts['service']), ''.join(words))
     for record in records:
-        yield '<script id="%s" output="%s"/>' % (
-            xml_text(record.module or 'print'), xml_text(said_text(record, str)))
+        for name, text in nmap_scripts(record):
+            yield '<script id="%s" output="%s"/>' % (xml_text(name), xml_text(text))
+
+
+def nmap_scripts(record) -> 'list[tuple[str, str]]':
+    """A record -> (id, output): the module, and scripts of nmap that would say the same."""
+    facts, certificate = service_facts(record), certificate_of(record)
+    scripts = [(record.module or 'print', said_text(record, str))]
+    scripts += [(name, facts[key]) for name, key in (
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('http-favicon', 'favicon'))
+                if key in facts]
+    if certificate:
+        scripts.append(('ssl-cert', certificate_text(certificate)))
+    return scripts
 
 
 FORMATS['nmap-xml'] = GROUPED['nmap-xml']       # in which nobody wants anything else
@@ -1045,7 +1253,9 @@ CODES = {                           # module: {code: name}, to select with --mod
             6: 'WIN', 7: 'ONLY_TLS', 8: 'TLS_FAIL', 9: 'HAS_VENCRYPT'},
     'x11': {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KINDA_GOOD'},
     'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
-               6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'},
+               6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
+               11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
+               16: 'HOST_KEY', 17: 'FAVICON'},
     STATE_MODULE: STATE_CODES,
     SCOPE_MODULE: SCOPE_CODES,
 }
@@ -1371,39 +1581,6 @@ def curve_cell(number: int) -> 'tuple[int, int]':
     return x, y
 
 
-def der_items(data: bytes):
-    """Yield (tag, content) of DER; raises ValueError (X.690 s8.1)."""
-    at = 0
-    while at < len(data):
-        tag, size, at = data[at], data[at + 1:at + 2], at + 2
-        if not size:
-            raise ValueError('cut')
-        length = size[0]
-        if length > 127:
-            octets = data[at:at + length - 128]
-            length, at = int.from_bytes(octets, 'big'), at + len(octets)
-        if at + length > len(data):
-            raise ValueError('cut')
-        yield tag, data[at:at + length]
-        at += length
-
-
-def certificate_facts(der: bytes) -> 'tuple[int, str] | None':
-    """A certificate -> when it ends (Unix seconds), common name of its subject (RFC 5280 s4.1)."""
-    try:
-        (_, whole), = der_items(der)
-        fields = [item for item in der_items(next(der_items(whole))[1])]
-        fields = fields[fields[0][0] == 0xa0:]              # [0] is the version
-        (_, _), (tag, ends) = der_items(fields[3][1])
-        form = '%y%m%d%H%M%SZ' if tag == 0x17 else '%Y%m%d%H%M%SZ'
-        end = calendar.timegm(time.strptime(ends.decode('ascii'), form))
-        names = [list(der_items(next(der_items(each))[1])) for _, each in der_items(fields[4][1])]
-        common = [text for (_, kind), (_, text) in names if kind == b'\x55\x04\x03']
-        return end, common[-1].decode('utf-8', 'replace') if common else ''
-    except (ValueError, IndexError, StopIteration):
-        return None
-
-
 @output_format('html', 'a page to look at, by host: search, charts, map',
                PAGE_HEAD.replace('%', '%%'), grouped=True)
 def html_host(host, found):
@@ -1461,11 +1638,10 @@ class PageWriter(FormatWriter):
         high, low = host.ip.split('.')[:2]
         self.networks.add(int(high) << 8 | int(low))
         for record in records:
-            for kind, code, value in record.events:
-                if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
-                    facts = certificate_facts(value)
-                    if facts:
-                        self.ending.append((facts[0], '%s:%d' % (host.ip, port.number), facts[1]))
+            certificate = certificate_of(record)
+            if certificate:
+                self.ending.append((certificate.ends, '%s:%d' % (host.ip, port.number),
+                                    common_name(certificate)))
 
     def end(self, end):
         """Unix seconds -> all that comes after the hosts."""

@@ -108,8 +108,9 @@ STANDARD = {                                # file: modules it may import
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
                            'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
                            'zlib'},
-    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'ctypes',
-                 'errno', 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
+    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'calendar', 'collections', 'contextlib',
+                 'ctypes', 'errno', 'fcntl', 'functools', 'gc', 'hashlib', 'heapq', 'html', 'io',
+                 'itertools', 'json', 'math', 'mmap',
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
@@ -294,7 +295,11 @@ RESULT_LINES = [
     ('cscan json', '{"time": 1, "module": "rfb", "ip": "192.0.2.7", "port": 80}', []),
     ('cscan json', '{"time": 1, "module": "cscan", "events": []}', []),
     ('cscan csv', '1,192.0.2.7,80,"print",""', [80]), ('cscan csv', '1,192.0.2.7,80,"rfb","a,b"', []),
-    ('cscan csv', '1,192.0.2.7,80,"print","","a.example",open', [80]),
+    ('cscan csv', '1,192.0.2.7,80,"print","","a.example","","","","","","",open', [80]),
+    ('cscan csv, refused', '1,192.0.2.7,80,"print","","a.example","","","","","","",refused', []),
+    ('cscan csv, head', 'time,ip,port,module,text,hostname,service,product,version,banner,'
+     'certificate,title,state', []),
+    ('cscan csv of 2.0', '1,192.0.2.7,80,"print","","a.example",open', [80]),
     ('cscan csv', '1,192.0.2.7,80,"print","reset","",refused', []),
     ('cscan json', '{"time":1,"ip":"192.0.2.7","port":80,"module":"","events":[],"state":"refused"}', []),
     ('cscan csv', 'time,ip,port,module,text', []), ('zmap', 'saddr,sport', []),
@@ -1126,7 +1131,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed, failed = False, ''
+    closed, failed, passed = False, '', 0
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -1136,6 +1141,9 @@ class StubCrew:
 
     def put_all(self, results):
         self.results += results
+
+    def put_state(self, host, port, state, reason):
+        self.results.append((host, port, state, reason))
 
     def turn(self):
         pass
@@ -1174,6 +1182,11 @@ class StubSink:
 
     def look(self):
         pass
+
+
+def stub_desk(crew=None, sink=None, console=None, progress=None):
+    """A Desk of stubs, but for what is given."""
+    return cscan.Desk(crew or StubCrew(), sink or StubSink(), console or StubConsole(), progress)
 
 
 # ==== Formats =========================================================================
@@ -3135,7 +3148,7 @@ def format_sample():
     made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
-    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 9, True)
+    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 99, True)
     made.head(1, '').event(1, CBA_STR, 0, '5.6.7.8:443')
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     return made.head(1, 'odd').event(1, CBA_STR, 0, 'no target')
@@ -3158,11 +3171,14 @@ MASSCAN_OPEN = ('{"ip": "%s", "timestamp": "1795257000", "ports": [{"port": %d, 
                 '"status": "open", "reason": "syn-ack", "ttl": 0}]}')
 NAABU = ('{"ip": "%s", "timestamp": "2026-11-21T10:30:00Z", "port": %d, "protocol": "tcp", '
          '"tls": false}')
-CSV_ROW = '1795257000,%s,%d,"print","","",open'
+CSV_HEAD = 'time,ip,port,module,text,hostname,service,product,version,banner,certificate,title,state'
+CSV_NOTHING = '"","","","","",""'
+CSV_ROW = '1795257000,%%s,%%d,"print","","",%s,open' % CSV_NOTHING
 FORMATS = {
-    'csv': ['time,ip,port,module,text,hostname,state', CSV_ROW % ('1.2.3.4', 80),
+    'csv': [CSV_HEAD, CSV_ROW % ('1.2.3.4', 80),
             '1795257000,1.2.3.4,80,"banner","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n'
-            ']]>-->%s 9","",open', CSV_ROW % ('5.6.7.8', 443)],
+            ']]>-->%s 99","","http","","","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n]]>-->%s","",'
+            '"",open', CSV_ROW % ('5.6.7.8', 443)],
     'list': ['#masscan', 'open tcp 80 1.2.3.4 1795257000',
              'banner tcp 80 1.2.3.4 1795257000 http ' + MASSCAN_EVIL,
              'open tcp 443 5.6.7.8 1795257000', '# end'],
@@ -3264,15 +3280,16 @@ class Page(Case):
         for days, (name, cut) in zip((29, 31, 29), ((b'soon <b>', None), (b'late', None), (b'cut', 99))):
             start = begin - (masscanned.CERTIFICATE_DAYS - days) * 86400
             der = masscanned.pack_certificate(key, name, start, os.urandom)[:cut]
-            self.assertEqual(cba_reader.certificate_facts(der), None if cut else (
-                begin + days * 86400, name.decode()))
+            found = cba_reader.parse_certificate(der)
+            self.assertEqual(found and (found.ends, cba_reader.common_name(found)),
+                             None if cut else (begin + days * 86400, name.decode()))
             made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.%d:443' % days)
             made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
         out = self.page(made)[0]
         self.assertIn('<p>1 of 2; the first are shown</p>', out)
         self.assertIn('<td>1.2.3.29:443</td><td>soon &lt;b&gt;</td>', out)
         for octets in (b'', b'0', b'0\x82', b'0\x03abc', os.urandom(40)):
-            self.assertIsNone(cba_reader.certificate_facts(octets))
+            self.assertIsNone(cba_reader.parse_certificate(octets))
 
     def test_curve(self):
         """Each cell once, and neighbours in number are neighbours on the map."""
@@ -3336,6 +3353,74 @@ class OutputFormats(Case):
                 self.assertEqual(cba_reader.record_text(record, str),
                                  words if said is None else words + ' ' + said)
 
+    SERVICES = {                            # format: what it writes of served()
+        'csv': ['1795257000,1.2.3.4,443,"banner","PROBE=https TLS_VERSION=TLSv1.3 CERTIFICATE=430 '
+                'bytes 308201aa3082014fa003020102021424 HTTP/1.1 200 OK SERVICE=http PRODUCT=nginx '
+                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200","","http","nginx","1.22.1",'
+                '"HTTP/1.1 200 OK","subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+                '2126-10-28 10:05:08","B\\xfccher & <x>",open'],
+        'list': ['banner tcp 443 1.2.3.4 1795257000 http HTTP/1.1 200 OK',
+                 'banner tcp 443 1.2.3.4 1795257000 http.server nginx 1.22.1',
+                 r'banner tcp 443 1.2.3.4 1795257000 title B\xfccher \x26 \x3cx\x3e',
+                 'banner tcp 443 1.2.3.4 1795257000 X509 PEM'],
+        'grepable': ['Host: 1.2.3.4 ()\tPort: 443\tService: http\tBanner: HTTP/1.1 200 OK',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: http.server\tBanner: nginx 1.22.1',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: title\tBanner: '
+                     r'B\xfccher \x26 \x3cx\x3e',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: X509\tBanner: PEM'],
+        'xml': [XML_HOST % ('1.2.3.4', 443, 'response', '<service name="%s" banner="%s"/>' % pair)
+                for pair in (('http', 'HTTP/1.1 200 OK'), ('http.server', 'nginx 1.22.1'),
+                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('X509', 'PEM'))],
+        'nmap-xml': [NMAP_HOST % '1.2.3.4', NMAP_PORT % (
+            443, '<service name="http" product="nginx" version="1.22.1" tunnel="ssl" '
+            'method="probed" conf="10"/><script id="banner" output="HTTP/1.1 200 OK"/>'
+            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/><script id="ssl-cert" '
+            'output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+            '2126-10-28 10:05:08"/>')],
+    }
+
+    def served(self):
+        """An entry of banner with all that it may say."""
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+        made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:443')
+        made.event(1, CBA_STR, 5, 'https').event(1, CBA_STR, 6, 'TLSv1.3')
+        der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
+        made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
+        for code, text in ((2, 'HTTP/1.1 200 OK'), (9, 'http'), (10, 'nginx'), (11, '1.22.1'),
+                           (13, 'B\xc3\xbccher & <x>'), (15, '200')):
+            made.event(1, CBA_STR, code, text)
+        return self.path('served.cba', made.data), base64.b64encode(der).decode()
+
+    def test_services(self):
+        """What speaks there, its product, version, certificate and title, in each format."""
+        path, pem = self.served()
+        for name, lines in self.SERVICES.items():
+            with self.subTest(name):
+                found = [line.replace(pem, 'PEM') for line in self.convert(name, path=path)]
+                at = found.index(lines[0]) if lines[0] in found else 0
+                self.assertEqual(found[at:at + len(lines)], lines)
+        array = json.loads('\n'.join(self.convert('masscan-json', path=path)))
+        self.assertEqual([each['ports'][0]['service'] for each in array], [
+            {'name': 'http', 'banner': 'HTTP/1.1 200 OK'},
+            {'name': 'http.server', 'banner': 'nginx 1.22.1'},
+            {'name': 'title', 'banner': r'B\xfccher \x26 \x3cx\x3e'},
+            {'name': 'X509', 'banner': pem}])
+        line, = [json.loads(line) for line in self.convert('json', path=path)
+                 if 'nginx' in line]
+        host, = map(json.loads, self.convert('json', '--group', path=path))
+        name = 'O=Tests, CN=banner.example'
+        for each in line, host['ports'][0]['entries'][0]:
+            self.assertEqual(
+                {key: value for key, value in each.items() if key in (
+                    'service', 'product', 'version', 'title', 'http_status', 'tls_version', 'banner',
+                    'certificate')},
+                {'service': 'http', 'product': 'nginx', 'version': '1.22.1', 'http_status': '200',
+                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3',
+                 'banner': 'HTTP/1.1 200 OK', 'certificate': {
+                     'subject': name, 'issuer': name, 'names': [], 'begins': 1795255508,
+                     'ends': 4948855508, 'self_signed': True}})
+
     # ---- ports that are not open
 
     def stated(self):
@@ -3360,7 +3445,7 @@ class OutputFormats(Case):
             found = self.convert(name, path=path)[places]
             with self.subTest(name):
                 self.assertEqual(found[0], {
-                    'csv': when + ',1.2.3.4,81,"state","refused","",refused',
+                    'csv': when + ',1.2.3.4,81,"state","refused","",%s,refused' % CSV_NOTHING,
                     'list': 'closed tcp 81 1.2.3.4 %s refused' % when,
                     'grepable': 'Timestamp: %s\tHost: 1.2.3.4 ()\tPorts: 81/closed/tcp////\t'
                                 'Reason: refused' % when,
@@ -3371,7 +3456,7 @@ class OutputFormats(Case):
                 self.assertEqual(len(found), 5)
                 self.assertEqual('\n'.join(found).count('closed'), 0 if name == 'csv' else 1)
                 self.assertEqual('\n'.join(found).count('filtered'), 0 if name == 'csv' else 3)
-        self.assertIn('"\'=odd <"">","",unreachable', '\n'.join(self.convert('csv', path=path)))
+        self.assertIn('"\'=odd <"">","",%s,unreachable' % CSV_NOTHING, '\n'.join(self.convert('csv', path=path)))
         lines = [json.loads(line) for line in self.convert('json', path=path)]
         self.assertEqual([line.get('state') for line in lines],
                          ['refused', 'silent', 'unreachable', 'unreachable', None, 'open'])
@@ -3466,8 +3551,7 @@ class OutputFormats(Case):
         told = []
         engine = cscan.Engine(columns([]), cscan.plan_pace(10, 100, None, 90, None, 6))
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
-        engine.crew.put_state = lambda *args: told.append(args)
+        engine.desk = types.SimpleNamespace(put_state=lambda *args: told.append(args))
         for show in ({'refused', 'unreachable', 'silent'}, {'refused'}, set()):
             engine.show = frozenset(show)
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
@@ -3565,7 +3649,7 @@ class OutputFormats(Case):
             {'type': 'str', 'code': 0, 'value': 'vnc://2.2.2.2:80'},
             {'type': 'data', 'code': 2, 'name': 'BANNER_FAIL', 'value': 'AP8='}]})
         for name, words in (('grepable', 'Host: 1.1.1.1 (a.example b.example)\t'),
-                            ('csv', ',"a.example b.example",open'),
+                            ('csv', ',"a.example b.example","",'),
                             ('json', '"hostname": "a.example b.example"'),
                             ('naabu', '{"host": "a.example", "ip": "1.1.1.1"')):
             self.assertEqual('\n'.join(self.convert(name, path=path)).count(words), 2, name)
@@ -4232,8 +4316,8 @@ class Engine(unittest.TestCase):
                            port=next(FREE_PORT) if port is None else port, **options)
         engine.pool.bind_first(50)
         self.addCleanup(self.close, engine)
-        engine.crew, engine.console, engine.sink = self.crew, self.console, StubSink()
-        engine.progress = cscan.Progress(self.console, 1 << 40, None, None)
+        engine.desk = cscan.Desk(self.crew, StubSink(), self.console,
+                                 cscan.Progress(self.console, 1 << 40, None, None))
         return engine
 
     def close(self, engine):
@@ -4243,7 +4327,7 @@ class Engine(unittest.TestCase):
 
     def run_engine(self, targets, **options):
         engine = self.engine(targets, **options)
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(engine.attempts, {})
         return engine
 
@@ -4377,7 +4461,7 @@ class Engine(unittest.TestCase):
                             self.assertRaises(ConnectionResetError, peer.recv, 1)
         with patched(cscan, REUSES=1):
             engine = self.engine([opened, opened, opened], window=1)
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
             self.assertEqual(len(self.crew.results), 5)
             self.assertLessEqual(max(engine.pool.uses.values()), 1)
         libraries = {'PyDLL', 'CDLL'} & set(vars(ctypes))
@@ -4518,7 +4602,7 @@ class Engine(unittest.TestCase):
                     self.assertEqual(engine.brakes.errors, {code: 3})
                     self.assertLess(engine.brakes.window, engine.pace.window)
                     self.assertEqual(engine.credit(), 0)
-                    engine.run(self.crew, StubSink(), self.console, engine.progress)
+                    engine.run(engine.desk)
                 self.assertEqual(sorted(self.crew.results), sorted(targets))
                 self.assertEqual((engine.brakes.errors, engine.sent), ({code: 4}, 6))
                 self.assertTrue([n for n in self.console.notes if errno.errorcode[code] in n])
@@ -4538,7 +4622,7 @@ class Engine(unittest.TestCase):
                 raise OSError(errno.EMFILE, 'Too many open files')
             new_socket()
         engine.pool.add = few
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
         self.assertGreater(engine.brakes.errors[errno.EMFILE], 0)
 
@@ -4708,7 +4792,7 @@ class Engine(unittest.TestCase):
         spaces = []
         engine.wait_for = lambda to, s: (spaces.append(s), wait_for(to, s / 50))
         with patched(cscan, CONNECT=note):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
@@ -4730,7 +4814,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual((awaited(engine), engine.sent), ([silent], 2))
         self.crew.held = False
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual((self.crew.results, engine.timeouts), ([opened, opened], 1))
 
     def test_quota(self):
@@ -4755,7 +4839,7 @@ class Engine(unittest.TestCase):
         engine.brakes.conntrack.count = engine.brakes.conntrack.limit = 99
         engine.brakes.conntrack.carries = lambda: 600.0
         with patched(cscan, LOCAL_WAIT_S=0.05):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
         self.assertEqual(engine.brakes.bucket.rate, 500)       # halved, and no room since
@@ -5736,7 +5820,7 @@ class MetricsWriter(Case):
         engine = cscan.Engine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1',
                               meter=meter)
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
+        engine.desk = stub_desk()
         for _ in range(sockets):
             engine.pool.add()
         return engine, meter
@@ -6184,7 +6268,7 @@ class State(EngineCase):
         state = self.state(name='state%d' % next(FREE_PORT))
         self.crew = KeepingCrew()
         self.sink = StateSink()
-        return cscan.Keeper(*state.workers[0], self.crew, self.sink, self.console)
+        return cscan.Keeper(*state.workers[0], stub_desk(self.crew, self.sink, self.console))
 
     def test_settled_before_it_counts(self):
         """A snapshot waits for the results before it, and asks for them to be written."""
@@ -6342,8 +6426,8 @@ class State(EngineCase):
         engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
-        engine.progress = types.SimpleNamespace(reopen=lambda: None,
-                                                reread=lambda exclusions, new: None)
+        engine.desk.progress = types.SimpleNamespace(reopen=lambda: None,
+                                                     reread=lambda exclusions, new: None)
         engine.launch(2)
         engine.reread()
         self.assertEqual((engine.attempts, engine.position(), engine.barred), ({}, 2, 2))
@@ -7246,8 +7330,8 @@ class Status(Case):
                               'canary', *[collections.Counter(dict.fromkeys(codes, 1 << 40))] * 2)
         engine = types.SimpleNamespace(
             totals=lambda: totals, started=time.monotonic() - 5, real=time.monotonic(),
-            crew=StubCrew(), stopping='', error='')
-        engine.crew.passed, engine.crew.sink = 3, StubSink()
+            desk=stub_desk(console=self.console, progress=progress), stopping='', error='')
+        engine.desk.crew.passed = 3
         vars(engine).update(values)
         return progress, engine
 
@@ -7256,8 +7340,7 @@ class Status(Case):
         progress = cscan.Progress(self.console, 1, None, 1 << 32)
         totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), sent=1234567890,
                                      opened=98765, limits=[], canary='', answers={}, locals={}))
-        engine = types.SimpleNamespace(stopping='', crew=types.SimpleNamespace(
-            full=lambda: False, closed=False))
+        engine = types.SimpleNamespace(stopping='', desk=stub_desk())
         self.assertIn('98765 open', progress.status(engine, totals)[:39])
 
     def test_seldom(self):
@@ -7386,8 +7469,7 @@ class Status(Case):
         path = self.path('file')
         progress, engine = self.progress(self.status(path), hup=False)
         progress.drawn -= 2
-        engine.crew.closed = True
-        engine.progress = progress
+        engine.desk.crew.closed = True
         cscan.linger(engine)
         self.assertEqual(json.loads(self.read(path).decode())['state'], 'waiting for modules')
 
@@ -7497,10 +7579,9 @@ class Team(Long):
         """A worker hears of results once they are written, and never of others."""
         def team(state=True, **console):
             team = cscan.Team.__new__(cscan.Team)
-            team.crew, team.sink, team.state, team.console = (
-                KeepingCrew(), StateSink(), state, StubConsole())
-            team.crew.done, team.crew.passed = 3, 2
-            vars(team.console).update(console)
+            team.desk, team.state = stub_desk(KeepingCrew(), StateSink()), state
+            team.desk.crew.done, team.desk.crew.passed = 3, 2
+            vars(team.desk.console).update(console)
             team.workers = [types.SimpleNamespace(orders=[0] * cscan.ORDERS,
                                                   results=collections.deque(batches))
                             for batches in (((1, 1), (3, 2), (4, 1)), ((2, 1), (5, 1)), ((6, 1),),
@@ -7513,10 +7594,10 @@ class Team(Long):
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [3, 1, 0, 0])
             self.assertEqual([each.orders[cscan.PASSED] for each in one.workers], [2, 2, 0, 0])
             self.assertEqual([len(each.results) for each in one.workers], [1, 1, 1, 0])
-            self.assertEqual(one.sink.flushed, 1 if state else 0)
+            self.assertEqual(one.desk.sink.flushed, 1 if state else 0)
         lost, late = team(), team()
-        lost.sink.failed = 'full'
-        late.sink.flush = lambda: setattr(late.sink, 'failed', 'full')
+        lost.desk.sink.failed = 'full'
+        late.desk.sink.flush = lambda: setattr(late.desk.sink, 'failed', 'full')
         for one in (team(gone=True), team(failed='closed'), lost, late):
             one.confirm()
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [0] * 4)
@@ -9333,12 +9414,14 @@ BANNER_TALKS = [                            # as above, and in place of what it 
     ('in pieces', [b'220-', b'one\r\n', b'220 two\r\n', ENDS],
      [(CBA_STR, 2, '220-one\r\n220 two\r\n')], 'greeting 220-one\\r\\n220 two'),
     ('hostile', [SSH_LINE.encode() + b'\xff\n\x9b'],
-     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b')],
-     r'greeting SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
+     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b'), (CBA_STR, 9, 'ssh'),
+      (CBA_STR, 12, SSH_LINE[8:].encode().decode('latin-1') + '\xff')],
+     r'ssh SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
     ('too much', [b'y' * 300000], [(CBA_STR, 2, 'y' * 2048)], 'greeting ' + 'y' * 2048),
     ('drip', [DRIPS], [], ''),
     ('http', [HTTP_ASKED, b'HTTP/1.0 200 OK\r\n\r\n', ENDS],
-     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n')], 'http HTTP/1.0 200 OK'),
+     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n'), (CBA_STR, 9, 'http'), (CBA_STR, 15, '200')],
+     'http HTTP/1.0 200 OK'),
     ('silent', [], [PROBED, (CBA_BIT, 3, True)], 'silent'),
     ('closed', [ENDS], [(CBA_BIT, 4, True)], 'closed'),
     ('reset', [RESETS], [(CBA_BIT, 4, True)], 'closed'),
@@ -9398,6 +9481,77 @@ class KeepingSink:
 
     def write(self, thread, events):
         self.events += events
+
+
+class Services(Case):
+    """cscan.py's table of what speaks there."""
+
+    # names of masscanned.py that the scanner has other words for
+    OTHER_NAMES = {'rfb': 'vnc', 'tls': 'ssl', 'dns-tcp': 'dns', 'kerberos-tcp': 'kerberos',
+                   'openvpn-tcp': 'openvpn', 'weblogic-t3': 'weblogic'}
+
+    def test_rows(self):
+        """Each is read, none twice, and none hides behind an octet that it does not begin with."""
+        rows = cscan.table_rows(cscan.SERVICE_TABLE)
+        self.assertEqual({len(row) for row in rows}, {3})
+        self.assertEqual([row for row, count in collections.Counter(map(tuple, rows)).items()
+                          if count > 1], [])
+        self.assertGreater(len({row[0] for row in rows}), 60)
+        lists = cscan.service_rows()
+        found = {id(row) for each in lists.values() for row in each}
+        self.assertEqual(len(found), len(rows))
+        for product, pattern in cscan.http_rows():
+            self.assertIsNone(pattern.search(''), product)
+
+    def test_responder(self):
+        """What our own responder answers is named as what it is, or not at all."""
+        named = set()
+        for row in VECTORS:
+            protocol = row[0].split()[0].split('@')[0]
+            request, reply = row[2:4]
+            if row[1] != TCP or not reply or protocol not in masscanned.PROTOCOLS:
+                continue
+            name = self.OTHER_NAMES.get(protocol, protocol)
+            found = cscan.recognise(reply, name, request)
+            if found and found.name != 'echo':
+                self.assertEqual(found.name, name, row[0])
+                named.add(name)
+        self.assertGreater(len(named), 80)
+
+    def test_greetings(self):
+        """Each of its greetings as well."""
+        for each in masscanned.PROTOCOLS.values():
+            if TCP in each.over and each.banner:
+                stream = masscanned.Stream(PEER4, HOST4, 40000, each.ports[0], NOW, HOST)
+                found = cscan.recognise(stream.greet(each), each.name)
+                self.assertEqual(found and found.name, self.OTHER_NAMES.get(each.name, each.name))
+
+    def test_hostile(self):
+        """Whatever comes is looked at in a moment, and nothing raises."""
+        draw = random.Random(SEED)
+        for row in VECTORS:
+            if row[1] == TCP and row[3]:
+                cscan.recognise(bytes(mutate(row[3][:2048], draw)))
+        begin = time.process_time()
+        for octets in (b'A' * 2048, b'220-x\n' * 340, b'\0' * 2048, b' ' * 2048, b'"A"\n' * 500,
+                       b'HTTP/1.0 200 x\r\n' + b'<title' * 300, b'RTSP/1.0 200\n' * 150,
+                       b'250-x\n' * 340, b'\xff\xfb\1' * 680, b'OK 1\r\n---\n' + b'a\n' * 900,
+                       b'*' * 2048, b'{' * 2048, b'<?xml' + b' ' * 2043, b'\x01' * 2048):
+            cscan.recognise(octets)
+        self.assertLess(time.process_time() - begin, 5)
+
+    def test_deep(self):
+        """Versions and dialects that stand as numbers; nothing where they are cut."""
+        tds = unhex('0401002b0000010000001a00060100200001020021000103002200000400220001ff0f0008ae00000200')
+        self.assertEqual(cscan.recognise(tds)[1:3], ('Microsoft SQL Server', '15.0.2222'))
+        self.assertEqual(cscan.mssql_version(tds[:36]), '')
+        refusal = unhex('005f0000040000002200005b') + b'(DESCRIPTION=(TMP=)(VSNNUM=%d)(ERR=12514))'
+        self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
+        self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
+        smb2 = b'\0\0\0\xff\xfeSMB' + bytes(64) + b'\x11\x03'
+        self.assertEqual([cscan.recognise(octets).details for octets in (
+            smb2, smb2[:-2] + b'\xff\2', smb2[:-2], b'\0\0\0\xff\xffSMBr')],
+            ['dialect 3.1', 'dialect 2 or newer', '', 'dialect 1'])
 
 
 class Talks(Case):
@@ -9661,9 +9815,9 @@ class Talks(Case):
             ('silent inside', 'tls', secure(), 'tls %s' % name, [5, 6, 7]),
             ('speaks inside', 'tls', secure(b'220 in\r\n'), 'tls %s 220 in' % name, [5, 6, 7, 2]),
             ('https', 'https', secure(b'', b'HTTP/1.0 200 OK\r\n'),
-             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2]),
+             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2, 9, 15]),
             ('http, not TLS', 'tls', self.play(5, b'HTTP/1.1 400 Bad\r\n'),
-             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2]),
+             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2, 9, 15]),
             ('alert', 'tls', self.play(5, b'\x15\3\3\0\2\2\x28'),
              'no-tls TLS: .*handshake failure', [5, 8]),
             ('closes', 'tls', self.play(5, ENDS), 'no-tls .*', [5, 8]),
@@ -9695,15 +9849,47 @@ class Talks(Case):
         events, _ = self.examine('banner', port, 'banner.wait=40,banner.probe=tls')
         self.assertIn((CBA_STR, 6, 'TLSv1'), events)
 
-    def test_certificate_name(self):
+    def test_certificate(self):
+        """What it says, and None for what is none, however it is cut."""
         der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
-        self.assertEqual(cscan.certificate_name(der), 'banner.example')
+        name = [('O', 'Tests'), ('CN', 'banner.example')]
+        self.assertEqual(cscan.parse_certificate(der), (
+            name, name, [], 1795255508, 4948855508, True))
         draw = random.Random(SEED)
         for size in range(len(der)):
-            cscan.certificate_name(der[:size])
-            cscan.certificate_name(bytes(mutate(der, draw)))
+            self.assertIsNone(cscan.parse_certificate(der[:size]))
+            cscan.parse_certificate(bytes(mutate(der, draw)))
         for strange in (b'\x30\xff', b'\x30\x84\xff\xff\xff\xff', b'0' * 5000, b'\x30\x80' * 99):
-            self.assertIsInstance(cscan.certificate_name(strange), str)
+            self.assertIsNone(cscan.parse_certificate(strange))
+
+    def test_certificate_fields(self):
+        """Names in each alphabet, both forms of time, host names and addresses."""
+        def der(tag, *parts):
+            octets = b''.join(parts)
+            return bytes([tag, 0x82]) + len(octets).to_bytes(2, 'big') + octets
+        def attribute(kind, tag, text):
+            return der(0x31, der(0x30, der(6, kind), der(tag, text)))
+        subject = der(0x30, attribute(b'\x55\x04\x03', 0x1e, 'Z\xfcrich'.encode('utf-16-be')),
+                      attribute(b'\x55\x04\x63', 0x0c, b'unknown'),
+                      attribute(b'\x55\x04\x0a', 0x14, b'\xe9'),
+                      attribute(b'\x55\x04\x0b', 0x0c, b'\xff'))
+        issuer = der(0x30, attribute(b'\x55\x04\x03', 0x13, b'CA'))
+        others = der(0x30, der(0x82, b'a.example'), der(0x81, b'mail'), der(0x87, bytes([1, 2, 3, 4])),
+                     der(0x87, bytes(14) + b'\x12\x34'), der(0x87, b'abc'))
+        extensions = der(0xa3, der(0x30, der(0x30, der(6, b'\x55\x1d\x0f'), der(4, b'')), der(
+            0x30, der(6, b'\x55\x1d\x11'), der(1, b'\xff'), der(4, others))))
+        for begins, ends, times in (
+                (der(0x17, b'491231235959Z'), der(0x18, b'20500101000000Z'), (2524607999, 2524608000)),
+                (der(0x17, b'700101000000Z'), der(0x17, b'000229120000Z'), (0, 951825600)),
+                (der(0x17, b'501301000000Z'), der(0x17, b'000229120000Z'), None)):
+            found = cscan.parse_certificate(der(0x30, der(
+                0x30, der(0xa0, der(2, b'\2')), der(2, b'\1'), der(0x30), issuer,
+                der(0x30, begins, ends), subject, der(0x30), extensions)))
+            self.assertEqual(found and found[3:5], times)
+            if found:
+                self.assertEqual(found[:3] + found[5:], (
+                    [('CN', 'Z\xfcrich'), ('O', '\xe9'), ('OU', '\\xff')], [('CN', 'CA')],
+                    ['a.example', '1.2.3.4', '0:0:0:0:0:0:0:1234'], False))
 
     def test_tls_without_end(self):
         """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
@@ -9876,7 +10062,7 @@ class Talks(Case):
         status, out, err = run('cscan.py', '-x', '-mod', 'rfb,banner', '-mt', 1, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
-               '127.0.0.1:%d greeting RFB 003.008\n' % (rfb, rfb), ''))
+               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb), ''))
         status, out, err = run('cscan.py', '-x', '-mod', 'cookie', '-mcfg',
                                'cookie.ports=%d' % trap, stdin=stdin)
         self.assertEqual((status, out, err), (
@@ -10222,7 +10408,7 @@ CipherString = DEFAULT:@SECLEVEL=0
     def test_banner(self):
         port = self.vnc('-SecurityTypes', 'None')
         _, out, _ = run('cscan.py', '-x', '-mod', 'banner', stdin=b'127.0.0.1:%d\n' % port)
-        self.assertEqual(out, '127.0.0.1:%d greeting RFB 003.008\n' % port)
+        self.assertEqual(out, '127.0.0.1:%d vnc RFB 003.008\n' % port)
 
 
 # ==== Live ============================================================================
