@@ -99,6 +99,9 @@ PATCH_TCP4 = struct.Struct('!6s10sH6sHIIHHIIHHH2x')
 PATCH_IPV4 = struct.Struct('!6s10sH6sHII')
 PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
+PROTO4_AT = 23                          # where a plain frame has its protocol,
+UDP_OCTET = b'\x11'
+MESSAGE4_AT = 42                        # where a datagram's message begins
 FLOW4_AT = 26                           # where addresses and ports are:
 FLOW4 = struct.Struct('!4s4sHH')
 FLOW6 = struct.Struct('!16s16sHH')
@@ -155,6 +158,7 @@ ALIKE = (
     (23, 1),                                    # TCP
     (46, 2))                                    # TCP offset and flags
 ALIKE_OPTION = (54, 2)                          # and, if there are options: the first is an MSS
+ALIKE_PORT = (36, 4)                            # and of datagrams: the port that is asked, size
 
 
 # ==== 2 Toolkit =======================================================================
@@ -949,11 +953,11 @@ class Span:
         return (order, entry.least, mask & ~inside, value & ~inside, (mask & inside) >> behind,
                 (value & inside) >> behind, entry.each)
 
-    def rivals(self, data, wait, found) -> 'list[tuple[int, set]] | None':
+    def rivals(self, data, wait, found) -> 'tuple[tuple[int, frozenset], ...] | None':
         """A message of a Protocol -> what would make it another's, standing here.
 
         wait    whether a longer signature is waited for
-        returns [(mask, values)] of what stands here; None: it may be another's anyway
+        returns ((mask, values), ...) of what stands here; None: it may be another's anyway
         """
         size = len(data)
         octets = from_octets(data[:self.width].ljust(self.width, b'\0'), 'big')
@@ -968,7 +972,8 @@ class Span:
         for order, _, _, _, mask, value, each in rows:
             if order <= certain and each is not found:
                 others[mask].add(value)
-        return None if 0 in others else list(others.items())
+        return None if 0 in others else tuple(
+            (mask, frozenset(values)) for mask, values in others.items())
 
 
 def octet_at(entry, at) -> bytes:
@@ -1919,6 +1924,28 @@ class Budget:
         self.total[0] -= 1
         return True
 
+    def take_all(self, srcs, count, grows, now) -> bool:
+        """Whether answers may go to all clients, as open() and take() say; then all are charged.
+
+        srcs    their IPv4 addresses as numbers, so many; or one, which all of them have
+        """
+        least, total_least = (0, 0) if grows else (-self.burst, -self.total_rate)
+        self.refill(self.total, self.total_rate, self.total_rate, now)
+        if self.total[0] - count < total_least:
+            return False
+        wanted = collections.Counter([src >> 8 for src in srcs])
+        each = count // len(srcs)
+        buckets = [(self.bucket(prefix.to_bytes(3, 'big'), now), each * answers)
+                   for prefix, answers in wanted.items()]
+        for bucket, answers in buckets:
+            self.refill(bucket, self.burst, self.rate, now)
+            if bucket[0] - answers < least:
+                return False
+        for bucket, answers in buckets:
+            bucket[0] -= answers
+        self.total[0] -= count
+        return True
+
     def bucket(self, prefix, now):
         bucket = self.prefixes.get(prefix)
         if bucket is None:
@@ -1946,14 +1973,19 @@ class NoBudget:
     def take(bucket, grows):
         return True
 
+    @staticmethod
+    def take_all(srcs, count, grows, now):
+        return True
+
 
 # ---- store ----
 
 # What was answered to a message, to be answered again: by which Protocol, the answer (with an id:
 # what stands before it and behind it); what it made of the Stream; our port to answer from, of a
-# datagram; what was noted, [(kind, fields)]; ids that leave doubt, see Span; octets of all.
+# datagram; what was noted, [(kind, fields)]; ids that leave doubt, see Span; octets of all; where
+# the id stands; whether the answer may depend on our address.
 Kept = collections.namedtuple(
-    'Kept', 'protocol head tail state deaf closing before port notes barred cost')
+    'Kept', 'protocol head tail state deaf closing before port notes barred cost span by_dst')
 # What a Stream may be after a whole message, and what no answer changes; all else is as at first.
 STREAM_KEPT = frozenset(('src', 'dst', 'sport', 'dport', 'now', 'transport', 'host', 'protocol',
                          'state', 'at', 'deaf', 'closing', 'before', 'record'))
@@ -2020,8 +2052,19 @@ def is_lasting(state) -> bool:
     return state is None or isinstance(state, (bytes, str, int, float))
 
 
+@functools.lru_cache(maxsize=STORED_COUNT)
+def firsts_in_doubt(barred, shift) -> bytes:
+    """Kept.barred and the bits behind the first octet of an id -> for each octet 1 if it may be.
+
+    Nearly all ids show by it that they are nobody else's: 60 ns each instead of 300.
+    """
+    firsts = [(mask >> shift, {value >> shift for value in values}) for mask, values in barred]
+    return bytes([any([octet & mask in values for mask, values in firsts])
+                  for octet in range(256)])
+
+
 def is_barred(octets, barred) -> bool:
-    """The octets of an id and [(mask, values)] -> whether it is one of these."""
+    """The octets of an id and ((mask, values), ...) -> whether it is one of these."""
     number = from_octets(octets, 'big')
     for mask, values in barred:
         if number & mask in values:
@@ -2138,7 +2181,8 @@ class Store:
             self.clear()
         stream = (peer.state, peer.deaf, peer.closing) if peer.transport == TCP else (None,) * 3
         head, tail = (out[:at], out[end:]) if end else (out, b'')
-        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost)
+        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost,
+                    (at, end), 'dst' in read)
         self.put(peer, data, at, end, kept, read)
 
     def put(self, peer, data, at, end, kept, read):
@@ -2809,6 +2853,7 @@ def spread_ident(frame: bytes) -> bytes:
 # much the same either way).  PyPy, whose large numbers are slow, does without.
 
 HAS_QUICK_BIG_INTS = sys.implementation.name == 'cpython'
+DATAGRAMS_MIN = 8                       # asking the same: so many are worth columns
 OPENINGS_MIN = 32 if HAS_QUICK_BIG_INTS else sys.maxsize
 HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
 PLAIN_WORDS = struct.Struct('!6I')
@@ -2822,7 +2867,11 @@ IS_UNICAST_FIRST = bytes(first in UNICAST_FIRSTS for first in range(256))
 # seq ack, offset flags window sum urgent, the option that comes first
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
 FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
-flags4 = operator.itemgetter(FLAGS4_AT)         # a frame -> its flags, if it is plain TCP
+DATAGRAM_DEEP = 54                      # octets of a datagram's frame that lanes are made of
+ID_END = 4                              # of a message: its id stands before, at one of these:
+ALIKE_IDS = frozenset(((0, 0), (0, 2), (2, 4), (0, 4)))
+proto4 = operator.itemgetter(PROTO4_AT)         # a frame -> its protocol, if it is plain
+flags4 = operator.itemgetter(FLAGS4_AT)         # and its flags, if that is TCP
 # a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
 alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
     each for at, size in ALIKE[1:] for each in range(at, at + size)))
@@ -2855,6 +2904,13 @@ def column_masks(*more) -> 'list[tuple[int, int]]':
     return [(at, mask) for at, mask in enumerate(words[2:]) if mask]
 
 
+@functools.lru_cache(maxsize=None)
+def datagram_masks(id_at, id_end) -> 'list[tuple[int, int]]':
+    """Where an id stands in a message, see ALIKE_IDS -> column_masks() of datagrams."""
+    at = MESSAGE4_AT + id_end
+    return column_masks(ALIKE_PORT, (MESSAGE4_AT, id_at), (at, DATAGRAM_DEEP - at))
+
+
 PLAIN_OCTETS = mask_octets([row[:3] for row in PLAIN], PLAIN_END)
 PLAIN_MASK, PLAIN_MASKS = int.from_bytes(PLAIN_OCTETS, 'big'), PLAIN_WORDS.unpack(PLAIN_OCTETS)
 ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
@@ -2873,13 +2929,31 @@ def group_alike(frames) -> 'tuple[list, list]':
     """
     if min(map(len, frames)) <= FLAGS4_AT:
         frames = [frame.ljust(FLAGS4_AT + 1, b'\0') for frame in frames]
-    if not any([frame[FLAGS4_AT] in FLAGS_ALIKE for frame in frames[::8]]):
-        return [], list(range(len(frames)))     # a flood of something else: 10 ns, not 200
-    flags = bytes(map(flags4, frames))
-    if not any([flags.count(each) >= least_alike(each) for each in FLAGS_ALIKE]):
-        return [], list(range(len(frames)))     # a few of everything: 50 ns, not 200
+    protos = bytes(map(proto4, frames))
+    if protos.count(IP_UDP) < DATAGRAMS_MIN:
+        return group_segments(frames, range(len(frames)))
+    datagrams = [place for place, proto in enumerate(protos) if proto == IP_UDP]
     groups = collections.defaultdict(list)
-    for place, key in enumerate(map(alike_octets, frames)):
+    for place in datagrams:
+        frame = frames[place]
+        groups[frame[36:40] + frame[MESSAGE4_AT + STORE_HEAD:]].append(place)
+    alike = [places for places in groups.values() if len(places) >= DATAGRAMS_MIN]
+    others = [place for places in groups.values() if len(places) < DATAGRAMS_MIN
+              for place in places]
+    rest = group_segments(frames, [place for place, proto in enumerate(protos) if proto != IP_UDP])
+    return alike + rest[0], others + rest[1]
+
+
+def group_segments(frames, places):
+    """As group_alike(), of the TCP segments at some places."""
+    if not any([frames[place][FLAGS4_AT] in FLAGS_ALIKE for place in places[::8]]):
+        return [], list(places)                 # a flood of something else: 10 ns, not 200
+    some = frames if len(places) == len(frames) else [frames[place] for place in places]
+    flags = bytes(map(flags4, some))
+    if not any([flags.count(each) >= least_alike(each) for each in FLAGS_ALIKE]):
+        return [], list(places)                 # a few of everything: 50 ns, not 200
+    groups = collections.defaultdict(list)
+    for place, key in zip(places, map(alike_octets, some)):
         groups[key].append(place)
     alike, others = [], []
     for (*_, flags), places in groups.items():
@@ -2890,9 +2964,10 @@ def group_alike(frames) -> 'tuple[list, list]':
     return alike, others
 
 
-class Openings:
-    """Plain TCP segments over IPv4 that are alike (see ALIKE), SYNs above all, in columns.
+class Alike:
+    """Plain frames over IPv4 that are alike (see ALIKE), in columns; a subclass knows layer 4.
 
+    proto   of layer 4; deep: octets of a frame that lanes are made of; masks: of column_masks()
     count   of frames
     head    the first octets of the first frame, after two of padding
     total   octets of each packet
@@ -2900,10 +2975,9 @@ class Openings:
     macs    the columns of Ethernet, octets; octets: the others
     lanes   these as numbers; ones: 1 in each lane
     src, dst, ports, sums   addresses, both ports in a word, sum of the addresses, in lanes
-    offer   what all of them offer, as far as we take it
-    replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
+    behind  sum of what follows the lanes, the same of all
     """
-    replies, offer = None, OFFER_NONE
+    deep, behind = 1 << 16, 0
 
     def __init__(self, frames, total):
         size = len(frames[0])
@@ -2912,11 +2986,10 @@ class Openings:
         self.count, self.row, self.total = len(frames), size + len(gap), total
         self.head, self.ones = block[:self.row], one_lanes(self.count)
         quads, step = memoryview(block).cast('Q'), self.row // 8
-        columns = [quads[at::step].tobytes() for at in range((2 + ETHER.size + total + 7) // 8)]
+        end = 2 + min(ETHER.size + total, self.deep)
+        columns = [quads[at::step].tobytes() for at in range((end + 7) // 8)]
         self.macs, self.octets = columns[:2], columns[2:]
         self.lanes = [from_octets(each, 'big') for each in self.octets]
-        if total & 4:                           # the last word of the last column is padding
-            self.lanes[-1] &= self.each(MASK32 << 32)
         self.src, self.dst = self.second(COLUMN_SRC), self.first(COLUMN_DST)
         self.ports, self.sums = self.second(COLUMN_DST), self.src + self.dst
 
@@ -2962,20 +3035,17 @@ class Openings:
         return first if lanes == self.ones * first[0] else unpack_rows(layout, self.octets[at])
 
     def numbers(self) -> 'list[tuple]':
-        """Client's port, ours, seq and ack: of each frame, or of one if all are alike."""
+        """Client's port and ours: of each frame, or of one if all are alike."""
         half = self.each(HALF)
         return [self.distinct(self.ports >> 16 & half, '!4xH2x', COLUMN_DST),
-                self.distinct(self.ports & half, '!6xH', COLUMN_DST),
-                self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
-                self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
+                self.distinct(self.ports & half, '!6xH', COLUMN_DST)]
 
     def is_plain(self) -> bool:
         """Whether all are as plain as the first one is, and alike."""
         count, head, behind = self.count, self.head, self.head[16:]
         if any(column != head[8 * at:8 * at + 8] * count for at, column in enumerate(self.macs)):
             return False
-        has_options = self.total > IPV4.size + TCP_HEADER.size
-        for at, mask in ALIKE_OPTION_MASKS if has_options else ALIKE_MASKS:
+        for at, mask in self.masks:
             first = int.from_bytes(behind[8 * at:8 * at + 8], 'big')
             if self.lanes[at] & self.each(mask) != self.each(first & mask):
                 return False
@@ -2986,7 +3056,7 @@ class Openings:
         right, sums = self.each(HALF), self.sums
         if self.fold(sums + self.words(COLUMN_LENGTH) + self.first(COLUMN_SRC), 2) != right:
             return False
-        sums += self.ports + self.each(IP_TCP + self.total - IPV4.size)
+        sums += self.ports + self.each(self.proto + self.total - IPV4.size + self.behind)
         return trusted or right == self.fold(
             sum([self.words(at) for at in range(COLUMN_SEQ, len(self.lanes))], sums), 2)
 
@@ -2999,6 +3069,46 @@ class Openings:
         """Whether nobody's address is the one that is asked for."""
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
+
+    def octets_of(self, columns) -> 'list[tuple[int, bytes]]':
+        """{column: its lanes} -> as of Replies."""
+        return [(at, lanes.to_bytes(8 * self.count, 'big')) for at, lanes in columns.items()]
+
+    def idents(self, model, taken=0):
+        """The identification of each answer, in lanes: Face.ident(), one after the other.
+
+        taken   of so many it was asked for before
+        """
+        face, half = model.face, self.each(HALF)
+        start = face.count + 1 - taken
+        face.count += self.count - taken
+        idents = count_lanes(self.count) + self.each(start & HALF)
+        if face.idents[model.varies] == ID_FLOW:
+            idents += self.src * face.mixes[1] >> 20 & half
+            if self.proto == IP_TCP:
+                idents += self.ports >> 16 & half
+        return idents & half
+
+
+class Openings(Alike):
+    """TCP segments, SYNs above all.
+
+    offer   what all of them offer, as far as we take it
+    replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
+    """
+    proto, replies, offer = IP_TCP, None, OFFER_NONE
+
+    def __init__(self, frames, total):
+        Alike.__init__(self, frames, total)
+        self.masks = ALIKE_OPTION_MASKS if total > IPV4.size + TCP_HEADER.size else ALIKE_MASKS
+        if total & 4:                           # the last word of the last column is padding
+            self.lanes[-1] &= self.each(MASK32 << 32)
+
+    def numbers(self) -> 'list[tuple]':
+        """The same, then seq and ack."""
+        return Alike.numbers(self) + [
+            self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
+            self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
 
     def pack(self, kind, numbers):
         """A number for each frame, 64 bits -> lanes."""
@@ -3050,15 +3160,6 @@ class Openings:
         at += COLUMN_OPTION
         return ours, self.second(at) if half else self.first(at)
 
-    def idents(self, face):
-        """The identification of each answer, in lanes: Face.ident(), one after the other."""
-        half, start = self.each(HALF), face.count + 1
-        face.count += self.count
-        idents = count_lanes(self.count) + self.each(start & HALF)
-        if face.idents[OPENING] == ID_FLOW:
-            idents += (self.src * face.mixes[1] >> 20 & half) + (self.ports >> 16 & half)
-        return idents & half
-
     def answers(self, stack) -> 'Replies':
         """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
 
@@ -3075,7 +3176,7 @@ class Openings:
             total += ours + theirs
             more = self.stamp_columns(model, ours, theirs)
         if model.varies is not None:
-            idents = self.idents(stack.face)
+            idents = self.idents(model)
             total4 += idents
             more[COLUMN_LENGTH] = idents << 16 | each(model.columns[COLUMN_LENGTH])
         columns = {
@@ -3087,9 +3188,9 @@ class Openings:
         columns[COLUMN_DST] |= (ports & half) << 16
         columns[COLUMN_FLAGS] |= each(model.columns[COLUMN_FLAGS])
         columns.update(more)
-        columns = [(at, lanes.to_bytes(8 * self.count, 'big')) for at, lanes in columns.items()]
-        self.replies = columns[2][1]
-        return Replies(self.head[8:14] + model.frame[6:], columns, self.count)
+        octets = self.octets_of(columns)
+        self.replies = octets[2][1]
+        return Replies(self.head[8:14] + model.frame[6:], octets, self.count)
 
     def stamp_columns(self, model, ours, theirs):
         """Our timestamps and the clients', in lanes -> {column: its lanes}."""
@@ -3099,6 +3200,89 @@ class Openings:
             return {at: ours << 32 | theirs}
         return {at: ours | self.each(model.columns[at]),
                 at + 1: theirs << 32 | self.each(model.columns[at + 1])}
+
+    def segments(self, rows) -> 'tuple[Segment, Segment]':
+        """What the log shows of what came and of the answers, once these are made."""
+        sport, dport, seq, ack, seq2, ack2 = map(rows.number, self.numbers() + [
+            unpack_rows('!I4x', self.replies), unpack_rows('!4xI', self.replies)])
+        segment = Segment('tcp', SYN, (sport, dport), (seq, ack))
+        return segment, segment._replace(what=SYN | ACK, numbers=(seq2, ack2))
+
+
+class Datagrams(Alike):
+    """Datagrams to one port with one message, but for an id: COLUMN_SEQ has it behind the sizes.
+
+    id_at, id_end   where it stands among the first ID_END octets of the message; 0, 0: nowhere
+    port            ours that answers, after answers()
+    """
+    proto, deep, port = IP_UDP, DATAGRAM_DEEP, None
+
+    def __init__(self, frames, total, id_at, id_end):
+        Alike.__init__(self, frames, total)
+        self.id_at, self.id_end = id_at, id_end
+        self.masks = datagram_masks(id_at, id_end)
+        self.behind = from_octets(self.head[2 + self.deep:], 'big') % HALF
+
+    def is_plain(self):
+        """As of Alike, and what follows the lanes is the same."""
+        quads, step = memoryview(self.block).cast('Q'), self.row // 8
+        return Alike.is_plain(self) and all(
+            quads[at::step].tobytes() == self.head[8 * at:8 * at + 8] * self.count
+            for at in range((2 + self.deep) // 8, step))
+
+    def has_sums(self) -> bool:
+        """Whether any has a checksum (RFC 768: it need not)."""
+        return self.lanes[COLUMN_SEQ] & self.each(HALF << 32) != 0
+
+    def ids(self) -> tuple:
+        """The id of each, a number."""
+        layout = '!%dx%s%dx' % (4 + self.id_at, 'H' if self.id_end - self.id_at == 2 else 'I',
+                                ID_END - self.id_end)
+        return unpack_rows(layout, self.octets[COLUMN_SEQ])
+
+    def in_doubt(self, barred) -> 'list[int]':
+        """What Kept.barred says -> places of those whose id may be another protocol's."""
+        if not barred:
+            return []
+        firsts = self.octets[COLUMN_SEQ][4 + self.id_at::8]
+        table = firsts_in_doubt(barred, 8 * (self.id_end - self.id_at - 1))
+        ids = self.ids()
+        return [place for place in itertools.compress(range(self.count), firsts.translate(table))
+                if any([ids[place] & mask in values for mask, values in barred])]
+
+    def answers(self, model, first, port) -> 'Replies':
+        """The Model, the answer to the first as a frame, our port in it -> that to each.
+
+        As Model.pack_datagram() would pack it; a checksum that comes out as 0 is sent as 65535.
+        """
+        each, half, self.port = self.each, self.each(HALF), port
+        total, size = len(first) - ETHER.size, len(first) - ETHER.size - IPV4.size
+        shift = 8 * (ID_END - self.id_end)
+        mask = (1 << 8 * (self.id_end - self.id_at)) - 1 << shift
+        out = first[MESSAGE4_AT:]
+        out = out[:self.id_at] + bytes(self.id_end - self.id_at) + out[self.id_end:]
+        word = from_octets(out[:ID_END].ljust(ID_END, b'\0'), 'big')
+        rest = (from_octets(out, 'big') << 8 * (size & 1)) + 2 * size + port + model.bare
+        ids, sports = self.lanes[COLUMN_SEQ] & each(mask), self.ports >> 16 & half
+        total4, more = self.sums + each((total + model.bare4) % HALF), {}
+        if model.varies is not None:
+            idents = self.idents(model, 1)
+            total4 += idents
+            more[COLUMN_LENGTH] = each(from_octets(first[14:18] + first[20:22].rjust(4, b'\0'),
+                                                   'big')) | idents << 16
+        sums4 = half ^ self.fold(total4)
+        sums = self.fold(each(HALF << 20) - (self.sums + sports + ids + each(rest % HALF)))
+        columns = {COLUMN_SRC: sums4 << 32 | self.dst | each(model.columns[COLUMN_SRC]),
+                   COLUMN_DST: self.src << 32 | each(port << 16) | sports,
+                   COLUMN_SEQ: each(size << 48 | word) | sums << 32 | ids}
+        columns.update(more)
+        return Replies(first, self.octets_of(columns), self.count)
+
+    def segments(self, rows):
+        """As of Openings."""
+        sport, dport = map(rows.number, self.numbers())
+        segment = Segment('udp', None, (sport, dport), None)
+        return segment, segment._replace(ports=(sport, self.port))
 
 
 class Replies:
@@ -3533,8 +3717,11 @@ class Stack:
     def answer_alike(self, frames, trusted=False) -> 'Replies | tuple | None':
         """Plain SYNs or RSTs over IPv4, alike and of no connection -> the answer to each, or none.
 
+        Datagrams, too, if the Store knows what they ask.
         None if any of them is something else; then nothing is answered, and nothing counted.
         """
+        if frames[0][PROTO4_AT:PROTO4_AT + 1] == UDP_OCTET:
+            return self.answer_datagrams(frames, trusted)
         columns = self.line_up(frames, trusted)
         if columns is None:
             return None
@@ -3544,6 +3731,54 @@ class Stack:
             return ()
         self.openings = columns
         return columns.answers(self)
+
+    def answer_datagrams(self, frames, trusted) -> 'Replies | None':
+        """Plain datagrams over IPv4 that ask one thing, which is known -> the answer to each.
+
+        As take_datagram() of each, where nobody listens; or None, as answer_alike().
+        """
+        first = frames[0]
+        if self.host.events is not None or len(first) < DATAGRAM_DEEP or self.is_odd(first):
+            return None
+        client, total, _, src, our, sport, dport, word, _, _, _ = PLAIN4.unpack_from(first)
+        end = ETHER.size + total
+        data = first[MESSAGE4_AT:end]
+        kept, out, _ = self.store.find(UDP, data, first[30:34], dport) or NOT_KEPT
+        if not (kept and kept.span in ALIKE_IDS and DATAGRAM_DEEP <= end <= min(map(len, frames))
+                and word >> 16 == total - IPV4.size and client != self.mac
+                and not self.judge_answer(kept.protocol, data, out, IPV4.size)):
+            return None
+        alike = first[30:34] if kept.by_dst else b''    # a few are asked before all are: 3 ns
+        if any([frame[36:40] != first[36:40] or not frame.startswith(alike, 30)
+                for frame in frames[::16]]):
+            return None
+        columns = Datagrams([frame[:end] for frame in frames], total, *kept.span)
+        if not (columns.is_plain() and not (alike and len(columns.ours()) > 1)
+                and self.are_served(columns) and (not self.verify or columns.is_intact(
+                    trusted or not columns.has_sums()))):
+            return None
+        if not self.are_known(columns, kept) or not self.budget.take_all(
+                columns.srcs(), len(frames), len(out) > len(data), self.now):
+            return None
+        self.spoken[kept.protocol.name] += len(frames)
+        self.openings, port = columns, dport if kept.port is None else kept.port
+        return columns.answers(self.datagram, self.datagram.pack_datagram(
+            client, src, our, sport, port, out), port)
+
+    def are_known(self, columns, kept) -> bool:
+        """Whether no id makes a datagram another protocol's, see Kept.barred."""
+        for place in columns.in_doubt(kept.barred):
+            at = place * columns.row + 2
+            frame = columns.block[at:at + ETHER.size + columns.total]
+            _, _, _, _, _, sport, dport, _, _, _, _ = PLAIN4.unpack_from(frame)
+            peer = Peer(UDP, frame[26:30], frame[30:34], sport, dport, self.now, self.host)
+            if self.host.registry.find(frame[MESSAGE4_AT:], peer) is not kept.protocol:
+                return False
+        return True
+
+    def is_odd(self, frame) -> bool:
+        """Whether PLAIN does not hold for a frame; by its mask."""
+        return from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain
 
     def line_up(self, frames, trusted) -> 'Openings | None':
         """Frames -> their columns, if all are plain, alike, intact, served, of no connection."""
@@ -3573,7 +3808,7 @@ class Stack:
 
     def alike_size(self, frame):
         """Octets of the IPv4 packet, if a frame is plain and can go in columns; 0: it is not."""
-        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain:
+        if self.is_odd(frame):
             return 0
         client, total, proto, _, _, _, _, _, _, word, _ = PLAIN4.unpack_from(frame)
         if (proto != IP_TCP or client == self.mac or total != ALIKE_TOTALS.get(word)
@@ -4470,17 +4705,20 @@ class Stack:
             peer.to_group = to_group
             out, port = self.converse_once(peer, data, known)
             each = peer.protocol
-        fate, grows = None, len(out) > len(data)
-        if not out:
-            fate = 'udp silence'
-        elif grows and len(out) > each.most * len(data):
-            fate = 'udp ratio'
-        elif len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
-            fate = 'udp mtu'
+        grows = len(out) > len(data)
+        fate = self.judge_answer(each, data, out, 20 if len(src) == 4 else IPV6.size)
         if not self.budget.take(bucket, grows and not fate):    # to be silent is work, too
             self.budget.take(bucket, False)
             fate = 'udp budget'
         return self.drop(fate) if fate else (dport if port is None else port, out)
+
+    def judge_answer(self, each, data, out, header) -> 'str | None':
+        """A Protocol, a datagram and its answer, octets of the IP header -> why it may not go."""
+        if not out:
+            return 'udp silence'
+        if len(out) > each.most * len(data):
+            return 'udp ratio'
+        return 'udp mtu' if header + UDP_HEADER.size + len(out) > self.mtu else None
 
     def converse_once(self, peer, data, known):
         """A datagram, and what Store.find() knows of it -> (octets, port or None) to answer."""
@@ -4962,13 +5200,10 @@ class PacketLog(JournalObserver):
         """
         if not self.takes(now, len(frames)):
             return
-        rows, replies = Rows(len(frames)), columns.replies
-        sport, dport, seq, ack, seq2, ack2 = map(rows.number, columns.numbers() + [
-            unpack_rows('!I4x', replies), unpack_rows('!4xI', replies)])
+        rows = Rows(len(frames))
+        segment, back = columns.segments(rows)
         view = view_frame(frames[0])._replace(ips=(rows.address(columns.octets[COLUMN_SRC], 4),
                                                    rows.address(columns.octets[COLUMN_DST], 0)))
-        segment = Segment('tcp', SYN, (sport, dport), (seq, ack))
-        back = segment._replace(what=SYN | ACK, numbers=(seq2, ack2))
         self.journal.encode()
         self.journal.blocks.append(rows.fill(
             self.form.inwards(self.stamp, view, segment, 2)
@@ -8764,10 +8999,11 @@ def split_round(stack, frames, trusted):
         places = groups.pop()
         part = [frames[place] for place in places]
         quick = None if len(part) == len(frames) else try_columns(stack, part, trusted)
-        half = len(places) // 2
+        half, is_udp = len(places) // 2, part[0][PROTO4_AT] == IP_UDP
         if quick is not None:
             yield part, quick
-        elif half >= OPENINGS_MIN:              # something in it is special: in which half?
+        elif half >= (DATAGRAMS_MIN if is_udp else OPENINGS_MIN):
+            # something in it is special: in which half?
             groups += places[:half], places[half:]
         else:
             others += places

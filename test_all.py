@@ -17096,6 +17096,13 @@ class Stack(unittest.TestCase):
             self.assertEqual(list(three.answer_alike(frames)), layers)
             for frame in frames[0], ping(), udp(QUERY), tcp(8, 9, ACK), tcp(8, 9, RST | ACK):
                 self.assertEqual(list(two.answer_frame(frame)), list(one.answer_ether(frame, False)))
+            asked = [udp(QUERY, sport, src=bytes((9, 9, 9, 1 + sport % 9))) for sport in range(40)]
+            one, two = (make_stack(face=masscanned.Face(**given), store=masscanned.Store(1))
+                        for _ in range(2))
+            for frame in asked[:3]:
+                self.assertEqual(list(one.answer_frame(frame)), list(two.answer_ether(frame, False)))
+            singly = [each for frame in asked for each in two.answer_frame(frame)]
+            self.assertEqual(list(one.answer_alike(asked)), singly)
             found = [int.from_bytes(frame[18:20], 'big') for frame in layers]
             steps = {after - before & 65535 for before, after in zip(found, found[1:])}
             self.assertEqual(steps == {1}, way == masscanned.ID_COUNT)
@@ -17677,9 +17684,23 @@ class Stack(unittest.TestCase):
                 answers = list(stack.answer_alike(frames))
                 yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
 
+    def logged_datagrams(self):
+        """The same of datagrams in columns."""
+        for given in b'ok', masscanned.Reply(b'ok', port=5):
+            host = quiet_host([toy(lambda data, peer: given, '.. .. 41')])
+            stack = make_stack('10.0.0.0/8', host=host, store=masscanned.Store(1))
+            for count in 2, 2, 9:
+                frames = [udp(b'12A' * 5, sport=port, dport=80, src=bytes((9, 9, port, port)),
+                              dst=packed('10.0.0.%d' % (port // 8))) for port in range(count)]
+                for frame in frames:
+                    list(stack.answer_frame(frame))
+                answers = list(stack.answer_alike(frames))
+                yield 'datagrams', frames, answers, stack.openings
+
     def test_log_of_openings(self):
-        """A round of SYNs is told as one SYN after the other is, between what came and comes."""
-        for name, frames, answers, columns in self.logged_rounds():
+        """A round is told as one frame after the other is, between what came and comes."""
+        for name, frames, answers, columns in itertools.chain(
+                self.logged_rounds(), self.logged_datagrams()):
             for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat, JsonFormat:
                 logs = packet_log(kind), packet_log(kind)
                 for log in logs:
@@ -18932,6 +18953,225 @@ class Stored(unittest.TestCase):
             seq += len(data) + (flags & FIN)
             for answer in map(read_answer, answers):
                 ack = answer.seq + len(answer.data) + (answer.flags & FIN)
+
+
+class StoredInColumns(unittest.TestCase):
+    """Datagrams that ask one thing are answered together as one by one."""
+    ECHOES = {None: None, (0, 2): lambda message, transport: (0, 2),
+              (2, 4): lambda message, transport: (2, 2), (0, 4): lambda message, transport: (0, 4),
+              (4, 6): lambda message, transport: (4, 2), (0, 3): lambda message, transport: (0, 3)}
+    DATA, BROTHER = b'12345678' + bytes(range(200, 209)), Twins.OURS4[1]
+
+    def setUp(self):
+        self.draw = random.Random(SEED)
+
+    @staticmethod
+    def answer(data, peer):
+        """The message once more, with our address and port, and its octets up to there."""
+        return b'%b%b%d' % (data, peer.dst, peer.dport)
+
+    def stack(self, answer=None, span=None, others=(), data=DATA, **options):
+        """A stack that has been asked, and what it is asked by whom."""
+        protocol = toy(answer or self.answer, '.. ' * 8 + 'c8', echo=self.ECHOES[span],
+                       most=options.pop('most', 9))
+        host = masscanned.Host(Twins.random(), NOW - 1000, [protocol, *others])
+        stack = make_stack('192.0.0.1,192.0.0.9', host=host, store=masscanned.Store(1), deny='172.16.0.0/12',
+                           **options)
+        for dst in (HOST4, self.BROTHER):
+            for sport in 1, 2:
+                stack.take_datagram(PEER4, dst, sport, 1, data)
+        return stack
+
+    def frames(self, count=9, data=DATA, ids=None, **where):
+        """So many clients' datagrams; ids: the octets of each in place of the first ones."""
+        frames = []
+        for number in range(count):
+            mine = data if ids is None else ids(number) + data[len(ids(number)):]
+            frames.append(udp(mine, **dict(dict(
+                src=bytes((9, *self.draw.choices(range(256), k=3))),
+                sport=self.draw.randrange(65536), dport=1), **where)))
+        return frames
+
+    def same(self, make, frames, trusted=False):
+        """make() -> a stack: what it answers one by one is what it answers together."""
+        one, all_ = make(), make()
+        expected = [answer for frame in frames for answer in one.answer_frame(frame, trusted)]
+        got = all_.answer_alike(frames, trusted)
+        self.assertIsNotNone(got)
+        self.assertEqual([each.hex() for each in got], [each.hex() for each in expected])
+        self.assertEqual((all_.spoken, all_.counts), (one.spoken, one.counts))
+        return one, all_
+
+    def test_answers(self):
+        """Of all sizes, with and without ids: equal octets, and intact sums."""
+        for size, extra in itertools.product((12, 13, 17, 60), (0, 1, 8, 200)):
+            data = (self.DATA * 4)[:size]
+            for span in None, (0, 2), (2, 4), (0, 4):
+                def answer(asked, peer):
+                    return (asked + bytes(range(150)) * 2)[:len(asked) + extra]
+                frames = self.frames(5, data, ids=None if span is None else lambda number: (
+                    data[:span[0]] + bytes((7 * number,) * (span[1] - span[0]))))
+                frames = [frame + b'\xa5' * max(60 - len(frame), 0) for frame in frames]
+                with self.subTest(size=size, extra=extra, span=span, seed=SEED):
+                    _, stack = self.same(lambda: self.stack(answer, span, data=data, most=99),
+                                         frames)
+                    self.assertEqual(stack.spoken['toy'], 4 + len(frames))
+                    for each in stack.answer_alike(frames):
+                        read_answer(each)
+
+    def test_short_answers(self):
+        """Down to no octet; a sum of 0 is written as 65535; another port answers."""
+        for size in range(1, 6):
+            self.same(lambda: self.stack(lambda data, peer: bytes(range(size))), self.frames())
+        self.same(lambda: self.stack(lambda data, peer: masscanned.Reply(b'ok', port=5)),
+                  self.frames())
+        frames = self.frames(2, src=PEER4, sport=7)
+        answer, = self.stack().answer_frame(frames[0])
+        total, = struct.unpack_from('!H', answer, 40)
+        frames = self.frames(2, src=PEER4, sport=(7 + total) % 65535)
+        answer, = self.stack().answer_frame(frames[0])
+        self.assertEqual(answer[40:42], b'\xff\xff')
+        self.same(self.stack, frames)
+
+    def test_none(self):
+        """Of a round in which one is otherwise none is answered, wherever it stands."""
+        right = dict(src=PEER4, dport=1)
+        other = unhex('020000000009')
+        rows = [('other message', udp(self.DATA[:-1] + b'?', **right)),
+                ('other head', udp(b'?' + self.DATA[1:], **right)),
+                ('other size', udp(self.DATA + b'?', **right)),
+                ('other port', udp(self.DATA, src=PEER4, dport=2)),
+                ('other address', udp(self.DATA, src=PEER4, dport=1, dst=self.BROTHER)),
+                ('client MAC', udp(self.DATA, client=other, **right)),
+                ('MAC', udp(self.DATA, mac=b'\xff' * 6, **right)),
+                ('fragment', udp(self.DATA, frag=0x2000, **right)),
+                ('IP options', udp(self.DATA, vihl=0x46, **right)),
+                ('IP sum', spoil(udp(self.DATA, **right), 24)),
+                ('UDP sum', spoil(udp(self.DATA, **right), 41)),
+                ('UDP without a sum', udp(self.DATA, total=0, **right)),
+                ('UDP size', udp(self.DATA, size=9, **right)),
+                ('trailing octets', packet(udp(self.DATA, **right)[34:] + b'?', 17)),
+                ('source', udp(self.DATA, src=packed('224.0.0.1'), dport=1)),
+                ('denied', udp(self.DATA, src=packed('172.16.0.1'), dport=1)),
+                ('from us', udp(self.DATA, src=HOST4, dport=1)),
+                ('not ours', udp(self.DATA, src=PEER4, dst=packed('192.0.0.77'), dport=1)),
+                ('TCP', tcp(7, 0, SYN, b'', bytes(8))), ('short', udp(b'')), ('', b'')]
+        for name, frame in rows:
+            for at in 0, 1, 8:
+                with self.subTest(name, at=at):
+                    stack, frames = self.stack(), self.frames()
+                    before = dict(stack.spoken)
+                    frames[at] = frame
+                    self.assertIsNone(stack.answer_alike(frames, not name.endswith('sum')))
+                    self.assertEqual((stack.spoken, stack.counts), (before, {}))
+            if name not in ('client MAC', 'other address', 'UDP without a sum'):
+                self.assertIsNone(stack.answer_alike([frame] * 9, not name.endswith('sum')), name)
+        frames = self.frames()
+        self.assertTrue(self.stack().answer_alike(frames))
+        for name, change in (
+                ('somebody listens', lambda stack: setattr(stack.host, 'events', [])),
+                ('no room', lambda stack: setattr(stack, 'mtu', 40)),
+                ('unknown', lambda stack: stack.store.clear()),
+                ('our MAC', lambda stack: setattr(stack, 'mac', CLIENT_MAC))):
+            with self.subTest(name):
+                stack = self.stack()
+                change(stack)
+                self.assertIsNone(stack.answer_alike(frames))
+        for name, options in (('silence', dict(answer=lambda data, peer: None)),
+                              ('ratio', dict(most=1.0)), ('id far away', dict(span=(4, 6))),
+                              ('odd id', dict(span=(0, 3)))):
+            with self.subTest(name):
+                self.assertIsNone(self.stack(**options).answer_alike(frames))
+        for size, got in (11, False), (12, True):
+            data = self.DATA[:size]
+            frames = [frame.ljust(60, b'\0') for frame in self.frames(data=data)]
+            self.assertEqual(bool(self.stack(data=data).answer_alike(frames)), got)
+
+    def test_sums(self):
+        """They are verified as of single ones; who sends none is answered."""
+        frames = self.frames()
+        for at, verify, trusted, served in ((24, True, True, False), (41, True, False, False),
+                                            (41, True, True, True), (24, False, False, True),
+                                            (41, False, False, True)):
+            got = self.stack(verify=verify).answer_alike(frames[1:] + [spoil(frames[0], at)], trusted)
+            self.assertEqual(bool(got), served, (at, verify, trusted))
+        self.same(self.stack, self.frames(total=0))
+
+    def test_addresses(self):
+        """An answer that reads our address is for those who ask it; all others are for all."""
+        frames = self.frames(3) + self.frames(3, dst=self.BROTHER)
+        self.assertIsNone(self.stack().answer_alike(frames))
+        self.same(lambda: self.stack(lambda data, peer: b'ok'), frames)
+        self.same(self.stack, frames[3:])
+
+    def test_ids(self):
+        """An id that may be another protocol's: the registry says, for each that is in doubt."""
+        others = [toy(lambda data, peer: b'other', b'\0\1', name='other',
+                      check=lambda data, peer: data[2] == 1),
+                  toy(lambda data, peer: b'other', '.. 07 .. 01 .. .. .. .. c8', name='far')]
+        for span, octets, served in (
+                ((0, 2), b'\0\1', True), ((0, 2), b'\1\0', True), ((0, 4), b'\0\1\2\3', True),
+                ((0, 4), b'\0\1\1\3', False), ((0, 4), b'1\7 \1', False),
+                ((0, 4), b'1\7\1 ', True), ((0, 4), b'1234', True)):
+            def make():
+                return self.stack(span=span, others=others)
+            frames = self.frames(ids=lambda number: octets if number == 5 else b'abcd'[:len(octets)])
+            with self.subTest(span=span, octets=octets):
+                if served:
+                    self.same(make, frames)
+                else:
+                    self.assertIsNone(make().answer_alike(frames))
+
+    def test_budget(self):
+        """All that go are charged, and none goes where one may not."""
+        for burst, total, size, count in ((4, 99, 50, 1), (4, 99, 0, 1), (99, 12, 50, 1), (9, 99, 0, 3),
+                                          (99, 8, 0, 1)):
+            for number in range(1, 14):
+                def make():
+                    return self.stack(lambda data, peer: data[:9] + bytes(size), most=99,
+                                      budget=masscanned.Budget(burst + 4, 1, total + 4))
+                frames = []
+                for index in range(number):
+                    frames += self.frames(1, src=bytes((9, 9, index % count, index)))
+                one, all_ = make(), make()
+                expected = [len(one.answer_frame(frame)) for frame in frames]
+                got = all_.answer_alike(frames)
+                with self.subTest(burst=burst, total=total, size=size, count=count, number=number):
+                    self.assertEqual(got is not None, all(expected))
+                    if got:
+                        self.assertEqual((all_.budget.total, dict(all_.budget.prefixes)),
+                                         (one.budget.total, dict(one.budget.prefixes)))
+                    else:
+                        again = [len(all_.answer_frame(frame)) for frame in frames]
+                        self.assertEqual(again, expected)
+        stack = self.stack(budget=masscanned.Budget(13, 1, 99))
+        frames = self.frames(9, src=PEER4)
+        self.assertTrue(stack.answer_alike(frames))
+        self.assertIsNone(stack.answer_alike(frames))
+
+    def test_round(self):
+        """In a mixed round each is told of, and answered as alone; the others of a group, too."""
+        with patched(masscanned, OPENINGS_MIN=9):
+            for most in 2, 8:
+                with patched(masscanned, DATAGRAMS_MIN=most):
+                    self.mixed_round(20 if most == 2 else 10)
+
+    def mixed_round(self, least):
+        one, two, seen = *[self.stack(lambda data, peer: b'ok') for _ in range(2)], []
+        frames = self.frames(20) + [spoil(self.frames(1)[0], 41)] + self.frames(
+            7, dst=self.BROTHER) + [tcp(7, 0, SYN, sport=port) for port in range(30)] + [
+            udp(b'?', dport=1), b'', bytes(range(40)), bytes(23) + b'\x11', ping()] + self.frames(
+            3, data=self.DATA + b'?')
+        self.draw.shuffle(frames)
+        watch = masscanned.Watch(0)
+        watch.frame = lambda now, *rest: seen.append(rest)
+        expected = [(frame, list(one.answer_frame(frame))) for frame in frames]
+        answers = list(masscanned.answer_round(two, frames, False, [watch]))
+        self.assertEqual(sorted(answers), sorted(each for _, got in expected for each in got))
+        self.assertEqual(sorted((frame, list(got)) for frame, _, got in seen), sorted(expected))
+        self.assertEqual((one.counts, one.spoken), (two.counts, two.spoken))
+        parts = [part for part, quick in masscanned.split_round(two, frames, False) if quick]
+        self.assertGreater(sum(len(part) for part in parts if part[0][23] == 17), least)
 
 
 class KeptClaims:
