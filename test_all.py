@@ -8369,7 +8369,10 @@ class LongLive(Case):
         self.inside(name, sys.executable, '-c', LONG_LISTENER, '443')
         shutil.copy(os.path.join(HERE, 'cscan.py'), self.folder)
         self.path('targets.txt', b'127.1.0.0/20\n')
-        self.path('scan.sh', self.readme_block('#!/bin/sh').encode())
+        script = self.readme_block('#!/bin/sh').replace('exec python3 cscan.py -q -f',
+                                                        'exec python3 cscan.py -q -r $rate -f')
+        self.path('scan.sh', script.replace(        # time enough to kill the second one
+            'part=', 'rate=520\n[ $SLURM_ARRAY_TASK_ID = 2 ] && rate=100\npart=', 1).encode())
         client = self.slurm(name)
         wait_until(lambda: 'idle' in client('sinfo', '-h', '-o', '%T'))
         job = client('sbatch', 'scan.sh').split()[-1]
