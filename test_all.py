@@ -20600,6 +20600,24 @@ class Events(Case):
                 self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
                 self.assertLess(event['flow_id'], 1 << 53)
 
+    def test_burst(self):
+        """A request and the end of its connection in one round: both are told of, once."""
+        for ends in (FIN | ACK, ACK), (RST,):
+            log = self.log()
+            client = Client(log.stack)
+            with patched(masscanned, hand_events=lambda *about: None):
+                client.say(GET)
+                client.acknowledge()
+                client.say(b'', ends[0])
+                for flags in ends[1:]:
+                    client.send(b'', flags)
+                list(log.stack.end_all())
+            masscanned.hand_events(log.stack, [log], NOW)
+            request, flow = self.events(log)
+            self.assertEqual((request['event_type'], flow['masscanned']['protocols']),
+                             ('http', ['http']))
+            self.assertIsNone(client.conn and client.conn.record)
+
     def test_unknown(self):
         """What nobody understands is kept, as much as --payload says, and what it is not, too."""
         log = self.log(keep=10)
