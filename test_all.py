@@ -3926,7 +3926,7 @@ class OutputFormats(Case):
             engine.show = frozenset(show)
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
                          errno.EPROTO):
-                engine.tell(('10.0.0.1', code), code, None)
+                engine.report(('10.0.0.1', code), code, None)
             engine.unanswered(('10.0.0.1', 1000))
             engine.given_up(('10.0.0.1', 1001))
             self.assertEqual([each[1:] for each in told], [each for each in [
@@ -6208,7 +6208,7 @@ class MetricsWriter(Case):
         with patched(cscan.Engine, end_attempt=lambda self, sock: target):
             engine.give_up(socks[:1])
             engine.give_up(socks[1:2], True)
-        engine.tell(target, errno.ETIMEDOUT, socks[3])  # the connect() itself told so
+        engine.report(target, errno.ETIMEDOUT, socks[3])  # the connect() itself returned it
         engine.lose(target)                             # by the judge, after unanswered()
         with patched(cscan.Engine, end_attempt=lambda self, sock: ('127.0.0.1', 10)):
             engine.give_up(socks[4:])                   # the judge wants it again at once
@@ -7546,7 +7546,7 @@ class Excluding(EngineCase):
             self.assertEqual(crew.drops['-xf'], dropped)
         with self.assertRaisesRegex(OSError, 'excluded meanwhile'):
             cscan.Target('127.0.0.1', 1, '', self.exclusions).connect(100)
-        cscan.tell_end(self.console, crew, '')
+        cscan.print_end(self.console, crew, '')
         self.assertEqual(self.console.notes, ['excluded meanwhile (-xf): dropped 2 results'])
 
     def test_state_without_room(self):
@@ -7796,7 +7796,7 @@ class Status(Case):
         fill = 0
         while status.write({'x': 'y' * 1000}):
             fill += 1
-        progress.tell_file(engine, engine.totals(), 'running')
+        progress.write_status(engine, engine.totals(), 'running')
         self.assertEqual(len(reader.read().splitlines()), fill)
         progress.final(engine)
         lines = reader.read().splitlines()
@@ -8596,7 +8596,10 @@ class LongLive(Case):
         self.inside(name, sys.executable, '-c', LONG_LISTENER, '443')
         shutil.copy(os.path.join(HERE, 'cscan.py'), self.folder)
         self.path('targets.txt', b'127.1.0.0/20\n')
-        self.path('scan.sh', self.readme_block('#!/bin/sh').encode())
+        script = self.readme_block('#!/bin/sh').replace('exec python3 cscan.py -q -f',
+                                                        'exec python3 cscan.py -q -r $rate -f')
+        self.path('scan.sh', script.replace(        # time enough to kill the second one
+            'part=', 'rate=520\n[ $SLURM_ARRAY_TASK_ID = 2 ] && rate=100\npart=', 1).encode())
         client = self.slurm(name)
         wait_until(lambda: 'idle' in client('sinfo', '-h', '-o', '%T'))
         job = client('sbatch', 'scan.sh').split()[-1]
@@ -10288,7 +10291,7 @@ class Talks(Case):
         each = cscan.find_module('print')._replace(name='strange', check=check)
         crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
         cscan.drive(crew.call(each, crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
-        cscan.tell_end(console, crew, '')
+        cscan.print_end(console, crew, '')
         self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
         path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
         self.assert_refused([repr(path), 'ValueError: ', '[2J'], cscan.load_modules, path)
