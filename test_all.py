@@ -22977,6 +22977,48 @@ def child_pids(pid):
 class ResponderCli(Case):
     """masscanned.py as it is started: options, mistakes, refusals.  Needs no rights."""
 
+    def test_second_life(self):
+        """A script begins again with what it was started with, and with its code alone."""
+        script, code = ['./masscanned.py', '-i', 'lo'], compile('came = list(sys.argv)', 'x', 'exec')
+        found, begun = [], {}
+
+        def execv(path, words):
+            found.append((path, words))
+            with patched(sys, argv=['-c'], path=list(sys.path)):
+                exec(words[words.index(b'-c') + 1].decode(), begun)
+            raise OSError(errno.EACCES, 'no')
+        is_able = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
+        for name, words, argv, spec, expected in (
+                ('script', ['python3'] + script, script, None, True),
+                ('options', ['python3', '-B', '-W', '-i'] + script, script, None, True),
+                ('module', ['python3'] + script, script, 'spec', False),
+                ('other arguments', ['python3'] + script, script[:2], None, False),
+                ('nobody knows', [], script, None, False),
+                ('profiler', ['python3', '/usr/bin/profile'] + script, script, None, False)):
+            descriptors = os.listdir('/proc/self/fd')
+            with self.subTest(name), patched(masscanned, __spec__=spec, read_command=lambda: list(
+                    map(os.fsencode, words))), patched(sys, argv=argv), patched(os, execv=execv):
+                found.clear()
+                begun.clear()
+                masscanned.begin_again(code)
+                self.assertEqual(len(found), expected and is_able)
+                self.assertEqual(begun.get('came', argv), argv)
+                for path, given in found:
+                    self.assertEqual(path, sys.executable)
+                    self.assertEqual([each for each in map(os.fsdecode, given) if each in words], words)
+                self.assertEqual(os.listdir('/proc/self/fd'), descriptors)
+        with patched(masscanned, __spec__=None, read_command=lambda: [b'python3', b'x']), patched(
+                sys, argv=['x']), patched(os, execv=execv):
+            found.clear()
+            path = vars(masscanned).pop('__file__')
+            try:
+                masscanned.begin_again(code)
+            finally:
+                masscanned.__file__ = path
+            self.assertEqual(found, [])
+        with open('/proc/self/cmdline', 'rb') as file:
+            self.assertEqual(b'\0'.join(masscanned.read_command()) + b'\0', file.read())
+
     # name, arguments, status, what the one line must have
     MISTAKES = [
         ('nothing', [], 2, ['--iface NAME or --tap CIDR is needed']),
