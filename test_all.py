@@ -117,8 +117,8 @@ STANDARD = {                                # file: modules it may import
                  'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'binascii', 'bisect', 'calendar', 'codecs', 'collections',
                       'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html',
-                      'ipaddress', 'itertools', 'json', 'math', 'mmap', 'operator', 'os', 'pwd',
-                      're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
+                      'ipaddress', 'itertools', 'json', 'marshal', 'math', 'mmap', 'operator', 'os',
+                      'pwd', 're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
                       'tempfile', 'time', 'warnings', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'shlex', 'struct', 'sys', 'time'},
@@ -22052,7 +22052,7 @@ asyncio.run(visit())
         self.ip('-n', self.far, 'link', 'del', 'w1')
         for number, each in enumerate(runs):
             with self.subTest(workers=number + 1):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 words = [line.split(': ', 1)[1] for line in each.err().splitlines()]
                 self.assertEqual(words[1:], ['w1 is down: waiting for it', 'w1 is up again',
                                              'w1 is gone'])
@@ -22256,7 +22256,7 @@ asyncio.run(visit())
             self.assertNotIn('unasked', each.err())
         self.assertIn('\ttcp\trecv\t2\t00:00:00:00:00:00\t10.88.12.1\t4000\t', runs[0].out())
         each = Running(self, self.far, '-i', 't1', '-m', '02:00:00:00:00:07', ready=False)
-        self.assertEqual(each.process.wait(10), 1)
+        self.assertEqual(each.process.wait(TIMEOUT_S), 1)
         self.assertIn("--mac-addr: 't1' has no MAC addresses", each.err())
 
     def test_mtu(self):
@@ -23094,7 +23094,7 @@ masscanned.RingLink = refuse''')
         for each, words in zip(started, ["'d0' is down", "'nope0': no such interface; there are ",
                                          "'no such user': no such user"]):
             with self.subTest(words):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 self.assert_stop((1, each.out(), each.err()), 1, words)
         for each, patterns in zip(started[3:], [
                 [r'answering on v0 \(02:00:00:88:00:01\) for 10\.88\.0\.0/28, fd88::1$',
