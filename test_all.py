@@ -1132,7 +1132,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed, failed, passed = False, '', 0
+    closed, failed, passed, talks = False, '', 0, None
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
