@@ -17393,7 +17393,7 @@ class Stack(unittest.TestCase):
             answer, = ask(make_stack(face=masscanned.Face(code=same)), ping(code=9))
             self.assertEqual(answer.data[1], 9 if same else 0)
 
-    def test_ports(self):
+    def test_open_ports(self):
         """Who is closed refuses as a host does, where nobody else has the address; or is silent."""
         ports = {TCP: frozenset((80, 8080)), UDP: frozenset((53,))}
         rows = [(SYN, b'', 5, (0, 8, RST | ACK)), (SYN | ECE | CWR, b'ab', 0, (0, 10, RST | ACK)),
