@@ -15679,6 +15679,9 @@ class StampingClient(Client):
 STAMPING = masscanned.Face(scale=0, options=(('mss',), ('sok', 'ts'), ('ws',)))
 
 
+SHUT = {TCP: frozenset(), UDP: frozenset()}
+
+
 def from_the_past(stack):
     """-> a segment with a timestamp from before the last one, where it gets no ACK."""
     client = StampingClient(stack)
@@ -16039,6 +16042,13 @@ SILENCE = [
     ('bare ACK of the handshake', with_client(lambda client: client.frame(b'', ACK)), {},
      'tcp bare ack'),
     ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp bare ack'),
+    ('closed port, no list', tcp(1, 0, SYN), dict(own='', ports=SHUT), 'tcp closed'),
+    ('closed UDP port, no list', udp(QUERY), dict(own='', ports=SHUT), 'udp closed'),
+    ('RST to a closed port', tcp(1, 0, RST), dict(ports=SHUT), 'tcp reset'),
+    ('closed port, sum', udp(QUERY, total=1), dict(ports=SHUT), 'udp checksum'),
+    ('closed port, size', udp(QUERY, size=7), dict(ports=SHUT), 'udp size'),
+    ('closed port, no header', packet(b'', 17), dict(ports=SHUT), 'udp size'),
+    ('closed port, no sum', udp(QUERY, total=0, **V6), dict(ports=SHUT), 'udp checksum'),
     ('timestamp of the past', from_the_past, dict(face=STAMPING), 'tcp timestamp'),
     ('data, ACK beyond', unchallenged(after_talk(GET, PSH | ACK, ack=1)), {}, 'tcp ack number'),
     ('data, ACK too old', unchallenged(after_talk(GET, PSH | ACK, ack=-65536)), {},
@@ -17611,6 +17621,75 @@ class Stack(unittest.TestCase):
             answer, = ask(make_stack(face=masscanned.Face(code=same)), ping(code=9))
             self.assertEqual(answer.data[1], 9 if same else 0)
 
+    def test_open_ports(self):
+        """Who is closed refuses as a host does, where nobody else has the address; or is silent."""
+        ports = {TCP: frozenset((80, 8080)), UDP: frozenset((53,))}
+        rows = [(SYN, b'', 5, (0, 8, RST | ACK)), (SYN | ECE | CWR, b'ab', 0, (0, 10, RST | ACK)),
+                (FIN | PSH | URG, b'', 5, (0, 8, RST | ACK)), (0, b'a', 5, (0, 8, RST | ACK)),
+                (ACK, b'abc', 5, (5, 0, RST)), (SYN | ACK, b'', 5, (5, 0, RST)), (RST, b'', 5, None)]
+        for where, (flags, data, ack, expected) in itertools.product(self.WHERES, rows):
+            frame = tcp(7, ack, flags, data, dport=81, **where)
+            face = masscanned.Face(reset=65535)
+            stack = make_stack(ports=ports, face=face)
+            answers = [(each.seq, each.ack, each.flags) for each in ask(stack, frame)]
+            self.assertEqual(answers, [expected] if expected else [])
+            family = stack.six if where else stack.four
+            family.shared = family.own                  # as if the host had them, too
+            for other in stack, make_stack(ports=ports, silent=True), make_stack('', ports=ports):
+                self.assertEqual(ask(other, frame), [])
+            for other in 80, 8080:
+                answer, = ask(stack, tcp(7, 0, SYN, dport=other, **where))
+                self.assertEqual(answer.flags, SYN | ACK)
+            self.assertEqual(Client(stack, **where).talk(GET), KEEP)
+        stack = make_stack(ports=ports)
+        frames = [tcp(7, 0, SYN, dport=port) for port in (80, 8080) * 20]
+        self.assertEqual(list(stack.answer_alike(frames)),
+                         [each for frame in frames for each in stack.answer_frame(frame)])
+        self.assertIsNone(stack.answer_alike(frames + [tcp(7, 0, SYN, dport=81)]))
+        answer, = make_stack(ports=ports, face=masscanned.Face(reset=0)).answer_frame(
+            tcp(7, 0, SYN, dport=81))
+        self.assertEqual(answer[48:50], bytes(2))
+
+    def test_closed_datagrams(self):
+        """ICMP errors quote what they are about, and are as scarce as those of Linux."""
+        ports = {TCP: frozenset((80,)), UDP: frozenset((53,))}
+        for where in self.WHERES:
+            stack, at = make_stack(ports=ports), 54 if where else 34
+            for data in b'', b'x', bytes(1400):
+                frame = udp(data, dport=9, **where)
+                error, = stack.answer_frame(frame)
+                message = error[at:]
+                self.assertEqual(message[:2] + message[4:8], bytes((1, 4) if where else (3, 3)) + bytes(4))
+                quoted = frame[14:][:1232 if where else 548]
+                self.assertEqual(message[8:], quoted)
+                before = (pseudo_header(HOST6, PEER6, 58, len(message)) if where else b'')
+                self.assertEqual(add_up(before + message), 0xffff)
+                self.assertEqual((error[:12], error[12:14]), (CLIENT_MAC + MAC, frame[12:14]))
+                if not where:
+                    self.assertEqual((error[15], add_up(error[14:34])), (0xc0, 0xffff))
+            self.assertEqual([len(stack.answer_frame(udp(b'', dport=9, **where)))
+                              for _ in range(5)], [1, 1, 1, 0, 0])
+            stack.tick(NOW + 1)
+            self.assertEqual([len(stack.answer_frame(udp(b'', dport=9, **where)))
+                              for _ in range(2)], [1, 0])
+            self.assertEqual(len(ask(stack, udp(QUERY, **where))), 1)
+            family = stack.six if where else stack.four
+            stack.tick(NOW + 9)
+            family.shared = family.own
+            for other in stack, make_stack(ports=ports, silent=True), make_stack('', ports=ports):
+                self.assertEqual(list(other.answer_frame(udp(b'', dport=9, **where))), [])
+        stack = make_stack(ports=ports, store=masscanned.Store(1))
+        frames = [udp(QUERY, sport) for sport in range(40)]
+        for frame in frames[:3]:
+            stack.answer_frame(frame)
+        self.assertIsNotNone(stack.answer_alike(frames))
+        self.assertIsNone(make_stack(ports=ports, store=stack.store).answer_alike(
+            [udp(QUERY, sport, dport=9) for sport in range(40)]))
+        wide = make_stack(ports=ports, place=masscanned.NO_PLACE._replace(
+            broadcasts=frozenset((int.from_bytes(packed('192.0.0.255'), 'big'),))))
+        self.assertEqual(list(wide.answer_frame(udp(b'', dport=9, dst=packed('192.0.0.255'),
+                                                    mac=b'\xff' * 6))), [])
+
     def test_personas(self):
         """What each says of itself: SYN+ACK to who offers all, names; no other knows its numbers."""
         offer = unhex('020405b4 0402 080a 00000001 00000000 01030307')
@@ -17654,6 +17733,8 @@ class Stack(unittest.TestCase):
         ('ident udp', 'zero, count, flow'), ('ident arp=zero', 'syn-ack, reset'),
         ('df tcp', 'none, or some of'), ('reset 65536', 'to 65535'), ('ecn 1', 'not yes or no'),
         ('odd same', 'not reset or silent'), ('code reset', 'not same or zero'),
+        ('ports', 'ports as in 22'), ('ports 5-4', 'ports as in'), ('ports 65536', 'ports as in'),
+        ('ports X:5', 'ports as in'), ('ports 5,', 'ports as in'),
         ('name srv', 'as in srv-{6}'), ('name srv-{13}', '15 letters at most'),
         ('name {5}', '15 letters at most'), ('name a{0}', '15 letters at most'),
         ('ssh OpenSSH', 'SSH-2.0- and a name without spaces'), ('ssh SSH-2.0-a b', 'without spaces'),
@@ -17672,11 +17753,13 @@ class Stack(unittest.TestCase):
         text = ''.join(['%s\n' % each for each in (
             'name a-{3} # b', 'ssh SSH-2.0-x', 'server {name}/2 # c', 'smb U, S 1', 'ntlm 1.2.3',
             'ttl 9', 'window 9 whole', 'scale 3', 'options ws mss', 'ident icmp=flow', 'df none',
-            'reset 4', 'ecn yes', 'odd reset', 'code zero')])
+            'reset 4', 'ecn yes', 'odd reset', 'code zero',
+            'ports 7,T:8-9,U:5, 6')])
         keys = {line.split()[0] for line in text.splitlines()}
         self.assertEqual(keys, {*masscanned.PERSONA_KEYS, *masscanned.FACE_KEYS})
         persona = masscanned.parse_persona(text, 'x')
-        self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), dict(
+        self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), {
+            TCP: frozenset((7, 8, 9)), UDP: frozenset((5, 6, 7))}, dict(
             ttl=9, window=(9, 'whole'), scale=3, options=(('ws',), ('mss',)), ecn=True, odd=True,
             idents=('zero',) * 4 + ('flow',), fragments=(0,) * 5, reset=4, code=False)))
         host = quiet_host()
@@ -24004,6 +24087,12 @@ class ResponderCli(Case):
         ('workers text', ['-i', 'nope0', '--workers', 'many'], 2, ['--workers', 'many']),
         ('workers many', ['-i', 'nope0', '--workers', '100000'], 2, ['--workers']),
         ('greet text', ['-i', 'nope0', '--greet', 'soon'], 2, ['--greet', "'soon'", 'milliseconds']),
+        ('ports', ['-i', 'nope0', '--ports', '22-'], 2, ['--ports', "'22-'", 'persona', 'T:22']),
+        ('closed', ['-i', 'nope0', '--closed', 'drop'], 2, ['--closed', '--ports']),
+        ('no persona', ['-i', 'nope0', '--persona', 'bsd'], 1, ["'bsd'", 'windows', 'No such file']),
+        ('persona', ['-i', 'nope0', '--persona', '/etc/passwd'], 1, ["/etc/passwd:1: 'root"]),
+        ('persona and original', ['-i', 'nope0', '--like-original', '--persona', 'plain'], 2,
+         ['--like-original', '--persona plain']),
         ('greet negative', ['-i', 'nope0', '--greet=-1'], 2, ['--greet']),
         ('policy', ['-i', 'nope0', '--policy', 'lax'], 2, ['--policy', "'lax'"]),
         ('original and greet', ['-i', 'nope0', '--like-original', '--greet', '200'], 2,
