@@ -1211,20 +1211,20 @@ class Record:
     greeted     we spoke first
     head        text of what all its events have in common; '': not needed yet
     vlan        tags; syn: the frame with which the client began, or one of his before, octets
-    end         why it ends, if that was known before; ''
+    over        it has ended, though not all of its events were handed on
     """
     __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
                  'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
-                 'end')
+                 'over')
 
     def __init__(self, flow, proto, now, most):
         self.flow, self.proto = flow, proto
         self.start = self.last = now
         self.most, self.payload, self.length = most, b'', 0
-        self.inner = self.secret = self.greeted = False
+        self.inner = self.secret = self.greeted = self.over = False
         self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
         self.spoken, self.noted = [], set()
-        self.head = self.end = ''
+        self.head = ''
         self.vlan, self.syn = (), None
 
     def hear(self, octets):
@@ -1308,7 +1308,8 @@ class Peer:
         fields  octets, texts or numbers, by name
         """
         if self.host.events is not None:
-            fields.setdefault('protocol', self.spoken)
+            if 'protocol' not in fields:
+                fields['protocol'] = self.protocol.name if self.protocol else self.before
             self.host.events.append(Event(kind, self, fields))
 
     @property
@@ -1708,9 +1709,9 @@ class Conn(Stream):
 
     def end_record(self, end):
         """The conversation is over, and why: fin, rst, idle, evicted or shutdown."""
-        if self.record:
-            self.note('flow', record=self.record, end=self.record.end or end)
-            self.record = None
+        if self.record and not self.record.over:
+            self.note('flow', record=self.record, end=end)
+            self.record.over = True
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -5248,25 +5249,28 @@ def masscan_ident(syn) -> int:
     return (from_octets(syn.dst[-4:], 'big') ^ syn.dport ^ syn.seq) & HALF
 
 
-# Who it is, from facts of the first packet: (name, by, whether a Syn has them), the surest first.
+# Who it is, from facts of the first packet, the surest first: (name, by, whether the shape of a
+# Syn has them, whether the rest has: ident, seq, dst, dport, sport, which shape() leaves out).
 SYN_TOOLS = (
     # Zakir Durumeric et al., 'An Internet-Wide View of Internet-Wide Scanning', 2014, s3.2
-    ('zmap', 'ip.id', lambda syn: syn.ident == 54321),
+    ('zmap', 'ip.id', lambda syn: True, lambda syn: syn.ident == 54321),
     # Antonakakis et al., 'Understanding the Mirai Botnet', 2017, s3.1
-    ('mirai', 'tcp.seq', lambda syn: syn.version == 4 and syn.seq == from_octets(syn.dst, 'big')),
+    ('mirai', 'tcp.seq', lambda syn: syn.version == 4,
+     lambda syn: syn.seq == from_octets(syn.dst, 'big')),
     # Durumeric, as above; what masscan 1.3 sends, seen on the wire
-    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024
-     and syn.ident == masscan_ident(syn)),
+    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024,
+     lambda syn: syn.ident == masscan_ident(syn)),
     # nmap.org/book/man-port-scanning-techniques.html, and nmap 7.93 -sS on the wire
     ('nmap', 'tcp.window', lambda syn: syn.window in (1024, 2048, 3072, 4096)
-     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460),
+     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460, lambda syn: True),
     # hping3(8): --win, 64 by default in version 2, 512 in 3; no options
-    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds),
+    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds, lambda syn: True),
     # scapy.readthedocs.io: defaults of IP() and TCP()
-    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds
-     and syn.ident in (0, 1)),
+    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds,
+     lambda syn: syn.ident in (0, 1)),
     # cscan.py beside this file
-    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX and syn.sport == 32005))
+    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX,
+     lambda syn: syn.sport == 32005))
 # And from what it says: parts, in lower case, of a User-Agent, and of an SSH identification, as
 # these programs write them themselves.
 AGENT_TOOLS = (
@@ -5296,10 +5300,46 @@ USER_AGENT = re.compile(br'\r\n[Uu]ser-[Aa]gent:[ \t]*([^\r\n]{1,256})')
 
 def tool_of_syn(syn) -> 'tuple[str, str] | None':
     """Who sent such a Syn -> (name, what it rests on)."""
-    for name, by, holds in SYN_TOOLS:
-        if holds(syn):
+    for name, by, shape, rest in SYN_TOOLS:
+        if shape(syn) and rest(syn):
             return name, by
     return None
+
+
+# What differs among the SYNs of a program: ident, both addresses, ports, seq
+SYN_REST = struct.Struct('!18xH6x4s4sHHI')
+SynRest = collections.namedtuple('SynRest', 'ident src dst sport dport seq')
+
+
+def describe_syn(frame) -> 'tuple[str, tuple | None]':
+    """Frame of a TCP segment -> its text for an event, tool_of_syn(); '', None: it is none.
+
+    Over plain IPv4, a shape is described once: 3 us instead of 16.
+    """
+    if frame[12:15] != IPV4_PLAIN or frame[23] != IP_TCP or len(frame) < SEGMENT4.size:
+        syn = parse_syn(frame)
+        return (syn_text(syn), tool_of_syn(syn)) if syn else ('', None)
+    rest = SynRest._make(SYN_REST.unpack_from(frame))
+    options = frame[54:from_octets(frame[16:18], 'big') + 14]
+    if options[4:8] == MSS_THEN_STAMP:
+        options = b'%b%c\0\0\0%b' % (options[:8], any(options[8:12]), options[12:])
+    head, rows = describe_shape(b'%b\0%c%b%b%b%c%b%b' % (
+        frame[12:18], rest.ident > 0, frame[20:24], bytes(14), b'\0\0\0', rest.seq > 0,
+        frame[42:54], options))
+    tool = None
+    for name, by, holds in rows:
+        if holds(rest):
+            tool = name, by
+            break
+    return f'{head}"id":{rest.ident},"seq":{rest.seq}}}', tool
+
+
+@functools.lru_cache(maxsize=1024)
+def describe_shape(frame) -> 'tuple[str, list]':
+    """What SYNs have in common, from the EtherType on -> its text, rows of SYN_TOOLS that fit."""
+    syn = parse_syn(bytes(12) + frame)
+    return syn_text(syn).partition('"id":')[0], [
+        (name, by, rest) for name, by, shape, rest in SYN_TOOLS if shape(syn)]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -5654,10 +5694,13 @@ class EventLog(JournalObserver):
             known = self.knocks[fate] = is_knock(fate)
         if not known:
             return
-        if frame[12:15] == IPV4_PLAIN:
-            proto, addresses, at = frame[23], frame[26:34], 34
-        else:
+        if frame[12:15] != IPV4_PLAIN:
             proto, addresses, at = find_layer4(frame)
+        elif frame[23] == IP_TCP:               # most of all
+            self.segment(now, frame, frame[26:38], 34, answers)
+            return
+        else:
+            proto, addresses, at = frame[23], frame[26:34], 34
         if proto == IP_TCP:
             self.segment(now, frame, addresses + frame[at:at + 4], at, answers)
         elif proto == IP_UDP:
@@ -5671,29 +5714,33 @@ class EventLog(JournalObserver):
 
     def segment(self, now, frame, flow, at, answers):
         """A segment: of a conversation, or a knock."""
-        conn, flags = self.stack.connections.get(flow), frame[at + TCP_FLAGS_AT]
+        conn = self.stack.connections.get(flow)
         record = conn.record if conn else self.just_ended(flow)
-        half = len(flow) // 2 - 2
-        key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
         if record is None:
-            source = self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4],
-                                flags)
-            if flags == SYN and source:
-                source.take_syn(frame, frame[at + 12:at + 16])
+            self.knock_tcp(now, frame, flow, frame[at + TCP_FLAGS_AT])
             return
         record.last = now
-        record.came[0] += 1
-        record.came[1] += len(frame)
-        record.flags[0] |= flags
+        came, flags = record.came, record.flags
+        came[0] += 1
+        came[1] += len(frame)
+        flags[0] |= frame[at + TCP_FLAGS_AT]
         for each in answers:
             record.went[0] += 1
             record.went[1] += len(each)
-            ends = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
-                find_layer4(each)[2] + TCP_FLAGS_AT)
-            record.flags[1] |= each[ends]
+            flags[1] |= each[FLAGS4_AT if each[12:15] == IPV4_PLAIN else
+                             find_layer4(each)[2] + TCP_FLAGS_AT]
         if record.syn is None:
             record.vlan = find_tags(frame)
-            record.syn = self.join(key, now)
+            record.syn = self.join(source_key(flow), now)
+
+    def knock_tcp(self, now, frame, flow, flags):
+        """A segment of no conversation."""
+        half = len(flow) // 2 - 2
+        source = self.knock(now, source_key(flow), frame, from_octets(flow[-2:], 'big'),
+                            flow[half:-4], flags)
+        if flags == SYN and source:
+            at = find_layer4(frame)[2]
+            source.take_syn(frame, frame[at + 12:at + 16])
 
     def just_ended(self, flow):
         """The Record of a conversation that the frame before our eyes has ended, or None."""
@@ -5760,7 +5807,8 @@ class EventLog(JournalObserver):
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
-        self.remember(source, () if port is None else (port,), (address,))
+        if address not in source.addresses or not (port is None or port in source.ports):
+            self.remember(source, () if port is None else (port,), (address,))
         return source
 
     def welcome(self, now, key, frame):
@@ -5772,8 +5820,6 @@ class EventLog(JournalObserver):
 
     def remember(self, source, ports, addresses):
         """Ports and addresses of ours that a source asked for, as far as there is room."""
-        if len(ports) == 1 and ports[0] in source.ports and addresses[0] in source.addresses:
-            return                              # as most often: it comes again
         if self.members >= MEMBERS_MAX:
             source.more = True
             return
@@ -5855,7 +5901,8 @@ class EventLog(JournalObserver):
         kind, peer, fields = event
         record = peer.record
         if kind == 'flow':
-            self.end_flow(now, fields['record'], fields['end'])
+            self.end_flow(now, record, fields['end'])
+            peer.record = None
             return
         if record is None and peer.transport == UDP:
             record = self.datagrams.get((FLOW4 if len(peer.src) == 4 else FLOW6).pack(
@@ -5907,14 +5954,13 @@ class EventLog(JournalObserver):
         if not self.may_write(now):
             self.suppress(record)
             return
-        name = eve_name(record.spoken[-1]) if record.spoken else record.length and 'failed'
-        app = f'"app_proto":{self.text(name)},' if name else ''     # 'failed' is EVE's word
+        app, names = spoken_texts(tuple(record.spoken), record.length > 0, self.text)
         payload, digest = self.payload_texts(record)
-        syn = parse_syn(record.syn) if record.syn else None
-        tool = tool_of_payload(record.payload) or syn and tool_of_syn(syn)
-        ours = (f'"end":"{end}","protocols":{self.text(record.spoken)},'
-                f'"greeted":{BOOL_TEXTS[record.greeted]},{digest}'
-                + (f'"syn":{syn_text(syn)},' if syn else '') + tool_text(tool))
+        syn, tool = describe_syn(record.syn) if record.syn else ('', None)
+        tool = tool_of_payload(record.payload) or tool
+        syn = syn and f'"syn":{syn},'
+        ours = (f'"end":"{end}",{names}"greeted":{BOOL_TEXTS[record.greeted]},{digest}{syn}'
+                f'{tool_text(tool)}')
         self.put_text(now, 'flow', record.head or flow_head(record),
                       app + flow_text(record, end)
                       + (tcp_text(*record.flags, end) if record.proto == TCP else '') + payload,
@@ -5933,18 +5979,18 @@ class EventLog(JournalObserver):
 
     def may_write(self, now) -> bool:
         """Take one line of the budget, if there is one."""
-        Budget.refill(self.budget, self.rate, self.rate, now)
-        if self.budget[0] < 1:
+        budget = self.budget
+        if now != budget[1]:
+            Budget.refill(budget, self.rate, self.rate, now)
+        if budget[0] < 1:
             return False
-        self.budget[0] -= 1
+        budget[0] -= 1
         return True
 
     def suppress(self, record):
         """A line of a conversation is left out: its source has the number."""
         self.suppressed += 1
-        half = len(record.flow) // 2 - 2
-        key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
-               else record.flow[:half] + bytes((record.proto,)))
+        key = source_key(record.flow, record.proto)
         source = self.find_source(key)
         if source is None and len(self.sources) < SOURCES_MAX:
             source = self.sources[key] = Source(record.last, record.syn or b'')
@@ -6059,9 +6105,10 @@ class EventLog(JournalObserver):
                               'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
         if proto == IP_TCP:
             about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
-        syn, tool = parse_syn(frame), ''
+        syn, tool = describe_syn(frame)
+        tool = tool_text(tool)
         if syn:
-            tool = tool_text(tool_of_syn(syn)) + f'"syn":{syn_text(syn)},'
+            tool += f'"syn":{syn},'
         elif frame[12:14] == b'\x08\0' and frame[18:20] == ZMAP_IDENT:
             tool = tool_text(('zmap', 'ip.id'))
         if source.more:
@@ -6150,6 +6197,13 @@ def dns_object(data) -> dict:
 NOTES = {'tls_hello': (tls_object, ('hello',)),
          'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
 ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
+
+
+def source_key(flow, proto=IP_TCP):
+    """Addresses and ports, the client's first -> its key among the sources, see EventLog."""
+    if proto == IP_TCP and len(flow) == FLOW4.size:
+        return from_octets(flow[:4], 'big')
+    return flow[:len(flow) // 2 - 2] + bytes((proto,))
 
 
 def is_knock(fate) -> bool:
@@ -6267,6 +6321,13 @@ def flow_text(record, end) -> str:
 
 
 @functools.lru_cache(maxsize=256)
+def spoken_texts(names, said, text) -> 'tuple[str, str]':
+    """Protocols in order, whether the client said something -> app_proto, protocols in JSON."""
+    last = eve_name(names[-1]) if names else said and 'failed'      # EVE's word
+    return f'"app_proto":{text(last)},' if last else '', f'"protocols":{text(names)},'
+
+
+@functools.lru_cache(maxsize=256)
 def tcp_text(came, went, end) -> str:
     """The object `tcp`, likewise; flags of the client, ours."""
     flags = ''.join('"%s":true,' % name for bit, name in enumerate(TCP_FLAG_NAMES)
@@ -6287,8 +6348,9 @@ def second_text(second) -> str:
     return time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))
 
 
+@functools.lru_cache(maxsize=64)
 def iso_text(now) -> str:
-    """Unix time -> ISO 8601 with microseconds, UTC."""
+    """Unix time -> ISO 8601 with microseconds, UTC; frames of a round have the same."""
     micros = int(now * 1000000)
     return '%s.%06d+0000' % (second_text(micros // 1000000), micros % 1000000)
 

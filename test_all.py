@@ -102,9 +102,10 @@ STANDARD = {                                # file: modules it may import
                  'json', 'masscanned',
                  'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'ssl',
                  'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'threading', 'time'},
-    'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
-                      'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
-                      'tempfile', 'time'},
+    'cba_reader.py': {'argparse', 'array', 'base64', 'bisect', 'calendar', 'collections',
+                      'compile_targets', 'contextlib', 'errno', 'hashlib', 'heapq', 'itertools',
+                      'json', 'os', 're', 'shlex', 'shutil', 'socket', 'struct', 'sys',
+                      'tempfile', 'threading', 'time'},
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
                            'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
                            'zlib'},
@@ -3219,18 +3220,34 @@ HOST_NAMES = ['localhost', 'example.org', 'example.org.', '_a.x-1.example', 'b\x
               '3com']
 
 
+def scoped(made, targets, ports='80,443', end='done', **values):
+    """Made, with a scan of `first-last` addresses in front of what comes; end None: it was cut."""
+    made.head(0, 'scope').event(0, CBA_INT64, 1, FORMAT_WHEN)
+    made.begin(0, CBA_DATA, 2).chunk(0, cscan.pack_csw(pairs(targets), '')).end(0)
+    made.event(0, CBA_STR, 6, ports).event(0, CBA_BIT, 9, True).event(0, CBA_INT64, 10, 7)
+    codes = {name: code for code, name in cba_reader.SCOPE_CODES.items()}
+    for name, value in values.items():
+        made.event(0, CBA_STR, codes[name], value)
+    if end:
+        made.head(0, 'scope').event(0, CBA_STR, 14, end)
+        if end == 'done':
+            made.event(0, CBA_BIT, 16, True)
+    return made
+
+
 class Page(Case):
     """cba_reader.py --to html."""
 
-    def page(self, made, **changes):
-        """Made -> (the page, its data)."""
+    def page(self, made, *args, **changes):
+        """Made, more arguments, changes of the module -> (the page, its data)."""
         with patched(cba_reader, **changes), patched(sys, argv=['x', '<ARGS>']):
             status, out, self.err = call(cba_reader.main, [
-                '--to', 'html', self.path('s.cba', made.data)])
+                self.path('s.cba', made.data), '--to', 'html', *args])
         self.assertEqual(status, 0, self.err)
-        data = out.partition('id="data">')[2].partition('</script>')[0]
-        self.assertEqual((data.count('<'), out.count('<script')), (0, 2))
-        return out, json.loads(data)
+        data, self.about = [json.loads(part) for part in re.findall(
+            '<script type="application/json" id="[a-z]+">([^<]*)</script>', out)]
+        self.assertEqual(out.count('<script'), 3)
+        return out, data
 
     def test_page(self):
         """Hosts in order, their ports, services and words; nothing of a stranger is markup."""
@@ -3238,16 +3255,20 @@ class Page(Case):
         made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://5.6.7.8:22')
         made.event(1, CBA_STR, 2, 'SSH-2.0-x</script><script>alert(1)</script>' + 'y' * 300)
         out, data = self.page(made)
-        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\\r\\n]]>-->%s'
-        self.assertEqual(data[0], [0x01020304, '', [[80, 0, FORMAT_WHEN, 'http', evil]]])
-        number, names, (ssh, https) = data[1]
-        self.assertEqual((number, names, https), (0x05060708, '', [443, 0, FORMAT_WHEN, '', '']))
+        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\n]]>-->%s'
+        self.assertEqual(data[0], [0x01020304, '', '', [[80, 0, 0, 'http', evil]]])
+        number, names, network, (ssh, https) = data[1]
+        self.assertEqual((number, names, network, https), (0x05060708, '', '', [443, 0, 0, '', '']))
+        self.assertEqual(self.about, {'start': FORMAT_WHEN, 'diff': False, 'asked': []})
         self.assertEqual((ssh[3], len(ssh[4]), ssh[4][:18]), ('ssh', 200, 'SSH-2.0-x</script>'))
-        for part in ('<p>3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
+        for part in ('<p class="lead">3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
                      'data-search="port:443"', 'data-search="service:unknown"', '&lt;ARGS&gt;',
                      "default-src 'none'"):
             self.assertIn(part, out)
-        self.assertRegex(out, r'<path d="(M\d+ \d+h1v1h-1z){2}"/>')
+        self.assertRegex(out, r'<path class="found" d="(M\d+ \d+h1v1h-1z){2}"/>')
+        digest = base64.b64encode(hashlib.sha256(
+            out.rpartition('<script>')[2].partition('</script>')[0].encode()).digest()).decode()
+        self.assertIn("script-src 'sha256-%s'" % digest, out)
         self.assertNotIn('alert(1)</', out)
         self.assertIn("'odd' (1)", self.err)
 
@@ -3261,14 +3282,136 @@ class Page(Case):
         made = Made().head(0, 'state').event(0, CBA_STR, 0, '1.2.3.4:80')
         made.event(0, CBA_STR, 1, 'refused').event(0, CBA_STR, 2, 'refused')
         out, data = self.page(made)
-        self.assertEqual([row[:2] for row in data[0][2]], [[80, 1]])
+        self.assertEqual([row[:2] for row in data[0][3]], [[80, 1]])
         self.assertIn('0 open ports on 1 of 1 hosts, in 0 networks', out)
 
     def test_too_many(self):
         """What finds no room is counted on the page."""
         out, data = self.page(format_sample(), PAGE_ROWS=1)
-        self.assertEqual(len(data), 1)
+        self.assertEqual([host[0] for host in data], [0x01020304])
         self.assertIn('The page shows the first 1 ports by address; 1 more are left out.', out)
+        self.assertIn('2 open ports on 2 of 2 hosts', out)
+        made = format_sample().head(1, '').event(1, CBA_STR, 0, '5.6.7.8:444')
+        made.head(1, '').event(1, CBA_STR, 0, '9.9.9.9:1')
+        self.assertEqual([host[0] for host in self.page(made, PAGE_ROWS=2)[1]], [0x01020304])
+
+    # What was said, as octets; what the page shows of it
+    WORDS = [
+        (b'plain \\x', 'plain \\x'), (b'a\r\nb\nc\rd', 'a\nb\nc\\rd'), (b'\xc5\xbc!', '\u017c!'),
+        (b'\xe9', '\xe9'), (b'\xff\xfb\1', '\xff\xfb\\x01'),
+        (b'x' * 300, 'x' * 200), (b'x' * 199 + b'\xc5\xbc', 'x' * 199),
+        (b'y' * 198 + b'\xe2\x82\xac', 'y' * 198), ('\u202e<b>'.encode(), '\\u202e<b>')]
+
+    def test_words(self):
+        """Octets of strangers are shown as what they are meant for, and change nothing else."""
+        for said, words in self.WORDS:
+            with self.subTest(said):
+                self.assertEqual(cba_reader.page_text(said.decode('latin-1')), words)
+
+    def test_room(self):
+        """The more ports have words, the fewer each: the page keeps its size."""
+        for count, room in ((1, 250), (100, 125), (1000, 60)):
+            made = Made()
+            for number in range(count):
+                made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.%d.%d:22' % divmod(number, 256))
+                made.event(1, CBA_STR, 2, '\xe9' * 200)
+            data = self.page(made, PAGE_WORDS=12500)[1]
+            self.assertEqual(len(data), count)
+            words = data[-1][3][0][4]
+            self.assertLessEqual(len(cba_reader.script_text(words)), room)
+            self.assertGreater(len(words), room // 6 - 6)
+
+    def test_facts(self):
+        """Product and title stand before the words, and no control character of them passes."""
+        made = Made().head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
+        codes = {name: code for code, name in cba_reader.CODES['banner'].items()}
+        for name, value in (('SERVICE', 'http'), ('PRODUCT', 'ngi\x1bnx'), ('VERSION', '1.2'),
+                            ('TITLE', 'Gr\xc3\xbc\xc3\x9f'), ('BANNER', 'HTTP/1.1 200 OK\r\n')):
+            made.event(1, CBA_STR, codes[name], value)
+        self.assertEqual(self.page(made)[1][0][3][0][3:],
+                         ['http', 'ngi\\x1bnx 1.2 | Gr\xfc\xdf | HTTP/1.1 200 OK\n'])
+
+    def test_asked(self):
+        """What was asked is in the page and in its picture, in words; a cut scan says that."""
+        out = self.page(scoped(format_sample(), '1.2.0.0-1.2.255.255', end=None))[0]
+        self.assertEqual(self.about['asked'], [[0x01020000, 0x0102ffff]])
+        self.assertIn('<p>Asked: 65,536 addresses, 2 ports 80,443: cut, or still running.</p>', out)
+        self.assertRegex(out, '<path class="asked" d="M[0-9]+ [0-9]+h1v1h-1z"/>')
+        out = self.page(scoped(Made(), '0.0.0.0-255.255.255.255', SHARD='1/2'))[0]
+        self.assertIn('<path class="asked" d="M0 0h256v256h-256z"/>', out)
+        self.assertIn('4,294,967,296 addresses, 2 ports 80,443, 1 of 2 shards: done.', out)
+        made = Made()
+        for number in range(4):
+            scoped(made, '10.0.0.%d-10.0.0.%d' % (4 * number, 4 * number + 1), end='--max-results')
+        out = self.page(made, PAGE_RANGES=3, SCOPE_LINES=3)[0]
+        self.assertEqual(self.about['asked'], [[0x0a000000, 0x0a0000ff]])
+        self.assertIn('<p>1 more scans are not listed.</p>', out)
+        self.assertEqual(out.count(': --max-results.</p>'), 3)
+
+    def test_annotations(self):
+        """Countries, AS and names of hosts, from databases and the resolver; what a mistake says."""
+        countries = self.path('c.csv', b'1.2.3.0,1.2.3.255,PL\n5.0.0.0,5.255.255.255,ZZ\n')
+        systems = self.path('a.tsv', b'1.2.0.0\t1.2.255.255\t5617\tPL\tNET <"&>\n'
+                                     b'5.6.7.8\t5.6.7.8\t0\tNone\tNot routed\n')
+        def resolve(host):
+            if host != '1.2.3.4':
+                raise OSError
+            return 'host\x1b.example', [], [host]
+        with unittest.mock.patch('socket.gethostbyaddr', resolve):
+            out, data = self.page(format_sample(), '--as-db', systems, '--reverse', '--country-db',
+                                  countries)
+        self.assertEqual([host[1:3] for host in data],
+                         [['host\\x1b.example', 'PL AS5617 NET <"&>'], ['', '']])
+        self.assertIn('data-search="country:PL"', out)
+        self.assertIn('data-search="as:AS5617"', out)
+        self.assertNotIn('NET <', out)
+        with unittest.mock.patch('socket.gethostbyaddr', resolve):
+            self.page(format_sample(), '--reverse', REVERSE_MAX=1)
+        self.assertIn('1 of 2 addresses were asked', self.err)
+        path = self.path('s.cba')
+        for args, status, words in (
+                (['--as-db', 'x'], 2, '--as-db: goes with --to html'),
+                (['--reverse', '--json'], 2, '--reverse: goes with --to html'),
+                (['--to', 'html', '--as-db', 'none'], 1, "'none': No such file"),
+                (['--to', 'html', '--as-db', countries], 1, 'it has no AS; --country-db takes it'),
+                (['--to', 'html', '--country-db', countries, systems], 1, 'needs no second file'),
+                (['--to', 'html', '--country-db', systems], 0, '')):
+            with self.subTest(args):
+                done = call(cba_reader.main, [path] + args)
+                self.assertEqual(done[0], status)
+                self.assertIn(words, done[2])
+                self.assertLessEqual(done[2].count('\n'), 1)
+        with unittest.mock.patch.dict(sys.modules, compile_targets=None):
+            self.assertIn('compile_targets.py reads it', call(
+                cba_reader.main, [path, '--to', 'html', '--as-db', systems])[2])
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_browser(self):
+        """A browser makes the rows that one looks at, and runs nothing of a stranger's."""
+        if not shutil.which('chromium'):
+            if REQUIRED:
+                self.fail('LIVE=required: needs chromium')
+            self.skipTest('needs chromium')
+        made = scoped(Made(), '10.0.0.0-10.0.255.255')
+        for number in range(5000):
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://10.0.%d.%d:%d' % (
+                divmod(number, 256) + (80 if number % 2 else 22,)))
+            made.event(1, CBA_STR, 2, '<img src=x onerror=document.title="evil">' if number % 2 else
+                       'SSH-2.0-</script><script>document.title="evil"</script>')
+        path = self.path('p.html', self.page(made)[0].encode())
+        for search, count in (('', 5000), ('port:22', 2500), ('net:10.0.1.0/24 <img', 128)):
+            with self.subTest(search):
+                done = subprocess.run(
+                    ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom',
+                     '--user-data-dir=' + self.path('profile'), 'file://%s#%s' % (path, search)],
+                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120)
+                dom = done.stdout.decode()
+                self.assertIn('<title>Scan report</title>', dom)
+                self.assertIn('<span id="count">{0:,} ports on {0:,} hosts</span>'.format(count), dom)
+                rows = dom.count('class="row first"')
+                self.assertTrue(10 < rows < 100, rows)
+                self.assertIn('10.0.0.0/16: a point is an address; ', dom)
+                self.assertLess(len(re.findall('<[a-z]', dom)), 3000)
 
     def test_certificates(self):
         """Those that end within 30 days stand there; one that is cut, or none, does not."""
@@ -20434,6 +20577,24 @@ class Events(Case):
                                  {'fin': (4, 2), 'rst': (3, 1)}.get(end, (2, 1)))
                 self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
                 self.assertLess(event['flow_id'], 1 << 53)
+
+    def test_burst(self):
+        """A request and the end of its connection in one round: both are told of, once."""
+        for ends in (FIN | ACK, ACK), (RST,):
+            log = self.log()
+            client = Client(log.stack)
+            with patched(masscanned, hand_events=lambda *about: None):
+                client.say(GET)
+                client.acknowledge()
+                client.say(b'', ends[0])
+                for flags in ends[1:]:
+                    client.send(b'', flags)
+                list(log.stack.end_all())
+            masscanned.hand_events(log.stack, [log], NOW)
+            request, flow = self.events(log)
+            self.assertEqual((request['event_type'], flow['masscanned']['protocols']),
+                             ('http', ['http']))
+            self.assertIsNone(client.conn and client.conn.record)
 
     def test_unknown(self):
         """What nobody understands is kept, as much as --payload says, and what it is not, too."""
