@@ -4286,7 +4286,7 @@ Service = collections.namedtuple('Service', [
 def table_rows(text: str) -> 'list[list[str]]':
     """Rows of a table above -> their columns; a line that begins with spaces goes on."""
     whole = re.sub('\n +', '', text.strip('\n'))
-    return [re.split(' {2,}', line, 2) for line in whole.split('\n')]
+    return [re.split(' {2,}', line, maxsplit=2) for line in whole.split('\n')]
 
 
 def compile_row(pattern: str):
@@ -4649,7 +4649,8 @@ FRAGILE = frozenset((
     'atg', 'codesys', 'crimson', 'dnp3', 'ethernet-ip', 'fins', 'fox', 'ge-srtp', 'hart-ip',
     'iec104', 'lpd', 'melsec', 'modbus', 'nje', 'opcua', 'pcom', 'pcworx', 'pjl', 'proconos',
     's7'))
-ANYWHERE = 'redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt', 'smb', 'mssql', 'rpc', 'dns', 'socks5'
+ANYWHERE = ('redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt', 'smb', 'mssql', 'rpc', 'dns',
+            'socks5')
 # What is said first inside of TLS on these ports; '' = the server is; on others of tls: http
 INSIDE_TLS = {465: '', 563: '', 636: 'ldap', 853: 'dns', 989: '', 990: '', 992: '', 993: '',
               994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt'}
