@@ -4074,10 +4074,10 @@ imap            Cyrus        \* OK [^\r\n]*Cyrus IMAP v?(<v>[\d.]+)
 imap            Courier      \* OK [^\r\n]*Courier-IMAP
 imap            Exchange     \* OK (?:The )?Microsoft Exchange
 imap            -            \* (?:OK|PREAUTH|BYE|BAD)(?:[ \r])
-nntp            INN          20[01] [^\r\n]*InterNetNews[^\r\n]*INN (<v>[\d.]+)
+nntp            INN          20[01] [^\r\n]{0,200}InterNetNews[^\r\n]{0,200}INN (<v>[\d.]+)
 nntp            -            20[01] [^\r\n]*(?:NNTP|[Nn]ews)
-sieve           -            (?:"[A-Z]+"[^\n]*\n)*?"IMPLEMENTATION" "(<p>[^\d"]*[^\d" v])(?: v?(<v>
-                             \d[\w.]*))?[^"]*"
+sieve           -            (?:"[A-Z]+"[^\n]*\n){0,20}?"IMPLEMENTATION" "(<p>[^\d"]{0,60}
+                             [^\d" v])(?: v?(<v>\d[\w.]{0,20}))?[^"]*"
 sieve           -            "(?:STARTTLS|SIEVE|SASL|VERSION)"
 http            ClickHouse   HTTP/1\.0 400 Bad Request\r\n\r\nPort \d+ is for clickhouse-client
 http            -            HTTP/[\d.]+ \d{3}
@@ -4166,10 +4166,10 @@ stratum         -            \{"id": ?1,.*"(?:error|result)"
 minecraft       -            .{1,6}\{.*?"version":\{"name":"(?:(<p>[A-Z]\w+) )?(<v>\d[\w.]*)"
 minecraft       -            .{1,6}\{"(?:description|players|version)"
 aerospike       Aerospike    \x02\x01.{6}build\t(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS.{4}(<p>\w[\w +-]*?)\x08platform.*?
-                             \x07versionS.{4}(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS\0\0\0.(<p>\w[\w +-]*)\x07versionS
-                             \0\0\0.(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS.{4}(<p>\w[\w +-]*?)
+                             \x08platform.{0,400}?\x07versionS.{4}(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS\0\0\0.(<p>
+                             \w[\w +-]*)\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            (?:\x01\0\0.{4}\0\n\0\n|AMQP[\0-\x03])
 cassandra       Apache Cassandra  [\x81-\x85]...?\x06.*\x0bCQL_VERSION\0\x01\0.(<d>[\d.]+)
@@ -4214,8 +4214,8 @@ ajp13           -            AB\0\x01\x09
 rtmp            -            \x03.{1536}
 socks5@         -            \x05[\0-\x02\x05\xff]
 socks4          -            \0[\x5a-\x5d]\0\0.{4}
-pptp            -            \0\x9c\0\x01\x1a\x2b\x3c\x4d\0\x02.{20}(<d>[^\0]*).*?\0(<p>[A-Za-z]
-                             [ -~]*)?
+pptp            -            \0\x9c\0\x01\x1a\x2b\x3c\x4d\0\x02.{18}(?=(<d>[^\0]{0,63})).{64}
+                             (<p>[A-Za-z][ -~]{0,63})?
 openvpn         -            \0[\x0e\x1a]\x40.{8}
 dns             -            \0.cs[\x80-\x8f].*\x07version\x04bind.{12,20}(<d>\d[\w. -]+)
 dns             -            \0.cs[\x80-\x8f]
@@ -4242,8 +4242,8 @@ nje             -            [\xd5\xd6][\xc1\xd7][\xd2\xc5]
 distcc          distccd      DONE0000000[1-3]
 checkpoint      Check Point  Y\0\0\0\0\0\0.(<d>CN=[^\0]*)?
 atg             -            \x01\r\nI\d+\r\n
-codesys         CODESYS      (?:\xbb\xbb|\xbb).{60,70}?(<d>[ -~]{3,}).*?\0
-                             (<p>[A-Z][ -~]{3,}?)\x20(<v>\d[\w.]*)
+codesys         CODESYS      (?:\xbb\xbb|\xbb).{60,70}?(<d>[ -~]{3,40})\0.{0,64}?
+                             (<p>[A-Z][ -~]{3,30}?)\x20(<v>\d[\w.]{0,20})\0
 codesys         CODESYS      \xbb\xbb
 crimson         Red Lion     \0.\x01\x2b\x1b\0(<d>[^\0]*)
 dnp3            -            \x05\x64.[\0-\x4f]
@@ -4256,7 +4256,8 @@ ge-srtp         GE           \x01\0{7}\x0f\0
 hart-ip         -            \x01\x01[\0\x03]\0\0
 iec104          -            h\x04[\x83\x0b\x23]\0\0\0
 melsec          Mitsubishi   \xd0\0\0\xff\xff\x03\0..\0\0(<d>[ -~]{3,16})?
-modbus          -            cs\0\0\0..\x2b\x0e.{4,5}?\0.(<p>[ -~]+).*?\x02.(<v>[ -~]+)
+modbus          -            cs\0\0\0..\x2b\x0e.{4,5}?\0.(<p>[ -~]{1,64})
+                             (?:\x01.[ -~]{0,64})?\x02.(<v>[ -~]{1,64})
 modbus          -            cs\0\0\0.[\0-\xff][\x2b\xab]
 opcua           -            (?:ACKF|ERRF).\0\0\0
 pcom            Unitronics   (?:..e\0..)?/A\d\dID(<d>\w+)
@@ -4269,11 +4270,11 @@ ssl             -            [\x14-\x17]\x03[\0-\x04]\0
 HTTP_PRODUCTS = r"""
 Jenkins         \nX-Jenkins: (<v>[\d.]+)
 InfluxDB        \nX-Influxdb-Version: v?(<v>[\d.]+)
-Elasticsearch   "number" : "(<v>[\d.]+)"(?:.|\n)*"lucene_version"
+Elasticsearch   "number" : "(<v>[\d.]+)".{0,400}?"lucene_version"
 CouchDB         \{"couchdb":"Welcome","version":"(<v>[^"]+)"
 Kibana          \nkbn-name:
 Proxmox         \nServer: pve-api-daemon/(<v>[\d.]+)
-MikroTik        <title>RouterOS(?: router configuration page)?(?:.|\n)*?RouterOS v?(<v>[\d.]+)
+MikroTik        <h1>RouterOS v?(<v>[\d.]+)
 CUPS            \nServer: CUPS/(<v>[\d.]+)
 -               \nServer: (<p>[^/\r\n(]*[^/\r\n( ])(?:/v?(<v>\d[\w.-]*))?
 """
@@ -4375,7 +4376,7 @@ def smb_dialect(octets: bytes) -> str:
 
 DEEP_VERSIONS = {'mssql': mssql_version, 'oracle': oracle_version}
 TITLE_MAX = 200                     # octets that are kept of a title
-RECOGNISED_MAX = 4096               # octets that are looked at: 1 ms at the worst
+RECOGNISED_MAX = 4096               # octets that are looked at: 2 ms at the worst
 
 
 def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | None':
