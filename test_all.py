@@ -11008,7 +11008,7 @@ class FirstConnection(TalkCase):
             each = cscan.MODULES['banner']
             engine, crew = self.scan(listener.getsockname())
             crew.modules, crew.options = [each], cscan.module_options(
-                [each], 'banner.wait=5000,banner.read_timeout=5000')
+                [each], 'banner.probe=none,banner.wait=5000,banner.read_timeout=5000')
             self.collect(engine)
             self.accept(listener, says, resets=not says)
             crew.close()
