@@ -21,8 +21,9 @@ Contents
 import argparse
 import array
 import base64
-import calendar
+import bisect
 import collections
+import contextlib
 import hashlib
 import heapq
 import itertools
@@ -252,6 +253,24 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
     r'(?P<ssl>[\x15\x16]\x03[\0-\4])|(?P<amqp>AMQP)')
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
+FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
+         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
+
+Certificate = collections.namedtuple('Certificate', [
+    'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
+    'names',        # [text]: host names and addresses that it is for
+    'begins', 'ends',       # Unix seconds
+    'self_signed'])         # whether the issuer is the subject; the signature is not checked
+DER_VERSION = 0xa0                  # RFC 5280 s4.1: [0], may be missing
+DER_EXTENSIONS = 0xa3               # the same: [3]
+DER_BMP, DER_T61 = 0x1e, 0x14       # X.680 s8.4: strings that are not UTF-8
+DER_UTC_TIME = 0x17
+OID_ALTERNATIVE = b'\x55\x1d\x11'   # RFC 5280 s4.2.1.6: 2.5.29.17
+ATTRIBUTES = {                      # RFC 4519 s2; RFC 2985 s5.2.1
+    b'\x55\x04\x03': 'CN', b'\x55\x04\x06': 'C', b'\x55\x04\x07': 'L', b'\x55\x04\x08': 'ST',
+    b'\x55\x04\x0a': 'O', b'\x55\x04\x0b': 'OU', b'\x55\x04\x05': 'serialNumber',
+    b'\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01': 'emailAddress'}
+
 Record = collections.namedtuple('Record', [
     'path',         # of the file that has the entry; None: the scan that finds it is running
     'module',       # its name, '' = print
@@ -354,8 +373,155 @@ def said_text(record: Record, escape=printable) -> str:
     return record_text(record, escape) if said is None else escape(said)
 
 
+def parse_der(data: bytes) -> 'list[tuple[int, bytes]]':
+    """DER elements that follow one another -> (tag, contents); raises ValueError if cut."""
+    parts, at = [], 0
+    while at < len(data):
+        tag, size = data[at:at + 2]
+        at += 2
+        if size & 0x80:                     # X.690 s8.1.3.5: so many octets of length follow
+            count = size & 0x7f
+            size = int.from_bytes(data[at:at + count], 'big')
+            at += count
+        if at + size > len(data):
+            raise ValueError('cut')
+        parts.append((tag, data[at:at + size]))
+        at += size
+    return parts
+
+
+def parse_attributes(der: bytes) -> 'list[tuple[str, str]]':
+    """A Name (RFC 5280 s4.1.2.4) -> [(short name, text)], without attributes nobody knows."""
+    found = []
+    for _, several in parse_der(der):
+        for _, pair in parse_der(several):
+            (_, kind), (tag, value) = parse_der(pair)
+            if kind in ATTRIBUTES:
+                charset = {DER_BMP: 'utf-16-be', DER_T61: 'latin-1'}.get(tag, 'utf-8')
+                found.append((ATTRIBUTES[kind], value.decode(charset, 'backslashreplace')))
+    return found
+
+
+def parse_time(tag: int, value: bytes) -> int:
+    """A time of a certificate -> Unix seconds (RFC 5280 s4.1.2.5)."""
+    import calendar                         # costs 2 ms, for those who have certificates only
+    digits = value.decode('ascii').rstrip('Z')
+    if tag == DER_UTC_TIME:
+        digits = ('19' if digits[:2] >= '50' else '20') + digits
+    numbers = [int(digits[at:at + 2]) for at in range(4, 14, 2)]
+    return calendar.timegm([int(digits[:4])] + numbers)
+
+
+def parse_alternatives(der: bytes) -> 'list[str]':
+    """Extensions of a certificate -> host names and addresses that it is for."""
+    names = []
+    for _, extension in parse_der(parse_der(der)[0][1]):
+        parts = parse_der(extension)
+        if parts[0][1] != OID_ALTERNATIVE:
+            continue
+        for tag, value in parse_der(parse_der(parts[-1][1])[0][1]):
+            if tag == 0x82:                 # [2] dNSName
+                names.append(value.decode('ascii', 'backslashreplace'))
+            elif tag == 0x87 and len(value) == 4:           # [7] iPAddress
+                names.append('.'.join(map(str, value)))
+            elif tag == 0x87 and len(value) == 16:
+                names.append(':'.join('%x' % part for part in struct.unpack('!8H', value)))
+    return names
+
+
+def parse_certificate(der: bytes) -> 'Certificate | None':
+    """X.509 certificate -> what it says; None: it is none (RFC 5280 s4.1)."""
+    try:
+        fields = parse_der(parse_der(parse_der(der)[0][1])[0][1])
+        fields = fields[fields[0][0] == DER_VERSION:]
+        issuer = fields[2][1]
+        begins, ends = parse_der(fields[3][1])
+        subject = fields[4][1]
+        more = dict(fields[6:])
+        return Certificate(
+            parse_attributes(subject), parse_attributes(issuer),
+            parse_alternatives(more[DER_EXTENSIONS]) if DER_EXTENSIONS in more else [],
+            parse_time(*begins), parse_time(*ends), issuer == subject)
+    except (IndexError, ValueError):        # not what it should be
+        return None
+
+
+def attributes_text(attributes) -> str:
+    """Subject or issuer -> one text: CN=example.org, O=Example."""
+    return ', '.join('%s=%s' % pair for pair in attributes)
+
+
+def common_name(certificate) -> str:
+    """A Certificate, or None -> common name of its subject, else its first name, else ''."""
+    if not certificate:
+        return ''
+    common = [text for key, text in certificate.subject if key == 'CN']
+    return (common[-1:] + certificate.names[:1] + [''])[0]
+
+
+def certificate_text(certificate) -> str:
+    """A Certificate on one line, as csv and scripts of nmap-xml have it."""
+    words = ['subject: ' + attributes_text(certificate.subject),
+             'names: ' + ', '.join(certificate.names) if certificate.names else '',
+             'issuer: ' + ('itself' if certificate.self_signed
+                           else attributes_text(certificate.issuer)),
+             'ends: ' + utc_text(certificate.ends)]
+    return '; '.join(filter(None, words))
+
+
+def certificate_of(record: Record) -> 'Certificate | None':
+    """What a server showed for itself; None: nothing that can be read."""
+    for kind, code, value in record.events:
+        if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
+            return parse_certificate(value)
+    return None
+
+
+def fact_text(value: str) -> str:
+    """A string of an entry, octets as Latin-1 -> text."""
+    return value.encode('latin-1', 'replace').decode('utf-8', 'backslashreplace')
+
+
+def service_facts(record: Record) -> 'dict[str, str]':
+    """What a record says of the service: {'service': 'http', 'title': ...}.
+
+    keys    FACTS in lower case; one that is not known is not there.  In a CBA file each is a
+            string of the code with that name, octets as Latin-1; the certificate is DER
+    """
+    facts = {}
+    for kind, code, value in record.events:
+        name = record.names.get(code)
+        if kind == CBA_STR and name in FACTS and code:
+            facts[name.lower()] = fact_text(value)
+    name = service_name(record)
+    return dict(facts, service=name) if name else facts
+
+
+def product_text(facts) -> str:
+    """Product and version of service_facts(), '' if there is neither."""
+    return ' '.join(filter(None, (facts.get('product'), facts.get('version'))))
+
+
+def json_facts(record: Record) -> dict:
+    """The facts as JSON has them, banner and certificate among them."""
+    facts, certificate = service_facts(record), certificate_of(record)
+    banner = banner_of(record)
+    if banner is not None:
+        facts['banner'] = fact_text(banner)
+    if certificate:
+        facts['certificate'] = {
+            'subject': attributes_text(certificate.subject), 'names': certificate.names,
+            'issuer': attributes_text(certificate.issuer),
+            'begins': certificate.begins, 'ends': certificate.ends,
+            'self_signed': certificate.self_signed}
+    return facts
+
+
 def service_name(record: Record) -> str:
     """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
+    for kind, code, value in record.events:
+        if kind == CBA_STR and code and record.names.get(code) == 'SERVICE':
+            return value
     match = SERVICE_NAMES.match(banner_of(record) or '')
     if match:
         return match.lastgroup or ''
@@ -417,6 +583,7 @@ def json_line(record, at):
         line['ip'], line['port'] = at.host, at.port
         if at.hostname:
             line['hostname'] = at.hostname
+    line.update(json_facts(record))
     line['events'] = [json_event(*event, record.names) for event in record.events]
     if at:
         line['state'] = at.state
@@ -430,14 +597,39 @@ def csv_cell(text: str) -> str:
     return '"%s"' % printable(text).replace('"', '""')
 
 
-@output_format('csv', 'a row an entry: time, ip, port, module, text, hostname, state (RFC 4180)',
-               'time,ip,port,module,text,hostname,state', columns=True)
+CSV_FACTS = 'service', 'product', 'version', 'banner', 'certificate', 'title'
+
+
+@output_format('csv', 'a row an entry: time, address, what was said, service, state (RFC 4180)',
+               'time,ip,port,module,text,hostname,%s,state' % ','.join(CSV_FACTS), columns=True)
 def csv_line(record, at):
     """Quotes around what strangers chose; the text of a port that is not open is the reason."""
     text = record_text(record, str) if at.state == 'open' else at.reason
-    return '%d,%s,%d,%s,%s,%s,%s' % (record.time, at.host, at.port,
-                                     csv_cell(record.module or 'print'), csv_cell(text),
-                                     csv_cell(at.hostname), at.state)
+    facts, certificate = service_facts(record), certificate_of(record)
+    facts['banner'] = banner_of(record) or ''
+    facts['certificate'] = certificate_text(certificate) if certificate else ''
+    cells = [record.module or 'print', text, at.hostname]
+    cells += [facts.get(name, '') for name in CSV_FACTS]
+    return '%d,%s,%d,%s,%s' % (record.time, at.host, at.port, ','.join(map(csv_cell, cells)),
+                               at.state)
+
+
+def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
+    """What a record says, as masscan has it: (name, text) of each banner of the port.
+
+    The names of the first and of title, X509 and http.server are masscan's; where the service
+    is not http, what runs it is SERVICE.server.
+    """
+    facts = service_facts(record)
+    parts = [(masscan_name(record), masscan_text(said_text(record, str)))]
+    if product_text(facts):
+        parts.append((parts[0][0] + '.server', masscan_text(product_text(facts))))
+    if 'title' in facts:
+        parts.append(('title', masscan_text(facts['title'])))
+    for kind, code, value in record.events:
+        if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
+            parts.append(('X509', base64.b64encode(value).decode()))
+    return parts
 
 
 @output_format('list', 'as masscan -oL', '#masscan', '# end')
@@ -447,8 +639,8 @@ def list_line(record, at):
         return '%s tcp %d %s %d %s' % (STATES[at.state], at.port, at.host, record.time, at.state)
     if not record.module:
         return 'open tcp %d %s %d' % (at.port, at.host, record.time)
-    return 'banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, masscan_name(record),
-                                          masscan_text(said_text(record, str)))
+    return '\n'.join('banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, name, said)
+                     for name, said in masscan_parts(record))
 
 
 @output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
@@ -457,8 +649,8 @@ def grepable_line(record, at):
     """Fields with tabs between, as nmap -oG has them, too."""
     host = 'Host: %s (%s)' % (at.host, masscan_text(at.hostname))
     if record.module and at.state == 'open':
-        return '%s\tPort: %d\tService: %s\tBanner: %s' % (
-            host, at.port, masscan_name(record), masscan_text(said_text(record, str)))
+        return '\n'.join('%s\tPort: %d\tService: %s\tBanner: %s' % (host, at.port, name, said)
+                         for name, said in masscan_parts(record))
     line = 'Timestamp: %d\t%s\tPorts: %d/%s/tcp////' % (
         record.time, host, at.port, NMAP_STATES[at.state])
     return line if at.state == 'open' else '%s\tReason: %s' % (line, masscan_text(at.reason))
@@ -480,27 +672,28 @@ def nmap_reason(reason: str) -> str:
 </nmaprun>''')
 def xml_line(record, at):
     """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
-    service, reason = '', nmap_reason(at.reason)
+    services, reason = [''], nmap_reason(at.reason)
     if record.module and at.state == 'open':
         reason = 'response'
-        service = '<service name="%s" banner="%s"/>' % (
-            masscan_name(record), masscan_text(said_text(record, str)))
-    return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
-            '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
-            '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
-                                        reason, service))
+        services = ['<service name="%s" banner="%s"/>' % part for part in masscan_parts(record)]
+    return '\n'.join(
+        '<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
+        '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
+        '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
+                                    reason, service) for service in services)
 
 
 @output_format('masscan-json', 'as masscan -oJ, but always a valid array', '[', ']', ',')
 def masscan_json_line(record, at):
     """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
-    found = {'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
-             'ttl': 0}
+    found = [{'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
+              'ttl': 0}]
     if record.module and at.state == 'open':
-        found = {'service': {'name': masscan_name(record),
-                             'banner': masscan_text(said_text(record, str))}}
-    return json_text({'ip': at.host, 'timestamp': str(record.time),
-                      'ports': [dict(port=at.port, proto='tcp', **found)]})
+        found = [{'service': {'name': name, 'banner': said}}
+                 for name, said in masscan_parts(record)]
+    return '\n,\n'.join(json_text({'ip': at.host, 'timestamp': str(record.time),
+                                   'ports': [dict(port=at.port, proto='tcp', **each)]})
+                        for each in found)
 
 
 @output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True,
@@ -717,8 +910,8 @@ def json_host(host):
     comma = ''
     for port in host.ports():
         found = {'port': port.number, 'time': port.time, 'entries': [
-            {'module': record.module,
-             'events': [json_event(*event, record.names) for event in record.events]}
+            dict(json_facts(record), module=record.module,
+                 events=[json_event(*event, record.names) for event in record.events])
             for record in host.records(port)], 'state': port.state}
         if port.reason:
             found['reason'] = port.reason
@@ -778,12 +971,29 @@ def nmap_words(records):
     """Records of a port -> its service, if one of them knows it, and the output of scripts."""
     named = [record for record in records if service_name(record)]
     if named:
-        tunnel = ' tunnel="ssl"' if has_tls(named[-1]) and service_name(named[-1]) != 'ssl' else ''
+        facts = service_facts(named[-1])
+        words = [' %s="%s"' % (attribute, xml_text(facts[name])) for attribute, name in (
+            ('product', 'product'), ('version', 'version'), ('extrainfo', 'details'))
+                 if name in facts]
+        if has_tls(named[-1]) and facts['service'] != 'ssl':
+            words.append(' tunnel="ssl"')
         yield '<service name="%s"%s method="probed" conf="10"/>' % (
-            service_name(named[-1]), tunnel)
+            xml_text(facts['service']), ''.join(words))
     for record in records:
-        yield '<script id="%s" output="%s"/>' % (
-            xml_text(record.module or 'print'), xml_text(said_text(record, str)))
+        for name, text in nmap_scripts(record):
+            yield '<script id="%s" output="%s"/>' % (xml_text(name), xml_text(text))
+
+
+def nmap_scripts(record) -> 'list[tuple[str, str]]':
+    """A record -> (id, output): the module, and scripts of nmap that would say the same."""
+    facts, certificate = service_facts(record), certificate_of(record)
+    scripts = [(record.module or 'print', said_text(record, str))]
+    scripts += [(name, facts[key]) for name, key in (
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('http-favicon', 'favicon'))
+                if key in facts]
+    if certificate:
+        scripts.append(('ssl-cert', certificate_text(certificate)))
+    return scripts
 
 
 FORMATS['nmap-xml'] = GROUPED['nmap-xml']       # in which nobody wants anything else
@@ -1037,6 +1247,10 @@ class CbaStream:
 
 # ==== 3 Reports =======================================================================
 
+CSW_HEAD = 12                       # octets of a .csw before its ranges
+SCOPE_KINDS = {'TARGETS': CBA_DATA, 'PAIRS': CBA_DATA, 'EXCLUDED': CBA_DATA, 'PORTS': CBA_STR,
+               'SHARD': CBA_STR, 'ENDED': CBA_STR}      # those whose value is looked at
+SAME_SCOPE = 'TARGETS', 'TARGETS_DIGEST', 'PAIRS', 'PAIRS_DIGEST', 'PORTS', 'EXCLUDED', 'SEED'
 STAT_ROW = [(CBA_INT64, STAT_TIME), (CBA_INT32, 0), (CBA_INT32, 0)]     # time, events, results
 CODES = {                           # module: {code: name}, to select with --module NAME:CODE
     'cscan': {STATS_EVERY: 'STATS_EVERY', STAT_TIME: 'STAT_TIME', EVENT: 'EVENT',
@@ -1045,7 +1259,9 @@ CODES = {                           # module: {code: name}, to select with --mod
             6: 'WIN', 7: 'ONLY_TLS', 8: 'TLS_FAIL', 9: 'HAS_VENCRYPT'},
     'x11': {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KINDA_GOOD'},
     'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
-               6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'},
+               6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
+               11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
+               16: 'HOST_KEY', 17: 'FAVICON'},
     STATE_MODULE: STATE_CODES,
     SCOPE_MODULE: SCOPE_CODES,
 }
@@ -1127,6 +1343,186 @@ def parse_module(text: str) -> 'tuple[str, int | None]':
         text, module, ' or one of ' + ', '.join(names) if names else ''))
 
 
+# ---- scope ----
+#
+# What a scan asked, by its own word: entries of `scope`, see there in cscan.py.
+
+SCOPES_MAX = 1000           # different ones of the files given: more are not kept
+UNSURE = 'not all targets were asked'       # reasons why a port may not have been asked
+NO_ADDRESS, NO_PORT, BARRED = 'address not asked', 'port not asked', 'excluded'
+
+
+def covered(ranges, others=()) -> 'list[tuple[int, int]]':
+    """(first, last) in any order -> merged, in order, without the addresses of others."""
+    edges = []
+    for first, last in ranges:
+        edges += [(first, 1, 0), (last + 1, -1, 0)]
+    for first, last in others:
+        edges += [(first, 0, 1), (last + 1, 0, -1)]
+    found, within, without, begin = [], 0, 0, 0
+    for place, step, other_step in sorted(edges):
+        if within and not without and place > begin:
+            if found and found[-1][1] == begin - 1:
+                begin = found.pop()[0]
+            found.append((begin, place - 1))
+        within += step
+        without += other_step
+        begin = place
+    return found
+
+
+def is_within(number: int, ranges) -> bool:
+    """Whether one of these merged ranges has it."""
+    at = bisect.bisect_right(ranges, (number, 1 << 32))
+    return at > 0 and number <= ranges[at - 1][1]
+
+
+def unpack_ranges(octets: bytes) -> 'list[tuple[int, int]]':
+    """A .csw -> its ranges as far as they make sense: a file of strangers may hold anything."""
+    words = array.array('I')
+    words.frombytes(octets[CSW_HEAD:len(octets) - (len(octets) - CSW_HEAD) % 8])
+    if sys.byteorder == 'big':
+        words.byteswap()
+    ranges, before = [], -1
+    for last, total in zip(words[::2], words[1::2]):
+        if total > before and last >= total - before - 1:
+            ranges.append((last - (total - before) + 1, last))
+        before = max(before, total)
+    return covered(ranges)
+
+
+def parse_port_ranges(text: str) -> 'list[tuple[int, int]]':
+    """22,80-90 -> [(22, 22), (80, 90)]; what is no port is passed over."""
+    parts = [part.partition('-') for part in text.split(',')]
+    return [(int(low), int(high or low)) for low, _, high in parts
+            if re.fullmatch('[0-9]{1,5}', low) and re.fullmatch('[0-9]{0,5}', high)]
+
+
+class Scope:
+    """What one scan was to ask, all its shards and parts together.
+
+    ranges      merged, without what was excluded; None: a digest is all there is
+    excluded    merged; also what came later
+    ports       merged ranges
+    pairs       {address << 16 | port} of --pairs; None: each port of each address, or unknown
+    known       False: pairs of which there is a digest only
+    shards      how many there are; done: those of which each target was asked
+    ended       how each part ended; '' = it was cut
+    """
+
+    def __init__(self, values):
+        self.ranges = unpack_ranges(values['TARGETS'][0]) if 'TARGETS' in values else None
+        self.excluded = self.unpack_excluded(values)
+        self.ports = covered(parse_port_ranges(','.join(values.get('PORTS', []))))
+        self.pairs, self.known = None, 'PAIRS_DIGEST' not in values
+        if 'PAIRS' in values:
+            octets = values['PAIRS'][0]
+            self.pairs = {key for key, in struct.iter_unpack('<Q', octets[:len(octets) & ~7])}
+        match = re.fullmatch('([0-9]{1,9})/([0-9]{1,9})', values.get('SHARD', ['1/1'])[0])
+        self.shard, self.shards = map(int, match.groups()) if match else (1, 1)
+        self.once, self.done, self.ended = 'ONCE' in values, set(), ['']
+
+    @staticmethod
+    def unpack_excluded(values):
+        """Ranges of EXCLUDED."""
+        return covered([each for octets in values.get('EXCLUDED', [])
+                        for each in unpack_ranges(octets)])
+
+    def end(self, values):
+        """The entry at the end."""
+        self.ended[-1] = values['ENDED'][0]
+        self.excluded = covered(self.excluded + self.unpack_excluded(values))
+        if 'COMPLETE' in values:
+            self.done.add(self.shard)
+
+    def left(self) -> 'list[tuple[int, int]]':
+        """Ranges that were asked, or were to be; none if they are not known."""
+        return covered(self.ranges or (), self.excluded)
+
+    def doubt(self, ip, port) -> str:
+        """'' if a target was asked, else why it may not have been."""
+        if is_within(ip, self.excluded):
+            return BARRED
+        if self.ranges is not None and not is_within(ip, self.ranges):
+            return NO_ADDRESS
+        if not is_within(port, self.ports):
+            return NO_PORT
+        if self.pairs is not None and ip << 16 | port not in self.pairs:
+            return NO_PORT
+        sure = self.ranges is not None and self.known and len(self.done) >= self.shards
+        return '' if sure else UNSURE
+
+    def text(self) -> str:
+        """What was asked, and how that ended."""
+        what = 'addresses of which the file has a digest only'
+        if self.ranges is not None:
+            what = '{:,} addresses'.format(sum(last - first + 1 for first, last in self.left()))
+        count = sum(last - first + 1 for first, last in self.ports)
+        ports = ','.join('%d' % low if low == high else '%d-%d' % (low, high)
+                         for low, high in self.ports)
+        if self.pairs is not None or not self.known:
+            what, ports = 'pairs of ' + what, ''
+        shards = '' if self.shards == 1 else ', %d of %d shards' % (len(self.done), self.shards)
+        ends = dict.fromkeys(each or 'cut, or still running' for each in self.ended)
+        return '%s, %s%s%s%s: %s' % (
+            what, 'port' if count == 1 else '{:,} ports'.format(count),
+            ' ' + ports if len(ports) < 200 and ports else '', shards,
+            '' if self.once else ', drawn at random', '; '.join(list(ends)[-5:]))
+
+
+class Scopes:
+    """The scopes of some files, in which entries of parts of one scan are put together.
+
+    beyond  how many were not kept
+    """
+
+    def __init__(self):
+        self.by_key, self.last, self.beyond = {}, None, 0
+
+    def add(self, events):
+        """The events of an entry of `scope`."""
+        values = collections.defaultdict(list)      # type: dict
+        for kind, code, value in events:
+            name = SCOPE_CODES.get(code)
+            if name and kind == SCOPE_KINDS.get(name, kind):
+                values[name].append(value)
+        if 'ENDED' in values:
+            if self.last:
+                self.last.end(values)
+            self.last = None
+        elif 'PORTS' in values:
+            self.begin(values)
+
+    def begin(self, values):
+        """A scan's start: that of a scan before, if it asks the same in the same order."""
+        shard = values.get('SHARD', ['1/1'])[0]
+        key = hashlib.sha256(repr([values.get(name) for name in SAME_SCOPE]
+                                  + [shard.partition('/')[2]]).encode()).digest()
+        if key not in self.by_key and len(self.by_key) >= SCOPES_MAX:
+            self.beyond += 1
+            self.last = None
+            return
+        made = Scope(values)
+        self.last = self.by_key.setdefault(key, made)
+        if self.last is not made:
+            self.last.shard = made.shard
+            self.last.ended.append('')
+
+    def doubt(self, ip, port) -> 'str | None':
+        """'' if one of the scans asked a target, else why none may have; None: nobody knows."""
+        reasons = [scope.doubt(ip, port) for scope in self.by_key.values()]
+        if self.beyond:
+            reasons.append(UNSURE)
+        for reason in '', UNSURE, BARRED, NO_PORT, NO_ADDRESS:
+            if reason in reasons:
+                return reason
+        return None
+
+    def ranges(self) -> 'list[tuple[int, int]]':
+        """All addresses that were asked, or were to be."""
+        return covered([each for scope in self.by_key.values() for each in scope.left()])
+
+
 # ==== 4 Page ==========================================================================
 #
 # One file that loads nothing: the head, a line of JSON for each host, then what can be said only
@@ -1134,99 +1530,129 @@ def parse_module(text: str) -> 'tuple[str, int | None]':
 # the map that zooms and the search are made by script, of which rows exist only where one looks.
 
 PAGE_ROWS = 500000          # ports a page shows
-PAGE_TEXT = 200             # characters of what a port said
+PAGE_TEXT = 200             # octets of what a port said
+PAGE_WORDS = 12500000       # characters for all these together: 100,000 ports make 20 MB at most
+PAGE_RANGES = 1 << 16       # asked ranges that a page has; if there are more, of whole networks
 CHART_ROWS = 12
+SCOPE_LINES = 10
+REVERSE_MAX = 10000         # addresses whose names are asked for, in so many seconds
+REVERSE_S = 60
+REVERSE_THREADS = 32
 SOON_S = 30 * 86400         # a certificate that ends before that is worth a line
 STATE_NUMBERS = {'open': 0, 'refused': 1, 'unreachable': 2, 'silent': 3}
+UNPLAIN = re.compile(r'[^\n -~]+')
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --card: #f6f7f9; --ink: #1b1f27; --soft: #5d6675;
-  --grid: #dfe3e9; --bar: #2563eb; --hot: #0d8f6f; --warn: #dc2626; }
+  --grid: #dfe3e9; --bar: #2563eb; --hot: #0d8f6f; --asked: #d3dae6; --warn: #c81e1e; }
 @media (prefers-color-scheme: dark) { :root { --paper: #12151b; --card: #1b2029; --ink: #e6e9ef;
-  --soft: #9aa4b5; --grid: #2b323e; --bar: #6ea2ff; --hot: #3ecfa5; --warn: #ff7b72; } }
+  --soft: #9aa4b5; --grid: #2b323e; --bar: #6ea2ff; --hot: #3ecfa5; --asked: #2f3a4c;
+  --warn: #ff7b72; } }
 * { box-sizing: border-box; }
+[hidden] { display: none !important; }
 body { margin: 0 auto; padding: 24px 16px 40px; max-width: 1240px; background: var(--paper);
   color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; }
 h1 { margin: 0; font-size: 25px; overflow-wrap: anywhere; }
 h2 { margin: 0 0 8px; font-size: 17px; }
 p { margin: 4px 0; color: var(--soft); }
+p.lead { color: var(--ink); font-size: 16px; }
 code, #table { font: 13px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 code { overflow-wrap: anywhere; }
 section { margin: 14px 0; padding: 14px 16px; background: var(--card); border-radius: 10px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr));
   gap: 14px; margin: 14px 0; }
-.charts section { margin: 0; }
-.bar { display: grid; grid-template-columns: 84px 1fr 72px; gap: 10px; align-items: center;
+.charts section { margin: 0; min-width: 0; }
+.bar { display: grid; grid-template-columns: 116px 1fr 72px; gap: 10px; align-items: center;
   width: 100%; padding: 2px 0; border: 0; background: none; color: inherit; font: inherit;
   text-align: left; cursor: pointer; }
-.bar i { height: 12px; border-radius: 3px; background: var(--bar); }
+.bar span { overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+.bar i { height: 12px; min-width: 2px; border-radius: 3px; background: var(--bar); }
 .bar b { font-weight: 400; text-align: right; font-variant-numeric: tabular-nums; }
 canvas, svg { display: block; width: 100%; max-width: 512px; aspect-ratio: 1; cursor: zoom-in;
   background: var(--paper); image-rendering: pixelated; border: 1px solid var(--grid); }
-svg path { fill: var(--hot); }
-button.plain, input { font: inherit; color: inherit; background: var(--paper);
+svg { cursor: default; }
+.found, .asked { display: inline-block; width: 11px; height: 11px; border-radius: 2px; }
+.found, svg .found { background: var(--hot); fill: var(--hot); }
+.asked, svg .asked { background: var(--asked); fill: var(--asked); }
+.line { display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center; margin: 6px 0; }
+button.plain, input[type=search] { font: inherit; color: inherit; background: var(--paper);
   border: 1px solid var(--grid); border-radius: 6px; padding: 5px 10px; }
-input { width: 100%; }
+#search { width: 100%; }
 #scroll { height: 72vh; margin-top: 10px; overflow: auto; border: 1px solid var(--grid);
   background: var(--paper); }
-#table { position: relative; min-width: 900px; }
-.row, .names { display: grid; grid-template-columns: 130px 64px 92px 150px 84px 1fr; gap: 10px;
-  padding: 0 10px; height: 26px; align-items: center; }
-.row { position: absolute; left: 0; right: 0; border-top: 1px solid var(--grid); }
+#table { position: relative; min-width: 1020px; }
+.row, .names { display: grid; gap: 10px; padding: 0 10px; align-items: center;
+  grid-template-columns: 125px 52px 100px 160px 84px minmax(120px, 1fr) minmax(200px, 3fr); }
+.row { position: absolute; left: 0; right: 0; height: 26px; }
+.row.first { border-top: 1px solid var(--grid); }
 .row span, .names button { overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
-.names { position: sticky; top: 0; z-index: 1; background: var(--card); }
+.names { position: sticky; top: 0; z-index: 1; height: 26px; background: var(--card); }
 .names button { padding: 0; border: 0; background: none; color: inherit; font: inherit;
   font-weight: 650; text-align: left; cursor: pointer; }
-.again { color: var(--soft); } .warn { color: var(--warn); }
+.again { color: transparent; } .warn { color: var(--warn); }
+.new { color: var(--hot); } .gone { color: var(--warn); } .changed { color: var(--bar); }
 table { border-collapse: collapse; width: 100%; }
 td { padding: 3px 12px 3px 0; border-top: 1px solid var(--grid); overflow-wrap: anywhere; }
+@media (min-width: 900px) {
+  #map { display: grid; grid-template-columns: 512px 1fr; grid-template-rows: repeat(5, auto) 1fr;
+    gap: 0 24px; }
+  #map h2 { grid-column: 1 / -1; }
+  #map canvas { grid-row: 2 / -1; }
+  #map p { grid-column: 2; }
+}
+@media (max-width: 700px) {
+  #table { min-width: 0; }
+  .names { display: flex; gap: 4px 14px; height: auto; padding: 6px 10px; overflow-x: auto; }
+  .names button { flex: none; }
+  .row { height: 66px; gap: 0 10px; grid-template-columns: auto auto auto 1fr; }
+  .row { align-content: center; }
+  .row span:nth-child(4), .row span:empty { display: none; }
+  .row span:nth-child(n+6) { grid-column: 1 / -1; }
+  .again { color: var(--soft); }
+}
 """
-
-PAGE_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Scan report</title>
-<style>%s</style>
-</head>
-<body>
-<h1>Scan report</h1>
-<script type="application/json" id="data">[""" % PAGE_STYLE
 
 PAGE_TABLE = """
 <section id="map" hidden><h2>Map</h2>
-<p>Addresses along a Hilbert curve: neighbours in number are neighbours here. A click zooms.</p>
-<p><button class="plain" id="out" type="button">Zoom out</button> <span id="where"></span></p>
-<canvas id="canvas" width="256" height="256"></canvas></section>
+<p>Addresses along a Hilbert curve: neighbours in number are neighbours here.
+<span class="asked"></span> was asked, <span class="found"></span> has open ports. A click zooms
+in; at last it searches.</p>
+<p class="line"><button class="plain" id="out" type="button">Zoom out</button>
+<label>Network <input id="prefix" type="search" size="18" placeholder="192.0.2.0/24"></label></p>
+<canvas id="canvas" width="256" height="256"></canvas>
+<p id="where"></p><p id="point">&nbsp;</p></section>
 <section id="results" hidden><h2>Ports</h2>
-<p><label>Search: words, <code>port:443</code>, <code>service:ssh</code>, <code>net:192.0.2.</code>
-<input id="search" type="search"></label></p>
-<p id="count"></p>
+<p><label>Search: words, <code>port:443</code>, <code>service:ssh</code>, <code>state:open</code>,
+<code>net:192.0.2.0/24</code> <input id="search" type="search"></label></p>
+<p class="line"><span id="count"></span>
+<label><input id="group" type="checkbox" checked> hosts together</label></p>
 <div id="scroll" tabindex="0"><div id="table"><div class="names" id="names"></div></div></div>
 </section>
 """
 
 PAGE_SCRIPT = r"""
 'use strict';
-const STATES = ['open', 'refused', 'unreachable', 'silent'], HIGH = 26, rows = [];
+const STATES = ['open', 'refused', 'unreachable', 'silent'], rows = [];
 const at = id => document.getElementById(id);
 const dotted = ip => [24, 16, 8, 0].map(bits => ip >>> bits & 255).join('.');
-for (const [ip, names, ports] of JSON.parse(at('data').textContent))
-  for (const [port, state, time, service, text] of ports)
-    rows.push({ip, names, port, state, time, service, text, lower: ''});
-const when = time => new Date(time * 1000).toISOString().slice(0, 19).replace('T', ' ');
+const many = count => count.toLocaleString('en');
+const about = JSON.parse(at('about').textContent), narrow = matchMedia('(max-width: 700px)');
+for (const [ip, names, network, ports] of JSON.parse(at('data').textContent))
+  for (const [port, state, time, service, text, change] of ports)
+    rows.push({ip, names, network, port, state, time, service, text, change, lower: ''});
+const when = time => new Date((about.start + time) * 1000).toISOString().slice(0, 19)
+  .replace('T', ' ');
+const order = (a, b) => a < b ? -1 : a > b ? 1 : 0;
+const status = row => row.change || STATES[row.state];
+const host = row => [row.names, row.network].filter(Boolean).join(' | ');
 const COLUMNS = [
   ['address', row => dotted(row.ip), (a, b) => a.ip - b.ip || a.port - b.port],
   ['port', row => row.port, (a, b) => a.port - b.port || a.ip - b.ip],
   ['service', row => row.service, (a, b) => order(a.service, b.service)],
   ['found', row => when(row.time), (a, b) => a.time - b.time],
-  ['state', row => STATES[row.state], (a, b) => a.state - b.state],
-  ['name, words', row => [row.names, row.text].filter(Boolean).join(' | '),
-   (a, b) => order(a.names + a.text, b.names + b.text)]];
-const order = (a, b) => a < b ? -1 : a > b ? 1 : 0;
+  [about.diff ? 'change' : 'state', status, (a, b) => order(status(a), status(b))],
+  ['host', host, (a, b) => order(host(a), host(b))],
+  ['words', row => row.text, (a, b) => order(a.text, b.text)]];
 let shown = rows, sorted = 0, down = false;
 
 function element(kind, text, name) {
@@ -1235,47 +1661,82 @@ function element(kind, text, name) {
   if (name) made.className = name;
   return made;
 }
-function matches(row, words) {
-  if (!row.lower)
-    row.lower = [dotted(row.ip), row.names, row.port, row.service, STATES[row.state], row.text]
-      .join(' ').toLowerCase();
-  return words.every(word => {
-    const [key, value] = word.split(/:(.*)/s);
-    if (key === 'port' && value) return String(row.port) === value;
-    if (key === 'service' && value) return (row.service || 'unknown') === value;
-    if (key === 'net' && value) return dotted(row.ip).startsWith(value);
+function network(text) {            // a.b.c.d/n -> [first address, size], or null
+  const found = /^(\d+)\.(\d+)\.(\d+)\.(\d+)(?:\/(\d+))?$/.exec(text);
+  if (!found || found[5] > 32 || found.slice(1, 5).some(octet => octet > 255)) return null;
+  const size = 2 ** (32 - (found[5] === undefined ? 32 : found[5]));
+  const ip = found.slice(1, 5).reduce((number, octet) => number * 256 + Number(octet), 0);
+  return [ip - ip % size, size];
+}
+const TESTS = {
+  port: value => row => String(row.port) === value,
+  service: value => row => (row.service || 'unknown') === value,
+  state: value => row => status(row) === value.replaceAll('_', ' '),
+  country: value => row => row.network.toLowerCase().startsWith(value + ' '),
+  as: value => {
+    const wanted = ' as' + value.replace(/^as/, '') + ' ';
+    return row => (' ' + row.network.toLowerCase() + ' ').includes(wanted);
+  },
+  net: value => {
+    const range = network(value);
+    if (!range) return row => dotted(row.ip).startsWith(value);
+    return row => row.ip >= range[0] && row.ip < range[0] + range[1];
+  },
+};
+function test(word) {
+  const colon = word.indexOf(':'), make = TESTS[word.slice(0, Math.max(colon, 0))];
+  if (make && colon < word.length - 1) return make(word.slice(colon + 1));
+  return row => {
+    row.lower = row.lower || [dotted(row.ip) + ':' + row.port, row.names, row.network,
+      row.service, status(row), row.text].join(' ').toLowerCase();
     return row.lower.includes(word);
-  });
+  };
+}
+function arrange(found) {
+  const compare = COLUMNS[sorted][2], turned = down ? (a, b) => compare(b, a) : compare;
+  if (!sorted && !down) return found;       // as the data stands
+  if (!at('group').checked) return found.sort(turned);
+  const hosts = new Map();
+  for (const row of found)
+    if (hosts.has(row.ip)) hosts.get(row.ip).push(row); else hosts.set(row.ip, [row]);
+  const groups = [...hosts.values()];
+  for (const group of groups) group.sort(turned);
+  return groups.sort((a, b) => turned(a[0], b[0])).flat();
 }
 function choose() {
-  const words = at('search').value.toLowerCase().split(/\s+/).filter(Boolean);
-  shown = words.length ? rows.filter(row => matches(row, words)) : rows.slice();
-  shown.sort(COLUMNS[sorted][2]);
-  if (down) shown.reverse();
+  const tests = at('search').value.toLowerCase().split(/\s+/).filter(Boolean).map(test);
+  shown = arrange(rows.filter(row => tests.every(matches => matches(row))));
   const hosts = new Set();
   for (const row of shown) hosts.add(row.ip);
-  at('count').textContent = shown.length.toLocaleString('en') + ' ports on ' +
-    hosts.size.toLocaleString('en') + ' hosts';
+  at('count').textContent = many(shown.length) + ' ports on ' + many(hosts.size) + ' hosts';
   at('scroll').scrollTop = 0;
   draw();
 }
 function draw() {
-  const box = at('scroll'), table = at('table');
-  const first = Math.max(0, Math.floor(box.scrollTop / HIGH) - 5);
-  const last = Math.min(shown.length, first + Math.ceil(box.clientHeight / HIGH) + 12);
-  table.style.height = (shown.length + 1) * HIGH + 'px';
+  const box = at('scroll'), table = at('table'), high = narrow.matches ? 66 : 26;
+  const head = at('names').offsetHeight;
+  const first = Math.max(0, Math.floor(box.scrollTop / high) - 5);
+  const last = Math.min(shown.length, first + Math.ceil(box.clientHeight / high) + 12);
+  table.style.height = shown.length * high + head + 'px';
   for (const old of table.querySelectorAll('.row')) old.remove();
   for (let n = first; n < last; n++) {
-    const line = element('div', '', 'row');
-    line.style.top = (n + 1) * HIGH + 'px';
+    const again = n > 0 && shown[n - 1].ip === shown[n].ip;
+    const line = element('div', '', again ? 'row' : 'row first');
+    line.style.top = n * high + head + 'px';
     COLUMNS.forEach(([, text], column) => {
-      const again = !column && n > first && shown[n - 1].ip === shown[n].ip;
-      const cell = element('span', text(shown[n]), again ? 'again' : '');
+      const repeated = again && (!column || column === 5);
+      const cell = element('span', text(shown[n]), repeated && n > first ? 'again' : '');
+      if (column === 4 && shown[n].change) cell.className = shown[n].change.split(' ')[0];
       cell.title = cell.textContent;
       line.append(cell);
     });
     table.append(line);
   }
+}
+function search(text) {
+  at('search').value = text;
+  at('results').scrollIntoView();
+  choose();
 }
 COLUMNS.forEach(([name], column) => {
   const button = element('button', name);
@@ -1283,74 +1744,145 @@ COLUMNS.forEach(([name], column) => {
   button.onclick = () => { down = column === sorted && !down; sorted = column; choose(); };
   at('names').append(button);
 });
-at('search').oninput = choose;
-at('scroll').onscroll = () => requestAnimationFrame(draw);
+at('search').oninput = at('group').onchange = choose;
+at('scroll').onscroll = narrow.onchange = window.onresize = () => requestAnimationFrame(draw);
 for (const bar of document.querySelectorAll('.bar'))
-  bar.onclick = () => {
-    at('search').value = bar.dataset.search;
-    at('results').scrollIntoView();
-    choose();
-  };
+  bar.onclick = () => search(bar.dataset.search);
 
-let base = 0, bits = 0;
-function cell(number) {              // along the curve -> column, row of 256 x 256
+let base = 0, bits = 0, side, step, spots, cells, counts, were;
+function place(number, levels) {            // along the curve -> column, row
   let x = 0, y = 0;
-  for (let side = 1; side < 256; side *= 2) {
-    const right = 1 & number / 2, up = 1 & (number ^ right);
+  for (let level = 0, half = 1; level < levels; level++, half *= 2) {
+    const digit = number % 4, right = digit >> 1, up = (digit ^ right) & 1;
     if (!up) {
-      if (right) { x = side - 1 - x; y = side - 1 - y; }
+      if (right) { x = half - 1 - x; y = half - 1 - y; }
       [x, y] = [y, x];
     }
-    x += side * right;
-    y += side * up;
+    x += half * right;
+    y += half * up;
     number = Math.floor(number / 4);
   }
   return [x, y];
 }
-const cells = new Map(Array.from({length: 65536}, (_, n) => [cell(n).join(), n]));
-function map() {
-  const canvas = at('canvas'), pen = canvas.getContext('2d');
-  const size = 2 ** (32 - bits), counts = new Map();
-  for (const row of rows)
-    if (!row.state && row.ip >= base && row.ip < base + size) {
-      const n = Math.floor((row.ip - base) / (size / 65536));
-      counts.set(n, (counts.get(n) || 0) + 1);
-    }
-  pen.clearRect(0, 0, 256, 256);
-  const most = Math.log(Math.max(1, ...counts.values()) + 1);
-  pen.fillStyle = getComputedStyle(document.body).getPropertyValue('--hot');
-  for (const [n, count] of counts) {
-    pen.globalAlpha = 0.35 + 0.65 * Math.log(count + 1) / most;
-    pen.fillRect(...cell(n), 1, 1);
+function survey() {                         // what is within base/bits, cell by cell
+  const depth = Math.min(8, (32 - bits) / 2), size = 2 ** (32 - bits);
+  side = 2 ** depth;
+  step = size / side / side;
+  spots = new Uint32Array(side * side);     // number of a cell -> its place on the canvas
+  cells = new Uint32Array(side * side);     // and back
+  counts = new Uint32Array(side * side);
+  were = new Uint8Array(side * side);
+  for (let n = 0; n < side * side; n++) {
+    const [x, y] = place(base / step + n, bits / 2 + depth);
+    spots[n] = y % side * side + x % side;
+    cells[spots[n]] = n;
   }
-  at('where').textContent = dotted(base) + '/' + bits + ', a point is a /' + (bits + 16) + ', ' +
-    counts.size.toLocaleString('en') + ' of them have open ports';
+  for (const [first, last] of about.asked)
+    if (last >= base && first < base + size)
+      were.fill(1, Math.floor((Math.max(first, base) - base) / step),
+        Math.floor((Math.min(last, base + size - 1) - base) / step) + 1);
+  for (const row of rows)
+    if (!row.state && row.ip >= base && row.ip < base + size)
+      counts[Math.floor((row.ip - base) / step)]++;
+}
+function paint() {
+  const canvas = at('canvas'), pen = canvas.getContext('2d');
+  const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name);
+  const most = Math.log(counts.reduce((a, b) => Math.max(a, b), 1) + 1);
+  canvas.width = canvas.height = side;
+  const fill = (n, name, share) => {
+    pen.fillStyle = name;
+    pen.globalAlpha = share;
+    pen.fillRect(spots[n] % side, Math.floor(spots[n] / side), 1, 1);
+  };
+  const asked = colour('--asked'), hot = colour('--hot');
+  let found = 0;
+  for (let n = 0; n < side * side; n++) {
+    if (were[n]) fill(n, asked, 1);
+    if (counts[n]) fill(n, hot, 0.4 + 0.6 * Math.log(counts[n] + 1) / most);
+    found += counts[n] > 0;
+  }
+  at('where').textContent = dotted(base) + '/' + bits + ': a point is ' + (step === 1 ?
+    'an address' : 'a /' + (32 - Math.log2(step))) + '; ' + many(found) + ' have open ports';
   at('out').disabled = !bits;
 }
+function map() { survey(); paint(); }
+function pointed(event) {                   // -> number of the cell
+  const scale = side / at('canvas').clientWidth;
+  const [x, y] = [event.offsetX, event.offsetY].map(each =>
+    Math.min(side - 1, Math.max(0, Math.floor(each * scale))));
+  return cells[y * side + x];
+}
+function go(ip, length) {
+  bits = Math.min(24, Math.max(0, length - length % 2));
+  base = Math.floor(ip / 2 ** (32 - bits)) * 2 ** (32 - bits);
+  map();
+}
 at('canvas').onclick = event => {
-  if (bits === 16) return;
-  const canvas = at('canvas'), scale = 256 / canvas.clientWidth;
-  const point = [event.offsetX, event.offsetY].map(each => Math.floor(each * scale)).join();
-  const size = 2 ** (24 - bits);
-  base += Math.floor((cells.get(point) || 0) / 256) * size;
-  bits += 8;
-  map();
+  const ip = base + pointed(event) * step;
+  if (bits === 24) search('net:' + dotted(ip) + '/32'); else go(ip, bits + 4);
 };
-at('out').onclick = () => {
-  bits -= 8;
-  base = bits ? Math.floor(base / 2 ** (32 - bits)) * 2 ** (32 - bits) : 0;
-  map();
+at('canvas').onmousemove = event => {
+  const n = pointed(event);
+  at('point').textContent = dotted(base + n * step) + (step === 1 ? '' : '/' +
+    (32 - Math.log2(step))) + ': ' + (counts[n] ? many(counts[n]) + ' open' : were[n] ?
+    'asked' : about.asked.length ? 'not asked' : 'nothing found');
 };
-matchMedia('(prefers-color-scheme: dark)').onchange = map;
+at('out').onclick = () => go(base, bits - 4);
+at('prefix').onchange = () => {
+  const range = network(at('prefix').value.trim());
+  if (range) go(range[0], 32 - Math.log2(range[1]));
+};
+function begin() {                          // the smallest network that has everything
+  let first = Infinity, last = 0, length = 24;
+  const widen = (low, high) => { first = Math.min(first, low); last = Math.max(last, high); };
+  for (const [low, high] of about.asked) widen(low, high);
+  for (const row of rows) widen(row.ip, row.ip);
+  if (first > last) return [0, 0];
+  const start = ip => Math.floor(ip / 2 ** (32 - length));
+  while (start(first) !== start(last)) length -= 2;
+  return [first, length];
+}
+matchMedia('(prefers-color-scheme: dark)').onchange = paint;
 at('map').hidden = at('results').hidden = false;
+at('search').value = decodeURIComponent(location.hash.slice(1));
 choose();
-map();
+go(...begin());
 """
+
+PAGE_HEAD = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; base-uri 'none'; \
+form-action 'none'; style-src 'unsafe-inline'; script-src 'sha256-%s'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Scan report</title>
+<style>%s</style>
+</head>
+<body>
+<h1>Scan report</h1>
+<script type="application/json" id="data">[""" % (base64.b64encode(hashlib.sha256(
+    PAGE_SCRIPT.encode()).digest()).decode(), PAGE_STYLE)
 
 
 def script_text(value) -> str:
     """A value as JSON that may stand in a script element: no < begins anything there."""
     return json.dumps(value, separators=(',', ':')).replace('<', '\\u003c')
+
+
+def page_text(said: str) -> str:
+    """Octets as Latin-1 -> what a page shows: UTF-8 where it is, \\x1b for control characters."""
+    said = said[:PAGE_TEXT].replace('\r\n', '\n')
+    if not UNPLAIN.search(said):
+        return said
+    octets = said.encode('latin-1', 'replace')
+    try:
+        said = octets.decode()
+    except UnicodeDecodeError as error:
+        if error.start >= len(octets) - 3 and error.start:      # it may have been cut
+            return page_text(said[:error.start])
+    return UNPLAIN.sub(lambda match: printable(match.group()), said)
 
 
 def curve_cell(number: int) -> 'tuple[int, int]':
@@ -1371,51 +1903,50 @@ def curve_cell(number: int) -> 'tuple[int, int]':
     return x, y
 
 
-def der_items(data: bytes):
-    """Yield (tag, content) of DER; raises ValueError (X.690 s8.1)."""
-    at = 0
-    while at < len(data):
-        tag, size, at = data[at], data[at + 1:at + 2], at + 2
-        if not size:
-            raise ValueError('cut')
-        length = size[0]
-        if length > 127:
-            octets = data[at:at + length - 128]
-            length, at = int.from_bytes(octets, 'big'), at + len(octets)
-        if at + length > len(data):
-            raise ValueError('cut')
-        yield tag, data[at:at + length]
-        at += length
+def curve_squares(first: int, last: int):
+    """Numbers of 16 bits -> (column, row, side) of the largest squares that have just these."""
+    while first <= last:
+        side = 1
+        while (side < 256 and first % (4 * side * side) == 0
+               and first + 4 * side * side <= last + 1):
+            side *= 2
+        x, y = curve_cell(first)
+        yield x & -side, y & -side, side
+        first += side * side
 
 
-def certificate_facts(der: bytes) -> 'tuple[int, str] | None':
-    """A certificate -> when it ends (Unix seconds), common name of its subject (RFC 5280 s4.1)."""
-    try:
-        (_, whole), = der_items(der)
-        fields = [item for item in der_items(next(der_items(whole))[1])]
-        fields = fields[fields[0][0] == 0xa0:]              # [0] is the version
-        (_, _), (tag, ends) = der_items(fields[3][1])
-        form = '%y%m%d%H%M%SZ' if tag == 0x17 else '%Y%m%d%H%M%SZ'
-        end = calendar.timegm(time.strptime(ends.decode('ascii'), form))
-        names = [list(der_items(next(der_items(each))[1])) for _, each in der_items(fields[4][1])]
-        common = [text for (_, kind), (_, text) in names if kind == b'\x55\x04\x03']
-        return end, common[-1].decode('utf-8', 'replace') if common else ''
-    except (ValueError, IndexError, StopIteration):
-        return None
+def svg_path(name: str, ranges) -> str:
+    """A class, ranges of addresses -> all their /16s as one path."""
+    squares = [square for first, last in covered(
+        (first >> 16, last >> 16) for first, last in ranges)
+        for square in curve_squares(first, last)]
+    return '<path class="%s" d="%s"/>' % (name, ''.join(
+        'M%d %dh%dv%dh-%dz' % (x, y, side, side, side) for x, y, side in squares))
+
+
+def few_ranges(ranges):
+    """The ranges; if they are too many, those of whole networks around them."""
+    for bits in 8, 12, 16:
+        if len(ranges) <= PAGE_RANGES:
+            break
+        low = (1 << bits) - 1
+        ranges = covered((first & ~low, last | low) for first, last in ranges)
+    return ranges
 
 
 @output_format('html', 'a page to look at, by host: search, charts, map',
                PAGE_HEAD.replace('%', '%%'), grouped=True)
-def html_host(host, found):
-    """Host, [(HostPort, [Record])] -> [address as number, names, ports], as JSON.
+def html_host(host, names, network, ports):
+    """Host, its names, where it is, its ports -> [address as number, these], as JSON.
 
-    ports   [[number, state, time, service, words]]
+    ports   [[number, state, seconds after the start, service, words]]
     """
-    number = int.from_bytes(bytes(map(int, host.ip.split('.'))), 'big')
-    return script_text([number, host.hostname, [
-        [port.number, STATE_NUMBERS[port.state], port.time, named_service(records),
-         ' '.join(printable(said_text(each, str)[:PAGE_TEXT]) for each in records)[:PAGE_TEXT]]
-        for port, records in found]])
+    return script_text([ip_number(host.ip), names, network, ports])
+
+
+def ip_number(text: str) -> int:
+    """'1.2.3.4' -> 16909060."""
+    return int.from_bytes(bytes(map(int, text.split('.'))), 'big')
 
 
 def named_service(records) -> str:
@@ -1426,75 +1957,235 @@ def named_service(records) -> str:
 FORMATS['html'] = GROUPED['html']
 
 
+class Annotations:
+    """What databases and the resolver say of addresses.
+
+    names, countries    {address as number: host name}, {...: code of a country}
+    systems             {...: AS5617 and its name}
+    """
+
+    def __init__(self, country_db=(), as_db=(), reverse=False):
+        self.country_db, self.as_db, self.reverse = country_db, as_db, reverse
+        self.names, self.countries, self.systems = {}, {}, {}
+
+    def prepare(self, ips):
+        """Look up addresses, the first PAGE_ROWS of them; raises UserError."""
+        if not (self.country_db or self.as_db or self.reverse):
+            return
+        numbers = sorted(set(ips))[:PAGE_ROWS]
+        if self.country_db or self.as_db:
+            self.read(numbers)
+        if self.reverse:
+            self.names = reverse_names(numbers)
+
+    def read(self, numbers):
+        """The databases, in all forms that compile_targets.py knows."""
+        try:
+            import compile_targets as targets       # late: nothing else needs it
+        except ImportError:
+            raise UserError('argument --%s: compile_targets.py reads it, and is not beside '
+                            'cba_reader.py' % ('as-db' if self.as_db else 'country-db')) from None
+        try:
+            for path in self.as_db:
+                self.fill(numbers, self.systems, system_rows(targets, targets.Database(path)))
+            if self.country_db:
+                self.fill(numbers, self.countries, country_rows(targets, self.country_db))
+        except targets.UserError as error:
+            raise UserError(str(error)) from None
+
+    @staticmethod
+    def fill(numbers, found, rows):
+        """(first, last, text) of networks -> {number: text}; numbers are in order."""
+        for first, last, text in rows:
+            at = bisect.bisect_left(numbers, first)
+            while text and at < len(numbers) and numbers[at] <= last:
+                found[numbers[at]] = text
+                at += 1
+
+    def place(self, number):
+        """Address -> its country and its AS, '' = not known."""
+        return self.countries.get(number, ''), self.systems.get(number, '')
+
+    def network(self, number) -> str:
+        """Both of them."""
+        return ' '.join(filter(None, self.place(number)))
+
+
+def system_rows(targets, database):
+    """Yield (first, last, AS5617 and its name) of a Database of compile_targets.py."""
+    number_at, name_at = database.as_columns()
+    try:
+        for first, last, row in database:
+            number = targets.parse_as(row[number_at], database)
+            if number:
+                yield first, last, printable('AS%d %s' % (number, row[name_at][:60]))
+    except IndexError:
+        raise database.short() from None
+
+
+def country_rows(targets, paths):
+    """Yield (first, last, code or '') of --country-db."""
+    database = targets.Database(paths[0])
+    targets.check_has_countries(database)
+    if (database.form.code is None) != (len(paths) == 2):
+        raise UserError('argument --country-db: %r: %s' % (paths[0], (
+            'LOCATIONS was expected, too, the CSV with country_iso_code'
+            if database.form.code is None else database.form.kind + ' needs no second file')))
+    codes = targets.read_locations(paths[1]) if paths[1:] else {}
+    try:
+        for first, last, code in targets.row_countries(database, codes, paths[-1]):
+            yield first, last, '' if code in targets.NO_COUNTRY else printable(code[:2])
+    except IndexError:
+        raise database.short() from None
+
+
+def reverse_names(numbers) -> 'dict[int, str]':
+    """Addresses as numbers -> {those that the resolver has a name for: it}."""
+    import socket                       # late: few need them
+    import threading
+    found, asked, waiting = [], [], iter(numbers[:REVERSE_MAX])
+    deadline = time.monotonic() + REVERSE_S
+
+    def work():
+        for number in waiting:
+            if time.monotonic() > deadline:
+                return
+            asked.append(number)
+            with contextlib.suppress(OSError):
+                host = '.'.join(map(str, number.to_bytes(4, 'big')))
+                found.append((number, printable(socket.gethostbyaddr(host)[0][:253])))
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(REVERSE_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+    if len(asked) < len(numbers):
+        say('--reverse: %d of %d addresses were asked for their names: %d s and %d addresses are '
+            'the limits' % (len(asked), len(numbers), REVERSE_S, REVERSE_MAX))
+    return dict(found[:])               # a thread may still wait for the resolver
+
+
 class PageWriter(FormatWriter):
     """The page: what it says in words and draws without script is counted while hosts go by.
 
-    ports, services     how often they were open
+    ports, services, countries, systems     how often they were open; systems: {AS: its name}
     networks            /16s with open ports
+    scopes              Scopes of what was asked
     ending              [(when a certificate ends, ip:port, its name)]
     beyond              ports that found no room
+    known               Annotations
     """
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.ports, self.services = collections.Counter(), collections.Counter()
+        self.countries, self.systems = collections.Counter(), collections.Counter()
         self.networks, self.ending, self.rows, self.beyond = set(), [], 0, 0
+        self.scopes, self.known, self.room = Scopes(), Annotations(), 0
+
+    def record(self, record):
+        """A record is held until the end; a scope is kept apart."""
+        if record.module == SCOPE_MODULE:
+            self.scopes.add(record.events)
+        return super().record(record)
+
+    def hosts(self):
+        """Yield each Host, now that all are known."""
+        texts = len(self.held.places) - self.held.places.count(0)
+        self.room = max(60, min(PAGE_TEXT * 5 // 4, PAGE_WORDS // max(texts, 1)))
+        self.known.prepare(self.held.ips)
+        return super().hosts()
 
     def host(self, host):
         """A Host -> its line."""
         found = [(port, list(host.records(port))) for port in host.ports()]
         self.count(host, 1)
-        if self.rows + len(found) > PAGE_ROWS:
+        for port, records in found:
+            if port.state == 'open':
+                self.note(host, port, records)
+        if self.beyond or self.rows + len(found) > PAGE_ROWS:
             self.beyond += len(found)
             return []
         comma = ',' if self.rows else ''
         self.rows += len(found)
-        for port, records in found:
-            if port.state == 'open':
-                self.note(host, port, records)
-        return [comma + self.format.line(host, found) + '\n']
+        number = ip_number(host.ip)
+        names = ' '.join(filter(None, [host.hostname, self.known.names.get(number)]))
+        return [comma + self.format.line(host, names, self.known.network(number), [
+            [port.number, STATE_NUMBERS[port.state], port.time - self.start,
+             named_service(records), self.words_of(records)] for port, records in found]) + '\n']
+
+    def words_of(self, records):
+        """Product, title and what a port said, no longer in JSON than there is room for."""
+        facts = {}
+        for each in records:
+            facts.update(service_facts(each))
+        known = product_text(facts), facts.get('title', '')
+        words = ' | '.join(filter(None, [printable(each[:PAGE_TEXT]) for each in known]
+                                  + [page_text(said_text(each, str)) for each in records]))
+        size = len(script_text(words))
+        return words if size <= self.room else words[:max(len(words) * self.room // size, 1)]
 
     def note(self, host, port, records):
         """Count an open port, and keep its certificate's end."""
+        number = ip_number(host.ip)
         self.ports[str(port.number)] += 1
         self.services[named_service(records) or 'unknown'] += 1
-        high, low = host.ip.split('.')[:2]
-        self.networks.add(int(high) << 8 | int(low))
+        self.networks.add(number >> 16)
+        country, system = self.known.place(number)
+        if country:
+            self.countries[country] += 1
+        if system:
+            self.systems[system] += 1
         for record in records:
-            for kind, code, value in record.events:
-                if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
-                    facts = certificate_facts(value)
-                    if facts:
-                        self.ending.append((facts[0], '%s:%d' % (host.ip, port.number), facts[1]))
+            certificate = certificate_of(record)
+            if certificate:
+                self.ending.append((certificate.ends, '%s:%d' % (host.ip, port.number),
+                                    common_name(certificate)))
 
     def end(self, end):
         """Unix seconds -> all that comes after the hosts."""
+        about = {'start': self.start, 'diff': False, 'asked': few_ranges(self.scopes.ranges())}
+        charts = [chart('Ports', 'port', self.ports), chart('Services', 'service', self.services)]
+        if self.countries:
+            charts.append(chart('Countries', 'country', self.countries))
+        if self.systems:
+            charts.append(chart('Networks', 'as', self.systems))
         return self.begin(end) + [
-            ']</script>', self.words(end), '<div class="charts">',
-            chart('Ports', 'port', self.ports), chart('Services', 'service', self.services),
+            ']</script>', '<script type="application/json" id="about">%s</script>'
+            % script_text(about), self.words(end), '<div class="charts">'] + charts + [
             '</div>', self.certificates(end), PAGE_TABLE, '<noscript><section><h2>Map</h2>',
-            '<p>Networks of 65,536 addresses that have open ports, along a Hilbert curve.</p>',
-            self.drawing(), '</section></noscript>', '<script>', PAGE_SCRIPT, '</script>',
+            '<p>Networks of 65,536 addresses along a Hilbert curve: <span class="asked"></span> '
+            'was asked, <span class="found"></span> has open ports.</p>',
+            self.drawing(), '</section></noscript>', '<script>%s</script>' % PAGE_SCRIPT,
             '</body>', '</html>']
 
     def words(self, end):
         """The summary."""
-        up = self.shown - self.down
-        text = ('<p>{:,} open ports on {:,} of {:,} hosts, in {:,} networks (/16). '
-                'From {} to {} UTC.</p>').format(
-                    sum(self.ports.values()), up, self.shown, len(self.networks),
-                    utc_text(self.start), utc_text(end))
+        up, count = self.shown - self.down, sum(self.ports.values())
+        lines = ['<p class="lead">{:,} open ports on {:,} of {:,} hosts, in {:,} networks (/16). '
+                 'From {} to {} UTC.</p>'.format(count, up, self.shown, len(self.networks),
+                                                 utc_text(self.start), utc_text(end))]
+        for name, counts in (('port', self.ports), ('service', self.services)):
+            most = [each for each in counts.most_common(4) if each[0] != 'unknown'][:3]
+            if most:
+                lines.append('<p>Most frequent %ss: %s.</p>' % (name, ', '.join(
+                    '{} ({:,})'.format(xml_text(each), number) for each, number in most)))
+        lines += ['<p>Asked: %s.</p>' % xml_text(scope.text())
+                  for scope in list(self.scopes.by_key.values())[:SCOPE_LINES]]
+        more = len(self.scopes.by_key) + self.scopes.beyond - SCOPE_LINES
+        if more > 0:
+            lines.append('<p>{:,} more scans are not listed.</p>'.format(more))
         if self.beyond:
-            text += ('<p class="warn">The page shows the first {:,} ports by address; '
-                     '{:,} more are left out.</p>').format(self.rows, self.beyond)
-        return text + '<p><code>%s</code></p>' % xml_text(self.command)
+            lines.append('<p class="warn">The page shows the first {:,} ports by address; '
+                         '{:,} more are left out.</p>'.format(self.rows, self.beyond))
+        return '\n'.join(lines) + '<p><code>%s</code></p>' % xml_text(self.command)
 
     def certificates(self, now):
         """Those that end soon, or have ended."""
         found = sorted(each for each in self.ending if each[0] < now + SOON_S)
-        rows = ''.join('<tr><td>%s</td><td>%s</td><td>%s</td></tr>' % (
-            utc_text(ends, '%Y-%m-%d'), where, xml_text(printable(name)))
-            for ends, where, name in found[:100])
+        rows = ''.join('<tr><td%s>%s</td><td>%s</td><td>%s</td></tr>' % (
+            ' class="warn"' if ends < now else '', utc_text(ends, '%Y-%m-%d'), where,
+            xml_text(printable(name))) for ends, where, name in found[:100])
         if not found:
             return ''
         return ('<section><h2>Certificates that end within 30 days, or have ended</h2>'
@@ -1502,18 +2193,20 @@ class PageWriter(FormatWriter):
                 % (len(found), len(self.ending), rows))
 
     def drawing(self):
-        """The /16s as one path."""
-        path = ''.join('M%d %dh1v1h-1z' % curve_cell(number) for number in sorted(self.networks))
-        return '<svg viewBox="0 0 256 256"><path d="%s"/></svg>' % path
+        """The /16s that were asked, and those that have open ports."""
+        found = [(number << 16, number << 16) for number in self.networks]
+        return '<svg viewBox="0 0 256 256">%s%s</svg>' % (
+            svg_path('asked', self.scopes.ranges()), svg_path('found', found))
 
 
 def chart(title, key, counts) -> str:
-    """Counter -> the most frequent as bars, which are buttons that search."""
+    """Counter -> the most frequent as bars, which are buttons that search for the first word."""
     most = counts.most_common(CHART_ROWS)
     rows = ''.join(
-        '<button class="bar" type="button" data-search="{0}:{1}"><span>{1}</span>'
-        '<i style="width:{2:.1f}%"></i><b>{3:,}</b></button>'.format(
-            key, xml_text(name), 100 * count / most[0][1], count) for name, count in most)
+        '<button class="bar" type="button" data-search="{0}:{1}"><span title="{2}">{2}</span>'
+        '<i style="width:{3:.1f}%"></i><b>{4:,}</b></button>'.format(
+            key, xml_text(name.partition(' ')[0]), xml_text(name), 100 * count / most[0][1],
+            count) for name, count in most)
     return '<section><h2>%s</h2>%s</section>' % (title, rows or '<p>There are none.</p>')
 
 
@@ -1562,6 +2255,14 @@ def make_parser() -> argparse.ArgumentParser:
     add('--no-header', action='store_true', help='with --to csv and zmap: rows only')
     add('--unique', action='store_true',
         help='each result, or entry of a module, once: a resumed scan may have written some twice')
+    add('--country-db', metavar='FILE', nargs='+', default=[],
+        help='with --to html: countries of hosts, from a database of networks as '
+             'compile_targets.py takes it (GeoLite2: BLOCKS LOCATIONS)')
+    add('--as-db', metavar='FILE', action='append', default=[],
+        help='with --to html: AS of hosts, likewise; may be repeated')
+    add('--reverse', action='store_true',
+        help="with --to html: names of hosts, by the system's resolver, for %d s at most"
+             % REVERSE_S)
     add('--extract', metavar='DIR', help='write the files of all modules (or --module) below DIR')
     add('--overwrite', action='store_true', help='let --extract replace files that are there')
     add('--version', action='version', version='cba_reader %s' % __version__)
@@ -1610,6 +2311,10 @@ def check_to(parser, args):
         if args.to not in GROUPED:
             parser.error('--group: goes with --to %s; %s has a record for each port' % (
                 ', '.join(each for each in GROUPED if each != 'text'), args.to))
+    for option, given in (('--country-db', args.country_db), ('--as-db', args.as_db),
+                          ('--reverse', args.reverse)):
+        if given and args.to != 'html':
+            parser.error('%s: goes with --to html' % option)
     if args.no_header and not (args.to and FORMATS[args.to].columns):
         parser.error('--no-header: goes with --to ' + ' or '.join(
             each.name for each in FORMATS.values() if each.columns))
@@ -1624,7 +2329,11 @@ def read_all(args) -> int:
         return 1
     files = Files(args.files, args.extract, '*' if module is None else [module], args.overwrite)
     unique = files.unique = Unique(code) if args.unique else None
-    report(files, args, module, code)
+    try:
+        report(files, args, module, code)
+    except UserError as error:
+        say(str(error))
+        return 1
     if unique and unique.again:
         say('--unique: %d left out that had been there before' % unique.again)
     for complaint in files.complaints.values():
@@ -1829,6 +2538,8 @@ def convert(files, args, module, code):
     writer = make(args.to, 'cscan', command, lambda name: CODES.get(name, {}),
                   not args.no_header, args.group)
     writer.hostnames = files.hostnames
+    if args.to == 'html':
+        writer.known = Annotations(args.country_db, args.as_db, args.reverse)
     strange = collections.Counter()     # modules whose entries have no place
     timed = args.to != 'json' or args.group
     emit(document(files.records(module, code, timed), writer, strange), '')

@@ -41,6 +41,7 @@ import collections
 import contextlib
 import errno
 import fcntl
+import functools
 import gc
 import hashlib
 import heapq
@@ -780,6 +781,24 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
     r'(?P<ssl>[\x15\x16]\x03[\0-\4])|(?P<amqp>AMQP)')
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
+FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
+         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
+
+Certificate = collections.namedtuple('Certificate', [
+    'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
+    'names',        # [text]: host names and addresses that it is for
+    'begins', 'ends',       # Unix seconds
+    'self_signed'])         # whether the issuer is the subject; the signature is not checked
+DER_VERSION = 0xa0                  # RFC 5280 s4.1: [0], may be missing
+DER_EXTENSIONS = 0xa3               # the same: [3]
+DER_BMP, DER_T61 = 0x1e, 0x14       # X.680 s8.4: strings that are not UTF-8
+DER_UTC_TIME = 0x17
+OID_ALTERNATIVE = b'\x55\x1d\x11'   # RFC 5280 s4.2.1.6: 2.5.29.17
+ATTRIBUTES = {                      # RFC 4519 s2; RFC 2985 s5.2.1
+    b'\x55\x04\x03': 'CN', b'\x55\x04\x06': 'C', b'\x55\x04\x07': 'L', b'\x55\x04\x08': 'ST',
+    b'\x55\x04\x0a': 'O', b'\x55\x04\x0b': 'OU', b'\x55\x04\x05': 'serialNumber',
+    b'\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01': 'emailAddress'}
+
 Record = collections.namedtuple('Record', [
     'path',         # of the file that has the entry; None: the scan that finds it is running
     'module',       # its name, '' = print
@@ -882,8 +901,155 @@ def said_text(record: Record, escape=printable) -> str:
     return record_text(record, escape) if said is None else escape(said)
 
 
+def parse_der(data: bytes) -> 'list[tuple[int, bytes]]':
+    """DER elements that follow one another -> (tag, contents); raises ValueError if cut."""
+    parts, at = [], 0
+    while at < len(data):
+        tag, size = data[at:at + 2]
+        at += 2
+        if size & 0x80:                     # X.690 s8.1.3.5: so many octets of length follow
+            count = size & 0x7f
+            size = int.from_bytes(data[at:at + count], 'big')
+            at += count
+        if at + size > len(data):
+            raise ValueError('cut')
+        parts.append((tag, data[at:at + size]))
+        at += size
+    return parts
+
+
+def parse_attributes(der: bytes) -> 'list[tuple[str, str]]':
+    """A Name (RFC 5280 s4.1.2.4) -> [(short name, text)], without attributes nobody knows."""
+    found = []
+    for _, several in parse_der(der):
+        for _, pair in parse_der(several):
+            (_, kind), (tag, value) = parse_der(pair)
+            if kind in ATTRIBUTES:
+                charset = {DER_BMP: 'utf-16-be', DER_T61: 'latin-1'}.get(tag, 'utf-8')
+                found.append((ATTRIBUTES[kind], value.decode(charset, 'backslashreplace')))
+    return found
+
+
+def parse_time(tag: int, value: bytes) -> int:
+    """A time of a certificate -> Unix seconds (RFC 5280 s4.1.2.5)."""
+    import calendar                         # costs 2 ms, for those who have certificates only
+    digits = value.decode('ascii').rstrip('Z')
+    if tag == DER_UTC_TIME:
+        digits = ('19' if digits[:2] >= '50' else '20') + digits
+    numbers = [int(digits[at:at + 2]) for at in range(4, 14, 2)]
+    return calendar.timegm([int(digits[:4])] + numbers)
+
+
+def parse_alternatives(der: bytes) -> 'list[str]':
+    """Extensions of a certificate -> host names and addresses that it is for."""
+    names = []
+    for _, extension in parse_der(parse_der(der)[0][1]):
+        parts = parse_der(extension)
+        if parts[0][1] != OID_ALTERNATIVE:
+            continue
+        for tag, value in parse_der(parse_der(parts[-1][1])[0][1]):
+            if tag == 0x82:                 # [2] dNSName
+                names.append(value.decode('ascii', 'backslashreplace'))
+            elif tag == 0x87 and len(value) == 4:           # [7] iPAddress
+                names.append('.'.join(map(str, value)))
+            elif tag == 0x87 and len(value) == 16:
+                names.append(':'.join('%x' % part for part in struct.unpack('!8H', value)))
+    return names
+
+
+def parse_certificate(der: bytes) -> 'Certificate | None':
+    """X.509 certificate -> what it says; None: it is none (RFC 5280 s4.1)."""
+    try:
+        fields = parse_der(parse_der(parse_der(der)[0][1])[0][1])
+        fields = fields[fields[0][0] == DER_VERSION:]
+        issuer = fields[2][1]
+        begins, ends = parse_der(fields[3][1])
+        subject = fields[4][1]
+        more = dict(fields[6:])
+        return Certificate(
+            parse_attributes(subject), parse_attributes(issuer),
+            parse_alternatives(more[DER_EXTENSIONS]) if DER_EXTENSIONS in more else [],
+            parse_time(*begins), parse_time(*ends), issuer == subject)
+    except (IndexError, ValueError):        # not what it should be
+        return None
+
+
+def attributes_text(attributes) -> str:
+    """Subject or issuer -> one text: CN=example.org, O=Example."""
+    return ', '.join('%s=%s' % pair for pair in attributes)
+
+
+def common_name(certificate) -> str:
+    """A Certificate, or None -> common name of its subject, else its first name, else ''."""
+    if not certificate:
+        return ''
+    common = [text for key, text in certificate.subject if key == 'CN']
+    return (common[-1:] + certificate.names[:1] + [''])[0]
+
+
+def certificate_text(certificate) -> str:
+    """A Certificate on one line, as csv and scripts of nmap-xml have it."""
+    words = ['subject: ' + attributes_text(certificate.subject),
+             'names: ' + ', '.join(certificate.names) if certificate.names else '',
+             'issuer: ' + ('itself' if certificate.self_signed
+                           else attributes_text(certificate.issuer)),
+             'ends: ' + utc_text(certificate.ends)]
+    return '; '.join(filter(None, words))
+
+
+def certificate_of(record: Record) -> 'Certificate | None':
+    """What a server showed for itself; None: nothing that can be read."""
+    for kind, code, value in record.events:
+        if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
+            return parse_certificate(value)
+    return None
+
+
+def fact_text(value: str) -> str:
+    """A string of an entry, octets as Latin-1 -> text."""
+    return value.encode('latin-1', 'replace').decode('utf-8', 'backslashreplace')
+
+
+def service_facts(record: Record) -> 'dict[str, str]':
+    """What a record says of the service: {'service': 'http', 'title': ...}.
+
+    keys    FACTS in lower case; one that is not known is not there.  In a CBA file each is a
+            string of the code with that name, octets as Latin-1; the certificate is DER
+    """
+    facts = {}
+    for kind, code, value in record.events:
+        name = record.names.get(code)
+        if kind == CBA_STR and name in FACTS and code:
+            facts[name.lower()] = fact_text(value)
+    name = service_name(record)
+    return dict(facts, service=name) if name else facts
+
+
+def product_text(facts) -> str:
+    """Product and version of service_facts(), '' if there is neither."""
+    return ' '.join(filter(None, (facts.get('product'), facts.get('version'))))
+
+
+def json_facts(record: Record) -> dict:
+    """The facts as JSON has them, banner and certificate among them."""
+    facts, certificate = service_facts(record), certificate_of(record)
+    banner = banner_of(record)
+    if banner is not None:
+        facts['banner'] = fact_text(banner)
+    if certificate:
+        facts['certificate'] = {
+            'subject': attributes_text(certificate.subject), 'names': certificate.names,
+            'issuer': attributes_text(certificate.issuer),
+            'begins': certificate.begins, 'ends': certificate.ends,
+            'self_signed': certificate.self_signed}
+    return facts
+
+
 def service_name(record: Record) -> str:
     """What speaks there, by its banner, TLS or nothing: '' = the record does not say."""
+    for kind, code, value in record.events:
+        if kind == CBA_STR and code and record.names.get(code) == 'SERVICE':
+            return value
     match = SERVICE_NAMES.match(banner_of(record) or '')
     if match:
         return match.lastgroup or ''
@@ -945,6 +1111,7 @@ def json_line(record, at):
         line['ip'], line['port'] = at.host, at.port
         if at.hostname:
             line['hostname'] = at.hostname
+    line.update(json_facts(record))
     line['events'] = [json_event(*event, record.names) for event in record.events]
     if at:
         line['state'] = at.state
@@ -958,14 +1125,39 @@ def csv_cell(text: str) -> str:
     return '"%s"' % printable(text).replace('"', '""')
 
 
-@output_format('csv', 'a row an entry: time, ip, port, module, text, hostname, state (RFC 4180)',
-               'time,ip,port,module,text,hostname,state', columns=True)
+CSV_FACTS = 'service', 'product', 'version', 'banner', 'certificate', 'title'
+
+
+@output_format('csv', 'a row an entry: time, address, what was said, service, state (RFC 4180)',
+               'time,ip,port,module,text,hostname,%s,state' % ','.join(CSV_FACTS), columns=True)
 def csv_line(record, at):
     """Quotes around what strangers chose; the text of a port that is not open is the reason."""
     text = record_text(record, str) if at.state == 'open' else at.reason
-    return '%d,%s,%d,%s,%s,%s,%s' % (record.time, at.host, at.port,
-                                     csv_cell(record.module or 'print'), csv_cell(text),
-                                     csv_cell(at.hostname), at.state)
+    facts, certificate = service_facts(record), certificate_of(record)
+    facts['banner'] = banner_of(record) or ''
+    facts['certificate'] = certificate_text(certificate) if certificate else ''
+    cells = [record.module or 'print', text, at.hostname]
+    cells += [facts.get(name, '') for name in CSV_FACTS]
+    return '%d,%s,%d,%s,%s' % (record.time, at.host, at.port, ','.join(map(csv_cell, cells)),
+                               at.state)
+
+
+def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
+    """What a record says, as masscan has it: (name, text) of each banner of the port.
+
+    The names of the first and of title, X509 and http.server are masscan's; where the service
+    is not http, what runs it is SERVICE.server.
+    """
+    facts = service_facts(record)
+    parts = [(masscan_name(record), masscan_text(said_text(record, str)))]
+    if product_text(facts):
+        parts.append((parts[0][0] + '.server', masscan_text(product_text(facts))))
+    if 'title' in facts:
+        parts.append(('title', masscan_text(facts['title'])))
+    for kind, code, value in record.events:
+        if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
+            parts.append(('X509', base64.b64encode(value).decode()))
+    return parts
 
 
 @output_format('list', 'as masscan -oL', '#masscan', '# end')
@@ -975,8 +1167,8 @@ def list_line(record, at):
         return '%s tcp %d %s %d %s' % (STATES[at.state], at.port, at.host, record.time, at.state)
     if not record.module:
         return 'open tcp %d %s %d' % (at.port, at.host, record.time)
-    return 'banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, masscan_name(record),
-                                          masscan_text(said_text(record, str)))
+    return '\n'.join('banner tcp %d %s %d %s %s' % (at.port, at.host, record.time, name, said)
+                     for name, said in masscan_parts(record))
 
 
 @output_format('grepable', 'as masscan -oG', '# %(program)s scan initiated %(start_text)s',
@@ -985,8 +1177,8 @@ def grepable_line(record, at):
     """Fields with tabs between, as nmap -oG has them, too."""
     host = 'Host: %s (%s)' % (at.host, masscan_text(at.hostname))
     if record.module and at.state == 'open':
-        return '%s\tPort: %d\tService: %s\tBanner: %s' % (
-            host, at.port, masscan_name(record), masscan_text(said_text(record, str)))
+        return '\n'.join('%s\tPort: %d\tService: %s\tBanner: %s' % (host, at.port, name, said)
+                         for name, said in masscan_parts(record))
     line = 'Timestamp: %d\t%s\tPorts: %d/%s/tcp////' % (
         record.time, host, at.port, NMAP_STATES[at.state])
     return line if at.state == 'open' else '%s\tReason: %s' % (line, masscan_text(at.reason))
@@ -1008,27 +1200,28 @@ def nmap_reason(reason: str) -> str:
 </nmaprun>''')
 def xml_line(record, at):
     """A host element; reason_ttl is 0, as nmap -sT has it: connect() does not tell."""
-    service, reason = '', nmap_reason(at.reason)
+    services, reason = [''], nmap_reason(at.reason)
     if record.module and at.state == 'open':
         reason = 'response'
-        service = '<service name="%s" banner="%s"/>' % (
-            masscan_name(record), masscan_text(said_text(record, str)))
-    return ('<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
-            '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
-            '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
-                                        reason, service))
+        services = ['<service name="%s" banner="%s"/>' % part for part in masscan_parts(record)]
+    return '\n'.join(
+        '<host endtime="%d"><address addr="%s" addrtype="ipv4"/><ports>'
+        '<port protocol="tcp" portid="%d"><state state="%s" reason="%s" reason_ttl="0"/>%s'
+        '</port></ports></host>' % (record.time, at.host, at.port, NMAP_STATES[at.state],
+                                    reason, service) for service in services)
 
 
 @output_format('masscan-json', 'as masscan -oJ, but always a valid array', '[', ']', ',')
 def masscan_json_line(record, at):
     """ip, timestamp and a list of one port; ttl is 0: connect() does not tell."""
-    found = {'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
-             'ttl': 0}
+    found = [{'status': NMAP_STATES[at.state], 'reason': NMAP_REASONS.get(at.reason, at.reason),
+              'ttl': 0}]
     if record.module and at.state == 'open':
-        found = {'service': {'name': masscan_name(record),
-                             'banner': masscan_text(said_text(record, str))}}
-    return json_text({'ip': at.host, 'timestamp': str(record.time),
-                      'ports': [dict(port=at.port, proto='tcp', **found)]})
+        found = [{'service': {'name': name, 'banner': said}}
+                 for name, said in masscan_parts(record)]
+    return '\n,\n'.join(json_text({'ip': at.host, 'timestamp': str(record.time),
+                                   'ports': [dict(port=at.port, proto='tcp', **each)]})
+                        for each in found)
 
 
 @output_format('zmap', 'as zmap -f saddr,sport: open ports only', 'saddr,sport', columns=True,
@@ -1245,8 +1438,8 @@ def json_host(host):
     comma = ''
     for port in host.ports():
         found = {'port': port.number, 'time': port.time, 'entries': [
-            {'module': record.module,
-             'events': [json_event(*event, record.names) for event in record.events]}
+            dict(json_facts(record), module=record.module,
+                 events=[json_event(*event, record.names) for event in record.events])
             for record in host.records(port)], 'state': port.state}
         if port.reason:
             found['reason'] = port.reason
@@ -1306,12 +1499,29 @@ def nmap_words(records):
     """Records of a port -> its service, if one of them knows it, and the output of scripts."""
     named = [record for record in records if service_name(record)]
     if named:
-        tunnel = ' tunnel="ssl"' if has_tls(named[-1]) and service_name(named[-1]) != 'ssl' else ''
+        facts = service_facts(named[-1])
+        words = [' %s="%s"' % (attribute, xml_text(facts[name])) for attribute, name in (
+            ('product', 'product'), ('version', 'version'), ('extrainfo', 'details'))
+                 if name in facts]
+        if has_tls(named[-1]) and facts['service'] != 'ssl':
+            words.append(' tunnel="ssl"')
         yield '<service name="%s"%s method="probed" conf="10"/>' % (
-            service_name(named[-1]), tunnel)
+            xml_text(facts['service']), ''.join(words))
     for record in records:
-        yield '<script id="%s" output="%s"/>' % (
-            xml_text(record.module or 'print'), xml_text(said_text(record, str)))
+        for name, text in nmap_scripts(record):
+            yield '<script id="%s" output="%s"/>' % (xml_text(name), xml_text(text))
+
+
+def nmap_scripts(record) -> 'list[tuple[str, str]]':
+    """A record -> (id, output): the module, and scripts of nmap that would say the same."""
+    facts, certificate = service_facts(record), certificate_of(record)
+    scripts = [(record.module or 'print', said_text(record, str))]
+    scripts += [(name, facts[key]) for name, key in (
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('http-favicon', 'favicon'))
+                if key in facts]
+    if certificate:
+        scripts.append(('ssl-cert', certificate_text(certificate)))
+    return scripts
 
 
 FORMATS['nmap-xml'] = GROUPED['nmap-xml']       # in which nobody wants anything else
@@ -1901,7 +2111,7 @@ GREPABLE_PORT = re.compile(r'([0-9]{1,5})/open/tcp/')
 CSV_LINE = re.compile(r'[0-9]+,(%s),([0-9]{1,5}),"(\w*)",.*?(?:",([a-z]+))?' % QUAD)
 PAIR_IPV6 = re.compile(r'\[[0-9a-fA-F:.%]+\]:[0-9]{1,5}')
 EMPTY_LINES = ('', '[', ']', ',', '{finished: 1}', 'saddr,sport', 'time,ip,port,module,text',
-               'time,ip,port,module,text,hostname,state')
+               'time,ip,port,module,text,hostname,state', FORMATS['csv'].head)
 
 
 def result_lines(file):
@@ -2264,10 +2474,14 @@ class TextSink:
         self.entries = {}           # thread -> lines of the entry that it is in the middle of
         self.lock = threading.Lock()
 
-    def write(self, thread, events):
+    def write(self, thread, events, packed=b''):
         lines = self.entries.setdefault(thread, [])
         for kind, code, value in events:
             lines += self.save(*value) if kind == CBA_FILE else event_lines(kind, code, value)
+
+    def pack_all(self, thread, events) -> bytes:
+        """Lines need no packets."""
+        return b''
 
     def save(self, name, data):
         """Keep a module's file -> the line that says so."""
@@ -2333,7 +2547,7 @@ class RecordSink(TextSink):
                                             # a signal's handler may come in the middle of one
         self.ended, self.places = False, collections.deque(maxlen=16)
 
-    def write(self, thread, events):
+    def write(self, thread, events, packed=b''):
         entry = self.entries.setdefault(thread, [])
         for kind, code, value in events:
             if kind == CBA_FILE:
@@ -2608,8 +2822,9 @@ class CbaSink:
         return b''.join(bytes([thread]) + chunk.pack(len(piece)) + piece
                         for piece in pieces + [b''])
 
-    def write(self, thread, events):
-        packed = b''.join(self.pack(thread, *event) for event in events)
+    def write(self, thread, events, packed=b''):
+        """Events of an entry; packed: of a whole one, what pack_all() has made of them."""
+        packed = packed or self.pack_all(thread, events)
         with self.lock:
             if events[0][0] == CBA_HEAD:
                 self.heads[thread] = events
@@ -2706,11 +2921,20 @@ class CbaSink:
             self.flush_locked()
 
 
+    def pack_all(self, thread, events) -> bytes:
+        """Events -> their packets; raises what write() of them would."""
+        return b''.join(self.pack(thread, *event) for event in events)
+
+
+ENTRY_MAX = 1 << 16                  # octets of an entry that a talk has not finished
+
+
 class Out:
     """What a module writes an entry through; one for each thread.
 
     The name of the module, and strings said `later`, reach the file only if an event follows.
     """
+    __slots__ = 'sink', 'thread', 'deferred'
 
     def __init__(self, sink, thread):
         self.sink, self.thread = sink, thread
@@ -2765,6 +2989,47 @@ class Out:
 
     def finish(self):
         self.sink.finish(self.thread)
+
+
+def event_size(kind, value) -> int:
+    """About how many octets an event keeps."""
+    if kind == CBA_FILE:
+        return len(value[0]) + len(value[1])
+    return len(value) if kind in (CBA_HEAD, CBA_STR, CBA_DATA) else 8
+
+
+class TalkOut(Out):
+    """The same for a coroutine: an entry is kept until it is whole.
+
+    put     takes it: (events, their packets)
+    """
+    __slots__ = 'put', 'kept', 'packed', 'size'
+
+    def __init__(self, sink, thread, put):
+        super().__init__(sink, thread)
+        self.put = put
+        self.clear()
+
+    def clear(self):
+        """No event is kept."""
+        self.kept, self.packed, self.size = [], [], 0
+
+    def event(self, kind, code, value):
+        events = self.deferred + [(kind, code, value)]
+        packed = self.sink.pack_all(self.thread, events)
+        size = self.size + sum(event_size(kind, value) for kind, _, value in events)
+        if size > ENTRY_MAX:
+            raise ValueError('an entry of more than %d octets' % ENTRY_MAX)
+        self.size = size
+        self.kept += events
+        self.packed.append(packed)
+        self.deferred = []
+
+    def finish(self):
+        """The entry is whole."""
+        if self.kept:
+            self.put((self.kept, b''.join(self.packed)))
+            self.clear()
 
 
 # ---- scope ----
@@ -2855,6 +3120,8 @@ LINGER_NONE = struct.pack('ii', 1, 0)       # socket(7) SO_LINGER: close() reset
 IP_BIND_ADDRESS_NO_PORT = 24        # linux/in.h: the port is chosen by connect(), per target
 TLS_PIECE = 16384                   # octets read at once
 TLS_MAX = 65536                     # octets that may come before one operation is done
+POLL_MAX_S = 1 << 20                # poll(2) takes no more
+SPREE_MAX = 16                      # reads of a talk in a row before others have their turn
 # Anonymous: text.  A server may choose a finite-field group of 10,000 bits, 1.3 s of CPU: only the
 # anonymous suites have finite fields, because many servers know no other anonymous ones.
 TLS_CIPHERS = {True: 'aNULL:@SECLEVEL=0', False: 'ALL:!aNULL:!kDHE:!PSK:@SECLEVEL=0'}
@@ -2954,98 +3221,181 @@ def retry_group(message: bytes) -> int:
     return 0
 
 
-class TimedSocket:
-    """A TCP connection whose reads and writes all share one deadline.
+@types.coroutine
+def socket_ready(socks, mask, until):
+    """Wait for one of these sockets: at the bottom of all that a coroutine of ours awaits.
 
+    socks   non-blocking; () = go on soon, others first
+    mask    select.POLLIN, POLLOUT: as a hint, since others may wake it, too
+    until   on the clock of who drives it; raises socket.timeout then
+    """
+    yield socks, mask, until
+
+
+def drive(coroutine):
+    """Run a coroutine to its end in this thread, with poll(2) -> what it returns."""
+    error = None
+    while True:
+        try:
+            wait = coroutine.throw(error) if error else coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        error = poll_sockets(*wait)
+
+
+def poll_sockets(socks, mask, until) -> 'OSError | None':
+    """Wait for one of these sockets -> None; a timeout if that lasts until the given time."""
+    if not socks:
+        return None
+    left = until - time.monotonic()
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock, mask)
+    if left > 0 and poll.poll(math.ceil(min(left, POLL_MAX_S) * 1000)):
+        return None
+    return socket.timeout('timed out')
+
+
+class TalkSocket:
+    """A TCP connection whose reads and writes all share one deadline: coroutines, to be awaited.
+
+    sock        non-blocking, connected or about to be
     timeout_ms  for the connect and the whole conversation after it
-    source      own address, '' = the kernel's choice
+    clock       of who drives the coroutines, seconds
+    gate        Gate of TLS handshakes; None: there may be any number of them
     raises      socket.timeout when the time is up, ConnectionError, OSError
     """
+    __slots__ = ('sock', 'socks', 'clock', 'gate', 'deadline', 'rest', 'spree', 'tls', 'incoming',
+                 'outgoing', 'piece', 'held')
 
-    def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
+    def __init__(self, sock, timeout_ms: float, clock=time.monotonic, gate=None):
+        self.sock, self.socks, self.clock, self.gate = sock, (sock,), clock, gate
         self.extend(timeout_ms)
+        self.rest = b''                 # octets that came behind a line, and were not asked for
+        self.spree = 0                  # reads in a row that had not to wait
         self.tls = None                 # ssl.SSLObject, once TLS is spoken
         self.incoming = self.outgoing = None    # ssl.MemoryBIO: TLS records from and to the peer
         self.piece = b''                # last octets that came for TLS, as they came
-        self.held = bytearray()         # of them, until the first message of the peer is whole:
+        self.held = None                # of them, until the first message of the peer is whole:
                                         # what the library has not seen; None: it sees all
-        self.sock = new_tcp_socket(source)
-        try:
-            with contextlib.suppress(ConnectionResetError):     # after accepting: reading tells
-                self.timed().connect((host, port))
-        except BaseException:
-            self.sock.close()
-            raise
 
     def extend(self, timeout_ms: float):
         """A new deadline, from now."""
-        self.deadline = time.monotonic() + timeout_ms / 1000
+        self.deadline = self.clock() + timeout_ms / 1000
 
-    def timed(self, until: float = math.inf):
-        """The socket, with the time that is left."""
-        left = min(self.deadline, until) - time.monotonic()
-        if left <= 0:
+    async def connect(self, address):
+        """Connect to (host, port)."""
+        code = self.sock.connect_ex(address)
+        while code in (EINPROGRESS, EALREADY):
+            await socket_ready(self.socks, select.POLLOUT, self.deadline)
+            code = self.sock.connect_ex(address)
+        if code not in OPEN:                # reset after accepting: reading reports it
+            raise OSError(code, os.strerror(code))
+
+    def check_time(self, until):
+        """Raises socket.timeout if that time is over."""
+        if self.clock() >= until:
             raise socket.timeout('timed out')
-        self.sock.settimeout(left)
-        return self.sock
 
-    def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
+    async def receive(self, limit: int, until: float) -> bytes:
+        """What the kernel has; a peer that never rests does not keep others waiting."""
+        self.check_time(until)
+        self.spree += 1
+        if self.spree > SPREE_MAX:
+            self.spree = 0
+            await socket_ready((), 0, until)
+        while True:
+            try:
+                return self.sock.recv(limit)
+            except BlockingIOError:
+                self.spree = 0
+                await socket_ready(self.socks, select.POLLIN, until)
+
+    async def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
         """What there is, 1 to limit octets; b'' after the peer's end.
 
         wait_ms     how long, if that is sooner than the deadline
         """
-        until = time.monotonic() + wait_ms / 1000
+        if self.rest:
+            piece, self.rest = self.rest[:limit], self.rest[limit:]
+            return piece
+        until = min(self.deadline, self.clock() + wait_ms / 1000)
         if not self.tls:
-            return self.timed(until).recv(limit)
+            return await self.receive(limit, until)
         try:
-            return self.tls_call(until, self.tls.read, limit)
+            return await self.tls_call(until, self.tls.read, limit)
         except TlsEnd:
             return b''
 
-    def read_exact(self, count: int) -> bytes:
+    async def read_line(self, limit: int = 1024) -> bytes:
+        """A line with its end; of limit octets, or before the peer's end, without."""
+        line = b''
+        while b'\n' not in line and len(line) < limit:
+            piece = await self.read_some(limit - len(line))
+            if not piece:
+                return line
+            line += piece
+        end = line.find(b'\n') + 1 or len(line)
+        self.rest = line[end:] + self.rest
+        return line[:end]
+
+    async def read_exact(self, count: int) -> bytes:
         """count octets; raises ConnectionError if the peer ends before."""
         data = bytearray()
         while len(data) < count:
-            piece = self.read_some(min(count - len(data), 65536))
+            piece = await self.read_some(min(count - len(data), 65536))
             if not piece:
                 raise ConnectionResetError('the peer ended too early')
             data += piece
         return bytes(data)
 
-    def read_most(self, count: int) -> bytes:
+    async def read_most(self, count: int) -> bytes:
         """Up to count octets: what comes before the peer's end or the deadline."""
         data = bytearray()
         with contextlib.suppress(OSError):
             while len(data) < count:
-                piece = self.read_some(count - len(data))
+                piece = await self.read_some(count - len(data))
                 if not piece:
                     break
                 data += piece
         return bytes(data)
 
-    def write_all(self, data: bytes):
+    async def write_all(self, data: bytes):
         if not self.tls:
-            return self.write_raw(data)
+            return await self.write_raw(data)
         while data:
-            data = data[self.tls_call(math.inf, self.tls.write, data):]
+            data = data[await self.tls_call(self.deadline, self.tls.write, data):]
 
-    def write_raw(self, data):
+    async def write_raw(self, data):
         while data:
-            data = data[self.timed().send(data):]
+            self.check_time(self.deadline)
+            try:
+                data = data[self.sock.send(data):]
+            except BlockingIOError:
+                await socket_ready(self.socks, select.POLLOUT, self.deadline)
 
-    def start_tls(self, anonymous: bool = False):
+    async def start_tls(self, anonymous: bool = False):
         """Speak TLS from now on; nothing that the peer shows is verified.
 
         anonymous   Diffie-Hellman without certificates, TLS 1.2 at most
         raises      Unable if the local library refuses, ConnectionError 'TLS: ...'
         """
         ssl, context = tls_library(), tls_context(anonymous)
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(self.incoming, self.outgoing)
-        self.tls_call(math.inf, tls.do_handshake)
-        self.tls = tls
+        begun = self.clock()
+        if self.gate:
+            await self.gate.enter()
+            self.deadline += self.clock() - begun
+        try:
+            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.held = bytearray()
+            tls = context.wrap_bio(self.incoming, self.outgoing)
+            await self.tls_call(self.deadline, tls.do_handshake)
+            self.tls = tls
+        finally:
+            if self.gate:
+                self.gate.leave()
 
-    def tls_call(self, until, act, *args):
+    async def tls_call(self, until, act, *args):
         """An operation of the TLS library, with the reads and writes that it asks for.
 
         By memory buffers, so that no peer can keep it busy beyond the deadline or TLS_MAX.
@@ -3054,15 +3404,15 @@ class TimedSocket:
         while True:
             try:
                 result = act(*args)
-                self.write_raw(self.outgoing.read())
+                await self.write_raw(self.outgoing.read())
                 return result
             except ssl.SSLWantReadError:
-                self.write_raw(self.outgoing.read())
+                await self.write_raw(self.outgoing.read())
             except ssl.SSLError as error:
                 raise ConnectionError('TLS: ' + tls_reason(error)) from None
             if taken > TLS_MAX:
                 raise ConnectionError('TLS: %d octets without end' % TLS_MAX)
-            self.piece = self.timed(until).recv(TLS_PIECE)
+            self.piece = await self.receive(TLS_PIECE, until)
             if not self.piece:
                 raise TlsEnd('TLS: the peer ended')
             taken += len(self.piece)
@@ -3102,9 +3452,82 @@ class TimedSocket:
         self.close()
 
 
+async def connect_tcp(host: str, port: int, timeout_ms: float, source: str = '', *more):
+    """A new connection -> TalkSocket; more: its clock and gate."""
+    sock = new_tcp_socket(source)
+    try:
+        talk = TalkSocket(sock, timeout_ms, *more)
+        await talk.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return talk
+
+
+def blocking(name: str):
+    """A coroutine of TalkSocket -> a method of TimedSocket that waits for its end."""
+    def call(self, *args, **named):
+        return drive(getattr(self.talk, name)(*args, **named))
+    call.__name__, call.__doc__ = name, getattr(TalkSocket, name).__doc__
+    return call
+
+
+class TimedSocket:
+    """A TalkSocket for threads: each of its methods waits until it is done."""
+    __slots__ = ('talk',)
+
+    def __init__(self, host: str, port: int, timeout_ms: float, source: str = ''):
+        self.talk = drive(connect_tcp(host, port, timeout_ms, source))
+
+    read_some, read_line = blocking('read_some'), blocking('read_line')
+    read_exact, read_most = blocking('read_exact'), blocking('read_most')
+    write_all, start_tls = blocking('write_all'), blocking('start_tls')
+
+    @property
+    def deadline(self) -> float:
+        """When the time is up, by time.monotonic()."""
+        return self.talk.deadline
+
+    @deadline.setter
+    def deadline(self, when: float):
+        self.talk.deadline = when
+
+    @property
+    def tls(self):
+        """ssl.SSLObject, once TLS is spoken; else None."""
+        return self.talk.tls
+
+    @property
+    def piece(self) -> bytes:
+        """Last octets that came for TLS, as they came."""
+        return self.talk.piece
+
+    @property
+    def sock(self):
+        """The socket, which does not block."""
+        return self.talk.sock
+
+    def extend(self, timeout_ms: float):
+        """A new deadline, from now."""
+        self.talk.extend(timeout_ms)
+
+    def close(self):
+        """Reset the connection: no TIME_WAIT is left."""
+        self.talk.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
 def new_tcp_socket(source: str):
-    """A socket whose close() resets; source  own address, '' = the kernel's choice."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    """A socket that does not block, and whose close() resets.
+
+    source  own address, '' = the kernel's choice
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # RFB in TLS: 40 ms less a talk
@@ -3119,14 +3542,17 @@ def new_tcp_socket(source: str):
 
 # ==== 5 Module registry ===============================================================
 #
-# A module is a function check(target, out, options) under @module.  It runs on a module thread:
-# straight blocking code, bounded by deadlines.
-#   target   .host (text), .port, .connect(timeout_ms) -> TimedSocket; '%s' of it is ip:port
+# A module is a function check(target, out, options) under @module.  With `async def` it is a
+# coroutine: thousands of them talk at once in the engine's own thread, between its turns.  Without
+# `async` it is straight blocking code, and runs on a module thread.
+#   target   .host (text), .port, .connect(timeout_ms) -> TalkSocket, to be awaited; without
+#            `async`: TimedSocket; '%s' of it is ip:port
 #   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
+# A coroutine awaits the methods of its sockets and socket_ready(), and nothing else.
 # waits=False in @module says that it only computes, and never waits: it runs where the result is
-# found, without a thread, if all modules of a scan are like that.
+# found, without a thread, if all modules of a scan are like that, or coroutines.
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
 # and named as a bug; the scan goes on.  Unable is told the first time, too.
 
@@ -3140,23 +3566,37 @@ Module = collections.namedtuple('Module', [
     'aliases',      # other names in -mod and -mcfg
     'entry',        # module name in the CBA
     'help',         # first line of the docstring
-    'waits'])       # False: for nothing, neither the net nor a lock
+    'waits',        # False: for nothing, neither the net nor a lock
+    'sockets'])     # options -> how many sockets it may have at once
 
 MODULES = {}                        # name -> Module, in order of registration
+CO_COROUTINE = 0x80                 # inspect(3): flag of the code of an `async def`
 
 
-def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True):
+def one_socket(options) -> int:
+    """Most modules have one connection at a time."""
+    return 1
+
+
+def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True,
+           sockets=one_socket):
     """Register the function below as a module."""
     def register(check):
         help = (check.__doc__ or '').strip().partition('\n')[0]
         MODULES[name] = Module(name, check, options or {}, codes or {}, filter, aliases,
-                               name if entry is None else entry, help, waits)
+                               name if entry is None else entry, help, waits, sockets)
         return check
     return register
 
 
+def is_coroutine(each: Module) -> bool:
+    """Whether a module is an `async def`."""
+    code = getattr(each.check, '__code__', None)
+    return bool(code and code.co_flags & CO_COROUTINE)
+
+
 class Target:
-    """An open port, as modules see it; no tuple, so that '%s' % target works."""
+    """An open port, as modules on threads see it; no tuple, so that '%s' % target works."""
     __slots__ = 'host', 'port', 'source', 'exclusions'
 
     def __init__(self, host, port, source, exclusions=None):
@@ -3165,11 +3605,47 @@ class Target:
     def __str__(self):
         return '%s:%d' % (self.host, self.port)
 
-    def connect(self, timeout_ms):
-        """A new connection to it; see TimedSocket."""
+    def check(self):
+        """Raises ConnectionError if it must not be talked to any more."""
         if self.exclusions and self.exclusions.bars(self.host):
             raise ConnectionAbortedError('excluded meanwhile (-xf)')
+
+    def connect(self, timeout_ms):
+        """A new connection to it; see TimedSocket."""
+        self.check()
         return TimedSocket(self.host, self.port, timeout_ms, self.source)
+
+
+class TalkTarget(Target):
+    """An open port, as modules that are coroutines see it.
+
+    talks   Talks that drive them; None: a thread does
+    """
+    __slots__ = 'talks',
+
+    def __init__(self, host, port, source, exclusions=None, talks=None):
+        super().__init__(host, port, source, exclusions)
+        self.talks = talks
+
+    def clock(self) -> float:
+        """The time that deadlines of its talk are of."""
+        return self.talks.clock() if self.talks else time.monotonic()
+
+    def blocking(self) -> Target:
+        """The same for a module that is no coroutine."""
+        return Target(self.host, self.port, self.source, self.exclusions)
+
+    async def may_connect(self):
+        """To be awaited before each connection: those of talks count in -r."""
+        if self.talks:
+            await self.talks.connects.enter()
+
+    async def connect(self, timeout_ms):
+        """A connection to it; see TalkSocket."""
+        self.check()
+        await self.may_connect()
+        gate = self.talks.handshakes if self.talks else None
+        return await connect_tcp(self.host, self.port, timeout_ms, self.source, self.clock, gate)
 
 
 def find_module(name: str) -> Module:
@@ -3367,36 +3843,41 @@ def port_list(text: str) -> 'tuple[int, ...]':
     return tuple(map(int, words))
 
 
-def any_accepts(host: str, ports, timeout_ms: float, source: str) -> bool:
+async def any_accepts(target, ports, timeout_ms: float) -> bool:
     """Is one of these ports open?  All are asked at once, so that the host costs one timeout."""
-    deadline = time.monotonic() + timeout_ms / 1000
-    with contextlib.ExitStack() as stack:
-        poll, asked = select.poll(), {}
+    until, asked = target.clock() + timeout_ms / 1000, {}
+    try:
         for port in ports:
-            sock = stack.enter_context(new_tcp_socket(source))
-            sock.setblocking(False)
-            if sock.connect_ex((host, port)) == EINPROGRESS:    # others are known: not open
-                poll.register(sock, select.POLLOUT)
-                asked[sock.fileno()] = sock, port
+            await target.may_connect()
+            sock = new_tcp_socket(target.source)
+            asked[sock] = target.host, port
+            if sock.connect_ex(asked[sock]) != EINPROGRESS:     # others are known: not open
+                del asked[sock]
+                sock.close()
         while asked:
-            events = poll.poll(max(0, math.ceil((deadline - time.monotonic()) * 1000)))
-            for fd, _ in events:
-                sock, port = asked.pop(fd)
-                poll.unregister(fd)
-                if sock.connect_ex((host, port)) in OPEN and not is_own_name(sock, (host, port)):
+            await socket_ready(list(asked), select.POLLOUT, until)
+            for sock, address in list(asked.items()):
+                code = sock.connect_ex(address)
+                if code in OPEN and not is_own_name(sock, address):
                     return True
-            if not events:
-                break
+                if code != EALREADY:
+                    del asked[sock]
+                    sock.close()
+    except socket.timeout:
+        pass
+    finally:
+        for sock in asked:
+            sock.close()
     return False
 
 
-def answers_everything(target, options) -> bool:
+async def answers_everything(target, options) -> bool:
     """Is an unlikely port of this host open?  Remembered, for hosts with many open ports."""
     ports = tuple(port for port in options.ports if port != target.port)
     key, now = (target.host, ports), time.monotonic()
     verdict, until = COOKIE_VERDICTS.get(key, (None, now))
     if until <= now:
-        verdict = any_accepts(target.host, ports, options.timeout, target.source)
+        verdict = await any_accepts(target, ports, options.timeout)
         if len(COOKIE_VERDICTS) >= COOKIE_MEMORY_MAX:
             COOKIE_VERDICTS.clear()
         COOKIE_VERDICTS[key] = verdict, now + COOKIE_MEMORY_S
@@ -3406,11 +3887,12 @@ def answers_everything(target, options) -> bool:
 @module('checkcookie', filter=True, aliases=('cookie',), options={
     'ports': (COOKIE_PORTS, 'unlikely ports to ask', port_list),
     'timeout': (300, 'ms for all of them to answer', MILLISECONDS),
-    'verify_timeout': (1000, 'ms for the open port to open again', MILLISECONDS)})
-def check_checkcookie(target, out, options):
+    'verify_timeout': (1000, 'ms for the open port to open again', MILLISECONDS)},
+    sockets=lambda options: len(options.ports))
+async def check_checkcookie(target, out, options):
     """Filter: drops hosts that answer on any port (SYN proxies, tar pits)."""
-    return not answers_everything(target, options) and any_accepts(
-        target.host, [target.port], options.verify_timeout, target.source)
+    return not await answers_everything(target, options) and await any_accepts(
+        target, [target.port], options.verify_timeout)
 
 
 # ---- rfb ----
@@ -3437,42 +3919,42 @@ def rfb_version(banner: bytes) -> 'tuple[int, int] | None':
     return min((major, minor), (3, 8))
 
 
-def read_rfb_reason(sock, out):
+async def read_rfb_reason(sock, out):
     """The server says why not -> REASON, cut at 511 octets."""
-    size = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
-    text = sock.read_most(min(size, RFB_REASON_MAX))
+    size = RFB_U32.unpack(await sock.read_exact(RFB_U32.size))[0]
+    text = await sock.read_most(min(size, RFB_REASON_MAX))
     if size and not text:
         raise ConnectionResetError('the peer ended too early')
     out.str('Error: ' + text.decode('latin-1'), RFB_REASON)
 
 
-def read_rfb_types(sock, out) -> 'set[int]':
+async def read_rfb_types(sock, out) -> 'set[int]':
     """The security types that the server offers, none after a reason (RFC 6143 s7.1.2)."""
     with noting(out, RFB_READ_FAIL):
-        count = sock.read_exact(1)[0]
+        count = (await sock.read_exact(1))[0]
         if not count:
-            read_rfb_reason(sock, out)
-        return set(sock.read_exact(count))
+            await read_rfb_reason(sock, out)
+        return set(await sock.read_exact(count))
 
 
-def check_rfb_tls(sock, out):
+async def check_rfb_tls(sock, out):
     """Type 18 is all there is: what does it offer below TLS?"""
     out.bit(RFB_ONLY_TLS)
     with noting(out, RFB_WRITE_FAIL):
-        sock.write_all(bytes([RFB_TLS]))
+        await sock.write_all(bytes([RFB_TLS]))
     sock.deadline += RFB_TLS_S
     with noting(out, RFB_TLS_FAIL):
-        sock.start_tls(anonymous=True)
-    if RFB_NONE in read_rfb_types(sock, out):
+        await sock.start_tls(anonymous=True)
+    if RFB_NONE in await read_rfb_types(sock, out):
         out.bit(RFB_WIN)
 
 
-def check_rfb_old(sock, out):
+async def check_rfb_old(sock, out):
     """Up to version 3.6 the server chooses the security type."""
     with noting(out, RFB_READ_FAIL):
-        kind = RFB_U32.unpack(sock.read_exact(RFB_U32.size))[0]
+        kind = RFB_U32.unpack(await sock.read_exact(RFB_U32.size))[0]
         if kind == 0:
-            read_rfb_reason(sock, out)
+            await read_rfb_reason(sock, out)
     if kind == RFB_NONE:
         out.bit(RFB_WIN)
 
@@ -3480,29 +3962,29 @@ def check_rfb_old(sock, out):
 @module('rfb', codes=RFB_CODES, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4500, 'ms for the whole talk', MILLISECONDS)})
-def check_rfb(target, out, options):
+async def check_rfb(target, out, options):
     """VNC: does it let in without a password (WIN)?  Never logs in."""
     out.later('vnc://%s' % target)
     with noting(out, RFB_CONN_FAIL):
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     with sock:
         sock.extend(options.read_timeout)
-        banner = sock.read_most(12)
+        banner = await sock.read_most(12)
         if not banner:
             raise ConnectionResetError('no greeting')
         version = rfb_version(banner)
         if not version:
             return out.data(banner, RFB_BANNER_FAIL)
         with noting(out, RFB_WRITE_FAIL):
-            sock.write_all(b'RFB %03d.%03d\n' % version)
+            await sock.write_all(b'RFB %03d.%03d\n' % version)
         if version[1] <= 6:
-            return check_rfb_old(sock, out)
-        types = read_rfb_types(sock, out)
+            return await check_rfb_old(sock, out)
+        types = await read_rfb_types(sock, out)
         for code, kind in ((RFB_WIN, RFB_NONE), (RFB_HAS_VENCRYPT, RFB_VENCRYPT)):
             if kind in types:
                 out.bit(code)
         if types == {RFB_TLS}:
-            check_rfb_tls(sock, out)
+            await check_rfb_tls(sock, out)
 
 
 # ---- x11 ----
@@ -3515,71 +3997,433 @@ X11_CONN_FAIL, X11_READ_FAIL, X11_WRITE_FAIL, X11_GOOD, X11_KINDA_GOOD = X11_COD
 @module('x11', codes=X11_CODES, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4000, 'ms for the whole talk', MILLISECONDS)})
-def check_x11(target, out, options):
+async def check_x11(target, out, options):
     """X servers that let in everybody (GOOD)."""
     out.later('x11://%s' % target)
     with noting(out, X11_CONN_FAIL):
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     with sock:
         sock.extend(options.read_timeout)
         with noting(out, X11_WRITE_FAIL):
-            sock.write_all(X11_SETUP)
+            await sock.write_all(X11_SETUP)
         with noting(out, X11_READ_FAIL):
-            accepted = sock.read_exact(1) == b'\1'
+            accepted = await sock.read_exact(1) == b'\1'
         if accepted:
-            rest = sock.read_most(5)        # unused, major, minor; little-endian, as we asked
+            rest = await sock.read_most(5)  # unused, major, minor; little-endian, as we asked
             is_x11 = len(rest) == 5 and rest[1] == 11
             out.bit(X11_GOOD if is_x11 else X11_KINDA_GOOD)
+
+
+# ---- services ----
+#
+# What speaks there, by its first words: a row is name, product, pattern of those octets as
+# Latin-1, with two spaces or more between.  The first that matches wins, so products stand before
+# their service.
+#   name     with @ behind it: only in answer to the probe of that name
+#   product  - if the row does not know it
+#   pattern  (<v>...) is the version, (<p>...) the product, (<d>...) what else is worth a line; its
+#            first octet must always stand there as it is, or be open (. [ ( \d \S); a line that
+#            begins with spaces goes on
+# Sources: the specifications (RFC 959, 1939, 2326, 3261, 3501, 3977, 4253, 5321, 6120, 9112 ...),
+# documents of the products' protocols, and what our own servers said.
+
+SERVICE_TABLE = r"""
+ssh             OpenSSH      SSH-[\d.]+-OpenSSH_(<v>[\w.]+)(?:[- ](<d>[^\r\n]+))?
+ssh             Dropbear     SSH-[\d.]+-dropbear(?:_(<v>[\w.]+))?
+ssh             libssh       SSH-[\d.]+-libssh[_-](<v>[\w.]+)
+ssh             Cisco        SSH-[\d.]+-Cisco-(<v>[\d.]+)
+ssh             RouterOS     SSH-[\d.]+-ROSSSH
+ssh             -            SSH-[\d.]+-(<p>AsyncSSH|paramiko|Twisted|Go|[A-Za-z]\w*SSHD?)(?:[_-]
+                             (<v>[\d.]+))?
+ssh             -            SSH-[\d.]+-(<d>[^\r\n]*)
+vnc             -            RFB (<d>\d{3}\.\d{3})\n
+telnet          RouterOS     (?:\xff..)*[^\xff]*?MikroTik v(<v>[\d.]+)
+telnet          Cisco IOS    (?:\xff[\xfb-\xfe].)*\s*User Access Verification
+telnet          BusyBox      \xff.*?BusyBox v(<v>[\d.]+)
+telnet          -            \xff[\xfa-\xfe].(?:\xff..)*\s*(<d>[^\xff\r\n]*)
+dict            dictd        220 [^\r\n]*?dictd (<v>[\d.]+)/
+dict            -            220 \S+ [^\r\n]*<[\w.]*> <[^\r\n]*>
+ftp             vsFTPd       220[ -]\(?vsFTPd (<v>[\d.]+)
+ftp             ProFTPD      220[ -](?:\[?\S+\]? )?ProFTPD (?:(<v>\d[\w.]+) )?Server
+ftp             Pure-FTPd    220[ -][^\n]*Pure-FTPd
+ftp             FileZilla    220[ -]FileZilla Server (?:version )?(<v>[\d.]+)
+ftp             Microsoft    220[ -][^\r\n]*Microsoft FTP Service(?: \(Version (<v>[\d.]+)\))?
+ftp             pyftpdlib    220[ -][^\r\n]*pyftpdlib (<v>[\d.]+)
+smtp            Postfix      220[ -]\S+ ESMTP Postfix(?: \((<d>[^)]*)\))?
+smtp            Exim         220[ -]\S+ ESMTP Exim (<v>[\w.]+)
+smtp            Sendmail     220[ -]\S+ ESMTP Sendmail (<v>[\d.]+)
+smtp            Exchange     220[ -]\S+ Microsoft ESMTP MAIL Service(?:, Version: (<v>[\d.]+))?
+smtp            -            220[ -]\S+ ESMTP (<p>OpenSMTPD|Haraka|hMailServer|MailEnable|aiosmtpd)
+smtp            -            (?:220|421|554)[ -][^\r\n]*E?SMTP(?:[^\n]*\n)*
+tor-control     Tor          (?:250[ -][^\n]*\n)+?250-VERSION Tor="(<v>[\d.]+)
+tor-control     Tor          (?:250-PROTOCOLINFO|514 Authentication required)
+smtp            -            [25]\d\d[ -][^\n]*\n(?:[^\n]*\n)*(?:214|250|502|500|503)[ -]2?5?\.?
+                             [^\n]*(?:HELO|EHLO|[2-5]\.\d\.\d)
+ftp             -            220[ -][^\n]*(?:FTP|[Ff]ile [Tt]ransfer)
+ftp             -            220[ -][^\n]*\n(?:[^\n]*\n)*(?:214|530)[ -][^\n]*(?:commands|log ?in
+                             |USER)
+smtp            -            220[ -][^\n]*[Mm]ail
+pop3            Dovecot      \+OK (?:\[[^]]*\] )?Dovecot(?: \((<d>[^)]*)\))?
+pop3            Cyrus        \+OK [^\r\n]*Cyrus POP3 v?(<v>[\d.]+)
+pop3            Exchange     \+OK (?:The )?Microsoft Exchange
+pop3            -            \+OK (?:\[[^]]*\] )?(<p>Courier|Qpopper|Zimbra|Lotus)?
+imap            Dovecot      \* (?:OK|PREAUTH) (?:\[[^]]*\] )?Dovecot(?: \((<d>[^)]*)\))?
+imap            Cyrus        \* OK [^\r\n]*Cyrus IMAP v?(<v>[\d.]+)
+imap            Courier      \* OK [^\r\n]*Courier-IMAP
+imap            Exchange     \* OK (?:The )?Microsoft Exchange
+imap            -            \* (?:OK|PREAUTH|BYE|BAD)(?:[ \r])
+nntp            INN          20[01] [^\r\n]*InterNetNews[^\r\n]*INN (<v>[\d.]+)
+nntp            -            20[01] [^\r\n]*(?:NNTP|[Nn]ews)
+sieve           -            "[A-Z]+"(?:[^\n]*\n)*?"IMPLEMENTATION" "(<p>[^\d"]*[^\d" v])(?: v?(<v>
+                             \d[\w.]*))?[^"]*"
+sieve           -            "(?:STARTTLS|SIEVE|SASL|VERSION)"
+http            ClickHouse   HTTP/1\.0 400 Bad Request\r\n\r\nPort \d+ is for clickhouse-client
+http            -            HTTP/[\d.]+ \d{3}
+http            -            <(?:!DOCTYPE|!doctype|html|HTML|head|HEAD)
+smart-install   Cisco        \0\0\0\x04\0\0\0\0\0\0\0\x03\0\0\0\x08
+http2           -            \0\0[\0-\x40]\x04\0\0\0\0\0
+rtsp            -            RTSP/1\.0 \d+[^\n]*\n(?:[^\n]*\n)*?Server: (<p>[^/\r\n]+)(?:/(<v>
+                             [\w.]+))?
+rtsp            -            RTSP/[\d.]+ \d+
+sip             -            SIP/2\.0 \d+[^\n]*\n(?:[^\n]*\n)*?(?:Server|User-Agent): (<p>
+                             [^/\r\n]+)(?:/(<v>[\w.]+))?
+sip             -            SIP/2\.0 \d+
+icap            -            ICAP/1\.0 \d+[^\n]*\n(?:[^\n]*\n)*?Server: (<p>[^/\r\n]+)(?:/(<v>
+                             [\w.]+))?
+icap            -            ICAP/1\.0 \d+
+irc             InspIRCd     :\S+ .* 004 \S+ \S+ InspIRCd-(<v>\d[\w.]*)
+irc             ngIRCd       :\S+ .* 00[24] .*ngircd-(<v>\d[\w.]*)
+irc             -            :\S+ (?:NOTICE|020|451|433|421|CAP|464)(?: |\r)
+irc             -            ERROR :(<d>[^\r\n]*)
+irc             -            NOTICE (?:AUTH|\*) :
+rsync           -            @RSYNCD: (<d>[\d.]+)
+svn             -            \( success \( \d+ \d+ \(
+asterisk        Asterisk Call Manager  Asterisk Call Manager/(<v>[\d.]+)
+teamspeak       TeamSpeak 3  TS3\n\r?
+mpd             Music Player Daemon  OK MPD (<v>[\d.]+)
+munin           Munin node   # munin node at (<d>\S+)
+nats            nats-server  INFO \{[^\n]*"version":"(<v>[^"]+)"
+nats            -            INFO \{"
+gpsd            gpsd         \{"class":"VERSION","release":"(<v>[^"]+)"
+hddtemp         hddtemp      \|/dev/(<d>[^\r\n]*)
+mysql           MariaDB      .{3}\0\n(?:5\.5\.5-)?(<v>\d+\.[\d.]+)-MariaDB(?:-(<d>[^\0]*))?\0
+mysql           MySQL        .{3}\0\n(<v>\d+\.\d[^\0]*)\0
+mysql           MariaDB      .{3}\0\xff..(?:#.....)?(<d>[^\0]*MariaDB[^\0]*)
+mysql           -            .{3}\0\xff..(?:#.....)?(<d>(?:Host|Too many|Access)[^\0]*)
+mysqlx          MySQL        \x05\0\0\0\x0b\x08\x05\x1a\0
+tarantool       Tarantool    Tarantool (<v>[\d.]+)
+openwire        ActiveMQ     .{4}\x01ActiveMQ.*ProviderVersion\x09\0.(<v>\d[\w.]*)
+openwire        ActiveMQ     .{4}\x01ActiveMQ
+zeromq          -            \xff.{8}\x7f
+ica             Citrix       \x7f\x7fICA\0
+nbd             -            NBDMAGIC
+ndmp            -            \x80\0\0.\0\0\0.{5}\0\0\0[\0\x01]\0\0\x05\x02
+bandwidth-test@  RouterOS     \x01\0\0\0\Z
+chargen         -            .{0,2}!"\#\$%&'\(\)\*\+,-\./0123456789:;
+gopher          -            [i013][^\t\r\n]*\t[^\t\r\n]*\t[^\t\r\n]*\t\d+\r\n
+git             -            [0-9a-f]{4}ERR (<d>[^\n]*)
+xmpp            -            (?:<\?xml[^>]*\?>\s*)?<(?:stream:stream|stream:error|open )
+redis           -            [$=]\d+\r\n(?:txt:)?\# Server\r\n(?:[^\n]*\n)*?(<p>valkey|keydb
+                             |redis)_version:(<v>[\d.]+)
+redis           Redis        -(?:NOAUTH|DENIED|MISCONF) (<d>[^\r\n]*)
+redis           Redis        -ERR (?:unknown command|wrong number of arguments
+                             |operation not permitted|unknown RESP)
+memcached       memcached    (?:ERROR\r\n)*VERSION (<v>[\d.]+)
+memcached       memcached    ERROR\r\n(?:ERROR\r\n|\Z)
+beanstalkd      beanstalkd   OK \d+\r\n---\n(?:[^\n]*\n)*?version: "?(<v>[\w.]+)
+beanstalkd      beanstalkd   (?:OK \d+\r\n---\n|UNKNOWN_COMMAND\r\n)
+clamd           -            (<p>ClamAV|Scanner) (<v>[\d.]+)
+clamd           -            (?:PONG\0|UNKNOWN COMMAND)
+gearman@        gearmand     OK (<v>[\d.]+)
+pjl             -            @PJL INFO ID\r?\n"?(<p>[^"\r\n]+)
+zookeeper       ZooKeeper    Zookeeper version: (<v>[\d.]+)
+zookeeper       ZooKeeper    (?:srvr|ruok) is not executed
+stomp           -            (?:CONNECTED|ERROR)\r?\n(?:[^\n]*\n)*?server:(<p>[A-Za-z-]+)/(<v>
+                             [\d.]+)
+stomp           -            (?:CONNECTED\r?\n|ERROR\r?\n(?:[^\n]+\n)*?(?:version|message
+                             |content-type):)
+scpi@           -            (<p>[^,\n]+,[^,\n]+),[^,\n]*,(<v>[^\n,]+)\r?\n
+lscp@           -            DESCRIPTION: (<p>[^\r\n]*)\r\nVERSION: (<v>[\w.]+)
+rotctl@         -            [^\n]*\n
+nut@            Network UPS Tools  Network UPS[^\n]*?(?:upsd (<v>[\d.]+)|server|\n)
+apcupsd@        apcupsd      \0.(?:APC|STATUS)\b
+finger@         -            (?:Login|finger|[Nn]o (?:one|such)|\r\nWelcome to Linux|Line)
+ident@          -            \d+ ?, ?\d+ ?: ?(?:ERROR|USERID) ?:
+whois@          -            [^\n]*(?:[Nn]o |%|\#|whois|WHOIS|domain|Domain|\[)
+tcpmux@         -            [\w-]+\r\n
+daytime@        -            [^\n]*\d\d:\d\d:\d\d[^\n]*\r?\n?\Z
+time@           -            .{4}\Z
+qotd@           -            [ -~\r\n\t]+\Z
+lpd@            -            (?:\0|no entries|[^\n]*(?:queue|printer|lpd))
+flash-policy    -            <\?xml[^>]*\?>\s*(?:<!DOCTYPE cross[^>]*>\s*)?<cross-domain-policy
+cgminer         -            \{"STATUS":\[.*?"Description":"(<p>[a-z]+miner) (<v>[\d.]+)"
+cgminer         -            \{"STATUS":\[
+stratum         -            \{"id": ?1,.*"(?:error|result)"
+minecraft       -            .{1,6}\{.*?"version":\{"name":"(?:(<p>[A-Z]\w+) )?(<v>\d[\w.]*)"
+minecraft       -            .{1,6}\{"(?:description|players|version)"
+aerospike       Aerospike    \x02\x01.{6}build\t(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS.{4}(<p>\w[\w +-]*?)\x08platform.*?
+                             \x07versionS.{4}(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS\0\0\0.(<p>\w[\w +-]*)\x07versionS
+                             \0\0\0.(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07versionS\0\0\0.(<v>[\d.]+)
+amqp            -            (?:\x01\0\0.{4}\0\n\0\n|AMQP[\0-\x03])
+cassandra       Apache Cassandra  [\x81-\x85]...?\x06.*\x0bCQL_VERSION\0\x01\0.(<d>[\d.]+)
+cassandra       Apache Cassandra  [\x81-\x85]\0..\0\0\0\0.
+couchbase       -            \x81[\x0b\x20].{14}.{8}(<v>\d[\w.]*)?
+drda            -            ..\xd0[\x02\x03\x42\x43]..\0.\x14\x43
+epmd            -            \0\0\x11\x11(<d>(?:name [^\n]*\n)*)
+firebird        Firebird     \0\0\0(?:\x03|\x5e|\x62)\0\0
+kafka@          -            \0\0..cscn\0
+mongodb         MongoDB      .{4}....cscn(?:\xdd\x07|\x01\0)\0\0.*?\x02version\0....(<v>\d[\w.-]*)
+                             \0
+mongodb         MongoDB      .{4}....cscn(?:\xdd\x07|\x01\0)\0\0
+mongodb         MongoDB      HTTP/1\.0 200 OK[^<]*It looks like you are trying to access MongoDB
+mqtt            -            \x20\x02[\0\x01]\0.*\$SYS/broker/version(<p>\w+) version (<v>[\d.]+)
+mqtt            -            \x20[\x02-\x40][\0\x01][\0-\x05\x80-\x9f]
+mssql           Microsoft SQL Server  \x04\x01..\0\0.\0.{0,40}?\0\0.\0\x06
+neo4j           Neo4j        \0\0[\0-\x20][\x01-\x06]\Z
+oracle          -            \0.\0\0[\x02\x04\x05\x0b]\0\0\0
+postgresql      PostgreSQL   E\0\0..S[^\0]+\0(?:V[^\0]+\0)?C\w{5}\0M(<d>[^\0]*)
+postgresql@     PostgreSQL   [NS]\Z
+pulsar          -            \0\0..\0\0..\x08\x03\x1a.\x0a.(<p>[\w ]*?)-? ?(<v>\d[\d.]+)
+rethinkdb       RethinkDB    \{(?:[^}]*)"server_version": ?"(<v>[\w.]+)
+riak            Riak         \0\0\0.\x08\x0a.(<d>[^\x12]*)\x12.(<v>[\w.-]+)
+thrift          -            (?:\0\0\0.)?\x80\x01\0[\x02\x03]\0\0\0\x04cscn
+zookeeper-jute  ZooKeeper    \0\0\0[\x24\x25]\0\0\0\0
+kerberos        -            \0\0..[\x7e\x6b]
+ldap            -            0(?:[\0-\x7f]|\x81.|\x82..|\x84....)\x02\x01\x01[\x61\x64\x65\x73\x78]
+msrpc           -            \x05\0[\x0c\x0d]\x03\x10\0\0\0
+smb             -            \0...\xfeSMB
+smb             -            \0...\xffSMB
+rpc             -            \x80\0\0.cscn\0\0\0\x01
+rdp             -            \x03\0\0[\x0b\x13].\xd0
+x11             -            [\0\x02].\x0b\0\0\0..(<d>[ -~]*)
+x11             -            \x01\0\x0b\0\0\0..(?:.{32})(<d>[ -~]{4,})
+adb             -            (?:CNXN.{20}(<d>[^\0]*)|AUTH|STLS)
+jdwp            -            JDWP-Handshake(?:.{27}(<d>[ -~]*))?
+java-rmi        -            N\0.[\w.:-]+
+ajp13           -            AB\0\x01\x09
+rtmp            -            \x03.{1536}
+socks5@         -            \x05[\0-\x02\x05\xff]
+socks4          -            \0[\x5a-\x5d]\0\0.{4}
+pptp            -            \0\x9c\0\x01\x1a\x2b\x3c\x4d\0\x02.{20}(<d>[^\0]*).*?\0(<p>[A-Za-z]
+                             [ -~]*)?
+openvpn         -            \0[\x0e\x1a]\x40.{8}
+dns             -            \0.cs[\x80-\x8f].*\x07version\x04bind.{12,20}(<d>\d[\w. -]+)
+dns             -            \0.cs[\x80-\x8f]
+stun            -            \x01\x01..\x21\x12\xa4\x42
+spice           -            REDQ
+teamviewer      -            \x17\x24\x11\x04
+bitcoin         -            .{4}version\0.{92,101}?/(<p>[^/:]+):(<v>[\d.]+)
+bitcoin         -            .{4}(?:version|verack|reject)\0
+bittorrent      -            \x13BitTorrent protocol
+afp             Netatalk     \x01\x03\0.\0\0\0\0.*?Netatalk(<v>[\d.]+)?
+afp             -            \x01\x03\0.\0\0\0\0
+giop            -            GIOP\x01[\0-\x03]
+iscsi           -            \x23[\x80-\x87].\0.{12}
+msmq            -            \x10.\x0b\0LIOR
+bgp             -            \xff{16}\0[\x13-\xff][\x01\x03]
+diameter        -            \x01\0..[\0-\x3f]\0\x01\x01
+dicom           -            [\x02\x03\x07]\0\0\0[\0\x01].
+smpp            -            \0\0\0\x10\x80\0\0[\x15\0]\0\0
+weblogic        WebLogic     HELO:(<v>\d+(?:\.\d+)*)
+zabbix          Zabbix       ZBXD[\x01\x03].{8}(<v>\d[\w.]*)?
+nrpe            NRPE         \0[\x02-\x04]\0\x02.{12}NRPE v(<v>[\d.]+)
+nrpe            NRPE         \0[\x02-\x04]\0\x02
+nje             -            [\xd5\xd6][\xc1\xd7][\xd2\xc5]
+distcc          distccd      DONE0000000[1-3]
+checkpoint      Check Point  Y\0\0\0\0\0\0.(<d>CN=[^\0]*)?
+atg             -            \x01\r\nI\d+\r\n
+codesys         CODESYS      (?:\xbb\xbb|\xbb).{60,70}?(<d>[ -~]{3,}).*?\0
+                             (<p>[A-Z][ -~]{3,}?)\x20(<v>\d[\w.]*)
+codesys         CODESYS      \xbb\xbb
+crimson         Red Lion     \0.\x01\x2b\x1b\0(<d>[^\0]*)
+dnp3            -            \x05\x64.[\0-\x4f]
+ethernet-ip     -            c\0.{52}(?:[^A-Za-z].){0,3}.*?(<p>[A-Za-z][ -~]{2,})
+ethernet-ip     -            c\0..\0\0
+fins            Omron        FINS\0\0\0.
+fox             -            fox a .*?app\.name=s:(<p>[^\n]*)\napp\.version=s:(<v>[\w.]+)
+fox             -            fox a \d
+ge-srtp         GE           \x01\0{7}\x0f\0
+hart-ip         -            \x01\x01[\0\x03]\0\0
+iec104          -            h\x04[\x83\x0b\x23]\0\0\0
+melsec          Mitsubishi   \xd0\0\0\xff\xff\x03\0..\0\0(<d>[ -~]{3,16})?
+modbus          -            cs\0\0\0..\x2b\x0e.{4,5}?\0.(<p>[ -~]+).*?\x02.(<v>[ -~]+)
+modbus          -            cs\0\0\0.[\0-\xff][\x2b\xab]
+opcua           -            (?:ACKF|ERRF).\0\0\0
+pcom            Unitronics   (?:..e\0..)?/A\d\dID(<d>\w+)
+pcworx          Phoenix Contact  \x81\x01\0\x14
+proconos        ProConOS     \xcc\x01\0.\x40\x42.{7}(<d>[ -~]+)
+s7              -            \x03\0\0[\x0b-\x20].\xd0
+gh0st           -            Gh0st.\0\0\0
+ssl             -            [\x14-\x17]\x03[\0-\x04]\0
+"""
+HTTP_PRODUCTS = r"""
+Jenkins         \nX-Jenkins: (<v>[\d.]+)
+InfluxDB        \nX-Influxdb-Version: v?(<v>[\d.]+)
+Elasticsearch   "number" : "(<v>[\d.]+)"(?:.|\n)*"lucene_version"
+CouchDB         \{"couchdb":"Welcome","version":"(<v>[^"]+)"
+Kibana          \nkbn-name:
+Proxmox         \nServer: pve-api-daemon/(<v>[\d.]+)
+MikroTik        <title>RouterOS(?: router configuration page)?(?:.|\n)*?RouterOS v?(<v>[\d.]+)
+CUPS            \nServer: CUPS/(<v>[\d.]+)
+-               \nServer: (<p>[^/\r\n(]*[^/\r\n( ])(?:/v?(<v>\d[\w.-]*))?
+"""
+
+
+Service = collections.namedtuple('Service', [
+    'name',
+    'product', 'version', 'details',    # '' = not known
+    'more'])                            # {code of the entry: text}, what only some services have
+
+
+def table_rows(text: str) -> 'list[list[str]]':
+    """Rows of a table above -> their columns; a line that begins with spaces goes on."""
+    whole = re.sub('\n +', '', text.strip('\n'))
+    return [re.split(' {2,}', line, 2) for line in whole.split('\n')]
+
+
+def compile_row(pattern: str):
+    """A pattern of a table, compiled."""
+    return re.compile(re.sub(r'\(<([vpd])>', r'(?P<\1>', pattern), re.S)
+
+
+@functools.lru_cache(None)
+def service_rows() -> dict:
+    """{first octet: [(name, only for the probe of that name, product, compiled pattern)]}.
+
+    Those that begin with anything are in each list; '' is for octets that no row begins with.
+    Compiled at the first banner: 25 ms, 4 us for each after it.
+    """
+    rows = []
+    for name, product, pattern in table_rows(SERVICE_TABLE):
+        first = re.match(r'\\x(..)|\\(0)|\\([^\w])|([\w "<@:|-])', pattern)
+        octet = ''
+        if first:
+            octet = chr(int(first.group(1), 16)) if first.group(1) else (
+                '\0' if first.group(2) else first.group(3) or first.group(4))
+        rows.append((octet, (name.rstrip('@'), name.endswith('@'), product.strip('-'),
+                             compile_row(pattern))))
+    return {key: [row for octet, row in rows if octet in ('', key)]
+            for key in {octet for octet, _ in rows} | {''}}
+
+
+@functools.lru_cache(None)
+def http_rows() -> list:
+    """[(product, compiled pattern)], to be searched in a response."""
+    return [(product.strip('-'), compile_row(pattern))
+            for product, pattern in table_rows(HTTP_PRODUCTS)]
+
+
+def matched(name: str, product: str, match, more=()) -> Service:
+    """A match of a row -> the Service."""
+    groups = {key: (value or '').strip() for key, value in match.groupdict().items()}
+    return Service(name, groups.get('p') or product, groups.get('v', ''), groups.get('d', ''),
+                   dict(more))
+
+
+def http_service(text: str) -> Service:
+    """A response of HTTP -> the Service: status, title, where it sends us, product."""
+    status = re.match(r'HTTP/[\d.]+ (\d{3})', text)
+    more = {BANNER_STATUS: status.group(1)} if status else {}
+    for code, pattern in ((BANNER_TITLE, r'<title[^>]*>\s*(.*?)\s*(?:</title|\Z)'),
+                          (BANNER_LOCATION, r'\A[^<]*?\nLocation: *([^\r\n]+)')):
+        found = re.search(pattern, text, re.S | re.I)
+        if found and found.group(1):
+            more[code] = ' '.join(found.group(1).split())[:TITLE_MAX]
+    for product, pattern in http_rows():
+        match = pattern.search(text)
+        if match:
+            return matched('http', product, match, more)
+    return Service('http', '', '', '', more)
+
+
+def mssql_version(octets: bytes) -> str:
+    """Answer to a prelogin -> 15.0.2000, '' if it has none ([MS-TDS] s2.2.6.5: the option 0)."""
+    at = 8 + int.from_bytes(octets[9:11], 'big')
+    version = octets[at:at + 4]
+    return '%d.%d.%d' % struct.unpack('!BBH', version) if len(version) == 4 else ''
+
+
+def oracle_version(octets: bytes) -> str:
+    """Answer of a listener -> 19.0.0.0.0, '' if it has none (VSNNUM: 8, 4, 8, 4, 8 bits)."""
+    found = re.search(rb'VSNNUM=(\d{1,10})\)', octets)
+    if not found:
+        return ''
+    number = int(found.group(1))
+    return '%d.%d.%d.%d.%d' % (number >> 24, number >> 20 & 15, number >> 12 & 255,
+                               number >> 8 & 15, number & 255)
+
+
+def smb_dialect(octets: bytes) -> str:
+    """Answer to a negotiation -> 3.1.1, 2.???, or NT LM 0.12 ([MS-SMB2] s2.2.4)."""
+    if octets[4:8] == b'\xffSMB':
+        return 'dialect 1'
+    major, minor = octets[73:74], octets[72:73]
+    if minor == b'\xff':
+        return 'dialect 2 or newer'
+    return 'dialect %d.%d' % (major[0], minor[0] >> 4) if major else ''
+
+
+DEEP_VERSIONS = {'mssql': mssql_version, 'oracle': oracle_version}
+TITLE_MAX = 200                     # octets that are kept of a title
+RECOGNISED_MAX = 4096               # octets that are looked at: 1 ms at the worst
+
+
+def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | None':
+    """First octets of a server -> what speaks there; None: nobody knows.
+
+    probe   name of the row of PROBES that was asked, '' = none
+    sent    what was said to it: who repeats that is `echo`
+    """
+    text = octets[:RECOGNISED_MAX].decode('latin-1')
+    rows = service_rows()
+    for name, bound, product, pattern in rows.get(text[:1], rows['']):
+        match = (not bound or probe == name) and pattern.match(text)
+        if match and name == 'http' and not product:
+            return http_service(text)
+        if match:
+            found = matched(name, product, match)
+            if name in DEEP_VERSIONS:
+                found = found._replace(version=DEEP_VERSIONS[name](octets))
+            return found._replace(details=smb_dialect(octets)) if name == 'smb' else found
+    is_echo = len(sent) > 4 and octets.startswith(sent)
+    return Service('echo', '', '', '', {}) if is_echo else None
+
+
+def name_service(events: dict, probe: str = '', sent: bytes = b''):
+    """Events of an entry -> the same, with what the banner says of the service."""
+    found = recognise(events[BANNER_TEXT].encode('latin-1'), probe, sent)
+    if not found:
+        return
+    for code, text in zip((BANNER_SERVICE, BANNER_PRODUCT, BANNER_VERSION, BANNER_DETAILS),
+                          found):
+        if text:
+            events[code] = text
+    events.update(found.more)
 
 
 # ---- banner ----
 
 BANNER_LULL_MS = 200                # what comes within this time belongs together
 BANNER_CODES = {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
-                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL'}
+                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
+                11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
+                16: 'HOST_KEY', 17: 'FAVICON'}
 (BANNER_CONN_FAIL, BANNER_TEXT, BANNER_SILENT, BANNER_CLOSED, BANNER_PROBE, BANNER_TLS_VERSION,
- BANNER_CERTIFICATE, BANNER_TLS_FAIL) = BANNER_CODES
+ BANNER_CERTIFICATE, BANNER_TLS_FAIL, BANNER_SERVICE, BANNER_PRODUCT, BANNER_VERSION,
+ BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY,
+ BANNER_FAVICON) = BANNER_CODES
 HTTP_PORTS = 80, 443                # RFC 9110 s4.2: the port is left out of Host
-DER_VERSION = 0xa0                  # RFC 5280 s4.1: [0], may be missing
-OID_COMMON_NAME = b'\x55\x04\x03'    # RFC 5280 A.1: 2.5.4.3
 
 
-def parse_der(data: bytes) -> 'list[tuple[int, bytes]]':
-    """DER elements that follow one another -> (tag, contents); strange lengths end at the end."""
-    parts, at = [], 0
-    while at + 2 <= len(data):
-        tag, size = data[at], data[at + 1]
-        at += 2
-        if size & 0x80:                     # X.690 s8.1.3.5: so many octets of length follow
-            count = size & 0x7f
-            size = int.from_bytes(data[at:at + count], 'big')
-            at += count
-        parts.append((tag, data[at:at + size]))
-        at += size
-    return parts
-
-
-def certificate_name(der: bytes) -> str:
-    """X.509 certificate -> common name of its subject, '' if there is none (RFC 5280 s4.1)."""
-    try:
-        fields = parse_der(parse_der(parse_der(der)[0][1])[0][1])
-        subject = [value for tag, value in fields if tag != DER_VERSION][4]
-        for _, names in parse_der(subject):
-            for _, pair in parse_der(names):
-                (_, kind), (_, value) = parse_der(pair)[:2]
-                if kind == OID_COMMON_NAME:
-                    return value.decode('utf-8', 'backslashreplace')
-    except (IndexError, ValueError):        # not what it should be: it has no name
-        pass
-    return ''
-
-
-def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
+async def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
     """What the peer says within wait_ms, until a lull -> (octets, did it end the connection?)."""
     data = bytearray()
     while len(data) < limit:
         try:
-            piece = sock.read_some(limit - len(data), BANNER_LULL_MS if data else wait_ms)
+            piece = await sock.read_some(limit - len(data), BANNER_LULL_MS if data else wait_ms)
         except socket.timeout:
             break
         except OSError:
@@ -3597,14 +4441,15 @@ def http_request(target, agent: str) -> bytes:
             % (host, agent)).encode()
 
 
-def banner_tls(sock, events, size):
+async def banner_tls(sock, events, size):
     """Start TLS: version and certificate, or why not, and what the peer said instead."""
     try:
-        sock.start_tls()
+        await sock.start_tls()
     except OSError as error:
         events[BANNER_TLS_FAIL] = why(error)
         if sock.piece and not is_tls_record(sock.piece):
             events[BANNER_TEXT] = sock.piece[:size].decode('latin-1')
+            name_service(events)
         if isinstance(error, Unable):
             raise
         return
@@ -3619,29 +4464,30 @@ def is_tls_record(data: bytes) -> bool:
     return data[:1] in (b'\x14', b'\x15', b'\x16', b'\x17') and data[1:2] in (b'\3', b'')
 
 
-def probe_banner(target, sock, events, options) -> 'tuple[bytes, bool]':
+async def probe_banner(target, sock, events, options) -> 'tuple[bytes, bool]':
     """Nothing came: say something -> (octets, did the peer end the connection?)."""
     events[BANNER_PROBE] = options.probe
     if options.probe != 'http':
-        banner_tls(sock, events, options.size)
+        await banner_tls(sock, events, options.size)
         if BANNER_TLS_FAIL in events:
             return b'', True
     if options.probe == 'tls':
-        return hear(sock, options.wait, options.size)
+        return await hear(sock, options.wait, options.size)
     try:
-        sock.write_all(http_request(target, options.agent))
+        await sock.write_all(http_request(target, options.agent))
     except OSError:
         return b'', True
-    return hear(sock, math.inf, options.size)
+    return await hear(sock, math.inf, options.size)
 
 
-def talk_banner(target, sock, events, options):
+async def talk_banner(target, sock, events, options):
     """Listen, probe, listen; into events."""
-    octets, ended = hear(sock, options.wait, options.size)
+    octets, ended = await hear(sock, options.wait, options.size)
     if not octets and not ended and options.probe != 'none':
-        octets, ended = probe_banner(target, sock, events, options)
+        octets, ended = await probe_banner(target, sock, events, options)
     if octets:
         events[BANNER_TEXT] = octets.decode('latin-1')
+        name_service(events)
     elif not {BANNER_TLS_FAIL, BANNER_TLS_VERSION} & set(events):
         events[BANNER_CLOSED if ended else BANNER_SILENT] = True
 
@@ -3649,15 +4495,20 @@ def talk_banner(target, sock, events, options):
 def banner_line(target, events: dict) -> str:
     """The entry as one line: ip:port, how, what."""
     how = events.get(BANNER_PROBE, 'greeting')
+    if BANNER_SERVICE in events:
+        how = events[BANNER_SERVICE] + 's' * (BANNER_TLS_VERSION in events)
     for code, word in ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
                        (BANNER_CLOSED, 'closed'), (BANNER_TLS_FAIL, 'no-tls')):
         if code in events:
             how = word
     words = [str(target), how]
     words += [events[code] for code in (BANNER_TLS_VERSION, BANNER_TLS_FAIL) if code in events]
-    name = certificate_name(events.get(BANNER_CERTIFICATE, b''))
+    name = common_name(parse_certificate(events.get(BANNER_CERTIFICATE, b'')))
     if name:
         words.append('CN=' + name)
+    product = ' '.join(events[code] for code in (BANNER_PRODUCT, BANNER_VERSION) if code in events)
+    if product:
+        words.append('[%s]' % product)
     text = events.get(BANNER_TEXT, '').rstrip('\r\n')
     words.append(text.encode('latin-1').decode('utf-8', 'backslashreplace'))
     return ' '.join(filter(None, words))
@@ -3683,11 +4534,11 @@ def write_banner(target, out, events: dict):
               one_of('http', 'tls', 'https', 'none')),
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
-def check_banner(target, out, options):
+async def check_banner(target, out, options):
     """What speaks there: first octets, TLS version, certificate."""
     events = {}                             # code: value, in the order of the entry
     try:
-        sock = target.connect(options.conn_timeout)
+        sock = await target.connect(options.conn_timeout)
     except OSError as error:
         if not is_local(error):
             write_banner(target, out, {BANNER_CONN_FAIL: True})
@@ -3695,7 +4546,7 @@ def check_banner(target, out, options):
     try:
         with sock:
             sock.extend(options.read_timeout)
-            talk_banner(target, sock, events, options)
+            await talk_banner(target, sock, events, options)
     finally:
         if events:                          # none: a bug, which says nothing about the target
             write_banner(target, out, events)
@@ -3820,6 +4671,15 @@ class Bucket:
         """So many connects were started."""
         if self.rate is not None:
             self.level -= connects * self.cost
+
+    def give_way(self, tokens):
+        """Others took so many tokens; a burst at most is still missing later.
+
+        More would be what they took while our clock stood still.
+        """
+        if self.rate is not None:
+            least = -max(self.cost, self.rate * BURST_S)
+            self.level = max(self.level - tokens, min(least, self.level))
 
     def set_rate(self, rate, now):
         """A new rate from now on, without debts."""
@@ -4571,21 +5431,19 @@ class Queue:
 class Runner:
     """What one Engine and a Team of them have in common.
 
+    desk            Desk, from run() on
     stop(reason)    send nothing more; bar(): heed that the exclude list has grown
     """
+    desk = None
 
     def fail(self, error):
         """Stop, and for a reason that the user has to mend."""
         self.error = self.error or error
         self.stop('error')
 
-    def has_failed(self) -> str:
-        """'' or why results do not arrive where they should."""
-        return self.console.failed or self.sink.failed or self.crew.failed
-
     def reopen(self):
         """The files of --log and --status by their names."""
-        self.progress.reopen()
+        self.desk.reopen()
 
     def reread(self):
         """SIGHUP, and no terminal was closed: open files again, read the exclude list again."""
@@ -4596,10 +5454,10 @@ class Runner:
         try:
             new = self.exclusions.reread()
         except UserError as error:
-            return self.progress.event('SIGHUP: %s; the exclude list before stays'
-                                       % str(error).replace('\n', '; '))
+            return self.desk.event('SIGHUP: %s; the exclude list before stays'
+                                   % str(error).replace('\n', '; '))
         self.bar()
-        self.progress.reread(self.exclusions, new)
+        self.desk.reread(self.exclusions, new)
         if not self.exclusions.left():
             self.stop(ALL_EXCLUDED)
 
@@ -4764,8 +5622,8 @@ class Meter:
         """The pool whose sockets are measured."""
         return Pool(*args)
 
-    def begin(self, console):
-        """The scan begins; console: for what becomes of the file."""
+    def begin(self, desk):
+        """The scan begins; desk: for notes of what becomes of the file."""
 
     def clock(self, real):
         """The engine's clock goes on."""
@@ -4828,7 +5686,7 @@ class Engine(Runner):
         self.meter = meter or Meter()
         self.pool = self.meter.make_pool(address, port, self.local_error)
         self.once, self.retries, self.runtime = once, retries, runtime
-        self.canary, self.crew = canary, None
+        self.canary = canary
         self.followed = -math.inf       # when it last was another
         self.exclusions = None          # what SIGHUP reads again
         self.hup = False                # it has come; a worker: the first process passed it on
@@ -4923,7 +5781,7 @@ class Engine(Runner):
     def binding(self) -> 'list[str]':
         """What keeps the scan from being faster, just now."""
         limits = self.brakes.binding(len(self.attempts), self.now)
-        return ['modules'] + limits if self.crew and self.crew.full() else limits
+        return ['modules'] + limits if self.desk and self.desk.full() else limits
 
     def tell(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
@@ -4942,7 +5800,7 @@ class Engine(Runner):
         """--show: how a target that is not open has ended, if that is wanted."""
         state = SHOWN_STATES.get(code, 'unreachable')
         if state in self.show:
-            self.crew.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
+            self.desk.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
                 code, str(code))) if state != 'silent' else 'no answer')
 
     def tell_open(self, target, code, sock):
@@ -4951,7 +5809,7 @@ class Engine(Runner):
             self.selfs += 1
             return self.meter.opened([sock], False)
         self.opened += 1
-        self.crew.put(*target)
+        self.desk.put(*target)
         self.meter.opened([sock])
 
     def given_up(self, target):
@@ -5099,7 +5957,7 @@ class Engine(Runner):
                 self.tell(target, 0, sock)
             return
         self.opened += len(targets)
-        self.crew.put_all(targets)
+        self.desk.put_all(targets)
         self.meter.opened(socks)
         if self.queue.tries or self.queue.again:
             for target in targets:
@@ -5162,7 +6020,7 @@ class Engine(Runner):
         if rate:
             self.set_rate(rate)
         for decision in judge.decisions:
-            self.progress.decide(decision)
+            self.desk.decide(decision)
         judge.decisions.clear()
 
     def overdue(self):
@@ -5308,7 +6166,7 @@ class Engine(Runner):
     def clock(self):
         """Time of deadlines; it stands still while the modules are behind (-pr)."""
         real = time.monotonic()
-        if self.crew.full():
+        if self.desk.full():
             self.frozen += real - self.real
         self.real = real
         self.now = real - self.frozen
@@ -5316,7 +6174,7 @@ class Engine(Runner):
 
     def nap(self):
         """Seconds until there is something to do, if no event comes before."""
-        if self.crew.full():
+        if self.desk.full():
             return 0.002
         wake = self.next_tick - self.real
         if len(self.attempts) < self.brakes.window and not self.stopping:
@@ -5326,11 +6184,11 @@ class Engine(Runner):
             wake = min(wake, max(ready, self.queue.due() - self.now))
         if self.cohorts:
             wake = min(wake, self.cohorts[0].due - self.now)
-        return max(wake, 0)
+        return max(min(wake, self.desk.rest_s()), 0)
 
     def finished(self):
         """Nothing is under way, and nothing more is wanted or to be had."""
-        if self.crew.enough or self.console.gone:
+        if self.desk.end():
             return True
         if self.attempts or (self.canary and self.canary.state == 'sent'):
             return False
@@ -5348,10 +6206,10 @@ class Engine(Runner):
             self.queue.forget(target)
         return True
 
-    def run(self, crew, sink, console, progress):
-        """Scan until finished; `stopping` and `error` tell why, if it was before the end."""
-        self.crew, self.sink, self.console, self.progress = crew, sink, console, progress
-        self.meter.begin(console)
+    def run(self, desk):
+        """Scan until finished; `stopping` and `error` name the reason of an early end."""
+        self.desk = desk
+        self.meter.begin(desk)
         self.real = self.next_tick = time.monotonic()
         self.started = self.real - self.elapsed
         self.clock()
@@ -5364,13 +6222,13 @@ class Engine(Runner):
             credit -= self.turn_over(credit)
             if credit > 0:
                 self.launch(credit)
-            self.crew.turn()
+            desk.turn()
             if self.keeper:
                 self.keeper.look(self)
             if self.real >= self.next_tick:
                 self.tick()
-            if self.sent >= self.progress.due:
-                self.progress.statistics(self)
+            if self.sent >= desk.due():
+                desk.statistics(self)
         self.tick()
 
     def events(self):
@@ -5382,9 +6240,23 @@ class Engine(Runner):
         self.meter.woke(len(events), nap)
         return events
 
+    # ---- talks, which share our thread ----
+
+    def watch(self, epoll):
+        """Naps end with its events, too, and nothing else becomes of them."""
+        self.pool.epoll.register(epoll, select.EPOLLIN)
+
+    def rate(self):
+        """SYNs a second at most, just now; None = no ceiling."""
+        return self.brakes.bucket.rate
+
+    def talked(self, count):
+        """Talks began so many connections, which count in -r."""
+        self.brakes.bucket.give_way(count)
+
     def credit(self):
         """How many connects may start now."""
-        if self.stopping or self.crew.full():
+        if self.stopping or self.desk.full():
             return 0
         return min(self.most, self.brakes.credit(self.now))
 
@@ -5466,10 +6338,7 @@ class Engine(Runner):
             self.reread()
         if self.real - self.started - self.elapsed > self.runtime:
             self.stop('--max-runtime')
-        self.sink.look()
-        if self.has_failed():
-            self.fail(self.has_failed())
-        self.progress.show(self)
+        self.desk.tick(self)
         self.meter.tick()
 
     def compact(self):
@@ -5496,7 +6365,7 @@ class Engine(Runner):
         self.pool.address = address
         self.give_up(self.take_back(list(self.attempts)), True)
         self.bind_to(address)
-        self.progress.event('routes or addresses have changed: the source address is %s now%s' % (
+        self.desk.event('routes or addresses have changed: the source address is %s now%s' % (
             address or "the kernel's choice",
             ', %s sent again' % many(pending, 'connect') if pending else ''))
         self.meter.leave_idle(self.attempts)    # all sockets may be others now
@@ -5515,7 +6384,7 @@ class Engine(Runner):
         """Slow down where the connection tracking table is full."""
         news = self.brakes.watch_conntrack(self.sent / max(self.real - self.started, 1), self.now)
         if news:
-            self.progress.event(news)
+            self.desk.event(news)
 
     def watch_blocks(self):
         """Give up when local errors let nothing through for long; with --once the others first."""
@@ -5533,7 +6402,7 @@ class Engine(Runner):
         elif canary.state != 'sent' or not canary.look(self.now):
             return
         if canary.state != 'sent':
-            self.progress.canary(canary, canary.count(self.sent))
+            self.desk.canary(canary, canary.count(self.sent))
 
 
 def load_dissolve():
@@ -5563,13 +6432,264 @@ def is_own_name(sock, target) -> bool:
 
 # ==== 8 Threads and metrics ===========================================================
 
+# ---- talks ----
+
+TURN_S = 0.005                  # that talks may take between two turns of the engine
+STALL_S = 0.5                   # who drives them was not there for so long: nobody's time runs
+HANDSHAKES_MAX = 500            # of TLS at once: 42 kB each
+TALKS_EACH = 8                  # at once to one address
+TALKS_SPARE = 16                # descriptors of -e that are not for talks
+TALKS_KEPT = 64                 # with -x: descriptors that -e leaves for all else
+
+
+class Gate:
+    """Where coroutines wait, first come first served, while none is free.
+
+    free    how many may enter
+    """
+    def __init__(self, free):
+        self.free, self.waiting = free, collections.deque()
+
+    @types.coroutine
+    def enter(self):
+        """To be awaited."""
+        if self.free > 0 and not self.waiting:
+            self.free -= 1
+        else:
+            yield self
+
+    def leave(self):
+        """Room for another."""
+        self.free += 1
+
+    def admit(self) -> list:
+        """-> those for which there is room now."""
+        admitted = []
+        while self.waiting and self.free > 0:
+            self.free -= 1
+            admitted.append(self.waiting.popleft())
+        return admitted
+
+
+class Talk:
+    """A coroutine that is under way.
+
+    end     called when it has ended
+    until   when its wait is over; None: it waits for no socket
+    due     when the timer looks at it, later than `until` never; None: there is no timer
+    sockets descriptors that were registered for it
+    """
+    __slots__ = 'coroutine', 'end', 'until', 'due', 'sockets'
+
+    def __init__(self, coroutine, end):
+        self.coroutine, self.end = coroutine, end
+        self.until = self.due = None
+        self.sockets = ()
+
+
+class Talks:
+    """Coroutines that talk, by thousands in one thread: an event loop of turns.
+
+    One epoll set, edge-triggered, in which a socket stays until it is closed.  A talk has one
+    timer, which moves only when it is due.
+    """
+    bucket = scan = None                # with a scan: Bucket of new connections; who sends
+
+    def __init__(self):
+        self.epoll = select.epoll()
+        self.owners = {}                # descriptor -> (its socket, Talk)
+        self.timers = []                # heap of (due, serial, Talk)
+        self.serial = itertools.count()
+        self.ready = collections.deque()    # (Talk, None or an error to be resumed with)
+        self.frozen = 0.0               # seconds that the clock of deadlines stood still
+        self.looked = time.monotonic()  # when the last turn ended
+        self.alarm, self.bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)     # see wake()
+        self.epoll.register(self.alarm, select.EPOLLIN)
+        self.connects, self.handshakes = Gate(0), Gate(HANDSHAKES_MAX)
+        self.credit = 0                 # connections that -r allows in this turn
+        self.written = Gate(0)          # for what has to be in the file first: opened each turn
+
+    def close_all(self):
+        """It is of no use then."""
+        self.epoll.close()
+        os.close(self.alarm)
+        os.close(self.bell)
+
+    def clock(self) -> float:
+        """Time of deadlines: seconds while somebody drives us."""
+        return time.monotonic() - self.frozen
+
+    def begin(self, coroutine, end):
+        """Start a coroutine; end() is called when it has ended."""
+        self.step(Talk(coroutine, end), None)
+
+    def wake(self):
+        """From another thread: end the nap of look()."""
+        with contextlib.suppress(BlockingIOError):      # it is full, so it rings
+            os.write(self.bell, b'.')
+
+    def rest_s(self) -> float:
+        """Seconds until there is something to do, if no event comes before."""
+        if self.ready:
+            return 0.0
+        wake = self.timers[0][0] - self.clock() if self.timers else math.inf
+        if self.connects.waiting:
+            wake = min(wake, 0.001)
+        return max(wake, 0.0)
+
+    def join(self, scan):
+        """Share the thread of an Engine or a Team: our events end its naps, -r counts for both."""
+        scan.watch(self.epoll)
+        self.scan, self.bucket = scan, Bucket(scan.rate(), 1, time.monotonic())
+
+    def look(self, wait_s: float = 0):
+        """Events, times that are over and gates -> ready; wait_s: for the first of them."""
+        real = time.monotonic()
+        if real - self.looked > STALL_S:
+            self.frozen += real - self.looked
+        events = self.epoll.poll(wait_s, 2 * BATCH)
+        if wait_s:
+            real = time.monotonic()
+        self.looked = real
+        for fd, _ in events:
+            _, talk = self.owners.get(fd, (None, None))
+            if talk and talk.until is not None:
+                talk.until = None
+                self.ready.append((talk, None))
+            elif fd == self.alarm:
+                os.read(self.alarm, 1 << 16)
+        self.expire(real - self.frozen)
+        self.admit(real)
+
+    def expire(self, now):
+        """Waits that have lasted long enough; timers that were early are set anew."""
+        timers = self.timers
+        while timers and timers[0][0] <= now:
+            due, _, talk = heapq.heappop(timers)
+            if talk.due != due:
+                continue
+            talk.due = None
+            if talk.until is None:
+                continue
+            if talk.until <= now:
+                talk.until = None
+                self.ready.append((talk, socket.timeout('timed out')))
+            else:
+                self.set_timer(talk)
+
+    def set_timer(self, talk):
+        """Look at it when its wait is over."""
+        talk.due = talk.until
+        heapq.heappush(self.timers, (talk.due, next(self.serial), talk))
+
+    def admit(self, real):
+        """Who waits at gates, as far as there is room."""
+        if self.scan:
+            self.bucket.rate = self.scan.rate()
+        self.credit = self.bucket.credit(real) if self.bucket else BATCH
+        self.connects.free = self.credit
+        for gate in (self.connects, self.handshakes):
+            self.resume(gate.admit())
+
+    def resume(self, talks):
+        """They go on with the next step."""
+        self.ready.extend((talk, None) for talk in talks)
+
+    def step_all(self, end: float):
+        """Resume what is ready, until `end` by time.monotonic() at most."""
+        ready = self.ready
+        while ready:
+            self.step(*ready.popleft())
+            if time.monotonic() >= end:
+                break
+
+    def spend(self):
+        """The turn is over: the connections that were begun in it count in -r."""
+        begun = self.credit - self.connects.free
+        self.credit = self.connects.free
+        if begun and self.scan:
+            self.bucket.spend(begun)
+            self.scan.talked(begun)
+
+    def step(self, talk, error):
+        """Resume a talk; what it waits for next."""
+        try:
+            wait = talk.coroutine.throw(error) if error else talk.coroutine.send(None)
+        except StopIteration:
+            return self.close(talk)
+        if type(wait) is tuple:
+            self.hold(talk, *wait)
+        elif isinstance(wait, Gate):
+            wait.waiting.append(talk)
+        else:
+            self.ready.append((talk, TypeError('a module may await what is of cscan only')))
+
+    def hold(self, talk, socks, mask, until):
+        """A talk waits for sockets."""
+        if not socks:
+            return self.ready.append((talk, None))
+        try:
+            for sock in socks:
+                self.watch(sock, talk)
+        except OSError as error:            # too many for sysctl fs.epoll.max_user_watches
+            return self.ready.append((talk, error))
+        talk.until = until
+        if talk.due is None or until < talk.due:
+            self.set_timer(talk)
+
+    def watch(self, sock, talk):
+        """A socket whose events resume a talk; a descriptor may have been another's before."""
+        fd = sock.fileno()
+        owner = self.owners.get(fd)
+        if owner and owner[0] is sock:
+            return
+        self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        self.owners[fd] = sock, talk
+        talk.sockets += fd,
+
+    def close(self, talk):
+        """It has ended: no socket of it stays open."""
+        for fd in talk.sockets:
+            sock, owner = self.owners.get(fd, (None, None))
+            if owner is talk:
+                del self.owners[fd]
+                sock.close()
+        talk.end()
+
+
+# ---- crew ----
+
 Lines = collections.namedtuple('Lines', [
-    'octets',       # for stdout
-    'results'])     # how many results they are of
+    'octets'])      # for stdout
+
+Entries = collections.namedtuple('Entries', [
+    'entries'])     # [(events, their packets)] for the sink
+
+
+class Ledger:
+    """Which results are done with, in whatever order.
+
+    settled  how many of the first, without a gap; early: numbers of those behind
+    """
+    def __init__(self):
+        self.settled, self.early = 0, set()
+
+    def end(self, numbers):
+        """These are done with."""
+        early = self.early
+        if isinstance(numbers, range) and not early and numbers.start == self.settled:
+            self.settled = numbers.stop
+            return
+        early.update(numbers)
+        while self.settled in early:
+            early.remove(self.settled)
+            self.settled += 1
 
 
 class Crew:
     """What runs the modules: at once if none of them waits, else in threads, behind a queue.
+
+    Coroutines among them are driven by the threads; see TalkCrew.
 
     modules  filters first; options: {module name: namespace}
     limit    results in the queue from which on full() asks the scan to wait (-pr)
@@ -5584,11 +6704,12 @@ class Crew:
         self.found = []                     # results of this turn of the engine
         self.at_once = not any(each.waits for each in modules)
         self.out = Out(sink, 1)             # of the engine's thread, while no other has work
-        self.queue = collections.deque()    # (host, port), or (host, port, state, reason) of one
-                                            # that is not open, or Lines: not yet taken by a thread
+        self.queue = collections.deque()    # (numbers of results, what is to be done): (host,
+                                            # port), or (host, port, state, reason) of one that is
+                                            # not open, or Lines, or Entries
         self.put_count = 0                  # results of all turns before this one
-        self.taken = 0                      # results that a thread took, or that are done with
-        self.busy = {}                      # thread -> the number of the one that it is at
+        self.ledger = Ledger()              # which results are done with
+        self.busy = {}                      # thread -> numbers of the results that it is at
         self.lock = threading.Lock()
         self.ready = threading.Condition(self.lock)     # the queue has grown, or is closed
         self.space = threading.Condition(self.lock)     # the queue has shrunk
@@ -5597,6 +6718,7 @@ class Crew:
         self.bugs = collections.Counter()   # module name -> exceptions that it let through
         self.failures = collections.Counter()   # (module name, reason) -> talks that OSError ended
         self.drops = collections.Counter()  # filter's name -> results that it dropped
+        self.talks = None                   # Talks that drive the coroutines
         self.most_threads = threads
         self.threads = []                   # none before the first result
         self.failed = ''                    # not one could be started
@@ -5637,25 +6759,35 @@ class Crew:
         Who calls this is the only one that puts into the queue; so if it is empty and no thread
         is at work, none will be.
         """
-        found, self.found = self.found, []
+        found, numbers = self.take_found()
         if not found:
             return
-        self.put_count += len(found)
         if self.at_once and not self.queue and not self.busy:
             gathers = self.sink.gathers()
             if gathers is False:
-                return self.pass_now(found)
+                return self.pass_now(found, numbers)
             if gathers and self.console.room():
-                return self.pass_together(found)
-        self.enqueue(found)
+                return self.pass_together(found, numbers)
+        self.enqueue(zip(zip(numbers), found))
 
-    def pass_now(self, found):
+    def take_found(self):
+        """-> results since the last turn, their numbers."""
+        found, self.found = self.found, []
+        before, self.put_count = self.put_count, self.put_count + len(found)
+        return found, range(before, self.put_count)
+
+    def pass_now(self, found, numbers):
         """Results through the modules."""
         for item in found:
-            self.pass_on(item, self.out)
-        self.taken += len(found)
+            drive(self.pass_on(item, self.out))
+        self.settle(numbers)
 
-    def pass_together(self, found):
+    def settle(self, numbers):
+        """The modules are done with these results."""
+        with self.lock:
+            self.ledger.end(numbers)
+
+    def pass_together(self, found, numbers):
         """The same, and their lines go out together."""
         self.console.held = []
         try:
@@ -5664,14 +6796,18 @@ class Crew:
                 self.print_all(found)
             else:
                 for item in found:
-                    self.pass_on(item, self.out)
+                    drive(self.pass_on(item, self.out))
         finally:
-            lines, self.console.held = b''.join(self.console.held), None
+            self.write_held(numbers)
+
+    def write_held(self, numbers):
+        """The lines that the console holds, of these results, go out together."""
+        lines, self.console.held = b''.join(self.console.held), None
         rest = self.console.write_now(lines)
         if rest and not self.console.gone:
-            self.enqueue([Lines(rest, len(found))])
+            self.enqueue([(numbers, Lines(rest))])
         else:
-            self.taken += len(found)
+            self.settle(numbers)
 
     def print_all(self, found):
         """What the module `print` does, in a fifth of the time."""
@@ -5682,16 +6818,21 @@ class Crew:
         self.console.results(''.join(map('%s:%d\n'.__mod__, found)))
 
     def enqueue(self, items):
-        """Work for the threads."""
+        """Work for the threads: (numbers, what is to be done)."""
         if not self.threads:
             self.start()
         with self.lock:
+            before = len(self.queue)
             self.queue.extend(items)
-            self.ready.notify(len(items))
+            self.ready.notify(len(self.queue) - before)
 
     def full(self):
         """No more is wanted just now; what nobody will take must not stop the clock."""
         return len(self.queue) >= self.limit and not self.failed
+
+    def rest_s(self) -> float:
+        """Seconds until turn() has something to do that no event announces."""
+        return math.inf
 
     def put_wait(self, host, port):
         """A result, when there is space."""
@@ -5702,8 +6843,8 @@ class Crew:
         with self.lock:
             while len(self.queue) >= self.limit:
                 self.space.wait()
+            self.queue.append(((self.put_count,), (host, port)))
             self.put_count += 1
-            self.queue.append((host, port))
             self.ready.notify()
 
     def accepted(self) -> int:
@@ -5712,8 +6853,7 @@ class Crew:
 
     def settled(self) -> int:
         """How many results the modules are done with, counted without a gap."""
-        with self.lock:
-            return min(self.busy.values(), default=self.taken)
+        return self.ledger.settled
 
     def close(self, look=bool):
         """Let the threads empty the queue, and end; look() ten times a second meanwhile."""
@@ -5729,38 +6869,47 @@ class Crew:
                 look()
 
     def take(self, thread):
-        """The oldest result, for a thread done with its last; None when there will be no more."""
+        """The oldest work, for a thread done with its last; None when there will be no more."""
         with self.lock:
-            self.busy.pop(thread, None)
+            self.ledger.end(self.busy.pop(thread, ()))
             while not self.queue and not self.closed:
                 self.ready.wait()
             self.space.notify()
             if not self.queue:
                 return None
-            item = self.queue.popleft()
-            self.busy[thread] = self.taken
-            self.taken += item.results if isinstance(item, Lines) else 1
+            self.busy[thread], item = self.queue.popleft()
             return item
 
     def work(self, number):
         """A module thread."""
         out = Out(self.sink, number)
         for item in iter(lambda: self.take(number), None):
-            if not isinstance(item, Lines):
-                self.pass_on(item, out)
+            if isinstance(item, Entries):
+                self.write_entries(number, item.entries)
+            elif not isinstance(item, Lines):
+                drive(self.pass_on(item, out))
             elif not self.console.write(item.octets):
                 complain(item.octets.decode('utf-8', 'replace'))
 
-    def pass_on(self, item, out):
+    def write_entries(self, thread, entries):
+        """Whole entries: (events, their packets)."""
+        for events, packed in entries:
+            self.sink.write(thread, events, packed)
+            self.sink.finish(thread)
+
+    async def pass_on(self, item, out):
         """A result through the modules, unless nobody wants any more."""
         if self.enough or self.console.gone:
             return
         host, port, *state = item
-        target = Target(host, port, self.source, self.exclusions)
         if state:
-            self.write_state(target, out, *state)
+            self.write_state(Target(host, port, self.source, self.exclusions), out, *state)
         else:
-            self.examine(target, out)
+            await self.examine(self.make_target(host, port), out)
+
+    def make_target(self, host, port) -> TalkTarget:
+        """What modules get of a result."""
+        return TalkTarget(host, port, self.source, self.exclusions, self.talks)
 
     def write_state(self, target, out, state, reason):
         """An entry of `state`, which no module talks to."""
@@ -5772,34 +6921,38 @@ class Crew:
         out.str(reason, STATE_REASON)
         out.finish()
 
-    def examine(self, target, out):
+    async def examine(self, target, out):
         """One result through the filters and then all modules."""
         if self.exclusions and self.exclusions.bars(target.host):
             return self.drop('-xf')
         for each in self.modules:
-            if each.filter and self.call(each, target, out) is False:
+            if each.filter and await self.call(each, target, out) is False:
                 return self.drop(each.name)
         if not self.count():
             return
         others = [each for each in self.modules if not each.filter]
         if self.ports:
             others = [each for each in others if each.check is not check_print]
-            self.keep_port(target, out, bool(others))
+            self.keep_port(target, out)
+            if others:                      # before modules talk, which a kill may interrupt
+                await self.save()
         for each in others:
-            self.call(each, target, out)
+            await self.call(each, target, out)
 
     def drop(self, reason):
         """A result ends here."""
         with self.lock:
             self.drops[reason] += 1
 
-    def keep_port(self, target, out, early):
-        """The open port itself; early: written before modules talk, which a kill may interrupt."""
+    def keep_port(self, target, out):
+        """The open port itself."""
         out.begin('')
         out.str(str(target))
         out.finish()
-        if early:
-            self.sink.flush()
+
+    async def save(self):
+        """What was said up to now goes to the file."""
+        self.sink.flush()
 
     def count(self):
         """One more result passed the filters -> may it be shown?"""
@@ -5810,11 +6963,16 @@ class Crew:
             self.enough = self.most is not None and self.passed >= self.most
             return True
 
-    def call(self, each, target, out):
+    async def call(self, each, target, out):
         """Run a module; what it raises is counted, and told the first time."""
         out.begin(each.entry)
+        options = self.options[each.name]
         try:
-            return each.check(target, out, self.options[each.name])
+            if is_coroutine(each):
+                return await each.check(target, out, options)
+            return each.check(target.blocking(), out, options)
+        except GeneratorExit:               # nobody drives it any more
+            raise
         except OSError as error:            # timeouts and resets are everyday life
             reason = printable(why(error))
             with self.lock:
@@ -5831,6 +6989,277 @@ class Crew:
                     each.name, type(error).__name__, printable(str(error)), target))
         finally:
             out.finish()
+
+
+class TalkCrew(Crew):
+    """A Crew whose modules are coroutines, or wait for nothing: they talk in the caller's thread.
+
+    talks   at once at most
+    """
+    LOOP = 2                                # thread number of entries; 1 is the writer's
+
+    def __init__(self, modules, options, *args, talks, **more):
+        super().__init__(modules, options, *args, **more)
+        self.talks, self.most_talks = Talks(), talks
+        self.talking = 0                    # coroutines under way
+        self.waiting = collections.deque()  # (number, result): not yet begun
+        self.hosts = collections.Counter()  # host -> talks to it
+        self.crowded = {}                   # host that has TALKS_EACH -> its (number, result)
+        self.parked = 0                     # how many those are
+        self.most_threads = 1               # writes what would have to wait, in its order
+        self.direct = None                  # in a turn: what the sink's gathers() allows
+        self.ended = []                     # numbers whose lines the console holds
+        self.driver = None                  # -x: the thread of talks, as standard input may block
+
+    def full(self):
+        waiting = len(self.waiting) + self.parked + len(self.queue)
+        return waiting >= self.limit and not self.failed
+
+    def turn(self):
+        """What was found since the last turn, and all talks, for TURN_S at most."""
+        found, numbers = self.take_found()
+        self.waiting.extend(zip(numbers, found))
+        self.talk()
+
+    def talk(self, wait_s=0):
+        """A turn of the talks; wait_s: for the first event."""
+        talks = self.talks
+        talks.look(wait_s)
+        if not (talks.ready or self.waiting):
+            return
+        end = time.monotonic() + TURN_S
+        self.open_output()
+        try:
+            talks.step_all(end)
+            self.begin_talks(end)
+            if talks.written.waiting:
+                self.sink.flush()
+                talks.resume(talks.written.waiting)
+                talks.written.waiting.clear()
+                talks.step_all(end)
+        finally:
+            talks.spend()
+            self.close_output()
+
+    def open_output(self):
+        """Find out how entries can be written without any waiting."""
+        self.direct = None
+        if not self.queue and not self.busy:
+            self.direct = self.sink.gathers()
+            if self.direct and not self.console.room():
+                self.direct = None
+        if self.direct:
+            self.console.held = []
+
+    def close_output(self):
+        """What was gathered goes out."""
+        if self.direct:
+            numbers, self.ended = self.ended, []
+            self.write_held(numbers)
+
+    def put_entry(self, entry):
+        """A whole entry -> the sink, or the thread that may wait."""
+        if self.direct is None:
+            self.enqueue([((), Entries([entry]))])
+        else:
+            self.write_entries(self.LOOP, [entry])
+
+    def begin_talks(self, end):
+        """Results that wait, as far as there is room."""
+        while self.waiting and self.talking < self.most_talks:
+            number, item = self.waiting.popleft()
+            if self.hosts[item[0]] < TALKS_EACH:
+                self.begin(number, item)
+            else:
+                self.crowded.setdefault(item[0], collections.deque()).append((number, item))
+                self.parked += 1
+            if time.monotonic() >= end:
+                break
+        if self.driver:
+            with self.lock:
+                self.space.notify_all()
+
+    def begin(self, number, item):
+        """A result through the modules, in a talk."""
+        out = TalkOut(self.sink, self.LOOP, self.put_entry)
+        self.talking += 1
+        self.hosts[item[0]] += 1
+        self.talks.begin(self.pass_on(item, out), lambda: self.end(number, item[0]))
+
+    def end(self, number, host):
+        """A talk has ended: the next one to its host may begin."""
+        self.talking -= 1
+        self.hosts[host] -= 1
+        if not self.hosts[host]:
+            del self.hosts[host]
+        others = self.crowded.get(host)
+        if others:
+            self.parked -= 1
+            self.waiting.appendleft(others.popleft())
+            if not others:
+                del self.crowded[host]
+        if self.direct is None:
+            self.enqueue([((number,), Entries([]))])
+        elif self.direct:
+            self.ended.append(number)
+        else:
+            self.settle([number])
+
+    async def save(self):
+        await self.talks.written.enter()
+
+    def rest_s(self):
+        if self.waiting and self.talking < self.most_talks:
+            return 0.0
+        return self.talks.rest_s()
+
+    def put_wait(self, host, port):
+        if not self.driver:
+            self.driver = threading.Thread(target=self.drive_all, daemon=True)
+            try:
+                self.driver.start()
+            except RuntimeError:
+                raise UserError('the thread of talks cannot be started') from None
+        with self.lock:
+            while self.full() and self.driver.is_alive():
+                self.space.wait(TICK_S)
+            self.waiting.append((self.put_count, (host, port)))
+            self.put_count += 1
+        self.talks.wake()
+
+    def drive_all(self, look=bool):
+        """Until all talks have ended; look() ten times a second meanwhile."""
+        looked = time.monotonic()
+        while self.talking or self.waiting or not self.closed:
+            self.talk(min(self.rest_s(), TICK_S))
+            if time.monotonic() - looked >= TICK_S:
+                looked = time.monotonic()
+                look()
+
+    def close(self, look=bool):
+        self.turn_last()
+        if self.driver:
+            self.talks.wake()
+            while self.driver.is_alive():
+                self.driver.join(TICK_S)
+                look()
+        self.drive_all(look)                # without -x
+        super().close(look)
+
+    def turn_last(self):
+        """There will be no more results."""
+        found, numbers = self.take_found()
+        self.waiting.extend(zip(numbers, found))
+        self.closed = True
+
+
+ENOUGH, NOBODY, FAILED = 1, 2, 3    # why a scan ends early: there are as many results as wanted;
+                                    # nobody reads them any more; they cannot be written
+
+
+class Desk:
+    """Where an engine hands over what it finds, and learns when it is to end.
+
+    An engine in the first process has this one, and so has a Team of workers; an engine in a
+    worker has a Messenger, which hands all of it on to the Team.
+
+    crew        Crew: takes results
+    sink        where entries go
+    progress    what the user sees
+    """
+
+    def __init__(self, crew, sink, console, progress):
+        self.crew, self.sink, self.console, self.progress = crew, sink, console, progress
+        self.put, self.put_all = crew.put, crew.put_all     # without a call between: often
+        self.put_state, self.turn, self.full = crew.put_state, crew.turn, crew.full
+        self.rest_s = crew.rest_s
+
+    # ---- results ----
+
+    def accepted(self) -> int:
+        """How many results were put."""
+        return self.crew.accepted()
+
+    def settled(self) -> int:
+        """How many of them the modules are done with, counted without a gap."""
+        return self.crew.settled()
+
+    def passed(self) -> int:
+        """How many passed the filters."""
+        return self.crew.passed
+
+    def flush(self):
+        """What is settled leaves this process."""
+        self.sink.flush()
+
+    def sync(self) -> bool:
+        """It goes to the disk -> whether it did."""
+        return self.sink.sync()
+
+    def loses(self) -> bool:
+        """Whether results do not arrive where they should: what is settled does not count."""
+        return bool(self.failed() or self.console.gone)
+
+    # ---- events and notes ----
+
+    def note(self, text):
+        """For the user."""
+        self.console.note(text)
+
+    def event(self, text):
+        """For the user, and for readers of the results."""
+        self.progress.event(text)
+
+    def tell(self, kind, text):
+        """See Progress.tell()."""
+        self.progress.tell(kind, text)
+
+    def canary(self, canary, change):
+        """A canary has ended."""
+        self.progress.canary(canary, change)
+
+    def decide(self, decision, worker=None):
+        """-r auto has chosen another rate."""
+        self.progress.decide(decision, worker)
+
+    def due(self) -> float:
+        """After how many packets statistics() is to be called."""
+        return self.progress.due
+
+    def statistics(self, engine):
+        """So many packets are sent."""
+        self.progress.statistics(engine)
+
+    def show(self, engine):
+        """The status line, once a second."""
+        self.progress.show(engine)
+
+    # ---- orders ----
+
+    def tick(self, engine):
+        """Ten times a second."""
+        self.sink.look()
+        if self.failed():
+            engine.fail(self.failed())
+        self.show(engine)
+
+    def failed(self) -> str:
+        """Why results cannot be written, '' if they can."""
+        return self.console.failed or self.sink.failed or self.crew.failed
+
+    def end(self) -> int:
+        """NOBODY or ENOUGH: the scan ends at once; else 0."""
+        if self.console.gone:
+            return NOBODY
+        return ENOUGH if self.crew.enough else 0
+
+    def reopen(self):
+        """SIGHUP: the files of --log and --status are opened by their names again."""
+        self.progress.reopen()
+
+    def reread(self, exclusions, new):
+        """The exclude list was read again: new is what it has more."""
+        self.progress.reread(exclusions, new)
 
 
 # ---- state ----
@@ -6127,9 +7556,9 @@ class Keeper:
     candidate       (results that must be written, snapshot), not yet written; None
     """
 
-    def __init__(self, live, synced, crew, sink, console):
-        self.live, self.synced, self.crew, self.sink = live, synced, crew, sink
-        self.console, self.candidate, self.next = console, None, 0.0
+    def __init__(self, live, synced, desk):
+        self.live, self.synced, self.desk = live, synced, desk
+        self.candidate, self.next = None, 0.0
         self.told, self.flushed, self.closed = '', 0, threading.Event()
         self.last = self.saved = None       # the snapshots last written: live, synced
         self.meter = Meter()                # of the engine: its records go to the disk before
@@ -6140,10 +7569,10 @@ class Keeper:
             if engine.real < self.next:
                 return
             begun = time.monotonic()
-            self.candidate = self.crew.accepted(), dict(engine.snapshot(), done=False)
+            self.candidate = self.desk.accepted(), dict(engine.snapshot(), done=False)
             self.cost = time.monotonic() - begun
         results, snapshot = self.candidate
-        if self.crew.settled() >= results:
+        if self.desk.settled() >= results:
             begun = time.monotonic()
             self.write(results, snapshot)
             self.cost += time.monotonic() - begun
@@ -6152,17 +7581,17 @@ class Keeper:
     def write(self, results, snapshot):
         """The live snapshot, if all results before it have arrived where they should."""
         if results > self.flushed:
-            self.sink.flush()
+            self.desk.flush()
             self.flushed = results
-        if self.sink.failed or self.console.failed or self.console.gone:
+        if self.desk.loses():
             return                          # to be found once more
-        snapshot['passed'] = self.crew.passed
+        snapshot['passed'] = self.desk.passed()
         reason = self.live.write(snapshot)
         if not reason:
             self.last = snapshot
         elif reason != self.told:
             self.told = reason
-            self.console.note('warning: --state: %s: until that changes, --resume would repeat '
+            self.desk.note('warning: --state: %s: until that changes, --resume would repeat '
                               'everything from here on' % reason)
 
     def sync_often(self):
@@ -6174,7 +7603,7 @@ class Keeper:
         last = self.last
         if last is not self.saved:
             self.meter.sync()
-        if last is not self.saved and self.sink.sync() and not self.synced.write(last):
+        if last is not self.saved and self.desk.sync() and not self.synced.write(last):
             self.saved = last
             sync_to_disk(self.synced.fd)    # not memory.flush(): that would stop all threads
 
@@ -6187,10 +7616,10 @@ class Keeper:
         self.closed.set()
         self.syncer.join()
         queue = engine.queue
-        done = self.crew.enough or (
+        done = self.desk.end() == ENOUGH or (
             queue.exhausted and not queue.again and not engine.stopping)
-        if self.crew.settled() >= self.crew.accepted():
-            self.write(self.crew.accepted(), dict(engine.snapshot(), done=done))
+        if self.desk.settled() >= self.desk.accepted():
+            self.write(self.desk.accepted(), dict(engine.snapshot(), done=done))
         self.sync()
 
 
@@ -6204,12 +7633,12 @@ class Keeper:
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
 
-ORDERS = 6                          # words:
-WRITTEN, PASSED, STOP, REOPEN, REREAD, END = range(ORDERS)      # results of this worker that are
-                                    # written; results of all that passed the filters; send no
-                                    # more; how often to open --log and read -xf again; of these:
-ENOUGH, NOBODY, FAILED = 1, 2, 3    # there are as many as are wanted; nobody reads them any more;
-                                    # they cannot be written where they should be
+ORDERS = 7                          # words:
+WRITTEN, PASSED, STOP, REOPEN, REREAD, END, TALKED = range(ORDERS)      # results of this worker
+                                    # that are written; results of all that passed the filters;
+                                    # send no more; how often to open --log and read -xf again;
+                                    # ENOUGH, NOBODY, FAILED or 0; connections of talks that
+                                    # count in -r
 WORKER_PAGE, PIPE_SIZE = 1 << 16, 1 << 12       # octets; results do not wait in the pipe in masses
 F_SETPIPE_SZ = 1031                 # linux/fcntl.h
 TEAM_MAX, TEAM_OPEN = 64, 7         # workers; descriptors for each that the first process needs
@@ -6256,20 +7685,19 @@ class Worker:
 
 
 class Messenger:
-    """What the engine of a worker process has for a crew, a console and a progress.
+    """The Desk of an engine in a worker process: what comes in goes to the first process.
 
     parent  process that it works for
     log     Log that this process writes to, too; or None
     unsent  octets that the pipe has no room for
     heard   [orders to reopen, orders to reread] up to now
     """
-    due = math.inf                          # statistics are the first process's matter
-
     def __init__(self, worker, parent, sink, log):
         self.worker, self.parent, self.unsent, self.count = worker, parent, b'', 0
         self.found, self.states = [], []        # of this turn
-        self.orders, self.sync = worker.orders, sink.sync
+        self.orders, self.sink = worker.orders, sink
         self.log, self.heard = log, [0, 0]
+        self.talked = 0                         # connections of talks that count in our rate
 
     def say(self, text):
         self.unsent += text.replace('\n', ' ').encode('utf-8', 'backslashreplace') + b'\n'
@@ -6285,7 +7713,7 @@ class Messenger:
         except BrokenPipeError:
             os._exit(1)                     # killed: nobody hears us any more
 
-    # as a Crew
+    # ---- results ----
 
     def put(self, host, port):
         self.found.append((host, port))
@@ -6297,7 +7725,10 @@ class Messenger:
         self.states.append((host, port, state, reason))
 
     def turn(self):
-        """What was found since the last turn, together."""
+        """What was found since the last turn, together; what talks have sent meanwhile."""
+        talked, self.talked = self.talked, self.orders[TALKED]
+        if talked != self.talked:
+            self.worker.engine.talked(self.talked - talked)
         lines = list(map('S %s %d %s %s'.__mod__, self.states))
         if self.found:
             lines.append('R ' + ' '.join(map('%s %d'.__mod__, self.found)))
@@ -6318,23 +7749,22 @@ class Messenger:
             self.push()
         return bool(self.unsent)
 
-    @property
+    def rest_s(self):
+        return math.inf
+
     def passed(self):
         return self.orders[PASSED]
 
-    @property
-    def enough(self):
-        return self.orders[END] == ENOUGH
+    def flush(self):
+        """What is settled has been written by the first process."""
 
-    # as a Console and a Progress
+    def sync(self):
+        return self.sink.sync()
 
-    @property
-    def gone(self):
-        return self.orders[END] == NOBODY
+    def loses(self):
+        return self.orders[END] in (NOBODY, FAILED)
 
-    @property
-    def failed(self):
-        return 'results cannot be written' if self.orders[END] == FAILED else ''
+    # ---- events and notes ----
 
     def note(self, text):
         self.say('N ' + text)
@@ -6346,8 +7776,13 @@ class Messenger:
         for kind, text in canary_messages(canary, change):
             self.say('%s %s' % (kind, text))
 
-    def show(self, engine):
-        """Ten times a second: tell the totals, hear the orders."""
+    def due(self):
+        return math.inf                     # statistics are the first process's matter
+
+    def tick(self, engine):
+        """Ten times a second: report the totals, hear the orders."""
+        if self.orders[END] == FAILED:
+            engine.fail('results cannot be written')
         if os.getppid() != self.parent:
             os._exit(1)
         totals = engine.totals()
@@ -6375,24 +7810,22 @@ class Messenger:
     def decide(self, decision):
         self.say('D ' + json.dumps(decision))
 
-    # as a sink; sync is the real one's
+    # ---- the end ----
 
-    def look(self):
-        """The first process looks."""
+    def end(self):
+        """Not FAILED: then what is pending is waited for, see tick()."""
+        return self.orders[END] if self.orders[END] in (ENOUGH, NOBODY) else 0
 
-    def flush(self):
-        """What is settled has been written by the first process."""
-
-    def end(self, engine):
+    def close(self, engine):
         """The last words; for the state, all results have to be written before the end."""
-        self.show(engine)
+        self.tick(engine)
         if engine.error:
             self.say('X ' + engine.error)
         self.say('. ' + engine.stopping)
-        while self.unsent and not self.gone:
+        while self.unsent and self.orders[END] != NOBODY:
             time.sleep(0.001)
             self.push()
-        while engine.keeper and self.settled() < self.count and not (self.gone or self.failed):
+        while engine.keeper and self.settled() < self.count and not self.loses():
             time.sleep(0.001)
             if os.getppid() != self.parent:
                 os._exit(1)
@@ -6410,6 +7843,7 @@ class Team(Runner):
         self.hup, self.exclusions = False, engines[0].exclusions
         self.taken = 0                      # results given to the crew
         self.workers = [Worker(engine) for engine in engines]
+        self.turns = itertools.count()      # of workers, as talks count in their rates
         self.elapsed = max(engine.elapsed for engine in engines)
         for worker in self.workers:
             worker.orders[PASSED] = state.passed() if state else 0
@@ -6455,9 +7889,9 @@ class Team(Runner):
             messenger = Messenger(worker, parent, self.sink, self.log)
             engine = worker.engine
             if self.state:
-                engine.keep(Keeper(*self.state.workers[number], messenger, messenger, messenger))
-            engine.run(messenger, messenger, messenger, messenger)
-            messenger.end(engine)
+                engine.keep(Keeper(*self.state.workers[number], messenger))
+            engine.run(messenger)
+            messenger.close(engine)
             engine.finish()
             status = 0
         except BaseException as error:      # our bug: this process must not go on as the first
@@ -6474,23 +7908,43 @@ class Team(Runner):
         counters = [sum((totals[at] for totals in told), collections.Counter()) for at in (-2, -1)]
         return Totals(*numbers, limits, told[0].canary, *counters)
 
-    def run(self, crew, sink, console, progress):
+    def run(self, desk):
         """Until all workers have ended."""
-        self.crew, self.console, self.progress = crew, console, progress
+        self.desk = desk
         self.real = time.monotonic()
         self.started, next_tick = self.real - self.elapsed, self.real
         while self.speaking:
-            if crew.full():
+            if desk.full():
                 time.sleep(0.002)
             else:
-                for reader, _ in self.poll.poll(10 if self.waiting() else 100):
-                    self.hear(self.speaking[reader])
+                nap_ms = min(10 if self.waiting() else 100, desk.rest_s() * 1000)
+                for reader, _ in self.poll.poll(nap_ms):
+                    if reader in self.speaking:
+                        self.hear(self.speaking[reader])
+            desk.turn()
             self.confirm()
             self.real = time.monotonic()
             if self.real >= next_tick:
                 next_tick = self.real + TICK_S
                 self.tick()
         self.tick()
+
+    # ---- talks, which share our thread ----
+
+    def watch(self, epoll):
+        """Naps end with its events, too."""
+        self.poll.register(epoll, select.POLLIN)
+
+    def rate(self):
+        """SYNs a second at most of all workers; None = no ceiling."""
+        rates = [worker.engine.pace.rate for worker in self.workers]
+        return None if None in rates else sum(rates)
+
+    def talked(self, count):
+        """Talks began so many connections, which count in -r: each worker in its turn."""
+        for _ in range(count):
+            worker = self.workers[next(self.turns) % len(self.workers)]
+            worker.orders[TALKED] += 1
 
     def waiting(self):
         """Whether results are not yet written."""
@@ -6517,29 +7971,28 @@ class Team(Runner):
             elif kind == 'X':
                 self.fail(text)
             elif kind == 'D':
-                self.progress.decide(Decision(*json.loads(text)), self.workers.index(worker) + 1)
+                self.desk.decide(Decision(*json.loads(text)), self.workers.index(worker) + 1)
             elif kind == '.':
                 worker.told_all, self.stopping = True, self.stopping or text
             else:
-                self.progress.tell(kind, text)
-        self.crew.turn()
+                self.desk.tell(kind, text)
 
     def take(self, worker, results):
         """Results of a worker, to be confirmed."""
-        before = len(self.crew.found)
-        self.crew.found += results
-        count = len(self.crew.found) - before
+        before = self.desk.accepted()
+        self.desk.put_all(results)
+        count = self.desk.accepted() - before
         self.taken += count
         worker.results.append((self.taken, count))
 
     def confirm(self):
         """Tell the workers which of their results are written."""
-        settled, passed = self.crew.settled(), self.crew.passed
+        settled, passed = self.desk.settled(), self.desk.passed()
         behind = [worker for worker in self.workers
                   if worker.results and worker.results[0][0] <= settled]
         if behind and self.state:
-            self.sink.flush()
-        if self.has_failed() or self.console.gone:
+            self.desk.flush()
+        if self.desk.loses():
             return                          # they went elsewhere, or nowhere
         for worker in behind:
             worker.orders[PASSED] = passed
@@ -6554,16 +8007,12 @@ class Team(Runner):
             self.reread()
         for worker in self.workers:
             worker.look()
-        self.sink.look()
-        if self.has_failed():
-            self.fail(self.has_failed())
-        end = (FAILED if self.has_failed() else NOBODY if self.console.gone else
-               ENOUGH if self.crew.enough else 0)
+        self.desk.tick(self)
+        end = FAILED if self.desk.failed() else self.desk.end()
         for worker in self.workers:
             worker.orders[END] = end
-        self.progress.show(self)
-        if self.totals().sent >= self.progress.due:
-            self.progress.statistics(self)
+        if self.totals().sent >= self.desk.due():
+            self.desk.statistics(self)
 
     def order(self, word):
         """To each worker, once more."""
@@ -6736,7 +8185,7 @@ class Progress:
 
     def waits(self, engine):
         """Whether modules are what there is to wait for."""
-        return engine.crew.full() or engine.crew.closed
+        return engine.desk.full() or engine.desk.crew.closed
 
     def tell_file(self, engine, totals, state):
         """A line of --status; decisions that it has no room for come in the next."""
@@ -6765,7 +8214,7 @@ class Progress:
             'time': round(time.time(), 3), 'state': state, 'reason': engine.stopping,
             'elapsed_s': round(time.monotonic() - engine.started, 3), 'rate_pps': round(rate, 1),
             'percent': percent and round(percent, 3), 'eta_s': left and round(left, 1),
-            'total': self.total, 'sent': totals.sent, 'results': engine.crew.passed,
+            'total': self.total, 'sent': totals.sent, 'results': engine.desk.passed(),
             'open': totals.opened, 'without_answer': totals.timeouts,
             'answers': {NAMES.get(code, errno.errorcode.get(code, str(code))): count
                         for code, count in totals.answers.items()},
@@ -6781,7 +8230,7 @@ class Progress:
 
     def error(self, engine) -> str:
         """What makes the exit status 1, '' if all is well."""
-        return engine.error or engine.crew.sink.failed or self.console.failed
+        return engine.error or engine.desk.sink.failed or self.console.failed
 
     def status(self, engine, totals):
         """open (it stays at 40 columns), rate, sent, % and time left, pending, local errors."""
@@ -7150,8 +8599,8 @@ class FileMeter(Meter):
         self.pool = NamedPool(*args)
         return self.pool
 
-    def begin(self, console):
-        self.metrics.console = console
+    def begin(self, desk):
+        self.metrics.console = desk
 
     # ---- time ----
 
@@ -7698,7 +9147,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='enabled modules, ./file.py among them (default: %s)' % BUILTIN_MODULES)
     group('-mcfg', metavar='STR', default='', help='module.option=value,...')
     group('-mt', metavar='N', type=number(int, 1, 255), default=4,
-          help='module threads (default: 4)')
+          help='threads of modules that are no coroutines (default: 4)')
+    group('--talks', metavar='N', type=count,
+          help='conversations at once of those that are (default: what -e keeps free)')
     group = parser.add_argument_group('output').add_argument
     group('-o', metavar='FILE', help='append to a CBA file, instead of lines on standard output')
     group('--format', metavar='NAME', choices=['text'] + list(FORMATS),
@@ -8150,7 +9601,9 @@ def run(args, console, signals) -> int:
     if all(each.filter for each in modules) and not (args.l or keeps_ports(args)):
         console.note('warning: -mod %s: filters only, nothing shows what they let pass: add print'
                      % ','.join(each.name for each in modules))
+    args.talks, args.e = plan_talks(args, modules, options, console)
     if args.x:
+        raise_descriptors()
         return pass_results(args, console, signals, modules, options)
     args.shard = find_shard(args, os.environ)
     names = Names(args.names, args.skip_unresolved, console, args.resolve, args.skip_bad)
@@ -8373,9 +9826,29 @@ def check_memory(args):
                         'raise the limit (ulimit -v)' % (threads, need >> 20)) from None
 
 
+def plan_talks(args, modules, options, console) -> 'tuple[int, int]':
+    """-> how many talks at once, how many descriptors are kept free for them (-e)."""
+    each = max(each.sockets(options[each.name]) for each in modules)
+    asked = args.talks and args.talks * each + TALKS_SPARE
+    reserve = max(args.e, asked or 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    room = reserve if hard < 0 else min(reserve, hard - TALKS_KEPT if args.x else hard // 4)
+    talks = max(1, (room - TALKS_SPARE) // each)
+    if args.talks and talks < args.talks:
+        console.note('warning: argument --talks: %d do not fit into %d descriptors: %d are used; '
+                     'raise the limit with ulimit -n %d' % (
+                         args.talks, hard, talks, asked + TALKS_KEPT if args.x else 4 * asked))
+    return min(talks, args.talks or talks), reserve
+
+
 def make_crew(args, console, sink, modules, options) -> Crew:
     """What passes results to the modules."""
-    crew = Crew(modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    common = (modules, options, sink, console, args.mt, args.pr, args.max_results, args.bi or '')
+    if any(map(is_coroutine, modules)) and not any(
+            each.waits and not is_coroutine(each) for each in modules):
+        crew = TalkCrew(*common, talks=args.talks)
+    else:
+        crew = Crew(*common)
     crew.ports = type(sink) is not TextSink
     return crew
 
@@ -8658,12 +10131,15 @@ class Scan:
             crew.passed = self.state.passed()
             self.progress.keep_config = lambda: self.state.config.write(
                 state_config(self.args, self.exclusions))
+        desk = Desk(crew, self.sink, self.console, self.progress)
         if self.state and self.args.w == 1:
-            self.engine.keep(Keeper(*self.state.workers[0], crew, self.sink, self.console))
+            self.engine.keep(Keeper(*self.state.workers[0], desk))
         if any(self.snapshots):
             self.progress.resume(self.engine.totals())
         self.signals.give(self.engine)
-        self.engine.run(crew, self.sink, self.console, self.progress)
+        if crew.talks:
+            crew.talks.join(self.engine)
+        self.engine.run(desk)
         crew.close(lambda: linger(self.engine))
 
     def make_progress(self) -> Progress:
@@ -8692,7 +10168,7 @@ class Scan:
         if came == signal.SIGHUP and error == self.console.failed:
             error = ''                      # that terminal took no results, either
         self.progress.final(self.engine, 'stopped' if came else 'done')
-        tell_end(self.console, self.engine.crew, error)
+        tell_end(self.console, self.engine.desk.crew, error)
         if error:
             return 1
         return 128 + came if came else 0
@@ -8700,7 +10176,7 @@ class Scan:
     def end_scope(self):
         """The scope at the end: what keeps a scan from asking all of its targets."""
         engine, totals = self.engine, self.engine.totals()
-        enough = '--max-results' if engine.crew.enough else 'done'
+        enough = '--max-results' if engine.desk.crew.enough else 'done'
         ended = self.progress.error(engine) or engine.stopping or enough
         asked = totals.drawn - totals.unsent
         end_scope(Out(self.sink, 0), self.exclusions, ended, asked,
@@ -8725,7 +10201,7 @@ def linger(engine):
     """Nothing is sent any more, and modules are still at work."""
     if engine.hup:
         engine.reread()
-    engine.progress.show(engine)
+    engine.desk.show(engine)
 
 
 def tell_end(console, crew, error):

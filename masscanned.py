@@ -97,6 +97,9 @@ PATCH_TCP4 = struct.Struct('!6s10sH6sHIIHHIIHHH2x')
 PATCH_IPV4 = struct.Struct('!6s10sH6sHII')
 PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
+PROTO4_AT = 23                          # where a plain frame has its protocol,
+UDP_OCTET = b'\x11'
+MESSAGE4_AT = 42                        # where a datagram's message begins
 FLOW4_AT = 26                           # where addresses and ports are:
 FLOW4 = struct.Struct('!4s4sHH')
 FLOW6 = struct.Struct('!16s16sHH')
@@ -151,6 +154,7 @@ ALIKE = (
     (23, 1),                                    # TCP
     (46, 2))                                    # TCP offset and flags
 ALIKE_OPTION = (54, 2)                          # and, if there are options: the first is an MSS
+ALIKE_PORT = (36, 4)                            # and of datagrams: the port that is asked, size
 
 
 # ==== 2 Toolkit =======================================================================
@@ -945,11 +949,11 @@ class Span:
         return (order, entry.least, mask & ~inside, value & ~inside, (mask & inside) >> behind,
                 (value & inside) >> behind, entry.each)
 
-    def rivals(self, data, wait, found) -> 'list[tuple[int, set]] | None':
+    def rivals(self, data, wait, found) -> 'tuple[tuple[int, frozenset], ...] | None':
         """A message of a Protocol -> what would make it another's, standing here.
 
         wait    whether a longer signature is waited for
-        returns [(mask, values)] of what stands here; None: it may be another's anyway
+        returns ((mask, values), ...) of what stands here; None: it may be another's anyway
         """
         size = len(data)
         octets = from_octets(data[:self.width].ljust(self.width, b'\0'), 'big')
@@ -964,7 +968,8 @@ class Span:
         for order, _, _, _, mask, value, each in rows:
             if order <= certain and each is not found:
                 others[mask].add(value)
-        return None if 0 in others else list(others.items())
+        return None if 0 in others else tuple(
+            (mask, frozenset(values)) for mask, values in others.items())
 
 
 def octet_at(entry, at) -> bytes:
@@ -1206,20 +1211,20 @@ class Record:
     greeted     we spoke first
     head        text of what all its events have in common; '': not needed yet
     vlan        tags; syn: the frame with which the client began, or one of his before, octets
-    end         why it ends, if that was known before; ''
+    over        it has ended, though not all of its events were handed on
     """
     __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
                  'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
-                 'end')
+                 'over')
 
     def __init__(self, flow, proto, now, most):
         self.flow, self.proto = flow, proto
         self.start = self.last = now
         self.most, self.payload, self.length = most, b'', 0
-        self.inner = self.secret = self.greeted = False
+        self.inner = self.secret = self.greeted = self.over = False
         self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
         self.spoken, self.noted = [], set()
-        self.head = self.end = ''
+        self.head = ''
         self.vlan, self.syn = (), None
 
     def hear(self, octets):
@@ -1303,7 +1308,8 @@ class Peer:
         fields  octets, texts or numbers, by name
         """
         if self.host.events is not None:
-            fields.setdefault('protocol', self.spoken)
+            if 'protocol' not in fields:
+                fields['protocol'] = self.protocol.name if self.protocol else self.before
             self.host.events.append(Event(kind, self, fields))
 
     @property
@@ -1703,9 +1709,9 @@ class Conn(Stream):
 
     def end_record(self, end):
         """The conversation is over, and why: fin, rst, idle, evicted or shutdown."""
-        if self.record:
-            self.note('flow', record=self.record, end=self.record.end or end)
-            self.record = None
+        if self.record and not self.record.over:
+            self.note('flow', record=self.record, end=end)
+            self.record.over = True
 
     def outstanding(self):
         """Octets of sequence space sent and not acknowledged."""
@@ -1888,6 +1894,28 @@ class Budget:
         self.total[0] -= 1
         return True
 
+    def take_all(self, srcs, count, grows, now) -> bool:
+        """Whether answers may go to all clients, as open() and take() say; then all are charged.
+
+        srcs    their IPv4 addresses as numbers, so many; or one, which all of them have
+        """
+        least, total_least = (0, 0) if grows else (-self.burst, -self.total_rate)
+        self.refill(self.total, self.total_rate, self.total_rate, now)
+        if self.total[0] - count < total_least:
+            return False
+        wanted = collections.Counter([src >> 8 for src in srcs])
+        each = count // len(srcs)
+        buckets = [(self.bucket(prefix.to_bytes(3, 'big'), now), each * answers)
+                   for prefix, answers in wanted.items()]
+        for bucket, answers in buckets:
+            self.refill(bucket, self.burst, self.rate, now)
+            if bucket[0] - answers < least:
+                return False
+        for bucket, answers in buckets:
+            bucket[0] -= answers
+        self.total[0] -= count
+        return True
+
     def bucket(self, prefix, now):
         bucket = self.prefixes.get(prefix)
         if bucket is None:
@@ -1915,14 +1943,19 @@ class NoBudget:
     def take(bucket, grows):
         return True
 
+    @staticmethod
+    def take_all(srcs, count, grows, now):
+        return True
+
 
 # ---- store ----
 
 # What was answered to a message, to be answered again: by which Protocol, the answer (with an id:
 # what stands before it and behind it); what it made of the Stream; our port to answer from, of a
-# datagram; what was noted, [(kind, fields)]; ids that leave doubt, see Span; octets of all.
+# datagram; what was noted, [(kind, fields)]; ids that leave doubt, see Span; octets of all; where
+# the id stands; whether the answer may depend on our address.
 Kept = collections.namedtuple(
-    'Kept', 'protocol head tail state deaf closing before port notes barred cost')
+    'Kept', 'protocol head tail state deaf closing before port notes barred cost span by_dst')
 # What a Stream may be after a whole message, and what no answer changes; all else is as at first.
 STREAM_KEPT = frozenset(('src', 'dst', 'sport', 'dport', 'now', 'transport', 'host', 'protocol',
                          'state', 'at', 'deaf', 'closing', 'before', 'record'))
@@ -1989,8 +2022,19 @@ def is_lasting(state) -> bool:
     return state is None or isinstance(state, (bytes, str, int, float))
 
 
+@functools.lru_cache(maxsize=STORED_COUNT)
+def firsts_in_doubt(barred, shift) -> bytes:
+    """Kept.barred and the bits behind the first octet of an id -> for each octet 1 if it may be.
+
+    Nearly all ids show by it that they are nobody else's: 60 ns each instead of 300.
+    """
+    firsts = [(mask >> shift, {value >> shift for value in values}) for mask, values in barred]
+    return bytes([any([octet & mask in values for mask, values in firsts])
+                  for octet in range(256)])
+
+
 def is_barred(octets, barred) -> bool:
-    """The octets of an id and [(mask, values)] -> whether it is one of these."""
+    """The octets of an id and ((mask, values), ...) -> whether it is one of these."""
     number = from_octets(octets, 'big')
     for mask, values in barred:
         if number & mask in values:
@@ -2107,7 +2151,8 @@ class Store:
             self.clear()
         stream = (peer.state, peer.deaf, peer.closing) if peer.transport == TCP else (None,) * 3
         head, tail = (out[:at], out[end:]) if end else (out, b'')
-        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost)
+        kept = Kept(peer.protocol, head, tail, *stream, peer.before, port, notes, barred, cost,
+                    (at, end), 'dst' in read)
         self.put(peer, data, at, end, kept, read)
 
     def put(self, peer, data, at, end, kept, read):
@@ -2370,6 +2415,7 @@ class Model:
 # much the same either way).  PyPy, whose large numbers are slow, does without.
 
 HAS_QUICK_BIG_INTS = sys.implementation.name == 'cpython'
+DATAGRAMS_MIN = 8                       # asking the same: so many are worth columns
 OPENINGS_MIN = 32 if HAS_QUICK_BIG_INTS else sys.maxsize
 HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
 PLAIN_WORDS = struct.Struct('!6I')
@@ -2383,7 +2429,11 @@ IS_UNICAST_FIRST = bytes(first in UNICAST_FIRSTS for first in range(256))
 # seq ack, offset flags window sum urgent, the option that comes first
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
 FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
-flags4 = operator.itemgetter(FLAGS4_AT)         # a frame -> its flags, if it is plain TCP
+DATAGRAM_DEEP = 54                      # octets of a datagram's frame that lanes are made of
+ID_END = 4                              # of a message: its id stands before, at one of these:
+ALIKE_IDS = frozenset(((0, 0), (0, 2), (2, 4), (0, 4)))
+proto4 = operator.itemgetter(PROTO4_AT)         # a frame -> its protocol, if it is plain
+flags4 = operator.itemgetter(FLAGS4_AT)         # and its flags, if that is TCP
 # a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
 alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
     each for at, size in ALIKE[1:] for each in range(at, at + size)))
@@ -2416,6 +2466,13 @@ def column_masks(*more) -> 'list[tuple[int, int]]':
     return [(at, mask) for at, mask in enumerate(words[2:]) if mask]
 
 
+@functools.lru_cache(maxsize=None)
+def datagram_masks(id_at, id_end) -> 'list[tuple[int, int]]':
+    """Where an id stands in a message, see ALIKE_IDS -> column_masks() of datagrams."""
+    at = MESSAGE4_AT + id_end
+    return column_masks(ALIKE_PORT, (MESSAGE4_AT, id_at), (at, DATAGRAM_DEEP - at))
+
+
 PLAIN_OCTETS = mask_octets([row[:3] for row in PLAIN], PLAIN_END)
 PLAIN_MASK, PLAIN_MASKS = int.from_bytes(PLAIN_OCTETS, 'big'), PLAIN_WORDS.unpack(PLAIN_OCTETS)
 ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
@@ -2434,13 +2491,31 @@ def group_alike(frames) -> 'tuple[list, list]':
     """
     if min(map(len, frames)) <= FLAGS4_AT:
         frames = [frame.ljust(FLAGS4_AT + 1, b'\0') for frame in frames]
-    if not any([frame[FLAGS4_AT] in FLAGS_ALIKE for frame in frames[::8]]):
-        return [], list(range(len(frames)))     # a flood of something else: 10 ns, not 200
-    flags = bytes(map(flags4, frames))
-    if not any([flags.count(each) >= least_alike(each) for each in FLAGS_ALIKE]):
-        return [], list(range(len(frames)))     # a few of everything: 50 ns, not 200
+    protos = bytes(map(proto4, frames))
+    if protos.count(IP_UDP) < DATAGRAMS_MIN:
+        return group_segments(frames, range(len(frames)))
+    datagrams = [place for place, proto in enumerate(protos) if proto == IP_UDP]
     groups = collections.defaultdict(list)
-    for place, key in enumerate(map(alike_octets, frames)):
+    for place in datagrams:
+        frame = frames[place]
+        groups[frame[36:40] + frame[MESSAGE4_AT + STORE_HEAD:]].append(place)
+    alike = [places for places in groups.values() if len(places) >= DATAGRAMS_MIN]
+    others = [place for places in groups.values() if len(places) < DATAGRAMS_MIN
+              for place in places]
+    rest = group_segments(frames, [place for place, proto in enumerate(protos) if proto != IP_UDP])
+    return alike + rest[0], others + rest[1]
+
+
+def group_segments(frames, places):
+    """As group_alike(), of the TCP segments at some places."""
+    if not any([frames[place][FLAGS4_AT] in FLAGS_ALIKE for place in places[::8]]):
+        return [], list(places)                 # a flood of something else: 10 ns, not 200
+    some = frames if len(places) == len(frames) else [frames[place] for place in places]
+    flags = bytes(map(flags4, some))
+    if not any([flags.count(each) >= least_alike(each) for each in FLAGS_ALIKE]):
+        return [], list(places)                 # a few of everything: 50 ns, not 200
+    groups = collections.defaultdict(list)
+    for place, key in zip(places, map(alike_octets, some)):
         groups[key].append(place)
     alike, others = [], []
     for (*_, flags), places in groups.items():
@@ -2451,9 +2526,10 @@ def group_alike(frames) -> 'tuple[list, list]':
     return alike, others
 
 
-class Openings:
-    """Plain TCP segments over IPv4 that are alike (see ALIKE), SYNs above all, in columns.
+class Alike:
+    """Plain frames over IPv4 that are alike (see ALIKE), in columns; a subclass knows layer 4.
 
+    proto   of layer 4; deep: octets of a frame that lanes are made of; masks: of column_masks()
     count   of frames
     head    the first octets of the first frame, after two of padding
     total   octets of each packet
@@ -2461,9 +2537,9 @@ class Openings:
     macs    the columns of Ethernet, octets; octets: the others
     lanes   these as numbers; ones: 1 in each lane
     src, dst, ports, sums   addresses, both ports in a word, sum of the addresses, in lanes
-    replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
+    behind  sum of what follows the lanes, the same of all
     """
-    replies = None
+    deep, behind = 1 << 16, 0
 
     def __init__(self, frames, total):
         size = len(frames[0])
@@ -2472,11 +2548,10 @@ class Openings:
         self.count, self.row, self.total = len(frames), size + len(gap), total
         self.head, self.ones = block[:self.row], one_lanes(self.count)
         quads, step = memoryview(block).cast('Q'), self.row // 8
-        columns = [quads[at::step].tobytes() for at in range((2 + ETHER.size + total + 7) // 8)]
+        end = 2 + min(ETHER.size + total, self.deep)
+        columns = [quads[at::step].tobytes() for at in range((end + 7) // 8)]
         self.macs, self.octets = columns[:2], columns[2:]
         self.lanes = [from_octets(each, 'big') for each in self.octets]
-        if total & 4:                           # the last word of the last column is padding
-            self.lanes[-1] &= self.each(MASK32 << 32)
         self.src, self.dst = self.second(COLUMN_SRC), self.first(COLUMN_DST)
         self.ports, self.sums = self.second(COLUMN_DST), self.src + self.dst
 
@@ -2522,20 +2597,17 @@ class Openings:
         return first if lanes == self.ones * first[0] else unpack_rows(layout, self.octets[at])
 
     def numbers(self) -> 'list[tuple]':
-        """Client's port, ours, seq and ack: of each frame, or of one if all are alike."""
+        """Client's port and ours: of each frame, or of one if all are alike."""
         half = self.each(HALF)
         return [self.distinct(self.ports >> 16 & half, '!4xH2x', COLUMN_DST),
-                self.distinct(self.ports & half, '!6xH', COLUMN_DST),
-                self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
-                self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
+                self.distinct(self.ports & half, '!6xH', COLUMN_DST)]
 
     def is_plain(self) -> bool:
         """Whether all are as plain as the first one is, and alike."""
         count, head, behind = self.count, self.head, self.head[16:]
         if any(column != head[8 * at:8 * at + 8] * count for at, column in enumerate(self.macs)):
             return False
-        has_options = self.total > IPV4.size + TCP_HEADER.size
-        for at, mask in ALIKE_OPTION_MASKS if has_options else ALIKE_MASKS:
+        for at, mask in self.masks:
             first = int.from_bytes(behind[8 * at:8 * at + 8], 'big')
             if self.lanes[at] & self.each(mask) != self.each(first & mask):
                 return False
@@ -2546,7 +2618,7 @@ class Openings:
         right, sums = self.each(HALF), self.sums
         if self.fold(sums + self.words(COLUMN_LENGTH) + self.first(COLUMN_SRC), 2) != right:
             return False
-        sums += self.ports + self.each(IP_TCP + self.total - IPV4.size)
+        sums += self.ports + self.each(self.proto + self.total - IPV4.size + self.behind)
         return trusted or right == self.fold(
             sum([self.words(at) for at in range(COLUMN_SEQ, len(self.lanes))], sums), 2)
 
@@ -2559,6 +2631,26 @@ class Openings:
         """Whether nobody's address is the one that is asked for."""
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
+
+
+class Openings(Alike):
+    """TCP segments, SYNs above all.
+
+    replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
+    """
+    proto, replies = IP_TCP, None
+
+    def __init__(self, frames, total):
+        Alike.__init__(self, frames, total)
+        self.masks = ALIKE_OPTION_MASKS if total > IPV4.size + TCP_HEADER.size else ALIKE_MASKS
+        if total & 4:                           # the last word of the last column is padding
+            self.lanes[-1] &= self.each(MASK32 << 32)
+
+    def numbers(self) -> 'list[tuple]':
+        """The same, then seq and ack."""
+        return Alike.numbers(self) + [
+            self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
+            self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
 
     def pack(self, kind, numbers):
         """A number for each frame, 64 bits -> lanes."""
@@ -2603,6 +2695,83 @@ class Openings:
         columns = [lanes.to_bytes(8 * self.count, 'big') for lanes in columns]
         self.replies = columns[2]
         return Replies(self.head[8:14] + model.frame[6:], columns, self.count)
+
+    def segments(self, rows) -> 'tuple[Segment, Segment]':
+        """What the log shows of what came and of the answers, once these are made."""
+        sport, dport, seq, ack, seq2, ack2 = map(rows.number, self.numbers() + [
+            unpack_rows('!I4x', self.replies), unpack_rows('!4xI', self.replies)])
+        segment = Segment('tcp', SYN, (sport, dport), (seq, ack))
+        return segment, segment._replace(what=SYN | ACK, numbers=(seq2, ack2))
+
+
+class Datagrams(Alike):
+    """Datagrams to one port with one message, but for an id: COLUMN_SEQ has it behind the sizes.
+
+    id_at, id_end   where it stands among the first ID_END octets of the message; 0, 0: nowhere
+    port            ours that answers, after answers()
+    """
+    proto, deep, port = IP_UDP, DATAGRAM_DEEP, None
+
+    def __init__(self, frames, total, id_at, id_end):
+        Alike.__init__(self, frames, total)
+        self.id_at, self.id_end = id_at, id_end
+        self.masks = datagram_masks(id_at, id_end)
+        self.behind = from_octets(self.head[2 + self.deep:], 'big') % HALF
+
+    def is_plain(self):
+        """As of Alike, and what follows the lanes is the same."""
+        quads, step = memoryview(self.block).cast('Q'), self.row // 8
+        return Alike.is_plain(self) and all(
+            quads[at::step].tobytes() == self.head[8 * at:8 * at + 8] * self.count
+            for at in range((2 + self.deep) // 8, step))
+
+    def has_sums(self) -> bool:
+        """Whether any has a checksum (RFC 768: it need not)."""
+        return self.lanes[COLUMN_SEQ] & self.each(HALF << 32) != 0
+
+    def ids(self) -> tuple:
+        """The id of each, a number."""
+        layout = '!%dx%s%dx' % (4 + self.id_at, 'H' if self.id_end - self.id_at == 2 else 'I',
+                                ID_END - self.id_end)
+        return unpack_rows(layout, self.octets[COLUMN_SEQ])
+
+    def in_doubt(self, barred) -> 'list[int]':
+        """What Kept.barred says -> places of those whose id may be another protocol's."""
+        if not barred:
+            return []
+        firsts = self.octets[COLUMN_SEQ][4 + self.id_at::8]
+        table = firsts_in_doubt(barred, 8 * (self.id_end - self.id_at - 1))
+        ids = self.ids()
+        return [place for place in itertools.compress(range(self.count), firsts.translate(table))
+                if any([ids[place] & mask in values for mask, values in barred])]
+
+    def answers(self, model, first, port) -> 'Replies':
+        """The Model, the answer to the first as a frame, our port in it -> that to each.
+
+        As Model.pack_datagram() would pack it; a checksum that comes out as 0 is sent as 65535.
+        """
+        each, half, self.port = self.each, self.each(HALF), port
+        total, size = len(first) - ETHER.size, len(first) - ETHER.size - IPV4.size
+        shift = 8 * (ID_END - self.id_end)
+        mask = (1 << 8 * (self.id_end - self.id_at)) - 1 << shift
+        out = first[MESSAGE4_AT:]
+        out = out[:self.id_at] + bytes(self.id_end - self.id_at) + out[self.id_end:]
+        word = from_octets(out[:ID_END].ljust(ID_END, b'\0'), 'big')
+        rest = (from_octets(out, 'big') << 8 * (size & 1)) + 2 * size + port + model.bare
+        ids, sports = self.lanes[COLUMN_SEQ] & each(mask), self.ports >> 16 & half
+        sums4 = half ^ self.fold(self.sums + each((total + model.bare4) % HALF))
+        sums = self.fold(each(HALF << 20) - (self.sums + sports + ids + each(rest % HALF)))
+        columns = [sums4 << 32 | self.dst | each(model.columns[COLUMN_SRC]),
+                   self.src << 32 | each(port << 16) | sports,
+                   each(size << 48 | word) | sums << 32 | ids]
+        return Replies(first, [lanes.to_bytes(8 * self.count, 'big') for lanes in columns],
+                       self.count)
+
+    def segments(self, rows):
+        """As of Openings."""
+        sport, dport = map(rows.number, self.numbers())
+        segment = Segment('udp', None, (sport, dport), None)
+        return segment, segment._replace(ports=(sport, self.port))
 
 
 class Replies:
@@ -2995,8 +3164,11 @@ class Stack:
     def answer_alike(self, frames, trusted=False) -> 'Replies | tuple | None':
         """Plain SYNs or RSTs over IPv4, alike and of no connection -> the answer to each, or none.
 
+        Datagrams, too, if the Store knows what they ask.
         None if any of them is something else; then nothing is answered, and nothing counted.
         """
+        if frames[0][PROTO4_AT:PROTO4_AT + 1] == UDP_OCTET:
+            return self.answer_datagrams(frames, trusted)
         columns = self.line_up(frames, trusted)
         if columns is None:
             return None
@@ -3006,6 +3178,54 @@ class Stack:
             return ()
         self.openings = columns
         return columns.answers(self)
+
+    def answer_datagrams(self, frames, trusted) -> 'Replies | None':
+        """Plain datagrams over IPv4 that ask one thing, which is known -> the answer to each.
+
+        As take_datagram() of each, where nobody listens; or None, as answer_alike().
+        """
+        first = frames[0]
+        if self.host.events is not None or len(first) < DATAGRAM_DEEP or self.is_odd(first):
+            return None
+        client, total, _, src, our, sport, dport, word, _, _, _ = PLAIN4.unpack_from(first)
+        end = ETHER.size + total
+        data = first[MESSAGE4_AT:end]
+        kept, out, _ = self.store.find(UDP, data, first[30:34], dport) or NOT_KEPT
+        if not (kept and kept.span in ALIKE_IDS and DATAGRAM_DEEP <= end <= min(map(len, frames))
+                and word >> 16 == total - IPV4.size and client != self.mac
+                and not self.judge_answer(kept.protocol, data, out, IPV4.size)):
+            return None
+        alike = first[30:34] if kept.by_dst else b''    # a few are asked before all are: 3 ns
+        if any([frame[36:40] != first[36:40] or not frame.startswith(alike, 30)
+                for frame in frames[::16]]):
+            return None
+        columns = Datagrams([frame[:end] for frame in frames], total, *kept.span)
+        if not (columns.is_plain() and not (alike and len(columns.ours()) > 1)
+                and self.are_served(columns) and (not self.verify or columns.is_intact(
+                    trusted or not columns.has_sums()))):
+            return None
+        if not self.are_known(columns, kept) or not self.budget.take_all(
+                columns.srcs(), len(frames), len(out) > len(data), self.now):
+            return None
+        self.spoken[kept.protocol.name] += len(frames)
+        self.openings, port = columns, dport if kept.port is None else kept.port
+        return columns.answers(self.datagram, self.datagram.pack_datagram(
+            client, src, our, sport, port, out), port)
+
+    def are_known(self, columns, kept) -> bool:
+        """Whether no id makes a datagram another protocol's, see Kept.barred."""
+        for place in columns.in_doubt(kept.barred):
+            at = place * columns.row + 2
+            frame = columns.block[at:at + ETHER.size + columns.total]
+            _, _, _, _, _, sport, dport, _, _, _, _ = PLAIN4.unpack_from(frame)
+            peer = Peer(UDP, frame[26:30], frame[30:34], sport, dport, self.now, self.host)
+            if self.host.registry.find(frame[MESSAGE4_AT:], peer) is not kept.protocol:
+                return False
+        return True
+
+    def is_odd(self, frame) -> bool:
+        """Whether PLAIN does not hold for a frame; by its mask."""
+        return from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain
 
     def line_up(self, frames, trusted) -> 'Openings | None':
         """Frames -> their columns, if all are plain, alike, intact, served, of no connection."""
@@ -3032,7 +3252,7 @@ class Stack:
 
     def alike_size(self, frame):
         """Octets of the IPv4 packet, if a frame is plain and can go in columns; 0: it is not."""
-        if from_octets(frame[:PLAIN_END], 'big') & PLAIN_MASK != self.plain:
+        if self.is_odd(frame):
             return 0
         client, total, proto, _, _, _, _, _, _, word, _ = PLAIN4.unpack_from(frame)
         if (proto != IP_TCP or client == self.mac or total != ALIKE_TOTALS.get(word)
@@ -3861,17 +4081,20 @@ class Stack:
             peer.to_group = to_group
             out, port = self.converse_once(peer, data, known)
             each = peer.protocol
-        fate, grows = None, len(out) > len(data)
-        if not out:
-            fate = 'udp silence'
-        elif grows and len(out) > each.most * len(data):
-            fate = 'udp ratio'
-        elif len(out) + UDP_HEADER.size + (20 if len(src) == 4 else IPV6.size) > self.mtu:
-            fate = 'udp mtu'
+        grows = len(out) > len(data)
+        fate = self.judge_answer(each, data, out, 20 if len(src) == 4 else IPV6.size)
         if not self.budget.take(bucket, grows and not fate):    # to be silent is work, too
             self.budget.take(bucket, False)
             fate = 'udp budget'
         return self.drop(fate) if fate else (dport if port is None else port, out)
+
+    def judge_answer(self, each, data, out, header) -> 'str | None':
+        """A Protocol, a datagram and its answer, octets of the IP header -> why it may not go."""
+        if not out:
+            return 'udp silence'
+        if len(out) > each.most * len(data):
+            return 'udp ratio'
+        return 'udp mtu' if header + UDP_HEADER.size + len(out) > self.mtu else None
 
     def converse_once(self, peer, data, known):
         """A datagram, and what Store.find() knows of it -> (octets, port or None) to answer."""
@@ -4353,13 +4576,10 @@ class PacketLog(JournalObserver):
         """
         if not self.takes(now, len(frames)):
             return
-        rows, replies = Rows(len(frames)), columns.replies
-        sport, dport, seq, ack, seq2, ack2 = map(rows.number, columns.numbers() + [
-            unpack_rows('!I4x', replies), unpack_rows('!4xI', replies)])
+        rows = Rows(len(frames))
+        segment, back = columns.segments(rows)
         view = view_frame(frames[0])._replace(ips=(rows.address(columns.octets[COLUMN_SRC], 4),
                                                    rows.address(columns.octets[COLUMN_DST], 0)))
-        segment = Segment('tcp', SYN, (sport, dport), (seq, ack))
-        back = segment._replace(what=SYN | ACK, numbers=(seq2, ack2))
         self.journal.encode()
         self.journal.blocks.append(rows.fill(
             self.form.inwards(self.stamp, view, segment, 2)
@@ -5029,25 +5249,28 @@ def masscan_ident(syn) -> int:
     return (from_octets(syn.dst[-4:], 'big') ^ syn.dport ^ syn.seq) & HALF
 
 
-# Who it is, from facts of the first packet: (name, by, whether a Syn has them), the surest first.
+# Who it is, from facts of the first packet, the surest first: (name, by, whether the shape of a
+# Syn has them, whether the rest has: ident, seq, dst, dport, sport, which shape() leaves out).
 SYN_TOOLS = (
     # Zakir Durumeric et al., 'An Internet-Wide View of Internet-Wide Scanning', 2014, s3.2
-    ('zmap', 'ip.id', lambda syn: syn.ident == 54321),
+    ('zmap', 'ip.id', lambda syn: True, lambda syn: syn.ident == 54321),
     # Antonakakis et al., 'Understanding the Mirai Botnet', 2017, s3.1
-    ('mirai', 'tcp.seq', lambda syn: syn.version == 4 and syn.seq == from_octets(syn.dst, 'big')),
+    ('mirai', 'tcp.seq', lambda syn: syn.version == 4,
+     lambda syn: syn.seq == from_octets(syn.dst, 'big')),
     # Durumeric, as above; what masscan 1.3 sends, seen on the wire
-    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024
-     and syn.ident == masscan_ident(syn)),
+    ('masscan', 'ip.id', lambda syn: syn.version == 4 and syn.window == 1024,
+     lambda syn: syn.ident == masscan_ident(syn)),
     # nmap.org/book/man-port-scanning-techniques.html, and nmap 7.93 -sS on the wire
     ('nmap', 'tcp.window', lambda syn: syn.window in (1024, 2048, 3072, 4096)
-     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460),
+     and syn.kinds == [TCP_OPTION_MSS] and syn.mss == 1460, lambda syn: True),
     # hping3(8): --win, 64 by default in version 2, 512 in 3; no options
-    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds),
+    ('hping', 'tcp.window', lambda syn: syn.window == 512 and not syn.kinds, lambda syn: True),
     # scapy.readthedocs.io: defaults of IP() and TCP()
-    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds
-     and syn.ident in (0, 1)),
+    ('scapy', 'tcp.window', lambda syn: syn.window == 8192 and not syn.kinds,
+     lambda syn: syn.ident in (0, 1)),
     # cscan.py beside this file
-    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX and syn.sport == 32005))
+    ('cscan', 'ip.ttl', lambda syn: syn.ttl > 255 - P0F_HOPS_MAX,
+     lambda syn: syn.sport == 32005))
 # And from what it says: parts, in lower case, of a User-Agent, and of an SSH identification, as
 # these programs write them themselves.
 AGENT_TOOLS = (
@@ -5077,10 +5300,46 @@ USER_AGENT = re.compile(br'\r\n[Uu]ser-[Aa]gent:[ \t]*([^\r\n]{1,256})')
 
 def tool_of_syn(syn) -> 'tuple[str, str] | None':
     """Who sent such a Syn -> (name, what it rests on)."""
-    for name, by, holds in SYN_TOOLS:
-        if holds(syn):
+    for name, by, shape, rest in SYN_TOOLS:
+        if shape(syn) and rest(syn):
             return name, by
     return None
+
+
+# What differs among the SYNs of a program: ident, both addresses, ports, seq
+SYN_REST = struct.Struct('!18xH6x4s4sHHI')
+SynRest = collections.namedtuple('SynRest', 'ident src dst sport dport seq')
+
+
+def describe_syn(frame) -> 'tuple[str, tuple | None]':
+    """Frame of a TCP segment -> its text for an event, tool_of_syn(); '', None: it is none.
+
+    Over plain IPv4, a shape is described once: 3 us instead of 16.
+    """
+    if frame[12:15] != IPV4_PLAIN or frame[23] != IP_TCP or len(frame) < SEGMENT4.size:
+        syn = parse_syn(frame)
+        return (syn_text(syn), tool_of_syn(syn)) if syn else ('', None)
+    rest = SynRest._make(SYN_REST.unpack_from(frame))
+    options = frame[54:from_octets(frame[16:18], 'big') + 14]
+    if options[4:8] == MSS_THEN_STAMP:
+        options = b'%b%c\0\0\0%b' % (options[:8], any(options[8:12]), options[12:])
+    head, rows = describe_shape(b'%b\0%c%b%b%b%c%b%b' % (
+        frame[12:18], rest.ident > 0, frame[20:24], bytes(14), b'\0\0\0', rest.seq > 0,
+        frame[42:54], options))
+    tool = None
+    for name, by, holds in rows:
+        if holds(rest):
+            tool = name, by
+            break
+    return f'{head}"id":{rest.ident},"seq":{rest.seq}}}', tool
+
+
+@functools.lru_cache(maxsize=1024)
+def describe_shape(frame) -> 'tuple[str, list]':
+    """What SYNs have in common, from the EtherType on -> its text, rows of SYN_TOOLS that fit."""
+    syn = parse_syn(bytes(12) + frame)
+    return syn_text(syn).partition('"id":')[0], [
+        (name, by, rest) for name, by, shape, rest in SYN_TOOLS if shape(syn)]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -5435,10 +5694,13 @@ class EventLog(JournalObserver):
             known = self.knocks[fate] = is_knock(fate)
         if not known:
             return
-        if frame[12:15] == IPV4_PLAIN:
-            proto, addresses, at = frame[23], frame[26:34], 34
-        else:
+        if frame[12:15] != IPV4_PLAIN:
             proto, addresses, at = find_layer4(frame)
+        elif frame[23] == IP_TCP:               # most of all
+            self.segment(now, frame, frame[26:38], 34, answers)
+            return
+        else:
+            proto, addresses, at = frame[23], frame[26:34], 34
         if proto == IP_TCP:
             self.segment(now, frame, addresses + frame[at:at + 4], at, answers)
         elif proto == IP_UDP:
@@ -5452,29 +5714,33 @@ class EventLog(JournalObserver):
 
     def segment(self, now, frame, flow, at, answers):
         """A segment: of a conversation, or a knock."""
-        conn, flags = self.stack.connections.get(flow), frame[at + TCP_FLAGS_AT]
+        conn = self.stack.connections.get(flow)
         record = conn.record if conn else self.just_ended(flow)
-        half = len(flow) // 2 - 2
-        key = from_octets(flow[:4], 'big') if half == 4 else flow[:half] + b'\6'
         if record is None:
-            source = self.knock(now, key, frame, from_octets(flow[-2:], 'big'), flow[half:-4],
-                                flags)
-            if flags == SYN and source:
-                source.take_syn(frame, frame[at + 12:at + 16])
+            self.knock_tcp(now, frame, flow, frame[at + TCP_FLAGS_AT])
             return
         record.last = now
-        record.came[0] += 1
-        record.came[1] += len(frame)
-        record.flags[0] |= flags
+        came, flags = record.came, record.flags
+        came[0] += 1
+        came[1] += len(frame)
+        flags[0] |= frame[at + TCP_FLAGS_AT]
         for each in answers:
             record.went[0] += 1
             record.went[1] += len(each)
-            ends = FLAGS4_AT if half == 4 and each[12:15] == IPV4_PLAIN else (
-                find_layer4(each)[2] + TCP_FLAGS_AT)
-            record.flags[1] |= each[ends]
+            flags[1] |= each[FLAGS4_AT if each[12:15] == IPV4_PLAIN else
+                             find_layer4(each)[2] + TCP_FLAGS_AT]
         if record.syn is None:
             record.vlan = find_tags(frame)
-            record.syn = self.join(key, now)
+            record.syn = self.join(source_key(flow), now)
+
+    def knock_tcp(self, now, frame, flow, flags):
+        """A segment of no conversation."""
+        half = len(flow) // 2 - 2
+        source = self.knock(now, source_key(flow), frame, from_octets(flow[-2:], 'big'),
+                            flow[half:-4], flags)
+        if flags == SYN and source:
+            at = find_layer4(frame)[2]
+            source.take_syn(frame, frame[at + 12:at + 16])
 
     def just_ended(self, flow):
         """The Record of a conversation that the frame before our eyes has ended, or None."""
@@ -5541,7 +5807,8 @@ class EventLog(JournalObserver):
         source.last = now
         source.packets += 1
         source.flags[flags] = source.flags.get(flags, 0) + 1
-        self.remember(source, () if port is None else (port,), (address,))
+        if address not in source.addresses or not (port is None or port in source.ports):
+            self.remember(source, () if port is None else (port,), (address,))
         return source
 
     def welcome(self, now, key, frame):
@@ -5553,8 +5820,6 @@ class EventLog(JournalObserver):
 
     def remember(self, source, ports, addresses):
         """Ports and addresses of ours that a source asked for, as far as there is room."""
-        if len(ports) == 1 and ports[0] in source.ports and addresses[0] in source.addresses:
-            return                              # as most often: it comes again
         if self.members >= MEMBERS_MAX:
             source.more = True
             return
@@ -5636,7 +5901,8 @@ class EventLog(JournalObserver):
         kind, peer, fields = event
         record = peer.record
         if kind == 'flow':
-            self.end_flow(now, fields['record'], fields['end'])
+            self.end_flow(now, record, fields['end'])
+            peer.record = None
             return
         if record is None and peer.transport == UDP:
             record = self.datagrams.get((FLOW4 if len(peer.src) == 4 else FLOW6).pack(
@@ -5688,14 +5954,13 @@ class EventLog(JournalObserver):
         if not self.may_write(now):
             self.suppress(record)
             return
-        name = eve_name(record.spoken[-1]) if record.spoken else record.length and 'failed'
-        app = f'"app_proto":{self.text(name)},' if name else ''     # 'failed' is EVE's word
+        app, names = spoken_texts(tuple(record.spoken), record.length > 0, self.text)
         payload, digest = self.payload_texts(record)
-        syn = parse_syn(record.syn) if record.syn else None
-        tool = tool_of_payload(record.payload) or syn and tool_of_syn(syn)
-        ours = (f'"end":"{end}","protocols":{self.text(record.spoken)},'
-                f'"greeted":{BOOL_TEXTS[record.greeted]},{digest}'
-                + (f'"syn":{syn_text(syn)},' if syn else '') + tool_text(tool))
+        syn, tool = describe_syn(record.syn) if record.syn else ('', None)
+        tool = tool_of_payload(record.payload) or tool
+        syn = syn and f'"syn":{syn},'
+        ours = (f'"end":"{end}",{names}"greeted":{BOOL_TEXTS[record.greeted]},{digest}{syn}'
+                f'{tool_text(tool)}')
         self.put_text(now, 'flow', record.head or flow_head(record),
                       app + flow_text(record, end)
                       + (tcp_text(*record.flags, end) if record.proto == TCP else '') + payload,
@@ -5714,18 +5979,18 @@ class EventLog(JournalObserver):
 
     def may_write(self, now) -> bool:
         """Take one line of the budget, if there is one."""
-        Budget.refill(self.budget, self.rate, self.rate, now)
-        if self.budget[0] < 1:
+        budget = self.budget
+        if now != budget[1]:
+            Budget.refill(budget, self.rate, self.rate, now)
+        if budget[0] < 1:
             return False
-        self.budget[0] -= 1
+        budget[0] -= 1
         return True
 
     def suppress(self, record):
         """A line of a conversation is left out: its source has the number."""
         self.suppressed += 1
-        half = len(record.flow) // 2 - 2
-        key = (from_octets(record.flow[:4], 'big') if half == 4 and record.proto == TCP
-               else record.flow[:half] + bytes((record.proto,)))
+        key = source_key(record.flow, record.proto)
         source = self.find_source(key)
         if source is None and len(self.sources) < SOURCES_MAX:
             source = self.sources[key] = Source(record.last, record.syn or b'')
@@ -5840,9 +6105,10 @@ class EventLog(JournalObserver):
                               'first': list(itertools.islice(source.ports, PORTS_SHOWN))}
         if proto == IP_TCP:
             about['flags'] = {flags_text(flags): count for flags, count in source.flags.items()}
-        syn, tool = parse_syn(frame), ''
+        syn, tool = describe_syn(frame)
+        tool = tool_text(tool)
         if syn:
-            tool = tool_text(tool_of_syn(syn)) + f'"syn":{syn_text(syn)},'
+            tool += f'"syn":{syn},'
         elif frame[12:14] == b'\x08\0' and frame[18:20] == ZMAP_IDENT:
             tool = tool_text(('zmap', 'ip.id'))
         if source.more:
@@ -5931,6 +6197,13 @@ def dns_object(data) -> dict:
 NOTES = {'tls_hello': (tls_object, ('hello',)),
          'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
 ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
+
+
+def source_key(flow, proto=IP_TCP):
+    """Addresses and ports, the client's first -> its key among the sources, see EventLog."""
+    if proto == IP_TCP and len(flow) == FLOW4.size:
+        return from_octets(flow[:4], 'big')
+    return flow[:len(flow) // 2 - 2] + bytes((proto,))
 
 
 def is_knock(fate) -> bool:
@@ -6048,6 +6321,13 @@ def flow_text(record, end) -> str:
 
 
 @functools.lru_cache(maxsize=256)
+def spoken_texts(names, said, text) -> 'tuple[str, str]':
+    """Protocols in order, whether the client said something -> app_proto, protocols in JSON."""
+    last = eve_name(names[-1]) if names else said and 'failed'      # EVE's word
+    return f'"app_proto":{text(last)},' if last else '', f'"protocols":{text(names)},'
+
+
+@functools.lru_cache(maxsize=256)
 def tcp_text(came, went, end) -> str:
     """The object `tcp`, likewise; flags of the client, ours."""
     flags = ''.join('"%s":true,' % name for bit, name in enumerate(TCP_FLAG_NAMES)
@@ -6068,8 +6348,9 @@ def second_text(second) -> str:
     return time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))
 
 
+@functools.lru_cache(maxsize=64)
 def iso_text(now) -> str:
-    """Unix time -> ISO 8601 with microseconds, UTC."""
+    """Unix time -> ISO 8601 with microseconds, UTC; frames of a round have the same."""
     micros = int(now * 1000000)
     return '%s.%06d+0000' % (second_text(micros // 1000000), micros % 1000000)
 
@@ -8155,10 +8436,11 @@ def split_round(stack, frames, trusted):
         places = groups.pop()
         part = [frames[place] for place in places]
         quick = None if len(part) == len(frames) else try_columns(stack, part, trusted)
-        half = len(places) // 2
+        half, is_udp = len(places) // 2, part[0][PROTO4_AT] == IP_UDP
         if quick is not None:
             yield part, quick
-        elif half >= OPENINGS_MIN:              # something in it is special: in which half?
+        elif half >= (DATAGRAMS_MIN if is_udp else OPENINGS_MIN):
+            # something in it is special: in which half?
             groups += places[:half], places[half:]
         else:
             others += places

@@ -102,14 +102,16 @@ STANDARD = {                                # file: modules it may import
                  'json', 'masscanned',
                  'os', 'platform', 're', 'resource', 'select', 'shutil', 'signal', 'socket', 'ssl',
                  'statistics', 'struct', 'subprocess', 'sys', 'tempfile', 'threading', 'time'},
-    'cba_reader.py': {'argparse', 'array', 'base64', 'calendar', 'collections', 'errno', 'hashlib', 'heapq',
-                      'itertools', 'json', 'os', 're', 'shlex', 'shutil', 'struct', 'sys',
-                      'tempfile', 'time'},
+    'cba_reader.py': {'argparse', 'array', 'base64', 'bisect', 'calendar', 'collections',
+                      'compile_targets', 'contextlib', 'errno', 'hashlib', 'heapq', 'itertools',
+                      'json', 'os', 're', 'shlex', 'shutil', 'socket', 'struct', 'sys',
+                      'tempfile', 'threading', 'time'},
     'compile_targets.py': {'argparse', 'array', 'collections', 'csv', 'errno', 'gzip', 'io',
                            'itertools', 'json', 'os', 're', 'socket', 'struct', 'sys', 'tempfile',
                            'zlib'},
-    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'collections', 'contextlib', 'ctypes',
-                 'errno', 'fcntl', 'gc', 'hashlib', 'heapq', 'io', 'itertools', 'json', 'math', 'mmap',
+    'cscan.py': {'argparse', 'array', 'base64', 'bisect', 'calendar', 'collections', 'contextlib',
+                 'ctypes', 'errno', 'fcntl', 'functools', 'gc', 'hashlib', 'heapq', 'html', 'io',
+                 'itertools', 'json', 'math', 'mmap',
                  'operator', 'os', 'random', 're', 'resource', 'select', 'shlex', 'signal',
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
@@ -294,7 +296,11 @@ RESULT_LINES = [
     ('cscan json', '{"time": 1, "module": "rfb", "ip": "192.0.2.7", "port": 80}', []),
     ('cscan json', '{"time": 1, "module": "cscan", "events": []}', []),
     ('cscan csv', '1,192.0.2.7,80,"print",""', [80]), ('cscan csv', '1,192.0.2.7,80,"rfb","a,b"', []),
-    ('cscan csv', '1,192.0.2.7,80,"print","","a.example",open', [80]),
+    ('cscan csv', '1,192.0.2.7,80,"print","","a.example","","","","","","",open', [80]),
+    ('cscan csv, refused', '1,192.0.2.7,80,"print","","a.example","","","","","","",refused', []),
+    ('cscan csv, head', 'time,ip,port,module,text,hostname,service,product,version,banner,'
+     'certificate,title,state', []),
+    ('cscan csv of 2.0', '1,192.0.2.7,80,"print","","a.example",open', [80]),
     ('cscan csv', '1,192.0.2.7,80,"print","reset","",refused', []),
     ('cscan json', '{"time":1,"ip":"192.0.2.7","port":80,"module":"","events":[],"state":"refused"}', []),
     ('cscan csv', 'time,ip,port,module,text', []), ('zmap', 'saddr,sport', []),
@@ -1126,7 +1132,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed, failed = False, ''
+    closed, failed, passed = False, '', 0
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -1137,8 +1143,14 @@ class StubCrew:
     def put_all(self, results):
         self.results += results
 
+    def put_state(self, host, port, state, reason):
+        self.results.append((host, port, state, reason))
+
     def turn(self):
         pass
+
+    def rest_s(self):
+        return math.inf
 
     def full(self):
         return self.held
@@ -1171,6 +1183,11 @@ class StubSink:
 
     def look(self):
         pass
+
+
+def stub_desk(crew=None, sink=None, console=None, progress=None):
+    """A Desk of stubs, but for what is given."""
+    return cscan.Desk(crew or StubCrew(), sink or StubSink(), console or StubConsole(), progress)
 
 
 # ==== Formats =========================================================================
@@ -3132,7 +3149,7 @@ def format_sample():
     made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
-    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 9, True)
+    made.event(1, CBA_STR, 2, FORMAT_EVIL).event(1, CBA_BIT, 99, True)
     made.head(1, '').event(1, CBA_STR, 0, '5.6.7.8:443')
     made.head(1, '').event(1, CBA_STR, 0, '1.2.3.4:80')
     return made.head(1, 'odd').event(1, CBA_STR, 0, 'no target')
@@ -3155,11 +3172,14 @@ MASSCAN_OPEN = ('{"ip": "%s", "timestamp": "1795257000", "ports": [{"port": %d, 
                 '"status": "open", "reason": "syn-ack", "ttl": 0}]}')
 NAABU = ('{"ip": "%s", "timestamp": "2026-11-21T10:30:00Z", "port": %d, "protocol": "tcp", '
          '"tls": false}')
-CSV_ROW = '1795257000,%s,%d,"print","","",open'
+CSV_HEAD = 'time,ip,port,module,text,hostname,service,product,version,banner,certificate,title,state'
+CSV_NOTHING = '"","","","","",""'
+CSV_ROW = '1795257000,%%s,%%d,"print","","",%s,open' % CSV_NOTHING
 FORMATS = {
-    'csv': ['time,ip,port,module,text,hostname,state', CSV_ROW % ('1.2.3.4', 80),
+    'csv': [CSV_HEAD, CSV_ROW % ('1.2.3.4', 80),
             '1795257000,1.2.3.4,80,"banner","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n'
-            ']]>-->%s 9","",open', CSV_ROW % ('5.6.7.8', 443)],
+            ']]>-->%s 99","","http","","","HTTP/1.0 ""<&>\\ \\x1b[2J\\xe9\\x7f\\r\\n]]>-->%s","",'
+            '"",open', CSV_ROW % ('5.6.7.8', 443)],
     'list': ['#masscan', 'open tcp 80 1.2.3.4 1795257000',
              'banner tcp 80 1.2.3.4 1795257000 http ' + MASSCAN_EVIL,
              'open tcp 443 5.6.7.8 1795257000', '# end'],
@@ -3200,18 +3220,34 @@ HOST_NAMES = ['localhost', 'example.org', 'example.org.', '_a.x-1.example', 'b\x
               '3com']
 
 
+def scoped(made, targets, ports='80,443', end='done', **values):
+    """Made, with a scan of `first-last` addresses in front of what comes; end None: it was cut."""
+    made.head(0, 'scope').event(0, CBA_INT64, 1, FORMAT_WHEN)
+    made.begin(0, CBA_DATA, 2).chunk(0, cscan.pack_csw(pairs(targets), '')).end(0)
+    made.event(0, CBA_STR, 6, ports).event(0, CBA_BIT, 9, True).event(0, CBA_INT64, 10, 7)
+    codes = {name: code for code, name in cba_reader.SCOPE_CODES.items()}
+    for name, value in values.items():
+        made.event(0, CBA_STR, codes[name], value)
+    if end:
+        made.head(0, 'scope').event(0, CBA_STR, 14, end)
+        if end == 'done':
+            made.event(0, CBA_BIT, 16, True)
+    return made
+
+
 class Page(Case):
     """cba_reader.py --to html."""
 
-    def page(self, made, **changes):
-        """Made -> (the page, its data)."""
+    def page(self, made, *args, **changes):
+        """Made, more arguments, changes of the module -> (the page, its data)."""
         with patched(cba_reader, **changes), patched(sys, argv=['x', '<ARGS>']):
             status, out, self.err = call(cba_reader.main, [
-                '--to', 'html', self.path('s.cba', made.data)])
+                self.path('s.cba', made.data), '--to', 'html', *args])
         self.assertEqual(status, 0, self.err)
-        data = out.partition('id="data">')[2].partition('</script>')[0]
-        self.assertEqual((data.count('<'), out.count('<script')), (0, 2))
-        return out, json.loads(data)
+        data, self.about = [json.loads(part) for part in re.findall(
+            '<script type="application/json" id="[a-z]+">([^<]*)</script>', out)]
+        self.assertEqual(out.count('<script'), 3)
+        return out, data
 
     def test_page(self):
         """Hosts in order, their ports, services and words; nothing of a stranger is markup."""
@@ -3219,16 +3255,20 @@ class Page(Case):
         made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://5.6.7.8:22')
         made.event(1, CBA_STR, 2, 'SSH-2.0-x</script><script>alert(1)</script>' + 'y' * 300)
         out, data = self.page(made)
-        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\\r\\n]]>-->%s'
-        self.assertEqual(data[0], [0x01020304, '', [[80, 0, FORMAT_WHEN, 'http', evil]]])
-        number, names, (ssh, https) = data[1]
-        self.assertEqual((number, names, https), (0x05060708, '', [443, 0, FORMAT_WHEN, '', '']))
+        evil = 'HTTP/1.0 "<&>\\ \\x1b[2J\xe9\\x7f\n]]>-->%s'
+        self.assertEqual(data[0], [0x01020304, '', '', [[80, 0, 0, 'http', evil]]])
+        number, names, network, (ssh, https) = data[1]
+        self.assertEqual((number, names, network, https), (0x05060708, '', '', [443, 0, 0, '', '']))
+        self.assertEqual(self.about, {'start': FORMAT_WHEN, 'diff': False, 'asked': []})
         self.assertEqual((ssh[3], len(ssh[4]), ssh[4][:18]), ('ssh', 200, 'SSH-2.0-x</script>'))
-        for part in ('<p>3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
+        for part in ('<p class="lead">3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
                      'data-search="port:443"', 'data-search="service:unknown"', '&lt;ARGS&gt;',
                      "default-src 'none'"):
             self.assertIn(part, out)
-        self.assertRegex(out, r'<path d="(M\d+ \d+h1v1h-1z){2}"/>')
+        self.assertRegex(out, r'<path class="found" d="(M\d+ \d+h1v1h-1z){2}"/>')
+        digest = base64.b64encode(hashlib.sha256(
+            out.rpartition('<script>')[2].partition('</script>')[0].encode()).digest()).decode()
+        self.assertIn("script-src 'sha256-%s'" % digest, out)
         self.assertNotIn('alert(1)</', out)
         self.assertIn("'odd' (1)", self.err)
 
@@ -3242,14 +3282,136 @@ class Page(Case):
         made = Made().head(0, 'state').event(0, CBA_STR, 0, '1.2.3.4:80')
         made.event(0, CBA_STR, 1, 'refused').event(0, CBA_STR, 2, 'refused')
         out, data = self.page(made)
-        self.assertEqual([row[:2] for row in data[0][2]], [[80, 1]])
+        self.assertEqual([row[:2] for row in data[0][3]], [[80, 1]])
         self.assertIn('0 open ports on 1 of 1 hosts, in 0 networks', out)
 
     def test_too_many(self):
         """What finds no room is counted on the page."""
         out, data = self.page(format_sample(), PAGE_ROWS=1)
-        self.assertEqual(len(data), 1)
+        self.assertEqual([host[0] for host in data], [0x01020304])
         self.assertIn('The page shows the first 1 ports by address; 1 more are left out.', out)
+        self.assertIn('2 open ports on 2 of 2 hosts', out)
+        made = format_sample().head(1, '').event(1, CBA_STR, 0, '5.6.7.8:444')
+        made.head(1, '').event(1, CBA_STR, 0, '9.9.9.9:1')
+        self.assertEqual([host[0] for host in self.page(made, PAGE_ROWS=2)[1]], [0x01020304])
+
+    # What was said, as octets; what the page shows of it
+    WORDS = [
+        (b'plain \\x', 'plain \\x'), (b'a\r\nb\nc\rd', 'a\nb\nc\\rd'), (b'\xc5\xbc!', '\u017c!'),
+        (b'\xe9', '\xe9'), (b'\xff\xfb\1', '\xff\xfb\\x01'),
+        (b'x' * 300, 'x' * 200), (b'x' * 199 + b'\xc5\xbc', 'x' * 199),
+        (b'y' * 198 + b'\xe2\x82\xac', 'y' * 198), ('\u202e<b>'.encode(), '\\u202e<b>')]
+
+    def test_words(self):
+        """Octets of strangers are shown as what they are meant for, and change nothing else."""
+        for said, words in self.WORDS:
+            with self.subTest(said):
+                self.assertEqual(cba_reader.page_text(said.decode('latin-1')), words)
+
+    def test_room(self):
+        """The more ports have words, the fewer each: the page keeps its size."""
+        for count, room in ((1, 250), (100, 125), (1000, 60)):
+            made = Made()
+            for number in range(count):
+                made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.%d.%d:22' % divmod(number, 256))
+                made.event(1, CBA_STR, 2, '\xe9' * 200)
+            data = self.page(made, PAGE_WORDS=12500)[1]
+            self.assertEqual(len(data), count)
+            words = data[-1][3][0][4]
+            self.assertLessEqual(len(cba_reader.script_text(words)), room)
+            self.assertGreater(len(words), room // 6 - 6)
+
+    def test_facts(self):
+        """Product and title stand before the words, and no control character of them passes."""
+        made = Made().head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:80')
+        codes = {name: code for code, name in cba_reader.CODES['banner'].items()}
+        for name, value in (('SERVICE', 'http'), ('PRODUCT', 'ngi\x1bnx'), ('VERSION', '1.2'),
+                            ('TITLE', 'Gr\xc3\xbc\xc3\x9f'), ('BANNER', 'HTTP/1.1 200 OK\r\n')):
+            made.event(1, CBA_STR, codes[name], value)
+        self.assertEqual(self.page(made)[1][0][3][0][3:],
+                         ['http', 'ngi\\x1bnx 1.2 | Gr\xfc\xdf | HTTP/1.1 200 OK\n'])
+
+    def test_asked(self):
+        """What was asked is in the page and in its picture, in words; a cut scan says that."""
+        out = self.page(scoped(format_sample(), '1.2.0.0-1.2.255.255', end=None))[0]
+        self.assertEqual(self.about['asked'], [[0x01020000, 0x0102ffff]])
+        self.assertIn('<p>Asked: 65,536 addresses, 2 ports 80,443: cut, or still running.</p>', out)
+        self.assertRegex(out, '<path class="asked" d="M[0-9]+ [0-9]+h1v1h-1z"/>')
+        out = self.page(scoped(Made(), '0.0.0.0-255.255.255.255', SHARD='1/2'))[0]
+        self.assertIn('<path class="asked" d="M0 0h256v256h-256z"/>', out)
+        self.assertIn('4,294,967,296 addresses, 2 ports 80,443, 1 of 2 shards: done.', out)
+        made = Made()
+        for number in range(4):
+            scoped(made, '10.0.0.%d-10.0.0.%d' % (4 * number, 4 * number + 1), end='--max-results')
+        out = self.page(made, PAGE_RANGES=3, SCOPE_LINES=3)[0]
+        self.assertEqual(self.about['asked'], [[0x0a000000, 0x0a0000ff]])
+        self.assertIn('<p>1 more scans are not listed.</p>', out)
+        self.assertEqual(out.count(': --max-results.</p>'), 3)
+
+    def test_annotations(self):
+        """Countries, AS and names of hosts, from databases and the resolver; what a mistake says."""
+        countries = self.path('c.csv', b'1.2.3.0,1.2.3.255,PL\n5.0.0.0,5.255.255.255,ZZ\n')
+        systems = self.path('a.tsv', b'1.2.0.0\t1.2.255.255\t5617\tPL\tNET <"&>\n'
+                                     b'5.6.7.8\t5.6.7.8\t0\tNone\tNot routed\n')
+        def resolve(host):
+            if host != '1.2.3.4':
+                raise OSError
+            return 'host\x1b.example', [], [host]
+        with unittest.mock.patch('socket.gethostbyaddr', resolve):
+            out, data = self.page(format_sample(), '--as-db', systems, '--reverse', '--country-db',
+                                  countries)
+        self.assertEqual([host[1:3] for host in data],
+                         [['host\\x1b.example', 'PL AS5617 NET <"&>'], ['', '']])
+        self.assertIn('data-search="country:PL"', out)
+        self.assertIn('data-search="as:AS5617"', out)
+        self.assertNotIn('NET <', out)
+        with unittest.mock.patch('socket.gethostbyaddr', resolve):
+            self.page(format_sample(), '--reverse', REVERSE_MAX=1)
+        self.assertIn('1 of 2 addresses were asked', self.err)
+        path = self.path('s.cba')
+        for args, status, words in (
+                (['--as-db', 'x'], 2, '--as-db: goes with --to html'),
+                (['--reverse', '--json'], 2, '--reverse: goes with --to html'),
+                (['--to', 'html', '--as-db', 'none'], 1, "'none': No such file"),
+                (['--to', 'html', '--as-db', countries], 1, 'it has no AS; --country-db takes it'),
+                (['--to', 'html', '--country-db', countries, systems], 1, 'needs no second file'),
+                (['--to', 'html', '--country-db', systems], 0, '')):
+            with self.subTest(args):
+                done = call(cba_reader.main, [path] + args)
+                self.assertEqual(done[0], status)
+                self.assertIn(words, done[2])
+                self.assertLessEqual(done[2].count('\n'), 1)
+        with unittest.mock.patch.dict(sys.modules, compile_targets=None):
+            self.assertIn('compile_targets.py reads it', call(
+                cba_reader.main, [path, '--to', 'html', '--as-db', systems])[2])
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_browser(self):
+        """A browser makes the rows that one looks at, and runs nothing of a stranger's."""
+        if not shutil.which('chromium'):
+            if REQUIRED:
+                self.fail('LIVE=required: needs chromium')
+            self.skipTest('needs chromium')
+        made = scoped(Made(), '10.0.0.0-10.0.255.255')
+        for number in range(5000):
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://10.0.%d.%d:%d' % (
+                divmod(number, 256) + (80 if number % 2 else 22,)))
+            made.event(1, CBA_STR, 2, '<img src=x onerror=document.title="evil">' if number % 2 else
+                       'SSH-2.0-</script><script>document.title="evil"</script>')
+        path = self.path('p.html', self.page(made)[0].encode())
+        for search, count in (('', 5000), ('port:22', 2500), ('net:10.0.1.0/24 <img', 128)):
+            with self.subTest(search):
+                done = subprocess.run(
+                    ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom',
+                     '--user-data-dir=' + self.path('profile'), 'file://%s#%s' % (path, search)],
+                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120)
+                dom = done.stdout.decode()
+                self.assertIn('<title>Scan report</title>', dom)
+                self.assertIn('<span id="count">{0:,} ports on {0:,} hosts</span>'.format(count), dom)
+                rows = dom.count('class="row first"')
+                self.assertTrue(10 < rows < 100, rows)
+                self.assertIn('10.0.0.0/16: a point is an address; ', dom)
+                self.assertLess(len(re.findall('<[a-z]', dom)), 3000)
 
     def test_certificates(self):
         """Those that end within 30 days stand there; one that is cut, or none, does not."""
@@ -3261,15 +3423,16 @@ class Page(Case):
         for days, (name, cut) in zip((29, 31, 29), ((b'soon <b>', None), (b'late', None), (b'cut', 99))):
             start = begin - (masscanned.CERTIFICATE_DAYS - days) * 86400
             der = masscanned.pack_certificate(key, name, start, os.urandom)[:cut]
-            self.assertEqual(cba_reader.certificate_facts(der), None if cut else (
-                begin + days * 86400, name.decode()))
+            found = cba_reader.parse_certificate(der)
+            self.assertEqual(found and (found.ends, cba_reader.common_name(found)),
+                             None if cut else (begin + days * 86400, name.decode()))
             made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.%d:443' % days)
             made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
         out = self.page(made)[0]
         self.assertIn('<p>1 of 2; the first are shown</p>', out)
         self.assertIn('<td>1.2.3.29:443</td><td>soon &lt;b&gt;</td>', out)
         for octets in (b'', b'0', b'0\x82', b'0\x03abc', os.urandom(40)):
-            self.assertIsNone(cba_reader.certificate_facts(octets))
+            self.assertIsNone(cba_reader.parse_certificate(octets))
 
     def test_curve(self):
         """Each cell once, and neighbours in number are neighbours on the map."""
@@ -3333,6 +3496,74 @@ class OutputFormats(Case):
                 self.assertEqual(cba_reader.record_text(record, str),
                                  words if said is None else words + ' ' + said)
 
+    SERVICES = {                            # format: what it writes of served()
+        'csv': ['1795257000,1.2.3.4,443,"banner","PROBE=https TLS_VERSION=TLSv1.3 CERTIFICATE=430 '
+                'bytes 308201aa3082014fa003020102021424 HTTP/1.1 200 OK SERVICE=http PRODUCT=nginx '
+                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200","","http","nginx","1.22.1",'
+                '"HTTP/1.1 200 OK","subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+                '2126-10-28 10:05:08","B\\xfccher & <x>",open'],
+        'list': ['banner tcp 443 1.2.3.4 1795257000 http HTTP/1.1 200 OK',
+                 'banner tcp 443 1.2.3.4 1795257000 http.server nginx 1.22.1',
+                 r'banner tcp 443 1.2.3.4 1795257000 title B\xfccher \x26 \x3cx\x3e',
+                 'banner tcp 443 1.2.3.4 1795257000 X509 PEM'],
+        'grepable': ['Host: 1.2.3.4 ()\tPort: 443\tService: http\tBanner: HTTP/1.1 200 OK',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: http.server\tBanner: nginx 1.22.1',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: title\tBanner: '
+                     r'B\xfccher \x26 \x3cx\x3e',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: X509\tBanner: PEM'],
+        'xml': [XML_HOST % ('1.2.3.4', 443, 'response', '<service name="%s" banner="%s"/>' % pair)
+                for pair in (('http', 'HTTP/1.1 200 OK'), ('http.server', 'nginx 1.22.1'),
+                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('X509', 'PEM'))],
+        'nmap-xml': [NMAP_HOST % '1.2.3.4', NMAP_PORT % (
+            443, '<service name="http" product="nginx" version="1.22.1" tunnel="ssl" '
+            'method="probed" conf="10"/><script id="banner" output="HTTP/1.1 200 OK"/>'
+            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/><script id="ssl-cert" '
+            'output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+            '2126-10-28 10:05:08"/>')],
+    }
+
+    def served(self):
+        """An entry of banner with all that it may say."""
+        made = Made().head(0, 'cscan').event(0, CBA_INT64, 11, FORMAT_WHEN)
+        made.event(0, CBA_INT32, 0, 1).event(0, CBA_INT32, 0, 2)
+        made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://1.2.3.4:443')
+        made.event(1, CBA_STR, 5, 'https').event(1, CBA_STR, 6, 'TLSv1.3')
+        der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
+        made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
+        for code, text in ((2, 'HTTP/1.1 200 OK'), (9, 'http'), (10, 'nginx'), (11, '1.22.1'),
+                           (13, 'B\xc3\xbccher & <x>'), (15, '200')):
+            made.event(1, CBA_STR, code, text)
+        return self.path('served.cba', made.data), base64.b64encode(der).decode()
+
+    def test_services(self):
+        """What speaks there, its product, version, certificate and title, in each format."""
+        path, pem = self.served()
+        for name, lines in self.SERVICES.items():
+            with self.subTest(name):
+                found = [line.replace(pem, 'PEM') for line in self.convert(name, path=path)]
+                at = found.index(lines[0]) if lines[0] in found else 0
+                self.assertEqual(found[at:at + len(lines)], lines)
+        array = json.loads('\n'.join(self.convert('masscan-json', path=path)))
+        self.assertEqual([each['ports'][0]['service'] for each in array], [
+            {'name': 'http', 'banner': 'HTTP/1.1 200 OK'},
+            {'name': 'http.server', 'banner': 'nginx 1.22.1'},
+            {'name': 'title', 'banner': r'B\xfccher \x26 \x3cx\x3e'},
+            {'name': 'X509', 'banner': pem}])
+        line, = [json.loads(line) for line in self.convert('json', path=path)
+                 if 'nginx' in line]
+        host, = map(json.loads, self.convert('json', '--group', path=path))
+        name = 'O=Tests, CN=banner.example'
+        for each in line, host['ports'][0]['entries'][0]:
+            self.assertEqual(
+                {key: value for key, value in each.items() if key in (
+                    'service', 'product', 'version', 'title', 'http_status', 'tls_version', 'banner',
+                    'certificate')},
+                {'service': 'http', 'product': 'nginx', 'version': '1.22.1', 'http_status': '200',
+                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3',
+                 'banner': 'HTTP/1.1 200 OK', 'certificate': {
+                     'subject': name, 'issuer': name, 'names': [], 'begins': 1795255508,
+                     'ends': 4948855508, 'self_signed': True}})
+
     # ---- ports that are not open
 
     def stated(self):
@@ -3357,7 +3588,7 @@ class OutputFormats(Case):
             found = self.convert(name, path=path)[places]
             with self.subTest(name):
                 self.assertEqual(found[0], {
-                    'csv': when + ',1.2.3.4,81,"state","refused","",refused',
+                    'csv': when + ',1.2.3.4,81,"state","refused","",%s,refused' % CSV_NOTHING,
                     'list': 'closed tcp 81 1.2.3.4 %s refused' % when,
                     'grepable': 'Timestamp: %s\tHost: 1.2.3.4 ()\tPorts: 81/closed/tcp////\t'
                                 'Reason: refused' % when,
@@ -3368,7 +3599,7 @@ class OutputFormats(Case):
                 self.assertEqual(len(found), 5)
                 self.assertEqual('\n'.join(found).count('closed'), 0 if name == 'csv' else 1)
                 self.assertEqual('\n'.join(found).count('filtered'), 0 if name == 'csv' else 3)
-        self.assertIn('"\'=odd <"">","",unreachable', '\n'.join(self.convert('csv', path=path)))
+        self.assertIn('"\'=odd <"">","",%s,unreachable' % CSV_NOTHING, '\n'.join(self.convert('csv', path=path)))
         lines = [json.loads(line) for line in self.convert('json', path=path)]
         self.assertEqual([line.get('state') for line in lines],
                          ['refused', 'silent', 'unreachable', 'unreachable', None, 'open'])
@@ -3463,8 +3694,7 @@ class OutputFormats(Case):
         told = []
         engine = cscan.Engine(columns([]), cscan.plan_pace(10, 100, None, 90, None, 6))
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
-        engine.crew.put_state = lambda *args: told.append(args)
+        engine.desk = types.SimpleNamespace(put_state=lambda *args: told.append(args))
         for show in ({'refused', 'unreachable', 'silent'}, {'refused'}, set()):
             engine.show = frozenset(show)
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
@@ -3562,7 +3792,7 @@ class OutputFormats(Case):
             {'type': 'str', 'code': 0, 'value': 'vnc://2.2.2.2:80'},
             {'type': 'data', 'code': 2, 'name': 'BANNER_FAIL', 'value': 'AP8='}]})
         for name, words in (('grepable', 'Host: 1.1.1.1 (a.example b.example)\t'),
-                            ('csv', ',"a.example b.example",open'),
+                            ('csv', ',"a.example b.example","",'),
                             ('json', '"hostname": "a.example b.example"'),
                             ('naabu', '{"host": "a.example", "ip": "1.1.1.1"')):
             self.assertEqual('\n'.join(self.convert(name, path=path)).count(words), 2, name)
@@ -4229,8 +4459,8 @@ class Engine(unittest.TestCase):
                            port=next(FREE_PORT) if port is None else port, **options)
         engine.pool.bind_first(50)
         self.addCleanup(self.close, engine)
-        engine.crew, engine.console, engine.sink = self.crew, self.console, StubSink()
-        engine.progress = cscan.Progress(self.console, 1 << 40, None, None)
+        engine.desk = cscan.Desk(self.crew, StubSink(), self.console,
+                                 cscan.Progress(self.console, 1 << 40, None, None))
         return engine
 
     def close(self, engine):
@@ -4240,7 +4470,7 @@ class Engine(unittest.TestCase):
 
     def run_engine(self, targets, **options):
         engine = self.engine(targets, **options)
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(engine.attempts, {})
         return engine
 
@@ -4374,7 +4604,7 @@ class Engine(unittest.TestCase):
                             self.assertRaises(ConnectionResetError, peer.recv, 1)
         with patched(cscan, REUSES=1):
             engine = self.engine([opened, opened, opened], window=1)
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
             self.assertEqual(len(self.crew.results), 5)
             self.assertLessEqual(max(engine.pool.uses.values()), 1)
         libraries = {'PyDLL', 'CDLL'} & set(vars(ctypes))
@@ -4515,7 +4745,7 @@ class Engine(unittest.TestCase):
                     self.assertEqual(engine.brakes.errors, {code: 3})
                     self.assertLess(engine.brakes.window, engine.pace.window)
                     self.assertEqual(engine.credit(), 0)
-                    engine.run(self.crew, StubSink(), self.console, engine.progress)
+                    engine.run(engine.desk)
                 self.assertEqual(sorted(self.crew.results), sorted(targets))
                 self.assertEqual((engine.brakes.errors, engine.sent), ({code: 4}, 6))
                 self.assertTrue([n for n in self.console.notes if errno.errorcode[code] in n])
@@ -4535,7 +4765,7 @@ class Engine(unittest.TestCase):
                 raise OSError(errno.EMFILE, 'Too many open files')
             new_socket()
         engine.pool.add = few
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual(sorted(self.crew.results), sorted(targets))
         self.assertGreater(engine.brakes.errors[errno.EMFILE], 0)
 
@@ -4705,7 +4935,7 @@ class Engine(unittest.TestCase):
         spaces = []
         engine.wait_for = lambda to, s: (spaces.append(s), wait_for(to, s / 50))
         with patched(cscan, CONNECT=note):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((len(times), engine.repeats, engine.timeouts), (3, 2, 1))
         self.assertEqual(spaces, [1.0, 2.0])
         self.assertEqual(engine.answers, {errno.ECONNREFUSED: 1})
@@ -4727,7 +4957,7 @@ class Engine(unittest.TestCase):
         self.assertEqual(self.crew.results, [opened])
         self.assertEqual((awaited(engine), engine.sent), ([silent], 2))
         self.crew.held = False
-        engine.run(self.crew, StubSink(), self.console, engine.progress)
+        engine.run(engine.desk)
         self.assertEqual((self.crew.results, engine.timeouts), ([opened, opened], 1))
 
     def test_quota(self):
@@ -4752,7 +4982,7 @@ class Engine(unittest.TestCase):
         engine.brakes.conntrack.count = engine.brakes.conntrack.limit = 99
         engine.brakes.conntrack.carries = lambda: 600.0
         with patched(cscan, LOCAL_WAIT_S=0.05):
-            engine.run(self.crew, StubSink(), self.console, engine.progress)
+            engine.run(engine.desk)
         self.assertEqual((engine.lost, engine.sent, engine.timeouts), (3, 6, 3))
         self.assertEqual(len([n for n in self.console.notes if 'conntrack table full' in n]), 1)
         self.assertEqual(engine.brakes.bucket.rate, 500)       # halved, and no room since
@@ -5733,7 +5963,7 @@ class MetricsWriter(Case):
         engine = cscan.Engine(columns([]), cscan.plan_pace(520, 800, 10, 90, 0, 0), '127.0.0.1',
                               meter=meter)
         self.addCleanup(engine.close)
-        engine.crew = StubCrew()
+        engine.desk = stub_desk()
         for _ in range(sockets):
             engine.pool.add()
         return engine, meter
@@ -6181,7 +6411,7 @@ class State(EngineCase):
         state = self.state(name='state%d' % next(FREE_PORT))
         self.crew = KeepingCrew()
         self.sink = StateSink()
-        return cscan.Keeper(*state.workers[0], self.crew, self.sink, self.console)
+        return cscan.Keeper(*state.workers[0], stub_desk(self.crew, self.sink, self.console))
 
     def test_settled_before_it_counts(self):
         """A snapshot waits for the results before it, and asks for them to be written."""
@@ -6339,8 +6569,8 @@ class State(EngineCase):
         engine.keeper = engine.queue.remembers = True
         engine.exclusions = types.SimpleNamespace(reread=lambda: 1, bars=lambda host: True,
                                                   barred=[], left=lambda: True)
-        engine.progress = types.SimpleNamespace(reopen=lambda: None,
-                                                reread=lambda exclusions, new: None)
+        engine.desk.progress = types.SimpleNamespace(reopen=lambda: None,
+                                                     reread=lambda exclusions, new: None)
         engine.launch(2)
         engine.reread()
         self.assertEqual((engine.attempts, engine.position(), engine.barred), ({}, 2, 2))
@@ -6429,7 +6659,8 @@ class AtOnce(Case):
         """A turn's lines go to files and pipes at once and together, without a thread."""
         def computing(target, out, options):
             return target.port != 2
-        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False)
+        odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
+                           cscan.one_socket)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -7242,8 +7473,8 @@ class Status(Case):
                               'canary', *[collections.Counter(dict.fromkeys(codes, 1 << 40))] * 2)
         engine = types.SimpleNamespace(
             totals=lambda: totals, started=time.monotonic() - 5, real=time.monotonic(),
-            crew=StubCrew(), stopping='', error='')
-        engine.crew.passed, engine.crew.sink = 3, StubSink()
+            desk=stub_desk(console=self.console, progress=progress), stopping='', error='')
+        engine.desk.crew.passed = 3
         vars(engine).update(values)
         return progress, engine
 
@@ -7252,8 +7483,7 @@ class Status(Case):
         progress = cscan.Progress(self.console, 1, None, 1 << 32)
         totals = cscan.Totals(**dict(dict.fromkeys(cscan.Totals._fields, 0), sent=1234567890,
                                      opened=98765, limits=[], canary='', answers={}, locals={}))
-        engine = types.SimpleNamespace(stopping='', crew=types.SimpleNamespace(
-            full=lambda: False, closed=False))
+        engine = types.SimpleNamespace(stopping='', desk=stub_desk())
         self.assertIn('98765 open', progress.status(engine, totals)[:39])
 
     def test_seldom(self):
@@ -7382,8 +7612,7 @@ class Status(Case):
         path = self.path('file')
         progress, engine = self.progress(self.status(path), hup=False)
         progress.drawn -= 2
-        engine.crew.closed = True
-        engine.progress = progress
+        engine.desk.crew.closed = True
         cscan.linger(engine)
         self.assertEqual(json.loads(self.read(path).decode())['state'], 'waiting for modules')
 
@@ -7493,10 +7722,9 @@ class Team(Long):
         """A worker hears of results once they are written, and never of others."""
         def team(state=True, **console):
             team = cscan.Team.__new__(cscan.Team)
-            team.crew, team.sink, team.state, team.console = (
-                KeepingCrew(), StateSink(), state, StubConsole())
-            team.crew.done, team.crew.passed = 3, 2
-            vars(team.console).update(console)
+            team.desk, team.state = stub_desk(KeepingCrew(), StateSink()), state
+            team.desk.crew.done, team.desk.crew.passed = 3, 2
+            vars(team.desk.console).update(console)
             team.workers = [types.SimpleNamespace(orders=[0] * cscan.ORDERS,
                                                   results=collections.deque(batches))
                             for batches in (((1, 1), (3, 2), (4, 1)), ((2, 1), (5, 1)), ((6, 1),),
@@ -7509,10 +7737,10 @@ class Team(Long):
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [3, 1, 0, 0])
             self.assertEqual([each.orders[cscan.PASSED] for each in one.workers], [2, 2, 0, 0])
             self.assertEqual([len(each.results) for each in one.workers], [1, 1, 1, 0])
-            self.assertEqual(one.sink.flushed, 1 if state else 0)
+            self.assertEqual(one.desk.sink.flushed, 1 if state else 0)
         lost, late = team(), team()
-        lost.sink.failed = 'full'
-        late.sink.flush = lambda: setattr(late.sink, 'failed', 'full')
+        lost.desk.sink.failed = 'full'
+        late.desk.sink.flush = lambda: setattr(late.desk.sink, 'failed', 'full')
         for one in (team(gone=True), team(failed='closed'), lost, late):
             one.confirm()
             self.assertEqual([each.orders[cscan.WRITTEN] for each in one.workers], [0] * 4)
@@ -8929,7 +9157,8 @@ class Cli(Case):
         self.assertGreater(int(failed), 1)
 
 
-WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True)
+WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
+                       cscan.one_socket)
 
 
 class Modules(Case):
@@ -9219,17 +9448,18 @@ def check_even(target, out, options):
             def flush(self):
                 order.append('flushed')
         sink = Sink()
-        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '', True)
+        talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
+                            True, cscan.one_socket)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
             crew.ports = True
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
             self.assertEqual(order, wanted)
             order.clear()
         crew = cscan.Crew([talk], {'talk': None}, sink, StubConsole(), 1, 9, most=1)
         for _ in range(3):                  # one more than are wanted is not shown
-            crew.examine(cscan.Target('10.0.0.1', 2, ''), cscan.Out(sink, 1))
+            cscan.drive(crew.examine(crew.make_target('10.0.0.1', 2), cscan.Out(sink, 1)))
         self.assertEqual(order, ['talk', 'finished'])
 
     def test_timed_socket(self):
@@ -9327,12 +9557,14 @@ BANNER_TALKS = [                            # as above, and in place of what it 
     ('in pieces', [b'220-', b'one\r\n', b'220 two\r\n', ENDS],
      [(CBA_STR, 2, '220-one\r\n220 two\r\n')], 'greeting 220-one\\r\\n220 two'),
     ('hostile', [SSH_LINE.encode() + b'\xff\n\x9b'],
-     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b')],
-     r'greeting SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
+     [(CBA_STR, 2, SSH_LINE.encode().decode('latin-1') + '\xff\n\x9b'), (CBA_STR, 9, 'ssh'),
+      (CBA_STR, 12, SSH_LINE[8:].encode().decode('latin-1') + '\xff')],
+     r'ssh SSH-2.0-\x1b[31m\u202ex\xff\n\x9b'),
     ('too much', [b'y' * 300000], [(CBA_STR, 2, 'y' * 2048)], 'greeting ' + 'y' * 2048),
     ('drip', [DRIPS], [], ''),
     ('http', [HTTP_ASKED, b'HTTP/1.0 200 OK\r\n\r\n', ENDS],
-     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n')], 'http HTTP/1.0 200 OK'),
+     [PROBED, (CBA_STR, 2, 'HTTP/1.0 200 OK\r\n\r\n'), (CBA_STR, 9, 'http'), (CBA_STR, 15, '200')],
+     'http HTTP/1.0 200 OK'),
     ('silent', [], [PROBED, (CBA_BIT, 3, True)], 'silent'),
     ('closed', [ENDS], [(CBA_BIT, 4, True)], 'closed'),
     ('reset', [RESETS], [(CBA_BIT, 4, True)], 'closed'),
@@ -9394,6 +9626,77 @@ class KeepingSink:
         self.events += events
 
 
+class Services(Case):
+    """cscan.py's table of what speaks there."""
+
+    # names of masscanned.py that the scanner has other words for
+    OTHER_NAMES = {'rfb': 'vnc', 'tls': 'ssl', 'dns-tcp': 'dns', 'kerberos-tcp': 'kerberos',
+                   'openvpn-tcp': 'openvpn', 'weblogic-t3': 'weblogic'}
+
+    def test_rows(self):
+        """Each is read, none twice, and none hides behind an octet that it does not begin with."""
+        rows = cscan.table_rows(cscan.SERVICE_TABLE)
+        self.assertEqual({len(row) for row in rows}, {3})
+        self.assertEqual([row for row, count in collections.Counter(map(tuple, rows)).items()
+                          if count > 1], [])
+        self.assertGreater(len({row[0] for row in rows}), 60)
+        lists = cscan.service_rows()
+        found = {id(row) for each in lists.values() for row in each}
+        self.assertEqual(len(found), len(rows))
+        for product, pattern in cscan.http_rows():
+            self.assertIsNone(pattern.search(''), product)
+
+    def test_responder(self):
+        """What our own responder answers is named as what it is, or not at all."""
+        named = set()
+        for row in VECTORS:
+            protocol = row[0].split()[0].split('@')[0]
+            request, reply = row[2:4]
+            if row[1] != TCP or not reply or protocol not in masscanned.PROTOCOLS:
+                continue
+            name = self.OTHER_NAMES.get(protocol, protocol)
+            found = cscan.recognise(reply, name, request)
+            if found and found.name != 'echo':
+                self.assertEqual(found.name, name, row[0])
+                named.add(name)
+        self.assertGreater(len(named), 80)
+
+    def test_greetings(self):
+        """Each of its greetings as well."""
+        for each in masscanned.PROTOCOLS.values():
+            if TCP in each.over and each.banner:
+                stream = masscanned.Stream(PEER4, HOST4, 40000, each.ports[0], NOW, HOST)
+                found = cscan.recognise(stream.greet(each), each.name)
+                self.assertEqual(found and found.name, self.OTHER_NAMES.get(each.name, each.name))
+
+    def test_hostile(self):
+        """Whatever comes is looked at in a moment, and nothing raises."""
+        draw = random.Random(SEED)
+        for row in VECTORS:
+            if row[1] == TCP and row[3]:
+                cscan.recognise(bytes(mutate(row[3][:2048], draw)))
+        begin = time.process_time()
+        for octets in (b'A' * 2048, b'220-x\n' * 340, b'\0' * 2048, b' ' * 2048, b'"A"\n' * 500,
+                       b'HTTP/1.0 200 x\r\n' + b'<title' * 300, b'RTSP/1.0 200\n' * 150,
+                       b'250-x\n' * 340, b'\xff\xfb\1' * 680, b'OK 1\r\n---\n' + b'a\n' * 900,
+                       b'*' * 2048, b'{' * 2048, b'<?xml' + b' ' * 2043, b'\x01' * 2048):
+            cscan.recognise(octets)
+        self.assertLess(time.process_time() - begin, 5)
+
+    def test_deep(self):
+        """Versions and dialects that stand as numbers; nothing where they are cut."""
+        tds = unhex('0401002b0000010000001a00060100200001020021000103002200000400220001ff0f0008ae00000200')
+        self.assertEqual(cscan.recognise(tds)[1:3], ('Microsoft SQL Server', '15.0.2222'))
+        self.assertEqual(cscan.mssql_version(tds[:36]), '')
+        refusal = unhex('005f0000040000002200005b') + b'(DESCRIPTION=(TMP=)(VSNNUM=%d)(ERR=12514))'
+        self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
+        self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
+        smb2 = b'\0\0\0\xff\xfeSMB' + bytes(64) + b'\x11\x03'
+        self.assertEqual([cscan.recognise(octets).details for octets in (
+            smb2, smb2[:-2] + b'\xff\2', smb2[:-2], b'\0\0\0\xff\xffSMBr')],
+            ['dialect 3.1', 'dialect 2 or newer', '', 'dialect 1'])
+
+
 class Talks(Case):
     """rfb, x11, banner and checkcookie against servers that do what a table says."""
 
@@ -9452,7 +9755,7 @@ class Talks(Case):
         error = ''
         options = cscan.module_options([each], settings.replace('NAME', name))[each.name]
         try:
-            each.check(cscan.Target('127.0.0.1', port, ''), out, options)
+            cscan.drive(each.check(cscan.TalkTarget('127.0.0.1', port, ''), out, options))
         except OSError as caught:
             error = cscan.why(caught)
         return getattr(out.sink, 'events', None), error
@@ -9552,20 +9855,19 @@ class Talks(Case):
 
     def test_time_for_tls(self):
         """One second more than the talk."""
-        def start_tls(sock, anonymous):
+        async def start_tls(sock, anonymous):
             deadlines.append(sock.deadline)
         deadlines, begin = [], time.monotonic()
         port = self.serve(self.play(RFB8, 12, b'\1\x12', 1, b'\1\1'))
-        with patched(cscan.TimedSocket, start_tls=start_tls):
+        with patched(cscan.TalkSocket, start_tls=start_tls):
             self.examine('rfb', port, 'rfb.read_timeout=3000')
         self.assertGreater(deadlines[0] - begin, 4)
 
     def test_timed_socket(self):
         """What the deadline and a reset during connect() do."""
         class Early(socket.socket):
-            def connect(self, address):
-                super().connect(address)
-                raise ConnectionResetError(errno.ECONNRESET, 'Connection reset by peer')
+            def connect_ex(self, address):
+                return super().connect_ex(address) and errno.ECONNRESET
         port = self.serve(self.play(b'xx'), self.play(b'y', ENDS))
         with cscan.TimedSocket('127.0.0.1', port, 5000) as sock:
             self.assertEqual(sock.read_exact(1), b'x')
@@ -9578,7 +9880,7 @@ class Talks(Case):
     def test_hear(self):
         """A long wait for the first octets, a short one for each of the others."""
         class Peer:
-            def read_some(self, limit, wait_ms):
+            async def read_some(self, limit, wait_ms):
                 asked.append((limit, wait_ms))
                 if not pieces:
                     raise socket.timeout('timed out')
@@ -9589,7 +9891,7 @@ class Talks(Case):
                 ([b'ab', b''], 9, (b'ab', True), [(9, 7), (7, 200)]),
                 ([], 9, (b'', False), [(9, 7)])):
             asked = []
-            self.assertEqual((cscan.hear(Peer(), 7, limit), asked), (found, waits))
+            self.assertEqual((cscan.drive(cscan.hear(Peer(), 7, limit)), asked), (found, waits))
 
     def test_local_errors(self):
         """No descriptors, no ports: counted, and nothing is said about the target."""
@@ -9656,9 +9958,9 @@ class Talks(Case):
             ('silent inside', 'tls', secure(), 'tls %s' % name, [5, 6, 7]),
             ('speaks inside', 'tls', secure(b'220 in\r\n'), 'tls %s 220 in' % name, [5, 6, 7, 2]),
             ('https', 'https', secure(b'', b'HTTP/1.0 200 OK\r\n'),
-             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2]),
+             'https %s HTTP/1.0 200 OK' % name, [5, 6, 7, 2, 9, 15]),
             ('http, not TLS', 'tls', self.play(5, b'HTTP/1.1 400 Bad\r\n'),
-             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2]),
+             'no-tls TLS: wrong version number HTTP/1.1 400 Bad', [5, 8, 2, 9, 15]),
             ('alert', 'tls', self.play(5, b'\x15\3\3\0\2\2\x28'),
              'no-tls TLS: .*handshake failure', [5, 8]),
             ('closes', 'tls', self.play(5, ENDS), 'no-tls .*', [5, 8]),
@@ -9690,15 +9992,47 @@ class Talks(Case):
         events, _ = self.examine('banner', port, 'banner.wait=40,banner.probe=tls')
         self.assertIn((CBA_STR, 6, 'TLSv1'), events)
 
-    def test_certificate_name(self):
+    def test_certificate(self):
+        """What it says, and None for what is none, however it is cut."""
         der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
-        self.assertEqual(cscan.certificate_name(der), 'banner.example')
+        name = [('O', 'Tests'), ('CN', 'banner.example')]
+        self.assertEqual(cscan.parse_certificate(der), (
+            name, name, [], 1795255508, 4948855508, True))
         draw = random.Random(SEED)
         for size in range(len(der)):
-            cscan.certificate_name(der[:size])
-            cscan.certificate_name(bytes(mutate(der, draw)))
+            self.assertIsNone(cscan.parse_certificate(der[:size]))
+            cscan.parse_certificate(bytes(mutate(der, draw)))
         for strange in (b'\x30\xff', b'\x30\x84\xff\xff\xff\xff', b'0' * 5000, b'\x30\x80' * 99):
-            self.assertIsInstance(cscan.certificate_name(strange), str)
+            self.assertIsNone(cscan.parse_certificate(strange))
+
+    def test_certificate_fields(self):
+        """Names in each alphabet, both forms of time, host names and addresses."""
+        def der(tag, *parts):
+            octets = b''.join(parts)
+            return bytes([tag, 0x82]) + len(octets).to_bytes(2, 'big') + octets
+        def attribute(kind, tag, text):
+            return der(0x31, der(0x30, der(6, kind), der(tag, text)))
+        subject = der(0x30, attribute(b'\x55\x04\x03', 0x1e, 'Z\xfcrich'.encode('utf-16-be')),
+                      attribute(b'\x55\x04\x63', 0x0c, b'unknown'),
+                      attribute(b'\x55\x04\x0a', 0x14, b'\xe9'),
+                      attribute(b'\x55\x04\x0b', 0x0c, b'\xff'))
+        issuer = der(0x30, attribute(b'\x55\x04\x03', 0x13, b'CA'))
+        others = der(0x30, der(0x82, b'a.example'), der(0x81, b'mail'), der(0x87, bytes([1, 2, 3, 4])),
+                     der(0x87, bytes(14) + b'\x12\x34'), der(0x87, b'abc'))
+        extensions = der(0xa3, der(0x30, der(0x30, der(6, b'\x55\x1d\x0f'), der(4, b'')), der(
+            0x30, der(6, b'\x55\x1d\x11'), der(1, b'\xff'), der(4, others))))
+        for begins, ends, times in (
+                (der(0x17, b'491231235959Z'), der(0x18, b'20500101000000Z'), (2524607999, 2524608000)),
+                (der(0x17, b'700101000000Z'), der(0x17, b'000229120000Z'), (0, 951825600)),
+                (der(0x17, b'501301000000Z'), der(0x17, b'000229120000Z'), None)):
+            found = cscan.parse_certificate(der(0x30, der(
+                0x30, der(0xa0, der(2, b'\2')), der(2, b'\1'), der(0x30), issuer,
+                der(0x30, begins, ends), subject, der(0x30), extensions)))
+            self.assertEqual(found and found[3:5], times)
+            if found:
+                self.assertEqual(found[:3] + found[5:], (
+                    [('CN', 'Z\xfcrich'), ('O', '\xe9'), ('OU', '\\xff')], [('CN', 'CA')],
+                    ['a.example', '1.2.3.4', '0:0:0:0:0:0:0:1234'], False))
 
     def test_tls_without_end(self):
         """An operation of TLS that never ends takes TLS_MAX octets, and no more."""
@@ -9707,13 +10041,14 @@ class Talks(Case):
                 peer.sendall(bytes(16384))
 
         def act():
-            taken.append(len(sock.incoming.read()))
+            taken.append(len(talk.incoming.read()))
             raise ssl.SSLWantReadError
         taken = []
         with cscan.TimedSocket('127.0.0.1', self.serve(flood), 5000) as sock:
-            sock.incoming, sock.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            talk = sock.talk
+            talk.incoming, talk.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with self.assertRaisesRegex(ConnectionError, 'without end'):
-                sock.tls_call(math.inf, act)
+                cscan.drive(talk.tls_call(math.inf, act))
         self.assertLessEqual(sum(taken), cscan.TLS_MAX + cscan.TLS_PIECE)
 
     def test_strange_errors(self):
@@ -9725,7 +10060,7 @@ class Talks(Case):
             raise OSError('\x1b[2J\n' + options)
         each = cscan.find_module('print')._replace(name='strange', check=check)
         crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
-        crew.call(each, cscan.Target('127.0.0.1', 1, ''), cscan.Out(sink, 1))
+        cscan.drive(crew.call(each, crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
         cscan.tell_end(console, crew, '')
         self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
         path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
@@ -9740,7 +10075,7 @@ class Talks(Case):
         sink.finish = lambda thread: None
         with patched(cscan, TLS_CIPHERS={True: 'NONSENSE', False: 'NONSENSE'}, TLS_CONTEXTS={}):
             for _ in range(2):
-                crew.examine(cscan.Target('127.0.0.1', port, ''), cscan.Out(sink, 1))
+                cscan.drive(crew.examine(crew.make_target('127.0.0.1', port), cscan.Out(sink, 1)))
         self.assertEqual(sink.events.count((CBA_BIT, 8, True)), 2)
         self.assertEqual(len(console.notes), 1)
         self.assertRegex(console.notes[0], '^warning: module rfb: .*SSL.* refuses ciphers NONSE')
@@ -9807,20 +10142,22 @@ class Talks(Case):
                 options = cscan.module_options(
                     [each], 'cookie.timeout=60,cookie.verify_timeout=60,cookie.ports='
                     + ','.join(map(str, unlikely)))[each.name]
-                target = cscan.Target(host, port, '127.0.0.1')
-                self.assertEqual(each.check(target, None, options), kept)
+                target = cscan.TalkTarget(host, port, '127.0.0.1')
+                self.assertEqual(cscan.drive(each.check(target, None, options)), kept)
 
     def test_cookie_is_not_ourselves(self):
         """A socket that met itself is no answer."""
         def bound(source):
             sock = socket.socket()
             sock.bind(refused)
+            sock.setblocking(False)
             return sock
         with socket.socket() as free:
             free.bind(('127.7.0.1', 0))
             refused = free.getsockname()
         with patched(cscan, new_tcp_socket=bound):
-            self.assertFalse(cscan.any_accepts(refused[0], [refused[1]], 1000, ''))
+            target = cscan.TalkTarget(refused[0], 1, '')
+            self.assertFalse(cscan.drive(cscan.any_accepts(target, [refused[1]], 1000)))
 
     def test_cookie_memory(self):
         """A host with many open ports is asked once; the memory is bounded."""
@@ -9829,14 +10166,15 @@ class Talks(Case):
         options = cscan.module_options([each], 'cookie.timeout=60,cookie.ports=%d'
                                        % trap.getsockname()[1])[each.name]
         with patched(cscan, COOKIE_VERDICTS={}, COOKIE_MEMORY_MAX=3):
-            target = cscan.Target('127.7.0.2', 9, '')
-            self.assertTrue(cscan.answers_everything(target, options))
+            target = cscan.TalkTarget('127.7.0.2', 9, '')
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             trap.close()
-            self.assertTrue(cscan.answers_everything(target, options))
+            self.assertTrue(cscan.drive(cscan.answers_everything(target, options)))
             for last in range(3, 20):
-                cscan.answers_everything(cscan.Target('127.7.0.%d' % last, 9, ''), options)
+                target = cscan.TalkTarget('127.7.0.%d' % last, 9, '')
+                cscan.drive(cscan.answers_everything(target, options))
                 self.assertLessEqual(len(cscan.COOKIE_VERDICTS), 3)
-            self.assertFalse(cscan.answers_everything(target, options))
+            self.assertFalse(cscan.drive(cscan.answers_everything(target, options)))
 
     def test_settings(self):
         """Options are checked before anything is sent."""
@@ -9867,12 +10205,155 @@ class Talks(Case):
         status, out, err = run('cscan.py', '-x', '-mod', 'rfb,banner', '-mt', 1, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
-               '127.0.0.1:%d greeting RFB 003.008\n' % (rfb, rfb), ''))
+               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb), ''))
         status, out, err = run('cscan.py', '-x', '-mod', 'cookie', '-mcfg',
                                'cookie.ports=%d' % trap, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, '', 'cscan: warning: -mod checkcookie: filters only, nothing shows what they let '
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
+
+
+class Conversations(Case):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+
+    def setUp(self):
+        super().setUp()
+        self.gate = cscan.Gate(0)           # where the talks below wait
+        self.now = 1000.0
+
+    def crew(self, check, sink=None, limit=50, **options):
+        """A TalkCrew with this coroutine as its module."""
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        self.console = StubConsole()
+        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        options = dict({'talks': 100}, **options)
+        crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
+        self.addCleanup(crew.talks.close_all)
+        return crew
+
+    async def wait(self, target, out, options):
+        """A talk that writes before and after it waited."""
+        out.later('talk://%s' % target)
+        out.int32(target.port)
+        await self.gate.enter()
+        out.bit(1)
+
+    def put(self, crew, *targets):
+        for target in targets:
+            crew.put(*target)
+        crew.turn()
+
+    def let(self, crew, count):
+        """So many of those who wait go on."""
+        self.gate.free = count
+        crew.talks.resume(self.gate.admit())
+        crew.turn()
+
+    @staticmethod
+    def hosts(count, port=80):
+        return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def test_limit(self):
+        """So many at once; others wait, and what is more than -pr stops the scan."""
+        crew = self.crew(self.wait, limit=20)
+        self.put(crew, *self.hosts(119))
+        self.settle(crew)
+        self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
+        self.put(crew, ('10.1.0.1', 80))
+        self.assertTrue(crew.full())
+        self.let(crew, 30)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.full(), crew.settled()), (90, False, 30))
+        self.let(crew, 1000)
+        crew.close()
+        self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+    def test_each_host(self):
+        """Eight at once to one address, and the others behind them."""
+        crew = self.crew(self.wait)
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
+        self.let(crew, 3)
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked), (9, 9))
+        for _ in range(3):
+            self.let(crew, 9)
+            self.settle(crew)
+        self.assertEqual((crew.talking, crew.parked, dict(crew.hosts), crew.crowded),
+                         (0, 0, {}, {}))
+
+    def test_entries(self):
+        """Each stands whole in the file, although the talks alternate; order does not matter."""
+        crew = self.crew(self.wait)
+        self.put(crew, *self.hosts(5, port=7))
+        self.settle(crew)
+        self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
+        self.gate.waiting.rotate(2)
+        self.let(crew, 9)
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.events for each in cba_entries(self.sink.path, 'talk')], [
+            [(CBA_STR, 0, 'talk://10.0.0.%d:7' % number), (cba_reader.CBA_INT32, 0, 7),
+             (CBA_BIT, 1, True)] for number in (3, 4, 0, 1, 2)])
+
+    def test_too_much(self):
+        """An entry has an end; what came before it is kept, and no event is half in it."""
+        async def check(target, out, options):
+            out.str('first')
+            for event in ((out.data, b'x' * 65536), (out.int32, 1 << 40), (out.str, 'x' * 40000)):
+                self.assertRaises(Exception, *event)
+            out.str('last')
+            out.file('name', b'x' * 65536)
+        crew = self.crew(check)
+        self.put(crew, ('10.0.0.1', 1))
+        crew.close()
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 'last'}])
+        self.assertEqual(self.console.notes, [
+            'module talk: ValueError: an entry of more than 65536 octets (at 10.0.0.1:1; counted '
+            'from now on)'])
+
+    def test_port_first(self):
+        """Ports are in the file before the first module talks to one of them."""
+        async def check(target, out, options):
+            found.append(len(cba_entries(self.sink.path, None)))
+        found = []
+        crew = self.crew(check)
+        crew.ports = True
+        self.put(crew, *self.hosts(9))
+        crew.close()
+        self.assertEqual(found, [9] * 9)
+
+    def test_strangers(self):
+        """What awaits something else is a bug of its module, and the others go on."""
+        @types.coroutine
+        def foreign():
+            yield 'something else'
+
+        async def check(target, out, options):
+            if target.port == 1:
+                await foreign()
+            if target.port == 2:
+                raise OSError('no')
+            if target.port == 3:
+                sys.exit('no')
+            out.int32(target.port)
+        crew = self.crew(check)
+        for port in range(1, 5):
+            self.put(crew, ('10.0.0.1', port))
+            self.settle(crew)
+        crew.close()
+        self.assertEqual((dict(crew.bugs), dict(crew.failures)),
+                         ({'talk': 2}, {('talk', 'no'): 1}))
+        self.assertIn('a module may await what is of cscan only', self.console.notes[0])
+        self.sink.flush()
+        self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
 
 
 class TlsGroups(Case):
@@ -9893,7 +10374,7 @@ class TlsGroups(Case):
 
     def release(self, pieces):
         """What the library sees of these pieces, or what is raised."""
-        sock = cscan.TimedSocket.__new__(cscan.TimedSocket)
+        sock = cscan.TalkSocket.__new__(cscan.TalkSocket)
         sock.held, seen = bytearray(), b''
         try:
             for piece in pieces:
@@ -10070,7 +10551,7 @@ CipherString = DEFAULT:@SECLEVEL=0
     def test_banner(self):
         port = self.vnc('-SecurityTypes', 'None')
         _, out, _ = run('cscan.py', '-x', '-mod', 'banner', stdin=b'127.0.0.1:%d\n' % port)
-        self.assertEqual(out, '127.0.0.1:%d greeting RFB 003.008\n' % port)
+        self.assertEqual(out, '127.0.0.1:%d vnc RFB 003.008\n' % port)
 
 
 # ==== Live ============================================================================
@@ -17397,9 +17878,23 @@ class Stack(unittest.TestCase):
                 answers = list(stack.answer_alike(frames))
                 yield '%s %d+%d' % (name, count, tail), frames, answers, stack.openings
 
+    def logged_datagrams(self):
+        """The same of datagrams in columns."""
+        for given in b'ok', masscanned.Reply(b'ok', port=5):
+            host = quiet_host([toy(lambda data, peer: given, '.. .. 41')])
+            stack = make_stack('10.0.0.0/8', host=host, store=masscanned.Store(1))
+            for count in 2, 2, 9:
+                frames = [udp(b'12A' * 5, sport=port, dport=80, src=bytes((9, 9, port, port)),
+                              dst=packed('10.0.0.%d' % (port // 8))) for port in range(count)]
+                for frame in frames:
+                    list(stack.answer_frame(frame))
+                answers = list(stack.answer_alike(frames))
+                yield 'datagrams', frames, answers, stack.openings
+
     def test_log_of_openings(self):
-        """A round of SYNs is told as one SYN after the other is, between what came and comes."""
-        for name, frames, answers, columns in self.logged_rounds():
+        """A round is told as one frame after the other is, between what came and comes."""
+        for name, frames, answers, columns in itertools.chain(
+                self.logged_rounds(), self.logged_datagrams()):
             for kind in masscanned.ConsoleFormat, masscanned.LogfmtFormat, JsonFormat:
                 logs = packet_log(kind), packet_log(kind)
                 for log in logs:
@@ -18565,6 +19060,225 @@ class Stored(unittest.TestCase):
             seq += len(data) + (flags & FIN)
             for answer in map(read_answer, answers):
                 ack = answer.seq + len(answer.data) + (answer.flags & FIN)
+
+
+class StoredInColumns(unittest.TestCase):
+    """Datagrams that ask one thing are answered together as one by one."""
+    ECHOES = {None: None, (0, 2): lambda message, transport: (0, 2),
+              (2, 4): lambda message, transport: (2, 2), (0, 4): lambda message, transport: (0, 4),
+              (4, 6): lambda message, transport: (4, 2), (0, 3): lambda message, transport: (0, 3)}
+    DATA, BROTHER = b'12345678' + bytes(range(200, 209)), Twins.OURS4[1]
+
+    def setUp(self):
+        self.draw = random.Random(SEED)
+
+    @staticmethod
+    def answer(data, peer):
+        """The message once more, with our address and port, and its octets up to there."""
+        return b'%b%b%d' % (data, peer.dst, peer.dport)
+
+    def stack(self, answer=None, span=None, others=(), data=DATA, **options):
+        """A stack that has been asked, and what it is asked by whom."""
+        protocol = toy(answer or self.answer, '.. ' * 8 + 'c8', echo=self.ECHOES[span],
+                       most=options.pop('most', 9))
+        host = masscanned.Host(Twins.random(), NOW - 1000, [protocol, *others])
+        stack = make_stack('192.0.0.1,192.0.0.9', host=host, store=masscanned.Store(1), deny='172.16.0.0/12',
+                           **options)
+        for dst in (HOST4, self.BROTHER):
+            for sport in 1, 2:
+                stack.take_datagram(PEER4, dst, sport, 1, data)
+        return stack
+
+    def frames(self, count=9, data=DATA, ids=None, **where):
+        """So many clients' datagrams; ids: the octets of each in place of the first ones."""
+        frames = []
+        for number in range(count):
+            mine = data if ids is None else ids(number) + data[len(ids(number)):]
+            frames.append(udp(mine, **dict(dict(
+                src=bytes((9, *self.draw.choices(range(256), k=3))),
+                sport=self.draw.randrange(65536), dport=1), **where)))
+        return frames
+
+    def same(self, make, frames, trusted=False):
+        """make() -> a stack: what it answers one by one is what it answers together."""
+        one, all_ = make(), make()
+        expected = [answer for frame in frames for answer in one.answer_frame(frame, trusted)]
+        got = all_.answer_alike(frames, trusted)
+        self.assertIsNotNone(got)
+        self.assertEqual([each.hex() for each in got], [each.hex() for each in expected])
+        self.assertEqual((all_.spoken, all_.counts), (one.spoken, one.counts))
+        return one, all_
+
+    def test_answers(self):
+        """Of all sizes, with and without ids: equal octets, and intact sums."""
+        for size, extra in itertools.product((12, 13, 17, 60), (0, 1, 8, 200)):
+            data = (self.DATA * 4)[:size]
+            for span in None, (0, 2), (2, 4), (0, 4):
+                def answer(asked, peer):
+                    return (asked + bytes(range(150)) * 2)[:len(asked) + extra]
+                frames = self.frames(5, data, ids=None if span is None else lambda number: (
+                    data[:span[0]] + bytes((7 * number,) * (span[1] - span[0]))))
+                frames = [frame + b'\xa5' * max(60 - len(frame), 0) for frame in frames]
+                with self.subTest(size=size, extra=extra, span=span, seed=SEED):
+                    _, stack = self.same(lambda: self.stack(answer, span, data=data, most=99),
+                                         frames)
+                    self.assertEqual(stack.spoken['toy'], 4 + len(frames))
+                    for each in stack.answer_alike(frames):
+                        read_answer(each)
+
+    def test_short_answers(self):
+        """Down to no octet; a sum of 0 is written as 65535; another port answers."""
+        for size in range(1, 6):
+            self.same(lambda: self.stack(lambda data, peer: bytes(range(size))), self.frames())
+        self.same(lambda: self.stack(lambda data, peer: masscanned.Reply(b'ok', port=5)),
+                  self.frames())
+        frames = self.frames(2, src=PEER4, sport=7)
+        answer, = self.stack().answer_frame(frames[0])
+        total, = struct.unpack_from('!H', answer, 40)
+        frames = self.frames(2, src=PEER4, sport=(7 + total) % 65535)
+        answer, = self.stack().answer_frame(frames[0])
+        self.assertEqual(answer[40:42], b'\xff\xff')
+        self.same(self.stack, frames)
+
+    def test_none(self):
+        """Of a round in which one is otherwise none is answered, wherever it stands."""
+        right = dict(src=PEER4, dport=1)
+        other = unhex('020000000009')
+        rows = [('other message', udp(self.DATA[:-1] + b'?', **right)),
+                ('other head', udp(b'?' + self.DATA[1:], **right)),
+                ('other size', udp(self.DATA + b'?', **right)),
+                ('other port', udp(self.DATA, src=PEER4, dport=2)),
+                ('other address', udp(self.DATA, src=PEER4, dport=1, dst=self.BROTHER)),
+                ('client MAC', udp(self.DATA, client=other, **right)),
+                ('MAC', udp(self.DATA, mac=b'\xff' * 6, **right)),
+                ('fragment', udp(self.DATA, frag=0x2000, **right)),
+                ('IP options', udp(self.DATA, vihl=0x46, **right)),
+                ('IP sum', spoil(udp(self.DATA, **right), 24)),
+                ('UDP sum', spoil(udp(self.DATA, **right), 41)),
+                ('UDP without a sum', udp(self.DATA, total=0, **right)),
+                ('UDP size', udp(self.DATA, size=9, **right)),
+                ('trailing octets', packet(udp(self.DATA, **right)[34:] + b'?', 17)),
+                ('source', udp(self.DATA, src=packed('224.0.0.1'), dport=1)),
+                ('denied', udp(self.DATA, src=packed('172.16.0.1'), dport=1)),
+                ('from us', udp(self.DATA, src=HOST4, dport=1)),
+                ('not ours', udp(self.DATA, src=PEER4, dst=packed('192.0.0.77'), dport=1)),
+                ('TCP', tcp(7, 0, SYN, b'', bytes(8))), ('short', udp(b'')), ('', b'')]
+        for name, frame in rows:
+            for at in 0, 1, 8:
+                with self.subTest(name, at=at):
+                    stack, frames = self.stack(), self.frames()
+                    before = dict(stack.spoken)
+                    frames[at] = frame
+                    self.assertIsNone(stack.answer_alike(frames, not name.endswith('sum')))
+                    self.assertEqual((stack.spoken, stack.counts), (before, {}))
+            if name not in ('client MAC', 'other address', 'UDP without a sum'):
+                self.assertIsNone(stack.answer_alike([frame] * 9, not name.endswith('sum')), name)
+        frames = self.frames()
+        self.assertTrue(self.stack().answer_alike(frames))
+        for name, change in (
+                ('somebody listens', lambda stack: setattr(stack.host, 'events', [])),
+                ('no room', lambda stack: setattr(stack, 'mtu', 40)),
+                ('unknown', lambda stack: stack.store.clear()),
+                ('our MAC', lambda stack: setattr(stack, 'mac', CLIENT_MAC))):
+            with self.subTest(name):
+                stack = self.stack()
+                change(stack)
+                self.assertIsNone(stack.answer_alike(frames))
+        for name, options in (('silence', dict(answer=lambda data, peer: None)),
+                              ('ratio', dict(most=1.0)), ('id far away', dict(span=(4, 6))),
+                              ('odd id', dict(span=(0, 3)))):
+            with self.subTest(name):
+                self.assertIsNone(self.stack(**options).answer_alike(frames))
+        for size, got in (11, False), (12, True):
+            data = self.DATA[:size]
+            frames = [frame.ljust(60, b'\0') for frame in self.frames(data=data)]
+            self.assertEqual(bool(self.stack(data=data).answer_alike(frames)), got)
+
+    def test_sums(self):
+        """They are verified as of single ones; who sends none is answered."""
+        frames = self.frames()
+        for at, verify, trusted, served in ((24, True, True, False), (41, True, False, False),
+                                            (41, True, True, True), (24, False, False, True),
+                                            (41, False, False, True)):
+            got = self.stack(verify=verify).answer_alike(frames[1:] + [spoil(frames[0], at)], trusted)
+            self.assertEqual(bool(got), served, (at, verify, trusted))
+        self.same(self.stack, self.frames(total=0))
+
+    def test_addresses(self):
+        """An answer that reads our address is for those who ask it; all others are for all."""
+        frames = self.frames(3) + self.frames(3, dst=self.BROTHER)
+        self.assertIsNone(self.stack().answer_alike(frames))
+        self.same(lambda: self.stack(lambda data, peer: b'ok'), frames)
+        self.same(self.stack, frames[3:])
+
+    def test_ids(self):
+        """An id that may be another protocol's: the registry says, for each that is in doubt."""
+        others = [toy(lambda data, peer: b'other', b'\0\1', name='other',
+                      check=lambda data, peer: data[2] == 1),
+                  toy(lambda data, peer: b'other', '.. 07 .. 01 .. .. .. .. c8', name='far')]
+        for span, octets, served in (
+                ((0, 2), b'\0\1', True), ((0, 2), b'\1\0', True), ((0, 4), b'\0\1\2\3', True),
+                ((0, 4), b'\0\1\1\3', False), ((0, 4), b'1\7 \1', False),
+                ((0, 4), b'1\7\1 ', True), ((0, 4), b'1234', True)):
+            def make():
+                return self.stack(span=span, others=others)
+            frames = self.frames(ids=lambda number: octets if number == 5 else b'abcd'[:len(octets)])
+            with self.subTest(span=span, octets=octets):
+                if served:
+                    self.same(make, frames)
+                else:
+                    self.assertIsNone(make().answer_alike(frames))
+
+    def test_budget(self):
+        """All that go are charged, and none goes where one may not."""
+        for burst, total, size, count in ((4, 99, 50, 1), (4, 99, 0, 1), (99, 12, 50, 1), (9, 99, 0, 3),
+                                          (99, 8, 0, 1)):
+            for number in range(1, 14):
+                def make():
+                    return self.stack(lambda data, peer: data[:9] + bytes(size), most=99,
+                                      budget=masscanned.Budget(burst + 4, 1, total + 4))
+                frames = []
+                for index in range(number):
+                    frames += self.frames(1, src=bytes((9, 9, index % count, index)))
+                one, all_ = make(), make()
+                expected = [len(one.answer_frame(frame)) for frame in frames]
+                got = all_.answer_alike(frames)
+                with self.subTest(burst=burst, total=total, size=size, count=count, number=number):
+                    self.assertEqual(got is not None, all(expected))
+                    if got:
+                        self.assertEqual((all_.budget.total, dict(all_.budget.prefixes)),
+                                         (one.budget.total, dict(one.budget.prefixes)))
+                    else:
+                        again = [len(all_.answer_frame(frame)) for frame in frames]
+                        self.assertEqual(again, expected)
+        stack = self.stack(budget=masscanned.Budget(13, 1, 99))
+        frames = self.frames(9, src=PEER4)
+        self.assertTrue(stack.answer_alike(frames))
+        self.assertIsNone(stack.answer_alike(frames))
+
+    def test_round(self):
+        """In a mixed round each is told of, and answered as alone; the others of a group, too."""
+        with patched(masscanned, OPENINGS_MIN=9):
+            for most in 2, 8:
+                with patched(masscanned, DATAGRAMS_MIN=most):
+                    self.mixed_round(20 if most == 2 else 10)
+
+    def mixed_round(self, least):
+        one, two, seen = *[self.stack(lambda data, peer: b'ok') for _ in range(2)], []
+        frames = self.frames(20) + [spoil(self.frames(1)[0], 41)] + self.frames(
+            7, dst=self.BROTHER) + [tcp(7, 0, SYN, sport=port) for port in range(30)] + [
+            udp(b'?', dport=1), b'', bytes(range(40)), bytes(23) + b'\x11', ping()] + self.frames(
+            3, data=self.DATA + b'?')
+        self.draw.shuffle(frames)
+        watch = masscanned.Watch(0)
+        watch.frame = lambda now, *rest: seen.append(rest)
+        expected = [(frame, list(one.answer_frame(frame))) for frame in frames]
+        answers = list(masscanned.answer_round(two, frames, False, [watch]))
+        self.assertEqual(sorted(answers), sorted(each for _, got in expected for each in got))
+        self.assertEqual(sorted((frame, list(got)) for frame, _, got in seen), sorted(expected))
+        self.assertEqual((one.counts, one.spoken), (two.counts, two.spoken))
+        parts = [part for part, quick in masscanned.split_round(two, frames, False) if quick]
+        self.assertGreater(sum(len(part) for part in parts if part[0][23] == 17), least)
 
 
 class KeptClaims:
@@ -19888,6 +20602,24 @@ class Events(Case):
                                  {'fin': (4, 2), 'rst': (3, 1)}.get(end, (2, 1)))
                 self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
                 self.assertLess(event['flow_id'], 1 << 53)
+
+    def test_burst(self):
+        """A request and the end of its connection in one round: both are told of, once."""
+        for ends in (FIN | ACK, ACK), (RST,):
+            log = self.log()
+            client = Client(log.stack)
+            with patched(masscanned, hand_events=lambda *about: None):
+                client.say(GET)
+                client.acknowledge()
+                client.say(b'', ends[0])
+                for flags in ends[1:]:
+                    client.send(b'', flags)
+                list(log.stack.end_all())
+            masscanned.hand_events(log.stack, [log], NOW)
+            request, flow = self.events(log)
+            self.assertEqual((request['event_type'], flow['masscanned']['protocols']),
+                             ('http', ['http']))
+            self.assertIsNone(client.conn and client.conn.record)
 
     def test_unknown(self):
         """What nobody understands is kept, as much as --payload says, and what it is not, too."""
