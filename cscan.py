@@ -27,7 +27,7 @@ Theory of operation
         in all cases but 0 the socket is as new afterwards.
       - its deadline comes: shutdown() takes it back to unconnected, and connect() to the next
         target follows at once.  If the handshake was done in between, shutdown() or that
-        connect() fails, and says so of the old target (ENOTCONN, EISCONN).
+        connect() fails with the result of the old target (ENOTCONN, EISCONN).
     So no answer can be credited to another target, and none is lost, whatever comes late.
     The path of a target: Space -> Engine.draw -> connect() -> collect or turn_over ->
     Crew (bounded queue) -> module thread -> Out -> stdout or CBA.
@@ -1697,9 +1697,9 @@ class Names:
     """Hosts by name, name:HOST, of -f and -xf: each is resolved once, IPv4 only.
 
     known   {name: its addresses, none if it was skipped}; a resumed scan begins with the old ones
-    plain   True: they stand without name:, too (--resolve)
+    plain   True: names without `name:` count as well (--resolve)
     skip_bad  True: lines of -f that are no targets are left out
-    told    lines that say what became of which, to be recorded
+    told    a line for each name, for the record: its addresses, or why it was skipped
     """
 
     def __init__(self, known, skip, console, plain=False, skip_bad=False):
@@ -2078,7 +2078,7 @@ class Space:
         return many(self.addresses, 'address') + ' x ' + many(len(self.ports), 'port')
 
     def digest(self) -> str:
-        """What tells this space, ports in this order, from others: 64 hexadecimal digits."""
+        """The fingerprint of this space, ports in this order: 64 hexadecimal digits."""
         state = hashlib.sha256(repr((self.tops, self.shifts, self.ports)).encode())
         return state.hexdigest()
 
@@ -2185,7 +2185,7 @@ def json_port(each: dict):
 
 
 def is_open(each: dict) -> bool:
-    """Does an object tell of an open TCP port, not of a banner, a closed or a UDP port?"""
+    """Whether an object is an open TCP port, not a banner, a closed or a UDP port."""
     data = each.get('data')
     status = data.get('status') if isinstance(data, dict) else each.get('status', 'open')
     return (status == 'open' == each.get('state', 'open')
@@ -2217,7 +2217,7 @@ class PairSpace(Space):
         return Columns(map(self.pairs, indexes))
 
     def digest(self) -> str:
-        """What tells these pairs from others: 64 hexadecimal digits."""
+        """The fingerprint of these pairs: 64 hexadecimal digits."""
         state = hashlib.sha256(b'pairs')
         for column in self.ips, self.ports_of:
             octets = column[:]
@@ -2605,7 +2605,7 @@ class RecordSink(TextSink):
             uncount()                       # it went to stderr
 
     def close(self):
-        """The end of the document, once; of one without records, its head, too."""
+        """The end of the document, once; where there were no records, its head first."""
         with self.order:
             self.end()
 
@@ -2630,7 +2630,7 @@ class RecordSink(TextSink):
     def end_full(self):
         """The disk is full: the tail takes the place of the last records, which go to stderr.
 
-        Nothing is touched if others write to the file, too.
+        Nothing is touched if others write to the same file.
         """
         if not self.places or os.fstat(1).st_size != os.lseek(1, 0, os.SEEK_CUR):
             return
@@ -3137,7 +3137,7 @@ FFDHE = range(0x0100, 0x0200)           # RFC 7919 s2: groups of finite fields
 
 
 class Unable(OSError):
-    """What this machine cannot do, whatever the target: told the first time, then counted."""
+    """What this machine cannot do, whatever the target: reported once, then counted."""
 
 
 class TlsEnd(ConnectionResetError):
@@ -4562,10 +4562,10 @@ CLASH = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}         # this source port and t
 CONNECT, SHUTDOWN = socket.socket.connect_ex, socket.socket.shutdown
 PORT_OF = operator.itemgetter(1)    # of a target
 DESCRIPTOR_OF = operator.itemgetter(0)      # of an event
-NOWHERE = ('255.255.255.255', 9)    # TCP never leaves for a broadcast: connect() only tells
-UNKNOWN = errno.EACCES, errno.EPERM # what it tells where a policy forbids NOWHERE's port
-DEAD = UNKNOWN + (errno.EINVAL,)    # of a socket that is of no more use: shutdown() of a
-                                    # simultaneous open leaves EINVAL for ever
+NOWHERE = ('255.255.255.255', 9)    # TCP never sends to a broadcast: connect() only reports
+UNKNOWN = errno.EACCES, errno.EPERM # its report where a policy forbids NOWHERE's port
+DEAD = UNKNOWN + (errno.EINVAL,)    # the socket is useless now: shutdown() of a simultaneous
+                                    # open leaves EINVAL for ever
 SOCKET_OPTION, FILENO = socket.socket.getsockopt, socket.socket.fileno
 UNSPEC = struct.pack('=H14x', socket.AF_UNSPEC)     # a sockaddr without address
 ONLY_UNSPEC, ONLY_SIZE = itertools.repeat(UNSPEC), itertools.repeat(len(UNSPEC))    # for map()
@@ -4604,7 +4604,7 @@ Totals = collections.namedtuple('Totals', KEPT_COUNTERS + (
     'unsent',       # targets that wait to be tried (again)
     'drawn',        # targets taken from the source
     'limits',       # names of what keeps the scan from being faster
-    'canary',       # what there is to say of it, '' = nothing
+    'canary',       # its line for the user, '' = none
     'answers',      # {errno: answers of the net}
     'locals'))      # {errno: local errors}
 
@@ -4693,17 +4693,17 @@ class Bucket:
 
 
 AUTO_START = 520            # SYNs a second that -r auto begins with, as without -r
-AUTO_LEAST = 200            # that it does not fall below
-AUTO_MAX = 100000           # that it does not go beyond; -r auto/N names another
+AUTO_LEAST = 200            # its lowest rate
+AUTO_MAX = 100000           # its highest rate; -r auto/N names another
 AUTO_FEW, AUTO_MANY = 100, 1500     # answers to be expected before it goes on: at first, later
-AUTO_SIGMAS, AUTO_DROP = 5, 0.02    # fewer answers than expected by so much are a loss
+AUTO_SIGMAS, AUTO_DROP = 5, 0.02    # a loss: so much fewer answers than expected
 AUTO_LAST_SIGMAS = 2        # at the end: sending some again for nothing costs little
 AUTO_UP = 1.1               # steps after the first loss; before it they double
-AUTO_MARGIN = 0.8           # of what came through is used after a loss
-AUTO_CAP = 0.9              # of what came through is not gone beyond for AUTO_HOLD_S
-AUTO_USED = 0.8             # of the rate must be used, or a higher one makes no difference
+AUTO_MARGIN = 0.8           # after a loss: the next rate, as a share of what came through
+AUTO_CAP = 0.9              # and the highest rate for AUTO_HOLD_S, as such a share
+AUTO_USED = 0.8             # share of the rate that must be used before a higher one is tried
 AUTO_HOLD_S = 60
-AUTO_MEMORY = 50000         # probes that tell how many answers are to be expected
+AUTO_MEMORY = 50000         # probes that the expected number of answers is computed from
 AUTO_KEPT = 150000          # silent targets of a level that can be sent again; 30 MB
 AUTO_KEPT_STATE = 40000     # and so many with --state, or its slots would be too small
 AUTO_FORGIVES = 5           # losses in a row at the lowest rate: the answers have become fewer
@@ -4754,7 +4754,7 @@ class Judge:
                 is; a small loss at twice the last good rate is not seen at once
     blind       not beyond this rate with too few answers to judge by
     cap, until  not beyond cap before the time until
-    decisions   not yet told
+    decisions   not yet reported
     ended       silent targets of good rates that have been judged
     kept        silent targets of a level for which there is room
     """
@@ -4820,7 +4820,7 @@ class Judge:
             if count > then and now - level.begin > timeout_s:
                 self.doubling, self.cap, self.until = False, level.rate, now + AUTO_HOLD_S
                 if level.rate <= self.least:
-                    break                       # it cannot go down, and was told so
+                    break                       # it cannot go down, and the user knows
                 return self.decide(level.rate * factor, name, now, sent), []
         expected = level.ended * self.good[1] / self.good[0] if self.good[0] else 0
         answers = level.ended - level.missed
@@ -4878,7 +4878,7 @@ class Judge:
 
 
 class Conntrack:
-    """The connection tracking table: when it is full, SYNs vanish and connect() does not tell.
+    """The connection tracking table: when it is full, SYNs vanish without an error.
 
     count, limit    entries now and at most; 0, 0 where the module is not loaded
     """
@@ -4949,7 +4949,7 @@ def split_netlink(octets: bytes, begin: int, header: struct.Struct):
 
 
 def parse_route(body: bytes) -> 'list[Route]':
-    """A message of RTM_NEWROUTE, one or none; ValueError: the source cannot be told by it."""
+    """A message of RTM_NEWROUTE -> [Route] or []; ValueError: it does not decide the source."""
     _, bits, from_bits, tos, table, _, _, kind, flags = ROUTE.unpack_from(body)
     if flags & RTM_F_CLONED:
         return []
@@ -5003,7 +5003,7 @@ class SourceAddress:
         self.ranges, self.watch = ranges, None
 
     def find(self) -> str:
-        """What it is now, '' if it cannot be told, or there are several, or none."""
+        """The present one; '' if it is unknown, or there are several, or none."""
         if is_in(0, self.ranges):           # 0.0.0.0 is loopback, but only from an unbound socket
             return ''
         try:
@@ -5069,7 +5069,7 @@ class SourceAddress:
 
 
 def has_address(address: str) -> bool:
-    """Is it one of this machine?  If that cannot be told: yes."""
+    """Whether it is one of this machine; True if that is unknown."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind((address, 0))
@@ -5100,7 +5100,7 @@ def read_sysctl(path: str) -> int:
 
 
 class Canary:
-    """One connect to a host that is known to answer; its failure tells of lost packets.
+    """One connect to a host that is known to answer: if it fails, packets are being lost.
 
     after   it is due when so many packets are sent; then every so many, 0 = never again
     state   'waiting' for its packet count, 'sent', then 'open', 'timed out' or 'not open'
@@ -5156,7 +5156,7 @@ class Canary:
         return 'canary %d of %d open' % (self.ended, self.ended) if self.every else ''
 
     def look(self, now, code=None):
-        """What became of it, by connect() once more; True when that is known."""
+        """Ask for its result by connect() once more -> whether it has ended."""
         if code is None:
             code = self.sock.connect_ex(self.address)
         if code not in (EINPROGRESS, EALREADY):
@@ -5605,7 +5605,7 @@ class Cohort:
         return self.found
 
     def keep(self, selectors):
-        """Only what they are true for: all of it waits."""
+        """Keep only the rows whose selector is true: all of those wait."""
         self.socks, self.hosts, self.ports = select_rows(
             (self.socks, self.hosts, self.ports), selectors)
         self.whole, self.found = True, None
@@ -5783,10 +5783,10 @@ class Engine(Runner):
         limits = self.brakes.binding(len(self.attempts), self.now)
         return ['modules'] + limits if self.desk and self.desk.full() else limits
 
-    def tell(self, target, code, sock):
+    def report(self, target, code, sock):
         """Count what became of a target, and report it if it is open."""
         if code in OPEN:
-            self.tell_open(target, code, sock)
+            self.report_open(target, code, sock)
         elif code == errno.ETIMEDOUT:
             self.meter.no_answer(sock)
             return self.given_up(target)
@@ -5803,7 +5803,7 @@ class Engine(Runner):
             self.desk.put_state(*target, state, NAMES.get(code, errno.errorcode.get(
                 code, str(code))) if state != 'silent' else 'no answer')
 
-    def tell_open(self, target, code, sock):
+    def report_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
         if self.pool.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
             self.selfs += 1
@@ -5813,7 +5813,7 @@ class Engine(Runner):
         self.meter.opened([sock])
 
     def given_up(self, target):
-        """The kernel ended the attempt, before the deadline: the end of it, or another try."""
+        """The kernel ended the attempt before its deadline: the target ends, or is tried again."""
         if not self.try_again(target):
             self.answers[errno.ETIMEDOUT] += 1
             if self.show:
@@ -5821,7 +5821,7 @@ class Engine(Runner):
             self.queue.forget(target)
 
     def unanswered(self, target):
-        """Its deadline is over: the end of it, or another try."""
+        """Its deadline is over: the target ends, or is tried again."""
         fate = self.judge and target not in self.queue.again and self.judge.silent(
             self.ending, target, self.retries)
         if fate == AGAIN:
@@ -5861,7 +5861,7 @@ class Engine(Runner):
         """A connect() that did not just start; old: what the socket waited for before, or None."""
         self.meter.odd(sock, code, old)
         if code == EISCONN:                 # established between deadline and shutdown()
-            self.tell(old, code, sock)
+            self.report(old, code, sock)
             self.pool.reuse([sock])
             self.wait_for(target, 0)
             return
@@ -5874,11 +5874,11 @@ class Engine(Runner):
                 return
         if code == 0:
             self.count_sent(1)
-            self.tell(target, code, sock)
+            self.report(target, code, sock)
             self.pool.reuse([sock])
             return
         if old and code in UNKNOWN:
-            self.pool.renew(sock)                # whether that was established is not told
+            self.pool.renew(sock)                # nobody knows whether that was established
         else:
             self.pool.free.append(sock)
         if code in CLASH and self.pool.port:
@@ -5889,7 +5889,7 @@ class Engine(Runner):
         else:
             self.queue.stuck.pop(target, None)
             self.count_sent(1)
-            self.tell(target, code, sock)
+            self.report(target, code, sock)
 
     def count_sent(self, count):
         self.sent += count
@@ -5908,10 +5908,10 @@ class Engine(Runner):
     # ---- the loop ----
 
     def collect(self, events):
-        """Events -> answers: connect() once more tells what became of an attempt.
+        """Events -> answers: connect() once more returns the result of an attempt.
 
-        It does not heed where to then.  What most answers are, refusals, is counted together, and
-        nobody asks for their targets; map() keeps the loop in C.
+        This second connect() ignores its target.  Most answers are refusals: they are counted
+        together, and nobody asks for their targets; map() keeps the loop in C.
         """
         attempts, before = self.attempts, len(self.pool.free)
         socks = list(filter(attempts.__contains__,
@@ -5940,21 +5940,21 @@ class Engine(Runner):
         self.meter.ended(self.pool.free, before)
 
     def heed_open(self, socks):
-        """Attempts that were successful: those, too, cost less together."""
+        """Attempts that were successful: together they cost less than one by one."""
         cohorts = list(map(self.attempts.pop, socks))
         for cohort in set(cohorts):
             cohort.whole = False
             cohort.targets()
         targets = [cohort.found[sock] for sock, cohort in zip(socks, cohorts)]
-        self.tell_opened(targets, socks)
+        self.report_all_open(targets, socks)
         self.pool.reuse(socks)
 
-    def tell_opened(self, targets, socks):
+    def report_all_open(self, targets, socks):
         """Count open targets, and report them."""
         port = self.pool.port
         if not port or port in map(PORT_OF, targets):       # it may be connected to itself
             for target, sock in zip(targets, socks):
-                self.tell(target, 0, sock)
+                self.report(target, 0, sock)
             return
         self.opened += len(targets)
         self.desk.put_all(targets)
@@ -5970,13 +5970,13 @@ class Engine(Runner):
         self.queue.forget(target)
 
     def heed_answer(self, sock, code):
-        """What the second connect() said, if it is not that the target refuses."""
+        """A result of the second connect() that is no refusal."""
         if code in UNKNOWN:
             code = CONNECT(sock, self.attempts[sock].targets()[sock])
         if code == EALREADY:
             return self.heed_soft_error(sock)
         target = self.end_attempt(sock)
-        self.tell(target, code, sock)
+        self.report(target, code, sock)
         if code == 0 or code == EISCONN:
             self.pool.reuse([sock])
         else:
@@ -5985,13 +5985,13 @@ class Engine(Runner):
     def heed_soft_error(self, sock):
         """The attempt goes on: an event of an attempt before, or ICMP that came inside connect().
 
-        While connect() holds the socket the kernel only notes what ICMP says, and tells it by
+        While connect() holds the socket, the kernel only notes an ICMP error, and reports it by
         SO_ERROR and an event.  Hosts of this machine and bridged ones answer so fast.  The note
         outlives shutdown() and connect(): the socket is replaced.
         """
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self.tell(self.end_attempt(sock), code, sock)
+            self.report(self.end_attempt(sock), code, sock)
             self.meter.closed(sock)
             self.pool.renew(sock)
 
@@ -6055,7 +6055,7 @@ class Engine(Runner):
             cohort.keep([attempts.get(sock) is cohort for sock in cohort.socks])
 
     def turn_over(self, credit):
-        """Take back what is overdue, use up to credit of it for the next targets -> used."""
+        """Take back overdue sockets, use up to credit of them for the next targets -> used."""
         found = self.overdue()
         cohort = found[0] if len(found) == 1 else None
         socks = self.take_back(cohort.socks if cohort else list(itertools.chain.from_iterable(
@@ -6072,8 +6072,8 @@ class Engine(Runner):
     def take_back(self, socks):
         """shutdown() overdue sockets -> those that it made unconnected.
 
-        The others were answered just before, and shutdown() on them fails: that is told, and
-        they are replaced.  map() keeps the loop in C: 0.1 us a call less, here and at connect().
+        The others were answered just before, and shutdown() on them fails: those are reported
+        and replaced.  map() keeps the loop in C: 0.1 us a call less, here and at connect().
         """
         calls = map(SHUTDOWN, socks, itertools.repeat(socket.SHUT_RDWR))
         failed = []
@@ -6087,7 +6087,7 @@ class Engine(Runner):
             return socks
         for sock in filter(None, failed):   # refused, or opened and reset: SO_ERROR knows
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self.tell(self.end_attempt(sock), code or errno.ETIMEDOUT, sock)
+            self.report(self.end_attempt(sock), code or errno.ETIMEDOUT, sock)
             self.pool.renew(sock)
         taken = [sock for sock, odd in zip(socks, failed) if not odd]
         self.meter.taken_back(socks, taken)
@@ -6105,7 +6105,7 @@ class Engine(Runner):
         if codes.count(EINPROGRESS) < len(codes):
             address = self.pool.address
             if address and errno.ENETUNREACH in codes and not has_address(address):
-                # so says Linux of our address, too, if it is gone; once it was EINVAL
+                # Linux reports the same when our own address is gone; once it was EINVAL
                 codes = [errno.EINVAL if code == errno.ENETUNREACH else code for code in codes]
             odd = [(sock, target, code, self.end_attempt(sock)) for sock, target, code in zip(
                 socks, zip(hosts, ports), codes) if code != EINPROGRESS]
@@ -6142,7 +6142,7 @@ class Engine(Runner):
             old = self.end_attempt(sock)
             code = CONNECT(sock, NOWHERE)
             if code == EISCONN:             # established between deadline and shutdown()
-                self.tell(old, EISCONN, sock)
+                self.report(old, EISCONN, sock)
                 self.pool.reuse([sock])
                 continue
             if code in DEAD:
@@ -6243,7 +6243,7 @@ class Engine(Runner):
     # ---- talks, which share our thread ----
 
     def watch(self, epoll):
-        """Naps end with its events, too, and nothing else becomes of them."""
+        """Naps end with its events as well; the engine does nothing else with them."""
         self.pool.epoll.register(epoll, select.EPOLLIN)
 
     def rate(self):
@@ -6353,8 +6353,8 @@ class Engine(Runner):
     def follow(self, address):
         """Another source address: all sockets are made anew; what is under way is sent again.
 
-        Where it changes again and again, that would be sent again and again, too, and silent
-        targets never end: the second time it is left to the kernel, for good.
+        Where the address changes again and again, pending targets would be sent again each time
+        and never end.  So after the second change the kernel chooses, for good.
         """
         if address != self.pool.address and self.real - self.followed < FOLLOWS_S:
             self.home.close()
@@ -6393,7 +6393,7 @@ class Engine(Runner):
             self.fail('nothing can be sent: %s' % self.brakes.block_text())
 
     def watch_canary(self):
-        """Send it when it is due, or see what became of it."""
+        """Send it when it is due, or ask for its result."""
         canary = self.canary
         if canary.is_due(self.sent) and not self.stopping:
             if not canary.start(self.now, self.pace.timeout_s):
@@ -6964,7 +6964,7 @@ class Crew:
             return True
 
     async def call(self, each, target, out):
-        """Run a module; what it raises is counted, and told the first time."""
+        """Run a module; what it raises is counted, and reported the first time."""
         out.begin(each.entry)
         options = self.options[each.name]
         try:
@@ -7210,9 +7210,9 @@ class Desk:
         """For the user, and for readers of the results."""
         self.progress.event(text)
 
-    def tell(self, kind, text):
-        """See Progress.tell()."""
-        self.progress.tell(kind, text)
+    def relay(self, kind, text):
+        """See Progress.relay()."""
+        self.progress.relay(kind, text)
 
     def canary(self, canary, change):
         """A canary has ended."""
@@ -7285,7 +7285,7 @@ SYNC_S = 1.0
 
 
 def read_boot_id() -> str:
-    """What tells this boot of the machine from others; '' where it does not say."""
+    """The number of this boot of the machine; '' where there is none."""
     try:
         with open(BOOT_ID) as file:
             return file.read().strip()
@@ -7474,7 +7474,7 @@ class StateFile:
             time.sleep(0.02)
 
     def make(self, workers) -> int:
-        """A new file -> its size; sparse, du tells what it takes."""
+        """A new file -> its size; it is sparse: du(1) prints what it takes."""
         if os.fstat(self.fd).st_size:
             raise UserError('is there already: --resume it, or remove it')
         os.fchmod(self.fd, 0o600)
@@ -7559,7 +7559,7 @@ class Keeper:
     def __init__(self, live, synced, desk):
         self.live, self.synced, self.desk = live, synced, desk
         self.candidate, self.next = None, 0.0
-        self.told, self.flushed, self.closed = '', 0, threading.Event()
+        self.reason, self.flushed, self.closed = '', 0, threading.Event()
         self.last = self.saved = None       # the snapshots last written: live, synced
         self.meter = Meter()                # of the engine: its records go to the disk before
 
@@ -7589,8 +7589,8 @@ class Keeper:
         reason = self.live.write(snapshot)
         if not reason:
             self.last = snapshot
-        elif reason != self.told:
-            self.told = reason
+        elif reason != self.reason:
+            self.reason = reason
             self.desk.note('warning: --state: %s: until that changes, --resume would repeat '
                               'everything from here on' % reason)
 
@@ -7626,10 +7626,10 @@ class Keeper:
 # ---- workers ----
 #
 # With -w N, each of N processes runs an Engine on a shard of the targets.  The first process runs
-# the modules, the output and what the user sees.  A worker tells it by
+# the modules, the output and what the user sees.  A worker reports to it by
 #   a pipe      lines: `R host port host port ...` results of a turn, `S host port state reason`
 #               a port that --show names, `E text` an event, `N text` a note, `B code` a bit
-#               for the CBA, `X text` an error that ends the scan, `.` all is told
+#               for the CBA, `X text` an error that ends the scan, `.` the last line
 #   a page      of shared memory: a SlotPair with the worker's Totals, ten times a second;
 #               in front of it the orders of the first process, words that are written at once
 
@@ -7651,11 +7651,11 @@ class Worker:
     orders  words in the page, see above
     results of its results that are not yet written, (number of the last among all that the crew
             got, how many up to it)
-    totals  what it told last
+    totals  its last Totals
     """
 
     def __init__(self, engine):
-        self.engine, self.pid, self.told_all = engine, 0, False
+        self.engine, self.pid, self.has_ended = engine, 0, False
         self.page = mmap.mmap(-1, WORKER_PAGE)
         self.counters = SlotPair(self.page, WORKER_PAGE // 2, WORKER_PAGE // 4)
         self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -7688,7 +7688,7 @@ class Messenger:
     """The Desk of an engine in a worker process: what comes in goes to the first process.
 
     parent  process that it works for
-    log     Log that this process writes to, too; or None
+    log     Log that this process writes to as well; or None
     unsent  octets that the pipe has no room for
     heard   [orders to reopen, orders to reread] up to now
     """
@@ -7797,7 +7797,7 @@ class Messenger:
         reopen, reread = map(operator.ne, orders, self.heard)
         self.heard = orders
         if reopen and self.log:
-            with contextlib.suppress(UserError):        # the first process tells it
+            with contextlib.suppress(UserError):        # the first process reports it
                 self.log.reopen()
         engine.hup = engine.hup or reread
 
@@ -7805,7 +7805,7 @@ class Messenger:
         """The first process opens files, and orders it; see hear_hangup."""
 
     def reread(self, exclusions, new):
-        """The first process tells it."""
+        """The first process reports it."""
 
     def decide(self, decision):
         self.say('D ' + json.dumps(decision))
@@ -7876,7 +7876,7 @@ class Team(Runner):
         status = 1
         try:
             for signum in SIGNALS + (signal.SIGHUP,):
-                signal.signal(signum, signal.SIG_IGN)       # the first process tells us
+                signal.signal(signum, signal.SIG_IGN)       # the first process passes it on
             if self.status:
                 os.close(self.status.fd)    # the first process may open another
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS + (signal.SIGHUP,))
@@ -7901,7 +7901,7 @@ class Team(Runner):
             os._exit(status)
 
     def totals(self) -> Totals:
-        """Of all workers, as they told them last."""
+        """The sums of what all workers reported last."""
         told = [worker.totals for worker in self.workers]
         numbers = [sum(each) for each in zip(*(totals[:-4] for totals in told))]
         limits = list(dict.fromkeys(name for totals in told for name in totals.limits))
@@ -7932,7 +7932,7 @@ class Team(Runner):
     # ---- talks, which share our thread ----
 
     def watch(self, epoll):
-        """Naps end with its events, too."""
+        """Naps end with its events as well."""
         self.poll.register(epoll, select.POLLIN)
 
     def rate(self):
@@ -7956,7 +7956,7 @@ class Team(Runner):
         if lines is None:
             del self.speaking[worker.reader]
             self.poll.unregister(worker.reader)
-            if not worker.told_all:
+            if not worker.has_ended:
                 self.fail('worker %d has ended before its work was done'
                           % (self.workers.index(worker) + 1))
             return
@@ -7973,9 +7973,9 @@ class Team(Runner):
             elif kind == 'D':
                 self.desk.decide(Decision(*json.loads(text)), self.workers.index(worker) + 1)
             elif kind == '.':
-                worker.told_all, self.stopping = True, self.stopping or text
+                worker.has_ended, self.stopping = True, self.stopping or text
             else:
-                self.desk.tell(kind, text)
+                self.desk.relay(kind, text)
 
     def take(self, worker, results):
         """Results of a worker, to be confirmed."""
@@ -8049,7 +8049,7 @@ class Team(Runner):
 
 
 def canary_messages(canary, change):
-    """A canary's end -> (kind, text) for Progress.tell: what is new about it, and each failure."""
+    """A canary's end -> (kind, text) for Progress.relay: what is new about it, each failure."""
     if change == 'open again':
         yield 'E', 'canary %s:%d: open again' % canary.address
     elif change == 'failed':
@@ -8079,12 +8079,12 @@ class Progress:
     def __init__(self, console, every, out, total, least_s=0):
         """least_s: between two statistics lines for those without a terminal."""
         self.console, self.every, self.out, self.total = console, every, out, total
-        self.least_s, self.spoken = least_s, -math.inf      # spoken: when the last one was told
+        self.least_s, self.spoken = least_s, -math.inf      # spoken: when the last one was written
         self.due = every                # packets at the next statistics line
         self.before = (0, 0)            # events, results at the last one
         self.drawn = time.monotonic()   # when the status line was last drawn
         self.rates = collections.deque([(self.drawn, 0)], maxlen=6)     # (time, sent) each second
-        self.told = set()               # kinds of local errors already told
+        self.reported = set()           # kinds of local errors that the user knows
         self.status_file = None         # --status
         self.keep_config = bool         # does nothing: --state gives another
         self.decisions = collections.deque(maxlen=1000)     # of -r auto, for the next record
@@ -8093,13 +8093,13 @@ class Progress:
             out.int32(every, CSCAN_STATS_EVERY)
 
     def event(self, text):
-        """Something that the reader of the results should know, too."""
+        """Something that readers of the results should know as well as the user."""
         self.console.note(text)
         if self.out:
             self.out.str(text[:1000], CSCAN_EVENT)
 
     def resume(self, totals):
-        """What was told before is not told again."""
+        """What was reported before is not reported again."""
         self.before, self.due = (count_events(totals), totals.opened), totals.sent + self.every
         self.rates[0] = self.drawn, totals.sent
         text = 'resumed: %d of %d targets were done, %d wait to be tried again' % (
@@ -8111,7 +8111,7 @@ class Progress:
     def canary(self, canary, change):
         """A canary's end."""
         for kind, text in canary_messages(canary, change):
-            self.tell(kind, text)
+            self.relay(kind, text)
 
     def reopen(self):
         """SIGHUP: --log and --status go to the files that have their names now."""
@@ -8126,7 +8126,7 @@ class Progress:
             '; opened again: ' + ', '.join(opened) if opened else ''))
 
     def reread(self, exclusions, new):
-        """The exclude list was read again: note it in the state, tell what is new."""
+        """The exclude list was read again: keep it in the state, report what is new."""
         reason = self.keep_config()
         if reason:
             self.event('warning: --state: %s: --resume will not know the exclude list' % reason)
@@ -8140,7 +8140,7 @@ class Progress:
             self.console.progress('%srate %.0f/s: %s' % (
                 ('worker %d: ' % worker if worker else '',) + decision[1:]))
 
-    def tell(self, kind, text):
+    def relay(self, kind, text):
         """E: an event, N: a note, B: the code of a bit for the CBA."""
         if kind == 'E':
             self.event(text)
@@ -8170,8 +8170,8 @@ class Progress:
     def show(self, engine):
         """Ten times a second: new kinds of local errors; each second the status line."""
         totals = engine.totals()
-        for code in set(totals.locals) - self.told:
-            self.told.add(code)
+        for code in set(totals.locals) - self.reported:
+            self.reported.add(code)
             self.event('local error %s (%s): slowing down, its targets are tried again'
                        % (errno.errorcode.get(code, code), os.strerror(code)))
         now = time.monotonic()              # engine.real stands still when all is sent
@@ -8180,14 +8180,14 @@ class Progress:
             self.rates.append((now, totals.sent))
             self.console.status(self.status(engine, totals))
             if self.status_file:
-                self.tell_file(engine, totals, 'stopping' if engine.stopping else
+                self.write_status(engine, totals, 'stopping' if engine.stopping else
                                'waiting for modules' if self.waits(engine) else 'running')
 
     def waits(self, engine):
         """Whether modules are what there is to wait for."""
         return engine.desk.full() or engine.desk.crew.closed
 
-    def tell_file(self, engine, totals, state):
+    def write_status(self, engine, totals, state):
         """A line of --status; decisions that it has no room for come in the next."""
         record = self.record(engine, totals, state)
         decisions = list(itertools.islice(self.decisions, STATUS_DECISIONS))
@@ -8198,7 +8198,7 @@ class Progress:
                 self.decisions.popleft()
 
     def reckon(self, engine, totals):
-        """-> packets a second, % done and seconds left (None where that cannot be told)."""
+        """-> packets a second, % done and seconds left (None: unknown)."""
         (then, before), (now, sent) = self.rates[0], self.rates[-1]
         rate = (sent - before) / (now - then) if now > then else 0
         if not self.total:
@@ -8208,7 +8208,7 @@ class Progress:
         return rate, min(100 * done / self.total, 100), left
 
     def record(self, engine, totals, state) -> dict:
-        """What --status tells."""
+        """A line of --status."""
         rate, percent, left = self.reckon(engine, totals)
         record = {
             'time': round(time.time(), 3), 'state': state, 'reason': engine.stopping,
@@ -8280,10 +8280,10 @@ class Progress:
         self.status_file.patience_ms = STATUS_LAST_MS
         while len(self.decisions) > STATUS_DECISIONS and not self.status_file.failed:
             before = len(self.decisions)
-            self.tell_file(engine, totals, 'stopping')
+            self.write_status(engine, totals, 'stopping')
             if len(self.decisions) == before:
                 break                       # nobody takes them
-        self.tell_file(engine, totals, state)
+        self.write_status(engine, totals, state)
 
 
 STATISTICS_S = 5                # at least, between two statistics lines without -st
@@ -8303,7 +8303,7 @@ class StatusFile:
     option = '--status'
 
     def __init__(self, spec, console):
-        """A descriptor that is given as a number is taken now: files of ours get such, too."""
+        """A descriptor that is given as a number is taken now: our own files get numbers soon."""
         self.spec, self.console, self.failed, self.lost = spec, console, False, 0
         self.patience_ms, self.rest, self.fd = 0, b'', None
         self.path = '' if is_descriptor(spec) else os.path.abspath(spec)
@@ -8373,7 +8373,7 @@ def count_events(totals: Totals) -> int:
 
 # ---- metrics ----
 
-METRICS_LOOK = 1 << 16          # octets at the beginning of a file that tell whose it is
+METRICS_LOOK = 1 << 16          # octets of a file that are read to see whether it is ours
 
 
 class Metrics:
@@ -8382,10 +8382,10 @@ class Metrics:
     Workers of -w append to one file, each by a descriptor of its own; what one writes at a time
     are whole records.  In such a file time goes back by what they wait for each other.
 
-    before  of a scan that goes on: what mark() told last; None
+    before  of a scan that goes on: what mark() returned last; None
     end     of such a file: (offset behind the last whole record, its ms)
     shift   ms from the monotonic clock to times in the file: 0 until a scan goes on
-    ended   shared octet, 1 once the file cannot be written: that is told, and the scan goes on
+    ended   shared octet, 1 once the file cannot be written: a note, and the scan goes on
     """
     RECORDS = {tag: struct.Struct('=' + METRICS_TIME + body)    # = is the machine's byte order
                for tag, body in METRICS_BODY.items()}
@@ -8588,7 +8588,7 @@ class FileMeter(Meter):
         self.pool = None                # its NamedPool, from make_pool() on
         self.volleys = {}               # first socket -> Volley that is still together
         self.since = {}                 # socket -> Volley of its last connect(), if it has one
-        self.idle = []                  # volleys that ended together, in self.volleys, too
+        self.idle = []                  # those of self.volleys that ended together
         self.unrecorded = []            # ms of connects that had no answer, as was found just now
         self.ms = 0                     # time of records
         self.lapped = 0.0               # monotonic time of the last lap
@@ -8663,7 +8663,7 @@ class FileMeter(Meter):
             records, self.SENT_SIZE, self.HEAD.pack(METRICS_SENT, ms))
 
     def record_sent(self, socks, again):
-        """Connects of these are under way; again: they were before, too."""
+        """Connects of these are under way; again: they were before."""
         volley, head = self.volleys.get(socks[0]), self.HEAD.pack(METRICS_SENT, self.ms)
         if volley and volley.socks == socks:
             self.idle.remove(volley)        # else record_again() would have been called
@@ -8822,7 +8822,7 @@ Limits = collections.namedtuple('Limits', [
 
 
 def read_limits() -> Limits:
-    """What this machine allows; 0 where it does not tell."""
+    """The limits of this machine; 0 where they are unknown."""
     sysctl = '/proc/sys/'
     try:
         with open(sysctl + 'net/ipv4/ip_local_port_range') as file:
@@ -8847,7 +8847,7 @@ def raise_descriptors():
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        pass                        # then the soft limit it is; EMFILE will be told
+        pass                        # then the soft limit stays; EMFILE will be reported
 
 
 def fit_pace(pace: Pace, limits: Limits, reserve: int, warn) -> Pace:
@@ -9170,9 +9170,9 @@ def make_parser() -> argparse.ArgumentParser:
           help='append a JSON object a second to FILE, or to a descriptor by its number')
     group('-q', action='store_true', help='no progress; warnings and errors only')
     group('-d', action='store_true', help='run in the background; needs -o or --log')
-    group('--log', metavar='FILE', help='append messages to FILE; with -d results, too')
+    group('--log', metavar='FILE', help='append messages to FILE; with -d results as well')
     group = parser.add_argument_group('canary').add_argument
-    group('-c', metavar='IP', type=ip_argument, help='tell if a connect to this host fails')
+    group('-c', metavar='IP', type=ip_argument, help='report if a connect to this host fails')
     group('-cp', metavar='PORT', type=number(int, 1, PORT_MAX), default=80,
           help='its port (default: 80)')
     group('-ca', metavar='N', type=count, default=5600,
@@ -9234,7 +9234,7 @@ RULES = [Rule(*row) for row in (
 
 
 def is_given(parser, args, word) -> bool:
-    """Whether an option, or with `=value` after it, or ` value`, this value of it, was given."""
+    """Whether an option was given; `-o=value` or `-o value`: with this value."""
     option, _, wanted = word.replace('=', ' ').partition(' ')
     name = parser._option_string_actions[option].dest
     value = getattr(args, name)
@@ -9471,7 +9471,7 @@ def slurm_shard(environ):
 
 
 def check_shard(index, count, what):
-    """(shard, how many), if there is such a shard; what: that says so."""
+    """(shard, how many), if there is such a shard; what: the option or variable, for messages."""
     if not 0 <= index < count:
         raise UserError('--shard auto: %s: no shard has this number' % what)
     return index, count
@@ -9609,7 +9609,7 @@ def run(args, console, signals) -> int:
     names = Names(args.names, args.skip_unresolved, console, args.resolve, args.skip_bad)
     for option, paths in (('-xf', args.exclude), ('-f', args.f)):
         if '-' in paths:
-            tell_terminal('%s -: reading ranges' % option, console)
+            note_terminal('%s -: reading ranges' % option, console)
     with no_collections():
         exclusions = Exclusions(args.exclude, names, state and state.excluded)
         if args.pairs:
@@ -9683,7 +9683,7 @@ def rebuilt_args(kept, state):
 
 
 def option_words(action, value, refuse) -> 'list[str]':
-    """An option of the parser and the value that was kept of it -> words."""
+    """An option of the parser and the value kept for it -> words."""
     option = action.option_strings[0]
     if value == action.default and type(value) is type(action.default):
         return []
@@ -9809,7 +9809,7 @@ def keeps_ports(args) -> bool:
 NO_MEMORY = 'out of memory: lower -mt, -w or -m, or raise the limit (ulimit -v)'
 STACK_DEFAULT = 1 << 23             # octets, where the limit of the stack does not say
 MEMORY_SPARE = 1 << 22              # octets: a thread that finds no memory for its first steps
-                                    # never tells that it runs, and Thread.start() waits for ever
+                                    # never reports that it runs: Thread.start() waits for ever
 
 
 def check_memory(args):
@@ -9853,7 +9853,7 @@ def make_crew(args, console, sink, modules, options) -> Crew:
     return crew
 
 
-def tell_terminal(what, console):
+def note_terminal(what, console):
     """Whoever typed a command without input learns what it waits for."""
     if sys.stdin and sys.stdin.isatty():
         console.note(what + ' from the terminal; Ctrl-D ends them')
@@ -9865,7 +9865,7 @@ def pass_results(args, console, signals, modules, options) -> int:
         raise UserError('-x: standard input is closed: ip:port lines were expected')
     check_memory(args)
     excluded = load_all(args.exclude, '-xf', Names({}, False, console, args.resolve))
-    tell_terminal('-x: reading ip:port lines', console)
+    note_terminal('-x: reading ip:port lines', console)
     sink = make_sink(args, console)
     sink.start()
     crew = make_crew(args, console, sink, modules, options)
@@ -9894,7 +9894,7 @@ def pass_results(args, console, signals, modules, options) -> int:
         signals.wind_up = lambda reason: None
         crew.close()
         sink.close()
-        tell_end(console, crew, '')
+        print_end(console, crew, '')
     if barred:
         console.progress('%s excluded' % many(barred, 'result'))
     if empty:
@@ -10168,7 +10168,7 @@ class Scan:
         if came == signal.SIGHUP and error == self.console.failed:
             error = ''                      # that terminal took no results, either
         self.progress.final(self.engine, 'stopped' if came else 'done')
-        tell_end(self.console, self.engine.desk.crew, error)
+        print_end(self.console, self.engine.desk.crew, error)
         if error:
             return 1
         return 128 + came if came else 0
@@ -10204,7 +10204,7 @@ def linger(engine):
     engine.desk.show(engine)
 
 
-def tell_end(console, crew, error):
+def print_end(console, crew, error):
     """What the user must know at the end, -q or not."""
     for name, count in crew.bugs.items():
         console.note('module %s: raised %s' % (name, many(count, 'time')))

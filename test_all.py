@@ -3699,7 +3699,7 @@ class OutputFormats(Case):
             engine.show = frozenset(show)
             for code in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES,
                          errno.EPROTO):
-                engine.tell(('10.0.0.1', code), code, None)
+                engine.report(('10.0.0.1', code), code, None)
             engine.unanswered(('10.0.0.1', 1000))
             engine.given_up(('10.0.0.1', 1001))
             self.assertEqual([each[1:] for each in told], [each for each in [
@@ -5981,7 +5981,7 @@ class MetricsWriter(Case):
         with patched(cscan.Engine, end_attempt=lambda self, sock: target):
             engine.give_up(socks[:1])
             engine.give_up(socks[1:2], True)
-        engine.tell(target, errno.ETIMEDOUT, socks[3])  # the connect() itself told so
+        engine.report(target, errno.ETIMEDOUT, socks[3])  # the connect() itself returned it
         engine.lose(target)                             # by the judge, after unanswered()
         with patched(cscan.Engine, end_attempt=lambda self, sock: ('127.0.0.1', 10)):
             engine.give_up(socks[4:])                   # the judge wants it again at once
@@ -7319,7 +7319,7 @@ class Excluding(EngineCase):
             self.assertEqual(crew.drops['-xf'], dropped)
         with self.assertRaisesRegex(OSError, 'excluded meanwhile'):
             cscan.Target('127.0.0.1', 1, '', self.exclusions).connect(100)
-        cscan.tell_end(self.console, crew, '')
+        cscan.print_end(self.console, crew, '')
         self.assertEqual(self.console.notes, ['excluded meanwhile (-xf): dropped 2 results'])
 
     def test_state_without_room(self):
@@ -7569,7 +7569,7 @@ class Status(Case):
         fill = 0
         while status.write({'x': 'y' * 1000}):
             fill += 1
-        progress.tell_file(engine, engine.totals(), 'running')
+        progress.write_status(engine, engine.totals(), 'running')
         self.assertEqual(len(reader.read().splitlines()), fill)
         progress.final(engine)
         lines = reader.read().splitlines()
@@ -10061,7 +10061,7 @@ class Talks(Case):
         each = cscan.find_module('print')._replace(name='strange', check=check)
         crew = cscan.Crew([each], {'strange': 'x'}, sink, console, 1, 9)
         cscan.drive(crew.call(each, crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
-        cscan.tell_end(console, crew, '')
+        cscan.print_end(console, crew, '')
         self.assert_line(console.notes[0], 'module strange: ', '[2J', 'x: 1 target')
         path = self.path('bad.py', b"raise ValueError('\\x1b[2J\\n')\n")
         self.assert_refused([repr(path), 'ValueError: ', '[2J'], cscan.load_modules, path)
