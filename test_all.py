@@ -8369,7 +8369,10 @@ class LongLive(Case):
         self.inside(name, sys.executable, '-c', LONG_LISTENER, '443')
         shutil.copy(os.path.join(HERE, 'cscan.py'), self.folder)
         self.path('targets.txt', b'127.1.0.0/20\n')
-        self.path('scan.sh', self.readme_block('#!/bin/sh').encode())
+        script = self.readme_block('#!/bin/sh').replace('exec python3 cscan.py -q -f',
+                                                        'exec python3 cscan.py -q -r $rate -f')
+        self.path('scan.sh', script.replace(        # time enough to kill the second one
+            'part=', 'rate=520\n[ $SLURM_ARRAY_TASK_ID = 2 ] && rate=100\npart=', 1).encode())
         client = self.slurm(name)
         wait_until(lambda: 'idle' in client('sinfo', '-h', '-o', '%T'))
         job = client('sbatch', 'scan.sh').split()[-1]
@@ -15416,6 +15419,49 @@ class Client:
         return self.stack.connections.get(self.flow)
 
 
+class StampingClient(Client):
+    """The same with timestamps and scaled windows, as Linux has them.
+
+    stamp       its clock; echo: the last of the stack's
+    """
+    stamp, echo, scale = 1, 0, 7
+
+    def frame(self, data=b'', flags=PSH | ACK, seq=None, ack=None, options=None, window=65535):
+        if options is None:
+            options = self.stamps() if not flags & SYN else self.offer()
+        return Client.frame(self, data, flags, seq, ack, options, window)
+
+    def stamps(self, age=0):
+        """The option; age: as of so many ticks ago."""
+        return unhex('0101080a') + struct.pack('!II', self.stamp - age & ONES, self.echo)
+
+    def offer(self):
+        return masscanned.TCP_MSS_OPTION.pack(2, 4, 1460) + unhex('0402080a') + struct.pack(
+            '!II', self.stamp, 0) + unhex('010303') + bytes((self.scale,))
+
+    def send(self, data=b'', flags=ACK, seq=None, ack=None, options=None, window=65535):
+        """As Client.send(); what comes has to echo what was sent last."""
+        answers = ask(self.stack, self.frame(data, flags, seq, ack, options or None, window))
+        for each in answers:
+            at = 8 if flags & SYN else 4
+            value, echo = struct.unpack_from('!II', each.options, at)
+            assert options or echo == self.stamp, 'echo'
+            self.echo = value
+        return answers
+
+
+# With timestamps and scaled windows, and as plain else as read_answer() wants it
+STAMPING = masscanned.Face(scale=0, options=(('mss',), ('sok', 'ts'), ('ws',)))
+
+
+def from_the_past(stack):
+    """-> a segment with a timestamp from before the last one, where it gets no ACK."""
+    client = StampingClient(stack)
+    client.say(GET)
+    stack.challenges = [0, NOW]
+    return client.frame(GET, options=client.stamps(1))
+
+
 def mutate(data, draw):
     """Octets with a few changed, cut out, put in, or lengths set to extremes."""
     data = bytearray(data)
@@ -15768,6 +15814,7 @@ SILENCE = [
     ('bare ACK of the handshake', with_client(lambda client: client.frame(b'', ACK)), {},
      'tcp bare ack'),
     ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp bare ack'),
+    ('timestamp of the past', from_the_past, dict(face=STAMPING), 'tcp timestamp'),
     ('data, ACK beyond', unchallenged(after_talk(GET, PSH | ACK, ack=1)), {}, 'tcp ack number'),
     ('data, ACK too old', unchallenged(after_talk(GET, PSH | ACK, ack=-65536)), {},
      'tcp ack number'),
@@ -16959,7 +17006,7 @@ class Stack(unittest.TestCase):
             for stack in stacks:
                 stack.connections, stack.counts = masscanned.Connections(), collections.Counter()
                 stack.challenges = [100, NOW]
-                conn = stack.make_conn(flow, 1000, 2000, 5, b'')
+                conn = stack.make_conn(flow, 1000, 2000, 5, b'', None)
                 stack.connections.add(flow, conn)
                 for name, value in slots.items():
                     setattr(conn, name, value)
@@ -17245,33 +17292,48 @@ class Stack(unittest.TestCase):
             self.assertEqual(parts[-1][0], [frame for frame in frames if frame in parts[-1][0]])
             self.assertEqual(sum(len(part) for part, _ in parts), len(frames))
 
-    # TTL, window, identification and fragment word, options with their octets for a link of 1500
-    FACES = [((), 64, 65535, 0x4000, unhex('020405b4')),
-             ((128, 8192, 0x4000, (2, unhex('01030308'), unhex('01010402'))),
-              128, 8192, 0x4000, unhex('020405b4 01030308 01010402')),
-             ((255, 1, 0x12340000, ()), 255, 1, 0x12340000, b''),
-             ((32, 29200, 0x4000, (unhex('0402'), 2, unhex('01030307'))),
-              32, 29200, 0x4000, unhex('0402 020405b4 01030307 0101')),
-             ((1, 0xfff0, 0, (2,) + (unhex('01010402'),) * 9), 1, 0xfff0, 0,
-              unhex('020405b4') + unhex('01010402') * 9)]
+    # Face, then what is seen of it: TTL, window, fragment word of IPv4, and options for a link of
+    # 1500 to a client that offers nothing, all, no timestamps
+    FACES = [({}, 64, 65535, 0x4000, '020405b4', '020405b4', '020405b4'),
+             (dict(ttl=128, window=(8192, ''), scale=8, options=(('mss',), ('ws',), ('sok',))),
+              128, 8192, 0x4000, '020405b4', '020405b4 01030308 01010402',
+              '020405b4 01030308 01010402'),
+             (dict(ttl=255, window=(1, ''), fragments=(0,) * 5, options=()), 255, 1, 0, '', '', ''),
+             (dict(ttl=32, window=(29200, ''), scale=7,
+                   options=(('sok', 'ts'), ('mss',), ('ws',))),
+              32, 29200, 0x4000, '020405b4', '0402 080a {} 020405b4 01030307',
+              '01010402 020405b4 01030307'),
+             (dict(scale=0, window=(60000, ''), options=(('mss',), ('ws',), ('ts',), ('sok',))),
+              64, 60000, 0x4000, '020405b4', '020405b4 01030300 0101080a {} 01010402',
+              '020405b4 01030300 01010402')]
+    # client's options: nothing, as Linux offers all, as macOS does, as Windows does
+    OFFERS = ['02040200', '02040200 0402080a 0a0b0c0d 00000000 01030307',
+              '02040200 01030306 0101080a 0a0b0c0d 00000000 0402 0000',
+              '02040200 01030308 01010402']
 
     def test_faces(self):
         """Whoever we look like: layers, short cuts and columns say the same, and what it says."""
         draw = random.Random(SEED)
-        for given, ttl, window, fragment, options in self.FACES:
-            stack = make_stack(face=masscanned.Face(*given))
-            frames = [tcp(draw.randrange(1 << 32), 0, SYN, b'', unhex('02040200'),
-                          sport=draw.randrange(65536)) for _ in range(40)]
-            layers = [each for frame in frames for each in stack.answer_ether(frame, False)]
-            self.assertEqual([each for frame in frames for each in stack.answer_frame(frame)],
-                             layers)
-            self.assertEqual(list(stack.answer_alike(frames)), layers)
-            for frame in layers:
-                self.assertEqual((frame[18:22], frame[22], frame[48:50], frame[54:]), (
-                    fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), options))
+        for given, ttl, window, fragment, *options in self.FACES:
+            options.insert(2, options[1])
+            for offer, expected in zip(self.OFFERS, options):
+                stack = make_stack(face=masscanned.Face(**given))
+                frames = [tcp(draw.randrange(1 << 32), 0, SYN, b'', unhex(offer),
+                              sport=draw.randrange(65536)) for _ in range(40)]
+                layers = [each for frame in frames for each in stack.answer_ether(frame, False)]
+                self.assertEqual([each for frame in frames for each in stack.answer_frame(frame)],
+                                 layers)
+                self.assertEqual(list(stack.answer_alike(frames)), layers)
+                stamps = masscanned.TCP_STAMPS.pack(
+                    stack.ticks + stack.face.offset(PEER4 + HOST4 + bytes(4)) & ONES, 0x0a0b0c0d)
+                expected = unhex(expected.format(stamps.hex()))
+                for frame in layers:
+                    self.assertEqual((frame[18:22], frame[22], frame[48:50], frame[54:]), (
+                        fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), expected))
             answer, = stack.answer_frame(tcp(7, 0, SYN, **V6))
             self.assertEqual((answer[21], answer[68:70], answer[74:].replace(
-                unhex('05a0'), unhex('05b4'))), (ttl, window.to_bytes(2, 'big'), options))
+                unhex('05a0'), unhex('05b4'))), (
+                    ttl, window.to_bytes(2, 'big'), unhex(options[0])))
             for frame in ping(), ping(bytes(56)):
                 answer, = stack.answer_frame(frame)
                 self.assertEqual([answer], list(stack.answer_ether(frame, False)))
@@ -17281,8 +17343,8 @@ class Stack(unittest.TestCase):
 
     def test_faces_of_conversations(self):
         """The same for what follows a SYN, and for datagrams."""
-        for given, ttl, window, fragment, _ in self.FACES:
-            quick, layers = (make_stack(face=masscanned.Face(*given)) for _ in range(2))
+        for given, ttl, window, fragment, *_ in self.FACES:
+            quick, layers = (make_stack(face=masscanned.Face(**given)) for _ in range(2))
             quick.answer_ether = None
             opening, = quick.answer_frame(tcp(7, 0, SYN))
             ack = int.from_bytes(opening[38:42], 'big') + 1
@@ -17302,6 +17364,126 @@ class Stack(unittest.TestCase):
             greeting, = quick.tick(NOW + 1)         # what no request causes looks the same
             self.assertEqual((greeting[18:22], greeting[22], greeting[48:50], greeting[54:]), (
                 fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), BANNER))
+
+    def test_odd_flags(self):
+        """Silence, or a RST (RFC 9293 s3.10.7.1) that is as scarce as any; ECN as it is asked for."""
+        rows = [(0, b'', 7), (PSH, b'abc', 10), (FIN | PSH | URG, b'', 8), (SYN | FIN, b'', 9),
+                (SYN | FIN | URG | PSH, b'a', 10), (SYN | ACK, b'', None)]
+        for where, (flags, data, ack) in itertools.product(self.WHERES, rows):
+            for own, tokens, odd in ((BOTH_OWN, 9, True), (BOTH_OWN, 0, True), ('', 9, True),
+                                     (BOTH_OWN, 9, False)):
+                stack = make_stack(own, face=masscanned.Face(odd=odd),
+                                   refusals=masscanned.Budget(tokens, 0))
+                answers = ask(stack, tcp(7, 5, flags, data, **where))
+                answers = [(each.seq, each.ack, each.flags) for each in answers]
+                self.assertEqual(answers, [(0, ack, RST | ACK)] if (
+                    odd and own and tokens and ack is not None) else [])
+        for ecn, flags in itertools.product((False, True), (SYN, SYN | ECE, SYN | CWR, SYN | ECE | CWR)):
+            answer, = ask(make_stack(face=masscanned.Face(ecn=ecn)), tcp(7, 0, flags))
+            self.assertEqual(answer.flags, SYN | ACK | (
+                ECE if ecn and flags == SYN | ECE | CWR else 0))
+        for same in False, True:
+            answer, = ask(make_stack(face=masscanned.Face(code=same)), ping(code=9))
+            self.assertEqual(answer.data[1], 9 if same else 0)
+
+    def test_personas(self):
+        """What each says of itself: SYN+ACK to who offers all, names; no other knows its numbers."""
+        offer = unhex('020405b4 0402 080a 00000001 00000000 01030307')
+        rows = [('plain', 64, 65535, r'020405b4', b'SSH-2.0-1', 'WIN-[A-Z0-5]{11}'),
+                ('linux', 64, 65160, r'020405b40402080a.{8}0{7}101030307', b'SSH-2.0-dropbear_2022.83',
+                 'SRV-[A-Z0-5]{6}'),
+                ('linux3', 64, 14480, r'020405b40402080a.{8}0{7}101030307',
+                 b'SSH-2.0-dropbear_2022.83', 'SRV-[A-Z0-5]{6}'),
+                ('windows', 128, 8192, r'020405b40103030801010402', b'SSH-2.0-OpenSSH_for_Windows_9.5',
+                 'WIN-[A-Z0-5]{11}'),
+                ('router', 64, 28960, r'020405b40402080a.{8}0{7}101030305',
+                 b'SSH-2.0-dropbear_2022.83', 'ROUTER-[A-Z0-5]{6}')]
+        self.assertEqual({row[0] for row in rows}, set(masscanned.PERSONAS))
+        for name, ttl, window, options, ssh, host_name in rows:
+            persona, seen = masscanned.load_persona(name), []
+            for number in 0, 0, 1:
+                host, secret = quiet_host(), bytes((number,)) * 32
+                host.wear(persona, masscanned.draw_from(secret, b'host'))
+                stack = make_stack(host=host, face=masscanned.Face(secret=secret, **persona.face))
+                frame, = stack.answer_frame(tcp(7, 0, SYN, b'', offer))
+                self.assertEqual((frame[22], int.from_bytes(frame[48:50], 'big')), (ttl, window))
+                self.assertRegex(frame[54:].hex(), r'\A' + options + r'\Z')
+                self.assertRegex(host.name, host_name)
+                self.assertEqual(host.server, host.name.lower().encode())
+                stream = masscanned.Stream(PEER4, HOST4, 1, 22, NOW, host)
+                self.assertEqual(stream.feed(b'SSH-2.0-x\r\n'), ssh + b'\r\n')
+                seen.append((host.name, host.guid, frame[54:]))
+            self.assertEqual(seen[0], seen[1])
+            self.assertNotEqual(seen[0][:2], seen[2][:2])
+            self.assertEqual(seen[0][2] == seen[2][2], name in ('plain', 'windows'))
+
+    BAD_PERSONAS = [
+        ('ttl 64\nttl 64', ":2: 'ttl' stands there already"), ('# no\n\nTTL 64', ":3: 'TTL' is none of"),
+        ('ttl', ":1: ttl: '' is not a number from 1 to 255"), ('ttl 0', "'0' is not a number"),
+        ('ttl 256', "'256' is not"), ('ttl +5', "'+5' is not"), ('window 0', 'octets up to 65535'),
+        ('window 65536', 'octets up to'), ('window mss*0', 'octets up to'), ('window 5 6', 'octets up to'),
+        ('scale 15', 'a number from 0 to 14'), ('options mss mss', 'each once'),
+        ('options mss ts+sok', 'where ts is the last'), ('options eol', 'some of mss'),
+        ('options ws', ': scale, and ws among the options: both or none'),
+        ('scale 7', ': scale, and ws among the options: both or none'),
+        ('ident udp', 'zero, count, flow'), ('ident arp=zero', 'syn-ack, reset'),
+        ('df tcp', 'none, or some of'), ('reset 65536', 'to 65535'), ('ecn 1', 'not yes or no'),
+        ('odd same', 'not reset or silent'), ('code reset', 'not same or zero'),
+        ('name srv', 'as in srv-{6}'), ('name srv-{13}', '15 letters at most'),
+        ('name {5}', '15 letters at most'), ('name a{0}', '15 letters at most'),
+        ('ssh OpenSSH', 'SSH-2.0- and a name without spaces'), ('ssh SSH-2.0-a b', 'without spaces'),
+        ('server ' + 81 * 'x', '80 characters'), ('server \xe9', '80 characters'),
+        ('smb Samba', 'a system, a comma, a software'), ('ntlm 6.1', 'three numbers'),
+        ('ntlm 6.1.65536', 'three numbers'),
+    ]
+
+    def test_persona_files(self):
+        """Each key is read; each mistake is one line with its place."""
+        for text, words in self.BAD_PERSONAS:
+            with self.assertRaises(masscanned.UserError) as raised:
+                masscanned.parse_persona(text, 'x')
+            self.assertRegex(str(raised.exception), '^x:')
+            self.assertIn(words, str(raised.exception))
+        text = ''.join(['%s\n' % each for each in (
+            'name a-{3} # b', 'ssh SSH-2.0-x', 'server {name}/2 # c', 'smb U, S 1', 'ntlm 1.2.3',
+            'ttl 9', 'window 9 whole', 'scale 3', 'options ws mss', 'ident icmp=flow', 'df none',
+            'reset 4', 'ecn yes', 'odd reset', 'code zero')])
+        keys = {line.split()[0] for line in text.splitlines()}
+        self.assertEqual(keys, {*masscanned.PERSONA_KEYS, *masscanned.FACE_KEYS})
+        persona = masscanned.parse_persona(text, 'x')
+        self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), dict(
+            ttl=9, window=(9, 'whole'), scale=3, options=(('ws',), ('mss',)), ecn=True, odd=True,
+            idents=('zero',) * 4 + ('flow',), fragments=(0,) * 5, reset=4, code=False)))
+        host = quiet_host()
+        host.wear(persona, host.random)
+        self.assertEqual((host.name, host.server), ('A-RRR', b'a-rrr/2'))
+        self.assertEqual(masscanned.parse_persona(masscanned.PERSONAS['plain'], 'x').face, {})
+
+    def test_identifications(self):
+        """Counted, or counted from another start for each client: alike on every path."""
+        draw = random.Random(SEED)
+        frames = [tcp(7, 0, SYN, b'', unhex('020405b4'), sport=draw.randrange(65536),
+                      src=bytes((9, 9, 9, draw.randrange(1, 255)))) for _ in range(40)]
+        for way in masscanned.ID_COUNT, masscanned.ID_FLOW:
+            given = dict(idents=(way,) * 5, secret=bytes(32))
+            one, two, three = (make_stack(face=masscanned.Face(**given)) for _ in range(3))
+            layers = [each for frame in frames for each in one.answer_ether(frame, False)]
+            self.assertEqual([each for frame in frames for each in two.answer_frame(frame)], layers)
+            self.assertEqual(list(three.answer_alike(frames)), layers)
+            for frame in frames[0], ping(), udp(QUERY), tcp(8, 9, ACK), tcp(8, 9, RST | ACK):
+                self.assertEqual(list(two.answer_frame(frame)), list(one.answer_ether(frame, False)))
+            asked = [udp(QUERY, sport, src=bytes((9, 9, 9, 1 + sport % 9))) for sport in range(40)]
+            one, two = (make_stack(face=masscanned.Face(**given), store=masscanned.Store(1))
+                        for _ in range(2))
+            for frame in asked[:3]:
+                self.assertEqual(list(one.answer_frame(frame)), list(two.answer_ether(frame, False)))
+            singly = [each for frame in asked for each in two.answer_frame(frame)]
+            self.assertEqual(list(one.answer_alike(asked)), singly)
+            found = [int.from_bytes(frame[18:20], 'big') for frame in layers]
+            steps = {after - before & 65535 for before, after in zip(found, found[1:])}
+            self.assertEqual(steps == {1}, way == masscanned.ID_COUNT)
+            for frame in layers:
+                self.assertEqual(add_up(frame[14:34]), 0xffff)
 
     def test_sums_of_zero(self):
         """RFC 1624: where a checksum of 0 is due, 0 is written; by UDP, where it is none, 0xffff."""
@@ -18207,6 +18389,93 @@ class Stack(unittest.TestCase):
             self.assertIsNotNone(talker.conn)
             self.assertEqual(sum(stack.connections.crowds.values()),
                              len(stack.connections.silent))
+
+    # ---- timestamps and scaled windows (RFC 7323) --------------------------------------
+
+    def test_timestamps(self):
+        """Ours go on with the clock, whatever somebody sets it to; the client's last is echoed."""
+        for where, port, data in itertools.product(self.WHERES, (80, 22), (GET, b'SSH-2.0-x\r\n')):
+            stack = make_stack(face=STAMPING)
+            client = StampingClient(stack, port, **where)
+            first = client.echo
+            client.stamp += 5
+            client.send(b'', ACK)
+            stack.tick(NOW + 0.1)
+            client.stamp += 5
+            answers = client.say(data)
+            self.assertTrue(answers[-1].data)
+            self.assertEqual(client.echo - first & ONES, 100)
+            self.assertEqual({len(each.options) for each in answers}, {12})
+            stack.shift(-50.25)
+            stack.tick(NOW - 50.05)
+            client.acknowledge()
+            client.say(data)
+            self.assertIn(client.echo - first & ONES, (200, 201))
+            closed = client.say(b'', FIN | ACK)
+            self.assertEqual([len(each.options) for each in closed], [12])
+            ends, = stack.end_all()
+            self.assertEqual({len(read_answer(each).options) for each in ends}, {12})
+
+    def test_timestamps_of_the_first(self):
+        """Whatever is said without a connection has them, too; what echoes none of ours is refused."""
+        for where in self.WHERES:
+            stack = make_stack(face=STAMPING, refusals=masscanned.Budget(99, 0))
+            client = StampingClient(stack, **where)
+            for frame in (client.frame(GET[9:], PSH | ACK, client.seq + 9),
+                          client.frame(b'', ACK, client.seq - 1), client.frame(b'', FIN | ACK)):
+                answer, = ask(stack, frame)
+                self.assertEqual((answer.flags & ACK, answer.options[:4].hex(), answer.options[8:]),
+                                 (ACK, '0101080a', client.stamp.to_bytes(4, 'big')))
+            for ago, taken in ((-1, False), (1, True), (600000, True), (600001, False)):
+                options = unhex('0101080a') + struct.pack('!II', 9, client.echo - ago & ONES)
+                answers = ask(stack, client.frame(GET, options=options))
+                self.assertEqual([each.flags for each in answers], [PSH | ACK if taken else RST])
+                stack.connections.drop(client.flow)
+            answers = Client.say(Client(stack, sport=7, **where), GET)      # it offered none
+            self.assertEqual([each.options for each in answers], [b''])
+
+    def test_timestamps_of_the_past(self):
+        """RFC 7323 s5.3: an old segment is not heard, gets an ACK, and ages nothing."""
+        for where, start in itertools.product(self.WHERES, (1, ONES)):
+            kind = type('Client', (StampingClient,), dict(stamp=start))
+            client = kind(make_stack(face=STAMPING), **where)
+            client.talk(GET)
+            client.stamp = client.stamp + 9 & ONES
+            client.talk(GET)
+            for age, data, flags in itertools.product((1, 9, 99999), (GET, b''), (PSH | ACK, FIN | ACK)):
+                answer, = ask(client.stack, client.frame(data, flags, options=client.stamps(age)))
+                self.assertEqual((answer.flags, answer.data, answer.ack), (ACK, b'', client.seq))
+                self.assertEqual(answer.options[8:], client.stamp.to_bytes(4, 'big'))
+            ahead = client.frame(GET, PSH | ACK, client.seq + 9, options=client.stamps(-50))
+            self.assertEqual([each.data for each in ask(client.stack, ahead)], [b''])
+            self.assertEqual(client.conn.recent, client.stamp)      # s4.3: it was not in order
+            self.assertEqual([each.data for each in Client.send(client, GET, PSH | ACK)], [KEEP])
+            self.assertEqual(client.talk(GET)[-len(KEEP):], KEEP)
+            client.send(b'', RST, None, None, client.stamps(99))    # a RST is of any age
+            self.assertIsNone(client.conn)
+
+    def test_scales(self):
+        """The client's scale comes back with its cookie, rounded down; so does its MSS."""
+        face = masscanned.Face(window=(65535, 'whole'), scale=3,
+                               options=(('mss',), ('ws',), ('sok', 'ts')))
+        for where, scale, mss in itertools.product(
+                self.WHERES, (None, 0, 1, 5, 6, 7, 8, 14, 15, 255), (64, 536, 1220, 1440)):
+            stack = make_stack(face=face)
+            offer = masscanned.TCP_MSS_OPTION.pack(2, 4, mss)
+            if scale is not None:
+                offer += unhex('010303') + bytes((scale,))
+            opening, = stack.answer_frame(tcp(7, 0, SYN, b'', offer, **where))
+            at = 54 if where else 34
+            ack = int.from_bytes(opening[at + 4:at + 8], 'big') + 1
+            room = 1440 * 45 if where else 1460 * 44
+            self.assertEqual(opening[at + 14:at + 16], room.to_bytes(2, 'big'))
+            answers = stack.answer_frame(tcp(8, ack, PSH | ACK, GET * 40, window=20, **where))
+            known = max([each for each in (0, 6, 8) if each <= (scale or 0)])
+            self.assertEqual(sum([len(each) - at - 20 for each in answers]),
+                             min(len(KEEP) * 40, 20 << known))
+            self.assertEqual(len(answers[0]) - at - 20, min(mss, 20 << known))
+            field = room if scale is None else room >> 3
+            self.assertEqual({each[at + 14:at + 16] for each in answers}, {field.to_bytes(2, 'big')})
 
     # ---- the client's window ---------------------------------------------------------
 
