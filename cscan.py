@@ -88,6 +88,26 @@ def why(error: Exception) -> str:
 
 # ---- same in compile_targets.py and cscan.py and masscanned.py ----
 
+ADDRESSES_MAX = 1 << 32
+OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
+
+
+def is_ipv6(text: str) -> bool:
+    """An address of IPv6, or a block or range of such?"""
+    if ':' not in text:
+        return False
+    try:
+        for part in text.split('-', 1):
+            address, slash, length = part.partition('/')
+            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
+            if slash and not re.fullmatch('[0-9]{1,3}', length):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
     """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
     merged = []
@@ -108,10 +128,7 @@ def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
 # ---- same in cscan.py and compile_targets.py ----
 
 TABLE = struct.Struct('<III')       # .csw, .csp header: num max_idx mask; then num u32 pairs
-ADDRESSES_MAX = 1 << 32
 PORT_MAX = 65535
-OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
-QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
 RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
 SPREAD = re.compile(r'(?:{0}(?:-{0})?|\*)(?:\.(?:{0}(?:-{0})?|\*)){{3}}'.format(OCTET))
 SPREAD_MAX = 1 << 16                # ranges that one a.b.*.c-d may stand for
@@ -213,21 +230,6 @@ def parse_spread(text: str, where: str) -> 'list[tuple[int, int]]':
         heads = [head << 8 | octet for head in heads for octet in range(low, high + 1)]
     return [((head << 8 | last_low) * size, ((head << 8 | last_high) + 1) * size - 1)
             for head in heads]
-
-
-def is_ipv6(text: str) -> bool:
-    """An address of IPv6, or a block or range of such?"""
-    if ':' not in text:
-        return False
-    try:
-        for part in text.split('-', 1):
-            address, slash, length = part.partition('/')
-            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
-            if slash and not re.fullmatch('[0-9]{1,3}', length):
-                return False
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def is_prefix(value) -> bool:

@@ -343,6 +343,26 @@ class Addresses:
 
 # ---- same in compile_targets.py and cscan.py and masscanned.py ----
 
+ADDRESSES_MAX = 1 << 32
+OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
+
+
+def is_ipv6(text: str) -> bool:
+    """An address of IPv6, or a block or range of such?"""
+    if ':' not in text:
+        return False
+    try:
+        for part in text.split('-', 1):
+            address, slash, length = part.partition('/')
+            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
+            if slash and not re.fullmatch('[0-9]{1,3}', length):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
     """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
     merged = []
@@ -7164,6 +7184,399 @@ def metrics_text(counts, begun) -> str:
 def metrics_label(name, value) -> str:
     """-> {name="value"}."""
     return '{%s="%s"}' % (name, value.translate(METRICS_LABELS))
+# ---- databases ----
+
+# ---- same in compile_targets.py and masscanned.py ----
+
+# GeoLite2-ASN-Blocks-IPv4.csv        network,autonomous_system_number,...organization
+# GeoLite2-Country-Blocks-IPv4.csv    network,geoname_id,registered_country_geoname_id,...
+# GeoLite2-Country-Locations-en.csv   geoname_id,...,country_iso_code,country_name,...
+# iptoasn ip2asn-v4.tsv               first, last, AS number (0 = not routed), country, name
+# iptoasn ip2country-v4.tsv           first, last, country
+# DB-IP dbip-country-lite-*.csv       first, last, country; -asn-: first, last, AS number, name;
+#                                     -city-: first, last, continent, country, region, ...
+# IP2Location IP2LOCATION-LITE-DB1.CSV     first, last as numbers, country, name of it, ...;
+#                                     -ASN: first, last as numbers, network, AS number, name
+# RIR delegated-NAME-extended-latest  registry|country|ipv4|first|how many|date|status, among rows
+#                                     of other types, a head and sums
+
+REMARKS_MAX = 10000                 # lines with # at the beginning
+LINE_MAX = 1 << 16                  # characters; a longer line is no row of any of these
+GZIP_MAGIC, ZIP_MAGIC = b'\x1f\x8b', b'PK\x03\x04'
+HOSTS = {str(length): (1 << 32 - length) - 1 for length in range(33)}       # '24': 255
+AS_MAX = (1 << 32) - 1              # RFC 6793
+AS_NUMBER, AS_NAME = 'autonomous_system_number', 'autonomous_system_organization'
+AS_COLUMNS = (AS_NUMBER, 'asn', 'as_number'), (AS_NAME, 'name', 'as_name')
+NO_COUNTRY = '', '-', 'NONE', 'UNKNOWN', 'ZZ'
+
+
+def parse_block(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of a CSV, network first -> (first, last); host bits are cleared."""
+    address, _, length = row[0].partition('/')
+    hosts = HOSTS[length]
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, address), 'big')
+    return first & ~hosts, first | hosts
+
+
+def parse_ends(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of a TSV, first and last address first -> (first, last)."""
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, row[0]), 'big')
+    last = int.from_bytes(socket.inet_pton(socket.AF_INET, row[1]), 'big')
+    if last < first:
+        raise ValueError
+    return first, last
+
+
+def parse_numbered(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of IP2Location, first and last address as numbers first -> (first, last)."""
+    first, last = int(row[0]), int(row[1])
+    if not 0 <= first <= last < ADDRESSES_MAX:
+        raise ValueError
+    return first, last
+
+
+def parse_delegated(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of an RIR's file -> (first, last)."""
+    if row[2] != 'ipv4':
+        raise ValueError
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, row[3]), 'big')
+    last = first + int(row[4]) - 1
+    if not first <= last < ADDRESSES_MAX:
+        raise ValueError
+    return first, last
+
+
+def has_ipv6(row: 'list[str]', count: int) -> bool:
+    """Are the first fields addresses or networks of IPv6?"""
+    return len(row) >= count and all(is_ipv6(text) and '-' not in text and '%' not in text
+                                     for text in row[:count])
+
+
+def is_wide_number(row: 'list[str]') -> bool:
+    """Does IP2Location's row have an address beyond those of IPv4?"""
+    return (len(row) > 1 and all(re.fullmatch('[0-9]{1,39}', text) for text in row[:2])
+            and int(row[1]) >= ADDRESSES_MAX)
+
+
+def is_no_delegation(row: 'list[str]') -> bool:
+    """Is a row of an RIR's file its head, a sum, or of another type than ipv4?"""
+    return len(row) > 5 and (bool(re.fullmatch(r'[0-9.]+', row[0])) or row[1] == '*'
+                             or row[2] in ('ipv6', 'asn'))
+
+
+Form = collections.namedtuple('Form', [
+    'kind',         # what such a file is, for messages
+    'parse',        # row -> (first, last)
+    'other',        # row -> True if it is well-formed and not of IPv4
+    'expected',     # what a row is to be, for messages
+    'number', 'name', 'code'])      # columns: AS number, its name, country; None: not there
+
+BLOCK_ROWS = (parse_block, lambda row: has_ipv6(row, 1), 'a network, a.b.c.d/length')
+TSV_ROWS = (parse_ends, lambda row: has_ipv6(row, 2), 'first and last address, a tab between')
+DBIP_ROWS = (parse_ends, lambda row: has_ipv6(row, 2), 'first and last address, a comma between')
+NUMBER_ROWS = (parse_numbered, is_wide_number, 'first and last address as numbers')
+RIR_ROWS = (parse_delegated, is_no_delegation, 'registry|country|ipv4|first address|how many|...')
+GEOLITE = Form('networks by AS', *BLOCK_ROWS, 1, 2, None)
+IPTOASN = Form("iptoasn's networks by AS and country", *TSV_ROWS, 2, 4, 3)
+IPTOCOUNTRY = Form("iptoasn's networks by country", *TSV_ROWS, None, None, 2)
+DBIP_AS = Form("DB-IP's networks by AS", *DBIP_ROWS, 2, 3, None)
+DBIP_COUNTRY = Form("DB-IP's networks by country", *DBIP_ROWS, None, None, 2)
+DBIP_CITY = Form("DB-IP's networks by city", *DBIP_ROWS, None, None, 3)
+IP2LOCATION_AS = Form("IP2Location's networks by AS", *NUMBER_ROWS, 3, 4, None)
+IP2LOCATION = Form("IP2Location's networks by country", *NUMBER_ROWS, None, None, 2)
+DELEGATED = Form("an RIR's delegated file, networks by country", *RIR_ROWS, None, None, 1)
+CONTINENTS = 'AF', 'AN', 'AS', 'EU', 'NA', 'OC', 'SA', 'ZZ'
+
+
+def find_form(row: 'list[str]', delimiter: str) -> Form:
+    """First row of a database without a header -> its form."""
+    if delimiter == '|':
+        return DELEGATED
+    if delimiter == '\t':
+        return IPTOASN if len(row) > 3 else IPTOCOUNTRY
+    if len(row) > 2 and re.fullmatch('[0-9]+', row[0]) and re.fullmatch('[0-9]+', row[1]):
+        return IP2LOCATION_AS if '/' in row[2] else IP2LOCATION
+    if len(row) > 2 and (has_ipv6(row, 2) or all(re.fullmatch(QUAD, text) for text in row[:2])):
+        if re.fullmatch('[0-9]*', row[2]):
+            return DBIP_AS
+        return DBIP_CITY if len(row) > 5 and row[2] in CONTINENTS else DBIP_COUNTRY
+    return GEOLITE
+
+
+def open_text(file, path: str):
+    """A binary file, gzipped or not -> its text; raises OSError, UserError."""
+    import gzip                                 # late, likewise
+    import io
+    magic = file.peek(len(ZIP_MAGIC))
+    if magic.startswith(ZIP_MAGIC):
+        raise UserError('%r: a zip archive: unpack it, the files in it are wanted' % path)
+    if magic.startswith(GZIP_MAGIC):
+        file = io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 17)      # type: ignore
+    return io.TextIOWrapper(file, 'utf-8-sig', 'replace', newline='')
+
+
+class Database:
+    """A database of networks: iterate for (first, last, row) of its IPv4 networks.
+
+    path    '-' = standard input
+    name    of the file in messages
+    delimiter  of fields, as the first line that is no comment has it
+    header  {name of a column, lower case: its index}; empty if a network is in the first row
+    form    Form, told by the first row
+    line    on which the row read last ends
+    rows    of IPv4 networks, so far
+    ipv6    rows passed over, so far
+    unrouted  rows of IPv4 networks of no AS, so far
+    """
+
+    def __init__(self, path):
+        self.path, self.name = path, 'standard input' if path == '-' else path
+        self.line, self.rows, self.ipv6, self.unrouted = 0, 0, 0, 0
+        lines = self.read_lines()
+        head = [next(lines, '')]
+        while head[-1].startswith('#') and len(head) < REMARKS_MAX:
+            head.append(next(lines, ''))
+        first_line = head[-1]
+        self.check_kind(first_line)
+        found = re.search('[\t|]', first_line)
+        self.delimiter = found.group() if found else ','
+        rows = self.read_rows(itertools.chain(head, lines))
+        first_rows = list(itertools.islice(rows, 1))
+        self.header = {}
+        self.form = find_form(first_rows[0] if first_rows else [], self.delimiter)
+        if self.delimiter != '|' and first_rows and not re.search('[0-9]', first_rows[0][0]):
+            self.header = {name.strip().lower(): at for at, name in enumerate(first_rows.pop())}
+        self.all_rows = itertools.chain(first_rows, rows)
+
+    def where(self):
+        return '%s:%d' % (self.name, self.line)
+
+    def read_lines(self):
+        """Lines of the file; whatever goes wrong with it names it."""
+        try:
+            with open('/dev/stdin' if self.path == '-' else self.path, 'rb') as file:
+                with open_text(file, self.path) as text:
+                    yield from iter(lambda: text.readline(LINE_MAX), '')
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError('%r: %s' % (self.name, why(error))) from None
+
+    def check_kind(self, line):
+        """Raises UserError for what is no text of rows, by its first line."""
+        kind = ''
+        if '\0' in line:
+            kind = 'binary, such as .mmdb or .csw'
+            if 'ustar' in line:
+                kind = 'a tar archive: unpack it'
+        elif line.lstrip()[:1] in ('{', '['):
+            kind = 'JSON'
+        elif line.lstrip()[:1] == '<':
+            kind = 'HTML or XML'
+        if kind:
+            raise UserError('%r: %s; CSV, TSV or an RIR\'s delegated file was expected'
+                            % (self.name, kind))
+
+    def read_rows(self, lines):
+        """Rows that hold anything; a quote that does not end is told where it begins."""
+        import csv                              # late: few runs need it
+        style = {'strict': True} if self.delimiter == ',' else {
+            'delimiter': self.delimiter, 'quoting': csv.QUOTE_NONE}
+        reader = csv.reader(lines, **style)
+        try:
+            for row in reader:
+                self.line = reader.line_num
+                if row and not row[0].startswith('#'):
+                    yield row
+        except csv.Error as error:
+            raise UserError('%s:%d: %s' % (self.name, self.line + 1, error)) from None
+
+    def columns(self, *choices):
+        """Indexes of columns, each by the first of its names that the header has."""
+        found = [[self.header[name] for name in names if name in self.header] for names in choices]
+        for names, indexes in zip(choices, found):
+            if not indexes:
+                raise UserError('%s:1: %r: a header with the column %s was expected' % (
+                    self.name, ','.join(self.header)[:80], names[0]))
+        return [indexes[0] for indexes in found]
+
+    def as_columns(self):
+        """Indexes of the columns with number and name of the AS; raises UserError without."""
+        if self.header:
+            if 'geoname_id' in self.header:
+                raise UserError('%s:1: GeoLite2\'s %s: it has no AS; --country-db takes it' % (
+                    self.name, 'locations' if 'country_iso_code' in self.header else
+                    'networks by country'))
+            return self.columns(*AS_COLUMNS)
+        if self.form.number is None:
+            raise UserError('%s: %s: it has no AS; --country-db takes it'
+                            % (self.name, self.form.kind))
+        return self.form.number, self.form.name
+
+    def __iter__(self):
+        parse = self.form.parse
+        for row in self.all_rows:
+            try:
+                first, last = parse(row)
+            except (IndexError, KeyError, OSError, ValueError):
+                self.pass_over(row)
+                continue
+            self.rows += 1
+            yield first, last, row
+        if not self.rows:
+            raise UserError('%r: no networks of IPv4, %d of IPv6' % (self.name, self.ipv6))
+
+    def pass_over(self, row):
+        """Count a row of IPv6, pass over what else has a place there; raises UserError."""
+        if not self.form.other(row):
+            raise UserError('%s: %r: not %s' % (
+                self.where(), self.delimiter.join(row)[:60], self.form.expected)) from None
+        if self.form is not DELEGATED or (row[2] == 'ipv6' and row[1] != '*'):
+            self.ipv6 += 1
+
+    def short(self):
+        """The error for a row that ends before a column that is needed."""
+        return UserError('%s: the row ends too early' % self.where())
+
+    def summary(self):
+        """What was read, in words."""
+        parts = (self.rows, 'networks'), (self.unrouted, 'not routed'), (
+            self.ipv6, 'of IPv6 passed over')
+        return '%s: %s' % (self.name, ', '.join('%d %s' % part for part in parts if part[0]))
+
+
+# Ranges of a database are kept as one int each, of 48 bytes where a tuple of ints takes 136:
+# first address << 64 | last << 32 | number (of the AS, or 0).  So sorting is by first address.
+
+def add_span(spans: 'list[int]', first: int, last: int, number: int):
+    """Append a range, or let the one before grow if it is of the same number and touches."""
+    if spans:
+        before = spans[-1]
+        if before & AS_MAX == number and (before >> 32 & AS_MAX) + 1 == first:
+            spans[-1] = before + (last - first + 1 << 32)
+            return
+    spans.append(first << 64 | last << 32 | number)
+
+
+def parse_as(text: str, database: Database) -> int:
+    """AS number of a row, '' and '-' = 0 -> int."""
+    try:
+        number = int('0' if text in ('', '-') else text) if len(text) <= 10 else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= AS_MAX:
+        raise UserError('%s: %r: an AS number was expected' % (database.where(), text[:40]))
+    return number
+
+
+def read_locations(path: str) -> 'dict[str, str]':
+    """GeoLite2's locations -> {geoname_id: country code, '' = none}."""
+    database, codes = Database(path), {}
+    id_at, code_at = database.columns(('geoname_id',), ('country_iso_code',))
+    try:
+        for row in database.all_rows:
+            codes[row[id_at]] = row[code_at].upper()
+    except IndexError:
+        raise database.short() from None
+    return codes
+
+
+def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code or '') of a database's networks.
+
+    codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
+           is where it is used (geoname_id), or else where it is registered
+    """
+    code_at = database.form.code
+    if code_at is not None:
+        for first, last, row in database:
+            yield first, last, row[code_at].upper()
+        return
+    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
+    for first, last, row in database:
+        place = row[used_at] or row[registered_at]
+        if place and place not in codes:
+            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
+        yield first, last, codes[place] if place else ''
+
+
+def check_has_countries(database: Database):
+    """Raises UserError for a file of networks without countries, naming it as what it is."""
+    kind = ''
+    if 'country_iso_code' in database.header:
+        kind = "GeoLite2's locations: BLOCKS was expected first"
+    elif AS_NUMBER in database.header or (not database.header and database.form.code is None
+                                          and database.form.number is not None):
+        kind = '%s: it has no countries; --as-db takes it' % database.form.kind
+    if kind:
+        raise UserError('%s: %s' % (database.name, kind))
+
+# ---- end of same in compile_targets.py and masscanned.py ----
+
+
+class Origins:
+    """Databases -> country and AS of an address of IPv4.
+
+    places      ranges of --country-db, sorted ints as of add_span(): the number is one of codes
+    networks    ranges of --as-db, likewise: that of the AS; names: {AS number: name}
+    """
+
+    def __init__(self, countries, networks):
+        self.places, self.codes, self.networks, self.names = [], [], [], {}
+        if countries:
+            self.read_countries(countries)
+        for path in networks:
+            self.read_networks(Database(path))
+        self.places.sort()
+        self.networks.sort()
+
+    def read_countries(self, paths):
+        """BLOCKS and LOCATIONS of GeoLite2, or one file of another maker."""
+        database, numbers = Database(paths[0]), {}
+        check_has_countries(database)
+        if (database.form.code is None) != (len(paths) == 2):
+            raise UserError('--country-db: %r: %s' % (
+                paths[0], 'LOCATIONS was expected, too, the CSV with country_iso_code'
+                if database.form.code is None else '%s needs no second file' % database.form.kind))
+        codes = read_locations(paths[1]) if paths[1:] else {}
+        try:
+            for first, last, code in row_countries(database, codes, paths[-1]):
+                if code not in NO_COUNTRY:
+                    add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
+        except IndexError:
+            raise database.short() from None
+        self.codes = list(numbers)
+
+    def read_networks(self, database):
+        """A file of networks by AS."""
+        number_at, name_at = database.as_columns()
+        try:
+            for first, last, row in database:
+                number = parse_as(row[number_at], database)
+                if number:
+                    add_span(self.networks, first, last, number)
+                    self.names.setdefault(number, row[name_at])
+        except IndexError:
+            raise database.short() from None
+
+    def find(self, address) -> 'tuple[str, str]':
+        """Text of an address -> code of its country, number and name of its AS; '': unknown."""
+        try:
+            ip = from_octets(socket.inet_pton(socket.AF_INET, address), 'big')
+        except (OSError, ValueError):
+            return '', ''
+        place, network = find_span(self.places, ip), find_span(self.networks, ip)
+        return ('' if place is None else self.codes[place],
+                '' if network is None else 'AS%d %s' % (network, self.names[network]))
+
+
+def find_span(spans, ip) -> 'int | None':
+    """Sorted ints as of add_span(), an address -> the number of its range; None: it has none."""
+    at = bisect.bisect(spans, (ip + 1 << 64) - 1)
+    if at and spans[at - 1] >> 32 & AS_MAX >= ip:
+        return spans[at - 1] & AS_MAX
+    return None
+
+
+
 # ---- report ----
 
 TALLY_MAX = 10000               # names of a table that are counted
@@ -7224,6 +7637,7 @@ class Report:
     visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
     met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
+    origins     Origins; None: no database is given
     """
     # Title, columns in front of the number
     TABLES = (
@@ -7234,7 +7648,8 @@ class Report:
         ('TLS fingerprints', ('ja3', 'ja4')), ('SSH fingerprints', ('hassh', 'software')),
         ('SYN signatures', ('signature',)), ('Sensors', ('sensor',)))
 
-    def __init__(self):
+    def __init__(self, origins=None):
+        self.origins = origins
         self.tables = {title: Frequent() for title, _ in self.TABLES}
         self.visitors, self.hours, self.payloads = {}, Frequent(), {}
         self.events = self.damaged = self.visits = self.unnamed = 0
@@ -7382,10 +7797,24 @@ class Report:
         order = sorted(self.visitors.items(), key=lambda each: (-each[1].visits, each[0]))[:most]
         return [(source,) + visitor.row() + (visitor.visits,) for source, visitor in order]
 
+    def origin_rows(self, place, most) -> 'list[tuple]':
+        """-> how many visits came from each country, or AS: 0 or 1."""
+        counts = collections.Counter()
+        for source, visitor in self.visitors.items():
+            counts[self.origins.find(source)[place] or 'unknown'] += visitor.visits
+        return sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:most]
+
     def all_tables(self, most):
         """Yield (title, columns, rows)."""
-        yield 'Sources', ('source', 'packets', 'first', 'last', 'tools', 'ports', 'protocols',
-                          'visits'), self.visitor_rows(most)
+        columns = 'packets', 'first', 'last', 'tools', 'ports', 'protocols', 'visits'
+        rows = self.visitor_rows(most)
+        if self.origins:
+            columns = ('country', 'AS') + columns
+            rows = [row[:1] + self.origins.find(row[0]) + row[1:] for row in rows]
+        yield 'Sources', ('source',) + columns, rows
+        if self.origins:
+            yield 'Countries', ('country', 'visits'), self.origin_rows(0, most)
+            yield 'Networks', ('AS', 'visits'), self.origin_rows(1, most)
         for title, columns in self.TABLES:
             yield title, columns + ('count',), self.rows(title, most)
 
@@ -7426,7 +7855,7 @@ def report_summary(report) -> str:
             lines.append('%-12s %9d  %.56s' % (title if not place else '', row[-1], text))
     for place, row in enumerate(report.visitor_rows(SUMMARY_ROWS)):
         lines.append('%-12s %9d  %.56s' % ('Sources' if not place else '', row[-1], printable(
-            '%s %s' % (row[0], row[4]))))
+            ' '.join((row[0], row[4]) + (report.origins.find(row[0]) if report.origins else ())))))
     return '\n'.join(lines) + '\n'
 
 
@@ -7470,7 +7899,8 @@ def report_page(report) -> str:
     def cell(value, column):
         if isinstance(value, int):
             return '<td class="n">%s</td>' % format(value, ',')
-        short = column in ('first', 'last', 'source', 'port', 'ports', 'tools', 'protocols')
+        short = column in ('first', 'last', 'source', 'country', 'port', 'ports', 'tools',
+                           'protocols')
         return '<td%s>%s</td>' % (' class="t"' if short else '', text(value))
 
     def table(title, columns, rows):
@@ -7541,7 +7971,8 @@ def open_private(path):
 def make_report(args) -> int:
     """--report -> exit status: read the files, print the summary, write what is asked for."""
     import json
-    report = Report()
+    wanted = args.country_db or args.as_db
+    report = Report(Origins(args.country_db, args.as_db) if wanted else None)
     for path in args.report:
         try:
             with open_events(path) as file:
@@ -9499,6 +9930,11 @@ def make_parser() -> argparse.ArgumentParser:
           help='read files of --events, also .gz, - is standard input; print a summary and exit; '
                'with -o FILE write a page of HTML as well')
     group('--csv', metavar='DIR', action=Once, help='write its tables there')
+    group('--country-db', metavar=('BLOCKS', 'LOCATIONS'), nargs='+', action=Once,
+          help="with the countries of the sources: both CSV files of GeoLite2, or one file of "
+               "another maker, as compile_targets.py reads them")
+    group('--as-db', metavar='FILE', action='append', default=[],
+          help='and with their AS; may be repeated')
     group = parser.add_argument_group('process').add_argument
     group('--workers', metavar='N', action=Once, type=workers_argument, default=1,
           help='processes that share the interface, or auto (default: 1)')
@@ -9613,6 +10049,10 @@ def check_options(parser, args):
     """What argparse cannot say."""
     if args.csv is not None and not args.report:
         parser.error('--csv is for --report')
+    if (args.country_db or args.as_db) and not args.report:
+        parser.error('--country-db and --as-db are for --report')
+    if len(args.country_db or ()) > 2:
+        parser.error('--country-db %s: two files at most' % ' '.join(args.country_db))
     if args.report and (args.iface or args.tap):
         parser.error('--report and %s: one of them' % ('--iface' if args.iface else '--tap'))
     if args.protocols is not None or args.report:

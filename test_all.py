@@ -116,7 +116,7 @@ STANDARD = {                                # file: modules it may import
                  'socket', 'ssl', 'stat', 'struct', 'sys', 'tempfile', 'textwrap', 'threading',
                  'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'binascii', 'bisect', 'calendar', 'codecs', 'collections',
-                      'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html',
+                      'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html', 'io',
                       'ipaddress', 'itertools', 'json', 'math', 'mmap', 'operator', 'os', 'pwd',
                       're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
                       'tempfile', 'time', 'warnings', 'zlib'},
@@ -21638,6 +21638,45 @@ class Reports(Case):
         self.assertFalse(re.search(r'[^\r\n -~]', told))
         self.assertEqual(len(os.listdir(self.path('tables'))), 14)
 
+    BLOCKS = ('network,geoname_id,registered_country_geoname_id\n'
+              '192.0.2.0/31,7,\n192.0.2.2/32,,8\n2001:db8::/32,7,\n')
+    LOCATIONS = 'geoname_id,country_iso_code\n7,PL\n8,de\n'
+    NETWORKS = '192.0.2.0\t192.0.2.1\t64500\tPL\tONE <b>\n192.0.2.2\t192.0.2.2\t0\tNone\tNot routed\n'
+
+    def test_origins(self):
+        """Sources have their country and AS, and both have tables of their own."""
+        data = '\n'.join(self.lines()).encode('latin-1') + b'\n'
+        args = [self.path('a.json', data), '-o', self.path('page'), '--csv', self.path('tables'),
+                '--as-db', self.path('as.tsv', self.NETWORKS.encode())]
+        blocks, places = (self.path(name, text.encode()) for name, text in (
+            ('blocks', self.BLOCKS), ('places', self.LOCATIONS)))
+        other = self.path('other', b'192.0.2.0,192.0.2.1,PL\n192.0.2.2,192.0.2.255,DE\n')
+        for countries in [blocks, places], [other]:
+            status, text = self.report(*args, '--country-db', *countries)
+            self.assertEqual(status, 0)
+            self.assertIn('192.0.2.1 zmap PL AS64500 ONE <b>\n', text)
+            for name, told in (
+                    ('sources', ['192.0.2.1,PL,AS64500 ONE <b>,6,', '192.0.2.2,DE,,70,']),
+                    ('countries', ['PL,2\r\n', 'DE,1\r\n']),
+                    ('networks', ['AS64500 ONE <b>,2\r\n', 'unknown,1\r\n'])):
+                with open(os.path.join(self.path('tables'), name + '.csv'), newline='') as file:
+                    lines = file.readlines()[1:]
+                self.assertEqual([line[:len(start)] for line, start in zip(lines, told)], told)
+            with open(self.path('page'), encoding='utf-8') as file:
+                self.assertIn('<bdi>AS64500 ONE &lt;b&gt;</bdi>', file.read())
+        for more, words in (([blocks], 'LOCATIONS was expected'),
+                            ([other, places], 'networks by country needs no second file'),
+                            ([args[-1], places], 'needs no second file'),
+                            ([self.path('none')], 'No such file')):
+            said = []
+            with patched(masscanned, say=said.append):
+                self.assertEqual(self.report(args[0], '--country-db', *more)[0], 1)
+            self.assertIn(words, said[0])
+        origins = masscanned.Origins([other], [])
+        for address in '192.0.1.255', '192.0.3.0', '2001:db8::1', 'x\0', '':
+            self.assertEqual(origins.find(address), ('', ''))
+        self.assertEqual(masscanned.Origins([], []).find('192.0.2.1'), ('', ''))
+
     def test_requests(self):
         """A request in few words."""
         for kind, about, words in (
@@ -23648,6 +23687,9 @@ class ResponderCli(Case):
         ('bad format', ['-i', 'nope0', '--format', 'xml'], 2, ['--format', 'xml']),
         ('rotate what', ['-i', 'nope0', '--rotate', '1M'], 2, ['--rotate', '-o']),
         ('csv of what', ['-i', 'nope0', '--csv', 'x'], 2, ['--csv is for --report']),
+        ('country of what', ['-i', 'nope0', '--country-db', 'x'], 2, ['--as-db are for --report']),
+        ('AS of what', ['-i', 'nope0', '--as-db', 'x'], 2, ['--as-db are for --report']),
+        ('three files', ['--report', 'x', '--country-db', 'a', 'b', 'c'], 2, ['a b c: two files']),
         ('report and -i', ['-i', 'nope0', '--report', 'x'], 2, ['--report and --iface']),
         ('rotate metrics', ['-i', 'nope0', '--metrics', 'x', '--rotate', '1M'], 2, ['--rotate is']),
         ('metrics nowhere', ['-i', 'nope0', '--metrics', '/nowhere/x'], 1, ['/nowhere/x: No such']),
