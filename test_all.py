@@ -3442,6 +3442,233 @@ class Page(Case):
                           for (a, b), (c, d) in zip(cells, cells[1:])}, {1})
 
 
+class Differences(Case):
+    """cba_reader.py --diff."""
+
+    @staticmethod
+    def found(made, target, *facts, der=None):
+        """Add an open port, and what banner wrote of it: (name of the code, value)."""
+        codes = {name: code for code, name in cba_reader.CODES['banner'].items()}
+        made.head(1, '').event(1, CBA_STR, 0, target)
+        if facts or der:
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://' + target)
+        for name, value in facts:
+            made.event(1, CBA_STR, codes[name], value)
+        if der:
+            made.begin(1, CBA_DATA, codes['CERTIFICATE']).chunk(1, der).end(1)
+        return made
+
+    @staticmethod
+    def closed(made, target, state='refused'):
+        """Add a port that --show has kept."""
+        made.head(0, 'state').event(0, CBA_STR, 0, target).event(0, CBA_STR, 1, state)
+        return made.event(0, CBA_STR, 2, state)
+
+    def diff(self, old, new, *args):
+        """Two Mades -> lines; the summary is in self.err."""
+        status, out, self.err = call(cba_reader.main, [
+            '--diff', self.path('old.cba', old.data), self.path('new.cba', new.data), *args])
+        self.assertEqual(status, 0, self.err)
+        return out.splitlines()
+
+    SERVER = ('SERVICE', 'http'), ('PRODUCT', 'nginx')
+    # What the old scan found of a port, and the new one; the line
+    FACTS = [
+        ([], [], ''),
+        ([], SERVER, ''),
+        ([('BANNER', 'SSH-2.0-a')], [('BANNER', 'SSH-2.0-a')], ''),
+        ([('BANNER', 'SSH-2.0-a\r\n')], [('BANNER', 'SSH-2.0-\x1b[2Jb')], ''),     # no text
+        ([('BANNER', 'SSH-2.0-a\r\n')], [('BANNER', 'SSH-2.0-b\r\n')],
+         'changed 1.2.3.4:80 banner: SSH-2.0-a -> SSH-2.0-b'),
+        ([('BANNER', '220 a ESMTP Sat, 21 Nov 2026 10:30:00 +0000')],
+         [('BANNER', '220 a ESMTP Sun, 22 Nov 2026 11:31:02 +0000')], ''),
+        ([('BANNER', '+OK <123.456@a.example>')], [('BANNER', '+OK <789.1@a.example>')], ''),
+        ([('BANNER', 'HTTP/1.1 200 OK\r\nDate: 1')], [('BANNER', 'HTTP/1.1 200 OK\r\nDate: 2')], ''),
+        (SERVER + (('VERSION', '1.2'),), SERVER + (('VERSION', '1.3'),),
+         'changed 1.2.3.4:80 version: 1.2 -> 1.3'),
+        (SERVER + (('VERSION', '1.2'),), SERVER, 'changed 1.2.3.4:80 version: 1.2 -> none'),
+        (SERVER + (('BANNER', 'a'),), SERVER + (('BANNER', 'b'),), ''),
+        ([('BANNER', 'HTTP/1.1 200 OK')], SERVER + (('BANNER', 'HTTP/1.1 200 OK'),), ''),
+        (SERVER + (('TITLE', 'A\x1b'),), SERVER + (('TITLE', 'B'), ('HTTP_STATUS', '404')),
+         'changed 1.2.3.4:80 title: A\\x1b -> B; http_status: none -> 404'),
+        ([('SERVICE', 'http')], [('SERVICE', 'ssh')], 'changed 1.2.3.4:80 service: http -> ssh'),
+        (SERVER + (('LOCATION', 'a'),), SERVER + (('LOCATION', 'b'),), '')]
+
+    def test_facts(self):
+        """What may differ each time is no change."""
+        for old, new, line in self.FACTS:
+            with self.subTest(old=old, new=new):
+                self.assertEqual(self.diff(self.found(Made(), '1.2.3.4:80', *old),
+                                           self.found(Made(), '1.2.3.4:80', *new)),
+                                 [line] if line else [])
+                self.assertIn('0 new, 0 gone, 0 not asked, %d changed, %d same' % (
+                    bool(line), not line), self.err)
+
+    NET, PORT = '1.2.3.0-1.2.3.255', '1.2.3.4:80'
+    # Changes of scoped() for the new scan, None = it says nothing; the line for a port of the old
+    SCOPES = [
+        (None, 'gone 1.2.3.4:80'),
+        (dict(targets=NET), 'gone 1.2.3.4:80'),
+        (dict(targets='1.2.3.5-1.2.3.9'), 'not asked 1.2.3.4:80 (address not asked)'),
+        (dict(targets='1.2.3.1-1.2.3.3'), 'not asked 1.2.3.4:80 (address not asked)'),
+        (dict(targets='1.2.3.4-1.2.3.4', ports='22,81-90'), 'not asked 1.2.3.4:80 (port not asked)'),
+        (dict(targets=NET, ports='22,79-80'), 'gone 1.2.3.4:80'),
+        (dict(targets=NET, end=None), 'not asked 1.2.3.4:80 (not all targets were asked)'),
+        (dict(targets=NET, end='interrupted'), 'not asked 1.2.3.4:80 (not all targets were asked)'),
+        (dict(targets=NET, SHARD='1/2'), 'not asked 1.2.3.4:80 (not all targets were asked)'),
+        (dict(targets=NET, SHARD='x'), 'gone 1.2.3.4:80')]
+
+    def test_scopes(self):
+        """A port that is not there any more was asked for, or was not."""
+        for scope, line in self.SCOPES:
+            with self.subTest(scope):
+                new = scoped(Made(), **scope) if scope else Made()
+                self.assertEqual(self.diff(self.found(Made(), self.PORT), new), [line])
+                self.assertEqual('may be `not asked`' in self.err, not scope)
+                line = line.partition(' (')[2]
+                self.assertEqual(self.diff(new, self.found(Made(), self.PORT)),     # and back
+                                 ['new 1.2.3.4:80' + (' (before: ' + line if line else '')])
+
+    def test_several_scopes(self):
+        """Shards are put together, and so are parts of a scan; one that was cut is no end."""
+        old = self.found(Made(), self.PORT)
+        both = scoped(scoped(Made(), self.NET, SHARD='1/2'), self.NET, SHARD='2/2')
+        self.assertEqual(self.diff(old, both), ['gone 1.2.3.4:80'])
+        twice = scoped(scoped(Made(), self.NET, SHARD='1/2'), self.NET, SHARD='1/2')
+        self.assertIn('(not all', self.diff(old, twice)[0])
+        resumed = scoped(scoped(Made(), self.NET, end=None), self.NET)
+        self.assertEqual(self.diff(old, resumed), ['gone 1.2.3.4:80'])
+        other = scoped(scoped(Made(), self.NET, end=None), '9.9.9.9-9.9.9.9')
+        self.assertIn('(not all', self.diff(old, other)[0])
+        with patched(cba_reader, SCOPES_MAX=1):     # what is not kept may have asked
+            self.assertIn('(not all', self.diff(old, scoped(
+                scoped(Made(), '9.9.9.9-9.9.9.9'), self.NET))[0])
+        excluded = scoped(Made(), self.NET, end=None).head(0, 'scope').event(0, CBA_STR, 14, 'done')
+        excluded.begin(0, CBA_DATA, 7).chunk(0, cscan.pack_csw(pairs('1.2.3.4-1.2.3.4'), '')).end(0)
+        excluded.event(0, CBA_BIT, 16, True)
+        self.assertEqual(self.diff(old, excluded), ['not asked 1.2.3.4:80 (excluded)'])
+
+    def test_pairs(self):
+        """Of --pairs each pair was asked; of a digest of them nobody knows."""
+        old = self.found(self.found(Made(), '1.2.3.4:80'), '1.2.3.4:443')
+        for name, line in (('PAIRS', 'gone 1.2.3.4:80'), (
+                'PAIRS_DIGEST', 'not asked 1.2.3.4:80 (not all targets were asked)')):
+            new = scoped(Made(), '1.2.3.4-1.2.3.4', end=None)
+            code = {name: code for code, name in cba_reader.SCOPE_CODES.items()}[name]
+            if name == 'PAIRS':
+                new.begin(0, CBA_DATA, code).chunk(0, struct.pack('<Q', 0x01020304 << 16 | 80) + b'x')
+                new.end(0)
+            else:
+                new.event(0, CBA_STR, code, 'abc 1 pair')
+            new.head(0, 'scope').event(0, CBA_STR, 14, 'done').event(0, CBA_BIT, 16, True)
+            lines = self.diff(old, new)
+            self.assertEqual(lines[0], line)
+            self.assertTrue(lines[1].startswith('not asked 1.2.3.4:443'))
+
+    def test_order(self):
+        """In order of addresses and ports, each once, as text, JSON and a page."""
+        old, new = Made(), Made()
+        for target in ('9.0.0.1:1', '10.0.0.1:443', '10.0.0.1:80', '10.0.0.1:80'):
+            self.found(old, target, ('BANNER', 'SSH-2.0-<a>'))
+        for target in ('10.0.0.1:443', '10.0.0.1:22', '200.0.0.1:9'):
+            self.found(new, target, ('BANNER', 'SSH-2.0-<b>'))
+        self.closed(new, '10.0.0.1:80')
+        self.closed(self.closed(old, '7.7.7.7:7'), '200.0.0.1:9')
+        lines = self.diff(old, new)
+        self.assertEqual([line.split(' ssh')[0] for line in lines], [
+            'gone 9.0.0.1:1', 'new 10.0.0.1:22', 'gone 10.0.0.1:80', 'new 200.0.0.1:9'])
+        self.assertEqual(lines[2], 'gone 10.0.0.1:80 ssh | SSH-2.0-* (refused)')
+        self.assertIn('2 new, 2 gone, 0 not asked, 0 changed, 2 same', self.err)
+        found = [json.loads(line) for line in self.diff(old, new, '--json')]
+        self.assertEqual([(each['change'], each['ip'], each['port']) for each in found], [
+            ('gone', '9.0.0.1', 1), ('new', '10.0.0.1', 22), ('gone', '10.0.0.1', 80),
+            ('new', '200.0.0.1', 9)])
+        self.assertEqual((found[0]['new'], found[0]['old']['service']), (None, 'ssh'))
+        page = '\n'.join(self.diff(old, new, '--to', 'html'))
+        data, about = [json.loads(part) for part in re.findall(
+            '<script type="application/json" id="[a-z]+">([^<]*)</script>', page)]
+        self.assertEqual([(host[0] >> 24, [(row[0], row[1], row[5]) for row in host[3]])
+                          for host in data], [
+            (9, [(1, 3, 'gone')]), (10, [(22, 0, 'new'), (80, 3, 'gone')]), (200, [(9, 0, 'new')])])
+        self.assertEqual(data[1][3][1][4], 'refused | SSH-2.0-<a>')
+        self.assertTrue(about['diff'])
+        self.assertIn('UTC: 2 new, 2 gone, 0 not asked, 0 changed, 2 same.</p>', page)
+        self.assertIn('data-search="state:gone"', page)
+        self.assertNotIn('data-search="state:same"', page)
+
+    def test_certificates(self):
+        """A certificate that was renewed is a change."""
+        draw = random.Random(SEED)
+        key = masscanned.EcKey.make(lambda size: bytes(draw.getrandbits(8) for _ in range(size)))
+        sides = [self.found(Made(), '1.2.3.4:443', der=masscanned.pack_certificate(
+            key, b'a.example', FORMAT_WHEN + days * 86400, os.urandom)) for days in (0, 0, 90)]
+        self.assertEqual(self.diff(*sides[:2]), [])
+        self.assertRegex(self.diff(*sides[1:])[0],
+                         'certificate: a.example, ends [-0-9: ]+ -> a.example, ends [-0-9: ]+$')
+
+    def test_usage(self):
+        """Two files and nothing else; what is wrong with one of them is said."""
+        path = self.path('a.cba', Made().data)
+        for args, status, words in (
+                ([path], 2, 'two files were expected, OLD NEW, not 1'),
+                ([path, path, '-s'], 2, '--diff: goes without -s'),
+                ([path, path, '--to', 'csv'], 2, '--diff: goes without --to csv'),
+                ([path, path, '--unique'], 2, '--diff: goes without --unique'),
+                ([path, path + '.none'], 1, 'No such file'),
+                ([path, self.path('text', b'hello')], 1, 'not a CBA file')):
+            with self.subTest(args):
+                done = call(cba_reader.main, ['--diff'] + args)
+                self.assertEqual((done[0], done[1]), (status, ''))
+                self.assertIn(words, done[2])
+        full = self.found(Made(), self.PORT)
+        with patched(cba_reader, HELD_MAX=1):
+            self.assertEqual(call(cba_reader.main, ['--diff', path, self.path('f', full.data)])[0], 1)
+
+
+class Scopes(unittest.TestCase):
+    """What a reader makes of an entry `scope`."""
+
+    def test_covered(self):
+        """Ranges together, others taken out, against sets of addresses."""
+        draw = random.Random(SEED)
+        for _ in range(200):
+            ranges, others = [[(first, first + draw.randrange(6)) for first in
+                               (draw.randrange(40) for _ in range(draw.randrange(6)))]
+                              for _ in range(2)]
+            wanted = {each for low, high in ranges for each in range(low, high + 1)}
+            wanted -= {each for low, high in others for each in range(low, high + 1)}
+            found = cba_reader.covered(iter(ranges), iter(others))
+            self.assertEqual([each for low, high in found for each in range(low, high + 1)],
+                             sorted(wanted))
+            self.assertTrue(all(high + 1 < low for (_, high), (low, _) in zip(found, found[1:])))
+            for number in range(50):
+                self.assertEqual(cba_reader.is_within(number, found), number in wanted)
+
+    def test_unpack(self):
+        """A .csw as it was packed; octets of strangers give ranges, whatever they are."""
+        for text in ('0.0.0.0-255.255.255.255', '1.2.3.4-1.2.3.4 1.2.3.6-9.9.9.9'):
+            octets = cscan.pack_csw(pairs(text), '')
+            self.assertEqual(cba_reader.unpack_ranges(octets), pairs(text))
+            self.assertEqual(cba_reader.unpack_ranges(octets + b'abc'), pairs(text))
+        draw = random.Random(SEED)
+        for size in list(range(40)) * 5:
+            found = cba_reader.unpack_ranges(bytes(draw.getrandbits(8) for _ in range(size)))
+            self.assertTrue(all(0 <= low <= high < 1 << 32 for low, high in found))
+        self.assertEqual(cba_reader.parse_port_ranges('22,80-90,x,-,7-,1-2-3,,999999'),
+                         [(22, 22), (80, 90), (7, 7)])
+
+    def test_strange(self):
+        """Values of the wrong kind are not looked at."""
+        scopes = cba_reader.Scopes()
+        scopes.add([(CBA_STR, 2, 'x'), (CBA_INT32, 6, 80), (CBA_BIT, 99, True)])
+        self.assertIsNone(scopes.doubt(1, 1))
+        scopes.add([(CBA_STR, 14, 'done'), (CBA_BIT, 16, True)])    # an end without a start
+        scopes.add([(CBA_STR, 6, '80'), (CBA_STR, 3, 'digest')])
+        scopes.add([(CBA_STR, 14, 'done'), (CBA_BIT, 16, True)])
+        self.assertEqual((scopes.doubt(1, 80), scopes.doubt(1, 81), scopes.ranges()),
+                         (cba_reader.UNSURE, cba_reader.NO_PORT, []))
+
+
 class OutputFormats(Case):
     """--format of cscan.py and --to of cba_reader.py; hosts by name."""
 
