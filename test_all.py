@@ -117,8 +117,8 @@ STANDARD = {                                # file: modules it may import
                  'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'binascii', 'bisect', 'calendar', 'codecs', 'collections',
                       'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html', 'io',
-                      'ipaddress', 'itertools', 'json', 'math', 'mmap', 'operator', 'os', 'pwd',
-                      're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
+                      'ipaddress', 'itertools', 'json', 'marshal', 'math', 'mmap', 'operator', 'os',
+                      'pwd', 're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
                       'tempfile', 'time', 'warnings', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'shlex', 'struct', 'sys', 'time'},
@@ -22817,7 +22817,7 @@ asyncio.run(visit())
         self.ip('-n', self.far, 'link', 'del', 'w1')
         for number, each in enumerate(runs):
             with self.subTest(workers=number + 1):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 words = [line.split(': ', 1)[1] for line in each.err().splitlines()]
                 self.assertEqual(words[1:], ['w1 is down: waiting for it', 'w1 is up again',
                                              'w1 is gone'])
@@ -23021,7 +23021,7 @@ asyncio.run(visit())
             self.assertNotIn('unasked', each.err())
         self.assertIn('\ttcp\trecv\t2\t00:00:00:00:00:00\t10.88.12.1\t4000\t', runs[0].out())
         each = Running(self, self.far, '-i', 't1', '-m', '02:00:00:00:00:07', ready=False)
-        self.assertEqual(each.process.wait(10), 1)
+        self.assertEqual(each.process.wait(TIMEOUT_S), 1)
         self.assertIn("--mac-addr: 't1' has no MAC addresses", each.err())
 
     def test_mtu(self):
@@ -23859,7 +23859,7 @@ masscanned.RingLink = refuse''')
         for each, words in zip(started, ["'d0' is down", "'nope0': no such interface; there are ",
                                          "'no such user': no such user"]):
             with self.subTest(words):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 self.assert_stop((1, each.out(), each.err()), 1, words)
         for each, patterns in zip(started[3:], [
                 [r'answering on v0 \(02:00:00:88:00:01\) for 10\.88\.0\.0/28, fd88::1$',
@@ -23902,6 +23902,48 @@ def child_pids(pid):
 
 class ResponderCli(Case):
     """masscanned.py as it is started: options, mistakes, refusals.  Needs no rights."""
+
+    def test_second_life(self):
+        """A script begins again with what it was started with, and with its code alone."""
+        script, code = ['./masscanned.py', '-i', 'lo'], compile('came = list(sys.argv)', 'x', 'exec')
+        found, begun = [], {}
+
+        def execv(path, words):
+            found.append((path, words))
+            with patched(sys, argv=['-c'], path=list(sys.path)):
+                exec(words[words.index(b'-c') + 1].decode(), begun)
+            raise OSError(errno.EACCES, 'no')
+        is_able = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
+        for name, words, argv, spec, expected in (
+                ('script', ['python3'] + script, script, None, True),
+                ('options', ['python3', '-B', '-W', '-i'] + script, script, None, True),
+                ('module', ['python3'] + script, script, 'spec', False),
+                ('other arguments', ['python3'] + script, script[:2], None, False),
+                ('nobody knows', [], script, None, False),
+                ('profiler', ['python3', '/usr/bin/profile'] + script, script, None, False)):
+            descriptors = os.listdir('/proc/self/fd')
+            with self.subTest(name), patched(masscanned, __spec__=spec, read_command=lambda: list(
+                    map(os.fsencode, words))), patched(sys, argv=argv), patched(os, execv=execv):
+                found.clear()
+                begun.clear()
+                masscanned.begin_again(code)
+                self.assertEqual(len(found), expected and is_able)
+                self.assertEqual(begun.get('came', argv), argv)
+                for path, given in found:
+                    self.assertEqual(path, sys.executable)
+                    self.assertEqual([each for each in map(os.fsdecode, given) if each in words], words)
+                self.assertEqual(os.listdir('/proc/self/fd'), descriptors)
+        with patched(masscanned, __spec__=None, read_command=lambda: [b'python3', b'x']), patched(
+                sys, argv=['x']), patched(os, execv=execv):
+            found.clear()
+            path = vars(masscanned).pop('__file__')
+            try:
+                masscanned.begin_again(code)
+            finally:
+                masscanned.__file__ = path
+            self.assertEqual(found, [])
+        with open('/proc/self/cmdline', 'rb') as file:
+            self.assertEqual(b'\0'.join(masscanned.read_command()) + b'\0', file.read())
 
     # name, arguments, status, what the one line must have
     MISTAKES = [
