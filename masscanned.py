@@ -127,7 +127,11 @@ IPV6_ALL_NODES = b'\xff\x02' + bytes(13) + b'\1'
 IPV6_ALL_NODES_HERE = b'\xff\x01' + bytes(13) + b'\1'      # RFC 4291 s2.7.1: interface-local
 IPV6_SOLICITED = b'\xff\x02' + bytes(9) + b'\1\xff'
 EXTENSIONS_MAX = 8                      # headers walked; more is nobody's real packet
-ICMP_ECHO_REPLY, ICMP_ECHO = 0, 8
+ICMP_ECHO_REPLY, ICMP_UNREACHABLE, ICMP_ECHO = 0, 3, 8
+ICMP_PORT = 3                           # code of ICMP_UNREACHABLE; RFC 4443 s3.1: 4 of IPv6
+ICMPV6_UNREACHABLE, ICMPV6_PORT = 1, 4
+ICMP_QUOTES, ICMPV6_QUOTES = 576 - 28, 1280 - 48    # RFC 1812 s4.3.2.3, RFC 4443 s2.4 (c)
+TOS_CONTROL = 0xc0                      # RFC 1812 s4.3.2.5: internetwork control
 ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY = 13, 14
 ECHO = bytes((ICMP_ECHO, 0))            # type and code
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
@@ -1581,6 +1585,7 @@ DUE_MAX = 512               # of one wait, in a turn
 QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
 FAREWELL_RATE = 1000        # ends of connections sent a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
+UNREACHABLES = 6, 1, 1000   # ICMP errors to a client at once and a second, to all: as Linux does
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
@@ -2562,6 +2567,7 @@ PERSONAS = {
         ssh      SSH-2.0-dropbear_2022.83
         smb      Unix, Samba 4.17.12        # system, software
         ntlm     6.1.0
+        ports    T:22,80,443,U:123          # for --ports persona
         ttl      64
         window   65535 whole                # segments
         scale    7
@@ -2576,6 +2582,7 @@ PERSONAS = {
     'windows': '''
         name     WIN-{11}
         ssh      SSH-2.0-OpenSSH_for_Windows_9.5
+        ports    T:80,135,139,445,3389,5985,U:137
         ttl      128
         window   8192
         scale    8
@@ -2591,6 +2598,7 @@ PERSONAS = {
         ssh      SSH-2.0-dropbear_2022.83
         smb      Unix, Samba 3.6.25
         ntlm     6.1.0
+        ports    T:22,53,80,443,U:53
         ttl      64
         window   mss*20
         scale    5
@@ -2605,8 +2613,9 @@ PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ')
 PACKET_KINDS = 'syn-ack', 'reset', 'segment', 'udp', 'icmp'
 
 # name of the host: a pattern; identification of SSH, Server of HTTP, both octets; native system
-# and software of SMB; version of NTLM, three numbers; face: what a Face is made of
-Persona = collections.namedtuple('Persona', 'name ssh server smb ntlm face')
+# and software of SMB; version of NTLM, three numbers; ports: {transport: open ones} for --ports
+# persona; face: what a Face is made of
+Persona = collections.namedtuple('Persona', 'name ssh server smb ntlm ports face')
 
 
 def key_name(text):
@@ -2690,6 +2699,22 @@ def key_fragments(text):
     return tuple([IPV4_DF if kind in words else 0 for kind in PACKET_KINDS])
 
 
+def key_ports(text) -> 'dict[int, frozenset]':
+    """Ports and ranges, T: and U: before those of one transport -> {transport: open ones}."""
+    found, over = {transport: set() for transport in BOTH}, BOTH
+    for word in text.split(','):
+        parts = re.fullmatch('(?:([TU]):)?([0-9]{1,5})(?:-([0-9]{1,5}))?', word.strip())
+        first = int(parts.group(2)) if parts else -1
+        last = int(parts.group(3) or first) if parts else -1
+        if not 0 <= first <= last <= WINDOW_MAX:
+            raise ValueError('ports as in 22,80,8000-8100 or T:22,80,U:53')
+        if parts.group(1):
+            over = (TCP if parts.group(1) == 'T' else UDP),
+        for transport in over:
+            found[transport].update(range(first, last + 1))
+    return {transport: frozenset(ports) for transport, ports in found.items()}
+
+
 def key_choice(text, **words):
     """A word -> what it means."""
     if text not in words:
@@ -2704,6 +2729,7 @@ PERSONA_KEYS = {
     'server': (key_words, b'{name}'),
     'smb': (key_smb, ('Windows 10 Pro 19041', 'Windows 10 Pro 6.3')),
     'ntlm': (key_ntlm, (10, 0, 19041)),
+    'ports': (key_ports, {}),
 }
 FACE_KEYS = {                           # the same, of the name it has in a Face
     'ttl': ('ttl', functools.partial(key_number, least=1, most=255)),
@@ -3500,21 +3526,26 @@ class Stack:
     timers          connections to be looked after
     work            (flow, Conn) of those whose answerers wait for their turn, the first first
     refusals        Budget of RSTs to segments of no connection; None: they get silence
+    ports           {transport: set of the ports that are open}; what is not there: all of them
+    silent          ports that are closed say nothing
+    unreachables    Budget of ICMP errors, by client
     challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
             that end connections
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
-                 place=NO_PLACE, refusals=None, store=None):
+                 place=NO_PLACE, refusals=None, store=None, ports=None, silent=False):
         self.mac, self.verify = mac, verify
+        self.ports, self.silent = ports or {}, silent
+        self.unreachables = Budget(*UNREACHABLES)
         self.face = face or Face()
         self.ticks = self.skew = 0
         self.claims = None
         self.host = host or Host()
-        silent = self.host.original             # which greets nobody and refuses nobody
-        self.refusals = None if silent else refusals
-        self.greet_s = None if silent else greet_s
+        rude = self.host.original               # which greets nobody and refuses nobody
+        self.refusals = None if rude else refusals
+        self.greet_s = None if rude else greet_s
         self.greeting = frozenset(
             port.to_bytes(2, 'big') for port in
             (self.host.registry.greeters if self.greet_s is not None else ())
@@ -3668,6 +3699,8 @@ class Stack:
             return self.answer_datagram4(frame, end, trusted, client, src, our, sport, dport, seq)
         if proto != IP_TCP:
             return self.answer_echo4(frame, end, trusted, client, src, our)
+        if self.ports and self.is_closed(TCP, dport):
+            return self.answer_ether(frame, trusted)
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
@@ -3729,6 +3762,8 @@ class Stack:
         if not UDP_HEADER.size <= size <= end - FLOW4_AT - 8 or total and not trusted and (
                 (from_octets(frame[26:ends], 'big') << 8 * (size & 1)) + IP_UDP + size) % 0xffff:
             return self.answer_ether(frame, trusted)
+        if self.ports and self.is_closed(UDP, dport):
+            return self.answer_ether(frame, trusted)
         said = self.take_datagram(frame[26:30], frame[30:34], sport, dport, frame[42:ends])
         if not said:
             return ()
@@ -3762,6 +3797,8 @@ class Stack:
         if self.host.events is not None or len(first) < DATAGRAM_DEEP or self.is_odd(first):
             return None
         client, total, _, src, our, sport, dport, word, _, _, _ = PLAIN4.unpack_from(first)
+        if self.is_closed(UDP, dport):
+            return None
         end = ETHER.size + total
         data = first[MESSAGE4_AT:end]
         kept, out, _ = self.store.find(UDP, data, first[30:34], dport) or NOT_KEPT
@@ -3825,6 +3862,8 @@ class Stack:
         table = self.connections.table
         if table and any(map(table.__contains__, columns.flows())):
             return None                         # what comes on a connection, the layers take
+        if TCP in self.ports and not self.ports[TCP].issuperset(columns.numbers()[1]):
+            return None
         return columns
 
     def alike_size(self, frame):
@@ -3923,6 +3962,9 @@ class Stack:
         if not handler:
             return self.drop('ipv4 protocol')
         data = frame[at + size:at + total]
+        if proto == IP_UDP and self.is_closed(UDP, from_octets(data[2:4], 'big')):
+            return self.refuse_datagram(frame[at:at + total], data, src, dst, ours is not None,
+                                        trusted or not self.verify, head)
         return [head + self.face.pack_ipv4(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
@@ -3992,6 +4034,9 @@ class Stack:
         handler = IPV6_HANDLERS.get(proto)
         if not handler:
             return self.drop('ipv6 protocol')
+        if proto == IP_UDP and self.is_closed(UDP, from_octets(data[2:4], 'big')):
+            return self.refuse_datagram(frame[at - IPV6.size:at + size], data, src, dst,
+                                        ours is not None, trusted or not self.verify, head)
         return [head + self.face.pack_ipv6(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
@@ -4086,9 +4131,40 @@ class Stack:
         if not trusted and not is_intact(data, pseudo(src, dst, IP_TCP, len(data))):
             return self.drop('tcp checksum')
         ports = src, dst, sport, dport
-        return [self.face.pack_tcp(ports, *each) for each in self.take_segment(
-            src + dst + data[:4], seq, ack, flags, window, data[TCP_HEADER.size:at], data[at:],
-            head)]
+        if self.is_closed(TCP, dport):
+            said = self.answer_closed(src + dst + data[:4], seq, ack, flags, len(data) - at)
+        else:
+            said = self.take_segment(src + dst + data[:4], seq, ack, flags, window,
+                                     data[TCP_HEADER.size:at], data[at:], head)
+        return [self.face.pack_tcp(ports, *each) for each in said]
+
+    def is_closed(self, transport, port) -> bool:
+        """Whether a port of ours is not open."""
+        return transport in self.ports and port not in self.ports[transport]
+
+    def is_ours_alone(self, ours) -> bool:
+        """Whether we may speak for all ports of an address, octets: for none that others have.
+
+        Only listed addresses that the host itself does not have: an error or a RST from another's
+        would end his conversations.
+        """
+        family = self.four if len(ours) == 4 else self.six
+        return family.own is not None and from_octets(ours, 'big') not in family.shared
+
+    def answer_closed(self, flow, seq, ack, flags, size):
+        """A segment with so much data to a port that is closed -> RST, as any host's.
+
+        source  RFC 9293 s3.10.7.1
+        """
+        four = len(flow) == FLOW4.size
+        if flags & RST:
+            return self.drop('tcp reset')
+        if self.silent or not self.is_ours_alone(flow[4:8] if four else flow[16:32]):
+            return self.drop('tcp closed')
+        if flags & ACK:
+            return (ack, 0, RST, b'', b'', self.face.reset),
+        size += bool(flags & SYN) + bool(flags & FIN)
+        return (0, seq + size, RST | ACK, b'', b'', self.face.reset),
 
     def take_segment(self, flow, seq, ack, flags, window, options, data, head):
         """A segment -> what is said to it: [(seq, ack, flags, data, option, window)], not packed.
@@ -4221,15 +4297,9 @@ class Stack:
         return self.refuse(flow, 0, seq + size, RST | ACK, 'tcp flags')
 
     def refuse(self, flow, seq, ack, flags, fate):
-        """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where nobody else may know it.
-
-        Only for listed addresses that the host itself does not have: a RST for another's would
-        end his connections.
-        """
+        """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where it is ours alone."""
         four = len(flow) == FLOW4.size
-        family = self.four if four else self.six
-        ours = from_octets(flow[4:8] if four else flow[16:32], 'big')
-        if not self.refusals or family.own is None or ours in family.shared:
+        if not self.refusals or not self.is_ours_alone(flow[4:8] if four else flow[16:32]):
             return self.drop(fate)
         bucket = self.refusals.open(flow[:4] if four else flow[:16], self.now)
         if not (bucket and self.refusals.take(bucket, True)):
@@ -4706,6 +4776,31 @@ class Stack:
             return ()
         port, out = said
         return pack_udp(ours, src, port, sport, out),
+
+    def refuse_datagram(self, packet, data, src, dst, to_group, trusted, head):
+        """A datagram to a port that is closed -> the frame of an ICMP error (RFC 1122 s4.1.3.1).
+
+        packet  all of it from layer 3 on, which is quoted
+        """
+        four = len(src) == 4
+        size, total = UDP_HEADER.unpack_from(data.ljust(UDP_HEADER.size))[2:]
+        if not UDP_HEADER.size <= size <= len(data):
+            return self.drop('udp size')
+        if not trusted and (total or not four) and not is_intact(
+                data[:size], pseudo(src, dst, IP_UDP, size)):
+            return self.drop('udp checksum')
+        bucket = self.unreachables.bucket(src, self.now)
+        self.unreachables.refill(bucket, *UNREACHABLES[:2], self.now)
+        self.unreachables.refill(self.unreachables.total, *UNREACHABLES[2:] * 2, self.now)
+        if self.silent or to_group or not self.is_ours_alone(dst) or not (
+                self.unreachables.take(bucket, True)):
+            return self.drop('udp closed')
+        if four:
+            error = pack_icmp(ICMP_UNREACHABLE, ICMP_PORT, bytes(4) + packet[:ICMP_QUOTES])
+            return head + self.face.pack_ipv4(IP_ICMP, dst, src, error, TOS_CONTROL),
+        error = pack_icmpv6(ICMPV6_UNREACHABLE, bytes(4) + packet[:ICMPV6_QUOTES], dst, src,
+                            ICMPV6_PORT)
+        return head + self.face.pack_ipv6(IP_ICMPV6, dst, src, error),
 
     def take_datagram(self, src, ours, sport, dport, data, to_group=False):
         """Octets to a port of ours -> (our port, octets) of the answer, or ()."""
@@ -9897,6 +9992,11 @@ def make_parser() -> argparse.ArgumentParser:
     group('--persona', metavar='NAME', action=Once,
           help='who we look like on the wire and by name: %s, or a file that says so '
                '(default: plain)' % ', '.join(sorted(PERSONAS)))
+    group('--ports', metavar='SPEC', action=Once, type=ports_argument, default={},
+          help='open ports, as in 22,80,8000-8100 or T:22,80,U:53, or persona for those that it '
+               'has; the others refuse, where nobody else has the address (default: all)')
+    group('--closed', choices=('rst', 'drop'), action=Once, default='rst',
+          help='what the others do: RST and ICMP port unreachable, or nothing (default: rst)')
     group = parser.add_argument_group('protocols').add_argument
     group('--only', metavar='NAME,...', action=Once, help='these application protocols only')
     group('--no-protocol', metavar='NAME', action='append', default=[],
@@ -10040,6 +10140,14 @@ def budget_argument(text):
     return tuple(numbers if len(numbers) == 3 else numbers + [20000.0])
 
 
+def ports_argument(text):
+    """argparse type: what --ports names -> {transport: open ones}, or persona."""
+    try:
+        return text if text == 'persona' else key_ports(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError('%r: not persona, nor %s' % (text, error)) from None
+
+
 def share_argument(text):
     """argparse type: a share of one core, 0 to 1."""
     if not re.fullmatch(r'[01]|[01]?\.[0-9]{1,6}', text) or float(text) > 1:
@@ -10115,6 +10223,8 @@ def check_options(parser, args):
         parser.error('--only and --no-protocol: one of them')
     if args.only is not None and getattr(args, 'with') is not None:
         parser.error('--only and --with: one of them')
+    if 'closed' in getattr(args, 'given', set()) and not args.ports:
+        parser.error('--closed is for --ports')
     if args.like_original and {'greet', 'http', 'policy', 'persona'} & getattr(
             args, 'given', set()):
         parser.error('--like-original has --greet off, --http 401, --policy any and '
@@ -10431,7 +10541,8 @@ def run(args) -> int:
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, Face(secret=secret, **persona.face), place,
-            Budget(*REFUSALS))
+            Budget(*REFUSALS), ports=persona.ports if args.ports == 'persona' else args.ports,
+            silent=args.closed == 'drop')
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:

@@ -1140,8 +1140,9 @@ class StubCrew:
     def put(self, host, port):
         self.results.append((host, port))
 
-    def put_all(self, results):
+    def put_all(self, results, socks=()):
         self.results += results
+        return ()
 
     def put_state(self, host, port, state, reason):
         self.results.append((host, port, state, reason))
@@ -6887,7 +6888,7 @@ class AtOnce(Case):
         def computing(target, out, options):
             return target.port != 2
         odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
-                           cscan.one_socket)
+                           cscan.one_socket, False)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -9388,7 +9389,7 @@ class Cli(Case):
 
 
 WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
-                       cscan.one_socket)
+                       cscan.one_socket, False)
 
 
 class Modules(Case):
@@ -9679,7 +9680,7 @@ def check_even(target, out, options):
                 order.append('flushed')
         sink = Sink()
         talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
-                            True, cscan.one_socket)
+                            True, cscan.one_socket, False)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
@@ -9905,13 +9906,19 @@ class Services(Case):
         for row in VECTORS:
             if row[1] == TCP and row[3]:
                 cscan.recognise(bytes(mutate(row[3][:2048], draw)))
-        begin = time.process_time()
-        for octets in (b'A' * 2048, b'220-x\n' * 340, b'\0' * 2048, b' ' * 2048, b'"A"\n' * 500,
-                       b'HTTP/1.0 200 x\r\n' + b'<title' * 300, b'RTSP/1.0 200\n' * 150,
-                       b'250-x\n' * 340, b'\xff\xfb\1' * 680, b'OK 1\r\n---\n' + b'a\n' * 900,
-                       b'*' * 2048, b'{' * 2048, b'<?xml' + b' ' * 2043, b'\x01' * 2048):
-            cscan.recognise(octets)
-        self.assertLess(time.process_time() - begin, 5)
+        for head, piece in ((b'', b'A'), (b'', b'220-x\n'), (b'', b'\0'), (b'', b' '), (b'', b'"A"\n'),
+                            (b'HTTP/1.0 200 x\r\n', b'<title'), (b'RTSP/1.0 200\n', b'x\n'),
+                            (b'', b'250-x\n'), (b'', b'\xff\xfb\1'), (b'OK 1\r\n---\n', b'a\n'),
+                            (b'', b'*'), (b'', b'{'), (b'<?xml', b' '), (b'', b'\1'),
+                            (b'\xbb\xbb', b'A'), (b'\xbb\xbb' + bytes(62), b'abc\0'),
+                            (b'cs\0\0\0xx\x2b\x0exxxx\0\4', b'a'), (b'200 ', b'InterNetNews'),
+                            (b'HTTP/1.0 200 x\r\n', b'"number" : "1"'),
+                            (b'\0\x9c\0\1\x1a\x2b\x3c\x4d\0\2' + bytes(25), b'W'),
+                            (b'"A"\n"IMPLEMENTATION" "', b'T'),
+                            (b'\1\0\0aaaa\0\n\0\n', b'\7productS\0\0\0\1a\x08platform')):
+            begin = time.process_time()
+            cscan.recognise((head + piece * cscan.RECOGNISED_MAX)[:cscan.RECOGNISED_MAX])
+            self.assertLess(time.process_time() - begin, 0.2, piece)
 
     def test_deep(self):
         """Versions and dialects that stand as numbers; nothing where they are cut."""
@@ -10443,19 +10450,19 @@ class Talks(Case):
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
 
 
-class Conversations(Case):
-    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+class TalkCase(EngineCase):
+    """A test with conversations, and crews that drive them."""
 
     def setUp(self):
         super().setUp()
         self.gate = cscan.Gate(0)           # where the talks below wait
-        self.now = 1000.0
 
-    def crew(self, check, sink=None, limit=50, **options):
+    def make_crew(self, check, sink=None, limit=50, first=False, **options):
         """A TalkCrew with this coroutine as its module."""
-        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket, first)
         self.console = StubConsole()
-        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        self.sink = sink or cscan.CbaSink(self.path('%d.cba' % next(FREE_PORT)), None,
+                                          self.console)
         options = dict({'talks': 100}, **options)
         crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
         self.addCleanup(crew.talks.close_all)
@@ -10480,13 +10487,23 @@ class Conversations(Case):
         crew.turn()
 
     @staticmethod
-    def hosts(count, port=80):
+    def many(count, port=80):
+        """Targets of so many hosts."""
         return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+
+class Conversations(TalkCase):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
 
     def test_limit(self):
         """So many at once; others wait, and what is more than -pr stops the scan."""
-        crew = self.crew(self.wait, limit=20)
-        self.put(crew, *self.hosts(119))
+        crew = self.make_crew(self.wait, limit=20)
+        self.put(crew, *self.many(119))
         self.settle(crew)
         self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
         self.put(crew, ('10.1.0.1', 80))
@@ -10498,14 +10515,9 @@ class Conversations(Case):
         crew.close()
         self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
 
-    def settle(self, crew):
-        """Turns until nothing can go on; each takes 5 ms at most."""
-        while crew.rest_s() == 0:
-            crew.turn()
-
     def test_each_host(self):
         """Eight at once to one address, and the others behind them."""
-        crew = self.crew(self.wait)
+        crew = self.make_crew(self.wait)
         self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
         self.settle(crew)
         self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
@@ -10520,8 +10532,8 @@ class Conversations(Case):
 
     def test_entries(self):
         """Each stands whole in the file, although the talks alternate; order does not matter."""
-        crew = self.crew(self.wait)
-        self.put(crew, *self.hosts(5, port=7))
+        crew = self.make_crew(self.wait)
+        self.put(crew, *self.many(5, port=7))
         self.settle(crew)
         self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
         self.gate.waiting.rotate(2)
@@ -10540,7 +10552,7 @@ class Conversations(Case):
                 self.assertRaises(Exception, *event)
             out.str('last')
             out.file('name', b'x' * 65536)
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         self.put(crew, ('10.0.0.1', 1))
         crew.close()
         self.sink.flush()
@@ -10552,13 +10564,13 @@ class Conversations(Case):
     def test_port_first(self):
         """Ports are in the file before the first module talks to one of them."""
         async def check(target, out, options):
-            found.append(len(cba_entries(self.sink.path, None)))
+            found.append(str(target) in [each.dict[0] for each in cba_entries(self.sink.path, None)])
         found = []
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         crew.ports = True
-        self.put(crew, *self.hosts(9))
+        self.put(crew, *self.many(9))
         crew.close()
-        self.assertEqual(found, [9] * 9)
+        self.assertEqual(found, [True] * 9)
 
     def test_strangers(self):
         """What awaits something else is a bug of its module, and the others go on."""
@@ -10574,7 +10586,7 @@ class Conversations(Case):
             if target.port == 3:
                 sys.exit('no')
             out.int32(target.port)
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         for port in range(1, 5):
             self.put(crew, ('10.0.0.1', port))
             self.settle(crew)
@@ -10584,6 +10596,222 @@ class Conversations(Case):
         self.assertIn('a module may await what is of cscan only', self.console.notes[0])
         self.sink.flush()
         self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
+
+
+class FirstConnection(TalkCase):
+    """The connection by which the scan found a port open goes on as the conversation."""
+
+    def scan(self, *targets, check=None, filters=(), **options):
+        """An engine that has sent to targets, with a crew whose module hears and asks."""
+        crew = self.make_crew(check or self.hear, first=True)
+        crew.modules = list(filters) + crew.modules
+        crew.options.update({each.name: None for each in filters})
+        engine = self.engine(list(targets), window=4, timeout_s=5, **options)
+        engine.desk = cscan.Desk(crew, StubSink(), self.console, engine.desk.progress)
+        crew.talks.join(engine)
+        engine.launch(len(targets))
+        self.heard = []
+        return engine, crew
+
+    async def hear(self, target, out, options):
+        """What the peer says, until its end; how the connection looks."""
+        with await target.connect(5000) as sock:
+            ttl = sock.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+            self.heard.append((await sock.read_most(100), ttl))
+
+    def collect(self, engine):
+        """The engine learns what is open, and the talks begin."""
+        engine.collect(engine.pool.epoll.poll(5))
+        engine.desk.turn()
+
+    def finish(self, crew):
+        """-> what was heard, connections of the scan, new ones."""
+        crew.close()
+        with socket.socket() as sock:
+            ttl = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+        self.assertEqual({each for _, each in self.heard}, {ttl})
+        self.assertEqual((crew.holding, crew.talks.owners), (0, {}))
+        return [octets for octets, _ in self.heard], crew.talks.taken, crew.talks.opened
+
+    def accept(self, listener, says=b'', resets=False, ends=True):
+        """The server's side of a connection."""
+        peer, _ = listener.accept()
+        self.addCleanup(peer.close)
+        peer.sendall(says)
+        if resets:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        if ends:
+            peer.close()
+        return peer
+
+    def test_goes_on(self):
+        """Also with a server that lets in once, or has spoken and closed before we look."""
+        for port, early in itertools.product((None, 0), (False, True)):
+            with self.subTest(port=port, early=early):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname(), port=port)
+                if early:
+                    self.accept(listener, b'hi')
+                self.collect(engine)
+                if not early:
+                    self.accept(listener, b'hi')
+                listener.close()
+                self.assertEqual(self.finish(crew), ([b'hi'], 1, 0))
+                self.assertEqual((engine.opened, engine.sent, len(engine.pool.socks)), (1, 1, 0))
+
+    def test_new_one(self):
+        """Where it cannot serve the same call makes another."""
+        def reset_before(engine):
+            self.accept(listener, b'lost', resets=True)
+            self.collect(engine)
+
+        def reset_after(engine):
+            peer = self.accept(listener, ends=False)
+            engine.collect(engine.pool.epoll.poll(5))
+            self.assertEqual(engine.desk.crew.holding, 1)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            peer.close()
+
+        def at_the_deadline(engine):
+            self.accept(listener, b'late')
+            self.pass_deadline(engine)
+            engine.turn_over(1)
+        for happens in (reset_before, reset_after, at_the_deadline):
+            with self.subTest(happens.__name__):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname())
+                happens(engine)
+                crew.turn()
+                self.accept(listener, b'hi')
+                self.assertEqual(self.finish(crew), ([b'hi'], 0, 1))
+                self.assertEqual((engine.opened, engine.attempts), (1, {}))
+
+    def test_more_than_talks(self):
+        """So many are kept as there may be talks; the others are closed at once."""
+        listeners = [self.hosts.listener() for _ in range(3)]
+        engine, crew = self.scan(*[each.getsockname() for each in listeners])
+        crew.most_talks = 1
+        engine.collect(engine.pool.epoll.poll(5))
+        while engine.opened < 3:
+            engine.collect(engine.pool.epoll.poll(5))
+        self.assertEqual((crew.holding, engine.opened), (1, 3))
+        kept, = [item[:2] for item in crew.found if len(item) == 3]
+        crew.turn()
+        for each in sorted(listeners, key=lambda each: each.getsockname() != kept):
+            if each.getsockname() != kept:
+                each.accept()[0].close()    # what the scan opened, and closed
+            self.accept(each, b'hi')
+            crew.talk(5)
+            self.settle(crew)
+        self.assertEqual(self.finish(crew), ([b'hi'] * 3, 1, 2))
+
+    def test_crowd(self):
+        """Ports of a host that wait for their turn hold no connection."""
+        listeners = [self.hosts.listener() for _ in range(10)]
+        engine, crew = self.scan(*[each.getsockname() for each in listeners])
+        engine.window = engine.brakes.window = 10
+        engine.launch(9)
+        while engine.opened < 10:
+            engine.collect(engine.pool.epoll.poll(5))
+        crew.turn()
+        self.settle(crew)
+        self.assertEqual((crew.holding, crew.talking, crew.parked, crew.talks.taken), (0, 8, 2, 8))
+        for each in listeners:
+            each.close()
+        crew.close()
+        self.assertEqual(crew.failures, {('talk', 'Connection refused'): 2})
+
+    def test_itself(self):
+        """A connection to itself is no result, and no talk."""
+        engine, crew = self.scan()
+        engine.wait_for(('127.0.0.1', engine.pool.port), 0)
+        engine.launch(1)
+        self.collect(engine)
+        self.assertEqual((engine.selfs, crew.accepted(), crew.holding), (1, 0, 0))
+        self.assertEqual(len(engine.pool.free), 1)
+
+    def test_drawn_again(self):
+        """A target under talk that is drawn again clashes; with -b 0 it gets a talk of its own."""
+        for port, clashes in ((None, 1), (0, 0)):
+            with self.subTest(port=port):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname(), port=port)
+                self.collect(engine)
+                engine.wait_for(listener.getsockname(), 0)
+                engine.launch(1)
+                if not clashes:
+                    self.collect(engine)
+                self.assertEqual((engine.clashes, crew.talking), (clashes, 2 - clashes))
+                for _ in range(2 - clashes):
+                    self.accept(listener, b'hi')
+                self.assertEqual(self.finish(crew)[1:], (2 - clashes, 0))
+
+    def test_filters(self):
+        """They run while the connection is held; who drops the result resets it."""
+        async def drop(target, out, options):
+            held.append(crew.talks.taken == 0 and bool(target.sock))
+            return self.kept
+        held = []
+        each = cscan.Module('drop', drop, {}, {}, True, (), 'drop', '', True, cscan.one_socket,
+                            False)
+        for self.kept in (True, False):
+            listener = self.hosts.listener()
+            engine, crew = self.scan(listener.getsockname(), filters=[each])
+            engine.collect(engine.pool.epoll.poll(5))
+            peer = self.accept(listener, b'hi', ends=self.kept)
+            crew.close()
+            if not self.kept:
+                self.assertRaises(ConnectionResetError, peer.recv, 1)
+            self.assertEqual((crew.talks.taken, dict(crew.drops)),
+                             (1, {}) if self.kept else (0, {'drop': 1}))
+        self.assertEqual(held, [True, True])
+
+    def test_only_who_asks(self):
+        """The first module with first=True gets it; others, and the next call, new ones."""
+        listener = self.hosts.listener()
+
+        async def plain(target, out, options):
+            (await target.connect(5000)).close()
+
+        async def twice(target, out, options):
+            for _ in range(2):
+                (await target.connect(5000)).close()
+        engine, crew = self.scan(listener.getsockname(), check=twice)
+        first, = crew.modules
+        crew.modules = [first._replace(name='plain', check=plain, first=False), first,
+                        first._replace(name='again')]
+        crew.options.update(plain=None, again=None)
+        engine.collect(engine.pool.epoll.poll(5))
+        crew.close()
+        self.assertEqual((crew.talks.taken, crew.talks.opened, dict(crew.bugs)), (1, 4, {}))
+
+    def test_excluded_meanwhile(self):
+        """SIGHUP: what waits with its connection is dropped, and that is reset."""
+        listener = self.hosts.listener()
+        engine, crew = self.scan(listener.getsockname())
+        engine.collect(engine.pool.epoll.poll(5))
+        peer = self.accept(listener, ends=False)
+        crew.exclusions = types.SimpleNamespace(bars=lambda host: True, barred=True)
+        crew.close()
+        self.assertRaises(ConnectionResetError, peer.recv, 1)
+        self.assertEqual((dict(crew.drops), crew.holding, self.heard), ({'-xf': 1}, 0, []))
+
+    def test_banner(self):
+        """A SYN proxy resets when it is asked: closed, and the entry is there."""
+        for says, line in ((b'', 'closed'), (b'220 x\r\n', 'greeting 220 x')):
+            listener = self.hosts.listener()
+            each = cscan.MODULES['banner']
+            engine, crew = self.scan(listener.getsockname())
+            crew.modules, crew.options = [each], cscan.module_options(
+                [each], 'banner.wait=5000,banner.read_timeout=5000')
+            self.collect(engine)
+            self.accept(listener, says, resets=not says)
+            crew.close()
+            self.sink.flush()
+            entry, = cba_entries(self.sink.path, 'banner')
+            self.assertIn(line, cscan.banner_line('x', {
+                code: value for _, code, value in entry.events}))
+            self.assertEqual((crew.talks.taken, crew.talks.opened), (1, 0))
 
 
 class TlsGroups(Case):
@@ -15681,6 +15909,9 @@ class StampingClient(Client):
 STAMPING = masscanned.Face(scale=0, options=(('mss',), ('sok', 'ts'), ('ws',)))
 
 
+SHUT = {TCP: frozenset(), UDP: frozenset()}
+
+
 def from_the_past(stack):
     """-> a segment with a timestamp from before the last one, where it gets no ACK."""
     client = StampingClient(stack)
@@ -16041,6 +16272,13 @@ SILENCE = [
     ('bare ACK of the handshake', with_client(lambda client: client.frame(b'', ACK)), {},
      'tcp bare ack'),
     ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp bare ack'),
+    ('closed port, no list', tcp(1, 0, SYN), dict(own='', ports=SHUT), 'tcp closed'),
+    ('closed UDP port, no list', udp(QUERY), dict(own='', ports=SHUT), 'udp closed'),
+    ('RST to a closed port', tcp(1, 0, RST), dict(ports=SHUT), 'tcp reset'),
+    ('closed port, sum', udp(QUERY, total=1), dict(ports=SHUT), 'udp checksum'),
+    ('closed port, size', udp(QUERY, size=7), dict(ports=SHUT), 'udp size'),
+    ('closed port, no header', packet(b'', 17), dict(ports=SHUT), 'udp size'),
+    ('closed port, no sum', udp(QUERY, total=0, **V6), dict(ports=SHUT), 'udp checksum'),
     ('timestamp of the past', from_the_past, dict(face=STAMPING), 'tcp timestamp'),
     ('data, ACK beyond', unchallenged(after_talk(GET, PSH | ACK, ack=1)), {}, 'tcp ack number'),
     ('data, ACK too old', unchallenged(after_talk(GET, PSH | ACK, ack=-65536)), {},
@@ -17613,6 +17851,75 @@ class Stack(unittest.TestCase):
             answer, = ask(make_stack(face=masscanned.Face(code=same)), ping(code=9))
             self.assertEqual(answer.data[1], 9 if same else 0)
 
+    def test_open_ports(self):
+        """Who is closed refuses as a host does, where nobody else has the address; or is silent."""
+        ports = {TCP: frozenset((80, 8080)), UDP: frozenset((53,))}
+        rows = [(SYN, b'', 5, (0, 8, RST | ACK)), (SYN | ECE | CWR, b'ab', 0, (0, 10, RST | ACK)),
+                (FIN | PSH | URG, b'', 5, (0, 8, RST | ACK)), (0, b'a', 5, (0, 8, RST | ACK)),
+                (ACK, b'abc', 5, (5, 0, RST)), (SYN | ACK, b'', 5, (5, 0, RST)), (RST, b'', 5, None)]
+        for where, (flags, data, ack, expected) in itertools.product(self.WHERES, rows):
+            frame = tcp(7, ack, flags, data, dport=81, **where)
+            face = masscanned.Face(reset=65535)
+            stack = make_stack(ports=ports, face=face)
+            answers = [(each.seq, each.ack, each.flags) for each in ask(stack, frame)]
+            self.assertEqual(answers, [expected] if expected else [])
+            family = stack.six if where else stack.four
+            family.shared = family.own                  # as if the host had them, too
+            for other in stack, make_stack(ports=ports, silent=True), make_stack('', ports=ports):
+                self.assertEqual(ask(other, frame), [])
+            for other in 80, 8080:
+                answer, = ask(stack, tcp(7, 0, SYN, dport=other, **where))
+                self.assertEqual(answer.flags, SYN | ACK)
+            self.assertEqual(Client(stack, **where).talk(GET), KEEP)
+        stack = make_stack(ports=ports)
+        frames = [tcp(7, 0, SYN, dport=port) for port in (80, 8080) * 20]
+        self.assertEqual(list(stack.answer_alike(frames)),
+                         [each for frame in frames for each in stack.answer_frame(frame)])
+        self.assertIsNone(stack.answer_alike(frames + [tcp(7, 0, SYN, dport=81)]))
+        answer, = make_stack(ports=ports, face=masscanned.Face(reset=0)).answer_frame(
+            tcp(7, 0, SYN, dport=81))
+        self.assertEqual(answer[48:50], bytes(2))
+
+    def test_closed_datagrams(self):
+        """ICMP errors quote what they are about, and are as scarce as those of Linux."""
+        ports = {TCP: frozenset((80,)), UDP: frozenset((53,))}
+        for where in self.WHERES:
+            stack, at = make_stack(ports=ports), 54 if where else 34
+            for data in b'', b'x', bytes(1400):
+                frame = udp(data, dport=9, **where)
+                error, = stack.answer_frame(frame)
+                message = error[at:]
+                self.assertEqual(message[:2] + message[4:8], bytes((1, 4) if where else (3, 3)) + bytes(4))
+                quoted = frame[14:][:1232 if where else 548]
+                self.assertEqual(message[8:], quoted)
+                before = (pseudo_header(HOST6, PEER6, 58, len(message)) if where else b'')
+                self.assertEqual(add_up(before + message), 0xffff)
+                self.assertEqual((error[:12], error[12:14]), (CLIENT_MAC + MAC, frame[12:14]))
+                if not where:
+                    self.assertEqual((error[15], add_up(error[14:34])), (0xc0, 0xffff))
+            self.assertEqual([len(stack.answer_frame(udp(b'', dport=9, **where)))
+                              for _ in range(5)], [1, 1, 1, 0, 0])
+            stack.tick(NOW + 1)
+            self.assertEqual([len(stack.answer_frame(udp(b'', dport=9, **where)))
+                              for _ in range(2)], [1, 0])
+            self.assertEqual(len(ask(stack, udp(QUERY, **where))), 1)
+            family = stack.six if where else stack.four
+            stack.tick(NOW + 9)
+            family.shared = family.own
+            for other in stack, make_stack(ports=ports, silent=True), make_stack('', ports=ports):
+                self.assertEqual(list(other.answer_frame(udp(b'', dport=9, **where))), [])
+        stack = make_stack(ports=ports, store=masscanned.Store(1))
+        frames = [udp(QUERY, sport) for sport in range(40)]
+        for frame in frames[:3]:
+            stack.answer_frame(frame)
+        self.assertIsNotNone(stack.answer_alike(frames))
+        self.assertIsNone(make_stack(ports=ports, store=stack.store).answer_alike(
+            [udp(QUERY, sport, dport=9) for sport in range(40)]))
+        wide = make_stack(ports=ports, place=masscanned.NO_PLACE._replace(
+            broadcasts=frozenset((int.from_bytes(packed('192.0.0.255'), 'big'),))))
+        self.assertEqual(list(wide.answer_frame(udp(b'', dport=9, dst=packed('192.0.0.255'),
+                                                    mac=b'\xff' * 6))), [])
+
     def test_personas(self):
         """What each says of itself: SYN+ACK to who offers all, names; no other knows its numbers."""
         offer = unhex('020405b4 0402 080a 00000001 00000000 01030307')
@@ -17656,6 +17963,8 @@ class Stack(unittest.TestCase):
         ('ident udp', 'zero, count, flow'), ('ident arp=zero', 'syn-ack, reset'),
         ('df tcp', 'none, or some of'), ('reset 65536', 'to 65535'), ('ecn 1', 'not yes or no'),
         ('odd same', 'not reset or silent'), ('code reset', 'not same or zero'),
+        ('ports', 'ports as in 22'), ('ports 5-4', 'ports as in'), ('ports 65536', 'ports as in'),
+        ('ports X:5', 'ports as in'), ('ports 5,', 'ports as in'),
         ('name srv', 'as in srv-{6}'), ('name srv-{13}', '15 letters at most'),
         ('name {5}', '15 letters at most'), ('name a{0}', '15 letters at most'),
         ('ssh OpenSSH', 'SSH-2.0- and a name without spaces'), ('ssh SSH-2.0-a b', 'without spaces'),
@@ -17674,11 +17983,13 @@ class Stack(unittest.TestCase):
         text = ''.join(['%s\n' % each for each in (
             'name a-{3} # b', 'ssh SSH-2.0-x', 'server {name}/2 # c', 'smb U, S 1', 'ntlm 1.2.3',
             'ttl 9', 'window 9 whole', 'scale 3', 'options ws mss', 'ident icmp=flow', 'df none',
-            'reset 4', 'ecn yes', 'odd reset', 'code zero')])
+            'reset 4', 'ecn yes', 'odd reset', 'code zero',
+            'ports 7,T:8-9,U:5, 6')])
         keys = {line.split()[0] for line in text.splitlines()}
         self.assertEqual(keys, {*masscanned.PERSONA_KEYS, *masscanned.FACE_KEYS})
         persona = masscanned.parse_persona(text, 'x')
-        self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), dict(
+        self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), {
+            TCP: frozenset((7, 8, 9)), UDP: frozenset((5, 6, 7))}, dict(
             ttl=9, window=(9, 'whole'), scale=3, options=(('ws',), ('mss',)), ecn=True, odd=True,
             idents=('zero',) * 4 + ('flow',), fragments=(0,) * 5, reset=4, code=False)))
         host = quiet_host()
@@ -24006,6 +24317,12 @@ class ResponderCli(Case):
         ('workers text', ['-i', 'nope0', '--workers', 'many'], 2, ['--workers', 'many']),
         ('workers many', ['-i', 'nope0', '--workers', '100000'], 2, ['--workers']),
         ('greet text', ['-i', 'nope0', '--greet', 'soon'], 2, ['--greet', "'soon'", 'milliseconds']),
+        ('ports', ['-i', 'nope0', '--ports', '22-'], 2, ['--ports', "'22-'", 'persona', 'T:22']),
+        ('closed', ['-i', 'nope0', '--closed', 'drop'], 2, ['--closed', '--ports']),
+        ('no persona', ['-i', 'nope0', '--persona', 'bsd'], 1, ["'bsd'", 'windows', 'No such file']),
+        ('persona', ['-i', 'nope0', '--persona', '/etc/passwd'], 1, ["/etc/passwd:1: 'root"]),
+        ('persona and original', ['-i', 'nope0', '--like-original', '--persona', 'plain'], 2,
+         ['--like-original', '--persona plain']),
         ('greet negative', ['-i', 'nope0', '--greet=-1'], 2, ['--greet']),
         ('policy', ['-i', 'nope0', '--policy', 'lax'], 2, ['--policy', "'lax'"]),
         ('original and greet', ['-i', 'nope0', '--like-original', '--greet', '200'], 2,
