@@ -9934,11 +9934,216 @@ class Services(Case):
             ['dialect 3.1', 'dialect 2 or newer', '', 'dialect 1'])
 
 
+class Unplugged:
+    """A socket of TalkSocket whose peer is a Stream of our own responder, without a net.
+
+    host        the responder's
+    now         [Unix seconds], which move when a talk waits for nothing
+    """
+
+    def __init__(self, host, port, now):
+        self.host, self.now, self.out, self.closed = host, now, b'', False
+        self.stream = masscanned.Stream(PEER4, HOST4, 40000, port, now[0], host)
+        self.greeted = False
+
+    def send(self, octets):
+        self.stream.now = self.now[0]
+        if not self.stream.closing:
+            self.out += self.stream.feed(octets)
+        self.greeted = self.stream.dport not in masscanned.SECURE_PORTS
+        return len(octets)
+
+    def recv(self, limit):
+        piece, self.out = self.out[:limit], self.out[limit:]
+        if not piece and not self.stream.closing:
+            raise BlockingIOError
+        return piece
+
+    def rest(self):
+        """Nothing has come for a while -> whether that makes the peer speak."""
+        greeter = self.host.registry.greeters.get(self.stream.dport)
+        secure = self.stream.dport in masscanned.SECURE_PORTS
+        if greeter and not self.greeted and bool(self.stream.secure) == secure:
+            self.greeted = True
+            self.out += self.stream.greet(greeter)
+        elif self.stream.waits is not None:
+            self.stream.waits = None
+            self.out += self.stream.resume()
+        elif not self.stream.closing:
+            self.out += self.stream.hurry()
+        return bool(self.out) or self.stream.closing
+
+    def close(self):
+        self.closed = True
+
+
+class UnpluggedTarget(cscan.TalkTarget):
+    """A target that is our own responder: `socks` are its connections."""
+    __slots__ = 'responder', 'now', 'socks'
+
+    def __init__(self, responder, port):
+        super().__init__('192.0.2.1', port, '')
+        self.responder, self.now, self.socks = responder, [NOW], []
+
+    def clock(self):
+        return self.now[0]
+
+    async def connect(self, timeout_ms):
+        self.socks.append(Unplugged(self.responder, self.port, self.now))
+        return cscan.TalkSocket(self.socks[-1], timeout_ms, self.clock)
+
+    def drive(self, coroutine):
+        """A coroutine of cscan.py -> what it returns."""
+        error = None
+        while True:
+            try:
+                socks, _, until = coroutine.throw(error) if error else coroutine.send(None)
+            except StopIteration as end:
+                return end.value
+            error = None
+            if socks and not socks[0].out and not socks[0].rest():
+                self.now[0] = max(self.now[0], until)
+                error = socket.timeout('timed out')
+
+
+def banner_options(**changes):
+    """The options of banner, most of them as they are by default."""
+    options = {name: row[0] for name, row in cscan.MODULES['banner'].options.items()}
+    return types.SimpleNamespace(**dict(options, **changes))
+
+
+class Visits(Case):
+    """banner.probe=auto against our own responder, without a net."""
+
+    def visit(self, host, port, **changes):
+        """-> (the Visit, done; names of what was tried, in order)."""
+        target = UnpluggedTarget(host, port)
+        visit = cscan.Visit(target, banner_options(**changes))
+        target.drive(visit.run())
+        self.assertTrue(all(each.closed for each in target.socks))
+        return visit
+
+    # On their own ports these are not named as themselves: a login or a call would have to be made
+    # (tacacs, rexec, rlogin, routeros, rsh, iscsi, h323, skinny, dahua, dvrip, hl7, rcon, sybase);
+    # another of ours answers there first (turn, clickhouse, thrift, zookeeper-jute, socks4, http2,
+    # sstp, gearman-job, lscp, jdwp, weblogic-t3, aerospike); nobody asks them (msmq, erlang, the
+    # trojans)
+    UNNAMED = set('tacacs rexec rlogin routeros rsh iscsi h323 skinny dahua dvrip hl7 rcon sybase turn '
+                  'clickhouse thrift zookeeper-jute socks4 http2 sstp gearman-job lscp jdwp '
+                  'weblogic-t3 aerospike msmq erlang gh0st mydoom njrat xiongmai'.split())
+
+    def test_own_ports(self):
+        """Each protocol of the responder is named as itself on its port, or stands above."""
+        unnamed = set()
+        for each in masscanned.PROTOCOLS.values():
+            if TCP in each.over and each.ports:
+                found = self.visit(HOST, each.ports[0]).best
+                name = Services.OTHER_NAMES.get(each.name, each.name)
+                secure = name == 'ssl' and found.get(6)
+                if found.get(9) != name and not secure:
+                    unnamed.add(each.name)
+        self.assertEqual(unnamed, self.UNNAMED)
+
+    def test_foreign_ports(self):
+        """Those that speak first are named wherever they are; of others some, by what is tried."""
+        for name in ('ssh', 'ftp', 'smtp', 'imap', 'pop3', 'nntp', 'rfb', 'mysql', 'rsync', 'svn',
+                     'irc', 'nats', 'mpd', 'munin', 'gpsd', 'telnet', 'teamspeak', 'asterisk',
+                     'dict', 'sieve', 'tarantool', 'openwire', 'ica', 'nbd', 'ndmp', 'chargen',
+                     'http', 'echo', 'redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt',
+                     'smb', 'mssql', 'rpc', 'dns-tcp', 'socks5'):
+            host = quiet_host([masscanned.PROTOCOLS[name]._replace(ports=(40000,))])
+            host.shared.update(HOST.shared)
+            with self.subTest(name):
+                found = self.visit(host, 40000, tries=20).best
+                self.assertEqual(found.get(9), Services.OTHER_NAMES.get(name, name))
+
+    def test_tls(self):
+        """Inside of TLS on its ports, and elsewhere; what is said there is named."""
+        for port, probe, service in ((443, 'https', 'http'), (993, 'tls', 'imap'),
+                                     (636, 'tls ldap', 'ldap'), (8883, 'tls mqtt', 'mqtt')):
+            with self.subTest(port=port):
+                found = self.visit(HOST, port).best
+                self.assertEqual((found[5], found[9]), (probe, service))
+                self.assertRegex(found[6], r'TLSv1\.[23]')
+                self.assertTrue(cscan.parse_certificate(found[7]))
+        host = with_tls(quiet_host([masscanned.PROTOCOLS['tls']]))
+        found = self.visit(host, 40000).best
+        self.assertEqual((found[5], found.get(9)), ('https', None))
+
+    def told(self, port, *answers, **changes):
+        """What a peer that answers so (octets, or None: it ends) is asked -> (asked, entry)."""
+        asked = []
+
+        class Scripted(Unplugged):
+            def send(self, octets):
+                asked.append(octets.split(b' ')[0][:9])
+                return self.hear(answers[min(len(asked), len(answers)) - 1])
+
+            def hear(self, answer):
+                self.stream.closing, self.out = answer is None, answer or b''
+                return 1 << 16
+
+            def rest(self):
+                return self.stream.closing
+        with patched(sys.modules[__name__], Unplugged=Scripted):
+            visit = self.visit(HOST, port, **changes)
+        return asked, visit.best
+
+    def test_plan(self):
+        """What is asked in turn, as often as may be; an answer that says who it is ends that."""
+        hello, ok = b'\x16\3\1', b'HTTP/1.0 200 OK\r\n\r\n'
+        asked, entry = self.told(40000, b'')
+        self.assertEqual([each[:3] for each in asked], [b'GET', hello, b'*2\r', b'\3\0\0'])
+        self.assertEqual(entry, {5: 'http', 3: True})
+        self.assertEqual(len(self.told(40000, b'', tries=7)[0]), 7)
+        self.assertEqual(self.told(40000, ok), ([b'GET'], {5: 'http', 2: ok.decode(), 9: 'http',
+                                                           15: '200'}))
+        asked, entry = self.told(6379, b'', b'what?')
+        self.assertEqual([each[:3] for each in asked], [b'*2\r', b'GET', hello, b'\3\0\0'])
+        self.assertEqual(entry, {5: 'http', 2: 'what?'})
+        for port in (502, 102, 9100, 20000):
+            self.assertEqual(len(self.told(port, b'', tries=20)[0]), 1)
+        self.assertEqual(self.told(40000, None, tries=1), ([b'GET'], {5: 'http', 4: True}))
+        for want in (b'HTTP/1.1 400 Bad\r\n\r\nThe plain HTTP request was sent to HTTPS port',
+                     b'HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.',
+                     b'\x15\3\1\0\2\2\x46'):
+            asked, entry = self.told(80, want)
+            self.assertEqual([each[:3] for each in asked], [b'GET', hello])
+            self.assertEqual(entry[9], 'ssl' if want < b'H' else 'http')
+
+    def test_deadline(self):
+        """One for all of it, however many talks there are."""
+        target = UnpluggedTarget(quiet_host([]), 40000)
+        target.drive(cscan.Visit(target, banner_options(tries=20, read_timeout=3000)).run())
+        self.assertLess(target.now[0] - NOW, 3.1)
+        self.assertGreater(target.now[0] - NOW, 2.9)
+
+    def test_help(self):
+        """FTP and SMTP begin alike: their words of help tell which it is."""
+        for greeting, answer, service in (
+                (b'220 ready\r\n', b'214-The following commands are recognized.\r\n', 'ftp'),
+                (b'220 ready\r\n', b'530 Please login with USER and PASS.\r\n', 'ftp'),
+                (b'220 ready\r\n', b'214 2.0.0 HELO EHLO MAIL\r\n', 'smtp'),
+                (b'220 ready\r\n', b'502 5.5.2 Error: command not recognized\r\n', 'smtp'),
+                (b'220 ready\r\n', b'', None)):
+            target = UnpluggedTarget(quiet_host([]), 40000)
+            visit = cscan.Visit(target, banner_options())
+
+            async def connect(timeout_ms):
+                sock = Unplugged(target.responder, target.port, target.now)
+                sock.out, sock.send = greeting, lambda octets: setattr(sock, 'out', answer) or 9
+                return cscan.TalkSocket(sock, timeout_ms, target.clock)
+            with patched(UnpluggedTarget, connect=lambda self, timeout_ms: connect(timeout_ms)):
+                target.drive(visit.run())
+            self.assertEqual(visit.best.get(9), service)
+            self.assertEqual(visit.best[2], (greeting + answer).decode())
+
+
 class Talks(Case):
     """rfb, x11, banner and checkcookie against servers that do what a table says."""
 
     QUICK = 'NAME.read_timeout=120,NAME.conn_timeout=2000'
-    QUICK_BANNER = QUICK + ',banner.wait=20'
+    QUICK_BANNER = QUICK + ',banner.wait=20,banner.probe=http'
 
     def setUp(self):
         super().setUp()
@@ -10152,7 +10357,7 @@ class Talks(Case):
 
     def test_banner(self):
         """Whatever comes, in entries and in lines."""
-        found = self.banners([(self.play(*steps), 'banner.wait=%d,banner.read_timeout=%d' % (
+        found = self.banners([(self.play(*steps), 'banner.probe=http,banner.wait=%d,banner.read_timeout=%d' % (
             5000 if steps and not isinstance(steps[0], int) else 100,
             300 if name in ('silent', 'drip') else 5000)) for name, steps, _, _ in BANNER_TALKS])
         for (name, _, events, line), (entry, words, error) in zip(BANNER_TALKS, found):
