@@ -165,7 +165,7 @@ def ip_text(ip: int) -> str:
 
 
 def quote(text: str) -> str:
-    """What a message shows of a mistake: its repr, not more than 80 characters of it."""
+    """A mistake, as messages show it: its repr, at most 80 characters."""
     return repr(text[:QUOTED]) + ('...' if len(text) > QUOTED else '')
 
 
@@ -283,7 +283,7 @@ class RangeReader:
         self.bad, self.bad_count, self.ipv6 = [], 0, 0
 
     def read(self, path, what):
-        """Add a file, '-' = standard input: a .csw, JSON or range text, told by its octets."""
+        """Add a file, '-' = standard input; its octets decide: a .csw, JSON or range text."""
         data = read_file(path, what)
         where = 'standard input' if path == '-' else path
         is_wide = data.startswith(UTF16_MARKS) and not is_table(data)
@@ -295,7 +295,7 @@ class RangeReader:
             self.add_json(text, where)
         else:
             text = text.replace('\r\n', '\n').replace('\r', '\n')
-            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends, too
+            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends as well
 
     def add_lines(self, lines, where):
         """Add range text; 64 lines are one step as long as each is just an address."""
@@ -342,7 +342,7 @@ class RangeReader:
         if self.names is not None and HOST_NAME.fullmatch(word):
             raise UserError('%s: %s: not an address; if it is the name of a host, --resolve looks '
                             'such names up, or write name:HOST' % (where, quote(word)))
-        return [parse_range(word, where)], ''                   # which tells what is wrong
+        return [parse_range(word, where)], ''                   # which names the fault
 
     def add_bad(self, message):
         self.bad_count += 1
@@ -657,7 +657,7 @@ def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: boo
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
     taken   {path given before in this run: number that its name gets next}
-    No link is followed on the way, and nothing is overwritten unless told: a name that is there
+    No link is followed on the way, and nothing is overwritten unless asked for: a name that is there
     already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
