@@ -24,10 +24,7 @@ are kept (for --as-ignore also the unions of the others), so a million rows take
 import argparse
 import array
 import collections
-import csv
 import errno
-import gzip
-import io
 import itertools
 import json
 import os
@@ -58,6 +55,26 @@ def why(error: Exception) -> str:
 
 # ---- same in compile_targets.py and cscan.py and masscanned.py ----
 
+ADDRESSES_MAX = 1 << 32
+OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
+
+
+def is_ipv6(text: str) -> bool:
+    """An address of IPv6, or a block or range of such?"""
+    if ':' not in text:
+        return False
+    try:
+        for part in text.split('-', 1):
+            address, slash, length = part.partition('/')
+            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
+            if slash and not re.fullmatch('[0-9]{1,3}', length):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
     """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
     merged = []
@@ -78,10 +95,7 @@ def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
 # ---- same in cscan.py and compile_targets.py ----
 
 TABLE = struct.Struct('<III')       # .csw, .csp header: num max_idx mask; then num u32 pairs
-ADDRESSES_MAX = 1 << 32
 PORT_MAX = 65535
-OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
-QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
 RANGE = re.compile(r'(%s)(?:/([0-9]{1,2})|\s*-\s*(%s))?' % (QUAD, QUAD))
 SPREAD = re.compile(r'(?:{0}(?:-{0})?|\*)(?:\.(?:{0}(?:-{0})?|\*)){{3}}'.format(OCTET))
 SPREAD_MAX = 1 << 16                # ranges that one a.b.*.c-d may stand for
@@ -183,21 +197,6 @@ def parse_spread(text: str, where: str) -> 'list[tuple[int, int]]':
         heads = [head << 8 | octet for head in heads for octet in range(low, high + 1)]
     return [((head << 8 | last_low) * size, ((head << 8 | last_high) + 1) * size - 1)
             for head in heads]
-
-
-def is_ipv6(text: str) -> bool:
-    """An address of IPv6, or a block or range of such?"""
-    if ':' not in text:
-        return False
-    try:
-        for part in text.split('-', 1):
-            address, slash, length = part.partition('/')
-            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
-            if slash and not re.fullmatch('[0-9]{1,3}', length):
-                return False
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def is_prefix(value) -> bool:
@@ -537,6 +536,8 @@ def read_file(path: str, what: str) -> bytes:
 
 # ==== 2 Databases =====================================================================
 
+# ---- same in compile_targets.py and masscanned.py ----
+
 # GeoLite2-ASN-Blocks-IPv4.csv        network,autonomous_system_number,...organization
 # GeoLite2-Country-Blocks-IPv4.csv    network,geoname_id,registered_country_geoname_id,...
 # GeoLite2-Country-Locations-en.csv   geoname_id,...,country_iso_code,country_name,...
@@ -557,9 +558,6 @@ AS_MAX = (1 << 32) - 1              # RFC 6793
 AS_NUMBER, AS_NAME = 'autonomous_system_number', 'autonomous_system_organization'
 AS_COLUMNS = (AS_NUMBER, 'asn', 'as_number'), (AS_NAME, 'name', 'as_name')
 NO_COUNTRY = '', '-', 'NONE', 'UNKNOWN', 'ZZ'
-GAP_SIZE, ISLAND_SIZE = 1 << 17, 256        # what the original's tool takes for them
-NAMES_KEPT = 1 << 16                # verdicts on names remembered, so that memory is bounded
-OUTPUT_FIRST = 'OUTPUT stands before these options'         # else they would take it
 
 
 def parse_block(row: 'list[str]') -> 'tuple[int, int]':
@@ -657,6 +655,8 @@ def find_form(row: 'list[str]', delimiter: str) -> Form:
 
 def open_text(file, path: str):
     """A binary file, gzipped or not -> its text; raises OSError, UserError."""
+    import gzip                                 # late, likewise
+    import io
     magic = file.peek(len(ZIP_MAGIC))
     if magic.startswith(ZIP_MAGIC):
         raise UserError('%r: a zip archive: unpack it, the files in it are wanted' % path)
@@ -727,6 +727,7 @@ class Database:
 
     def read_rows(self, lines):
         """Rows that hold anything; an error names the line where a quote without end begins."""
+        import csv                              # late: few runs need it
         style = {'strict': True} if self.delimiter == ',' else {
             'delimiter': self.delimiter, 'quoting': csv.QUOTE_NONE}
         reader = csv.reader(lines, **style)
@@ -803,6 +804,66 @@ def add_span(spans: 'list[int]', first: int, last: int, number: int):
             spans[-1] = before + (last - first + 1 << 32)
             return
     spans.append(first << 64 | last << 32 | number)
+
+
+def parse_as(text: str, database: Database) -> int:
+    """AS number of a row, '' and '-' = 0 -> int."""
+    try:
+        number = int('0' if text in ('', '-') else text) if len(text) <= 10 else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= AS_MAX:
+        raise UserError('%s: %r: an AS number was expected' % (database.where(), text[:40]))
+    return number
+
+
+def read_locations(path: str) -> 'dict[str, str]':
+    """GeoLite2's locations -> {geoname_id: country code, '' = none}."""
+    database, codes = Database(path), {}
+    id_at, code_at = database.columns(('geoname_id',), ('country_iso_code',))
+    try:
+        for row in database.all_rows:
+            codes[row[id_at]] = row[code_at].upper()
+    except IndexError:
+        raise database.short() from None
+    return codes
+
+
+def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code or '') of a database's networks.
+
+    codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
+           is where it is used (geoname_id), or else where it is registered
+    """
+    code_at = database.form.code
+    if code_at is not None:
+        for first, last, row in database:
+            yield first, last, row[code_at].upper()
+        return
+    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
+    for first, last, row in database:
+        place = row[used_at] or row[registered_at]
+        if place and place not in codes:
+            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
+        yield first, last, codes[place] if place else ''
+
+
+def check_has_countries(database: Database):
+    """Raises UserError for a file of networks without countries, naming it as what it is."""
+    kind = ''
+    if 'country_iso_code' in database.header:
+        kind = "GeoLite2's locations: BLOCKS was expected first"
+    elif AS_NUMBER in database.header or (not database.header and database.form.code is None
+                                          and database.form.number is not None):
+        kind = '%s: it has no countries; --as-db takes it' % database.form.kind
+    if kind:
+        raise UserError('%s: %s' % (database.name, kind))
+
+# ---- end of same in compile_targets.py and masscanned.py ----
+
+GAP_SIZE, ISLAND_SIZE = 1 << 17, 256        # what the original's tool takes for them
+NAMES_KEPT = 1 << 16                # verdicts on names remembered, so that memory is bounded
+OUTPUT_FIRST = 'OUTPUT stands before these options'         # else they would take it
 
 
 def span_ranges(spans):
@@ -890,17 +951,6 @@ class Networks:
         self.names = {number: self.names[number] for number in largest}
 
 
-def parse_as(text: str, database: Database) -> int:
-    """AS number of a row, '' and '-' = 0 -> int."""
-    try:
-        number = int('0' if text in ('', '-') else text) if len(text) <= 10 else -1
-    except ValueError:
-        number = -1
-    if not 0 <= number <= AS_MAX:
-        raise UserError('%s: %r: an AS number was expected' % (database.where(), text[:40]))
-    return number
-
-
 def find_ignored(spans: 'list[int]', gap_size: int):
     """Sorted spans, 0 = not chosen -> (first, last, is it a gap) of what is ignored, ascending.
 
@@ -944,49 +994,6 @@ def ignore_networks(networks: Networks, gap_size: int, island_size: int):
         at = max(at, last + 1)
     return kept, 'ignored: %d addresses of %d AS, %d in %d gaps, %d in %d islands' % tuple(
         counts['AS'] + counts['gaps'] + counts['islands'])
-
-
-def read_locations(path: str) -> 'dict[str, str]':
-    """GeoLite2's locations -> {geoname_id: country code, '' = none}."""
-    database, codes = Database(path), {}
-    id_at, code_at = database.columns(('geoname_id',), ('country_iso_code',))
-    try:
-        for row in database.all_rows:
-            codes[row[id_at]] = row[code_at].upper()
-    except IndexError:
-        raise database.short() from None
-    return codes
-
-
-def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
-    """Yield (first, last, country code or '') of a database's networks.
-
-    codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
-           is where it is used (geoname_id), or else where it is registered
-    """
-    code_at = database.form.code
-    if code_at is not None:
-        for first, last, row in database:
-            yield first, last, row[code_at].upper()
-        return
-    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
-    for first, last, row in database:
-        place = row[used_at] or row[registered_at]
-        if place and place not in codes:
-            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
-        yield first, last, codes[place] if place else ''
-
-
-def check_has_countries(database: Database):
-    """Raises UserError for a file of networks without countries, naming it as what it is."""
-    kind = ''
-    if 'country_iso_code' in database.header:
-        kind = "GeoLite2's locations: BLOCKS was expected first"
-    elif AS_NUMBER in database.header or (not database.header and database.form.code is None
-                                          and database.form.number is not None):
-        kind = '%s: it has no countries; --as-db takes it' % database.form.kind
-    if kind:
-        raise UserError('%s: %s' % (database.name, kind))
 
 
 def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):

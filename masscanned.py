@@ -84,6 +84,8 @@ SOLICITATION = struct.Struct('!BBHI16s')    # RFC 4861 s4.3, s4.4: type code sum
 ND_OPTION = struct.Struct('!BB6s')      # RFC 4861 s4.6.1: type size (8-octet units) address
 TCP_HEADER = struct.Struct('!HHIIHHHH') # RFC 9293 s3.1: sport dport seq ack off-flags win sum urg
 TCP_MSS_OPTION = struct.Struct('!BBH')  # RFC 9293 s3.7.1: kind size mss
+TCP_STAMPS = struct.Struct('!II')       # RFC 7323 s3.2, behind kind and size: value echo
+TCP_STAMP_OPTION = struct.Struct('!4sII')   # the same behind STAMP_BEGIN
 UDP_HEADER = struct.Struct('!HHHH')     # RFC 768: sport dport size sum
 
 # What the short cuts read of a plain frame, Ethernet, IPv4 and TCP at once:
@@ -125,7 +127,11 @@ IPV6_ALL_NODES = b'\xff\x02' + bytes(13) + b'\1'
 IPV6_ALL_NODES_HERE = b'\xff\x01' + bytes(13) + b'\1'      # RFC 4291 s2.7.1: interface-local
 IPV6_SOLICITED = b'\xff\x02' + bytes(9) + b'\1\xff'
 EXTENSIONS_MAX = 8                      # headers walked; more is nobody's real packet
-ICMP_ECHO_REPLY, ICMP_ECHO = 0, 8
+ICMP_ECHO_REPLY, ICMP_UNREACHABLE, ICMP_ECHO = 0, 3, 8
+ICMP_PORT = 3                           # code of ICMP_UNREACHABLE; RFC 4443 s3.1: 4 of IPv6
+ICMPV6_UNREACHABLE, ICMPV6_PORT = 1, 4
+ICMP_QUOTES, ICMPV6_QUOTES = 576 - 28, 1280 - 48    # RFC 1812 s4.3.2.3, RFC 4443 s2.4 (c)
+TOS_CONTROL = 0xc0                      # RFC 1812 s4.3.2.5: internetwork control
 ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY = 13, 14
 ECHO = bytes((ICMP_ECHO, 0))            # type and code
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
@@ -136,6 +142,8 @@ ND_SOLICITED, ND_OVERRIDE = 0x40000000, 0x20000000
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 FLAGS = 0x1ff                           # with AE (once NS)
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
+TCP_OPTION_SCALE, TCP_OPTION_SACK, TCP_OPTION_STAMP = 3, 4, 8   # RFC 7323 s2.2, RFC 2018 s2
+STAMP_BEGIN = bytes((TCP_OPTION_NOP, TCP_OPTION_NOP, TCP_OPTION_STAMP, 10))     # appendix A
 MASK32 = 0xffffffff
 
 # What a plain frame over IPv4 is, as nearly all are that knock on a sensor: rows (offset,
@@ -338,6 +346,26 @@ class Addresses:
 
 
 # ---- same in compile_targets.py and cscan.py and masscanned.py ----
+
+ADDRESSES_MAX = 1 << 32
+OCTET = r'(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+QUAD = OCTET + r'(?:\.' + OCTET + r'){3}'
+
+
+def is_ipv6(text: str) -> bool:
+    """An address of IPv6, or a block or range of such?"""
+    if ':' not in text:
+        return False
+    try:
+        for part in text.split('-', 1):
+            address, slash, length = part.partition('/')
+            socket.inet_pton(socket.AF_INET6, address.partition('%')[0])
+            if slash and not re.fullmatch('[0-9]{1,3}', length):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
 
 def merge_ranges(ranges: 'list[tuple[int, int]]') -> 'list[tuple[int, int]]':
     """Ranges in any order, overlapping or touching -> ascending, disjoint, apart."""
@@ -1151,24 +1179,31 @@ class Host:
     shared      {protocol: what all its conversations share, with what it has to count in .counts}
     keep        octets to remember of what each client says; None: no conversation is recorded
     secretive   events have no passwords, but what hide_secrets() makes of them
+    persona     the Persona; server: its Server of HTTP, octets
     """
     __slots__ = ('random', 'guid', 'name', 'boot', 'registry', 'original', 'http_401', 'tls',
-                 'events', 'shared', 'keep', 'secretive')
+                 'events', 'shared', 'keep', 'secretive', 'persona', 'server')
     # what is the same for every visitor, at all times: an answer made of it may be given again
     LASTING = frozenset(('guid', 'name', 'boot', 'registry', 'original', 'http_401',
-                         'tls', 'keep', 'secretive'))
+                         'tls', 'keep', 'secretive', 'persona', 'server'))
 
     def __init__(self, random=os.urandom, boot=0.0, protocols=None, strict=False, original=False,
                  http_401=False):
         self.random, self.boot, self.original = random, boot, original
         self.http_401 = http_401 or original
-        self.guid, self.events = random(16), None
-        self.tls = None
+        self.events = self.tls = None
         self.shared = {}
         self.keep, self.secretive = None, False
-        self.name = 'WIN-' + ''.join('ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
-                                     for octet in random(11))
+        self.wear(parse_persona('', ''), random)
         self.registry = Registry(PROTOCOLS.values() if protocols is None else protocols, strict)
+
+    def wear(self, persona, random):
+        """Be a Persona: the guid and the letters of the name are drawn."""
+        self.guid, self.persona = random(16), persona
+        begin, count = persona.name
+        self.name = begin.upper() + ''.join(['ABCDEFGHIJKLMNOPQRSTUVWXYZ012345'[octet & 31]
+                                             for octet in random(count)])
+        self.server = persona.server.replace(b'{name}', self.host_name)
 
     @property
     def uuid(self) -> bytes:
@@ -1529,12 +1564,15 @@ class Stream(Peer):
 # Pure: what comes out depends on the frame, the state, self.now and self.host.random.
 
 COOKIE_KEY = 32             # octets
-COOKIE_HASH, COOKIE_PLACE = 0xfff00000, 0x000fffff
+COOKIE_PLAIN = 3, 20        # bits of a cookie that tell the step of the MSS, and that are no hash
+COOKIE_SCALED = 5, 21       # the same where it tells the client's window scale, too
 KEY_LIFE_S = 300            # a cookie is good for this long at least, twice at most
 MSS_STEPS = (64, 256, 536, 1220, 1360, 1440, 1460, 8940)    # what 3 bits of a cookie stand for
 MSS_STEP = b''.join(                    # MSS -> the largest step within it, or the smallest of all
     bytes((max(step, 0),)) * (end - first) for step, (first, end) in enumerate(
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
+SCALES = 0, 0, 6, 8         # of a client's windows, as 2 bits of a cookie tell it; the first: none
+SCALE_STEP = bytes((1,) * 6 + (2,) * 2 + (3,) * 248)    # scale -> the largest of these within it
 MSS_MAX = 65495
 MSS_DEFAULT4, MSS_DEFAULT6 = 536, 1220      # RFC 9293 s3.7.1
 CONNECTIONS_MAX = 65536
@@ -1547,6 +1585,7 @@ DUE_MAX = 512               # of one wait, in a turn
 QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
 FAREWELL_RATE = 1000        # ends of connections sent a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
+UNREACHABLES = 6, 1, 1000   # ICMP errors to a client at once and a second, to all: as Linux does
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
@@ -1570,16 +1609,22 @@ class Cookies:
     A cookie is a keyed hash of addresses and ports, to whose lower 20 bits 8 times the client's
     initial sequence number is added, its lowest 3 bits mixed with the step of his MSS.  So it
     shows, without state, where in the client's stream a segment stands.  Keys are derived from
-    one secret and the time, so workers share them.
+    one secret and the time, so workers share them.  Where windows are scaled, 2 bits more are
+    for the client's scale: they are taken from the hash and from the place.
 
     secret  for the life of the process
     epoch   now // KEY_LIFE_S of `key`; `before` is the key of the one before
+    bits    that tell what the client offered; offers: the mask of them
+    place   mask of what is added to; hash: of what is not
     """
-    __slots__ = 'secret', 'epoch', 'key', 'before'
+    __slots__ = 'secret', 'epoch', 'key', 'before', 'bits', 'offers', 'place', 'hash'
 
-    def __init__(self, random):
+    def __init__(self, random, layout=COOKIE_PLAIN):
         self.secret, self.epoch = random(COOKIE_KEY), None
         self.key = self.before = b''
+        self.bits, low = layout
+        self.offers, self.place = (1 << self.bits) - 1, (1 << low) - 1
+        self.hash = MASK32 ^ self.place
 
     def tick(self, now):
         """Rotate the keys when it is time."""
@@ -1591,25 +1636,28 @@ class Cookies:
     def derive(self, epoch):
         return hashlib.blake2s(struct.pack('!q', epoch), key=self.secret).digest()
 
-    def make(self, flow, step, initial):
-        """Addresses and ports, step of the MSS, the client's number -> our initial one."""
+    def make(self, flow, offer, initial):
+        """Addresses and ports, what the client offers, his number -> our initial one.
+
+        offer   step of the MSS, and of the window scale 8 times what SCALE_STEP says
+        """
         known = flow_hash(self.key + flow)
-        return known & COOKIE_HASH | known + (initial << 3) & COOKIE_PLACE ^ step
+        return known & self.hash | known + (initial << self.bits) & self.place ^ offer
 
     def read(self, flow, seq, ack):
-        """Numbers of a segment -> (step, octets of it beyond the client's first, -1: before it).
+        """Numbers of a segment -> (offer, octets of it beyond the client's first, -1: before it).
 
         None: no cookie of ours, or too far away.
         """
-        cookie = ack - 1 & MASK32
+        cookie, bits, place = ack - 1 & MASK32, self.bits, self.place
         for key in (self.key, self.before):
             known = flow_hash(key + flow)
-            if not (cookie ^ known) & COOKIE_HASH:
-                step = (cookie ^ known) & 7
-                initial = ((cookie ^ step) - known & COOKIE_PLACE) >> 3
-                beyond = seq - initial & COOKIE_PLACE >> 3      # 0 is the SYN's own number
+            if not (cookie ^ known) & self.hash:
+                offer = (cookie ^ known) & self.offers
+                initial = ((cookie ^ offer) - known & place) >> bits
+                beyond = seq - initial & place >> bits          # 0 is the SYN's own number
                 if beyond <= WINDOW_MAX + 1:
-                    return step, beyond - 1
+                    return offer, beyond - 1
         return None
 
 
@@ -1684,9 +1732,13 @@ class Conn(Stream):
     tries       how often what is not acknowledged was sent again
     resumes     when the answerer is called again, Unix time; QUEUED: at its turn; None: never
     deadline    when the conversation ends, Unix time; None: it may go on
+    terms       Terms of the handshake
+    recent      the client's timestamp that is echoed (RFC 7323 s4.3); None: it sends none
+    offset      what ours are ahead, as of Face.offset()
     """
     __slots__ = ('head', 'rcv', 'una', 'unacked', 'sent', 'window', 'repeats', 'fin', 'ended',
-                 'mss', 'seen', 'held', 'wake', 'moved', 'tries', 'resumes', 'deadline')
+                 'mss', 'seen', 'held', 'wake', 'moved', 'tries', 'resumes', 'deadline', 'terms',
+                 'recent', 'offset')
 
     def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
         Stream.__init__(self, src, dst, sport, dport, now, host)
@@ -1696,7 +1748,8 @@ class Conn(Stream):
         self.sent = self.repeats = self.held = self.tries = 0
         self.window = 0
         self.wake, self.moved = None, False
-        self.resumes = self.deadline = None
+        self.resumes = self.deadline = self.recent = None
+        self.offset = 0
 
     def cost(self):
         """As Stream.cost(), and what is kept to be sent again."""
@@ -1751,11 +1804,12 @@ class Conn(Stream):
 class Waiting:
     """A completed handshake on a port where we speak first: the client may still do so.
 
-    head, rcv, una, seen, wake  as of Conn
-    step        of the client's MSS
-    window      the client's
+    head, rcv, una, seen, wake, terms, recent, offset, mss      as of Conn
+    step        what the client offered, as his cookie says
+    window      the client's, as he writes it
     """
-    __slots__ = 'head', 'rcv', 'una', 'step', 'window', 'seen', 'wake'
+    __slots__ = ('head', 'rcv', 'una', 'step', 'window', 'seen', 'wake', 'terms', 'recent',
+                 'offset', 'mss')
     held, record = 0, None
     resumes = deadline = secure = None
 
@@ -1763,6 +1817,8 @@ class Waiting:
         self.head, self.step, self.window = head, step, window
         self.rcv, self.una = rcv, una
         self.seen, self.wake = seen, wake
+        self.recent = None
+        self.offset = self.mss = 0
 
     @staticmethod
     def outstanding():
@@ -2256,6 +2312,59 @@ def find_mss(options: bytes, default: int) -> int:
     return default
 
 
+# What a SYN offers beside its MSS
+#   bits    OFFER_...
+#   scale   what SCALE_STEP says of its window scale; 0: it has none
+#   at      where in the options the value of its timestamp stands; 0: it has none
+Offer = collections.namedtuple('Offer', 'bits scale at')
+OFFER_SACK, OFFER_STAMP, OFFER_SCALE = 1, 2, 4
+OFFER_NONE, NO_STAMP = Offer(0, 0, 0), bytes(4)
+OFFER_PARTS = {                         # kind, size -> bit
+    (TCP_OPTION_SACK, 2): OFFER_SACK,
+    (TCP_OPTION_STAMP, 10): OFFER_STAMP,
+    (TCP_OPTION_SCALE, 3): OFFER_SCALE,
+}
+OFFER_LINUX = bytes((TCP_OPTION_SACK, 2, TCP_OPTION_STAMP, 10))     # as it follows their MSS
+
+
+@functools.lru_cache(maxsize=1024)
+def parse_offer(options: bytes) -> Offer:
+    """TCP options -> what they offer; what is cut ends them."""
+    bits = scale = stamp = at = 0
+    while at + 2 <= len(options):
+        kind, size = options[at], options[at + 1]
+        if kind == TCP_OPTION_NOP:
+            at += 1
+            continue
+        if kind == TCP_OPTION_END or not 2 <= size <= len(options) - at:
+            break
+        bit = OFFER_PARTS.get((kind, size), 0)
+        bits |= bit
+        if bit == OFFER_STAMP:
+            stamp = at + 2
+        elif bit == OFFER_SCALE:
+            scale = SCALE_STEP[options[at + 2]]
+        at += size
+    return Offer(bits, scale, stamp)
+
+
+def read_offer(options: bytes) -> 'tuple[Offer, bytes]':
+    """TCP options -> what they offer, the value of their timestamp."""
+    if options[4:8] == OFFER_LINUX:             # nearly all: they differ in the timestamp alone
+        return parse_offer(options[:8] + bytes(8) + options[16:]), options[8:12]
+    if len(options) <= 12:
+        offer = parse_offer(options)
+    else:
+        offer = parse_offer.__wrapped__(options)
+    return offer, options[offer.at:offer.at + 4] if offer.at else NO_STAMP
+
+
+def find_stamp(options: bytes) -> 'tuple[int, int] | None':
+    """TCP options of a segment -> value and echo of its timestamp; None: there is none."""
+    at = 4 if options.startswith(STAMP_BEGIN) else parse_offer.__wrapped__(options).at
+    return TCP_STAMPS.unpack_from(options, at) if at and at + 8 <= len(options) else None
+
+
 def walk_extensions(proto: int, data: bytes) -> 'tuple[int, bytes, str | None]':
     """IPv6 payload -> (protocol above the extension headers, its octets, why not)."""
     for count in range(EXTENSIONS_MAX + 1):
@@ -2297,114 +2406,490 @@ def printable_octets(data: bytes) -> str:
 
 # ---- face ----
 
+# What a SYN+ACK says that answers an offer, for a family and an MTU
+#   options     octets, 32-bit words
+#   window      as it stands there: it is never scaled
+#   at          where in the options our timestamp stands; 0: there is none
+Opening = collections.namedtuple('Opening', 'options window at')
+# What holds for a connection, by the offer of its client
+#   room        octets we take
+#   window      how they stand in a segment
+#   scale       of the client's windows
+Terms = collections.namedtuple('Terms', 'room window scale')
+TERMS_STAMP = 4                 # index of Terms: 2 bits of the scale, and this
+# how the IPv4 identification of a packet is found
+ID_ZERO, ID_COUNT, ID_FLOW = IDENTS = 'zero', 'count', 'flow'
+OPENING, RESET, SEGMENT, DATAGRAM, MESSAGE = range(5)       # kinds of packets
+
+
 class Face:
     """What we look like on the wire: it owns all of an answer that does not follow from a request.
 
     The layers pack headers by it; the short cuts patch models of what the layers packed.
 
     ttl         of IPv4, hop limit of IPv6 (neighbour discovery has its own)
-    window      of every segment
-    fragment    id, and fragment word of IPv4, as one number
-    options     of a SYN+ACK in order: TCP_OPTION_MSS, of which the number depends on the link, or
-                octets; NOPs fill the last word
+    window      (octets, unit) of a SYN+ACK: that many, 'whole' segments within them, or 'mss'
+    scale       of our windows, if the client scales his; None: we do not
+    options     of a SYN+ACK in order: groups of names of OPTION_NAMES that fill words together,
+                NOPs in front; all but the MSS stand there only if the client offers the same
+    offers      OFFER_... bits of these
+    idents      ID_... of each kind of packet, fragments: its fragment word of IPv4
+    reset       the window of a RST to no connection
+    ecn         a SYN that asks for ECN gets it
+    odd         segments of odd flags to open ports get a RST, not silence
+    code        an echo reply has the code of the request
+    epoch       of our timestamps, in milliseconds; mixes: what makes them differ by address
+    count       packets that were counted in an identification
     """
-    __slots__ = 'ttl', 'window', 'fragment', 'options'
+    __slots__ = ('ttl', 'window', 'scale', 'options', 'offers', 'idents', 'fragments', 'reset',
+                 'ecn', 'odd', 'code', 'epoch', 'mixes', 'count')
 
-    def __init__(self, ttl=64, window=65535, fragment=IPV4_DF, options=(TCP_OPTION_MSS,)):
-        self.ttl, self.window, self.fragment, self.options = ttl, window, fragment, options
+    def __init__(self, ttl=64, window=(65535, ''), scale=None, options=(('mss',),),
+                 idents=(ID_ZERO,) * 5, fragments=(IPV4_DF,) * 5, reset=WINDOW_MAX, ecn=False,
+                 odd=False, code=True, secret=b''):
+        self.ttl, self.window, self.scale = ttl, window, scale
+        self.options, self.idents, self.fragments = options, idents, fragments
+        self.reset, self.ecn = reset, ecn
+        self.odd, self.code = odd, code
+        self.offers = sum([OPTION_NAMES[name] for group in options for name in group])
+        key = hashlib.blake2s(b'face', key=secret).digest()
+        self.epoch, *self.mixes, self.count = struct.unpack_from('!IIIIH', key)
+        self.mixes = [each | 1 for each in self.mixes]
 
     def mss(self, mtu, header) -> int:
         """What fits into a packet behind the IP header of a family."""
         return min(max(mtu - header - TCP_HEADER.size, 1), MSS_MAX)
 
-    def pack_options(self, mss) -> bytes:
-        """-> the options of a SYN+ACK, 32-bit words."""
-        known = TCP_MSS_OPTION.pack(TCP_OPTION_MSS, TCP_MSS_OPTION.size, mss)
-        octets = b''.join([known if each == TCP_OPTION_MSS else each for each in self.options])
-        return octets + bytes((TCP_OPTION_NOP,)) * (-len(octets) % 4)
+    def take_offer(self, options) -> 'tuple[Offer, bytes]':
+        """As read_offer(), without a scale where our windows have none."""
+        offer, stamp = read_offer(options)
+        return (offer if self.scale is not None else offer._replace(scale=0)), stamp
 
-    def pack_ipv4(self, proto: int, src: bytes, dst: bytes, data: bytes) -> bytes:
+    def opening(self, bits, mss) -> Opening:
+        """OFFER_... bits and our MSS -> what the SYN+ACK says."""
+        known = {'mss': TCP_MSS_OPTION.pack(TCP_OPTION_MSS, TCP_MSS_OPTION.size, mss),
+                 'sok': bytes((TCP_OPTION_SACK, 2)),
+                 'ts': STAMP_BEGIN[2:] + bytes(TCP_STAMPS.size),
+                 'ws': bytes((TCP_OPTION_SCALE, 3, self.scale or 0))}
+        options, at = b'', 0
+        for group in self.options:
+            names = [name for name in group if name == 'mss' or OPTION_NAMES[name] & bits]
+            octets = b''.join([known[name] for name in names])
+            options += bytes((TCP_OPTION_NOP,)) * (-len(octets) % 4)
+            if 'ts' in names:
+                at = len(options) + octets.index(known['ts']) + 2
+            options += octets
+        size, unit = self.window
+        segment = max(mss - (len(STAMP_BEGIN) + TCP_STAMPS.size if at else 0), 1)
+        if unit:
+            size = segment * (size if unit == 'mss' else size // segment)
+        return Opening(options, min(size, WINDOW_MAX), at)
+
+    def terms(self, index, mss) -> Terms:
+        """Index of Terms and our MSS -> what holds for a connection."""
+        stamp = OFFER_STAMP if index & TERMS_STAMP else 0
+        room = self.opening(stamp, mss).window
+        if not index & TERMS_STAMP - 1:
+            return Terms(room, room, 0)
+        field = room >> self.scale
+        return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
+
+    def offset(self, flow) -> int:
+        """Addresses and ports -> what our timestamps are ahead between these addresses."""
+        half = (len(flow) - 4) // 2
+        src, dst = (from_octets(each[-4:], 'big') for each in (flow[:half], flow[half:-4]))
+        return (src * self.mixes[0] >> 32) + (dst * self.mixes[1] >> 32) + self.epoch & MASK32
+
+    def ident(self, kind, src, sport=0) -> int:
+        """Kind of a packet to a client, as numbers -> its identification."""
+        way = self.idents[kind]
+        if way == ID_ZERO:
+            return 0
+        self.count += 1
+        return self.count + (0 if way == ID_COUNT else (src * self.mixes[1] >> 20) + sport) & HALF
+
+    def pack_ipv4(self, proto: int, src: bytes, dst: bytes, data: bytes, tos=0) -> bytes:
         """Packet without options around data."""
-        word, rest = 0x45000000 | 20 + len(data), self.ttl << 8 | proto
-        total = -(word + self.fragment + rest + int.from_bytes(src + dst, 'big')) % 0xffff
-        return IPV4_ANSWER.pack(word, self.fragment, self.ttl, proto, total, src, dst) + data
+        word, rest = 0x45000000 | tos << 16 | 20 + len(data), self.ttl << 8 | proto
+        kind = packet_kind(proto, data)
+        fragment = self.fragments[kind]
+        if self.idents[kind] != ID_ZERO:
+            port = from_octets(data[2:4], 'big') if proto == IP_TCP else 0
+            fragment |= self.ident(kind, from_octets(dst, 'big'), port) << 16
+        total = -(word + fragment + rest + int.from_bytes(src + dst, 'big')) % 0xffff
+        return IPV4_ANSWER.pack(word, fragment, self.ttl, proto, total, src, dst) + data
 
     def pack_ipv6(self, proto: int, src: bytes, dst: bytes, data: bytes, hops=0) -> bytes:
         """Packet around data; hops: another hop limit than ours."""
         return IPV6.pack(0x60000000, len(data), proto, hops or self.ttl, src, dst) + data
 
-    def pack_tcp(self, ports, seq: int, ack: int, flags: int, data=b'', option=b'') -> bytes:
+    @staticmethod
+    def pack_tcp(ports, seq: int, ack: int, flags: int, data, option, window) -> bytes:
         """Segment that answers one of ports = (src, dst, sport, dport); option: 32-bit words."""
         src, dst, sport, dport = ports
         word = TCP_HEADER.size + len(option) << 10 | flags
-        header = [dport, sport, seq & MASK32, ack & MASK32, word, self.window, 0, 0]
+        header = [dport, sport, seq & MASK32, ack & MASK32, word, window, 0, 0]
         rest = option + data
         header[6] = checksum(TCP_HEADER.pack(*header) + rest, pseudo(
             src, dst, IP_TCP, TCP_HEADER.size + len(rest)))
         return TCP_HEADER.pack(*header) + rest
 
 
+# names of options in a Face: what the client has to offer for them
+OPTION_NAMES = {'mss': 0, 'sok': OFFER_SACK, 'ts': OFFER_STAMP, 'ws': OFFER_SCALE}
+
+
+def packet_kind(proto, data) -> int:
+    """Protocol and payload of a packet of ours -> OPENING, RESET, SEGMENT, DATAGRAM or MESSAGE."""
+    if proto == IP_TCP:
+        flags = data[13]
+        if flags & RST:
+            return RESET
+        return OPENING if flags & SYN else SEGMENT
+    return DATAGRAM if proto == IP_UDP else MESSAGE
+
+
+# ---- personas ----
+#
+# A persona says who we are, from the TTL to the name: a line for a key, # comments.  What is
+# missing is as in `plain`.  --persona FILE takes such a text.
+
+PERSONA_SECRET, PERSONA_FILE = 32, 'persona'        # octets, and the file of --state-dir
+PERSONA_MAX = 1 << 16                               # octets of a file
+PERSONAS = {
+    'plain': '''
+        name     WIN-{11}
+        ssh      SSH-2.0-1
+        ''',
+    'linux': '''
+        name     srv-{6}                    # digits: so many letters of its own
+        server   {name}                     # HTTP
+        ssh      SSH-2.0-dropbear_2022.83
+        smb      Unix, Samba 4.17.12        # system, software
+        ntlm     6.1.0
+        ports    T:22,80,443,U:123          # for --ports persona
+        ttl      64
+        window   65535 whole                # segments
+        scale    7
+        options  mss sok+ts ws              # + without NOPs between
+        ident    segment=flow icmp=flow     # else zero
+        df       syn-ack reset segment udp
+        reset    0
+        ecn      yes
+        odd      silent
+        code     same
+        ''',
+    'windows': '''
+        name     WIN-{11}
+        ssh      SSH-2.0-OpenSSH_for_Windows_9.5
+        ports    T:80,135,139,445,3389,5985,U:137
+        ttl      128
+        window   8192
+        scale    8
+        options  mss ws sok
+        ident    syn-ack=count reset=count segment=count udp=count icmp=count
+        df       syn-ack reset segment
+        reset    0
+        odd      reset
+        code     zero
+        ''',
+    'router': '''
+        name     router-{6}
+        ssh      SSH-2.0-dropbear_2022.83
+        smb      Unix, Samba 3.6.25
+        ntlm     6.1.0
+        ports    T:22,53,80,443,U:53
+        ttl      64
+        window   mss*20
+        scale    5
+        options  mss sok+ts ws
+        ident    segment=flow icmp=flow
+        df       syn-ack reset segment udp
+        reset    0
+        ecn      yes
+        ''',
+}
+PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ')
+PACKET_KINDS = 'syn-ack', 'reset', 'segment', 'udp', 'icmp'
+
+# name of the host: a pattern; identification of SSH, Server of HTTP, both octets; native system
+# and software of SMB; version of NTLM, three numbers; ports: {transport: open ones} for --ports
+# persona; face: what a Face is made of
+Persona = collections.namedtuple('Persona', 'name ssh server smb ntlm ports face')
+
+
+def key_name(text):
+    """The beginning of a NetBIOS name, {N} -> it, how many letters follow."""
+    found = re.fullmatch(r'([A-Za-z][A-Za-z0-9-]{0,12})\{([0-9]{1,2})\}', text)
+    if not found or not 1 <= int(found.group(2)) <= 15 - len(found.group(1)):
+        raise ValueError('15 letters at most, of which {N} are drawn, as in srv-{6}')
+    return found.group(1), int(found.group(2))
+
+
+def key_ssh(text):
+    """SSH-2.0-, a name without spaces -> octets."""
+    if not re.fullmatch('SSH-2\\.0-[!-~]{1,60}', text):
+        raise ValueError('SSH-2.0- and a name without spaces')
+    return text.encode()
+
+
+def key_words(text):
+    """A few words of ASCII -> octets."""
+    if not re.fullmatch('[ -~]{1,80}', text):
+        raise ValueError('80 characters of ASCII at most')
+    return text.encode()
+
+
+def key_smb(text):
+    """System, comma, software -> both."""
+    found = re.fullmatch('([ -+./-~]{1,40}), ([ -~]{1,40})', text)
+    if not found:
+        raise ValueError('a system, a comma, a software')
+    return found.groups()
+
+
+def key_ntlm(text):
+    """A version -> its three numbers."""
+    found = re.fullmatch('([0-9]{1,2})\\.([0-9]{1,2})\\.([0-9]{1,5})', text)
+    if not found or int(found.group(3)) > WINDOW_MAX:
+        raise ValueError('three numbers, as in 10.0.19041')
+    return tuple(map(int, found.groups()))
+
+
+def key_window(text):
+    """As of Face.window."""
+    found = re.fullmatch('([0-9]{1,5})( whole)?|mss\\*([0-9]{1,2})', text)
+    size = int(found.group(1) or found.group(3)) if found else 0
+    if not 0 < size <= WINDOW_MAX:
+        raise ValueError('octets up to %d, octets whole, or mss*N' % WINDOW_MAX)
+    return size, 'mss' if found.group(3) else (found.group(2) or '').strip()
+
+
+def key_number(text, least, most):
+    """A number within bounds -> it."""
+    if not re.fullmatch('[0-9]{1,5}', text) or not least <= int(text) <= most:
+        raise ValueError('a number from %d to %d' % (least, most))
+    return int(text)
+
+
+def key_options(text):
+    """As of Face.options."""
+    groups = tuple([tuple(each.split('+')) for each in text.split()])
+    names = [name for group in groups for name in group]
+    if len(set(names)) < len(names) or not OPTION_NAMES.keys() >= set(names) or any(
+            ['ts' in group[:-1] for group in groups]):
+        raise ValueError('some of mss, sok, ts, ws, each once, + between those that fill words '
+                         'together, where ts is the last')
+    return groups
+
+
+def key_idents(text):
+    """kind=way of some kinds of packets -> the way of each."""
+    rows = dict([each.partition('=')[::2] for each in text.split()])
+    if not set(PACKET_KINDS) >= rows.keys() or not set(IDENTS) >= set(rows.values()):
+        raise ValueError('words of %s, =, %s' % (', '.join(PACKET_KINDS), ', '.join(IDENTS)))
+    return tuple([rows.get(kind, ID_ZERO) for kind in PACKET_KINDS])
+
+
+def key_fragments(text):
+    """Kinds of packets that must not be cut -> the fragment word of each."""
+    words = set() if text == 'none' else set(text.split())
+    if not set(PACKET_KINDS) >= words:
+        raise ValueError('none, or some of %s' % ', '.join(PACKET_KINDS))
+    return tuple([IPV4_DF if kind in words else 0 for kind in PACKET_KINDS])
+
+
+def key_ports(text) -> 'dict[int, frozenset]':
+    """Ports and ranges, T: and U: before those of one transport -> {transport: open ones}."""
+    found, over = {transport: set() for transport in BOTH}, BOTH
+    for word in text.split(','):
+        parts = re.fullmatch('(?:([TU]):)?([0-9]{1,5})(?:-([0-9]{1,5}))?', word.strip())
+        first = int(parts.group(2)) if parts else -1
+        last = int(parts.group(3) or first) if parts else -1
+        if not 0 <= first <= last <= WINDOW_MAX:
+            raise ValueError('ports as in 22,80,8000-8100 or T:22,80,U:53')
+        if parts.group(1):
+            over = (TCP if parts.group(1) == 'T' else UDP),
+        for transport in over:
+            found[transport].update(range(first, last + 1))
+    return {transport: frozenset(ports) for transport, ports in found.items()}
+
+
+def key_choice(text, **words):
+    """A word -> what it means."""
+    if text not in words:
+        raise ValueError(' or '.join(words))
+    return words[text]
+
+
+# key of a text -> what reads its value, and what holds where it is missing
+PERSONA_KEYS = {
+    'name': (key_name, ('WIN-', 11)),
+    'ssh': (key_ssh, b'SSH-2.0-dropbear_2022.83'),
+    'server': (key_words, b'{name}'),
+    'smb': (key_smb, ('Windows 10 Pro 19041', 'Windows 10 Pro 6.3')),
+    'ntlm': (key_ntlm, (10, 0, 19041)),
+    'ports': (key_ports, {}),
+}
+FACE_KEYS = {                           # the same, of the name it has in a Face
+    'ttl': ('ttl', functools.partial(key_number, least=1, most=255)),
+    'window': ('window', key_window),
+    'scale': ('scale', functools.partial(key_number, least=0, most=14)),
+    'options': ('options', key_options),
+    'ident': ('idents', key_idents),
+    'df': ('fragments', key_fragments),
+    'reset': ('reset', functools.partial(key_number, least=0, most=WINDOW_MAX)),
+    'ecn': ('ecn', functools.partial(key_choice, yes=True, no=False)),
+    'odd': ('odd', functools.partial(key_choice, reset=True, silent=False)),
+    'code': ('code', functools.partial(key_choice, same=True, zero=False)),
+}
+
+
+def parse_persona(text: str, path: str) -> Persona:
+    """The text of a persona -> it; UserError: 'file:line: what'."""
+    found, face = {key: value for key, (_, value) in PERSONA_KEYS.items()}, {}
+    given = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        key, _, value = re.sub(r'(^|\s)#.*', '', line).strip().partition(' ')
+        if not key:
+            continue
+        if key in given or not (key in PERSONA_KEYS or key in FACE_KEYS):
+            raise UserError('%s:%d: %r %s' % (path, number, key, (
+                'stands there already' if key in given else 'is none of %s' % ', '.join(
+                    sorted([*PERSONA_KEYS, *FACE_KEYS])))))
+        given.add(key)
+        try:
+            if key in PERSONA_KEYS:
+                found[key] = PERSONA_KEYS[key][0](value.strip())
+            else:
+                name, read = FACE_KEYS[key]
+                face[name] = read(value.strip())
+        except ValueError as error:
+            raise UserError('%s:%d: %s: %r is not %s' % (
+                path, number, key, value.strip(), error)) from None
+    scales = any(['ws' in group for group in face.get('options', ())])
+    if scales != ('scale' in face):
+        raise UserError('%s: scale, and ws among the options: both or none' % path)
+    return Persona(face=face, **found)
+
+
+def load_persona(name: str) -> Persona:
+    """A name of PERSONAS, or a file -> the persona."""
+    if name in PERSONAS:
+        return parse_persona(PERSONAS[name], name)
+    try:
+        with open(name, 'rb') as file:
+            text = file.read(PERSONA_MAX + 1)
+        if len(text) > PERSONA_MAX:
+            raise UserError('%s: more than %d octets: this is no persona' % (name, PERSONA_MAX))
+        return parse_persona(text.decode(), name)
+    except OSError as error:
+        raise UserError('--persona: %r is none of %s, and no file to be read: %s' % (
+            name, ', '.join(sorted(PERSONAS)), why(error))) from None
+    except UnicodeDecodeError:
+        raise UserError('%s: not UTF-8: this is no persona' % name) from None
+
+
 class Model:
     """An answer over IPv4 that the layers gave to a request of zeros, to be patched: 1 us a frame.
 
+    face        the Face it has; varies: the kind of packet, if its identification does
     frame       the answer
     head        from our MAC to the type of service
     middle      from the identification to the protocol
     begin       all of that; word: offset, flags and window of TCP; rest: what follows its header
-    window      of TCP
+    stamp       where in `rest` our timestamp stands; 0: there is none
     sum4, sum   of the IPv4 header and of TCP, modulo 65535
-    bare4, bare the same without sizes, offset, flags and what follows the header
+    bare4, bare the same without sizes, offset, flags, window and what follows the header
     columns     of 8 octets, as of Openings; the checksums in them are 0
     """
-    __slots__ = ('frame', 'head', 'middle', 'begin', 'word', 'rest', 'window', 'sum4', 'sum',
-                 'bare4', 'bare', 'columns')
+    __slots__ = ('face', 'varies', 'frame', 'head', 'middle', 'begin', 'word', 'rest', 'stamp',
+                 'sum4', 'sum', 'bare4', 'bare', 'columns')
 
-    def __init__(self, frame):
+    def __init__(self, frame, face, stamp=0):
+        kind = packet_kind(frame[23], frame[34:])
+        self.face, self.stamp = face, stamp
+        self.varies = None if face.idents[kind] == ID_ZERO else kind
+        if self.varies is not None:
+            frame = spread_ident(frame)
         self.frame, self.head, self.middle = frame, frame[6:16], frame[18:24]
         self.begin, self.rest = frame[6:24], frame[PLAIN4.size:]
         self.word = from_octets(frame[46:50], 'big')
-        self.window = from_octets(frame[48:50], 'big')
         self.sum4, self.sum = (-from_octets(frame[at:at + 2], 'big') % 0xffff for at in (24, 50))
         self.bare4 = (self.sum4 - (len(frame) - ETHER.size)) % 0xffff
-        self.bare = IP_TCP + self.window if frame[23] == IP_TCP else IP_UDP
+        self.bare = IP_TCP if frame[23] == IP_TCP else IP_UDP
         blank = frame[:24] + bytes(2) + frame[26:50] + bytes(2) + frame[52:]
-        self.columns = struct.unpack_from('!6Q', blank.ljust(ETHER.size + 48, b'\0'), ETHER.size)
+        size = max(len(frame) - ETHER.size + 7 & ~7, 48)
+        self.columns = struct.unpack_from('!%dQ' % (size // 8), blank.ljust(
+            ETHER.size + size, b'\0'), ETHER.size)
 
-    def pack_segment(self, client, src, our, sport, dport, seq, ack, flags, data, option):
+    def identify(self, src, sport=0) -> 'tuple[bytes, int]':
+        """A client -> what stands for `middle` in a packet to him, sum of what is new in it."""
+        ident = self.face.ident(self.varies, src, sport)
+        return ident.to_bytes(2, 'big') + self.middle[2:], ident
+
+    def pack_segment(self, client, src, our, sport, dport, seq, ack, flags, data, option, window):
         """What a segment is answered -> the frame."""
         rest = option + data
         size = TCP_HEADER.size + len(rest)
         word = TCP_HEADER.size + len(option) << 10 | flags
         seq, ack, total, addresses = seq & MASK32, ack & MASK32, 20 + size, src + our
+        middle, more = self.middle, 0
+        if self.varies is not None:
+            middle, more = self.identify(src, sport)
         return PATCH_TCP4.pack(
-            client, self.head, total, self.middle, -(addresses + total + self.bare4) % 0xffff, our,
-            src, dport, sport, seq, ack, word, self.window,
-            -(addresses + size + sport + dport + seq + ack + word + self.bare
+            client, self.head, total, middle, -(addresses + total + self.bare4 + more) % 0xffff,
+            our, src, dport, sport, seq, ack, word, window,
+            -(addresses + size + sport + dport + seq + ack + word + window + self.bare
               + answer_sum(rest)) % 0xffff) + rest
 
-    def pack_opening(self, client, src, our, sport, dport, seq, ack):
-        """A SYN, of the model of a SYN+ACK -> the frame; half the price of pack_segment()."""
-        addresses = src + our
+    def pack_opening(self, client, src, our, sport, dport, seq, ack, stamps=None):
+        """A SYN, of the model of a SYN+ACK -> the frame; half the price of pack_segment().
+
+        stamps  our timestamp and the client's, if the model has any
+        """
+        addresses, begin, rest = src + our, self.begin, self.rest
+        more = total = 0
+        if self.varies is not None:
+            middle, more = self.identify(src, sport)
+            begin = begin[:12] + middle
+        if stamps:
+            value, echo = stamps
+            at = self.stamp
+            total = value + echo
+            rest = rest[:at] + TCP_STAMPS.pack(value, echo) + rest[at + TCP_STAMPS.size:]
         return PATCH_SYN_ACK4.pack(
-            client, self.begin, -(addresses + self.sum4) % 0xffff, our, src, dport, sport, seq,
-            ack, self.word, -(addresses + sport + dport + seq + ack + self.sum) % 0xffff
-        ) + self.rest
+            client, begin, -(addresses + self.sum4 + more) % 0xffff, our, src, dport, sport, seq,
+            ack, self.word,
+            -(addresses + sport + dport + seq + ack + self.sum + total) % 0xffff) + rest
 
     def pack_packet(self, client, src, our, data):
         """Layer 4 -> the frame."""
         total, addresses = IPV4.size + len(data), src + our
-        return PATCH_IPV4.pack(client, self.head, total, self.middle,
-                               -(addresses + total + self.bare4) % 0xffff, our, src) + data
+        middle, more = self.middle, 0
+        if self.varies is not None:
+            middle, more = self.identify(src)
+        return PATCH_IPV4.pack(client, self.head, total, middle,
+                               -(addresses + total + self.bare4 + more) % 0xffff, our, src) + data
 
     def pack_datagram(self, client, src, our, sport, port, out):
         """Octets from a port of ours -> the frame."""
         size, addresses = UDP_HEADER.size + len(out), src + our
         total = size + 20
+        middle, more = self.middle, 0
+        if self.varies is not None:
+            middle, more = self.identify(src)
         return PATCH_UDP4.pack(
-            client, self.head, total, self.middle, -(addresses + total + self.bare4) % 0xffff, our,
-            src, port, sport, size,
+            client, self.head, total, middle, -(addresses + total + self.bare4 + more) % 0xffff,
+            our, src, port, sport, size,
             0xffff - (addresses + 2 * size + port + sport + self.bare + (
                 from_octets(out, 'big') << 8 * (size & 1))) % 0xffff) + out
+
+
+def spread_ident(frame: bytes) -> bytes:
+    """A frame over IPv4 -> the same with the identification 0, and the checksum for it."""
+    head = frame[:18] + bytes(2) + frame[20:24] + bytes(2) + frame[26:34]
+    return head[:24] + checksum(head[ETHER.size:]).to_bytes(2, 'big') + head[26:] + frame[34:]
 
 
 # ---- columns ----
@@ -2632,13 +3117,33 @@ class Alike:
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
 
+    def octets_of(self, columns) -> 'list[tuple[int, bytes]]':
+        """{column: its lanes} -> as of Replies."""
+        return [(at, lanes.to_bytes(8 * self.count, 'big')) for at, lanes in columns.items()]
+
+    def idents(self, model, taken=0):
+        """The identification of each answer, in lanes: Face.ident(), one after the other.
+
+        taken   of so many it was asked for before
+        """
+        face, half = model.face, self.each(HALF)
+        start = face.count + 1 - taken
+        face.count += self.count - taken
+        idents = count_lanes(self.count) + self.each(start & HALF)
+        if face.idents[model.varies] == ID_FLOW:
+            idents += self.src * face.mixes[1] >> 20 & half
+            if self.proto == IP_TCP:
+                idents += self.ports >> 16 & half
+        return idents & half
+
 
 class Openings(Alike):
     """TCP segments, SYNs above all.
 
+    offer   what all of them offer, as far as we take it
     replies the column of the answers' numbers, octets as COLUMN_SEQ; None before
     """
-    proto, replies = IP_TCP, None
+    proto, replies, offer = IP_TCP, None, OFFER_NONE
 
     def __init__(self, frames, total):
         Alike.__init__(self, frames, total)
@@ -2656,45 +3161,92 @@ class Openings(Alike):
         """A number for each frame, 64 bits -> lanes."""
         return from_octets(struct.pack('!%d%s' % (self.count, kind), *numbers), 'big')
 
+    def is_one_offer(self, face) -> bool:
+        """Whether all offer a Face the same behind their MSS; their timestamps may differ."""
+        at = ETHER.size + IPV4.size + TCP_HEADER.size + 2
+        options = self.head[at:at + self.total + ETHER.size + 2 - at]
+        self.offer = offer = face.take_offer(options)[0]
+        if offer.at % 4:
+            return False
+        for at, mask in enumerate(offer_masks(self.total, offer.at), COLUMN_OPTION):
+            first = from_octets(self.head[16 + 8 * at:24 + 8 * at].ljust(8, b'\0'), 'big')
+            if self.lanes[at] & self.each(mask) != self.each(first & mask):
+                return False
+        return True
+
     def steps(self):
-        """The step of each client's MSS, in lanes."""
+        """What each client offers, as it stands in a cookie, in lanes."""
+        scale = self.offer.scale << COOKIE_PLAIN[0]
         if len(self.lanes) == COLUMN_OPTION:
-            return self.each(MSS_STEP[MSS_DEFAULT4])
+            return self.each(MSS_STEP[MSS_DEFAULT4] | scale)
         sizes = self.distinct(self.first(COLUMN_OPTION) & self.each(HALF), '!2xH4x', COLUMN_OPTION)
         if len(sizes) == 1:
-            return self.each(MSS_STEP[sizes[0]])
-        return self.pack('Q', [MSS_STEP[size] for size in sizes])
+            return self.each(MSS_STEP[sizes[0]] | scale)
+        return self.pack('Q', [MSS_STEP[size] | scale for size in sizes])
 
-    def cookies(self, key):
-        """The sequence number of each flow, not yet mixed with a step, in lanes: 0.1 us each.
+    def cookies(self, make):
+        """The sequence number of each flow, not yet mixed with an offer, in lanes: 0.1 us each.
 
         It is Cookies.make(), without any Python between one hash and the next.
         """
+        key = make.key
         block = bytearray((key + bytes(12)) * self.count)
         words, at, step = memoryview(block).cast('I'), len(key) // 4, len(key) // 4 + 3
         src, dst = (memoryview(self.octets[each]).cast('I') for each in (COLUMN_SRC, COLUMN_DST))
         words[at::step], words[at + 1::step], words[at + 2::step] = src[1::2], dst[::2], dst[1::2]
         hashes = map(flow_hash, cut_rows('%ds' % (4 * step), block))
         known = self.pack('q', hashes)
-        place = known + (self.first(COLUMN_SEQ) << 3) & self.each(COOKIE_PLACE)
-        return known & self.each(COOKIE_HASH) | place
+        place = known + (self.first(COLUMN_SEQ) << make.bits) & self.each(make.place)
+        return known & self.each(make.hash) | place
+
+    def stamps(self, stack):
+        """Our timestamp for each, as of Face.offset(), and its own, in lanes."""
+        face, word, (at, half) = stack.face, self.each(MASK32), divmod(self.offer.at, 8)
+        offsets = (self.src * face.mixes[0] >> 32 & word) + (self.dst * face.mixes[1] >> 32 & word)
+        ours = offsets + self.each(stack.ticks + face.epoch & MASK32) & word
+        at += COLUMN_OPTION
+        return ours, self.second(at) if half else self.first(at)
 
     def answers(self, stack) -> 'Replies':
         """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
 
         A checksum is what is missing of 65535, so that 0 comes out where 0 is due.
         """
-        each, ports, half, model = self.each, self.ports, self.each(HALF), stack.syn_ack
-        cookies = self.cookies(stack.cookies.key) ^ self.steps()
+        each, ports, half = self.each, self.ports, self.each(HALF)
+        model = stack.syn_acks[self.offer.bits]
+        cookies = self.cookies(stack.cookies) ^ self.steps()
         acks = self.first(COLUMN_SEQ) + self.ones & each(MASK32)
-        sums4 = half ^ self.fold(self.sums + each(model.sum4))
-        sums = half ^ self.fold(self.sums + ports + cookies + acks + each(model.sum))
-        columns = [sums4 << 32 | self.dst | each(model.columns[COLUMN_SRC]),
-                   self.src << 32 | ports >> 16 & half | (ports & half) << 16,
-                   cookies << 32 | acks, sums << 16 | each(model.columns[COLUMN_FLAGS])]
-        columns = [lanes.to_bytes(8 * self.count, 'big') for lanes in columns]
-        self.replies = columns[2]
-        return Replies(self.head[8:14] + model.frame[6:], columns, self.count)
+        total4, total = self.sums + each(model.sum4), self.sums + ports + cookies + acks
+        more = {}
+        if model.stamp:
+            ours, theirs = self.stamps(stack)
+            total += ours + theirs
+            more = self.stamp_columns(model, ours, theirs)
+        if model.varies is not None:
+            idents = self.idents(model)
+            total4 += idents
+            more[COLUMN_LENGTH] = idents << 16 | each(model.columns[COLUMN_LENGTH])
+        columns = {
+            COLUMN_SRC: half ^ self.fold(total4), COLUMN_DST: self.src << 32 | ports >> 16 & half,
+            COLUMN_SEQ: cookies << 32 | acks,
+            COLUMN_FLAGS: (half ^ self.fold(total + each(model.sum))) << 16}
+        columns[COLUMN_SRC] <<= 32
+        columns[COLUMN_SRC] |= self.dst | each(model.columns[COLUMN_SRC])
+        columns[COLUMN_DST] |= (ports & half) << 16
+        columns[COLUMN_FLAGS] |= each(model.columns[COLUMN_FLAGS])
+        columns.update(more)
+        octets = self.octets_of(columns)
+        self.replies = octets[2][1]
+        return Replies(self.head[8:14] + model.frame[6:], octets, self.count)
+
+    def stamp_columns(self, model, ours, theirs):
+        """Our timestamps and the clients', in lanes -> {column: its lanes}."""
+        at, half = divmod(model.stamp, 8)
+        at += COLUMN_OPTION
+        if not half:
+            return {at: ours << 32 | theirs}
+        return {at: ours | self.each(model.columns[at]),
+                at + 1: theirs << 32 | self.each(model.columns[at + 1])}
 
     def segments(self, rows) -> 'tuple[Segment, Segment]':
         """What the log shows of what came and of the answers, once these are made."""
@@ -2759,13 +3311,19 @@ class Datagrams(Alike):
         word = from_octets(out[:ID_END].ljust(ID_END, b'\0'), 'big')
         rest = (from_octets(out, 'big') << 8 * (size & 1)) + 2 * size + port + model.bare
         ids, sports = self.lanes[COLUMN_SEQ] & each(mask), self.ports >> 16 & half
-        sums4 = half ^ self.fold(self.sums + each((total + model.bare4) % HALF))
+        total4, more = self.sums + each((total + model.bare4) % HALF), {}
+        if model.varies is not None:
+            idents = self.idents(model, 1)
+            total4 += idents
+            more[COLUMN_LENGTH] = each(from_octets(first[14:18] + first[20:22].rjust(4, b'\0'),
+                                                   'big')) | idents << 16
+        sums4 = half ^ self.fold(total4)
         sums = self.fold(each(HALF << 20) - (self.sums + sports + ids + each(rest % HALF)))
-        columns = [sums4 << 32 | self.dst | each(model.columns[COLUMN_SRC]),
-                   self.src << 32 | each(port << 16) | sports,
-                   each(size << 48 | word) | sums << 32 | ids]
-        return Replies(first, [lanes.to_bytes(8 * self.count, 'big') for lanes in columns],
-                       self.count)
+        columns = {COLUMN_SRC: sums4 << 32 | self.dst | each(model.columns[COLUMN_SRC]),
+                   COLUMN_DST: self.src << 32 | each(port << 16) | sports,
+                   COLUMN_SEQ: each(size << 48 | word) | sums << 32 | ids}
+        columns.update(more)
+        return Replies(first, self.octets_of(columns), self.count)
 
     def segments(self, rows):
         """As of Openings."""
@@ -2778,7 +3336,7 @@ class Replies:
     """Frames that differ in columns, to be iterated over or, uncut, to be copied into a ring.
 
     pattern one of them, of whatever octets where they differ
-    columns of 8 octets, from COLUMN_SRC on
+    columns [(which of 8 octets, their octets)], those that differ
     count   of frames
     """
 
@@ -2796,15 +3354,15 @@ class Replies:
     def __getitem__(self, part):
         """A slice of them."""
         start, end, _ = part.indices(self.count)
-        return Replies(self.pattern, [octets[8 * start:8 * end] for octets in self.columns],
-                       end - start)
+        return Replies(self.pattern, [(at, octets[8 * start:8 * end])
+                                      for at, octets in self.columns], end - start)
 
     def rows(self, head, size):
         """A head, of 2 octets more than a multiple of 8 -> rows of a size: it and a frame."""
         block = bytearray((head + self.pattern).ljust(size, b'\0') * self.count)
         quads, first = memoryview(block).cast('Q'), (len(head) + ETHER.size) // 8
-        for at, octets in enumerate(self.columns, first + COLUMN_SRC):
-            quads[at::size // 8] = memoryview(octets).cast('Q')
+        for at, octets in self.columns:
+            quads[first + at::size // 8] = memoryview(octets).cast('Q')
         return block
 
 
@@ -2818,6 +3376,26 @@ def one_lanes(count):
 def fill_lanes(count, number):
     """A number in each lane of so many."""
     return one_lanes(count) * number
+
+
+@functools.lru_cache(maxsize=256)
+def count_lanes(count):
+    """0, 1, 2 ... in so many lanes."""
+    return from_octets(struct.pack('!%dQ' % count, *range(count)), 'big')
+
+
+@functools.lru_cache(maxsize=256)
+def offer_masks(total, at) -> 'list[int]':
+    """Octets of the packet of a SYN, where its timestamp stands -> masks of the option columns.
+
+    They leave out what may differ: the MSS, value and echo of the timestamp.
+    """
+    size = total - IPV4.size - TCP_HEADER.size
+    mask = bytearray(b'\xff' * size + bytes(-size % 8))
+    mask[2:4] = bytes(2)
+    if at:
+        mask[at:at + TCP_STAMPS.size] = bytes(TCP_STAMPS.size)
+    return [from_octets(mask[at:at + 8], 'big') for at in range(0, len(mask), 8)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -2886,10 +3464,11 @@ class Family:
     lows    lowest bits, as multicast MACs have them, of the addresses we are called by
     source  the unicast address that answers multicast requests, octets; None: silence
     deny    clients never answered, False when there are none
-    header  octets of the IP header; mss: our MSS; options: those of a SYN+ACK, octets
+    header  octets of the IP header; mss: our MSS
+    openings    Opening by OFFER_... bits; terms: Terms by their index
     """
     __slots__ = ('own', 'shared', 'barred', 'groups', 'lows', 'source', 'deny', 'header', 'mss',
-                 'options')
+                 'openings', 'terms')
 
     def __init__(self, own, deny, version, place, mtu, face):
         four = version == 4
@@ -2915,7 +3494,9 @@ class Family:
     def fit(self, mtu, face):
         """The MTU decides our MSS."""
         self.mss = face.mss(mtu, self.header)
-        self.options = face.pack_options(self.mss)
+        self.openings = [face.opening(bits, self.mss) for bits in range(8)]
+        self.terms = [face.terms(index if face.scale is not None else index & TERMS_STAMP,
+                                 self.mss) for index in range(8)]
 
 
 class Stack:
@@ -2929,7 +3510,9 @@ class Stack:
     answer_tail     what the Ethernet header of each answer over IPv4 has behind the client's MAC
     face            the Face we show
     plain           what PLAIN_MASK leaves of a plain frame to us; plain_words: in words
-    syn_ack, segment, datagram, echo    Models of answers over IPv4
+    segment, datagram, echo     Models of answers over IPv4; syn_acks: by OFFER_... bits
+    by_flags        Models of segments, by RST, SYN and FIN as a number
+    ticks           of our timestamps now; skew: what the clock was set by, in milliseconds
     unclaimed       {(our port, datagram)} of this round that no protocol claims
     store           the Store
     fate            why the last frame was dropped: 'layer reason'; None: it was answered
@@ -2943,20 +3526,26 @@ class Stack:
     timers          connections to be looked after
     work            (flow, Conn) of those whose answerers wait for their turn, the first first
     refusals        Budget of RSTs to segments of no connection; None: they get silence
+    ports           {transport: set of the ports that are open}; what is not there: all of them
+    silent          ports that are closed say nothing
+    unreachables    Budget of ICMP errors, by client
     challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
             that end connections
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
-                 place=NO_PLACE, refusals=None, store=None):
+                 place=NO_PLACE, refusals=None, store=None, ports=None, silent=False):
         self.mac, self.verify = mac, verify
+        self.ports, self.silent = ports or {}, silent
+        self.unreachables = Budget(*UNREACHABLES)
         self.face = face or Face()
+        self.ticks = self.skew = 0
         self.claims = None
         self.host = host or Host()
-        silent = self.host.original             # which greets nobody and refuses nobody
-        self.refusals = None if silent else refusals
-        self.greet_s = None if silent else greet_s
+        rude = self.host.original               # which greets nobody and refuses nobody
+        self.refusals = None if rude else refusals
+        self.greet_s = None if rude else greet_s
         self.greeting = frozenset(
             port.to_bytes(2, 'big') for port in
             (self.host.registry.greeters if self.greet_s is not None else ())
@@ -2973,7 +3562,8 @@ class Stack:
         self.set_addresses(own4, own6, deny4, deny6, place)
         self.make_models()
         self.budget = budget or Budget()
-        self.cookies = Cookies(self.host.random)
+        self.cookies = Cookies(self.host.random, COOKIE_PLAIN if self.face.scale is None
+                               else COOKIE_SCALED)
         self.connections = connections or Connections()
         self.counts, self.spoken = collections.Counter(), collections.Counter()
         self.faults = []
@@ -3008,12 +3598,16 @@ class Stack:
         """What the layers answer to requests of zeros, for the short cuts to patch."""
         zero, ports = bytes(4), (bytes(4), bytes(4), 0, 0)
         head = bytes(6) + self.mac + ETHERTYPE_IPV4.to_bytes(2, 'big')
-        self.syn_ack, self.segment, self.datagram, self.echo = (
-            Model(head + self.face.pack_ipv4(proto, zero, zero, data)) for proto, data in (
-                (IP_TCP, self.face.pack_tcp(ports, 0, 0, SYN | ACK, b'', self.four.options)),
-                (IP_TCP, self.face.pack_tcp(ports, 0, 0, ACK)),
-                (IP_UDP, pack_udp(zero, zero, 0, 0, b'')),
-                (IP_ICMP, pack_icmp(ICMP_ECHO_REPLY, 0, b''))))
+        def model(proto, data, at=0):
+            return Model(head + self.face.pack_ipv4(proto, zero, zero, data), self.face, at)
+        self.syn_acks = [
+            model(IP_TCP, self.face.pack_tcp(ports, 0, 0, SYN | ACK, b'', options, window), at)
+            for options, window, at in self.four.openings]
+        self.segment = model(IP_TCP, self.face.pack_tcp(ports, 0, 0, ACK, b'', b'', 0))
+        reset = model(IP_TCP, self.face.pack_tcp(ports, 0, 0, RST, b'', b'', 0))
+        self.by_flags = (self.segment,) * 2 + (self.syn_acks[0],) * 2 + (reset,) * 4
+        self.datagram = model(IP_UDP, pack_udp(zero, zero, 0, 0, b''))
+        self.echo = model(IP_ICMP, pack_icmp(ICMP_ECHO_REPLY, 0, b''))
 
     def set_place(self, place):
         """The surroundings have changed, the lists and the MTU have not."""
@@ -3030,6 +3624,7 @@ class Stack:
     def tick(self, now) -> list:
         """The time of the frames that follow -> frames that are due without any."""
         self.now = now
+        self.ticks = int(now * 1000) + self.skew
         self.unclaimed.clear()
         self.store.tick(now)
         self.cookies.tick(now)
@@ -3104,6 +3699,8 @@ class Stack:
             return self.answer_datagram4(frame, end, trusted, client, src, our, sport, dport, seq)
         if proto != IP_TCP:
             return self.answer_echo4(frame, end, trusted, client, src, our)
+        if self.ports and self.is_closed(TCP, dport):
+            return self.answer_ether(frame, trusted)
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
@@ -3117,14 +3714,16 @@ class Stack:
             return self.answer_ether(frame, trusted)
         if at == end and word & BARE_FLAGS == ACK:
             if conn is None and not word & FIN:
-                out = self.answer_first(flow, seq, ack, ACK, window, b'', client)
-            elif conn.__class__ is Conn:
+                out = self.answer_first(flow, seq, ack, ACK, window, frame[PLAIN4.size:at], b'',
+                                        client)
+            elif conn.__class__ is Conn and (conn.recent is None or self.is_in_time(
+                    conn, seq, frame[PLAIN4.size:at])):
                 out = self.answer_bare(flow, conn, seq, ack, word & FIN, window)
         if out is None:
             out = self.take_segment(flow, seq, ack, word & FLAGS, window, frame[PLAIN4.size:at],
                                     frame[at:end], client)
-        return out and [self.segment.pack_segment(client, src, our, sport, dport, *each)
-                        for each in out]
+        return out and [self.by_flags[each[2] & 7].pack_segment(client, src, our, sport, dport,
+                                                                *each) for each in out]
 
     def is_special(self, frame) -> bool:
         """Whether PLAIN does not hold: by words, 20 ns with PyPy where one mask takes 110."""
@@ -3136,8 +3735,16 @@ class Stack:
     def answer_opening4(self, flow, client, src, our, sport, dport, seq, options):
         """Plain SYN over IPv4, of no connection -> SYN+ACK; 1.8 us, by the layers 3.4."""
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
-        cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
-        return self.syn_ack.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32)
+        if not self.face.offers:
+            cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
+            return self.syn_acks[0].pack_opening(client, src, our, sport, dport, cookie,
+                                                 seq + 1 & MASK32)
+        offer, stamp = self.face.take_offer(options)
+        model, stamps = self.syn_acks[offer.bits], None
+        if model.stamp:
+            stamps = self.ticks + self.face.offset(flow) & MASK32, from_octets(stamp, 'big')
+        cookie = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
+        return model.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32, stamps)
 
     def answer_echo4(self, frame, end, trusted, client, src, our):
         """Plain echo request over IPv4 -> echo reply; anything else is for the layers."""
@@ -3154,6 +3761,8 @@ class Stack:
         ends = FLOW4_AT + 8 + size
         if not UDP_HEADER.size <= size <= end - FLOW4_AT - 8 or total and not trusted and (
                 (from_octets(frame[26:ends], 'big') << 8 * (size & 1)) + IP_UDP + size) % 0xffff:
+            return self.answer_ether(frame, trusted)
+        if self.ports and self.is_closed(UDP, dport):
             return self.answer_ether(frame, trusted)
         said = self.take_datagram(frame[26:30], frame[30:34], sport, dport, frame[42:ends])
         if not said:
@@ -3188,6 +3797,8 @@ class Stack:
         if self.host.events is not None or len(first) < DATAGRAM_DEEP or self.is_odd(first):
             return None
         client, total, _, src, our, sport, dport, word, _, _, _ = PLAIN4.unpack_from(first)
+        if self.is_closed(UDP, dport):
+            return None
         end = ETHER.size + total
         data = first[MESSAGE4_AT:end]
         kept, out, _ = self.store.find(UDP, data, first[30:34], dport) or NOT_KEPT
@@ -3245,9 +3856,14 @@ class Stack:
         if not (columns.is_plain() and self.are_served(columns)
                 and (not self.verify or columns.is_intact(trusted))):
             return None
+        if self.face.offers and len(columns.lanes) > COLUMN_OPTION and not (
+                columns.is_one_offer(self.face)):
+            return None
         table = self.connections.table
         if table and any(map(table.__contains__, columns.flows())):
             return None                         # what comes on a connection, the layers take
+        if TCP in self.ports and not self.ports[TCP].issuperset(columns.numbers()[1]):
+            return None
         return columns
 
     def alike_size(self, frame):
@@ -3346,6 +3962,9 @@ class Stack:
         if not handler:
             return self.drop('ipv4 protocol')
         data = frame[at + size:at + total]
+        if proto == IP_UDP and self.is_closed(UDP, from_octets(data[2:4], 'big')):
+            return self.refuse_datagram(frame[at:at + total], data, src, dst, ours is not None,
+                                        trusted or not self.verify, head)
         return [head + self.face.pack_ipv4(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
@@ -3381,7 +4000,7 @@ class Stack:
             return self.drop('icmpv4 checksum')
         rest = data[ICMP.size:]
         if kind == ICMP_ECHO:
-            return pack_icmp(ICMP_ECHO_REPLY, code, rest),
+            return pack_icmp(ICMP_ECHO_REPLY, code if self.face.code else 0, rest),
         if kind != ICMP_TIMESTAMP:
             return self.drop('icmpv4 type')
         if len(rest) < ICMP_TIMES.size:
@@ -3415,6 +4034,9 @@ class Stack:
         handler = IPV6_HANDLERS.get(proto)
         if not handler:
             return self.drop('ipv6 protocol')
+        if proto == IP_UDP and self.is_closed(UDP, from_octets(data[2:4], 'big')):
+            return self.refuse_datagram(frame[at - IPV6.size:at + size], data, src, dst,
+                                        ours is not None, trusted or not self.verify, head)
         return [head + self.face.pack_ipv6(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
@@ -3509,80 +4131,155 @@ class Stack:
         if not trusted and not is_intact(data, pseudo(src, dst, IP_TCP, len(data))):
             return self.drop('tcp checksum')
         ports = src, dst, sport, dport
-        return [self.face.pack_tcp(ports, *each) for each in self.take_segment(
-            src + dst + data[:4], seq, ack, flags, window, data[TCP_HEADER.size:at], data[at:],
-            head)]
+        if self.is_closed(TCP, dport):
+            said = self.answer_closed(src + dst + data[:4], seq, ack, flags, len(data) - at)
+        else:
+            said = self.take_segment(src + dst + data[:4], seq, ack, flags, window,
+                                     data[TCP_HEADER.size:at], data[at:], head)
+        return [self.face.pack_tcp(ports, *each) for each in said]
+
+    def is_closed(self, transport, port) -> bool:
+        """Whether a port of ours is not open."""
+        return transport in self.ports and port not in self.ports[transport]
+
+    def is_ours_alone(self, ours) -> bool:
+        """Whether we may speak for all ports of an address, octets: for none that others have.
+
+        Only listed addresses that the host itself does not have: an error or a RST from another's
+        would end his conversations.
+        """
+        family = self.four if len(ours) == 4 else self.six
+        return family.own is not None and from_octets(ours, 'big') not in family.shared
+
+    def answer_closed(self, flow, seq, ack, flags, size):
+        """A segment with so much data to a port that is closed -> RST, as any host's.
+
+        source  RFC 9293 s3.10.7.1
+        """
+        four = len(flow) == FLOW4.size
+        if flags & RST:
+            return self.drop('tcp reset')
+        if self.silent or not self.is_ours_alone(flow[4:8] if four else flow[16:32]):
+            return self.drop('tcp closed')
+        if flags & ACK:
+            return (ack, 0, RST, b'', b'', self.face.reset),
+        size += bool(flags & SYN) + bool(flags & FIN)
+        return (0, seq + size, RST | ACK, b'', b'', self.face.reset),
 
     def take_segment(self, flow, seq, ack, flags, window, options, data, head):
-        """A segment -> what is said to it: [(seq, ack, flags, data, option)], to be packed.
+        """A segment -> what is said to it: [(seq, ack, flags, data, option, window)], not packed.
 
         head    link-layer head of frames to its sender; of IPv4 in plain Ethernet his MAC
         """
         if flags & (RST | SYN):
             if flags & RST:
                 return self.reset(flow, seq)
-            return self.answer_opening(flow, seq, flags, options)
+            return self.answer_opening(flow, seq, flags, options, data)
         if not flags & ACK:
-            return self.drop('tcp flags')
+            return self.answer_odd(flow, seq, flags, data)
         conn = self.connections.get(flow)
         if conn is None:
-            return self.answer_first(flow, seq, ack, flags, window, data, head)
+            return self.answer_first(flow, seq, ack, flags, window, options, data, head)
         if isinstance(conn, Waiting):
-            return self.answer_waiting(flow, conn, seq, ack, flags, window, data, head)
+            return self.answer_waiting(flow, conn, seq, ack, flags, window, options, data, head)
+        if conn.recent is not None and not self.is_in_time(conn, seq, options):
+            return self.challenge(conn, 'tcp timestamp')
         return self.answer_next(flow, conn, seq, ack, flags, window, data)
+
+    @staticmethod
+    def is_in_time(conn, seq, options) -> bool:
+        """Whether a segment is not from before the last one; its timestamp is remembered.
+
+        One without a timestamp is taken, as Linux takes it.
+        source  RFC 7323 s4.3, s5.3
+        """
+        stamp = find_stamp(options)
+        if stamp is None:
+            return True
+        if (stamp[0] - conn.recent & MASK32) >> 31:
+            return False
+        if not (conn.rcv - seq & MASK32) >> 31:
+            conn.recent = stamp[0]
+        return True
+
+    def stamp(self, conn) -> bytes:
+        """The option of a segment to a connection."""
+        if conn.recent is None:
+            return b''
+        return TCP_STAMP_OPTION.pack(STAMP_BEGIN, self.ticks + conn.offset & MASK32, conn.recent)
+
+    def read_stamp(self, flow, options) -> 'int | None':
+        """A segment of no connection -> its timestamp; None: it has none; -1: of none of ours."""
+        stamp = find_stamp(options) if options and self.face.offers & OFFER_STAMP else None
+        if stamp is None:
+            return None
+        age = self.ticks + self.face.offset(flow) - stamp[1] & MASK32
+        return stamp[0] if age <= 2 * KEY_LIFE_S * 1000 else -1
 
     def challenge(self, conn, fate):
         """What may be forged changes nothing and gets an ACK, if not too often (RFC 5961 s3-5)."""
         if not self.may_send(self.challenges, CHALLENGE_RATE):
             return self.drop(fate)
-        return (conn.una + conn.outstanding(), conn.rcv, ACK, b'', b''),
+        return (conn.una + conn.outstanding(), conn.rcv, ACK, b'', self.stamp(conn),
+                conn.terms.window),
 
     def reset(self, flow, seq):
         """RST: forget the connection, if it is exactly at the number expected."""
         conn = self.connections.get(flow)
         if conn and seq == conn.rcv:
             self.connections.drop(flow, 'rst')
-        elif conn and seq - conn.rcv & MASK32 < self.face.window:
+        elif conn and seq - conn.rcv & MASK32 < conn.terms.room:
             return self.challenge(conn, 'tcp reset')
         return self.drop('tcp reset')
 
-    def answer_opening(self, flow, seq, flags, options):
+    def answer_opening(self, flow, seq, flags, options, data):
         """SYN -> SYN+ACK with a cookie; on a connection it changes nothing."""
         if flags & (ACK | FIN) or flags & (ECE | CWR) == ECE | CWR and flags & (PSH | URG):
-            return self.drop('tcp flags')
+            return self.answer_odd(flow, seq, flags, data)
         if flow in self.connections.table:
             return self.challenge(self.connections.table[flow], 'tcp second syn')
         four = len(flow) == FLOW4.size
-        mss = find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)
-        return (self.cookies.make(flow, MSS_STEP[mss], seq), seq + 1, SYN | ACK, b'',
-                (self.four if four else self.six).options),
+        step = MSS_STEP[find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)]
+        offer, stamp = self.face.take_offer(options)
+        known, window, at = (self.four if four else self.six).openings[offer.bits]
+        if at:
+            known = (known[:at] + TCP_STAMPS.pack(self.ticks + self.face.offset(flow) & MASK32,
+                                                  from_octets(stamp, 'big'))
+                     + known[at + TCP_STAMPS.size:])
+        step |= offer.scale << COOKIE_PLAIN[0]
+        agreed = ECE if self.face.ecn and flags & (ECE | CWR) == ECE | CWR else 0
+        return (self.cookies.make(flow, step, seq), seq + 1, SYN | ACK | agreed, b'', known,
+                window),
 
-    def answer_first(self, flow, seq, ack, flags, window, data, head):
+    def answer_first(self, flow, seq, ack, flags, window, options, data, head):
         """A segment of no connection: the cookie decides, and shows where it stands.
 
         What came before it may be lost, or late: nothing is acknowledged that did not come.
         """
         bare = not (data or flags & (PSH | FIN))
         found = self.cookies.read(flow, seq, ack)
-        if found is None:
-            return self.refuse(flow, ack, 'tcp bare ack' if bare else 'tcp cookie')
+        recent = self.read_stamp(flow, options) if found else None
+        if found is None or recent == -1:
+            return self.refuse(flow, ack, 0, RST, 'tcp bare ack' if bare else 'tcp cookie')
         step, beyond = found
+        closing = flags & FIN
         if bare and beyond >= 0:
             if not beyond and flow[-2:] in self.greeting:
-                return self.await_greeting(flow, seq, ack, step, window, head)
+                return self.await_greeting(flow, seq, ack, step, window, head, recent)
             return self.drop('tcp bare ack')
-        if beyond and not (data and self.host.original):        # a gap, or a keep-alive
-            return (ack, seq - beyond, ACK, b'', b''),
-        closing = flags & FIN
-        if not data:
-            return (ack, seq + closing, ACK | closing, b'', b''),
-        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head)
+        if not data or (beyond and not self.host.original):     # an end, a gap, or a keep-alive
+            conn = Waiting(head, 0, ack, step, window, self.now, None)
+            self.settle(conn, flow, step, recent)
+            closing = 0 if beyond else closing
+            return (ack, seq + closing - beyond, ACK | closing, b'', self.stamp(conn),
+                    conn.terms.window),
+        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head, recent)
         self.connections.add(flow, conn)
-        conn.window, conn.ended = window, bool(closing)
+        conn.window, conn.ended = window << conn.terms.scale, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
         kept, out, doubt = known
         if kept and not (doubt or kept.state is not None or self.host.events is not None):
-            if 0 < len(out) <= window and len(out) <= conn.mss:
+            if 0 < len(out) <= conn.window and len(out) <= conn.mss:
                 return self.say_again(flow, conn, kept, out),
         out = self.converse_first(conn, data, known)
         if conn.ended and conn.kept and not conn.stalled:
@@ -3592,30 +4289,45 @@ class Stack:
         self.set_timer(flow, conn)
         return out
 
-    def refuse(self, flow, ack, fate):
-        """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where nobody else may know it.
+    def answer_odd(self, flow, seq, flags, data):
+        """Flags that mean nothing -> silence, or RST."""
+        if not self.face.odd or flags & ACK:
+            return self.drop('tcp flags')
+        size = len(data) + bool(flags & SYN) + bool(flags & FIN)
+        return self.refuse(flow, 0, seq + size, RST | ACK, 'tcp flags')
 
-        Only for listed addresses that the host itself does not have: a RST for another's would
-        end his connections.
-        """
+    def refuse(self, flow, seq, ack, flags, fate):
+        """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where it is ours alone."""
         four = len(flow) == FLOW4.size
-        family = self.four if four else self.six
-        ours = from_octets(flow[4:8] if four else flow[16:32], 'big')
-        if not self.refusals or family.own is None or ours in family.shared:
+        if not self.refusals or not self.is_ours_alone(flow[4:8] if four else flow[16:32]):
             return self.drop(fate)
         bucket = self.refusals.open(flow[:4] if four else flow[:16], self.now)
         if not (bucket and self.refusals.take(bucket, True)):
             return self.drop(fate)
-        return (ack, 0, RST, b'', b''),
+        return (seq, ack, flags, b'', b'', self.face.reset),
 
-    def make_conn(self, flow, rcv, una, step, head):
-        """A client that has proved itself -> Conn."""
+    def make_conn(self, flow, rcv, una, step, head, recent):
+        """A client that has proved itself -> Conn.
+
+        step    as his cookie says; recent: his timestamp, or None
+        """
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
         conn = Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
-                    min(MSS_STEPS[step], family.mss))
+                    min(MSS_STEPS[step & 7], family.mss))
+        self.settle(conn, flow, step, recent)
         if self.host.keep is not None:
             conn.record = Record(flow, TCP, self.now, self.host.keep)
         return conn
+
+    def settle(self, conn, flow, step, recent):
+        """What the handshake has agreed on, as of make_conn()."""
+        terms = (self.four if len(flow) == FLOW4.size else self.six).terms
+        if recent is None:
+            conn.terms = terms[step >> 3]
+            return
+        conn.terms, conn.recent = terms[step >> 3 | TERMS_STAMP], recent
+        conn.offset = self.face.offset(flow)
+        conn.mss = max(conn.mss - TCP_STAMP_OPTION.size, 1)     # RFC 6691 s2
 
     def answer_next(self, flow, conn, seq, ack, flags, window, data):
         """A segment of a connection: what is new in it is fed, what is old answered again."""
@@ -3624,7 +4336,7 @@ class Stack:
             known = 0                           # which looks at no sequence numbers
         closing = flags & FIN
         size = len(data) + closing
-        if not conn.acknowledge(ack, window, not (known or size)):
+        if not conn.acknowledge(ack, window << conn.terms.scale, not (known or size)):
             return self.challenge(conn, 'tcp ack number')
         if not size:
             if conn.is_over():                  # LAST-ACK (RFC 9293 s3.10.7.4)
@@ -3668,7 +4380,7 @@ class Stack:
             conn.moved = True
         elif not window:
             conn.tries = 0
-        conn.window = window
+        conn.window = window << conn.terms.scale
         if closing:
             out = self.end_too(conn, fin)
         elif fin == 2 and conn.ended:
@@ -3681,15 +4393,14 @@ class Stack:
             self.set_timer(flow, conn)
         return out
 
-    @staticmethod
-    def end_too(conn, fin):
+    def end_too(self, conn, fin):
         """The client's FIN, to whom all is said; fin: ours -> the segments."""
         conn.rcv, conn.ended = conn.rcv + 1 & MASK32, True
         if fin:
             conn.end_record('fin')
-            return (conn.una, conn.rcv, ACK, b'', b''),
+            return (conn.una, conn.rcv, ACK, b'', self.stamp(conn), conn.terms.window),
         conn.fin, conn.moved = FIN, True
-        return (conn.una, conn.rcv, ACK | FIN, b'', b''),
+        return (conn.una, conn.rcv, ACK | FIN, b'', self.stamp(conn), conn.terms.window),
 
     def hear(self, conn, data):
         """What is new of a client, at the end perhaps nothing -> octets to answer."""
@@ -3736,7 +4447,8 @@ class Stack:
         while connections.held > connections.held_max:
             connections.evict()
         conn.wake = self.timers.add(REPEAT_S[0], flow, self.now)
-        return conn.una, conn.rcv, ACK | PSH | closing, out, b''
+        return (conn.una, conn.rcv, ACK | PSH | closing, out, self.stamp(conn),
+                conn.terms.window)
 
     def converse_first(self, conn, data, known):
         """The first octets of a conversation, and what Store.find() knows -> octets to answer."""
@@ -3781,6 +4493,7 @@ class Stack:
     def shift(self, step):
         """Somebody has set the clock: what is due stays as far away as it was."""
         self.timers.shift(step)
+        self.skew -= math.floor(step * 1000)    # timestamps go on
         for conn in self.connections.table.values():
             conn.seen += step
             if conn.wake is not None:
@@ -3835,35 +4548,36 @@ class Stack:
         whole = len(out) == len(conn.unacked)
         return self.segments(conn, conn.una, out, FIN if conn.fin == 1 and whole else 0)
 
-    @staticmethod
-    def segments(conn, seq, out, closing):
+    def segments(self, conn, seq, out, closing):
         """-> segments from seq on, at least one; as take_segment() gives them."""
+        option, window = self.stamp(conn), conn.terms.window
         if len(out) <= conn.mss:
-            return (seq, conn.rcv, ACK | closing | (PSH if out else 0), out, b''),
+            return (seq, conn.rcv, ACK | closing | (PSH if out else 0), out, option, window),
         segments = []
         for at in range(0, len(out) or 1, conn.mss):
             piece = out[at:at + conn.mss]
             flags = ACK | (PSH if piece else 0) | (closing if at + conn.mss >= len(out) else 0)
-            segments.append((seq + at, conn.rcv, flags, piece, b''))
+            segments.append((seq + at, conn.rcv, flags, piece, option, window))
         return segments
 
     # what is due without a frame
 
-    def await_greeting(self, flow, seq, ack, step, window, head):
+    def await_greeting(self, flow, seq, ack, step, window, head, recent):
         """A handshake is complete where we speak first: the client has a while to do so."""
         waiting = Waiting(head, seq, ack, step, window, self.now, None)
+        self.settle(waiting, flow, step, recent)
         if not self.connections.add_silent(flow, waiting):
             return self.drop('tcp crowd')
         waiting.wake = self.timers.add(self.greet_s, flow, self.now)
         return self.drop('tcp bare ack')
 
-    def answer_waiting(self, flow, conn, seq, ack, flags, window, data, head):
+    def answer_waiting(self, flow, conn, seq, ack, flags, window, options, data, head):
         """A segment of who should be greeted: if it says anything, it has spoken first."""
         if seq == conn.rcv and (data or flags & (PSH | FIN)):
             self.connections.drop(flow, 'fin')
         elif seq == conn.rcv:
             return self.drop('tcp bare ack')
-        return self.answer_first(flow, seq, ack, flags, window, data, head)
+        return self.answer_first(flow, seq, ack, flags, window, options, data, head)
 
     def set_timer(self, flow, conn):
         """Have the connection looked after when that may be needed."""
@@ -3947,8 +4661,9 @@ class Stack:
 
     def greet(self, flow, waiting):
         """Nothing has come: we speak first."""
-        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head)
-        conn.window = waiting.window
+        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head,
+                              waiting.recent)
+        conn.window = waiting.window << conn.terms.scale
         self.connections.table[flow] = conn
         if conn.record:
             conn.record.greeted = True
@@ -4016,10 +4731,10 @@ class Stack:
                 frames += self.frames_to(flow, conn, self.reset_of(conn))
             yield frames
 
-    @staticmethod
-    def reset_of(conn):
+    def reset_of(self, conn):
         """-> the segment that ends a connection at once."""
-        return (conn.una + conn.outstanding(), conn.rcv, RST | ACK, b'', b''),
+        return (conn.una + conn.outstanding(), conn.rcv, RST | ACK, b'', self.stamp(conn),
+                conn.terms.window),
 
     def insist(self, flow, conn):
         """What is not acknowledged once more; after the last time, the end."""
@@ -4061,6 +4776,31 @@ class Stack:
             return ()
         port, out = said
         return pack_udp(ours, src, port, sport, out),
+
+    def refuse_datagram(self, packet, data, src, dst, to_group, trusted, head):
+        """A datagram to a port that is closed -> the frame of an ICMP error (RFC 1122 s4.1.3.1).
+
+        packet  all of it from layer 3 on, which is quoted
+        """
+        four = len(src) == 4
+        size, total = UDP_HEADER.unpack_from(data.ljust(UDP_HEADER.size))[2:]
+        if not UDP_HEADER.size <= size <= len(data):
+            return self.drop('udp size')
+        if not trusted and (total or not four) and not is_intact(
+                data[:size], pseudo(src, dst, IP_UDP, size)):
+            return self.drop('udp checksum')
+        bucket = self.unreachables.bucket(src, self.now)
+        self.unreachables.refill(bucket, *UNREACHABLES[:2], self.now)
+        self.unreachables.refill(self.unreachables.total, *UNREACHABLES[2:] * 2, self.now)
+        if self.silent or to_group or not self.is_ours_alone(dst) or not (
+                self.unreachables.take(bucket, True)):
+            return self.drop('udp closed')
+        if four:
+            error = pack_icmp(ICMP_UNREACHABLE, ICMP_PORT, bytes(4) + packet[:ICMP_QUOTES])
+            return head + self.face.pack_ipv4(IP_ICMP, dst, src, error, TOS_CONTROL),
+        error = pack_icmpv6(ICMPV6_UNREACHABLE, bytes(4) + packet[:ICMPV6_QUOTES], dst, src,
+                            ICMPV6_PORT)
+        return head + self.face.pack_ipv6(IP_ICMPV6, dst, src, error),
 
     def take_datagram(self, src, ours, sport, dport, data, to_group=False):
         """Octets to a port of ours -> (our port, octets) of the answer, or ()."""
@@ -6539,6 +7279,399 @@ def metrics_text(counts, begun) -> str:
 def metrics_label(name, value) -> str:
     """-> {name="value"}."""
     return '{%s="%s"}' % (name, value.translate(METRICS_LABELS))
+# ---- databases ----
+
+# ---- same in compile_targets.py and masscanned.py ----
+
+# GeoLite2-ASN-Blocks-IPv4.csv        network,autonomous_system_number,...organization
+# GeoLite2-Country-Blocks-IPv4.csv    network,geoname_id,registered_country_geoname_id,...
+# GeoLite2-Country-Locations-en.csv   geoname_id,...,country_iso_code,country_name,...
+# iptoasn ip2asn-v4.tsv               first, last, AS number (0 = not routed), country, name
+# iptoasn ip2country-v4.tsv           first, last, country
+# DB-IP dbip-country-lite-*.csv       first, last, country; -asn-: first, last, AS number, name;
+#                                     -city-: first, last, continent, country, region, ...
+# IP2Location IP2LOCATION-LITE-DB1.CSV     first, last as numbers, country, name of it, ...;
+#                                     -ASN: first, last as numbers, network, AS number, name
+# RIR delegated-NAME-extended-latest  registry|country|ipv4|first|how many|date|status, among rows
+#                                     of other types, a head and sums
+
+REMARKS_MAX = 10000                 # lines with # at the beginning
+LINE_MAX = 1 << 16                  # characters; a longer line is no row of any of these
+GZIP_MAGIC, ZIP_MAGIC = b'\x1f\x8b', b'PK\x03\x04'
+HOSTS = {str(length): (1 << 32 - length) - 1 for length in range(33)}       # '24': 255
+AS_MAX = (1 << 32) - 1              # RFC 6793
+AS_NUMBER, AS_NAME = 'autonomous_system_number', 'autonomous_system_organization'
+AS_COLUMNS = (AS_NUMBER, 'asn', 'as_number'), (AS_NAME, 'name', 'as_name')
+NO_COUNTRY = '', '-', 'NONE', 'UNKNOWN', 'ZZ'
+
+
+def parse_block(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of a CSV, network first -> (first, last); host bits are cleared."""
+    address, _, length = row[0].partition('/')
+    hosts = HOSTS[length]
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, address), 'big')
+    return first & ~hosts, first | hosts
+
+
+def parse_ends(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of a TSV, first and last address first -> (first, last)."""
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, row[0]), 'big')
+    last = int.from_bytes(socket.inet_pton(socket.AF_INET, row[1]), 'big')
+    if last < first:
+        raise ValueError
+    return first, last
+
+
+def parse_numbered(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of IP2Location, first and last address as numbers first -> (first, last)."""
+    first, last = int(row[0]), int(row[1])
+    if not 0 <= first <= last < ADDRESSES_MAX:
+        raise ValueError
+    return first, last
+
+
+def parse_delegated(row: 'list[str]') -> 'tuple[int, int]':
+    """Row of an RIR's file -> (first, last)."""
+    if row[2] != 'ipv4':
+        raise ValueError
+    first = int.from_bytes(socket.inet_pton(socket.AF_INET, row[3]), 'big')
+    last = first + int(row[4]) - 1
+    if not first <= last < ADDRESSES_MAX:
+        raise ValueError
+    return first, last
+
+
+def has_ipv6(row: 'list[str]', count: int) -> bool:
+    """Are the first fields addresses or networks of IPv6?"""
+    return len(row) >= count and all(is_ipv6(text) and '-' not in text and '%' not in text
+                                     for text in row[:count])
+
+
+def is_wide_number(row: 'list[str]') -> bool:
+    """Does IP2Location's row have an address beyond those of IPv4?"""
+    return (len(row) > 1 and all(re.fullmatch('[0-9]{1,39}', text) for text in row[:2])
+            and int(row[1]) >= ADDRESSES_MAX)
+
+
+def is_no_delegation(row: 'list[str]') -> bool:
+    """Is a row of an RIR's file its head, a sum, or of another type than ipv4?"""
+    return len(row) > 5 and (bool(re.fullmatch(r'[0-9.]+', row[0])) or row[1] == '*'
+                             or row[2] in ('ipv6', 'asn'))
+
+
+Form = collections.namedtuple('Form', [
+    'kind',         # what such a file is, for messages
+    'parse',        # row -> (first, last)
+    'other',        # row -> True if it is well-formed and not of IPv4
+    'expected',     # what a row is to be, for messages
+    'number', 'name', 'code'])      # columns: AS number, its name, country; None: not there
+
+BLOCK_ROWS = (parse_block, lambda row: has_ipv6(row, 1), 'a network, a.b.c.d/length')
+TSV_ROWS = (parse_ends, lambda row: has_ipv6(row, 2), 'first and last address, a tab between')
+DBIP_ROWS = (parse_ends, lambda row: has_ipv6(row, 2), 'first and last address, a comma between')
+NUMBER_ROWS = (parse_numbered, is_wide_number, 'first and last address as numbers')
+RIR_ROWS = (parse_delegated, is_no_delegation, 'registry|country|ipv4|first address|how many|...')
+GEOLITE = Form('networks by AS', *BLOCK_ROWS, 1, 2, None)
+IPTOASN = Form("iptoasn's networks by AS and country", *TSV_ROWS, 2, 4, 3)
+IPTOCOUNTRY = Form("iptoasn's networks by country", *TSV_ROWS, None, None, 2)
+DBIP_AS = Form("DB-IP's networks by AS", *DBIP_ROWS, 2, 3, None)
+DBIP_COUNTRY = Form("DB-IP's networks by country", *DBIP_ROWS, None, None, 2)
+DBIP_CITY = Form("DB-IP's networks by city", *DBIP_ROWS, None, None, 3)
+IP2LOCATION_AS = Form("IP2Location's networks by AS", *NUMBER_ROWS, 3, 4, None)
+IP2LOCATION = Form("IP2Location's networks by country", *NUMBER_ROWS, None, None, 2)
+DELEGATED = Form("an RIR's delegated file, networks by country", *RIR_ROWS, None, None, 1)
+CONTINENTS = 'AF', 'AN', 'AS', 'EU', 'NA', 'OC', 'SA', 'ZZ'
+
+
+def find_form(row: 'list[str]', delimiter: str) -> Form:
+    """First row of a database without a header -> its form."""
+    if delimiter == '|':
+        return DELEGATED
+    if delimiter == '\t':
+        return IPTOASN if len(row) > 3 else IPTOCOUNTRY
+    if len(row) > 2 and re.fullmatch('[0-9]+', row[0]) and re.fullmatch('[0-9]+', row[1]):
+        return IP2LOCATION_AS if '/' in row[2] else IP2LOCATION
+    if len(row) > 2 and (has_ipv6(row, 2) or all(re.fullmatch(QUAD, text) for text in row[:2])):
+        if re.fullmatch('[0-9]*', row[2]):
+            return DBIP_AS
+        return DBIP_CITY if len(row) > 5 and row[2] in CONTINENTS else DBIP_COUNTRY
+    return GEOLITE
+
+
+def open_text(file, path: str):
+    """A binary file, gzipped or not -> its text; raises OSError, UserError."""
+    import gzip                                 # late, likewise
+    import io
+    magic = file.peek(len(ZIP_MAGIC))
+    if magic.startswith(ZIP_MAGIC):
+        raise UserError('%r: a zip archive: unpack it, the files in it are wanted' % path)
+    if magic.startswith(GZIP_MAGIC):
+        file = io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 17)      # type: ignore
+    return io.TextIOWrapper(file, 'utf-8-sig', 'replace', newline='')
+
+
+class Database:
+    """A database of networks: iterate for (first, last, row) of its IPv4 networks.
+
+    path    '-' = standard input
+    name    of the file in messages
+    delimiter  of fields, as the first line that is no comment has it
+    header  {name of a column, lower case: its index}; empty if a network is in the first row
+    form    Form, told by the first row
+    line    on which the row read last ends
+    rows    of IPv4 networks, so far
+    ipv6    rows passed over, so far
+    unrouted  rows of IPv4 networks of no AS, so far
+    """
+
+    def __init__(self, path):
+        self.path, self.name = path, 'standard input' if path == '-' else path
+        self.line, self.rows, self.ipv6, self.unrouted = 0, 0, 0, 0
+        lines = self.read_lines()
+        head = [next(lines, '')]
+        while head[-1].startswith('#') and len(head) < REMARKS_MAX:
+            head.append(next(lines, ''))
+        first_line = head[-1]
+        self.check_kind(first_line)
+        found = re.search('[\t|]', first_line)
+        self.delimiter = found.group() if found else ','
+        rows = self.read_rows(itertools.chain(head, lines))
+        first_rows = list(itertools.islice(rows, 1))
+        self.header = {}
+        self.form = find_form(first_rows[0] if first_rows else [], self.delimiter)
+        if self.delimiter != '|' and first_rows and not re.search('[0-9]', first_rows[0][0]):
+            self.header = {name.strip().lower(): at for at, name in enumerate(first_rows.pop())}
+        self.all_rows = itertools.chain(first_rows, rows)
+
+    def where(self):
+        return '%s:%d' % (self.name, self.line)
+
+    def read_lines(self):
+        """Lines of the file; whatever goes wrong with it names it."""
+        try:
+            with open('/dev/stdin' if self.path == '-' else self.path, 'rb') as file:
+                with open_text(file, self.path) as text:
+                    yield from iter(lambda: text.readline(LINE_MAX), '')
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError('%r: %s' % (self.name, why(error))) from None
+
+    def check_kind(self, line):
+        """Raises UserError for what is no text of rows, by its first line."""
+        kind = ''
+        if '\0' in line:
+            kind = 'binary, such as .mmdb or .csw'
+            if 'ustar' in line:
+                kind = 'a tar archive: unpack it'
+        elif line.lstrip()[:1] in ('{', '['):
+            kind = 'JSON'
+        elif line.lstrip()[:1] == '<':
+            kind = 'HTML or XML'
+        if kind:
+            raise UserError('%r: %s; CSV, TSV or an RIR\'s delegated file was expected'
+                            % (self.name, kind))
+
+    def read_rows(self, lines):
+        """Rows that hold anything; a quote that does not end is told where it begins."""
+        import csv                              # late: few runs need it
+        style = {'strict': True} if self.delimiter == ',' else {
+            'delimiter': self.delimiter, 'quoting': csv.QUOTE_NONE}
+        reader = csv.reader(lines, **style)
+        try:
+            for row in reader:
+                self.line = reader.line_num
+                if row and not row[0].startswith('#'):
+                    yield row
+        except csv.Error as error:
+            raise UserError('%s:%d: %s' % (self.name, self.line + 1, error)) from None
+
+    def columns(self, *choices):
+        """Indexes of columns, each by the first of its names that the header has."""
+        found = [[self.header[name] for name in names if name in self.header] for names in choices]
+        for names, indexes in zip(choices, found):
+            if not indexes:
+                raise UserError('%s:1: %r: a header with the column %s was expected' % (
+                    self.name, ','.join(self.header)[:80], names[0]))
+        return [indexes[0] for indexes in found]
+
+    def as_columns(self):
+        """Indexes of the columns with number and name of the AS; raises UserError without."""
+        if self.header:
+            if 'geoname_id' in self.header:
+                raise UserError('%s:1: GeoLite2\'s %s: it has no AS; --country-db takes it' % (
+                    self.name, 'locations' if 'country_iso_code' in self.header else
+                    'networks by country'))
+            return self.columns(*AS_COLUMNS)
+        if self.form.number is None:
+            raise UserError('%s: %s: it has no AS; --country-db takes it'
+                            % (self.name, self.form.kind))
+        return self.form.number, self.form.name
+
+    def __iter__(self):
+        parse = self.form.parse
+        for row in self.all_rows:
+            try:
+                first, last = parse(row)
+            except (IndexError, KeyError, OSError, ValueError):
+                self.pass_over(row)
+                continue
+            self.rows += 1
+            yield first, last, row
+        if not self.rows:
+            raise UserError('%r: no networks of IPv4, %d of IPv6' % (self.name, self.ipv6))
+
+    def pass_over(self, row):
+        """Count a row of IPv6, pass over what else has a place there; raises UserError."""
+        if not self.form.other(row):
+            raise UserError('%s: %r: not %s' % (
+                self.where(), self.delimiter.join(row)[:60], self.form.expected)) from None
+        if self.form is not DELEGATED or (row[2] == 'ipv6' and row[1] != '*'):
+            self.ipv6 += 1
+
+    def short(self):
+        """The error for a row that ends before a column that is needed."""
+        return UserError('%s: the row ends too early' % self.where())
+
+    def summary(self):
+        """What was read, in words."""
+        parts = (self.rows, 'networks'), (self.unrouted, 'not routed'), (
+            self.ipv6, 'of IPv6 passed over')
+        return '%s: %s' % (self.name, ', '.join('%d %s' % part for part in parts if part[0]))
+
+
+# Ranges of a database are kept as one int each, of 48 bytes where a tuple of ints takes 136:
+# first address << 64 | last << 32 | number (of the AS, or 0).  So sorting is by first address.
+
+def add_span(spans: 'list[int]', first: int, last: int, number: int):
+    """Append a range, or let the one before grow if it is of the same number and touches."""
+    if spans:
+        before = spans[-1]
+        if before & AS_MAX == number and (before >> 32 & AS_MAX) + 1 == first:
+            spans[-1] = before + (last - first + 1 << 32)
+            return
+    spans.append(first << 64 | last << 32 | number)
+
+
+def parse_as(text: str, database: Database) -> int:
+    """AS number of a row, '' and '-' = 0 -> int."""
+    try:
+        number = int('0' if text in ('', '-') else text) if len(text) <= 10 else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number <= AS_MAX:
+        raise UserError('%s: %r: an AS number was expected' % (database.where(), text[:40]))
+    return number
+
+
+def read_locations(path: str) -> 'dict[str, str]':
+    """GeoLite2's locations -> {geoname_id: country code, '' = none}."""
+    database, codes = Database(path), {}
+    id_at, code_at = database.columns(('geoname_id',), ('country_iso_code',))
+    try:
+        for row in database.all_rows:
+            codes[row[id_at]] = row[code_at].upper()
+    except IndexError:
+        raise database.short() from None
+    return codes
+
+
+def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code or '') of a database's networks.
+
+    codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
+           is where it is used (geoname_id), or else where it is registered
+    """
+    code_at = database.form.code
+    if code_at is not None:
+        for first, last, row in database:
+            yield first, last, row[code_at].upper()
+        return
+    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
+    for first, last, row in database:
+        place = row[used_at] or row[registered_at]
+        if place and place not in codes:
+            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
+        yield first, last, codes[place] if place else ''
+
+
+def check_has_countries(database: Database):
+    """Raises UserError for a file of networks without countries, naming it as what it is."""
+    kind = ''
+    if 'country_iso_code' in database.header:
+        kind = "GeoLite2's locations: BLOCKS was expected first"
+    elif AS_NUMBER in database.header or (not database.header and database.form.code is None
+                                          and database.form.number is not None):
+        kind = '%s: it has no countries; --as-db takes it' % database.form.kind
+    if kind:
+        raise UserError('%s: %s' % (database.name, kind))
+
+# ---- end of same in compile_targets.py and masscanned.py ----
+
+
+class Origins:
+    """Databases -> country and AS of an address of IPv4.
+
+    places      ranges of --country-db, sorted ints as of add_span(): the number is one of codes
+    networks    ranges of --as-db, likewise: that of the AS; names: {AS number: name}
+    """
+
+    def __init__(self, countries, networks):
+        self.places, self.codes, self.networks, self.names = [], [], [], {}
+        if countries:
+            self.read_countries(countries)
+        for path in networks:
+            self.read_networks(Database(path))
+        self.places.sort()
+        self.networks.sort()
+
+    def read_countries(self, paths):
+        """BLOCKS and LOCATIONS of GeoLite2, or one file of another maker."""
+        database, numbers = Database(paths[0]), {}
+        check_has_countries(database)
+        if (database.form.code is None) != (len(paths) == 2):
+            raise UserError('--country-db: %r: %s' % (
+                paths[0], 'LOCATIONS was expected, too, the CSV with country_iso_code'
+                if database.form.code is None else '%s needs no second file' % database.form.kind))
+        codes = read_locations(paths[1]) if paths[1:] else {}
+        try:
+            for first, last, code in row_countries(database, codes, paths[-1]):
+                if code not in NO_COUNTRY:
+                    add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
+        except IndexError:
+            raise database.short() from None
+        self.codes = list(numbers)
+
+    def read_networks(self, database):
+        """A file of networks by AS."""
+        number_at, name_at = database.as_columns()
+        try:
+            for first, last, row in database:
+                number = parse_as(row[number_at], database)
+                if number:
+                    add_span(self.networks, first, last, number)
+                    self.names.setdefault(number, row[name_at])
+        except IndexError:
+            raise database.short() from None
+
+    def find(self, address) -> 'tuple[str, str]':
+        """Text of an address -> code of its country, number and name of its AS; '': unknown."""
+        try:
+            ip = from_octets(socket.inet_pton(socket.AF_INET, address), 'big')
+        except (OSError, ValueError):
+            return '', ''
+        place, network = find_span(self.places, ip), find_span(self.networks, ip)
+        return ('' if place is None else self.codes[place],
+                '' if network is None else 'AS%d %s' % (network, self.names[network]))
+
+
+def find_span(spans, ip) -> 'int | None':
+    """Sorted ints as of add_span(), an address -> the number of its range; None: it has none."""
+    at = bisect.bisect(spans, (ip + 1 << 64) - 1)
+    if at and spans[at - 1] >> 32 & AS_MAX >= ip:
+        return spans[at - 1] & AS_MAX
+    return None
+
+
+
 # ---- report ----
 
 TALLY_MAX = 10000               # names of a table that are counted
@@ -6599,6 +7732,7 @@ class Report:
     visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
     met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
+    origins     Origins; None: no database is given
     """
     # Title, columns in front of the number
     TABLES = (
@@ -6609,7 +7743,8 @@ class Report:
         ('TLS fingerprints', ('ja3', 'ja4')), ('SSH fingerprints', ('hassh', 'software')),
         ('SYN signatures', ('signature',)), ('Sensors', ('sensor',)))
 
-    def __init__(self):
+    def __init__(self, origins=None):
+        self.origins = origins
         self.tables = {title: Frequent() for title, _ in self.TABLES}
         self.visitors, self.hours, self.payloads = {}, Frequent(), {}
         self.events = self.damaged = self.visits = self.unnamed = 0
@@ -6757,10 +7892,24 @@ class Report:
         order = sorted(self.visitors.items(), key=lambda each: (-each[1].visits, each[0]))[:most]
         return [(source,) + visitor.row() + (visitor.visits,) for source, visitor in order]
 
+    def origin_rows(self, place, most) -> 'list[tuple]':
+        """-> how many visits came from each country, or AS: 0 or 1."""
+        counts = collections.Counter()
+        for source, visitor in self.visitors.items():
+            counts[self.origins.find(source)[place] or 'unknown'] += visitor.visits
+        return sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:most]
+
     def all_tables(self, most):
         """Yield (title, columns, rows)."""
-        yield 'Sources', ('source', 'packets', 'first', 'last', 'tools', 'ports', 'protocols',
-                          'visits'), self.visitor_rows(most)
+        columns = 'packets', 'first', 'last', 'tools', 'ports', 'protocols', 'visits'
+        rows = self.visitor_rows(most)
+        if self.origins:
+            columns = ('country', 'AS') + columns
+            rows = [row[:1] + self.origins.find(row[0]) + row[1:] for row in rows]
+        yield 'Sources', ('source',) + columns, rows
+        if self.origins:
+            yield 'Countries', ('country', 'visits'), self.origin_rows(0, most)
+            yield 'Networks', ('AS', 'visits'), self.origin_rows(1, most)
         for title, columns in self.TABLES:
             yield title, columns + ('count',), self.rows(title, most)
 
@@ -6801,7 +7950,7 @@ def report_summary(report) -> str:
             lines.append('%-12s %9d  %.56s' % (title if not place else '', row[-1], text))
     for place, row in enumerate(report.visitor_rows(SUMMARY_ROWS)):
         lines.append('%-12s %9d  %.56s' % ('Sources' if not place else '', row[-1], printable(
-            '%s %s' % (row[0], row[4]))))
+            ' '.join((row[0], row[4]) + (report.origins.find(row[0]) if report.origins else ())))))
     return '\n'.join(lines) + '\n'
 
 
@@ -6845,7 +7994,8 @@ def report_page(report) -> str:
     def cell(value, column):
         if isinstance(value, int):
             return '<td class="n">%s</td>' % format(value, ',')
-        short = column in ('first', 'last', 'source', 'port', 'ports', 'tools', 'protocols')
+        short = column in ('first', 'last', 'source', 'country', 'port', 'ports', 'tools',
+                           'protocols')
         return '<td%s>%s</td>' % (' class="t"' if short else '', text(value))
 
     def table(title, columns, rows):
@@ -6916,7 +8066,8 @@ def open_private(path):
 def make_report(args) -> int:
     """--report -> exit status: read the files, print the summary, write what is asked for."""
     import json
-    report = Report()
+    wanted = args.country_db or args.as_db
+    report = Report(Origins(args.country_db, args.as_db) if wanted else None)
     for path in args.report:
         try:
             with open_events(path) as file:
@@ -8531,6 +9682,47 @@ def await_interface(link, stop, notifies=()):
 
 # ---- memory ----
 
+# What the interpreter runs in a second life: the descriptor has the code of this file.
+SECOND_LIFE = ("import marshal, sys; file = open(%d, 'rb'); "
+               "code, sys.path[:], sys.argv[:] = marshal.load(file); file.close(); exec(code)")
+
+
+def begin_again(code):
+    """The code of this script -> its second life, without the syntax tree; or nothing happens.
+
+    CPython keeps the tree of a script for as long as it runs, 45 MB; of code that is loaded there
+    is none.  Process, arguments and options of the interpreter stay the same.
+    """
+    names = globals()
+    if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
+            or sys.implementation.name != 'cpython'
+            or not hasattr(os, 'memfd_create')):                    # before Python 3.8
+        return
+    import marshal
+    words = read_command()
+    at = len(words) - len(sys.argv)
+    if words[at:] != list(map(os.fsencode, sys.argv)) or not all(
+            word.startswith(b'-') for word in words[1:at]):         # by a debugger, a profiler
+        return
+    try:
+        with open(os.memfd_create('masscanned', 0), 'wb') as file:      # which is inherited
+            marshal.dump((code, sys.path, sys.argv), file)
+            file.seek(0)
+            os.execv(sys.executable or '',
+                     words[:at] + [b'-c', os.fsencode(SECOND_LIFE % file.fileno())] + words[at:])
+    except OSError:
+        pass                                    # no memory, no executable: then with the tree
+
+
+def read_command() -> 'list[bytes]':
+    """The words by which this process was started; none: nobody knows."""
+    try:
+        with open('/proc/self/cmdline', 'rb') as file:
+            return file.read().split(b'\0')[:-1]
+    except OSError:
+        return []
+
+
 def trim_memory():
     """Give back what compiling this file took: 20 MB, where the C library can (glibc)."""
     try:
@@ -8796,6 +9988,15 @@ def make_parser() -> argparse.ArgumentParser:
     group('--remote-ip-deny-list', metavar='LIST', action=Once, help='the same')
     group('--no-announce', action='store_true',
           help='do not try out and announce own addresses at the start and after link-up')
+    group = parser.add_argument_group('appearance').add_argument
+    group('--persona', metavar='NAME', action=Once,
+          help='who we look like on the wire and by name: %s, or a file that says so '
+               '(default: plain)' % ', '.join(sorted(PERSONAS)))
+    group('--ports', metavar='SPEC', action=Once, type=ports_argument, default={},
+          help='open ports, as in 22,80,8000-8100 or T:22,80,U:53, or persona for those that it '
+               'has; the others refuse, where nobody else has the address (default: all)')
+    group('--closed', choices=('rst', 'drop'), action=Once, default='rst',
+          help='what the others do: RST and ICMP port unreachable, or nothing (default: rst)')
     group = parser.add_argument_group('protocols').add_argument
     group('--only', metavar='NAME,...', action=Once, help='these application protocols only')
     group('--no-protocol', metavar='NAME', action='append', default=[],
@@ -8823,7 +10024,7 @@ def make_parser() -> argparse.ArgumentParser:
                'for (default: pages)')
     group('--like-original', action='store_true',
           help='what the original answers where its tests look; as --greet off --http 401 '
-               '--policy any')
+               '--policy any --persona plain')
     group('--protocols', metavar='NAME', nargs='?', const='',
           help='list them, or describe the one of this name, and exit')
     group('--udp-budget', metavar='BURST,RATE[,GLOBAL]', action=Once, type=budget_argument,
@@ -8870,6 +10071,11 @@ def make_parser() -> argparse.ArgumentParser:
           help='read files of --events, also .gz, - is standard input; print a summary and exit; '
                'with -o FILE write a page of HTML as well')
     group('--csv', metavar='DIR', action=Once, help='write its tables there')
+    group('--country-db', metavar=('BLOCKS', 'LOCATIONS'), nargs='+', action=Once,
+          help="with the countries of the sources: both CSV files of GeoLite2, or one file of "
+               "another maker, as compile_targets.py reads them")
+    group('--as-db', metavar='FILE', action='append', default=[],
+          help='and with their AS; may be repeated')
     group = parser.add_argument_group('process').add_argument
     group('--workers', metavar='N', action=Once, type=workers_argument, default=1,
           help='processes that share the interface, or auto (default: 1)')
@@ -8934,6 +10140,14 @@ def budget_argument(text):
     return tuple(numbers if len(numbers) == 3 else numbers + [20000.0])
 
 
+def ports_argument(text):
+    """argparse type: what --ports names -> {transport: open ones}, or persona."""
+    try:
+        return text if text == 'persona' else key_ports(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError('%r: not persona, nor %s' % (text, error)) from None
+
+
 def share_argument(text):
     """argparse type: a share of one core, 0 to 1."""
     if not re.fullmatch(r'[01]|[01]?\.[0-9]{1,6}', text) or float(text) > 1:
@@ -8984,6 +10198,10 @@ def check_options(parser, args):
     """What argparse cannot say."""
     if args.csv is not None and not args.report:
         parser.error('--csv is for --report')
+    if (args.country_db or args.as_db) and not args.report:
+        parser.error('--country-db and --as-db are for --report')
+    if len(args.country_db or ()) > 2:
+        parser.error('--country-db %s: two files at most' % ' '.join(args.country_db))
     if args.report and (args.iface or args.tap):
         parser.error('--report and %s: one of them' % ('--iface' if args.iface else '--tap'))
     if args.protocols is not None or args.report:
@@ -9005,8 +10223,12 @@ def check_options(parser, args):
         parser.error('--only and --no-protocol: one of them')
     if args.only is not None and getattr(args, 'with') is not None:
         parser.error('--only and --with: one of them')
-    if args.like_original and {'greet', 'http', 'policy'} & getattr(args, 'given', set()):
-        parser.error('--like-original has --greet off, --http 401 and --policy any already')
+    if 'closed' in getattr(args, 'given', set()) and not args.ports:
+        parser.error('--closed is for --ports')
+    if args.like_original and {'greet', 'http', 'policy', 'persona'} & getattr(
+            args, 'given', set()):
+        parser.error('--like-original has --greet off, --http 401, --policy any and '
+                     '--persona plain already')
 
 
 def check_outs(parser, args):
@@ -9167,13 +10389,18 @@ def addresses_text(first, last, family):
     return str(networks[0]) if len(networks) == 1 else '%s-%s' % (family(first), family(last))
 
 
-def main(argv=None) -> int:
-    """Command line -> exit status: 0 ended by a signal, 1 error, 2 usage."""
+def main(argv=None, code=None) -> int:
+    """Command line -> exit status: 0 ended by a signal, 1 error, 2 usage.
+
+    code    of the script that we are, see begin_again(); None: we are a module
+    """
     fill_standard_descriptors()
     parser = make_parser()
     try:
         args = parser.parse_args(argv)
         check_options(parser, args)
+        if code and not (args.report or args.check or args.protocols is not None):
+            begin_again(code)
         for path in args.load:
             load_protocols(path)
         if args.protocols is not None:
@@ -9244,10 +10471,20 @@ def open_anew(files, path):
     return files.rotate(path, found.st_dev, found.st_ino)
 
 
-def make_host(args, protocols) -> Host:
+def draw_from(secret, name):
+    """A secret and what it is for -> random(n) that gives the same each time."""
+    key = hashlib.blake2s(name, key=secret).digest()
+    count = itertools.count()
+    return lambda size: b''.join([
+        hashlib.blake2s(b'%d' % next(count), key=key).digest()
+        for _ in range(0, size, len(key))])[:size]
+
+
+def make_host(args, protocols, persona, secret) -> Host:
     """Who we are, with keys and certificates."""
     host = Host(os.urandom, time.time(), protocols, args.policy == 'strict', args.like_original,
                 args.http == '401')
+    host.wear(persona, draw_from(secret, b'host'))
     names = {each.name for each in protocols}
     chains = make_chains(host, args.state_dir) if names & {'ssh', 'tls'} else {}
     if 'ssh' in names:                          # now, so that workers show the same keys
@@ -9284,10 +10521,13 @@ def run(args) -> int:
     other = None if is_single_user() else user              # who owns the files afterwards
     files = make_files(args, other)
     own4, own6, deny4, deny6 = Lists(args, files).read()
+    persona = load_persona(args.persona or 'plain')
     if args.check:
         say('lists and files are as they must be')
         return 0
     openers = open_files(args, files, other)
+    secret = keep_secret(args.state_dir, PERSONA_FILE, lambda: os.urandom(PERSONA_SECRET))
+    secret = secret[:PERSONA_SECRET]
     stop = Stop()
     try:
         links = open_links(args, args.mac_addr)
@@ -9297,10 +10537,12 @@ def run(args) -> int:
         place = look_around(links[0])
         stack = Stack(
             links[0].mac, own4, own6, deny4, deny6, links[0].mtu,
-            make_host(args, protocols),
+            make_host(args, protocols, persona, secret),
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
-            args.greet, place=place, refusals=Budget(*REFUSALS))
+            args.greet, Face(secret=secret, **persona.face), place,
+            Budget(*REFUSALS), ports=persona.ports if args.ports == 'persona' else args.ports,
+            silent=args.closed == 'drop')
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:
@@ -13922,7 +15164,6 @@ def pack_mpint(number) -> bytes:
 #   agree       that value, random -> (our value as it stands in the reply, the secret number)
 #   cost        in units of the ladder of X25519
 
-SSH_VERSION = b'SSH-2.0-dropbear_2022.83'
 SSH_KEXINIT_MAX = 1 << 13       # octets of a client's; OpenSSH 9's has 1,500
 SSH_KEXINIT_COST = 0.15         # of a connection up to there, in units of the ladder of X25519
 SSH_EARLY_MAX = 1 << 14         # octets of a connection before its first login
@@ -14359,8 +15600,8 @@ class Ssh:
         ours, shared = exchange.agree(value, peer.host.random)
         blob = self.ssh.keys.blob(SSH_HOST_KEYS[self.chosen[1]][0])
         secret = pack_mpint(shared)
-        parts = (self.version, SSH_VERSION, self.theirs, self.ssh.kexinit(self.cookie), blob,
-                 octets)
+        parts = (self.version, peer.host.persona.ssh, self.theirs, self.ssh.kexinit(self.cookie),
+                 blob, octets)
         session = hashlib.new(digest, b''.join([sized(each, 4) for each in parts]) + ours
                               + secret).digest()                # RFC 4253 s8
         signature = self.ssh.keys.sign(self.chosen[1], session, peer.host.random)
@@ -14504,7 +15745,7 @@ def is_ssh_start(data):
 def identify_ssh(peer):
     """Our identification line; the short one where nothing more is said."""
     talks = peer.transport == TCP and not peer.host.original
-    return (SSH_VERSION if talks else SSH_SHORT) + b'\r\n'
+    return (peer.host.persona.ssh if talks else SSH_SHORT) + b'\r\n'
 
 
 @protocol('ssh', sig=SSH_SIGNATURES, port=(22, 2222), ref='RFC 4253 s4.2, RFC 4252 s5',
@@ -15175,7 +16416,8 @@ NTLM_START = struct.Struct('<8sII')     # MS-NLMP s2.2.1.1: magic type flags
 # info-at version
 NTLM_CHALLENGE = struct.Struct('<8sIHHII8s8xHHI8s')
 NTLM_AV = struct.Struct('<HH')          # MS-NLMP s2.2.2.1: id size
-NTLM_VERSION = struct.pack('<BBH3xB', 10, 0, 19041, 15)     # MS-NLMP s2.2.2.10: Windows 10
+NTLM_VERSION = struct.Struct('<BBH3xB')     # MS-NLMP s2.2.2.10: major minor build revision
+NTLM_REVISION = 15
 # MS-NLMP s2.2.1.3: magic type; of responses (LM, NT), domain, user, workstation, session key their
 # size, max, at; flags
 NTLM_AUTHENTICATE = struct.Struct('<8sI8xHxxIHxxIHxxIHxxI8xI')
@@ -15237,7 +16479,8 @@ def pack_ntlm_challenge(asked, peer):
     at = NTLM_CHALLENGE.size
     return NTLM_CHALLENGE.pack(
         NTLM_MAGIC, NTLM_CHALLENGED, len(name), len(name), at, flags, peer.host.random(8),
-        len(info), len(info), at + len(name), NTLM_VERSION) + name + info
+        len(info), len(info), at + len(name),
+        NTLM_VERSION.pack(*peer.host.persona.ntlm, NTLM_REVISION)) + name + info
 
 
 def note_ntlm(token, peer):
@@ -15308,7 +16551,6 @@ SMB1_CAP_EXTENDED = 0x80000000
 SMB1_NEGOTIATE, SMB1_SESSION_SETUP, SMB1_NT_CANCEL = 0x72, 0x73, 0xa4   # MS-CIFS s2.2.2.1
 SMB1_NT, SMB1_NO_DIALECT = b'NT LM 0.12', 0xffff
 SMB1_UPGRADES = (b'SMB 2.???', 0x02ff), (b'SMB 2.002', 0x0202)  # MS-SMB2 s3.3.5.3.1, .2
-SMB1_SYSTEM = 'Windows 10 Pro 19041\0Windows 10 Pro 6.3\0'      # NativeOS, NativeLanMan
 
 SMB2_HEAD = struct.Struct('<4sHHIHHIIQ8sQ16s')  # MS-SMB2 s2.2.1.2: the fields of Smb2
 # MS-SMB2 s2.2.3: size dialects contexts-at contexts
@@ -15401,10 +16643,11 @@ def answer_smb1_setup(head, words, body, peer):
     if head.uid != peer.state:          # new; 0 and 0xffff mean no user, MS-CIFS s2.2.1.6.8
         peer.state = 0x0800 | int.from_bytes(peer.host.random(2), 'big') >> 1
     answer = SMB1_SETUP_ANSWER.pack(0xff, 0, len(token))
-    system = SMB1_SYSTEM.encode('ascii')
+    names = '%s\0%s\0' % peer.host.persona.smb             # NativeOS, NativeLanMan
+    system = names.encode('ascii')
     if head.flags2 & SMB1_UNICODE:      # which begins at an even octet of the message
         start = SMB1_HEAD.size + 1 + len(answer) + SMB1_SIZE.size + len(token)
-        system = bytes(start & 1) + SMB1_SYSTEM.encode('utf-16-le')
+        system = bytes(start & 1) + names.encode('utf-16-le')
     return pack_smb1(head, STATUS_MORE_PROCESSING_REQUIRED, answer, token + system, peer.state)
 
 
@@ -15793,7 +17036,7 @@ def fill_page(page, host):
     rows = page.fields.replace(b'$name', host.host_name)
     if page.status not in HTTP_BODILESS:
         rows += b'Content-Type: %s\r\nContent-Length: %d\r\n' % (page.type, len(body))
-    return HTTP_HEAD % (page.status, HTTP_STATUSES[page.status], host.host_name,
+    return HTTP_HEAD % (page.status, HTTP_STATUSES[page.status], host.server.replace(b'%', b'%%'),
                         rows.replace(b'%', b'%%')), body
 
 
@@ -16175,12 +17418,12 @@ def connect_http(request, body, peer):
 
 def begin_sstp(request, body, peer):
     """The longest body there is, both ways (MS-SSTP s3.2.4.1) -> what follows is no more HTTP."""
-    return Reply(SSTP_GRANTED % peer.host.host_name, again=True)
+    return Reply(SSTP_GRANTED % peer.host.server, again=True)
 
 
 def list_sources(request, body, peer):
     """A client of NTRIP 1.0 -> no streams."""
-    return Reply(HTTP_SOURCES % peer.host.host_name, close=True)
+    return Reply(HTTP_SOURCES % peer.host.server, close=True)
 
 
 def ask_ntlm(request, body, peer):
@@ -16507,7 +17750,7 @@ def answer_http2(message, peer):
     if kind in (HTTP2_SETTINGS, HTTP2_PING) and not flags & HTTP2_ACK:
         return pack_http2(kind, HTTP2_ACK, 0, message[9:17] if kind == HTTP2_PING else b'')
     if kind == HTTP2_HEADERS:
-        fields = HTTP2_STATUS + HTTP2_SERVER + sized(peer.host.host_name, 1)
+        fields = HTTP2_STATUS + HTTP2_SERVER + sized(peer.host.server, 1)
         return pack_http2(HTTP2_HEADERS, HTTP2_WHOLE, stream, fields)
     return (b'', SHUT) if kind == HTTP2_GOAWAY else b''
 
@@ -18996,4 +20239,4 @@ def answer_xiongmai(message, peer):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(code=sys._getframe().f_code))
