@@ -148,8 +148,8 @@ def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: boo
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
     taken   {path given before in this run: number that its name gets next}
-    No link is followed on the way, and nothing is overwritten unless asked for: a name that is there
-    already gets .1, .2 ... behind it.
+    No link is followed on the way, and nothing is overwritten unless asked for: a name that
+    exists already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
     parts = [part for part in parts if part not in ('', '.', '..')][-16:] or ['unnamed']

@@ -545,7 +545,7 @@ def read_file(path: str, what: str) -> bytes:
 # iptoasn ip2country-v4.tsv           first, last, country
 # DB-IP dbip-country-lite-*.csv       first, last, country; -asn-: first, last, AS number, name;
 #                                     -city-: first, last, continent, country, region, ...
-# IP2Location IP2LOCATION-LITE-DB1.CSV     first, last as numbers, country, its name, ...;
+# IP2Location IP2LOCATION-LITE-DB1.CSV     first, last as numbers, country, name of it, ...;
 #                                     -ASN: first, last as numbers, network, AS number, name
 # RIR delegated-NAME-extended-latest  registry|country|ipv4|first|how many|date|status, among rows
 #                                     of other types, a head and sums
@@ -615,7 +615,7 @@ def is_no_delegation(row: 'list[str]') -> bool:
 
 
 Form = collections.namedtuple('Form', [
-    'kind',         # its name in messages
+    'kind',         # what such a file is, for messages
     'parse',        # row -> (first, last)
     'other',        # row -> True if it is well-formed and not of IPv4
     'expected',     # what a row is to be, for messages
@@ -672,7 +672,7 @@ class Database:
     name    of the file in messages
     delimiter  of fields, as the first line that is no comment has it
     header  {name of a column, lower case: its index}; empty if a network is in the first row
-    form    Form, known from the first row
+    form    Form, told by the first row
     line    on which the row read last ends
     rows    of IPv4 networks, so far
     ipv6    rows passed over, so far
@@ -726,7 +726,7 @@ class Database:
                             % (self.name, kind))
 
     def read_rows(self, lines):
-        """Rows that hold anything; an error names the line where a quote without end begins."""
+        """Rows that hold anything; a quote that does not end is told where it begins."""
         import csv                              # late: few runs need it
         style = {'strict': True} if self.delimiter == ',' else {
             'delimiter': self.delimiter, 'quoting': csv.QUOTE_NONE}

@@ -3905,9 +3905,9 @@ class OutputFormats(Case):
             self.assertEqual(rows, {pair for pair in wanted if pair[1] in states})
 
     def test_show_of_workers(self):
-        """A worker counts what it tells: its state holds once that is written."""
-        messenger = cscan.Messenger.__new__(cscan.Messenger)
-        messenger.count, messenger.found, messenger.states, messenger.unsent = 0, [], [], b''
+        """A worker counts what it reports: its state holds once that is written."""
+        worker = types.SimpleNamespace(orders=[0] * cscan.ORDERS)
+        messenger = cscan.Messenger(worker, 0, None, None)
         messenger.push = lambda: None
         messenger.put('10.0.0.1', 1)
         messenger.put_all([('10.0.0.2', 1)])
@@ -7543,7 +7543,7 @@ class Excluding(EngineCase):
         crew = cscan.Crew([], {}, StubSink(), self.console, 0, 50)
         crew.exclusions = self.exclusions
         for host, dropped in (('127.0.0.1', 1), ('128.0.0.1', 1), ('127.0.0.2', 2)):
-            crew.examine(cscan.Target(host, 80, ''), None)
+            cscan.drive(crew.examine(cscan.Target(host, 80, ''), None))
             self.assertEqual(crew.drops['-xf'], dropped)
         with self.assertRaisesRegex(OSError, 'excluded meanwhile'):
             cscan.Target('127.0.0.1', 1, '', self.exclusions).connect(100)
