@@ -15,7 +15,8 @@ Contents
     2 Entries           the reader's API
     3 Reports           statistics, results, entries as text or JSON
     4 Page              results to look at in a browser
-    5 Command line
+    5 Differences       what has changed from one scan to another
+    6 Command line
 """
 
 import argparse
@@ -1671,7 +1672,7 @@ function network(text) {            // a.b.c.d/n -> [first address, size], or nu
 const TESTS = {
   port: value => row => String(row.port) === value,
   service: value => row => (row.service || 'unknown') === value,
-  state: value => row => status(row) === value.replaceAll('_', ' '),
+  state: value => row => status(row).startsWith(value),
   country: value => row => row.network.toLowerCase().startsWith(value + ' '),
   as: value => {
     const wanted = ' as' + value.replace(/^as/, '') + ' ';
@@ -1936,12 +1937,13 @@ def few_ranges(ranges):
 
 @output_format('html', 'a page to look at, by host: search, charts, map',
                PAGE_HEAD.replace('%', '%%'), grouped=True)
-def html_host(host, names, network, ports):
-    """Host, its names, where it is, its ports -> [address as number, these], as JSON.
+def html_host(number, names, network, ports):
+    """Address as number, names, where it is, ports -> all this as JSON.
 
-    ports   [[number, state, seconds after the start, service, words]]
+    ports   [[number, state, seconds after the start, service, words]], behind it the kind of a
+            Change
     """
-    return script_text([ip_number(host.ip), names, network, ports])
+    return script_text([number, names, network, ports])
 
 
 def ip_number(text: str) -> int:
@@ -2074,7 +2076,9 @@ class PageWriter(FormatWriter):
     ending              [(when a certificate ends, ip:port, its name)]
     beyond              ports that found no room
     known               Annotations
+    diff                True: rows are Changes
     """
+    diff = False
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -2103,16 +2107,20 @@ class PageWriter(FormatWriter):
         for port, records in found:
             if port.state == 'open':
                 self.note(host, port, records)
-        if self.beyond or self.rows + len(found) > PAGE_ROWS:
-            self.beyond += len(found)
+        return [line + '\n' for line in self.row(host.ip, host.hostname, [
+            [port.number, STATE_NUMBERS[port.state], port.time - self.start,
+             named_service(records), self.words_of(records)] for port, records in found])]
+
+    def row(self, ip, hostname, ports):
+        """A host and its ports as html_host() has them -> its line, none if there is no room."""
+        if self.beyond or self.rows + len(ports) > PAGE_ROWS:
+            self.beyond += len(ports)
             return []
         comma = ',' if self.rows else ''
-        self.rows += len(found)
-        number = ip_number(host.ip)
-        names = ' '.join(filter(None, [host.hostname, self.known.names.get(number)]))
-        return [comma + self.format.line(host, names, self.known.network(number), [
-            [port.number, STATE_NUMBERS[port.state], port.time - self.start,
-             named_service(records), self.words_of(records)] for port, records in found]) + '\n']
+        self.rows += len(ports)
+        number = ip_number(ip)
+        names = ' '.join(filter(None, [hostname, self.known.names.get(number)]))
+        return [comma + self.format.line(number, names, self.known.network(number), ports)]
 
     def words_of(self, records):
         """Product, title and what a port said, no longer in JSON than there is room for."""
@@ -2144,23 +2152,36 @@ class PageWriter(FormatWriter):
 
     def end(self, end):
         """Unix seconds -> all that comes after the hosts."""
-        about = {'start': self.start, 'diff': False, 'asked': few_ranges(self.scopes.ranges())}
-        charts = [chart('Ports', 'port', self.ports), chart('Services', 'service', self.services)]
-        if self.countries:
-            charts.append(chart('Countries', 'country', self.countries))
-        if self.systems:
-            charts.append(chart('Networks', 'as', self.systems))
+        about = {'start': self.start, 'diff': self.diff,
+                 'asked': few_ranges(self.scopes.ranges())}
         return self.begin(end) + [
             ']</script>', '<script type="application/json" id="about">%s</script>'
-            % script_text(about), self.words(end), '<div class="charts">'] + charts + [
+            % script_text(about), self.words(end), '<div class="charts">'] + self.charts() + [
             '</div>', self.certificates(end), PAGE_TABLE, '<noscript><section><h2>Map</h2>',
             '<p>Networks of 65,536 addresses along a Hilbert curve: <span class="asked"></span> '
             'was asked, <span class="found"></span> has open ports.</p>',
             self.drawing(), '</section></noscript>', '<script>%s</script>' % PAGE_SCRIPT,
             '</body>', '</html>']
 
+    def charts(self):
+        """The most frequent of each kind."""
+        charts = [chart('Ports', 'port', self.ports), chart('Services', 'service', self.services)]
+        if self.countries:
+            charts.append(chart('Countries', 'country', self.countries))
+        if self.systems:
+            charts.append(chart('Networks', 'as', self.systems))
+        return charts
+
     def words(self, end):
-        """The summary."""
+        """The summary, then what the page leaves out, and what made it."""
+        lines = self.summary(end)
+        if self.beyond:
+            lines.append('<p class="warn">The page shows the first {:,} ports by address; '
+                         '{:,} more are left out.</p>'.format(self.rows, self.beyond))
+        return '\n'.join(lines) + '<p><code>%s</code></p>' % xml_text(self.command)
+
+    def summary(self, end):
+        """What was found, what was asked."""
         up, count = self.shown - self.down, sum(self.ports.values())
         lines = ['<p class="lead">{:,} open ports on {:,} of {:,} hosts, in {:,} networks (/16). '
                  'From {} to {} UTC.</p>'.format(count, up, self.shown, len(self.networks),
@@ -2175,10 +2196,7 @@ class PageWriter(FormatWriter):
         more = len(self.scopes.by_key) + self.scopes.beyond - SCOPE_LINES
         if more > 0:
             lines.append('<p>{:,} more scans are not listed.</p>'.format(more))
-        if self.beyond:
-            lines.append('<p class="warn">The page shows the first {:,} ports by address; '
-                         '{:,} more are left out.</p>'.format(self.rows, self.beyond))
-        return '\n'.join(lines) + '<p><code>%s</code></p>' % xml_text(self.command)
+        return lines
 
     def certificates(self, now):
         """Those that end soon, or have ended."""
@@ -2199,9 +2217,9 @@ class PageWriter(FormatWriter):
             svg_path('asked', self.scopes.ranges()), svg_path('found', found))
 
 
-def chart(title, key, counts) -> str:
+def chart(title, key, counts, without='') -> str:
     """Counter -> the most frequent as bars, which are buttons that search for the first word."""
-    most = counts.most_common(CHART_ROWS)
+    most = [each for each in counts.most_common(CHART_ROWS + 1) if each[0] != without][:CHART_ROWS]
     rows = ''.join(
         '<button class="bar" type="button" data-search="{0}:{1}"><span title="{2}">{2}</span>'
         '<i style="width:{3:.1f}%"></i><b>{4:,}</b></button>'.format(
@@ -2210,7 +2228,271 @@ def chart(title, key, counts) -> str:
     return '<section><h2>%s</h2>%s</section>' % (title, rows or '<p>There are none.</p>')
 
 
-# ==== 5 Command line ==================================================================
+# ==== 5 Differences ===================================================================
+#
+# Hosts of two files go by side by side, in order of addresses.  A port that is in the old file
+# only is gone if the new scan asked for it, by its entries of `scope`.
+
+NEW, GONE, NOT_ASKED, CHANGED = 'new', 'gone', 'not asked', 'changed'
+COMPARED = ('service', 'product', 'version', 'title', 'http_status', 'host_key', 'favicon',
+            'tls_version')          # of service_facts(); others may differ each time
+VOLATILE = re.compile(              # of a first line of text: times, challenges, identifiers
+    r'<[^<>]*>|[0-9]+:[0-9]{2}(?::[0-9]{2})?|[0-9a-fA-F]{12,}|'
+    r'(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? [ -~]*')
+
+Change = collections.namedtuple('Change', [
+    'kind',         # NEW, GONE, NOT_ASKED, CHANGED
+    'number', 'hostname', 'port',
+    'time',         # Unix seconds at which it was found: in the new file, if it is there
+    'reason',       # why it was not asked, or was not before; its state if it is not open now
+    'old', 'new',   # facts of a port that is open, None = it is not
+    'names',        # of facts that differ
+    'records'])     # those that speak for it, of the new file if it is there
+
+
+class Side:
+    """One of the two files.
+
+    path    of it; files: Files, for complaints
+    writer  FormatWriter that holds its results; scopes: Scopes of what it asked
+    begin, end  Unix seconds
+    """
+
+    def __init__(self, path):
+        self.path, self.files, self.scopes = path, Files([path]), Scopes()
+        self.writer = FormatWriter('json', 'cscan', '', lambda name: CODES.get(name, {}),
+                                   group=True)
+        self.writer.hostnames = self.files.hostnames
+        self.begin = self.files.begin(path)
+        self.end = self.begin
+
+    def read(self):
+        """All of it; raises UserError if it is too large."""
+        for record in self.files.records(None, None, True):
+            self.end = max(self.end, record.time)
+            if record.module == SCOPE_MODULE:
+                self.scopes.add(record.events)
+            self.writer.record(record)
+            reason = self.writer.held.full()
+            if reason:
+                raise UserError('%r: %s' % (self.path, reason))
+        return self
+
+    def hosts(self):
+        """Yield (address as number, Host), in order."""
+        return ((ip_number(host.ip), host) for host in self.writer.hosts())
+
+
+def side_by_side(old, new):
+    """Two iterators of (number, Host) -> yield (number, Host or None, Host or None)."""
+    rows = heapq.merge(((number, 0, host) for number, host in old),
+                       ((number, 1, host) for number, host in new), key=lambda row: row[:2])
+    for number, both in itertools.groupby(rows, key=lambda row: row[0]):
+        hosts = {side: host for _, side, host in both}
+        yield number, hosts.get(0), hosts.get(1)
+
+
+def ports_of(host):
+    """Host or None -> {number: HostPort}."""
+    return {port.number: port for port in host.ports()} if host else {}
+
+
+def compared_facts(records) -> 'dict[str, str]':
+    """Records of a port -> what two scans should find alike, the certificate and words, too."""
+    facts, more = {}, {}
+    for record in records:
+        facts.update(service_facts(record))
+        said = first_line(record)
+        if said:
+            more['banner'] = said
+        certificate = certificate_of(record)
+        if certificate:
+            more['certificate'] = '%s, ends %s' % (common_name(certificate),
+                                                   utc_text(certificate.ends))
+    return dict({name: facts[name] for name in COMPARED if name in facts}, **more)
+
+
+def first_line(record) -> str:
+    """What a server said first, without what differs each time; '' if that is no text."""
+    line = page_text(banner_of(record) or '').strip().partition('\n')[0]
+    return '' if '\\x' in line else VOLATILE.sub('*', line)
+
+
+def is_recognised(records) -> bool:
+    """Whether the scan looked for the service, so that a fact that is missing means something."""
+    return any(record.names.get(code) == 'SERVICE' for record in records
+               for _, code, _ in record.events)
+
+
+def differing(old, new, both_recognised) -> 'list[str]':
+    """Names of the facts that differ; the words only where no product is known."""
+    names = [name for name in COMPARED + ('certificate', 'banner') if name in old or name in new]
+    if 'product' in old and 'product' in new and 'banner' in names:
+        names.remove('banner')
+    if not both_recognised:
+        names = [name for name in names if name in old and name in new]
+    return [name for name in names if old.get(name) != new.get(name)]
+
+
+def changes(old, new, counts):
+    """Two Sides -> yield each Change, in order of addresses and ports; counts: of their kinds."""
+    for number, old_host, new_host in side_by_side(old.hosts(), new.hosts()):
+        before, after = ports_of(old_host), ports_of(new_host)
+        for port in sorted(set(before) | set(after)):
+            change = compare_port(old, new, number, (old_host, before.get(port)),
+                                  (new_host, after.get(port)))
+            counts[change.kind if change else 'same'] += 1
+            if change:
+                yield change
+
+
+def compare_port(old, new, number, before, after) -> 'Change | None':
+    """(Host, HostPort) of both Sides, None = not there -> a Change; None: it is the same."""
+    was, now = [place[1] and place[1].state == 'open' for place in (before, after)]
+    if not (was or now):
+        return None
+    spoken = [list(host.records(port)) if is_open else []
+              for is_open, (host, port) in ((was, before), (now, after))]
+    facts = [compared_facts(records) for records in spoken]
+    host, port = after if now else before
+    names = []                      # type: list[str]
+    if was and now:
+        kind, reason = CHANGED, ''
+        names = differing(facts[0], facts[1], all(map(is_recognised, spoken)))
+        if not names:
+            return None
+    elif now:
+        kind = NEW
+        reason = '' if before[1] else old.scopes.doubt(number, port.number) or ''
+    else:
+        reason = after[1].state if after[1] else new.scopes.doubt(number, port.number) or ''
+        kind = NOT_ASKED if reason and not after[1] else GONE
+    return Change(kind, number, host.hostname, port.number, port.time, reason,
+                  facts[0] if was else None, facts[1] if now else None, names,
+                  spoken[1 if now else 0])
+
+
+def change_text(change) -> str:
+    """A Change in words: what differs, or what speaks there."""
+    if change.kind != CHANGED:
+        facts = change.new or change.old or {}
+        words = [facts.get('service', ''), product_text(facts), facts.get('title', '')]
+        if not words[1]:
+            words.append(facts.get('banner', ''))
+        return ' | '.join(printable(word[:PAGE_TEXT]) for word in words if word)
+    return '; '.join('%s: %s' % (name, ' -> '.join(
+        printable(facts[name][:PAGE_TEXT]) if name in facts else 'none'
+        for facts in (change.old, change.new))) for name in change.names)
+
+
+def change_line(change) -> str:
+    """A Change as a line of text: new 192.0.2.1:80 http | nginx 1.24"""
+    line = '%s %s:%d %s' % (change.kind, dotted(change.number), change.port, change_text(change))
+    return line.rstrip() + (' (%s)' % reason_text(change) if change.reason else '')
+
+
+def reason_text(change) -> str:
+    """The reason in words."""
+    return 'before: ' + change.reason if change.kind == NEW else change.reason
+
+
+def change_json(change) -> str:
+    """A Change as an object."""
+    line = {'change': change.kind, 'ip': dotted(change.number), 'port': change.port,
+            'time': change.time}
+    if change.hostname:
+        line['hostname'] = change.hostname
+    if change.reason:
+        line['reason'] = reason_text(change)
+    if change.names:
+        line['differs'] = change.names
+    return json_text(dict(line, old=change.old, new=change.new))
+
+
+def dotted(number: int) -> str:
+    """16909060 -> '1.2.3.4'."""
+    return '.'.join(map(str, number.to_bytes(4, 'big')))
+
+
+class DiffPage(PageWriter):
+    """The page of differences: its rows are Changes.
+
+    sides   the two Sides; counts: of kinds, known when all have gone by
+    kinds   of open ports on the page, for the chart
+    """
+    diff = True
+
+    def __init__(self, command, sides, counts):
+        super().__init__('html', 'cscan', command, lambda name: CODES.get(name, {}))
+        self.sides, self.counts = sides, counts
+        self.room, self.scopes = PAGE_TEXT * 5 // 4, sides[1].scopes
+
+    def lines(self, found):
+        """Changes -> the document."""
+        old, new = self.sides
+        self.known.prepare(old.writer.held.ips + new.writer.held.ips)
+        yield from self.begin(new.begin)
+        for number, group in itertools.groupby(found, key=lambda change: change.number):
+            yield from self.change_host(number, list(group))
+        yield from self.end(new.end)
+
+    def change_host(self, number, group):
+        """The Changes of a host -> its line."""
+        rows = []
+        for change in group:
+            facts = change.new or change.old
+            self.ports[str(change.port)] += 1
+            self.services[facts.get('service', 'unknown')] += 1
+            self.networks.add(number >> 16)
+            words = change_text(change) if change.kind == CHANGED else (
+                self.words_of(change.records))
+            words = ' | '.join(filter(None, [reason_text(change) if change.reason else '', words]))
+            rows.append([change.port, STATE_NUMBERS['open' if change.new else 'silent'],
+                         change.time - self.start, facts.get('service', ''), words, change.kind])
+        return self.row(dotted(number), group[0].hostname, rows)
+
+    def charts(self):
+        """Kinds come first."""
+        return [chart('Changes', 'state', +self.counts, 'same')] + super().charts()
+
+    def summary(self, end):
+        """What has changed, from when to when."""
+        old, new = self.sides
+        return ['<p class="lead">From %s to %s UTC: %s.</p>' % (
+            utc_text(old.begin), utc_text(new.begin), counts_text(self.counts))] + [
+            '<p>%s asked: %s.</p>' % (name, xml_text(scope.text()))
+            for name, side in (('The old scan', old), ('The new scan', new))
+            for scope in list(side.scopes.by_key.values())[:SCOPE_LINES]]
+
+
+def counts_text(counts) -> str:
+    """Counts of kinds -> 3 new, 1 gone ..."""
+    return ', '.join('{:,} {}'.format(counts[kind], kind)
+                     for kind in (NEW, GONE, NOT_ASKED, CHANGED, 'same'))
+
+
+def report_changes(args) -> int:
+    """--diff -> exit status."""
+    sides, counts = [Side(path).read() for path in args.files], collections.Counter()
+    found = changes(sides[0], sides[1], counts)
+    if args.to == 'html':
+        page = DiffPage(command_line(), sides, counts)
+        page.known = Annotations(args.country_db, args.as_db, args.reverse)
+        emit(page.lines(found))
+    else:
+        emit(map(change_json if args.to else change_line, found))
+    say('%s -> %s: %s' % (printable(sides[0].path), printable(sides[1].path),
+                          counts_text(counts)))
+    if counts[GONE] and not sides[1].scopes.by_key:
+        say("%s: it does not say what its scan asked: `gone` may be `not asked`"
+            % printable(sides[1].path))
+    complaints = [line for side in sides for line in side.files.complaints.values()]
+    for complaint in dict.fromkeys(complaints):
+        say(complaint)
+    return 1 if any(side.files.broken for side in sides) else 0
+
+
+# ==== 6 Command line ==================================================================
 
 EXAMPLES = '''\
 examples:
@@ -2221,6 +2503,8 @@ examples:
   cba_reader.py scan.cba --json | jq -r 'select(.module == "rfb") | .ip'
   cba_reader.py scan.cba --extract files    write the files that modules kept
   cba_reader.py *.cba --unique --to xml     for what reads masscan -oX
+  cba_reader.py *.cba --to html > report.html
+  cba_reader.py --diff monday.cba sunday.cba
 '''
 
 
@@ -2255,6 +2539,9 @@ def make_parser() -> argparse.ArgumentParser:
     add('--no-header', action='store_true', help='with --to csv and zmap: rows only')
     add('--unique', action='store_true',
         help='each result, or entry of a module, once: a resumed scan may have written some twice')
+    add('--diff', action='store_true',
+        help='two files, OLD NEW: ports that are new, gone, changed, or were not asked again; '
+             'text, or with --to json or html')
     add('--country-db', metavar='FILE', nargs='+', default=[],
         help='with --to html: countries of hosts, from a database of networks as '
              'compile_targets.py takes it (GeoLite2: BLOCKS LOCATIONS)')
@@ -2304,6 +2591,8 @@ def check_to(parser, args):
                           '-s' if args.s and not args.r else '')):
         if given and wrong:
             parser.error('%s: goes without %s' % (given, wrong))
+    if args.diff:
+        check_diff(parser, args)
     if args.group and (args.s or args.extract):
         parser.error('--group: goes without ' + ('-s' if args.s else '--extract'))
     if args.group:
@@ -2320,6 +2609,18 @@ def check_to(parser, args):
             each.name for each in FORMATS.values() if each.columns))
 
 
+def check_diff(parser, args):
+    """What goes with --diff."""
+    if len(args.files) != 2:
+        parser.error('--diff: two files were expected, OLD NEW, not %d' % len(args.files))
+    wrong = [option for option, given in (
+        ('-s', args.s), ('-r', args.r), ('--module', args.module is not None),
+        ('--extract', args.extract), ('--unique', args.unique), ('--group', args.group),
+        ('--to ' + str(args.to), args.to not in (None, 'json', 'html'))) if given]
+    if wrong:
+        parser.error('--diff: goes without %s' % wrong[0])
+
+
 def read_all(args) -> int:
     """Report on all files, then what is wrong with which -> exit status."""
     try:
@@ -2330,6 +2631,8 @@ def read_all(args) -> int:
     files = Files(args.files, args.extract, '*' if module is None else [module], args.overwrite)
     unique = files.unique = Unique(code) if args.unique else None
     try:
+        if args.diff:
+            return report_changes(args)
         report(files, args, module, code)
     except UserError as error:
         say(str(error))
@@ -2531,9 +2834,14 @@ def hint_modules(files):
             'shows them' % ', '.join('%r (%d)' % (name, files.modules[name]) for name in others))
 
 
+def command_line() -> str:
+    """What was typed."""
+    return ' '.join(shlex.quote(word) for word in ['cba_reader.py'] + sys.argv[1:])
+
+
 def convert(files, args, module, code):
     """--to: entries as records; the document begins and ends with their times."""
-    command = ' '.join(shlex.quote(word) for word in ['cba_reader.py'] + sys.argv[1:])
+    command = command_line()
     make = PageWriter if args.to == 'html' else FormatWriter
     writer = make(args.to, 'cscan', command, lambda name: CODES.get(name, {}),
                   not args.no_header, args.group)

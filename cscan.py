@@ -3553,6 +3553,8 @@ def new_tcp_socket(source: str):
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
 # A coroutine awaits the methods of its sockets and socket_ready(), and nothing else.
+# first=True in @module: the first connect() of a coroutine gives the connection by which the scan
+# found the port open, if that still stands; the first module of a result that asks gets it.
 # waits=False in @module says that it only computes, and never waits: it runs where the result is
 # found, without a thread, if all modules of a scan are like that, or coroutines.
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
@@ -3569,7 +3571,8 @@ Module = collections.namedtuple('Module', [
     'entry',        # module name in the CBA
     'help',         # first line of the docstring
     'waits',        # False: for nothing, neither the net nor a lock
-    'sockets'])     # options -> how many sockets it may have at once
+    'sockets',      # options -> how many sockets it may have at once
+    'first'])       # True: its first connection may be the one that the scan opened
 
 MODULES = {}                        # name -> Module, in order of registration
 CO_COROUTINE = 0x80                 # inspect(3): flag of the code of an `async def`
@@ -3581,12 +3584,12 @@ def one_socket(options) -> int:
 
 
 def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True,
-           sockets=one_socket):
+           sockets=one_socket, first=False):
     """Register the function below as a module."""
     def register(check):
         help = (check.__doc__ or '').strip().partition('\n')[0]
         MODULES[name] = Module(name, check, options or {}, codes or {}, filter, aliases,
-                               name if entry is None else entry, help, waits, sockets)
+                               name if entry is None else entry, help, waits, sockets, first)
         return check
     return register
 
@@ -3622,12 +3625,14 @@ class TalkTarget(Target):
     """An open port, as modules that are coroutines see it.
 
     talks   Talks that drive them; None: a thread does
+    sock    the connection that the scan opened, until a module takes it; or None
+    first   whether the module that runs may take it
     """
-    __slots__ = 'talks',
+    __slots__ = 'talks', 'sock', 'first'
 
-    def __init__(self, host, port, source, exclusions=None, talks=None):
+    def __init__(self, host, port, source, exclusions=None, talks=None, sock=None):
         super().__init__(host, port, source, exclusions)
-        self.talks = talks
+        self.talks, self.sock, self.first = talks, sock, False
 
     def clock(self) -> float:
         """The time that deadlines of its talk are of."""
@@ -3641,13 +3646,26 @@ class TalkTarget(Target):
         """To be awaited before each connection: those of talks count in -r."""
         if self.talks:
             await self.talks.connects.enter()
+            self.talks.opened += 1
 
     async def connect(self, timeout_ms):
         """A connection to it; see TalkSocket."""
         self.check()
-        await self.may_connect()
         gate = self.talks.handshakes if self.talks else None
+        if self.first and self.sock:
+            sock, self.sock = self.sock, None
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.talks.taken += 1
+                return TalkSocket(sock, timeout_ms, self.clock, gate)
+            sock.close()                    # reset since, and with that what had come is lost
+        await self.may_connect()
         return await connect_tcp(self.host, self.port, timeout_ms, self.source, self.clock, gate)
+
+    def close(self):
+        """No module has taken the connection."""
+        if self.sock:
+            self.sock.close()
+            self.sock = None
 
 
 def find_module(name: str) -> Module:
@@ -3961,7 +3979,7 @@ async def check_rfb_old(sock, out):
         out.bit(RFB_WIN)
 
 
-@module('rfb', codes=RFB_CODES, options={
+@module('rfb', codes=RFB_CODES, first=True, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4500, 'ms for the whole talk', MILLISECONDS)})
 async def check_rfb(target, out, options):
@@ -3996,7 +4014,7 @@ X11_CODES = {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KIN
 X11_CONN_FAIL, X11_READ_FAIL, X11_WRITE_FAIL, X11_GOOD, X11_KINDA_GOOD = X11_CODES
 
 
-@module('x11', codes=X11_CODES, options={
+@module('x11', codes=X11_CODES, first=True, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4000, 'ms for the whole talk', MILLISECONDS)})
 async def check_x11(target, out, options):
@@ -4074,10 +4092,10 @@ imap            Cyrus        \* OK [^\r\n]*Cyrus IMAP v?(<v>[\d.]+)
 imap            Courier      \* OK [^\r\n]*Courier-IMAP
 imap            Exchange     \* OK (?:The )?Microsoft Exchange
 imap            -            \* (?:OK|PREAUTH|BYE|BAD)(?:[ \r])
-nntp            INN          20[01] [^\r\n]*InterNetNews[^\r\n]*INN (<v>[\d.]+)
+nntp            INN          20[01] [^\r\n]{0,200}InterNetNews[^\r\n]{0,200}INN (<v>[\d.]+)
 nntp            -            20[01] [^\r\n]*(?:NNTP|[Nn]ews)
-sieve           -            "[A-Z]+"(?:[^\n]*\n)*?"IMPLEMENTATION" "(<p>[^\d"]*[^\d" v])(?: v?(<v>
-                             \d[\w.]*))?[^"]*"
+sieve           -            "[A-Z]+"(?:[^\n]*\n)*?"IMPLEMENTATION" "(<p>[^\d"]{0,60}
+                             [^\d" v])(?: v?(<v>\d[\w.]{0,20}))?[^"]*"
 sieve           -            "(?:STARTTLS|SIEVE|SASL|VERSION)"
 http            ClickHouse   HTTP/1\.0 400 Bad Request\r\n\r\nPort \d+ is for clickhouse-client
 http            -            HTTP/[\d.]+ \d{3}
@@ -4164,10 +4182,10 @@ stratum         -            \{"id": ?1,.*"(?:error|result)"
 minecraft       -            .{1,6}\{.*?"version":\{"name":"(?:(<p>[A-Z]\w+) )?(<v>\d[\w.]*)"
 minecraft       -            .{1,6}\{"(?:description|players|version)"
 aerospike       Aerospike    \x02\x01.{6}build\t(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS.{4}(<p>\w[\w +-]*?)\x08platform.*?
-                             \x07versionS.{4}(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS\0\0\0.(<p>\w[\w +-]*)\x07versionS
-                             \0\0\0.(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS.{4}(<p>\w[\w +-]*?)
+                             \x08platform.{0,400}?\x07versionS.{4}(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS\0\0\0.(<p>
+                             \w[\w +-]*)\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            (?:\x01\0\0.{4}\0\n\0\n|AMQP[\0-\x03])
 cassandra       Apache Cassandra  [\x81-\x85]...?\x06.*\x0bCQL_VERSION\0\x01\0.(<d>[\d.]+)
@@ -4209,8 +4227,8 @@ ajp13           -            AB\0\x01\x09
 rtmp            -            \x03.{1536}
 socks5@         -            \x05[\0-\x02\x05\xff]
 socks4          -            \0[\x5a-\x5d]\0\0.{4}
-pptp            -            \0\x9c\0\x01\x1a\x2b\x3c\x4d\0\x02.{20}(<d>[^\0]*).*?\0(<p>[A-Za-z]
-                             [ -~]*)?
+pptp            -            \0\x9c\0\x01\x1a\x2b\x3c\x4d\0\x02.{18}(?=(<d>[^\0]{0,63})).{64}
+                             (<p>[A-Za-z][ -~]{0,63})?
 openvpn         -            \0[\x0e\x1a]\x40.{8}
 dns             -            \0.cs[\x80-\x8f].*\x07version\x04bind.{12,20}(<d>\d[\w. -]+)
 dns             -            \0.cs[\x80-\x8f]
@@ -4237,8 +4255,8 @@ nje             -            [\xd5\xd6][\xc1\xd7][\xd2\xc5]
 distcc          distccd      DONE0000000[1-3]
 checkpoint      Check Point  Y\0\0\0\0\0\0.(<d>CN=[^\0]*)?
 atg             -            \x01\r\nI\d+\r\n
-codesys         CODESYS      (?:\xbb\xbb|\xbb).{60,70}?(<d>[ -~]{3,}).*?\0
-                             (<p>[A-Z][ -~]{3,}?)\x20(<v>\d[\w.]*)
+codesys         CODESYS      (?:\xbb\xbb|\xbb).{60,70}?(<d>[ -~]{3,40})\0.{0,64}?
+                             (<p>[A-Z][ -~]{3,30}?)\x20(<v>\d[\w.]{0,20})\0
 codesys         CODESYS      \xbb\xbb
 crimson         Red Lion     \0.\x01\x2b\x1b\0(<d>[^\0]*)
 dnp3            -            \x05\x64.[\0-\x4f]
@@ -4251,7 +4269,8 @@ ge-srtp         GE           \x01\0{7}\x0f\0
 hart-ip         -            \x01\x01[\0\x03]\0\0
 iec104          -            h\x04[\x83\x0b\x23]\0\0\0
 melsec          Mitsubishi   \xd0\0\0\xff\xff\x03\0..\0\0(<d>[ -~]{3,16})?
-modbus          -            cs\0\0\0..\x2b\x0e.{4,5}?\0.(<p>[ -~]+).*?\x02.(<v>[ -~]+)
+modbus          -            cs\0\0\0..\x2b\x0e.{4,5}?\0.(<p>[ -~]{1,64})
+                             (?:\x01.[ -~]{0,64})?\x02.(<v>[ -~]{1,64})
 modbus          -            cs\0\0\0.[\0-\xff][\x2b\xab]
 opcua           -            (?:ACKF|ERRF).\0\0\0
 pcom            Unitronics   (?:..e\0..)?/A\d\dID(<d>\w+)
@@ -4264,11 +4283,11 @@ ssl             -            [\x14-\x17]\x03[\0-\x04]\0
 HTTP_PRODUCTS = r"""
 Jenkins         \nX-Jenkins: (<v>[\d.]+)
 InfluxDB        \nX-Influxdb-Version: v?(<v>[\d.]+)
-Elasticsearch   "number" : "(<v>[\d.]+)"(?:.|\n)*"lucene_version"
+Elasticsearch   "number" : "(<v>[\d.]+)".{0,400}?"lucene_version"
 CouchDB         \{"couchdb":"Welcome","version":"(<v>[^"]+)"
 Kibana          \nkbn-name:
 Proxmox         \nServer: pve-api-daemon/(<v>[\d.]+)
-MikroTik        <title>RouterOS(?: router configuration page)?(?:.|\n)*?RouterOS v?(<v>[\d.]+)
+MikroTik        <h1>RouterOS v?(<v>[\d.]+)
 CUPS            \nServer: CUPS/(<v>[\d.]+)
 -               \nServer: (<p>[^/\r\n(]*[^/\r\n( ])(?:/v?(<v>\d[\w.-]*))?
 """
@@ -4370,7 +4389,7 @@ def smb_dialect(octets: bytes) -> str:
 
 DEEP_VERSIONS = {'mssql': mssql_version, 'oracle': oracle_version}
 TITLE_MAX = 200                     # octets that are kept of a title
-RECOGNISED_MAX = 4096               # octets that are looked at: 1 ms at the worst
+RECOGNISED_MAX = 4096               # octets that are looked at: 2 ms at the worst
 
 
 def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | None':
@@ -4528,7 +4547,7 @@ def write_banner(target, out, events: dict):
             (out.str if isinstance(value, str) else out.data)(value, code)
 
 
-@module('banner', codes=BANNER_CODES, options={
+@module('banner', codes=BANNER_CODES, first=True, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (5000, 'ms for the whole talk', MILLISECONDS),
     'wait': (1000, 'ms for the server to speak first', MILLISECONDS),
@@ -5553,11 +5572,22 @@ class Pool:
         While another process of -w has its copy, close() alone would leave it in the epoll set,
         and its events would come in the name of the next with this descriptor (epoll(7)).
         """
+        self.release(sock)
+        sock.close()
+        self.grow()
+
+    def release(self, sock):
+        """It is no longer ours."""
         del self.socks[sock.fileno()]
         self.uses.pop(sock, None)
         self.epoll.unregister(sock)
-        sock.close()
-        self.grow()
+
+    def give(self, socks):
+        """Connected sockets leave the pool, as others would have made them, for a talk."""
+        for sock in socks:
+            self.release(sock)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, -1)       # the system's
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def reuse(self, socks):
         """Sockets that are connected, or were just now, become free: RST, and no other word.
@@ -5808,8 +5838,7 @@ class Engine(Runner):
     def report_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
         if self.pool.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
-            self.selfs += 1
-            return self.meter.opened([sock], False)
+            return self.count_self(target, sock)
         self.opened += 1
         self.desk.put(*target)
         self.meter.opened([sock])
@@ -5948,22 +5977,40 @@ class Engine(Runner):
             cohort.whole = False
             cohort.targets()
         targets = [cohort.found[sock] for sock, cohort in zip(socks, cohorts)]
-        self.report_all_open(targets, socks)
+        given = self.report_all_open(targets, socks)
+        if given:
+            self.pool.give(given)
+            socks = list(set(socks).difference(given))
         self.pool.reuse(socks)
 
     def report_all_open(self, targets, socks):
-        """Count open targets, and report them."""
+        """Count open targets, and report them -> sockets that become connections of talks."""
         port = self.pool.port
         if not port or port in map(PORT_OF, targets):       # it may be connected to itself
-            for target, sock in zip(targets, socks):
-                self.report(target, 0, sock)
-            return
+            targets, socks = self.without_selfs(targets, socks)
         self.opened += len(targets)
-        self.desk.put_all(targets)
+        given = self.desk.put_all(targets, socks)
         self.meter.opened(socks)
         if self.queue.tries or self.queue.again:
             for target in targets:
                 self.queue.forget(target)
+        return given
+
+    def without_selfs(self, targets, socks):
+        """Those that have not connected to themselves; the others are counted."""
+        kept = []
+        for target, sock in zip(targets, socks):
+            if self.pool.port in (0, target[1]) and is_own_name(sock, target):
+                self.count_self(target, sock)
+            else:
+                kept.append((target, sock))
+        return [target for target, _ in kept], [sock for _, sock in kept]
+
+    def count_self(self, target, sock):
+        """A socket has connected to itself: no result."""
+        self.selfs += 1
+        self.meter.opened([sock], False)
+        self.queue.forget(target)
 
     def end_refused(self, target):
         """A refusal that somebody asks for, one by one."""
@@ -6510,6 +6557,7 @@ class Talks:
         self.connects, self.handshakes = Gate(0), Gate(HANDSHAKES_MAX)
         self.credit = 0                 # connections that -r allows in this turn
         self.written = Gate(0)          # for what has to be in the file first: opened each turn
+        self.opened = self.taken = 0    # connections: new ones, and those of the scan
 
     def close_all(self):
         """It is of no use then."""
@@ -6708,7 +6756,7 @@ class Crew:
         self.out = Out(sink, 1)             # of the engine's thread, while no other has work
         self.queue = collections.deque()    # (numbers of results, what is to be done): (host,
                                             # port), or (host, port, state, reason) of one that is
-                                            # not open, or Lines, or Entries
+                                            # not open, or Lines, or Entries; see TalkCrew, too
         self.put_count = 0                  # results of all turns before this one
         self.ledger = Ledger()              # which results are done with
         self.busy = {}                      # thread -> numbers of the results that it is at
@@ -6747,9 +6795,10 @@ class Crew:
         """A result; always taken, see full()."""
         self.found.append((host, port))
 
-    def put_all(self, results):
-        """Several of them."""
+    def put_all(self, results, socks=()):
+        """Several of them, and their connections -> those of the latter that are kept."""
         self.found += results
+        return ()
 
     def put_state(self, host, port, state, reason):
         """A port that is not open, for --show."""
@@ -6901,17 +6950,21 @@ class Crew:
 
     async def pass_on(self, item, out):
         """A result through the modules, unless nobody wants any more."""
-        if self.enough or self.console.gone:
-            return
-        host, port, *state = item
-        if state:
-            self.write_state(Target(host, port, self.source, self.exclusions), out, *state)
-        else:
-            await self.examine(self.make_target(host, port), out)
+        host, port, *more = item
+        target = self.make_target(host, port, *(more if len(more) == 1 else ()))
+        try:
+            if self.enough or self.console.gone:
+                return
+            if len(more) > 1:
+                self.write_state(target, out, *more)
+            else:
+                await self.examine(target, out)
+        finally:
+            target.close()
 
-    def make_target(self, host, port) -> TalkTarget:
+    def make_target(self, host, port, sock=None) -> TalkTarget:
         """What modules get of a result."""
-        return TalkTarget(host, port, self.source, self.exclusions, self.talks)
+        return TalkTarget(host, port, self.source, self.exclusions, self.talks, sock)
 
     def write_state(self, target, out, state, reason):
         """An entry of `state`, which no module talks to."""
@@ -6971,6 +7024,7 @@ class Crew:
         options = self.options[each.name]
         try:
             if is_coroutine(each):
+                target.first = each.first
                 return await each.check(target, out, options)
             return each.check(target.blocking(), out, options)
         except GeneratorExit:               # nobody drives it any more
@@ -7004,7 +7058,10 @@ class TalkCrew(Crew):
         super().__init__(modules, options, *args, **more)
         self.talks, self.most_talks = Talks(), talks
         self.talking = 0                    # coroutines under way
-        self.waiting = collections.deque()  # (number, result): not yet begun
+        self.waiting = collections.deque()  # (number, result): not yet begun; a result may be
+                                            # (host, port, its connection)
+        self.holding = 0                    # how many such connections wait in it, or are found
+        self.first = any(each.first for each in modules)
         self.hosts = collections.Counter()  # host -> talks to it
         self.crowded = {}                   # host that has TALKS_EACH -> its (number, result)
         self.parked = 0                     # how many those are
@@ -7016,6 +7073,14 @@ class TalkCrew(Crew):
     def full(self):
         waiting = len(self.waiting) + self.parked + len(self.queue)
         return waiting >= self.limit and not self.failed
+
+    def put_all(self, results, socks=()):
+        room = self.most_talks - self.talking - self.holding if self.first else 0
+        kept = socks[:max(room, 0)]
+        self.holding += len(kept)
+        self.found += [target + (sock,) for target, sock in zip(results, kept)]
+        self.found += results[len(kept):]
+        return kept
 
     def turn(self):
         """What was found since the last turn, and all talks, for TURN_S at most."""
@@ -7070,16 +7135,24 @@ class TalkCrew(Crew):
         """Results that wait, as far as there is room."""
         while self.waiting and self.talking < self.most_talks:
             number, item = self.waiting.popleft()
+            self.holding -= len(item) == 3
             if self.hosts[item[0]] < TALKS_EACH:
                 self.begin(number, item)
             else:
-                self.crowded.setdefault(item[0], collections.deque()).append((number, item))
-                self.parked += 1
+                self.park(number, item)
             if time.monotonic() >= end:
                 break
         if self.driver:
             with self.lock:
                 self.space.notify_all()
+
+    def park(self, number, item):
+        """Its host has enough talks; no connection is kept for so long."""
+        if len(item) == 3:
+            item[2].close()
+            item = item[:2]
+        self.crowded.setdefault(item[0], collections.deque()).append((number, item))
+        self.parked += 1
 
     def begin(self, number, item):
         """A result through the modules, in a talk."""
@@ -7720,8 +7793,9 @@ class Messenger:
     def put(self, host, port):
         self.found.append((host, port))
 
-    def put_all(self, results):
+    def put_all(self, results, socks=()):
         self.found += results
+        return ()
 
     def put_state(self, host, port, state, reason):
         self.states.append((host, port, state, reason))
@@ -8571,9 +8645,9 @@ class NamedPool(Pool):
         sock = self.free[-1]
         self.names[sock] = self.NAME.pack(sock.fileno())
 
-    def renew(self, sock):
+    def release(self, sock):
         del self.names[sock]
-        super().renew(sock)
+        super().release(sock)
 
 
 class FileMeter(Meter):
@@ -9831,6 +9905,7 @@ def check_memory(args):
 def plan_talks(args, modules, options, console) -> 'tuple[int, int]':
     """-> how many talks at once, how many descriptors are kept free for them (-e)."""
     each = max(each.sockets(options[each.name]) for each in modules)
+    each += each > 1                        # and the connection of the scan
     asked = args.talks and args.talks * each + TALKS_SPARE
     reserve = max(args.e, asked or 0)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -10210,6 +10285,9 @@ def print_end(console, crew, error):
     """What the user must know at the end, -q or not."""
     for name, count in crew.bugs.items():
         console.note('module %s: raised %s' % (name, many(count, 'time')))
+    if crew.talks and crew.talks.scan and crew.first:
+        console.progress('talks: %s of the scan went on, %d were new' % (
+            many(crew.talks.taken, 'connection'), crew.talks.opened))
     for name, count in crew.drops.items():
         console.progress('%s: dropped %s' % (
             'excluded meanwhile (-xf)' if name == '-xf' else 'module ' + name,

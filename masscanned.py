@@ -9595,6 +9595,47 @@ def await_interface(link, stop, notifies=()):
 
 # ---- memory ----
 
+# What the interpreter runs in a second life: the descriptor has the code of this file.
+SECOND_LIFE = ("import marshal, sys; file = open(%d, 'rb'); "
+               "code, sys.path[:], sys.argv[:] = marshal.load(file); file.close(); exec(code)")
+
+
+def begin_again(code):
+    """The code of this script -> its second life, without the syntax tree; or nothing happens.
+
+    CPython keeps the tree of a script for as long as it runs, 45 MB; of code that is loaded there
+    is none.  Process, arguments and options of the interpreter stay the same.
+    """
+    names = globals()
+    if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
+            or sys.implementation.name != 'cpython'
+            or not hasattr(os, 'memfd_create')):                    # before Python 3.8
+        return
+    import marshal
+    words = read_command()
+    at = len(words) - len(sys.argv)
+    if words[at:] != list(map(os.fsencode, sys.argv)) or not all(
+            word.startswith(b'-') for word in words[1:at]):         # by a debugger, a profiler
+        return
+    try:
+        with open(os.memfd_create('masscanned', 0), 'wb') as file:      # which is inherited
+            marshal.dump((code, sys.path, sys.argv), file)
+            file.seek(0)
+            os.execv(sys.executable or '',
+                     words[:at] + [b'-c', os.fsencode(SECOND_LIFE % file.fileno())] + words[at:])
+    except OSError:
+        pass                                    # no memory, no executable: then with the tree
+
+
+def read_command() -> 'list[bytes]':
+    """The words by which this process was started; none: nobody knows."""
+    try:
+        with open('/proc/self/cmdline', 'rb') as file:
+            return file.read().split(b'\0')[:-1]
+    except OSError:
+        return []
+
+
 def trim_memory():
     """Give back what compiling this file took: 20 MB, where the C library can (glibc)."""
     try:
@@ -10246,13 +10287,18 @@ def addresses_text(first, last, family):
     return str(networks[0]) if len(networks) == 1 else '%s-%s' % (family(first), family(last))
 
 
-def main(argv=None) -> int:
-    """Command line -> exit status: 0 ended by a signal, 1 error, 2 usage."""
+def main(argv=None, code=None) -> int:
+    """Command line -> exit status: 0 ended by a signal, 1 error, 2 usage.
+
+    code    of the script that we are, see begin_again(); None: we are a module
+    """
     fill_standard_descriptors()
     parser = make_parser()
     try:
         args = parser.parse_args(argv)
         check_options(parser, args)
+        if code and not (args.report or args.check or args.protocols is not None):
+            begin_again(code)
         for path in args.load:
             load_protocols(path)
         if args.protocols is not None:
@@ -20113,4 +20159,4 @@ def answer_xiongmai(message, peer):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(code=sys._getframe().f_code))

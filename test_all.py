@@ -117,8 +117,8 @@ STANDARD = {                                # file: modules it may import
                  'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'binascii', 'bisect', 'calendar', 'codecs', 'collections',
                       'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html', 'io',
-                      'ipaddress', 'itertools', 'json', 'math', 'mmap', 'operator', 'os', 'pwd',
-                      're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
+                      'ipaddress', 'itertools', 'json', 'marshal', 'math', 'mmap', 'operator', 'os',
+                      'pwd', 're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
                       'tempfile', 'time', 'warnings', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'shlex', 'struct', 'sys', 'time'},
@@ -1140,8 +1140,9 @@ class StubCrew:
     def put(self, host, port):
         self.results.append((host, port))
 
-    def put_all(self, results):
+    def put_all(self, results, socks=()):
         self.results += results
+        return ()
 
     def put_state(self, host, port, state, reason):
         self.results.append((host, port, state, reason))
@@ -3440,6 +3441,233 @@ class Page(Case):
         self.assertEqual(len(set(cells)), 1 << 16)
         self.assertEqual({abs(a - c) + abs(b - d)
                           for (a, b), (c, d) in zip(cells, cells[1:])}, {1})
+
+
+class Differences(Case):
+    """cba_reader.py --diff."""
+
+    @staticmethod
+    def found(made, target, *facts, der=None):
+        """Add an open port, and what banner wrote of it: (name of the code, value)."""
+        codes = {name: code for code, name in cba_reader.CODES['banner'].items()}
+        made.head(1, '').event(1, CBA_STR, 0, target)
+        if facts or der:
+            made.head(1, 'banner').event(1, CBA_STR, 0, 'banner://' + target)
+        for name, value in facts:
+            made.event(1, CBA_STR, codes[name], value)
+        if der:
+            made.begin(1, CBA_DATA, codes['CERTIFICATE']).chunk(1, der).end(1)
+        return made
+
+    @staticmethod
+    def closed(made, target, state='refused'):
+        """Add a port that --show has kept."""
+        made.head(0, 'state').event(0, CBA_STR, 0, target).event(0, CBA_STR, 1, state)
+        return made.event(0, CBA_STR, 2, state)
+
+    def diff(self, old, new, *args):
+        """Two Mades -> lines; the summary is in self.err."""
+        status, out, self.err = call(cba_reader.main, [
+            '--diff', self.path('old.cba', old.data), self.path('new.cba', new.data), *args])
+        self.assertEqual(status, 0, self.err)
+        return out.splitlines()
+
+    SERVER = ('SERVICE', 'http'), ('PRODUCT', 'nginx')
+    # What the old scan found of a port, and the new one; the line
+    FACTS = [
+        ([], [], ''),
+        ([], SERVER, ''),
+        ([('BANNER', 'SSH-2.0-a')], [('BANNER', 'SSH-2.0-a')], ''),
+        ([('BANNER', 'SSH-2.0-a\r\n')], [('BANNER', 'SSH-2.0-\x1b[2Jb')], ''),     # no text
+        ([('BANNER', 'SSH-2.0-a\r\n')], [('BANNER', 'SSH-2.0-b\r\n')],
+         'changed 1.2.3.4:80 banner: SSH-2.0-a -> SSH-2.0-b'),
+        ([('BANNER', '220 a ESMTP Sat, 21 Nov 2026 10:30:00 +0000')],
+         [('BANNER', '220 a ESMTP Sun, 22 Nov 2026 11:31:02 +0000')], ''),
+        ([('BANNER', '+OK <123.456@a.example>')], [('BANNER', '+OK <789.1@a.example>')], ''),
+        ([('BANNER', 'HTTP/1.1 200 OK\r\nDate: 1')], [('BANNER', 'HTTP/1.1 200 OK\r\nDate: 2')], ''),
+        (SERVER + (('VERSION', '1.2'),), SERVER + (('VERSION', '1.3'),),
+         'changed 1.2.3.4:80 version: 1.2 -> 1.3'),
+        (SERVER + (('VERSION', '1.2'),), SERVER, 'changed 1.2.3.4:80 version: 1.2 -> none'),
+        (SERVER + (('BANNER', 'a'),), SERVER + (('BANNER', 'b'),), ''),
+        ([('BANNER', 'HTTP/1.1 200 OK')], SERVER + (('BANNER', 'HTTP/1.1 200 OK'),), ''),
+        (SERVER + (('TITLE', 'A\x1b'),), SERVER + (('TITLE', 'B'), ('HTTP_STATUS', '404')),
+         'changed 1.2.3.4:80 title: A\\x1b -> B; http_status: none -> 404'),
+        ([('SERVICE', 'http')], [('SERVICE', 'ssh')], 'changed 1.2.3.4:80 service: http -> ssh'),
+        (SERVER + (('LOCATION', 'a'),), SERVER + (('LOCATION', 'b'),), '')]
+
+    def test_facts(self):
+        """What may differ each time is no change."""
+        for old, new, line in self.FACTS:
+            with self.subTest(old=old, new=new):
+                self.assertEqual(self.diff(self.found(Made(), '1.2.3.4:80', *old),
+                                           self.found(Made(), '1.2.3.4:80', *new)),
+                                 [line] if line else [])
+                self.assertIn('0 new, 0 gone, 0 not asked, %d changed, %d same' % (
+                    bool(line), not line), self.err)
+
+    NET, PORT = '1.2.3.0-1.2.3.255', '1.2.3.4:80'
+    # Changes of scoped() for the new scan, None = it says nothing; the line for a port of the old
+    SCOPES = [
+        (None, 'gone 1.2.3.4:80'),
+        (dict(targets=NET), 'gone 1.2.3.4:80'),
+        (dict(targets='1.2.3.5-1.2.3.9'), 'not asked 1.2.3.4:80 (address not asked)'),
+        (dict(targets='1.2.3.1-1.2.3.3'), 'not asked 1.2.3.4:80 (address not asked)'),
+        (dict(targets='1.2.3.4-1.2.3.4', ports='22,81-90'), 'not asked 1.2.3.4:80 (port not asked)'),
+        (dict(targets=NET, ports='22,79-80'), 'gone 1.2.3.4:80'),
+        (dict(targets=NET, end=None), 'not asked 1.2.3.4:80 (not all targets were asked)'),
+        (dict(targets=NET, end='interrupted'), 'not asked 1.2.3.4:80 (not all targets were asked)'),
+        (dict(targets=NET, SHARD='1/2'), 'not asked 1.2.3.4:80 (not all targets were asked)'),
+        (dict(targets=NET, SHARD='x'), 'gone 1.2.3.4:80')]
+
+    def test_scopes(self):
+        """A port that is not there any more was asked for, or was not."""
+        for scope, line in self.SCOPES:
+            with self.subTest(scope):
+                new = scoped(Made(), **scope) if scope else Made()
+                self.assertEqual(self.diff(self.found(Made(), self.PORT), new), [line])
+                self.assertEqual('may be `not asked`' in self.err, not scope)
+                line = line.partition(' (')[2]
+                self.assertEqual(self.diff(new, self.found(Made(), self.PORT)),     # and back
+                                 ['new 1.2.3.4:80' + (' (before: ' + line if line else '')])
+
+    def test_several_scopes(self):
+        """Shards are put together, and so are parts of a scan; one that was cut is no end."""
+        old = self.found(Made(), self.PORT)
+        both = scoped(scoped(Made(), self.NET, SHARD='1/2'), self.NET, SHARD='2/2')
+        self.assertEqual(self.diff(old, both), ['gone 1.2.3.4:80'])
+        twice = scoped(scoped(Made(), self.NET, SHARD='1/2'), self.NET, SHARD='1/2')
+        self.assertIn('(not all', self.diff(old, twice)[0])
+        resumed = scoped(scoped(Made(), self.NET, end=None), self.NET)
+        self.assertEqual(self.diff(old, resumed), ['gone 1.2.3.4:80'])
+        other = scoped(scoped(Made(), self.NET, end=None), '9.9.9.9-9.9.9.9')
+        self.assertIn('(not all', self.diff(old, other)[0])
+        with patched(cba_reader, SCOPES_MAX=1):     # what is not kept may have asked
+            self.assertIn('(not all', self.diff(old, scoped(
+                scoped(Made(), '9.9.9.9-9.9.9.9'), self.NET))[0])
+        excluded = scoped(Made(), self.NET, end=None).head(0, 'scope').event(0, CBA_STR, 14, 'done')
+        excluded.begin(0, CBA_DATA, 7).chunk(0, cscan.pack_csw(pairs('1.2.3.4-1.2.3.4'), '')).end(0)
+        excluded.event(0, CBA_BIT, 16, True)
+        self.assertEqual(self.diff(old, excluded), ['not asked 1.2.3.4:80 (excluded)'])
+
+    def test_pairs(self):
+        """Of --pairs each pair was asked; of a digest of them nobody knows."""
+        old = self.found(self.found(Made(), '1.2.3.4:80'), '1.2.3.4:443')
+        for name, line in (('PAIRS', 'gone 1.2.3.4:80'), (
+                'PAIRS_DIGEST', 'not asked 1.2.3.4:80 (not all targets were asked)')):
+            new = scoped(Made(), '1.2.3.4-1.2.3.4', end=None)
+            code = {name: code for code, name in cba_reader.SCOPE_CODES.items()}[name]
+            if name == 'PAIRS':
+                new.begin(0, CBA_DATA, code).chunk(0, struct.pack('<Q', 0x01020304 << 16 | 80) + b'x')
+                new.end(0)
+            else:
+                new.event(0, CBA_STR, code, 'abc 1 pair')
+            new.head(0, 'scope').event(0, CBA_STR, 14, 'done').event(0, CBA_BIT, 16, True)
+            lines = self.diff(old, new)
+            self.assertEqual(lines[0], line)
+            self.assertTrue(lines[1].startswith('not asked 1.2.3.4:443'))
+
+    def test_order(self):
+        """In order of addresses and ports, each once, as text, JSON and a page."""
+        old, new = Made(), Made()
+        for target in ('9.0.0.1:1', '10.0.0.1:443', '10.0.0.1:80', '10.0.0.1:80'):
+            self.found(old, target, ('BANNER', 'SSH-2.0-<a>'))
+        for target in ('10.0.0.1:443', '10.0.0.1:22', '200.0.0.1:9'):
+            self.found(new, target, ('BANNER', 'SSH-2.0-<b>'))
+        self.closed(new, '10.0.0.1:80')
+        self.closed(self.closed(old, '7.7.7.7:7'), '200.0.0.1:9')
+        lines = self.diff(old, new)
+        self.assertEqual([line.split(' ssh')[0] for line in lines], [
+            'gone 9.0.0.1:1', 'new 10.0.0.1:22', 'gone 10.0.0.1:80', 'new 200.0.0.1:9'])
+        self.assertEqual(lines[2], 'gone 10.0.0.1:80 ssh | SSH-2.0-* (refused)')
+        self.assertIn('2 new, 2 gone, 0 not asked, 0 changed, 2 same', self.err)
+        found = [json.loads(line) for line in self.diff(old, new, '--json')]
+        self.assertEqual([(each['change'], each['ip'], each['port']) for each in found], [
+            ('gone', '9.0.0.1', 1), ('new', '10.0.0.1', 22), ('gone', '10.0.0.1', 80),
+            ('new', '200.0.0.1', 9)])
+        self.assertEqual((found[0]['new'], found[0]['old']['service']), (None, 'ssh'))
+        page = '\n'.join(self.diff(old, new, '--to', 'html'))
+        data, about = [json.loads(part) for part in re.findall(
+            '<script type="application/json" id="[a-z]+">([^<]*)</script>', page)]
+        self.assertEqual([(host[0] >> 24, [(row[0], row[1], row[5]) for row in host[3]])
+                          for host in data], [
+            (9, [(1, 3, 'gone')]), (10, [(22, 0, 'new'), (80, 3, 'gone')]), (200, [(9, 0, 'new')])])
+        self.assertEqual(data[1][3][1][4], 'refused | SSH-2.0-<a>')
+        self.assertTrue(about['diff'])
+        self.assertIn('UTC: 2 new, 2 gone, 0 not asked, 0 changed, 2 same.</p>', page)
+        self.assertIn('data-search="state:gone"', page)
+        self.assertNotIn('data-search="state:same"', page)
+
+    def test_certificates(self):
+        """A certificate that was renewed is a change."""
+        draw = random.Random(SEED)
+        key = masscanned.EcKey.make(lambda size: bytes(draw.getrandbits(8) for _ in range(size)))
+        sides = [self.found(Made(), '1.2.3.4:443', der=masscanned.pack_certificate(
+            key, b'a.example', FORMAT_WHEN + days * 86400, os.urandom)) for days in (0, 0, 90)]
+        self.assertEqual(self.diff(*sides[:2]), [])
+        self.assertRegex(self.diff(*sides[1:])[0],
+                         'certificate: a.example, ends [-0-9: ]+ -> a.example, ends [-0-9: ]+$')
+
+    def test_usage(self):
+        """Two files and nothing else; what is wrong with one of them is said."""
+        path = self.path('a.cba', Made().data)
+        for args, status, words in (
+                ([path], 2, 'two files were expected, OLD NEW, not 1'),
+                ([path, path, '-s'], 2, '--diff: goes without -s'),
+                ([path, path, '--to', 'csv'], 2, '--diff: goes without --to csv'),
+                ([path, path, '--unique'], 2, '--diff: goes without --unique'),
+                ([path, path + '.none'], 1, 'No such file'),
+                ([path, self.path('text', b'hello')], 1, 'not a CBA file')):
+            with self.subTest(args):
+                done = call(cba_reader.main, ['--diff'] + args)
+                self.assertEqual((done[0], done[1]), (status, ''))
+                self.assertIn(words, done[2])
+        full = self.found(Made(), self.PORT)
+        with patched(cba_reader, HELD_MAX=1):
+            self.assertEqual(call(cba_reader.main, ['--diff', path, self.path('f', full.data)])[0], 1)
+
+
+class Scopes(unittest.TestCase):
+    """What a reader makes of an entry `scope`."""
+
+    def test_covered(self):
+        """Ranges together, others taken out, against sets of addresses."""
+        draw = random.Random(SEED)
+        for _ in range(200):
+            ranges, others = [[(first, first + draw.randrange(6)) for first in
+                               (draw.randrange(40) for _ in range(draw.randrange(6)))]
+                              for _ in range(2)]
+            wanted = {each for low, high in ranges for each in range(low, high + 1)}
+            wanted -= {each for low, high in others for each in range(low, high + 1)}
+            found = cba_reader.covered(iter(ranges), iter(others))
+            self.assertEqual([each for low, high in found for each in range(low, high + 1)],
+                             sorted(wanted))
+            self.assertTrue(all(high + 1 < low for (_, high), (low, _) in zip(found, found[1:])))
+            for number in range(50):
+                self.assertEqual(cba_reader.is_within(number, found), number in wanted)
+
+    def test_unpack(self):
+        """A .csw as it was packed; octets of strangers give ranges, whatever they are."""
+        for text in ('0.0.0.0-255.255.255.255', '1.2.3.4-1.2.3.4 1.2.3.6-9.9.9.9'):
+            octets = cscan.pack_csw(pairs(text), '')
+            self.assertEqual(cba_reader.unpack_ranges(octets), pairs(text))
+            self.assertEqual(cba_reader.unpack_ranges(octets + b'abc'), pairs(text))
+        draw = random.Random(SEED)
+        for size in list(range(40)) * 5:
+            found = cba_reader.unpack_ranges(bytes(draw.getrandbits(8) for _ in range(size)))
+            self.assertTrue(all(0 <= low <= high < 1 << 32 for low, high in found))
+        self.assertEqual(cba_reader.parse_port_ranges('22,80-90,x,-,7-,1-2-3,,999999'),
+                         [(22, 22), (80, 90), (7, 7)])
+
+    def test_strange(self):
+        """Values of the wrong kind are not looked at."""
+        scopes = cba_reader.Scopes()
+        scopes.add([(CBA_STR, 2, 'x'), (CBA_INT32, 6, 80), (CBA_BIT, 99, True)])
+        self.assertIsNone(scopes.doubt(1, 1))
+        scopes.add([(CBA_STR, 14, 'done'), (CBA_BIT, 16, True)])    # an end without a start
+        scopes.add([(CBA_STR, 6, '80'), (CBA_STR, 3, 'digest')])
+        scopes.add([(CBA_STR, 14, 'done'), (CBA_BIT, 16, True)])
+        self.assertEqual((scopes.doubt(1, 80), scopes.doubt(1, 81), scopes.ranges()),
+                         (cba_reader.UNSURE, cba_reader.NO_PORT, []))
 
 
 class OutputFormats(Case):
@@ -6660,7 +6888,7 @@ class AtOnce(Case):
         def computing(target, out, options):
             return target.port != 2
         odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
-                           cscan.one_socket)
+                           cscan.one_socket, False)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -9161,7 +9389,7 @@ class Cli(Case):
 
 
 WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
-                       cscan.one_socket)
+                       cscan.one_socket, False)
 
 
 class Modules(Case):
@@ -9452,7 +9680,7 @@ def check_even(target, out, options):
                 order.append('flushed')
         sink = Sink()
         talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
-                            True, cscan.one_socket)
+                            True, cscan.one_socket, False)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
@@ -9678,13 +9906,19 @@ class Services(Case):
         for row in VECTORS:
             if row[1] == TCP and row[3]:
                 cscan.recognise(bytes(mutate(row[3][:2048], draw)))
-        begin = time.process_time()
-        for octets in (b'A' * 2048, b'220-x\n' * 340, b'\0' * 2048, b' ' * 2048, b'"A"\n' * 500,
-                       b'HTTP/1.0 200 x\r\n' + b'<title' * 300, b'RTSP/1.0 200\n' * 150,
-                       b'250-x\n' * 340, b'\xff\xfb\1' * 680, b'OK 1\r\n---\n' + b'a\n' * 900,
-                       b'*' * 2048, b'{' * 2048, b'<?xml' + b' ' * 2043, b'\x01' * 2048):
-            cscan.recognise(octets)
-        self.assertLess(time.process_time() - begin, 5)
+        for head, piece in ((b'', b'A'), (b'', b'220-x\n'), (b'', b'\0'), (b'', b' '), (b'', b'"A"\n'),
+                            (b'HTTP/1.0 200 x\r\n', b'<title'), (b'RTSP/1.0 200\n', b'x\n'),
+                            (b'', b'250-x\n'), (b'', b'\xff\xfb\1'), (b'OK 1\r\n---\n', b'a\n'),
+                            (b'', b'*'), (b'', b'{'), (b'<?xml', b' '), (b'', b'\1'),
+                            (b'\xbb\xbb', b'A'), (b'\xbb\xbb' + bytes(62), b'abc\0'),
+                            (b'cs\0\0\0xx\x2b\x0exxxx\0\4', b'a'), (b'200 ', b'InterNetNews'),
+                            (b'HTTP/1.0 200 x\r\n', b'"number" : "1"'),
+                            (b'\0\x9c\0\1\x1a\x2b\x3c\x4d\0\2' + bytes(25), b'W'),
+                            (b'"A"\n"IMPLEMENTATION" "', b'T'),
+                            (b'\1\0\0aaaa\0\n\0\n', b'\7productS\0\0\0\1a\x08platform')):
+            begin = time.process_time()
+            cscan.recognise((head + piece * cscan.RECOGNISED_MAX)[:cscan.RECOGNISED_MAX])
+            self.assertLess(time.process_time() - begin, 0.2, piece)
 
     def test_deep(self):
         """Versions and dialects that stand as numbers; nothing where they are cut."""
@@ -10216,19 +10450,19 @@ class Talks(Case):
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
 
 
-class Conversations(Case):
-    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+class TalkCase(EngineCase):
+    """A test with conversations, and crews that drive them."""
 
     def setUp(self):
         super().setUp()
         self.gate = cscan.Gate(0)           # where the talks below wait
-        self.now = 1000.0
 
-    def crew(self, check, sink=None, limit=50, **options):
+    def make_crew(self, check, sink=None, limit=50, first=False, **options):
         """A TalkCrew with this coroutine as its module."""
-        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket, first)
         self.console = StubConsole()
-        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        self.sink = sink or cscan.CbaSink(self.path('%d.cba' % next(FREE_PORT)), None,
+                                          self.console)
         options = dict({'talks': 100}, **options)
         crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
         self.addCleanup(crew.talks.close_all)
@@ -10253,13 +10487,23 @@ class Conversations(Case):
         crew.turn()
 
     @staticmethod
-    def hosts(count, port=80):
+    def many(count, port=80):
+        """Targets of so many hosts."""
         return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+
+class Conversations(TalkCase):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
 
     def test_limit(self):
         """So many at once; others wait, and what is more than -pr stops the scan."""
-        crew = self.crew(self.wait, limit=20)
-        self.put(crew, *self.hosts(119))
+        crew = self.make_crew(self.wait, limit=20)
+        self.put(crew, *self.many(119))
         self.settle(crew)
         self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
         self.put(crew, ('10.1.0.1', 80))
@@ -10271,14 +10515,9 @@ class Conversations(Case):
         crew.close()
         self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
 
-    def settle(self, crew):
-        """Turns until nothing can go on; each takes 5 ms at most."""
-        while crew.rest_s() == 0:
-            crew.turn()
-
     def test_each_host(self):
         """Eight at once to one address, and the others behind them."""
-        crew = self.crew(self.wait)
+        crew = self.make_crew(self.wait)
         self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
         self.settle(crew)
         self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
@@ -10293,8 +10532,8 @@ class Conversations(Case):
 
     def test_entries(self):
         """Each stands whole in the file, although the talks alternate; order does not matter."""
-        crew = self.crew(self.wait)
-        self.put(crew, *self.hosts(5, port=7))
+        crew = self.make_crew(self.wait)
+        self.put(crew, *self.many(5, port=7))
         self.settle(crew)
         self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
         self.gate.waiting.rotate(2)
@@ -10313,7 +10552,7 @@ class Conversations(Case):
                 self.assertRaises(Exception, *event)
             out.str('last')
             out.file('name', b'x' * 65536)
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         self.put(crew, ('10.0.0.1', 1))
         crew.close()
         self.sink.flush()
@@ -10325,13 +10564,13 @@ class Conversations(Case):
     def test_port_first(self):
         """Ports are in the file before the first module talks to one of them."""
         async def check(target, out, options):
-            found.append(len(cba_entries(self.sink.path, None)))
+            found.append(str(target) in [each.dict[0] for each in cba_entries(self.sink.path, None)])
         found = []
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         crew.ports = True
-        self.put(crew, *self.hosts(9))
+        self.put(crew, *self.many(9))
         crew.close()
-        self.assertEqual(found, [9] * 9)
+        self.assertEqual(found, [True] * 9)
 
     def test_strangers(self):
         """What awaits something else is a bug of its module, and the others go on."""
@@ -10347,7 +10586,7 @@ class Conversations(Case):
             if target.port == 3:
                 sys.exit('no')
             out.int32(target.port)
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         for port in range(1, 5):
             self.put(crew, ('10.0.0.1', port))
             self.settle(crew)
@@ -10357,6 +10596,222 @@ class Conversations(Case):
         self.assertIn('a module may await what is of cscan only', self.console.notes[0])
         self.sink.flush()
         self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
+
+
+class FirstConnection(TalkCase):
+    """The connection by which the scan found a port open goes on as the conversation."""
+
+    def scan(self, *targets, check=None, filters=(), **options):
+        """An engine that has sent to targets, with a crew whose module hears and asks."""
+        crew = self.make_crew(check or self.hear, first=True)
+        crew.modules = list(filters) + crew.modules
+        crew.options.update({each.name: None for each in filters})
+        engine = self.engine(list(targets), window=4, timeout_s=5, **options)
+        engine.desk = cscan.Desk(crew, StubSink(), self.console, engine.desk.progress)
+        crew.talks.join(engine)
+        engine.launch(len(targets))
+        self.heard = []
+        return engine, crew
+
+    async def hear(self, target, out, options):
+        """What the peer says, until its end; how the connection looks."""
+        with await target.connect(5000) as sock:
+            ttl = sock.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+            self.heard.append((await sock.read_most(100), ttl))
+
+    def collect(self, engine):
+        """The engine learns what is open, and the talks begin."""
+        engine.collect(engine.pool.epoll.poll(5))
+        engine.desk.turn()
+
+    def finish(self, crew):
+        """-> what was heard, connections of the scan, new ones."""
+        crew.close()
+        with socket.socket() as sock:
+            ttl = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+        self.assertEqual({each for _, each in self.heard}, {ttl})
+        self.assertEqual((crew.holding, crew.talks.owners), (0, {}))
+        return [octets for octets, _ in self.heard], crew.talks.taken, crew.talks.opened
+
+    def accept(self, listener, says=b'', resets=False, ends=True):
+        """The server's side of a connection."""
+        peer, _ = listener.accept()
+        self.addCleanup(peer.close)
+        peer.sendall(says)
+        if resets:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        if ends:
+            peer.close()
+        return peer
+
+    def test_goes_on(self):
+        """Also with a server that lets in once, or has spoken and closed before we look."""
+        for port, early in itertools.product((None, 0), (False, True)):
+            with self.subTest(port=port, early=early):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname(), port=port)
+                if early:
+                    self.accept(listener, b'hi')
+                self.collect(engine)
+                if not early:
+                    self.accept(listener, b'hi')
+                listener.close()
+                self.assertEqual(self.finish(crew), ([b'hi'], 1, 0))
+                self.assertEqual((engine.opened, engine.sent, len(engine.pool.socks)), (1, 1, 0))
+
+    def test_new_one(self):
+        """Where it cannot serve the same call makes another."""
+        def reset_before(engine):
+            self.accept(listener, b'lost', resets=True)
+            self.collect(engine)
+
+        def reset_after(engine):
+            peer = self.accept(listener, ends=False)
+            engine.collect(engine.pool.epoll.poll(5))
+            self.assertEqual(engine.desk.crew.holding, 1)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            peer.close()
+
+        def at_the_deadline(engine):
+            self.accept(listener, b'late')
+            self.pass_deadline(engine)
+            engine.turn_over(1)
+        for happens in (reset_before, reset_after, at_the_deadline):
+            with self.subTest(happens.__name__):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname())
+                happens(engine)
+                crew.turn()
+                self.accept(listener, b'hi')
+                self.assertEqual(self.finish(crew), ([b'hi'], 0, 1))
+                self.assertEqual((engine.opened, engine.attempts), (1, {}))
+
+    def test_more_than_talks(self):
+        """So many are kept as there may be talks; the others are closed at once."""
+        listeners = [self.hosts.listener() for _ in range(3)]
+        engine, crew = self.scan(*[each.getsockname() for each in listeners])
+        crew.most_talks = 1
+        engine.collect(engine.pool.epoll.poll(5))
+        while engine.opened < 3:
+            engine.collect(engine.pool.epoll.poll(5))
+        self.assertEqual((crew.holding, engine.opened), (1, 3))
+        kept, = [item[:2] for item in crew.found if len(item) == 3]
+        crew.turn()
+        for each in sorted(listeners, key=lambda each: each.getsockname() != kept):
+            if each.getsockname() != kept:
+                each.accept()[0].close()    # what the scan opened, and closed
+            self.accept(each, b'hi')
+            crew.talk(5)
+            self.settle(crew)
+        self.assertEqual(self.finish(crew), ([b'hi'] * 3, 1, 2))
+
+    def test_crowd(self):
+        """Ports of a host that wait for their turn hold no connection."""
+        listeners = [self.hosts.listener() for _ in range(10)]
+        engine, crew = self.scan(*[each.getsockname() for each in listeners])
+        engine.window = engine.brakes.window = 10
+        engine.launch(9)
+        while engine.opened < 10:
+            engine.collect(engine.pool.epoll.poll(5))
+        crew.turn()
+        self.settle(crew)
+        self.assertEqual((crew.holding, crew.talking, crew.parked, crew.talks.taken), (0, 8, 2, 8))
+        for each in listeners:
+            each.close()
+        crew.close()
+        self.assertEqual(crew.failures, {('talk', 'Connection refused'): 2})
+
+    def test_itself(self):
+        """A connection to itself is no result, and no talk."""
+        engine, crew = self.scan()
+        engine.wait_for(('127.0.0.1', engine.pool.port), 0)
+        engine.launch(1)
+        self.collect(engine)
+        self.assertEqual((engine.selfs, crew.accepted(), crew.holding), (1, 0, 0))
+        self.assertEqual(len(engine.pool.free), 1)
+
+    def test_drawn_again(self):
+        """A target under talk that is drawn again clashes; with -b 0 it gets a talk of its own."""
+        for port, clashes in ((None, 1), (0, 0)):
+            with self.subTest(port=port):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname(), port=port)
+                self.collect(engine)
+                engine.wait_for(listener.getsockname(), 0)
+                engine.launch(1)
+                if not clashes:
+                    self.collect(engine)
+                self.assertEqual((engine.clashes, crew.talking), (clashes, 2 - clashes))
+                for _ in range(2 - clashes):
+                    self.accept(listener, b'hi')
+                self.assertEqual(self.finish(crew)[1:], (2 - clashes, 0))
+
+    def test_filters(self):
+        """They run while the connection is held; who drops the result resets it."""
+        async def drop(target, out, options):
+            held.append(crew.talks.taken == 0 and bool(target.sock))
+            return self.kept
+        held = []
+        each = cscan.Module('drop', drop, {}, {}, True, (), 'drop', '', True, cscan.one_socket,
+                            False)
+        for self.kept in (True, False):
+            listener = self.hosts.listener()
+            engine, crew = self.scan(listener.getsockname(), filters=[each])
+            engine.collect(engine.pool.epoll.poll(5))
+            peer = self.accept(listener, b'hi', ends=self.kept)
+            crew.close()
+            if not self.kept:
+                self.assertRaises(ConnectionResetError, peer.recv, 1)
+            self.assertEqual((crew.talks.taken, dict(crew.drops)),
+                             (1, {}) if self.kept else (0, {'drop': 1}))
+        self.assertEqual(held, [True, True])
+
+    def test_only_who_asks(self):
+        """The first module with first=True gets it; others, and the next call, new ones."""
+        listener = self.hosts.listener()
+
+        async def plain(target, out, options):
+            (await target.connect(5000)).close()
+
+        async def twice(target, out, options):
+            for _ in range(2):
+                (await target.connect(5000)).close()
+        engine, crew = self.scan(listener.getsockname(), check=twice)
+        first, = crew.modules
+        crew.modules = [first._replace(name='plain', check=plain, first=False), first,
+                        first._replace(name='again')]
+        crew.options.update(plain=None, again=None)
+        engine.collect(engine.pool.epoll.poll(5))
+        crew.close()
+        self.assertEqual((crew.talks.taken, crew.talks.opened, dict(crew.bugs)), (1, 4, {}))
+
+    def test_excluded_meanwhile(self):
+        """SIGHUP: what waits with its connection is dropped, and that is reset."""
+        listener = self.hosts.listener()
+        engine, crew = self.scan(listener.getsockname())
+        engine.collect(engine.pool.epoll.poll(5))
+        peer = self.accept(listener, ends=False)
+        crew.exclusions = types.SimpleNamespace(bars=lambda host: True, barred=True)
+        crew.close()
+        self.assertRaises(ConnectionResetError, peer.recv, 1)
+        self.assertEqual((dict(crew.drops), crew.holding, self.heard), ({'-xf': 1}, 0, []))
+
+    def test_banner(self):
+        """A SYN proxy resets when it is asked: closed, and the entry is there."""
+        for says, line in ((b'', 'closed'), (b'220 x\r\n', 'greeting 220 x')):
+            listener = self.hosts.listener()
+            each = cscan.MODULES['banner']
+            engine, crew = self.scan(listener.getsockname())
+            crew.modules, crew.options = [each], cscan.module_options(
+                [each], 'banner.wait=5000,banner.read_timeout=5000')
+            self.collect(engine)
+            self.accept(listener, says, resets=not says)
+            crew.close()
+            self.sink.flush()
+            entry, = cba_entries(self.sink.path, 'banner')
+            self.assertIn(line, cscan.banner_line('x', {
+                code: value for _, code, value in entry.events}))
+            self.assertEqual((crew.talks.taken, crew.talks.opened), (1, 0))
 
 
 class TlsGroups(Case):
@@ -22363,7 +22818,7 @@ asyncio.run(visit())
         self.ip('-n', self.far, 'link', 'del', 'w1')
         for number, each in enumerate(runs):
             with self.subTest(workers=number + 1):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 words = [line.split(': ', 1)[1] for line in each.err().splitlines()]
                 self.assertEqual(words[1:], ['w1 is down: waiting for it', 'w1 is up again',
                                              'w1 is gone'])
@@ -22567,7 +23022,7 @@ asyncio.run(visit())
             self.assertNotIn('unasked', each.err())
         self.assertIn('\ttcp\trecv\t2\t00:00:00:00:00:00\t10.88.12.1\t4000\t', runs[0].out())
         each = Running(self, self.far, '-i', 't1', '-m', '02:00:00:00:00:07', ready=False)
-        self.assertEqual(each.process.wait(10), 1)
+        self.assertEqual(each.process.wait(TIMEOUT_S), 1)
         self.assertIn("--mac-addr: 't1' has no MAC addresses", each.err())
 
     def test_mtu(self):
@@ -23405,7 +23860,7 @@ masscanned.RingLink = refuse''')
         for each, words in zip(started, ["'d0' is down", "'nope0': no such interface; there are ",
                                          "'no such user': no such user"]):
             with self.subTest(words):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 self.assert_stop((1, each.out(), each.err()), 1, words)
         for each, patterns in zip(started[3:], [
                 [r'answering on v0 \(02:00:00:88:00:01\) for 10\.88\.0\.0/28, fd88::1$',
@@ -23448,6 +23903,48 @@ def child_pids(pid):
 
 class ResponderCli(Case):
     """masscanned.py as it is started: options, mistakes, refusals.  Needs no rights."""
+
+    def test_second_life(self):
+        """A script begins again with what it was started with, and with its code alone."""
+        script, code = ['./masscanned.py', '-i', 'lo'], compile('came = list(sys.argv)', 'x', 'exec')
+        found, begun = [], {}
+
+        def execv(path, words):
+            found.append((path, words))
+            with patched(sys, argv=['-c'], path=list(sys.path)):
+                exec(words[words.index(b'-c') + 1].decode(), begun)
+            raise OSError(errno.EACCES, 'no')
+        is_able = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
+        for name, words, argv, spec, expected in (
+                ('script', ['python3'] + script, script, None, True),
+                ('options', ['python3', '-B', '-W', '-i'] + script, script, None, True),
+                ('module', ['python3'] + script, script, 'spec', False),
+                ('other arguments', ['python3'] + script, script[:2], None, False),
+                ('nobody knows', [], script, None, False),
+                ('profiler', ['python3', '/usr/bin/profile'] + script, script, None, False)):
+            descriptors = os.listdir('/proc/self/fd')
+            with self.subTest(name), patched(masscanned, __spec__=spec, read_command=lambda: list(
+                    map(os.fsencode, words))), patched(sys, argv=argv), patched(os, execv=execv):
+                found.clear()
+                begun.clear()
+                masscanned.begin_again(code)
+                self.assertEqual(len(found), expected and is_able)
+                self.assertEqual(begun.get('came', argv), argv)
+                for path, given in found:
+                    self.assertEqual(path, sys.executable)
+                    self.assertEqual([each for each in map(os.fsdecode, given) if each in words], words)
+                self.assertEqual(os.listdir('/proc/self/fd'), descriptors)
+        with patched(masscanned, __spec__=None, read_command=lambda: [b'python3', b'x']), patched(
+                sys, argv=['x']), patched(os, execv=execv):
+            found.clear()
+            path = vars(masscanned).pop('__file__')
+            try:
+                masscanned.begin_again(code)
+            finally:
+                masscanned.__file__ = path
+            self.assertEqual(found, [])
+        with open('/proc/self/cmdline', 'rb') as file:
+            self.assertEqual(b'\0'.join(masscanned.read_command()) + b'\0', file.read())
 
     # name, arguments, status, what the one line must have
     MISTAKES = [
