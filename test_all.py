@@ -3908,6 +3908,7 @@ class OutputFormats(Case):
         """A worker counts what it tells: its state holds once that is written."""
         messenger = cscan.Messenger.__new__(cscan.Messenger)
         messenger.count, messenger.found, messenger.states, messenger.unsent = 0, [], [], b''
+        messenger.orders, messenger.talked = [0] * cscan.ORDERS, 0
         messenger.push = lambda: None
         messenger.put('10.0.0.1', 1)
         messenger.put_all([('10.0.0.2', 1)])
