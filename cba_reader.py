@@ -1867,9 +1867,12 @@ form-action 'none'; style-src 'unsafe-inline'; script-src 'sha256-%s'">
     PAGE_SCRIPT.encode()).digest()).decode(), PAGE_STYLE)
 
 
+PAGE_JSON = json.JSONEncoder(separators=(',', ':'))     # dumps() would make one each time
+
+
 def script_text(value) -> str:
     """A value as JSON that may stand in a script element: no < begins anything there."""
-    return json.dumps(value, separators=(',', ':')).replace('<', '\\u003c')
+    return PAGE_JSON.encode(value).replace('<', '\\u003c')
 
 
 def page_text(said: str) -> str:
@@ -1951,9 +1954,17 @@ def ip_number(text: str) -> int:
     return int.from_bytes(bytes(map(int, text.split('.'))), 'big')
 
 
-def named_service(records) -> str:
-    """What speaks there by the last record that knows, or ''."""
-    return next(filter(None, map(service_name, reversed(records))), '')
+def dotted(number: int) -> str:
+    """16909060 -> '1.2.3.4'."""
+    return '.'.join(map(str, number.to_bytes(4, 'big')))
+
+
+def port_facts(records) -> 'dict[str, str]':
+    """service_facts() of all records of a port; of two, what the last says."""
+    facts = {}
+    for record in records:
+        facts.update(service_facts(record))
+    return facts
 
 
 FORMATS['html'] = GROUPED['html']
@@ -2102,42 +2113,44 @@ class PageWriter(FormatWriter):
 
     def host(self, host):
         """A Host -> its line."""
-        found = [(port, list(host.records(port))) for port in host.ports()]
+        number, ports = ip_number(host.ip), []
         self.count(host, 1)
-        for port, records in found:
+        for port in host.ports():
+            records = list(host.records(port))
+            facts = port_facts(records)
             if port.state == 'open':
-                self.note(host, port, records)
-        return [line + '\n' for line in self.row(host.ip, host.hostname, [
-            [port.number, STATE_NUMBERS[port.state], port.time - self.start,
-             named_service(records), self.words_of(records)] for port, records in found])]
+                self.note(number, port, records, facts)
+            if not self.beyond:
+                ports.append([port.number, STATE_NUMBERS[port.state], port.time - self.start,
+                              facts.get('service', ''), self.words_of(records, facts)])
+            else:
+                self.beyond += 1
+        return [line + '\n' for line in self.row(number, host.hostname, ports)]
 
-    def row(self, ip, hostname, ports):
+    def row(self, number, hostname, ports):
         """A host and its ports as html_host() has them -> its line, none if there is no room."""
         if self.beyond or self.rows + len(ports) > PAGE_ROWS:
             self.beyond += len(ports)
             return []
         comma = ',' if self.rows else ''
         self.rows += len(ports)
-        number = ip_number(ip)
         names = ' '.join(filter(None, [hostname, self.known.names.get(number)]))
         return [comma + self.format.line(number, names, self.known.network(number), ports)]
 
-    def words_of(self, records):
+    def words_of(self, records, facts):
         """Product, title and what a port said, no longer in JSON than there is room for."""
-        facts = {}
-        for each in records:
-            facts.update(service_facts(each))
         known = product_text(facts), facts.get('title', '')
         words = ' | '.join(filter(None, [printable(each[:PAGE_TEXT]) for each in known]
                                   + [page_text(said_text(each, str)) for each in records]))
+        if 6 * len(words) <= self.room:     # a character has six in JSON, if it is \\u1234
+            return words
         size = len(script_text(words))
         return words if size <= self.room else words[:max(len(words) * self.room // size, 1)]
 
-    def note(self, host, port, records):
-        """Count an open port, and keep its certificate's end."""
-        number = ip_number(host.ip)
+    def note(self, number, port, records, facts):
+        """Count an open port of an address, and keep its certificate's end."""
         self.ports[str(port.number)] += 1
-        self.services[named_service(records) or 'unknown'] += 1
+        self.services[facts.get('service', 'unknown')] += 1
         self.networks.add(number >> 16)
         country, system = self.known.place(number)
         if country:
@@ -2147,7 +2160,7 @@ class PageWriter(FormatWriter):
         for record in records:
             certificate = certificate_of(record)
             if certificate:
-                self.ending.append((certificate.ends, '%s:%d' % (host.ip, port.number),
+                self.ending.append((certificate.ends, '%s:%d' % (dotted(number), port.number),
                                     common_name(certificate)))
 
     def end(self, end):
@@ -2299,9 +2312,8 @@ def ports_of(host):
 
 def compared_facts(records) -> 'dict[str, str]':
     """Records of a port -> what two scans should find alike, the certificate and words, too."""
-    facts, more = {}, {}
+    facts, more = port_facts(records), {}
     for record in records:
-        facts.update(service_facts(record))
         said = first_line(record)
         if said:
             more['banner'] = said
@@ -2409,11 +2421,6 @@ def change_json(change) -> str:
     return json_text(dict(line, old=change.old, new=change.new))
 
 
-def dotted(number: int) -> str:
-    """16909060 -> '1.2.3.4'."""
-    return '.'.join(map(str, number.to_bytes(4, 'big')))
-
-
 class DiffPage(PageWriter):
     """The page of differences: its rows are Changes.
 
@@ -2445,11 +2452,11 @@ class DiffPage(PageWriter):
             self.services[facts.get('service', 'unknown')] += 1
             self.networks.add(number >> 16)
             words = change_text(change) if change.kind == CHANGED else (
-                self.words_of(change.records))
+                self.words_of(change.records, port_facts(change.records)))
             words = ' | '.join(filter(None, [reason_text(change) if change.reason else '', words]))
             rows.append([change.port, STATE_NUMBERS['open' if change.new else 'silent'],
                          change.time - self.start, facts.get('service', ''), words, change.kind])
-        return self.row(dotted(number), group[0].hostname, rows)
+        return self.row(number, group[0].hostname, rows)
 
     def charts(self):
         """Kinds come first."""
