@@ -1751,7 +1751,8 @@ for (const bar of document.querySelectorAll('.bar'))
   bar.onclick = () => search(bar.dataset.search);
 
 let base = 0, bits = 0, side, step, spots, cells, counts, were;
-function place(number, levels) {            // along the curve -> column, row
+const curves = new Map();                   // depth -> places of all cells, row * side + column
+function place(number, levels) {
   let x = 0, y = 0;
   for (let level = 0, half = 1; level < levels; level++, half *= 2) {
     const digit = number % 4, right = digit >> 1, up = (digit ^ right) & 1;
@@ -1761,12 +1762,23 @@ function place(number, levels) {            // along the curve -> column, row
     }
     x += half * right;
     y += half * up;
-    number = Math.floor(number / 4);
+    number = number >> 2;
   }
-  return [x, y];
+  return y * 2 ** levels + x;
+}
+function curve(depth) {
+  if (!curves.has(depth))
+    curves.set(depth, Uint32Array.from({length: 4 ** depth}, (_, n) => place(n, depth)));
+  return curves.get(depth);
 }
 function survey() {                         // what is within base/bits, cell by cell
-  const depth = Math.min(8, (32 - bits) / 2), size = 2 ** (32 - bits);
+  const depth = Math.min(8, (32 - bits) / 2), size = 2 ** (32 - bits), places = curve(depth);
+  let flip = 0, swap = 0, above = base / size;      // how the curve lies here, by digits above
+  for (let level = 0; level < bits / 2; level++) {
+    flip ^= above % 4 === 3;
+    swap ^= above % 4 % 3 === 0;
+    above = Math.floor(above / 4);
+  }
   side = 2 ** depth;
   step = size / side / side;
   spots = new Uint32Array(side * side);     // number of a cell -> its place on the canvas
@@ -1774,8 +1786,9 @@ function survey() {                         // what is within base/bits, cell by
   counts = new Uint32Array(side * side);
   were = new Uint8Array(side * side);
   for (let n = 0; n < side * side; n++) {
-    const [x, y] = place(base / step + n, bits / 2 + depth);
-    spots[n] = y % side * side + x % side;
+    let x = places[n] % side, y = Math.floor(places[n] / side);
+    if (flip) { x = side - 1 - x; y = side - 1 - y; }
+    spots[n] = swap ? x * side + y : y * side + x;
     cells[spots[n]] = n;
   }
   for (const [first, last] of about.asked)
@@ -1788,21 +1801,21 @@ function survey() {                         // what is within base/bits, cell by
 }
 function paint() {
   const canvas = at('canvas'), pen = canvas.getContext('2d');
-  const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name);
+  const style = getComputedStyle(document.documentElement);
+  const colour = name => parseInt(style.getPropertyValue(name).trim().slice(1), 16);
   const most = Math.log(counts.reduce((a, b) => Math.max(a, b), 1) + 1);
-  canvas.width = canvas.height = side;
-  const fill = (n, name, share) => {
-    pen.fillStyle = name;
-    pen.globalAlpha = share;
-    pen.fillRect(spots[n] % side, Math.floor(spots[n] / side), 1, 1);
-  };
   const asked = colour('--asked'), hot = colour('--hot');
+  canvas.width = canvas.height = side;
+  const picture = pen.createImageData(side, side);
   let found = 0;
   for (let n = 0; n < side * side; n++) {
-    if (were[n]) fill(n, asked, 1);
-    if (counts[n]) fill(n, hot, 0.4 + 0.6 * Math.log(counts[n] + 1) / most);
+    if (!counts[n] && !were[n]) continue;
+    const share = counts[n] ? 0.4 + 0.6 * Math.log(counts[n] + 1) / most : 1;
+    const ink = counts[n] ? hot : asked;
+    picture.data.set([ink >> 16, ink >> 8 & 255, ink & 255, 255 * share], 4 * spots[n]);
     found += counts[n] > 0;
   }
+  pen.putImageData(picture, 0, 0);
   at('where').textContent = dotted(base) + '/' + bits + ': a point is ' + (step === 1 ?
     'an address' : 'a /' + (32 - Math.log2(step))) + '; ' + many(found) + ' have open ports';
   at('out').disabled = !bits;
