@@ -3553,6 +3553,8 @@ def new_tcp_socket(source: str):
 #   options  the declared options as attributes, set by -mcfg name.option=value
 #   returns  a filter: False drops the result, for all modules; others: ignored
 # A coroutine awaits the methods of its sockets and socket_ready(), and nothing else.
+# first=True in @module: the first connect() of a coroutine gives the connection by which the scan
+# found the port open, if that still stands; the first module of a result that asks gets it.
 # waits=False in @module says that it only computes, and never waits: it runs where the result is
 # found, without a thread, if all modules of a scan are like that, or coroutines.
 # An OSError (timeout, reset) that it lets through is counted by reason, anything else is counted
@@ -3569,7 +3571,8 @@ Module = collections.namedtuple('Module', [
     'entry',        # module name in the CBA
     'help',         # first line of the docstring
     'waits',        # False: for nothing, neither the net nor a lock
-    'sockets'])     # options -> how many sockets it may have at once
+    'sockets',      # options -> how many sockets it may have at once
+    'first'])       # True: its first connection may be the one that the scan opened
 
 MODULES = {}                        # name -> Module, in order of registration
 CO_COROUTINE = 0x80                 # inspect(3): flag of the code of an `async def`
@@ -3581,12 +3584,12 @@ def one_socket(options) -> int:
 
 
 def module(name, options=None, codes=None, filter=False, aliases=(), entry=None, waits=True,
-           sockets=one_socket):
+           sockets=one_socket, first=False):
     """Register the function below as a module."""
     def register(check):
         help = (check.__doc__ or '').strip().partition('\n')[0]
         MODULES[name] = Module(name, check, options or {}, codes or {}, filter, aliases,
-                               name if entry is None else entry, help, waits, sockets)
+                               name if entry is None else entry, help, waits, sockets, first)
         return check
     return register
 
@@ -3622,12 +3625,14 @@ class TalkTarget(Target):
     """An open port, as modules that are coroutines see it.
 
     talks   Talks that drive them; None: a thread does
+    sock    the connection that the scan opened, until a module takes it; or None
+    first   whether the module that runs may take it
     """
-    __slots__ = 'talks',
+    __slots__ = 'talks', 'sock', 'first'
 
-    def __init__(self, host, port, source, exclusions=None, talks=None):
+    def __init__(self, host, port, source, exclusions=None, talks=None, sock=None):
         super().__init__(host, port, source, exclusions)
-        self.talks = talks
+        self.talks, self.sock, self.first = talks, sock, False
 
     def clock(self) -> float:
         """The time that deadlines of its talk are of."""
@@ -3641,13 +3646,26 @@ class TalkTarget(Target):
         """To be awaited before each connection: those of talks count in -r."""
         if self.talks:
             await self.talks.connects.enter()
+            self.talks.opened += 1
 
     async def connect(self, timeout_ms):
         """A connection to it; see TalkSocket."""
         self.check()
-        await self.may_connect()
         gate = self.talks.handshakes if self.talks else None
+        if self.first and self.sock:
+            sock, self.sock = self.sock, None
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.talks.taken += 1
+                return TalkSocket(sock, timeout_ms, self.clock, gate)
+            sock.close()                    # reset since, and with that what had come is lost
+        await self.may_connect()
         return await connect_tcp(self.host, self.port, timeout_ms, self.source, self.clock, gate)
+
+    def close(self):
+        """No module has taken the connection."""
+        if self.sock:
+            self.sock.close()
+            self.sock = None
 
 
 def find_module(name: str) -> Module:
@@ -3961,7 +3979,7 @@ async def check_rfb_old(sock, out):
         out.bit(RFB_WIN)
 
 
-@module('rfb', codes=RFB_CODES, options={
+@module('rfb', codes=RFB_CODES, first=True, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4500, 'ms for the whole talk', MILLISECONDS)})
 async def check_rfb(target, out, options):
@@ -3996,7 +4014,7 @@ X11_CODES = {1: 'CONN_FAIL', 2: 'READ_FAIL', 3: 'WRITE_FAIL', 4: 'GOOD', 5: 'KIN
 X11_CONN_FAIL, X11_READ_FAIL, X11_WRITE_FAIL, X11_GOOD, X11_KINDA_GOOD = X11_CODES
 
 
-@module('x11', codes=X11_CODES, options={
+@module('x11', codes=X11_CODES, first=True, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (4000, 'ms for the whole talk', MILLISECONDS)})
 async def check_x11(target, out, options):
@@ -4074,10 +4092,10 @@ imap            Cyrus        \* OK [^\r\n]*Cyrus IMAP v?(<v>[\d.]+)
 imap            Courier      \* OK [^\r\n]*Courier-IMAP
 imap            Exchange     \* OK (?:The )?Microsoft Exchange
 imap            -            \* (?:OK|PREAUTH|BYE|BAD)(?:[ \r])
-nntp            INN          20[01] [^\r\n]*InterNetNews[^\r\n]*INN (<v>[\d.]+)
+nntp            INN          20[01] [^\r\n]{0,200}InterNetNews[^\r\n]{0,200}INN (<v>[\d.]+)
 nntp            -            20[01] [^\r\n]*(?:NNTP|[Nn]ews)
-sieve           -            "[A-Z]+"(?:[^\n]*\n)*?"IMPLEMENTATION" "(<p>[^\d"]*[^\d" v])(?: v?(<v>
-                             \d[\w.]*))?[^"]*"
+sieve           -            (?:"[A-Z]+"[^\n]*\n){0,20}?"IMPLEMENTATION" "(<p>[^\d"]{0,60}
+                             [^\d" v])(?: v?(<v>\d[\w.]{0,20}))?[^"]*"
 sieve           -            "(?:STARTTLS|SIEVE|SASL|VERSION)"
 http            ClickHouse   HTTP/1\.0 400 Bad Request\r\n\r\nPort \d+ is for clickhouse-client
 http            -            HTTP/[\d.]+ \d{3}
@@ -4125,8 +4143,10 @@ chargen         -            .{0,2}!"\#\$%&'\(\)\*\+,-\./0123456789:;
 gopher          -            [i013][^\t\r\n]*\t[^\t\r\n]*\t[^\t\r\n]*\t\d+\r\n
 git             -            [0-9a-f]{4}ERR (<d>[^\n]*)
 xmpp            -            (?:<\?xml[^>]*\?>\s*)?<(?:stream:stream|stream:error|open )
-redis           -            [$=]\d+\r\n(?:txt:)?\# Server\r\n(?:[^\n]*\n)*?(<p>valkey|keydb
-                             |redis)_version:(<v>[\d.]+)
+redis           Valkey       [$=]\d+\r\n(?:txt:)?\# Server\r\n(?:[^\n]*\n)*?valkey_version:
+                             (<v>[\d.]+)
+redis           Redis        [$=]\d+\r\n(?:txt:)?\# Server\r\n(?:[^\n]*\n)*?redis_version:
+                             (<v>[\d.]+)
 redis           Redis        -(?:NOAUTH|DENIED|MISCONF) (<d>[^\r\n]*)
 redis           Redis        -ERR (?:unknown command|wrong number of arguments
                              |operation not permitted|unknown RESP)
@@ -4164,10 +4184,10 @@ stratum         -            \{"id": ?1,.*"(?:error|result)"
 minecraft       -            .{1,6}\{.*?"version":\{"name":"(?:(<p>[A-Z]\w+) )?(<v>\d[\w.]*)"
 minecraft       -            .{1,6}\{"(?:description|players|version)"
 aerospike       Aerospike    \x02\x01.{6}build\t(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS.{4}(<p>\w[\w +-]*?)\x08platform.*?
-                             \x07versionS.{4}(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07productS\0\0\0.(<p>\w[\w +-]*)\x07versionS
-                             \0\0\0.(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS.{4}(<p>\w[\w +-]*?)
+                             \x08platform.{0,400}?\x07versionS.{4}(<v>[\d.]+)
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS\0\0\0.(<p>
+                             \w[\w +-]*)\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            (?:\x01\0\0.{4}\0\n\0\n|AMQP[\0-\x03])
 cassandra       Apache Cassandra  [\x81-\x85]...?\x06.*\x0bCQL_VERSION\0\x01\0.(<d>[\d.]+)
@@ -4186,7 +4206,7 @@ mqtt            -            \x20[\x02-\x40][\0\x01][\0-\x05\x80-\x9f]
 mssql           Microsoft SQL Server  \x04\x01..\0\0.\0.{0,40}?\0\0.\0\x06
 neo4j           Neo4j        \0\0[\0-\x20][\x01-\x06]\Z
 oracle          -            \0.\0\0[\x02\x04\x05\x0b]\0\0\0
-postgresql      PostgreSQL   E\0\0..S[^\0]+\0(?:V[^\0]+\0)?C\w{5}\0M(<d>[^\0]*)
+postgresql      PostgreSQL   N?E\0\0..S[^\0]+\0(?:V[^\0]+\0)?C\w{5}\0M(<d>[^\0]*)
 postgresql@     PostgreSQL   [NS]\Z
 pulsar          -            \0\0..\0\0..\x08\x03\x1a.\x0a.(<p>[\w ]*?)-? ?(<v>\d[\d.]+)
 rethinkdb       RethinkDB    \{(?:[^}]*)"server_version": ?"(<v>[\w.]+)
@@ -4194,6 +4214,9 @@ riak            Riak         \0\0\0.\x08\x0a.(<d>[^\x12]*)\x12.(<v>[\w.-]+)
 thrift          -            (?:\0\0\0.)?\x80\x01\0[\x02\x03]\0\0\0\x04cscn
 zookeeper-jute  ZooKeeper    \0\0\0[\x24\x25]\0\0\0\0
 kerberos        -            \0\0..[\x7e\x6b]
+ldap            OpenLDAP     0.{1,5}\x02\x01\x01d.*OpenLDAProotDSE
+ldap            Active Directory  0.{1,5}\x02\x01\x01d.*1\.2\.840\.113556\.1\.4\.800
+ldap            -            0.{1,5}\x02\x01\x01d.*vendorVersion.{2,6}(<p>[\w -]+)/(<v>[\d.]+)
 ldap            -            0(?:[\0-\x7f]|\x81.|\x82..|\x84....)\x02\x01\x01[\x61\x64\x65\x73\x78]
 msrpc           -            \x05\0[\x0c\x0d]\x03\x10\0\0\0
 smb             -            \0...\xfeSMB
@@ -4209,8 +4232,8 @@ ajp13           -            AB\0\x01\x09
 rtmp            -            \x03.{1536}
 socks5@         -            \x05[\0-\x02\x05\xff]
 socks4          -            \0[\x5a-\x5d]\0\0.{4}
-pptp            -            \0\x9c\0\x01\x1a\x2b\x3c\x4d\0\x02.{20}(<d>[^\0]*).*?\0(<p>[A-Za-z]
-                             [ -~]*)?
+pptp            -            \0\x9c\0\x01\x1a\x2b\x3c\x4d\0\x02.{18}(?=(<d>[^\0]{0,63})).{64}
+                             (<p>[A-Za-z][ -~]{0,63})?
 openvpn         -            \0[\x0e\x1a]\x40.{8}
 dns             -            \0.cs[\x80-\x8f].*\x07version\x04bind.{12,20}(<d>\d[\w. -]+)
 dns             -            \0.cs[\x80-\x8f]
@@ -4237,8 +4260,8 @@ nje             -            [\xd5\xd6][\xc1\xd7][\xd2\xc5]
 distcc          distccd      DONE0000000[1-3]
 checkpoint      Check Point  Y\0\0\0\0\0\0.(<d>CN=[^\0]*)?
 atg             -            \x01\r\nI\d+\r\n
-codesys         CODESYS      (?:\xbb\xbb|\xbb).{60,70}?(<d>[ -~]{3,}).*?\0
-                             (<p>[A-Z][ -~]{3,}?)\x20(<v>\d[\w.]*)
+codesys         CODESYS      (?:\xbb\xbb|\xbb).{60,70}?(<d>[ -~]{3,40})\0.{0,64}?
+                             (<p>[A-Z][ -~]{3,30}?)\x20(<v>\d[\w.]{0,20})\0
 codesys         CODESYS      \xbb\xbb
 crimson         Red Lion     \0.\x01\x2b\x1b\0(<d>[^\0]*)
 dnp3            -            \x05\x64.[\0-\x4f]
@@ -4251,7 +4274,8 @@ ge-srtp         GE           \x01\0{7}\x0f\0
 hart-ip         -            \x01\x01[\0\x03]\0\0
 iec104          -            h\x04[\x83\x0b\x23]\0\0\0
 melsec          Mitsubishi   \xd0\0\0\xff\xff\x03\0..\0\0(<d>[ -~]{3,16})?
-modbus          -            cs\0\0\0..\x2b\x0e.{4,5}?\0.(<p>[ -~]+).*?\x02.(<v>[ -~]+)
+modbus          -            cs\0\0\0..\x2b\x0e.{4,5}?\0.(<p>[ -~]{1,64})
+                             (?:\x01.[ -~]{0,64})?\x02.(<v>[ -~]{1,64})
 modbus          -            cs\0\0\0.[\0-\xff][\x2b\xab]
 opcua           -            (?:ACKF|ERRF).\0\0\0
 pcom            Unitronics   (?:..e\0..)?/A\d\dID(<d>\w+)
@@ -4264,11 +4288,11 @@ ssl             -            [\x14-\x17]\x03[\0-\x04]\0
 HTTP_PRODUCTS = r"""
 Jenkins         \nX-Jenkins: (<v>[\d.]+)
 InfluxDB        \nX-Influxdb-Version: v?(<v>[\d.]+)
-Elasticsearch   "number" : "(<v>[\d.]+)"(?:.|\n)*"lucene_version"
+Elasticsearch   "number" : "(<v>[\d.]+)".{0,400}?"lucene_version"
 CouchDB         \{"couchdb":"Welcome","version":"(<v>[^"]+)"
 Kibana          \nkbn-name:
 Proxmox         \nServer: pve-api-daemon/(<v>[\d.]+)
-MikroTik        <title>RouterOS(?: router configuration page)?(?:.|\n)*?RouterOS v?(<v>[\d.]+)
+MikroTik        <h1>RouterOS v?(<v>[\d.]+)
 CUPS            \nServer: CUPS/(<v>[\d.]+)
 -               \nServer: (<p>[^/\r\n(]*[^/\r\n( ])(?:/v?(<v>\d[\w.-]*))?
 """
@@ -4283,7 +4307,7 @@ Service = collections.namedtuple('Service', [
 def table_rows(text: str) -> 'list[list[str]]':
     """Rows of a table above -> their columns; a line that begins with spaces goes on."""
     whole = re.sub('\n +', '', text.strip('\n'))
-    return [re.split(' {2,}', line, 2) for line in whole.split('\n')]
+    return [re.split(' {2,}', line, maxsplit=2) for line in whole.split('\n')]
 
 
 def compile_row(pattern: str):
@@ -4370,7 +4394,7 @@ def smb_dialect(octets: bytes) -> str:
 
 DEEP_VERSIONS = {'mssql': mssql_version, 'oracle': oracle_version}
 TITLE_MAX = 200                     # octets that are kept of a title
-RECOGNISED_MAX = 4096               # octets that are looked at: 1 ms at the worst
+RECOGNISED_MAX = 4096               # octets that are looked at: 2 ms at the worst
 
 
 def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | None':
@@ -4404,6 +4428,151 @@ def name_service(events: dict, probe: str = '', sent: bytes = b''):
         if text:
             events[code] = text
     events.update(found.more)
+
+
+# ---- probes ----
+#
+# What is said where the protocol waits for the client: name, ports, octets, with two spaces or
+# more between; \0{9} is nine of them, HOST the target, and a line that begins with spaces goes on.
+# A row without octets only listens: its service says little about itself.  Names are those of rows
+# above.  Nothing here logs in as anybody, writes, or starts what others notice.
+
+PROBE_TABLE = r"""
+http            80,81,591,2375,3000,5000,5601,5984,5985,7001,7070,8000,8008,8080,8081,8086,8088,
+                8090,8161,8180,8500,8888,9000,9080,9090,9200,9999,15672,16010,50070  *
+tls             443,465,563,636,832,853,981,989,990,992,993,994,995,1311,2083,2087,2096,2376,3269,
+                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9091,9443,10443  *
+tcpmux          1  HELP\r\n
+echo            7  cscan\r\n
+daytime         13  -
+qotd            17  -
+time            37  -
+whois           43,4321  HOST\r\n
+dns             53  \0\x1ecs\0\0\0\x01\0\0\0\0\0\0\x07version\x04bind\0\0\x10\0\x03
+gopher          70  \r\n
+finger          79  \r\n
+kerberos        88  \0\0\0\x86j\x81\x830\x81\x80\xa1\x03\x02\x01\x05\xa2\x03\x02\x01\n\xa4t0r\xa0
+                \x07\x03\x05\0\0\0\0\x10\xa2\x0f\x1b\x0dCSCAN.INVALID\xa3"0\x20\xa0\x03\x02\x01
+                \x02\xa1\x190\x17\x1b\x06krbtgt\x1b\x0dCSCAN.INVALID\xa5\x11\x18\x0f20380101000000
+                Z\xa7\x03\x02\x01\x01\xa8\x1a0\x18\x02\x01\x12\x02\x01\x11\x02\x01\x14\x02\x01\x13
+                \x02\x01\x10\x02\x01\x17\x02\x01\x19\x02\x01\x1a
+s7              102  \x03\0\0\x16\x11\xe0\0\0\0\x01\0\xc1\x02\x01\0\xc2\x02\x01\x01\xc0\x01\n
+dicom           104,11112  \x01\0\0\0\0D\0\x01\0\0ANY\x20{13}CSCAN\x20{11}\0{32}
+rpc             111,2049  \x80\0\0(cscn\0\0\0\0\0\0\0\x02\0\x01\x86\xa0\0\0\0\x02\0{20}
+ident           113  1,1\r\n
+msrpc           135  \x05\0\x0b\x03\x10\0\0\0H\0\0\0\x01\0\0\0\xb8\x10\xb8\x10\0\0\0\0\x01\0\0\0
+                \0\0\x01\0
+                \x08\x83\xaf\xe1\x1f]\xc9\x11\x91\xa4\x08\0+\x14\xa0\xfa\x03\0\0\0
+                \x04]\x88\x8a\xeb\x1c\xc9\x11\x9f\xe8\x08\0+\x10H`\x02\0\0\0
+smb             139,445  \0\0\0T\xffSMBr\0\0\0\0\x18C\xc8\0{14}\xfe\xff\0\0\0\0\x001\0
+                \x02NT LANMAN 1.0\0\x02NT LM 0.12\0\x02SMB 2.002\0\x02SMB 2.???\0
+nje             175  \xd6\xd7\xc5\xd5@@@@\xc3\xe2\xc3\xc1\xd5@@@\0\0\0\0\xc3\xe2\xc3\xc1\xd5@@@
+                \0\0\0\0\0
+bgp             179  \xff{16}\0\x1d\x01\x04[\xa0\0\xb4\0\0\0\x01\0
+irc             194,6660,6665,6666,6667,6668,6669,7000  CAP LS 302\r\nVERSION\r\n
+checkpoint      264  Q\0\0\0\0\0\0!\0\0\0\x0bsecuremote\0
+ldap            389,3268  0+\x02\x01\x01c&\x04\0\n\x01\0\n\x01\0\x02\x01\0\x02\x01\0\x01\x01\0
+                \x87\x0bobjectClass0\x06\x04\x01*\x04\x01+
+lpd             515  \x04lp\n
+afp             548  \0\x03\0\x01\0{12}
+rtsp            554,8554  OPTIONS rtsp://HOST/ RTSP/1.0\r\nCSeq: 1\r\n\r\n
+giop            683,2481,2809,3528,3700  GIOP\x01\0\0\x03\0\0\0\x10\0\0\0\x07\0\0\0\0\0\0\0\x04name
+crimson         789  \0\x04\x01+\x1b\0
+flash-policy    843  <policy-file-request/>\0
+socks5          1080,9050,9150  \x05\x01\0
+java-rmi        1099,1098  JRMI\0\x02K
+openvpn         1194  \0\x0e8cscancsc\0\0\0\0\0
+icap            1344  OPTIONS icap://HOST/ ICAP/1.0\r\nHost: HOST\r\n\r\n
+mssql           1433  \x12\x01\0:\0\0\0\0\0\0\x1a\0\x06\x01\0\x20\0\x01\x02\0!\0\x0c\x03\0-\0
+                \x04\x04\x001
+                \0\x01\xff\x01\x08\0\0\0\0\x02MSSQLServer\0\0\0\0\0\0
+oracle          1521,1526  \0Y\0\0\x01\0\0\0\x01>\x01,\0\0\x20\0\xff\xffO\x98\0\0\0\x01\0\x1f\0:
+                \0{30}(DESCRIPTION=(CONNECT_DATA=()))
+pptp            1723  \0\x9c\0\x01\x1a+<M\0\x01\0\0\x01\0\0\0\0\0\0\x03\0\0\0\x03\0\0\0\x01\0{128}
+mqtt            1883  \x10\x0c\0\x04MQTT\x04\x02\0<\0\0\x82\x18\0\x01\0\x13$SYS/broker/version\0
+fox             1911  fox a 1 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\n};;\n
+rtmp            1935  \x03\0{1536}
+pcworx          1962  \x01\x01\0\x1a\0\0\0\0x\x80\0\x03\0\x0cIBETH01N0_M\0
+bandwidth-test  2000  -
+zookeeper       2181  srvr
+iec104          2404  h\x04C\0\0\0
+codesys         2455,1200  \xbb\xbb\x01\0\0\0\x01
+smpp            2775  \0\0\0\x10\0\0\0\x15\0\0\0\0\0\0\0\x01
+firebird        3050  \0\0\0\x01\0\0\0\x13\0\0\0\x03\0\0\0$\0\0\0\x01x\0\0\0\0\0\0\x01\0\0\0\0
+                \0\0\0\n\0\0\0\x01\0\0\0\x02\0\0\0\x05\0\0\0\x02
+clamd           3310  nVERSION\n
+stratum         3333,4444,14444  {"id":1,"method":"mining.subscribe","params":["cscan"]}\n
+rdp             3389  \x03\0\0\x13\x0e\xe0\0\0\0\0\0\x01\0\x08\0\x03\0\0\0
+stun            3478  \0\x01\0\0!\x12\xa4Bcscancscancs
+nut             3493  VER\n
+apcupsd         3551  \0\x06status
+distcc          3632  DIST00000002ARGC00000000DOTI00000000
+diameter        3868  \x01\0\x004\x80\0\x01\x01\0\0\0\0cscncscn\0\0\x01\x08@\0\0\rcscan\0\0\0\0
+                \0\x01(@\0\0\x0f
+                example\0
+cgminer         4028  {"command":"version"}
+epmd            4369  \0\x01n
+rotctl          4533  _\n
+gearman         4730  version\n
+smart-install   4786  \0\0\0\x01\0\0\0\x01\0\0\0\x04\0\0\0\x08\0\0\0\x01\0\0\0\0
+opcua           4840  HELF9\0\0\0\0\0\0\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0\0\0\0\0\x19\0\0
+                \0opc.tcp://127.0.0.1:4840/
+jdwp            5005,8000,8787  JDWP-Handshake\0\0\0\x0b\0\0\0\x01\0\x01\x01
+melsec          5006,5007  P\0\0\xff\xff\x03\0\x06\0\x10\0\x01\x01\0\0
+scpi            5025  *IDN?\n
+sip             5060  OPTIONS sip:HOST SIP/2.0\r
+                \nVia: SIP/2.0/TCP cscan.invalid;branch=z9hG4bKcscan;rport\r\n
+                Max-Forwards: 0\r\nFrom: <sip:cscan@cscan.invalid>;tag=1\r\nTo: <sip:HOST>\r\n
+                Call-ID: cscan\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n
+hart-ip         5094  \x01\0\0\0\0\x01\0\r\x01\0\0\xea`
+xmpp            5222,5269  <stream:stream to='HOST' xmlns='jabber:client'\x20
+                xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>
+postgresql      5432,5433,6432  \0\0\0\x08\x04\xd2\x16/
+adb             5555  CNXN\x01\0\0\x01\0\0\x04\0\x07\0\0\x002\x02\0\0\xbc\xb1\xa7\xb1host::\0
+zeromq          5556  \xff\0{7}\x01\x7f\x03\0NULL\0{48}
+nrpe            5666  \0\x04\0\x01CV\xe6\x0b\0\0\0\0\0\0\0\x0c_NRPE_CHECK\0
+amqp            5672  AMQP\0\0\t\x01
+spice           5930  REDQ\x02\0\0\0\x02\0\0\0\x1a\0\0\0\0\0\0\0\x01\0\x01\0\0\0\x01\0\0\0\x12\0
+                \0\0\x0b\0\0\0\0\0\0\0
+teamviewer      5938  \x17$\x10\x04\0\0\0\0\0
+x11             6000,6001,6002  l\0\x0b\0\0\0\0\0\0\0\0\0
+redis           6379,6380  *2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n
+pulsar          6650  \0\0\0\x11\0\0\0\r\x08\x02\x12\t\n\x05cscan\x20\x0f
+bittorrent      6881,51413  \x13BitTorrent protocol\0{8}cscancscancscancscan-XX0001-cscancscancs
+weblogic        7001  t3 12.2.1\nAS:255\nHL:19\nMS:10000000\n\n
+hddtemp         7634  -
+neo4j           7687  ``\xb0\x17\0\x04\x04\x04\0\0\x03\x04\0\0\x01\x04\0\0\0\x03
+ajp13           8009  \x124\0\x01\n
+riak            8087  \0\0\0\x01\x07
+bitcoin         8333,18333  \xf9\xbe\xb4\xd9version\0{5}V\0\0\0\xceY\x9dF\0{86}
+lscp            8888  GET SERVER INFO\r\n
+cassandra       9042  \x04\0\0\0\x05\0\0\0\0
+tor-control     9051,9151  PROTOCOLINFO\r\n
+thrift          9083,9090  \0\0\0\x11\x80\x01\0\x01\0\0\0\x04cscn\0\0\0\x01\0
+kafka           9092  \0\0\0\x0c\0\x12\0\0cscn\0\x02cs
+pjl             9100,9101,9102  \x1b%-12345X@PJL INFO ID\r\n\x1b%-12345X\r\n
+git             9418  0021git-upload-pack /\0host=cscan\0
+fins            9600  FINS\0\0\0\x0c\0{12}
+atg             10001  \x01I20100\n
+zabbix          10050,10051  ZBXD\x01\r\0\0\0\0\0\0\0agent.version
+memcached       11211  version\r\n
+couchbase       11210  \x80\x0b\0{22}
+beanstalkd      11300  stats\r\n
+ge-srtp         18245  \0{56}
+dnp3            20000  \x05d\x05\xc9\x01\0\0\0\xde\x8e
+pcom            20256  \0\x01e\0\x08\0/00IDED\r
+proconos        20547  \xcc\x01\0\x0b@\x02\0\0G\xee
+minecraft       25565  \x0f\0/\x09127.0.0.1c\xdd\x01\x01\0
+mongodb         27017,27018  8\0\0\0cscn\0\0\0\0\xdd\x07\0\0\0\0\0\0\0#\0\0\0\x10buildInfo\0\x01
+                \0\0\0
+                \x02$db\0\x06\0\0\0admin\0\0
+rethinkdb       28015  \xc3\xbd\xc24
+ethernet-ip     44818  c\0{23}
+drda            50000,446  \0\x11\xd0\x01\0\x01\0\x0b\x10A\0\x07\x11^\x81\x97\x97
+stomp           61613  CONNECT\naccept-version:1.2\nhost:/\n\n\0
+modbus          502  cs\0\0\0\x05\0+\x0e\x01\0
+aerospike       3000  \x02\x01\0\0\0\0\0\x06build\n
+"""
 
 
 # ---- banner ----
@@ -4494,9 +4663,210 @@ async def talk_banner(target, sock, events, options):
         events[BANNER_CLOSED if ended else BANNER_SILENT] = True
 
 
+Probe = collections.namedtuple('Probe', 'name sent')        # sent None: see Visit.step
+
+# Ports of these rows are asked nothing else: what does not understand it prints it, or stops
+FRAGILE = frozenset((
+    'atg', 'codesys', 'crimson', 'dnp3', 'ethernet-ip', 'fins', 'fox', 'ge-srtp', 'hart-ip',
+    'iec104', 'lpd', 'melsec', 'modbus', 'nje', 'opcua', 'pcom', 'pcworx', 'pjl', 'proconos',
+    's7'))
+ANYWHERE = ('redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt', 'smb', 'mssql', 'rpc', 'dns',
+            'socks5')
+# What is said first inside of TLS on these ports; '' = the server is; on others of tls: http
+INSIDE_TLS = {465: '', 563: '', 636: 'ldap', 853: 'dns', 989: '', 990: '', 992: '', 993: '',
+              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt'}
+# How servers of HTTP say that they want TLS: with a status of 400, or with an alert of TLS
+WANTS_TLS = re.compile(r'HTTP/1\.[01] 400 .*(?:to an? HTTPS|SSL-enabled|HTTPS port|TLS)', re.S)
+
+
+@functools.lru_cache(None)
+def probes() -> 'tuple[dict, dict]':
+    """({name: octets}, {port: [names of its rows, in order]}) of PROBE_TABLE."""
+    octets, ports = {}, {}
+    for name, numbers, text in table_rows(PROBE_TABLE):
+        text = re.sub(r'(\\x..|\\0)\{(\d+)\}',
+                      lambda each: each.group(1) * int(each.group(2)), text)
+        octets[name] = {'*': None, '-': b''}.get(
+            text, text.encode().decode('unicode_escape').encode('latin-1'))
+        for port in map(int, numbers.split(',')):
+            ports.setdefault(port, []).append(name)
+    return octets, ports
+
+
+def plan_steps(port: int) -> 'list[str]':
+    """Port -> names of what is tried there in turn; '' = listen, then http on the connection."""
+    own = list(probes()[1].get(port, ()))
+    if FRAGILE.intersection(own):
+        return own
+    more = ['http', 'tls'] if own else ['', 'tls']
+    return own + [name for name in (*more, *ANYWHERE) if name not in own]
+
+
+def worth(events: dict) -> int:
+    """How much events say of the service: 4 inside of TLS ... 0 nothing."""
+    if BANNER_TLS_VERSION in events:
+        return 4
+    if BANNER_SERVICE in events:
+        return 2 if events[BANNER_SERVICE] == 'ssl' else 3
+    return 1 if BANNER_TEXT in events else 0
+
+
+class Visit:
+    """What banner.probe=auto does with a target: talks until it is known what speaks there.
+
+    target, options     as the module has them
+    deadline    of all talks, on the clock of the target; None: none has begun
+    tries       connections that may still be made
+    sock        the one that is open; None: none
+    best        events of the talk that said most
+    """
+
+    def __init__(self, target, options):
+        self.target, self.options = target, options
+        self.deadline = self.sock = None
+        self.tries, self.best = options.tries, {}
+
+    def close(self):
+        """No connection is open."""
+        if self.sock:
+            self.sock.close()
+            self.sock = None
+
+    def left_ms(self) -> float:
+        """Milliseconds until the deadline of all talks."""
+        return (self.deadline - self.target.clock()) * 1000
+
+    async def open(self):
+        """A new connection; raises OSError."""
+        self.close()
+        self.tries -= 1
+        limit = self.options.conn_timeout
+        if self.deadline is not None:
+            limit = min(limit, self.left_ms())
+        self.sock = await self.target.connect(limit)
+        if self.deadline is None:
+            self.deadline = self.target.clock() + self.options.read_timeout / 1000
+
+    def share(self):
+        """The next step may take half of the time that is left; the last try all of it."""
+        left = max(self.left_ms(), 0)
+        self.sock.extend(left / 2 if self.tries else left)
+
+    def heard(self, events, octets, ended, probe='', sent=b''):
+        """Octets of a talk -> into its events; the best of all talks is kept."""
+        if octets:
+            events[BANNER_TEXT] = octets.decode('latin-1')
+            name_service(events, probe, sent)
+        elif BANNER_TLS_VERSION not in events:
+            events[BANNER_CLOSED if ended else BANNER_SILENT] = True
+        if not self.best or worth(events) > worth(self.best):
+            self.best = events
+
+    async def listen(self, events, probe='') -> bool:
+        """What the server says first -> whether it waits for us."""
+        self.sock.extend(max(self.left_ms(), 0))
+        octets, ended = await hear(self.sock, self.options.wait, self.options.size)
+        if not octets and not ended:
+            return True
+        if octets.startswith(b'220') and not recognise(octets, probe) and not ended:
+            octets += await self.reply(b'HELP\r\n')     # FTP and SMTP begin alike
+        self.heard(events, octets, ended, probe)
+        return False
+
+    async def reply(self, sent) -> bytes:
+        """Say something -> what comes back, b'' = nothing."""
+        try:
+            await self.sock.write_all(sent)
+        except OSError:
+            return b''
+        return (await hear(self.sock, self.options.wait, self.options.size))[0]
+
+    async def ask(self, name, events):
+        """Say what a row of PROBE_TABLE does, and listen."""
+        sent = probes()[0][name]
+        if sent == b'':
+            if await self.listen(events, name):
+                self.heard(events, b'', False)
+            return
+        events[BANNER_PROBE] = name
+        if BANNER_TLS_VERSION in events:
+            events[BANNER_PROBE] = 'https' if name == 'http' else 'tls ' + name
+        if sent is None:
+            sent = http_request(self.target, self.options.agent)
+        sent = sent.replace(b'HOST', self.target.host.encode())
+        self.share()
+        octets, ended = b'', True
+        with contextlib.suppress(OSError):
+            await self.sock.write_all(sent)
+            octets, ended = await hear(self.sock, math.inf, self.options.size)
+        self.heard(events, octets, ended, name, sent)
+
+    async def tls(self):
+        """A handshake, and what is said inside."""
+        events = {BANNER_PROBE: 'tls'}
+        self.share()
+        until = self.sock.deadline
+        await banner_tls(self.sock, events, self.options.size)
+        self.deadline += self.sock.deadline - until     # it had to wait for others
+        if BANNER_TLS_FAIL in events:
+            if BANNER_TEXT in events:       # it speaks, and that says more than why it is not TLS
+                del events[BANNER_TLS_FAIL]
+            if not self.best or worth(events) > worth(self.best):
+                self.best = events
+            return
+        name = INSIDE_TLS.get(self.target.port, 'http')
+        self.best = events
+        if 'tls' not in probes()[1].get(self.target.port, ()):
+            name = 'http' if await self.listen(events) else None
+        elif not name:
+            await self.listen(events)
+        if name:
+            await self.ask(name, events)
+
+    async def step(self, name):
+        """One talk of the plan; raises OSError if there is no connection."""
+        await self.open()
+        if name == 'tls':
+            return await self.tls()
+        if name:
+            return await self.ask(name, {})
+        events = {}
+        if await self.listen(events):
+            await self.ask('http', events)
+
+    def wants_tls(self) -> bool:
+        """Whether the best answer is one to somebody who should have begun TLS."""
+        return self.best.get(BANNER_SERVICE) == 'ssl' or bool(
+            WANTS_TLS.match(self.best.get(BANNER_TEXT, '')))
+
+    def next_steps(self, steps) -> 'list[str]':
+        """What is left of a plan after a step."""
+        if self.wants_tls() and worth(self.best) < 4:
+            return ['tls'] * ('tls' in steps)
+        spoke_first = BANNER_TEXT in self.best and BANNER_PROBE not in self.best
+        return [] if worth(self.best) > 2 or spoke_first else steps
+
+    async def run(self):
+        """All talks; raises OSError if there is not even a first connection."""
+        steps = plan_steps(self.target.port)
+        try:
+            while steps and self.tries and (self.deadline is None or self.left_ms() > 0):
+                try:
+                    await self.step(steps.pop(0))
+                except OSError as error:
+                    if not self.best or isinstance(error, Unable):
+                        raise
+                    return
+                steps = self.next_steps(steps)
+        finally:
+            self.close()
+
+
 def banner_line(target, events: dict) -> str:
     """The entry as one line: ip:port, how, what."""
     how = events.get(BANNER_PROBE, 'greeting')
+    if how not in ('greeting', 'http', 'tls', 'https'):
+        how = 'unknown'                     # what was said to it is no name of it
     if BANNER_SERVICE in events:
         how = events[BANNER_SERVICE] + 's' * (BANNER_TLS_VERSION in events)
     for code, word in ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
@@ -4528,16 +4898,19 @@ def write_banner(target, out, events: dict):
             (out.str if isinstance(value, str) else out.data)(value, code)
 
 
-@module('banner', codes=BANNER_CODES, options={
+@module('banner', codes=BANNER_CODES, first=True, options={
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (5000, 'ms for the whole talk', MILLISECONDS),
     'wait': (1000, 'ms for the server to speak first', MILLISECONDS),
-    'probe': ('http', 'what is sent if it does not: http, tls, https or none',
-              one_of('http', 'tls', 'https', 'none')),
+    'probe': ('auto', 'what is sent if it does not: http, tls, https or none; auto: what fits',
+              one_of('auto', 'http', 'tls', 'https', 'none')),
+    'tries': (4, 'connections that auto may make to find out what speaks there', whole(1, 20)),
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
 async def check_banner(target, out, options):
-    """What speaks there: first octets, TLS version, certificate."""
+    """What speaks there: service, product, version, first octets, certificate."""
+    if options.probe == 'auto':
+        return await visit_banner(target, out, options)
     events = {}                             # code: value, in the order of the entry
     try:
         sock = await target.connect(options.conn_timeout)
@@ -4552,6 +4925,20 @@ async def check_banner(target, out, options):
     finally:
         if events:                          # none: a bug, which says nothing about the target
             write_banner(target, out, events)
+
+
+async def visit_banner(target, out, options):
+    """The same with all that banner.probe=auto tries."""
+    visit = Visit(target, options)
+    try:
+        await visit.run()
+    except OSError as error:
+        if visit.deadline is None and not is_local(error):
+            visit.best = {BANNER_CONN_FAIL: True}
+        raise
+    finally:
+        if visit.best:
+            write_banner(target, out, visit.best)
 
 
 # ==== 7 Connect engine ================================================================
@@ -5553,11 +5940,22 @@ class Pool:
         While another process of -w has its copy, close() alone would leave it in the epoll set,
         and its events would come in the name of the next with this descriptor (epoll(7)).
         """
+        self.release(sock)
+        sock.close()
+        self.grow()
+
+    def release(self, sock):
+        """It is no longer ours."""
         del self.socks[sock.fileno()]
         self.uses.pop(sock, None)
         self.epoll.unregister(sock)
-        sock.close()
-        self.grow()
+
+    def give(self, socks):
+        """Connected sockets leave the pool, as others would have made them, for a talk."""
+        for sock in socks:
+            self.release(sock)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, -1)       # the system's
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def reuse(self, socks):
         """Sockets that are connected, or were just now, become free: RST, and no other word.
@@ -5808,8 +6206,7 @@ class Engine(Runner):
     def report_open(self, target, code, sock):
         """Report an open target, unless the socket has connected to itself."""
         if self.pool.port in (0, target[1]) and code in (0, EISCONN) and is_own_name(sock, target):
-            self.selfs += 1
-            return self.meter.opened([sock], False)
+            return self.count_self(target, sock)
         self.opened += 1
         self.desk.put(*target)
         self.meter.opened([sock])
@@ -5948,22 +6345,40 @@ class Engine(Runner):
             cohort.whole = False
             cohort.targets()
         targets = [cohort.found[sock] for sock, cohort in zip(socks, cohorts)]
-        self.report_all_open(targets, socks)
+        given = self.report_all_open(targets, socks)
+        if given:
+            self.pool.give(given)
+            socks = list(set(socks).difference(given))
         self.pool.reuse(socks)
 
     def report_all_open(self, targets, socks):
-        """Count open targets, and report them."""
+        """Count open targets, and report them -> sockets that become connections of talks."""
         port = self.pool.port
         if not port or port in map(PORT_OF, targets):       # it may be connected to itself
-            for target, sock in zip(targets, socks):
-                self.report(target, 0, sock)
-            return
+            targets, socks = self.without_selfs(targets, socks)
         self.opened += len(targets)
-        self.desk.put_all(targets)
+        given = self.desk.put_all(targets, socks)
         self.meter.opened(socks)
         if self.queue.tries or self.queue.again:
             for target in targets:
                 self.queue.forget(target)
+        return given
+
+    def without_selfs(self, targets, socks):
+        """Those that have not connected to themselves; the others are counted."""
+        kept = []
+        for target, sock in zip(targets, socks):
+            if self.pool.port in (0, target[1]) and is_own_name(sock, target):
+                self.count_self(target, sock)
+            else:
+                kept.append((target, sock))
+        return [target for target, _ in kept], [sock for _, sock in kept]
+
+    def count_self(self, target, sock):
+        """A socket has connected to itself: no result."""
+        self.selfs += 1
+        self.meter.opened([sock], False)
+        self.queue.forget(target)
 
     def end_refused(self, target):
         """A refusal that somebody asks for, one by one."""
@@ -6510,6 +6925,7 @@ class Talks:
         self.connects, self.handshakes = Gate(0), Gate(HANDSHAKES_MAX)
         self.credit = 0                 # connections that -r allows in this turn
         self.written = Gate(0)          # for what has to be in the file first: opened each turn
+        self.opened = self.taken = 0    # connections: new ones, and those of the scan
 
     def close_all(self):
         """It is of no use then."""
@@ -6708,7 +7124,7 @@ class Crew:
         self.out = Out(sink, 1)             # of the engine's thread, while no other has work
         self.queue = collections.deque()    # (numbers of results, what is to be done): (host,
                                             # port), or (host, port, state, reason) of one that is
-                                            # not open, or Lines, or Entries
+                                            # not open, or Lines, or Entries; see TalkCrew, too
         self.put_count = 0                  # results of all turns before this one
         self.ledger = Ledger()              # which results are done with
         self.busy = {}                      # thread -> numbers of the results that it is at
@@ -6747,9 +7163,10 @@ class Crew:
         """A result; always taken, see full()."""
         self.found.append((host, port))
 
-    def put_all(self, results):
-        """Several of them."""
+    def put_all(self, results, socks=()):
+        """Several of them, and their connections -> those of the latter that are kept."""
         self.found += results
+        return ()
 
     def put_state(self, host, port, state, reason):
         """A port that is not open, for --show."""
@@ -6901,17 +7318,21 @@ class Crew:
 
     async def pass_on(self, item, out):
         """A result through the modules, unless nobody wants any more."""
-        if self.enough or self.console.gone:
-            return
-        host, port, *state = item
-        if state:
-            self.write_state(Target(host, port, self.source, self.exclusions), out, *state)
-        else:
-            await self.examine(self.make_target(host, port), out)
+        host, port, *more = item
+        target = self.make_target(host, port, *(more if len(more) == 1 else ()))
+        try:
+            if self.enough or self.console.gone:
+                return
+            if len(more) > 1:
+                self.write_state(target, out, *more)
+            else:
+                await self.examine(target, out)
+        finally:
+            target.close()
 
-    def make_target(self, host, port) -> TalkTarget:
+    def make_target(self, host, port, sock=None) -> TalkTarget:
         """What modules get of a result."""
-        return TalkTarget(host, port, self.source, self.exclusions, self.talks)
+        return TalkTarget(host, port, self.source, self.exclusions, self.talks, sock)
 
     def write_state(self, target, out, state, reason):
         """An entry of `state`, which no module talks to."""
@@ -6971,6 +7392,7 @@ class Crew:
         options = self.options[each.name]
         try:
             if is_coroutine(each):
+                target.first = each.first
                 return await each.check(target, out, options)
             return each.check(target.blocking(), out, options)
         except GeneratorExit:               # nobody drives it any more
@@ -7004,7 +7426,10 @@ class TalkCrew(Crew):
         super().__init__(modules, options, *args, **more)
         self.talks, self.most_talks = Talks(), talks
         self.talking = 0                    # coroutines under way
-        self.waiting = collections.deque()  # (number, result): not yet begun
+        self.waiting = collections.deque()  # (number, result): not yet begun; a result may be
+                                            # (host, port, its connection)
+        self.holding = 0                    # how many such connections wait in it, or are found
+        self.first = any(each.first for each in modules)
         self.hosts = collections.Counter()  # host -> talks to it
         self.crowded = {}                   # host that has TALKS_EACH -> its (number, result)
         self.parked = 0                     # how many those are
@@ -7016,6 +7441,14 @@ class TalkCrew(Crew):
     def full(self):
         waiting = len(self.waiting) + self.parked + len(self.queue)
         return waiting >= self.limit and not self.failed
+
+    def put_all(self, results, socks=()):
+        room = self.most_talks - self.talking - self.holding if self.first else 0
+        kept = socks[:max(room, 0)]
+        self.holding += len(kept)
+        self.found += [target + (sock,) for target, sock in zip(results, kept)]
+        self.found += results[len(kept):]
+        return kept
 
     def turn(self):
         """What was found since the last turn, and all talks, for TURN_S at most."""
@@ -7070,16 +7503,24 @@ class TalkCrew(Crew):
         """Results that wait, as far as there is room."""
         while self.waiting and self.talking < self.most_talks:
             number, item = self.waiting.popleft()
+            self.holding -= len(item) == 3
             if self.hosts[item[0]] < TALKS_EACH:
                 self.begin(number, item)
             else:
-                self.crowded.setdefault(item[0], collections.deque()).append((number, item))
-                self.parked += 1
+                self.park(number, item)
             if time.monotonic() >= end:
                 break
         if self.driver:
             with self.lock:
                 self.space.notify_all()
+
+    def park(self, number, item):
+        """Its host has enough talks; no connection is kept for so long."""
+        if len(item) == 3:
+            item[2].close()
+            item = item[:2]
+        self.crowded.setdefault(item[0], collections.deque()).append((number, item))
+        self.parked += 1
 
     def begin(self, number, item):
         """A result through the modules, in a talk."""
@@ -7720,8 +8161,9 @@ class Messenger:
     def put(self, host, port):
         self.found.append((host, port))
 
-    def put_all(self, results):
+    def put_all(self, results, socks=()):
         self.found += results
+        return ()
 
     def put_state(self, host, port, state, reason):
         self.states.append((host, port, state, reason))
@@ -8243,6 +8685,7 @@ class Progress:
         if left is not None:
             parts.append(duration_text(left) + ' left')
         parts.append('%d pending' % totals.pending)
+        parts += self.talks(engine.desk.crew)
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
         parts += filter(None, [totals.canary])
@@ -8251,6 +8694,13 @@ class Progress:
         if engine.stopping:
             parts.append('stopping')
         return ', '.join(parts)
+
+    def talks(self, crew) -> 'list[str]':
+        """What the status line has of conversations: under way, and waiting to begin."""
+        if not crew.talks:
+            return []
+        waiting = len(crew.waiting) + crew.parked
+        return ['%d talks' % crew.talking + (' (%d wait)' % waiting if waiting else '')]
 
     def final(self, engine, state='done'):
         """The last line: what became of everything that was sent; state: 'stopped' by a signal."""
@@ -8571,9 +9021,9 @@ class NamedPool(Pool):
         sock = self.free[-1]
         self.names[sock] = self.NAME.pack(sock.fileno())
 
-    def renew(self, sock):
+    def release(self, sock):
         del self.names[sock]
-        super().renew(sock)
+        super().release(sock)
 
 
 class FileMeter(Meter):
@@ -9831,6 +10281,7 @@ def check_memory(args):
 def plan_talks(args, modules, options, console) -> 'tuple[int, int]':
     """-> how many talks at once, how many descriptors are kept free for them (-e)."""
     each = max(each.sockets(options[each.name]) for each in modules)
+    each += each > 1                        # and the connection of the scan
     asked = args.talks and args.talks * each + TALKS_SPARE
     reserve = max(args.e, asked or 0)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -10210,6 +10661,9 @@ def print_end(console, crew, error):
     """What the user must know at the end, -q or not."""
     for name, count in crew.bugs.items():
         console.note('module %s: raised %s' % (name, many(count, 'time')))
+    if crew.talks and crew.talks.scan and crew.first:
+        console.progress('talks: %s of the scan went on, %d were new' % (
+            many(crew.talks.taken, 'connection'), crew.talks.opened))
     for name, count in crew.drops.items():
         console.progress('%s: dropped %s' % (
             'excluded meanwhile (-xf)' if name == '-xf' else 'module ' + name,

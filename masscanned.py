@@ -127,7 +127,11 @@ IPV6_ALL_NODES = b'\xff\x02' + bytes(13) + b'\1'
 IPV6_ALL_NODES_HERE = b'\xff\x01' + bytes(13) + b'\1'      # RFC 4291 s2.7.1: interface-local
 IPV6_SOLICITED = b'\xff\x02' + bytes(9) + b'\1\xff'
 EXTENSIONS_MAX = 8                      # headers walked; more is nobody's real packet
-ICMP_ECHO_REPLY, ICMP_ECHO = 0, 8
+ICMP_ECHO_REPLY, ICMP_UNREACHABLE, ICMP_ECHO = 0, 3, 8
+ICMP_PORT = 3                           # code of ICMP_UNREACHABLE; RFC 4443 s3.1: 4 of IPv6
+ICMPV6_UNREACHABLE, ICMPV6_PORT = 1, 4
+ICMP_QUOTES, ICMPV6_QUOTES = 576 - 28, 1280 - 48    # RFC 1812 s4.3.2.3, RFC 4443 s2.4 (c)
+TOS_CONTROL = 0xc0                      # RFC 1812 s4.3.2.5: internetwork control
 ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY = 13, 14
 ECHO = bytes((ICMP_ECHO, 0))            # type and code
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
@@ -1581,6 +1585,7 @@ DUE_MAX = 512               # of one wait, in a turn
 QUEUED = float('inf')       # when an answerer is called again: nobody knows, but it will be
 FAREWELL_RATE = 1000        # ends of connections sent a second
 REFUSALS = 16, 8, 1000      # RSTs to one network at once and a second, to all a second
+UNREACHABLES = 6, 1, 1000   # ICMP errors to a client at once and a second, to all: as Linux does
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
@@ -2562,6 +2567,7 @@ PERSONAS = {
         ssh      SSH-2.0-dropbear_2022.83
         smb      Unix, Samba 4.17.12        # system, software
         ntlm     6.1.0
+        ports    T:22,80,443,U:123          # for --ports persona
         ttl      64
         window   65535 whole                # segments
         scale    7
@@ -2576,6 +2582,7 @@ PERSONAS = {
     'windows': '''
         name     WIN-{11}
         ssh      SSH-2.0-OpenSSH_for_Windows_9.5
+        ports    T:80,135,139,445,3389,5985,U:137
         ttl      128
         window   8192
         scale    8
@@ -2591,6 +2598,7 @@ PERSONAS = {
         ssh      SSH-2.0-dropbear_2022.83
         smb      Unix, Samba 3.6.25
         ntlm     6.1.0
+        ports    T:22,53,80,443,U:53
         ttl      64
         window   mss*20
         scale    5
@@ -2605,8 +2613,9 @@ PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ')
 PACKET_KINDS = 'syn-ack', 'reset', 'segment', 'udp', 'icmp'
 
 # name of the host: a pattern; identification of SSH, Server of HTTP, both octets; native system
-# and software of SMB; version of NTLM, three numbers; face: what a Face is made of
-Persona = collections.namedtuple('Persona', 'name ssh server smb ntlm face')
+# and software of SMB; version of NTLM, three numbers; ports: {transport: open ones} for --ports
+# persona; face: what a Face is made of
+Persona = collections.namedtuple('Persona', 'name ssh server smb ntlm ports face')
 
 
 def key_name(text):
@@ -2690,6 +2699,22 @@ def key_fragments(text):
     return tuple([IPV4_DF if kind in words else 0 for kind in PACKET_KINDS])
 
 
+def key_ports(text) -> 'dict[int, frozenset]':
+    """Ports and ranges, T: and U: before those of one transport -> {transport: open ones}."""
+    found, over = {transport: set() for transport in BOTH}, BOTH
+    for word in text.split(','):
+        parts = re.fullmatch('(?:([TU]):)?([0-9]{1,5})(?:-([0-9]{1,5}))?', word.strip())
+        first = int(parts.group(2)) if parts else -1
+        last = int(parts.group(3) or first) if parts else -1
+        if not 0 <= first <= last <= WINDOW_MAX:
+            raise ValueError('ports as in 22,80,8000-8100 or T:22,80,U:53')
+        if parts.group(1):
+            over = (TCP if parts.group(1) == 'T' else UDP),
+        for transport in over:
+            found[transport].update(range(first, last + 1))
+    return {transport: frozenset(ports) for transport, ports in found.items()}
+
+
 def key_choice(text, **words):
     """A word -> what it means."""
     if text not in words:
@@ -2704,6 +2729,7 @@ PERSONA_KEYS = {
     'server': (key_words, b'{name}'),
     'smb': (key_smb, ('Windows 10 Pro 19041', 'Windows 10 Pro 6.3')),
     'ntlm': (key_ntlm, (10, 0, 19041)),
+    'ports': (key_ports, {}),
 }
 FACE_KEYS = {                           # the same, of the name it has in a Face
     'ttl': ('ttl', functools.partial(key_number, least=1, most=255)),
@@ -3500,21 +3526,26 @@ class Stack:
     timers          connections to be looked after
     work            (flow, Conn) of those whose answerers wait for their turn, the first first
     refusals        Budget of RSTs to segments of no connection; None: they get silence
+    ports           {transport: set of the ports that are open}; what is not there: all of them
+    silent          ports that are closed say nothing
+    unreachables    Budget of ICMP errors, by client
     challenges      [challenge ACKs that may still go, when that was so]; farewells: FIN and RST
             that end connections
     """
 
     def __init__(self, mac, own4=None, own6=None, deny4=None, deny6=None, mtu=1500, host=None,
                  budget=None, verify=True, connections=None, greet_s=GREET_S, face=None,
-                 place=NO_PLACE, refusals=None, store=None):
+                 place=NO_PLACE, refusals=None, store=None, ports=None, silent=False):
         self.mac, self.verify = mac, verify
+        self.ports, self.silent = ports or {}, silent
+        self.unreachables = Budget(*UNREACHABLES)
         self.face = face or Face()
         self.ticks = self.skew = 0
         self.claims = None
         self.host = host or Host()
-        silent = self.host.original             # which greets nobody and refuses nobody
-        self.refusals = None if silent else refusals
-        self.greet_s = None if silent else greet_s
+        rude = self.host.original               # which greets nobody and refuses nobody
+        self.refusals = None if rude else refusals
+        self.greet_s = None if rude else greet_s
         self.greeting = frozenset(
             port.to_bytes(2, 'big') for port in
             (self.host.registry.greeters if self.greet_s is not None else ())
@@ -3668,6 +3699,8 @@ class Stack:
             return self.answer_datagram4(frame, end, trusted, client, src, our, sport, dport, seq)
         if proto != IP_TCP:
             return self.answer_echo4(frame, end, trusted, client, src, our)
+        if self.ports and self.is_closed(TCP, dport):
+            return self.answer_ether(frame, trusted)
         if not trusted and ((from_octets(frame[26:end], 'big') << 8 * (total & 1))
                             + total - 14) % 0xffff:
             return self.answer_ether(frame, trusted)
@@ -3729,6 +3762,8 @@ class Stack:
         if not UDP_HEADER.size <= size <= end - FLOW4_AT - 8 or total and not trusted and (
                 (from_octets(frame[26:ends], 'big') << 8 * (size & 1)) + IP_UDP + size) % 0xffff:
             return self.answer_ether(frame, trusted)
+        if self.ports and self.is_closed(UDP, dport):
+            return self.answer_ether(frame, trusted)
         said = self.take_datagram(frame[26:30], frame[30:34], sport, dport, frame[42:ends])
         if not said:
             return ()
@@ -3762,6 +3797,8 @@ class Stack:
         if self.host.events is not None or len(first) < DATAGRAM_DEEP or self.is_odd(first):
             return None
         client, total, _, src, our, sport, dport, word, _, _, _ = PLAIN4.unpack_from(first)
+        if self.is_closed(UDP, dport):
+            return None
         end = ETHER.size + total
         data = first[MESSAGE4_AT:end]
         kept, out, _ = self.store.find(UDP, data, first[30:34], dport) or NOT_KEPT
@@ -3825,6 +3862,8 @@ class Stack:
         table = self.connections.table
         if table and any(map(table.__contains__, columns.flows())):
             return None                         # what comes on a connection, the layers take
+        if TCP in self.ports and not self.ports[TCP].issuperset(columns.numbers()[1]):
+            return None
         return columns
 
     def alike_size(self, frame):
@@ -3923,6 +3962,9 @@ class Stack:
         if not handler:
             return self.drop('ipv4 protocol')
         data = frame[at + size:at + total]
+        if proto == IP_UDP and self.is_closed(UDP, from_octets(data[2:4], 'big')):
+            return self.refuse_datagram(frame[at:at + total], data, src, dst, ours is not None,
+                                        trusted or not self.verify, head)
         return [head + self.face.pack_ipv4(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
@@ -3992,6 +4034,9 @@ class Stack:
         handler = IPV6_HANDLERS.get(proto)
         if not handler:
             return self.drop('ipv6 protocol')
+        if proto == IP_UDP and self.is_closed(UDP, from_octets(data[2:4], 'big')):
+            return self.refuse_datagram(frame[at - IPV6.size:at + size], data, src, dst,
+                                        ours is not None, trusted or not self.verify, head)
         return [head + self.face.pack_ipv6(proto, ours or dst, src, answer)
                 for answer in handler(self, data, src, dst, ours or dst,
                                       trusted or not self.verify, head)]
@@ -4086,9 +4131,40 @@ class Stack:
         if not trusted and not is_intact(data, pseudo(src, dst, IP_TCP, len(data))):
             return self.drop('tcp checksum')
         ports = src, dst, sport, dport
-        return [self.face.pack_tcp(ports, *each) for each in self.take_segment(
-            src + dst + data[:4], seq, ack, flags, window, data[TCP_HEADER.size:at], data[at:],
-            head)]
+        if self.is_closed(TCP, dport):
+            said = self.answer_closed(src + dst + data[:4], seq, ack, flags, len(data) - at)
+        else:
+            said = self.take_segment(src + dst + data[:4], seq, ack, flags, window,
+                                     data[TCP_HEADER.size:at], data[at:], head)
+        return [self.face.pack_tcp(ports, *each) for each in said]
+
+    def is_closed(self, transport, port) -> bool:
+        """Whether a port of ours is not open."""
+        return transport in self.ports and port not in self.ports[transport]
+
+    def is_ours_alone(self, ours) -> bool:
+        """Whether we may speak for all ports of an address, octets: for none that others have.
+
+        Only listed addresses that the host itself does not have: an error or a RST from another's
+        would end his conversations.
+        """
+        family = self.four if len(ours) == 4 else self.six
+        return family.own is not None and from_octets(ours, 'big') not in family.shared
+
+    def answer_closed(self, flow, seq, ack, flags, size):
+        """A segment with so much data to a port that is closed -> RST, as any host's.
+
+        source  RFC 9293 s3.10.7.1
+        """
+        four = len(flow) == FLOW4.size
+        if flags & RST:
+            return self.drop('tcp reset')
+        if self.silent or not self.is_ours_alone(flow[4:8] if four else flow[16:32]):
+            return self.drop('tcp closed')
+        if flags & ACK:
+            return (ack, 0, RST, b'', b'', self.face.reset),
+        size += bool(flags & SYN) + bool(flags & FIN)
+        return (0, seq + size, RST | ACK, b'', b'', self.face.reset),
 
     def take_segment(self, flow, seq, ack, flags, window, options, data, head):
         """A segment -> what is said to it: [(seq, ack, flags, data, option, window)], not packed.
@@ -4221,15 +4297,9 @@ class Stack:
         return self.refuse(flow, 0, seq + size, RST | ACK, 'tcp flags')
 
     def refuse(self, flow, seq, ack, flags, fate):
-        """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where nobody else may know it.
-
-        Only for listed addresses that the host itself does not have: a RST for another's would
-        end his connections.
-        """
+        """A segment of no connection -> RST (RFC 9293 s3.10.7.1), where it is ours alone."""
         four = len(flow) == FLOW4.size
-        family = self.four if four else self.six
-        ours = from_octets(flow[4:8] if four else flow[16:32], 'big')
-        if not self.refusals or family.own is None or ours in family.shared:
+        if not self.refusals or not self.is_ours_alone(flow[4:8] if four else flow[16:32]):
             return self.drop(fate)
         bucket = self.refusals.open(flow[:4] if four else flow[:16], self.now)
         if not (bucket and self.refusals.take(bucket, True)):
@@ -4706,6 +4776,31 @@ class Stack:
             return ()
         port, out = said
         return pack_udp(ours, src, port, sport, out),
+
+    def refuse_datagram(self, packet, data, src, dst, to_group, trusted, head):
+        """A datagram to a port that is closed -> the frame of an ICMP error (RFC 1122 s4.1.3.1).
+
+        packet  all of it from layer 3 on, which is quoted
+        """
+        four = len(src) == 4
+        size, total = UDP_HEADER.unpack_from(data.ljust(UDP_HEADER.size))[2:]
+        if not UDP_HEADER.size <= size <= len(data):
+            return self.drop('udp size')
+        if not trusted and (total or not four) and not is_intact(
+                data[:size], pseudo(src, dst, IP_UDP, size)):
+            return self.drop('udp checksum')
+        bucket = self.unreachables.bucket(src, self.now)
+        self.unreachables.refill(bucket, *UNREACHABLES[:2], self.now)
+        self.unreachables.refill(self.unreachables.total, *UNREACHABLES[2:] * 2, self.now)
+        if self.silent or to_group or not self.is_ours_alone(dst) or not (
+                self.unreachables.take(bucket, True)):
+            return self.drop('udp closed')
+        if four:
+            error = pack_icmp(ICMP_UNREACHABLE, ICMP_PORT, bytes(4) + packet[:ICMP_QUOTES])
+            return head + self.face.pack_ipv4(IP_ICMP, dst, src, error, TOS_CONTROL),
+        error = pack_icmpv6(ICMPV6_UNREACHABLE, bytes(4) + packet[:ICMPV6_QUOTES], dst, src,
+                            ICMPV6_PORT)
+        return head + self.face.pack_ipv6(IP_ICMPV6, dst, src, error),
 
     def take_datagram(self, src, ours, sport, dport, data, to_group=False):
         """Octets to a port of ours -> (our port, octets) of the answer, or ()."""
@@ -9587,6 +9682,47 @@ def await_interface(link, stop, notifies=()):
 
 # ---- memory ----
 
+# What the interpreter runs in a second life: the descriptor has the code of this file.
+SECOND_LIFE = ("import marshal, sys; file = open(%d, 'rb'); "
+               "code, sys.path[:], sys.argv[:] = marshal.load(file); file.close(); exec(code)")
+
+
+def begin_again(code):
+    """The code of this script -> its second life, without the syntax tree; or nothing happens.
+
+    CPython keeps the tree of a script for as long as it runs, 45 MB; of code that is loaded there
+    is none.  Process, arguments and options of the interpreter stay the same.
+    """
+    names = globals()
+    if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
+            or sys.implementation.name != 'cpython'
+            or not hasattr(os, 'memfd_create')):                    # before Python 3.8
+        return
+    import marshal
+    words = read_command()
+    at = len(words) - len(sys.argv)
+    if words[at:] != list(map(os.fsencode, sys.argv)) or not all(
+            word.startswith(b'-') for word in words[1:at]):         # by a debugger, a profiler
+        return
+    try:
+        with open(os.memfd_create('masscanned', 0), 'wb') as file:      # which is inherited
+            marshal.dump((code, sys.path, sys.argv), file)
+            file.seek(0)
+            os.execv(sys.executable or '',
+                     words[:at] + [b'-c', os.fsencode(SECOND_LIFE % file.fileno())] + words[at:])
+    except OSError:
+        pass                                    # no memory, no executable: then with the tree
+
+
+def read_command() -> 'list[bytes]':
+    """The words by which this process was started; none: nobody knows."""
+    try:
+        with open('/proc/self/cmdline', 'rb') as file:
+            return file.read().split(b'\0')[:-1]
+    except OSError:
+        return []
+
+
 def trim_memory():
     """Give back what compiling this file took: 20 MB, where the C library can (glibc)."""
     try:
@@ -9856,6 +9992,11 @@ def make_parser() -> argparse.ArgumentParser:
     group('--persona', metavar='NAME', action=Once,
           help='who we look like on the wire and by name: %s, or a file that says so '
                '(default: plain)' % ', '.join(sorted(PERSONAS)))
+    group('--ports', metavar='SPEC', action=Once, type=ports_argument, default={},
+          help='open ports, as in 22,80,8000-8100 or T:22,80,U:53, or persona for those that it '
+               'has; the others refuse, where nobody else has the address (default: all)')
+    group('--closed', choices=('rst', 'drop'), action=Once, default='rst',
+          help='what the others do: RST and ICMP port unreachable, or nothing (default: rst)')
     group = parser.add_argument_group('protocols').add_argument
     group('--only', metavar='NAME,...', action=Once, help='these application protocols only')
     group('--no-protocol', metavar='NAME', action='append', default=[],
@@ -9999,6 +10140,14 @@ def budget_argument(text):
     return tuple(numbers if len(numbers) == 3 else numbers + [20000.0])
 
 
+def ports_argument(text):
+    """argparse type: what --ports names -> {transport: open ones}, or persona."""
+    try:
+        return text if text == 'persona' else key_ports(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError('%r: not persona, nor %s' % (text, error)) from None
+
+
 def share_argument(text):
     """argparse type: a share of one core, 0 to 1."""
     if not re.fullmatch(r'[01]|[01]?\.[0-9]{1,6}', text) or float(text) > 1:
@@ -10074,6 +10223,8 @@ def check_options(parser, args):
         parser.error('--only and --no-protocol: one of them')
     if args.only is not None and getattr(args, 'with') is not None:
         parser.error('--only and --with: one of them')
+    if 'closed' in getattr(args, 'given', set()) and not args.ports:
+        parser.error('--closed is for --ports')
     if args.like_original and {'greet', 'http', 'policy', 'persona'} & getattr(
             args, 'given', set()):
         parser.error('--like-original has --greet off, --http 401, --policy any and '
@@ -10238,13 +10389,18 @@ def addresses_text(first, last, family):
     return str(networks[0]) if len(networks) == 1 else '%s-%s' % (family(first), family(last))
 
 
-def main(argv=None) -> int:
-    """Command line -> exit status: 0 ended by a signal, 1 error, 2 usage."""
+def main(argv=None, code=None) -> int:
+    """Command line -> exit status: 0 ended by a signal, 1 error, 2 usage.
+
+    code    of the script that we are, see begin_again(); None: we are a module
+    """
     fill_standard_descriptors()
     parser = make_parser()
     try:
         args = parser.parse_args(argv)
         check_options(parser, args)
+        if code and not (args.report or args.check or args.protocols is not None):
+            begin_again(code)
         for path in args.load:
             load_protocols(path)
         if args.protocols is not None:
@@ -10385,7 +10541,8 @@ def run(args) -> int:
             budget or NoBudget(), not args.no_checksum,
             Connections(args.max_connections, args.idle_timeout),
             args.greet, Face(secret=secret, **persona.face), place,
-            Budget(*REFUSALS))
+            Budget(*REFUSALS), ports=persona.ports if args.ports == 'persona' else args.ports,
+            silent=args.closed == 'drop')
         stack.claims = None if args.no_announce or not links[0].has_neighbours else Claims()
         announce(links[0], own4, own6, args, place)
         if user:
@@ -13198,6 +13355,28 @@ def answer_firebird(message, peer):
     return FIREBIRD_REFUSAL, SHUT
 
 
+# ---- ibm mq --------------------------------------------------------------------------
+
+MQ_HEAD = struct.Struct('!4sIBBB9xIHxx')        # TSH: mark size order type flags encoding charset
+MQ_INITIAL, MQ_STATUS = 1, 5            # segment types
+MQ_NO_CHANNEL = 1                       # status: the remote channel is not found
+MQ_CHANNEL_AT, MQ_CHANNEL_SIZE = 24, 20         # behind the head, in initial data
+
+
+@talk('ibm-mq', sig=('54 53 48 20 00 00 .. .. 01', '54 53 48 20 00 00 .. .. 02'), port=1414,
+      size=be(4, 4, 0), ref='https://www.wireshark.org/docs/dfref/m/mq.html')
+def answer_ibm_mq(message, peer):
+    """Name of a channel -> there is none of that name."""
+    mark, _, _, kind, _, _, _ = MQ_HEAD.unpack_from(message)
+    if kind != MQ_INITIAL:
+        return b'', SHUT
+    at = MQ_HEAD.size + MQ_CHANNEL_AT
+    peer.note('request', channel=message[at:at + MQ_CHANNEL_SIZE].rstrip(b' \0'))
+    status = struct.pack('!II', 8, MQ_NO_CHANNEL)
+    head = MQ_HEAD.pack(mark, MQ_HEAD.size + len(status), 1, MQ_STATUS, 0x0a, 273, 819)
+    return head + status, SHUT
+
+
 # ---- kafka ---------------------------------------------------------------------------
 
 KAFKA_HEAD = struct.Struct('!IHHI')     # size key version correlation; then the client's name
@@ -14275,6 +14454,42 @@ def answer_ica(message, peer):
     return given
 
 
+# ---- radmin --------------------------------------------------------------------------
+
+RADMIN_HEAD = struct.Struct('!BIIB')    # version size sum type; the type counts
+RADMIN_VERSION, RADMIN_LOGIN = 8, 0x1b
+RADMIN_ASKS = [b'\1\0\0\0\1\0\0\0' + bytes((kind, kind)) for kind in (8, 0x1b)]
+RADMIN_SETTINGS = bytes.fromhex('01000008').ljust(36, b'\0')    # a password of its own
+
+
+def pack_radmin(kind, data):
+    """Type and data -> the message; its sum is that of words of 32 bits, little-endian."""
+    words = bytes((kind,)) + data
+    words += bytes(-len(words) % 4)
+    total = sum(struct.unpack('<%dI' % (len(words) // 4), words)) & 0xffffffff
+    return RADMIN_HEAD.pack(1, 1 + len(data), total, kind) + data
+
+
+@talk('radmin', sig=('.. ' * 10,), port=4899, size=be(1, 4, 9), limit=256,
+      check=lambda data, peer: data[:10] in RADMIN_ASKS, ref='https://www.shadowserver.org'
+      '/what-we-do/network-reporting/accessible-radmin-report/')
+def answer_radmin(message, peer):
+    """Version, wish for a login -> ours, a challenge; the answer to it is wrong.
+
+    state   the challenge
+    """
+    kind = message[9]
+    if peer.state:
+        peer.note('credentials', user=b'', digest=message[10:].hex(), salt=peer.state.hex())
+        return b'', SHUT
+    if kind == RADMIN_VERSION:
+        return pack_radmin(kind, RADMIN_SETTINGS)
+    if kind != RADMIN_LOGIN:
+        return None
+    peer.state = peer.host.random(32)
+    return pack_radmin(kind, peer.state)
+
+
 # ---- rdp -----------------------------------------------------------------------------
 
 RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
@@ -14513,6 +14728,53 @@ def answer_rsh(message, peer):
     return b'\1Permission denied.\n', SHUT
 
 
+# ---- rustdesk ------------------------------------------------------------------------
+
+# rendezvous.proto: fields of a message, which has one; their tags in protobuf are 8 * field + 2
+RUSTDESK_HOLE, RUSTDESK_NAT = b'\x42', b'\xa2\1'
+RUSTDESK_PORT = b'\xaa\1'               # the answer to RUSTDESK_NAT
+RUSTDESK_NO_KEY = b'\x5a\2\x18\3'       # punch_hole_response: the licence's key does not match
+
+
+def size_rustdesk(data):
+    """The two lowest bits say in how many octets the size is, the others are the size."""
+    count = 1 + (data[0] & 3)
+    if len(data) < count:
+        return None
+    return count + (from_octets(data[:count], 'little') >> 2)
+
+
+def pack_rustdesk(message):
+    """Up to 63 octets -> the same with their size."""
+    return bytes((len(message) << 2,)) + message
+
+
+@talk('rustdesk', sig=('0c a2 01 00', '14 a2 01 02 08', '.. .. .. ..'), limit=512,
+      port=(21115, 21116, 21117), size=size_rustdesk,
+      check=lambda data, peer: not data[0] & 3 and data[1:2] in (RUSTDESK_HOLE, b'\xa2'),
+      ref='https://github.com/rustdesk/hbb_common/blob/main/protos/rendezvous.proto')
+def answer_rustdesk(message, peer):
+    """Which port do you see -> it; a way to somebody -> the key is wrong."""
+    body = message[1:]
+    if body[:2] == RUSTDESK_NAT:
+        seven, high = peer.sport & 0x7f, peer.sport >> 7
+        port = bytes((0x80 | seven, 0x80 | high & 0x7f, high >> 7))
+        return pack_rustdesk(RUSTDESK_PORT + sized(b'\x08' + port, 1)), SHUT
+    if body[:1] != RUSTDESK_HOLE or body[2:3] != b'\n':
+        return None
+    peer.note('request', target=read_sized(body, 3, 1)[0])
+    return pack_rustdesk(RUSTDESK_NO_KEY), SHUT
+
+
+@datagram('rustdesk-udp', sig=('.. .. .. ..',), port=21116,
+          check=lambda data, peer: data[:1] + data[2:3] == b'\x32\n' and data[1] >= data[3] + 2,
+          ref='https://github.com/rustdesk/hbb_common/blob/main/protos/rendezvous.proto')
+def answer_rustdesk_udp(message, peer):
+    """A computer registers -> its key is not needed."""
+    peer.note('request', target=read_sized(message, 3, 1)[0])
+    return b'\x3a\0'                        # register_peer_response, all by default
+
+
 # ---- spice ---------------------------------------------------------------------------
 
 SPICE_DENIED = 7                        # SPICE_LINK_ERR_PERMISSION_DENIED
@@ -14533,6 +14795,25 @@ def answer_spice(message, peer):
 def answer_teamviewer(message, peer):
     """Ping -> pong."""
     return b'\x17\x24\x11' + message[3:] if message[2] == 0x10 else None
+
+
+# ---- winbox --------------------------------------------------------------------------
+
+WINBOX_PATH = re.compile(br'/[\x20-\x7e]{2,255}')
+
+
+@talk('winbox', sig=('.. .. .. .. .. ..',), port=8291, size=be(0, 1, 2),
+      check=lambda data, peer: data[1] == 6 or data[4:6] == b'M2',
+      ref='https://github.com/MarginResearch/mikrotik_authentication')
+def answer_winbox(message, peer):
+    """Login of version 6.45 or later, a file without one -> noted, then the end."""
+    if message[1] == 6:                     # name, NUL, a point of Curve25519, its parity
+        name, mark, rest = message[2:].partition(b'\0')
+        if mark and len(rest) == 33:
+            peer.note('credentials', user=name)
+    else:
+        peer.note('request', target=max(WINBOX_PATH.findall(message[6:]) or [b''], key=len))
+    return b'', SHUT
 
 
 # ---- x11 -----------------------------------------------------------------------------
@@ -15801,6 +16082,15 @@ def answer_socks5(data, peer):
         return read_socks5(data, peer)
     except (IndexError, Malformed, struct.error):
         return MORE
+
+
+# ---- tor -----------------------------------------------------------------------------
+
+@talk('tor-or', sig=('00 00 07 00 .. 00 .. 00 ..',), port=9001, size=be(3, 2, 5), limit=64,
+      ref='https://spec.torproject.org/tor-spec/negotiating-channels.html')
+def answer_tor(message, peer):
+    """Versions of a link -> ours; then the end."""
+    return bytes.fromhex('0000070006 0003 0004 0005'), SHUT
 
 
 # ---- tls -----------------------------------------------------------------------------
@@ -18170,6 +18460,19 @@ lines('irc', 'Registration -> password incorrect.', port=(6667, 194, 6697),
       other=lambda rest, peer: b':%s 451 * :You have not registered\r\n' % peer.host.host_name)
 
 
+# ---- megaco --------------------------------------------------------------------------
+
+MEGACO_ASKS = re.compile(br'\S+\s+\S+\s+(Transaction|T)\s*=', re.I)
+
+
+@datagram('megaco', sig=(b'MEGACO/1 ', b'!/1 '), port=(2944, 2945),
+          check=lambda data, peer: MEGACO_ASKS.match(data), ref='RFC 3525 s7.3, s8.2')
+def answer_megaco(message, peer):
+    """Transaction of a gateway -> it is not authorized."""
+    peer.note('request', command=message[:TEXT_MAX])
+    return b'!/1 [0.0.0.0] ER=402{}'
+
+
 # ---- mgcp ----------------------------------------------------------------------------
 
 MGCP_LINE = re.compile(br'[A-Za-z]{4} ([0-9]{1,9}) \S{1,255} MGCP 1\.0', re.I)
@@ -19387,6 +19690,147 @@ def answer_zabbix(message, peer):
     return ZABBIX_HEAD.pack(b'ZBXD', 1, len(says), 0) + says, SHUT
 
 
+family('Single products')
+
+# ---- amanda --------------------------------------------------------------------------
+AMANDA_ASK = re.compile(br'(Amanda 2\.\d{1,2} )REQ( HANDLE \S{1,32} SEQ \d{1,10}\n)')
+
+
+@datagram('amanda', sig=(b'Amanda 2.',), port=10080,
+          check=lambda data, peer: AMANDA_ASK.match(data),
+          ref='https://wiki.zmanda.com/index.php/Amanda_protocol')
+def answer_amanda(message, peer):
+    """Request for a service -> refusal, no longer than that."""
+    peer.note('request', command=message[:TEXT_MAX])
+    return AMANDA_ASK.sub(br'\1NAK\2ERROR\n', message, 1)[:AMANDA_ASK.match(message).end() + 6]
+
+
+# ---- check-mk ------------------------------------------------------------------------
+
+def report_check_mk(peer):
+    """-> all that an agent says to a stranger."""
+    name = peer.host.host_name
+    return b'<<<check_mk>>>\nVersion: 2.0\nAgentOS: linux\nHostname: %s\n' % name, SHUT
+
+
+@talk('check-mk', sig=('..',), port=6556, banner=report_check_mk,
+      ref='https://docs.checkmk.com/latest/en/agent_linux.html')
+def answer_check_mk(message, peer):
+    """Anything -> who we are, then the end."""
+    return report_check_mk(peer)
+
+
+# ---- gdb -----------------------------------------------------------------------------
+
+@talk('gdb', sig=(b'$qSupported', b'+$qSupported'), port=(1234, 2159, 2345), limit=1024,
+      size=lambda data: till(b'#')(data) and till(b'#')(data) + 2,
+      ref='https://sourceware.org/gdb/current/onlinedocs/gdb.html/Packets.html')
+def answer_gdb(message, peer):
+    """A packet of a debugger -> an empty one: this is not supported."""
+    peer.note('request', command=message[:TEXT_MAX])
+    return b'+$#00'
+
+
+# ---- nsca ----------------------------------------------------------------------------
+
+@talk('nsca', sig=('..',), port=5667, size=fix(720),
+      ref='https://github.com/NagiosEnterprises/nsca',
+      banner=lambda peer: peer.host.random(128) + struct.pack('!I', peer.second))
+def answer_nsca(message, peer):
+    """Result of a check, encrypted -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
+# ---- pjlink --------------------------------------------------------------------------
+
+@talk('pjlink', sig=(b'%1', b'%2'), port=4352, size=till(b'\r'), limit=256,
+      ref='https://pjlink.jbmia.or.jp/english/data_cl2/PJLink_5-1.pdf',
+      banner=lambda peer: b'PJLINK 1 %s\r' % peer.host.random(4).hex().encode())
+def answer_pjlink(message, peer):
+    """Question to a projector -> a password is wanted."""
+    peer.note('request', command=message)
+    return b'PJLINK ERRA\r'
+
+
+# ---- sane ----------------------------------------------------------------------------
+
+SANE_INIT, SANE_LIST, SANE_EXIT = 0, 1, 10
+SANE_DENIED = 11                        # SANE_STATUS_ACCESS_DENIED
+
+
+def size_sane(data):
+    """A request to open a session ends with a name, one for a list is alone; of others all."""
+    if len(data) < 4:
+        return None
+    if data[:4] == bytes(4):
+        return be(8, 4, 12)(data)
+    return 4 if data[:4] == b'\0\0\0\1' else len(data)
+
+
+@talk('sane', sig=('00 00 00 00 01 00 00 .. 00 00 00 .. ..',), port=6566, size=size_sane,
+      limit=512, check=lambda data, peer: data[11] and data[12] > 0x20,
+      ref='https://sane-project.gitlab.io/standard/net.html')
+def answer_sane(message, peer):
+    """Start of a session, list of scanners -> yes, none; all else is denied."""
+    kind = from_octets(message[:4], 'big')
+    if kind == SANE_INIT:
+        peer.note('credentials', user=read_sized(message, 8, 4)[0].rstrip(b'\0'))
+        return bytes(4) + message[4:8]
+    if kind == SANE_LIST:
+        return bytes.fromhex('00000000 00000001 00000001')      # a list of a null pointer
+    return struct.pack('!I', SANE_DENIED), SHUT
+
+
+# ---- lines of single products --------------------------------------------------------
+
+def refuse_password(answer):
+    """-> what refuses a line with a password, and ends it."""
+    return lambda rest, peer: (refuse_login(peer, b'', rest, answer), SHUT)
+
+
+def ask_openvpn(peer):
+    """-> the question for a password, which is the next line."""
+    peer.state = (b'PASS',)
+    return b'ENTER PASSWORD:'
+
+
+SPAMD_VERBS = [b'%s SPAMC/' % verb for verb in (
+    b'CHECK', b'HEADERS', b'PING', b'PROCESS', b'REPORT', b'SYMBOLS', b'TELL')]
+# name, what --protocols says, port, first octets, banner, {VERB: answer}, other, specification
+ODDITIES = (
+    ('freeswitch', 'Password of the event socket -> it is wrong.', 8021, (),
+     b'Content-Type: auth/request\n\n', {b'AUTH': refuse_password(
+         b'Content-Type: command/reply\nReply-Text: -ERR invalid\n\n')},
+     b'Content-Type: command/reply\nReply-Text: -ERR command not found\n\n',
+     'https://developer.signalwire.com/freeswitch/FreeSWITCH-Explained/Modules/'
+     'mod_event_socket_1048924/'),
+    ('lcdproc', 'Hello of a display -> its size; all else is unknown.', 13666, (), None,
+     {b'HELLO': b'connect LCDproc 0.5.9 protocol 0.4 lcd wid 20 hgt 4 cellwid 5 cellhgt 8\n',
+      b'BYE': b''}, b'huh? Invalid command\n', 'https://lcdproc.sourceforge.net/docs/'),
+    ('nsclient', 'Password and a question -> the password is wrong.', 12489, (b'None&',), None, {},
+     b'ERROR: Invalid password.', 'https://nsclient.org/docs/reference/windows/NSClientServer/'),
+    ('openvpn-control', 'Password of the management interface -> it is wrong.', 7505, (),
+     ask_openvpn, {b'PASS': refuse_password(b'ERROR: bad password\r\n')}, b'ENTER PASSWORD:',
+     'https://openvpn.net/community-docs/management-interface.html'),
+    ('spamd', 'PING -> PONG; a mail -> there is no service.', 783, SPAMD_VERBS, None,
+     {b'PING': b'SPAMD/1.5 0 PONG\r\n'}, (b'SPAMD/1.0 69 Unavailable\r\n', SHUT),
+     'https://github.com/apache/spamassassin/blob/trunk/spamd/PROTOCOL'),
+    ('svdrp', 'Command to a video recorder -> access is denied.', 6419, (),
+     lambda peer: b'220 %s SVDRP VideoDiskRecorder 2.6; UTF-8\r\n' % peer.host.host_name,
+     {b'QUIT': b'221 closing connection\r\n'}, (b'554 Access denied\r\n', SHUT),
+     'https://www.tvdr.de/svdrp.htm'),
+    ('varnish', 'Command, login with a digest -> it is wanted.', 6082, (),
+     lambda peer: b'107 59      \n%s\n\nAuthentication required.\n\n' % (
+         peer.host.random(16).hex().translate(str.maketrans('0123456789', 'ghijklmnop')).encode()),
+     {b'AUTH': refuse_password(b'107 25      \nAuthentication required.\n\n')},
+     b'107 25      \nAuthentication required.\n\n',
+     'https://varnish-cache.org/docs/trunk/reference/varnish-cli.html'),
+)
+for oddity, about, port, sigs, banner, replies, other, ref in ODDITIES:
+    lines(oddity, about, sig=sigs, port=port, banner=banner, replies=replies, other=other, ref=ref,
+          quits=(b'QUIT', b'BYE', b'PING'))
+
+
 family('Industrial')
 
 
@@ -19820,20 +20264,133 @@ def answer_modbus(message, peer):
 
 
 # ---- opcua ---------------------------------------------------------------------------
+#
+# Whoever asks finds one end point without security, whose login is a name and a password.
 
 OPCUA_HELLO = struct.Struct('<8sIIIII')     # OPC 10000-6 s7.1.2.3: head version sizes, counts
 OPCUA_REJECTED = 0x80550000             # Bad_SecurityPolicyRejected
+OPCUA_DENIED, OPCUA_UNSUPPORTED = 0x801f0000, 0x800b0000    # Bad_UserAccessDenied, _Service...
+OPCUA_NONE = b'http://opcfoundation.org/UA/SecurityPolicy#None'
+OPCUA_BINARY = b'http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinary'
+OPCUA_NULL = b'\xff' * 4                # no string, no list
+OPCUA_NODES = {0: 2, 1: 4, 2: 7}        # octets of a NodeId with a number (OPC 10000-6 s5.2.2.9)
+OPCUA_OPEN, OPCUA_FAULT = 446, 397      # OPC 10000-6 sA.3: NodeIds of encodings
+OPCUA_CREATE, OPCUA_ACTIVATE, OPCUA_NAME = 461, 467, 324
+OPCUA_LIFE_MS = 60000
+
+
+def pack_opcua_text(text):
+    """A string, octets."""
+    return sized(text, 4, 'little')
+
+
+def read_opcua_text(body, at):
+    """-> the string at `at`, where it ends; one that is none is empty."""
+    if body[at:at + 4] == OPCUA_NULL:
+        return b'', at + 4
+    return read_sized(body, at, 4, 'little')
+
+
+def pack_opcua_server(url, peer):
+    """-> ApplicationDescription (OPC 10000-4 s7.2)."""
+    name = peer.host.host_name
+    return b''.join((
+        pack_opcua_text(b'urn:%s' % name), pack_opcua_text(b'urn:server'),
+        b'\2' + pack_opcua_text(name), bytes(4), OPCUA_NULL * 2,
+        b'\1\0\0\0', pack_opcua_text(url)))
+
+
+def pack_opcua_point(url, peer):
+    """-> EndpointDescription without a certificate (OPC 10000-4 s7.14)."""
+    return b''.join((
+        pack_opcua_text(url), pack_opcua_server(url, peer), OPCUA_NULL,
+        b'\1\0\0\0', pack_opcua_text(OPCUA_NONE), b'\1\0\0\0', pack_opcua_text(b'user'),
+        b'\1\0\0\0', OPCUA_NULL * 2, pack_opcua_text(OPCUA_NONE), pack_opcua_text(OPCUA_BINARY),
+        b'\0'))
+
+
+def pack_opcua_session(url, peer):
+    """-> what CreateSessionResponse has of its own (OPC 10000-4 s5.7.2)."""
+    return b''.join((
+        b'\1\0\1\0\1\0\2\0', struct.pack('<d', OPCUA_LIFE_MS),
+        pack_opcua_text(peer.host.random(32)), OPCUA_NULL,
+        b'\1\0\0\0', pack_opcua_point(url, peer), OPCUA_NULL * 3, bytes(4)))
+
+
+# NodeId of a request: of its response, what that has of its own
+OPCUA_SERVICES = {
+    422: (425, lambda url, peer: b'\1\0\0\0' + pack_opcua_server(url, peer)),   # FindServers
+    428: (431, lambda url, peer: b'\1\0\0\0' + pack_opcua_point(url, peer)),    # GetEndpoints
+    OPCUA_OPEN: (449, lambda url, peer: struct.pack(
+        '<IIIqI', 0, 1, 1, filetime(peer.now), OPCUA_LIFE_MS) + pack_opcua_text(b'\0')),
+    OPCUA_CREATE: (464, pack_opcua_session)}
+
+
+def note_opcua_login(body, at, peer):
+    """ActivateSession, behind its head -> name and password are noted (OPC 10000-4 s5.7.3)."""
+    _, at = read_opcua_text(body, at)           # signature: algorithm, octets
+    _, at = read_opcua_text(body, at)
+    at += 4                                     # certificates: none
+    count = max(struct.unpack_from('<i', body, at)[0], 0)
+    at += 4
+    for _ in range(min(count, LIST_MAX)):       # locales
+        _, at = read_opcua_text(body, at)
+    if body[at:at + 4] != b'\1\0' + struct.pack('<H', OPCUA_NAME):
+        return
+    _, at = read_opcua_text(body, at + 9)       # policy
+    user, at = read_opcua_text(body, at)
+    password, _ = read_opcua_text(body, at)
+    peer.note('credentials', user=user, password=password)
+
+
+def answer_opcua_request(body, peer):
+    """Request, type first -> response; what nobody offers -> a fault (OPC 10000-4 s7.29)."""
+    kind = int.from_bytes(body[2:4], 'little')
+    at = 4 + OPCUA_NODES.get(body[4], len(body))
+    handle = body[at + 8:at + 12]
+    _, at = read_opcua_text(body, at + 16)      # audit entry; then time-out, no additional head
+    answer, own = OPCUA_SERVICES.get(kind, (OPCUA_FAULT, None))
+    status = 0 if own else OPCUA_UNSUPPORTED
+    if kind == OPCUA_ACTIVATE:
+        note_opcua_login(body, at + 7, peer)
+        status = OPCUA_DENIED
+    head = struct.pack('<BBHq', 1, 0, answer, filetime(peer.now)) + handle
+    head += struct.pack('<IB', status, 0) + OPCUA_NULL + bytes(3)
+    return head + own(peer.state, peer) if own else head
+
+
+def read_opcua_head(message):
+    """Message on a channel -> what ours has before its numbers, where his stand; None: refused."""
+    if message[:4] == b'MSGF':
+        return struct.pack('<II', 1, 1), 16     # channel, token
+    policy, at = read_opcua_text(message, 12)
+    if message[:4] != b'OPNF' or policy != OPCUA_NONE:
+        return None
+    for _ in range(2):                          # certificate, thumbprint
+        _, at = read_opcua_text(message, at)
+    return struct.pack('<I', 1) + pack_opcua_text(OPCUA_NONE) + OPCUA_NULL * 2, at
 
 
 @talk('opcua', sig=(b'HELF',), port=4840, size=le(4, 4, 0), limit=8192,
       ref='https://reference.opcfoundation.org/Core/Part6/v105/docs/7.1')
 def answer_opcua(message, peer):
-    """Hello -> acknowledge; a channel is refused."""
+    """Hello, end points, session -> ours; a login, all else -> refusal.
+
+    state   the URL that was asked for
+    """
     if message[:4] == b'HELF':
         _, _, receives, sends, _, _ = OPCUA_HELLO.unpack_from(message)
-        peer.note('request', target=read_sized(message, OPCUA_HELLO.size, 4, 'little')[0])
+        peer.state, _ = read_opcua_text(message, OPCUA_HELLO.size)
+        peer.note('request', target=peer.state)
         return b'ACKF' + struct.pack('<6I', 28, 0, min(sends, 65535), min(receives, 65535), 0, 0)
-    return b'ERRF' + struct.pack('<III', 16, OPCUA_REJECTED, 0xffffffff), SHUT
+    if message[:4] == b'CLOF':
+        return b'', SHUT
+    found = read_opcua_head(message)
+    if not found:
+        return b'ERRF' + struct.pack('<III', 16, OPCUA_REJECTED, 0xffffffff), SHUT
+    head, at = found
+    answer = head + message[at:at + 8] + answer_opcua_request(message[at + 8:], peer)
+    return message[:4] + sized(answer, 4, 'little', 8)
 
 
 # ---- pcom ----------------------------------------------------------------------------
@@ -19983,6 +20540,15 @@ def answer_s7(message, peer):
 family('Trojans and worms')
 
 
+# ---- darkcomet -----------------------------------------------------------------------
+
+@talk('darkcomet', port=1604, limit=64, ref='https://attack.mitre.org/software/S0334/', sig=(
+    b'A57DAD495BEC', b'8F45CA529B52', b'0F5DAB3EB308', b'3B78863F8A61', b'0B65865397F9'))
+def answer_darkcomet(message, peer):
+    """A victim's answer, under a usual key -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
 # ---- gh0st ---------------------------------------------------------------------------
 
 GH0ST_MAGIC = b'Gh0st'
@@ -20067,6 +20633,15 @@ def answer_njrat(message, peer):
     peer.note('request', data=message[:1024])
 
 
+# ---- poison ivy ----------------------------------------------------------------------
+
+@talk('poison-ivy', port=3460, sig=('.. ' * 256,), size=fix(256),
+      ref='https://attack.mitre.org/software/S0012/')
+def answer_poison_ivy(message, peer):
+    """A victim's challenge, 256 octets -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
 # ---- xiongmai ------------------------------------------------------------------------
 
 XIONGMAI_SAYS = {b'OpenTelnet': b'randNum:00000000', b'randNum': b'verify:ERROR'}
@@ -20082,4 +20657,4 @@ def answer_xiongmai(message, peer):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(code=sys._getframe().f_code))

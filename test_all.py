@@ -117,8 +117,8 @@ STANDARD = {                                # file: modules it may import
                  'time', 'types', 'zlib'},
     'masscanned.py': {'argparse', 'binascii', 'bisect', 'calendar', 'codecs', 'collections',
                       'csv', 'ctypes', 'errno', 'fcntl', 'functools', 'gzip', 'hashlib', 'html', 'io',
-                      'ipaddress', 'itertools', 'json', 'math', 'mmap', 'operator', 'os', 'pwd',
-                      're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
+                      'ipaddress', 'itertools', 'json', 'marshal', 'math', 'mmap', 'operator', 'os',
+                      'pwd', 're', 'select', 'signal', 'socket', 'ssl', 'stat', 'struct', 'sys',
                       'tempfile', 'time', 'warnings', 'zlib'},
     'metrics.py': {'argparse', 'collections', 'html', 'itertools', 'math', 'operator', 'os',
                    'shlex', 'struct', 'sys', 'time'},
@@ -1132,7 +1132,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed, failed, passed = False, '', 0
+    closed, failed, passed, talks = False, '', 0, None
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -1140,8 +1140,9 @@ class StubCrew:
     def put(self, host, port):
         self.results.append((host, port))
 
-    def put_all(self, results):
+    def put_all(self, results, socks=()):
         self.results += results
+        return ()
 
     def put_state(self, host, port, state, reason):
         self.results.append((host, port, state, reason))
@@ -6887,7 +6888,7 @@ class AtOnce(Case):
         def computing(target, out, options):
             return target.port != 2
         odd = cscan.Module('odd', computing, {}, {}, True, (), 'odd', '', False,
-                           cscan.one_socket)
+                           cscan.one_socket, False)
         for modules in ([cscan.MODULES['print']], [odd, cscan.MODULES['print']]):
             for make in (self.to_file, self.to_pipe):
                 make()
@@ -9388,7 +9389,7 @@ class Cli(Case):
 
 
 WAITING = cscan.Module('wait', lambda *_: None, {}, {}, False, (), 'wait', '', True,
-                       cscan.one_socket)
+                       cscan.one_socket, False)
 
 
 class Modules(Case):
@@ -9679,7 +9680,7 @@ def check_even(target, out, options):
                 order.append('flushed')
         sink = Sink()
         talk = cscan.Module('talk', lambda *_: order.append('talk'), {}, {}, False, (), 'talk', '',
-                            True, cscan.one_socket)
+                            True, cscan.one_socket, False)
         for modules, wanted in (([talk], ['finished', 'flushed', 'talk', 'finished']),
                                 ([cscan.MODULES['print']], ['finished'])):
             crew = cscan.Crew(modules, {'talk': None, 'print': None}, sink, StubConsole(), 1, 9)
@@ -9905,13 +9906,19 @@ class Services(Case):
         for row in VECTORS:
             if row[1] == TCP and row[3]:
                 cscan.recognise(bytes(mutate(row[3][:2048], draw)))
-        begin = time.process_time()
-        for octets in (b'A' * 2048, b'220-x\n' * 340, b'\0' * 2048, b' ' * 2048, b'"A"\n' * 500,
-                       b'HTTP/1.0 200 x\r\n' + b'<title' * 300, b'RTSP/1.0 200\n' * 150,
-                       b'250-x\n' * 340, b'\xff\xfb\1' * 680, b'OK 1\r\n---\n' + b'a\n' * 900,
-                       b'*' * 2048, b'{' * 2048, b'<?xml' + b' ' * 2043, b'\x01' * 2048):
-            cscan.recognise(octets)
-        self.assertLess(time.process_time() - begin, 5)
+        for head, piece in ((b'', b'A'), (b'', b'220-x\n'), (b'', b'\0'), (b'', b' '), (b'', b'"A"\n'),
+                            (b'HTTP/1.0 200 x\r\n', b'<title'), (b'RTSP/1.0 200\n', b'x\n'),
+                            (b'', b'250-x\n'), (b'', b'\xff\xfb\1'), (b'OK 1\r\n---\n', b'a\n'),
+                            (b'', b'*'), (b'', b'{'), (b'<?xml', b' '), (b'', b'\1'),
+                            (b'\xbb\xbb', b'A'), (b'\xbb\xbb' + bytes(62), b'abc\0'),
+                            (b'cs\0\0\0xx\x2b\x0exxxx\0\4', b'a'), (b'200 ', b'InterNetNews'),
+                            (b'HTTP/1.0 200 x\r\n', b'"number" : "1"'),
+                            (b'\0\x9c\0\1\x1a\x2b\x3c\x4d\0\2' + bytes(25), b'W'),
+                            (b'"A"\n"IMPLEMENTATION" "', b'T'),
+                            (b'\1\0\0aaaa\0\n\0\n', b'\7productS\0\0\0\1a\x08platform')):
+            begin = time.process_time()
+            cscan.recognise((head + piece * cscan.RECOGNISED_MAX)[:cscan.RECOGNISED_MAX])
+            self.assertLess(time.process_time() - begin, 0.2, piece)
 
     def test_deep(self):
         """Versions and dialects that stand as numbers; nothing where they are cut."""
@@ -9927,11 +9934,216 @@ class Services(Case):
             ['dialect 3.1', 'dialect 2 or newer', '', 'dialect 1'])
 
 
+class Unplugged:
+    """A socket of TalkSocket whose peer is a Stream of our own responder, without a net.
+
+    host        the responder's
+    now         [Unix seconds], which move when a talk waits for nothing
+    """
+
+    def __init__(self, host, port, now):
+        self.host, self.now, self.out, self.closed = host, now, b'', False
+        self.stream = masscanned.Stream(PEER4, HOST4, 40000, port, now[0], host)
+        self.greeted = False
+
+    def send(self, octets):
+        self.stream.now = self.now[0]
+        if not self.stream.closing:
+            self.out += self.stream.feed(octets)
+        self.greeted = self.stream.dport not in masscanned.SECURE_PORTS
+        return len(octets)
+
+    def recv(self, limit):
+        piece, self.out = self.out[:limit], self.out[limit:]
+        if not piece and not self.stream.closing:
+            raise BlockingIOError
+        return piece
+
+    def rest(self):
+        """Nothing has come for a while -> whether that makes the peer speak."""
+        greeter = self.host.registry.greeters.get(self.stream.dport)
+        secure = self.stream.dport in masscanned.SECURE_PORTS
+        if greeter and not self.greeted and bool(self.stream.secure) == secure:
+            self.greeted = True
+            self.out += self.stream.greet(greeter)
+        elif self.stream.waits is not None:
+            self.stream.waits = None
+            self.out += self.stream.resume()
+        elif not self.stream.closing:
+            self.out += self.stream.hurry()
+        return bool(self.out) or self.stream.closing
+
+    def close(self):
+        self.closed = True
+
+
+class UnpluggedTarget(cscan.TalkTarget):
+    """A target that is our own responder: `socks` are its connections."""
+    __slots__ = 'responder', 'now', 'socks'
+
+    def __init__(self, responder, port):
+        super().__init__('192.0.2.1', port, '')
+        self.responder, self.now, self.socks = responder, [NOW], []
+
+    def clock(self):
+        return self.now[0]
+
+    async def connect(self, timeout_ms):
+        self.socks.append(Unplugged(self.responder, self.port, self.now))
+        return cscan.TalkSocket(self.socks[-1], timeout_ms, self.clock)
+
+    def drive(self, coroutine):
+        """A coroutine of cscan.py -> what it returns."""
+        error = None
+        while True:
+            try:
+                socks, _, until = coroutine.throw(error) if error else coroutine.send(None)
+            except StopIteration as end:
+                return end.value
+            error = None
+            if socks and not socks[0].out and not socks[0].rest():
+                self.now[0] = max(self.now[0], until)
+                error = socket.timeout('timed out')
+
+
+def banner_options(**changes):
+    """The options of banner, most of them as they are by default."""
+    options = {name: row[0] for name, row in cscan.MODULES['banner'].options.items()}
+    return types.SimpleNamespace(**dict(options, **changes))
+
+
+class Visits(Case):
+    """banner.probe=auto against our own responder, without a net."""
+
+    def visit(self, host, port, **changes):
+        """-> (the Visit, done; names of what was tried, in order)."""
+        target = UnpluggedTarget(host, port)
+        visit = cscan.Visit(target, banner_options(**changes))
+        target.drive(visit.run())
+        self.assertTrue(all(each.closed for each in target.socks))
+        return visit
+
+    # On their own ports these are not named as themselves: a login or a call would have to be made
+    # (tacacs, rexec, rlogin, routeros, rsh, iscsi, h323, skinny, dahua, dvrip, hl7, rcon, sybase);
+    # another of ours answers there first (turn, clickhouse, thrift, zookeeper-jute, socks4, http2,
+    # sstp, gearman-job, lscp, jdwp, weblogic-t3, aerospike); nobody asks them (msmq, erlang, the
+    # trojans)
+    UNNAMED = set('tacacs rexec rlogin routeros rsh iscsi h323 skinny dahua dvrip hl7 rcon sybase turn '
+                  'clickhouse thrift zookeeper-jute socks4 http2 sstp gearman-job lscp jdwp '
+                  'weblogic-t3 aerospike msmq erlang gh0st mydoom njrat xiongmai'.split())
+
+    def test_own_ports(self):
+        """Each protocol of the responder is named as itself on its port, or stands above."""
+        unnamed = set()
+        for each in masscanned.PROTOCOLS.values():
+            if TCP in each.over and each.ports:
+                found = self.visit(HOST, each.ports[0]).best
+                name = Services.OTHER_NAMES.get(each.name, each.name)
+                secure = name == 'ssl' and found.get(6)
+                if found.get(9) != name and not secure:
+                    unnamed.add(each.name)
+        self.assertEqual(unnamed, self.UNNAMED)
+
+    def test_foreign_ports(self):
+        """Those that speak first are named wherever they are; of others some, by what is tried."""
+        for name in ('ssh', 'ftp', 'smtp', 'imap', 'pop3', 'nntp', 'rfb', 'mysql', 'rsync', 'svn',
+                     'irc', 'nats', 'mpd', 'munin', 'gpsd', 'telnet', 'teamspeak', 'asterisk',
+                     'dict', 'sieve', 'tarantool', 'openwire', 'ica', 'nbd', 'ndmp', 'chargen',
+                     'http', 'echo', 'redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt',
+                     'smb', 'mssql', 'rpc', 'dns-tcp', 'socks5'):
+            host = quiet_host([masscanned.PROTOCOLS[name]._replace(ports=(40000,))])
+            host.shared.update(HOST.shared)
+            with self.subTest(name):
+                found = self.visit(host, 40000, tries=20).best
+                self.assertEqual(found.get(9), Services.OTHER_NAMES.get(name, name))
+
+    def test_tls(self):
+        """Inside of TLS on its ports, and elsewhere; what is said there is named."""
+        for port, probe, service in ((443, 'https', 'http'), (993, 'tls', 'imap'),
+                                     (636, 'tls ldap', 'ldap'), (8883, 'tls mqtt', 'mqtt')):
+            with self.subTest(port=port):
+                found = self.visit(HOST, port).best
+                self.assertEqual((found[5], found[9]), (probe, service))
+                self.assertRegex(found[6], r'TLSv1\.[23]')
+                self.assertTrue(cscan.parse_certificate(found[7]))
+        host = with_tls(quiet_host([masscanned.PROTOCOLS['tls']]))
+        found = self.visit(host, 40000).best
+        self.assertEqual((found[5], found.get(9)), ('https', None))
+
+    def told(self, port, *answers, **changes):
+        """What a peer that answers so (octets, or None: it ends) is asked -> (asked, entry)."""
+        asked = []
+
+        class Scripted(Unplugged):
+            def send(self, octets):
+                asked.append(octets.split(b' ')[0][:9])
+                return self.hear(answers[min(len(asked), len(answers)) - 1])
+
+            def hear(self, answer):
+                self.stream.closing, self.out = answer is None, answer or b''
+                return 1 << 16
+
+            def rest(self):
+                return self.stream.closing
+        with patched(sys.modules[__name__], Unplugged=Scripted):
+            visit = self.visit(HOST, port, **changes)
+        return asked, visit.best
+
+    def test_plan(self):
+        """What is asked in turn, as often as may be; an answer that says who it is ends that."""
+        hello, ok = b'\x16\3\1', b'HTTP/1.0 200 OK\r\n\r\n'
+        asked, entry = self.told(40000, b'')
+        self.assertEqual([each[:3] for each in asked], [b'GET', hello, b'*2\r', b'\3\0\0'])
+        self.assertEqual(entry, {5: 'http', 3: True})
+        self.assertEqual(len(self.told(40000, b'', tries=7)[0]), 7)
+        self.assertEqual(self.told(40000, ok), ([b'GET'], {5: 'http', 2: ok.decode(), 9: 'http',
+                                                           15: '200'}))
+        asked, entry = self.told(6379, b'', b'what?')
+        self.assertEqual([each[:3] for each in asked], [b'*2\r', b'GET', hello, b'\3\0\0'])
+        self.assertEqual(entry, {5: 'http', 2: 'what?'})
+        for port in (502, 102, 9100, 20000):
+            self.assertEqual(len(self.told(port, b'', tries=20)[0]), 1)
+        self.assertEqual(self.told(40000, None, tries=1), ([b'GET'], {5: 'http', 4: True}))
+        for want in (b'HTTP/1.1 400 Bad\r\n\r\nThe plain HTTP request was sent to HTTPS port',
+                     b'HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.',
+                     b'\x15\3\1\0\2\2\x46'):
+            asked, entry = self.told(80, want)
+            self.assertEqual([each[:3] for each in asked], [b'GET', hello])
+            self.assertEqual(entry[9], 'ssl' if want < b'H' else 'http')
+
+    def test_deadline(self):
+        """One for all of it, however many talks there are."""
+        target = UnpluggedTarget(quiet_host([]), 40000)
+        target.drive(cscan.Visit(target, banner_options(tries=20, read_timeout=3000)).run())
+        self.assertLess(target.now[0] - NOW, 3.1)
+        self.assertGreater(target.now[0] - NOW, 2.9)
+
+    def test_help(self):
+        """FTP and SMTP begin alike: their words of help tell which it is."""
+        for greeting, answer, service in (
+                (b'220 ready\r\n', b'214-The following commands are recognized.\r\n', 'ftp'),
+                (b'220 ready\r\n', b'530 Please login with USER and PASS.\r\n', 'ftp'),
+                (b'220 ready\r\n', b'214 2.0.0 HELO EHLO MAIL\r\n', 'smtp'),
+                (b'220 ready\r\n', b'502 5.5.2 Error: command not recognized\r\n', 'smtp'),
+                (b'220 ready\r\n', b'', None)):
+            target = UnpluggedTarget(quiet_host([]), 40000)
+            visit = cscan.Visit(target, banner_options())
+
+            async def connect(timeout_ms):
+                sock = Unplugged(target.responder, target.port, target.now)
+                sock.out, sock.send = greeting, lambda octets: setattr(sock, 'out', answer) or 9
+                return cscan.TalkSocket(sock, timeout_ms, target.clock)
+            with patched(UnpluggedTarget, connect=lambda self, timeout_ms: connect(timeout_ms)):
+                target.drive(visit.run())
+            self.assertEqual(visit.best.get(9), service)
+            self.assertEqual(visit.best[2], (greeting + answer).decode())
+
+
 class Talks(Case):
     """rfb, x11, banner and checkcookie against servers that do what a table says."""
 
     QUICK = 'NAME.read_timeout=120,NAME.conn_timeout=2000'
-    QUICK_BANNER = QUICK + ',banner.wait=20'
+    QUICK_BANNER = QUICK + ',banner.wait=20,banner.probe=http'
 
     def setUp(self):
         super().setUp()
@@ -10145,7 +10357,7 @@ class Talks(Case):
 
     def test_banner(self):
         """Whatever comes, in entries and in lines."""
-        found = self.banners([(self.play(*steps), 'banner.wait=%d,banner.read_timeout=%d' % (
+        found = self.banners([(self.play(*steps), 'banner.probe=http,banner.wait=%d,banner.read_timeout=%d' % (
             5000 if steps and not isinstance(steps[0], int) else 100,
             300 if name in ('silent', 'drip') else 5000)) for name, steps, _, _ in BANNER_TALKS])
         for (name, _, events, line), (entry, words, error) in zip(BANNER_TALKS, found):
@@ -10443,19 +10655,19 @@ class Talks(Case):
                    'pass: add print\ncscan: module checkcookie: dropped 1 result\n'))
 
 
-class Conversations(Case):
-    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
+class TalkCase(EngineCase):
+    """A test with conversations, and crews that drive them."""
 
     def setUp(self):
         super().setUp()
         self.gate = cscan.Gate(0)           # where the talks below wait
-        self.now = 1000.0
 
-    def crew(self, check, sink=None, limit=50, **options):
+    def make_crew(self, check, sink=None, limit=50, first=False, **options):
         """A TalkCrew with this coroutine as its module."""
-        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket)
+        each = cscan.Module('talk', check, {}, {}, False, (), 'talk', '', True, cscan.one_socket, first)
         self.console = StubConsole()
-        self.sink = sink or cscan.CbaSink(self.path('talks.cba'), None, self.console)
+        self.sink = sink or cscan.CbaSink(self.path('%d.cba' % next(FREE_PORT)), None,
+                                          self.console)
         options = dict({'talks': 100}, **options)
         crew = cscan.TalkCrew([each], {'talk': None}, self.sink, self.console, 1, limit, **options)
         self.addCleanup(crew.talks.close_all)
@@ -10480,13 +10692,23 @@ class Conversations(Case):
         crew.turn()
 
     @staticmethod
-    def hosts(count, port=80):
+    def many(count, port=80):
+        """Targets of so many hosts."""
         return [('10.0.%d.%d' % divmod(number, 256), port) for number in range(count)]
+
+    def settle(self, crew):
+        """Turns until nothing can go on; each takes 5 ms at most."""
+        while crew.rest_s() == 0:
+            crew.turn()
+
+
+class Conversations(TalkCase):
+    """Modules that are coroutines: thousands of them in the thread of the engine, in turns."""
 
     def test_limit(self):
         """So many at once; others wait, and what is more than -pr stops the scan."""
-        crew = self.crew(self.wait, limit=20)
-        self.put(crew, *self.hosts(119))
+        crew = self.make_crew(self.wait, limit=20)
+        self.put(crew, *self.many(119))
         self.settle(crew)
         self.assertEqual((crew.talking, len(crew.waiting), crew.full()), (100, 19, False))
         self.put(crew, ('10.1.0.1', 80))
@@ -10498,14 +10720,9 @@ class Conversations(Case):
         crew.close()
         self.assertEqual((crew.talking, crew.settled(), crew.accepted()), (0, 120, 120))
 
-    def settle(self, crew):
-        """Turns until nothing can go on; each takes 5 ms at most."""
-        while crew.rest_s() == 0:
-            crew.turn()
-
     def test_each_host(self):
         """Eight at once to one address, and the others behind them."""
-        crew = self.crew(self.wait)
+        crew = self.make_crew(self.wait)
         self.put(crew, *[('10.0.0.1', port) for port in range(1, 21)] + [('10.0.0.2', 1)])
         self.settle(crew)
         self.assertEqual((crew.talking, crew.parked, len(self.gate.waiting)), (9, 12, 9))
@@ -10520,8 +10737,8 @@ class Conversations(Case):
 
     def test_entries(self):
         """Each stands whole in the file, although the talks alternate; order does not matter."""
-        crew = self.crew(self.wait)
-        self.put(crew, *self.hosts(5, port=7))
+        crew = self.make_crew(self.wait)
+        self.put(crew, *self.many(5, port=7))
         self.settle(crew)
         self.assertEqual(cba_entries(self.sink.path, 'talk'), [])
         self.gate.waiting.rotate(2)
@@ -10540,7 +10757,7 @@ class Conversations(Case):
                 self.assertRaises(Exception, *event)
             out.str('last')
             out.file('name', b'x' * 65536)
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         self.put(crew, ('10.0.0.1', 1))
         crew.close()
         self.sink.flush()
@@ -10552,13 +10769,13 @@ class Conversations(Case):
     def test_port_first(self):
         """Ports are in the file before the first module talks to one of them."""
         async def check(target, out, options):
-            found.append(len(cba_entries(self.sink.path, None)))
+            found.append(str(target) in [each.dict[0] for each in cba_entries(self.sink.path, None)])
         found = []
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         crew.ports = True
-        self.put(crew, *self.hosts(9))
+        self.put(crew, *self.many(9))
         crew.close()
-        self.assertEqual(found, [9] * 9)
+        self.assertEqual(found, [True] * 9)
 
     def test_strangers(self):
         """What awaits something else is a bug of its module, and the others go on."""
@@ -10574,7 +10791,7 @@ class Conversations(Case):
             if target.port == 3:
                 sys.exit('no')
             out.int32(target.port)
-        crew = self.crew(check)
+        crew = self.make_crew(check)
         for port in range(1, 5):
             self.put(crew, ('10.0.0.1', port))
             self.settle(crew)
@@ -10584,6 +10801,222 @@ class Conversations(Case):
         self.assertIn('a module may await what is of cscan only', self.console.notes[0])
         self.sink.flush()
         self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
+
+
+class FirstConnection(TalkCase):
+    """The connection by which the scan found a port open goes on as the conversation."""
+
+    def scan(self, *targets, check=None, filters=(), **options):
+        """An engine that has sent to targets, with a crew whose module hears and asks."""
+        crew = self.make_crew(check or self.hear, first=True)
+        crew.modules = list(filters) + crew.modules
+        crew.options.update({each.name: None for each in filters})
+        engine = self.engine(list(targets), window=4, timeout_s=5, **options)
+        engine.desk = cscan.Desk(crew, StubSink(), self.console, engine.desk.progress)
+        crew.talks.join(engine)
+        engine.launch(len(targets))
+        self.heard = []
+        return engine, crew
+
+    async def hear(self, target, out, options):
+        """What the peer says, until its end; how the connection looks."""
+        with await target.connect(5000) as sock:
+            ttl = sock.sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+            self.heard.append((await sock.read_most(100), ttl))
+
+    def collect(self, engine):
+        """The engine learns what is open, and the talks begin."""
+        engine.collect(engine.pool.epoll.poll(5))
+        engine.desk.turn()
+
+    def finish(self, crew):
+        """-> what was heard, connections of the scan, new ones."""
+        crew.close()
+        with socket.socket() as sock:
+            ttl = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+        self.assertEqual({each for _, each in self.heard}, {ttl})
+        self.assertEqual((crew.holding, crew.talks.owners), (0, {}))
+        return [octets for octets, _ in self.heard], crew.talks.taken, crew.talks.opened
+
+    def accept(self, listener, says=b'', resets=False, ends=True):
+        """The server's side of a connection."""
+        peer, _ = listener.accept()
+        self.addCleanup(peer.close)
+        peer.sendall(says)
+        if resets:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+        if ends:
+            peer.close()
+        return peer
+
+    def test_goes_on(self):
+        """Also with a server that lets in once, or has spoken and closed before we look."""
+        for port, early in itertools.product((None, 0), (False, True)):
+            with self.subTest(port=port, early=early):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname(), port=port)
+                if early:
+                    self.accept(listener, b'hi')
+                self.collect(engine)
+                if not early:
+                    self.accept(listener, b'hi')
+                listener.close()
+                self.assertEqual(self.finish(crew), ([b'hi'], 1, 0))
+                self.assertEqual((engine.opened, engine.sent, len(engine.pool.socks)), (1, 1, 0))
+
+    def test_new_one(self):
+        """Where it cannot serve the same call makes another."""
+        def reset_before(engine):
+            self.accept(listener, b'lost', resets=True)
+            self.collect(engine)
+
+        def reset_after(engine):
+            peer = self.accept(listener, ends=False)
+            engine.collect(engine.pool.epoll.poll(5))
+            self.assertEqual(engine.desk.crew.holding, 1)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            peer.close()
+
+        def at_the_deadline(engine):
+            self.accept(listener, b'late')
+            self.pass_deadline(engine)
+            engine.turn_over(1)
+        for happens in (reset_before, reset_after, at_the_deadline):
+            with self.subTest(happens.__name__):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname())
+                happens(engine)
+                crew.turn()
+                self.accept(listener, b'hi')
+                self.assertEqual(self.finish(crew), ([b'hi'], 0, 1))
+                self.assertEqual((engine.opened, engine.attempts), (1, {}))
+
+    def test_more_than_talks(self):
+        """So many are kept as there may be talks; the others are closed at once."""
+        listeners = [self.hosts.listener() for _ in range(3)]
+        engine, crew = self.scan(*[each.getsockname() for each in listeners])
+        crew.most_talks = 1
+        engine.collect(engine.pool.epoll.poll(5))
+        while engine.opened < 3:
+            engine.collect(engine.pool.epoll.poll(5))
+        self.assertEqual((crew.holding, engine.opened), (1, 3))
+        kept, = [item[:2] for item in crew.found if len(item) == 3]
+        crew.turn()
+        for each in sorted(listeners, key=lambda each: each.getsockname() != kept):
+            if each.getsockname() != kept:
+                each.accept()[0].close()    # what the scan opened, and closed
+            self.accept(each, b'hi')
+            crew.talk(5)
+            self.settle(crew)
+        self.assertEqual(self.finish(crew), ([b'hi'] * 3, 1, 2))
+
+    def test_crowd(self):
+        """Ports of a host that wait for their turn hold no connection."""
+        listeners = [self.hosts.listener() for _ in range(10)]
+        engine, crew = self.scan(*[each.getsockname() for each in listeners])
+        engine.window = engine.brakes.window = 10
+        engine.launch(9)
+        while engine.opened < 10:
+            engine.collect(engine.pool.epoll.poll(5))
+        crew.turn()
+        self.settle(crew)
+        self.assertEqual((crew.holding, crew.talking, crew.parked, crew.talks.taken), (0, 8, 2, 8))
+        for each in listeners:
+            each.close()
+        crew.close()
+        self.assertEqual(crew.failures, {('talk', 'Connection refused'): 2})
+
+    def test_itself(self):
+        """A connection to itself is no result, and no talk."""
+        engine, crew = self.scan()
+        engine.wait_for(('127.0.0.1', engine.pool.port), 0)
+        engine.launch(1)
+        self.collect(engine)
+        self.assertEqual((engine.selfs, crew.accepted(), crew.holding), (1, 0, 0))
+        self.assertEqual(len(engine.pool.free), 1)
+
+    def test_drawn_again(self):
+        """A target under talk that is drawn again clashes; with -b 0 it gets a talk of its own."""
+        for port, clashes in ((None, 1), (0, 0)):
+            with self.subTest(port=port):
+                listener = self.hosts.listener()
+                engine, crew = self.scan(listener.getsockname(), port=port)
+                self.collect(engine)
+                engine.wait_for(listener.getsockname(), 0)
+                engine.launch(1)
+                if not clashes:
+                    self.collect(engine)
+                self.assertEqual((engine.clashes, crew.talking), (clashes, 2 - clashes))
+                for _ in range(2 - clashes):
+                    self.accept(listener, b'hi')
+                self.assertEqual(self.finish(crew)[1:], (2 - clashes, 0))
+
+    def test_filters(self):
+        """They run while the connection is held; who drops the result resets it."""
+        async def drop(target, out, options):
+            held.append(crew.talks.taken == 0 and bool(target.sock))
+            return self.kept
+        held = []
+        each = cscan.Module('drop', drop, {}, {}, True, (), 'drop', '', True, cscan.one_socket,
+                            False)
+        for self.kept in (True, False):
+            listener = self.hosts.listener()
+            engine, crew = self.scan(listener.getsockname(), filters=[each])
+            engine.collect(engine.pool.epoll.poll(5))
+            peer = self.accept(listener, b'hi', ends=self.kept)
+            crew.close()
+            if not self.kept:
+                self.assertRaises(ConnectionResetError, peer.recv, 1)
+            self.assertEqual((crew.talks.taken, dict(crew.drops)),
+                             (1, {}) if self.kept else (0, {'drop': 1}))
+        self.assertEqual(held, [True, True])
+
+    def test_only_who_asks(self):
+        """The first module with first=True gets it; others, and the next call, new ones."""
+        listener = self.hosts.listener()
+
+        async def plain(target, out, options):
+            (await target.connect(5000)).close()
+
+        async def twice(target, out, options):
+            for _ in range(2):
+                (await target.connect(5000)).close()
+        engine, crew = self.scan(listener.getsockname(), check=twice)
+        first, = crew.modules
+        crew.modules = [first._replace(name='plain', check=plain, first=False), first,
+                        first._replace(name='again')]
+        crew.options.update(plain=None, again=None)
+        engine.collect(engine.pool.epoll.poll(5))
+        crew.close()
+        self.assertEqual((crew.talks.taken, crew.talks.opened, dict(crew.bugs)), (1, 4, {}))
+
+    def test_excluded_meanwhile(self):
+        """SIGHUP: what waits with its connection is dropped, and that is reset."""
+        listener = self.hosts.listener()
+        engine, crew = self.scan(listener.getsockname())
+        engine.collect(engine.pool.epoll.poll(5))
+        peer = self.accept(listener, ends=False)
+        crew.exclusions = types.SimpleNamespace(bars=lambda host: True, barred=True)
+        crew.close()
+        self.assertRaises(ConnectionResetError, peer.recv, 1)
+        self.assertEqual((dict(crew.drops), crew.holding, self.heard), ({'-xf': 1}, 0, []))
+
+    def test_banner(self):
+        """A SYN proxy resets when it is asked: closed, and the entry is there."""
+        for says, line in ((b'', 'closed'), (b'220 x\r\n', 'greeting 220 x')):
+            listener = self.hosts.listener()
+            each = cscan.MODULES['banner']
+            engine, crew = self.scan(listener.getsockname())
+            crew.modules, crew.options = [each], cscan.module_options(
+                [each], 'banner.probe=none,banner.wait=5000,banner.read_timeout=5000')
+            self.collect(engine)
+            self.accept(listener, says, resets=not says)
+            crew.close()
+            self.sink.flush()
+            entry, = cba_entries(self.sink.path, 'banner')
+            self.assertIn(line, cscan.banner_line('x', {
+                code: value for _, code, value in entry.events}))
+            self.assertEqual((crew.talks.taken, crew.talks.opened), (1, 0))
 
 
 class TlsGroups(Case):
@@ -13883,7 +14316,109 @@ INDUSTRIAL_VECTORS = [
      'by hand'),
     ('s7 cut short', TCP, unhex('0300001611e00000000100c1020100c2020101c001'), None, 'by hand'),
 ]
+INDUSTRIAL_VECTORS += [
+    ('opcua end points@80', TCP,
+     unhex('48454c463b00000000000000ffffff7fffffff7f00000000000000001b000000')
+     + b'opc.tcp://10.0.0.210:4840/xOPNF' + unhex('84000000000000002f000000')
+     + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('ffffffffffffffff01000000010000000100be010000d40b03740e7fdd010100')
+     + unhex('000000000000ffffffffe8030000000000000000000000000001000000000000')
+     + unhex('0080ee36004d53474660000000010000000100000002000000020000000100ac')
+     + unhex('0100000e8a04740e7fdd010200000000000000ffffffffa00f00000000001b00') + unhex('0000')
+     + b'opc.tcp://10.0.0.210:4840/x'
+     + unhex('0000000000000000434c4f463900000001000000010000000300000003000000')
+     + unhex('0100c401000060b905740e7fdd010300000000000000ffffffffe80300000000') + unhex('00'),
+     unhex('41434b461c00000000000000ffff0000ffff000000000000000000004f504e46')
+     + unhex('88000000010000002f000000') + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('ffffffffffffffff01000000010000000100c101203cc9275a79dd0101000000')
+     + unhex('0000000000ffffffff000000000000000100000001000000203cc9275a79dd01')
+     + unhex('60ea000001000000004d5347468b010000010000000100000002000000020000')
+     + unhex('000100af01203cc9275a79dd01020000000000000000ffffffff000000010000')
+     + unhex('001b000000') + b'opc.tcp://10.0.0.210:4840/x' + unhex('13000000')
+     + b'urn:win-rrrrrrrrrrr\n' + unhex('000000') + b'urn:server' + unhex('020f000000')
+     + b'win-rrrrrrrrrrr' + unhex('00000000ffffffffffffffff010000001b000000')
+     + b'opc.tcp://10.0.0.210:4840/x' + unhex('ffffffff010000002f000000')
+     + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('01000000040000007573657201000000ffffffffffffffff2f000000')
+     + b'http://opcfoundation.org/UA/SecurityPolicy#NoneA' + unhex('000000')
+     + b'http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinar' + b'y' + unhex('00'),
+     'asyncua 2.1'),
+    ('opcua servers', TCP,
+     unhex('48454c463b00000000000000ffffff7fffffff7f00000000000000001b000000')
+     + b'opc.tcp://10.0.0.210:4840/xOPNF' + unhex('84000000000000002f000000')
+     + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('ffffffffffffffff01000000010000000100be010000166a08740e7fdd010100')
+     + unhex('000000000000ffffffffe8030000000000000000000000000001000000000000')
+     + unhex('0060ea00004d53474660000000010000000100000002000000020000000100a6')
+     + unhex('010000709208740e7fdd010200000000000000ffffffffa00f00000000001b00') + unhex('0000')
+     + b'opc.tcp://10.0.0.210:4840/x'
+     + unhex('0000000000000000434c4f463900000001000000010000000300000003000000')
+     + unhex('0100c40100001a9c09740e7fdd010300000000000000ffffffffe80300000000') + unhex('00'),
+     unhex('41434b461c00000000000000ffff0000ffff000000000000000000004f504e46')
+     + unhex('88000000010000002f000000') + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('ffffffffffffffff01000000010000000100c101203cc9275a79dd0101000000')
+     + unhex('0000000000ffffffff000000000000000100000001000000203cc9275a79dd01')
+     + unhex('60ea000001000000004d534746a0000000010000000100000002000000020000')
+     + unhex('000100a901203cc9275a79dd01020000000000000000ffffffff000000010000')
+     + unhex('0013000000') + b'urn:win-rrrrrrrrrrr\n' + unhex('000000') + b'urn:server'
+     + unhex('020f000000') + b'win-rrrrrrrrrrr' + unhex('00000000ffffffffffffffff010000001b000000')
+     + b'opc.tcp://10.0.0.210:4840/x', 'asyncua 2.1'),
+    ('opcua login', TCP, unhex('48454c463b00000000000000ffffff7fffffff7f00000000000000001b000000')
+     + b'opc.tcp://10.0.0.210:4840/xOPNF' + unhex('84000000000000002f000000')
+     + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('ffffffffffffffff01000000010000000100be01000006820a740e7fdd010100')
+     + unhex('000000000000ffffffffe8030000000000000000000000000001000000000000')
+     + unhex('0060ea00004d5347462f010000010000000100000002000000020000000100cd')
+     + unhex('010000c09f0a740e7fdd010200000000000000ffffffffa00f00000000002700') + unhex('0000')
+     + b'urn:example.org:FreeOpcUa:opcua-asyncio' + unhex('1e000000')
+     + b'urn:freeopcua.github.io:client' + unhex('0218000000') + b'Pure Python Async Client'
+     + unhex('01000000ffffffffffffffff00000000ffffffff1b000000') + b'opc.tcp://10.0.0.210:4840/x!'
+     + unhex('000000') + b'Pure Python Async Client Session1 '
+     + unhex('0000008e3d46c9aa14e6842d319862f22c0de50e3d04d9b90580437d01288667')
+     + unhex('e9b9a8ffffffff0000000040774b41000000004d534746b00000000100000001')
+     + unhex('00000003000000030000000100d3010100020004a50c740e7fdd010300000000')
+     + unhex('000000ffffffffa00f000000000031000000')
+     + b'http://www.w3.org/2001/04/xmldsig-more#rsa-sha256'
+     + unhex('00000000000000000100000002000000656e01004401011d0000000400000075')
+     + unhex('73657203000000626f6206000000') + b'secret'
+     + unhex('ffffffffffffffffffffffff4d5347463c000000010000000100000004000000')
+     + unhex('040000000100d9010100020076f00d740e7fdd010400000000000000ffffffff')
+     + unhex('a00f000000000000434c4f463b00000001000000010000000500000005000000')
+     + unhex('0100c4010100020072120e740e7fdd010500000000000000ffffffffe8030000') + unhex('000000'),
+     unhex('41434b461c00000000000000ffff0000ffff000000000000000000004f504e46')
+     + unhex('88000000010000002f000000') + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('ffffffffffffffff01000000010000000100c101203cc9275a79dd0101000000')
+     + unhex('0000000000ffffffff000000000000000100000001000000203cc9275a79dd01')
+     + unhex('60ea000001000000004d534746d3010000010000000100000002000000020000')
+     + unhex('000100d001203cc9275a79dd01020000000000000000ffffffff000000010001')
+     + unhex('000100020000000000004ced4020000000111111111111111111111111111111')
+     + unhex('1111111111111111111111111111111111ffffffff010000001b000000')
+     + b'opc.tcp://10.0.0.210:4840/x' + unhex('13000000') + b'urn:win-rrrrrrrrrrr\n'
+     + unhex('000000') + b'urn:server' + unhex('020f000000') + b'win-rrrrrrrrrrr'
+     + unhex('00000000ffffffffffffffff010000001b000000') + b'opc.tcp://10.0.0.210:4840/x'
+     + unhex('ffffffff010000002f000000') + b'http://opcfoundation.org/UA/SecurityPolicy#None'
+     + unhex('01000000040000007573657201000000ffffffffffffffff2f000000')
+     + b'http://opcfoundation.org/UA/SecurityPolicy#NoneA' + unhex('000000')
+     + b'http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinar' + b'y'
+     + unhex('00ffffffffffffffffffffffff000000004d5347463400000001000000010000')
+     + unhex('00030000000300000001008d01203cc9275a79dd010300000000001f8000ffff')
+     + unhex('ffff0000004d534746340000000100000001000000040000000400000001008d')
+     + unhex('01203cc9275a79dd010400000000000b8000ffffffff000000'), 'asyncua 2.1'),
+    ('opcua cut channel', TCP,
+     unhex('48454c463b00000000000000ffffff7fffffff7f00000000000000001b000000')
+     + b'opc.tcp://10.0.0.210:4840/xOPNF' + unhex('84000000000000002f000000')
+     + b'http://opcfoundation.org' + bytes(92),
+     unhex('41434b461c00000000000000ffff0000ffff0000000000000000000045525246')
+     + unhex('1000000000005580ffffffff'), 'by hand'),
+    ('opcua other message', TCP,
+     unhex('48454c4620000000000000000000000000000000000000000000000000000000')
+     + unhex('4d534743100000000000000000000000'),
+     unhex('41434b461c000000000000000000000000000000000000000000000045525246')
+     + unhex('1000000000005580ffffffff'), 'by hand'),
+]
 INDUSTRIAL_NOTES = {                        # name of a vector: what is noted of it
+    'opcua end points@80': [dict(target=b'opc.tcp://10.0.0.210:4840/x')],
+    'opcua login': [dict(target=b'opc.tcp://10.0.0.210:4840/x'), dict(user=b'bob', password=b'secret')],
     'atg tank name': [dict(function=b'S60201')],
     'dnp3 session': [dict(function=5, data=b'2\x01\x07\x00~@')],
     'ethernet-ip session': [dict(service=84, data=b'\x02 \x06$\x01\n\x00')],
@@ -14326,6 +14861,99 @@ SERVICE_VECTORS = [
      unhex('10') + b'randNum:00000000', 'by hand'),
     ('xiongmai cut short', TCP, unhex('13') + b'OpenTelnet:OpenOnc', None, 'by hand'),
 ]
+SERVICE_VECTORS += [
+    ('ibm-mq channel@80', TCP,
+     unhex('5453482000000050010130000000000000000000000001110333000049442020')
+     + unhex('0000000000000000000000000000000000000000') + b'SYSTEM.DEF.SVRCONN  '
+     + unhex('0000000000000000'),
+     unhex('545348200000002401050a000000000000000000000001110333000000000008') + unhex('00000001'),
+     'Wireshark'),
+    ('ibm-mq other', TCP, unhex('5453482000000050010330000000000000000000000001110333000049442020')
+     + unhex('0000000000000000000000000000000000000000') + b'SYSTEM.DEF.SVRCONN  '
+     + unhex('0000000000000000'), None, 'by hand'),
+    ('ibm-mq of no order', TCP,
+     unhex('5453482000000050030130000000000000000000000001110333000049442020')
+     + unhex('0000000000000000000000000000000000000000') + b'SYSTEM.DEF.SVRCONN  '
+     + unhex('0000000000000000'), None, 'by hand'),
+    ('radmin version', TCP, unhex('01000000010000000808'),
+     unhex('0100000025000001100801000008000000000000000000000000000000000000')
+     + unhex('0000000000000000000000000000'), 'radmin 2'),
+    ('radmin login', TCP, unhex('01000000010000001b1b01000000210000000009') + b'd' * 32,
+     unhex('0100000021888888a31b11111111111111111111111111111111111111111111')
+     + unhex('11111111111111111111'), 'radmin 2, by hand'),
+    ('radmin elsewhere@80', TCP, unhex('01000000010000000808'), None, 'another port'),
+    ('radmin other', TCP, unhex('01000000010000000909'), None, 'by hand'),
+    ('rustdesk nat', TCP, unhex('14a201020801'), unhex('1caa010408c0b802'), 'rendezvous.proto'),
+    ('rustdesk hole', TCP, unhex('3c420d0a09') + b'123456789' + unhex('1001'), unhex('105a021803'),
+     'rendezvous.proto'),
+    ('rustdesk nat@80', TCP, unhex('0ca20100'), unhex('1caa010408c0b802'), 'rendezvous.proto'),
+    ('rustdesk other', TCP, unhex('0c5a0000'), None, 'by hand'),
+    ('rustdesk hole of nobody', TCP, unhex('1042020801'), None, 'by hand'),
+    ('winbox login', TCP, unhex('270661646d696e00000102030405060708090a0b0c0d0e0f1011121314151617')
+     + unhex('18191a1b1c1d1e1f01'), None, 'by hand'),
+    ('winbox file', TCP, unhex('680100664d320500ff010600ff09050700ff0907010000')
+     + b'!5/////./..//////./..//////./../flash/rw/store/user.dat'
+     + unhex('0200ff88020000000000080000000100ff8802000200000002000000'), None, 'CVE-2018-14847'),
+    ('winbox login elsewhere@80', TCP,
+     unhex('270661646d696e00000102030405060708090a0b0c0d0e0f1011121314151617')
+     + unhex('18191a1b1c1d1e1f01'), None, 'another port'),
+    ('tor-or versions@80', TCP, unhex('00000700080003000400050006'),
+     unhex('0000070006000300040005'), 'tor-spec'),
+    ('tor-or old', TCP, unhex('000007000401010102'), None, 'by hand'),
+    ('darkcomet server@80', TCP, b'0F5DAB3EB308', None, 'RC4 of SERVER'),
+    ('darkcomet type@80', TCP, b'155CAD31A61F', None, 'what we would say'),
+    ('poison-ivy challenge', TCP, b'i' * 256, None, 'by hand'),
+    ('poison-ivy elsewhere@80', TCP,
+     unhex('000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f')
+     + b' !"#$%&\'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_'
+     + b'`abcdefghijklmnopqrstuvwxyz{|}~'
+     + unhex('7f808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e')
+     + unhex('9fa0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbe')
+     + unhex('bfc0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcddde')
+     + unhex('dfe0e1e2e3e4e5e6e7e8e9eaebecedeeeff0f1f2f3f4f5f6f7f8f9fafbfcfdfe') + unhex('ff'),
+     None, 'by hand'),
+    ('check-mk visit', TCP, unhex('0a'),
+     b'<<<check_mk>>>\nVersion: 2.0\nAgentOS: linux\nHostname: win-rrrrrrr' + b'rrrr\n',
+     'by hand'),
+    ('check-mk elsewhere@81', TCP, b'agent\n', None, 'by hand'),
+    ('freeswitch elsewhere@81', TCP, b'auth x\n', None, 'by hand'),
+    ('nsclient elsewhere@81', TCP, b'Nine&1\n', None, 'by hand'),
+    ('openvpn-control elsewhere@81', TCP, b'state on\n', None, 'by hand'),
+    ('svdrp elsewhere@81', TCP, unhex('4c5354540a'), None, 'by hand'),
+    ('gdb supported@80', TCP, b'+$qSupported:multiprocess+#c6', unhex('2b24233030'), 'GDB'),
+    ('gdb other', TCP, b'$m0,4#fd', None, 'by hand'),
+    ('nsca result', TCP, b'r' * 720, None, 'by hand'),
+    ('nsca elsewhere@80', TCP, unhex('ff72ff72ff72ff72ff72ff72ff72ff72ff72'), None, 'by hand'),
+    ('pjlink power', TCP, b'%1POWR ?\r', b'PJLINK ERRA\r', 'PJLink class 1'),
+    ('pjlink other', TCP, b'%3POWR ?\r', None, 'by hand'),
+    ('sane start@80', TCP, unhex('000000000100000300000004626f620000000001'),
+     unhex('0000000001000003000000000000000100000001'), 'scanimage'),
+    ('sane open', TCP, unhex('000000000100000300000004626f620000000002'),
+     unhex('00000000010000030000000b'), 'scanimage'),
+    ('sane other@80', TCP, unhex('000000000100000300000000626f6262'), None, 'by hand'),
+    ('sane answer@80', TCP, unhex('0000000001000003000000000000000100000001'), None,
+     'our own answer'),
+    ('freeswitch login', TCP, b'auth ClueCon\n\n',
+     b'Content-Type: command/reply\nReply-Text: -ERR invalid\n\n', 'mod_event_socket'),
+    ('freeswitch other', TCP, b'api status\n',
+     b'Content-Type: command/reply\nReply-Text: -ERR command not found\n\n', 'mod_event_socket'),
+    ('lcdproc hello', TCP, b'hello\nx\nbye\n',
+     b'connect LCDproc 0.5.9 protocol 0.4 lcd wid 20 hgt 4 cellwid 5 ce'
+     + b'llhgt 8\nhuh? Invalid command\n', 'LCDproc'),
+    ('lcdproc elsewhere@81', TCP, b'hello\n', None, 'by hand'),
+    ('nsclient question@80', TCP, b'None&1\n', b'ERROR: Invalid password.', 'check_nt'),
+    ('openvpn-control early', TCP, b'status\n', b'ENTER PASSWORD:', 'by hand'),
+    ('spamd ping@80', TCP, b'PING SPAMC/1.5\r\n', b'SPAMD/1.5 0 PONG\r\n', 'spamd/PROTOCOL'),
+    ('spamd check@80', TCP, b'CHECK SPAMC/1.5\r\nContent-length: 2\r\n\r\nx\n',
+     b'SPAMD/1.0 69 Unavailable\r\n', 'spamd/PROTOCOL'),
+    ('spamd other@81', TCP, b'PROCESS\r\n', None, 'by hand'),
+    ('svdrp command', TCP, b'LSTT\r\nQUIT\r\n', b'554 Access denied\r\n', 'SVDRP'),
+    ('svdrp quit', TCP, b'QUIT\r\n', b'221 closing connection\r\n', 'SVDRP'),
+    ('varnish status', TCP, b'status\nauth 00ff\n',
+     b'107 25      \nAuthentication required.\n\n107 25      \nAuthenticati' + b'on required.\n\n',
+     'varnish-cli'),
+    ('varnish elsewhere@81', TCP, b'status\n', None, 'by hand'),
+]
 SERVICE_NOTES = {                           # name of a vector: kind, what is noted of it
     'aerospike read': ('request', dict(function=3, data=b'\x16\1' + bytes(20))),
     'clickhouse login@80': ('credentials', dict(BOB_X, client=b'ClickHouse python-driver')),
@@ -14364,6 +14992,20 @@ SERVICE_NOTES = {                           # name of a vector: kind, what is no
     'stratum login': ('credentials', BOB_X),
     'mydoom program@80': ('request', dict(data=unhex('85133c9ea2'))),
     'njrat hello@80': ('request', dict(data=b"29\0ll|'|'|SGFjS2Vk|'|'|PC|'|'|12")),
+    'ibm-mq channel@80': ('request', dict(channel=b'SYSTEM.DEF.SVRCONN')),
+    'radmin login': ('credentials', dict(user=b'', digest='64' * 32, salt='11' * 32)),
+    'rustdesk hole': ('request', dict(target=b'123456789')),
+    'winbox login': ('request', dict(user=b'admin')),
+    'winbox file': ('request', dict(
+        target=b'/////./..//////./..//////./../flash/rw/store/user.dat')),
+    'darkcomet server@80': ('request', dict(data=b'0F5DAB3EB308')),
+    'poison-ivy challenge': ('request', dict(data=b'i' * 256)),
+    'gdb supported@80': ('request', dict(command=b'+$qSupported:multiprocess+#c6')),
+    'nsca result': ('request', dict(data=b'r' * 720)),
+    'pjlink power': ('request', dict(command=b'%1POWR ?\r')),
+    'sane start@80': ('credentials', dict(user=b'bob')),
+    'freeswitch login': ('credentials', dict(user=b'', password=b'ClueCon')),
+    'varnish status': ('credentials', dict(user=b'', password=b'00ff')),
 }
 VECTORS = (DNS_VECTORS + RPC_VECTORS + STUN_VECTORS + LIMIT_VECTORS + HTTP_VECTORS
            + [('smb ' + row[0],) + row[1:] for row in SMB_VECTORS] + MAIL_VECTORS + FILE_VECTORS
@@ -14976,6 +15618,10 @@ DATAGRAM_VECTORS = [
 SNMP_DEAR = masscanned.pack_der(0x30, b'\2\1\1\4\6public', masscanned.pack_der(
     0xa5, b'\2\1\1\2\1\0\2\1\0', masscanned.pack_der(0x30, b'\x30\5\6\1\x2b\5\0' * 32)))
 DATAGRAM_NOTES = {                          # name of a vector: kind and fields of what is noted
+    'megaco short': ('request', dict(command=b'!/1 [192.0.2.1]:2944\nT=1{C=-{AV=ROOT{}}}')),
+    'rustdesk-udp register': ('request', dict(target=b'123456789')),
+    'amanda noop@80': ('request', dict(
+        command=b'Amanda 2.6 REQ HANDLE 000-00000000 SEQ 0\nSERVICE noop\n')),
     'ipmi challenge': ('credentials', dict(user=b'bob')), 'ipmi user': ('credentials', dict(user=b'bob')),
     'snmp set': ('credentials', dict(password=b'secret')), 'snmp user': ('credentials', dict(user=b'bob')),
     'radius access': ('credentials', dict(user=b'bob')),
@@ -15014,6 +15660,22 @@ ZMAP_KINDS = {
     'wdbrpc_17185': 'rpc-any debugger', 'wsd_3702': 'ws-discovery probe', 'xdmcp_177': 'xdmcp query',
 }
 
+DATAGRAM_VECTORS += [
+    ('megaco change@80', UDP, b'MEGACO/1 [192.0.2.1]:2944\nTransaction = 1 { Context = - { Servic'
+     + b'eChange = ROOT {} } }\n', b'!/1 [0.0.0.0] ER=402{}', 'RFC 3525'),
+    ('megaco short', UDP, b'!/1 [192.0.2.1]:2944\nT=1{C=-{AV=ROOT{}}}', b'!/1 [0.0.0.0] ER=402{}',
+     'RFC 3525'),
+    ('megaco old', UDP, b'MEGACO/2 [192.0.2.1]:2944\n', None, 'by hand'),
+    ('rustdesk-udp register', UDP, unhex('320d0a09') + b'123456789' + unhex('1001'), unhex('3a00'),
+     'rendezvous.proto'),
+    ('rustdesk-udp elsewhere@80', UDP, unhex('320d0a09') + b'123456789' + unhex('1001'), None,
+     'another port'),
+    ('rustdesk-udp answer', UDP, unhex('3a00'), None, 'our own answer'),
+    ('amanda noop@80', UDP, b'Amanda 2.6 REQ HANDLE 000-00000000 SEQ 0\nSERVICE noop\n',
+     b'Amanda 2.6 NAK HANDLE 000-00000000 SEQ 0\nERROR\n', 'amcheck'),
+    ('amanda answer', UDP, b'Amanda 2.6 NAK HANDLE 000-00000000 SEQ 0\nERROR\n', None,
+     'our own answer'),
+]
 VECTORS += DATAGRAM_VECTORS
 
 
@@ -15044,6 +15706,7 @@ NOTED += [(row[0].split()[0], row[2], INDUSTRIAL_NOTES[row[0]])
           for row in INDUSTRIAL_VECTORS if row[0] in INDUSTRIAL_NOTES]
 NOTED += [(row[0].split()[0], row[2], [SERVICE_NOTES[row[0]][1]])
           for row in SERVICE_VECTORS if row[0] in SERVICE_NOTES]
+OF_TWO_KINDS = 'opcua', 'winbox'        # a request, and a login
 NOTE_KINDS = {'distcc': 'command',          # of protocols whose notes are no credentials
               **{row[0].split()[0]: 'request' for row in INDUSTRIAL_VECTORS},
               **{name.split()[0]: kind for name, (kind, _) in SERVICE_NOTES.items()}}
@@ -15451,6 +16114,9 @@ class StampingClient(Client):
 STAMPING = masscanned.Face(scale=0, options=(('mss',), ('sok', 'ts'), ('ws',)))
 
 
+SHUT = {TCP: frozenset(), UDP: frozenset()}
+
+
 def from_the_past(stack):
     """-> a segment with a timestamp from before the last one, where it gets no ACK."""
     client = StampingClient(stack)
@@ -15811,6 +16477,13 @@ SILENCE = [
     ('bare ACK of the handshake', with_client(lambda client: client.frame(b'', ACK)), {},
      'tcp bare ack'),
     ('bare ACK', after_talk(b'', ACK, seq=0), {}, 'tcp bare ack'),
+    ('closed port, no list', tcp(1, 0, SYN), dict(own='', ports=SHUT), 'tcp closed'),
+    ('closed UDP port, no list', udp(QUERY), dict(own='', ports=SHUT), 'udp closed'),
+    ('RST to a closed port', tcp(1, 0, RST), dict(ports=SHUT), 'tcp reset'),
+    ('closed port, sum', udp(QUERY, total=1), dict(ports=SHUT), 'udp checksum'),
+    ('closed port, size', udp(QUERY, size=7), dict(ports=SHUT), 'udp size'),
+    ('closed port, no header', packet(b'', 17), dict(ports=SHUT), 'udp size'),
+    ('closed port, no sum', udp(QUERY, total=0, **V6), dict(ports=SHUT), 'udp checksum'),
     ('timestamp of the past', from_the_past, dict(face=STAMPING), 'tcp timestamp'),
     ('data, ACK beyond', unchallenged(after_talk(GET, PSH | ACK, ack=1)), {}, 'tcp ack number'),
     ('data, ACK too old', unchallenged(after_talk(GET, PSH | ACK, ack=-65536)), {},
@@ -17383,6 +18056,75 @@ class Stack(unittest.TestCase):
             answer, = ask(make_stack(face=masscanned.Face(code=same)), ping(code=9))
             self.assertEqual(answer.data[1], 9 if same else 0)
 
+    def test_open_ports(self):
+        """Who is closed refuses as a host does, where nobody else has the address; or is silent."""
+        ports = {TCP: frozenset((80, 8080)), UDP: frozenset((53,))}
+        rows = [(SYN, b'', 5, (0, 8, RST | ACK)), (SYN | ECE | CWR, b'ab', 0, (0, 10, RST | ACK)),
+                (FIN | PSH | URG, b'', 5, (0, 8, RST | ACK)), (0, b'a', 5, (0, 8, RST | ACK)),
+                (ACK, b'abc', 5, (5, 0, RST)), (SYN | ACK, b'', 5, (5, 0, RST)), (RST, b'', 5, None)]
+        for where, (flags, data, ack, expected) in itertools.product(self.WHERES, rows):
+            frame = tcp(7, ack, flags, data, dport=81, **where)
+            face = masscanned.Face(reset=65535)
+            stack = make_stack(ports=ports, face=face)
+            answers = [(each.seq, each.ack, each.flags) for each in ask(stack, frame)]
+            self.assertEqual(answers, [expected] if expected else [])
+            family = stack.six if where else stack.four
+            family.shared = family.own                  # as if the host had them, too
+            for other in stack, make_stack(ports=ports, silent=True), make_stack('', ports=ports):
+                self.assertEqual(ask(other, frame), [])
+            for other in 80, 8080:
+                answer, = ask(stack, tcp(7, 0, SYN, dport=other, **where))
+                self.assertEqual(answer.flags, SYN | ACK)
+            self.assertEqual(Client(stack, **where).talk(GET), KEEP)
+        stack = make_stack(ports=ports)
+        frames = [tcp(7, 0, SYN, dport=port) for port in (80, 8080) * 20]
+        self.assertEqual(list(stack.answer_alike(frames)),
+                         [each for frame in frames for each in stack.answer_frame(frame)])
+        self.assertIsNone(stack.answer_alike(frames + [tcp(7, 0, SYN, dport=81)]))
+        answer, = make_stack(ports=ports, face=masscanned.Face(reset=0)).answer_frame(
+            tcp(7, 0, SYN, dport=81))
+        self.assertEqual(answer[48:50], bytes(2))
+
+    def test_closed_datagrams(self):
+        """ICMP errors quote what they are about, and are as scarce as those of Linux."""
+        ports = {TCP: frozenset((80,)), UDP: frozenset((53,))}
+        for where in self.WHERES:
+            stack, at = make_stack(ports=ports), 54 if where else 34
+            for data in b'', b'x', bytes(1400):
+                frame = udp(data, dport=9, **where)
+                error, = stack.answer_frame(frame)
+                message = error[at:]
+                self.assertEqual(message[:2] + message[4:8], bytes((1, 4) if where else (3, 3)) + bytes(4))
+                quoted = frame[14:][:1232 if where else 548]
+                self.assertEqual(message[8:], quoted)
+                before = (pseudo_header(HOST6, PEER6, 58, len(message)) if where else b'')
+                self.assertEqual(add_up(before + message), 0xffff)
+                self.assertEqual((error[:12], error[12:14]), (CLIENT_MAC + MAC, frame[12:14]))
+                if not where:
+                    self.assertEqual((error[15], add_up(error[14:34])), (0xc0, 0xffff))
+            self.assertEqual([len(stack.answer_frame(udp(b'', dport=9, **where)))
+                              for _ in range(5)], [1, 1, 1, 0, 0])
+            stack.tick(NOW + 1)
+            self.assertEqual([len(stack.answer_frame(udp(b'', dport=9, **where)))
+                              for _ in range(2)], [1, 0])
+            self.assertEqual(len(ask(stack, udp(QUERY, **where))), 1)
+            family = stack.six if where else stack.four
+            stack.tick(NOW + 9)
+            family.shared = family.own
+            for other in stack, make_stack(ports=ports, silent=True), make_stack('', ports=ports):
+                self.assertEqual(list(other.answer_frame(udp(b'', dport=9, **where))), [])
+        stack = make_stack(ports=ports, store=masscanned.Store(1))
+        frames = [udp(QUERY, sport) for sport in range(40)]
+        for frame in frames[:3]:
+            stack.answer_frame(frame)
+        self.assertIsNotNone(stack.answer_alike(frames))
+        self.assertIsNone(make_stack(ports=ports, store=stack.store).answer_alike(
+            [udp(QUERY, sport, dport=9) for sport in range(40)]))
+        wide = make_stack(ports=ports, place=masscanned.NO_PLACE._replace(
+            broadcasts=frozenset((int.from_bytes(packed('192.0.0.255'), 'big'),))))
+        self.assertEqual(list(wide.answer_frame(udp(b'', dport=9, dst=packed('192.0.0.255'),
+                                                    mac=b'\xff' * 6))), [])
+
     def test_personas(self):
         """What each says of itself: SYN+ACK to who offers all, names; no other knows its numbers."""
         offer = unhex('020405b4 0402 080a 00000001 00000000 01030307')
@@ -17426,6 +18168,8 @@ class Stack(unittest.TestCase):
         ('ident udp', 'zero, count, flow'), ('ident arp=zero', 'syn-ack, reset'),
         ('df tcp', 'none, or some of'), ('reset 65536', 'to 65535'), ('ecn 1', 'not yes or no'),
         ('odd same', 'not reset or silent'), ('code reset', 'not same or zero'),
+        ('ports', 'ports as in 22'), ('ports 5-4', 'ports as in'), ('ports 65536', 'ports as in'),
+        ('ports X:5', 'ports as in'), ('ports 5,', 'ports as in'),
         ('name srv', 'as in srv-{6}'), ('name srv-{13}', '15 letters at most'),
         ('name {5}', '15 letters at most'), ('name a{0}', '15 letters at most'),
         ('ssh OpenSSH', 'SSH-2.0- and a name without spaces'), ('ssh SSH-2.0-a b', 'without spaces'),
@@ -17444,11 +18188,13 @@ class Stack(unittest.TestCase):
         text = ''.join(['%s\n' % each for each in (
             'name a-{3} # b', 'ssh SSH-2.0-x', 'server {name}/2 # c', 'smb U, S 1', 'ntlm 1.2.3',
             'ttl 9', 'window 9 whole', 'scale 3', 'options ws mss', 'ident icmp=flow', 'df none',
-            'reset 4', 'ecn yes', 'odd reset', 'code zero')])
+            'reset 4', 'ecn yes', 'odd reset', 'code zero',
+            'ports 7,T:8-9,U:5, 6')])
         keys = {line.split()[0] for line in text.splitlines()}
         self.assertEqual(keys, {*masscanned.PERSONA_KEYS, *masscanned.FACE_KEYS})
         persona = masscanned.parse_persona(text, 'x')
-        self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), dict(
+        self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), {
+            TCP: frozenset((7, 8, 9)), UDP: frozenset((5, 6, 7))}, dict(
             ttl=9, window=(9, 'whole'), scale=3, options=(('ws',), ('mss',)), ecn=True, odd=True,
             idents=('zero',) * 4 + ('flow',), fragments=(0,) * 5, reset=4, code=False)))
         host = quiet_host()
@@ -22587,7 +23333,7 @@ asyncio.run(visit())
         self.ip('-n', self.far, 'link', 'del', 'w1')
         for number, each in enumerate(runs):
             with self.subTest(workers=number + 1):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 words = [line.split(': ', 1)[1] for line in each.err().splitlines()]
                 self.assertEqual(words[1:], ['w1 is down: waiting for it', 'w1 is up again',
                                              'w1 is gone'])
@@ -22791,7 +23537,7 @@ asyncio.run(visit())
             self.assertNotIn('unasked', each.err())
         self.assertIn('\ttcp\trecv\t2\t00:00:00:00:00:00\t10.88.12.1\t4000\t', runs[0].out())
         each = Running(self, self.far, '-i', 't1', '-m', '02:00:00:00:00:07', ready=False)
-        self.assertEqual(each.process.wait(10), 1)
+        self.assertEqual(each.process.wait(TIMEOUT_S), 1)
         self.assertIn("--mac-addr: 't1' has no MAC addresses", each.err())
 
     def test_mtu(self):
@@ -23629,7 +24375,7 @@ masscanned.RingLink = refuse''')
         for each, words in zip(started, ["'d0' is down", "'nope0': no such interface; there are ",
                                          "'no such user': no such user"]):
             with self.subTest(words):
-                self.assertEqual(each.process.wait(10), 1)
+                self.assertEqual(each.process.wait(TIMEOUT_S), 1)
                 self.assert_stop((1, each.out(), each.err()), 1, words)
         for each, patterns in zip(started[3:], [
                 [r'answering on v0 \(02:00:00:88:00:01\) for 10\.88\.0\.0/28, fd88::1$',
@@ -23672,6 +24418,48 @@ def child_pids(pid):
 
 class ResponderCli(Case):
     """masscanned.py as it is started: options, mistakes, refusals.  Needs no rights."""
+
+    def test_second_life(self):
+        """A script begins again with what it was started with, and with its code alone."""
+        script, code = ['./masscanned.py', '-i', 'lo'], compile('came = list(sys.argv)', 'x', 'exec')
+        found, begun = [], {}
+
+        def execv(path, words):
+            found.append((path, words))
+            with patched(sys, argv=['-c'], path=list(sys.path)):
+                exec(words[words.index(b'-c') + 1].decode(), begun)
+            raise OSError(errno.EACCES, 'no')
+        is_able = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
+        for name, words, argv, spec, expected in (
+                ('script', ['python3'] + script, script, None, True),
+                ('options', ['python3', '-B', '-W', '-i'] + script, script, None, True),
+                ('module', ['python3'] + script, script, 'spec', False),
+                ('other arguments', ['python3'] + script, script[:2], None, False),
+                ('nobody knows', [], script, None, False),
+                ('profiler', ['python3', '/usr/bin/profile'] + script, script, None, False)):
+            descriptors = os.listdir('/proc/self/fd')
+            with self.subTest(name), patched(masscanned, __spec__=spec, read_command=lambda: list(
+                    map(os.fsencode, words))), patched(sys, argv=argv), patched(os, execv=execv):
+                found.clear()
+                begun.clear()
+                masscanned.begin_again(code)
+                self.assertEqual(len(found), expected and is_able)
+                self.assertEqual(begun.get('came', argv), argv)
+                for path, given in found:
+                    self.assertEqual(path, sys.executable)
+                    self.assertEqual([each for each in map(os.fsdecode, given) if each in words], words)
+                self.assertEqual(os.listdir('/proc/self/fd'), descriptors)
+        with patched(masscanned, __spec__=None, read_command=lambda: [b'python3', b'x']), patched(
+                sys, argv=['x']), patched(os, execv=execv):
+            found.clear()
+            path = vars(masscanned).pop('__file__')
+            try:
+                masscanned.begin_again(code)
+            finally:
+                masscanned.__file__ = path
+            self.assertEqual(found, [])
+        with open('/proc/self/cmdline', 'rb') as file:
+            self.assertEqual(b'\0'.join(masscanned.read_command()) + b'\0', file.read())
 
     # name, arguments, status, what the one line must have
     MISTAKES = [
@@ -23734,6 +24522,12 @@ class ResponderCli(Case):
         ('workers text', ['-i', 'nope0', '--workers', 'many'], 2, ['--workers', 'many']),
         ('workers many', ['-i', 'nope0', '--workers', '100000'], 2, ['--workers']),
         ('greet text', ['-i', 'nope0', '--greet', 'soon'], 2, ['--greet', "'soon'", 'milliseconds']),
+        ('ports', ['-i', 'nope0', '--ports', '22-'], 2, ['--ports', "'22-'", 'persona', 'T:22']),
+        ('closed', ['-i', 'nope0', '--closed', 'drop'], 2, ['--closed', '--ports']),
+        ('no persona', ['-i', 'nope0', '--persona', 'bsd'], 1, ["'bsd'", 'windows', 'No such file']),
+        ('persona', ['-i', 'nope0', '--persona', '/etc/passwd'], 1, ["/etc/passwd:1: 'root"]),
+        ('persona and original', ['-i', 'nope0', '--like-original', '--persona', 'plain'], 2,
+         ['--like-original', '--persona plain']),
         ('greet negative', ['-i', 'nope0', '--greet=-1'], 2, ['--greet']),
         ('policy', ['-i', 'nope0', '--policy', 'lax'], 2, ['--policy', "'lax'"]),
         ('original and greet', ['-i', 'nope0', '--like-original', '--greet', '200'], 2,
@@ -24995,7 +25789,9 @@ class Answerers(unittest.TestCase):
                 for pieces in [request], octet_by_octet(request):
                     seen, port = [], port_of(name)
                     feed(Noting(PEER4, HOST4, 40000, port, NOW, HOST), *pieces)
-                    self.assertEqual(seen, [(kind, fields) for fields in notes])
+                    self.assertEqual(seen, [
+                        ('credentials' if name in OF_TWO_KINDS and 'user' in fields else kind, fields)
+                        for fields in notes])
 
     def test_small_services_do_not_loop(self):
         """Datagrams from a port that may be such a service's are not answered."""
