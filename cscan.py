@@ -4063,6 +4063,7 @@ telnet          BusyBox      \xff.*?BusyBox v(<v>[\d.]+)
 telnet          -            \xff[\xfa-\xfe].(?:\xff..)*\s*(<d>[^\xff\r\n]*)
 dict            dictd        220 [^\r\n]*?dictd (<v>[\d.]+)/
 dict            -            220 \S+ [^\r\n]*<[\w.]*> <[^\r\n]*>
+svdrp           VDR          220 \S+ SVDRP VideoDiskRecorder (<v>[\d.]+)
 ftp             vsFTPd       220[ -]\(?vsFTPd (<v>[\d.]+)
 ftp             ProFTPD      220[ -](?:\[?\S+\]? )?ProFTPD (?:(<v>\d[\w.]+) )?Server
 ftp             Pure-FTPd    220[ -][^\n]*Pure-FTPd
@@ -4120,6 +4121,11 @@ rsync           -            @RSYNCD: (<d>[\d.]+)
 svn             -            \( success \( \d+ \d+ \(
 asterisk        Asterisk Call Manager  Asterisk Call Manager/(<v>[\d.]+)
 teamspeak       TeamSpeak 3  TS3\n\r?
+check-mk        Checkmk      <<<check_mk>>>\r?\nVersion: (<v>[\w.]+)
+pjlink          -            PJLINK [01]
+freeswitch      FreeSWITCH   Content-Type: auth/request\n
+openvpn-control  OpenVPN     (?:>INFO:OpenVPN Management|ENTER PASSWORD:)
+varnish         Varnish      107 \d+ *\n[a-z]{32}\n
 mpd             Music Player Daemon  OK MPD (<v>[\d.]+)
 munin           Munin node   # munin node at (<d>\S+)
 nats            nats-server  INFO \{[^\n]*"version":"(<v>[^"]+)"
