@@ -20275,6 +20275,17 @@ class StoredInColumns(unittest.TestCase):
                 with patched(masscanned, DATAGRAMS_MIN=most):
                     self.mixed_round(20 if most == 2 else 10)
 
+    def test_round_of_differences(self):
+        """Datagrams that all ask something else are answered one by one, beside SYNs in columns."""
+        frames = [tcp(7, 0, SYN, sport=port) for port in range(30)]
+        frames += [udp(b'%d' % number + self.DATA[2:], dport=1) for number in range(10, 40)]
+        one, two = self.stack(), self.stack()
+        expected = [answer for frame in frames for answer in one.answer_frame(frame)]
+        with patched(masscanned, OPENINGS_MIN=9):
+            got = list(masscanned.answer_round(two, frames, False, []))
+        self.assertEqual((len(got), sorted(got)), (60, sorted(expected)))
+        self.assertEqual(two.spoken, one.spoken)
+
     def mixed_round(self, least):
         one, two, seen = *[self.stack(lambda data, peer: b'ok') for _ in range(2)], []
         frames = self.frames(20) + [spoil(self.frames(1)[0], 41)] + self.frames(
