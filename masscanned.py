@@ -1589,6 +1589,7 @@ UNREACHABLES = 6, 1, 1000   # ICMP errors to a client at once and a second, to a
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
+ROOM = 1 << 18              # octets we take where windows are scaled, once the handshake is over
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
@@ -2487,11 +2488,10 @@ class Face:
 
     def terms(self, index, mss) -> Terms:
         """Index of Terms and our MSS -> what holds for a connection."""
-        stamp = OFFER_STAMP if index & TERMS_STAMP else 0
-        room = self.opening(stamp, mss).window
         if not index & TERMS_STAMP - 1:
+            room = self.opening(OFFER_STAMP if index & TERMS_STAMP else 0, mss).window
             return Terms(room, room, 0)
-        field = room >> self.scale
+        field = min(ROOM >> self.scale, WINDOW_MAX)
         return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
 
     def offset(self, flow) -> int:
@@ -2562,7 +2562,7 @@ PERSONAS = {
         ssh      SSH-2.0-1
         ''',
     'linux': '''
-        name     srv-{6}                    # digits: so many letters of its own
+        name     srv-{11}                   # number: so many letters of its own
         server   {name}                     # HTTP
         ssh      SSH-2.0-dropbear_2022.83
         smb      Unix, Samba 4.17.12        # system, software
@@ -9991,7 +9991,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('appearance').add_argument
     group('--persona', metavar='NAME', action=Once,
           help='who we look like on the wire and by name: %s, or a file that says so '
-               '(default: plain)' % ', '.join(sorted(PERSONAS)))
+               '(default: linux)' % ', '.join(sorted(PERSONAS)))
     group('--ports', metavar='SPEC', action=Once, type=ports_argument, default={},
           help='open ports, as in 22,80,8000-8100 or T:22,80,U:53, or persona for those that it '
                'has; the others refuse, where nobody else has the address (default: all)')
@@ -10521,7 +10521,7 @@ def run(args) -> int:
     other = None if is_single_user() else user              # who owns the files afterwards
     files = make_files(args, other)
     own4, own6, deny4, deny6 = Lists(args, files).read()
-    persona = load_persona(args.persona or 'plain')
+    persona = load_persona(args.persona or ('plain' if args.like_original else 'linux'))
     if args.check:
         say('lists and files are as they must be')
         return 0
