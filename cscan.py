@@ -182,7 +182,7 @@ def ip_text(ip: int) -> str:
 
 
 def quote(text: str) -> str:
-    """What a message shows of a mistake: its repr, not more than 80 characters of it."""
+    """A mistake, as messages show it: its repr, at most 80 characters."""
     return repr(text[:QUOTED]) + ('...' if len(text) > QUOTED else '')
 
 
@@ -285,7 +285,7 @@ class RangeReader:
         self.bad, self.bad_count, self.ipv6 = [], 0, 0
 
     def read(self, path, what):
-        """Add a file, '-' = standard input: a .csw, JSON or range text, told by its octets."""
+        """Add a file, '-' = standard input; its octets decide: a .csw, JSON or range text."""
         data = read_file(path, what)
         where = 'standard input' if path == '-' else path
         is_wide = data.startswith(UTF16_MARKS) and not is_table(data)
@@ -297,7 +297,7 @@ class RangeReader:
             self.add_json(text, where)
         else:
             text = text.replace('\r\n', '\n').replace('\r', '\n')
-            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends, too
+            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends as well
 
     def add_lines(self, lines, where):
         """Add range text; 64 lines are one step as long as each is just an address."""
@@ -344,7 +344,7 @@ class RangeReader:
         if self.names is not None and HOST_NAME.fullmatch(word):
             raise UserError('%s: %s: not an address; if it is the name of a host, --resolve looks '
                             'such names up, or write name:HOST' % (where, quote(word)))
-        return [parse_range(word, where)], ''                   # which tells what is wrong
+        return [parse_range(word, where)], ''                   # which names the fault
 
     def add_bad(self, message):
         self.bad_count += 1
@@ -659,8 +659,8 @@ def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: boo
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
     taken   {path given before in this run: number that its name gets next}
-    No link is followed on the way, and nothing is overwritten unless told: a name that is there
-    already gets .1, .2 ... behind it.
+    No link is followed on the way, and nothing is overwritten unless asked for: a name that
+    exists already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
     parts = [part for part in parts if part not in ('', '.', '..')][-16:] or ['unnamed']
@@ -4063,6 +4063,7 @@ telnet          BusyBox      \xff.*?BusyBox v(<v>[\d.]+)
 telnet          -            \xff[\xfa-\xfe].(?:\xff..)*\s*(<d>[^\xff\r\n]*)
 dict            dictd        220 [^\r\n]*?dictd (<v>[\d.]+)/
 dict            -            220 \S+ [^\r\n]*<[\w.]*> <[^\r\n]*>
+svdrp           VDR          220 \S+ SVDRP VideoDiskRecorder (<v>[\d.]+)
 ftp             vsFTPd       220[ -]\(?vsFTPd (<v>[\d.]+)
 ftp             ProFTPD      220[ -](?:\[?\S+\]? )?ProFTPD (?:(<v>\d[\w.]+) )?Server
 ftp             Pure-FTPd    220[ -][^\n]*Pure-FTPd
@@ -4094,7 +4095,7 @@ imap            Exchange     \* OK (?:The )?Microsoft Exchange
 imap            -            \* (?:OK|PREAUTH|BYE|BAD)(?:[ \r])
 nntp            INN          20[01] [^\r\n]{0,200}InterNetNews[^\r\n]{0,200}INN (<v>[\d.]+)
 nntp            -            20[01] [^\r\n]*(?:NNTP|[Nn]ews)
-sieve           -            "[A-Z]+"(?:[^\n]*\n)*?"IMPLEMENTATION" "(<p>[^\d"]{0,60}
+sieve           -            (?:"[A-Z]+"[^\n]*\n){0,20}?"IMPLEMENTATION" "(<p>[^\d"]{0,60}
                              [^\d" v])(?: v?(<v>\d[\w.]{0,20}))?[^"]*"
 sieve           -            "(?:STARTTLS|SIEVE|SASL|VERSION)"
 http            ClickHouse   HTTP/1\.0 400 Bad Request\r\n\r\nPort \d+ is for clickhouse-client
@@ -4120,6 +4121,11 @@ rsync           -            @RSYNCD: (<d>[\d.]+)
 svn             -            \( success \( \d+ \d+ \(
 asterisk        Asterisk Call Manager  Asterisk Call Manager/(<v>[\d.]+)
 teamspeak       TeamSpeak 3  TS3\n\r?
+check-mk        Checkmk      <<<check_mk>>>\r?\nVersion: (<v>[\w.]+)
+pjlink          -            PJLINK [01]
+freeswitch      FreeSWITCH   Content-Type: auth/request\n
+openvpn-control  OpenVPN     (?:>INFO:OpenVPN Management|ENTER PASSWORD:)
+varnish         Varnish      107 \d+ *\n[a-z]{32}\n
 mpd             Music Player Daemon  OK MPD (<v>[\d.]+)
 munin           Munin node   # munin node at (<d>\S+)
 nats            nats-server  INFO \{[^\n]*"version":"(<v>[^"]+)"
@@ -4143,8 +4149,10 @@ chargen         -            .{0,2}!"\#\$%&'\(\)\*\+,-\./0123456789:;
 gopher          -            [i013][^\t\r\n]*\t[^\t\r\n]*\t[^\t\r\n]*\t\d+\r\n
 git             -            [0-9a-f]{4}ERR (<d>[^\n]*)
 xmpp            -            (?:<\?xml[^>]*\?>\s*)?<(?:stream:stream|stream:error|open )
-redis           -            [$=]\d+\r\n(?:txt:)?\# Server\r\n(?:[^\n]*\n)*?(<p>valkey|keydb
-                             |redis)_version:(<v>[\d.]+)
+redis           Valkey       [$=]\d+\r\n(?:txt:)?\# Server\r\n(?:[^\n]*\n)*?valkey_version:
+                             (<v>[\d.]+)
+redis           Redis        [$=]\d+\r\n(?:txt:)?\# Server\r\n(?:[^\n]*\n)*?redis_version:
+                             (<v>[\d.]+)
 redis           Redis        -(?:NOAUTH|DENIED|MISCONF) (<d>[^\r\n]*)
 redis           Redis        -ERR (?:unknown command|wrong number of arguments
                              |operation not permitted|unknown RESP)
@@ -4204,7 +4212,7 @@ mqtt            -            \x20[\x02-\x40][\0\x01][\0-\x05\x80-\x9f]
 mssql           Microsoft SQL Server  \x04\x01..\0\0.\0.{0,40}?\0\0.\0\x06
 neo4j           Neo4j        \0\0[\0-\x20][\x01-\x06]\Z
 oracle          -            \0.\0\0[\x02\x04\x05\x0b]\0\0\0
-postgresql      PostgreSQL   E\0\0..S[^\0]+\0(?:V[^\0]+\0)?C\w{5}\0M(<d>[^\0]*)
+postgresql      PostgreSQL   N?E\0\0..S[^\0]+\0(?:V[^\0]+\0)?C\w{5}\0M(<d>[^\0]*)
 postgresql@     PostgreSQL   [NS]\Z
 pulsar          -            \0\0..\0\0..\x08\x03\x1a.\x0a.(<p>[\w ]*?)-? ?(<v>\d[\d.]+)
 rethinkdb       RethinkDB    \{(?:[^}]*)"server_version": ?"(<v>[\w.]+)
@@ -4212,6 +4220,9 @@ riak            Riak         \0\0\0.\x08\x0a.(<d>[^\x12]*)\x12.(<v>[\w.-]+)
 thrift          -            (?:\0\0\0.)?\x80\x01\0[\x02\x03]\0\0\0\x04cscn
 zookeeper-jute  ZooKeeper    \0\0\0[\x24\x25]\0\0\0\0
 kerberos        -            \0\0..[\x7e\x6b]
+ldap            OpenLDAP     0.{1,5}\x02\x01\x01d.*OpenLDAProotDSE
+ldap            Active Directory  0.{1,5}\x02\x01\x01d.*1\.2\.840\.113556\.1\.4\.800
+ldap            -            0.{1,5}\x02\x01\x01d.*vendorVersion.{2,6}(<p>[\w -]+)/(<v>[\d.]+)
 ldap            -            0(?:[\0-\x7f]|\x81.|\x82..|\x84....)\x02\x01\x01[\x61\x64\x65\x73\x78]
 msrpc           -            \x05\0[\x0c\x0d]\x03\x10\0\0\0
 smb             -            \0...\xfeSMB
@@ -4302,7 +4313,7 @@ Service = collections.namedtuple('Service', [
 def table_rows(text: str) -> 'list[list[str]]':
     """Rows of a table above -> their columns; a line that begins with spaces goes on."""
     whole = re.sub('\n +', '', text.strip('\n'))
-    return [re.split(' {2,}', line, 2) for line in whole.split('\n')]
+    return [re.split(' {2,}', line, maxsplit=2) for line in whole.split('\n')]
 
 
 def compile_row(pattern: str):
@@ -4425,6 +4436,151 @@ def name_service(events: dict, probe: str = '', sent: bytes = b''):
     events.update(found.more)
 
 
+# ---- probes ----
+#
+# What is said where the protocol waits for the client: name, ports, octets, with two spaces or
+# more between; \0{9} is nine of them, HOST the target, and a line that begins with spaces goes on.
+# A row without octets only listens: its service says little about itself.  Names are those of rows
+# above.  Nothing here logs in as anybody, writes, or starts what others notice.
+
+PROBE_TABLE = r"""
+http            80,81,591,2375,3000,5000,5601,5984,5985,7001,7070,8000,8008,8080,8081,8086,8088,
+                8090,8161,8180,8500,8888,9000,9080,9090,9200,9999,15672,16010,50070  *
+tls             443,465,563,636,832,853,981,989,990,992,993,994,995,1311,2083,2087,2096,2376,3269,
+                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9091,9443,10443  *
+tcpmux          1  HELP\r\n
+echo            7  cscan\r\n
+daytime         13  -
+qotd            17  -
+time            37  -
+whois           43,4321  HOST\r\n
+dns             53  \0\x1ecs\0\0\0\x01\0\0\0\0\0\0\x07version\x04bind\0\0\x10\0\x03
+gopher          70  \r\n
+finger          79  \r\n
+kerberos        88  \0\0\0\x86j\x81\x830\x81\x80\xa1\x03\x02\x01\x05\xa2\x03\x02\x01\n\xa4t0r\xa0
+                \x07\x03\x05\0\0\0\0\x10\xa2\x0f\x1b\x0dCSCAN.INVALID\xa3"0\x20\xa0\x03\x02\x01
+                \x02\xa1\x190\x17\x1b\x06krbtgt\x1b\x0dCSCAN.INVALID\xa5\x11\x18\x0f20380101000000
+                Z\xa7\x03\x02\x01\x01\xa8\x1a0\x18\x02\x01\x12\x02\x01\x11\x02\x01\x14\x02\x01\x13
+                \x02\x01\x10\x02\x01\x17\x02\x01\x19\x02\x01\x1a
+s7              102  \x03\0\0\x16\x11\xe0\0\0\0\x01\0\xc1\x02\x01\0\xc2\x02\x01\x01\xc0\x01\n
+dicom           104,11112  \x01\0\0\0\0D\0\x01\0\0ANY\x20{13}CSCAN\x20{11}\0{32}
+rpc             111,2049  \x80\0\0(cscn\0\0\0\0\0\0\0\x02\0\x01\x86\xa0\0\0\0\x02\0{20}
+ident           113  1,1\r\n
+msrpc           135  \x05\0\x0b\x03\x10\0\0\0H\0\0\0\x01\0\0\0\xb8\x10\xb8\x10\0\0\0\0\x01\0\0\0
+                \0\0\x01\0
+                \x08\x83\xaf\xe1\x1f]\xc9\x11\x91\xa4\x08\0+\x14\xa0\xfa\x03\0\0\0
+                \x04]\x88\x8a\xeb\x1c\xc9\x11\x9f\xe8\x08\0+\x10H`\x02\0\0\0
+smb             139,445  \0\0\0T\xffSMBr\0\0\0\0\x18C\xc8\0{14}\xfe\xff\0\0\0\0\x001\0
+                \x02NT LANMAN 1.0\0\x02NT LM 0.12\0\x02SMB 2.002\0\x02SMB 2.???\0
+nje             175  \xd6\xd7\xc5\xd5@@@@\xc3\xe2\xc3\xc1\xd5@@@\0\0\0\0\xc3\xe2\xc3\xc1\xd5@@@
+                \0\0\0\0\0
+bgp             179  \xff{16}\0\x1d\x01\x04[\xa0\0\xb4\0\0\0\x01\0
+irc             194,6660,6665,6666,6667,6668,6669,7000  CAP LS 302\r\nVERSION\r\n
+checkpoint      264  Q\0\0\0\0\0\0!\0\0\0\x0bsecuremote\0
+ldap            389,3268  0+\x02\x01\x01c&\x04\0\n\x01\0\n\x01\0\x02\x01\0\x02\x01\0\x01\x01\0
+                \x87\x0bobjectClass0\x06\x04\x01*\x04\x01+
+lpd             515  \x04lp\n
+afp             548  \0\x03\0\x01\0{12}
+rtsp            554,8554  OPTIONS rtsp://HOST/ RTSP/1.0\r\nCSeq: 1\r\n\r\n
+giop            683,2481,2809,3528,3700  GIOP\x01\0\0\x03\0\0\0\x10\0\0\0\x07\0\0\0\0\0\0\0\x04name
+crimson         789  \0\x04\x01+\x1b\0
+flash-policy    843  <policy-file-request/>\0
+socks5          1080,9050,9150  \x05\x01\0
+java-rmi        1099,1098  JRMI\0\x02K
+openvpn         1194  \0\x0e8cscancsc\0\0\0\0\0
+icap            1344  OPTIONS icap://HOST/ ICAP/1.0\r\nHost: HOST\r\n\r\n
+mssql           1433  \x12\x01\0:\0\0\0\0\0\0\x1a\0\x06\x01\0\x20\0\x01\x02\0!\0\x0c\x03\0-\0
+                \x04\x04\x001
+                \0\x01\xff\x01\x08\0\0\0\0\x02MSSQLServer\0\0\0\0\0\0
+oracle          1521,1526  \0Y\0\0\x01\0\0\0\x01>\x01,\0\0\x20\0\xff\xffO\x98\0\0\0\x01\0\x1f\0:
+                \0{30}(DESCRIPTION=(CONNECT_DATA=()))
+pptp            1723  \0\x9c\0\x01\x1a+<M\0\x01\0\0\x01\0\0\0\0\0\0\x03\0\0\0\x03\0\0\0\x01\0{128}
+mqtt            1883  \x10\x0c\0\x04MQTT\x04\x02\0<\0\0\x82\x18\0\x01\0\x13$SYS/broker/version\0
+fox             1911  fox a 1 -1 fox hello\n{\nfox.version=s:1.0\nid=i:1\n};;\n
+rtmp            1935  \x03\0{1536}
+pcworx          1962  \x01\x01\0\x1a\0\0\0\0x\x80\0\x03\0\x0cIBETH01N0_M\0
+bandwidth-test  2000  -
+zookeeper       2181  srvr
+iec104          2404  h\x04C\0\0\0
+codesys         2455,1200  \xbb\xbb\x01\0\0\0\x01
+smpp            2775  \0\0\0\x10\0\0\0\x15\0\0\0\0\0\0\0\x01
+firebird        3050  \0\0\0\x01\0\0\0\x13\0\0\0\x03\0\0\0$\0\0\0\x01x\0\0\0\0\0\0\x01\0\0\0\0
+                \0\0\0\n\0\0\0\x01\0\0\0\x02\0\0\0\x05\0\0\0\x02
+clamd           3310  nVERSION\n
+stratum         3333,4444,14444  {"id":1,"method":"mining.subscribe","params":["cscan"]}\n
+rdp             3389  \x03\0\0\x13\x0e\xe0\0\0\0\0\0\x01\0\x08\0\x03\0\0\0
+stun            3478  \0\x01\0\0!\x12\xa4Bcscancscancs
+nut             3493  VER\n
+apcupsd         3551  \0\x06status
+distcc          3632  DIST00000002ARGC00000000DOTI00000000
+diameter        3868  \x01\0\x004\x80\0\x01\x01\0\0\0\0cscncscn\0\0\x01\x08@\0\0\rcscan\0\0\0\0
+                \0\x01(@\0\0\x0f
+                example\0
+cgminer         4028  {"command":"version"}
+epmd            4369  \0\x01n
+rotctl          4533  _\n
+gearman         4730  version\n
+smart-install   4786  \0\0\0\x01\0\0\0\x01\0\0\0\x04\0\0\0\x08\0\0\0\x01\0\0\0\0
+opcua           4840  HELF9\0\0\0\0\0\0\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0\0\0\0\0\x19\0\0
+                \0opc.tcp://127.0.0.1:4840/
+jdwp            5005,8000,8787  JDWP-Handshake\0\0\0\x0b\0\0\0\x01\0\x01\x01
+melsec          5006,5007  P\0\0\xff\xff\x03\0\x06\0\x10\0\x01\x01\0\0
+scpi            5025  *IDN?\n
+sip             5060  OPTIONS sip:HOST SIP/2.0\r
+                \nVia: SIP/2.0/TCP cscan.invalid;branch=z9hG4bKcscan;rport\r\n
+                Max-Forwards: 0\r\nFrom: <sip:cscan@cscan.invalid>;tag=1\r\nTo: <sip:HOST>\r\n
+                Call-ID: cscan\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n
+hart-ip         5094  \x01\0\0\0\0\x01\0\r\x01\0\0\xea`
+xmpp            5222,5269  <stream:stream to='HOST' xmlns='jabber:client'\x20
+                xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>
+postgresql      5432,5433,6432  \0\0\0\x08\x04\xd2\x16/
+adb             5555  CNXN\x01\0\0\x01\0\0\x04\0\x07\0\0\x002\x02\0\0\xbc\xb1\xa7\xb1host::\0
+zeromq          5556  \xff\0{7}\x01\x7f\x03\0NULL\0{48}
+nrpe            5666  \0\x04\0\x01CV\xe6\x0b\0\0\0\0\0\0\0\x0c_NRPE_CHECK\0
+amqp            5672  AMQP\0\0\t\x01
+spice           5930  REDQ\x02\0\0\0\x02\0\0\0\x1a\0\0\0\0\0\0\0\x01\0\x01\0\0\0\x01\0\0\0\x12\0
+                \0\0\x0b\0\0\0\0\0\0\0
+teamviewer      5938  \x17$\x10\x04\0\0\0\0\0
+x11             6000,6001,6002  l\0\x0b\0\0\0\0\0\0\0\0\0
+redis           6379,6380  *2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n
+pulsar          6650  \0\0\0\x11\0\0\0\r\x08\x02\x12\t\n\x05cscan\x20\x0f
+bittorrent      6881,51413  \x13BitTorrent protocol\0{8}cscancscancscancscan-XX0001-cscancscancs
+weblogic        7001  t3 12.2.1\nAS:255\nHL:19\nMS:10000000\n\n
+hddtemp         7634  -
+neo4j           7687  ``\xb0\x17\0\x04\x04\x04\0\0\x03\x04\0\0\x01\x04\0\0\0\x03
+ajp13           8009  \x124\0\x01\n
+riak            8087  \0\0\0\x01\x07
+bitcoin         8333,18333  \xf9\xbe\xb4\xd9version\0{5}V\0\0\0\xceY\x9dF\0{86}
+lscp            8888  GET SERVER INFO\r\n
+cassandra       9042  \x04\0\0\0\x05\0\0\0\0
+tor-control     9051,9151  PROTOCOLINFO\r\n
+thrift          9083,9090  \0\0\0\x11\x80\x01\0\x01\0\0\0\x04cscn\0\0\0\x01\0
+kafka           9092  \0\0\0\x0c\0\x12\0\0cscn\0\x02cs
+pjl             9100,9101,9102  \x1b%-12345X@PJL INFO ID\r\n\x1b%-12345X\r\n
+git             9418  0021git-upload-pack /\0host=cscan\0
+fins            9600  FINS\0\0\0\x0c\0{12}
+atg             10001  \x01I20100\n
+zabbix          10050,10051  ZBXD\x01\r\0\0\0\0\0\0\0agent.version
+memcached       11211  version\r\n
+couchbase       11210  \x80\x0b\0{22}
+beanstalkd      11300  stats\r\n
+ge-srtp         18245  \0{56}
+dnp3            20000  \x05d\x05\xc9\x01\0\0\0\xde\x8e
+pcom            20256  \0\x01e\0\x08\0/00IDED\r
+proconos        20547  \xcc\x01\0\x0b@\x02\0\0G\xee
+minecraft       25565  \x0f\0/\x09127.0.0.1c\xdd\x01\x01\0
+mongodb         27017,27018  8\0\0\0cscn\0\0\0\0\xdd\x07\0\0\0\0\0\0\0#\0\0\0\x10buildInfo\0\x01
+                \0\0\0
+                \x02$db\0\x06\0\0\0admin\0\0
+rethinkdb       28015  \xc3\xbd\xc24
+ethernet-ip     44818  c\0{23}
+drda            50000,446  \0\x11\xd0\x01\0\x01\0\x0b\x10A\0\x07\x11^\x81\x97\x97
+stomp           61613  CONNECT\naccept-version:1.2\nhost:/\n\n\0
+modbus          502  cs\0\0\0\x05\0+\x0e\x01\0
+aerospike       3000  \x02\x01\0\0\0\0\0\x06build\n
+"""
+
+
 # ---- banner ----
 
 BANNER_LULL_MS = 200                # what comes within this time belongs together
@@ -4513,9 +4669,210 @@ async def talk_banner(target, sock, events, options):
         events[BANNER_CLOSED if ended else BANNER_SILENT] = True
 
 
+Probe = collections.namedtuple('Probe', 'name sent')        # sent None: see Visit.step
+
+# Ports of these rows are asked nothing else: what does not understand it prints it, or stops
+FRAGILE = frozenset((
+    'atg', 'codesys', 'crimson', 'dnp3', 'ethernet-ip', 'fins', 'fox', 'ge-srtp', 'hart-ip',
+    'iec104', 'lpd', 'melsec', 'modbus', 'nje', 'opcua', 'pcom', 'pcworx', 'pjl', 'proconos',
+    's7'))
+ANYWHERE = ('redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt', 'smb', 'mssql', 'rpc', 'dns',
+            'socks5')
+# What is said first inside of TLS on these ports; '' = the server is; on others of tls: http
+INSIDE_TLS = {465: '', 563: '', 636: 'ldap', 853: 'dns', 989: '', 990: '', 992: '', 993: '',
+              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt'}
+# How servers of HTTP say that they want TLS: with a status of 400, or with an alert of TLS
+WANTS_TLS = re.compile(r'HTTP/1\.[01] 400 .*(?:to an? HTTPS|SSL-enabled|HTTPS port|TLS)', re.S)
+
+
+@functools.lru_cache(None)
+def probes() -> 'tuple[dict, dict]':
+    """({name: octets}, {port: [names of its rows, in order]}) of PROBE_TABLE."""
+    octets, ports = {}, {}
+    for name, numbers, text in table_rows(PROBE_TABLE):
+        text = re.sub(r'(\\x..|\\0)\{(\d+)\}',
+                      lambda each: each.group(1) * int(each.group(2)), text)
+        octets[name] = {'*': None, '-': b''}.get(
+            text, text.encode().decode('unicode_escape').encode('latin-1'))
+        for port in map(int, numbers.split(',')):
+            ports.setdefault(port, []).append(name)
+    return octets, ports
+
+
+def plan_steps(port: int) -> 'list[str]':
+    """Port -> names of what is tried there in turn; '' = listen, then http on the connection."""
+    own = list(probes()[1].get(port, ()))
+    if FRAGILE.intersection(own):
+        return own
+    more = ['http', 'tls'] if own else ['', 'tls']
+    return own + [name for name in (*more, *ANYWHERE) if name not in own]
+
+
+def worth(events: dict) -> int:
+    """How much events say of the service: 4 inside of TLS ... 0 nothing."""
+    if BANNER_TLS_VERSION in events:
+        return 4
+    if BANNER_SERVICE in events:
+        return 2 if events[BANNER_SERVICE] == 'ssl' else 3
+    return 1 if BANNER_TEXT in events else 0
+
+
+class Visit:
+    """What banner.probe=auto does with a target: talks until it is known what speaks there.
+
+    target, options     as the module has them
+    deadline    of all talks, on the clock of the target; None: none has begun
+    tries       connections that may still be made
+    sock        the one that is open; None: none
+    best        events of the talk that said most
+    """
+
+    def __init__(self, target, options):
+        self.target, self.options = target, options
+        self.deadline = self.sock = None
+        self.tries, self.best = options.tries, {}
+
+    def close(self):
+        """No connection is open."""
+        if self.sock:
+            self.sock.close()
+            self.sock = None
+
+    def left_ms(self) -> float:
+        """Milliseconds until the deadline of all talks."""
+        return (self.deadline - self.target.clock()) * 1000
+
+    async def open(self):
+        """A new connection; raises OSError."""
+        self.close()
+        self.tries -= 1
+        limit = self.options.conn_timeout
+        if self.deadline is not None:
+            limit = min(limit, self.left_ms())
+        self.sock = await self.target.connect(limit)
+        if self.deadline is None:
+            self.deadline = self.target.clock() + self.options.read_timeout / 1000
+
+    def share(self):
+        """The next step may take half of the time that is left; the last try all of it."""
+        left = max(self.left_ms(), 0)
+        self.sock.extend(left / 2 if self.tries else left)
+
+    def heard(self, events, octets, ended, probe='', sent=b''):
+        """Octets of a talk -> into its events; the best of all talks is kept."""
+        if octets:
+            events[BANNER_TEXT] = octets.decode('latin-1')
+            name_service(events, probe, sent)
+        elif BANNER_TLS_VERSION not in events:
+            events[BANNER_CLOSED if ended else BANNER_SILENT] = True
+        if not self.best or worth(events) > worth(self.best):
+            self.best = events
+
+    async def listen(self, events, probe='') -> bool:
+        """What the server says first -> whether it waits for us."""
+        self.sock.extend(max(self.left_ms(), 0))
+        octets, ended = await hear(self.sock, self.options.wait, self.options.size)
+        if not octets and not ended:
+            return True
+        if octets.startswith(b'220') and not recognise(octets, probe) and not ended:
+            octets += await self.reply(b'HELP\r\n')     # FTP and SMTP begin alike
+        self.heard(events, octets, ended, probe)
+        return False
+
+    async def reply(self, sent) -> bytes:
+        """Say something -> what comes back, b'' = nothing."""
+        try:
+            await self.sock.write_all(sent)
+        except OSError:
+            return b''
+        return (await hear(self.sock, self.options.wait, self.options.size))[0]
+
+    async def ask(self, name, events):
+        """Say what a row of PROBE_TABLE does, and listen."""
+        sent = probes()[0][name]
+        if sent == b'':
+            if await self.listen(events, name):
+                self.heard(events, b'', False)
+            return
+        events[BANNER_PROBE] = name
+        if BANNER_TLS_VERSION in events:
+            events[BANNER_PROBE] = 'https' if name == 'http' else 'tls ' + name
+        if sent is None:
+            sent = http_request(self.target, self.options.agent)
+        sent = sent.replace(b'HOST', self.target.host.encode())
+        self.share()
+        octets, ended = b'', True
+        with contextlib.suppress(OSError):
+            await self.sock.write_all(sent)
+            octets, ended = await hear(self.sock, math.inf, self.options.size)
+        self.heard(events, octets, ended, name, sent)
+
+    async def tls(self):
+        """A handshake, and what is said inside."""
+        events = {BANNER_PROBE: 'tls'}
+        self.share()
+        until = self.sock.deadline
+        await banner_tls(self.sock, events, self.options.size)
+        self.deadline += self.sock.deadline - until     # it had to wait for others
+        if BANNER_TLS_FAIL in events:
+            if BANNER_TEXT in events:       # it speaks, and that says more than why it is not TLS
+                del events[BANNER_TLS_FAIL]
+            if not self.best or worth(events) > worth(self.best):
+                self.best = events
+            return
+        name = INSIDE_TLS.get(self.target.port, 'http')
+        self.best = events
+        if 'tls' not in probes()[1].get(self.target.port, ()):
+            name = 'http' if await self.listen(events) else None
+        elif not name:
+            await self.listen(events)
+        if name:
+            await self.ask(name, events)
+
+    async def step(self, name):
+        """One talk of the plan; raises OSError if there is no connection."""
+        await self.open()
+        if name == 'tls':
+            return await self.tls()
+        if name:
+            return await self.ask(name, {})
+        events = {}
+        if await self.listen(events):
+            await self.ask('http', events)
+
+    def wants_tls(self) -> bool:
+        """Whether the best answer is one to somebody who should have begun TLS."""
+        return self.best.get(BANNER_SERVICE) == 'ssl' or bool(
+            WANTS_TLS.match(self.best.get(BANNER_TEXT, '')))
+
+    def next_steps(self, steps) -> 'list[str]':
+        """What is left of a plan after a step."""
+        if self.wants_tls() and worth(self.best) < 4:
+            return ['tls'] * ('tls' in steps)
+        spoke_first = BANNER_TEXT in self.best and BANNER_PROBE not in self.best
+        return [] if worth(self.best) > 2 or spoke_first else steps
+
+    async def run(self):
+        """All talks; raises OSError if there is not even a first connection."""
+        steps = plan_steps(self.target.port)
+        try:
+            while steps and self.tries and (self.deadline is None or self.left_ms() > 0):
+                try:
+                    await self.step(steps.pop(0))
+                except OSError as error:
+                    if not self.best or isinstance(error, Unable):
+                        raise
+                    return
+                steps = self.next_steps(steps)
+        finally:
+            self.close()
+
+
 def banner_line(target, events: dict) -> str:
     """The entry as one line: ip:port, how, what."""
     how = events.get(BANNER_PROBE, 'greeting')
+    if how not in ('greeting', 'http', 'tls', 'https'):
+        how = 'unknown'                     # what was said to it is no name of it
     if BANNER_SERVICE in events:
         how = events[BANNER_SERVICE] + 's' * (BANNER_TLS_VERSION in events)
     for code, word in ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
@@ -4551,12 +4908,15 @@ def write_banner(target, out, events: dict):
     'conn_timeout': (2000, 'ms to connect', MILLISECONDS),
     'read_timeout': (5000, 'ms for the whole talk', MILLISECONDS),
     'wait': (1000, 'ms for the server to speak first', MILLISECONDS),
-    'probe': ('http', 'what is sent if it does not: http, tls, https or none',
-              one_of('http', 'tls', 'https', 'none')),
+    'probe': ('auto', 'what is sent if it does not: http, tls, https or none; auto: what fits',
+              one_of('auto', 'http', 'tls', 'https', 'none')),
+    'tries': (4, 'connections that auto may make to find out what speaks there', whole(1, 20)),
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
 async def check_banner(target, out, options):
-    """What speaks there: first octets, TLS version, certificate."""
+    """What speaks there: service, product, version, first octets, certificate."""
+    if options.probe == 'auto':
+        return await visit_banner(target, out, options)
     events = {}                             # code: value, in the order of the entry
     try:
         sock = await target.connect(options.conn_timeout)
@@ -4571,6 +4931,20 @@ async def check_banner(target, out, options):
     finally:
         if events:                          # none: a bug, which says nothing about the target
             write_banner(target, out, events)
+
+
+async def visit_banner(target, out, options):
+    """The same with all that banner.probe=auto tries."""
+    visit = Visit(target, options)
+    try:
+        await visit.run()
+    except OSError as error:
+        if visit.deadline is None and not is_local(error):
+            visit.best = {BANNER_CONN_FAIL: True}
+        raise
+    finally:
+        if visit.best:
+            write_banner(target, out, visit.best)
 
 
 # ==== 7 Connect engine ================================================================
@@ -8317,6 +8691,7 @@ class Progress:
         if left is not None:
             parts.append(duration_text(left) + ' left')
         parts.append('%d pending' % totals.pending)
+        parts += self.talks(engine.desk.crew)
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
         parts += filter(None, [totals.canary])
@@ -8325,6 +8700,13 @@ class Progress:
         if engine.stopping:
             parts.append('stopping')
         return ', '.join(parts)
+
+    def talks(self, crew) -> 'list[str]':
+        """What the status line has of conversations: under way, and waiting to begin."""
+        if not crew.talks:
+            return []
+        waiting = len(crew.waiting) + crew.parked
+        return ['%d talks' % crew.talking + (' (%d wait)' % waiting if waiting else '')]
 
     def final(self, engine, state='done'):
         """The last line: what became of everything that was sent; state: 'stopped' by a signal."""

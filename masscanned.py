@@ -1246,11 +1246,12 @@ class Record:
     greeted     we spoke first
     head        text of what all its events have in common; '': not needed yet
     vlan        tags; syn: the frame with which the client began, or one of his before, octets
+    challenge   of a login, ours, the last one; octets
     over        it has ended, though not all of its events were handed on
     """
     __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
                  'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
-                 'over')
+                 'challenge', 'over')
 
     def __init__(self, flow, proto, now, most):
         self.flow, self.proto = flow, proto
@@ -1259,7 +1260,7 @@ class Record:
         self.inner = self.secret = self.greeted = self.over = False
         self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
         self.spoken, self.noted = [], set()
-        self.head = ''
+        self.head, self.challenge = '', b''
         self.vlan, self.syn = (), None
 
     def hear(self, octets):
@@ -6932,9 +6933,16 @@ def dns_object(data) -> dict:
     return dict(found, **queries[0]) if queries else found
 
 
+def ntlmssp_object(domain, user, host, version) -> dict:
+    """Who somebody says that he is -> the object `smb`, or of another protocol, of an event."""
+    about = {'domain': domain, 'user': user, 'host': host, 'version': version}
+    return {'ntlmssp': {key: plain(value) for key, value in about.items() if value}}
+
+
 # Who makes the object of a protocol: by the kind of what was noted, from these fields of it; by
 # the protocol, as events name it, from what a client said first.
-NOTES = {'tls_hello': (tls_object, ('hello',)),
+NOTES = {'ntlmssp': (ntlmssp_object, ('domain', 'user', 'host', 'version')),
+         'tls_hello': (tls_object, ('hello',)),
          'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
 ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
 
@@ -13355,6 +13363,28 @@ def answer_firebird(message, peer):
     return FIREBIRD_REFUSAL, SHUT
 
 
+# ---- ibm mq --------------------------------------------------------------------------
+
+MQ_HEAD = struct.Struct('!4sIBBB9xIHxx')        # TSH: mark size order type flags encoding charset
+MQ_INITIAL, MQ_STATUS = 1, 5            # segment types
+MQ_NO_CHANNEL = 1                       # status: the remote channel is not found
+MQ_CHANNEL_AT, MQ_CHANNEL_SIZE = 24, 20         # behind the head, in initial data
+
+
+@talk('ibm-mq', sig=('54 53 48 20 00 00 .. .. 01', '54 53 48 20 00 00 .. .. 02'), port=1414,
+      size=be(4, 4, 0), ref='https://www.wireshark.org/docs/dfref/m/mq.html')
+def answer_ibm_mq(message, peer):
+    """Name of a channel -> there is none of that name."""
+    mark, _, _, kind, _, _, _ = MQ_HEAD.unpack_from(message)
+    if kind != MQ_INITIAL:
+        return b'', SHUT
+    at = MQ_HEAD.size + MQ_CHANNEL_AT
+    peer.note('request', channel=message[at:at + MQ_CHANNEL_SIZE].rstrip(b' \0'))
+    status = struct.pack('!II', 8, MQ_NO_CHANNEL)
+    head = MQ_HEAD.pack(mark, MQ_HEAD.size + len(status), 1, MQ_STATUS, 0x0a, 273, 819)
+    return head + status, SHUT
+
+
 # ---- kafka ---------------------------------------------------------------------------
 
 KAFKA_HEAD = struct.Struct('!IHHI')     # size key version correlation; then the client's name
@@ -14432,6 +14462,42 @@ def answer_ica(message, peer):
     return given
 
 
+# ---- radmin --------------------------------------------------------------------------
+
+RADMIN_HEAD = struct.Struct('!BIIB')    # version size sum type; the type counts
+RADMIN_VERSION, RADMIN_LOGIN = 8, 0x1b
+RADMIN_ASKS = [b'\1\0\0\0\1\0\0\0' + bytes((kind, kind)) for kind in (8, 0x1b)]
+RADMIN_SETTINGS = bytes.fromhex('01000008').ljust(36, b'\0')    # a password of its own
+
+
+def pack_radmin(kind, data):
+    """Type and data -> the message; its sum is that of words of 32 bits, little-endian."""
+    words = bytes((kind,)) + data
+    words += bytes(-len(words) % 4)
+    total = sum(struct.unpack('<%dI' % (len(words) // 4), words)) & 0xffffffff
+    return RADMIN_HEAD.pack(1, 1 + len(data), total, kind) + data
+
+
+@talk('radmin', sig=('.. ' * 10,), port=4899, size=be(1, 4, 9), limit=256,
+      check=lambda data, peer: data[:10] in RADMIN_ASKS, ref='https://www.shadowserver.org'
+      '/what-we-do/network-reporting/accessible-radmin-report/')
+def answer_radmin(message, peer):
+    """Version, wish for a login -> ours, a challenge; the answer to it is wrong.
+
+    state   the challenge
+    """
+    kind = message[9]
+    if peer.state:
+        peer.note('credentials', user=b'', digest=message[10:].hex(), salt=peer.state.hex())
+        return b'', SHUT
+    if kind == RADMIN_VERSION:
+        return pack_radmin(kind, RADMIN_SETTINGS)
+    if kind != RADMIN_LOGIN:
+        return None
+    peer.state = peer.host.random(32)
+    return pack_radmin(kind, peer.state)
+
+
 # ---- rdp -----------------------------------------------------------------------------
 
 RDP_CONFIRM = bytes.fromhex('0300000b06d00000123400')           # X.224 s13.4: no negotiation
@@ -14670,6 +14736,53 @@ def answer_rsh(message, peer):
     return b'\1Permission denied.\n', SHUT
 
 
+# ---- rustdesk ------------------------------------------------------------------------
+
+# rendezvous.proto: fields of a message, which has one; their tags in protobuf are 8 * field + 2
+RUSTDESK_HOLE, RUSTDESK_NAT = b'\x42', b'\xa2\1'
+RUSTDESK_PORT = b'\xaa\1'               # the answer to RUSTDESK_NAT
+RUSTDESK_NO_KEY = b'\x5a\2\x18\3'       # punch_hole_response: the licence's key does not match
+
+
+def size_rustdesk(data):
+    """The two lowest bits say in how many octets the size is, the others are the size."""
+    count = 1 + (data[0] & 3)
+    if len(data) < count:
+        return None
+    return count + (from_octets(data[:count], 'little') >> 2)
+
+
+def pack_rustdesk(message):
+    """Up to 63 octets -> the same with their size."""
+    return bytes((len(message) << 2,)) + message
+
+
+@talk('rustdesk', sig=('0c a2 01 00', '14 a2 01 02 08', '.. .. .. ..'), limit=512,
+      port=(21115, 21116, 21117), size=size_rustdesk,
+      check=lambda data, peer: not data[0] & 3 and data[1:2] in (RUSTDESK_HOLE, b'\xa2'),
+      ref='https://github.com/rustdesk/hbb_common/blob/main/protos/rendezvous.proto')
+def answer_rustdesk(message, peer):
+    """Which port do you see -> it; a way to somebody -> the key is wrong."""
+    body = message[1:]
+    if body[:2] == RUSTDESK_NAT:
+        seven, high = peer.sport & 0x7f, peer.sport >> 7
+        port = bytes((0x80 | seven, 0x80 | high & 0x7f, high >> 7))
+        return pack_rustdesk(RUSTDESK_PORT + sized(b'\x08' + port, 1)), SHUT
+    if body[:1] != RUSTDESK_HOLE or body[2:3] != b'\n':
+        return None
+    peer.note('request', target=read_sized(body, 3, 1)[0])
+    return pack_rustdesk(RUSTDESK_NO_KEY), SHUT
+
+
+@datagram('rustdesk-udp', sig=('.. .. .. ..',), port=21116,
+          check=lambda data, peer: data[:1] + data[2:3] == b'\x32\n' and data[1] >= data[3] + 2,
+          ref='https://github.com/rustdesk/hbb_common/blob/main/protos/rendezvous.proto')
+def answer_rustdesk_udp(message, peer):
+    """A computer registers -> its key is not needed."""
+    peer.note('request', target=read_sized(message, 3, 1)[0])
+    return b'\x3a\0'                        # register_peer_response, all by default
+
+
 # ---- spice ---------------------------------------------------------------------------
 
 SPICE_DENIED = 7                        # SPICE_LINK_ERR_PERMISSION_DENIED
@@ -14690,6 +14803,25 @@ def answer_spice(message, peer):
 def answer_teamviewer(message, peer):
     """Ping -> pong."""
     return b'\x17\x24\x11' + message[3:] if message[2] == 0x10 else None
+
+
+# ---- winbox --------------------------------------------------------------------------
+
+WINBOX_PATH = re.compile(br'/[\x20-\x7e]{2,255}')
+
+
+@talk('winbox', sig=('.. .. .. .. .. ..',), port=8291, size=be(0, 1, 2),
+      check=lambda data, peer: data[1] == 6 or data[4:6] == b'M2',
+      ref='https://github.com/MarginResearch/mikrotik_authentication')
+def answer_winbox(message, peer):
+    """Login of version 6.45 or later, a file without one -> noted, then the end."""
+    if message[1] == 6:                     # name, NUL, a point of Curve25519, its parity
+        name, mark, rest = message[2:].partition(b'\0')
+        if mark and len(rest) == 33:
+            peer.note('credentials', user=name)
+    else:
+        peer.note('request', target=max(WINBOX_PATH.findall(message[6:]) or [b''], key=len))
+    return b'', SHUT
 
 
 # ---- x11 -----------------------------------------------------------------------------
@@ -15960,6 +16092,15 @@ def answer_socks5(data, peer):
         return MORE
 
 
+# ---- tor -----------------------------------------------------------------------------
+
+@talk('tor-or', sig=('00 00 07 00 .. 00 .. 00 ..',), port=9001, size=be(3, 2, 5), limit=64,
+      ref='https://spec.torproject.org/tor-spec/negotiating-channels.html')
+def answer_tor(message, peer):
+    """Versions of a link -> ours; then the end."""
+    return bytes.fromhex('0000070006 0003 0004 0005'), SHUT
+
+
 # ---- tls -----------------------------------------------------------------------------
 
 def is_hello(data, peer):
@@ -16420,12 +16561,14 @@ NTLM_VERSION = struct.Struct('<BBH3xB')     # MS-NLMP s2.2.2.10: major minor bui
 NTLM_REVISION = 15
 # MS-NLMP s2.2.1.3: magic type; of responses (LM, NT), domain, user, workstation, session key their
 # size, max, at; flags
-NTLM_AUTHENTICATE = struct.Struct('<8sI8xHxxIHxxIHxxIHxxI8xI')
+NTLM_AUTHENTICATE = struct.Struct('<8sIHxxIHxxIHxxIHxxIHxxI8xI')
+NTLM_RESPONSE, NTLM_PROOF = 24, 16      # MS-NLMP s2.2.2.6: of version 1; s2.2.2.8: of 2, the first
 NTLM_NEGOTIATE, NTLM_CHALLENGED, NTLM_AUTHENTICATED = 1, 2, 3   # MS-NLMP s2.2.1: message types
 NTLM_SCHEMES = b'ntlm', b'negotiate'    # RFC 4559 s4: over HTTP
 NTLM_UNICODE, NTLM_OEM = 0x1, 0x2       # MS-NLMP s2.2.2.5: names in UTF-16, in ASCII
 NTLM_ASKED = 0xe0088035     # s2.2.2.5, ours if asked for: keys, session security, sign, seal
 NTLM_GIVEN = 0x02820204     # s2.2.2.5: version, target info, type server, NTLM, target name
+NTLM_VERSIONED = 0x02000000             # s2.2.2.5: there is a version
 NTLM_NAMES = 2, 1, 4, 3     # MS-NLMP s2.2.2.1: domain, computer, DNS domain, DNS computer
 NTLM_TIMESTAMP = 7
 FILETIME = struct.Struct('<Q')          # MS-DTYP s2.3.3: 100 ns since 1601
@@ -16476,9 +16619,11 @@ def pack_ntlm_challenge(asked, peer):
     pairs += (NTLM_TIMESTAMP, FILETIME.pack(filetime(peer.now))), (0, b'')
     info = b''.join(NTLM_AV.pack(kind, len(value)) + value for kind, value in pairs)
     flags = asked & NTLM_ASKED | NTLM_GIVEN | (0 if asked & NTLM_UNICODE else NTLM_OEM)
-    at = NTLM_CHALLENGE.size
+    at, challenge = NTLM_CHALLENGE.size, peer.host.random(8)
+    if peer.record:
+        peer.record.challenge = challenge
     return NTLM_CHALLENGE.pack(
-        NTLM_MAGIC, NTLM_CHALLENGED, len(name), len(name), at, flags, peer.host.random(8),
+        NTLM_MAGIC, NTLM_CHALLENGED, len(name), len(name), at, flags, challenge,
         len(info), len(info), at + len(name),
         NTLM_VERSION.pack(*peer.host.persona.ntlm, NTLM_REVISION)) + name + info
 
@@ -16488,10 +16633,29 @@ def note_ntlm(token, peer):
     if len(token) < NTLM_AUTHENTICATE.size:
         return
     *numbers, flags = NTLM_AUTHENTICATE.unpack_from(token)[2:]
-    response, *names = [token[at:at + size] for size, at in zip(numbers[::2], numbers[1::2])]
+    old, response, *names = [token[at:at + size] for size, at in zip(numbers[::2], numbers[1::2])]
     coding = 'utf-16-le' if flags & NTLM_UNICODE else 'latin-1'
     domain, user, computer = [each.decode(coding, 'replace') for each in names]
-    peer.note('credentials', user=user, domain=domain, client=computer, digest=response.hex())
+    version = ''
+    if flags & NTLM_VERSIONED and len(token) >= NTLM_AUTHENTICATE.size + 8:
+        version = '%d.%d build %d rev %d' % NTLM_VERSION.unpack_from(token, NTLM_AUTHENTICATE.size)
+    peer.note('ntlmssp', user=user, domain=domain, host=computer, version=version)
+    found = ntlm_hash(user, domain, peer.record.challenge if peer.record else b'', old, response)
+    peer.note('credentials', user=user, domain=domain, client=computer, digest=response.hex(),
+              **{'hash': found} if found else {})
+
+
+def ntlm_hash(user, domain, challenge, old, response) -> str:
+    """A login as John the Ripper and hashcat read it; '': nothing that could be tried.
+
+    old, response   to the challenge: LM, NT; octets
+    """
+    if not challenge or len(response) < NTLM_RESPONSE:
+        return ''
+    parts = challenge, response[:NTLM_PROOF], response[NTLM_PROOF:]
+    if len(response) == NTLM_RESPONSE:          # version 1
+        parts = old, response, challenge
+    return '%s::%s:%s' % (user, domain, ':'.join(each.hex() for each in parts))
 
 
 def pack_logon_step(token, peer):
@@ -18327,6 +18491,19 @@ lines('irc', 'Registration -> password incorrect.', port=(6667, 194, 6697),
       other=lambda rest, peer: b':%s 451 * :You have not registered\r\n' % peer.host.host_name)
 
 
+# ---- megaco --------------------------------------------------------------------------
+
+MEGACO_ASKS = re.compile(br'\S+\s+\S+\s+(Transaction|T)\s*=', re.I)
+
+
+@datagram('megaco', sig=(b'MEGACO/1 ', b'!/1 '), port=(2944, 2945),
+          check=lambda data, peer: MEGACO_ASKS.match(data), ref='RFC 3525 s7.3, s8.2')
+def answer_megaco(message, peer):
+    """Transaction of a gateway -> it is not authorized."""
+    peer.note('request', command=message[:TEXT_MAX])
+    return b'!/1 [0.0.0.0] ER=402{}'
+
+
 # ---- mgcp ----------------------------------------------------------------------------
 
 MGCP_LINE = re.compile(br'[A-Za-z]{4} ([0-9]{1,9}) \S{1,255} MGCP 1\.0', re.I)
@@ -19544,6 +19721,147 @@ def answer_zabbix(message, peer):
     return ZABBIX_HEAD.pack(b'ZBXD', 1, len(says), 0) + says, SHUT
 
 
+family('Single products')
+
+# ---- amanda --------------------------------------------------------------------------
+AMANDA_ASK = re.compile(br'(Amanda 2\.\d{1,2} )REQ( HANDLE \S{1,32} SEQ \d{1,10}\n)')
+
+
+@datagram('amanda', sig=(b'Amanda 2.',), port=10080,
+          check=lambda data, peer: AMANDA_ASK.match(data),
+          ref='https://wiki.zmanda.com/index.php/Amanda_protocol')
+def answer_amanda(message, peer):
+    """Request for a service -> refusal, no longer than that."""
+    peer.note('request', command=message[:TEXT_MAX])
+    return AMANDA_ASK.sub(br'\1NAK\2ERROR\n', message, 1)[:AMANDA_ASK.match(message).end() + 6]
+
+
+# ---- check-mk ------------------------------------------------------------------------
+
+def report_check_mk(peer):
+    """-> all that an agent says to a stranger."""
+    name = peer.host.host_name
+    return b'<<<check_mk>>>\nVersion: 2.0\nAgentOS: linux\nHostname: %s\n' % name, SHUT
+
+
+@talk('check-mk', sig=('..',), port=6556, banner=report_check_mk,
+      ref='https://docs.checkmk.com/latest/en/agent_linux.html')
+def answer_check_mk(message, peer):
+    """Anything -> who we are, then the end."""
+    return report_check_mk(peer)
+
+
+# ---- gdb -----------------------------------------------------------------------------
+
+@talk('gdb', sig=(b'$qSupported', b'+$qSupported'), port=(1234, 2159, 2345), limit=1024,
+      size=lambda data: till(b'#')(data) and till(b'#')(data) + 2,
+      ref='https://sourceware.org/gdb/current/onlinedocs/gdb.html/Packets.html')
+def answer_gdb(message, peer):
+    """A packet of a debugger -> an empty one: this is not supported."""
+    peer.note('request', command=message[:TEXT_MAX])
+    return b'+$#00'
+
+
+# ---- nsca ----------------------------------------------------------------------------
+
+@talk('nsca', sig=('..',), port=5667, size=fix(720),
+      ref='https://github.com/NagiosEnterprises/nsca',
+      banner=lambda peer: peer.host.random(128) + struct.pack('!I', peer.second))
+def answer_nsca(message, peer):
+    """Result of a check, encrypted -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
+# ---- pjlink --------------------------------------------------------------------------
+
+@talk('pjlink', sig=(b'%1', b'%2'), port=4352, size=till(b'\r'), limit=256,
+      ref='https://pjlink.jbmia.or.jp/english/data_cl2/PJLink_5-1.pdf',
+      banner=lambda peer: b'PJLINK 1 %s\r' % peer.host.random(4).hex().encode())
+def answer_pjlink(message, peer):
+    """Question to a projector -> a password is wanted."""
+    peer.note('request', command=message)
+    return b'PJLINK ERRA\r'
+
+
+# ---- sane ----------------------------------------------------------------------------
+
+SANE_INIT, SANE_LIST, SANE_EXIT = 0, 1, 10
+SANE_DENIED = 11                        # SANE_STATUS_ACCESS_DENIED
+
+
+def size_sane(data):
+    """A request to open a session ends with a name, one for a list is alone; of others all."""
+    if len(data) < 4:
+        return None
+    if data[:4] == bytes(4):
+        return be(8, 4, 12)(data)
+    return 4 if data[:4] == b'\0\0\0\1' else len(data)
+
+
+@talk('sane', sig=('00 00 00 00 01 00 00 .. 00 00 00 .. ..',), port=6566, size=size_sane,
+      limit=512, check=lambda data, peer: data[11] and data[12] > 0x20,
+      ref='https://sane-project.gitlab.io/standard/net.html')
+def answer_sane(message, peer):
+    """Start of a session, list of scanners -> yes, none; all else is denied."""
+    kind = from_octets(message[:4], 'big')
+    if kind == SANE_INIT:
+        peer.note('credentials', user=read_sized(message, 8, 4)[0].rstrip(b'\0'))
+        return bytes(4) + message[4:8]
+    if kind == SANE_LIST:
+        return bytes.fromhex('00000000 00000001 00000001')      # a list of a null pointer
+    return struct.pack('!I', SANE_DENIED), SHUT
+
+
+# ---- lines of single products --------------------------------------------------------
+
+def refuse_password(answer):
+    """-> what refuses a line with a password, and ends it."""
+    return lambda rest, peer: (refuse_login(peer, b'', rest, answer), SHUT)
+
+
+def ask_openvpn(peer):
+    """-> the question for a password, which is the next line."""
+    peer.state = (b'PASS',)
+    return b'ENTER PASSWORD:'
+
+
+SPAMD_VERBS = [b'%s SPAMC/' % verb for verb in (
+    b'CHECK', b'HEADERS', b'PING', b'PROCESS', b'REPORT', b'SYMBOLS', b'TELL')]
+# name, what --protocols says, port, first octets, banner, {VERB: answer}, other, specification
+ODDITIES = (
+    ('freeswitch', 'Password of the event socket -> it is wrong.', 8021, (),
+     b'Content-Type: auth/request\n\n', {b'AUTH': refuse_password(
+         b'Content-Type: command/reply\nReply-Text: -ERR invalid\n\n')},
+     b'Content-Type: command/reply\nReply-Text: -ERR command not found\n\n',
+     'https://developer.signalwire.com/freeswitch/FreeSWITCH-Explained/Modules/'
+     'mod_event_socket_1048924/'),
+    ('lcdproc', 'Hello of a display -> its size; all else is unknown.', 13666, (), None,
+     {b'HELLO': b'connect LCDproc 0.5.9 protocol 0.4 lcd wid 20 hgt 4 cellwid 5 cellhgt 8\n',
+      b'BYE': b''}, b'huh? Invalid command\n', 'https://lcdproc.sourceforge.net/docs/'),
+    ('nsclient', 'Password and a question -> the password is wrong.', 12489, (b'None&',), None, {},
+     b'ERROR: Invalid password.', 'https://nsclient.org/docs/reference/windows/NSClientServer/'),
+    ('openvpn-control', 'Password of the management interface -> it is wrong.', 7505, (),
+     ask_openvpn, {b'PASS': refuse_password(b'ERROR: bad password\r\n')}, b'ENTER PASSWORD:',
+     'https://openvpn.net/community-docs/management-interface.html'),
+    ('spamd', 'PING -> PONG; a mail -> there is no service.', 783, SPAMD_VERBS, None,
+     {b'PING': b'SPAMD/1.5 0 PONG\r\n'}, (b'SPAMD/1.0 69 Unavailable\r\n', SHUT),
+     'https://github.com/apache/spamassassin/blob/trunk/spamd/PROTOCOL'),
+    ('svdrp', 'Command to a video recorder -> access is denied.', 6419, (),
+     lambda peer: b'220 %s SVDRP VideoDiskRecorder 2.6; UTF-8\r\n' % peer.host.host_name,
+     {b'QUIT': b'221 closing connection\r\n'}, (b'554 Access denied\r\n', SHUT),
+     'https://www.tvdr.de/svdrp.htm'),
+    ('varnish', 'Command, login with a digest -> it is wanted.', 6082, (),
+     lambda peer: b'107 59      \n%s\n\nAuthentication required.\n\n' % (
+         peer.host.random(16).hex().translate(str.maketrans('0123456789', 'ghijklmnop')).encode()),
+     {b'AUTH': refuse_password(b'107 25      \nAuthentication required.\n\n')},
+     b'107 25      \nAuthentication required.\n\n',
+     'https://varnish-cache.org/docs/trunk/reference/varnish-cli.html'),
+)
+for oddity, about, port, sigs, banner, replies, other, ref in ODDITIES:
+    lines(oddity, about, sig=sigs, port=port, banner=banner, replies=replies, other=other, ref=ref,
+          quits=(b'QUIT', b'BYE', b'PING'))
+
+
 family('Industrial')
 
 
@@ -19977,20 +20295,133 @@ def answer_modbus(message, peer):
 
 
 # ---- opcua ---------------------------------------------------------------------------
+#
+# Whoever asks finds one end point without security, whose login is a name and a password.
 
 OPCUA_HELLO = struct.Struct('<8sIIIII')     # OPC 10000-6 s7.1.2.3: head version sizes, counts
 OPCUA_REJECTED = 0x80550000             # Bad_SecurityPolicyRejected
+OPCUA_DENIED, OPCUA_UNSUPPORTED = 0x801f0000, 0x800b0000    # Bad_UserAccessDenied, _Service...
+OPCUA_NONE = b'http://opcfoundation.org/UA/SecurityPolicy#None'
+OPCUA_BINARY = b'http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinary'
+OPCUA_NULL = b'\xff' * 4                # no string, no list
+OPCUA_NODES = {0: 2, 1: 4, 2: 7}        # octets of a NodeId with a number (OPC 10000-6 s5.2.2.9)
+OPCUA_OPEN, OPCUA_FAULT = 446, 397      # OPC 10000-6 sA.3: NodeIds of encodings
+OPCUA_CREATE, OPCUA_ACTIVATE, OPCUA_NAME = 461, 467, 324
+OPCUA_LIFE_MS = 60000
+
+
+def pack_opcua_text(text):
+    """A string, octets."""
+    return sized(text, 4, 'little')
+
+
+def read_opcua_text(body, at):
+    """-> the string at `at`, where it ends; one that is none is empty."""
+    if body[at:at + 4] == OPCUA_NULL:
+        return b'', at + 4
+    return read_sized(body, at, 4, 'little')
+
+
+def pack_opcua_server(url, peer):
+    """-> ApplicationDescription (OPC 10000-4 s7.2)."""
+    name = peer.host.host_name
+    return b''.join((
+        pack_opcua_text(b'urn:%s' % name), pack_opcua_text(b'urn:server'),
+        b'\2' + pack_opcua_text(name), bytes(4), OPCUA_NULL * 2,
+        b'\1\0\0\0', pack_opcua_text(url)))
+
+
+def pack_opcua_point(url, peer):
+    """-> EndpointDescription without a certificate (OPC 10000-4 s7.14)."""
+    return b''.join((
+        pack_opcua_text(url), pack_opcua_server(url, peer), OPCUA_NULL,
+        b'\1\0\0\0', pack_opcua_text(OPCUA_NONE), b'\1\0\0\0', pack_opcua_text(b'user'),
+        b'\1\0\0\0', OPCUA_NULL * 2, pack_opcua_text(OPCUA_NONE), pack_opcua_text(OPCUA_BINARY),
+        b'\0'))
+
+
+def pack_opcua_session(url, peer):
+    """-> what CreateSessionResponse has of its own (OPC 10000-4 s5.7.2)."""
+    return b''.join((
+        b'\1\0\1\0\1\0\2\0', struct.pack('<d', OPCUA_LIFE_MS),
+        pack_opcua_text(peer.host.random(32)), OPCUA_NULL,
+        b'\1\0\0\0', pack_opcua_point(url, peer), OPCUA_NULL * 3, bytes(4)))
+
+
+# NodeId of a request: of its response, what that has of its own
+OPCUA_SERVICES = {
+    422: (425, lambda url, peer: b'\1\0\0\0' + pack_opcua_server(url, peer)),   # FindServers
+    428: (431, lambda url, peer: b'\1\0\0\0' + pack_opcua_point(url, peer)),    # GetEndpoints
+    OPCUA_OPEN: (449, lambda url, peer: struct.pack(
+        '<IIIqI', 0, 1, 1, filetime(peer.now), OPCUA_LIFE_MS) + pack_opcua_text(b'\0')),
+    OPCUA_CREATE: (464, pack_opcua_session)}
+
+
+def note_opcua_login(body, at, peer):
+    """ActivateSession, behind its head -> name and password are noted (OPC 10000-4 s5.7.3)."""
+    _, at = read_opcua_text(body, at)           # signature: algorithm, octets
+    _, at = read_opcua_text(body, at)
+    at += 4                                     # certificates: none
+    count = max(struct.unpack_from('<i', body, at)[0], 0)
+    at += 4
+    for _ in range(min(count, LIST_MAX)):       # locales
+        _, at = read_opcua_text(body, at)
+    if body[at:at + 4] != b'\1\0' + struct.pack('<H', OPCUA_NAME):
+        return
+    _, at = read_opcua_text(body, at + 9)       # policy
+    user, at = read_opcua_text(body, at)
+    password, _ = read_opcua_text(body, at)
+    peer.note('credentials', user=user, password=password)
+
+
+def answer_opcua_request(body, peer):
+    """Request, type first -> response; what nobody offers -> a fault (OPC 10000-4 s7.29)."""
+    kind = int.from_bytes(body[2:4], 'little')
+    at = 4 + OPCUA_NODES.get(body[4], len(body))
+    handle = body[at + 8:at + 12]
+    _, at = read_opcua_text(body, at + 16)      # audit entry; then time-out, no additional head
+    answer, own = OPCUA_SERVICES.get(kind, (OPCUA_FAULT, None))
+    status = 0 if own else OPCUA_UNSUPPORTED
+    if kind == OPCUA_ACTIVATE:
+        note_opcua_login(body, at + 7, peer)
+        status = OPCUA_DENIED
+    head = struct.pack('<BBHq', 1, 0, answer, filetime(peer.now)) + handle
+    head += struct.pack('<IB', status, 0) + OPCUA_NULL + bytes(3)
+    return head + own(peer.state, peer) if own else head
+
+
+def read_opcua_head(message):
+    """Message on a channel -> what ours has before its numbers, where his stand; None: refused."""
+    if message[:4] == b'MSGF':
+        return struct.pack('<II', 1, 1), 16     # channel, token
+    policy, at = read_opcua_text(message, 12)
+    if message[:4] != b'OPNF' or policy != OPCUA_NONE:
+        return None
+    for _ in range(2):                          # certificate, thumbprint
+        _, at = read_opcua_text(message, at)
+    return struct.pack('<I', 1) + pack_opcua_text(OPCUA_NONE) + OPCUA_NULL * 2, at
 
 
 @talk('opcua', sig=(b'HELF',), port=4840, size=le(4, 4, 0), limit=8192,
       ref='https://reference.opcfoundation.org/Core/Part6/v105/docs/7.1')
 def answer_opcua(message, peer):
-    """Hello -> acknowledge; a channel is refused."""
+    """Hello, end points, session -> ours; a login, all else -> refusal.
+
+    state   the URL that was asked for
+    """
     if message[:4] == b'HELF':
         _, _, receives, sends, _, _ = OPCUA_HELLO.unpack_from(message)
-        peer.note('request', target=read_sized(message, OPCUA_HELLO.size, 4, 'little')[0])
+        peer.state, _ = read_opcua_text(message, OPCUA_HELLO.size)
+        peer.note('request', target=peer.state)
         return b'ACKF' + struct.pack('<6I', 28, 0, min(sends, 65535), min(receives, 65535), 0, 0)
-    return b'ERRF' + struct.pack('<III', 16, OPCUA_REJECTED, 0xffffffff), SHUT
+    if message[:4] == b'CLOF':
+        return b'', SHUT
+    found = read_opcua_head(message)
+    if not found:
+        return b'ERRF' + struct.pack('<III', 16, OPCUA_REJECTED, 0xffffffff), SHUT
+    head, at = found
+    answer = head + message[at:at + 8] + answer_opcua_request(message[at + 8:], peer)
+    return message[:4] + sized(answer, 4, 'little', 8)
 
 
 # ---- pcom ----------------------------------------------------------------------------
@@ -20140,6 +20571,15 @@ def answer_s7(message, peer):
 family('Trojans and worms')
 
 
+# ---- darkcomet -----------------------------------------------------------------------
+
+@talk('darkcomet', port=1604, limit=64, ref='https://attack.mitre.org/software/S0334/', sig=(
+    b'A57DAD495BEC', b'8F45CA529B52', b'0F5DAB3EB308', b'3B78863F8A61', b'0B65865397F9'))
+def answer_darkcomet(message, peer):
+    """A victim's answer, under a usual key -> noted, and nothing is said."""
+    peer.note('request', data=message)
+
+
 # ---- gh0st ---------------------------------------------------------------------------
 
 GH0ST_MAGIC = b'Gh0st'
@@ -20222,6 +20662,15 @@ def size_njrat(data):
 def answer_njrat(message, peer):
     """What a victim says of itself -> noted, and nothing is said."""
     peer.note('request', data=message[:1024])
+
+
+# ---- poison ivy ----------------------------------------------------------------------
+
+@talk('poison-ivy', port=3460, sig=('.. ' * 256,), size=fix(256),
+      ref='https://attack.mitre.org/software/S0012/')
+def answer_poison_ivy(message, peer):
+    """A victim's challenge, 256 octets -> noted, and nothing is said."""
+    peer.note('request', data=message)
 
 
 # ---- xiongmai ------------------------------------------------------------------------
