@@ -22798,6 +22798,8 @@ class Responder(Case):
         ('dig +tries=1 +time=2 @10.88.0.152 www.example.org', None, ['dns']),
         ('ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes '
          'bob@10.88.0.153', 'openssh', ['ssh']),
+        ('smbclient -s /dev/null -U bob%secret -L //10.88.0.158', None, ['smb']),
+        ('redis-cli -h 10.88.0.159 INFO', None, ['redis']),
         ('ping -n -c 2 -i 0.1 10.88.0.154', None, None),
         ('nmap -n -Pn -sS -p 1-50 10.88.0.155', 'nmap', None),
         ('masscan 10.88.0.156 -p 80,81 --rate 1000 --wait 0 -i v0 --source-ip 10.88.0.99 '
@@ -22816,7 +22818,8 @@ class Responder(Case):
 
     def test_visits(self):
         """Real programs come: events say who and what, and other programs read the same so."""
-        for name in 'curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'tshark', 'capinfos', 'p0f', 'jq':
+        for name in ('curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'smbclient', 'redis-cli', 'tshark',
+                     'capinfos', 'p0f', 'jq'):
             if not shutil.which(name, path=CLEAN['PATH']):
                 self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
         events, capture = self.path('eve.json'), self.path('visits.pcapng')
@@ -22846,6 +22849,11 @@ class Responder(Case):
                 flow = flows[re.search(r'10\.88\.0\.15\d', command).group()]
                 self.assertEqual(flow['masscanned']['protocols'], protocols)
                 self.assertEqual(flow['masscanned'].get('tool', {}).get('name'), tool)
+        login, = [each['masscanned']['credentials'] for each in lines
+                  if each['event_type'] == 'credentials']
+        self.assertRegex(login['hash'], r'\Abob::WORKGROUP:[0-9a-f]{16}:[0-9a-f]{32}:[0-9a-f]{90,}\Z')
+        about, = [each['smb']['ntlmssp'] for each in lines if 'ntlmssp' in each.get('smb', {})]
+        self.assertEqual((about['user'], about['domain']), ('bob', 'WORKGROUP'))
         self.compare_fingerprints(lines, flows, capture)
         readable = hasattr(ssl.SSLContext, 'keylog_filename')       # CPython 3.8 or newer
         self.assertEqual(self.read_packets(capture, 'http.request.uri', only='tls and http.request'),
@@ -22871,6 +22879,22 @@ class Responder(Case):
         self.assertEqual(len(found), 3)
         for address, signature in found.items():
             self.assertEqual(flows[address]['masscanned']['syn']['sig'], signature.strip())
+
+    def test_ja4(self):
+        """JA4 of curl as somebody else's program has it."""
+        for name in 'ja4plus', 'curl':
+            if not shutil.which(name, path=CLEAN['PATH']):
+                self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
+        events, capture = self.path('eve.json'), self.path('visits.pcapng')
+        responder = self.start('10.88.0.164', '-q', '--events', events, '--pcap', capture, '--user',
+                               'root')
+        self.output('curl', '-sSk', '-o', '/dev/null', 'https://10.88.0.164/')
+        self.assertEqual(responder.end(), 0, responder.err())
+        with open(events, encoding='ascii') as file:
+            tls, = [each['tls'] for each in map(json.loads, file) if 'ja4' in each.get('tls', {})]
+        status, text = self.output('ja4plus', '--format', 'json', '--types', 'ja4', 'analyze',
+                                   capture, stdin=subprocess.DEVNULL)
+        self.assertEqual(re.findall('"fingerprint": "(.*?)"', text), [tls['ja4']], text)
 
     def test_killed_capture(self):
         """kill -9: what was written before the last second can be read."""
