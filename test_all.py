@@ -22936,7 +22936,7 @@ class Responder(Case):
                 self.assertEqual(flow['masscanned']['protocols'], protocols)
                 self.assertEqual(flow['masscanned'].get('tool', {}).get('name'), tool)
         login, = [each['masscanned']['credentials'] for each in lines
-                  if each['event_type'] == 'credentials']
+                  if each['event_type'] == 'credentials' and each['dest_ip'] == '10.88.0.158']
         self.assertRegex(login['hash'], r'\Abob::WORKGROUP:[0-9a-f]{16}:[0-9a-f]{32}:[0-9a-f]{90,}\Z')
         about, = [each['smb']['ntlmssp'] for each in lines if 'ntlmssp' in each.get('smb', {})]
         self.assertEqual((about['user'], about['domain']), ('bob', 'WORKGROUP'))
