@@ -10883,6 +10883,148 @@ class Conversations(TalkCase):
         self.sink.flush()
         self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
 
+    def fake_time(self):
+        """The clock of cscan from now on: [seconds], which the test turns."""
+        now = [100.0]
+        patch = patched(cscan, time=types.SimpleNamespace(
+            monotonic=lambda: now[0], time=time.time, sleep=time.sleep))
+        patch.__enter__()
+        self.addCleanup(patch.__exit__, None, None, None)
+        return now
+
+    def pair(self):
+        """Two connected sockets that do not block."""
+        pair = socket.socketpair()
+        for sock in pair:
+            self.addCleanup(sock.close)
+            sock.setblocking(False)
+        return pair
+
+    def test_standstill(self):
+        """Time that nobody drove us does not count; the rest does, and ends a wait."""
+        async def check(target, out, options):
+            await cscan.socket_ready((ours,), select.POLLIN, crew.talks.clock() + 1)
+            out.bit(1)
+        for gap, count, failures in ((60, 1, 0), (0.3, 3, 0), (0.3, 4, 1)):
+            ours, theirs = self.pair()
+            now = self.fake_time()
+            crew = self.make_crew(check)
+            self.put(crew, ('10.0.0.1', 1))
+            for _ in range(count):
+                now[0] += gap
+                crew.turn()
+            if not failures:
+                theirs.send(b'x')
+            crew.close()
+            self.assertEqual(crew.failures, {('talk', 'timed out'): 1} if failures else {})
+
+    def test_rate(self):
+        """New connections wait for what -r allows, and the scan learns of each."""
+        async def check(target, out, options):
+            await target.may_connect()
+            begun.append(target.port)
+        begun, talked, now = [], [], self.fake_time()
+        crew = self.make_crew(check)
+        crew.talks.join(types.SimpleNamespace(watch=lambda epoll: None, rate=lambda: 10.0,
+                                              talked=talked.append))
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 5)])
+        for count in (1, 2, 3, 4):
+            self.assertEqual((begun, sum(talked)), (list(range(1, count + 1)), count))
+            self.assertGreater(crew.rest_s() + (count == 4), 0)
+            crew.turn()
+            self.assertEqual(len(begun), count, 'before its time')
+            now[0] += 0.1
+            crew.turn()
+        self.assertEqual((crew.talking, talked), (0, [1] * 4))
+
+    def test_gives_way(self):
+        """What talks took is missing to the scan; not more than a burst, if its clock stood."""
+        bucket = cscan.Bucket(1000.0, 1, 0.0)
+        bucket.credit(1.0)
+        for tokens, level in ((20, 30), (40, -10), (500, -50), (500, -50)):
+            bucket.give_way(tokens)
+            self.assertEqual(bucket.level, level)
+        bucket.level = -70                  # by what it spent itself
+        bucket.give_way(1)
+        self.assertEqual(bucket.level, -70)
+
+    def test_handshakes(self):
+        """So many of TLS at once; who waits for that loses no time."""
+        async def shake(sock, until, act):
+            under_way.append(sock)
+            await self.gate.enter()
+            raise ConnectionError('enough')
+
+        async def check(target, out, options):
+            sock = cscan.TalkSocket(ours, 1000, crew.talks.clock, crew.talks.handshakes)
+            before = sock.deadline
+            try:
+                await sock.start_tls()
+            finally:
+                shifts.append(round(sock.deadline - before, 3))
+        (ours, _), under_way, shifts, now = self.pair(), [], [], self.fake_time()
+        with patched(cscan.TalkSocket, tls_call=shake):
+            crew = self.make_crew(check)
+            crew.talks.handshakes.free = 2
+            self.put(crew, *self.many(3))
+            self.assertEqual(len(under_way), 2)
+            now[0] += 0.25
+            self.let(crew, 1)
+            crew.turn()
+            self.assertEqual(len(under_way), 3)
+            self.let(crew, 9)
+            crew.close()
+        self.assertEqual((shifts, crew.talks.handshakes.free), ([0, 0, 0.25], 2))
+
+    def test_flood(self):
+        """A peer that never rests lets others have their turn."""
+        ours, theirs = self.pair()
+        theirs.send(b'x' * 100)
+        sock, waits = cscan.TalkSocket(ours, 5000), 0
+
+        async def read():
+            for _ in range(40):
+                await sock.read_some(1)
+        coroutine = read()
+        with self.assertRaises(StopIteration):
+            while True:
+                self.assertEqual(coroutine.send(None)[0], ())
+                waits += 1
+        self.assertEqual(waits, 40 // (cscan.SPREE_MAX + 1))
+
+    def test_lines(self):
+        """A line ends where it does; what came behind it is read next."""
+        ours, theirs = self.pair()
+        sock = cscan.TalkSocket(ours, 5000)
+        theirs.send(b'220 a\r\nmore\nrest')
+        theirs.shutdown(socket.SHUT_WR)
+
+        async def read():
+            return [await sock.read_line(), await sock.read_line(3), await sock.read_line(),
+                    await sock.read_some(2), await sock.read_line(), await sock.read_line()]
+        self.assertEqual(cscan.drive(read()), [b'220 a\r\n', b'mor', b'e\n', b're', b'st', b''])
+
+    def test_stalled_pipe(self):
+        """A reader that does not read holds up no talk; lines wait in a thread, in their order."""
+        stdout = os.dup(1)
+        self.addCleanup(os.close, stdout)
+        self.addCleanup(os.dup2, stdout, 1)
+        reader = AtOnce.to_pipe(self, filled=1 << 16)
+
+        async def check(target, out, options):
+            out.line(str(target))
+        console = cscan.Console()
+        crew = self.make_crew(check, sink=cscan.TextSink(console.lines, self.folder))
+        crew.console = console
+        self.put(crew, *[('10.0.0.1', port) for port in (7, 8)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.settled()), (0, 0))
+        found = b''
+        while len(found) < (1 << 16) + 22:
+            found += os.read(reader, 1 << 16)
+        crew.close()
+        self.assertEqual((found[1 << 16:], crew.settled()), (b'10.0.0.1:7\n10.0.0.1:8\n', 2))
+
 
 class FirstConnection(TalkCase):
     """The connection by which the scan found a port open goes on as the conversation."""
@@ -11098,6 +11240,39 @@ class FirstConnection(TalkCase):
             self.assertIn(line, cscan.banner_line('x', {
                 code: value for _, code, value in entry.events}))
             self.assertEqual((crew.talks.taken, crew.talks.opened), (1, 0))
+
+    def test_killed(self):
+        """kill -9 in the middle of talks: the ports are in the file, and --resume talks again."""
+        listeners = [self.hosts.listener('127.6.1.%d' % last, port) for last, port in zip(
+            range(1, 4), itertools.repeat(next(FREE_PORT)))]
+        port, cba = listeners[0].getsockname()[1], self.path('k.cba')
+        state = self.path('state')
+        process = subprocess.Popen(tool(
+            'cscan.py', '-q', '-f', '127.6.1.1-127.6.1.3', '-p', port, '--once', '-mod', 'banner',
+            '-mcfg', 'banner.wait=20000,banner.read_timeout=20000', '-o', cba, '--state', state,
+            '-b', next(FREE_PORT), '-bt', 50))
+        wait_until(lambda: os.path.exists(cba) and len(cba_entries(cba)) == 3, 20)
+        process.kill()
+        process.communicate()
+        def greet(listener):
+            for _ in range(2):              # the connection of the killed process, the new one
+                peer, _ = listener.accept()
+                with contextlib.suppress(OSError), peer:
+                    peer.sendall(b'hi\r\n')
+        for each in listeners:
+            threading.Thread(target=greet, args=(each,), daemon=True).start()
+        status, _, err = run('cscan.py', '-q', '--resume', state)
+        self.assertEqual((status, err), (0, ''))
+        hosts = {'banner://127.6.1.%d:%d' % (last, port) for last in range(1, 4)}
+        self.assertEqual({each.dict[0] for each in cba_entries(cba, 'banner')}, hosts)
+
+    def test_workers(self):
+        """-w: the first process talks, on new connections."""
+        port = self.hosts.serving(greeting=b'220 x\r\n')[1]
+        status, out, err = run('cscan.py', '-f', '127.0.0.1', '-p', port, '--once', '-mod',
+                               'banner', '-w', 2, '-b', next(FREE_PORT), '-bt', 50)
+        self.assertEqual((status, out.partition(' ')[0]), (0, '127.0.0.1:%d' % port))
+        self.assertIn('talks: 0 connections of the scan went on, 1 were new', err)
 
 
 class TlsGroups(Case):
