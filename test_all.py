@@ -23184,6 +23184,59 @@ asyncio.run(visit())
          r'80/tcp +open +(http|webdav)'),
     ]
 
+    # what nmap -O says of SEQ is chance and time but for these
+    NMAP_SEQ = re.compile(r'\b(TI|CI|II)=(\w+)')
+    LISTENER = ("import socket\ns = socket.socket()\ns.bind(('10.89.0.2', 80))\ns.listen(99)\n"
+                "while True:\n    s.accept()[0].close()")
+    CONNECT = ("import socket, sys\ntry:\n    socket.create_connection((sys.argv[1], 80), 2)\n"
+               "except OSError:\n    pass")
+
+    def signature(self, interface, address):
+        """What p0f calls the SYN+ACK of an address."""
+        log = self.path('p0f-' + interface)
+        self.client('p0f', '-i', interface, '-o', log, stdin=subprocess.DEVNULL)
+
+        def found():
+            self.output('python3', '-c', self.CONNECT, address)
+            return os.path.exists(log) and re.search(
+                r'mod=syn\+ack\|.*srv=%s/80\|.*raw_sig=(.*)' % re.escape(address), read_text(log))
+        wait_until(found)
+        return found().group(1)
+
+    def fingerprint(self, address):
+        """What nmap -O says of an address -> {name of a line: what it has}."""
+        process = self.client('nmap', '-n', '-Pn', '-O', '-d', '--max-os-tries', '1', '-p', '80,81',
+                              address)
+        with killed_after(process, 60):
+            text = process.stdout.read().decode()
+        rows = re.findall(r'(\w+)\(([^)]*)\)', ''.join(re.findall('(?m)^OS:(.*)$', text)))
+        rows = dict(rows)
+        rows.pop('SCAN', None)
+        rows['SEQ'] = self.NMAP_SEQ.findall(rows.get('SEQ', ''))
+        return rows
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
+    def test_persona_of_this_kernel(self):
+        """p0f and nmap -O see the same in `linux` as in the kernel of this machine."""
+        self.ip('-n', self.near, 'link', 'add', 'k0', 'type', 'veth', 'peer', 'name', 'k1', 'netns',
+                self.alone)
+        self.addCleanup(subprocess.call, ['ip', '-n', self.near, 'link', 'del', 'k0'])
+        for name, end, address in (self.near, 'k0', '10.89.0.1/24'), (self.alone, 'k1', '10.89.0.2/24'):
+            self.ip('-n', name, 'addr', 'add', address, 'dev', end)
+            self.ip('-n', name, 'link', 'set', end, 'up')
+        # the scale follows from it, and it from the memory of the machine
+        self.ip('netns', 'exec', self.alone, 'sh', '-c',
+                'echo 4096 131072 6291456 > /proc/sys/net/ipv4/tcp_rmem')
+        self.client('python3', '-c', self.LISTENER, namespace=self.alone)
+        self.start('10.88.0.190', '--ports', 'T:80')
+        self.assertEqual(self.signature('v0', '10.88.0.190'), self.signature('k0', '10.89.0.2'))
+        for _ in range(3):                      # a probe that is late on a busy machine: once more
+            kernel, ours = self.fingerprint('10.89.0.2'), self.fingerprint('10.88.0.190')
+            if kernel == ours:
+                break
+        self.assertEqual(kernel, ours)
+        self.assertLessEqual({'OPS', 'WIN', 'ECN', 'T1', 'T7', 'U1', 'IE'}, set(ours))
+
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
