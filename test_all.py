@@ -23215,6 +23215,51 @@ asyncio.run(visit())
         rows['SEQ'] = self.NMAP_SEQ.findall(rows.get('SEQ', ''))
         return rows
 
+    def test_negotiated(self):
+        """A real client agrees on timestamps, SACK and scaled windows: tcpi_options, scales."""
+        status, text = self.output('python3', '-c', "import socket\ns = socket.create_connection("
+                                   "('10.88.0.63', 80))\nprint(*s.getsockopt(6, 11, 104)[5:7])")
+        self.assertRegex(text, r'\A7 \d+\n\Z')
+        self.assertEqual((status, int(text.split()[1]) & 15), (0, 7))
+
+    def test_ports_of_the_host(self):
+        """What the host itself serves at an address that is listed goes on, closed or not."""
+        self.ip('-n', self.far, 'addr', 'add', '10.88.0.195/24', 'dev', 'v1')
+        self.addCleanup(self.ip, '-n', self.far, 'addr', 'del', '10.88.0.195/24', 'dev', 'v1')
+        served = self.client('python3', '-u', '-c', self.SERVES, namespace=self.far)
+        self.assertEqual(served.stdout.readline(), b'ready\n')
+        self.start('10.88.0.195,10.88.0.196', '--ports', '80')
+        for address, words in ('10.88.0.195', 'host host'), ('10.88.0.196', 'refused refused'):
+            self.assertEqual(self.output('python3', '-c', self.ASKS, address)[1], words + '\n')
+
+    SERVES = """import select, socket
+one, two = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for each in one, two:
+    each.bind(('10.88.0.195', 22))
+one.listen(9)
+print('ready')
+kept = []
+while True:
+    if one in select.select([one, two], [], [])[0]:
+        kept.append(one.accept()[0])
+        kept[-1].sendall(b'host')
+    else:
+        two.sendto(b'host', two.recvfrom(99)[1])
+"""
+    ASKS = """import socket, sys
+words = []
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    try:
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.settimeout(5)
+        sock.connect((sys.argv[1], 22))
+        sock.send(b'a')
+        words.append(sock.recv(9).decode())
+    except ConnectionRefusedError:
+        words.append('refused')
+print(*words)
+"""
+
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_persona_of_this_kernel(self):
         """p0f and nmap -O see the same in `linux` as in the kernel of this machine."""
