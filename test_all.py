@@ -13701,6 +13701,12 @@ GREETINGS = [                               # port, what is said, whether that i
     (61616, unhex('0000002e01') + b'ActiveMQ' + unhex('0000000c 01 0000001c 00000001 0014')
      + b'TightEncodingEnabled\1\0', False),
     *((port, b'RFB 003.008\n', False) for port in (5900, 5901, 5902, 5903)),
+    (4352, b'PJLINK 1 11111111\r', False),
+    (5667, b'\x11' * 128 + unhex('6b00f801'), False), (6082, b'107 59      \n' + b'h' * 32
+                                                      + b'\n\nAuthentication required.\n\n', False),
+    (6419, b'220 %s SVDRP VideoDiskRecorder 2.6; UTF-8\r\n' % ME, False),
+    (6556, b'<<<check_mk>>>\nVersion: 2.0\nAgentOS: linux\nHostname: %s\n' % ME, True),
+    (7505, b'ENTER PASSWORD:', False), (8021, b'Content-Type: auth/request\n\n', False),
 ]
 LOGIN, BOB_X = (dict(user=b'bob', password=password) for password in (b'secret', b'x'))
 RFB_RESPONSE = dict(user=b'', digest='aa106775b1ff5ac0eaf522244454f68e', salt='11' * 16)
@@ -23434,6 +23440,104 @@ asyncio.run(visit())
          r'80/tcp +open +(http|webdav)'),
     ]
 
+    # what nmap -O says of SEQ is chance and time but for these
+    NMAP_SEQ = re.compile(r'\b(TI|CI|II)=(\w+)')
+    LISTENER = ("import socket\ns = socket.socket()\ns.bind(('10.89.0.2', 80))\ns.listen(99)\n"
+                "while True:\n    s.accept()[0].close()")
+    CONNECT = ("import socket, sys\ntry:\n    socket.create_connection((sys.argv[1], 80), 2)\n"
+               "except OSError:\n    pass")
+
+    def signature(self, interface, address):
+        """What p0f calls the SYN+ACK of an address."""
+        log = self.path('p0f-' + interface)
+        self.client('p0f', '-i', interface, '-o', log, stdin=subprocess.DEVNULL)
+
+        def found():
+            self.output('python3', '-c', self.CONNECT, address)
+            return os.path.exists(log) and re.search(
+                r'mod=syn\+ack\|.*srv=%s/80\|.*raw_sig=(.*)' % re.escape(address), read_text(log))
+        wait_until(found)
+        return found().group(1)
+
+    def fingerprint(self, address):
+        """What nmap -O says of an address -> {name of a line: what it has}."""
+        process = self.client('nmap', '-n', '-Pn', '-O', '-d', '--max-os-tries', '1', '-p', '80,81',
+                              address)
+        with killed_after(process, 60):
+            text = process.stdout.read().decode()
+        rows = re.findall(r'(\w+)\(([^)]*)\)', ''.join(re.findall('(?m)^OS:(.*)$', text)))
+        rows = dict(rows)
+        rows.pop('SCAN', None)
+        rows['SEQ'] = self.NMAP_SEQ.findall(rows.get('SEQ', ''))
+        return rows
+
+    def test_negotiated(self):
+        """A real client agrees on timestamps, SACK and scaled windows: tcpi_options, scales."""
+        status, text = self.output('python3', '-c', "import socket\ns = socket.create_connection("
+                                   "('10.88.0.63', 80))\nprint(*s.getsockopt(6, 11, 104)[5:7])")
+        self.assertRegex(text, r'\A7 \d+\n\Z')
+        self.assertEqual((status, int(text.split()[1]) & 15), (0, 7))
+
+    def test_ports_of_the_host(self):
+        """What the host itself serves at an address that is listed goes on, closed or not."""
+        self.ip('-n', self.far, 'addr', 'add', '10.88.0.195/24', 'dev', 'v1')
+        self.addCleanup(self.ip, '-n', self.far, 'addr', 'del', '10.88.0.195/24', 'dev', 'v1')
+        served = self.client('python3', '-u', '-c', self.SERVES, namespace=self.far)
+        self.assertEqual(served.stdout.readline(), b'ready\n')
+        self.start('10.88.0.195,10.88.0.196', '--ports', '80')
+        for address, words in ('10.88.0.195', 'host host'), ('10.88.0.196', 'refused refused'):
+            self.assertEqual(self.output('python3', '-c', self.ASKS, address)[1], words + '\n')
+
+    SERVES = """import select, socket
+one, two = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for each in one, two:
+    each.bind(('10.88.0.195', 22))
+one.listen(9)
+print('ready')
+kept = []
+while True:
+    if one in select.select([one, two], [], [])[0]:
+        kept.append(one.accept()[0])
+        kept[-1].sendall(b'host')
+    else:
+        two.sendto(b'host', two.recvfrom(99)[1])
+"""
+    ASKS = """import socket, sys
+words = []
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    try:
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.settimeout(5)
+        sock.connect((sys.argv[1], 22))
+        sock.send(b'a')
+        words.append(sock.recv(9).decode())
+    except ConnectionRefusedError:
+        words.append('refused')
+print(*words)
+"""
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
+    def test_persona_of_this_kernel(self):
+        """p0f and nmap -O see the same in `linux` as in the kernel of this machine."""
+        self.ip('-n', self.near, 'link', 'add', 'k0', 'type', 'veth', 'peer', 'name', 'k1', 'netns',
+                self.alone)
+        self.addCleanup(subprocess.call, ['ip', '-n', self.near, 'link', 'del', 'k0'])
+        for name, end, address in (self.near, 'k0', '10.89.0.1/24'), (self.alone, 'k1', '10.89.0.2/24'):
+            self.ip('-n', name, 'addr', 'add', address, 'dev', end)
+            self.ip('-n', name, 'link', 'set', end, 'up')
+        # the scale follows from it, and it from the memory of the machine
+        self.ip('netns', 'exec', self.alone, 'sh', '-c',
+                'echo 4096 131072 6291456 > /proc/sys/net/ipv4/tcp_rmem')
+        self.client('python3', '-c', self.LISTENER, namespace=self.alone)
+        self.start('10.88.0.190', '--ports', 'T:80')
+        self.assertEqual(self.signature('v0', '10.88.0.190'), self.signature('k0', '10.89.0.2'))
+        for _ in range(3):                      # a probe that is late on a busy machine: once more
+            kernel, ours = self.fingerprint('10.89.0.2'), self.fingerprint('10.88.0.190')
+            if kernel == ours:
+                break
+        self.assertEqual(kernel, ours)
+        self.assertLessEqual({'OPS', 'WIN', 'ECN', 'T1', 'T7', 'U1', 'IE'}, set(ours))
+
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
@@ -24286,7 +24390,7 @@ masscanned.RingLink = refuse''')
         done = subprocess.run(['ip', 'netns', 'exec', self.near] + tool(
             'cscan.py', '-x', '-q', '-mod', 'banner', '-mcfg', 'banner.wait=50'),
             input=b'10.88.0.30:81', stdout=subprocess.PIPE, timeout=TIMEOUT_S)
-        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http HTTP/1\.[01] 200 [^\n]*\n\Z')
+        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http \[\S+\] HTTP/1\.[01] 200 [^\n]*\n\Z')
 
     def test_vlan(self):
         """An answer carries the tag of its question: none, one, two."""
@@ -24987,8 +25091,9 @@ class ResponderCli(Case):
     def test_ring_in(self):
         """Frames come out of their slots in order, once, round after round."""
         for name, arrivals, rounds in self.ARRIVALS:
-            for start in 0, 5:
-                with self.subTest(name, start=start), patched(masscanned, RING_SLOTS=8):
+            for start, few in itertools.product((0, 5), (32, 2, 1)):
+                with self.subTest(name, start=start, few=few), patched(
+                        masscanned, RING_SLOTS=8, FEW_FRAMES=few):
                     link = self.make_ring()
                     link.sock.recv.return_value = b'whole'
                     link.at, got = start, []
