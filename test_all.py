@@ -3341,6 +3341,8 @@ class Page(Case):
         out = self.page(scoped(Made(), '0.0.0.0-255.255.255.255', SHARD='1/2'))[0]
         self.assertIn('<path class="asked" d="M0 0h256v256h-256z"/>', out)
         self.assertIn('4,294,967,296 addresses, 2 ports 80,443, 1 of 2 shards: done.', out)
+        out = self.page(scoped(scoped(Made(), '1.2.0.0-1.2.0.9', end=None), '1.2.0.0-1.2.0.9'))[0]
+        self.assertIn('10 addresses, 2 ports 80,443: cut, or still running; done.</p>', out)
         made = Made()
         for number in range(4):
             scoped(made, '10.0.0.%d-10.0.0.%d' % (4 * number, 4 * number + 1), end='--max-results')
