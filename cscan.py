@@ -182,7 +182,7 @@ def ip_text(ip: int) -> str:
 
 
 def quote(text: str) -> str:
-    """What a message shows of a mistake: its repr, not more than 80 characters of it."""
+    """A mistake, as messages show it: its repr, at most 80 characters."""
     return repr(text[:QUOTED]) + ('...' if len(text) > QUOTED else '')
 
 
@@ -285,7 +285,7 @@ class RangeReader:
         self.bad, self.bad_count, self.ipv6 = [], 0, 0
 
     def read(self, path, what):
-        """Add a file, '-' = standard input: a .csw, JSON or range text, told by its octets."""
+        """Add a file, '-' = standard input; its octets decide: a .csw, JSON or range text."""
         data = read_file(path, what)
         where = 'standard input' if path == '-' else path
         is_wide = data.startswith(UTF16_MARKS) and not is_table(data)
@@ -297,7 +297,7 @@ class RangeReader:
             self.add_json(text, where)
         else:
             text = text.replace('\r\n', '\n').replace('\r', '\n')
-            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends, too
+            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends as well
 
     def add_lines(self, lines, where):
         """Add range text; 64 lines are one step as long as each is just an address."""
@@ -344,7 +344,7 @@ class RangeReader:
         if self.names is not None and HOST_NAME.fullmatch(word):
             raise UserError('%s: %s: not an address; if it is the name of a host, --resolve looks '
                             'such names up, or write name:HOST' % (where, quote(word)))
-        return [parse_range(word, where)], ''                   # which tells what is wrong
+        return [parse_range(word, where)], ''                   # which names the fault
 
     def add_bad(self, message):
         self.bad_count += 1
@@ -659,8 +659,8 @@ def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: boo
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
     taken   {path given before in this run: number that its name gets next}
-    No link is followed on the way, and nothing is overwritten unless told: a name that is there
-    already gets .1, .2 ... behind it.
+    No link is followed on the way, and nothing is overwritten unless asked for: a name that
+    exists already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
     parts = [part for part in parts if part not in ('', '.', '..')][-16:] or ['unnamed']
@@ -726,9 +726,18 @@ METRICS_OPEN, METRICS_AT_ONCE = 2, 1            # bits of an answer's kind
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
-    if text.isprintable():
-        return text
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    if not text.isprintable():
+        text = text.replace('\r', r'\r').replace('\n', r'\n')      # most of it is that
+    return text if text.isprintable() else NOT_PLAIN.sub(escape_match, text)
+
+
+NOT_PLAIN = re.compile('[^ -~]')    # few characters of most texts: the others cost 0.3 us each
+
+
+def escape_match(match) -> str:
+    """A character -> the same, or its escape."""
+    c = match.group()
+    return c if c.isprintable() else c.encode('unicode_escape').decode()
 
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
 
@@ -3321,7 +3330,9 @@ class TalkSocket:
         if self.rest:
             piece, self.rest = self.rest[:limit], self.rest[limit:]
             return piece
-        until = min(self.deadline, self.clock() + wait_ms / 1000)
+        until = self.deadline
+        if wait_ms != math.inf:
+            until = min(until, self.clock() + wait_ms / 1000)
         if not self.tls:
             return await self.receive(limit, until)
         try:
@@ -3634,9 +3645,10 @@ class TalkTarget(Target):
         super().__init__(host, port, source, exclusions)
         self.talks, self.sock, self.first = talks, sock, False
 
-    def clock(self) -> float:
-        """The time that deadlines of its talk are of."""
-        return self.talks.clock() if self.talks else time.monotonic()
+    @property
+    def clock(self):
+        """-> the time that deadlines of its talk are of, when called."""
+        return self.talks.clock if self.talks else time.monotonic
 
     def blocking(self) -> Target:
         """The same for a module that is no coroutine."""
@@ -6861,6 +6873,8 @@ TURN_S = 0.005                  # that talks may take between two turns of the e
 STALL_S = 0.5                   # who drives them was not there for so long: nobody's time runs
 HANDSHAKES_MAX = 500            # of TLS at once: 42 kB each
 TALKS_EACH = 8                  # at once to one address
+TROUBLE = select.EPOLLERR | select.EPOLLHUP | select.EPOLLIN    # ends any wait; the peer's end is
+                                                                # an event to read, too
 TALKS_SPARE = 16                # descriptors of -e that are not for talks
 TALKS_KEPT = 64                 # with -x: descriptors that -e leaves for all else
 
@@ -6899,10 +6913,11 @@ class Talk:
 
     end     called when it has ended
     until   when its wait is over; None: it waits for no socket
+    mask    events that end it: a socket that begins to wait for octets is writable, at once
     due     when the timer looks at it, later than `until` never; None: there is no timer
     sockets descriptors that were registered for it
     """
-    __slots__ = 'coroutine', 'end', 'until', 'due', 'sockets'
+    __slots__ = 'coroutine', 'end', 'until', 'mask', 'due', 'sockets'
 
     def __init__(self, coroutine, end):
         self.coroutine, self.end = coroutine, end
@@ -6975,9 +6990,9 @@ class Talks:
         if wait_s:
             real = time.monotonic()
         self.looked = real
-        for fd, _ in events:
+        for fd, event in events:
             _, talk = self.owners.get(fd, (None, None))
-            if talk and talk.until is not None:
+            if talk and talk.until is not None and event & talk.mask:
                 talk.until = None
                 self.ready.append((talk, None))
             elif fd == self.alarm:
@@ -7057,7 +7072,7 @@ class Talks:
                 self.watch(sock, talk)
         except OSError as error:            # too many for sysctl fs.epoll.max_user_watches
             return self.ready.append((talk, error))
-        talk.until = until
+        talk.until, talk.mask = until, mask | TROUBLE
         if talk.due is None or until < talk.due:
             self.set_timer(talk)
 
