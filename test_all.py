@@ -10137,6 +10137,69 @@ class Visits(Case):
         self.assertLess(target.now[0] - NOW, 3.1)
         self.assertGreater(target.now[0] - NOW, 2.9)
 
+    def test_host_key(self):
+        """The fingerprint of the responder's key, by each method that it has."""
+        blob = cscan.ssh_string(b'ssh-rsa') + b''.join(
+            cscan.ssh_string(number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+            for number in (RSA_KEY.e, RSA_KEY.n))
+        wanted = cscan.key_fingerprint(b'ssh-rsa', blob)
+        self.assertRegex(wanted, r'^ssh-rsa SHA256:[A-Za-z0-9+/]{43}$')
+        lists = cscan.SSH_OFFERED
+        names = tuple(each for each in lists[1].split(b',') if b'rsa' in each)
+        found = set()
+        for method, public in cscan.SSH_PUBLIC.items():
+            with patched(cscan, SSH_PUBLIC={method: public},
+                         SSH_OFFERED=(method, b','.join(names)) + lists[2:]):
+                found.add(self.visit(HOST, 22).best.get(16))
+        self.assertEqual(found - {None}, {wanted})
+
+    def test_host_key_of_strangers(self):
+        """Whatever follows the greeting, a visit ends, and has it."""
+        packet, kexinit = cscan.ssh_packet_of, bytes([20]) + bytes(16)
+        offer = kexinit + cscan.ssh_string(b'curve25519-sha256')
+        for rest in (b'', b'\0' * 40, b'\xff' * 40, packet(b''), packet(kexinit), packet(offer),
+                     packet(offer) + packet(b'\x1f'), packet(offer) + packet(b'\x1f\0\0\0\x09x'),
+                     packet(offer) + packet(b'\x1f' + cscan.ssh_string(b'')),
+                     packet(kexinit + cscan.ssh_string(b'sntrup761x25519-sha512')),
+                     packet(offer) + packet(b'\x01')):
+            target = UnpluggedTarget(quiet_host([]), 40000)
+            visit = cscan.Visit(target, banner_options())
+
+            async def connect(timeout_ms):
+                sock = Unplugged(target.responder, target.port, target.now)
+                sock.out, sock.send = b'SSH-2.0-x_1\r\n' + rest, len
+                return cscan.TalkSocket(sock, timeout_ms, target.clock)
+            with patched(UnpluggedTarget, connect=lambda self, timeout_ms: connect(timeout_ms)):
+                target.drive(visit.run())
+            self.assertEqual((visit.best[9], visit.best.get(16)), ('ssh', None))
+
+    def test_words(self):
+        """What the end counts: services, and why there is no banner."""
+        text, tls = {2: 'x'}, {6: 'TLSv1.3'}
+        for events, word in (
+                ({2: 'x', 9: 'ssh'}, ('services', 'ssh')), (text, ('services', 'unknown')),
+                ({6: 'TLSv1.3', 2: 'x', 9: 'http'}, ('services', 'https')),
+                (tls, ('services', 'tls')), ({8: 'x'}, ('no banner', 'no TLS')),
+                ({3: True}, ('no banner', 'silent')), ({4: True}, ('no banner', 'closed'))):
+            self.assertEqual(cscan.banner_word(events), word)
+        console, sink = StubConsole(), KeepingSink()
+        sink.finish = lambda thread: None
+        found = [('services', 's%d' % number) for number in range(12) for _ in range(number + 1)]
+        found += [('no banner', 'silent'), None, True]
+        words = iter(found)
+
+        def check(target, out, options):
+            return next(words)
+        each = cscan.find_module('print')._replace(name='m', check=check)
+        crew = cscan.Crew([each], {'m': None}, sink, console, 1, 9)
+        for _ in found:
+            cscan.drive(crew.examine(crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
+        cscan.print_end(console, crew, '')
+        self.assertEqual(console.notes, [
+            'module m: no banner: silent 1',
+            'module m: services: s11 12, s10 11, s9 10, s8 9, s7 8, s6 7, s5 6, s4 5, s3 4, s2 3, '
+            '3 others'])
+
     def test_help(self):
         """FTP and SMTP begin alike: their words of help tell which it is."""
         for greeting, answer, service in (
@@ -10666,7 +10729,8 @@ class Talks(Case):
         status, out, err = run('cscan.py', '-x', '-mod', 'rfb,banner', '-mt', 1, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
-               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb), ''))
+               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb),
+            'cscan: module banner: services: vnc 1\n'))
         status, out, err = run('cscan.py', '-x', '-mod', 'cookie', '-mcfg',
                                'cookie.ports=%d' % trap, stdin=stdin)
         self.assertEqual((status, out, err), (
@@ -13464,6 +13528,12 @@ GREETINGS = [                               # port, what is said, whether that i
     (61616, unhex('0000002e01') + b'ActiveMQ' + unhex('0000000c 01 0000001c 00000001 0014')
      + b'TightEncodingEnabled\1\0', False),
     *((port, b'RFB 003.008\n', False) for port in (5900, 5901, 5902, 5903)),
+    (4352, b'PJLINK 1 11111111\r', False),
+    (5667, b'\x11' * 128 + unhex('6b00f801'), False), (6082, b'107 59      \n' + b'h' * 32
+                                                      + b'\n\nAuthentication required.\n\n', False),
+    (6419, b'220 %s SVDRP VideoDiskRecorder 2.6; UTF-8\r\n' % ME, False),
+    (6556, b'<<<check_mk>>>\nVersion: 2.0\nAgentOS: linux\nHostname: %s\n' % ME, True),
+    (7505, b'ENTER PASSWORD:', False), (8021, b'Content-Type: auth/request\n\n', False),
 ]
 LOGIN, BOB_X = (dict(user=b'bob', password=password) for password in (b'secret', b'x'))
 RFB_RESPONSE = dict(user=b'', digest='aa106775b1ff5ac0eaf522244454f68e', salt='11' * 16)
@@ -24049,7 +24119,7 @@ masscanned.RingLink = refuse''')
         done = subprocess.run(['ip', 'netns', 'exec', self.near] + tool(
             'cscan.py', '-x', '-q', '-mod', 'banner', '-mcfg', 'banner.wait=50'),
             input=b'10.88.0.30:81', stdout=subprocess.PIPE, timeout=TIMEOUT_S)
-        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http HTTP/1\.[01] 200 [^\n]*\n\Z')
+        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http \[\S+\] HTTP/1\.[01] 200 [^\n]*\n\Z')
 
     def test_vlan(self):
         """An answer carries the tag of its question: none, one, two."""
