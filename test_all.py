@@ -24820,8 +24820,9 @@ class ResponderCli(Case):
     def test_ring_in(self):
         """Frames come out of their slots in order, once, round after round."""
         for name, arrivals, rounds in self.ARRIVALS:
-            for start in 0, 5:
-                with self.subTest(name, start=start), patched(masscanned, RING_SLOTS=8):
+            for start, few in itertools.product((0, 5), (32, 2, 1)):
+                with self.subTest(name, start=start, few=few), patched(
+                        masscanned, RING_SLOTS=8, FEW_FRAMES=few):
                     link = self.make_ring()
                     link.sock.recv.return_value = b'whole'
                     link.at, got = start, []
