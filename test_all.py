@@ -10885,6 +10885,148 @@ class Conversations(TalkCase):
         self.sink.flush()
         self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
 
+    def fake_time(self):
+        """The clock of cscan from now on: [seconds], which the test turns."""
+        now = [100.0]
+        patch = patched(cscan, time=types.SimpleNamespace(
+            monotonic=lambda: now[0], time=time.time, sleep=time.sleep))
+        patch.__enter__()
+        self.addCleanup(patch.__exit__, None, None, None)
+        return now
+
+    def pair(self):
+        """Two connected sockets that do not block."""
+        pair = socket.socketpair()
+        for sock in pair:
+            self.addCleanup(sock.close)
+            sock.setblocking(False)
+        return pair
+
+    def test_standstill(self):
+        """Time that nobody drove us does not count; the rest does, and ends a wait."""
+        async def check(target, out, options):
+            await cscan.socket_ready((ours,), select.POLLIN, crew.talks.clock() + 1)
+            out.bit(1)
+        for gap, count, failures in ((60, 1, 0), (0.3, 3, 0), (0.3, 4, 1)):
+            ours, theirs = self.pair()
+            now = self.fake_time()
+            crew = self.make_crew(check)
+            self.put(crew, ('10.0.0.1', 1))
+            for _ in range(count):
+                now[0] += gap
+                crew.turn()
+            if not failures:
+                theirs.send(b'x')
+            crew.close()
+            self.assertEqual(crew.failures, {('talk', 'timed out'): 1} if failures else {})
+
+    def test_rate(self):
+        """New connections wait for what -r allows, and the scan learns of each."""
+        async def check(target, out, options):
+            await target.may_connect()
+            begun.append(target.port)
+        begun, talked, now = [], [], self.fake_time()
+        crew = self.make_crew(check)
+        crew.talks.join(types.SimpleNamespace(watch=lambda epoll: None, rate=lambda: 10.0,
+                                              talked=talked.append))
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 5)])
+        for count in (1, 2, 3, 4):
+            self.assertEqual((begun, sum(talked)), (list(range(1, count + 1)), count))
+            self.assertGreater(crew.rest_s() + (count == 4), 0)
+            crew.turn()
+            self.assertEqual(len(begun), count, 'before its time')
+            now[0] += 0.1
+            crew.turn()
+        self.assertEqual((crew.talking, talked), (0, [1] * 4))
+
+    def test_gives_way(self):
+        """What talks took is missing to the scan; not more than a burst, if its clock stood."""
+        bucket = cscan.Bucket(1000.0, 1, 0.0)
+        bucket.credit(1.0)
+        for tokens, level in ((20, 30), (40, -10), (500, -50), (500, -50)):
+            bucket.give_way(tokens)
+            self.assertEqual(bucket.level, level)
+        bucket.level = -70                  # by what it spent itself
+        bucket.give_way(1)
+        self.assertEqual(bucket.level, -70)
+
+    def test_handshakes(self):
+        """So many of TLS at once; who waits for that loses no time."""
+        async def shake(sock, until, act):
+            under_way.append(sock)
+            await self.gate.enter()
+            raise ConnectionError('enough')
+
+        async def check(target, out, options):
+            sock = cscan.TalkSocket(ours, 1000, crew.talks.clock, crew.talks.handshakes)
+            before = sock.deadline
+            try:
+                await sock.start_tls()
+            finally:
+                shifts.append(round(sock.deadline - before, 3))
+        (ours, _), under_way, shifts, now = self.pair(), [], [], self.fake_time()
+        with patched(cscan.TalkSocket, tls_call=shake):
+            crew = self.make_crew(check)
+            crew.talks.handshakes.free = 2
+            self.put(crew, *self.many(3))
+            self.assertEqual(len(under_way), 2)
+            now[0] += 0.25
+            self.let(crew, 1)
+            crew.turn()
+            self.assertEqual(len(under_way), 3)
+            self.let(crew, 9)
+            crew.close()
+        self.assertEqual((shifts, crew.talks.handshakes.free), ([0, 0, 0.25], 2))
+
+    def test_flood(self):
+        """A peer that never rests lets others have their turn."""
+        ours, theirs = self.pair()
+        theirs.send(b'x' * 100)
+        sock, waits = cscan.TalkSocket(ours, 5000), 0
+
+        async def read():
+            for _ in range(40):
+                await sock.read_some(1)
+        coroutine = read()
+        with self.assertRaises(StopIteration):
+            while True:
+                self.assertEqual(coroutine.send(None)[0], ())
+                waits += 1
+        self.assertEqual(waits, 40 // (cscan.SPREE_MAX + 1))
+
+    def test_lines(self):
+        """A line ends where it does; what came behind it is read next."""
+        ours, theirs = self.pair()
+        sock = cscan.TalkSocket(ours, 5000)
+        theirs.send(b'220 a\r\nmore\nrest')
+        theirs.shutdown(socket.SHUT_WR)
+
+        async def read():
+            return [await sock.read_line(), await sock.read_line(3), await sock.read_line(),
+                    await sock.read_some(2), await sock.read_line(), await sock.read_line()]
+        self.assertEqual(cscan.drive(read()), [b'220 a\r\n', b'mor', b'e\n', b're', b'st', b''])
+
+    def test_stalled_pipe(self):
+        """A reader that does not read holds up no talk; lines wait in a thread, in their order."""
+        stdout = os.dup(1)
+        self.addCleanup(os.close, stdout)
+        self.addCleanup(os.dup2, stdout, 1)
+        reader = AtOnce.to_pipe(self, filled=1 << 16)
+
+        async def check(target, out, options):
+            out.line(str(target))
+        console = cscan.Console()
+        crew = self.make_crew(check, sink=cscan.TextSink(console.lines, self.folder))
+        crew.console = console
+        self.put(crew, *[('10.0.0.1', port) for port in (7, 8)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.settled()), (0, 0))
+        found = b''
+        while len(found) < (1 << 16) + 22:
+            found += os.read(reader, 1 << 16)
+        crew.close()
+        self.assertEqual((found[1 << 16:], crew.settled()), (b'10.0.0.1:7\n10.0.0.1:8\n', 2))
+
 
 class FirstConnection(TalkCase):
     """The connection by which the scan found a port open goes on as the conversation."""
@@ -11101,6 +11243,39 @@ class FirstConnection(TalkCase):
                 code: value for _, code, value in entry.events}))
             self.assertEqual((crew.talks.taken, crew.talks.opened), (1, 0))
 
+    def test_killed(self):
+        """kill -9 in the middle of talks: the ports are in the file, and --resume talks again."""
+        listeners = [self.hosts.listener('127.6.1.%d' % last, port) for last, port in zip(
+            range(1, 4), itertools.repeat(next(FREE_PORT)))]
+        port, cba = listeners[0].getsockname()[1], self.path('k.cba')
+        state = self.path('state')
+        process = subprocess.Popen(tool(
+            'cscan.py', '-q', '-f', '127.6.1.1-127.6.1.3', '-p', port, '--once', '-mod', 'banner',
+            '-mcfg', 'banner.wait=20000,banner.read_timeout=20000', '-o', cba, '--state', state,
+            '-b', next(FREE_PORT), '-bt', 50))
+        wait_until(lambda: os.path.exists(cba) and len(cba_entries(cba)) == 3, 20)
+        process.kill()
+        process.communicate()
+        def greet(listener):
+            for _ in range(2):              # the connection of the killed process, the new one
+                peer, _ = listener.accept()
+                with contextlib.suppress(OSError), peer:
+                    peer.sendall(b'hi\r\n')
+        for each in listeners:
+            threading.Thread(target=greet, args=(each,), daemon=True).start()
+        status, _, err = run('cscan.py', '-q', '--resume', state)
+        self.assertEqual((status, err), (0, ''))
+        hosts = {'banner://127.6.1.%d:%d' % (last, port) for last in range(1, 4)}
+        self.assertEqual({each.dict[0] for each in cba_entries(cba, 'banner')}, hosts)
+
+    def test_workers(self):
+        """-w: the first process talks, on new connections."""
+        port = self.hosts.serving(greeting=b'220 x\r\n')[1]
+        status, out, err = run('cscan.py', '-f', '127.0.0.1', '-p', port, '--once', '-mod',
+                               'banner', '-w', 2, '-b', next(FREE_PORT), '-bt', 50)
+        self.assertEqual((status, out.partition(' ')[0]), (0, '127.0.0.1:%d' % port))
+        self.assertIn('talks: 0 connections of the scan went on, 1 were new', err)
+
 
 class TlsGroups(Case):
     """No server makes us calculate with groups of finite fields, but in rfb."""
@@ -11298,6 +11473,138 @@ CipherString = DEFAULT:@SECLEVEL=0
         port = self.vnc('-SecurityTypes', 'None')
         _, out, _ = run('cscan.py', '-x', '-mod', 'banner', stdin=b'127.0.0.1:%d\n' % port)
         self.assertEqual(out, '127.0.0.1:%d vnc RFB 003.008\n' % port)
+
+
+@unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+class NamedServers(Case):
+    """banner against servers of Debian: each is named, with its version where it shows one."""
+
+    PROGRAMS = ('nginx', 'sshd', 'redis-server', 'mosquitto', 'memcached', 'vsftpd', 'mariadbd',
+                'slapd', 'ssh-keygen', 'mariadb-install-db')
+    POSTGRES = sorted(glob.glob('/usr/lib/postgresql/*/bin'))
+
+    def setUp(self):
+        super().setUp()
+        missing = [name for name in self.PROGRAMS if not self.program(name)]
+        missing += [] if self.POSTGRES else ['postgres']
+        if os.geteuid():
+            missing.append('root')
+        if missing and REQUIRED:
+            self.fail('LIVE=required: needs ' + ', '.join(missing))
+        if missing:
+            self.skipTest('needs ' + ', '.join(missing))
+        os.chmod(self.folder, 0o755)
+
+    @staticmethod
+    def program(name):
+        """Its path; users have no /usr/sbin in theirs."""
+        return shutil.which(name, path='/usr/sbin:/usr/bin:/bin')
+
+    def start(self, port, name, *args):
+        """Start a server; ready once its port is open."""
+        RealServers.start(self, port, self.program(name) or name, *args)
+
+    def write(self, name, text):
+        """A file below the folder -> its path."""
+        return self.path(name, text.encode())
+
+    def named(self, port, *steps):
+        """-> (service, product, version, host key's kind or title) of a server."""
+        options = banner_options(read_timeout=20000, wait=3000, tries=5)
+        visit = cscan.Visit(cscan.TalkTarget('127.0.0.1', port, ''), options)
+        with patched(cscan, plan_steps=lambda port: list(steps)):
+            cscan.drive(visit.run())
+        return tuple(visit.best.get(code, '') for code in (9, 10, 11)) + (
+            visit.best.get(16, visit.best.get(13, '')).split(' ')[0],)
+
+    def assert_named(self, found, service, product, version, more=''):
+        self.assertEqual(found[:2] + found[3:], (service, product, more))
+        self.assertRegex(found[2], '^%s$' % version)
+
+    def test_nginx(self):
+        pem = self.write('pem', TLS_PEM)
+        self.write('index.html', '<html><title>Hello</title>')
+        ports = next(FREE_PORT), next(FREE_PORT)
+        config = self.write('nginx.conf', """
+user root; daemon off; master_process off; error_log %s/error; pid %s/pid; events {}
+http { access_log off; root %s; client_body_temp_path %s; fastcgi_temp_path %s;
+       proxy_temp_path %s; scgi_temp_path %s; uwsgi_temp_path %s;
+       server { listen 127.0.0.1:%d; }
+       server { listen 127.0.0.1:%d ssl; ssl_certificate %s; ssl_certificate_key %s; } }
+""" % ((self.folder,) * 8 + ports + (pem, pem)))
+        self.start(ports[0], 'nginx', '-c', config)
+        version = r'\d+\.\d+\.\d+'
+        self.assert_named(self.named(ports[0], ''), 'http', 'nginx', version, 'Hello')
+        self.assert_named(self.named(ports[1], '', 'tls'), 'http', 'nginx', version, 'Hello')
+
+    def test_openssh(self):
+        key, port = os.path.join(self.folder, 'key'), next(FREE_PORT)
+        subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', key], check=True)
+        os.makedirs('/run/sshd', exist_ok=True)
+        self.start(port, 'sshd', '-D', '-e', '-f', '/dev/null', '-h', key, '-p',
+                   str(port), '-o', 'ListenAddress=127.0.0.1', '-o', 'PidFile=none')
+        self.assert_named(self.named(port, ''), 'ssh', 'OpenSSH', r'\d+\.\d+p\d+', 'ssh-ed25519')
+
+    def test_stores(self):
+        """Redis, memcached, mosquitto."""
+        port = next(FREE_PORT)
+        self.start(port, 'redis-server', '--port', str(port), '--bind', '127.0.0.1', '--save', '')
+        self.assert_named(self.named(port, 'redis'), 'redis', 'Redis', r'\d+\.\d+\.\d+')
+        self.assertEqual(self.named(port, '', 'tls', 'redis')[0], 'redis')
+        port = next(FREE_PORT)
+        self.start(port, 'memcached', '-u', 'root', '-l', '127.0.0.1', '-p', str(port), '-U', '0')
+        self.assert_named(self.named(port, 'memcached'), 'memcached', 'memcached', r'\d+\.\d+\.\d+')
+        port = next(FREE_PORT)
+        self.start(port, 'mosquitto', '-c', self.write(
+            'mosquitto.conf', 'listener %d 127.0.0.1\nallow_anonymous true\n' % port))
+        self.assert_named(self.named(port, 'mqtt'), 'mqtt', 'mosquitto', r'\d+\.\d+\.\d+')
+
+    def test_vsftpd(self):
+        port = next(FREE_PORT)
+        os.makedirs(os.path.join(self.folder, 'empty'))
+        self.start(port, 'vsftpd', self.write('vsftpd.conf', """\
+listen=YES
+listen_address=127.0.0.1
+listen_port=%d
+background=NO
+secure_chroot_dir=%s/empty
+""" % (port, self.folder)))
+        self.assert_named(self.named(port, ''), 'ftp', 'vsFTPd', r'\d+\.\d+\.\d+')
+
+    def test_mariadb(self):
+        port, data = next(FREE_PORT), os.path.join(self.folder, 'data')
+        subprocess.run([self.program('mariadb-install-db'), '--no-defaults', '--user=root',
+                        '--datadir=' + data, '--auth-root-authentication-method=normal'], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.start(port, 'mariadbd', '--no-defaults', '--user=root', '--datadir=' + data,
+                   '--port=%d' % port, '--bind-address=127.0.0.1',
+                   '--socket=%s/socket' % self.folder, '--pid-file=%s/pid' % self.folder)
+        self.assert_named(self.named(port, ''), 'mysql', 'MariaDB', r'\d+\.\d+\.\d+')
+
+    def test_postgresql(self):
+        port, data = next(FREE_PORT), os.path.join(self.folder, 'data')
+        os.makedirs(data)
+        shutil.chown(data, 'postgres')
+        other = ['setpriv', '--reuid=postgres', '--clear-groups']
+        subprocess.run(other + [self.POSTGRES[-1] + '/initdb', '-D', data, '-A', 'trust'],
+                       check=True, stdout=subprocess.DEVNULL, cwd='/')
+        self.start(port, *other, self.POSTGRES[-1] + '/postgres', '-D', data, '-p', str(port),
+                   '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=')
+        self.assert_named(self.named(port, 'postgresql'), 'postgresql', 'PostgreSQL', '')
+
+    def test_slapd(self):
+        port = next(FREE_PORT)
+        os.makedirs(os.path.join(self.folder, 'data'))
+        config = self.write('slapd.conf', """\
+include /etc/ldap/schema/core.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+database mdb
+suffix "dc=example"
+directory %s/data
+""" % self.folder)
+        self.start(port, 'slapd', '-d', '0', '-f', config, '-h', 'ldap://127.0.0.1:%d' % port)
+        self.assert_named(self.named(port, 'ldap'), 'ldap', 'OpenLDAP', '')
 
 
 # ==== Live ============================================================================
@@ -22886,6 +23193,8 @@ class Responder(Case):
         ('dig +tries=1 +time=2 @10.88.0.152 www.example.org', None, ['dns']),
         ('ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes '
          'bob@10.88.0.153', 'openssh', ['ssh']),
+        ('smbclient -s /dev/null -U bob%secret -L //10.88.0.158', None, ['smb']),
+        ('redis-cli -h 10.88.0.159 INFO', None, ['redis']),
         ('ping -n -c 2 -i 0.1 10.88.0.154', None, None),
         ('nmap -n -Pn -sS -p 1-50 10.88.0.155', 'nmap', None),
         ('masscan 10.88.0.156 -p 80,81 --rate 1000 --wait 0 -i v0 --source-ip 10.88.0.99 '
@@ -22904,7 +23213,8 @@ class Responder(Case):
 
     def test_visits(self):
         """Real programs come: events say who and what, and other programs read the same so."""
-        for name in 'curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'tshark', 'capinfos', 'p0f', 'jq':
+        for name in ('curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'smbclient', 'redis-cli', 'tshark',
+                     'capinfos', 'p0f', 'jq'):
             if not shutil.which(name, path=CLEAN['PATH']):
                 self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
         events, capture = self.path('eve.json'), self.path('visits.pcapng')
@@ -22934,6 +23244,11 @@ class Responder(Case):
                 flow = flows[re.search(r'10\.88\.0\.15\d', command).group()]
                 self.assertEqual(flow['masscanned']['protocols'], protocols)
                 self.assertEqual(flow['masscanned'].get('tool', {}).get('name'), tool)
+        login, = [each['masscanned']['credentials'] for each in lines
+                  if each['event_type'] == 'credentials' and each['dest_ip'] == '10.88.0.158']
+        self.assertRegex(login['hash'], r'\Abob::WORKGROUP:[0-9a-f]{16}:[0-9a-f]{32}:[0-9a-f]{90,}\Z')
+        about, = [each['smb']['ntlmssp'] for each in lines if 'ntlmssp' in each.get('smb', {})]
+        self.assertEqual((about['user'], about['domain']), ('bob', 'WORKGROUP'))
         self.compare_fingerprints(lines, flows, capture)
         readable = hasattr(ssl.SSLContext, 'keylog_filename')       # CPython 3.8 or newer
         self.assertEqual(self.read_packets(capture, 'http.request.uri', only='tls and http.request'),
@@ -22959,6 +23274,22 @@ class Responder(Case):
         self.assertEqual(len(found), 3)
         for address, signature in found.items():
             self.assertEqual(flows[address]['masscanned']['syn']['sig'], signature.strip())
+
+    def test_ja4(self):
+        """JA4 of curl as somebody else's program has it."""
+        for name in 'ja4plus', 'curl':
+            if not shutil.which(name, path=CLEAN['PATH']):
+                self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
+        events, capture = self.path('eve.json'), self.path('visits.pcapng')
+        responder = self.start('10.88.0.164', '-q', '--events', events, '--pcap', capture, '--user',
+                               'root')
+        self.output('curl', '-sSk', '-o', '/dev/null', 'https://10.88.0.164/')
+        self.assertEqual(responder.end(), 0, responder.err())
+        with open(events, encoding='ascii') as file:
+            tls, = [each['tls'] for each in map(json.loads, file) if 'ja4' in each.get('tls', {})]
+        status, text = self.output('ja4plus', '--format', 'json', '--types', 'ja4', 'analyze',
+                                   capture, stdin=subprocess.DEVNULL)
+        self.assertEqual(re.findall('"fingerprint": "(.*?)"', text), [tls['ja4']], text)
 
     def test_killed_capture(self):
         """kill -9: what was written before the last second can be read."""
@@ -23266,6 +23597,104 @@ asyncio.run(visit())
         ('nmap -sV of many', 'nmap -n -Pn -sV -p 22,53,80,111,445,3478 10.88.0.31', 0,
          r'80/tcp +open +(http|webdav)'),
     ]
+
+    # what nmap -O says of SEQ is chance and time but for these
+    NMAP_SEQ = re.compile(r'\b(TI|CI|II)=(\w+)')
+    LISTENER = ("import socket\ns = socket.socket()\ns.bind(('10.89.0.2', 80))\ns.listen(99)\n"
+                "while True:\n    s.accept()[0].close()")
+    CONNECT = ("import socket, sys\ntry:\n    socket.create_connection((sys.argv[1], 80), 2)\n"
+               "except OSError:\n    pass")
+
+    def signature(self, interface, address):
+        """What p0f calls the SYN+ACK of an address."""
+        log = self.path('p0f-' + interface)
+        self.client('p0f', '-i', interface, '-o', log, stdin=subprocess.DEVNULL)
+
+        def found():
+            self.output('python3', '-c', self.CONNECT, address)
+            return os.path.exists(log) and re.search(
+                r'mod=syn\+ack\|.*srv=%s/80\|.*raw_sig=(.*)' % re.escape(address), read_text(log))
+        wait_until(found)
+        return found().group(1)
+
+    def fingerprint(self, address):
+        """What nmap -O says of an address -> {name of a line: what it has}."""
+        process = self.client('nmap', '-n', '-Pn', '-O', '-d', '--max-os-tries', '1', '-p', '80,81',
+                              address)
+        with killed_after(process, 60):
+            text = process.stdout.read().decode()
+        rows = re.findall(r'(\w+)\(([^)]*)\)', ''.join(re.findall('(?m)^OS:(.*)$', text)))
+        rows = dict(rows)
+        rows.pop('SCAN', None)
+        rows['SEQ'] = self.NMAP_SEQ.findall(rows.get('SEQ', ''))
+        return rows
+
+    def test_negotiated(self):
+        """A real client agrees on timestamps, SACK and scaled windows: tcpi_options, scales."""
+        status, text = self.output('python3', '-c', "import socket\ns = socket.create_connection("
+                                   "('10.88.0.63', 80))\nprint(*s.getsockopt(6, 11, 104)[5:7])")
+        self.assertRegex(text, r'\A7 \d+\n\Z')
+        self.assertEqual((status, int(text.split()[1]) & 15), (0, 7))
+
+    def test_ports_of_the_host(self):
+        """What the host itself serves at an address that is listed goes on, closed or not."""
+        self.ip('-n', self.far, 'addr', 'add', '10.88.0.195/24', 'dev', 'v1')
+        self.addCleanup(self.ip, '-n', self.far, 'addr', 'del', '10.88.0.195/24', 'dev', 'v1')
+        served = self.client('python3', '-u', '-c', self.SERVES, namespace=self.far)
+        self.assertEqual(served.stdout.readline(), b'ready\n')
+        self.start('10.88.0.195,10.88.0.196', '--ports', '80')
+        for address, words in ('10.88.0.195', 'host host'), ('10.88.0.196', 'refused refused'):
+            self.assertEqual(self.output('python3', '-c', self.ASKS, address)[1], words + '\n')
+
+    SERVES = """import select, socket
+one, two = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for each in one, two:
+    each.bind(('10.88.0.195', 22))
+one.listen(9)
+print('ready')
+kept = []
+while True:
+    if one in select.select([one, two], [], [])[0]:
+        kept.append(one.accept()[0])
+        kept[-1].sendall(b'host')
+    else:
+        two.sendto(b'host', two.recvfrom(99)[1])
+"""
+    ASKS = """import socket, sys
+words = []
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    try:
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.settimeout(5)
+        sock.connect((sys.argv[1], 22))
+        sock.send(b'a')
+        words.append(sock.recv(9).decode())
+    except ConnectionRefusedError:
+        words.append('refused')
+print(*words)
+"""
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
+    def test_persona_of_this_kernel(self):
+        """p0f and nmap -O see the same in `linux` as in the kernel of this machine."""
+        self.ip('-n', self.near, 'link', 'add', 'k0', 'type', 'veth', 'peer', 'name', 'k1', 'netns',
+                self.alone)
+        self.addCleanup(subprocess.call, ['ip', '-n', self.near, 'link', 'del', 'k0'])
+        for name, end, address in (self.near, 'k0', '10.89.0.1/24'), (self.alone, 'k1', '10.89.0.2/24'):
+            self.ip('-n', name, 'addr', 'add', address, 'dev', end)
+            self.ip('-n', name, 'link', 'set', end, 'up')
+        # the scale follows from it, and it from the memory of the machine
+        self.ip('netns', 'exec', self.alone, 'sh', '-c',
+                'echo 4096 131072 6291456 > /proc/sys/net/ipv4/tcp_rmem')
+        self.client('python3', '-c', self.LISTENER, namespace=self.alone)
+        self.start('10.88.0.190', '--ports', 'T:80')
+        self.assertEqual(self.signature('v0', '10.88.0.190'), self.signature('k0', '10.89.0.2'))
+        for _ in range(3):                      # a probe that is late on a busy machine: once more
+            kernel, ours = self.fingerprint('10.89.0.2'), self.fingerprint('10.88.0.190')
+            if kernel == ours:
+                break
+        self.assertEqual(kernel, ours)
+        self.assertLessEqual({'OPS', 'WIN', 'ECN', 'T1', 'T7', 'U1', 'IE'}, set(ours))
 
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
