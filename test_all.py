@@ -3546,6 +3546,9 @@ class Differences(Case):
         with patched(cba_reader, SCOPES_MAX=1):     # what is not kept may have asked
             self.assertIn('(not all', self.diff(old, scoped(
                 scoped(Made(), '9.9.9.9-9.9.9.9'), self.NET))[0])
+        closed = self.closed(scoped(Made(), self.NET, end=None), self.PORT)
+        self.assertEqual(self.diff(closed, old), ['new 1.2.3.4:80'])
+        self.assertNotIn('may be', self.err)
         excluded = scoped(Made(), self.NET, end=None).head(0, 'scope').event(0, CBA_STR, 14, 'done')
         excluded.begin(0, CBA_DATA, 7).chunk(0, cscan.pack_csw(pairs('1.2.3.4-1.2.3.4'), '')).end(0)
         excluded.event(0, CBA_BIT, 16, True)
@@ -9202,8 +9205,8 @@ class Cli(Case):
             (once + ['-xf', '127.0.0.0/30', '--max-results', 4],
              dict(plain, EXCLUDED=pairs('127.0.0.0-127.0.0.3')),
              {'ENDED': '--max-results', 'ASKED': 4}),
-            (['-f', '127.0.0.4/30', '-p', port, '-n', 1, '-o', path],
-             {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 1}, {'ENDED': 'done', 'ASKED': 1}),
+            (['-f', '127.0.0.4', '-p', port, '-n', 1, '-o', path],
+             {'TARGETS': pairs('127.0.0.4-127.0.0.4'), 'PORTS': str(port), 'TOTAL': 1}, {'ENDED': 'done', 'ASKED': 1}),
             (['--pairs', some, '--once', '--seed', 5, '-o', path],
              dict(plain, TARGETS=pairs('127.0.0.8-127.0.0.9'), TOTAL=2,
                   PAIRS=struct.pack('<2Q', 0x7f000008 << 16 | port, 0x7f000009 << 16 | port)),
