@@ -9346,9 +9346,9 @@ class Cli(Case):
         self.assertEqual((status, out), (1, '1.2.3.4:5\n'))
         self.assertEqual(err, 'cscan: standard input:1: a line of more than 4194304 octets: ip:port '
                               'was expected\n')
-        many = ', '.join('%d/open/tcp//x///' % port for port in range(1, 65536)).encode()
+        many = ', '.join('%d/open/tcp//x///' % port for port in range(1, 20001)).encode()
         _, out, err = run('cscan.py', '-x', '-mod', 'print', stdin=NMAP.encode() + b'Ports: ' + many)
-        self.assertEqual((out.count('\n'), err), (65535, ''))
+        self.assertEqual((out.count('\n'), err), (20000, ''))
 
     def test_x_passed_over(self):
         _, out, err = run('cscan.py', '-x', stdin=(NMAP + 'Status: Up\nopen tcp 80 1.2.3.4 5\n').encode())
