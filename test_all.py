@@ -5201,7 +5201,7 @@ class Engine(unittest.TestCase):
                 self.assertEqual(self.run_engine(targets, quota=quota).sent, min(quota, 200))
 
     def test_runtime(self):
-        engine = self.run_engine([('127.0.0.1', 9)] * 10**6, runtime=0.2, rate=1000.0)
+        engine = self.run_engine([('127.0.0.1', 9)] * 10**5, runtime=0.2, rate=1000.0)
         self.assertEqual(engine.stopping, '--max-runtime')
         self.assertLess(engine.sent, 1000)
 
@@ -5388,7 +5388,6 @@ class Engine(unittest.TestCase):
         self.assertNotIn(sock, engine.pool.free)
 
 
-@unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
 class FileMeter(Engine):
     """All of that with -mf: whatever happens, each packet has one record of its end."""
     test_conntrack_full_without_ceiling = test_forgets_stale_pairs = None   # they invent packets
@@ -8765,8 +8764,9 @@ class Cli(Case):
     def test_failed_start_leaves_no_trace(self):
         old = self.path('old.cba', b'L\0\0\0\0\1\3\0ab')     # cut short: a start would repair it
         for args in (['-bi', '192.0.2.1'], ['-p', '0'], ['-mod', 'nope'], ['--log', '/']):
-            run('cscan.py', '-f', '127.0.0.1', '-o', old, *args)
-            run('cscan.py', '-f', '127.0.0.1', '-o', self.path('new.cba'), *args)
+            take = self.scan if args[0] == '-bi' else self.call     # that one opens a socket
+            for path in old, self.path('new.cba'):
+                self.assertEqual(take('-f', '127.0.0.1', '-o', path, *args)[0], 2)
         with open(old, 'rb') as file:
             self.assertEqual(file.read(), b'L\0\0\0\0\1\3\0ab')
         self.assertEqual(os.listdir(self.folder), ['old.cba'])
@@ -9351,9 +9351,9 @@ class Cli(Case):
         self.assertEqual((status, out), (1, '1.2.3.4:5\n'))
         self.assertEqual(err, 'cscan: standard input:1: a line of more than 4194304 octets: ip:port '
                               'was expected\n')
-        many = ', '.join('%d/open/tcp//x///' % port for port in range(1, 65536)).encode()
+        many = ', '.join('%d/open/tcp//x///' % port for port in range(1, 20001)).encode()
         _, out, err = run('cscan.py', '-x', '-mod', 'print', stdin=NMAP.encode() + b'Ports: ' + many)
-        self.assertEqual((out.count('\n'), err), (65535, ''))
+        self.assertEqual((out.count('\n'), err), (20000, ''))
 
     def test_x_passed_over(self):
         _, out, err = run('cscan.py', '-x', stdin=(NMAP + 'Status: Up\nopen tcp 80 1.2.3.4 5\n').encode())
@@ -16288,15 +16288,25 @@ def draw_octets(draw):
     return lambda size: bytes(draw.randrange(256) for _ in range(size))
 
 
+SHARED = []                         # [(all protocols, their Registry)], which takes 0.1 s to make
+
+
 def quiet_host(protocols=None):
-    return masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols)
+    """A Host without chance, of these protocols; None = of all, which have one Registry."""
+    host = masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols or ())
+    if protocols is None:
+        everything = list(masscanned.PROTOCOLS.values())
+        if not SHARED or SHARED[0][0] != everything:
+            SHARED[:] = [(everything, masscanned.Registry(everything))]
+        host.registry = SHARED[0][1]
+    return host
 
 
 def with_tls(host, kinds=1, **options):
     """A Host -> itself, with TLS; kinds: of its keys, 2: one of RSA as well."""
     options.setdefault('rate', 1e9)
     with patched(masscanned, KEY_FILES=masscanned.KEY_FILES[-kinds:], RSA_BITS=1024):
-        maker = masscanned.Host(os.urandom, NOW)
+        maker = masscanned.Host(os.urandom, NOW, ())
         host.tls = masscanned.Tls(masscanned.make_context(maker, None), **options)
     return host
 
