@@ -2269,7 +2269,7 @@ def chart(title, key, counts, without='') -> str:
 # only is gone if the new scan asked for it, by its entries of `scope`.
 
 NEW, GONE, NOT_ASKED, CHANGED = 'new', 'gone', 'not asked', 'changed'
-COMPARED = ('service', 'product', 'version', 'title', 'http_status', 'host_key', 'favicon',
+COMPARED = ('service', 'product', 'version', 'title', 'http_status', 'host_key',
             'tls_version')          # of service_facts(); others may differ each time
 VOLATILE = re.compile(              # of a first line of text: times, challenges, identifiers
     r'<[^<>]*>|[0-9]+:[0-9]{2}(?::[0-9]{2})?|[0-9a-fA-F]{12,}|'

@@ -4566,9 +4566,15 @@ print(hosts, table.full(), end=' ')
                 found = subprocess.check_output(['/usr/bin/python3', '-c', self.LIBNMAP, path],
                                                 timeout=60).decode().splitlines()
                 self.assertEqual(found, wanted)
-        for path in self.several(), self.stated():
+        for path in self.several(), self.stated(), self.served()[0]:
             path = self.path('x', '\n'.join(self.convert('nmap-xml', path=path)).encode())
             subprocess.check_call(['xmllint', '--noout', '--dtdvalid', dtd, path], timeout=60)
+        found = subprocess.check_output([
+            '/usr/bin/python3', '-c', self.LIBNMAP.replace('len(each.scripts_results)', (
+                'each.service, each.banner, each.tunnel, len(each.scripts_results)')), path],
+            timeout=60)
+        self.assertEqual(found.decode(), '1.2.3.4 443 tcp open http product: nginx version: '
+                                         '1.22.1 ssl 3\n')
 
     # ---- hosts by name
 
