@@ -26305,6 +26305,45 @@ class SshClient:
         return self.say(b'\x32' + b''.join(map(ssh_string, (user, b'ssh-connection', method))) + more)
 
 
+class LossyWire:
+    """A Stack in the clothes of a Stream; all it says is lost once, what it hears is in disorder.
+
+    noted       [(kind, fields)] of its Events
+    """
+    waits, SIZE = None, 90
+
+    def __init__(self, host):
+        host.events = []
+        self.stack = make_stack(host=host)
+        self.client = Client(self.stack, 22)
+
+    @property
+    def noted(self):
+        return [(event.kind, event.fields) for event in self.stack.host.events]
+
+    @property
+    def closing(self):
+        return self.client.closed
+
+    def feed(self, octets):
+        """Segments, the last first, then all in order -> what came, at the second time."""
+        client, before = self.client, len(self.client.got)
+        starts, first = range(0, len(octets), self.SIZE), client.seq
+        for at in [*reversed(starts), *starts]:
+            client.send(octets[at:at + self.SIZE], PSH | ACK, first + at & ONES)
+        client.seq = first + len(octets) & ONES
+        self.settle()
+        return client.got[before:]
+
+    def settle(self):
+        """What waits for its time, or for an ACK, comes when it is due: the first time in vain."""
+        client, stack = self.client, self.stack
+        while client.conn and (client.conn.waits is not None or client.conn.unacked):
+            wake(stack, stack.now + (client.conn.waits or 0))
+            client.take(wake(stack, stack.now + masscanned.REPEAT_S[0]))
+            client.acknowledge()
+
+
 def is_open(port) -> bool:
     """Whether somebody listens there."""
     with socket.socket() as sock:
@@ -26568,6 +26607,28 @@ class SecureShell(unittest.TestCase):
                     {'user': b'bob', 'method': b'password', 'password': b'secret', 'tries': 1,
                      'version': b'SSH-2.0-client'}])
 
+    @staticmethod
+    def host():
+        """A Host with a budget for all, and a key that takes no time."""
+        host = quiet_host()
+        host.shared['ssh'] = masscanned.SshHost(host.random, 1e9, RSA_KEY)
+        return host
+
+    def test_lost(self):
+        """Segments in disorder, answers that are lost once: the same login as without."""
+        for cipher in [b'aes128-ctr', b'chacha20-poly1305@openssh.com'][:2 if TEST_ALL else 1]:
+            kex = {2: cipher, 3: cipher}
+            client = SshClient(kex=kex, stream=LossyWire(self.host())).exchange()
+            plain = SshClient(self.host(), kex=kex).exchange()
+            for each in client, plain:
+                each.say(SSH_SERVICE)
+                each.login()
+                each.login(more=b'\0' + ssh_string(b'other'))
+            self.assertEqual((client.got[2:], client.kinds), (plain.got[2:], plain.kinds))
+            self.assertEqual(
+                [[(each['password'], each['tries']) for each in who.noted] for who in (client, plain)],
+                [[(b'secret', 1), (b'other', 2)]] * 2)
+
     def test_methods(self):
         """What is noted of each, and what comes for it."""
         key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
@@ -26714,8 +26775,7 @@ class SecureShell(unittest.TestCase):
         """Mutated conversations, before NEWKEYS and after with the right keys: no exception, no
         word after the end."""
         draw, slowest = random.Random(SEED), 0
-        host = quiet_host()
-        host.shared['ssh'] = masscanned.SshHost(host.random, 1e9, RSA_KEY)
+        host = self.host()
         key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
         login = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
         early = [ssh_kexinit(), ssh_kexinit({0: b'diffie-hellman-group14-sha1,ext-info-c,'
