@@ -8685,6 +8685,7 @@ class Progress:
         if left is not None:
             parts.append(duration_text(left) + ' left')
         parts.append('%d pending' % totals.pending)
+        parts += self.talks(engine.desk.crew)
         if totals.locals:
             parts.append('%d local errors' % sum(totals.locals.values()))
         parts += filter(None, [totals.canary])
@@ -8693,6 +8694,13 @@ class Progress:
         if engine.stopping:
             parts.append('stopping')
         return ', '.join(parts)
+
+    def talks(self, crew) -> 'list[str]':
+        """What the status line has of conversations: under way, and waiting to begin."""
+        if not crew.talks:
+            return []
+        waiting = len(crew.waiting) + crew.parked
+        return ['%d talks' % crew.talking + (' (%d wait)' % waiting if waiting else '')]
 
     def final(self, engine, state='done'):
         """The last line: what became of everything that was sent; state: 'stopped' by a signal."""

@@ -1132,7 +1132,7 @@ def metrics_file(*records, timeout=800, order='='):
 
 class StubCrew:
     """Takes results; says that it is full when told."""
-    closed, failed, passed = False, '', 0
+    closed, failed, passed, talks = False, '', 0, None
 
     def __init__(self):
         self.results, self.held, self.enough = [], False, False
@@ -11008,7 +11008,7 @@ class FirstConnection(TalkCase):
             each = cscan.MODULES['banner']
             engine, crew = self.scan(listener.getsockname())
             crew.modules, crew.options = [each], cscan.module_options(
-                [each], 'banner.wait=5000,banner.read_timeout=5000')
+                [each], 'banner.probe=none,banner.wait=5000,banner.read_timeout=5000')
             self.collect(engine)
             self.accept(listener, says, resets=not says)
             crew.close()
