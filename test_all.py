@@ -23110,6 +23110,14 @@ asyncio.run(visit())
         ('BACnet', ASK % ("b'\\x81\\x0b\\0\\x08\\1\\0\\x10\\x08'", 47808), 0, r'\\x10\\x00\\xc4'),
         ('a2s', ASK % ("b'\\xff'*4+b'U'+b'\\xff'*4", 27015), 0, r'\\xffA'),
     ]
+    # Debian has none of these; one that is not there is left out, with a line
+    PYPI_CLIENTS = [
+        ('asyncua', 'uadiscover -u opc.tcp://10.88.0.62:4840', 0, r'User policy: user\n'),
+        ('asyncua login', 'uals -u opc.tcp://10.88.0.62:4840 --user bob --password x', 1,
+         r'BadUserAccessDenied'),
+        ('aiocoap', 'aiocoap-client coap://10.88.0.62/.well-known/core', 0, r'</>'),
+        ('aiocoap of none', 'aiocoap-client coap://10.88.0.62/x', 1, r'4\.04'),
+    ]
     S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
     TLS_CLIENTS = [
         ('openssl TLS 1.0', S_CLIENT + '443 -tls1', 0, r'New, TLSv1.0, Cipher is ECDHE-ECDSA'),
@@ -23203,6 +23211,16 @@ asyncio.run(visit())
     def test_web_clients(self):
         """Pages, statuses, protocols inside of others."""
         self.run_clients(self.WEB_CLIENTS, 15)
+
+    def test_pypi_clients(self):
+        """The same of those that come from PyPI."""
+        there = []
+        for row in self.PYPI_CLIENTS:
+            if shutil.which(row[1].split()[0], path=CLEAN['PATH']):
+                there.append(row)
+            else:
+                sys.stderr.write('left out: %s of PyPI is not installed\n' % row[0])
+        self.run_clients(there, 15)
 
     def test_proxies_dial_nobody(self):
         """A visit to each kind of proxy is granted, and the system is asked for no connection."""
