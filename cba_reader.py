@@ -148,8 +148,8 @@ def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: boo
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
     taken   {path given before in this run: number that its name gets next}
-    No link is followed on the way, and nothing is overwritten unless told: a name that is there
-    already gets .1, .2 ... behind it.
+    No link is followed on the way, and nothing is overwritten unless asked for: a name that
+    exists already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
     parts = [part for part in parts if part not in ('', '.', '..')][-16:] or ['unnamed']
@@ -1751,7 +1751,8 @@ for (const bar of document.querySelectorAll('.bar'))
   bar.onclick = () => search(bar.dataset.search);
 
 let base = 0, bits = 0, side, step, spots, cells, counts, were;
-function place(number, levels) {            // along the curve -> column, row
+const curves = new Map();                   // depth -> places of all cells, row * side + column
+function place(number, levels) {
   let x = 0, y = 0;
   for (let level = 0, half = 1; level < levels; level++, half *= 2) {
     const digit = number % 4, right = digit >> 1, up = (digit ^ right) & 1;
@@ -1761,12 +1762,23 @@ function place(number, levels) {            // along the curve -> column, row
     }
     x += half * right;
     y += half * up;
-    number = Math.floor(number / 4);
+    number = number >> 2;
   }
-  return [x, y];
+  return y * 2 ** levels + x;
+}
+function curve(depth) {
+  if (!curves.has(depth))
+    curves.set(depth, Uint32Array.from({length: 4 ** depth}, (_, n) => place(n, depth)));
+  return curves.get(depth);
 }
 function survey() {                         // what is within base/bits, cell by cell
-  const depth = Math.min(8, (32 - bits) / 2), size = 2 ** (32 - bits);
+  const depth = Math.min(8, (32 - bits) / 2), size = 2 ** (32 - bits), places = curve(depth);
+  let flip = 0, swap = 0, above = base / size;      // how the curve lies here, by digits above
+  for (let level = 0; level < bits / 2; level++) {
+    flip ^= above % 4 === 3;
+    swap ^= above % 4 % 3 === 0;
+    above = Math.floor(above / 4);
+  }
   side = 2 ** depth;
   step = size / side / side;
   spots = new Uint32Array(side * side);     // number of a cell -> its place on the canvas
@@ -1774,8 +1786,9 @@ function survey() {                         // what is within base/bits, cell by
   counts = new Uint32Array(side * side);
   were = new Uint8Array(side * side);
   for (let n = 0; n < side * side; n++) {
-    const [x, y] = place(base / step + n, bits / 2 + depth);
-    spots[n] = y % side * side + x % side;
+    let x = places[n] % side, y = Math.floor(places[n] / side);
+    if (flip) { x = side - 1 - x; y = side - 1 - y; }
+    spots[n] = swap ? x * side + y : y * side + x;
     cells[spots[n]] = n;
   }
   for (const [first, last] of about.asked)
@@ -1788,21 +1801,21 @@ function survey() {                         // what is within base/bits, cell by
 }
 function paint() {
   const canvas = at('canvas'), pen = canvas.getContext('2d');
-  const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name);
+  const style = getComputedStyle(document.documentElement);
+  const colour = name => parseInt(style.getPropertyValue(name).trim().slice(1), 16);
   const most = Math.log(counts.reduce((a, b) => Math.max(a, b), 1) + 1);
-  canvas.width = canvas.height = side;
-  const fill = (n, name, share) => {
-    pen.fillStyle = name;
-    pen.globalAlpha = share;
-    pen.fillRect(spots[n] % side, Math.floor(spots[n] / side), 1, 1);
-  };
   const asked = colour('--asked'), hot = colour('--hot');
+  canvas.width = canvas.height = side;
+  const picture = pen.createImageData(side, side);
   let found = 0;
   for (let n = 0; n < side * side; n++) {
-    if (were[n]) fill(n, asked, 1);
-    if (counts[n]) fill(n, hot, 0.4 + 0.6 * Math.log(counts[n] + 1) / most);
+    if (!counts[n] && !were[n]) continue;
+    const share = counts[n] ? 0.4 + 0.6 * Math.log(counts[n] + 1) / most : 1;
+    const ink = counts[n] ? hot : asked;
+    picture.data.set([ink >> 16, ink >> 8 & 255, ink & 255, 255 * share], 4 * spots[n]);
     found += counts[n] > 0;
   }
+  pen.putImageData(picture, 0, 0);
   at('where').textContent = dotted(base) + '/' + bits + ': a point is ' + (step === 1 ?
     'an address' : 'a /' + (32 - Math.log2(step))) + '; ' + many(found) + ' have open ports';
   at('out').disabled = !bits;
@@ -1867,9 +1880,12 @@ form-action 'none'; style-src 'unsafe-inline'; script-src 'sha256-%s'">
     PAGE_SCRIPT.encode()).digest()).decode(), PAGE_STYLE)
 
 
+PAGE_JSON = json.JSONEncoder(separators=(',', ':'))     # dumps() would make one each time
+
+
 def script_text(value) -> str:
     """A value as JSON that may stand in a script element: no < begins anything there."""
-    return json.dumps(value, separators=(',', ':')).replace('<', '\\u003c')
+    return PAGE_JSON.encode(value).replace('<', '\\u003c')
 
 
 def page_text(said: str) -> str:
@@ -1951,9 +1967,17 @@ def ip_number(text: str) -> int:
     return int.from_bytes(bytes(map(int, text.split('.'))), 'big')
 
 
-def named_service(records) -> str:
-    """What speaks there by the last record that knows, or ''."""
-    return next(filter(None, map(service_name, reversed(records))), '')
+def dotted(number: int) -> str:
+    """16909060 -> '1.2.3.4'."""
+    return '.'.join(map(str, number.to_bytes(4, 'big')))
+
+
+def port_facts(records) -> 'dict[str, str]':
+    """service_facts() of all records of a port; of two, what the last says."""
+    facts = {}
+    for record in records:
+        facts.update(service_facts(record))
+    return facts
 
 
 FORMATS['html'] = GROUPED['html']
@@ -2102,42 +2126,44 @@ class PageWriter(FormatWriter):
 
     def host(self, host):
         """A Host -> its line."""
-        found = [(port, list(host.records(port))) for port in host.ports()]
+        number, ports = ip_number(host.ip), []
         self.count(host, 1)
-        for port, records in found:
+        for port in host.ports():
+            records = list(host.records(port))
+            facts = port_facts(records)
             if port.state == 'open':
-                self.note(host, port, records)
-        return [line + '\n' for line in self.row(host.ip, host.hostname, [
-            [port.number, STATE_NUMBERS[port.state], port.time - self.start,
-             named_service(records), self.words_of(records)] for port, records in found])]
+                self.note(number, port, records, facts)
+            if not self.beyond:
+                ports.append([port.number, STATE_NUMBERS[port.state], port.time - self.start,
+                              facts.get('service', ''), self.words_of(records, facts)])
+            else:
+                self.beyond += 1
+        return [line + '\n' for line in self.row(number, host.hostname, ports)]
 
-    def row(self, ip, hostname, ports):
+    def row(self, number, hostname, ports):
         """A host and its ports as html_host() has them -> its line, none if there is no room."""
         if self.beyond or self.rows + len(ports) > PAGE_ROWS:
             self.beyond += len(ports)
             return []
         comma = ',' if self.rows else ''
         self.rows += len(ports)
-        number = ip_number(ip)
         names = ' '.join(filter(None, [hostname, self.known.names.get(number)]))
         return [comma + self.format.line(number, names, self.known.network(number), ports)]
 
-    def words_of(self, records):
+    def words_of(self, records, facts):
         """Product, title and what a port said, no longer in JSON than there is room for."""
-        facts = {}
-        for each in records:
-            facts.update(service_facts(each))
         known = product_text(facts), facts.get('title', '')
         words = ' | '.join(filter(None, [printable(each[:PAGE_TEXT]) for each in known]
                                   + [page_text(said_text(each, str)) for each in records]))
+        if 6 * len(words) <= self.room:     # a character has six in JSON, if it is \\u1234
+            return words
         size = len(script_text(words))
         return words if size <= self.room else words[:max(len(words) * self.room // size, 1)]
 
-    def note(self, host, port, records):
-        """Count an open port, and keep its certificate's end."""
-        number = ip_number(host.ip)
+    def note(self, number, port, records, facts):
+        """Count an open port of an address, and keep its certificate's end."""
         self.ports[str(port.number)] += 1
-        self.services[named_service(records) or 'unknown'] += 1
+        self.services[facts.get('service', 'unknown')] += 1
         self.networks.add(number >> 16)
         country, system = self.known.place(number)
         if country:
@@ -2147,7 +2173,7 @@ class PageWriter(FormatWriter):
         for record in records:
             certificate = certificate_of(record)
             if certificate:
-                self.ending.append((certificate.ends, '%s:%d' % (host.ip, port.number),
+                self.ending.append((certificate.ends, '%s:%d' % (dotted(number), port.number),
                                     common_name(certificate)))
 
     def end(self, end):
@@ -2299,9 +2325,8 @@ def ports_of(host):
 
 def compared_facts(records) -> 'dict[str, str]':
     """Records of a port -> what two scans should find alike, the certificate and words, too."""
-    facts, more = {}, {}
+    facts, more = port_facts(records), {}
     for record in records:
-        facts.update(service_facts(record))
         said = first_line(record)
         if said:
             more['banner'] = said
@@ -2409,11 +2434,6 @@ def change_json(change) -> str:
     return json_text(dict(line, old=change.old, new=change.new))
 
 
-def dotted(number: int) -> str:
-    """16909060 -> '1.2.3.4'."""
-    return '.'.join(map(str, number.to_bytes(4, 'big')))
-
-
 class DiffPage(PageWriter):
     """The page of differences: its rows are Changes.
 
@@ -2445,11 +2465,11 @@ class DiffPage(PageWriter):
             self.services[facts.get('service', 'unknown')] += 1
             self.networks.add(number >> 16)
             words = change_text(change) if change.kind == CHANGED else (
-                self.words_of(change.records))
+                self.words_of(change.records, port_facts(change.records)))
             words = ' | '.join(filter(None, [reason_text(change) if change.reason else '', words]))
             rows.append([change.port, STATE_NUMBERS['open' if change.new else 'silent'],
                          change.time - self.start, facts.get('service', ''), words, change.kind])
-        return self.row(dotted(number), group[0].hostname, rows)
+        return self.row(number, group[0].hostname, rows)
 
     def charts(self):
         """Kinds come first."""
@@ -2557,7 +2577,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    """Command line -> exit status: 0 read (files cut at the end, too), 1 error, 2 usage."""
+    """Command line -> exit status: 0 read (also files cut at the end), 1 error, 2 usage."""
     parser = make_parser()
     args = parser.parse_args(argv)
     if args.overwrite and not args.extract:
@@ -2701,7 +2721,7 @@ class Files:
     """The files of the command line, read as one, as often as is needed.
 
     folder, modules, overwrite  of --extract, as CBA takes them; folder None = nothing is extracted
-    complaints  {path: line about it}, told at the end
+    complaints  {path: line about it}, printed at the end
     broken      paths of those that cannot be read, are no CBA files, or are damaged
     extracted, fresh, taken  paths below folder, of all files, as CBA has them
     refused     (name, reason) of FILEs that could not be written
@@ -2753,7 +2773,7 @@ class Files:
                         return cba.time
                 return cba.time or int(os.fstat(file.fileno()).st_mtime)
         except OSError:
-            return 0                # entries() tells why
+            return 0                # entries() gives the reason
 
     def records(self, module, code, timed):
         """Yield the Record of each entry; if they must be timed, as near as the file has it."""
@@ -2784,7 +2804,7 @@ class Files:
                     if file.read(1) in (b'', b'L', b'B'):
                         return True
             except OSError:
-                continue            # entries() tells why
+                continue            # entries() gives the reason
         return False
 
     def judge(self, path, cba):
@@ -2859,7 +2879,7 @@ def convert(files, args, module, code):
 
 
 def document(records, writer, strange):
-    """Yield the text of records in a format; strange counts modules of what has no place."""
+    """Yield the text of records in a format; strange counts modules of those it cannot hold."""
     last = 0
     for record in records:
         last = max(last, record.time)
@@ -2894,7 +2914,7 @@ def say_results():
 
 
 def extract(files, module):
-    """--extract: write files, tell their paths, and which could not be written."""
+    """--extract: write files, print their paths, and report those that could not be written."""
     for _ in itertools.chain(files.entries(module), [None]):
         emit(sorted(files.fresh))
         del files.fresh[:]

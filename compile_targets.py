@@ -14,11 +14,11 @@ Contents
 
 Input is text with ranges on lines: a.b.c.d, a.b.c.d/length (host bits are cleared),
 a.b.c.d-e.f.g.h or a.b.*.c-d; `#` and `;` start comments.  Ranges may overlap and come in any
-order.  The JSON lists of some clouds and a .csw are taken, too.
+order.  The JSON lists of some clouds and a .csw are read as well.
 
 What is chosen from databases narrows the input, or all addresses if there is none: each of the
 choices by AS and by country is an intersection.  Rows become ints at once, and only those chosen
-are kept (for --as-ignore the unions of the others, too), so a million rows take little memory.
+are kept (for --as-ignore also the unions of the others), so a million rows take little memory.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def ip_text(ip: int) -> str:
 
 
 def quote(text: str) -> str:
-    """What a message shows of a mistake: its repr, not more than 80 characters of it."""
+    """A mistake, as messages show it: its repr, at most 80 characters."""
     return repr(text[:QUOTED]) + ('...' if len(text) > QUOTED else '')
 
 
@@ -252,7 +252,7 @@ class RangeReader:
         self.bad, self.bad_count, self.ipv6 = [], 0, 0
 
     def read(self, path, what):
-        """Add a file, '-' = standard input: a .csw, JSON or range text, told by its octets."""
+        """Add a file, '-' = standard input; its octets decide: a .csw, JSON or range text."""
         data = read_file(path, what)
         where = 'standard input' if path == '-' else path
         is_wide = data.startswith(UTF16_MARKS) and not is_table(data)
@@ -264,7 +264,7 @@ class RangeReader:
             self.add_json(text, where)
         else:
             text = text.replace('\r\n', '\n').replace('\r', '\n')
-            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends, too
+            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends as well
 
     def add_lines(self, lines, where):
         """Add range text; 64 lines are one step as long as each is just an address."""
@@ -311,7 +311,7 @@ class RangeReader:
         if self.names is not None and HOST_NAME.fullmatch(word):
             raise UserError('%s: %s: not an address; if it is the name of a host, --resolve looks '
                             'such names up, or write name:HOST' % (where, quote(word)))
-        return [parse_range(word, where)], ''                   # which tells what is wrong
+        return [parse_range(word, where)], ''                   # which names the fault
 
     def add_bad(self, message):
         self.bad_count += 1
@@ -882,7 +882,7 @@ class Networks:
     """The choice of networks by name and number of their AS.
 
     patterns  regular expressions; an AS is chosen if one is found in its name
-    numbers   AS numbers that are chosen, too
+    numbers   AS numbers that are chosen as well
     choose_all  True: every AS is chosen
     chosen    spans of these
     others    spans of all others, as number 0; None if they are not needed
@@ -975,7 +975,7 @@ def find_ignored(spans: 'list[int]', gap_size: int):
 
 
 def ignore_networks(networks: Networks, gap_size: int, island_size: int):
-    """Networks, which are used up -> (what is left of all addresses, line that tells what not)."""
+    """Networks, which are used up -> (the other addresses, a line about what is left out)."""
     spans = networks.chosen + networks.others
     del networks.chosen[:], networks.others[:]
     spans.sort()
@@ -1005,7 +1005,7 @@ def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):
         raise UserError('argument --country-db: %r: %s' % (
             paths[0], '%s needs no second file; %s' % (database.form.kind, OUTPUT_FIRST)
             if has_codes else
-            'LOCATIONS was expected, too, the CSV with country_iso_code'))
+            'LOCATIONS was expected as well, the CSV with country_iso_code'))
     codes = read_locations(paths[1]) if paths[1:] else {}
     spans = []                      # type: list[int]
     seen, unknown = set(codes.values()), 0

@@ -182,7 +182,7 @@ def ip_text(ip: int) -> str:
 
 
 def quote(text: str) -> str:
-    """What a message shows of a mistake: its repr, not more than 80 characters of it."""
+    """A mistake, as messages show it: its repr, at most 80 characters."""
     return repr(text[:QUOTED]) + ('...' if len(text) > QUOTED else '')
 
 
@@ -285,7 +285,7 @@ class RangeReader:
         self.bad, self.bad_count, self.ipv6 = [], 0, 0
 
     def read(self, path, what):
-        """Add a file, '-' = standard input: a .csw, JSON or range text, told by its octets."""
+        """Add a file, '-' = standard input; its octets decide: a .csw, JSON or range text."""
         data = read_file(path, what)
         where = 'standard input' if path == '-' else path
         is_wide = data.startswith(UTF16_MARKS) and not is_table(data)
@@ -297,7 +297,7 @@ class RangeReader:
             self.add_json(text, where)
         else:
             text = text.replace('\r\n', '\n').replace('\r', '\n')
-            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends, too
+            self.add_lines(text.split('\n'), where)        # splitlines() knows other ends as well
 
     def add_lines(self, lines, where):
         """Add range text; 64 lines are one step as long as each is just an address."""
@@ -344,7 +344,7 @@ class RangeReader:
         if self.names is not None and HOST_NAME.fullmatch(word):
             raise UserError('%s: %s: not an address; if it is the name of a host, --resolve looks '
                             'such names up, or write name:HOST' % (where, quote(word)))
-        return [parse_range(word, where)], ''                   # which tells what is wrong
+        return [parse_range(word, where)], ''                   # which names the fault
 
     def add_bad(self, message):
         self.bad_count += 1
@@ -659,8 +659,8 @@ def create_below(folder: str, name: str, taken: 'dict[str, int]', overwrite: boo
 
     name    / separates folders, which are made; '', '.', '..' and control characters never pass
     taken   {path given before in this run: number that its name gets next}
-    No link is followed on the way, and nothing is overwritten unless told: a name that is there
-    already gets .1, .2 ... behind it.
+    No link is followed on the way, and nothing is overwritten unless asked for: a name that
+    exists already gets .1, .2 ... behind it.
     """
     parts = [re.sub(r'[^ -~]', '_', part)[:200] for part in name.split('/')]
     parts = [part for part in parts if part not in ('', '.', '..')][-16:] or ['unnamed']
@@ -4063,6 +4063,7 @@ telnet          BusyBox      \xff.*?BusyBox v(<v>[\d.]+)
 telnet          -            \xff[\xfa-\xfe].(?:\xff..)*\s*(<d>[^\xff\r\n]*)
 dict            dictd        220 [^\r\n]*?dictd (<v>[\d.]+)/
 dict            -            220 \S+ [^\r\n]*<[\w.]*> <[^\r\n]*>
+svdrp           VDR          220 \S+ SVDRP VideoDiskRecorder (<v>[\d.]+)
 ftp             vsFTPd       220[ -]\(?vsFTPd (<v>[\d.]+)
 ftp             ProFTPD      220[ -](?:\[?\S+\]? )?ProFTPD (?:(<v>\d[\w.]+) )?Server
 ftp             Pure-FTPd    220[ -][^\n]*Pure-FTPd
@@ -4120,6 +4121,11 @@ rsync           -            @RSYNCD: (<d>[\d.]+)
 svn             -            \( success \( \d+ \d+ \(
 asterisk        Asterisk Call Manager  Asterisk Call Manager/(<v>[\d.]+)
 teamspeak       TeamSpeak 3  TS3\n\r?
+check-mk        Checkmk      <<<check_mk>>>\r?\nVersion: (<v>[\w.]+)
+pjlink          -            PJLINK [01]
+freeswitch      FreeSWITCH   Content-Type: auth/request\n
+openvpn-control  OpenVPN     (?:>INFO:OpenVPN Management|ENTER PASSWORD:)
+varnish         Varnish      107 \d+ *\n[a-z]{32}\n
 mpd             Music Player Daemon  OK MPD (<v>[\d.]+)
 munin           Munin node   # munin node at (<d>\S+)
 nats            nats-server  INFO \{[^\n]*"version":"(<v>[^"]+)"

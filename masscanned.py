@@ -1246,11 +1246,12 @@ class Record:
     greeted     we spoke first
     head        text of what all its events have in common; '': not needed yet
     vlan        tags; syn: the frame with which the client began, or one of his before, octets
+    challenge   of a login, ours, the last one; octets
     over        it has ended, though not all of its events were handed on
     """
     __slots__ = ('flow', 'proto', 'start', 'last', 'most', 'payload', 'length', 'inner', 'came',
                  'went', 'flags', 'spoken', 'noted', 'secret', 'greeted', 'head', 'vlan', 'syn',
-                 'over')
+                 'challenge', 'over')
 
     def __init__(self, flow, proto, now, most):
         self.flow, self.proto = flow, proto
@@ -1259,7 +1260,7 @@ class Record:
         self.inner = self.secret = self.greeted = self.over = False
         self.came, self.went, self.flags = [0, 0], [0, 0], [0, 0]
         self.spoken, self.noted = [], set()
-        self.head = ''
+        self.head, self.challenge = '', b''
         self.vlan, self.syn = (), None
 
     def hear(self, octets):
@@ -6932,9 +6933,16 @@ def dns_object(data) -> dict:
     return dict(found, **queries[0]) if queries else found
 
 
+def ntlmssp_object(domain, user, host, version) -> dict:
+    """Who somebody says that he is -> the object `smb`, or of another protocol, of an event."""
+    about = {'domain': domain, 'user': user, 'host': host, 'version': version}
+    return {'ntlmssp': {key: plain(value) for key, value in about.items() if value}}
+
+
 # Who makes the object of a protocol: by the kind of what was noted, from these fields of it; by
 # the protocol, as events name it, from what a client said first.
-NOTES = {'tls_hello': (tls_object, ('hello',)),
+NOTES = {'ntlmssp': (ntlmssp_object, ('domain', 'user', 'host', 'version')),
+         'tls_hello': (tls_object, ('hello',)),
          'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
 ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
 
@@ -16553,12 +16561,14 @@ NTLM_VERSION = struct.Struct('<BBH3xB')     # MS-NLMP s2.2.2.10: major minor bui
 NTLM_REVISION = 15
 # MS-NLMP s2.2.1.3: magic type; of responses (LM, NT), domain, user, workstation, session key their
 # size, max, at; flags
-NTLM_AUTHENTICATE = struct.Struct('<8sI8xHxxIHxxIHxxIHxxI8xI')
+NTLM_AUTHENTICATE = struct.Struct('<8sIHxxIHxxIHxxIHxxIHxxI8xI')
+NTLM_RESPONSE, NTLM_PROOF = 24, 16      # MS-NLMP s2.2.2.6: of version 1; s2.2.2.8: of 2, the first
 NTLM_NEGOTIATE, NTLM_CHALLENGED, NTLM_AUTHENTICATED = 1, 2, 3   # MS-NLMP s2.2.1: message types
 NTLM_SCHEMES = b'ntlm', b'negotiate'    # RFC 4559 s4: over HTTP
 NTLM_UNICODE, NTLM_OEM = 0x1, 0x2       # MS-NLMP s2.2.2.5: names in UTF-16, in ASCII
 NTLM_ASKED = 0xe0088035     # s2.2.2.5, ours if asked for: keys, session security, sign, seal
 NTLM_GIVEN = 0x02820204     # s2.2.2.5: version, target info, type server, NTLM, target name
+NTLM_VERSIONED = 0x02000000             # s2.2.2.5: there is a version
 NTLM_NAMES = 2, 1, 4, 3     # MS-NLMP s2.2.2.1: domain, computer, DNS domain, DNS computer
 NTLM_TIMESTAMP = 7
 FILETIME = struct.Struct('<Q')          # MS-DTYP s2.3.3: 100 ns since 1601
@@ -16609,9 +16619,11 @@ def pack_ntlm_challenge(asked, peer):
     pairs += (NTLM_TIMESTAMP, FILETIME.pack(filetime(peer.now))), (0, b'')
     info = b''.join(NTLM_AV.pack(kind, len(value)) + value for kind, value in pairs)
     flags = asked & NTLM_ASKED | NTLM_GIVEN | (0 if asked & NTLM_UNICODE else NTLM_OEM)
-    at = NTLM_CHALLENGE.size
+    at, challenge = NTLM_CHALLENGE.size, peer.host.random(8)
+    if peer.record:
+        peer.record.challenge = challenge
     return NTLM_CHALLENGE.pack(
-        NTLM_MAGIC, NTLM_CHALLENGED, len(name), len(name), at, flags, peer.host.random(8),
+        NTLM_MAGIC, NTLM_CHALLENGED, len(name), len(name), at, flags, challenge,
         len(info), len(info), at + len(name),
         NTLM_VERSION.pack(*peer.host.persona.ntlm, NTLM_REVISION)) + name + info
 
@@ -16621,10 +16633,29 @@ def note_ntlm(token, peer):
     if len(token) < NTLM_AUTHENTICATE.size:
         return
     *numbers, flags = NTLM_AUTHENTICATE.unpack_from(token)[2:]
-    response, *names = [token[at:at + size] for size, at in zip(numbers[::2], numbers[1::2])]
+    old, response, *names = [token[at:at + size] for size, at in zip(numbers[::2], numbers[1::2])]
     coding = 'utf-16-le' if flags & NTLM_UNICODE else 'latin-1'
     domain, user, computer = [each.decode(coding, 'replace') for each in names]
-    peer.note('credentials', user=user, domain=domain, client=computer, digest=response.hex())
+    version = ''
+    if flags & NTLM_VERSIONED and len(token) >= NTLM_AUTHENTICATE.size + 8:
+        version = '%d.%d build %d rev %d' % NTLM_VERSION.unpack_from(token, NTLM_AUTHENTICATE.size)
+    peer.note('ntlmssp', user=user, domain=domain, host=computer, version=version)
+    found = ntlm_hash(user, domain, peer.record.challenge if peer.record else b'', old, response)
+    peer.note('credentials', user=user, domain=domain, client=computer, digest=response.hex(),
+              **{'hash': found} if found else {})
+
+
+def ntlm_hash(user, domain, challenge, old, response) -> str:
+    """A login as John the Ripper and hashcat read it; '': nothing that could be tried.
+
+    old, response   to the challenge: LM, NT; octets
+    """
+    if not challenge or len(response) < NTLM_RESPONSE:
+        return ''
+    parts = challenge, response[:NTLM_PROOF], response[NTLM_PROOF:]
+    if len(response) == NTLM_RESPONSE:          # version 1
+        parts = old, response, challenge
+    return '%s::%s:%s' % (user, domain, ':'.join(each.hex() for each in parts))
 
 
 def pack_logon_step(token, peer):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""metrics - what the metrics file of a scan tells: a summary in text, and a page of charts.
+"""metrics - reports of a metrics file of cscan.py: a summary in text, and a page of charts.
 
     python3 cscan.py -f 192.0.2.0/24 -p 22,80 --once -mf scan.dat
     python3 metrics.py scan.dat -o report.html
 
 One file, standard library only, CPython 3.6 or newer and PyPy.  Files of the original cscan are
-read, too, also those of a machine of the other byte order.
+read as well, also those of a machine of the other byte order.
 
 Contents
     1 Formats           records of a metrics file
@@ -958,7 +958,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv=None) -> int:
-    """Command line -> exit status: 0 read (cut files, too), 1 error or damage, 2 usage."""
+    """Command line -> exit status: 0 read (also cut files), 1 error or damage, 2 usage."""
     parser = make_parser()
     args = parser.parse_args(argv)
     if args.o == '-':
@@ -973,7 +973,7 @@ def main(argv=None) -> int:
 
 
 def run(args) -> int:
-    """Read, then tell and draw -> exit status."""
+    """Read, then print and draw -> exit status."""
     if args.o:
         check_page(args)
     records, tally = read(args.file)

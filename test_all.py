@@ -1229,10 +1229,10 @@ class Formats(Case):
                 self.assertEqual(len(reader.notes), bool(ipv6))
 
     def test_long_lines(self):
-        """Each step is linear: a line of 300,000 characters takes no time."""
-        for line in (' ' * 300000 + 'x', '-' * 300000, ' - ' * 100000, 'a' * 300000 + '!',
-                     'a.' * 150000 + '!', '1.' * 150000, ',' * 300000 + 'x', ':' * 300000,
-                     'name:' * 60000 + ' x!', '0-' * 150000):
+        """Each step is linear: a line of 150,000 characters takes no time."""
+        for line in (' ' * 150000 + 'x', '-' * 150000, ' - ' * 50000, 'a' * 150000 + '!',
+                     'a.' * 75000 + '!', '1.' * 75000, ',' * 150000 + 'x', ':' * 150000,
+                     'name:' * 30000 + ' x!', '0-' * 75000):
             reader, begin = cscan.RangeReader([], True), time.process_time()
             reader.add_lines(['1.2.3.4' + line, line], 't')
             with self.subTest(line=line[:9]):
@@ -1246,7 +1246,7 @@ class Formats(Case):
     def test_spread(self):
         """Octet ranges against each address in turn."""
         rng = random.Random(SEED)
-        for _ in range(200):
+        for _ in range(200 if TEST_ALL else 40):
             octets = [sorted(rng.choice(((0, 255), (7, 7), (254, 255), (0, 2), (3, 9)))
                              if place > 1 else (5, rng.choice((5, 6)))) for place in range(4)]
             text = '.'.join('*' if pair == [0, 255] and rng.random() < 0.5 else '%d-%d' % tuple(pair)
@@ -1498,15 +1498,15 @@ class Targets(Case):
                     self.assertEqual(sorted(cscan.permutation(size, seed)), list(range(size)))
 
     def test_once_all(self):
-        """A /16 and 3 ports: a bitmap."""
-        seen = bytearray(3 << 16)
+        """A /18 and 3 ports: a bitmap."""
+        seen = bytearray(3 << 14)
         index = {'10.20.%d.%d:%d' % target: at for at, target in enumerate(
-            itertools.product(range(256), range(256), (80, 443, 9)))}
-        space = cscan.Space(pairs('10.20.0.0-10.20.255.255'), [(80, 5), (443, 1), (9, 1)])
-        self.assertEqual((space.addresses, space.size), (1 << 16, 3 << 16))
+            itertools.product(range(64), range(256), (80, 443, 9)))}
+        space = cscan.Space(pairs('10.20.0.0-10.20.63.255'), [(80, 5), (443, 1), (9, 1)])
+        self.assertEqual((space.addresses, space.size), (1 << 14, 3 << 14))
         for target in space.once(SEED):
             seen[index['%s:%d' % target]] += 1
-        self.assertEqual(seen, b'\1' * (3 << 16), 'seed %d' % SEED)
+        self.assertEqual(seen, b'\1' * (3 << 14), 'seed %d' % SEED)
 
     def test_once_odd(self):
         """Several ranges, sizes that are no powers of two, a port named twice, one target."""
@@ -3905,9 +3905,9 @@ class OutputFormats(Case):
             self.assertEqual(rows, {pair for pair in wanted if pair[1] in states})
 
     def test_show_of_workers(self):
-        """A worker counts what it tells: its state holds once that is written."""
-        messenger = cscan.Messenger.__new__(cscan.Messenger)
-        messenger.count, messenger.found, messenger.states, messenger.unsent = 0, [], [], b''
+        """A worker counts what it reports: its state holds once that is written."""
+        worker = types.SimpleNamespace(orders=[0] * cscan.ORDERS)
+        messenger = cscan.Messenger(worker, 0, None, None)
         messenger.push = lambda: None
         messenger.put('10.0.0.1', 1)
         messenger.put_all([('10.0.0.2', 1)])
@@ -7543,7 +7543,7 @@ class Excluding(EngineCase):
         crew = cscan.Crew([], {}, StubSink(), self.console, 0, 50)
         crew.exclusions = self.exclusions
         for host, dropped in (('127.0.0.1', 1), ('128.0.0.1', 1), ('127.0.0.2', 2)):
-            crew.examine(cscan.Target(host, 80, ''), None)
+            cscan.drive(crew.examine(cscan.Target(host, 80, ''), None))
             self.assertEqual(crew.drops['-xf'], dropped)
         with self.assertRaisesRegex(OSError, 'excluded meanwhile'):
             cscan.Target('127.0.0.1', 1, '', self.exclusions).connect(100)
@@ -8738,18 +8738,24 @@ class Cli(Case):
 
     def test_mistakes(self):
         """One line that names the value and what was expected, no traceback, nothing started."""
-        rows = list(self.MISTAKES)
         files = {'TEXT': self.path('text', b'words'), 'EMPTY': self.path('empty', b'# none\n')}
-        processes = [start('cscan.py', *[files.get(arg, arg) for arg in args])
-                     for _, args, _, _ in rows]             # side by side: faster
-        for (name, _, expected, words), process in zip(rows, processes):
-            out, err = (text.decode() for text in process.communicate(timeout=60))
+        for name, args, expected, words in self.MISTAKES:
+            args = [files.get(arg, arg) for arg in args]
             with self.subTest(name):
-                status = process.returncode
-                err = '\n'.join(line for line in err.splitlines() if 'sockets' not in line)
-                self.assertEqual((status, out, err.count('\n')), (expected, '', 0), err)
+                status, out, err = (self.scan if name in self.REAL else self.call)(*args)
+                self.assertEqual((status, out, err.count('\n')), (expected, '', 1), err)
                 self.assertIn(words, err)
                 self.assertRegex(err, '^cscan: ')
+
+    REAL = {'octet', 'abbreviated',     # as processes: a sample, and what is found with open sockets
+            'not ours', 'output folder', 'output no CBA', 'metrics', 'metrics folder'}
+
+    def call(self, *args):
+        """main() in this process -> (status, stdout, stderr); it leaves the limits alone."""
+        lines = []
+        with patched(cscan, complain=lines.append, raise_descriptors=lambda: None):
+            status, out, err = call(cscan.main, args)
+        return status, out, err + ''.join(lines)
 
     def test_failed_start_leaves_no_trace(self):
         old = self.path('old.cba', b'L\0\0\0\0\1\3\0ab')     # cut short: a start would repair it
@@ -8772,14 +8778,14 @@ class Cli(Case):
         self.assertRegex(err, r'cscan\.py -p 22 -r 1000 -f default\n$')
 
     def test_everything_open_is_found(self):
-        """65,536 addresses x 2 ports, seven open: exactly those; also with 64 descriptors."""
-        a, b = self.hosts.open()[1], self.hosts.open('127.0.77.9')[1]
-        expected = {'127.0.0.1:%d' % a, '127.0.77.9:%d' % b}
-        for host, port in (('127.0.0.0', a), ('127.0.255.255', b), ('127.0.3.4', a),
-                           ('127.0.128.0', b), ('127.0.200.200', a)):
+        """16,384 addresses x 2 ports, seven open: exactly those; also with 64 descriptors."""
+        a, b = self.hosts.open()[1], self.hosts.open('127.0.17.9')[1]
+        expected = {'127.0.0.1:%d' % a, '127.0.17.9:%d' % b}
+        for host, port in (('127.0.0.0', a), ('127.0.63.255', b), ('127.0.3.4', a),
+                           ('127.0.32.0', b), ('127.0.60.200', a)):
             self.hosts.open(host, port)
             expected.add('%s:%d' % (host, port))
-        args = ['-f', '127.0.0.0/16', '-p', '%d,%d' % (a, b), '--once', '-ct', 0]
+        args = ['-f', '127.0.0.0/18', '-p', '%d,%d' % (a, b), '--once', '-ct', 0]
         self.assertEqual(self.lines(*args), sorted(expected))
         status, out, err = self.scan(*args, preexec_fn=low_descriptors)
         self.assertEqual((status, sorted(out.split())), (0, sorted(expected)))
@@ -9864,13 +9870,18 @@ class Services(Case):
     OTHER_NAMES = {'rfb': 'vnc', 'tls': 'ssl', 'dns-tcp': 'dns', 'kerberos-tcp': 'kerberos',
                    'openvpn-tcp': 'openvpn', 'weblogic-t3': 'weblogic'}
 
+    @staticmethod
+    def names():
+        """The services that the scanner knows."""
+        return {row[0].rstrip('@') for row in cscan.table_rows(cscan.SERVICE_TABLE)} | {'echo'}
+
     def test_rows(self):
         """Each is read, none twice, and none hides behind an octet that it does not begin with."""
         rows = cscan.table_rows(cscan.SERVICE_TABLE)
         self.assertEqual({len(row) for row in rows}, {3})
         self.assertEqual([row for row, count in collections.Counter(map(tuple, rows)).items()
                           if count > 1], [])
-        self.assertGreater(len({row[0] for row in rows}), 60)
+        self.assertGreater(len(self.names()), 60)
         lists = cscan.service_rows()
         found = {id(row) for each in lists.values() for row in each}
         self.assertEqual(len(found), len(rows))
@@ -9894,11 +9905,16 @@ class Services(Case):
 
     def test_greetings(self):
         """Each of its greetings as well."""
+        known, named = self.names(), 0
         for each in masscanned.PROTOCOLS.values():
             if TCP in each.over and each.banner:
                 stream = masscanned.Stream(PEER4, HOST4, 40000, each.ports[0], NOW, HOST)
                 found = cscan.recognise(stream.greet(each), each.name)
-                self.assertEqual(found and found.name, self.OTHER_NAMES.get(each.name, each.name))
+                name = self.OTHER_NAMES.get(each.name, each.name)
+                if name in known:
+                    self.assertEqual(found and found.name, name)
+                    named += 1
+        self.assertGreater(named, 30)
 
     def test_hostile(self):
         """Whatever comes is looked at in a moment, and nothing raises."""
@@ -10034,15 +10050,16 @@ class Visits(Case):
 
     def test_own_ports(self):
         """Each protocol of the responder is named as itself on its port, or stands above."""
-        unnamed = set()
+        named, unnamed = set(), set()
         for each in masscanned.PROTOCOLS.values():
             if TCP in each.over and each.ports:
                 found = self.visit(HOST, each.ports[0]).best
                 name = Services.OTHER_NAMES.get(each.name, each.name)
                 secure = name == 'ssl' and found.get(6)
-                if found.get(9) != name and not secure:
-                    unnamed.add(each.name)
-        self.assertEqual(unnamed, self.UNNAMED)
+                (named if found.get(9) == name or secure else unnamed).add(each.name)
+        self.assertEqual({name for name in unnamed if name in Services.names()} - self.UNNAMED, set())
+        self.assertEqual(named & self.UNNAMED, set())
+        self.assertGreater(len(named), 120)
 
     def test_foreign_ports(self):
         """Those that speak first are named wherever they are; of others some, by what is tried."""
@@ -16743,10 +16760,11 @@ class Registry(unittest.TestCase):
         self.assertEqual(masscanned.signature_runs([None]), [])
 
     def find(self, protocols, data, over=TCP, port=80, **options):
-        """-> name of the protocol; b'' where more may come."""
+        """-> name of the protocol of these, None = of all; b'' where more may come."""
         strict = options.pop('strict', False)
         peer = make_talk(over, PEER4, HOST4, 40000, port, NOW, None)
-        found = masscanned.Registry(protocols, strict).find(data, peer, **options)
+        registry = HOST.registry if protocols is None else masscanned.Registry(protocols, strict)
+        found = registry.find(data, peer, **options)
         return found and found.name
 
     def test_most_fixed_octets_win(self):
@@ -16835,11 +16853,10 @@ class Registry(unittest.TestCase):
 
     def test_conflicts(self):
         """Of those that begin alike the rest of the line tells, then the port."""
-        protocols = masscanned.PROTOCOLS.values()
         for data, names in self.CONFLICTS:
             for port, name in names.items():
                 with self.subTest(data=data, port=port):
-                    self.assertEqual(self.find(protocols, data, port=port), name)
+                    self.assertEqual(self.find(None, data, port=port), name)
 
     # openings that resemble each other, and whose they are on a port of nobody
     RESEMBLING = [
@@ -16868,7 +16885,7 @@ class Registry(unittest.TestCase):
     def test_resembling(self):
         for name, data in self.RESEMBLING:
             with self.subTest(name=name, data=data):
-                self.assertEqual(self.find(masscanned.PROTOCOLS.values(), unhex(data), final=True), name)
+                self.assertEqual(self.find(None, unhex(data), final=True), name)
 
     def test_literals_go_first(self):
         """A signature without open octets waits for no other that might fit yet."""
@@ -21924,10 +21941,13 @@ class Events(Case):
         client.say(b'SSH-2.0-Go\r\n')
         client.conn.note('ssh_kexinit', kexinit=kexinit, version=b'SSH-2.0-Go')
         client.conn.note('tls_hello', hello=self.hello())
+        client.conn.note('ntlmssp', protocol='smb', user='u', domain='d', host=b'\xff', version='')
         masscanned.hand_events(log.stack, [log], NOW)
         events = self.events(log, 'ssh')
         self.assertEqual([each['ssh'].get('client', {}).get('hassh', {}).get('string')
                           for each in events[:2]], [None, text])
+        self.assertEqual(self.events(log, 'smb')[0]['smb'],
+                         {'ntlmssp': {'domain': 'd', 'user': 'u', 'host': '\\xff'}})
 
     def test_no_secrets(self):
         """--no-secrets: no password, in whatever field or octets, for whoever listens."""
@@ -25963,23 +25983,51 @@ class Answerers(unittest.TestCase):
                         self.assertEqual(event.fields.pop('protocol'), 'http')
                     self.assertEqual([(event.kind, event.fields) for event in host.events], expected)
 
+    def ntlm_token(self, coding, flags, *rows, version=b''):
+        """AUTHENTICATE_MESSAGE of LM and NT response, domain, user, workstation."""
+        rows = [row if isinstance(row, bytes) else row.encode(coding) for row in rows] + [b'']
+        places = [64 + len(version) + sum(map(len, rows[:count])) for count in range(6)]
+        return b'NTLMSSP\0\3\0\0\0' + b''.join(
+            struct.pack('<HHI', len(row), len(row), at) for row, at in zip(rows, places)
+        ) + struct.pack('<I', flags) + version + b''.join(rows)
+
+    def log_on(self, *tokens, record=None):
+        """Tokens -> fields of the notes, by kind."""
+        stream = open_stream('http', TCP)
+        stream.host, stream.record = quiet_host(), record
+        stream.host.events = []
+        for token in tokens:
+            masscanned.pack_logon_step(token, stream)
+        return {event.kind: event.fields for event in stream.host.events}
+
     def test_ntlm_noted(self):
         """Who logs on with NTLM, in either coding; one that is cut is nobody."""
         for flags, coding in (1, 'utf-16-le'), (2, 'ascii'):
-            names = [each.encode(coding) for each in ('DOM', 'bob', 'PC')]
-            rows = [b'', b'RESPONSE', *names, b'']
-            places = [64 + sum(map(len, rows[:count])) for count in range(6)]
-            token = b'NTLMSSP\0\3\0\0\0' + b''.join(
-                struct.pack('<HHI', len(row), len(row), at) for row, at in zip(rows, places)
-            ) + struct.pack('<I', flags) + b''.join(rows)
-            stream = open_stream('http', TCP)
-            stream.host = quiet_host()
-            stream.host.events = []
-            masscanned.pack_logon_step(token, stream)
-            masscanned.pack_logon_step(token[:63], stream)
-            fields = [event.fields for event in stream.host.events]
-            self.assertEqual(fields, [dict(user='bob', domain='DOM', client='PC', protocol='',
-                                           digest=b'RESPONSE'.hex())])
+            token = self.ntlm_token(coding, flags, b'', b'RESPONSE', 'DOM', 'bob', 'PC')
+            for tokens in ([token[:63]], {}), ([token], {
+                    'ntlmssp': dict(user='bob', domain='DOM', host='PC', version='', protocol=''),
+                    'credentials': dict(user='bob', domain='DOM', client='PC', protocol='',
+                                        digest=b'RESPONSE'.hex())}):
+                self.assertEqual(self.log_on(*tokens[0]), tokens[1])
+
+    def test_ntlm_hash(self):
+        """The response with our challenge, as auditing tools read it; keys of MS-NLMP s4.2."""
+        record = masscanned.Record(bytes(12), TCP, NOW, 0)
+        ask = b'NTLMSSP\0\1\0\0\0' + bytes(8)
+        blob, challenge = b'\1\1' + bytes(6) + b'stamp', b'\x11' * 8
+        proof = hmac.new(unhex('0c868a403bfd7a93a3001ef22ef02e3f'), challenge + blob, 'md5').digest()
+        token = self.ntlm_token('utf-16-le', 0x02000001, b'', proof + blob, 'Domain', 'User', 'PC',
+                                version=unhex('0a00 6345 000000 0f'))
+        found = self.log_on(ask, token, record=record)
+        self.assertEqual(found['ntlmssp']['version'], '10.0 build 17763 rev 15')
+        self.assertEqual(found['credentials']['hash'], 'User::Domain:%s:%s:%s' % (
+            challenge.hex(), proof.hex(), blob.hex()))
+        old = self.ntlm_token('ascii', 2, b'o' * 24, b'n' * 24, 'Domain', 'User', 'PC')
+        self.assertEqual(self.log_on(ask, old, record=record)['credentials']['hash'],
+                         'User::Domain:%s:%s:%s' % ('6f' * 24, '6e' * 24, challenge.hex()))
+        for tokens in (ask, self.ntlm_token('ascii', 2, b'', b'n' * 23, 'D', 'U', 'PC')), (old,):
+            record.challenge = b''
+            self.assertNotIn('hash', self.log_on(*tokens, record=record)['credentials'])
 
     def test_http_table(self):
         """Each path of the table is found as it stands, and in capitals; JSON is such."""
