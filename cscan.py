@@ -726,9 +726,18 @@ METRICS_OPEN, METRICS_AT_ONCE = 2, 1            # bits of an answer's kind
 
 def printable(text: str) -> str:
     """Text that strangers chose, safe on a terminal: control characters become \\x1b and such."""
-    if text.isprintable():
-        return text
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    if not text.isprintable():
+        text = text.replace('\r', r'\r').replace('\n', r'\n')      # most of it is that
+    return text if text.isprintable() else NOT_PLAIN.sub(escape_match, text)
+
+
+NOT_PLAIN = re.compile('[^ -~]')    # few characters of most texts: the others cost 0.3 us each
+
+
+def escape_match(match) -> str:
+    """A character -> the same, or its escape."""
+    c = match.group()
+    return c if c.isprintable() else c.encode('unicode_escape').decode()
 
 # ---- end of same in cba_reader.py and cscan.py and masscanned.py ----
 
@@ -3321,7 +3330,9 @@ class TalkSocket:
         if self.rest:
             piece, self.rest = self.rest[:limit], self.rest[limit:]
             return piece
-        until = min(self.deadline, self.clock() + wait_ms / 1000)
+        until = self.deadline
+        if wait_ms != math.inf:
+            until = min(until, self.clock() + wait_ms / 1000)
         if not self.tls:
             return await self.receive(limit, until)
         try:
@@ -3634,9 +3645,10 @@ class TalkTarget(Target):
         super().__init__(host, port, source, exclusions)
         self.talks, self.sock, self.first = talks, sock, False
 
-    def clock(self) -> float:
-        """The time that deadlines of its talk are of."""
-        return self.talks.clock() if self.talks else time.monotonic()
+    @property
+    def clock(self):
+        """-> the time that deadlines of its talk are of, when called."""
+        return self.talks.clock if self.talks else time.monotonic
 
     def blocking(self) -> Target:
         """The same for a module that is no coroutine."""
@@ -6861,6 +6873,8 @@ TURN_S = 0.005                  # that talks may take between two turns of the e
 STALL_S = 0.5                   # who drives them was not there for so long: nobody's time runs
 HANDSHAKES_MAX = 500            # of TLS at once: 42 kB each
 TALKS_EACH = 8                  # at once to one address
+TROUBLE = select.EPOLLERR | select.EPOLLHUP | select.EPOLLIN    # ends any wait; the peer's end is
+                                                                # an event to read, too
 TALKS_SPARE = 16                # descriptors of -e that are not for talks
 TALKS_KEPT = 64                 # with -x: descriptors that -e leaves for all else
 
@@ -6899,10 +6913,11 @@ class Talk:
 
     end     called when it has ended
     until   when its wait is over; None: it waits for no socket
+    mask    events that end it: a socket that begins to wait for octets is writable, at once
     due     when the timer looks at it, later than `until` never; None: there is no timer
     sockets descriptors that were registered for it
     """
-    __slots__ = 'coroutine', 'end', 'until', 'due', 'sockets'
+    __slots__ = 'coroutine', 'end', 'until', 'mask', 'due', 'sockets'
 
     def __init__(self, coroutine, end):
         self.coroutine, self.end = coroutine, end
@@ -6975,9 +6990,9 @@ class Talks:
         if wait_s:
             real = time.monotonic()
         self.looked = real
-        for fd, _ in events:
+        for fd, event in events:
             _, talk = self.owners.get(fd, (None, None))
-            if talk and talk.until is not None:
+            if talk and talk.until is not None and event & talk.mask:
                 talk.until = None
                 self.ready.append((talk, None))
             elif fd == self.alarm:
@@ -7057,7 +7072,7 @@ class Talks:
                 self.watch(sock, talk)
         except OSError as error:            # too many for sysctl fs.epoll.max_user_watches
             return self.ready.append((talk, error))
-        talk.until = until
+        talk.until, talk.mask = until, mask | TROUBLE
         if talk.due is None or until < talk.due:
             self.set_timer(talk)
 
