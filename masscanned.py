@@ -1599,6 +1599,7 @@ UNREACHABLES = 6, 1, 1000   # ICMP errors to a client at once and a second, to a
 REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
+ROOM = 1 << 18              # octets we take where windows are scaled, once the handshake is over
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
@@ -2497,11 +2498,10 @@ class Face:
 
     def terms(self, index, mss) -> Terms:
         """Index of Terms and our MSS -> what holds for a connection."""
-        stamp = OFFER_STAMP if index & TERMS_STAMP else 0
-        room = self.opening(stamp, mss).window
         if not index & TERMS_STAMP - 1:
+            room = self.opening(OFFER_STAMP if index & TERMS_STAMP else 0, mss).window
             return Terms(room, room, 0)
-        field = room >> self.scale
+        field = min(ROOM >> self.scale, WINDOW_MAX)
         return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
 
     def offset(self, flow) -> int:
@@ -2572,7 +2572,7 @@ PERSONAS = {
         ssh      SSH-2.0-1
         ''',
     'linux': '''
-        name     srv-{6}                    # digits: so many letters of its own
+        name     srv-{11}                   # number: so many letters of its own
         server   {name}                     # HTTP
         ssh      SSH-2.0-dropbear_2022.83
         smb      Unix, Samba 4.17.12        # system, software
@@ -2911,6 +2911,7 @@ def spread_ident(frame: bytes) -> bytes:
 
 HAS_QUICK_BIG_INTS = sys.implementation.name == 'cpython'
 DATAGRAMS_MIN = 8                       # asking the same: so many are worth columns
+SOME_MESSAGES = 16                      # that all differ: those behind them will, too
 OPENINGS_MIN = 32 if HAS_QUICK_BIG_INTS else sys.maxsize
 HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
 PLAIN_WORDS = struct.Struct('!6I')
@@ -2990,15 +2991,24 @@ def group_alike(frames) -> 'tuple[list, list]':
     if protos.count(IP_UDP) < DATAGRAMS_MIN:
         return group_segments(frames, range(len(frames)))
     datagrams = [place for place, proto in enumerate(protos) if proto == IP_UDP]
+    some = {alike_message(frames[place]) for place in datagrams[:SOME_MESSAGES]}
+    if len(some) == SOME_MESSAGES:              # each asks something else: 10 ns, not 300
+        alike, others = group_segments(frames, [
+            place for place, proto in enumerate(protos) if proto != IP_UDP])
+        return alike, others + datagrams
     groups = collections.defaultdict(list)
     for place in datagrams:
-        frame = frames[place]
-        groups[frame[36:40] + frame[MESSAGE4_AT + STORE_HEAD:]].append(place)
+        groups[alike_message(frames[place])].append(place)
     alike = [places for places in groups.values() if len(places) >= DATAGRAMS_MIN]
     others = [place for places in groups.values() if len(places) < DATAGRAMS_MIN
               for place in places]
     rest = group_segments(frames, [place for place, proto in enumerate(protos) if proto != IP_UDP])
     return alike + rest[0], others + rest[1]
+
+
+def alike_message(frame) -> bytes:
+    """A frame -> what it must have in common with others, if it is a plain datagram."""
+    return frame[36:40] + frame[MESSAGE4_AT + STORE_HEAD:]
 
 
 def group_segments(frames, places):
@@ -4817,7 +4827,7 @@ class Stack:
         bucket = self.budget.open(src, self.now)
         if not bucket:
             return self.drop('udp budget')
-        if (dport, data) in self.unclaimed:     # a scanner's probes are alike
+        if self.unclaimed and (dport, data) in self.unclaimed:  # a scanner's probes are alike
             self.budget.take(bucket, False)
             return self.drop('udp silence')
         known = not to_group and self.store.find(UDP, data, ours, dport) or NOT_KEPT
@@ -10008,7 +10018,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('appearance').add_argument
     group('--persona', metavar='NAME', action=Once,
           help='who we look like on the wire and by name: %s, or a file that says so '
-               '(default: plain)' % ', '.join(sorted(PERSONAS)))
+               '(default: linux)' % ', '.join(sorted(PERSONAS)))
     group('--ports', metavar='SPEC', action=Once, type=ports_argument, default={},
           help='open ports, as in 22,80,8000-8100 or T:22,80,U:53, or persona for those that it '
                'has; the others refuse, where nobody else has the address (default: all)')
@@ -10538,7 +10548,7 @@ def run(args) -> int:
     other = None if is_single_user() else user              # who owns the files afterwards
     files = make_files(args, other)
     own4, own6, deny4, deny6 = Lists(args, files).read()
-    persona = load_persona(args.persona or 'plain')
+    persona = load_persona(args.persona or ('plain' if args.like_original else 'linux'))
     if args.check:
         say('lists and files are as they must be')
         return 0
@@ -11345,6 +11355,7 @@ DNS_REFUSED = 5
 DNS_A, DNS_HINFO, DNS_AAAA, DNS_TYPE_OPT, DNS_ANY = 1, 13, 28, 41, 255
 DNS_TXT = 16
 DNS_TRANSFERS = 251, 252                # IXFR, AXFR
+DNS_SIZES = {DNS_A: 4, DNS_AAAA: 16}    # octets of the address in a record
 DNS_IN, DNS_CH = 1, 3
 DNS_VERSIONS = b'\7version\4bind\0', b'\7version\6server\0'      # names of class CH, by custom
 DNS_HOST_NAMES = b'\x08hostname\4bind\0', b'\2id\6server\0'      # RFC 4892 s3
@@ -11515,12 +11526,13 @@ def pack_dns_head(message, rcode=0, questions=0, answers=0, additional=0, trunca
 
 def pack_dns_record(message, at, kind, family, peer):
     """A question, its name at `at` -> the record that answers it, b'' if there is none."""
-    ttl, rdata, name = DNS_TTL_S, None, message[at:at + 16].lower()
+    ttl, rdata = DNS_TTL_S, None
     if family == DNS_IN and kind == DNS_ANY:
         kind, rdata = DNS_HINFO, DNS_HINFO_ANY
-    elif family == DNS_IN and (kind, len(peer.dst)) in ((DNS_A, 4), (DNS_AAAA, 16)):
+    elif family == DNS_IN and len(peer.dst) == DNS_SIZES.get(kind):
         rdata = peer.dst
     elif (kind, family) == (DNS_TXT, DNS_CH):
+        name = message[at:at + 16].lower()
         if name.startswith(DNS_VERSIONS):
             ttl, rdata = 0, sized(DNS_VERSION, 1)
         elif name.startswith(DNS_HOST_NAMES):
@@ -11537,11 +11549,13 @@ def is_dns_for_us(message, questions, peer):
     Who was asked among many answers for its own name only; and nobody finds a proxy or a router
     in us (RFC 6762 s6, RFC 4795 s2).
     """
-    ours = sized(peer.host.host_name, 1)
+    if peer.dport == 53 and not peer.to_group:
+        return True
     names = [message[at:at + 32].lower() for at, _, _ in questions]
-    if peer.to_group:
-        return all(name.startswith((ours + b'\0', ours + b'\5local\0')) for name in names)
-    return peer.dport == 53 or not any(name.startswith(DNS_NEVER) for name in names)
+    if not peer.to_group:
+        return not any(name.startswith(DNS_NEVER) for name in names)
+    ours = sized(peer.host.host_name, 1)
+    return all(name.startswith((ours + b'\0', ours + b'\5local\0')) for name in names)
 
 
 def pack_dns_answer(message, peer, questions, end, opt):
@@ -11555,14 +11569,14 @@ def pack_dns_answer(message, peer, questions, end, opt):
         room = min(max(size, DNS_UDP_MIN), DNS_UDP_MAX)
         rcode = DNS_BADVERS if version else 0
         tail = DNS_OPT.pack(DNS_TYPE_OPT, DNS_UDP_MAX, rcode >> 4, 0, flags & DNS_DO)
-    if not rcode and any(kind in DNS_TRANSFERS for _, kind, _ in questions):
+    if not rcode and any([kind in DNS_TRANSFERS for _, kind, _ in questions]):
         rcode = DNS_REFUSED
     room = 0xffff if peer.transport == TCP else min(room, DNS_UDP_MOST * len(message))
     # RFC 6762 s5.4: on the mDNS port the top bit asks for what we do anyway, unicast
     mask = 0x7fff if peer.dport == DNS_MDNS else 0xffff
-    records = [] if rcode else list(filter(None, (
+    records = [] if rcode else list(filter(None, [
         pack_dns_record(message, at, kind, family & mask, peer)
-        for at, kind, family in questions)))
+        for at, kind, family in questions]))
     asked, found, count = message[DNS_HEAD.size:end], b''.join(records), len(questions)
     additional = 1 if opt else 0
     if DNS_HEAD.size + len(asked + found + tail) <= room:

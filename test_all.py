@@ -18147,9 +18147,9 @@ class Stack(unittest.TestCase):
         offer = unhex('020405b4 0402 080a 00000001 00000000 01030307')
         rows = [('plain', 64, 65535, r'020405b4', b'SSH-2.0-1', 'WIN-[A-Z0-5]{11}'),
                 ('linux', 64, 65160, r'020405b40402080a.{8}0{7}101030307', b'SSH-2.0-dropbear_2022.83',
-                 'SRV-[A-Z0-5]{6}'),
+                 'SRV-[A-Z0-5]{11}'),
                 ('linux3', 64, 14480, r'020405b40402080a.{8}0{7}101030307',
-                 b'SSH-2.0-dropbear_2022.83', 'SRV-[A-Z0-5]{6}'),
+                 b'SSH-2.0-dropbear_2022.83', 'SRV-[A-Z0-5]{11}'),
                 ('windows', 128, 8192, r'020405b40103030801010402', b'SSH-2.0-OpenSSH_for_Windows_9.5',
                  'WIN-[A-Z0-5]{11}'),
                 ('router', 64, 28960, r'020405b40402080a.{8}0{7}101030305',
@@ -19234,7 +19234,7 @@ class Stack(unittest.TestCase):
             self.assertEqual(sum([len(each) - at - 20 for each in answers]),
                              min(len(KEEP) * 40, 20 << known))
             self.assertEqual(len(answers[0]) - at - 20, min(mss, 20 << known))
-            field = room if scale is None else room >> 3
+            field = room if scale is None else masscanned.ROOM >> 3
             self.assertEqual({each[at + 14:at + 16] for each in answers}, {field.to_bytes(2, 'big')})
 
     # ---- the client's window ---------------------------------------------------------
@@ -20291,6 +20291,17 @@ class StoredInColumns(unittest.TestCase):
             for most in 2, 8:
                 with patched(masscanned, DATAGRAMS_MIN=most):
                     self.mixed_round(20 if most == 2 else 10)
+
+    def test_round_of_differences(self):
+        """Datagrams that all ask something else are answered one by one, beside SYNs in columns."""
+        frames = [tcp(7, 0, SYN, sport=port) for port in range(30)]
+        frames += [udp(b'%d' % number + self.DATA[2:], dport=1) for number in range(10, 40)]
+        one, two = self.stack(), self.stack()
+        expected = [answer for frame in frames for answer in one.answer_frame(frame)]
+        with patched(masscanned, OPENINGS_MIN=9):
+            got = list(masscanned.answer_round(two, frames, False, []))
+        self.assertEqual((len(got), sorted(got)), (60, sorted(expected)))
+        self.assertEqual(two.spoken, one.spoken)
 
     def mixed_round(self, least):
         one, two, seen = *[self.stack(lambda data, peer: b'ok') for _ in range(2)], []
@@ -22899,7 +22910,7 @@ class Responder(Case):
         ('arping', 'arping -f -w 5 -I v0 10.88.0.22', 0,
          r'reply from 10\.88\.0\.22 \[02:00:00:88:00:02\]'),
         ('curl', 'curl -sSi http://10.88.0.23/', 0,
-         r'^HTTP/1\.1 200 OK\r\nServer: win-[a-z0-5]{11}\r\n.*</html>\n$'),
+         r'^HTTP/1\.1 200 OK\r\nServer: srv-[a-z0-5]{11}\r\n.*</html>\n$'),
         ('curl over IPv6', 'curl -sSi http://[fd88::23]:8080/', 0, r'^HTTP/1\.1 200 .*</html>'),
         ('curl HEAD', 'curl -sSI http://10.88.0.23:81/', 0,
          r'^HTTP/1\.1 200 [^<]*Content-Length: 280\r\n[^<]*\r\n\r\n$'),
@@ -22954,12 +22965,12 @@ class Responder(Case):
         ('curl ftp', 'curl -sSv -u bob:secret ftp://10.88.0.60/', 67, r'530 Login incorrect'),
         ('curl ftp over IPv6', 'curl -sSv -u bob:secret ftp://[fd88::60]:2121/', 67, r'530 Login'),
         ('curl smtp', 'curl -sSv --mail-from a@b --mail-rcpt c@d -T {post} smtp://10.88.0.60', 55,
-         r'220 win-[a-z0-5]+ ESMTP.*554 5\.7\.1 Relay access denied'),
+         r'220 srv-[a-z0-5]+ ESMTP.*554 5\.7\.1 Relay access denied'),
         ('curl smtp login', 'curl -sSv -u bob:secret --mail-from a@b --mail-rcpt c@d -T {post} '
          'smtp://[fd88::60]:587', 67, r'535 5\.7\.8'),
         ('curl imap', 'curl -sSv -u bob:secret imap://10.88.0.60/', 67, r'AUTHENTICATIONFAILED'),
         ('curl pop3', 'curl -sSv -u bob:secret pop3://10.88.0.60/', 67, r'-ERR \[AUTH\]'),
-        ('curl dict', 'curl -sS dict://10.88.0.60/d:word', 0, r'\A220 win-.*554 No databases'),
+        ('curl dict', 'curl -sS dict://10.88.0.60/d:word', 0, r'\A220 srv-.*554 No databases'),
         ('curl gopher', 'curl -sS gopher://10.88.0.60/', 0, r'Nothing here'),
         ('curl rtsp', 'curl -sSi rtsp://10.88.0.60/', 0, r'RTSP/1\.0 200 OK\r\nCSeq: 1\r\nPublic: '),
         ('curl telnet', 'curl -sSN telnet://10.88.0.60', None, r'login: '),
@@ -23060,13 +23071,13 @@ class Responder(Case):
         ('curl GARBLE', 'curl -sS -w _%{{http_code}} -X GARBLE http://10.88.0.62:80/a', 0, r'_501\Z'),
         ('curl PROPFIND', 'curl -sSi -X PROPFIND http://10.88.0.62:8080/', 0, r'207 Multi-Status'),
         ('curl HTTP/2', 'curl -sSi --http2-prior-knowledge http://10.88.0.62/a', 0,
-         r'\AHTTP/2 505 \r\nserver: win-[a-z0-5]+\r\n\r\n\Z'),
+         r'\AHTTP/2 505 \r\nserver: srv-[a-z0-5]+\r\n\r\n\Z'),
         ('curl upgrade to h2c', 'curl -sS --http2 -w _%{{http_version}} http://10.88.0.62/robots.txt',
          0, r'_1\.1\Z'),
         ('curl login', 'curl -sSi -d username=bob&password=x http://10.88.0.62/login', 0,
          r'Login incorrect'),
         ('curl basic', 'curl -sSi -u bob:x http://10.88.0.62/manager/html', 0,
-         r'401 Unauthorized.*realm="win-'),
+         r'401 Unauthorized.*realm="srv-'),
         ('curl digest', 'curl -sSv --digest -u bob:x http://10.88.0.62/ISAPI/a', 0,
          r'> Authorization: Digest username="bob".*< HTTP/1\.1 401 '),
         ('curl ntlm', 'curl -sSv --ntlm -u DOM\\bob:x http://10.88.0.62/EWS/', 0,
@@ -23080,7 +23091,7 @@ class Responder(Case):
         ('curl socks4a', 'curl -sS --socks4a 10.88.0.62:1080 http://inner.example/robots.txt', 0,
          r'Disallow: /\n\Z'),
         ('curl docker', 'curl -sS http://10.88.0.62:2375/_ping http://10.88.0.62:2375/v1.43/info', 0,
-         r'\AOK\{{"ID":"win-'.replace('{{', '{')),
+         r'\AOK\{{"ID":"srv-'.replace('{{', '{')),
         ('ipptool', 'ipptool -tv ipp://10.88.0.62:631/ipp/print {ipp}', 0,
          r'\[PASS\].*printer-state \(enum\) = idle'),
         ('websockets', '/usr/bin/python3 {ws}', 0, r"\Agot ''\n1000\n\Z"),
@@ -23110,7 +23121,7 @@ asyncio.run(visit())
         ('snmpbulkwalk', 'snmpbulkwalk -v2c -c public 10.88.0.62 1.3.6.1.2.1.1', 0, r'INTEGER: 72\n'),
         ('snmpset', 'snmpset -v2c -c private 10.88.0.62 1.3.6.1.2.1.1.5.0 s x', 2, r'noAccess'),
         ('ntpdig', 'ntpdig -t 4 10.88.0.62', 0, r' s2 no-leap'),
-        ('nbtscan', 'nbtscan 10.88.0.62', 0, r'10\.88\.0\.62 +WIN-'),
+        ('nbtscan', 'nbtscan 10.88.0.62', 0, r'10\.88\.0\.62 +SRV-'),
         ('ike-scan', 'ike-scan -s 0 10.88.0.62', 0, r'NO-PROPOSAL-CHOSEN.*1 returned notify'),
         ('ike-scan of version 2', 'ike-scan -s 0 -2 10.88.0.62', 0, r'NO_PROPOSAL_CHOSEN.*IKEv2'),
         ('ipmitool', 'ipmitool -I lan -H 10.88.0.62 -U bob -P x mc info', 1, r'Invalid user name'),
@@ -23118,9 +23129,9 @@ asyncio.run(visit())
          r'unauthorized name'),
         ('coap-client', 'coap-client-notls -B 4 coap://10.88.0.62/.well-known/core', 0, r'</>'),
         ('coap-client of none', 'coap-client-notls -B 4 coap://10.88.0.62/x', 0, r'4\.04'),
-        ('dig of the host', 'dig +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
+        ('dig of the host', 'dig +short @10.88.0.62 hostname.bind ch txt', 0, r'"srv-'),
         ('dig of a transfer', 'dig @10.88.0.62 example.org axfr', 0, r'Transfer failed'),
-        ('dig over TLS', 'dig +tls +short @10.88.0.62 hostname.bind ch txt', 0, r'"win-'),
+        ('dig over TLS', 'dig +tls +short @10.88.0.62 hostname.bind ch txt', 0, r'"srv-'),
         ('dig of a status', 'dig +opcode=status @10.88.0.62 x', 0, r'status: NOTIMP'),
         ('sipsak', 'sipsak -vv -s sip:bob@10.88.0.62', 0, r'SIP/2\.0 200 OK'),
         ('tftp', 'tftp -m octet 10.88.0.62 -c get vmlinuz.boot /dev/null', 0, r'not found'),
