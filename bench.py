@@ -397,12 +397,16 @@ static void do_flood(char **v) {
 
 struct talk { int fd, asked, got; char text[8192]; };
 
+static int to_end;      /* read to the end of the server and reset, as a scanner of banners does */
+
 static void begin(struct talk *t, int epoll) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(80)};
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = t};
     t->asked = t->got = 0;
     t->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (t->fd < 0) die("socket");
+    struct linger linger = {1, 0};
+    if (to_end) setsockopt(t->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
     to.sin_addr.s_addr = target();
     epoll_ctl(epoll, EPOLL_CTL_ADD, t->fd, &event);
     connect(t->fd, (void *)&to, sizeof to);
@@ -419,14 +423,20 @@ static int is_whole(struct talk *t) {
 
 /* one event of an exchange -> 1 done, -1 failed, 0 under way */
 static int go_on(struct talk *t, unsigned events) {
-    static const char ask[] = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
-    if (events & (EPOLLERR | EPOLLHUP)) return -1;
-    if (!t->asked && events & EPOLLOUT && send(t->fd, ask, sizeof ask - 1, 0) > 0) t->asked = 1;
+    const char *ask = to_end ? "GET / HTTP/1.0\r\nHost: bench\r\n\r\n" :
+                               "GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
+    if (events & EPOLLERR || (events & EPOLLHUP && !to_end)) return -1;
+    if (!t->asked && events & EPOLLOUT && send(t->fd, ask, strlen(ask), 0) > 0) t->asked = 1;
     if (!(events & EPOLLIN)) return 0;
     int got = recv(t->fd, t->text + t->got, sizeof t->text - 1 - t->got, 0);
+    while (to_end && got > 0) {         /* edge-triggered: the end may have come with it */
+        t->got += got;
+        got = recv(t->fd, t->text + t->got, sizeof t->text - 1 - t->got, 0);
+    }
+    if (got == 0 && to_end && t->got) return 1;
     if (got <= 0) return errno == EAGAIN && got < 0 ? 0 : -1;
     t->got += got;
-    return is_whole(t);
+    return to_end ? got == 0 : is_whole(t);
 }
 
 static double tell(double due, long done, long failed) {
@@ -477,6 +487,7 @@ int main(int count, char **v) {
     case 'a': do_answer(v + 2); break;
     case 'f': do_flood(v + 2); break;
     case 'l': do_listen(v + 2); break;
+    case 'b': to_end = 1;               /* fall through */
     case 'h': do_http(v + 2); return 0;
     }
     return 2;
@@ -1484,6 +1495,91 @@ def scan_open(bench, _):
             rows = [Figure(loop, scanning(loop_command(bench, net, 1000), net), '')] + [
                 row._replace(base=loop) for row in rows]
         yield from in_turns(bench, rows, True)
+
+
+NGINX = """
+worker_processes 1; daemon off; pid PATH/pid; error_log PATH/error;
+events { worker_connections 20000; }
+http {
+    access_log off; client_body_temp_path PATH; proxy_temp_path PATH; fastcgi_temp_path PATH;
+    uwsgi_temp_path PATH; scgi_temp_path PATH;
+    server { listen 0.0.0.0:80 backlog=16384; location / { return 200 "hello"; } }
+}
+"""
+BANNER_NET = '127.128.0.0', 18          # addresses of nginx on the near side's loopback
+
+
+@contextlib.contextmanager
+def serving_http(bench):
+    """nginx on all loopback addresses of the near side."""
+    path = bench.path('nginx')
+    os.makedirs(path, exist_ok=True)
+    with open(os.path.join(path, 'conf'), 'w') as file:
+        file.write(NGINX.replace('PATH', path))
+    limit = 'echo %d > /proc/sys/net/core/somaxconn; exec "$@"' % BACKLOG
+    command = ['/bin/sh', '-c', limit, 'sh', 'nginx', '-p', path, '-c', os.path.join(path, 'conf')]
+    with bench.lab.running('near', command, bench.last):
+        end = time.monotonic() + START_S
+        while ' 0A ' not in read_text('/proc/%d/net/tcp' % bench.lab.anchors['near'].pid):
+            if time.monotonic() > end:
+                raise Failed('nginx does not listen')
+            time.sleep(0.01)
+        yield
+
+
+def to_the_end(bench, command, by_cpu, hosts):
+    """A command that ends by itself -> a function: hosts a second, of CPU time or of a clock."""
+    def take():
+        running = bench.lab.running('near', command, bench.first, stdout=subprocess.DEVNULL)
+        with serving_http(bench), running as process:
+            begun = time.monotonic()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = status
+            if status:
+                raise Failed('status %d' % status)
+            taken = time.monotonic() - begun
+            return hosts / (usage.ru_utime + usage.ru_stime if by_cpu else taken)
+    return take
+
+
+def banner_command(bench, bits, *more, folder=HERE) -> 'list[str]':
+    """argv of a scan of banners; older ones need threads, and their number is no harm to others."""
+    return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', 80, '--once',
+                      '-r', 100000, '-t', 1000, '-m', 1000, '-mt', 100, '-mod', 'banner', *more,
+                      folder=folder)
+
+
+@measure('scan-banner', 'hosts a second of CPU time', 'bare')
+def scan_banner(bench, _):
+    """HTTP banners of loopback hosts, the scan included; nginx on another core, if there is one."""
+    bits = bench.size(BANNER_NET[1], 22)
+    hosts = 1 << 32 - bits
+    missing, loop = have('nginx', 'nginx'), 'C epoll client'
+    if missing:
+        yield missing
+        return
+
+    def ours(folder):
+        command = banner_command(bench, bits, '-mcfg', 'banner.wait=5', folder=folder)
+        return to_the_end(bench, command, True, hosts)
+    rows = bench.both('cscan.py', '', ours)
+    if bench.yardstick:
+        client = [bench.yardstick, 'banner', BANNER_NET[0], bits, 200, hosts]
+        yield Figure(loop, to_the_end(bench, client, True, hosts), '')
+        rows = [row._replace(base=row.base or loop) for row in rows]
+    yield from rows
+
+
+@measure('scan-banner-wait', 'hosts/s', 'bare')
+def scan_banner_wait(bench, _):
+    """The same by the clock, with the time that servers have to speak first by default."""
+    bits = bench.size(22, 24)           # an older one takes a second for 100 of them
+    missing = have('nginx', 'nginx')
+    if missing:
+        yield missing
+        return
+    yield from bench.both('cscan.py', '', lambda folder: to_the_end(
+        bench, banner_command(bench, bits, folder=folder), False, 1 << 32 - bits))
 
 
 @measure('scan-open-cores', 'connects/s', 'kernel')

@@ -3562,7 +3562,8 @@ def new_tcp_socket(source: str):
 #            `async`: TimedSocket; '%s' of it is ip:port
 #   out      Out: str, bit, int32, int64, data, file, later; an entry of its own is begun already
 #   options  the declared options as attributes, set by -mcfg name.option=value
-#   returns  a filter: False drops the result, for all modules; others: ignored
+#   returns  a filter: False drops the result, for all modules; others: None, or (kind, word), of
+#            which the end prints the most frequent: ('services', 'ssh')
 # A coroutine awaits the methods of its sockets and socket_ready(), and nothing else.
 # first=True in @module: the first connect() of a coroutine gives the connection by which the scan
 # found the port open, if that still stands; the first module of a result that asks gets it.
@@ -4593,6 +4594,106 @@ aerospike       3000  \x02\x01\0\0\0\0\0\x06build\n
 """
 
 
+# ---- host keys ----
+
+# A server of SSH shows its host key in answer to any public value of ours: constants do, and what
+# follows of the exchange, for which a secret would be needed, never takes place.
+SSH_PACKET = struct.Struct('!IB')       # RFC 4253 s6: length padding
+SSH_KEXINIT, SSH_KEX_INIT, SSH_KEX_REPLY = 20, 30, 31     # RFC 4250 s4.1.2; RFC 5656 s7.1
+SSH_MAX = 35000                         # RFC 4253 s6.1: octets of a packet
+SSH_GENERATOR = (                       # SEC 2 s2.4.2: the base point of P-256, uncompressed
+    b'\4' b'\x6b\x17\xd1\xf2\xe1\x2c\x42\x47\xf8\xbc\xe6\xe5\x63\xa4\x40\xf2'
+    b'\x77\x03\x7d\x81\x2d\xeb\x33\xa0\xf4\xa1\x39\x45\xd8\x98\xc2\x96'
+    b'\x4f\xe3\x42\xe2\xfe\x1a\x7f\x9b\x8e\xe7\xeb\x4a\x7c\x0f\x9e\x16'
+    b'\x2b\xce\x33\x57\x6b\x31\x5e\xce\xcb\xb6\x40\x68\x37\xbf\x51\xf5')
+SSH_POINT = b'\x09' + bytes(31)        # RFC 7748 s4.1: the base point of Curve25519
+SSH_NUMBER = b'\x55' * 64              # of finite fields: below each prime, and no small number
+SSH_PUBLIC = {                          # method -> our public value
+    b'curve25519-sha256': SSH_POINT, b'curve25519-sha256@libssh.org': SSH_POINT,
+    b'ecdh-sha2-nistp256': SSH_GENERATOR, b'diffie-hellman-group14-sha256': SSH_NUMBER,
+    b'diffie-hellman-group16-sha512': SSH_NUMBER, b'diffie-hellman-group18-sha512': SSH_NUMBER,
+    b'diffie-hellman-group14-sha1': SSH_NUMBER, b'diffie-hellman-group1-sha1': SSH_NUMBER}
+SSH_OFFERED = (                           # RFC 4253 s7.1: of our KEXINIT
+    b','.join(SSH_PUBLIC),
+    b'ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521,rsa-sha2-512,'
+    b'rsa-sha2-256,ssh-rsa,ssh-dss',
+    b'aes128-ctr,aes256-ctr,aes128-cbc,3des-cbc,chacha20-poly1305@openssh.com',
+    b'aes128-ctr,aes256-ctr,aes128-cbc,3des-cbc,chacha20-poly1305@openssh.com',
+    b'hmac-sha2-256,hmac-sha1', b'hmac-sha2-256,hmac-sha1', b'none', b'none', b'', b'')
+
+
+def ssh_packet_of(message: bytes) -> bytes:
+    """A message -> its packet, before any keys are used (RFC 4253 s6)."""
+    padding = 4 + (-(SSH_PACKET.size + len(message) + 4)) % 8
+    return SSH_PACKET.pack(1 + len(message) + padding, padding) + message + bytes(padding)
+
+
+def ssh_string(octets: bytes) -> bytes:
+    """RFC 4251 s5: string."""
+    return struct.pack('!I', len(octets)) + octets
+
+
+def parse_strings(octets: bytes) -> 'list[bytes]':
+    """The strings of RFC 4251 s5 that follow one another, without one that is cut."""
+    found, at = [], 0
+    while at + 4 <= len(octets):
+        end = at + 4 + int.from_bytes(octets[at:at + 4], 'big')
+        if end > len(octets):
+            break
+        found.append(octets[at + 4:end])
+        at = end
+    return found
+
+
+async def read_ssh(sock, rest: bytearray) -> bytes:
+    """The next message of a server; `rest` has what came already, and keeps what is left.
+
+    raises  ConnectionError, socket.timeout
+    """
+    async def fill(count):
+        while len(rest) < count:
+            rest.extend(await sock.read_exact(count - len(rest)))
+    await fill(SSH_PACKET.size)
+    size, padding = SSH_PACKET.unpack_from(rest)
+    if not padding + 2 <= size <= SSH_MAX:
+        raise ConnectionError('no packet of SSH')
+    await fill(4 + size)
+    message = bytes(rest[SSH_PACKET.size:4 + size - padding])
+    del rest[:4 + size]
+    return message
+
+
+async def ssh_host_key(sock, heard: bytes, agent: str) -> str:
+    """Ask a server that has greeted for its host key -> ssh-ed25519 SHA256:...; '' = none came.
+
+    heard   all that it has said
+    source  RFC 4253 s7, s8; RFC 5656 s4; RFC 8731 s3
+    """
+    begin = re.search(rb'^SSH-[^\n]*\n', heard, re.M)
+    if not begin:
+        return ''
+    rest = bytearray(heard[begin.end():])
+    name = re.sub('[^!-~]', '_', agent).encode()
+    kexinit = bytes([SSH_KEXINIT]) + bytes(16) + b''.join(map(ssh_string, SSH_OFFERED)) + bytes(5)
+    await sock.write_all(b'SSH-2.0-%s\r\n' % name + ssh_packet_of(kexinit))
+    theirs = await read_ssh(sock, rest)
+    offered = parse_strings(theirs[17:])[:1] if theirs[:1] == bytes([SSH_KEXINIT]) else []
+    methods = [each for each in SSH_PUBLIC if offered and each in offered[0].split(b',')]
+    if not methods:
+        return ''
+    await sock.write_all(ssh_packet_of(bytes([SSH_KEX_INIT]) + ssh_string(SSH_PUBLIC[methods[0]])))
+    reply = await read_ssh(sock, rest)
+    blob = parse_strings(reply[1:])[:1] if reply[:1] == bytes([SSH_KEX_REPLY]) else []
+    kind = parse_strings(blob[0])[:1] if blob else []
+    return key_fingerprint(kind[0], blob[0]) if kind else ''
+
+
+def key_fingerprint(kind: bytes, blob: bytes) -> str:
+    """A host key -> its kind and hash, as ssh-keygen -l has it."""
+    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')
+    return '%s SHA256:%s' % (kind.decode('latin-1'), digest)
+
+
 # ---- banner ----
 
 BANNER_LULL_MS = 200                # what comes within this time belongs together
@@ -4789,7 +4890,17 @@ class Visit:
         if octets.startswith(b'220') and not recognise(octets, probe) and not ended:
             octets += await self.reply(b'HELP\r\n')     # FTP and SMTP begin alike
         self.heard(events, octets, ended, probe)
+        if events.get(BANNER_SERVICE) == 'ssh' and not ended:
+            await self.host_key(events, octets)
         return False
+
+    async def host_key(self, events, octets):
+        """A server of SSH has greeted: its host key, if it shows one."""
+        self.share()
+        with contextlib.suppress(OSError):
+            key = await ssh_host_key(self.sock, octets, self.options.agent)
+            if key:
+                events[BANNER_HOST_KEY] = key
 
     async def reply(self, sent) -> bytes:
         """Say something -> what comes back, b'' = nothing."""
@@ -4943,6 +5054,20 @@ async def check_banner(target, out, options):
     finally:
         if events:                          # none: a bug, which says nothing about the target
             write_banner(target, out, events)
+    return banner_word(events) if events else None
+
+
+def banner_word(events: dict) -> 'tuple[str, str]':
+    """Events of an entry -> what the end counts: a service, or why there is no banner."""
+    for code, word in ((BANNER_SILENT, 'silent'), (BANNER_CLOSED, 'closed')):
+        if code in events:
+            return 'no banner', word
+    secure = 's' if BANNER_TLS_VERSION in events else ''
+    if BANNER_SERVICE in events:
+        return 'services', events[BANNER_SERVICE] + secure
+    if BANNER_TEXT in events:
+        return 'services', 'unknown'
+    return ('services', 'tls') if secure else ('no banner', 'no TLS')
 
 
 async def visit_banner(target, out, options):
@@ -4957,6 +5082,7 @@ async def visit_banner(target, out, options):
     finally:
         if visit.best:
             write_banner(target, out, visit.best)
+    return banner_word(visit.best) if visit.best else None
 
 
 # ==== 7 Connect engine ================================================================
@@ -7157,6 +7283,8 @@ class Crew:
         self.bugs = collections.Counter()   # module name -> exceptions that it let through
         self.failures = collections.Counter()   # (module name, reason) -> talks that OSError ended
         self.drops = collections.Counter()  # filter's name -> results that it dropped
+        self.words = {}                     # (module name, kind) -> Counter of words: what they
+                                            # return
         self.talks = None                   # Talks that drive the coroutines
         self.most_threads = threads
         self.threads = []                   # none before the first result
@@ -7381,7 +7509,13 @@ class Crew:
             if others:                      # before modules talk, which a kill may interrupt
                 await self.save()
         for each in others:
-            await self.call(each, target, out)
+            self.count_word(each, await self.call(each, target, out))
+
+    def count_word(self, each, found):
+        """What a module that is no filter returns."""
+        if isinstance(found, tuple):
+            with self.lock:
+                self.words.setdefault((each.name, found[0]), collections.Counter())[found[1]] += 1
 
     def drop(self, reason):
         """A result ends here."""
@@ -10678,6 +10812,17 @@ def linger(engine):
     engine.desk.show(engine)
 
 
+WORDS_SHOWN = 10                    # of each kind that modules return
+
+
+def words_text(words) -> str:
+    """Counter -> its ten most frequent, and how many others: ssh 12, http 3, 2 others."""
+    often = sorted(words.items(), key=lambda pair: (-pair[1], pair[0]))
+    others = sum(count for _, count in often[WORDS_SHOWN:])
+    return ', '.join(['%s %d' % pair for pair in often[:WORDS_SHOWN]]
+                     + ([many(others, 'other')] if others else []))
+
+
 def print_end(console, crew, error):
     """What the user must know at the end, -q or not."""
     for name, count in crew.bugs.items():
@@ -10689,6 +10834,8 @@ def print_end(console, crew, error):
         console.progress('%s: dropped %s' % (
             'excluded meanwhile (-xf)' if name == '-xf' else 'module ' + name,
             many(count, 'result')))
+    for (name, kind), words in sorted(crew.words.items()):
+        console.progress('module %s: %s: %s' % (name, kind, words_text(words)))
     for (name, reason), count in crew.failures.most_common():
         console.progress('module %s: %s: %s' % (name, reason, many(count, 'target')))
     if error:

@@ -10135,6 +10135,69 @@ class Visits(Case):
         self.assertLess(target.now[0] - NOW, 3.1)
         self.assertGreater(target.now[0] - NOW, 2.9)
 
+    def test_host_key(self):
+        """The fingerprint of the responder's key, by each method that it has."""
+        blob = cscan.ssh_string(b'ssh-rsa') + b''.join(
+            cscan.ssh_string(number.to_bytes(number.bit_length() // 8 + 1, 'big'))
+            for number in (RSA_KEY.e, RSA_KEY.n))
+        wanted = cscan.key_fingerprint(b'ssh-rsa', blob)
+        self.assertRegex(wanted, r'^ssh-rsa SHA256:[A-Za-z0-9+/]{43}$')
+        lists = cscan.SSH_OFFERED
+        names = tuple(each for each in lists[1].split(b',') if b'rsa' in each)
+        found = set()
+        for method, public in cscan.SSH_PUBLIC.items():
+            with patched(cscan, SSH_PUBLIC={method: public},
+                         SSH_OFFERED=(method, b','.join(names)) + lists[2:]):
+                found.add(self.visit(HOST, 22).best.get(16))
+        self.assertEqual(found - {None}, {wanted})
+
+    def test_host_key_of_strangers(self):
+        """Whatever follows the greeting, a visit ends, and has it."""
+        packet, kexinit = cscan.ssh_packet_of, bytes([20]) + bytes(16)
+        offer = kexinit + cscan.ssh_string(b'curve25519-sha256')
+        for rest in (b'', b'\0' * 40, b'\xff' * 40, packet(b''), packet(kexinit), packet(offer),
+                     packet(offer) + packet(b'\x1f'), packet(offer) + packet(b'\x1f\0\0\0\x09x'),
+                     packet(offer) + packet(b'\x1f' + cscan.ssh_string(b'')),
+                     packet(kexinit + cscan.ssh_string(b'sntrup761x25519-sha512')),
+                     packet(offer) + packet(b'\x01')):
+            target = UnpluggedTarget(quiet_host([]), 40000)
+            visit = cscan.Visit(target, banner_options())
+
+            async def connect(timeout_ms):
+                sock = Unplugged(target.responder, target.port, target.now)
+                sock.out, sock.send = b'SSH-2.0-x_1\r\n' + rest, len
+                return cscan.TalkSocket(sock, timeout_ms, target.clock)
+            with patched(UnpluggedTarget, connect=lambda self, timeout_ms: connect(timeout_ms)):
+                target.drive(visit.run())
+            self.assertEqual((visit.best[9], visit.best.get(16)), ('ssh', None))
+
+    def test_words(self):
+        """What the end counts: services, and why there is no banner."""
+        text, tls = {2: 'x'}, {6: 'TLSv1.3'}
+        for events, word in (
+                ({2: 'x', 9: 'ssh'}, ('services', 'ssh')), (text, ('services', 'unknown')),
+                ({6: 'TLSv1.3', 2: 'x', 9: 'http'}, ('services', 'https')),
+                (tls, ('services', 'tls')), ({8: 'x'}, ('no banner', 'no TLS')),
+                ({3: True}, ('no banner', 'silent')), ({4: True}, ('no banner', 'closed'))):
+            self.assertEqual(cscan.banner_word(events), word)
+        console, sink = StubConsole(), KeepingSink()
+        sink.finish = lambda thread: None
+        found = [('services', 's%d' % number) for number in range(12) for _ in range(number + 1)]
+        found += [('no banner', 'silent'), None, True]
+        words = iter(found)
+
+        def check(target, out, options):
+            return next(words)
+        each = cscan.find_module('print')._replace(name='m', check=check)
+        crew = cscan.Crew([each], {'m': None}, sink, console, 1, 9)
+        for _ in found:
+            cscan.drive(crew.examine(crew.make_target('127.0.0.1', 1), cscan.Out(sink, 1)))
+        cscan.print_end(console, crew, '')
+        self.assertEqual(console.notes, [
+            'module m: no banner: silent 1',
+            'module m: services: s11 12, s10 11, s9 10, s8 9, s7 8, s6 7, s5 6, s4 5, s3 4, s2 3, '
+            '3 others'])
+
     def test_help(self):
         """FTP and SMTP begin alike: their words of help tell which it is."""
         for greeting, answer, service in (
@@ -10664,7 +10727,8 @@ class Talks(Case):
         status, out, err = run('cscan.py', '-x', '-mod', 'rfb,banner', '-mt', 1, stdin=stdin)
         self.assertEqual((status, out, err), (
             0, 'module: rfb\nvnc://127.0.0.1:%d\nbit set for code 6\n'
-               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb), ''))
+               '127.0.0.1:%d vnc RFB 003.008\n' % (rfb, rfb),
+            'cscan: module banner: services: vnc 1\n'))
         status, out, err = run('cscan.py', '-x', '-mod', 'cookie', '-mcfg',
                                'cookie.ports=%d' % trap, stdin=stdin)
         self.assertEqual((status, out, err), (
