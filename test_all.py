@@ -13526,6 +13526,12 @@ GREETINGS = [                               # port, what is said, whether that i
     (61616, unhex('0000002e01') + b'ActiveMQ' + unhex('0000000c 01 0000001c 00000001 0014')
      + b'TightEncodingEnabled\1\0', False),
     *((port, b'RFB 003.008\n', False) for port in (5900, 5901, 5902, 5903)),
+    (4352, b'PJLINK 1 11111111\r', False),
+    (5667, b'\x11' * 128 + unhex('6b00f801'), False), (6082, b'107 59      \n' + b'h' * 32
+                                                      + b'\n\nAuthentication required.\n\n', False),
+    (6419, b'220 %s SVDRP VideoDiskRecorder 2.6; UTF-8\r\n' % ME, False),
+    (6556, b'<<<check_mk>>>\nVersion: 2.0\nAgentOS: linux\nHostname: %s\n' % ME, True),
+    (7505, b'ENTER PASSWORD:', False), (8021, b'Content-Type: auth/request\n\n', False),
 ]
 LOGIN, BOB_X = (dict(user=b'bob', password=password) for password in (b'secret', b'x'))
 RFB_RESPONSE = dict(user=b'', digest='aa106775b1ff5ac0eaf522244454f68e', salt='11' * 16)
@@ -24129,7 +24135,7 @@ masscanned.RingLink = refuse''')
         done = subprocess.run(['ip', 'netns', 'exec', self.near] + tool(
             'cscan.py', '-x', '-q', '-mod', 'banner', '-mcfg', 'banner.wait=50'),
             input=b'10.88.0.30:81', stdout=subprocess.PIPE, timeout=TIMEOUT_S)
-        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http HTTP/1\.[01] 200 [^\n]*\n\Z')
+        self.assertRegex(done.stdout, rb'\A10\.88\.0\.30:81 http \[\S+\] HTTP/1\.[01] 200 [^\n]*\n\Z')
 
     def test_vlan(self):
         """An answer carries the tag of its question: none, one, two."""
