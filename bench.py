@@ -1543,7 +1543,7 @@ def to_the_end(bench, command, by_cpu, hosts):
 
 
 def banner_command(bench, bits, *more, folder=HERE) -> 'list[str]':
-    """argv of a scan of banners; older ones need threads, which harm no others."""
+    """argv of a scan of banners; older ones need threads, whose number harms no other."""
     return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', 80, '--once',
                       '-r', 100000, '-t', 1000, '-m', 1000, '-mt', 100, '-mod', 'banner', *more,
                       folder=folder)
@@ -1551,7 +1551,7 @@ def banner_command(bench, bits, *more, folder=HERE) -> 'list[str]':
 
 @measure('scan-banner', 'hosts a second of CPU time', 'bare')
 def scan_banner(bench, _):
-    """HTTP banners of loopback hosts, the scan included; nginx on another core."""
+    """HTTP banners of loopback hosts, with the scan; nginx on another core, if there is one."""
     bits = bench.size(BANNER_NET[1], 22)
     hosts = 1 << 32 - bits
     missing, loop = have('nginx', 'nginx'), 'C epoll client'

@@ -7599,7 +7599,9 @@ class TalkCrew(Crew):
 
     def put_all(self, results, socks=()):
         room = self.most_talks - self.talking - self.holding if self.first else 0
-        kept = socks[:max(room, 0)]
+        if room <= 0 or not socks:
+            return super().put_all(results)
+        kept = socks[:room]
         self.holding += len(kept)
         self.found += [target + (sock,) for target, sock in zip(results, kept)]
         self.found += results[len(kept):]

@@ -8179,6 +8179,7 @@ LOOK_S = 1                      # the interface is looked at so often
 LAYER3_MAC = b'\2' + bytes(5)   # what stands for ours where there is no Ethernet
 TAP_MAC = b'\xc0\xff\xee\xc0\xff\xee'
 FRAME_MAX = 1 << 17             # GRO makes frames of up to 64 KiB, and no more than this
+FEW_FRAMES = 32                 # the ring is looked at so far, or as far as a round may go
 BATCH_FRAMES = 512              # frames received before their answers are sent; 256: 5 % slower
 QUEUE_SIZE = 1 << 22            # octets of frames too large for a slot
 RING_BLOCK = 1 << 16
@@ -8522,7 +8523,12 @@ class RingLink(PacketLink):
 
     def receive(self):
         at, step = self.at, RING_SLOT // self.words.itemsize
+        if not self.words[at * step]:
+            return [], 0
         last = min(at + BATCH_FRAMES, RING_SLOTS)
+        few = at + FEW_FRAMES
+        if few < last and not self.words[few * step]:       # 3 us instead of 15 where few come
+            last = few
         octets = self.words[at * step:last * step:step].tobytes()       # 6 ns each, 20 as numbers
         first, alike = octets[:4], octets == octets[:4] * (last - at)
         first = int.from_bytes(first, sys.byteorder)

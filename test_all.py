@@ -10883,6 +10883,148 @@ class Conversations(TalkCase):
         self.sink.flush()
         self.assertEqual([each.dict for each in cba_entries(self.sink.path, 'talk')], [{0: 4}])
 
+    def fake_time(self):
+        """The clock of cscan from now on: [seconds], which the test turns."""
+        now = [100.0]
+        patch = patched(cscan, time=types.SimpleNamespace(
+            monotonic=lambda: now[0], time=time.time, sleep=time.sleep))
+        patch.__enter__()
+        self.addCleanup(patch.__exit__, None, None, None)
+        return now
+
+    def pair(self):
+        """Two connected sockets that do not block."""
+        pair = socket.socketpair()
+        for sock in pair:
+            self.addCleanup(sock.close)
+            sock.setblocking(False)
+        return pair
+
+    def test_standstill(self):
+        """Time that nobody drove us does not count; the rest does, and ends a wait."""
+        async def check(target, out, options):
+            await cscan.socket_ready((ours,), select.POLLIN, crew.talks.clock() + 1)
+            out.bit(1)
+        for gap, count, failures in ((60, 1, 0), (0.3, 3, 0), (0.3, 4, 1)):
+            ours, theirs = self.pair()
+            now = self.fake_time()
+            crew = self.make_crew(check)
+            self.put(crew, ('10.0.0.1', 1))
+            for _ in range(count):
+                now[0] += gap
+                crew.turn()
+            if not failures:
+                theirs.send(b'x')
+            crew.close()
+            self.assertEqual(crew.failures, {('talk', 'timed out'): 1} if failures else {})
+
+    def test_rate(self):
+        """New connections wait for what -r allows, and the scan learns of each."""
+        async def check(target, out, options):
+            await target.may_connect()
+            begun.append(target.port)
+        begun, talked, now = [], [], self.fake_time()
+        crew = self.make_crew(check)
+        crew.talks.join(types.SimpleNamespace(watch=lambda epoll: None, rate=lambda: 10.0,
+                                              talked=talked.append))
+        self.put(crew, *[('10.0.0.1', port) for port in range(1, 5)])
+        for count in (1, 2, 3, 4):
+            self.assertEqual((begun, sum(talked)), (list(range(1, count + 1)), count))
+            self.assertGreater(crew.rest_s() + (count == 4), 0)
+            crew.turn()
+            self.assertEqual(len(begun), count, 'before its time')
+            now[0] += 0.1
+            crew.turn()
+        self.assertEqual((crew.talking, talked), (0, [1] * 4))
+
+    def test_gives_way(self):
+        """What talks took is missing to the scan; not more than a burst, if its clock stood."""
+        bucket = cscan.Bucket(1000.0, 1, 0.0)
+        bucket.credit(1.0)
+        for tokens, level in ((20, 30), (40, -10), (500, -50), (500, -50)):
+            bucket.give_way(tokens)
+            self.assertEqual(bucket.level, level)
+        bucket.level = -70                  # by what it spent itself
+        bucket.give_way(1)
+        self.assertEqual(bucket.level, -70)
+
+    def test_handshakes(self):
+        """So many of TLS at once; who waits for that loses no time."""
+        async def shake(sock, until, act):
+            under_way.append(sock)
+            await self.gate.enter()
+            raise ConnectionError('enough')
+
+        async def check(target, out, options):
+            sock = cscan.TalkSocket(ours, 1000, crew.talks.clock, crew.talks.handshakes)
+            before = sock.deadline
+            try:
+                await sock.start_tls()
+            finally:
+                shifts.append(round(sock.deadline - before, 3))
+        (ours, _), under_way, shifts, now = self.pair(), [], [], self.fake_time()
+        with patched(cscan.TalkSocket, tls_call=shake):
+            crew = self.make_crew(check)
+            crew.talks.handshakes.free = 2
+            self.put(crew, *self.many(3))
+            self.assertEqual(len(under_way), 2)
+            now[0] += 0.25
+            self.let(crew, 1)
+            crew.turn()
+            self.assertEqual(len(under_way), 3)
+            self.let(crew, 9)
+            crew.close()
+        self.assertEqual((shifts, crew.talks.handshakes.free), ([0, 0, 0.25], 2))
+
+    def test_flood(self):
+        """A peer that never rests lets others have their turn."""
+        ours, theirs = self.pair()
+        theirs.send(b'x' * 100)
+        sock, waits = cscan.TalkSocket(ours, 5000), 0
+
+        async def read():
+            for _ in range(40):
+                await sock.read_some(1)
+        coroutine = read()
+        with self.assertRaises(StopIteration):
+            while True:
+                self.assertEqual(coroutine.send(None)[0], ())
+                waits += 1
+        self.assertEqual(waits, 40 // (cscan.SPREE_MAX + 1))
+
+    def test_lines(self):
+        """A line ends where it does; what came behind it is read next."""
+        ours, theirs = self.pair()
+        sock = cscan.TalkSocket(ours, 5000)
+        theirs.send(b'220 a\r\nmore\nrest')
+        theirs.shutdown(socket.SHUT_WR)
+
+        async def read():
+            return [await sock.read_line(), await sock.read_line(3), await sock.read_line(),
+                    await sock.read_some(2), await sock.read_line(), await sock.read_line()]
+        self.assertEqual(cscan.drive(read()), [b'220 a\r\n', b'mor', b'e\n', b're', b'st', b''])
+
+    def test_stalled_pipe(self):
+        """A reader that does not read holds up no talk; lines wait in a thread, in their order."""
+        stdout = os.dup(1)
+        self.addCleanup(os.close, stdout)
+        self.addCleanup(os.dup2, stdout, 1)
+        reader = AtOnce.to_pipe(self, filled=1 << 16)
+
+        async def check(target, out, options):
+            out.line(str(target))
+        console = cscan.Console()
+        crew = self.make_crew(check, sink=cscan.TextSink(console.lines, self.folder))
+        crew.console = console
+        self.put(crew, *[('10.0.0.1', port) for port in (7, 8)])
+        self.settle(crew)
+        self.assertEqual((crew.talking, crew.settled()), (0, 0))
+        found = b''
+        while len(found) < (1 << 16) + 22:
+            found += os.read(reader, 1 << 16)
+        crew.close()
+        self.assertEqual((found[1 << 16:], crew.settled()), (b'10.0.0.1:7\n10.0.0.1:8\n', 2))
+
 
 class FirstConnection(TalkCase):
     """The connection by which the scan found a port open goes on as the conversation."""
@@ -11098,6 +11240,39 @@ class FirstConnection(TalkCase):
             self.assertIn(line, cscan.banner_line('x', {
                 code: value for _, code, value in entry.events}))
             self.assertEqual((crew.talks.taken, crew.talks.opened), (1, 0))
+
+    def test_killed(self):
+        """kill -9 in the middle of talks: the ports are in the file, and --resume talks again."""
+        listeners = [self.hosts.listener('127.6.1.%d' % last, port) for last, port in zip(
+            range(1, 4), itertools.repeat(next(FREE_PORT)))]
+        port, cba = listeners[0].getsockname()[1], self.path('k.cba')
+        state = self.path('state')
+        process = subprocess.Popen(tool(
+            'cscan.py', '-q', '-f', '127.6.1.1-127.6.1.3', '-p', port, '--once', '-mod', 'banner',
+            '-mcfg', 'banner.wait=20000,banner.read_timeout=20000', '-o', cba, '--state', state,
+            '-b', next(FREE_PORT), '-bt', 50))
+        wait_until(lambda: os.path.exists(cba) and len(cba_entries(cba)) == 3, 20)
+        process.kill()
+        process.communicate()
+        def greet(listener):
+            for _ in range(2):              # the connection of the killed process, the new one
+                peer, _ = listener.accept()
+                with contextlib.suppress(OSError), peer:
+                    peer.sendall(b'hi\r\n')
+        for each in listeners:
+            threading.Thread(target=greet, args=(each,), daemon=True).start()
+        status, _, err = run('cscan.py', '-q', '--resume', state)
+        self.assertEqual((status, err), (0, ''))
+        hosts = {'banner://127.6.1.%d:%d' % (last, port) for last in range(1, 4)}
+        self.assertEqual({each.dict[0] for each in cba_entries(cba, 'banner')}, hosts)
+
+    def test_workers(self):
+        """-w: the first process talks, on new connections."""
+        port = self.hosts.serving(greeting=b'220 x\r\n')[1]
+        status, out, err = run('cscan.py', '-f', '127.0.0.1', '-p', port, '--once', '-mod',
+                               'banner', '-w', 2, '-b', next(FREE_PORT), '-bt', 50)
+        self.assertEqual((status, out.partition(' ')[0]), (0, '127.0.0.1:%d' % port))
+        self.assertIn('talks: 0 connections of the scan went on, 1 were new', err)
 
 
 class TlsGroups(Case):
@@ -23273,6 +23448,104 @@ asyncio.run(visit())
          r'80/tcp +open +(http|webdav)'),
     ]
 
+    # what nmap -O says of SEQ is chance and time but for these
+    NMAP_SEQ = re.compile(r'\b(TI|CI|II)=(\w+)')
+    LISTENER = ("import socket\ns = socket.socket()\ns.bind(('10.89.0.2', 80))\ns.listen(99)\n"
+                "while True:\n    s.accept()[0].close()")
+    CONNECT = ("import socket, sys\ntry:\n    socket.create_connection((sys.argv[1], 80), 2)\n"
+               "except OSError:\n    pass")
+
+    def signature(self, interface, address):
+        """What p0f calls the SYN+ACK of an address."""
+        log = self.path('p0f-' + interface)
+        self.client('p0f', '-i', interface, '-o', log, stdin=subprocess.DEVNULL)
+
+        def found():
+            self.output('python3', '-c', self.CONNECT, address)
+            return os.path.exists(log) and re.search(
+                r'mod=syn\+ack\|.*srv=%s/80\|.*raw_sig=(.*)' % re.escape(address), read_text(log))
+        wait_until(found)
+        return found().group(1)
+
+    def fingerprint(self, address):
+        """What nmap -O says of an address -> {name of a line: what it has}."""
+        process = self.client('nmap', '-n', '-Pn', '-O', '-d', '--max-os-tries', '1', '-p', '80,81',
+                              address)
+        with killed_after(process, 60):
+            text = process.stdout.read().decode()
+        rows = re.findall(r'(\w+)\(([^)]*)\)', ''.join(re.findall('(?m)^OS:(.*)$', text)))
+        rows = dict(rows)
+        rows.pop('SCAN', None)
+        rows['SEQ'] = self.NMAP_SEQ.findall(rows.get('SEQ', ''))
+        return rows
+
+    def test_negotiated(self):
+        """A real client agrees on timestamps, SACK and scaled windows: tcpi_options, scales."""
+        status, text = self.output('python3', '-c', "import socket\ns = socket.create_connection("
+                                   "('10.88.0.63', 80))\nprint(*s.getsockopt(6, 11, 104)[5:7])")
+        self.assertRegex(text, r'\A7 \d+\n\Z')
+        self.assertEqual((status, int(text.split()[1]) & 15), (0, 7))
+
+    def test_ports_of_the_host(self):
+        """What the host itself serves at an address that is listed goes on, closed or not."""
+        self.ip('-n', self.far, 'addr', 'add', '10.88.0.195/24', 'dev', 'v1')
+        self.addCleanup(self.ip, '-n', self.far, 'addr', 'del', '10.88.0.195/24', 'dev', 'v1')
+        served = self.client('python3', '-u', '-c', self.SERVES, namespace=self.far)
+        self.assertEqual(served.stdout.readline(), b'ready\n')
+        self.start('10.88.0.195,10.88.0.196', '--ports', '80')
+        for address, words in ('10.88.0.195', 'host host'), ('10.88.0.196', 'refused refused'):
+            self.assertEqual(self.output('python3', '-c', self.ASKS, address)[1], words + '\n')
+
+    SERVES = """import select, socket
+one, two = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for each in one, two:
+    each.bind(('10.88.0.195', 22))
+one.listen(9)
+print('ready')
+kept = []
+while True:
+    if one in select.select([one, two], [], [])[0]:
+        kept.append(one.accept()[0])
+        kept[-1].sendall(b'host')
+    else:
+        two.sendto(b'host', two.recvfrom(99)[1])
+"""
+    ASKS = """import socket, sys
+words = []
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    try:
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.settimeout(5)
+        sock.connect((sys.argv[1], 22))
+        sock.send(b'a')
+        words.append(sock.recv(9).decode())
+    except ConnectionRefusedError:
+        words.append('refused')
+print(*words)
+"""
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
+    def test_persona_of_this_kernel(self):
+        """p0f and nmap -O see the same in `linux` as in the kernel of this machine."""
+        self.ip('-n', self.near, 'link', 'add', 'k0', 'type', 'veth', 'peer', 'name', 'k1', 'netns',
+                self.alone)
+        self.addCleanup(subprocess.call, ['ip', '-n', self.near, 'link', 'del', 'k0'])
+        for name, end, address in (self.near, 'k0', '10.89.0.1/24'), (self.alone, 'k1', '10.89.0.2/24'):
+            self.ip('-n', name, 'addr', 'add', address, 'dev', end)
+            self.ip('-n', name, 'link', 'set', end, 'up')
+        # the scale follows from it, and it from the memory of the machine
+        self.ip('netns', 'exec', self.alone, 'sh', '-c',
+                'echo 4096 131072 6291456 > /proc/sys/net/ipv4/tcp_rmem')
+        self.client('python3', '-c', self.LISTENER, namespace=self.alone)
+        self.start('10.88.0.190', '--ports', 'T:80')
+        self.assertEqual(self.signature('v0', '10.88.0.190'), self.signature('k0', '10.89.0.2'))
+        for _ in range(3):                      # a probe that is late on a busy machine: once more
+            kernel, ours = self.fingerprint('10.89.0.2'), self.fingerprint('10.88.0.190')
+            if kernel == ours:
+                break
+        self.assertEqual(kernel, ours)
+        self.assertLessEqual({'OPS', 'WIN', 'ECN', 'T1', 'T7', 'U1', 'IE'}, set(ours))
+
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
@@ -24836,8 +25109,9 @@ class ResponderCli(Case):
     def test_ring_in(self):
         """Frames come out of their slots in order, once, round after round."""
         for name, arrivals, rounds in self.ARRIVALS:
-            for start in 0, 5:
-                with self.subTest(name, start=start), patched(masscanned, RING_SLOTS=8):
+            for start, few in itertools.product((0, 5), (32, 2, 1)):
+                with self.subTest(name, start=start, few=few), patched(
+                        masscanned, RING_SLOTS=8, FEW_FRAMES=few):
                     link = self.make_ring()
                     link.sock.recv.return_value = b'whole'
                     link.at, got = start, []
