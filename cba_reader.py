@@ -264,7 +264,7 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
 FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
-         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
+         'HOST_KEY', 'TLS_VERSION')     # names of codes: strings on what speaks there
 
 Certificate = collections.namedtuple('Certificate', [
     'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
@@ -999,8 +999,7 @@ def nmap_scripts(record) -> 'list[tuple[str, str]]':
     facts, certificate = service_facts(record), certificate_of(record)
     scripts = [(record.module or 'print', said_text(record, str))]
     scripts += [(name, facts[key]) for name, key in (
-        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('http-favicon', 'favicon'))
-                if key in facts]
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key')) if key in facts]
     if certificate:
         scripts.append(('ssl-cert', certificate_text(certificate)))
     return scripts
@@ -1271,7 +1270,7 @@ CODES = {                           # module: {code: name}, to select with --mod
     'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
                11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
-               16: 'HOST_KEY', 17: 'FAVICON'},
+               16: 'HOST_KEY'},
     STATE_MODULE: STATE_CODES,
     SCOPE_MODULE: SCOPE_CODES,
 }

@@ -793,7 +793,7 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
 FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
-         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
+         'HOST_KEY', 'TLS_VERSION')     # names of codes: strings on what speaks there
 
 Certificate = collections.namedtuple('Certificate', [
     'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
@@ -1528,8 +1528,7 @@ def nmap_scripts(record) -> 'list[tuple[str, str]]':
     facts, certificate = service_facts(record), certificate_of(record)
     scripts = [(record.module or 'print', said_text(record, str))]
     scripts += [(name, facts[key]) for name, key in (
-        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('http-favicon', 'favicon'))
-                if key in facts]
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key')) if key in facts]
     if certificate:
         scripts.append(('ssl-cert', certificate_text(certificate)))
     return scripts
@@ -4700,11 +4699,10 @@ BANNER_LULL_MS = 200                # what comes within this time belongs togeth
 BANNER_CODES = {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                 6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
                 11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
-                16: 'HOST_KEY', 17: 'FAVICON'}
+                16: 'HOST_KEY'}
 (BANNER_CONN_FAIL, BANNER_TEXT, BANNER_SILENT, BANNER_CLOSED, BANNER_PROBE, BANNER_TLS_VERSION,
  BANNER_CERTIFICATE, BANNER_TLS_FAIL, BANNER_SERVICE, BANNER_PRODUCT, BANNER_VERSION,
- BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY,
- BANNER_FAVICON) = BANNER_CODES
+ BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY) = BANNER_CODES
 HTTP_PORTS = 80, 443                # RFC 9110 s4.2: the port is left out of Host
 
 

@@ -2507,7 +2507,11 @@ class Face:
     def offset(self, flow) -> int:
         """Addresses and ports -> what our timestamps are ahead between these addresses."""
         half = (len(flow) - 4) // 2
-        src, dst = (from_octets(each[-4:], 'big') for each in (flow[:half], flow[half:-4]))
+        return self.offset4(from_octets(flow[half - 4:half], 'big'),
+                            from_octets(flow[-8:-4], 'big'))
+
+    def offset4(self, src, dst) -> int:
+        """The same of numbers of IPv4, or the last 32 bits of IPv6."""
         return (src * self.mixes[0] >> 32) + (dst * self.mixes[1] >> 32) + self.epoch & MASK32
 
     def ident(self, kind, src, sport=0) -> int:
@@ -3762,7 +3766,8 @@ class Stack:
         offer, stamp = self.face.take_offer(options)
         model, stamps = self.syn_acks[offer.bits], None
         if model.stamp:
-            stamps = self.ticks + self.face.offset(flow) & MASK32, from_octets(stamp, 'big')
+            stamps = (self.ticks + self.face.offset4(src, our) & MASK32,
+                      from_octets(stamp, 'big'))
         cookie = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
         return model.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32, stamps)
 

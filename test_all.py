@@ -5196,7 +5196,7 @@ class Engine(unittest.TestCase):
                 self.assertEqual(self.run_engine(targets, quota=quota).sent, min(quota, 200))
 
     def test_runtime(self):
-        engine = self.run_engine([('127.0.0.1', 9)] * 10**6, runtime=0.2, rate=1000.0)
+        engine = self.run_engine([('127.0.0.1', 9)] * 10**5, runtime=0.2, rate=1000.0)
         self.assertEqual(engine.stopping, '--max-runtime')
         self.assertLess(engine.sent, 1000)
 
@@ -5383,7 +5383,6 @@ class Engine(unittest.TestCase):
         self.assertNotIn(sock, engine.pool.free)
 
 
-@unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
 class FileMeter(Engine):
     """All of that with -mf: whatever happens, each packet has one record of its end."""
     test_conntrack_full_without_ceiling = test_forgets_stale_pairs = None   # they invent packets
@@ -8760,8 +8759,9 @@ class Cli(Case):
     def test_failed_start_leaves_no_trace(self):
         old = self.path('old.cba', b'L\0\0\0\0\1\3\0ab')     # cut short: a start would repair it
         for args in (['-bi', '192.0.2.1'], ['-p', '0'], ['-mod', 'nope'], ['--log', '/']):
-            run('cscan.py', '-f', '127.0.0.1', '-o', old, *args)
-            run('cscan.py', '-f', '127.0.0.1', '-o', self.path('new.cba'), *args)
+            take = self.scan if args[0] == '-bi' else self.call     # that one opens a socket
+            for path in old, self.path('new.cba'):
+                self.assertEqual(take('-f', '127.0.0.1', '-o', path, *args)[0], 2)
         with open(old, 'rb') as file:
             self.assertEqual(file.read(), b'L\0\0\0\0\1\3\0ab')
         self.assertEqual(os.listdir(self.folder), ['old.cba'])
@@ -11471,6 +11471,138 @@ CipherString = DEFAULT:@SECLEVEL=0
         port = self.vnc('-SecurityTypes', 'None')
         _, out, _ = run('cscan.py', '-x', '-mod', 'banner', stdin=b'127.0.0.1:%d\n' % port)
         self.assertEqual(out, '127.0.0.1:%d vnc RFB 003.008\n' % port)
+
+
+@unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+class NamedServers(Case):
+    """banner against servers of Debian: each is named, with its version where it shows one."""
+
+    PROGRAMS = ('nginx', 'sshd', 'redis-server', 'mosquitto', 'memcached', 'vsftpd', 'mariadbd',
+                'slapd', 'ssh-keygen', 'mariadb-install-db')
+    POSTGRES = sorted(glob.glob('/usr/lib/postgresql/*/bin'))
+
+    def setUp(self):
+        super().setUp()
+        missing = [name for name in self.PROGRAMS if not self.program(name)]
+        missing += [] if self.POSTGRES else ['postgres']
+        if os.geteuid():
+            missing.append('root')
+        if missing and REQUIRED:
+            self.fail('LIVE=required: needs ' + ', '.join(missing))
+        if missing:
+            self.skipTest('needs ' + ', '.join(missing))
+        os.chmod(self.folder, 0o755)
+
+    @staticmethod
+    def program(name):
+        """Its path; users have no /usr/sbin in theirs."""
+        return shutil.which(name, path='/usr/sbin:/usr/bin:/bin')
+
+    def start(self, port, name, *args):
+        """Start a server; ready once its port is open."""
+        RealServers.start(self, port, self.program(name) or name, *args)
+
+    def write(self, name, text):
+        """A file below the folder -> its path."""
+        return self.path(name, text.encode())
+
+    def named(self, port, *steps):
+        """-> (service, product, version, host key's kind or title) of a server."""
+        options = banner_options(read_timeout=20000, wait=3000, tries=5)
+        visit = cscan.Visit(cscan.TalkTarget('127.0.0.1', port, ''), options)
+        with patched(cscan, plan_steps=lambda port: list(steps)):
+            cscan.drive(visit.run())
+        return tuple(visit.best.get(code, '') for code in (9, 10, 11)) + (
+            visit.best.get(16, visit.best.get(13, '')).split(' ')[0],)
+
+    def assert_named(self, found, service, product, version, more=''):
+        self.assertEqual(found[:2] + found[3:], (service, product, more))
+        self.assertRegex(found[2], '^%s$' % version)
+
+    def test_nginx(self):
+        pem = self.write('pem', TLS_PEM)
+        self.write('index.html', '<html><title>Hello</title>')
+        ports = next(FREE_PORT), next(FREE_PORT)
+        config = self.write('nginx.conf', """
+user root; daemon off; master_process off; error_log %s/error; pid %s/pid; events {}
+http { access_log off; root %s; client_body_temp_path %s; fastcgi_temp_path %s;
+       proxy_temp_path %s; scgi_temp_path %s; uwsgi_temp_path %s;
+       server { listen 127.0.0.1:%d; }
+       server { listen 127.0.0.1:%d ssl; ssl_certificate %s; ssl_certificate_key %s; } }
+""" % ((self.folder,) * 8 + ports + (pem, pem)))
+        self.start(ports[0], 'nginx', '-c', config)
+        version = r'\d+\.\d+\.\d+'
+        self.assert_named(self.named(ports[0], ''), 'http', 'nginx', version, 'Hello')
+        self.assert_named(self.named(ports[1], '', 'tls'), 'http', 'nginx', version, 'Hello')
+
+    def test_openssh(self):
+        key, port = os.path.join(self.folder, 'key'), next(FREE_PORT)
+        subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', key], check=True)
+        os.makedirs('/run/sshd', exist_ok=True)
+        self.start(port, 'sshd', '-D', '-e', '-f', '/dev/null', '-h', key, '-p',
+                   str(port), '-o', 'ListenAddress=127.0.0.1', '-o', 'PidFile=none')
+        self.assert_named(self.named(port, ''), 'ssh', 'OpenSSH', r'\d+\.\d+p\d+', 'ssh-ed25519')
+
+    def test_stores(self):
+        """Redis, memcached, mosquitto."""
+        port = next(FREE_PORT)
+        self.start(port, 'redis-server', '--port', str(port), '--bind', '127.0.0.1', '--save', '')
+        self.assert_named(self.named(port, 'redis'), 'redis', 'Redis', r'\d+\.\d+\.\d+')
+        self.assertEqual(self.named(port, '', 'tls', 'redis')[0], 'redis')
+        port = next(FREE_PORT)
+        self.start(port, 'memcached', '-u', 'root', '-l', '127.0.0.1', '-p', str(port), '-U', '0')
+        self.assert_named(self.named(port, 'memcached'), 'memcached', 'memcached', r'\d+\.\d+\.\d+')
+        port = next(FREE_PORT)
+        self.start(port, 'mosquitto', '-c', self.write(
+            'mosquitto.conf', 'listener %d 127.0.0.1\nallow_anonymous true\n' % port))
+        self.assert_named(self.named(port, 'mqtt'), 'mqtt', 'mosquitto', r'\d+\.\d+\.\d+')
+
+    def test_vsftpd(self):
+        port = next(FREE_PORT)
+        os.makedirs(os.path.join(self.folder, 'empty'))
+        self.start(port, 'vsftpd', self.write('vsftpd.conf', """\
+listen=YES
+listen_address=127.0.0.1
+listen_port=%d
+background=NO
+secure_chroot_dir=%s/empty
+""" % (port, self.folder)))
+        self.assert_named(self.named(port, ''), 'ftp', 'vsFTPd', r'\d+\.\d+\.\d+')
+
+    def test_mariadb(self):
+        port, data = next(FREE_PORT), os.path.join(self.folder, 'data')
+        subprocess.run([self.program('mariadb-install-db'), '--no-defaults', '--user=root',
+                        '--datadir=' + data, '--auth-root-authentication-method=normal'], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.start(port, 'mariadbd', '--no-defaults', '--user=root', '--datadir=' + data,
+                   '--port=%d' % port, '--bind-address=127.0.0.1',
+                   '--socket=%s/socket' % self.folder, '--pid-file=%s/pid' % self.folder)
+        self.assert_named(self.named(port, ''), 'mysql', 'MariaDB', r'\d+\.\d+\.\d+')
+
+    def test_postgresql(self):
+        port, data = next(FREE_PORT), os.path.join(self.folder, 'data')
+        os.makedirs(data)
+        shutil.chown(data, 'postgres')
+        other = ['setpriv', '--reuid=postgres', '--clear-groups']
+        subprocess.run(other + [self.POSTGRES[-1] + '/initdb', '-D', data, '-A', 'trust'],
+                       check=True, stdout=subprocess.DEVNULL, cwd='/')
+        self.start(port, *other, self.POSTGRES[-1] + '/postgres', '-D', data, '-p', str(port),
+                   '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=')
+        self.assert_named(self.named(port, 'postgresql'), 'postgresql', 'PostgreSQL', '')
+
+    def test_slapd(self):
+        port = next(FREE_PORT)
+        os.makedirs(os.path.join(self.folder, 'data'))
+        config = self.write('slapd.conf', """\
+include /etc/ldap/schema/core.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+database mdb
+suffix "dc=example"
+directory %s/data
+""" % self.folder)
+        self.start(port, 'slapd', '-d', '0', '-f', config, '-h', 'ldap://127.0.0.1:%d' % port)
+        self.assert_named(self.named(port, 'ldap'), 'ldap', 'OpenLDAP', '')
 
 
 # ==== Live ============================================================================
@@ -16151,15 +16283,25 @@ def draw_octets(draw):
     return lambda size: bytes(draw.randrange(256) for _ in range(size))
 
 
+SHARED = []                         # [(all protocols, their Registry)], which takes 0.1 s to make
+
+
 def quiet_host(protocols=None):
-    return masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols)
+    """A Host without chance, of these protocols; None = of all, which have one Registry."""
+    host = masscanned.Host(random=lambda size: b'\x11' * size, protocols=protocols or ())
+    if protocols is None:
+        everything = list(masscanned.PROTOCOLS.values())
+        if not SHARED or SHARED[0][0] != everything:
+            SHARED[:] = [(everything, masscanned.Registry(everything))]
+        host.registry = SHARED[0][1]
+    return host
 
 
 def with_tls(host, kinds=1, **options):
     """A Host -> itself, with TLS; kinds: of its keys, 2: one of RSA as well."""
     options.setdefault('rate', 1e9)
     with patched(masscanned, KEY_FILES=masscanned.KEY_FILES[-kinds:], RSA_BITS=1024):
-        maker = masscanned.Host(os.urandom, NOW)
+        maker = masscanned.Host(os.urandom, NOW, ())
         host.tls = masscanned.Tls(masscanned.make_context(maker, None), **options)
     return host
 
@@ -23059,6 +23201,8 @@ class Responder(Case):
         ('dig +tries=1 +time=2 @10.88.0.152 www.example.org', None, ['dns']),
         ('ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes '
          'bob@10.88.0.153', 'openssh', ['ssh']),
+        ('smbclient -s /dev/null -U bob%secret -L //10.88.0.158', None, ['smb']),
+        ('redis-cli -h 10.88.0.159 INFO', None, ['redis']),
         ('ping -n -c 2 -i 0.1 10.88.0.154', None, None),
         ('nmap -n -Pn -sS -p 1-50 10.88.0.155', 'nmap', None),
         ('masscan 10.88.0.156 -p 80,81 --rate 1000 --wait 0 -i v0 --source-ip 10.88.0.99 '
@@ -23077,7 +23221,8 @@ class Responder(Case):
 
     def test_visits(self):
         """Real programs come: events say who and what, and other programs read the same so."""
-        for name in 'curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'tshark', 'capinfos', 'p0f', 'jq':
+        for name in ('curl', 'dig', 'ssh', 'nmap', 'masscan', 'zmap', 'smbclient', 'redis-cli', 'tshark',
+                     'capinfos', 'p0f', 'jq'):
             if not shutil.which(name, path=CLEAN['PATH']):
                 self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
         events, capture = self.path('eve.json'), self.path('visits.pcapng')
@@ -23107,6 +23252,11 @@ class Responder(Case):
                 flow = flows[re.search(r'10\.88\.0\.15\d', command).group()]
                 self.assertEqual(flow['masscanned']['protocols'], protocols)
                 self.assertEqual(flow['masscanned'].get('tool', {}).get('name'), tool)
+        login, = [each['masscanned']['credentials'] for each in lines
+                  if each['event_type'] == 'credentials' and each['dest_ip'] == '10.88.0.158']
+        self.assertRegex(login['hash'], r'\Abob::WORKGROUP:[0-9a-f]{16}:[0-9a-f]{32}:[0-9a-f]{90,}\Z')
+        about, = [each['smb']['ntlmssp'] for each in lines if 'ntlmssp' in each.get('smb', {})]
+        self.assertEqual((about['user'], about['domain']), ('bob', 'WORKGROUP'))
         self.compare_fingerprints(lines, flows, capture)
         readable = hasattr(ssl.SSLContext, 'keylog_filename')       # CPython 3.8 or newer
         self.assertEqual(self.read_packets(capture, 'http.request.uri', only='tls and http.request'),
@@ -23132,6 +23282,22 @@ class Responder(Case):
         self.assertEqual(len(found), 3)
         for address, signature in found.items():
             self.assertEqual(flows[address]['masscanned']['syn']['sig'], signature.strip())
+
+    def test_ja4(self):
+        """JA4 of curl as somebody else's program has it."""
+        for name in 'ja4plus', 'curl':
+            if not shutil.which(name, path=CLEAN['PATH']):
+                self.skipTest('needs ' + name) if not REQUIRED else self.fail('needs ' + name)
+        events, capture = self.path('eve.json'), self.path('visits.pcapng')
+        responder = self.start('10.88.0.164', '-q', '--events', events, '--pcap', capture, '--user',
+                               'root')
+        self.output('curl', '-sSk', '-o', '/dev/null', 'https://10.88.0.164/')
+        self.assertEqual(responder.end(), 0, responder.err())
+        with open(events, encoding='ascii') as file:
+            tls, = [each['tls'] for each in map(json.loads, file) if 'ja4' in each.get('tls', {})]
+        status, text = self.output('ja4plus', '--format', 'json', '--types', 'ja4', 'analyze',
+                                   capture, stdin=subprocess.DEVNULL)
+        self.assertEqual(re.findall('"fingerprint": "(.*?)"', text), [tls['ja4']], text)
 
     def test_killed_capture(self):
         """kill -9: what was written before the last second can be read."""
