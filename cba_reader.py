@@ -1574,6 +1574,7 @@ section { margin: 14px 0; padding: 14px 16px; background: var(--card); border-ra
 .bar { display: grid; grid-template-columns: 116px 1fr 72px; gap: 10px; align-items: center;
   width: 100%; padding: 2px 0; border: 0; background: none; color: inherit; font: inherit;
   text-align: left; cursor: pointer; }
+.bar.as { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr) 72px; }
 .bar span { overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
 .bar i { height: 12px; min-width: 2px; border-radius: 3px; background: var(--bar); }
 .bar b { font-weight: 400; text-align: right; font-variant-numeric: tabular-nums; }
@@ -2255,7 +2256,7 @@ def chart(title, key, counts, without='') -> str:
     """Counter -> the most frequent as bars, which are buttons that search for the first word."""
     most = [each for each in counts.most_common(CHART_ROWS + 1) if each[0] != without][:CHART_ROWS]
     rows = ''.join(
-        '<button class="bar" type="button" data-search="{0}:{1}"><span title="{2}">{2}</span>'
+        '<button class="bar {0}" type="button" data-search="{0}:{1}"><span title="{2}">{2}</span>'
         '<i style="width:{3:.1f}%"></i><b>{4:,}</b></button>'.format(
             key, xml_text(name.partition(' ')[0]), xml_text(name), 100 * count / most[0][1],
             count) for name, count in most)
@@ -2268,7 +2269,7 @@ def chart(title, key, counts, without='') -> str:
 # only is gone if the new scan asked for it, by its entries of `scope`.
 
 NEW, GONE, NOT_ASKED, CHANGED = 'new', 'gone', 'not asked', 'changed'
-COMPARED = ('service', 'product', 'version', 'title', 'http_status', 'host_key', 'favicon',
+COMPARED = ('service', 'product', 'version', 'title', 'http_status', 'host_key',
             'tls_version')          # of service_facts(); others may differ each time
 VOLATILE = re.compile(              # of a first line of text: times, challenges, identifiers
     r'<[^<>]*>|[0-9]+:[0-9]{2}(?::[0-9]{2})?|[0-9a-fA-F]{12,}|'

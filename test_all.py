@@ -3341,6 +3341,8 @@ class Page(Case):
         out = self.page(scoped(Made(), '0.0.0.0-255.255.255.255', SHARD='1/2'))[0]
         self.assertIn('<path class="asked" d="M0 0h256v256h-256z"/>', out)
         self.assertIn('4,294,967,296 addresses, 2 ports 80,443, 1 of 2 shards: done.', out)
+        out = self.page(scoped(scoped(Made(), '1.2.0.0-1.2.0.9', end=None), '1.2.0.0-1.2.0.9'))[0]
+        self.assertIn('10 addresses, 2 ports 80,443: cut, or still running; done.</p>', out)
         made = Made()
         for number in range(4):
             scoped(made, '10.0.0.%d-10.0.0.%d' % (4 * number, 4 * number + 1), end='--max-results')
@@ -3544,6 +3546,9 @@ class Differences(Case):
         with patched(cba_reader, SCOPES_MAX=1):     # what is not kept may have asked
             self.assertIn('(not all', self.diff(old, scoped(
                 scoped(Made(), '9.9.9.9-9.9.9.9'), self.NET))[0])
+        closed = self.closed(scoped(Made(), self.NET, end=None), self.PORT)
+        self.assertEqual(self.diff(closed, old), ['new 1.2.3.4:80'])
+        self.assertNotIn('may be', self.err)
         excluded = scoped(Made(), self.NET, end=None).head(0, 'scope').event(0, CBA_STR, 14, 'done')
         excluded.begin(0, CBA_DATA, 7).chunk(0, cscan.pack_csw(pairs('1.2.3.4-1.2.3.4'), '')).end(0)
         excluded.event(0, CBA_BIT, 16, True)
@@ -4561,9 +4566,15 @@ print(hosts, table.full(), end=' ')
                 found = subprocess.check_output(['/usr/bin/python3', '-c', self.LIBNMAP, path],
                                                 timeout=60).decode().splitlines()
                 self.assertEqual(found, wanted)
-        for path in self.several(), self.stated():
+        for path in self.several(), self.stated(), self.served()[0]:
             path = self.path('x', '\n'.join(self.convert('nmap-xml', path=path)).encode())
             subprocess.check_call(['xmllint', '--noout', '--dtdvalid', dtd, path], timeout=60)
+        found = subprocess.check_output([
+            '/usr/bin/python3', '-c', self.LIBNMAP.replace('len(each.scripts_results)', (
+                'each.service, each.banner, each.tunnel, len(each.scripts_results)')), path],
+            timeout=60)
+        self.assertEqual(found.decode(), '1.2.3.4 443 tcp open http product: nginx version: '
+                                         '1.22.1 ssl 3\n')
 
     # ---- hosts by name
 
@@ -9200,8 +9211,8 @@ class Cli(Case):
             (once + ['-xf', '127.0.0.0/30', '--max-results', 4],
              dict(plain, EXCLUDED=pairs('127.0.0.0-127.0.0.3')),
              {'ENDED': '--max-results', 'ASKED': 4}),
-            (['-f', '127.0.0.4/30', '-p', port, '-n', 1, '-o', path],
-             {'TARGETS': net, 'PORTS': str(port), 'TOTAL': 1}, {'ENDED': 'done', 'ASKED': 1}),
+            (['-f', '127.0.0.4', '-p', port, '-n', 1, '-o', path],
+             {'TARGETS': pairs('127.0.0.4-127.0.0.4'), 'PORTS': str(port), 'TOTAL': 1}, {'ENDED': 'done', 'ASKED': 1}),
             (['--pairs', some, '--once', '--seed', 5, '-o', path],
              dict(plain, TARGETS=pairs('127.0.0.8-127.0.0.9'), TOTAL=2,
                   PAIRS=struct.pack('<2Q', 0x7f000008 << 16 | port, 0x7f000009 << 16 | port)),
@@ -9346,9 +9357,9 @@ class Cli(Case):
         self.assertEqual((status, out), (1, '1.2.3.4:5\n'))
         self.assertEqual(err, 'cscan: standard input:1: a line of more than 4194304 octets: ip:port '
                               'was expected\n')
-        many = ', '.join('%d/open/tcp//x///' % port for port in range(1, 65536)).encode()
+        many = ', '.join('%d/open/tcp//x///' % port for port in range(1, 20001)).encode()
         _, out, err = run('cscan.py', '-x', '-mod', 'print', stdin=NMAP.encode() + b'Ports: ' + many)
-        self.assertEqual((out.count('\n'), err), (65535, ''))
+        self.assertEqual((out.count('\n'), err), (20000, ''))
 
     def test_x_passed_over(self):
         _, out, err = run('cscan.py', '-x', stdin=(NMAP + 'Status: Up\nopen tcp 80 1.2.3.4 5\n').encode())
