@@ -23564,6 +23564,14 @@ asyncio.run(visit())
         ('BACnet', ASK % ("b'\\x81\\x0b\\0\\x08\\1\\0\\x10\\x08'", 47808), 0, r'\\x10\\x00\\xc4'),
         ('a2s', ASK % ("b'\\xff'*4+b'U'+b'\\xff'*4", 27015), 0, r'\\xffA'),
     ]
+    # Debian has none of these; one that is not there is left out, with a line
+    PYPI_CLIENTS = [
+        ('asyncua', 'uadiscover -u opc.tcp://10.88.0.62:4840', 0, r'User policy: user\n'),
+        ('asyncua login', 'uals -u opc.tcp://10.88.0.62:4840 --user bob --password x', 1,
+         r'BadUserAccessDenied'),
+        ('aiocoap', 'aiocoap-client coap://10.88.0.62/.well-known/core', 0, r'</>'),
+        ('aiocoap of none', 'aiocoap-client coap://10.88.0.62/x', 1, r'4\.04'),
+    ]
     S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
     TLS_CLIENTS = [
         ('openssl TLS 1.0', S_CLIENT + '443 -tls1', 0, r'New, TLSv1.0, Cipher is ECDHE-ECDSA'),
@@ -23755,6 +23763,16 @@ print(*words)
     def test_web_clients(self):
         """Pages, statuses, protocols inside of others."""
         self.run_clients(self.WEB_CLIENTS, 15)
+
+    def test_pypi_clients(self):
+        """The same of those that come from PyPI."""
+        there = []
+        for row in self.PYPI_CLIENTS:
+            if shutil.which(row[1].split()[0], path=CLEAN['PATH']):
+                there.append(row)
+            else:
+                sys.stderr.write('left out: %s of PyPI is not installed\n' % row[0])
+        self.run_clients(there, 15)
 
     def test_proxies_dial_nobody(self):
         """A visit to each kind of proxy is granted, and the system is asked for no connection."""
@@ -26886,6 +26904,45 @@ class SshClient:
         return self.say(b'\x32' + b''.join(map(ssh_string, (user, b'ssh-connection', method))) + more)
 
 
+class LossyWire:
+    """A Stack in the clothes of a Stream; all it says is lost once, what it hears is in disorder.
+
+    noted       [(kind, fields)] of its Events
+    """
+    waits, SIZE = None, 90
+
+    def __init__(self, host):
+        host.events = []
+        self.stack = make_stack(host=host)
+        self.client = Client(self.stack, 22)
+
+    @property
+    def noted(self):
+        return [(event.kind, event.fields) for event in self.stack.host.events]
+
+    @property
+    def closing(self):
+        return self.client.closed
+
+    def feed(self, octets):
+        """Segments, the last first, then all in order -> what came, at the second time."""
+        client, before = self.client, len(self.client.got)
+        starts, first = range(0, len(octets), self.SIZE), client.seq
+        for at in [*reversed(starts), *starts]:
+            client.send(octets[at:at + self.SIZE], PSH | ACK, first + at & ONES)
+        client.seq = first + len(octets) & ONES
+        self.settle()
+        return client.got[before:]
+
+    def settle(self):
+        """What waits for its time, or for an ACK, comes when it is due: the first time in vain."""
+        client, stack = self.client, self.stack
+        while client.conn and (client.conn.waits is not None or client.conn.unacked):
+            wake(stack, stack.now + (client.conn.waits or 0))
+            client.take(wake(stack, stack.now + masscanned.REPEAT_S[0]))
+            client.acknowledge()
+
+
 def is_open(port) -> bool:
     """Whether somebody listens there."""
     with socket.socket() as sock:
@@ -27149,6 +27206,28 @@ class SecureShell(unittest.TestCase):
                     {'user': b'bob', 'method': b'password', 'password': b'secret', 'tries': 1,
                      'version': b'SSH-2.0-client'}])
 
+    @staticmethod
+    def host():
+        """A Host with a budget for all, and a key that takes no time."""
+        host = quiet_host()
+        host.shared['ssh'] = masscanned.SshHost(host.random, 1e9, RSA_KEY)
+        return host
+
+    def test_lost(self):
+        """Segments in disorder, answers that are lost once: the same login as without."""
+        for cipher in [b'aes128-ctr', b'chacha20-poly1305@openssh.com'][:2 if TEST_ALL else 1]:
+            kex = {2: cipher, 3: cipher}
+            client = SshClient(kex=kex, stream=LossyWire(self.host())).exchange()
+            plain = SshClient(self.host(), kex=kex).exchange()
+            for each in client, plain:
+                each.say(SSH_SERVICE)
+                each.login()
+                each.login(more=b'\0' + ssh_string(b'other'))
+            self.assertEqual((client.got[2:], client.kinds), (plain.got[2:], plain.kinds))
+            self.assertEqual(
+                [[(each['password'], each['tries']) for each in who.noted] for who in (client, plain)],
+                [[(b'secret', 1), (b'other', 2)]] * 2)
+
     def test_methods(self):
         """What is noted of each, and what comes for it."""
         key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
@@ -27295,8 +27374,7 @@ class SecureShell(unittest.TestCase):
         """Mutated conversations, before NEWKEYS and after with the right keys: no exception, no
         word after the end."""
         draw, slowest = random.Random(SEED), 0
-        host = quiet_host()
-        host.shared['ssh'] = masscanned.SshHost(host.random, 1e9, RSA_KEY)
+        host = self.host()
         key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
         login = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
         early = [ssh_kexinit(), ssh_kexinit({0: b'diffie-hellman-group14-sha1,ext-info-c,'
