@@ -68,7 +68,7 @@ import time
 import types
 import zlib
 
-__version__: 'str' = '2.0'          # Python 3.6 or newer is needed: older ones stop at this line
+__version__: 'str' = '2.1'          # Python 3.6 or newer is needed: older ones stop at this line
 
 
 # ==== 1 Formats =======================================================================
