@@ -419,7 +419,7 @@ def parse_time(tag: int, value: bytes) -> int:
     if tag == DER_UTC_TIME:
         digits = ('19' if digits[:2] >= '50' else '20') + digits
     numbers = [int(digits[at:at + 2]) for at in range(4, 14, 2)]
-    return calendar.timegm([int(digits[:4])] + numbers)
+    return calendar.timegm((int(digits[:4]), *numbers))
 
 
 def parse_alternatives(der: bytes) -> 'list[str]':
@@ -514,8 +514,8 @@ def product_text(facts) -> str:
 
 def json_facts(record: Record) -> dict:
     """The facts as JSON has them, banner and certificate among them."""
-    facts, certificate = service_facts(record), certificate_of(record)
-    banner = banner_of(record)
+    facts: 'dict' = service_facts(record)
+    certificate, banner = certificate_of(record), banner_of(record)
     if banner is not None:
         facts['banner'] = fact_text(banner)
     if certificate:
@@ -1368,7 +1368,8 @@ def covered(ranges, others=()) -> 'list[tuple[int, int]]':
         edges += [(first, 1, 0), (last + 1, -1, 0)]
     for first, last in others:
         edges += [(first, 0, 1), (last + 1, 0, -1)]
-    found, within, without, begin = [], 0, 0, 0
+    found: 'list[tuple[int, int]]' = []
+    within = without = begin = 0
     for place, step, other_step in sorted(edges):
         if within and not without and place > begin:
             if found and found[-1][1] == begin - 1:
@@ -2302,7 +2303,7 @@ class Side:
         self.end = self.begin
 
     def read(self):
-        """All of it; raises UserError if it is too large."""
+        """All of it; raises UserError if it is no CBA file, or too large."""
         for record in self.files.records(None, None, True):
             self.end = max(self.end, record.time)
             if record.module == SCOPE_MODULE:
@@ -2311,6 +2312,8 @@ class Side:
             reason = self.writer.held.full()
             if reason:
                 raise UserError('%r: %s' % (self.path, reason))
+        if not self.files.has_any():        # nothing of it would be `gone`
+            raise UserError(self.files.complaints[self.path])
         return self
 
     def hosts(self):
@@ -2502,7 +2505,8 @@ def counts_text(counts) -> str:
 
 def report_changes(args) -> int:
     """--diff -> exit status."""
-    sides, counts = [Side(path).read() for path in args.files], collections.Counter()
+    sides = [Side(path).read() for path in args.files]
+    counts: 'dict[str, int]' = collections.Counter()
     found = changes(sides[0], sides[1], counts)
     if args.to == 'html':
         page = DiffPage(command_line(), sides, counts)

@@ -948,7 +948,7 @@ def parse_time(tag: int, value: bytes) -> int:
     if tag == DER_UTC_TIME:
         digits = ('19' if digits[:2] >= '50' else '20') + digits
     numbers = [int(digits[at:at + 2]) for at in range(4, 14, 2)]
-    return calendar.timegm([int(digits[:4])] + numbers)
+    return calendar.timegm((int(digits[:4]), *numbers))
 
 
 def parse_alternatives(der: bytes) -> 'list[str]':
@@ -1043,8 +1043,8 @@ def product_text(facts) -> str:
 
 def json_facts(record: Record) -> dict:
     """The facts as JSON has them, banner and certificate among them."""
-    facts, certificate = service_facts(record), certificate_of(record)
-    banner = banner_of(record)
+    facts: 'dict' = service_facts(record)
+    certificate, banner = certificate_of(record), banner_of(record)
     if banner is not None:
         facts['banner'] = fact_text(banner)
     if certificate:

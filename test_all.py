@@ -3614,7 +3614,7 @@ class Differences(Case):
 
     def test_usage(self):
         """Two files and nothing else; what is wrong with one of them is said."""
-        path = self.path('a.cba', Made().data)
+        path = self.path('a.cba', self.found(Made(), self.PORT).data)   # of which nothing is gone
         for args, status, words in (
                 ([path], 2, 'two files were expected, OLD NEW, not 1'),
                 ([path, path, '-s'], 2, '--diff: goes without -s'),
