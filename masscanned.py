@@ -7969,7 +7969,7 @@ def bars_of(hours) -> 'list[tuple[str, int]]':
 
 def report_summary(report) -> str:
     """What fits a screen."""
-    lines = ['%d events, %d visits, %d sources, from %s to %s' % (
+    lines = ['events: %d, visits: %d, sources: %d; from %s to %s' % (
         report.events, report.visits, report.sources(),
         report.first or '-', report.last or '-')]
     if report.damaged:

@@ -22793,7 +22793,7 @@ class Reports(Case):
         status, text = self.report(plain, packed_too, '-o', self.path('page'), '--csv',
                                    self.path('tables'))
         self.assertEqual(status, 0)
-        self.assertIn('20 events, 20 visits, 16 sources, from 2026-11-21T01:00:00 to '
+        self.assertIn('events: 20, visits: 20, sources: 16; from 2026-11-21T01:00:00 to '
                       '2026-11-22T03:00:00\n18 lines are no events\n', text)
         self.assertRegex(text, r'Tools +4  zmap ip\.id\n')
         self.assertFalse(re.search(r'[^\n -~]', text))
