@@ -2219,7 +2219,7 @@ class PageWriter(FormatWriter):
     def summary(self, end):
         """What was found, what was asked."""
         up, count = self.shown - self.down, sum(self.ports.values())
-        lines = ['<p class="lead">{:,} open ports on {:,} of {:,} hosts, in {:,} networks (/16). '
+        lines = ['<p class="lead">Open ports: {:,}, on {:,} of {:,} hosts; /16 networks: {:,}. '
                  'From {} to {} UTC.</p>'.format(count, up, self.shown, len(self.networks),
                                                  utc_text(self.start), utc_text(end))]
         for name, counts in (('port', self.ports), ('service', self.services)):

@@ -3262,7 +3262,7 @@ class Page(Case):
         self.assertEqual((number, names, network, https), (0x05060708, '', '', [443, 0, 0, '', '']))
         self.assertEqual(self.about, {'start': FORMAT_WHEN, 'diff': False, 'asked': []})
         self.assertEqual((ssh[3], len(ssh[4]), ssh[4][:18]), ('ssh', 200, 'SSH-2.0-x</script>'))
-        for part in ('<p class="lead">3 open ports on 2 of 2 hosts, in 2 networks (/16). From 2026-11-21 10:30:00',
+        for part in ('<p class="lead">Open ports: 3, on 2 of 2 hosts; /16 networks: 2. From 2026-11-21 10:30:00',
                      'data-search="port:443"', 'data-search="service:unknown"', '&lt;ARGS&gt;',
                      "default-src 'none'"):
             self.assertIn(part, out)
