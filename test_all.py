@@ -3276,7 +3276,7 @@ class Page(Case):
     def test_empty(self):
         out, data = self.page(Made())
         self.assertEqual(data, [])
-        self.assertIn('0 open ports on 0 of 0 hosts', out)
+        self.assertIn('Open ports: 0, on 0 of 0 hosts', out)
 
     def test_states(self):
         """Ports that are not open are rows, and count nowhere."""
@@ -3284,14 +3284,14 @@ class Page(Case):
         made.event(0, CBA_STR, 1, 'refused').event(0, CBA_STR, 2, 'refused')
         out, data = self.page(made)
         self.assertEqual([row[:2] for row in data[0][3]], [[80, 1]])
-        self.assertIn('0 open ports on 1 of 1 hosts, in 0 networks', out)
+        self.assertIn('Open ports: 0, on 1 of 1 hosts; /16 networks: 0', out)
 
     def test_too_many(self):
         """What finds no room is counted on the page."""
         out, data = self.page(format_sample(), PAGE_ROWS=1)
         self.assertEqual([host[0] for host in data], [0x01020304])
         self.assertIn('The page shows the first 1 ports by address; 1 more are left out.', out)
-        self.assertIn('2 open ports on 2 of 2 hosts', out)
+        self.assertIn('Open ports: 2, on 2 of 2 hosts', out)
         made = format_sample().head(1, '').event(1, CBA_STR, 0, '5.6.7.8:444')
         made.head(1, '').event(1, CBA_STR, 0, '9.9.9.9:1')
         self.assertEqual([host[0] for host in self.page(made, PAGE_ROWS=2)[1]], [0x01020304])
