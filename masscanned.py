@@ -17297,12 +17297,12 @@ def wait_http(data, at, peer):
     begin, ended, _ = data[:HTTP_HEAD_MAX].partition(b'\n')
     begin = begin.rstrip(b'\r')
     fault = 0
-    if len(data) >= HTTP_HEAD_MAX:
-        fault = 431 if ended else 414
-    elif ended and not HTTP_START.match(begin):
+    if ended and not HTTP_START.match(begin):       # before its length, as in pieces
         if not is_fault(begin, peer):
             return None
         fault = 400
+    elif len(data) >= HTTP_HEAD_MAX:
+        fault = 431 if ended else 414
     if fault and peer.transport == TCP:
         return answer_http_head(refuse_http(fault), at + len(data), data, peer)
     return Reply(used=at) if at else MORE

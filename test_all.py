@@ -4251,7 +4251,8 @@ class OutputFormats(Case):
                 if name == 'nmap-xml':
                     out = out.replace(NMAP_PORT % (80, ''), NMAP_PORT % (80, NMAP_EVIL))
                 wanted = [line for line in lines
-                          if name == 'nmap-xml' or 'banner' not in line.lower()]
+                          if name == 'nmap-xml' or line.startswith('time,')
+                          or 'banner' not in line.lower()]
                 if ',' in wanted:
                     wanted.remove(',')
                 self.assertEqual(out.splitlines(), wanted)
@@ -12934,6 +12935,8 @@ HTTP_VECTORS = [
     ('http head too long', TCP, b'GET / HTTP/1.1\r\na:' + b'x' * (16385 - 22) + b'\r\n\r\n',
      BAD_FIELDS, 'RFC 6585 s5'),
     ('http line too long', TCP, b'GET /' + b'x' * 20000, BAD_LONG, 'RFC 9110 s15.5.15'),
+    ('http line wrong, head too long', TCP, b'GET /' + b'x' * 5000 + b'\n' + b'x' * 15000, BAD,
+     'RFC 9112 s3'),
     ('http fields too many', TCP, b'GET / HTTP/1.1\r\n' + b'a:\n' * 9000 + b'\n', BAD_FIELDS,
      'RFC 6585 s5'),
     ('http close', TCP, b'GET / HTTP/1.1\r\nconnection: x , CLOSE\r\n\r\n' + GET, CLOSE,
@@ -18347,14 +18350,14 @@ class Stack(unittest.TestCase):
             watch.frame = lambda now, *rest: seen.append(rest)
             answers = [list(masscanned.answer_round(two, frames, False, observers))
                        for observers in ([], [watch])]
-            self.assertEqual(answers[0], answers[1], 'SEED=%d' % SEED)
+            self.assertEqual(sorted(answers[0]), sorted(answers[1]), 'SEED=%d' % SEED)
             self.assertEqual(sorted(answers[0]), sorted(answer for _, got in expected
                                                         for answer in got), 'SEED=%d' % SEED)
             self.assertEqual({fate: 2 * count for fate, count in one.counts.items()}, two.counts)
             self.assertEqual(sorted((frame, list(got)) for frame, _, got in seen),
                              sorted(expected))
             self.assertEqual([bool(fate) for _, fate, _ in seen], [not got for _, _, got in seen])
-            self.assertEqual([answer for _, _, got in seen for answer in got], answers[0])
+            self.assertEqual([answer for _, _, got in seen for answer in got], answers[1])
             parts = [len(part) for part, quick in masscanned.split_round(two, frames, False)
                      if quick is not None]
             self.assertGreater(sum(parts), 120 if masscanned.OPENINGS_MIN < 400 else -1)
