@@ -9498,7 +9498,7 @@ examples:
   cscan.py -f targets.txt -xf never.txt -p 443 --once -r 2000 -o scan.cba
   cscan.py -f 10.0.0.0/8 -p 1-1024 -n 100000            a random sample
   cscan.py -f private -p 80:2,8080 -l -n 10             list targets, send nothing
-  cscan.py -f 192.0.2.0/24 -p 1-1024 --once -mod banner -mt 100     what speaks there?
+  cscan.py -f 192.0.2.0/24 -p 1-1024 --once -mod banner  what speaks there?
   cscan.py -x -mod ./mine.py < open.txt                 results from elsewhere to a module
   cscan.py -f 192.0.2.0/24 -p 22 --once --format xml    for what reads masscan -oX
   cscan.py -f default -p 443 -o world.cba -d            in the background, for ever
