@@ -13657,14 +13657,16 @@ class TdsSession(Session):
         """TLS 1.2 at most: 1.3 came with TDS 8.0, bare; some clients fail with it in packets."""
         import ssl
         context = self.server.context
-        if not hasattr(context, 'maximum_version'):         # before 3.7
-            return Session.start(self, hello)
-        before = context.maximum_version
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        if hasattr(context, 'maximum_version'):
+            name, value = 'maximum_version', ssl.TLSVersion.TLSv1_2
+        else:                                               # before 3.7
+            name, value = 'options', context.options | getattr(ssl, 'OP_NO_TLSv1_3', 0)
+        before = getattr(context, name)
+        setattr(context, name, value)
         try:
             return Session.start(self, hello)
         finally:
-            context.maximum_version = before
+            setattr(context, name, before)
 
     def feed(self, octets):
         """Packets, or bare records -> the same of ours."""

@@ -26766,6 +26766,7 @@ class Answerers(unittest.TestCase):
         """No frame takes more than 20 times the work of a DNS query, and memories do not matter."""
         query = self.work_of(udp(QUERY), make_stack())
         self.assertGreater(query, 50)
+        times = 20 if sys.implementation.name == 'cpython' else 24     # hashlib in Python counts
         for name, port, data in self.DEAR:
             masscanned.read_http.cache_clear()
             masscanned.reply_known.cache_clear()
@@ -26774,7 +26775,7 @@ class Answerers(unittest.TestCase):
             frames.append(Client(stack, port).frame(data[:1460]))
             for over, frame in zip(('udp', 'tcp'), frames):
                 with self.subTest(name=name, over=over):
-                    self.assertLessEqual(self.work_of(frame, stack), 20 * query)
+                    self.assertLessEqual(self.work_of(frame, stack), times * query)
 
     def test_slow_requests(self):
         """What is sent in small pieces costs no more than a small multiple of its size."""
