@@ -12071,9 +12071,11 @@ class Live(Case):
             process = self.start('-f', '10.64.0.0/21', '--once', '-r', 2500, '-t', 400, '-st',
                                  1000)
             err = process.stderr.readline() + process.stderr.readline()
+            process.send_signal(signal.SIGSTOP)     # no connect() is at work in the kernel then
             for verb in 'del', 'add':
                 self.inside(self.near, 'ip', 'addr', verb, '10.77.0.1/24', 'dev', 'v0')
                 if verb == 'del':
+                    process.send_signal(signal.SIGCONT)
                     out, rest = process.communicate(timeout=60)
         self.assertEqual((process.returncode, out), (0, b''))
         self.assertRegex((err + rest).decode(), '(?s)address is 10.77.0.9 now.* 2048 refused, 0 wi')
