@@ -1462,20 +1462,27 @@ def scan_turns(bench, _):
 
 
 @contextlib.contextmanager
+def accepting(lab, side, command, core, what):
+    """A server on a side, with a backlog of BACKLOG; raises Failed if it does not listen."""
+    limit = 'echo %d > /proc/sys/net/core/somaxconn; exec "$@"' % BACKLOG
+    with lab.running(side, ['/bin/sh', '-c', limit, 'sh'] + command, core):
+        end = time.monotonic() + START_S
+        while ' 0A ' not in read_text('/proc/%d/net/tcp' % lab.anchors[side].pid):
+            if time.monotonic() > end:
+                raise Failed(what + ' does not listen')
+            time.sleep(0.01)
+        yield
+
+
+@contextlib.contextmanager
 def listening(bench, lab, port):
     """A listener on every address of the far side; a note if it did not keep up."""
     command = [bench.yardstick, 'listen', port, BACKLOG] if bench.yardstick else own(
         accept_all, port, BACKLOG)
-    limit = 'echo %d > /proc/sys/net/core/somaxconn; exec "$@"' % BACKLOG
-    path = '/proc/%d/net/' % lab.anchors['far'].pid
-    with lab.running('far', ['/bin/sh', '-c', limit, 'sh'] + command, bench.last):
-        end = time.monotonic() + START_S
-        while ' 0A ' not in read_text(path + 'tcp'):
-            if time.monotonic() > end:
-                raise Failed('the far end does not listen')
-            time.sleep(0.01)
+    with accepting(lab, 'far', command, bench.last, 'the far end'):
         yield
-        names, numbers = re.findall('^TcpExt: (.*)', read_text(path + 'netstat'), re.M)
+        names, numbers = re.findall('^TcpExt: (.*)', read_text(
+            '/proc/%d/net/netstat' % lab.anchors['far'].pid), re.M)
         lost = int(dict(zip(names.split(), numbers.split()))['ListenOverflows'])
         if lost:
             bench.note('the listener did not keep up: %d connections lost' % lost, 'listener')
@@ -1516,14 +1523,8 @@ def serving_http(bench):
     os.makedirs(path, exist_ok=True)
     with open(os.path.join(path, 'conf'), 'w') as file:
         file.write(NGINX.replace('PATH', path))
-    limit = 'echo %d > /proc/sys/net/core/somaxconn; exec "$@"' % BACKLOG
-    command = ['/bin/sh', '-c', limit, 'sh', 'nginx', '-p', path, '-c', os.path.join(path, 'conf')]
-    with bench.lab.running('near', command, bench.last):
-        end = time.monotonic() + START_S
-        while ' 0A ' not in read_text('/proc/%d/net/tcp' % bench.lab.anchors['near'].pid):
-            if time.monotonic() > end:
-                raise Failed('nginx does not listen')
-            time.sleep(0.01)
+    command = ['nginx', '-p', path, '-c', os.path.join(path, 'conf')]
+    with accepting(bench.lab, 'near', command, bench.last, 'nginx'):
         yield
 
 

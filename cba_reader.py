@@ -2088,8 +2088,7 @@ def reverse_names(numbers) -> 'dict[int, str]':
                 return
             asked.append(number)
             with contextlib.suppress(OSError):
-                host = '.'.join(map(str, number.to_bytes(4, 'big')))
-                found.append((number, printable(socket.gethostbyaddr(host)[0][:253])))
+                found.append((number, printable(socket.gethostbyaddr(dotted(number))[0][:253])))
     threads = [threading.Thread(target=work, daemon=True) for _ in range(REVERSE_THREADS)]
     for thread in threads:
         thread.start()

@@ -2832,6 +2832,10 @@ class CbaSink:
         return b''.join(bytes([thread]) + chunk.pack(len(piece)) + piece
                         for piece in pieces + [b''])
 
+    def pack_all(self, thread, events) -> bytes:
+        """Events -> their packets; raises what write() of them would."""
+        return b''.join(self.pack(thread, *event) for event in events)
+
     def write(self, thread, events, packed=b''):
         """Events of an entry; packed: of a whole one, what pack_all() has made of them."""
         packed = packed or self.pack_all(thread, events)
@@ -2929,11 +2933,6 @@ class CbaSink:
         """Last words before the process ends, in a signal handler: never wait for long."""
         if self.regular and self.lock.acquire(timeout=0.2):
             self.flush_locked()
-
-
-    def pack_all(self, thread, events) -> bytes:
-        """Events -> their packets; raises what write() of them would."""
-        return b''.join(self.pack(thread, *event) for event in events)
 
 
 ENTRY_MAX = 1 << 16                  # octets of an entry that a talk has not finished
@@ -4436,9 +4435,13 @@ def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | N
     return Service('echo', '', '', '', {}) if is_echo else None
 
 
-def name_service(events: dict, probe: str = '', sent: bytes = b''):
-    """Events of an entry -> the same, with what the banner says of the service."""
-    found = recognise(events[BANNER_TEXT].encode('latin-1'), probe, sent)
+def note_banner(events: dict, octets: bytes, probe: str = '', sent: bytes = b''):
+    """First octets of a server -> into the events of an entry, with what they say of the service.
+
+    probe, sent     as of recognise()
+    """
+    events[BANNER_TEXT] = octets.decode('latin-1')
+    found = recognise(octets, probe, sent)
     if not found:
         return
     for code, text in zip((BANNER_SERVICE, BANNER_PRODUCT, BANNER_VERSION, BANNER_DETAILS),
@@ -4736,8 +4739,7 @@ async def banner_tls(sock, events, size):
     except OSError as error:
         events[BANNER_TLS_FAIL] = why(error)
         if sock.piece and not is_tls_record(sock.piece):
-            events[BANNER_TEXT] = sock.piece[:size].decode('latin-1')
-            name_service(events)
+            note_banner(events, sock.piece[:size])
         if isinstance(error, Unable):
             raise
         return
@@ -4774,8 +4776,7 @@ async def talk_banner(target, sock, events, options):
     if not octets and not ended and options.probe != 'none':
         octets, ended = await probe_banner(target, sock, events, options)
     if octets:
-        events[BANNER_TEXT] = octets.decode('latin-1')
-        name_service(events)
+        note_banner(events, octets)
     elif not {BANNER_TLS_FAIL, BANNER_TLS_VERSION} & set(events):
         events[BANNER_CLOSED if ended else BANNER_SILENT] = True
 
@@ -4872,8 +4873,7 @@ class Visit:
     def heard(self, events, octets, ended, probe='', sent=b''):
         """Octets of a talk -> into its events; the best of all talks is kept."""
         if octets:
-            events[BANNER_TEXT] = octets.decode('latin-1')
-            name_service(events, probe, sent)
+            note_banner(events, octets, probe, sent)
         elif BANNER_TLS_VERSION not in events:
             events[BANNER_CLOSED if ended else BANNER_SILENT] = True
         if not self.best or worth(events) > worth(self.best):
@@ -7607,9 +7607,13 @@ class TalkCrew(Crew):
 
     def turn(self):
         """What was found since the last turn, and all talks, for TURN_S at most."""
+        self.take_in()
+        self.talk()
+
+    def take_in(self):
+        """Results since the last turn wait for a talk."""
         found, numbers = self.take_found()
         self.waiting.extend(zip(numbers, found))
-        self.talk()
 
     def talk(self, wait_s=0):
         """A turn of the talks; wait_s: for the first event."""
@@ -7735,7 +7739,8 @@ class TalkCrew(Crew):
                 look()
 
     def close(self, look=bool):
-        self.turn_last()
+        self.take_in()
+        self.closed = True                  # there will be no more results
         if self.driver:
             self.talks.wake()
             while self.driver.is_alive():
@@ -7743,13 +7748,6 @@ class TalkCrew(Crew):
                 look()
         self.drive_all(look)                # without -x
         super().close(look)
-
-    def turn_last(self):
-        """There will be no more results."""
-        found, numbers = self.take_found()
-        self.waiting.extend(zip(numbers, found))
-        self.closed = True
-
 
 ENOUGH, NOBODY, FAILED = 1, 2, 3    # why a scan ends early: there are as many results as wanted;
                                     # nobody reads them any more; they cannot be written

@@ -2303,6 +2303,17 @@ def pack_icmpv6(kind: int, rest: bytes, src: bytes, dst: bytes, code=0) -> bytes
                                           pseudo(src, dst, IP_ICMPV6, size))) + rest
 
 
+def find_udp_fault(data, src, dst, trusted) -> 'str | None':
+    """A datagram -> why it is none, None: it is one (RFC 768, RFC 8200 s8.1)."""
+    size, total = UDP_HEADER.unpack_from(data.ljust(UDP_HEADER.size))[2:]
+    if not UDP_HEADER.size <= size <= len(data):
+        return 'udp size'
+    if trusted or len(src) == 4 and not total:
+        return None
+    intact = total and is_intact(data[:size], pseudo(src, dst, IP_UDP, size))
+    return None if intact else 'udp checksum'
+
+
 def pack_udp(src: bytes, dst: bytes, sport: int, dport: int, out: bytes) -> bytes:
     """Datagram from us to a client; no sum at all would be 0, so 0 is 0xffff (RFC 768)."""
     size = UDP_HEADER.size + len(out)
@@ -4789,14 +4800,11 @@ class Stack:
         four = len(src) == 4
         if len(data) < UDP_HEADER.size:
             return self.drop('ipv4 short' if four else 'ipv6 short')
-        sport, dport, size, total = UDP_HEADER.unpack_from(data)
-        if not UDP_HEADER.size <= size <= len(data):
-            return self.drop('udp size')
-        data = data[:size]
-        if not trusted and not (total and is_intact(data, pseudo(src, dst, IP_UDP, size))
-                                or four and not total):         # RFC 768, RFC 8200 s8.1
-            return self.drop('udp checksum')
-        said = self.take_datagram(src, ours, sport, dport, data[UDP_HEADER.size:], ours != dst)
+        fault = find_udp_fault(data, src, dst, trusted)
+        if fault:
+            return self.drop(fault)
+        sport, dport, size, _ = UDP_HEADER.unpack_from(data)
+        said = self.take_datagram(src, ours, sport, dport, data[UDP_HEADER.size:size], ours != dst)
         if not said:
             return ()
         port, out = said
@@ -4808,12 +4816,9 @@ class Stack:
         packet  all of it from layer 3 on, which is quoted
         """
         four = len(src) == 4
-        size, total = UDP_HEADER.unpack_from(data.ljust(UDP_HEADER.size))[2:]
-        if not UDP_HEADER.size <= size <= len(data):
-            return self.drop('udp size')
-        if not trusted and (total or not four) and not is_intact(
-                data[:size], pseudo(src, dst, IP_UDP, size)):
-            return self.drop('udp checksum')
+        fault = find_udp_fault(data, src, dst, trusted)
+        if fault:
+            return self.drop(fault)
         bucket = self.unreachables.bucket(src, self.now)
         self.unreachables.refill(bucket, *UNREACHABLES[:2], self.now)
         self.unreachables.refill(self.unreachables.total, *UNREACHABLES[2:] * 2, self.now)
