@@ -15376,7 +15376,7 @@ class SshX25519:
     def read(octets):
         if len(octets) != 32:
             raise Malformed('point of %d octets' % len(octets))
-        return from_octets(octets, 'little') & (1 << 255) - 1
+        return octets, from_octets(octets, 'little') & (1 << 255) - 1
 
     @staticmethod
     def agree(value, random):
@@ -15395,7 +15395,7 @@ class SshEcdh:
         self.name, self.cost = name, cost
 
     def read(self, octets):
-        return find_curve(self.name).parse(octets)
+        return octets, find_curve(self.name).parse(octets)
 
     def agree(self, value, random):
         curve = find_curve(self.name)
@@ -15409,10 +15409,11 @@ class SshDh:
 
     @staticmethod
     def read(octets):
+        """A zero too many is let pass: nmap always sends 257 octets, against RFC 4251 s5."""
         number = from_octets(octets, 'big')
-        if not 1 < number < GROUP14 - 1 or pack_mpint(number) != sized(octets, 4):
+        if not 1 < number < GROUP14 - 1 or octets[0] > 127:
             raise Malformed('e')
-        return number
+        return pack_mpint(number)[4:], number
 
     @staticmethod
     def agree(value, random):
@@ -15756,7 +15757,7 @@ class Ssh:
         """The client's public value: it is looked at, paid for, and waits for its turn."""
         octets, end = read_sized(payload, 1, 4)
         exchange, _ = SSH_KEX[self.chosen[0]]
-        self.value = octets, exchange.read(octets)
+        self.value = exchange.read(octets)
         if end != len(payload):
             raise Malformed('behind the value')
         _, _, cost = SSH_HOST_KEYS[self.chosen[1]]
