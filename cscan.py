@@ -3265,6 +3265,19 @@ def poll_sockets(socks, mask, until) -> 'OSError | None':
     return socket.timeout('timed out')
 
 
+class ClosedSocket:
+    """In the place of a socket that went home: each use is an error, as of a closed one."""
+
+    def close(self):
+        """It is."""
+
+    def __getattr__(self, name):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+CLOSED = ClosedSocket()
+
+
 class TalkSocket:
     """A TCP connection whose reads and writes all share one deadline: coroutines, to be awaited.
 
@@ -3272,13 +3285,16 @@ class TalkSocket:
     timeout_ms  for the connect and the whole conversation after it
     clock       of who drives the coroutines, seconds
     gate        Gate of TLS handshakes; None: there may be any number of them
+    home        takes the socket when the connection ends: it is the scan's; None: it is closed
     raises      socket.timeout when the time is up, ConnectionError, OSError
     """
-    __slots__ = ('sock', 'socks', 'clock', 'gate', 'deadline', 'rest', 'spree', 'tls', 'incoming',
-                 'outgoing', 'piece', 'held')
+    __slots__ = ('own', 'socks', 'clock', 'gate', 'home', 'deadline', 'rest', 'spree', 'tls',
+                 'incoming', 'outgoing', 'piece', 'held')
 
-    def __init__(self, sock, timeout_ms: float, clock=time.monotonic, gate=None):
-        self.sock, self.socks, self.clock, self.gate = sock, (sock,), clock, gate
+    def __init__(self, sock, timeout_ms: float, clock=time.monotonic, gate=None, home=None):
+        self.own = sock
+        self.socks = sock,
+        self.clock, self.gate, self.home = clock, gate, home
         self.extend(timeout_ms)
         self.rest = b''                 # octets that came behind a line, and were not asked for
         self.spree = 0                  # reads in a row that had not to wait
@@ -3288,16 +3304,24 @@ class TalkSocket:
         self.held = None                # of them, until the first message of the peer is whole:
                                         # what the library has not seen; None: it sees all
 
+    @property
+    def sock(self):
+        """The socket.  Who asks for it may change it: the scan does not use it again."""
+        if self.home:
+            self.home(self.own, False)
+            self.home = None
+        return self.own
+
     def extend(self, timeout_ms: float):
         """A new deadline, from now."""
         self.deadline = self.clock() + timeout_ms / 1000
 
     async def connect(self, address):
         """Connect to (host, port)."""
-        code = self.sock.connect_ex(address)
+        code = self.own.connect_ex(address)
         while code in (EINPROGRESS, EALREADY):
             await socket_ready(self.socks, select.POLLOUT, self.deadline)
-            code = self.sock.connect_ex(address)
+            code = self.own.connect_ex(address)
         if code not in OPEN:                # reset after accepting: reading reports it
             raise OSError(code, os.strerror(code))
 
@@ -3315,7 +3339,7 @@ class TalkSocket:
             await socket_ready((), 0, until)
         while True:
             try:
-                return self.sock.recv(limit)
+                return self.own.recv(limit)
             except BlockingIOError:
                 self.spree = 0
                 await socket_ready(self.socks, select.POLLIN, until)
@@ -3381,7 +3405,7 @@ class TalkSocket:
         while data:
             self.check_time(self.deadline)
             try:
-                data = data[self.sock.send(data):]
+                data = data[self.own.send(data):]
             except BlockingIOError:
                 await socket_ready(self.socks, select.POLLOUT, self.deadline)
 
@@ -3454,7 +3478,12 @@ class TalkSocket:
 
     def close(self):
         """Reset the connection: no TIME_WAIT is left."""
-        self.sock.close()
+        if self.home:
+            self.home(self.own)
+            self.home, self.own = None, CLOSED
+            self.socks = CLOSED,
+        else:
+            self.own.close()
 
     def __enter__(self):
         return self
@@ -3636,13 +3665,16 @@ class TalkTarget(Target):
 
     talks   Talks that drive them; None: a thread does
     sock    the connection that the scan opened, until a module takes it; or None
+    home    takes its socket when it is over; None: it is to be closed
+    taken   TalkSocket of it, from then on
     first   whether the module that runs may take it
     """
-    __slots__ = 'talks', 'sock', 'first'
+    __slots__ = 'talks', 'sock', 'home', 'taken', 'first'
 
     def __init__(self, host, port, source, exclusions=None, talks=None, sock=None):
         super().__init__(host, port, source, exclusions)
         self.talks, self.sock, self.first = talks, sock, False
+        self.home, self.taken = talks.take_home if sock and talks.scan else None, None
 
     @property
     def clock(self):
@@ -3665,18 +3697,20 @@ class TalkTarget(Target):
         gate = self.talks.handshakes if self.talks else None
         if self.first and self.sock:
             sock, self.sock = self.sock, None
+            self.taken = TalkSocket(sock, timeout_ms, self.clock, gate, self.home)
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self.talks.taken += 1
-                return TalkSocket(sock, timeout_ms, self.clock, gate)
-            sock.close()                    # reset since, and with that what had come is lost
+                return self.taken
+            self.taken.close()              # reset since, and with that what had come is lost
         await self.may_connect()
         return await connect_tcp(self.host, self.port, timeout_ms, self.source, self.clock, gate)
 
     def close(self):
-        """No module has taken the connection."""
+        """No connection of the scan stays open, whether a module has taken it or not."""
         if self.sock:
-            self.sock.close()
-            self.sock = None
+            self.taken, self.sock = TalkSocket(self.sock, 0, home=self.home), None
+        if self.taken:
+            self.taken.close()
 
 
 def find_module(name: str) -> Module:
@@ -6004,19 +6038,25 @@ class Pool:
     def __init__(self, address, port, local_error):
         self.address, self.port, self.local_error = address, port, local_error
         self.epoll = select.epoll()
-        self.socks = {}                 # descriptor -> socket, all there are
+        self.socks = {}                 # descriptor -> socket, all there are, but those of talks
+        self.lent = {}                  # the same of those that talks have
         self.free = []                  # those that are ready for connect()
         self.uses = collections.Counter()       # socket -> how many open ports it met
 
     def close(self):
         """All of them; the pool is of no use then."""
         self.epoll.close()
+        self.lent.clear()
         for sock in self.socks.values():
             sock.close()
 
     def rebind(self, address):
-        """Another address of ours: all sockets, none of which is under way, are made anew."""
+        """Another address of ours: all sockets, none of which is under way, are made anew.
+
+        Those of talks are when they come home.
+        """
         self.address = address
+        self.uses.update(dict.fromkeys(self.lent.values(), REUSES))
         self.free.clear()
         for sock in list(self.socks.values()):
             self.renew(sock)
@@ -6036,7 +6076,7 @@ class Pool:
                 sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             if self.port or self.address:
                 sock.bind((self.address, self.port))
-            self.epoll.register(sock, select.EPOLLOUT | select.EPOLLET)
+            self.epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         except OSError:
             sock.close()
             raise
@@ -6088,16 +6128,29 @@ class Pool:
 
     def release(self, sock):
         """It is no longer ours."""
-        del self.socks[sock.fileno()]
+        fd = sock.fileno()
+        if not self.lent.pop(fd, None):
+            del self.socks[fd]
         self.uses.pop(sock, None)
         self.epoll.unregister(sock)
 
     def give(self, socks):
-        """Connected sockets leave the pool, as others would have made them, for a talk."""
+        """Connected sockets leave the pool, as others would have made them, for a talk.
+
+        They stay in the epoll set.
+        """
         for sock in socks:
-            self.release(sock)
+            fd = sock.fileno()
+            self.lent[fd] = self.socks.pop(fd)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, -1)       # the system's
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def take_home(self, sock):
+        """A talk is over: its socket becomes free, for the scan."""
+        fd = sock.fileno()
+        self.socks[fd] = self.lent.pop(fd)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+        self.reuse([sock])
 
     def reuse(self, socks):
         """Sockets that are connected, or were just now, become free: RST, and no other word.
@@ -6243,6 +6296,7 @@ class Engine(Runner):
         self.cohorts = collections.deque()      # in order of due; sockets of them that do not
                                                 # wait in them any more are stale
         self.keeper = None              # --state: what keeps the position
+        self.talks = None               # Talks in our thread
         self.stopping = ''              # why nothing more is sent
         self.error = ''                 # if that is for the user to mend: what, and how
         self.sent = 0                   # connects that sent a SYN
@@ -6457,6 +6511,8 @@ class Engine(Runner):
         attempts, before = self.attempts, len(self.pool.free)
         socks = list(filter(attempts.__contains__,
                             map(self.pool.socks.get, map(DESCRIPTOR_OF, events))))
+        if self.talks and len(socks) < len(events):
+            self.talks.heed(events)
         codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
         refusal = errno.ECONNREFUSED
         refused = codes.count(refusal)      # not in attempts: stray HUPs of a shutdown()
@@ -6801,9 +6857,28 @@ class Engine(Runner):
 
     # ---- talks, which share our thread ----
 
-    def watch(self, epoll):
-        """Naps end with its events as well; the engine does nothing else with them."""
-        self.pool.epoll.register(epoll, select.EPOLLIN)
+    def watch(self, talks):
+        """Naps end with their events as well -> the epoll set in which sockets of ours stay."""
+        self.talks = talks
+        self.pool.epoll.register(talks.epoll, select.EPOLLIN)
+        return self.pool.epoll
+
+    def lends(self, sock) -> bool:
+        """Whether a socket of a talk is ours."""
+        return self.pool.lent.get(sock.fileno()) is sock
+
+    def take_home(self, sock, again):
+        """A talk is over: its socket goes back to the pool, if there is room.
+
+        again   False: the talk goes on, with a socket that is ours no longer
+        """
+        lent = self.lends(sock)
+        if lent and again and len(self.pool.socks) < self.brakes.window:
+            return self.pool.take_home(sock)
+        if lent:
+            self.pool.release(sock)
+        if again:
+            sock.close()
 
     def rate(self):
         """SYNs a second at most, just now; None = no ceiling."""
@@ -7052,13 +7127,16 @@ class Talk:
 class Talks:
     """Coroutines that talk, by thousands in one thread: an event loop of turns.
 
-    One epoll set, edge-triggered, in which a socket stays until it is closed.  A talk has one
-    timer, which moves only when it is due.
+    One epoll set, edge-triggered, in which a socket stays until it is closed.  Sockets of an
+    Engine are in its set, in which ours is as well.  A talk has one timer, which moves only when
+    it is due.
     """
     bucket = scan = None                # with a scan: Bucket of new connections; who sends
+    outer = None                        # the epoll set of an Engine
 
     def __init__(self):
         self.epoll = select.epoll()
+        self.rung = False               # it has events, says the outer one
         self.owners = {}                # descriptor -> (its socket, Talk)
         self.timers = []                # heap of (due, serial, Talk)
         self.serial = itertools.count()
@@ -7102,27 +7180,46 @@ class Talks:
 
     def join(self, scan):
         """Share the thread of an Engine or a Team: our events end its naps, -r counts for both."""
-        scan.watch(self.epoll)
+        self.outer = scan.watch(self)
         self.scan, self.bucket = scan, Bucket(scan.rate(), 1, time.monotonic())
 
+    def take_home(self, sock, again=True):
+        """A socket of the scan whose connection is over; again: see Engine.take_home."""
+        self.owners.pop(sock.fileno(), None)
+        self.scan.take_home(sock, again)
+
     def look(self, wait_s: float = 0):
-        """Events, times that are over and gates -> ready; wait_s: for the first of them."""
+        """Events, times that are over and gates -> ready; wait_s: for the first of them.
+
+        While an Engine runs, it has looked for us.
+        """
         real = time.monotonic()
         if real - self.looked > STALL_S:
             self.frozen += real - self.looked
-        events = self.epoll.poll(wait_s, 2 * BATCH)
+        if self.outer and wait_s:
+            self.heed(self.outer.poll(wait_s, 2 * BATCH))
+        if self.rung or not self.outer:
+            self.rung = False
+            self.heed(self.epoll.poll(0 if self.outer else wait_s, 2 * BATCH))
         if wait_s:
             real = time.monotonic()
         self.looked = real
-        for fd, event in events:
-            _, talk = self.owners.get(fd, (None, None))
-            if talk and talk.until is not None and event & talk.mask:
-                talk.until = None
-                self.ready.append((talk, None))
-            elif fd == self.alarm:
-                os.read(self.alarm, 1 << 16)
         self.expire(real - self.frozen)
         self.admit(real)
+
+    def heed(self, events):
+        """Those that a talk waits for -> ready; they may be of an Engine, too."""
+        owners, own = self.owners, self.epoll.fileno()
+        for fd, event in events:
+            _, talk = owners.get(fd, (None, None))
+            if talk:
+                if talk.until is not None and event & talk.mask:
+                    talk.until = None
+                    self.ready.append((talk, None))
+            elif fd == own:
+                self.rung = True
+            elif fd == self.alarm:
+                os.read(self.alarm, 1 << 16)
 
     def expire(self, now):
         """Waits that have lasted long enough; timers that were early are set anew."""
@@ -7206,7 +7303,8 @@ class Talks:
         owner = self.owners.get(fd)
         if owner and owner[0] is sock:
             return
-        self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        if not (self.outer and self.scan.lends(sock)):
+            self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         self.owners[fd] = sock, talk
         talk.sockets += fd,
 
@@ -7676,7 +7774,7 @@ class TalkCrew(Crew):
     def park(self, number, item):
         """Its host has enough talks; no connection is kept for so long."""
         if len(item) == 3:
-            item[2].close()
+            self.make_target(*item).close()
             item = item[:2]
         self.crowded.setdefault(item[0], collections.deque()).append((number, item))
         self.parked += 1
@@ -8528,9 +8626,9 @@ class Team(Runner):
 
     # ---- talks, which share our thread ----
 
-    def watch(self, epoll):
-        """Naps end with its events as well."""
-        self.poll.register(epoll, select.POLLIN)
+    def watch(self, talks):
+        """Naps end with their events as well; no socket of ours is theirs."""
+        self.poll.register(talks.epoll, select.POLLIN)
 
     def rate(self):
         """SYNs a second at most of all workers; None = no ceiling."""
