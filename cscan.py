@@ -3636,7 +3636,7 @@ def module(name, options=None, codes=None, filter=False, aliases=(), entry=None,
 def is_coroutine(each: Module) -> bool:
     """Whether a module is an `async def`."""
     code = getattr(each.check, '__code__', None)
-    return bool(code and code.co_flags & CO_COROUTINE)
+    return code is not None and code.co_flags & CO_COROUTINE != 0
 
 
 class Target:
@@ -4368,7 +4368,7 @@ def compile_row(pattern: str):
 
 @functools.lru_cache(None)
 def service_rows() -> dict:
-    """{first octet: [(name, only for the probe of that name, product, compiled pattern)]}.
+    """{first octet: [(name, only for the probe of that name, product, what matches)]}.
 
     Those that begin with anything are in each list; '' is for octets that no row begins with.
     Compiled at the first banner: 25 ms, 4 us for each after it.
@@ -4381,36 +4381,47 @@ def service_rows() -> dict:
             octet = chr(int(first.group(1), 16)) if first.group(1) else (
                 '\0' if first.group(2) else first.group(3) or first.group(4))
         rows.append((octet, (name.rstrip('@'), name.endswith('@'), product.strip('-'),
-                             compile_row(pattern))))
+                             compile_row(pattern).match)))
     return {key: [row for octet, row in rows if octet in ('', key)]
             for key in {octet for octet, _ in rows} | {''}}
 
 
 @functools.lru_cache(None)
 def http_rows() -> list:
-    """[(product, compiled pattern)], to be searched in a response."""
-    return [(product.strip('-'), compile_row(pattern))
-            for product, pattern in table_rows(HTTP_PRODUCTS)]
+    """[(product, text without which nothing is found, what searches in a response)]."""
+    rows = []
+    for product, pattern in table_rows(HTTP_PRODUCTS):
+        begin = re.match(r'(?:(?:\\n|[\w :"<-])+(?![?*+{]))?', pattern).group()
+        rows.append((product.strip('-'), begin.replace('\\n', '\n'), compile_row(pattern).search))
+    return rows
+
+
+@functools.lru_cache(None)
+def http_facts() -> list:
+    """[(code of the entry, text without which nothing is found, what searches)]."""
+    return [(BANNER_TITLE, '<', re.compile(
+                r'<title[^>]*>\s*(.*?)\s*(?:</title|\Z)', re.S | re.I).search),
+            (BANNER_LOCATION, '\n', re.compile(
+                r'[^<]*?\nLocation: *([^\r\n]+)', re.S | re.I).match)]
 
 
 def matched(name: str, product: str, match, more=()) -> Service:
     """A match of a row -> the Service."""
-    groups = {key: (value or '').strip() for key, value in match.groupdict().items()}
-    return Service(name, groups.get('p') or product, groups.get('v', ''), groups.get('d', ''),
-                   dict(more))
+    groups = match.groupdict('')
+    return Service(name, groups.get('p', '').strip() or product, groups.get('v', '').strip(),
+                   groups.get('d', '').strip(), dict(more))
 
 
 def http_service(text: str) -> Service:
     """A response of HTTP -> the Service: status, title, where it sends us, product."""
     status = re.match(r'HTTP/[\d.]+ (\d{3})', text)
     more = {BANNER_STATUS: status.group(1)} if status else {}
-    for code, pattern in ((BANNER_TITLE, r'<title[^>]*>\s*(.*?)\s*(?:</title|\Z)'),
-                          (BANNER_LOCATION, r'\A[^<]*?\nLocation: *([^\r\n]+)')):
-        found = re.search(pattern, text, re.S | re.I)
+    for code, needed, search in http_facts():
+        found = needed in text and search(text)
         if found and found.group(1):
             more[code] = ' '.join(found.group(1).split())[:TITLE_MAX]
-    for product, pattern in http_rows():
-        match = pattern.search(text)
+    for product, needed, search in http_rows():
+        match = needed in text and search(text)
         if match:
             return matched('http', product, match, more)
     return Service('http', '', '', '', more)
@@ -4456,8 +4467,8 @@ def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | N
     """
     text = octets[:RECOGNISED_MAX].decode('latin-1')
     rows = service_rows()
-    for name, bound, product, pattern in rows.get(text[:1], rows['']):
-        match = (not bound or probe == name) and pattern.match(text)
+    for name, bound, product, matches in rows.get(text[:1], rows['']):
+        match = (not bound or probe == name) and matches(text)
         if match and name == 'http' and not product:
             return http_service(text)
         if match:
@@ -4740,6 +4751,8 @@ BANNER_CODES = {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE
 (BANNER_CONN_FAIL, BANNER_TEXT, BANNER_SILENT, BANNER_CLOSED, BANNER_PROBE, BANNER_TLS_VERSION,
  BANNER_CERTIFICATE, BANNER_TLS_FAIL, BANNER_SERVICE, BANNER_PRODUCT, BANNER_VERSION,
  BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY) = BANNER_CODES
+BANNER_FAILURES = ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
+                   (BANNER_CLOSED, 'closed'), (BANNER_TLS_FAIL, 'no-tls'))
 HTTP_PORTS = 80, 443                # RFC 9110 s4.2: the port is left out of Host
 
 
@@ -4845,13 +4858,14 @@ def probes() -> 'tuple[dict, dict]':
     return octets, ports
 
 
-def plan_steps(port: int) -> 'list[str]':
+@functools.lru_cache(256)
+def plan_steps(port: int) -> 'tuple[str]':
     """Port -> names of what is tried there in turn; '' = listen, then http on the connection."""
-    own = list(probes()[1].get(port, ()))
+    own = tuple(probes()[1].get(port, ()))
     if FRAGILE.intersection(own):
         return own
-    more = ['http', 'tls'] if own else ['', 'tls']
-    return own + [name for name in (*more, *ANYWHERE) if name not in own]
+    more = ('http', 'tls') if own else ('', 'tls')
+    return own + tuple(name for name in more + ANYWHERE if name not in own)
 
 
 def worth(events: dict) -> int:
@@ -4874,7 +4888,7 @@ class Visit:
     """
 
     def __init__(self, target, options):
-        self.target, self.options = target, options
+        self.target, self.options, self.clock = target, options, target.clock
         self.deadline = self.sock = None
         self.tries, self.best = options.tries, {}
 
@@ -4886,7 +4900,7 @@ class Visit:
 
     def left_ms(self) -> float:
         """Milliseconds until the deadline of all talks."""
-        return (self.deadline - self.target.clock()) * 1000
+        return (self.deadline - self.clock()) * 1000
 
     async def open(self):
         """A new connection; raises OSError."""
@@ -4897,12 +4911,13 @@ class Visit:
             limit = min(limit, self.left_ms())
         self.sock = await self.target.connect(limit)
         if self.deadline is None:
-            self.deadline = self.target.clock() + self.options.read_timeout / 1000
+            self.deadline = self.clock() + self.options.read_timeout / 1000
 
     def share(self):
         """The next step may take half of the time that is left; the last try all of it."""
-        left = max(self.left_ms(), 0)
-        self.sock.extend(left / 2 if self.tries else left)
+        now = self.clock()
+        left = max(self.deadline - now, 0)
+        self.sock.deadline = now + (left / 2 if self.tries else left)
 
     def heard(self, events, octets, ended, probe='', sent=b''):
         """Octets of a talk -> into its events; the best of all talks is kept."""
@@ -4915,7 +4930,7 @@ class Visit:
 
     async def listen(self, events, probe='') -> bool:
         """What the server says first -> whether it waits for us."""
-        self.sock.extend(max(self.left_ms(), 0))
+        self.sock.deadline = max(self.deadline, self.clock())
         octets, ended = await hear(self.sock, self.options.wait, self.options.size)
         if not octets and not ended:
             return True
@@ -5009,7 +5024,7 @@ class Visit:
 
     async def run(self):
         """All talks; raises OSError if there is not even a first connection."""
-        steps = plan_steps(self.target.port)
+        steps = list(plan_steps(self.target.port))
         try:
             while steps and self.tries and (self.deadline is None or self.left_ms() > 0):
                 try:
@@ -5030,15 +5045,14 @@ def banner_line(target, events: dict) -> str:
         how = 'unknown'                     # what was said to it is no name of it
     if BANNER_SERVICE in events:
         how = events[BANNER_SERVICE] + 's' * (BANNER_TLS_VERSION in events)
-    for code, word in ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
-                       (BANNER_CLOSED, 'closed'), (BANNER_TLS_FAIL, 'no-tls')):
+    for code, word in BANNER_FAILURES:
         if code in events:
             how = word
     words = [str(target), how]
     words += [events[code] for code in (BANNER_TLS_VERSION, BANNER_TLS_FAIL) if code in events]
-    name = common_name(parse_certificate(events.get(BANNER_CERTIFICATE, b'')))
-    if name:
-        words.append('CN=' + name)
+    if BANNER_CERTIFICATE in events:
+        name = common_name(parse_certificate(events[BANNER_CERTIFICATE]))
+        words.append(name and 'CN=' + name)
     product = ' '.join(events[code] for code in (BANNER_PRODUCT, BANNER_VERSION) if code in events)
     if product:
         words.append('[%s]' % product)
@@ -6041,7 +6055,7 @@ class Pool:
         self.socks = {}                 # descriptor -> socket, all there are, but those of talks
         self.lent = {}                  # the same of those that talks have
         self.free = []                  # those that are ready for connect()
-        self.uses = collections.Counter()       # socket -> how many open ports it met
+        self.uses = {}                  # socket -> how many open ports it met
 
     def close(self):
         """All of them; the pool is of no use then."""
@@ -6165,8 +6179,9 @@ class Pool:
         for _ in map(SOCKET_OPTION, socks, ONLY_SOCKET, ONLY_ERROR):
             pass
         failed = any(list(map(self.dissolve, map(FILENO, socks), ONLY_UNSPEC, ONLY_SIZE)))
-        self.uses.update(socks)
         uses = self.uses
+        for sock in socks:
+            uses[sock] = uses.get(sock, 0) + 1
         worn = [sock for sock in socks if failed or uses[sock] > REUSES]
         if worn:
             socks = [sock for sock in socks if sock not in worn]
@@ -7610,8 +7625,12 @@ class Crew:
     def count_word(self, each, found):
         """What a module that is no filter returns."""
         if isinstance(found, tuple):
+            kind, word = found
             with self.lock:
-                self.words.setdefault((each.name, found[0]), collections.Counter())[found[1]] += 1
+                words = self.words.get((each.name, kind))
+                if words is None:
+                    words = self.words[each.name, kind] = collections.Counter()
+                words[word] += 1
 
     def drop(self, reason):
         """A result ends here."""
@@ -7681,7 +7700,7 @@ class TalkCrew(Crew):
                                             # (host, port, its connection)
         self.holding = 0                    # how many such connections wait in it, or are found
         self.first = any(each.first for each in modules)
-        self.hosts = collections.Counter()  # host -> talks to it
+        self.hosts = {}                     # host -> talks to it
         self.crowded = {}                   # host that has TALKS_EACH -> its (number, result)
         self.parked = 0                     # how many those are
         self.most_threads = 1               # writes what would have to wait, in its order
@@ -7761,7 +7780,7 @@ class TalkCrew(Crew):
         while self.waiting and self.talking < self.most_talks:
             number, item = self.waiting.popleft()
             self.holding -= len(item) == 3
-            if self.hosts[item[0]] < TALKS_EACH:
+            if self.hosts.get(item[0], 0) < TALKS_EACH:
                 self.begin(number, item)
             else:
                 self.park(number, item)
@@ -7783,7 +7802,7 @@ class TalkCrew(Crew):
         """A result through the modules, in a talk."""
         out = TalkOut(self.sink, self.LOOP, self.put_entry)
         self.talking += 1
-        self.hosts[item[0]] += 1
+        self.hosts[item[0]] = self.hosts.get(item[0], 0) + 1
         self.talks.begin(self.pass_on(item, out), lambda: self.end(number, item[0]))
 
     def end(self, number, host):
