@@ -28183,6 +28183,7 @@ class SideBySide(unittest.TestSuite):
 
     def run(self, result, debug=False):
         setUpModule()
+        state_folder()          # one for all processes, which do not tidy up as they end
         parts = self.parts()
         numbers, numbered = os.pipe()
         os.write(numbered, b''.join(map(PART_NUMBER.pack, range(len(parts)))))
