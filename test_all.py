@@ -24971,7 +24971,7 @@ masscanned.RingLink = refuse''')
                  r'fd88::190/124$'],
                 [r'answering on lo \(00:00:00:00:00:00\) for every address: '
                  r'no list is given, or it is empty$',
-                 r'--self-ip-list limits it'],
+                 r'lo is a loopback: its host .*--tap 10\.11\.12\.0/24$'],
                 [r'for every address: no list is given, or it is empty$',
                  r'--self-ip-list limits it']]):
             with self.subTest(patterns[0]):
@@ -28183,6 +28183,7 @@ class SideBySide(unittest.TestSuite):
 
     def run(self, result, debug=False):
         setUpModule()
+        state_folder()          # one for all processes, which do not tidy up as they end
         parts = self.parts()
         numbers, numbered = os.pipe()
         os.write(numbered, b''.join(map(PART_NUMBER.pack, range(len(parts)))))
