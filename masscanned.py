@@ -10490,7 +10490,10 @@ def announce(link, own4, own6, args, place):
         link.name, mac_text(link.mac) if link.ethernet else 'no Ethernet',
         what or 'every address: no list is given, or it is empty',
         ' and %d ranges more' % more if more else ''))
-    if not own and link.ethernet:
+    if link.loopback:
+        say('%s is a loopback: its host answers there itself, and first; '
+            'to try things out: --tap 10.11.12.0/24' % link.name)
+    elif not own and link.ethernet:
         say('every ARP request and neighbour solicitation on this link is answered: '
             'other hosts may lose their addresses; --self-ip-list limits it')
     for network in args.tap:
