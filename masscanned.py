@@ -7619,23 +7619,54 @@ def read_locations(path: str) -> 'dict[str, str]':
     return codes
 
 
-def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
-    """Yield (first, last, country code or '') of a database's networks.
+def open_countries(paths: 'list[str]', hint: str = ''):
+    """Files of --country-db -> (Database, {geoname_id: country code} for country_rows()).
+
+    paths  BLOCKS and LOCATIONS of GeoLite2, or one file of another maker
+    hint   what to do about a second file where one is enough
+    """
+    database = Database(paths[0])
+    check_has_countries(database)
+    if (database.form.code is None) != (len(paths) == 2):
+        raise UserError('argument --country-db: %r: %s' % (
+            paths[0], 'LOCATIONS was expected as well, the CSV with country_iso_code'
+            if database.form.code is None else
+            '%s needs no second file%s' % (database.form.kind, hint)))
+    return database, read_locations(paths[1]) if paths[1:] else {}
+
+
+def country_rows(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code, or one of NO_COUNTRY) of a database's networks.
 
     codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
            is where it is used (geoname_id), or else where it is registered
     """
     code_at = database.form.code
-    if code_at is not None:
+    try:
+        if code_at is not None:
+            for first, last, row in database:
+                yield first, last, row[code_at].upper()
+            return
+        used_at, registered_at = database.columns(
+            ('geoname_id',), ('registered_country_geoname_id',))
         for first, last, row in database:
-            yield first, last, row[code_at].upper()
-        return
-    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
-    for first, last, row in database:
-        place = row[used_at] or row[registered_at]
-        if place and place not in codes:
-            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
-        yield first, last, codes[place] if place else ''
+            place = row[used_at] or row[registered_at]
+            if place and place not in codes:
+                raise UserError('%s: geoname_id %r: not in %s'
+                                % (database.where(), place, locations))
+            yield first, last, codes[place] if place else ''
+    except IndexError:
+        raise database.short() from None
+
+
+def as_rows(database: Database):
+    """Yield (first, last, AS number, its name) of a database's networks; 0: not routed."""
+    number_at, name_at = database.as_columns()
+    try:
+        for first, last, row in database:
+            yield first, last, parse_as(row[number_at], database), row[name_at]
+    except IndexError:
+        raise database.short() from None
 
 
 def check_has_countries(database: Database):
@@ -7657,48 +7688,44 @@ class Origins:
 
     places      ranges of --country-db, sorted ints as of add_span(): the number is one of codes
     networks    ranges of --as-db, likewise: that of the AS; names: {AS number: name}
+    found       {address: what find() said}: summary, page and tables ask again for the same
     """
 
     def __init__(self, countries, networks):
-        self.places, self.codes, self.networks, self.names = [], [], [], {}
+        self.places, self.codes = [], []
+        self.networks, self.names = [], {}
+        self.found = {}
         if countries:
             self.read_countries(countries)
         for path in networks:
-            self.read_networks(Database(path))
+            self.read_networks(path)
         self.places.sort()
         self.networks.sort()
 
     def read_countries(self, paths):
-        """BLOCKS and LOCATIONS of GeoLite2, or one file of another maker."""
-        database, numbers = Database(paths[0]), {}
-        check_has_countries(database)
-        if (database.form.code is None) != (len(paths) == 2):
-            raise UserError('--country-db: %r: %s' % (
-                paths[0], 'LOCATIONS was expected, too, the CSV with country_iso_code'
-                if database.form.code is None else '%s needs no second file' % database.form.kind))
-        codes = read_locations(paths[1]) if paths[1:] else {}
-        try:
-            for first, last, code in row_countries(database, codes, paths[-1]):
-                if code not in NO_COUNTRY:
-                    add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
-        except IndexError:
-            raise database.short() from None
+        """Files of --country-db."""
+        numbers = {}
+        for first, last, code in country_rows(*open_countries(paths), paths[-1]):
+            if code not in NO_COUNTRY:
+                add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
         self.codes = list(numbers)
 
-    def read_networks(self, database):
-        """A file of networks by AS."""
-        number_at, name_at = database.as_columns()
-        try:
-            for first, last, row in database:
-                number = parse_as(row[number_at], database)
-                if number:
-                    add_span(self.networks, first, last, number)
-                    self.names.setdefault(number, row[name_at])
-        except IndexError:
-            raise database.short() from None
+    def read_networks(self, path):
+        """A file of --as-db."""
+        for first, last, number, name in as_rows(Database(path)):
+            if number:
+                add_span(self.networks, first, last, number)
+                self.names.setdefault(number, name)
 
     def find(self, address) -> 'tuple[str, str]':
         """Text of an address -> code of its country, number and name of its AS; '': unknown."""
+        known = self.found.get(address)
+        if known is None:
+            known = self.found[address] = self.look_up(address)
+        return known
+
+    def look_up(self, address) -> 'tuple[str, str]':
+        """As find(), in the databases."""
         try:
             ip = from_octets(socket.inet_pton(socket.AF_INET, address), 'big')
         except (OSError, ValueError):
@@ -7724,10 +7751,10 @@ TABLE_ROWS = 25                 # of the page; files have CSV_ROWS
 CSV_ROWS = 10000
 SHOWN_MAX = 160                 # characters of a stranger's words in a table
 REPORT_LINE_MAX = 1 << 22
+REPORT_READ = 1 << 16           # octets: some 60 lines, which JSON reads at once
 SOURCE_BITS = 20                # so many sources can be counted, roughly
 BARS_MAX = 120
 HOUR_S, DAY_S = 3600, 86400
-STAMP_HOUR = re.compile(r'(\d{4})-(\d\d)-(\d\dT\d\d):')
 SUMMARY_ROWS = 3
 
 
@@ -7739,11 +7766,16 @@ class Frequent:
     """
 
     def __init__(self, maximum=TALLY_MAX):
-        self.maximum, self.counts, self.others = maximum, {}, 0
+        self.maximum, self.others = maximum, 0
+        self.counts = collections.defaultdict(int)
 
     def add(self, name, count=1):
         """One more."""
-        self.counts[name] = self.counts.get(name, 0) + count
+        self.counts[name] += count
+        self.trim()
+
+    def trim(self):
+        """Forget what is too many."""
         if len(self.counts) > self.maximum:
             for each, number in self.most()[self.maximum // 2:]:
                 del self.counts[each]
@@ -7763,6 +7795,21 @@ class Visitor:
         self.first = self.last = stamp
         self.tools, self.ports, self.protocols = Frequent(16), Frequent(64), Frequent(16)
 
+    def take(self, stamp, packets, tool, ports, protocol):
+        """A visit; tool, protocol: None = not known."""
+        self.visits += 1
+        self.packets += packets
+        if stamp < self.first:
+            self.first = stamp
+        elif stamp > self.last:
+            self.last = stamp
+        for port in ports:
+            self.ports.add(port)
+        if tool:
+            self.tools.add(tool)
+        if protocol:
+            self.protocols.add(protocol)
+
     def row(self) -> tuple:
         """-> what its table has of it."""
         return (self.packets, self.first, self.last) + tuple(
@@ -7774,7 +7821,9 @@ class Report:
     """Event files -> tables, in bounded memory.
 
     tables      {title: Frequent}; names of several columns are tuples
-    visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
+    counts      {title: {name: how often}} of these; read() forgets what is too many
+    visitors    {address: Visitor, or what it takes of the one visit so far}: most come once
+    hours       {'YYYY-MM-DDTHH': visits}
     met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     origins     Origins; None: no database is given
@@ -7791,25 +7840,42 @@ class Report:
     def __init__(self, origins=None):
         self.origins = origins
         self.tables = {title: Frequent() for title, _ in self.TABLES}
+        self.counts = {title: table.counts for title, table in self.tables.items()}
         self.visitors, self.hours, self.payloads = {}, Frequent(), {}
         self.events = self.damaged = self.visits = self.unnamed = 0
         self.first = self.last = ''
         self.met = bytearray(1 << SOURCE_BITS - 3)
 
-    def add(self, title, name, count=1):
+    def add(self, title, name):
         """One more of a table."""
-        self.tables[title].add(name, count)
+        self.counts[title][name] += 1
 
     def read(self, file, parse):
         """Lines of an event file, octets; what is no event is counted."""
-        while True:
-            line = file.readline(REPORT_LINE_MAX)
-            if not line:
-                return
-            try:
-                self.take(parse(line.decode('utf-8', 'replace')))
-            except (ValueError, TypeError, LookupError, AttributeError):
-                self.damaged += 1
+        rest, data = b'', b'more'
+        while data:
+            data = file.read(REPORT_READ)
+            lines = (rest + data).split(b'\n')
+            rest = lines.pop()
+            if rest and (not data or len(rest) > REPORT_LINE_MAX):
+                lines.append(rest)
+                rest = b''
+            for event in parse_lines(lines, parse):
+                try:
+                    self.take(event)
+                except (ValueError, TypeError, LookupError, AttributeError):
+                    self.damaged += 1
+            self.trim()
+
+    def trim(self):
+        """Forget what is too many."""
+        self.hours.trim()
+        for table in self.tables.values():
+            table.trim()
+        counted = self.counts['Payloads']
+        if len(self.payloads) > len(counted):
+            for digest in self.payloads.keys() - counted.keys():
+                del self.payloads[digest]
 
     def take(self, event):
         """One event, an object of JSON."""
@@ -7829,33 +7895,43 @@ class Report:
         if stamp > self.last:
             self.last = stamp
 
-    def visit(self, event, stamp, packets, tool):
-        """A visit -> its Visitor."""
+    def visit(self, source, stamp, packets, tool, ports, protocol):
+        """A visit; tool: {name, by}, None = not known, as the protocol."""
         self.visits += 1
-        match = STAMP_HOUR.match(stamp)
-        if match:
-            self.hours.add(stamp[:13])
-        source = event['src_ip']
-        visitor = self.visitors.get(source)
-        if visitor is None:
-            if len(self.visitors) >= TALLY_MAX:
-                self.forget_visitors()
-            bit = zlib.crc32(source.encode()) >> 32 - SOURCE_BITS
-            self.met[bit >> 3] |= 1 << (bit & 7)
-            visitor = self.visitors[source] = Visitor(stamp)
-        visitor.visits += 1
-        visitor.packets += packets
-        visitor.first, visitor.last = min(visitor.first, stamp), max(visitor.last, stamp)
+        self.hours.counts[stamp[:13]] += 1
+        name = tool and tool['name']
         if tool:
-            self.add('Tools', (tool['name'], tool['by']))
-            visitor.tools.add(tool['name'])
-        return visitor
+            self.counts['Tools'][name, tool['by']] += 1
+        for port in ports:
+            self.counts['Ports'][port] += 1
+        if protocol:
+            self.counts['Protocols'][protocol] += 1
+        known = self.visitors.get(source)
+        if known is None:
+            self.welcome(source, (stamp, packets, name, ports, protocol))
+            return
+        if isinstance(known, tuple):
+            known = self.visitors[source] = visitor_of(known)
+        known.take(stamp, packets, name, ports, protocol)
+
+    def welcome(self, source, about):
+        """The first visit of a source."""
+        if len(self.visitors) >= TALLY_MAX:
+            self.forget_visitors()
+        bit = zlib.crc32(source.encode()) >> 32 - SOURCE_BITS
+        self.met[bit >> 3] |= 1 << (bit & 7)
+        self.visitors[source] = about
 
     def forget_visitors(self):
         """Too many: the half with the fewest visits goes."""
-        order = sorted(self.visitors, key=lambda each: -self.visitors[each].visits)
+        order = sorted(self.visitors, key=self.visits_of, reverse=True)
         for source in order[TALLY_MAX // 2:]:
             del self.visitors[source]
+
+    def visits_of(self, source) -> int:
+        """How often a source came."""
+        known = self.visitors[source]
+        return 1 if isinstance(known, tuple) else known.visits
 
     def sources(self) -> int:
         """How many sources there were: by the bits that are set, as some of them share one."""
@@ -7865,23 +7941,19 @@ class Report:
 
     def take_flow(self, event, ours, stamp):
         """A conversation."""
-        visitor = self.visit(event, stamp, event['flow']['pkts_toserver'], ours.get('tool'))
         port = '%d/%s' % (event['dest_port'], event['proto'].lower())
-        self.add('Ports', port)
-        visitor.ports.add(port)
-        if 'app_proto' in event:
-            self.add('Protocols', event['app_proto'])
-            visitor.protocols.add(event['app_proto'])
+        self.visit(event['src_ip'], stamp, event['flow']['pkts_toserver'], ours.get('tool'),
+                   (port,), event.get('app_proto'))
         if 'syn' in ours:
-            self.add('SYN signatures', ours['syn']['sig'])
+            self.counts['SYN signatures'][ours['syn']['sig']] += 1
         digest = ours.get('payload_sha256')
         if digest:
             known = self.payloads.get(digest)
-            if known is None and len(self.payloads) < TALLY_MAX:
+            if known is None:
                 known = self.payloads[digest] = [event['payload_printable'][:SHOWN_MAX], set()]
-            if known and len(known[1]) < 8:
+            if len(known[1]) < 8:
                 known[1].add(port)
-            self.add('Payloads', digest)
+            self.counts['Payloads'][digest] += 1
 
     def take_scan(self, event, scan, stamp):
         """A source that only knocked, or a number of them."""
@@ -7890,11 +7962,9 @@ class Report:
             self.unnamed += scan['sources']
             self.hours.add(stamp[:13], scan['sources'])
             return
-        visitor = self.visit(event, stamp, scan['packets'], scan.get('tool'))
-        for number in scan.get('ports', {}).get('first', ()):
-            port = '%d/%s' % (number, event['proto'].lower())
-            self.add('Ports', port)
-            visitor.ports.add(port)
+        form = '%d/' + event['proto'].lower()
+        self.visit(event['src_ip'], stamp, scan['packets'], scan.get('tool'),
+                   tuple(form % number for number in scan.get('ports', {}).get('first', ())), None)
         if 'syn' in scan:
             self.add('SYN signatures', scan['syn']['sig'])
 
@@ -7934,14 +8004,16 @@ class Report:
 
     def visitor_rows(self, most) -> 'list[tuple]':
         """-> the same of the sources."""
-        order = sorted(self.visitors.items(), key=lambda each: (-each[1].visits, each[0]))[:most]
-        return [(source,) + visitor.row() + (visitor.visits,) for source, visitor in order]
+        order = sorted(self.visitors, key=lambda each: (-self.visits_of(each), each))[:most]
+        found = [(source, self.visitors[source]) for source in order]
+        return [(source,) + (visitor_of(each) if isinstance(each, tuple) else each).row()
+                + (self.visits_of(source),) for source, each in found]
 
     def origin_rows(self, place, most) -> 'list[tuple]':
         """-> how many visits came from each country, or AS: 0 or 1."""
         counts = collections.Counter()
-        for source, visitor in self.visitors.items():
-            counts[self.origins.find(source)[place] or 'unknown'] += visitor.visits
+        for source in self.visitors:
+            counts[self.origins.find(source)[place] or 'unknown'] += self.visits_of(source)
         return sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:most]
 
     def all_tables(self, most):
@@ -7959,12 +8031,39 @@ class Report:
             yield title, columns + ('count',), self.rows(title, most)
 
 
+def visitor_of(visit) -> Visitor:
+    """What the first visit was -> Visitor."""
+    visitor = Visitor(visit[0])
+    visitor.take(*visit)
+    return visitor
+
+
+def parse_lines(lines, parse) -> list:
+    """Lines of JSON -> their values, None for what is none: all at once if nothing is wrong."""
+    try:
+        values = parse('[%s]' % b','.join(lines).decode('utf-8', 'replace'))
+        if len(values) == len(lines):
+            return values
+    except (ValueError, RecursionError):
+        pass                                # which of them is it?
+    values = []
+    for line in lines:
+        try:
+            values.append(parse(line.decode('utf-8', 'replace')))
+        except (ValueError, RecursionError):
+            values.append(None)
+    return values
+
+
 def bars_of(hours) -> 'list[tuple[str, int]]':
     """{'YYYY-MM-DDTHH': count} -> [(begin of a bar, count)], none left out, at most BARS_MAX."""
     import calendar
     counts = {}
     for hour, count in hours.items():
-        counts[calendar.timegm(time.strptime(hour, '%Y-%m-%dT%H')) // HOUR_S] = count
+        try:
+            counts[calendar.timegm(time.strptime(hour, '%Y-%m-%dT%H')) // HOUR_S] = count
+        except ValueError:
+            continue                        # no time of ours
     if not counts:
         return []
     first, last = min(counts), max(counts)

@@ -22929,6 +22929,40 @@ class Reports(Case):
         self.assertEqual(report.visitor_rows(1)[0][-1], 1000)
         self.assertAlmostEqual(report.sources(), 1001, delta=5)
 
+    def flow(self, number, payload):
+        """Flow of a source -> its line."""
+        return json.dumps({
+            'event_type': 'flow', 'timestamp': '2026-11-28T01:00:00', 'host': 'h',
+            'src_ip': '192.0.2.1', 'proto': 'TCP', 'dest_port': number,
+            'flow': {'pkts_toserver': 1}, 'payload_printable': payload,
+            'masscanned': {'payload_sha256': payload}}).encode() + b'\n'
+
+    def test_late_payload(self):
+        """A payload that comes often after many others still has its text."""
+        rounds = [self.flow(80, 'rare %d' % number) + self.flow(81, 'often') * (number > 500)
+                  for number in range(1000)]
+        with patched(masscanned, TALLY_MAX=20, REPORT_READ=1000):
+            report = masscanned.Report()
+            report.tables['Payloads'].maximum = 20
+            report.read(io.BytesIO(b''.join(rounds)), json.loads)
+        self.assertEqual(report.rows('Payloads', 1), [('often', 'often', '81/tcp', 499)])
+        self.assertLessEqual(len(report.payloads), 20)
+        self.assertEqual((report.visits, report.damaged), (1499, 0))
+
+    def test_lines(self):
+        """Pieces of a file end anywhere; of a line that is none only itself is lost."""
+        good = self.flow(80, 'a')
+        for data, numbers in (
+                (good * 3, (3, 0)), (good[:-1], (1, 0)), (b'', (0, 0)), (good + b'\n', (1, 1)),
+                (good + good[:-9] + b'\n' + good, (2, 1)), (b'[' * 1500 + b'\n' + good, (1, 1)),
+                (good + b'7,' + good + good, (2, 1)), (b'[1\n2]\n' + good, (1, 2)),
+                (b'x' * 3000 + good, (0, 2)), (good + b'\xff' + good, (1, 1))):
+            for size in (7, 1 << 16)[:1 if len(data) > 2000 else 2]:
+                with patched(masscanned, REPORT_READ=size, REPORT_LINE_MAX=2000):
+                    report = masscanned.Report()
+                    report.read(io.BytesIO(data), json.loads)
+                self.assertEqual((report.events, report.damaged), numbers, (data[:40], size))
+
     def test_bars(self):
         """Hours, then days, then more of them: nothing is left out, and not too many."""
         for last, count in (('2026-01-01T05', 6), ('2026-01-09T00', 9), ('2036-01-01T00', 115)):
