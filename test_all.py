@@ -11741,7 +11741,8 @@ class Live(Case):
 
     def scan(self, *args, timeout=60):
         process = self.start(*args)
-        out, err = process.communicate(timeout=timeout)
+        with killed_after(process, timeout):        # what went on would disturb the next test
+            out, err = process.communicate()
         return process.returncode, out.decode(), err.decode()
 
     def sniff(self):
