@@ -9852,7 +9852,7 @@ def begin_again(code):
     """
     names = globals()
     if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
-            or type(names.get('__loader__')).__name__ == 'SourcelessFileLoader'     # compiled: no tree
+            or type(names.get('__loader__')).__name__ == 'SourcelessFileLoader'     # compiled
             or sys.implementation.name != 'cpython'
             or not hasattr(os, 'memfd_create')):                    # before Python 3.8
         return
