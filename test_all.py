@@ -9899,6 +9899,28 @@ class KeepingSink:
         self.events += events
 
 
+# Captures of servers of Debian 12: Connection.Start of RabbitMQ 3.10.8, a negotiation of Samba 4.17.12
+RABBITMQ_START = bytes.fromhex(
+    '010000000001eb000a000a0009000001c60c6361706162696c697469657346000000c7127075626c69736865'
+    '725f636f6e6669726d7374011a65786368616e67655f65786368616e67655f62696e64696e677374010a6261'
+    '7369632e6e61636b740116636f6e73756d65725f63616e63656c5f6e6f74696679740112636f6e6e65637469'
+    '6f6e2e626c6f636b6564740113636f6e73756d65725f7072696f72697469657374011c61757468656e746963'
+    '6174696f6e5f6661696c7572655f636c6f73657401107065725f636f6e73756d65725f716f7374010f646972'
+    '6563745f7265706c795f746f74010c636c75737465725f6e616d6553000000047840766d09636f7079726967'
+    '68745300000037436f707972696768742028632920323030372d3230323220564d776172652c20496e632e20'
+    '6f722069747320616666696c69617465732e0b696e666f726d6174696f6e53000000394c6963656e73656420'
+    '756e64657220746865204d504c20322e302e20576562736974653a2068747470733a2f2f7261626269746d71'
+    '2e636f6d08706c6174666f726d530000001145726c616e672f4f54502032352e322e330770726f6475637453'
+    '000000085261626269744d510776657273696f6e5300000006332e31302e380000000e504c41494e20414d51'
+    '504c41494e00000005656e5f5553ce')
+SAMBA_NEGOTIATED = bytes.fromhex(
+    '000000cafe534d42400000000000000000000100010000000000000000000000000000000000000000000000'
+    '00000000000000000000000000000000000000000000000041000100ff020000766d00000000000000000000'
+    '0000000007000000000080000000800000008000787982d82c7fdd01000000000000000080004a0000000000'
+    '604806062b0601050502a03e303ca00e300c060a2b06010401823702020aa32a3028a0261b246e6f745f6465'
+    '66696e65645f696e5f5246433431373840706c656173655f69676e6f7265')
+
+
 class Services(Case):
     """cscan.py's table of what speaks there."""
 
@@ -9980,6 +10002,13 @@ class Services(Case):
         refusal = unhex('005f0000040000002200005b') + b'(DESCRIPTION=(TMP=)(VSNNUM=%d)(ERR=12514))'
         self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
         self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
+        self.assertEqual(cscan.recognise(RABBITMQ_START)[:3], ('amqp', 'RabbitMQ', '3.10.8'))
+        guid = SAMBA_NEGOTIATED[76:92]
+        for name, product, details in (
+                (guid, 'Samba', 'dialect 2 or newer, name vm'), (b'0123456789abcdef', '', ''),
+                (b'a\0b'.ljust(16, b'\0'), '', ''), (bytes(16), '', ''), (b'v\xff', '', '')):
+            found = cscan.recognise(SAMBA_NEGOTIATED.replace(guid, name.ljust(16, b'\0')))
+            self.assertEqual(found[1:4], (product, '', details or 'dialect 2 or newer'))
         smb2 = b'\0\0\0\xff\xfeSMB' + bytes(64) + b'\x11\x03'
         self.assertEqual([cscan.recognise(octets).details for octets in (
             smb2, smb2[:-2] + b'\xff\2', smb2[:-2], b'\0\0\0\xff\xffSMBr')],
@@ -11425,10 +11454,10 @@ class RealServers(Case):
         log = open(self.path('log.%d' % port), 'wb')
         self.addCleanup(log.close)
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env=dict(CLEAN, HOME=self.folder, **environment))
         self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
+        self.addCleanup(os.killpg, process.pid, signal.SIGKILL)     # its children as well
 
         def listens():
             with socket.socket() as sock:
@@ -11514,7 +11543,7 @@ class NamedServers(Case):
     """banner against servers of Debian: each is named, with its version where it shows one."""
 
     PROGRAMS = ('nginx', 'sshd', 'redis-server', 'mosquitto', 'memcached', 'vsftpd', 'mariadbd',
-                'slapd', 'ssh-keygen', 'mariadb-install-db')
+                'slapd', 'ssh-keygen', 'mariadb-install-db', 'postfix', 'dovecot', 'smbd', 'xrdp')
     POSTGRES = sorted(glob.glob('/usr/lib/postgresql/*/bin'))
 
     def setUp(self):
@@ -11542,9 +11571,12 @@ class NamedServers(Case):
         """A file below the folder -> its path."""
         return self.path(name, text.encode())
 
-    def named(self, port, *steps):
-        """-> (service, product, version, host key's kind or title) of a server."""
-        options = banner_options(read_timeout=20000, wait=3000, tries=5)
+    def named(self, port, *steps, wait=3000):
+        """-> (service, product, version, host key's kind or title) of a server.
+
+        wait    ms; those that speak first may take longer on a busy machine
+        """
+        options = banner_options(read_timeout=40000, wait=wait, tries=5)
         visit = cscan.Visit(cscan.TalkTarget('127.0.0.1', port, ''), options)
         with patched(cscan, plan_steps=lambda port: list(steps)):
             cscan.drive(visit.run())
@@ -11639,6 +11671,116 @@ directory %s/data
 """ % self.folder)
         self.start(port, 'slapd', '-d', '0', '-f', config, '-h', 'ldap://127.0.0.1:%d' % port)
         self.assert_named(self.named(port, 'ldap'), 'ldap', 'OpenLDAP', '')
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_postfix(self):
+        ports = [next(FREE_PORT) for _ in range(3)]
+        for name, user, group in (('queue', 'root', 'root'), ('queue/pid', 'root', 'root'),
+                                  ('data', 'postfix', 'root'),
+                                  ('queue/private', 'postfix', 'root'),
+                                  ('queue/public', 'postfix', 'postdrop')):
+            os.mkdir(os.path.join(self.folder, name))
+            shutil.chown(os.path.join(self.folder, name), user, group)
+        self.write('main.cf', '''\
+compatibility_level = 3.6
+queue_directory = {0}/queue
+data_directory = {0}/data
+inet_interfaces = 127.0.0.1
+myhostname = mail.example
+smtpd_peername_lookup = no
+local_recipient_maps =
+smtpd_tls_chain_files = {1}
+'''.format(self.folder, self.write('pem', TLS_PEM)))
+        self.write('master.cf', '''\
+127.0.0.1:{} inet n - n - - smtpd
+127.0.0.1:{} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes
+127.0.0.1:{} inet n - n - - smtpd -o {{smtpd_banner=$myhostname ESMTP $mail_name $mail_version}}
+tlsmgr unix - - n - 1 tlsmgr
+anvil unix - - n - 1 anvil
+rewrite unix - - n - - trivial-rewrite
+'''.format(*ports))
+        self.start(ports[0], '/usr/lib/postfix/sbin/master', '-d', '-c', self.folder)
+        for port, step, version in zip(ports, ('', 'tls', ''), ('', '', r'\d+\.\d+\.\d+')):
+            self.assert_named(self.named(port, step, wait=15000), 'smtp', 'Postfix', version)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_dovecot(self):
+        ports = [next(FREE_PORT) for _ in range(4)]
+        pem = self.write('pem', TLS_PEM)
+        self.start(ports[0], 'dovecot', '-F', '-c', self.write('dovecot.conf', '''
+base_dir = %s/run
+state_dir = %s/run
+log_path = /dev/stderr
+protocols = imap pop3
+listen = 127.0.0.1
+ssl_cert = <%s
+ssl_key = <%s
+passdb {
+  driver = static
+  args = password=no
+}
+service imap-login {
+  inet_listener imap {
+    port = %d
+  }
+  inet_listener imaps {
+    port = %d
+    ssl = yes
+  }
+}
+service pop3-login {
+  inet_listener pop3 {
+    port = %d
+  }
+  inet_listener pop3s {
+    port = %d
+    ssl = yes
+  }
+}
+''' % (self.folder, self.folder, pem, pem, *ports)))
+        for port, service, step in zip(ports, ('imap', 'imap', 'pop3', 'pop3'), ('', 'tls') * 2):
+            self.assert_named(self.named(port, step, wait=15000), service, 'Dovecot', '')
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_samba(self):
+        port = next(FREE_PORT)
+        self.start(port, 'smbd', '-F', '--no-process-group', '-s', self.write('smb.conf', '''
+[global]
+interfaces = 127.0.0.1/8
+bind interfaces only = yes
+disable netbios = yes
+netbios name = files
+smb ports = {0}
+load printers = no
+lock directory = {1}
+state directory = {1}
+cache directory = {1}
+private dir = {1}
+pid directory = {1}
+ncalrpc dir = {1}/rpc
+log file = {1}/log
+rpc start on demand helpers = no
+'''.format(port, self.folder)))
+        self.assert_named(self.named(port, 'smb'), 'smb', 'Samba', '')
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_xrdp(self):
+        port, pem = next(FREE_PORT), self.write('pem', TLS_PEM)
+        self.start(port, 'xrdp', '-n', '-c', self.write('xrdp.ini', '''
+[Globals]
+port=tcp://127.0.0.1:{0}
+security_layer=negotiate
+certificate={1}
+key_file={1}
+ssl_protocols=TLSv1.2, TLSv1.3
+[Logging]
+LogFile={2}/log
+EnableSyslog=false
+[Xorg]
+name=x
+lib=libxup.so
+'''.format(port, pem, self.folder)))
+        self.assert_named(self.named(port, 'rdp'), 'rdp', 'xrdp', '')
 
 
 # ==== Live ============================================================================
