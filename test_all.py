@@ -9943,8 +9943,11 @@ class Services(Case):
         lists = cscan.service_rows()
         found = {id(row) for each in lists.values() for row in each}
         self.assertEqual(len(found), len(rows))
-        for product, pattern in cscan.http_rows():
-            self.assertIsNone(pattern.search(''), product)
+        for product, needed, search in cscan.http_rows():
+            self.assertIsNone(search(''), product)
+            pattern = search.__self__.pattern.replace(r'\n', '\n')
+            self.assertTrue(pattern.startswith(needed), product)
+            self.assertNotIn(pattern[len(needed):][:1], list('?*+{'), product)
 
     def test_responder(self):
         """What our own responder answers is named as what it is, or not at all."""
