@@ -9954,6 +9954,17 @@ class Services(Case):
             self.assertTrue(pattern.startswith(needed), product)
             self.assertNotIn(pattern[len(needed):][:1], list('?*+{'), product)
 
+    def test_first_octets(self):
+        """Where a row stands: under each octet that it may begin with, or under all."""
+        for pattern, octets in (
+                ('ab', 'a'), (r'\x41b', 'A'), (r'\*b', '*'), (r'\0\d', '\0'), ('[a-c]d', 'abc'),
+                (r'[\]x]y', ']x'), ('(?:ab|[cd])e', 'acd'), ('(<v>a|(?:b|c))d', 'abc'),
+                (r'(?:a\)|\||[)b])d', 'a|)b'), ('a+b', 'a'), (r'\d', '0123456789'), ('a?b', ''),
+                ('a*b', ''), ('a{0,2}b', ''), ('(?:ab)*c', ''), ('(?:a|b?)c', ''), ('.b', ''),
+                (r'\Ab', ''), ('', '')):
+            self.assertEqual(''.join(sorted(cscan.first_octets(pattern))),
+                             ''.join(sorted(octets)), pattern)
+
     def test_responder(self):
         """What our own responder answers is named as what it is, or not at all."""
         named = set()
@@ -10998,7 +11009,7 @@ class Conversations(TalkCase):
             begun.append(target.port)
         begun, talked, now = [], [], self.fake_time()
         crew = self.make_crew(check)
-        crew.talks.join(types.SimpleNamespace(watch=lambda epoll: None, rate=lambda: 10.0,
+        crew.talks.join(types.SimpleNamespace(watch=lambda talks: (None, {}), rate=lambda: 10.0,
                                               talked=talked.append))
         self.put(crew, *[('10.0.0.1', port) for port in range(1, 5)])
         for count in (1, 2, 3, 4):
