@@ -873,12 +873,14 @@ class Index:
     def __init__(self, protocols):
         entries = sorted((make_signature(octets, each)
                           for each in protocols for octets in map(signature_octets, each.sigs)),
-                         key=lambda entry: (-certainty(entry), entry.each.name))
+                         key=strength)
         fronts = [entry for entry in entries if entry.runs and not entry.runs[0][0]]
         self.begun = frozenset(entry.runs[0][1][:1] for entry in fronts if entry.least > 1)
-        self.lists = {key: with_rivals(entry for entry in fronts
-                                       if key.startswith(entry.runs[0][1][:2]))
-                      for key in {entry.runs[0][1][:2] for entry in fronts}}
+        heads = collections.defaultdict(list)
+        for entry in fronts:
+            heads[entry.runs[0][1][:2]].append(entry)
+        self.lists = {key: with_rivals(sorted(here + heads.get(key[:1], []), key=strength)
+                                       if key[1:] else here) for key, here in heads.items()}
         for key, long in self.lists.items():
             if len(long) > LIST_MAX:
                 self.lists[key] = self.split(long)
@@ -1024,6 +1026,11 @@ def certainty(entry) -> int:
     """
     whole = entry.fixed == entry.least >= LITERAL_MIN
     return entry.fixed + (SIGNATURE_MAX if whole else 0)
+
+
+def strength(entry) -> tuple:
+    """A Signature -> its place in a list: the strongest first."""
+    return -certainty(entry), entry.each.name
 
 
 def with_rivals(entries) -> 'list[Signature]':
@@ -1648,17 +1655,19 @@ class Cookies:
         return hashlib.blake2s(struct.pack('!q', epoch), key=self.secret).digest()
 
     def make(self, flow, offer, initial):
-        """Addresses and ports, what the client offers, his number -> our initial one.
+        """Addresses and ports, what the client offers, his number -> (our initial one, draw).
 
         offer   step of the MSS, and of the window scale 8 times what SCALE_STEP says
+        draw    the other half of the hash, for Face.offset()
         """
         known = flow_hash(self.key + flow)
-        return known & self.hash | known + (initial << self.bits) & self.place ^ offer
+        return (known & self.hash | known + (initial << self.bits) & self.place ^ offer,
+                known >> 32)
 
     def read(self, flow, seq, ack):
-        """Numbers of a segment -> (offer, octets of it beyond the client's first, -1: before it).
+        """Numbers of a segment -> (offer, octets of it beyond the client's first, draw).
 
-        None: no cookie of ours, or too far away.
+        -1 octets: before it; draw: as of make().  None: no cookie of ours, or too far away.
         """
         cookie, bits, place = ack - 1 & MASK32, self.bits, self.place
         for key in (self.key, self.before):
@@ -1668,7 +1677,7 @@ class Cookies:
                 initial = ((cookie ^ offer) - known & place) >> bits
                 beyond = seq - initial & place >> bits          # 0 is the SYN's own number
                 if beyond <= WINDOW_MAX + 1:
-                    return offer, beyond - 1
+                    return offer, beyond - 1, known >> 32
         return None
 
 
@@ -1679,7 +1688,8 @@ def hash_slowly(octets: bytes) -> int:
 
 # The interpreter's own hash of octets is SipHash (PEP 456), a keyed function made for such use,
 # 50 ns instead of 270; our key in front makes it ours even where PYTHONHASHSEED is known.
-flow_hash = hash if sys.hash_info.algorithm.startswith('siphash') else hash_slowly
+IS_SIPHASH = sys.hash_info.algorithm.startswith('siphash') and sys.hash_info.width == 64
+flow_hash = hash if IS_SIPHASH else hash_slowly
 
 
 # ---- timers ----
@@ -1816,19 +1826,19 @@ class Waiting:
     """A completed handshake on a port where we speak first: the client may still do so.
 
     head, rcv, una, seen, wake, terms, recent, offset, mss      as of Conn
-    step        what the client offered, as his cookie says
+    agreed      as of Stack.make_conn()
     window      the client's, as he writes it
     """
-    __slots__ = ('head', 'rcv', 'una', 'step', 'window', 'seen', 'wake', 'terms', 'recent',
+    __slots__ = ('head', 'rcv', 'una', 'agreed', 'window', 'seen', 'wake', 'terms', 'recent',
                  'offset', 'mss')
     held, record = 0, None
     resumes = deadline = secure = None
 
-    def __init__(self, head, rcv, una, step, window, seen, wake):
-        self.head, self.step, self.window = head, step, window
+    def __init__(self, head, rcv, una, window, seen, agreed):
+        self.head, self.window, self.agreed = head, window, agreed
         self.rcv, self.una = rcv, una
-        self.seen, self.wake = seen, wake
-        self.recent = None
+        self.seen = seen
+        self.wake = self.recent = None
         self.offset = self.mss = 0
 
     @staticmethod
@@ -2460,23 +2470,25 @@ class Face:
     ecn         a SYN that asks for ECN gets it
     odd         segments of odd flags to open ports get a RST, not silence
     code        an echo reply has the code of the request
-    epoch       of our timestamps, in milliseconds; mixes: what makes them differ by address
+    spread      mask of what our timestamps differ by from one connection to the next
+    epoch       of them, in milliseconds
+    mix         what makes identifications differ by address
     count       packets that were counted in an identification
     """
     __slots__ = ('ttl', 'window', 'scale', 'options', 'offers', 'idents', 'fragments', 'reset',
-                 'ecn', 'odd', 'code', 'epoch', 'mixes', 'count')
+                 'ecn', 'odd', 'code', 'spread', 'epoch', 'mix', 'count')
 
     def __init__(self, ttl=64, window=(65535, ''), scale=None, options=(('mss',),),
                  idents=(ID_ZERO,) * 5, fragments=(IPV4_DF,) * 5, reset=WINDOW_MAX, ecn=False,
-                 odd=False, code=True, secret=b''):
+                 odd=False, code=True, spread=MASK32, secret=b''):
         self.ttl, self.window, self.scale = ttl, window, scale
         self.options, self.idents, self.fragments = options, idents, fragments
         self.reset, self.ecn = reset, ecn
-        self.odd, self.code = odd, code
+        self.odd, self.code, self.spread = odd, code, spread
         self.offers = sum([OPTION_NAMES[name] for group in options for name in group])
         key = hashlib.blake2s(b'face', key=secret).digest()
-        self.epoch, *self.mixes, self.count = struct.unpack_from('!IIIIH', key)
-        self.mixes = [each | 1 for each in self.mixes]
+        self.epoch, mix, self.count = struct.unpack_from('!IIH', key)
+        self.mix = mix | 1
 
     def mss(self, mtu, header) -> int:
         """What fits into a packet behind the IP header of a family."""
@@ -2515,15 +2527,9 @@ class Face:
         field = min(ROOM >> self.scale, WINDOW_MAX)
         return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
 
-    def offset(self, flow) -> int:
-        """Addresses and ports -> what our timestamps are ahead between these addresses."""
-        half = (len(flow) - 4) // 2
-        return self.offset4(from_octets(flow[half - 4:half], 'big'),
-                            from_octets(flow[-8:-4], 'big'))
-
-    def offset4(self, src, dst) -> int:
-        """The same of numbers of IPv4, or the last 32 bits of IPv6."""
-        return (src * self.mixes[0] >> 32) + (dst * self.mixes[1] >> 32) + self.epoch & MASK32
+    def offset(self, draw) -> int:
+        """What Cookies have drawn for a connection -> what its timestamps are ahead."""
+        return (draw & self.spread) + self.epoch
 
     def ident(self, kind, src, sport=0) -> int:
         """Kind of a packet to a client, as numbers -> its identification."""
@@ -2531,7 +2537,7 @@ class Face:
         if way == ID_ZERO:
             return 0
         self.count += 1
-        return self.count + (0 if way == ID_COUNT else (src * self.mixes[1] >> 20) + sport) & HALF
+        return self.count + (0 if way == ID_COUNT else (src * self.mix >> 20) + sport) & HALF
 
     def pack_ipv4(self, proto: int, src: bytes, dst: bytes, data: bytes, tos=0) -> bytes:
         """Packet without options around data."""
@@ -2597,6 +2603,7 @@ PERSONAS = {
         window   65535 whole                # segments
         scale    7
         options  mss sok+ts ws              # + without NOPs between
+        clock    connection                 # each has timestamps of its own
         ident    segment=flow icmp=flow     # else zero
         df       syn-ack reset segment udp
         reset    0
@@ -2628,13 +2635,15 @@ PERSONAS = {
         window   mss*20
         scale    5
         options  mss sok+ts ws
+        clock    host
         ident    segment=flow icmp=flow
         df       syn-ack reset segment udp
         reset    0
         ecn      yes
         ''',
 }
-PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ')
+PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ').replace(
+    'connection                 # each has timestamps of its own', 'host')
 PACKET_KINDS = 'syn-ack', 'reset', 'segment', 'udp', 'icmp'
 
 # name of the host: a pattern; identification of SSH, Server of HTTP, both octets; native system
@@ -2761,6 +2770,7 @@ FACE_KEYS = {                           # the same, of the name it has in a Face
     'window': ('window', key_window),
     'scale': ('scale', functools.partial(key_number, least=0, most=14)),
     'options': ('options', key_options),
+    'clock': ('spread', functools.partial(key_choice, connection=MASK32, host=0)),
     'ident': ('idents', key_idents),
     'df': ('fragments', key_fragments),
     'reset': ('reset', functools.partial(key_number, least=0, most=WINDOW_MAX)),
@@ -3166,7 +3176,7 @@ class Alike:
         face.count += self.count - taken
         idents = count_lanes(self.count) + self.each(start & HALF)
         if face.idents[model.varies] == ID_FLOW:
-            idents += self.src * face.mixes[1] >> 20 & half
+            idents += self.src * face.mix >> 20 & half
             if self.proto == IP_TCP:
                 idents += self.ports >> 16 & half
         return idents & half
@@ -3219,28 +3229,29 @@ class Openings(Alike):
             return self.each(MSS_STEP[sizes[0]] | scale)
         return self.pack('Q', [MSS_STEP[size] | scale for size in sizes])
 
-    def cookies(self, make):
-        """The sequence number of each flow, not yet mixed with an offer, in lanes: 0.1 us each.
+    def draw(self, key):
+        """The keyed hash of each flow, in lanes: 0.1 us each.
 
-        It is Cookies.make(), without any Python between one hash and the next.
+        As Cookies.make() has it, without any Python between one hash and the next.
         """
-        key = make.key
         block = bytearray((key + bytes(12)) * self.count)
         words, at, step = memoryview(block).cast('I'), len(key) // 4, len(key) // 4 + 3
         src, dst = (memoryview(self.octets[each]).cast('I') for each in (COLUMN_SRC, COLUMN_DST))
         words[at::step], words[at + 1::step], words[at + 2::step] = src[1::2], dst[::2], dst[1::2]
-        hashes = map(flow_hash, cut_rows('%ds' % (4 * step), block))
-        known = self.pack('q', hashes)
+        return self.pack('q', map(flow_hash, cut_rows('%ds' % (4 * step), block)))
+
+    def cookies(self, make, known):
+        """The sequence number of each flow, of its hash, not yet mixed with an offer, in lanes."""
         place = known + (self.first(COLUMN_SEQ) << make.bits) & self.each(make.place)
         return known & self.each(make.hash) | place
 
-    def stamps(self, stack):
-        """Our timestamp for each, as of Face.offset(), and its own, in lanes."""
-        face, word, (at, half) = stack.face, self.each(MASK32), divmod(self.offer.at, 8)
-        offsets = (self.src * face.mixes[0] >> 32 & word) + (self.dst * face.mixes[1] >> 32 & word)
-        ours = offsets + self.each(stack.ticks + face.epoch & MASK32) & word
+    def stamps(self, stack, known):
+        """Our timestamp for each, of its hash as of Face.offset(), and its own, in lanes."""
+        face, (at, half) = stack.face, divmod(self.offer.at, 8)
+        clock = stack.ticks + face.epoch & MASK32
+        ours = (known >> 32 & self.each(face.spread)) + self.each(clock)
         at += COLUMN_OPTION
-        return ours, self.second(at) if half else self.first(at)
+        return ours & self.each(MASK32), self.second(at) if half else self.first(at)
 
     def answers(self, stack) -> 'Replies':
         """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
@@ -3249,12 +3260,13 @@ class Openings(Alike):
         """
         each, ports, half = self.each, self.ports, self.each(HALF)
         model = stack.syn_acks[self.offer.bits]
-        cookies = self.cookies(stack.cookies) ^ self.steps()
+        known = self.draw(stack.cookies.key)
+        cookies = self.cookies(stack.cookies, known) ^ self.steps()
         acks = self.first(COLUMN_SEQ) + self.ones & each(MASK32)
         total4, total = self.sums + each(model.sum4), self.sums + ports + cookies + acks
         more = {}
         if model.stamp:
-            ours, theirs = self.stamps(stack)
+            ours, theirs = self.stamps(stack, known)
             total += ours + theirs
             more = self.stamp_columns(model, ours, theirs)
         if model.varies is not None:
@@ -3771,15 +3783,14 @@ class Stack:
         """Plain SYN over IPv4, of no connection -> SYN+ACK; 1.8 us, by the layers 3.4."""
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         if not self.face.offers:
-            cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
+            cookie, _ = self.cookies.make(flow, MSS_STEP[mss], seq)
             return self.syn_acks[0].pack_opening(client, src, our, sport, dport, cookie,
                                                  seq + 1 & MASK32)
         offer, stamp = self.face.take_offer(options)
         model, stamps = self.syn_acks[offer.bits], None
+        cookie, draw = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
         if model.stamp:
-            stamps = (self.ticks + self.face.offset4(src, our) & MASK32,
-                      from_octets(stamp, 'big'))
-        cookie = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
+            stamps = self.ticks + self.face.offset(draw) & MASK32, from_octets(stamp, 'big')
         return model.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32, stamps)
 
     def answer_echo4(self, frame, end, trusted, client, src, our):
@@ -4244,12 +4255,16 @@ class Stack:
             return b''
         return TCP_STAMP_OPTION.pack(STAMP_BEGIN, self.ticks + conn.offset & MASK32, conn.recent)
 
-    def read_stamp(self, flow, options) -> 'int | None':
-        """A segment of no connection -> its timestamp; None: it has none; -1: of none of ours."""
+    def read_stamp(self, draw, options) -> 'int | None':
+        """The first segment of a connection -> its timestamp; None: it has none; -1: an echo of
+        none of ours.
+
+        draw    as of Cookies.read()
+        """
         stamp = find_stamp(options) if options and self.face.offers & OFFER_STAMP else None
         if stamp is None:
             return None
-        age = self.ticks + self.face.offset(flow) - stamp[1] & MASK32
+        age = self.ticks + self.face.offset(draw) - stamp[1] & MASK32
         return stamp[0] if age <= 2 * KEY_LIFE_S * 1000 else -1
 
     def challenge(self, conn, fate):
@@ -4278,14 +4293,13 @@ class Stack:
         step = MSS_STEP[find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)]
         offer, stamp = self.face.take_offer(options)
         known, window, at = (self.four if four else self.six).openings[offer.bits]
+        cookie, draw = self.cookies.make(flow, step | offer.scale << COOKIE_PLAIN[0], seq)
         if at:
-            known = (known[:at] + TCP_STAMPS.pack(self.ticks + self.face.offset(flow) & MASK32,
+            known = (known[:at] + TCP_STAMPS.pack(self.ticks + self.face.offset(draw) & MASK32,
                                                   from_octets(stamp, 'big'))
                      + known[at + TCP_STAMPS.size:])
-        step |= offer.scale << COOKIE_PLAIN[0]
         agreed = ECE if self.face.ecn and flags & (ECE | CWR) == ECE | CWR else 0
-        return (self.cookies.make(flow, step, seq), seq + 1, SYN | ACK | agreed, b'', known,
-                window),
+        return (cookie, seq + 1, SYN | ACK | agreed, b'', known, window),
 
     def answer_first(self, flow, seq, ack, flags, window, options, data, head):
         """A segment of no connection: the cookie decides, and shows where it stands.
@@ -4294,22 +4308,23 @@ class Stack:
         """
         bare = not (data or flags & (PSH | FIN))
         found = self.cookies.read(flow, seq, ack)
-        recent = self.read_stamp(flow, options) if found else None
+        step, beyond, draw = found or (0, 0, 0)
+        recent = self.read_stamp(draw, options) if found else None
         if found is None or recent == -1:
             return self.refuse(flow, ack, 0, RST, 'tcp bare ack' if bare else 'tcp cookie')
-        step, beyond = found
+        agreed = step, recent, draw
         closing = flags & FIN
         if bare and beyond >= 0:
             if not beyond and flow[-2:] in self.greeting:
-                return self.await_greeting(flow, seq, ack, step, window, head, recent)
+                return self.await_greeting(flow, seq, ack, window, head, agreed)
             return self.drop('tcp bare ack')
         if not data or (beyond and not self.host.original):     # an end, a gap, or a keep-alive
-            conn = Waiting(head, 0, ack, step, window, self.now, None)
-            self.settle(conn, flow, step, recent)
+            conn = Waiting(head, 0, ack, window, self.now, agreed)
+            self.settle(conn, flow, agreed)
             closing = 0 if beyond else closing
             return (ack, seq + closing - beyond, ACK | closing, b'', self.stamp(conn),
                     conn.terms.window),
-        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head, recent)
+        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, head, agreed)
         self.connections.add(flow, conn)
         conn.window, conn.ended = window << conn.terms.scale, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
@@ -4342,27 +4357,28 @@ class Stack:
             return self.drop(fate)
         return (seq, ack, flags, b'', b'', self.face.reset),
 
-    def make_conn(self, flow, rcv, una, step, head, recent):
+    def make_conn(self, flow, rcv, una, head, agreed):
         """A client that has proved itself -> Conn.
 
-        step    as his cookie says; recent: his timestamp, or None
+        agreed  what his cookie says, and his timestamp or None: (offer, timestamp, draw)
         """
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
         conn = Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
-                    min(MSS_STEPS[step & 7], family.mss))
-        self.settle(conn, flow, step, recent)
+                    min(MSS_STEPS[agreed[0] & 7], family.mss))
+        self.settle(conn, flow, agreed)
         if self.host.keep is not None:
             conn.record = Record(flow, TCP, self.now, self.host.keep)
         return conn
 
-    def settle(self, conn, flow, step, recent):
+    def settle(self, conn, flow, agreed):
         """What the handshake has agreed on, as of make_conn()."""
+        step, recent, draw = agreed
         terms = (self.four if len(flow) == FLOW4.size else self.six).terms
         if recent is None:
             conn.terms = terms[step >> 3]
             return
         conn.terms, conn.recent = terms[step >> 3 | TERMS_STAMP], recent
-        conn.offset = self.face.offset(flow)
+        conn.offset = self.face.offset(draw)
         conn.mss = max(conn.mss - TCP_STAMP_OPTION.size, 1)     # RFC 6691 s2
 
     def answer_next(self, flow, conn, seq, ack, flags, window, data):
@@ -4598,10 +4614,10 @@ class Stack:
 
     # what is due without a frame
 
-    def await_greeting(self, flow, seq, ack, step, window, head, recent):
+    def await_greeting(self, flow, seq, ack, window, head, agreed):
         """A handshake is complete where we speak first: the client has a while to do so."""
-        waiting = Waiting(head, seq, ack, step, window, self.now, None)
-        self.settle(waiting, flow, step, recent)
+        waiting = Waiting(head, seq, ack, window, self.now, agreed)
+        self.settle(waiting, flow, agreed)
         if not self.connections.add_silent(flow, waiting):
             return self.drop('tcp crowd')
         waiting.wake = self.timers.add(self.greet_s, flow, self.now)
@@ -4697,8 +4713,7 @@ class Stack:
 
     def greet(self, flow, waiting):
         """Nothing has come: we speak first."""
-        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head,
-                              waiting.recent)
+        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.head, waiting.agreed)
         conn.window = waiting.window << conn.terms.scale
         self.connections.table[flow] = conn
         if conn.record:
@@ -7611,23 +7626,54 @@ def read_locations(path: str) -> 'dict[str, str]':
     return codes
 
 
-def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
-    """Yield (first, last, country code or '') of a database's networks.
+def open_countries(paths: 'list[str]', hint: str = ''):
+    """Files of --country-db -> (Database, {geoname_id: country code} for country_rows()).
+
+    paths  BLOCKS and LOCATIONS of GeoLite2, or one file of another maker
+    hint   what to do about a second file where one is enough
+    """
+    database = Database(paths[0])
+    check_has_countries(database)
+    if (database.form.code is None) != (len(paths) == 2):
+        raise UserError('argument --country-db: %r: %s' % (
+            paths[0], 'LOCATIONS was expected as well, the CSV with country_iso_code'
+            if database.form.code is None else
+            '%s needs no second file%s' % (database.form.kind, hint)))
+    return database, read_locations(paths[1]) if paths[1:] else {}
+
+
+def country_rows(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code, or one of NO_COUNTRY) of a database's networks.
 
     codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
            is where it is used (geoname_id), or else where it is registered
     """
     code_at = database.form.code
-    if code_at is not None:
+    try:
+        if code_at is not None:
+            for first, last, row in database:
+                yield first, last, row[code_at].upper()
+            return
+        used_at, registered_at = database.columns(
+            ('geoname_id',), ('registered_country_geoname_id',))
         for first, last, row in database:
-            yield first, last, row[code_at].upper()
-        return
-    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
-    for first, last, row in database:
-        place = row[used_at] or row[registered_at]
-        if place and place not in codes:
-            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
-        yield first, last, codes[place] if place else ''
+            place = row[used_at] or row[registered_at]
+            if place and place not in codes:
+                raise UserError('%s: geoname_id %r: not in %s'
+                                % (database.where(), place, locations))
+            yield first, last, codes[place] if place else ''
+    except IndexError:
+        raise database.short() from None
+
+
+def as_rows(database: Database):
+    """Yield (first, last, AS number, its name) of a database's networks; 0: not routed."""
+    number_at, name_at = database.as_columns()
+    try:
+        for first, last, row in database:
+            yield first, last, parse_as(row[number_at], database), row[name_at]
+    except IndexError:
+        raise database.short() from None
 
 
 def check_has_countries(database: Database):
@@ -7649,48 +7695,44 @@ class Origins:
 
     places      ranges of --country-db, sorted ints as of add_span(): the number is one of codes
     networks    ranges of --as-db, likewise: that of the AS; names: {AS number: name}
+    found       {address: what find() said}: summary, page and tables ask again for the same
     """
 
     def __init__(self, countries, networks):
-        self.places, self.codes, self.networks, self.names = [], [], [], {}
+        self.places, self.codes = [], []
+        self.networks, self.names = [], {}
+        self.found = {}
         if countries:
             self.read_countries(countries)
         for path in networks:
-            self.read_networks(Database(path))
+            self.read_networks(path)
         self.places.sort()
         self.networks.sort()
 
     def read_countries(self, paths):
-        """BLOCKS and LOCATIONS of GeoLite2, or one file of another maker."""
-        database, numbers = Database(paths[0]), {}
-        check_has_countries(database)
-        if (database.form.code is None) != (len(paths) == 2):
-            raise UserError('--country-db: %r: %s' % (
-                paths[0], 'LOCATIONS was expected, too, the CSV with country_iso_code'
-                if database.form.code is None else '%s needs no second file' % database.form.kind))
-        codes = read_locations(paths[1]) if paths[1:] else {}
-        try:
-            for first, last, code in row_countries(database, codes, paths[-1]):
-                if code not in NO_COUNTRY:
-                    add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
-        except IndexError:
-            raise database.short() from None
+        """Files of --country-db."""
+        numbers = {}
+        for first, last, code in country_rows(*open_countries(paths), paths[-1]):
+            if code not in NO_COUNTRY:
+                add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
         self.codes = list(numbers)
 
-    def read_networks(self, database):
-        """A file of networks by AS."""
-        number_at, name_at = database.as_columns()
-        try:
-            for first, last, row in database:
-                number = parse_as(row[number_at], database)
-                if number:
-                    add_span(self.networks, first, last, number)
-                    self.names.setdefault(number, row[name_at])
-        except IndexError:
-            raise database.short() from None
+    def read_networks(self, path):
+        """A file of --as-db."""
+        for first, last, number, name in as_rows(Database(path)):
+            if number:
+                add_span(self.networks, first, last, number)
+                self.names.setdefault(number, name)
 
     def find(self, address) -> 'tuple[str, str]':
         """Text of an address -> code of its country, number and name of its AS; '': unknown."""
+        known = self.found.get(address)
+        if known is None:
+            known = self.found[address] = self.look_up(address)
+        return known
+
+    def look_up(self, address) -> 'tuple[str, str]':
+        """As find(), in the databases."""
         try:
             ip = from_octets(socket.inet_pton(socket.AF_INET, address), 'big')
         except (OSError, ValueError):
@@ -7716,10 +7758,10 @@ TABLE_ROWS = 25                 # of the page; files have CSV_ROWS
 CSV_ROWS = 10000
 SHOWN_MAX = 160                 # characters of a stranger's words in a table
 REPORT_LINE_MAX = 1 << 22
+REPORT_READ = 1 << 16           # octets: some 60 lines, which JSON reads at once
 SOURCE_BITS = 20                # so many sources can be counted, roughly
 BARS_MAX = 120
 HOUR_S, DAY_S = 3600, 86400
-STAMP_HOUR = re.compile(r'(\d{4})-(\d\d)-(\d\dT\d\d):')
 SUMMARY_ROWS = 3
 
 
@@ -7731,11 +7773,16 @@ class Frequent:
     """
 
     def __init__(self, maximum=TALLY_MAX):
-        self.maximum, self.counts, self.others = maximum, {}, 0
+        self.maximum, self.others = maximum, 0
+        self.counts = collections.defaultdict(int)
 
     def add(self, name, count=1):
         """One more."""
-        self.counts[name] = self.counts.get(name, 0) + count
+        self.counts[name] += count
+        self.trim()
+
+    def trim(self):
+        """Forget what is too many."""
         if len(self.counts) > self.maximum:
             for each, number in self.most()[self.maximum // 2:]:
                 del self.counts[each]
@@ -7755,6 +7802,21 @@ class Visitor:
         self.first = self.last = stamp
         self.tools, self.ports, self.protocols = Frequent(16), Frequent(64), Frequent(16)
 
+    def take(self, stamp, packets, tool, ports, protocol):
+        """A visit; tool, protocol: None = not known."""
+        self.visits += 1
+        self.packets += packets
+        if stamp < self.first:
+            self.first = stamp
+        elif stamp > self.last:
+            self.last = stamp
+        for port in ports:
+            self.ports.add(port)
+        if tool:
+            self.tools.add(tool)
+        if protocol:
+            self.protocols.add(protocol)
+
     def row(self) -> tuple:
         """-> what its table has of it."""
         return (self.packets, self.first, self.last) + tuple(
@@ -7766,7 +7828,9 @@ class Report:
     """Event files -> tables, in bounded memory.
 
     tables      {title: Frequent}; names of several columns are tuples
-    visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
+    counts      {title: {name: how often}} of these; read() forgets what is too many
+    visitors    {address: Visitor, or what it takes of the one visit so far}: most come once
+    hours       {'YYYY-MM-DDTHH': visits}
     met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     origins     Origins; None: no database is given
@@ -7783,25 +7847,42 @@ class Report:
     def __init__(self, origins=None):
         self.origins = origins
         self.tables = {title: Frequent() for title, _ in self.TABLES}
+        self.counts = {title: table.counts for title, table in self.tables.items()}
         self.visitors, self.hours, self.payloads = {}, Frequent(), {}
         self.events = self.damaged = self.visits = self.unnamed = 0
         self.first = self.last = ''
         self.met = bytearray(1 << SOURCE_BITS - 3)
 
-    def add(self, title, name, count=1):
+    def add(self, title, name):
         """One more of a table."""
-        self.tables[title].add(name, count)
+        self.counts[title][name] += 1
 
     def read(self, file, parse):
         """Lines of an event file, octets; what is no event is counted."""
-        while True:
-            line = file.readline(REPORT_LINE_MAX)
-            if not line:
-                return
-            try:
-                self.take(parse(line.decode('utf-8', 'replace')))
-            except (ValueError, TypeError, LookupError, AttributeError):
-                self.damaged += 1
+        rest, data = b'', b'more'
+        while data:
+            data = file.read(REPORT_READ)
+            lines = (rest + data).split(b'\n')
+            rest = lines.pop()
+            if rest and (not data or len(rest) > REPORT_LINE_MAX):
+                lines.append(rest)
+                rest = b''
+            for event in parse_lines(lines, parse):
+                try:
+                    self.take(event)
+                except (ValueError, TypeError, LookupError, AttributeError):
+                    self.damaged += 1
+            self.trim()
+
+    def trim(self):
+        """Forget what is too many."""
+        self.hours.trim()
+        for table in self.tables.values():
+            table.trim()
+        counted = self.counts['Payloads']
+        if len(self.payloads) > len(counted):
+            for digest in self.payloads.keys() - counted.keys():
+                del self.payloads[digest]
 
     def take(self, event):
         """One event, an object of JSON."""
@@ -7821,33 +7902,43 @@ class Report:
         if stamp > self.last:
             self.last = stamp
 
-    def visit(self, event, stamp, packets, tool):
-        """A visit -> its Visitor."""
+    def visit(self, source, stamp, packets, tool, ports, protocol):
+        """A visit; tool: {name, by}, None = not known, as the protocol."""
         self.visits += 1
-        match = STAMP_HOUR.match(stamp)
-        if match:
-            self.hours.add(stamp[:13])
-        source = event['src_ip']
-        visitor = self.visitors.get(source)
-        if visitor is None:
-            if len(self.visitors) >= TALLY_MAX:
-                self.forget_visitors()
-            bit = zlib.crc32(source.encode()) >> 32 - SOURCE_BITS
-            self.met[bit >> 3] |= 1 << (bit & 7)
-            visitor = self.visitors[source] = Visitor(stamp)
-        visitor.visits += 1
-        visitor.packets += packets
-        visitor.first, visitor.last = min(visitor.first, stamp), max(visitor.last, stamp)
+        self.hours.counts[stamp[:13]] += 1
+        name = tool and tool['name']
         if tool:
-            self.add('Tools', (tool['name'], tool['by']))
-            visitor.tools.add(tool['name'])
-        return visitor
+            self.counts['Tools'][name, tool['by']] += 1
+        for port in ports:
+            self.counts['Ports'][port] += 1
+        if protocol:
+            self.counts['Protocols'][protocol] += 1
+        known = self.visitors.get(source)
+        if known is None:
+            self.welcome(source, (stamp, packets, name, ports, protocol))
+            return
+        if isinstance(known, tuple):
+            known = self.visitors[source] = visitor_of(known)
+        known.take(stamp, packets, name, ports, protocol)
+
+    def welcome(self, source, about):
+        """The first visit of a source."""
+        if len(self.visitors) >= TALLY_MAX:
+            self.forget_visitors()
+        bit = zlib.crc32(source.encode()) >> 32 - SOURCE_BITS
+        self.met[bit >> 3] |= 1 << (bit & 7)
+        self.visitors[source] = about
 
     def forget_visitors(self):
         """Too many: the half with the fewest visits goes."""
-        order = sorted(self.visitors, key=lambda each: -self.visitors[each].visits)
+        order = sorted(self.visitors, key=self.visits_of, reverse=True)
         for source in order[TALLY_MAX // 2:]:
             del self.visitors[source]
+
+    def visits_of(self, source) -> int:
+        """How often a source came."""
+        known = self.visitors[source]
+        return 1 if isinstance(known, tuple) else known.visits
 
     def sources(self) -> int:
         """How many sources there were: by the bits that are set, as some of them share one."""
@@ -7857,23 +7948,19 @@ class Report:
 
     def take_flow(self, event, ours, stamp):
         """A conversation."""
-        visitor = self.visit(event, stamp, event['flow']['pkts_toserver'], ours.get('tool'))
         port = '%d/%s' % (event['dest_port'], event['proto'].lower())
-        self.add('Ports', port)
-        visitor.ports.add(port)
-        if 'app_proto' in event:
-            self.add('Protocols', event['app_proto'])
-            visitor.protocols.add(event['app_proto'])
+        self.visit(event['src_ip'], stamp, event['flow']['pkts_toserver'], ours.get('tool'),
+                   (port,), event.get('app_proto'))
         if 'syn' in ours:
-            self.add('SYN signatures', ours['syn']['sig'])
+            self.counts['SYN signatures'][ours['syn']['sig']] += 1
         digest = ours.get('payload_sha256')
         if digest:
             known = self.payloads.get(digest)
-            if known is None and len(self.payloads) < TALLY_MAX:
+            if known is None:
                 known = self.payloads[digest] = [event['payload_printable'][:SHOWN_MAX], set()]
-            if known and len(known[1]) < 8:
+            if len(known[1]) < 8:
                 known[1].add(port)
-            self.add('Payloads', digest)
+            self.counts['Payloads'][digest] += 1
 
     def take_scan(self, event, scan, stamp):
         """A source that only knocked, or a number of them."""
@@ -7882,11 +7969,9 @@ class Report:
             self.unnamed += scan['sources']
             self.hours.add(stamp[:13], scan['sources'])
             return
-        visitor = self.visit(event, stamp, scan['packets'], scan.get('tool'))
-        for number in scan.get('ports', {}).get('first', ()):
-            port = '%d/%s' % (number, event['proto'].lower())
-            self.add('Ports', port)
-            visitor.ports.add(port)
+        form = '%d/' + event['proto'].lower()
+        self.visit(event['src_ip'], stamp, scan['packets'], scan.get('tool'),
+                   tuple(form % number for number in scan.get('ports', {}).get('first', ())), None)
         if 'syn' in scan:
             self.add('SYN signatures', scan['syn']['sig'])
 
@@ -7926,14 +8011,16 @@ class Report:
 
     def visitor_rows(self, most) -> 'list[tuple]':
         """-> the same of the sources."""
-        order = sorted(self.visitors.items(), key=lambda each: (-each[1].visits, each[0]))[:most]
-        return [(source,) + visitor.row() + (visitor.visits,) for source, visitor in order]
+        order = sorted(self.visitors, key=lambda each: (-self.visits_of(each), each))[:most]
+        found = [(source, self.visitors[source]) for source in order]
+        return [(source,) + (visitor_of(each) if isinstance(each, tuple) else each).row()
+                + (self.visits_of(source),) for source, each in found]
 
     def origin_rows(self, place, most) -> 'list[tuple]':
         """-> how many visits came from each country, or AS: 0 or 1."""
         counts = collections.Counter()
-        for source, visitor in self.visitors.items():
-            counts[self.origins.find(source)[place] or 'unknown'] += visitor.visits
+        for source in self.visitors:
+            counts[self.origins.find(source)[place] or 'unknown'] += self.visits_of(source)
         return sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:most]
 
     def all_tables(self, most):
@@ -7951,12 +8038,39 @@ class Report:
             yield title, columns + ('count',), self.rows(title, most)
 
 
+def visitor_of(visit) -> Visitor:
+    """What the first visit was -> Visitor."""
+    visitor = Visitor(visit[0])
+    visitor.take(*visit)
+    return visitor
+
+
+def parse_lines(lines, parse) -> list:
+    """Lines of JSON -> their values, None for what is none: all at once if nothing is wrong."""
+    try:
+        values = parse('[%s]' % b','.join(lines).decode('utf-8', 'replace'))
+        if len(values) == len(lines):
+            return values
+    except (ValueError, RecursionError):
+        pass                                # which of them is it?
+    values = []
+    for line in lines:
+        try:
+            values.append(parse(line.decode('utf-8', 'replace')))
+        except (ValueError, RecursionError):
+            values.append(None)
+    return values
+
+
 def bars_of(hours) -> 'list[tuple[str, int]]':
     """{'YYYY-MM-DDTHH': count} -> [(begin of a bar, count)], none left out, at most BARS_MAX."""
     import calendar
     counts = {}
     for hour, count in hours.items():
-        counts[calendar.timegm(time.strptime(hour, '%Y-%m-%dT%H')) // HOUR_S] = count
+        try:
+            counts[calendar.timegm(time.strptime(hour, '%Y-%m-%dT%H')) // HOUR_S] = count
+        except ValueError:
+            continue                        # no time of ours
     if not counts:
         return []
     first, last = min(counts), max(counts)
@@ -9738,6 +9852,7 @@ def begin_again(code):
     """
     names = globals()
     if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
+            or type(names.get('__loader__')).__name__ == 'SourcelessFileLoader'     # compiled
             or sys.implementation.name != 'cpython'
             or not hasattr(os, 'memfd_create')):                    # before Python 3.8
         return
