@@ -873,12 +873,14 @@ class Index:
     def __init__(self, protocols):
         entries = sorted((make_signature(octets, each)
                           for each in protocols for octets in map(signature_octets, each.sigs)),
-                         key=lambda entry: (-certainty(entry), entry.each.name))
+                         key=strength)
         fronts = [entry for entry in entries if entry.runs and not entry.runs[0][0]]
         self.begun = frozenset(entry.runs[0][1][:1] for entry in fronts if entry.least > 1)
-        self.lists = {key: with_rivals(entry for entry in fronts
-                                       if key.startswith(entry.runs[0][1][:2]))
-                      for key in {entry.runs[0][1][:2] for entry in fronts}}
+        heads = collections.defaultdict(list)
+        for entry in fronts:
+            heads[entry.runs[0][1][:2]].append(entry)
+        self.lists = {key: with_rivals(sorted(here + heads.get(key[:1], []), key=strength)
+                                       if key[1:] else here) for key, here in heads.items()}
         for key, long in self.lists.items():
             if len(long) > LIST_MAX:
                 self.lists[key] = self.split(long)
@@ -1024,6 +1026,11 @@ def certainty(entry) -> int:
     """
     whole = entry.fixed == entry.least >= LITERAL_MIN
     return entry.fixed + (SIGNATURE_MAX if whole else 0)
+
+
+def strength(entry) -> tuple:
+    """A Signature -> its place in a list: the strongest first."""
+    return -certainty(entry), entry.each.name
 
 
 def with_rivals(entries) -> 'list[Signature]':
@@ -9845,6 +9852,7 @@ def begin_again(code):
     """
     names = globals()
     if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
+            or type(names.get('__loader__')).__name__ == 'SourcelessFileLoader'     # compiled
             or sys.implementation.name != 'cpython'
             or not hasattr(os, 'memfd_create')):                    # before Python 3.8
         return

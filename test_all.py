@@ -22,11 +22,14 @@ import gzip
 import hashlib
 import heapq
 import hmac
+import importlib.machinery
+import importlib.util
 import inspect
 import io
 import ipaddress
 import itertools
 import json
+import marshal
 import math
 import mmap
 import multiprocessing
@@ -34,7 +37,6 @@ import multiprocessing.connection
 import os
 import pty
 import pwd
-import py_compile
 import random
 import re
 import resource
@@ -65,7 +67,6 @@ except ImportError:                         # PyPy
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-sys.dont_write_bytecode = True
 
 import bench                # noqa: E402 - they stand beside this file
 import cba_reader           # noqa: E402
@@ -75,6 +76,7 @@ import masscanned           # noqa: E402
 import metrics              # noqa: E402
 from cscan import CBA_BIT, CBA_DATA, CBA_FILE, CBA_INT32, CBA_INT64, CBA_STR, UserError  # noqa
 
+sys.dont_write_bytecode = True              # of what tests load
 SEED = int(os.environ.get('SEED') or random.SystemRandom().getrandbits(32))
 TEST_ALL = os.environ.get('TEST_ALL') == '1'
 REQUIRED = os.environ.get('LIVE') == 'required'
@@ -88,9 +90,8 @@ def setUpModule():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)    # what nohup ignores, programs under test would
     # a program whose files may not grow would leave half a .pyc for the next one
     os.environ['PYTHONDONTWRITEBYTECODE'] = '1'
-    for name in os.listdir(HERE):
-        if name.endswith('.py'):
-            program(name)
+    for name in STANDARD:
+        program(name)
     sys.stderr.write('SEED=%d\n' % SEED)
 
 
@@ -736,6 +737,11 @@ STRANGE = [
 PRINT_PEAK = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 
 
+# The interpreter under test, without the packages of this machine: what they do at each start takes
+# longer than the rest of it, and our files need none of them
+PYTHON = [sys.executable, '-S']
+
+
 @functools.lru_cache(maxsize=None)
 def program(name):
     """One of our files -> the path that its processes run: compiled once, not 400 times.
@@ -748,12 +754,26 @@ def program(name):
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
-    return py_compile.compile(os.path.join(HERE, name), os.path.join(folder, name), doraise=True)
+    path = os.path.join(folder, name)
+    loader = importlib.machinery.SourceFileLoader(name[:-3], os.path.join(HERE, name))
+    with open(path, 'wb') as file:
+        file.write(importlib.util.MAGIC_NUMBER + bytes(12 if sys.version_info >= (3, 7) else 8))
+        marshal.dump(loader.get_code(name[:-3]), file)          # as it was imported above
+    os.mkdir(os.path.join(folder, 'import'))
+    os.link(path, os.path.join(folder, 'import', name + 'c'))
+    return path
+
+
+def importing(name, code=''):
+    """Python code -> the same behind `import` of one of our files, compiled where it can be."""
+    here = os.path.dirname(program(name))
+    return 'import sys; sys.path[:0] = %r; import %s\n%s' % (
+        [os.path.join(here, 'import'), here], name[:-3], code)
 
 
 def run_tool(tool, args, stdin=b'', redirect='', **options):
     """Run a tool -> (status, stdout, stderr); redirect  for sh, e.g. '<&-' or '>/dev/full'."""
-    command = [sys.executable, program(tool)] + list(args)
+    command = [*PYTHON, program(tool)] + list(args)
     if redirect:
         command = ['/bin/sh', '-c', 'exec "$0" "$@" ' + redirect] + command
     environment = {'PATH': os.environ.get('PATH', '/usr/bin:/bin'), 'LC_ALL': 'C.UTF-8',
@@ -979,7 +999,7 @@ class Case(unittest.TestCase):
 
 def tool(name, *args):
     """argv that runs one of our files with the interpreter under test."""
-    return [sys.executable, program(name)] + [str(arg) for arg in args]
+    return [*PYTHON, program(name)] + [str(arg) for arg in args]
 
 
 def run(name, *args, **options):
@@ -2239,7 +2259,7 @@ class Compile(Case):
             with self.subTest(args=args):
                 script = ('import resource, sys, compile_targets as c; c.main(sys.argv[1:]); '
                           + PRINT_PEAK)
-                done = subprocess.run([sys.executable, '-c', script, self.path('x'), '--as-db',
+                done = subprocess.run([*PYTHON, '-c', script, self.path('x'), '--as-db',
                                        self.path('db')] + args, stdout=subprocess.PIPE, cwd=HERE)
                 self.assertGreater(os.path.getsize(self.path('x.csw')), 800000)
                 if sys.implementation.name == 'cpython':
@@ -2321,7 +2341,7 @@ class Compile(Case):
     def test_reader_gone(self):
         read, write = os.pipe()
         os.close(read)
-        done = subprocess.Popen([sys.executable, program(self.tool), '--list'],
+        done = subprocess.Popen([*PYTHON, program(self.tool), '--list'],
                                 stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE)
         os.close(write)
         _, err = done.communicate(b'10.0.0.1-10.99.99.99\n', TIMEOUT_S)
@@ -3105,7 +3125,7 @@ class Cba(Case):
         """cba_reader.py whose stdout nobody reads -> (status, stderr)."""
         read, write = os.pipe()
         os.close(read)
-        done = subprocess.Popen([sys.executable, program('cba_reader.py')] + args,
+        done = subprocess.Popen([*PYTHON, program('cba_reader.py')] + args,
                                 stdout=write, stderr=subprocess.PIPE,
                                 env={'PYTHONDONTWRITEBYTECODE': '1'})
         os.close(write)
@@ -4360,10 +4380,10 @@ def check(target, out, options):
     def test_full_disk_before_the_end(self):
         """It is full when too many hosts are held: the document ends, what comes later is told."""
         def held(most):
-            code = ('import sys; sys.path.insert(0, %r); import cscan; cscan.HELD_MAX = %d; '
-                    'sys.exit(cscan.main())' % (HERE, most))
+            code = importing('cscan.py',
+                             'cscan.HELD_MAX = %d; sys.exit(cscan.main())' % most)
             return patched(sys.modules[__name__], tool=lambda name, *args: [
-                sys.executable, '-c', code] + list(args))
+                *PYTHON, '-c', code] + list(args))
         stdin = b''.join(b'1.2.3.%d:80\n' % number for number in range(50))
         with held(20):
             root, err = self.full_disk(3000, stdin, '-mt', '1')
@@ -4546,7 +4566,7 @@ print(hosts, table.full(), end=' ')
     def test_memory(self):
         """A million results by host: 100 MB at most, the program among them."""
         hosts, kilobytes = subprocess.check_output(
-            [sys.executable, '-c', self.MEMORY, HERE], timeout=300).split()
+            [*PYTHON, '-c', self.MEMORY, HERE], timeout=300).split()
         self.assertEqual(int(hosts), 1000000)
         if sys.implementation.name == 'cpython':
             self.assertLess(int(kilobytes), 100000)
@@ -8505,8 +8525,8 @@ class LongLive(Case):
         for line in ('link add v0 type veth peer name v1', 'addr add 10.98.0.1/24 dev v0',
                      'link set v0 arp off up', 'link set v1 up', 'route add 10.99.0.0/16 dev v0'):
             self.ip('-n', name, *line.split())      # v1 swallows everything
-        self.inside(name, sys.executable, '-c', LONG_LISTENER, '8099')
-        self.counter = self.inside(name, sys.executable, '-c', SYN_COUNTER)
+        self.inside(name, *PYTHON, '-c', LONG_LISTENER, '8099')
+        self.counter = self.inside(name, *PYTHON, '-c', SYN_COUNTER)
         state, output = (self.path('%s%d' % (what, workers)) for what in ('state', 'cba'))
         scan = ['ip', 'netns', 'exec', name] + tool('cscan.py', '-q')
         first = ['-f', '127.128.0.0-127.128.74.255,10.99.0.0-10.99.3.31', '-p', '8099,1-9',
@@ -8544,7 +8564,7 @@ class LongLive(Case):
             self.skipTest('needs GNU parallel')
         far = self.namespace('far')
         self.ip('-n', far, 'route', 'add', 'local', '10.64.0.0/16', 'dev', 'lo')
-        self.inside(far, sys.executable, '-c', LONG_LISTENER, '8099')
+        self.inside(far, *PYTHON, '-c', LONG_LISTENER, '8099')
         near = []
         for number in range(1, 5):
             name = self.namespace('shard%d' % number)
@@ -8617,7 +8637,7 @@ class LongLive(Case):
         for line in ('link add v0 type veth peer name v1', 'addr add 10.77.0.1/24 dev v0',
                      'link set v0 up', 'link set v1 up'):
             self.ip('-n', name, *line.split())      # Slurm looks no host up without an address
-        self.inside(name, sys.executable, '-c', LONG_LISTENER, '443')
+        self.inside(name, *PYTHON, '-c', LONG_LISTENER, '443')
         shutil.copy(os.path.join(HERE, 'cscan.py'), self.folder)
         self.path('targets.txt', b'127.1.0.0/20\n')
         script = self.readme_block('#!/bin/sh').replace('exec python3 cscan.py -q -f',
@@ -8792,9 +8812,9 @@ class Cli(Case):
 
     def test_no_targets_no_packet(self):
         """Without -f: what the built-in targets are, how to scan them, status 2; no socket."""
-        code = ("import cscan, socket, sys; socket.socket = None; "
-                "sys.argv = ['cscan.py', '-p', '22', '-r', '1000']; sys.exit(cscan.main())")
-        done = subprocess.run([sys.executable, '-c', code], cwd=HERE, stdout=subprocess.PIPE,
+        code = importing('cscan.py', "import socket; socket.socket = None; sys.argv = "
+                         "['cscan.py', '-p', '22', '-r', '1000']; sys.exit(cscan.main())")
+        done = subprocess.run([*PYTHON, '-c', code], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
         self.assertEqual((done.returncode, done.stdout), (2, b''))
         err = done.stderr.decode()
@@ -9461,7 +9481,7 @@ def check(target, out, options):
         copy = self.path('other.py')
         shutil.copy(os.path.join(HERE, 'cscan.py'), copy)
         self.path('mine.py', text.encode())
-        process = subprocess.Popen([sys.executable, copy, '-x', '-mod', './mine.py'],
+        process = subprocess.Popen([*PYTHON, copy, '-x', '-mod', './mine.py'],
                                    cwd=self.folder,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.assertEqual(process.communicate(b'1.2.3.4:5\n', 20)[0], b'module: mine\nTrue\n')
@@ -10741,9 +10761,9 @@ class Talks(Case):
 
     def test_start_without_ssl(self):
         """A Python without TLS scans; ssl is loaded by who needs it only."""
-        code = ('import sys; sys.modules["ssl"] = None; sys.path.insert(0, %r); import cscan\n'
-                'try: cscan.tls_context(True)\nexcept cscan.Unable as e: print(e)' % HERE)
-        words = subprocess.check_output([sys.executable, '-c', code]).decode()
+        code = 'import sys; sys.modules["ssl"] = None\n' + importing(
+            'cscan.py', 'try: cscan.tls_context(True)\nexcept cscan.Unable as e: print(e)')
+        words = subprocess.check_output([*PYTHON, '-c', code]).decode()
         self.assertRegex(words, '^this Python has no TLS: ')
 
     def test_reset_at_the_end(self):
@@ -11963,7 +11983,7 @@ class Live(Case):
         """Start to watch SYNs that leave; call the result for [(time, host, port)] so far."""
         path = self.path('syns')
         with open(path, 'wb') as file:
-            process = subprocess.Popen(['ip', 'netns', 'exec', self.near, sys.executable, '-c',
+            process = subprocess.Popen(['ip', 'netns', 'exec', self.near, *PYTHON, '-c',
                                         SNIFFER,
                                         'v0'], stdout=file)
         self.addCleanup(process.wait)
@@ -12053,7 +12073,7 @@ class Live(Case):
         code = ('import socket, sys, time\nkeep = []\nfor a in sys.argv[1:]:\n'
                 ' s = socket.socket(); h, p = a.split(":"); s.bind((h, int(p))); s.listen(99)\n'
                 ' keep.append(s)\nprint("ready", flush=True)\ntime.sleep(600)')
-        process = subprocess.Popen(['ip', 'netns', 'exec', self.far, sys.executable, '-c', code]
+        process = subprocess.Popen(['ip', 'netns', 'exec', self.far, *PYTHON, '-c', code]
                                    + list(addresses), stdout=subprocess.PIPE)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
@@ -12100,7 +12120,7 @@ class Live(Case):
     def test_mixed_net(self):
         """Sockets that met an open port go on to any kind of target: no result is another's."""
         process = subprocess.Popen(
-            ['ip', 'netns', 'exec', self.far, sys.executable, '-c', MIXED_SERVER],
+            ['ip', 'netns', 'exec', self.far, *PYTHON, '-c', MIXED_SERVER],
             stdout=subprocess.PIPE)
         self.addCleanup(process.stdout.close)
         self.addCleanup(end_process, process)
@@ -20116,7 +20136,7 @@ assert connections.held == sum(conn.cost() for conn in connections.table.values(
 print(len(connections.table), end=' ')
 """ + PRINT_PEAK + """
 """
-        done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, cwd=HERE,
+        done = subprocess.run([*PYTHON, '-c', code], stdout=subprocess.PIPE, cwd=HERE,
                               timeout=300)
         count, kilobytes = map(int, done.stdout.split())
         self.assertGreater(count, 1000)
@@ -23297,14 +23317,15 @@ def state_folder():
 class Running:
     """masscanned.py at work; its streams are files."""
 
-    def __init__(self, owner, namespace, *args, code=None, redirect='', ready=True, **options):
+    def __init__(self, owner, namespace, *args, code=None, script='masscanned.py', redirect='',
+                 ready=True, **options):
         """code: Python that changes `masscanned` before it starts."""
         self.streams = [tempfile.TemporaryFile() for _ in range(2)]
         if '--state-dir' not in args:
             args += '--state-dir', state_folder().name
-        command = tool('masscanned.py', *args) if code is None else [
-            sys.executable, '-c', 'import sys; sys.path.insert(0, %r); import masscanned\n%s\n'
-            'sys.exit(masscanned.main())' % (HERE, code)] + [str(arg) for arg in args]
+        command = tool(script, *args) if code is None else [
+            *PYTHON, '-c', importing('masscanned.py', code + '\nsys.exit(masscanned.main())'),
+            *map(str, args)]
         if redirect:
             command = ['/bin/sh', '-c', 'exec "$0" "$@" ' + redirect] + command
         options.setdefault('stdout', self.streams[0])
@@ -23349,6 +23370,8 @@ class Running:
             stream.close()
 
 
+# A script begins again where it could not give back its syntax tree otherwise
+HAS_SECOND_LIFE = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
 CLEAN = {'PATH': os.environ.get('PATH', '') + ':/usr/sbin:/sbin:/usr/bin:/bin', 'HOME': '/tmp',
          'LC_ALL': 'C', 'TZ': 'UTC', 'PYTHONDONTWRITEBYTECODE': '1'}
 
@@ -24447,8 +24470,11 @@ print(*words)
 
     def test_signals(self):
         """SIGTERM, SIGINT: exit 0, counters on standard error, the whole log written."""
-        runs = [self.start('10.88.0.14%d' % number) for number in range(2)]
+        runs = [self.start('10.88.0.14%d' % number, script=script) for number, script in enumerate(
+            ('masscanned.py', os.path.join(HERE, 'masscanned.py')))]
         wire = self.wire()
+        with open('/proc/%d/cmdline' % runs[1].pid, 'rb') as file:
+            self.assertEqual(b'-c' in file.read().split(b'\0'), HAS_SECOND_LIFE)
         for number, (each, name) in enumerate(zip(runs, ('SIGTERM', 'SIGINT'))):
             with self.subTest(name):
                 own = '10.88.0.14%d' % number
@@ -25292,21 +25318,24 @@ class ResponderCli(Case):
             with patched(sys, argv=['-c'], path=list(sys.path)):
                 exec(words[words.index(b'-c') + 1].decode(), begun)
             raise OSError(errno.EACCES, 'no')
-        is_able = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
-        for name, words, argv, spec, expected in (
-                ('script', ['python3'] + script, script, None, True),
-                ('options', ['python3', '-B', '-W', '-i'] + script, script, None, True),
-                ('module', ['python3'] + script, script, 'spec', False),
-                ('other arguments', ['python3'] + script, script[:2], None, False),
-                ('nobody knows', [], script, None, False),
-                ('profiler', ['python3', '/usr/bin/profile'] + script, script, None, False)):
+        compiled = {'__loader__': type('SourcelessFileLoader', (), {})()}
+        for name, words, argv, names, expected in (
+                ('script', ['python3'] + script, script, {}, True),
+                ('options', ['python3', '-B', '-W', '-i'] + script, script, {}, True),
+                ('module', ['python3'] + script, script, {'__spec__': 'spec'}, False),
+                ('compiled', ['python3'] + script, script, compiled, False),
+                ('other arguments', ['python3'] + script, script[:2], {}, False),
+                ('nobody knows', [], script, {}, False),
+                ('profiler', ['python3', '/usr/bin/profile'] + script, script, {}, False)):
             descriptors = os.listdir('/proc/self/fd')
-            with self.subTest(name), patched(masscanned, __spec__=spec, read_command=lambda: list(
-                    map(os.fsencode, words))), patched(sys, argv=argv), patched(os, execv=execv):
+            names = dict({'__spec__': None}, **names)
+            with self.subTest(name), patched(masscanned, read_command=lambda: list(
+                    map(os.fsencode, words)), **names), patched(
+                        sys, argv=argv), patched(os, execv=execv):
                 found.clear()
                 begun.clear()
                 masscanned.begin_again(code)
-                self.assertEqual(len(found), expected and is_able)
+                self.assertEqual(len(found), expected and HAS_SECOND_LIFE)
                 self.assertEqual(begun.get('came', argv), argv)
                 for path, given in found:
                     self.assertEqual(path, sys.executable)
@@ -25510,14 +25539,15 @@ class ResponderCli(Case):
     def as_nobody(self, *args):
         """main() without any right -> (status, stdout, stderr)."""
         os.chmod(self.folder, 0o755)
-        code = ('import os, sys; sys.path.insert(0, %r); import masscanned\n'
-                'write, masscanned.write_all = masscanned.write_all, lambda *_: None\n'
-                'masscanned.main(["-i", "nope0"])   # nobody may not read what is loaded late\n'
-                'masscanned.write_all = write\n'
-                'if not os.getuid():\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n'
-                'sys.exit(masscanned.main())' % HERE)
+        code = importing(
+            'masscanned.py', 'import os\n'
+            'write, masscanned.write_all = masscanned.write_all, lambda *_: None\n'
+            'masscanned.main(["-i", "nope0"])   # nobody may not read what is loaded late\n'
+            'masscanned.write_all = write\n'
+            'if not os.getuid():\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n'
+            'sys.exit(masscanned.main())')
         return self.finish(subprocess.Popen(
-            [sys.executable, '-c', code] + list(args), stdin=subprocess.DEVNULL,
+            [*PYTHON, '-c', code] + list(args), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN, cwd='/'))
 
     def test_no_privilege(self):
