@@ -18457,6 +18457,8 @@ lines('gopher', 'A selector -> there is none.', port=70, ref='RFC 1436 s3.6, s3.
 # ---- rsync ---------------------------------------------------------------------------
 
 RSYNC_HELLO = b'@RSYNCD: 31.0\n'
+RSYNC_MD5 = re.compile(br'@RSYNCD: [3-9][0-9]\b')       # versions before 30 have MD4
+RSYNC_DIGEST = 16
 
 
 @talk('rsync', sig=(b'@RSYNCD: ', '..'), port=873, size=line, limit=TEXT_MAX, banner=RSYNC_HELLO,
@@ -18465,25 +18467,39 @@ def answer_rsync(message, peer):
     """Version -> ours; #list -> a module; that -> no login.
 
     returns  to the name of the module a challenge, then an error
-    state   True after their version; the module of a login under way
+    state   their version; (module, challenge, version) while a login is under way
     """
     text = message.strip()
     if not peer.state:
         if message == RSYNC_HELLO and peer.dport != 873:
             return None                         # perhaps one of us
-        peer.state = True
+        peer.state = text
         return b'' if peer.greeter else RSYNC_HELLO
-    if isinstance(peer.state, bytes):
+    if isinstance(peer.state, tuple):
+        module, challenge, version = peer.state
         user, _, digest = text.partition(b' ')
-        peer.note('credentials', user=user, digest=digest)
-        return b'@ERROR: auth failed on module %s\n' % peer.state, SHUT
+        peer.note('credentials', user=user, digest=digest, salt=challenge,
+                  **rsync_hash(version, challenge, digest))
+        return b'@ERROR: auth failed on module %s\n' % module, SHUT
     if text in (b'', b'#list'):
         return b'files          \t\n@RSYNCD: EXIT\n', SHUT
     if text != b'files':
         return b"@ERROR: Unknown module '%s'\n" % text[:64], SHUT
-    peer.state = text
     challenge = codecs.encode(peer.host.random(16), 'base64').rstrip(b'=\n')
+    peer.state = text, challenge, peer.state
     return b'@RSYNCD: AUTHREQD %s\n' % challenge
+
+
+def rsync_hash(version, challenge, digest) -> dict:
+    """Answer to a challenge -> {'hash': as hashcat reads it}; {}: nothing that could be tried.
+
+    version     as the client said it: from 30 on MD5 of password and challenge, MD4 before
+    source      rsync(5) s"auth users"; https://hashcat.net/wiki/doku.php?id=example_hashes: 10
+    """
+    proof = read_base64(digest + b'==')
+    if not RSYNC_MD5.match(version) or len(proof) != RSYNC_DIGEST:
+        return {}
+    return {'hash': '%s:%s' % (proof.hex(), challenge.decode())}
 
 
 # ---- svn -----------------------------------------------------------------------------
@@ -18513,7 +18529,7 @@ def svn_size(data):
 def answer_svn(message, peer):
     """Greeting -> a login, please; login -> no.
 
-    state   what is expected: None a greeting, 1 a mechanism, 2 a digest
+    state   what is expected: None a greeting, 1 a mechanism, our challenge: a digest
     """
     if peer.state is None:
         peer.state = 1
@@ -18521,11 +18537,14 @@ def answer_svn(message, peer):
         name = peer.host.host_name
         return hello + b'( success ( ( CRAM-MD5 ) %d:%s ) ) ' % (len(name), name)
     if peer.state == 1:
-        peer.state = 2
         challenge = b'<%s@%s>' % (peer.host.random(8).hex().encode(), peer.host.host_name)
+        peer.state = challenge
         return b'( step ( %d:%s ) ) ' % (len(challenge), challenge)
-    user, _, digest = message.partition(b':')[2].strip().partition(b' ')
-    peer.note('credentials', user=user, digest=digest)
+    answer = message.partition(b':')[2].strip()
+    user, _, digest = answer.partition(b' ')
+    coded = (binascii.b2a_base64(each, newline=False).decode() for each in (peer.state, answer))
+    peer.note('credentials', user=user, digest=digest, salt=peer.state,
+              hash='$cram_md5$%s$%s' % tuple(coded))    # as hashcat reads it: example_hashes, 10200
     peer.state = 1                              # whoever has another login may try that
     return b'( failure ( 20:Authorization failed ) ) '
 

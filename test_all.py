@@ -13886,6 +13886,7 @@ BINARY_NOTES = {                            # name of a vector: what is noted of
     'x11 big': dict(user=b'MIT-MAGIC-COOKIE-1', password='55' * 16),
     'dicom association': dict(user=b'ECHO', target=b'ANY'), 'smpp bind': BOB_X,
 }
+RSYNC_LOGIN = dict(user=b'bob', digest=b'00ff', salt=b'EREREREREREREREREREREQ')
 NOTED = [                                   # name, request, fields of the notes
     ('imap', b'a LOGIN "bob" secret\r\na LOGIN {3}\r\nbob {6}\r\nsecret\r\n', [LOGIN] * 2),
     ('imap', b'a AUTHENTICATE PLAIN %s\r\na AUTHENTICATE LOGIN\r\n%s\r\n%s\r\n' % (
@@ -13898,8 +13899,16 @@ NOTED = [                                   # name, request, fields of the notes
     ('smtp', b'AUTH LOGIN %s\r\n%s\r\n' % (BOB, SECRET), [LOGIN]),
     ('distcc', DISTCC_JOB, [dict(words=b'cc -c x.c')]),
     ('ftp', b'user bob\r\npass secret\r\n', [LOGIN]),
-    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [dict(user=b'bob', digest=b'00ff')]),
-    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(user=b'bob', digest=b'00ff')]),
+    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [RSYNC_LOGIN]),
+    ('rsync', b'@RSYNCD: 29.0\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w')]),
+    ('rsync', b'@RSYNCD: 31.0 md5\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w',
+           hash='00112233445566778899aabbccddeeff:EREREREREREREREREREREQ')]),
+    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(
+        user=b'bob', digest=b'00ff', salt=b'<1111111111111111@%s>' % ME, hash='$cram_md5$%s$%s' % (
+            base64.b64encode(b'<1111111111111111@%s>' % ME).decode(),
+            base64.b64encode(b'bob 00ff').decode()))]),
     ('asterisk', b'Action: Login\r\nUsername: bob\r\nSecret: secret\r\n\r\n', [LOGIN]),
     ('irc', b'PASS secret\r\nNICK bob\r\nUSER x\r\n', [LOGIN]),
     ('rtsp', b'DESCRIBE rtsp://x RTSP/1.0\r\nAuthorization: Basic Ym9iOnNlY3JldA==\r\n\r\n', [LOGIN]),
