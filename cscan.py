@@ -4081,7 +4081,7 @@ ftp             Pure-FTPd    220[ -][^\n]*Pure-FTPd
 ftp             FileZilla    220[ -]FileZilla Server (?:version )?(<v>[\d.]+)
 ftp             Microsoft    220[ -][^\r\n]*Microsoft FTP Service(?: \(Version (<v>[\d.]+)\))?
 ftp             pyftpdlib    220[ -][^\r\n]*pyftpdlib (<v>[\d.]+)
-smtp            Postfix      220[ -]\S+ ESMTP Postfix(?: \((<d>[^)]*)\))?
+smtp            Postfix      220[ -]\S+ ESMTP Postfix(?: \(?(<v>\d[\w.]*)\)?)?(?: \((<d>[^)]*)\))?
 smtp            Exim         220[ -]\S+ ESMTP Exim (<v>[\w.]+)
 smtp            Sendmail     220[ -]\S+ ESMTP Sendmail (<v>[\d.]+)
 smtp            Exchange     220[ -]\S+ Microsoft ESMTP MAIL Service(?:, Version: (<v>[\d.]+))?
@@ -4203,7 +4203,7 @@ minecraft       -            .{1,6}\{"(?:description|players|version)"
 aerospike       Aerospike    \x02\x01.{6}build\t(<v>[\d.]+)
 amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS.{4}(<p>\w[\w +-]*?)
                              \x08platform.{0,400}?\x07versionS.{4}(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS\0\0\0.(<p>
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,800}?\x07productS\0\0\0.(<p>
                              \w[\w +-]*)\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            (?:\x01\0\0.{4}\0\n\0\n|AMQP[\0-\x03])
@@ -4239,6 +4239,7 @@ msrpc           -            \x05\0[\x0c\x0d]\x03\x10\0\0\0
 smb             -            \0...\xfeSMB
 smb             -            \0...\xffSMB
 rpc             -            \x80\0\0.cscn\0\0\0\x01
+rdp             xrdp         \x03\0\0\x13\x0e\xd0\0\0\x124\0\x02\x01\x08\0[\0\x01]\0\0\0\Z
 rdp             -            \x03\0\0[\x0b\x13].\xd0
 x11             -            [\0\x02].\x0b\0\0\0..(<d>[ -~]*)
 x11             -            \x01\0\x0b\0\0\0..(?:.{32})(<d>[ -~]{4,})
@@ -4409,6 +4410,19 @@ def smb_dialect(octets: bytes) -> str:
     return 'dialect %d.%d' % (major[0], minor[0] >> 4) if major else ''
 
 
+def smb_service(found: Service, octets: bytes) -> Service:
+    """What stands in an answer to a negotiation besides its name.
+
+    Samba's ServerGuid ([MS-SMB2] s2.2.4) is its NetBIOS name, where others have random octets:
+    own captures.
+    """
+    details = smb_dialect(octets)
+    name = octets[76:92].rstrip(b'\0')
+    if octets[4:8] != b'\xfeSMB' or not re.match(rb'[\w-]{1,15}\Z', name):
+        return found._replace(details=details)
+    return found._replace(product='Samba', details='%s, name %s' % (details, name.decode()))
+
+
 DEEP_VERSIONS = {'mssql': mssql_version, 'oracle': oracle_version}
 TITLE_MAX = 200                     # octets that are kept of a title
 RECOGNISED_MAX = 4096               # octets that are looked at: 2 ms at the worst
@@ -4430,7 +4444,7 @@ def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | N
             found = matched(name, product, match)
             if name in DEEP_VERSIONS:
                 found = found._replace(version=DEEP_VERSIONS[name](octets))
-            return found._replace(details=smb_dialect(octets)) if name == 'smb' else found
+            return smb_service(found, octets) if name == 'smb' else found
     is_echo = len(sent) > 4 and octets.startswith(sent)
     return Service('echo', '', '', '', {}) if is_echo else None
 

@@ -873,12 +873,14 @@ class Index:
     def __init__(self, protocols):
         entries = sorted((make_signature(octets, each)
                           for each in protocols for octets in map(signature_octets, each.sigs)),
-                         key=lambda entry: (-certainty(entry), entry.each.name))
+                         key=strength)
         fronts = [entry for entry in entries if entry.runs and not entry.runs[0][0]]
         self.begun = frozenset(entry.runs[0][1][:1] for entry in fronts if entry.least > 1)
-        self.lists = {key: with_rivals(entry for entry in fronts
-                                       if key.startswith(entry.runs[0][1][:2]))
-                      for key in {entry.runs[0][1][:2] for entry in fronts}}
+        heads = collections.defaultdict(list)
+        for entry in fronts:
+            heads[entry.runs[0][1][:2]].append(entry)
+        self.lists = {key: with_rivals(sorted(here + heads.get(key[:1], []), key=strength)
+                                       if key[1:] else here) for key, here in heads.items()}
         for key, long in self.lists.items():
             if len(long) > LIST_MAX:
                 self.lists[key] = self.split(long)
@@ -1024,6 +1026,11 @@ def certainty(entry) -> int:
     """
     whole = entry.fixed == entry.least >= LITERAL_MIN
     return entry.fixed + (SIGNATURE_MAX if whole else 0)
+
+
+def strength(entry) -> tuple:
+    """A Signature -> its place in a list: the strongest first."""
+    return -certainty(entry), entry.each.name
 
 
 def with_rivals(entries) -> 'list[Signature]':
@@ -1648,17 +1655,19 @@ class Cookies:
         return hashlib.blake2s(struct.pack('!q', epoch), key=self.secret).digest()
 
     def make(self, flow, offer, initial):
-        """Addresses and ports, what the client offers, his number -> our initial one.
+        """Addresses and ports, what the client offers, his number -> (our initial one, draw).
 
         offer   step of the MSS, and of the window scale 8 times what SCALE_STEP says
+        draw    the other half of the hash, for Face.offset()
         """
         known = flow_hash(self.key + flow)
-        return known & self.hash | known + (initial << self.bits) & self.place ^ offer
+        return (known & self.hash | known + (initial << self.bits) & self.place ^ offer,
+                known >> 32)
 
     def read(self, flow, seq, ack):
-        """Numbers of a segment -> (offer, octets of it beyond the client's first, -1: before it).
+        """Numbers of a segment -> (offer, octets of it beyond the client's first, draw).
 
-        None: no cookie of ours, or too far away.
+        -1 octets: before it; draw: as of make().  None: no cookie of ours, or too far away.
         """
         cookie, bits, place = ack - 1 & MASK32, self.bits, self.place
         for key in (self.key, self.before):
@@ -1668,7 +1677,7 @@ class Cookies:
                 initial = ((cookie ^ offer) - known & place) >> bits
                 beyond = seq - initial & place >> bits          # 0 is the SYN's own number
                 if beyond <= WINDOW_MAX + 1:
-                    return offer, beyond - 1
+                    return offer, beyond - 1, known >> 32
         return None
 
 
@@ -1679,7 +1688,8 @@ def hash_slowly(octets: bytes) -> int:
 
 # The interpreter's own hash of octets is SipHash (PEP 456), a keyed function made for such use,
 # 50 ns instead of 270; our key in front makes it ours even where PYTHONHASHSEED is known.
-flow_hash = hash if sys.hash_info.algorithm.startswith('siphash') else hash_slowly
+IS_SIPHASH = sys.hash_info.algorithm.startswith('siphash') and sys.hash_info.width == 64
+flow_hash = hash if IS_SIPHASH else hash_slowly
 
 
 # ---- timers ----
@@ -1816,19 +1826,19 @@ class Waiting:
     """A completed handshake on a port where we speak first: the client may still do so.
 
     head, rcv, una, seen, wake, terms, recent, offset, mss      as of Conn
-    step        what the client offered, as his cookie says
+    agreed      as of Stack.make_conn()
     window      the client's, as he writes it
     """
-    __slots__ = ('head', 'rcv', 'una', 'step', 'window', 'seen', 'wake', 'terms', 'recent',
+    __slots__ = ('head', 'rcv', 'una', 'agreed', 'window', 'seen', 'wake', 'terms', 'recent',
                  'offset', 'mss')
     held, record = 0, None
     resumes = deadline = secure = None
 
-    def __init__(self, head, rcv, una, step, window, seen, wake):
-        self.head, self.step, self.window = head, step, window
+    def __init__(self, head, rcv, una, window, seen, agreed):
+        self.head, self.window, self.agreed = head, window, agreed
         self.rcv, self.una = rcv, una
-        self.seen, self.wake = seen, wake
-        self.recent = None
+        self.seen = seen
+        self.wake = self.recent = None
         self.offset = self.mss = 0
 
     @staticmethod
@@ -2460,23 +2470,25 @@ class Face:
     ecn         a SYN that asks for ECN gets it
     odd         segments of odd flags to open ports get a RST, not silence
     code        an echo reply has the code of the request
-    epoch       of our timestamps, in milliseconds; mixes: what makes them differ by address
+    spread      mask of what our timestamps differ by from one connection to the next
+    epoch       of them, in milliseconds
+    mix         what makes identifications differ by address
     count       packets that were counted in an identification
     """
     __slots__ = ('ttl', 'window', 'scale', 'options', 'offers', 'idents', 'fragments', 'reset',
-                 'ecn', 'odd', 'code', 'epoch', 'mixes', 'count')
+                 'ecn', 'odd', 'code', 'spread', 'epoch', 'mix', 'count')
 
     def __init__(self, ttl=64, window=(65535, ''), scale=None, options=(('mss',),),
                  idents=(ID_ZERO,) * 5, fragments=(IPV4_DF,) * 5, reset=WINDOW_MAX, ecn=False,
-                 odd=False, code=True, secret=b''):
+                 odd=False, code=True, spread=MASK32, secret=b''):
         self.ttl, self.window, self.scale = ttl, window, scale
         self.options, self.idents, self.fragments = options, idents, fragments
         self.reset, self.ecn = reset, ecn
-        self.odd, self.code = odd, code
+        self.odd, self.code, self.spread = odd, code, spread
         self.offers = sum([OPTION_NAMES[name] for group in options for name in group])
         key = hashlib.blake2s(b'face', key=secret).digest()
-        self.epoch, *self.mixes, self.count = struct.unpack_from('!IIIIH', key)
-        self.mixes = [each | 1 for each in self.mixes]
+        self.epoch, mix, self.count = struct.unpack_from('!IIH', key)
+        self.mix = mix | 1
 
     def mss(self, mtu, header) -> int:
         """What fits into a packet behind the IP header of a family."""
@@ -2515,15 +2527,9 @@ class Face:
         field = min(ROOM >> self.scale, WINDOW_MAX)
         return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
 
-    def offset(self, flow) -> int:
-        """Addresses and ports -> what our timestamps are ahead between these addresses."""
-        half = (len(flow) - 4) // 2
-        return self.offset4(from_octets(flow[half - 4:half], 'big'),
-                            from_octets(flow[-8:-4], 'big'))
-
-    def offset4(self, src, dst) -> int:
-        """The same of numbers of IPv4, or the last 32 bits of IPv6."""
-        return (src * self.mixes[0] >> 32) + (dst * self.mixes[1] >> 32) + self.epoch & MASK32
+    def offset(self, draw) -> int:
+        """What Cookies have drawn for a connection -> what its timestamps are ahead."""
+        return (draw & self.spread) + self.epoch
 
     def ident(self, kind, src, sport=0) -> int:
         """Kind of a packet to a client, as numbers -> its identification."""
@@ -2531,7 +2537,7 @@ class Face:
         if way == ID_ZERO:
             return 0
         self.count += 1
-        return self.count + (0 if way == ID_COUNT else (src * self.mixes[1] >> 20) + sport) & HALF
+        return self.count + (0 if way == ID_COUNT else (src * self.mix >> 20) + sport) & HALF
 
     def pack_ipv4(self, proto: int, src: bytes, dst: bytes, data: bytes, tos=0) -> bytes:
         """Packet without options around data."""
@@ -2597,6 +2603,7 @@ PERSONAS = {
         window   65535 whole                # segments
         scale    7
         options  mss sok+ts ws              # + without NOPs between
+        clock    connection                 # each has timestamps of its own
         ident    segment=flow icmp=flow     # else zero
         df       syn-ack reset segment udp
         reset    0
@@ -2628,13 +2635,15 @@ PERSONAS = {
         window   mss*20
         scale    5
         options  mss sok+ts ws
+        clock    host
         ident    segment=flow icmp=flow
         df       syn-ack reset segment udp
         reset    0
         ecn      yes
         ''',
 }
-PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ')
+PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ').replace(
+    'connection                 # each has timestamps of its own', 'host')
 PACKET_KINDS = 'syn-ack', 'reset', 'segment', 'udp', 'icmp'
 
 # name of the host: a pattern; identification of SSH, Server of HTTP, both octets; native system
@@ -2761,6 +2770,7 @@ FACE_KEYS = {                           # the same, of the name it has in a Face
     'window': ('window', key_window),
     'scale': ('scale', functools.partial(key_number, least=0, most=14)),
     'options': ('options', key_options),
+    'clock': ('spread', functools.partial(key_choice, connection=MASK32, host=0)),
     'ident': ('idents', key_idents),
     'df': ('fragments', key_fragments),
     'reset': ('reset', functools.partial(key_number, least=0, most=WINDOW_MAX)),
@@ -3166,7 +3176,7 @@ class Alike:
         face.count += self.count - taken
         idents = count_lanes(self.count) + self.each(start & HALF)
         if face.idents[model.varies] == ID_FLOW:
-            idents += self.src * face.mixes[1] >> 20 & half
+            idents += self.src * face.mix >> 20 & half
             if self.proto == IP_TCP:
                 idents += self.ports >> 16 & half
         return idents & half
@@ -3219,28 +3229,29 @@ class Openings(Alike):
             return self.each(MSS_STEP[sizes[0]] | scale)
         return self.pack('Q', [MSS_STEP[size] | scale for size in sizes])
 
-    def cookies(self, make):
-        """The sequence number of each flow, not yet mixed with an offer, in lanes: 0.1 us each.
+    def draw(self, key):
+        """The keyed hash of each flow, in lanes: 0.1 us each.
 
-        It is Cookies.make(), without any Python between one hash and the next.
+        As Cookies.make() has it, without any Python between one hash and the next.
         """
-        key = make.key
         block = bytearray((key + bytes(12)) * self.count)
         words, at, step = memoryview(block).cast('I'), len(key) // 4, len(key) // 4 + 3
         src, dst = (memoryview(self.octets[each]).cast('I') for each in (COLUMN_SRC, COLUMN_DST))
         words[at::step], words[at + 1::step], words[at + 2::step] = src[1::2], dst[::2], dst[1::2]
-        hashes = map(flow_hash, cut_rows('%ds' % (4 * step), block))
-        known = self.pack('q', hashes)
+        return self.pack('q', map(flow_hash, cut_rows('%ds' % (4 * step), block)))
+
+    def cookies(self, make, known):
+        """The sequence number of each flow, of its hash, not yet mixed with an offer, in lanes."""
         place = known + (self.first(COLUMN_SEQ) << make.bits) & self.each(make.place)
         return known & self.each(make.hash) | place
 
-    def stamps(self, stack):
-        """Our timestamp for each, as of Face.offset(), and its own, in lanes."""
-        face, word, (at, half) = stack.face, self.each(MASK32), divmod(self.offer.at, 8)
-        offsets = (self.src * face.mixes[0] >> 32 & word) + (self.dst * face.mixes[1] >> 32 & word)
-        ours = offsets + self.each(stack.ticks + face.epoch & MASK32) & word
+    def stamps(self, stack, known):
+        """Our timestamp for each, of its hash as of Face.offset(), and its own, in lanes."""
+        face, (at, half) = stack.face, divmod(self.offer.at, 8)
+        clock = stack.ticks + face.epoch & MASK32
+        ours = (known >> 32 & self.each(face.spread)) + self.each(clock)
         at += COLUMN_OPTION
-        return ours, self.second(at) if half else self.first(at)
+        return ours & self.each(MASK32), self.second(at) if half else self.first(at)
 
     def answers(self, stack) -> 'Replies':
         """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
@@ -3249,12 +3260,13 @@ class Openings(Alike):
         """
         each, ports, half = self.each, self.ports, self.each(HALF)
         model = stack.syn_acks[self.offer.bits]
-        cookies = self.cookies(stack.cookies) ^ self.steps()
+        known = self.draw(stack.cookies.key)
+        cookies = self.cookies(stack.cookies, known) ^ self.steps()
         acks = self.first(COLUMN_SEQ) + self.ones & each(MASK32)
         total4, total = self.sums + each(model.sum4), self.sums + ports + cookies + acks
         more = {}
         if model.stamp:
-            ours, theirs = self.stamps(stack)
+            ours, theirs = self.stamps(stack, known)
             total += ours + theirs
             more = self.stamp_columns(model, ours, theirs)
         if model.varies is not None:
@@ -3771,15 +3783,14 @@ class Stack:
         """Plain SYN over IPv4, of no connection -> SYN+ACK; 1.8 us, by the layers 3.4."""
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         if not self.face.offers:
-            cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
+            cookie, _ = self.cookies.make(flow, MSS_STEP[mss], seq)
             return self.syn_acks[0].pack_opening(client, src, our, sport, dport, cookie,
                                                  seq + 1 & MASK32)
         offer, stamp = self.face.take_offer(options)
         model, stamps = self.syn_acks[offer.bits], None
+        cookie, draw = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
         if model.stamp:
-            stamps = (self.ticks + self.face.offset4(src, our) & MASK32,
-                      from_octets(stamp, 'big'))
-        cookie = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
+            stamps = self.ticks + self.face.offset(draw) & MASK32, from_octets(stamp, 'big')
         return model.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32, stamps)
 
     def answer_echo4(self, frame, end, trusted, client, src, our):
@@ -4244,12 +4255,16 @@ class Stack:
             return b''
         return TCP_STAMP_OPTION.pack(STAMP_BEGIN, self.ticks + conn.offset & MASK32, conn.recent)
 
-    def read_stamp(self, flow, options) -> 'int | None':
-        """A segment of no connection -> its timestamp; None: it has none; -1: of none of ours."""
+    def read_stamp(self, draw, options) -> 'int | None':
+        """The first segment of a connection -> its timestamp; None: it has none; -1: an echo of
+        none of ours.
+
+        draw    as of Cookies.read()
+        """
         stamp = find_stamp(options) if options and self.face.offers & OFFER_STAMP else None
         if stamp is None:
             return None
-        age = self.ticks + self.face.offset(flow) - stamp[1] & MASK32
+        age = self.ticks + self.face.offset(draw) - stamp[1] & MASK32
         return stamp[0] if age <= 2 * KEY_LIFE_S * 1000 else -1
 
     def challenge(self, conn, fate):
@@ -4278,14 +4293,13 @@ class Stack:
         step = MSS_STEP[find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)]
         offer, stamp = self.face.take_offer(options)
         known, window, at = (self.four if four else self.six).openings[offer.bits]
+        cookie, draw = self.cookies.make(flow, step | offer.scale << COOKIE_PLAIN[0], seq)
         if at:
-            known = (known[:at] + TCP_STAMPS.pack(self.ticks + self.face.offset(flow) & MASK32,
+            known = (known[:at] + TCP_STAMPS.pack(self.ticks + self.face.offset(draw) & MASK32,
                                                   from_octets(stamp, 'big'))
                      + known[at + TCP_STAMPS.size:])
-        step |= offer.scale << COOKIE_PLAIN[0]
         agreed = ECE if self.face.ecn and flags & (ECE | CWR) == ECE | CWR else 0
-        return (self.cookies.make(flow, step, seq), seq + 1, SYN | ACK | agreed, b'', known,
-                window),
+        return (cookie, seq + 1, SYN | ACK | agreed, b'', known, window),
 
     def answer_first(self, flow, seq, ack, flags, window, options, data, head):
         """A segment of no connection: the cookie decides, and shows where it stands.
@@ -4294,22 +4308,23 @@ class Stack:
         """
         bare = not (data or flags & (PSH | FIN))
         found = self.cookies.read(flow, seq, ack)
-        recent = self.read_stamp(flow, options) if found else None
+        step, beyond, draw = found or (0, 0, 0)
+        recent = self.read_stamp(draw, options) if found else None
         if found is None or recent == -1:
             return self.refuse(flow, ack, 0, RST, 'tcp bare ack' if bare else 'tcp cookie')
-        step, beyond = found
+        agreed = step, recent, draw
         closing = flags & FIN
         if bare and beyond >= 0:
             if not beyond and flow[-2:] in self.greeting:
-                return self.await_greeting(flow, seq, ack, step, window, head, recent)
+                return self.await_greeting(flow, seq, ack, window, head, agreed)
             return self.drop('tcp bare ack')
         if not data or (beyond and not self.host.original):     # an end, a gap, or a keep-alive
-            conn = Waiting(head, 0, ack, step, window, self.now, None)
-            self.settle(conn, flow, step, recent)
+            conn = Waiting(head, 0, ack, window, self.now, agreed)
+            self.settle(conn, flow, agreed)
             closing = 0 if beyond else closing
             return (ack, seq + closing - beyond, ACK | closing, b'', self.stamp(conn),
                     conn.terms.window),
-        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head, recent)
+        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, head, agreed)
         self.connections.add(flow, conn)
         conn.window, conn.ended = window << conn.terms.scale, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
@@ -4342,27 +4357,28 @@ class Stack:
             return self.drop(fate)
         return (seq, ack, flags, b'', b'', self.face.reset),
 
-    def make_conn(self, flow, rcv, una, step, head, recent):
+    def make_conn(self, flow, rcv, una, head, agreed):
         """A client that has proved itself -> Conn.
 
-        step    as his cookie says; recent: his timestamp, or None
+        agreed  what his cookie says, and his timestamp or None: (offer, timestamp, draw)
         """
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
         conn = Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
-                    min(MSS_STEPS[step & 7], family.mss))
-        self.settle(conn, flow, step, recent)
+                    min(MSS_STEPS[agreed[0] & 7], family.mss))
+        self.settle(conn, flow, agreed)
         if self.host.keep is not None:
             conn.record = Record(flow, TCP, self.now, self.host.keep)
         return conn
 
-    def settle(self, conn, flow, step, recent):
+    def settle(self, conn, flow, agreed):
         """What the handshake has agreed on, as of make_conn()."""
+        step, recent, draw = agreed
         terms = (self.four if len(flow) == FLOW4.size else self.six).terms
         if recent is None:
             conn.terms = terms[step >> 3]
             return
         conn.terms, conn.recent = terms[step >> 3 | TERMS_STAMP], recent
-        conn.offset = self.face.offset(flow)
+        conn.offset = self.face.offset(draw)
         conn.mss = max(conn.mss - TCP_STAMP_OPTION.size, 1)     # RFC 6691 s2
 
     def answer_next(self, flow, conn, seq, ack, flags, window, data):
@@ -4598,10 +4614,10 @@ class Stack:
 
     # what is due without a frame
 
-    def await_greeting(self, flow, seq, ack, step, window, head, recent):
+    def await_greeting(self, flow, seq, ack, window, head, agreed):
         """A handshake is complete where we speak first: the client has a while to do so."""
-        waiting = Waiting(head, seq, ack, step, window, self.now, None)
-        self.settle(waiting, flow, step, recent)
+        waiting = Waiting(head, seq, ack, window, self.now, agreed)
+        self.settle(waiting, flow, agreed)
         if not self.connections.add_silent(flow, waiting):
             return self.drop('tcp crowd')
         waiting.wake = self.timers.add(self.greet_s, flow, self.now)
@@ -4697,8 +4713,7 @@ class Stack:
 
     def greet(self, flow, waiting):
         """Nothing has come: we speak first."""
-        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head,
-                              waiting.recent)
+        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.head, waiting.agreed)
         conn.window = waiting.window << conn.terms.scale
         self.connections.table[flow] = conn
         if conn.record:
@@ -9837,6 +9852,7 @@ def begin_again(code):
     """
     names = globals()
     if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
+            or type(names.get('__loader__')).__name__ == 'SourcelessFileLoader'     # compiled
             or sys.implementation.name != 'cpython'
             or not hasattr(os, 'memfd_create')):                    # before Python 3.8
         return

@@ -736,6 +736,11 @@ STRANGE = [
 PRINT_PEAK = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 
 
+# The interpreter under test, without the packages of this machine: what they do at each start takes
+# longer than the rest of it, and our files need none of them
+PYTHON = [sys.executable, '-S']
+
+
 @functools.lru_cache(maxsize=None)
 def program(name):
     """One of our files -> the path that its processes run: compiled once, not 400 times.
@@ -748,12 +753,22 @@ def program(name):
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
-    return py_compile.compile(os.path.join(HERE, name), os.path.join(folder, name), doraise=True)
+    path = py_compile.compile(os.path.join(HERE, name), os.path.join(folder, name), doraise=True)
+    os.mkdir(os.path.join(folder, 'import'))
+    os.link(path, os.path.join(folder, 'import', name + 'c'))
+    return path
+
+
+def importing(name, code=''):
+    """Python code -> the same behind `import` of one of our files, compiled where it can be."""
+    here = os.path.dirname(program(name))
+    return 'import sys; sys.path[:0] = %r; import %s\n%s' % (
+        [os.path.join(here, 'import'), here], name[:-3], code)
 
 
 def run_tool(tool, args, stdin=b'', redirect='', **options):
     """Run a tool -> (status, stdout, stderr); redirect  for sh, e.g. '<&-' or '>/dev/full'."""
-    command = [sys.executable, program(tool)] + list(args)
+    command = [*PYTHON, program(tool)] + list(args)
     if redirect:
         command = ['/bin/sh', '-c', 'exec "$0" "$@" ' + redirect] + command
     environment = {'PATH': os.environ.get('PATH', '/usr/bin:/bin'), 'LC_ALL': 'C.UTF-8',
@@ -979,7 +994,7 @@ class Case(unittest.TestCase):
 
 def tool(name, *args):
     """argv that runs one of our files with the interpreter under test."""
-    return [sys.executable, program(name)] + [str(arg) for arg in args]
+    return [*PYTHON, program(name)] + [str(arg) for arg in args]
 
 
 def run(name, *args, **options):
@@ -2239,7 +2254,7 @@ class Compile(Case):
             with self.subTest(args=args):
                 script = ('import resource, sys, compile_targets as c; c.main(sys.argv[1:]); '
                           + PRINT_PEAK)
-                done = subprocess.run([sys.executable, '-c', script, self.path('x'), '--as-db',
+                done = subprocess.run([*PYTHON, '-c', script, self.path('x'), '--as-db',
                                        self.path('db')] + args, stdout=subprocess.PIPE, cwd=HERE)
                 self.assertGreater(os.path.getsize(self.path('x.csw')), 800000)
                 if sys.implementation.name == 'cpython':
@@ -2321,7 +2336,7 @@ class Compile(Case):
     def test_reader_gone(self):
         read, write = os.pipe()
         os.close(read)
-        done = subprocess.Popen([sys.executable, program(self.tool), '--list'],
+        done = subprocess.Popen([*PYTHON, program(self.tool), '--list'],
                                 stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE)
         os.close(write)
         _, err = done.communicate(b'10.0.0.1-10.99.99.99\n', TIMEOUT_S)
@@ -3105,7 +3120,7 @@ class Cba(Case):
         """cba_reader.py whose stdout nobody reads -> (status, stderr)."""
         read, write = os.pipe()
         os.close(read)
-        done = subprocess.Popen([sys.executable, program('cba_reader.py')] + args,
+        done = subprocess.Popen([*PYTHON, program('cba_reader.py')] + args,
                                 stdout=write, stderr=subprocess.PIPE,
                                 env={'PYTHONDONTWRITEBYTECODE': '1'})
         os.close(write)
@@ -4357,10 +4372,10 @@ def check(target, out, options):
     def test_full_disk_before_the_end(self):
         """It is full when too many hosts are held: the document ends, what comes later is told."""
         def held(most):
-            code = ('import sys; sys.path.insert(0, %r); import cscan; cscan.HELD_MAX = %d; '
-                    'sys.exit(cscan.main())' % (HERE, most))
+            code = importing('cscan.py',
+                             'cscan.HELD_MAX = %d; sys.exit(cscan.main())' % most)
             return patched(sys.modules[__name__], tool=lambda name, *args: [
-                sys.executable, '-c', code] + list(args))
+                *PYTHON, '-c', code] + list(args))
         stdin = b''.join(b'1.2.3.%d:80\n' % number for number in range(50))
         with held(20):
             root, err = self.full_disk(3000, stdin, '-mt', '1')
@@ -4543,7 +4558,7 @@ print(hosts, table.full(), end=' ')
     def test_memory(self):
         """A million results by host: 100 MB at most, the program among them."""
         hosts, kilobytes = subprocess.check_output(
-            [sys.executable, '-c', self.MEMORY, HERE], timeout=300).split()
+            [*PYTHON, '-c', self.MEMORY, HERE], timeout=300).split()
         self.assertEqual(int(hosts), 1000000)
         if sys.implementation.name == 'cpython':
             self.assertLess(int(kilobytes), 100000)
@@ -8502,8 +8517,8 @@ class LongLive(Case):
         for line in ('link add v0 type veth peer name v1', 'addr add 10.98.0.1/24 dev v0',
                      'link set v0 arp off up', 'link set v1 up', 'route add 10.99.0.0/16 dev v0'):
             self.ip('-n', name, *line.split())      # v1 swallows everything
-        self.inside(name, sys.executable, '-c', LONG_LISTENER, '8099')
-        self.counter = self.inside(name, sys.executable, '-c', SYN_COUNTER)
+        self.inside(name, *PYTHON, '-c', LONG_LISTENER, '8099')
+        self.counter = self.inside(name, *PYTHON, '-c', SYN_COUNTER)
         state, output = (self.path('%s%d' % (what, workers)) for what in ('state', 'cba'))
         scan = ['ip', 'netns', 'exec', name] + tool('cscan.py', '-q')
         first = ['-f', '127.128.0.0-127.128.74.255,10.99.0.0-10.99.3.31', '-p', '8099,1-9',
@@ -8541,7 +8556,7 @@ class LongLive(Case):
             self.skipTest('needs GNU parallel')
         far = self.namespace('far')
         self.ip('-n', far, 'route', 'add', 'local', '10.64.0.0/16', 'dev', 'lo')
-        self.inside(far, sys.executable, '-c', LONG_LISTENER, '8099')
+        self.inside(far, *PYTHON, '-c', LONG_LISTENER, '8099')
         near = []
         for number in range(1, 5):
             name = self.namespace('shard%d' % number)
@@ -8614,7 +8629,7 @@ class LongLive(Case):
         for line in ('link add v0 type veth peer name v1', 'addr add 10.77.0.1/24 dev v0',
                      'link set v0 up', 'link set v1 up'):
             self.ip('-n', name, *line.split())      # Slurm looks no host up without an address
-        self.inside(name, sys.executable, '-c', LONG_LISTENER, '443')
+        self.inside(name, *PYTHON, '-c', LONG_LISTENER, '443')
         shutil.copy(os.path.join(HERE, 'cscan.py'), self.folder)
         self.path('targets.txt', b'127.1.0.0/20\n')
         script = self.readme_block('#!/bin/sh').replace('exec python3 cscan.py -q -f',
@@ -8789,9 +8804,9 @@ class Cli(Case):
 
     def test_no_targets_no_packet(self):
         """Without -f: what the built-in targets are, how to scan them, status 2; no socket."""
-        code = ("import cscan, socket, sys; socket.socket = None; "
-                "sys.argv = ['cscan.py', '-p', '22', '-r', '1000']; sys.exit(cscan.main())")
-        done = subprocess.run([sys.executable, '-c', code], cwd=HERE, stdout=subprocess.PIPE,
+        code = importing('cscan.py', "import socket; socket.socket = None; sys.argv = "
+                         "['cscan.py', '-p', '22', '-r', '1000']; sys.exit(cscan.main())")
+        done = subprocess.run([*PYTHON, '-c', code], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
         self.assertEqual((done.returncode, done.stdout), (2, b''))
         err = done.stderr.decode()
@@ -9458,7 +9473,7 @@ def check(target, out, options):
         copy = self.path('other.py')
         shutil.copy(os.path.join(HERE, 'cscan.py'), copy)
         self.path('mine.py', text.encode())
-        process = subprocess.Popen([sys.executable, copy, '-x', '-mod', './mine.py'],
+        process = subprocess.Popen([*PYTHON, copy, '-x', '-mod', './mine.py'],
                                    cwd=self.folder,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.assertEqual(process.communicate(b'1.2.3.4:5\n', 20)[0], b'module: mine\nTrue\n')
@@ -9884,6 +9899,28 @@ class KeepingSink:
         self.events += events
 
 
+# Captures of servers of Debian 12: Connection.Start of RabbitMQ 3.10.8, a negotiation of Samba 4.17.12
+RABBITMQ_START = bytes.fromhex(
+    '010000000001eb000a000a0009000001c60c6361706162696c697469657346000000c7127075626c69736865'
+    '725f636f6e6669726d7374011a65786368616e67655f65786368616e67655f62696e64696e677374010a6261'
+    '7369632e6e61636b740116636f6e73756d65725f63616e63656c5f6e6f74696679740112636f6e6e65637469'
+    '6f6e2e626c6f636b6564740113636f6e73756d65725f7072696f72697469657374011c61757468656e746963'
+    '6174696f6e5f6661696c7572655f636c6f73657401107065725f636f6e73756d65725f716f7374010f646972'
+    '6563745f7265706c795f746f74010c636c75737465725f6e616d6553000000047840766d09636f7079726967'
+    '68745300000037436f707972696768742028632920323030372d3230323220564d776172652c20496e632e20'
+    '6f722069747320616666696c69617465732e0b696e666f726d6174696f6e53000000394c6963656e73656420'
+    '756e64657220746865204d504c20322e302e20576562736974653a2068747470733a2f2f7261626269746d71'
+    '2e636f6d08706c6174666f726d530000001145726c616e672f4f54502032352e322e330770726f6475637453'
+    '000000085261626269744d510776657273696f6e5300000006332e31302e380000000e504c41494e20414d51'
+    '504c41494e00000005656e5f5553ce')
+SAMBA_NEGOTIATED = bytes.fromhex(
+    '000000cafe534d42400000000000000000000100010000000000000000000000000000000000000000000000'
+    '00000000000000000000000000000000000000000000000041000100ff020000766d00000000000000000000'
+    '0000000007000000000080000000800000008000787982d82c7fdd01000000000000000080004a0000000000'
+    '604806062b0601050502a03e303ca00e300c060a2b06010401823702020aa32a3028a0261b246e6f745f6465'
+    '66696e65645f696e5f5246433431373840706c656173655f69676e6f7265')
+
+
 class Services(Case):
     """cscan.py's table of what speaks there."""
 
@@ -9965,6 +10002,13 @@ class Services(Case):
         refusal = unhex('005f0000040000002200005b') + b'(DESCRIPTION=(TMP=)(VSNNUM=%d)(ERR=12514))'
         self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
         self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
+        self.assertEqual(cscan.recognise(RABBITMQ_START)[:3], ('amqp', 'RabbitMQ', '3.10.8'))
+        guid = SAMBA_NEGOTIATED[76:92]
+        for name, product, details in (
+                (guid, 'Samba', 'dialect 2 or newer, name vm'), (b'0123456789abcdef', '', ''),
+                (b'a\0b'.ljust(16, b'\0'), '', ''), (bytes(16), '', ''), (b'v\xff', '', '')):
+            found = cscan.recognise(SAMBA_NEGOTIATED.replace(guid, name.ljust(16, b'\0')))
+            self.assertEqual(found[1:4], (product, '', details or 'dialect 2 or newer'))
         smb2 = b'\0\0\0\xff\xfeSMB' + bytes(64) + b'\x11\x03'
         self.assertEqual([cscan.recognise(octets).details for octets in (
             smb2, smb2[:-2] + b'\xff\2', smb2[:-2], b'\0\0\0\xff\xffSMBr')],
@@ -10640,9 +10684,9 @@ class Talks(Case):
 
     def test_start_without_ssl(self):
         """A Python without TLS scans; ssl is loaded by who needs it only."""
-        code = ('import sys; sys.modules["ssl"] = None; sys.path.insert(0, %r); import cscan\n'
-                'try: cscan.tls_context(True)\nexcept cscan.Unable as e: print(e)' % HERE)
-        words = subprocess.check_output([sys.executable, '-c', code]).decode()
+        code = 'import sys; sys.modules["ssl"] = None\n' + importing(
+            'cscan.py', 'try: cscan.tls_context(True)\nexcept cscan.Unable as e: print(e)')
+        words = subprocess.check_output([*PYTHON, '-c', code]).decode()
         self.assertRegex(words, '^this Python has no TLS: ')
 
     def test_reset_at_the_end(self):
@@ -11410,10 +11454,10 @@ class RealServers(Case):
         log = open(self.path('log.%d' % port), 'wb')
         self.addCleanup(log.close)
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env=dict(CLEAN, HOME=self.folder, **environment))
         self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
+        self.addCleanup(os.killpg, process.pid, signal.SIGKILL)     # its children as well
 
         def listens():
             with socket.socket() as sock:
@@ -11499,7 +11543,7 @@ class NamedServers(Case):
     """banner against servers of Debian: each is named, with its version where it shows one."""
 
     PROGRAMS = ('nginx', 'sshd', 'redis-server', 'mosquitto', 'memcached', 'vsftpd', 'mariadbd',
-                'slapd', 'ssh-keygen', 'mariadb-install-db')
+                'slapd', 'ssh-keygen', 'mariadb-install-db', 'postfix', 'dovecot', 'smbd', 'xrdp')
     POSTGRES = sorted(glob.glob('/usr/lib/postgresql/*/bin'))
 
     def setUp(self):
@@ -11527,9 +11571,12 @@ class NamedServers(Case):
         """A file below the folder -> its path."""
         return self.path(name, text.encode())
 
-    def named(self, port, *steps):
-        """-> (service, product, version, host key's kind or title) of a server."""
-        options = banner_options(read_timeout=20000, wait=3000, tries=5)
+    def named(self, port, *steps, wait=3000):
+        """-> (service, product, version, host key's kind or title) of a server.
+
+        wait    ms; those that speak first may take longer on a busy machine
+        """
+        options = banner_options(read_timeout=40000, wait=wait, tries=5)
         visit = cscan.Visit(cscan.TalkTarget('127.0.0.1', port, ''), options)
         with patched(cscan, plan_steps=lambda port: list(steps)):
             cscan.drive(visit.run())
@@ -11624,6 +11671,116 @@ directory %s/data
 """ % self.folder)
         self.start(port, 'slapd', '-d', '0', '-f', config, '-h', 'ldap://127.0.0.1:%d' % port)
         self.assert_named(self.named(port, 'ldap'), 'ldap', 'OpenLDAP', '')
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_postfix(self):
+        ports = [next(FREE_PORT) for _ in range(3)]
+        for name, user, group in (('queue', 'root', 'root'), ('queue/pid', 'root', 'root'),
+                                  ('data', 'postfix', 'root'),
+                                  ('queue/private', 'postfix', 'root'),
+                                  ('queue/public', 'postfix', 'postdrop')):
+            os.mkdir(os.path.join(self.folder, name))
+            shutil.chown(os.path.join(self.folder, name), user, group)
+        self.write('main.cf', '''\
+compatibility_level = 3.6
+queue_directory = {0}/queue
+data_directory = {0}/data
+inet_interfaces = 127.0.0.1
+myhostname = mail.example
+smtpd_peername_lookup = no
+local_recipient_maps =
+smtpd_tls_chain_files = {1}
+'''.format(self.folder, self.write('pem', TLS_PEM)))
+        self.write('master.cf', '''\
+127.0.0.1:{} inet n - n - - smtpd
+127.0.0.1:{} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes
+127.0.0.1:{} inet n - n - - smtpd -o {{smtpd_banner=$myhostname ESMTP $mail_name $mail_version}}
+tlsmgr unix - - n - 1 tlsmgr
+anvil unix - - n - 1 anvil
+rewrite unix - - n - - trivial-rewrite
+'''.format(*ports))
+        self.start(ports[0], '/usr/lib/postfix/sbin/master', '-d', '-c', self.folder)
+        for port, step, version in zip(ports, ('', 'tls', ''), ('', '', r'\d+\.\d+\.\d+')):
+            self.assert_named(self.named(port, step, wait=15000), 'smtp', 'Postfix', version)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_dovecot(self):
+        ports = [next(FREE_PORT) for _ in range(4)]
+        pem = self.write('pem', TLS_PEM)
+        self.start(ports[0], 'dovecot', '-F', '-c', self.write('dovecot.conf', '''
+base_dir = %s/run
+state_dir = %s/run
+log_path = /dev/stderr
+protocols = imap pop3
+listen = 127.0.0.1
+ssl_cert = <%s
+ssl_key = <%s
+passdb {
+  driver = static
+  args = password=no
+}
+service imap-login {
+  inet_listener imap {
+    port = %d
+  }
+  inet_listener imaps {
+    port = %d
+    ssl = yes
+  }
+}
+service pop3-login {
+  inet_listener pop3 {
+    port = %d
+  }
+  inet_listener pop3s {
+    port = %d
+    ssl = yes
+  }
+}
+''' % (self.folder, self.folder, pem, pem, *ports)))
+        for port, service, step in zip(ports, ('imap', 'imap', 'pop3', 'pop3'), ('', 'tls') * 2):
+            self.assert_named(self.named(port, step, wait=15000), service, 'Dovecot', '')
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_samba(self):
+        port = next(FREE_PORT)
+        self.start(port, 'smbd', '-F', '--no-process-group', '-s', self.write('smb.conf', '''
+[global]
+interfaces = 127.0.0.1/8
+bind interfaces only = yes
+disable netbios = yes
+netbios name = files
+smb ports = {0}
+load printers = no
+lock directory = {1}
+state directory = {1}
+cache directory = {1}
+private dir = {1}
+pid directory = {1}
+ncalrpc dir = {1}/rpc
+log file = {1}/log
+rpc start on demand helpers = no
+'''.format(port, self.folder)))
+        self.assert_named(self.named(port, 'smb'), 'smb', 'Samba', '')
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1')
+    def test_xrdp(self):
+        port, pem = next(FREE_PORT), self.write('pem', TLS_PEM)
+        self.start(port, 'xrdp', '-n', '-c', self.write('xrdp.ini', '''
+[Globals]
+port=tcp://127.0.0.1:{0}
+security_layer=negotiate
+certificate={1}
+key_file={1}
+ssl_protocols=TLSv1.2, TLSv1.3
+[Logging]
+LogFile={2}/log
+EnableSyslog=false
+[Xorg]
+name=x
+lib=libxup.so
+'''.format(port, pem, self.folder)))
+        self.assert_named(self.named(port, 'rdp'), 'rdp', 'xrdp', '')
 
 
 # ==== Live ============================================================================
@@ -11741,14 +11898,15 @@ class Live(Case):
 
     def scan(self, *args, timeout=60):
         process = self.start(*args)
-        out, err = process.communicate(timeout=timeout)
+        with killed_after(process, timeout):        # what went on would disturb the next test
+            out, err = process.communicate()
         return process.returncode, out.decode(), err.decode()
 
     def sniff(self):
         """Start to watch SYNs that leave; call the result for [(time, host, port)] so far."""
         path = self.path('syns')
         with open(path, 'wb') as file:
-            process = subprocess.Popen(['ip', 'netns', 'exec', self.near, sys.executable, '-c',
+            process = subprocess.Popen(['ip', 'netns', 'exec', self.near, *PYTHON, '-c',
                                         SNIFFER,
                                         'v0'], stdout=file)
         self.addCleanup(process.wait)
@@ -11838,7 +11996,7 @@ class Live(Case):
         code = ('import socket, sys, time\nkeep = []\nfor a in sys.argv[1:]:\n'
                 ' s = socket.socket(); h, p = a.split(":"); s.bind((h, int(p))); s.listen(99)\n'
                 ' keep.append(s)\nprint("ready", flush=True)\ntime.sleep(600)')
-        process = subprocess.Popen(['ip', 'netns', 'exec', self.far, sys.executable, '-c', code]
+        process = subprocess.Popen(['ip', 'netns', 'exec', self.far, *PYTHON, '-c', code]
                                    + list(addresses), stdout=subprocess.PIPE)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.wait)
@@ -11885,7 +12043,7 @@ class Live(Case):
     def test_mixed_net(self):
         """Sockets that met an open port go on to any kind of target: no result is another's."""
         process = subprocess.Popen(
-            ['ip', 'netns', 'exec', self.far, sys.executable, '-c', MIXED_SERVER],
+            ['ip', 'netns', 'exec', self.far, *PYTHON, '-c', MIXED_SERVER],
             stdout=subprocess.PIPE)
         self.addCleanup(process.stdout.close)
         self.addCleanup(end_process, process)
@@ -18114,7 +18272,7 @@ class Stack(unittest.TestCase):
             for stack in stacks:
                 stack.connections, stack.counts = masscanned.Connections(), collections.Counter()
                 stack.challenges = [100, NOW]
-                conn = stack.make_conn(flow, 1000, 2000, 5, b'', None)
+                conn = stack.make_conn(flow, 1000, 2000, b'', (5, None, 0))
                 stack.connections.add(flow, conn)
                 for name, value in slots.items():
                     setattr(conn, name, value)
@@ -18411,7 +18569,8 @@ class Stack(unittest.TestCase):
                    options=(('sok', 'ts'), ('mss',), ('ws',))),
               32, 29200, 0x4000, '020405b4', '0402 080a {} 020405b4 01030307',
               '01010402 020405b4 01030307'),
-             (dict(scale=0, window=(60000, ''), options=(('mss',), ('ws',), ('ts',), ('sok',))),
+             (dict(scale=0, window=(60000, ''), spread=0,
+                   options=(('mss',), ('ws',), ('ts',), ('sok',))),
               64, 60000, 0x4000, '020405b4', '020405b4 01030300 0101080a {} 01010402',
               '020405b4 01030300 01010402')]
     # client's options: nothing, as Linux offers all, as macOS does, as Windows does
@@ -18432,12 +18591,14 @@ class Stack(unittest.TestCase):
                 self.assertEqual([each for frame in frames for each in stack.answer_frame(frame)],
                                  layers)
                 self.assertEqual(list(stack.answer_alike(frames)), layers)
-                stamps = masscanned.TCP_STAMPS.pack(
-                    stack.ticks + stack.face.offset(PEER4 + HOST4 + bytes(4)) & ONES, 0x0a0b0c0d)
-                expected = unhex(expected.format(stamps.hex()))
+                at = unhex(expected.replace('{}', '00' * 8)).find(unhex('080a' + '00' * 8)) + 56
+                stamps = {frame[at:at + 4] for frame in layers} if '{}' in expected else {b''}
+                self.assertEqual(len(stamps), len(layers) if '{}' in expected and
+                                 stack.face.spread else 1)
                 for frame in layers:
+                    known = unhex(expected.format(frame[at:at + 4].hex() + '0a0b0c0d'))
                     self.assertEqual((frame[18:22], frame[22], frame[48:50], frame[54:]), (
-                        fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), expected))
+                        fragment.to_bytes(4, 'big'), ttl, window.to_bytes(2, 'big'), known))
             answer, = stack.answer_frame(tcp(7, 0, SYN, **V6))
             self.assertEqual((answer[21], answer[68:70], answer[74:].replace(
                 unhex('05a0'), unhex('05b4'))), (
@@ -18605,7 +18766,7 @@ class Stack(unittest.TestCase):
         ('scale 7', ': scale, and ws among the options: both or none'),
         ('ident udp', 'zero, count, flow'), ('ident arp=zero', 'syn-ack, reset'),
         ('df tcp', 'none, or some of'), ('reset 65536', 'to 65535'), ('ecn 1', 'not yes or no'),
-        ('odd same', 'not reset or silent'), ('code reset', 'not same or zero'),
+        ('clock no', 'not connection or host'), ('odd same', 'not reset or silent'), ('code reset', 'not same or zero'),
         ('ports', 'ports as in 22'), ('ports 5-4', 'ports as in'), ('ports 65536', 'ports as in'),
         ('ports X:5', 'ports as in'), ('ports 5,', 'ports as in'),
         ('name srv', 'as in srv-{6}'), ('name srv-{13}', '15 letters at most'),
@@ -18625,7 +18786,8 @@ class Stack(unittest.TestCase):
             self.assertIn(words, str(raised.exception))
         text = ''.join(['%s\n' % each for each in (
             'name a-{3} # b', 'ssh SSH-2.0-x', 'server {name}/2 # c', 'smb U, S 1', 'ntlm 1.2.3',
-            'ttl 9', 'window 9 whole', 'scale 3', 'options ws mss', 'ident icmp=flow', 'df none',
+            'ttl 9', 'window 9 whole', 'scale 3', 'options ws mss', 'clock host', 'ident icmp=flow',
+            'df none',
             'reset 4', 'ecn yes', 'odd reset', 'code zero',
             'ports 7,T:8-9,U:5, 6')])
         keys = {line.split()[0] for line in text.splitlines()}
@@ -18633,7 +18795,7 @@ class Stack(unittest.TestCase):
         persona = masscanned.parse_persona(text, 'x')
         self.assertEqual(persona, (('a-', 3), b'SSH-2.0-x', b'{name}/2', ('U', 'S 1'), (1, 2, 3), {
             TCP: frozenset((7, 8, 9)), UDP: frozenset((5, 6, 7))}, dict(
-            ttl=9, window=(9, 'whole'), scale=3, options=(('ws',), ('mss',)), ecn=True, odd=True,
+            ttl=9, window=(9, 'whole'), scale=3, options=(('ws',), ('mss',)), spread=0, ecn=True, odd=True,
             idents=('zero',) * 4 + ('flow',), fragments=(0,) * 5, reset=4, code=False)))
         host = quiet_host()
         host.wear(persona, host.random)
@@ -18805,13 +18967,14 @@ class Stack(unittest.TestCase):
             flow = bytes(draw.randrange(256) for _ in range(12))
             initial = draw.choice((0, 1, ONES, ONES - 1, draw.randrange(1 << 32)))
             step, beyond = draw.randrange(8), draw.choice((-1, 0, 1, 1459, 65535))
-            ack = cookies.make(flow, step, initial) + 1 & ONES
+            cookie, drawn = cookies.make(flow, step, initial)
+            ack = cookie + 1 & ONES
             if number % 2:
                 cookies.tick(cookies.epoch * masscanned.KEY_LIFE_S + masscanned.KEY_LIFE_S)
             seq = initial + 1 + beyond & ONES
-            strays += cookies.read(flow, seq, ack) != (step, beyond)
+            strays += cookies.read(flow, seq, ack) != (step, beyond, drawn)
             self.assertLess(strays, 2 + number // 1000, 'SEED=%d' % SEED)
-            ack = alone.make(flow, step, initial) + 1 & ONES
+            ack = alone.make(flow, step, initial)[0] + 1 & ONES
             for far in (-2, 65536, 100000, 131069):
                 self.assertIsNone(alone.read(flow, initial + 1 + far & ONES, ack))
 
@@ -19598,6 +19761,24 @@ class Stack(unittest.TestCase):
             ends, = stack.end_all()
             self.assertEqual({len(read_answer(each).options) for each in ends}, {12})
 
+    def test_clocks(self):
+        """A connection has a clock of its own, or the host's, whatever the keys of cookies do."""
+        life = masscanned.KEY_LIFE_S
+        for spread, where, port, start in itertools.product(
+                (ONES, 0), self.WHERES, (80, 22), (NOW, NOW - NOW % life + life - 0.25)):
+            stack = make_stack(face=masscanned.Face(scale=0, options=STAMPING.options, spread=spread))
+            stack.tick(start)
+            clients = [StampingClient(stack, port, sport, **where) for sport in (7, 8, 9)]
+            firsts = [client.echo for client in clients]
+            self.assertEqual(len(set(firsts)), 3 if spread else 1)
+            for client in clients:
+                client.send(b'', ACK)
+            greetings = [read_answer(frame) for frame in stack.tick(start + 0.5)]
+            answers = greetings or [client.say(GET)[-1] for client in clients]
+            self.assertEqual([each.flags & FIN for each in answers], [0] * 3)
+            self.assertEqual([int.from_bytes(each.options[4:8], 'big') for each in answers], [
+                first + 500 & ONES for first in firsts])
+
     def test_timestamps_of_the_first(self):
         """Whatever is said without a connection has them, too; what echoes none of ours is refused."""
         for where in self.WHERES:
@@ -19877,7 +20058,7 @@ begin = b'POST / HTTP/1.1\\r\\nTransfer-Encoding:' + b'x' * 15900
 lines = b'POST / HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n1;'
 for number in range(65536):
     flow = struct.pack('!IIHH', 0x0a000000 + (number << 8), 0xc0000000, 40000, 80)
-    ack = stack.cookies.make(flow, 6, 6) + 1
+    ack = stack.cookies.make(flow, 6, 6)[0] + 1
     data = (begin, lines + b'x' * 2000)[number & 1]
     for at in range(0, len(data), 1400):
         stack.take_segment(flow, 7 + at, ack, 24, 65535, b'', data[at:at + 1400], bytes(14))
@@ -19887,7 +20068,7 @@ assert connections.held == sum(conn.cost() for conn in connections.table.values(
 print(len(connections.table), end=' ')
 """ + PRINT_PEAK + """
 """
-        done = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, cwd=HERE,
+        done = subprocess.run([*PYTHON, '-c', code], stdout=subprocess.PIPE, cwd=HERE,
                               timeout=300)
         count, kilobytes = map(int, done.stdout.split())
         self.assertGreater(count, 1000)
@@ -20178,7 +20359,7 @@ class Twins:
     def open(self, where):
         """Addresses and ports -> the first number that a client of ours acknowledges."""
         flow = where['src'] + where['dst'] + struct.pack('!HH', where['sport'], where['dport'])
-        return self.same([stack.cookies.make(flow, 5, 999) for stack in self.stacks]) + 1 & ONES
+        return self.same([stack.cookies.make(flow, 5, 999)[0] for stack in self.stacks]) + 1 & ONES
 
     def say(self, over, data, where, flags=PSH | ACK, window=65535):
         """The first words of a client -> the frames that answer them."""
@@ -23068,14 +23249,15 @@ def state_folder():
 class Running:
     """masscanned.py at work; its streams are files."""
 
-    def __init__(self, owner, namespace, *args, code=None, redirect='', ready=True, **options):
+    def __init__(self, owner, namespace, *args, code=None, script='masscanned.py', redirect='',
+                 ready=True, **options):
         """code: Python that changes `masscanned` before it starts."""
         self.streams = [tempfile.TemporaryFile() for _ in range(2)]
         if '--state-dir' not in args:
             args += '--state-dir', state_folder().name
-        command = tool('masscanned.py', *args) if code is None else [
-            sys.executable, '-c', 'import sys; sys.path.insert(0, %r); import masscanned\n%s\n'
-            'sys.exit(masscanned.main())' % (HERE, code)] + [str(arg) for arg in args]
+        command = tool(script, *args) if code is None else [
+            *PYTHON, '-c', importing('masscanned.py', code + '\nsys.exit(masscanned.main())'),
+            *map(str, args)]
         if redirect:
             command = ['/bin/sh', '-c', 'exec "$0" "$@" ' + redirect] + command
         options.setdefault('stdout', self.streams[0])
@@ -23120,6 +23302,8 @@ class Running:
             stream.close()
 
 
+# A script begins again where it could not give back its syntax tree otherwise
+HAS_SECOND_LIFE = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
 CLEAN = {'PATH': os.environ.get('PATH', '') + ':/usr/sbin:/sbin:/usr/bin:/bin', 'HOME': '/tmp',
          'LC_ALL': 'C', 'TZ': 'UTC', 'PYTHONDONTWRITEBYTECODE': '1'}
 
@@ -23685,8 +23869,9 @@ asyncio.run(visit())
          r'80/tcp +open +(http|webdav)'),
     ]
 
-    # what nmap -O says of SEQ is chance and time but for these
-    NMAP_SEQ = re.compile(r'\b(TI|CI|II)=(\w+)')
+    # what nmap -O says of SEQ is chance but for classes of identifications, and for how many digits
+    # the others have: two or more where each connection draws its numbers, and their divisor one
+    NMAP_SEQ = re.compile(r'\b(?:(TI|CI|II)|(SP|GCD|ISR|TS))=(\w+)')
     LISTENER = ("import socket\ns = socket.socket()\ns.bind(('10.89.0.2', 80))\ns.listen(99)\n"
                 "while True:\n    s.accept()[0].close()")
     CONNECT = ("import socket, sys\ntry:\n    socket.create_connection((sys.argv[1], 80), 2)\n"
@@ -23713,7 +23898,8 @@ asyncio.run(visit())
         rows = re.findall(r'(\w+)\(([^)]*)\)', ''.join(re.findall('(?m)^OS:(.*)$', text)))
         rows = dict(rows)
         rows.pop('SCAN', None)
-        rows['SEQ'] = self.NMAP_SEQ.findall(rows.get('SEQ', ''))
+        rows['SEQ'] = {name or number: value if name else len(value) > 1
+                       for name, number, value in self.NMAP_SEQ.findall(rows.get('SEQ', ''))}
         return rows
 
     def test_negotiated(self):
@@ -23778,10 +23964,13 @@ print(*words)
         self.assertEqual(self.signature('v0', '10.88.0.190'), self.signature('k0', '10.89.0.2'))
         for _ in range(3):                      # a probe that is late on a busy machine: once more
             kernel, ours = self.fingerprint('10.89.0.2'), self.fingerprint('10.88.0.190')
+            if not kernel['SEQ'].get('TS'):     # an older one, with a clock for all from an address
+                self.assertTrue(ours['SEQ'].pop('TS') and not kernel['SEQ'].pop('TS'))
             if kernel == ours:
                 break
         self.assertEqual(kernel, ours)
         self.assertLessEqual({'OPS', 'WIN', 'ECN', 'T1', 'T7', 'U1', 'IE'}, set(ours))
+        self.assertLessEqual({'TI', 'CI', 'II', 'SP', 'GCD', 'ISR'}, set(ours['SEQ']))
 
     def run_clients(self, clients, seconds):
         """All at once; each has its own subTest and so many seconds."""
@@ -24213,8 +24402,11 @@ print(*words)
 
     def test_signals(self):
         """SIGTERM, SIGINT: exit 0, counters on standard error, the whole log written."""
-        runs = [self.start('10.88.0.14%d' % number) for number in range(2)]
+        runs = [self.start('10.88.0.14%d' % number, script=script) for number, script in enumerate(
+            ('masscanned.py', os.path.join(HERE, 'masscanned.py')))]
         wire = self.wire()
+        with open('/proc/%d/cmdline' % runs[1].pid, 'rb') as file:
+            self.assertEqual(b'-c' in file.read().split(b'\0'), HAS_SECOND_LIFE)
         for number, (each, name) in enumerate(zip(runs, ('SIGTERM', 'SIGINT'))):
             with self.subTest(name):
                 own = '10.88.0.14%d' % number
@@ -25058,21 +25250,24 @@ class ResponderCli(Case):
             with patched(sys, argv=['-c'], path=list(sys.path)):
                 exec(words[words.index(b'-c') + 1].decode(), begun)
             raise OSError(errno.EACCES, 'no')
-        is_able = sys.implementation.name == 'cpython' and hasattr(os, 'memfd_create')
-        for name, words, argv, spec, expected in (
-                ('script', ['python3'] + script, script, None, True),
-                ('options', ['python3', '-B', '-W', '-i'] + script, script, None, True),
-                ('module', ['python3'] + script, script, 'spec', False),
-                ('other arguments', ['python3'] + script, script[:2], None, False),
-                ('nobody knows', [], script, None, False),
-                ('profiler', ['python3', '/usr/bin/profile'] + script, script, None, False)):
+        compiled = {'__loader__': type('SourcelessFileLoader', (), {})()}
+        for name, words, argv, names, expected in (
+                ('script', ['python3'] + script, script, {}, True),
+                ('options', ['python3', '-B', '-W', '-i'] + script, script, {}, True),
+                ('module', ['python3'] + script, script, {'__spec__': 'spec'}, False),
+                ('compiled', ['python3'] + script, script, compiled, False),
+                ('other arguments', ['python3'] + script, script[:2], {}, False),
+                ('nobody knows', [], script, {}, False),
+                ('profiler', ['python3', '/usr/bin/profile'] + script, script, {}, False)):
             descriptors = os.listdir('/proc/self/fd')
-            with self.subTest(name), patched(masscanned, __spec__=spec, read_command=lambda: list(
-                    map(os.fsencode, words))), patched(sys, argv=argv), patched(os, execv=execv):
+            names = dict({'__spec__': None}, **names)
+            with self.subTest(name), patched(masscanned, read_command=lambda: list(
+                    map(os.fsencode, words)), **names), patched(
+                        sys, argv=argv), patched(os, execv=execv):
                 found.clear()
                 begun.clear()
                 masscanned.begin_again(code)
-                self.assertEqual(len(found), expected and is_able)
+                self.assertEqual(len(found), expected and HAS_SECOND_LIFE)
                 self.assertEqual(begun.get('came', argv), argv)
                 for path, given in found:
                     self.assertEqual(path, sys.executable)
@@ -25276,14 +25471,15 @@ class ResponderCli(Case):
     def as_nobody(self, *args):
         """main() without any right -> (status, stdout, stderr)."""
         os.chmod(self.folder, 0o755)
-        code = ('import os, sys; sys.path.insert(0, %r); import masscanned\n'
-                'write, masscanned.write_all = masscanned.write_all, lambda *_: None\n'
-                'masscanned.main(["-i", "nope0"])   # nobody may not read what is loaded late\n'
-                'masscanned.write_all = write\n'
-                'if not os.getuid():\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n'
-                'sys.exit(masscanned.main())' % HERE)
+        code = importing(
+            'masscanned.py', 'import os\n'
+            'write, masscanned.write_all = masscanned.write_all, lambda *_: None\n'
+            'masscanned.main(["-i", "nope0"])   # nobody may not read what is loaded late\n'
+            'masscanned.write_all = write\n'
+            'if not os.getuid():\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n'
+            'sys.exit(masscanned.main())')
         return self.finish(subprocess.Popen(
-            [sys.executable, '-c', code] + list(args), stdin=subprocess.DEVNULL,
+            [*PYTHON, '-c', code] + list(args), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN, cwd='/'))
 
     def test_no_privilege(self):
