@@ -22,11 +22,14 @@ import gzip
 import hashlib
 import heapq
 import hmac
+import importlib.machinery
+import importlib.util
 import inspect
 import io
 import ipaddress
 import itertools
 import json
+import marshal
 import math
 import mmap
 import multiprocessing
@@ -34,7 +37,6 @@ import multiprocessing.connection
 import os
 import pty
 import pwd
-import py_compile
 import random
 import re
 import resource
@@ -65,7 +67,6 @@ except ImportError:                         # PyPy
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-sys.dont_write_bytecode = True
 
 import bench                # noqa: E402 - they stand beside this file
 import cba_reader           # noqa: E402
@@ -75,6 +76,7 @@ import masscanned           # noqa: E402
 import metrics              # noqa: E402
 from cscan import CBA_BIT, CBA_DATA, CBA_FILE, CBA_INT32, CBA_INT64, CBA_STR, UserError  # noqa
 
+sys.dont_write_bytecode = True              # of what tests load
 SEED = int(os.environ.get('SEED') or random.SystemRandom().getrandbits(32))
 TEST_ALL = os.environ.get('TEST_ALL') == '1'
 REQUIRED = os.environ.get('LIVE') == 'required'
@@ -88,9 +90,8 @@ def setUpModule():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)    # what nohup ignores, programs under test would
     # a program whose files may not grow would leave half a .pyc for the next one
     os.environ['PYTHONDONTWRITEBYTECODE'] = '1'
-    for name in os.listdir(HERE):
-        if name.endswith('.py'):
-            program(name)
+    for name in STANDARD:
+        program(name)
     sys.stderr.write('SEED=%d\n' % SEED)
 
 
@@ -753,7 +754,11 @@ def program(name):
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
-    path = py_compile.compile(os.path.join(HERE, name), os.path.join(folder, name), doraise=True)
+    path = os.path.join(folder, name)
+    loader = importlib.machinery.SourceFileLoader(name[:-3], os.path.join(HERE, name))
+    with open(path, 'wb') as file:
+        file.write(importlib.util.MAGIC_NUMBER + bytes(12 if sys.version_info >= (3, 7) else 8))
+        marshal.dump(loader.get_code(name[:-3]), file)          # as it was imported above
     os.mkdir(os.path.join(folder, 'import'))
     os.link(path, os.path.join(folder, 'import', name + 'c'))
     return path
