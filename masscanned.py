@@ -18589,7 +18589,7 @@ def answer_svn(message, peer):
     user, _, digest = answer.partition(b' ')
     coded = (binascii.b2a_base64(each, newline=False).decode() for each in (peer.state, answer))
     peer.note('credentials', user=user, digest=digest, salt=peer.state,
-              hash='$cram_md5$%s$%s' % tuple(coded))    # as hashcat reads it: example_hashes, 10200
+              hash='$cram_md5$%s$%s' % tuple(coded))    # hashcat's example_hashes: 10200
     peer.state = 1                              # whoever has another login may try that
     return b'( failure ( 20:Authorization failed ) ) '
 
