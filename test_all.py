@@ -9948,8 +9948,11 @@ class Services(Case):
         lists = cscan.service_rows()
         found = {id(row) for each in lists.values() for row in each}
         self.assertEqual(len(found), len(rows))
-        for product, pattern in cscan.http_rows():
-            self.assertIsNone(pattern.search(''), product)
+        for product, needed, search in cscan.http_rows():
+            self.assertIsNone(search(''), product)
+            pattern = search.__self__.pattern.replace(r'\n', '\n')
+            self.assertTrue(pattern.startswith(needed), product)
+            self.assertNotIn(pattern[len(needed):][:1], list('?*+{'), product)
 
     def test_responder(self):
         """What our own responder answers is named as what it is, or not at all."""
@@ -11156,6 +11159,49 @@ class FirstConnection(TalkCase):
                 listener.close()
                 self.assertEqual(self.finish(crew), ([b'hi'], 1, 0))
                 self.assertEqual((engine.opened, engine.sent, len(engine.pool.socks)), (1, 1, 0))
+
+    def test_goes_home(self):
+        """A talk resets its connection, and the socket is the scan's again; not if it was shown."""
+        async def check(target, out, options):
+            sock = await target.connect(5000)
+            socks.append(sock)
+            if happens == 'shown':
+                sock.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 9)
+            self.heard.append(await sock.read_some(100))
+            if happens != 'forgotten':
+                sock.close()
+        for happens, again, free in (
+                ('closed', True, 1), ('forgotten', True, 1), ('worn', False, 1),
+                ('rebound', False, 1), ('no room', False, 0), ('shown', False, 0)):
+            with self.subTest(happens):
+                listener, socks = self.hosts.listener(), []
+                engine, crew = self.scan(listener.getsockname(), check=check)
+                pool = engine.pool
+                lent, = pool.socks.values()
+                for number in range(2):
+                    self.collect(engine)
+                    peer = self.accept(listener, b'hi', ends=False)
+                    if happens == 'rebound':
+                        pool.rebind('127.0.0.1')
+                    elif happens == 'worn':
+                        pool.uses[lent] = cscan.REUSES
+                    elif happens == 'no room':
+                        engine.brakes.window = 0
+                    while crew.talking:
+                        crew.talk(5)
+                    self.assertRaises(ConnectionResetError, peer.recv, 1)
+                    self.assertEqual((len(pool.free), pool.lent, crew.talks.owners), (free, {}, {}))
+                    self.assertEqual(lent in pool.free, again)
+                    for sock in pool.free:
+                        self.assertEqual(255, sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL))
+                    with self.assertRaises(OSError) as caught:
+                        cscan.drive(socks[number].write_all(b'x'))
+                    self.assertEqual(caught.exception.errno, errno.EBADF)
+                    engine.brakes.window = 4
+                    engine.wait_for(listener.getsockname(), 0)
+                    engine.launch(1)
+                self.assertEqual((self.heard, crew.talks.taken), ([b'hi'] * 2, 2))
+                listener.close()
 
     def test_new_one(self):
         """Where it cannot serve the same call makes another."""
