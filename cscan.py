@@ -793,7 +793,7 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
 FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
-         'HOST_KEY', 'TLS_VERSION')     # names of codes: strings on what speaks there
+         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
 
 Certificate = collections.namedtuple('Certificate', [
     'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
@@ -1157,7 +1157,7 @@ def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
     """What a record says, as masscan has it: (name, text) of each banner of the port.
 
     The names of the first and of title, X509 and http.server are masscan's; where the service
-    is not http, what runs it is SERVICE.server.
+    is not http, what runs it is SERVICE.server.  The hash of a favicon is favicon.
     """
     facts = service_facts(record)
     parts = [(masscan_name(record), masscan_text(said_text(record, str)))]
@@ -1165,6 +1165,8 @@ def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
         parts.append((parts[0][0] + '.server', masscan_text(product_text(facts))))
     if 'title' in facts:
         parts.append(('title', masscan_text(facts['title'])))
+    if 'favicon' in facts:
+        parts.append(('favicon', masscan_text(facts['favicon'])))
     for kind, code, value in record.events:
         if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
             parts.append(('X509', base64.b64encode(value).decode()))
@@ -1528,7 +1530,8 @@ def nmap_scripts(record) -> 'list[tuple[str, str]]':
     facts, certificate = service_facts(record), certificate_of(record)
     scripts = [(record.module or 'print', said_text(record, str))]
     scripts += [(name, facts[key]) for name, key in (
-        ('http-title', 'title'), ('ssh-hostkey', 'host_key')) if key in facts]
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('favicon', 'favicon'))
+                if key in facts]
     if certificate:
         scripts.append(('ssl-cert', certificate_text(certificate)))
     return scripts
@@ -4755,16 +4758,93 @@ def key_fingerprint(kind: bytes, blob: bytes) -> str:
     return '%s SHA256:%s' % (kind.decode('latin-1'), digest)
 
 
+# ---- favicons ----
+
+FAVICON_MAX = 1 << 17               # octets of an icon; what is larger has no hash
+FAVICON_HEAD_MAX = 1 << 14          # octets of what stands before it
+MURMUR_PIECE = 1 << 13              # octets that are hashed in a turn: 2 ms
+MURMUR_1, MURMUR_2 = 0xcc9e2d51, 0x1b873593
+UINT32 = 0xffffffff
+
+
+def murmur3_mix(state: int, octets: bytes) -> int:
+    """Blocks of 4 octets into a state of MurmurHash3_x86_32 -> the next state.
+
+    source  A. Appleby, MurmurHash3.cpp, in the public domain
+    """
+    for block in struct.unpack('<%dI' % (len(octets) // 4), octets):
+        block = block * MURMUR_1 & UINT32
+        state ^= (block << 15 | block >> 17) * MURMUR_2 & UINT32
+        state = ((state << 13 | state >> 19) & UINT32) * 5 + 0xe6546b64 & UINT32
+    return state
+
+
+def murmur3_end(state: int, tail: bytes, size: int) -> int:
+    """The last 0 to 3 octets, and how many there were in all -> the hash, signed."""
+    block = int.from_bytes(tail, 'little') * MURMUR_1 & UINT32
+    state ^= (block << 15 | block >> 17) * MURMUR_2 & UINT32
+    state ^= size
+    state = (state ^ state >> 16) * 0x85ebca6b & UINT32
+    state = (state ^ state >> 13) * 0xc2b2ae35 & UINT32
+    state ^= state >> 16
+    return state - (state >> 31 << 32)
+
+
+async def icon_hash(icon: bytes) -> int:
+    """An icon -> what Shodan has as http.favicon.hash: of its base64 in lines of 76 letters."""
+    text = base64.encodebytes(icon)
+    end = len(text) & ~3
+    state = 0
+    for at in range(0, end, MURMUR_PIECE):
+        state = murmur3_mix(state, text[at:min(at + MURMUR_PIECE, end)])
+        await socket_ready((), 0, 0)                    # others have their turns
+    return murmur3_end(state, text[end:], len(text))
+
+
+def icon_size(head: bytes) -> int:
+    """Head of a response to GET /favicon.ico -> octets of the icon.
+
+    returns  0 = there is none, -1 = all until the end of the connection
+    """
+    if not re.match(rb'HTTP/1\.[01] 200\b', head) or re.search(
+            rb'\n(?:Content-Type: *text/html|Transfer-Encoding:|Content-Encoding:)', head, re.I):
+        return 0
+    size = re.search(rb'\nContent-Length: *(\d{1,9})\r?\n', head, re.I)
+    return int(size.group(1)) if size else -1
+
+
+async def read_icon(sock) -> bytes:
+    """A response to GET /favicon.ico -> the icon, b'' = none, or too large.
+
+    raises  ConnectionError, socket.timeout
+    """
+    head = line = await sock.read_line()
+    while line.strip() and len(head) < FAVICON_HEAD_MAX:
+        line = await sock.read_line()
+        head += line
+    size = 0 if line.strip() else icon_size(head)
+    if size >= 0:
+        return await sock.read_exact(size) if 0 < size <= FAVICON_MAX else b''
+    icon = bytearray()
+    while len(icon) <= FAVICON_MAX:
+        piece = await sock.read_some(FAVICON_MAX)
+        if not piece:
+            return bytes(icon)
+        icon += piece
+    return b''
+
+
 # ---- banner ----
 
 BANNER_LULL_MS = 200                # what comes within this time belongs together
 BANNER_CODES = {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                 6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
                 11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
-                16: 'HOST_KEY'}
+                16: 'HOST_KEY', 17: 'FAVICON'}
 (BANNER_CONN_FAIL, BANNER_TEXT, BANNER_SILENT, BANNER_CLOSED, BANNER_PROBE, BANNER_TLS_VERSION,
  BANNER_CERTIFICATE, BANNER_TLS_FAIL, BANNER_SERVICE, BANNER_PRODUCT, BANNER_VERSION,
- BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY) = BANNER_CODES
+ BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY,
+ BANNER_FAVICON) = BANNER_CODES
 BANNER_FAILURES = ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
                    (BANNER_CLOSED, 'closed'), (BANNER_TLS_FAIL, 'no-tls'))
 HTTP_PORTS = 80, 443                # RFC 9110 s4.2: the port is left out of Host
@@ -4786,11 +4866,11 @@ async def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
     return bytes(data), False
 
 
-def http_request(target, agent: str) -> bytes:
+def http_request(target, agent: str, path: str = '/') -> bytes:
     """The request of banner.probe=http: of the past, so that the answer comes in one piece."""
     host = target.host if target.port in HTTP_PORTS else target
-    return ('GET / HTTP/1.0\r\nHost: %s\r\nUser-Agent: %s\r\nAccept: */*\r\n\r\n'
-            % (host, agent)).encode()
+    return ('GET %s HTTP/1.0\r\nHost: %s\r\nUser-Agent: %s\r\nAccept: */*\r\n\r\n'
+            % (path, host, agent)).encode()
 
 
 async def banner_tls(sock, events, size):
@@ -5013,6 +5093,21 @@ class Visit:
         if name:
             await self.ask(name, events)
 
+    async def icon(self):
+        """A site of HTTP: its favicon's hash.  HTTP/1.0 has ended the connection: on a new one."""
+        if self.best.get(BANNER_SERVICE) != 'http' or not self.tries or self.left_ms() <= 0:
+            return
+        with contextlib.suppress(OSError):
+            await self.open()
+            self.sock.extend(self.left_ms())
+            if BANNER_TLS_VERSION in self.best:
+                await self.sock.start_tls()
+            await self.sock.write_all(http_request(self.target, self.options.agent,
+                                                   '/favicon.ico'))
+            icon = await read_icon(self.sock)
+            if icon:
+                self.best[BANNER_FAVICON] = str(await icon_hash(icon))
+
     async def step(self, name):
         """One talk of the plan; raises OSError if there is no connection."""
         await self.open()
@@ -5048,6 +5143,8 @@ class Visit:
                         raise
                     return
                 steps = self.next_steps(steps)
+            if self.options.favicon:
+                await self.icon()
         finally:
             self.close()
 
@@ -5070,6 +5167,8 @@ def banner_line(target, events: dict) -> str:
     product = ' '.join(events[code] for code in (BANNER_PRODUCT, BANNER_VERSION) if code in events)
     if product:
         words.append('[%s]' % product)
+    if BANNER_FAVICON in events:
+        words.append('favicon:' + events[BANNER_FAVICON])
     text = events.get(BANNER_TEXT, '').rstrip('\r\n')
     words.append(text.encode('latin-1').decode('utf-8', 'backslashreplace'))
     return ' '.join(filter(None, words))
@@ -5094,6 +5193,8 @@ def write_banner(target, out, events: dict):
     'probe': ('auto', 'what is sent if it does not: http, tls, https or none; auto: what fits',
               one_of('auto', 'http', 'tls', 'https', 'none')),
     'tries': (4, 'connections that auto may make to find out what speaks there', whole(1, 20)),
+    'favicon': (0, '1: a connection more to a site of HTTP, for the hash of its /favicon.ico',
+                whole(0, 1)),
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
 async def check_banner(target, out, options):

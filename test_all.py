@@ -3752,26 +3752,29 @@ class OutputFormats(Case):
     SERVICES = {                            # format: what it writes of served()
         'csv': ['1795257000,1.2.3.4,443,"banner","PROBE=https TLS_VERSION=TLSv1.3 CERTIFICATE=430 '
                 'bytes 308201aa3082014fa003020102021424 HTTP/1.1 200 OK SERVICE=http PRODUCT=nginx '
-                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200","","http","nginx","1.22.1",'
+                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200 FAVICON=-7","","http","nginx","1.22.1",'
                 '"HTTP/1.1 200 OK","subject: O=Tests, CN=banner.example; issuer: itself; ends: '
                 '2126-10-28 10:05:08","B\\xfccher & <x>",open'],
         'list': ['banner tcp 443 1.2.3.4 1795257000 http HTTP/1.1 200 OK',
                  'banner tcp 443 1.2.3.4 1795257000 http.server nginx 1.22.1',
                  r'banner tcp 443 1.2.3.4 1795257000 title B\xfccher \x26 \x3cx\x3e',
+                 'banner tcp 443 1.2.3.4 1795257000 favicon -7',
                  'banner tcp 443 1.2.3.4 1795257000 X509 PEM'],
         'grepable': ['Host: 1.2.3.4 ()\tPort: 443\tService: http\tBanner: HTTP/1.1 200 OK',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: http.server\tBanner: nginx 1.22.1',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: title\tBanner: '
                      r'B\xfccher \x26 \x3cx\x3e',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: favicon\tBanner: -7',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: X509\tBanner: PEM'],
         'xml': [XML_HOST % ('1.2.3.4', 443, 'response', '<service name="%s" banner="%s"/>' % pair)
                 for pair in (('http', 'HTTP/1.1 200 OK'), ('http.server', 'nginx 1.22.1'),
-                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('X509', 'PEM'))],
+                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('favicon', '-7'),
+                             ('X509', 'PEM'))],
         'nmap-xml': [NMAP_HOST % '1.2.3.4', NMAP_PORT % (
             443, '<service name="http" product="nginx" version="1.22.1" tunnel="ssl" '
             'method="probed" conf="10"/><script id="banner" output="HTTP/1.1 200 OK"/>'
-            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/><script id="ssl-cert" '
-            'output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/>'
+            '<script id="favicon" output="-7"/><script id="ssl-cert" output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
             '2126-10-28 10:05:08"/>')],
     }
 
@@ -3784,7 +3787,7 @@ class OutputFormats(Case):
         der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
         made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
         for code, text in ((2, 'HTTP/1.1 200 OK'), (9, 'http'), (10, 'nginx'), (11, '1.22.1'),
-                           (13, 'B\xc3\xbccher & <x>'), (15, '200')):
+                           (13, 'B\xc3\xbccher & <x>'), (15, '200'), (17, '-7')):
             made.event(1, CBA_STR, code, text)
         return self.path('served.cba', made.data), base64.b64encode(der).decode()
 
@@ -3801,7 +3804,7 @@ class OutputFormats(Case):
             {'name': 'http', 'banner': 'HTTP/1.1 200 OK'},
             {'name': 'http.server', 'banner': 'nginx 1.22.1'},
             {'name': 'title', 'banner': r'B\xfccher \x26 \x3cx\x3e'},
-            {'name': 'X509', 'banner': pem}])
+            {'name': 'favicon', 'banner': '-7'}, {'name': 'X509', 'banner': pem}])
         line, = [json.loads(line) for line in self.convert('json', path=path)
                  if 'nginx' in line]
         host, = map(json.loads, self.convert('json', '--group', path=path))
@@ -3810,9 +3813,9 @@ class OutputFormats(Case):
             self.assertEqual(
                 {key: value for key, value in each.items() if key in (
                     'service', 'product', 'version', 'title', 'http_status', 'tls_version', 'banner',
-                    'certificate')},
+                    'certificate', 'favicon')},
                 {'service': 'http', 'product': 'nginx', 'version': '1.22.1', 'http_status': '200',
-                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3',
+                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3', 'favicon': '-7',
                  'banner': 'HTTP/1.1 200 OK', 'certificate': {
                      'subject': name, 'issuer': name, 'names': [], 'begins': 1795255508,
                      'ends': 4948855508, 'self_signed': True}})
@@ -10207,6 +10210,75 @@ class Visits(Case):
         target.drive(cscan.Visit(target, banner_options(tries=20, read_timeout=3000)).run())
         self.assertLess(target.now[0] - NOW, 3.1)
         self.assertGreater(target.now[0] - NOW, 2.9)
+
+    def test_icon_hash(self):
+        """MurmurHash3 by vectors of others, of tails of each length; the icon's is of its base64."""
+        def murmur3(octets):
+            end = len(octets) & ~3
+            return cscan.murmur3_end(cscan.murmur3_mix(0, octets[:end]), octets[end:], len(octets))
+        for text, wanted in ((b'', 0), (b'test', 0xba6bd213), (b'Hello, world!', 0xc0363e43),
+                             (b'The quick brown fox jumps over the lazy dog', 0x2e4ff723)):
+            self.assertEqual(murmur3(text) & 0xffffffff, wanted)
+        for size in (1, 2, 3, 57, 58, 6200, 20000):
+            icon = bytes(range(256)) * 80
+            self.assertEqual(cscan.drive(cscan.icon_hash(icon[:size])),
+                             murmur3(base64.encodebytes(icon[:size])))
+
+    ICON = bytes(range(256)) * 300          # more than a piece
+
+    def asked_site(self, ends, *answers, **changes):
+        """A peer on port 80 that answers so, and ends or not -> (paths that it is asked, entry)."""
+        asked = []
+
+        class Site(Unplugged):
+            def send(self, octets):
+                asked.append(octets.split(b' ')[1].decode())
+                self.stream.closing, self.out = ends, answers[len(asked) - 1]
+                return len(octets)
+
+            def rest(self):
+                return self.stream.closing
+        with patched(sys.modules[__name__], Unplugged=Site):
+            visit = self.visit(HOST, 80, **changes)
+        return asked, visit.best
+
+    def test_icon(self):
+        """A favicon is one connection more, within tries; what is none has no hash."""
+        site, ok = b'HTTP/1.0 200 OK\r\n\r\n<title>x</title>', b'HTTP/1.0 200 OK\r\n'
+        size, wanted = b'Content-Length: %d\r\n\r\n', str(cscan.drive(cscan.icon_hash(self.ICON)))
+        for response, found in (
+                (ok + b'\r\n' + self.ICON, wanted), (ok + size % len(self.ICON) + self.ICON, wanted),
+                (ok + size % len(self.ICON) + self.ICON + b'more', wanted),
+                (ok + b'Content-Type: text/plain\r\n\r\n' + self.ICON, wanted),
+                (ok + size % (len(self.ICON) + 1) + self.ICON, None),
+                (b'HTTP/1.1 404 No\r\n\r\n' + self.ICON, None), (ok + b'\r\n', None), (b'', None),
+                (ok + b'Content-Type: text/html\r\n\r\n' + self.ICON, None),
+                (ok + b'Transfer-Encoding: chunked\r\n\r\n' + self.ICON, None),
+                (ok + b'Content-Encoding: gzip\r\n\r\n' + self.ICON, None),
+                (ok + size % (1 << 18) + bytes(1 << 18), None),
+                (ok + b'\r\n' + bytes(1 << 18), None), (ok + b'x: y\r\n' * 9999 + b'\r\n', None)):
+            with self.subTest(response[:80]):
+                asked, entry = self.asked_site(True, site, response, favicon=1)
+                self.assertEqual(asked, ['/', '/favicon.ico'])
+                self.assertEqual(entry.get(17), found)
+        kept = ok + size % len(self.ICON) + self.ICON
+        self.assertEqual(self.asked_site(False, site, kept, favicon=1)[1][17], wanted)
+        self.assertNotIn(17, self.asked_site(False, site, ok + b'\r\n' + self.ICON, favicon=1)[1])
+        for answer, more in ((site, {}), (site, dict(favicon=1, tries=1)),
+                             (b'SSH-2.0-x_1\r\n', dict(favicon=1))):
+            self.assertEqual(self.asked_site(True, answer, **more)[0], ['/'])
+
+    def test_icon_inside_tls(self):
+        """On a site of HTTPS it is asked inside of TLS."""
+        heard = []
+
+        async def read(sock):
+            heard.append((bool(sock.tls), await sock.read_line()))
+            return b'icon'
+        with patched(cscan, read_icon=read):
+            found = self.visit(HOST, 443, favicon=1).best
+        self.assertEqual((found[5], found[17]), ('https', str(cscan.drive(cscan.icon_hash(b'icon')))))
+        self.assertEqual([(tls, line[:7]) for tls, line in heard], [(True, b'HTTP/1.')])
 
     def test_host_key(self):
         """The fingerprint of the responder's key, by each method that it has."""
