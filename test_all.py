@@ -22,11 +22,14 @@ import gzip
 import hashlib
 import heapq
 import hmac
+import importlib.machinery
+import importlib.util
 import inspect
 import io
 import ipaddress
 import itertools
 import json
+import marshal
 import math
 import mmap
 import multiprocessing
@@ -34,7 +37,6 @@ import multiprocessing.connection
 import os
 import pty
 import pwd
-import py_compile
 import random
 import re
 import resource
@@ -65,7 +67,6 @@ except ImportError:                         # PyPy
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-sys.dont_write_bytecode = True
 
 import bench                # noqa: E402 - they stand beside this file
 import cba_reader           # noqa: E402
@@ -75,6 +76,7 @@ import masscanned           # noqa: E402
 import metrics              # noqa: E402
 from cscan import CBA_BIT, CBA_DATA, CBA_FILE, CBA_INT32, CBA_INT64, CBA_STR, UserError  # noqa
 
+sys.dont_write_bytecode = True              # of what tests load
 SEED = int(os.environ.get('SEED') or random.SystemRandom().getrandbits(32))
 TEST_ALL = os.environ.get('TEST_ALL') == '1'
 REQUIRED = os.environ.get('LIVE') == 'required'
@@ -88,9 +90,8 @@ def setUpModule():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)    # what nohup ignores, programs under test would
     # a program whose files may not grow would leave half a .pyc for the next one
     os.environ['PYTHONDONTWRITEBYTECODE'] = '1'
-    for name in os.listdir(HERE):
-        if name.endswith('.py'):
-            program(name)
+    for name in STANDARD:
+        program(name)
     sys.stderr.write('SEED=%d\n' % SEED)
 
 
@@ -753,7 +754,11 @@ def program(name):
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
-    path = py_compile.compile(os.path.join(HERE, name), os.path.join(folder, name), doraise=True)
+    path = os.path.join(folder, name)
+    loader = importlib.machinery.SourceFileLoader(name[:-3], os.path.join(HERE, name))
+    with open(path, 'wb') as file:
+        file.write(importlib.util.MAGIC_NUMBER + bytes(12 if sys.version_info >= (3, 7) else 8))
+        marshal.dump(loader.get_code(name[:-3]), file)          # as it was imported above
     os.mkdir(os.path.join(folder, 'import'))
     os.link(path, os.path.join(folder, 'import', name + 'c'))
     return path
@@ -3747,26 +3752,29 @@ class OutputFormats(Case):
     SERVICES = {                            # format: what it writes of served()
         'csv': ['1795257000,1.2.3.4,443,"banner","PROBE=https TLS_VERSION=TLSv1.3 CERTIFICATE=430 '
                 'bytes 308201aa3082014fa003020102021424 HTTP/1.1 200 OK SERVICE=http PRODUCT=nginx '
-                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200","","http","nginx","1.22.1",'
+                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200 FAVICON=-7","","http","nginx","1.22.1",'
                 '"HTTP/1.1 200 OK","subject: O=Tests, CN=banner.example; issuer: itself; ends: '
                 '2126-10-28 10:05:08","B\\xfccher & <x>",open'],
         'list': ['banner tcp 443 1.2.3.4 1795257000 http HTTP/1.1 200 OK',
                  'banner tcp 443 1.2.3.4 1795257000 http.server nginx 1.22.1',
                  r'banner tcp 443 1.2.3.4 1795257000 title B\xfccher \x26 \x3cx\x3e',
+                 'banner tcp 443 1.2.3.4 1795257000 favicon -7',
                  'banner tcp 443 1.2.3.4 1795257000 X509 PEM'],
         'grepable': ['Host: 1.2.3.4 ()\tPort: 443\tService: http\tBanner: HTTP/1.1 200 OK',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: http.server\tBanner: nginx 1.22.1',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: title\tBanner: '
                      r'B\xfccher \x26 \x3cx\x3e',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: favicon\tBanner: -7',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: X509\tBanner: PEM'],
         'xml': [XML_HOST % ('1.2.3.4', 443, 'response', '<service name="%s" banner="%s"/>' % pair)
                 for pair in (('http', 'HTTP/1.1 200 OK'), ('http.server', 'nginx 1.22.1'),
-                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('X509', 'PEM'))],
+                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('favicon', '-7'),
+                             ('X509', 'PEM'))],
         'nmap-xml': [NMAP_HOST % '1.2.3.4', NMAP_PORT % (
             443, '<service name="http" product="nginx" version="1.22.1" tunnel="ssl" '
             'method="probed" conf="10"/><script id="banner" output="HTTP/1.1 200 OK"/>'
-            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/><script id="ssl-cert" '
-            'output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/>'
+            '<script id="favicon" output="-7"/><script id="ssl-cert" output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
             '2126-10-28 10:05:08"/>')],
     }
 
@@ -3779,7 +3787,7 @@ class OutputFormats(Case):
         der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
         made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
         for code, text in ((2, 'HTTP/1.1 200 OK'), (9, 'http'), (10, 'nginx'), (11, '1.22.1'),
-                           (13, 'B\xc3\xbccher & <x>'), (15, '200')):
+                           (13, 'B\xc3\xbccher & <x>'), (15, '200'), (17, '-7')):
             made.event(1, CBA_STR, code, text)
         return self.path('served.cba', made.data), base64.b64encode(der).decode()
 
@@ -3796,7 +3804,7 @@ class OutputFormats(Case):
             {'name': 'http', 'banner': 'HTTP/1.1 200 OK'},
             {'name': 'http.server', 'banner': 'nginx 1.22.1'},
             {'name': 'title', 'banner': r'B\xfccher \x26 \x3cx\x3e'},
-            {'name': 'X509', 'banner': pem}])
+            {'name': 'favicon', 'banner': '-7'}, {'name': 'X509', 'banner': pem}])
         line, = [json.loads(line) for line in self.convert('json', path=path)
                  if 'nginx' in line]
         host, = map(json.loads, self.convert('json', '--group', path=path))
@@ -3805,9 +3813,9 @@ class OutputFormats(Case):
             self.assertEqual(
                 {key: value for key, value in each.items() if key in (
                     'service', 'product', 'version', 'title', 'http_status', 'tls_version', 'banner',
-                    'certificate')},
+                    'certificate', 'favicon')},
                 {'service': 'http', 'product': 'nginx', 'version': '1.22.1', 'http_status': '200',
-                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3',
+                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3', 'favicon': '-7',
                  'banner': 'HTTP/1.1 200 OK', 'certificate': {
                      'subject': name, 'issuer': name, 'names': [], 'begins': 1795255508,
                      'ends': 4948855508, 'self_signed': True}})
@@ -9943,8 +9951,11 @@ class Services(Case):
         lists = cscan.service_rows()
         found = {id(row) for each in lists.values() for row in each}
         self.assertEqual(len(found), len(rows))
-        for product, pattern in cscan.http_rows():
-            self.assertIsNone(pattern.search(''), product)
+        for product, needed, search in cscan.http_rows():
+            self.assertIsNone(search(''), product)
+            pattern = search.__self__.pattern.replace(r'\n', '\n')
+            self.assertTrue(pattern.startswith(needed), product)
+            self.assertNotIn(pattern[len(needed):][:1], list('?*+{'), product)
 
     def test_responder(self):
         """What our own responder answers is named as what it is, or not at all."""
@@ -10199,6 +10210,75 @@ class Visits(Case):
         target.drive(cscan.Visit(target, banner_options(tries=20, read_timeout=3000)).run())
         self.assertLess(target.now[0] - NOW, 3.1)
         self.assertGreater(target.now[0] - NOW, 2.9)
+
+    def test_icon_hash(self):
+        """MurmurHash3 by vectors of others, of tails of each length; the icon's is of its base64."""
+        def murmur3(octets):
+            end = len(octets) & ~3
+            return cscan.murmur3_end(cscan.murmur3_mix(0, octets[:end]), octets[end:], len(octets))
+        for text, wanted in ((b'', 0), (b'test', 0xba6bd213), (b'Hello, world!', 0xc0363e43),
+                             (b'The quick brown fox jumps over the lazy dog', 0x2e4ff723)):
+            self.assertEqual(murmur3(text) & 0xffffffff, wanted)
+        for size in (1, 2, 3, 57, 58, 6200, 20000):
+            icon = bytes(range(256)) * 80
+            self.assertEqual(cscan.drive(cscan.icon_hash(icon[:size])),
+                             murmur3(base64.encodebytes(icon[:size])))
+
+    ICON = bytes(range(256)) * 300          # more than a piece
+
+    def asked_site(self, ends, *answers, **changes):
+        """A peer on port 80 that answers so, and ends or not -> (paths that it is asked, entry)."""
+        asked = []
+
+        class Site(Unplugged):
+            def send(self, octets):
+                asked.append(octets.split(b' ')[1].decode())
+                self.stream.closing, self.out = ends, answers[len(asked) - 1]
+                return len(octets)
+
+            def rest(self):
+                return self.stream.closing
+        with patched(sys.modules[__name__], Unplugged=Site):
+            visit = self.visit(HOST, 80, **changes)
+        return asked, visit.best
+
+    def test_icon(self):
+        """A favicon is one connection more, within tries; what is none has no hash."""
+        site, ok = b'HTTP/1.0 200 OK\r\n\r\n<title>x</title>', b'HTTP/1.0 200 OK\r\n'
+        size, wanted = b'Content-Length: %d\r\n\r\n', str(cscan.drive(cscan.icon_hash(self.ICON)))
+        for response, found in (
+                (ok + b'\r\n' + self.ICON, wanted), (ok + size % len(self.ICON) + self.ICON, wanted),
+                (ok + size % len(self.ICON) + self.ICON + b'more', wanted),
+                (ok + b'Content-Type: text/plain\r\n\r\n' + self.ICON, wanted),
+                (ok + size % (len(self.ICON) + 1) + self.ICON, None),
+                (b'HTTP/1.1 404 No\r\n\r\n' + self.ICON, None), (ok + b'\r\n', None), (b'', None),
+                (ok + b'Content-Type: text/html\r\n\r\n' + self.ICON, None),
+                (ok + b'Transfer-Encoding: chunked\r\n\r\n' + self.ICON, None),
+                (ok + b'Content-Encoding: gzip\r\n\r\n' + self.ICON, None),
+                (ok + size % (1 << 18) + bytes(1 << 18), None),
+                (ok + b'\r\n' + bytes(1 << 18), None), (ok + b'x: y\r\n' * 9999 + b'\r\n', None)):
+            with self.subTest(response[:80]):
+                asked, entry = self.asked_site(True, site, response, favicon=1)
+                self.assertEqual(asked, ['/', '/favicon.ico'])
+                self.assertEqual(entry.get(17), found)
+        kept = ok + size % len(self.ICON) + self.ICON
+        self.assertEqual(self.asked_site(False, site, kept, favicon=1)[1][17], wanted)
+        self.assertNotIn(17, self.asked_site(False, site, ok + b'\r\n' + self.ICON, favicon=1)[1])
+        for answer, more in ((site, {}), (site, dict(favicon=1, tries=1)),
+                             (b'SSH-2.0-x_1\r\n', dict(favicon=1))):
+            self.assertEqual(self.asked_site(True, answer, **more)[0], ['/'])
+
+    def test_icon_inside_tls(self):
+        """On a site of HTTPS it is asked inside of TLS."""
+        heard = []
+
+        async def read(sock):
+            heard.append((bool(sock.tls), await sock.read_line()))
+            return b'icon'
+        with patched(cscan, read_icon=read):
+            found = self.visit(HOST, 443, favicon=1).best
+        self.assertEqual((found[5], found[17]), ('https', str(cscan.drive(cscan.icon_hash(b'icon')))))
+        self.assertEqual([(tls, line[:7]) for tls, line in heard], [(True, b'HTTP/1.')])
 
     def test_host_key(self):
         """The fingerprint of the responder's key, by each method that it has."""
@@ -11151,6 +11231,49 @@ class FirstConnection(TalkCase):
                 listener.close()
                 self.assertEqual(self.finish(crew), ([b'hi'], 1, 0))
                 self.assertEqual((engine.opened, engine.sent, len(engine.pool.socks)), (1, 1, 0))
+
+    def test_goes_home(self):
+        """A talk resets its connection, and the socket is the scan's again; not if it was shown."""
+        async def check(target, out, options):
+            sock = await target.connect(5000)
+            socks.append(sock)
+            if happens == 'shown':
+                sock.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 9)
+            self.heard.append(await sock.read_some(100))
+            if happens != 'forgotten':
+                sock.close()
+        for happens, again, free in (
+                ('closed', True, 1), ('forgotten', True, 1), ('worn', False, 1),
+                ('rebound', False, 1), ('no room', False, 0), ('shown', False, 0)):
+            with self.subTest(happens):
+                listener, socks = self.hosts.listener(), []
+                engine, crew = self.scan(listener.getsockname(), check=check)
+                pool = engine.pool
+                lent, = pool.socks.values()
+                for number in range(2):
+                    self.collect(engine)
+                    peer = self.accept(listener, b'hi', ends=False)
+                    if happens == 'rebound':
+                        pool.rebind('127.0.0.1')
+                    elif happens == 'worn':
+                        pool.uses[lent] = cscan.REUSES
+                    elif happens == 'no room':
+                        engine.brakes.window = 0
+                    while crew.talking:
+                        crew.talk(5)
+                    self.assertRaises(ConnectionResetError, peer.recv, 1)
+                    self.assertEqual((len(pool.free), pool.lent, crew.talks.owners), (free, {}, {}))
+                    self.assertEqual(lent in pool.free, again)
+                    for sock in pool.free:
+                        self.assertEqual(255, sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL))
+                    with self.assertRaises(OSError) as caught:
+                        cscan.drive(socks[number].write_all(b'x'))
+                    self.assertEqual(caught.exception.errno, errno.EBADF)
+                    engine.brakes.window = 4
+                    engine.wait_for(listener.getsockname(), 0)
+                    engine.launch(1)
+                self.assertEqual((self.heard, crew.talks.taken), ([b'hi'] * 2, 2))
+                listener.close()
 
     def test_new_one(self):
         """Where it cannot serve the same call makes another."""
