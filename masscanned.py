@@ -15431,7 +15431,7 @@ SSH_MAC_BLOCK = 64              # of SHA-1 and SHA-256 (RFC 2104 s2)
 
 class SshPlain:
     """A way before NEWKEYS."""
-    block, counted, first, tag = 8, 4, 4, 0
+    block, counted, first, tag = 8, 4, 8, 0
 
     @staticmethod
     def read_size(number, data):
@@ -15562,7 +15562,13 @@ SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for th
 SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
 SSH_DH_OCTETS = 40              # of a secret exponent: RFC 3526 s8 has 320 bits for group 14
 SSH_IGNORED = SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG
-SSH_FATAL = SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_KEXINIT    # out of their place
+# Out of their place they end the connection, before NEWKEYS and after it, as with dropbear
+SSH_FATAL = (
+    frozenset((0, SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_SERVICE_ACCEPT,
+               SSH_MSG_KEXINIT, *range(SSH_MSG_USERAUTH_REQUEST, 256))),
+    frozenset((SSH_MSG_DISCONNECT, SSH_MSG_KEXINIT, SSH_MSG_NEWKEYS, SSH_MSG_KEXDH_INIT,
+               *range(SSH_MSG_USERAUTH_INFO_RESPONSE, 256))))
+SSH_LOGINS = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
 SSH_GUESS = b'kexguess2@matt.ucc.asn.au'
 SSH_STRICT = b'kex-strict-c-v00@openssh.com', b'kex-strict-s-v00@openssh.com'
 SSH_EXT_INFO = b'ext-info-c'
@@ -15923,12 +15929,11 @@ class Ssh:
                 self.skips = False
                 return Reply()
             return SSH_TAKES[kind](self, payload, peer)
-        if self.strict and SSH_PLAIN in (self.inward, self.outward):
+        if self.strict and self.outward is SSH_PLAIN:       # dropbear looks for no longer
             raise Malformed('message %d in a strict exchange' % kind)
         if kind in SSH_IGNORED:
             return Reply()
-        if kind in SSH_FATAL or kind >= SSH_MSG_USERAUTH_REQUEST or (
-                kind == SSH_MSG_NEWKEYS and self.inward is not SSH_PLAIN):
+        if kind in SSH_FATAL[self.inward is not SSH_PLAIN]:
             raise Malformed('message %d' % kind)
         number = self.received - 1 & MASK32
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
@@ -16025,7 +16030,7 @@ class Ssh:
         self.inward, self.coming = self.coming, None
         if self.strict:
             self.received = 0
-        self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
+        self.expects = SSH_LOGINS
         return Reply()
 
 
@@ -16063,7 +16068,7 @@ def take_ssh_login(self, payload, peer):
         note(algorithm=algorithm, fingerprint=ssh_fingerprint(key))
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
-        self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
+        self.expects = SSH_LOGINS + (SSH_MSG_USERAUTH_INFO_RESPONSE,)
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
         note(password=read_sized(payload, at + 1, 4)[0])
@@ -16074,7 +16079,7 @@ def take_ssh_login(self, payload, peer):
 
 def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
-    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
+    self.expects = SSH_LOGINS
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
     self.note(peer, b'keyboard-interactive', password=password)
     return refuse_ssh(self, peer)
@@ -16117,9 +16122,10 @@ SSH_TAKES = {
 
 # ---- ssh -----------------------------------------------------------------------------
 
-SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99', b'SSH-1.5'    # RFC 4253 s4.2, s5.1
+SSH_SIGNATURES = b'SSH-2.', b'SSH-1.'
 SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
-SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
+SSH_TALKS = b'SSH-2.', b'SSH-1.99-'                     # RFC 4253 s5.1, as dropbear reads it
+SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')     # as the original reads it
 SSH_SHORT = b'SSH-2.0-1'
 SSH_UDP_MOST = 1.25
 
@@ -16158,18 +16164,17 @@ def answer_ssh(data, peer):
         end = len(data)
     if not (begins and end):
         return Reply(close=True) if peer.greeter else None
-    reply = take_identification(data[:end].rstrip(b'\r\n'), peer)
+    reply = take_identification(data[:end].rstrip(b'\n').replace(b'\r', b''), peer)
     return reply and reply._replace(used=end)
 
 
 def take_identification(version, peer):
     """The client's -> Reply, or None; KEXINIT waits, if our own line goes first."""
     line, greeted = identify_ssh(peer), bool(peer.greeter)
-    fits = SSH_ID.match(version) and version != SSH_SHORT
     peer.greeter = None
     if line == SSH_SHORT + b'\r\n':
-        return Reply(line) if fits else None
-    if not fits:
+        return Reply(line) if SSH_ID.match(version) and version != SSH_SHORT else None
+    if not version.startswith(SSH_TALKS):
         return Reply(b'' if greeted else line, close=True)
     session = peer.state = Ssh(peer.host.share('ssh', SshHost), version)
     if greeted:

@@ -11,6 +11,7 @@ import ast
 import atexit
 import base64
 import collections
+import concurrent.futures
 import contextlib
 import ctypes
 import errno
@@ -13453,8 +13454,9 @@ HTTP_VECTORS = [
     ('ssh LF', TCP, b'SSH-2.0-x\n', SSH_OPENING, 'masscanned.md'),
     ('ssh empty software', TCP, b'SSH-2.0-\r\n', SSH_OPENING, 'original s15'),
     ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', SSH_OPENING, 'original s15'),
-    ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', BANNER, 'dropbear 2022.83'),
-    ('ssh no dash', TCP, b'SSH-2.0\r\n', BANNER, 'dropbear 2022.83'),
+    ('ssh 2 of whatever kind', TCP, b'SSH-2.x\r\n', SSH_OPENING, 'dropbear 2022.83'),
+    ('ssh no dash', TCP, b'SSH-2.0\r\n', SSH_OPENING, 'dropbear 2022.83'),
+    ('ssh 1.99, no dash', TCP, b'SSH-1.99\r\n', BANNER, 'dropbear 2022.83'),
     ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', BANNER, 'dropbear 2022.83'),
     ('ssh cut', TCP, b'SSH-2.0-OpenSSH', None, 'original s15'),
     ('ssh kexinit', TCP, b'SSH-2.0-x\r\n' + ssh_packet(ssh_kexinit()), SSH_OPENING,
@@ -13464,10 +13466,11 @@ HTTP_VECTORS = [
     ('ssh no packet', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', SSH_OPENING, 'by hand'),
     ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', SSH_OPENING, 'by hand'),
     ('ssh too long', TCP, b'SSH-2.0-' + b'x' * 1015 + b'\r\n', None, 'by hand'),
-    ('ssh short line', TCP, SSH_SHORT + b'SSH-2.0-x\r\n', BANNER, 'by hand'),
+    ('ssh short line', TCP, SSH_SHORT, SSH_OPENING, 'dropbear 2022.83'),
     ('ssh udp', UDP, b'SSH-2.0-x\r\n', SSH_SHORT, 'original s15'),
     ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', SSH_SHORT, 'by hand'),
     ('ssh udp cut', UDP, b'SSH-2.0-x', None, 'original s15'),
+    ('ssh udp bad version', UDP, b'SSH-2.0x-x\r\n', None, 'original s15'),
     ('ssh udp own answer', UDP, SSH_SHORT, None, 'original s23.2: no loop'),
     # ---- gh0st --------------------------------------------------------------------
     ('gh0st', TCP, b'Gh0st', GH0ST, 'original s16'),
@@ -27294,6 +27297,7 @@ class SshClient:
     kinds       their kinds
     """
     VERSION = b'SSH-2.0-client'
+    HELLO = VERSION + b'\r\n'
     SECRET = 0x1234567
 
     def __init__(self, host=HOST, kex=(), stream=None):
@@ -27304,7 +27308,7 @@ class SshClient:
         self.sent = self.received = self.end = 0
         self.kexinit = ssh_kexinit({**{0: b'diffie-hellman-group14-sha256', 1: b'ssh-rsa',
                                        2: b'aes128-ctr', 3: b'aes128-ctr'}, **dict(kex)})
-        self.take(self.stream.feed(self.VERSION + b'\r\n'))
+        self.take(self.stream.feed(self.HELLO))
         self.run()
 
     def run(self):
@@ -27317,7 +27321,7 @@ class SshClient:
         if not self.end:
             self.end = self.inbox.find(b'\n') + 1
             self.inbox = self.inbox[self.end:]
-        while self.end and self.inbox:
+        while self.end and self.inbox and self.inward:
             way = self.inward
             size = way.read_size(self.received, self.inbox[:way.first]) + 4 + way.tag
             packet = way.open(self.received, self.inbox[:size])
@@ -27445,34 +27449,86 @@ def is_open(port) -> bool:
 
 
 class SshSocket:
-    """A real server in the clothes of a Stream; it is taken to be silent after half a second."""
+    """A real server in the clothes of a Stream; what it says is heard by hear()."""
     waits = None
 
-    def __init__(self, port):
-        self.sock = socket.create_connection(('127.0.0.1', port), timeout=10)
-        self.closing, self.quiet_s = False, 0.5
+    def __init__(self, port, source):
+        self.sock = socket.create_connection(('127.0.0.1', port), 30, (source, 0))
+        self.closing = False
 
     def feed(self, octets):
-        out = b''
-        try:
+        with contextlib.suppress(OSError):      # it has closed
             self.sock.sendall(octets)
-            while select.select([self.sock], [], [], self.quiet_s if not out else 0.05)[0]:
-                more = self.sock.recv(65536)
-                if not more:
-                    self.closing = True
-                    break
-                out += more
-        except OSError:
-            self.closing = True
+        return b''
+
+    def hear(self):
+        out = b''
+        with contextlib.suppress(ConnectionError):
+            out = self.sock.recv(65536)
+        self.closing = not out
         return out
+
+
+class SshVisitor(SshClient):
+    """A client that says the same to us and to a real server, and ends by itself.
+
+    counts      messages that have come, after each time that it spoke
+    other       the one that was with us: as many are waited for, and no time
+    greeting    our line, which is there first
+    """
+    ALIVE, END = b'\x31', b'\1' + bytes(12)     # is answered, ends the connection
+
+    def __init__(self, lists, hello=None, port=0, source='', other=None):
+        self.HELLO = hello or self.HELLO
+        self.counts, self.other = [], other
+        stream = SshSocket(port, source) if other else ssh_stream()
+        self.greeting = b'' if other else stream.greet(masscanned.PROTOCOLS['ssh'])
+        SshClient.__init__(self, HOST, lists, stream)
+
+    def run(self):
+        if self.other is None:
+            SshClient.run(self)
+        while self.other and len(self.got) < self.other.counts[len(self.counts)] and (
+                not self.stream.closing):
+            self.take(self.stream.hear())
+        self.counts.append(len(self.got))
+
+    def take(self, octets):
+        SshClient.take(self, self.greeting + octets)
+        self.greeting = b''
+        if self.inbox and not self.inward:      # no keys for it: a message more, of whatever kind
+            self.inbox = b''
+            self.got += [b'\xff'] if self.got[-1] != b'\xff' else []
+
+    def visit(self, payloads, late):
+        """Payloads, after an exchange or not -> what has come, but for what is random."""
+        if late:
+            self.exchange()
+        else:
+            self.keys = lambda way: None
+        guess = self.kexinit[:-5] + b'\1' + bytes(4)
+        for payload in (*payloads, self.ALIVE, self.END):
+            self.say({None: self.kexinit, True: guess}.get(payload, payload))
+        while self.other and not self.stream.closing:
+            self.take(self.stream.hear())
+        random = {20: slice(1, 17), 31: slice(1, None)}     # a cookie; keys and numbers
+        return [payload.replace(payload[random[payload[0]]], b'')
+                if payload[0] in random else payload for payload in self.got]
 
 
 SSH_SERVICE = b'\5' + ssh_string(b'ssh-userauth')
 SSH_FAILED = b'\x33' + ssh_string(b'publickey,password') + b'\0'
 SSH_LOGIN = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
 SSH_STRICT = b'diffie-hellman-group14-sha256,kex-strict-c-v00@openssh.com'
-# Before the exchange: name, lists of the client's KEXINIT, payloads, None for it.  After the
-# exchange: name, payloads
+# Lines.  Before the exchange: name, lists of the client's KEXINIT, payloads, None for it, True for
+# it with a guess.  After the exchange: name, payloads
+SSH_LINE_ERRORS = [
+    b'SSH-2.0-x\n', b'SSH-2.0-x\r\r\n', b'SSH-2.0-\r\n', b'SSH-2.0\r\n', b'SSH-2.1-x\r\n', b'SSH-2.\n',
+    b'SSH-2.0-a\0b\r\n', b'SSH-2.0-1\r\n', b'SSH-2.0-' + b'x' * 246 + b'\r\n', b'SSH-1.99-x\r\n',
+    b'SSH-1.99\r\n', b'SSH-1.5-x\r\n', b'SSH-1.98-x\r\n', b'SSH-3.0-x\r\n', b'ssh-2.0-x\r\n',
+    b'hello\r\nSSH-2.0-x\r\n', b'SSH-2.0-x\nSSH-2.0-x\r\n', b'SSH-2.0-x\nhi\r\n', b'x' * 300,
+    *(b'SSH-2.0-x\n' + size.to_bytes(4, 'big') + b'\4\2' + bytes(10) for size in (0, 4, 11, 12, 13))]
+SSH_TWO = b'\x1e' + ssh_string(b'\2')
 SSH_EARLY_ERRORS = [
     ('no common exchange', {0: b'x'}, [None]), ('no common host key', {1: b'ssh-dss'}, [None]),
     ('no common cipher', {2: b'x'}, [None]), ('no common MAC', {5: b'x'}, [None]),
@@ -27484,7 +27540,32 @@ SSH_EARLY_ERRORS = [
     ('NEWKEYS first', {}, [b'\x15']), ('value first', {}, [b'\x1e' + ssh_string(b'\2')]),
     ('service first', {}, [SSH_SERVICE]), ('login first', {}, [b'\x32']),
     ('NEWKEYS', {}, [None, b'\x15']), ('service', {}, [None, SSH_SERVICE]),
-    ('unknown', {}, [None, b'\xc8']), ('disconnect', {}, [b'\1' + bytes(12)])]
+    ('unknown', {}, [None, b'\xc8']), ('disconnect', {}, [b'\1' + bytes(12)]),
+    ('empty names', {0: b',,diffie-hellman-group14-sha256,'}, [None, SSH_TWO]),
+    ('no exchange', {0: b''}, [None]), ('unknown compression', {6: b'x', 7: b'x'}, [None]),
+    ('languages', {8: b'en', 9: b'x' * 3000}, [None, SSH_TWO]),
+    *(('e of %d octets' % len(octets), {}, [None, b'\x1e' + ssh_string(octets)]) for octets in (
+        b'\x80', b'\0\2', b'\0\0\0\2', b'\1' + bytes(256), b'\1' + bytes(3000))),
+    ('more behind e', {}, [None, SSH_TWO + b'x']), ('e cut', {}, [None, SSH_TWO[:-1]]),
+    ('no e', {}, [None, b'\x1e']), ('e twice', {}, [None, SSH_TWO, SSH_TWO]),
+    *(('X25519, %d octets' % len(octets), {0: b'curve25519-sha256'},
+       [None, b'\x1e' + ssh_string(octets)]) for octets in (
+           bytes(32), b'\x09'.ljust(31, b'\0'), b'\x09'.ljust(33, b'\0'), b'\xff' * 32)),
+    ('P-256, zeros', {0: b'ecdh-sha2-nistp256'}, [None, b'\x1e' + ssh_string(b'\4' + bytes(64))]),
+    ('P-256, neutral', {0: b'ecdh-sha2-nistp256'}, [None, b'\x1e' + ssh_string(b'\0')]),
+    ('KEXINIT twice', {}, [None, None]), ('KEXINIT after the reply', {}, [None, SSH_TWO, None]),
+    *(('%d first' % kind, {}, [bytes((kind,))]) for kind in (
+        0, 2, 3, 4, 6, 7, 8, 22, 29, 31, 49, 51, 60, 80, 192)),
+    *(('%d' % kind, {}, [None, bytes((kind,)), SSH_TWO]) for kind in (0, 2, 3, 4, 6, 7, 22, 31, 50)),
+    *(('%d after the reply' % kind, {}, [None, SSH_TWO, bytes((kind,))]) for kind in (31, 50, 200)),
+    ('strict, unknown', {0: SSH_STRICT}, [None, b'\xc8']),
+    ('strict, EXT_INFO', {0: SSH_STRICT}, [None, b'\7\0\0\0\0']),
+    *(('guess of %s' % names[0].decode(), names, [True, b'\x1e' + ssh_string(b'\1'), SSH_TWO])
+      for names in ({0: b'x,diffie-hellman-group14-sha256'},
+                    {0: b'x,diffie-hellman-group14-sha256,kexguess2@matt.ucc.asn.au'},
+                    {0: b'x,' + SSH_STRICT}, {0: SSH_STRICT, 1: b'x,ssh-rsa'})),
+    ('right guess', {0: SSH_NAMES[0], 1: SSH_NAMES[1]},
+     [True, b'\x1e' + ssh_string(b'\x09'.ljust(32, b'\0'))])]
 SSH_LATE_ERRORS = [
     ('none', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none')]),
     ('password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0' + ssh_string(b'x')]),
@@ -27500,7 +27581,21 @@ SSH_LATE_ERRORS = [
     ('unknown service', [b'\5' + ssh_string(b'x')]), ('unknown', [b'\x28']),
     ('ignore, debug', [b'\2\0\0\0\0', b'\4']), ('channel', [b'\x5a']), ('NEWKEYS', [b'\x15']),
     ('EXT_INFO', [b'\7\0\0\0\0']), ('UNIMPLEMENTED', [b'\3\0\0\0\0']), ('response', [b'\x3d']),
-    ('disconnect', [b'\1' + bytes(12)])]
+    ('disconnect', [b'\1' + bytes(12)]),
+    *(('%d' % kind, [bytes((kind,))]) for kind in (0, 1, 5, 6, 8, 30, 31, 49, 50, 51, 60, 66, 80, 192)),
+    ('twice the service', [SSH_SERVICE, SSH_SERVICE]), ('more behind it', [SSH_SERVICE + b'x']),
+    *(('password of %d octets' % size, [
+        SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0' + ssh_string(b'x' * size)])
+      for size in (0, 99, 2000)),
+    *(('user of %d octets' % size, [
+        SSH_SERVICE, b'\x32' + ssh_string(b'\xff' * size) + ssh_string(b'ssh-connection')
+        + ssh_string(b'none')]) for size in (0, 300)),
+    *(('method of %d octets' % size, [SSH_SERVICE, SSH_LOGIN + ssh_string(b'm' * size)])
+      for size in (0, 300)),
+    ('password cut', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0\0\0\0\1']),
+    ('key cut', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'publickey') + b'\0' + ssh_string(b'ssh-rsa')]),
+    ('key of no kind', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'publickey') + b'\0' + ssh_string(b'x') * 2]),
+    ('login cut', [SSH_SERVICE, SSH_LOGIN])]
 
 
 class SecureShell(unittest.TestCase):
@@ -27529,7 +27624,7 @@ class SecureShell(unittest.TestCase):
         for name, packets in (
                 ('size 0', bytes(16)), ('size 11', unhex('0000000b 04') + bytes(11)),
                 ('no multiple of 8', unhex('0000000d 04') + bytes(13)),
-                ('too long', unhex('00004004')), ('longest', unhex('ffffffff')),
+                ('too long', unhex('00004004 00000000')), ('longest', b'\xff' * 8),
                 ('padding', unhex('0000000c ff 02') + bytes(10)), ('nothing but padding', ssh_packet(b'', 11)),
                 ('KEXINIT of 8 kB', ssh_packet(ssh_kexinit({0: b'x' * 8192}))),
                 ('KEXINIT cut', ssh_packet(ssh_kexinit()[:-1])),
@@ -27921,36 +28016,32 @@ class SecureShell(unittest.TestCase):
                 stderr=subprocess.DEVNULL)
             try:
                 wait_until(lambda: is_open(port))
-                for name, lists, payloads in SSH_EARLY_ERRORS:
-                    with self.subTest(name=name):
-                        self.compare(port, lists, payloads, False)
-                for name, payloads in SSH_LATE_ERRORS:
-                    with self.subTest(after=name):
-                        self.compare(port, {0: SSH_STRICT + b',ext-info-c'}, payloads, True)
+                rows = [(line, {}, line, [], False) for line in SSH_LINE_ERRORS]
+                rows += [(name, lists, None, payloads, False)
+                         for name, lists, payloads in SSH_EARLY_ERRORS]
+                rows += [('after: ' + name, {0: SSH_STRICT + b',ext-info-c'}, None, payloads, True)
+                         for name, payloads in SSH_LATE_ERRORS]
+                with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                    for seen in pool.map(functools.partial(self.compare, port), range(len(rows)), rows):
+                        with self.subTest(name=seen[0]):
+                            self.assertEqual(*seen[1:])
             finally:
                 server.kill()
                 server.wait()
 
-    def compare(self, port, lists, payloads, late):
-        """What dropbear and we say to the same payloads."""
-        seen = []
-        real = SshSocket(port)
-        self.addCleanup(real.sock.close)
-        for stream in real, None:
-            client = SshClient(kex=lists, stream=stream)
-            client.keys = client.keys if late else lambda way: masscanned.SSH_PLAIN
-            if late:
-                client.exchange()
-                client.say(b'\2\0\0\0\0')
-            for payload in payloads:
-                if not client.stream.closing:
-                    client.say(client.kexinit if payload is None else payload)
-            random = {20: slice(1, 17), 31: slice(1, None)}     # a cookie; keys and numbers
-            seen.append(([payload.replace(payload[random[payload[0]]], b'')
-                          if payload[0] in random else payload for payload in client.got],
-                         client.stream.closing))
-            real.sock.close()                   # it takes five of one address
-        self.assertEqual(*seen)
+    @staticmethod
+    def compare(port, number, row):
+        """What we and a real server say to the same -> (name of the row, ours, the server's).
+
+        number      its source address: dropbear takes five connections of one
+        """
+        name, lists, hello, payloads, late = row
+        ours = SshVisitor(lists, hello)
+        first = ours.visit(payloads, late)
+        real = SshVisitor(lists, hello, port, '127.0.1.%d' % (1 + number), ours)
+        second = real.visit(payloads, late)
+        real.stream.sock.close()
+        return name, first, second if first or hello is None else second[1:]    # it says KEXINIT at once
 
     @staticmethod
     def key(stream, draw):
