@@ -1591,7 +1591,7 @@ MSS_STEP = b''.join(                    # MSS -> the largest step within it, or 
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
 SCALES = 0, 0, 6, 8         # of a client's windows, as 2 bits of a cookie tell it; the first: none
 SCALE_STEP = bytes((1,) * 6 + (2,) * 2 + (3,) * 248)    # scale -> the largest of these within it
-SCALE_SACK = 2              # from this step on the client knows SACK: who does not has a smaller one
+SCALE_SACK = 2              # from this step on the client knows SACK
 MSS_MAX = 65495
 MSS_DEFAULT4, MSS_DEFAULT6 = 536, 1220      # RFC 9293 s3.7.1
 CONNECTIONS_MAX = 65536
@@ -1609,7 +1609,7 @@ REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
 ROOM = 1 << 18              # octets we take where windows are scaled, once the handshake is over
-AHEAD_MAX = ROOM            # octets kept of a connection that came beyond a gap
+AHEAD_OCTETS = ROOM         # octets kept of a connection that came beyond a gap
 AHEAD_BLOCKS, AHEAD_COST = 32, 200      # blocks of them, what one takes beside its octets
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
@@ -1767,7 +1767,7 @@ class Ahead:
         first = min([at for at, _ in near])
         size = max([at + len(octets) for at, octets in near]) - first
         grown = self.size + size - sum([len(octets) for _, octets in near[1:]])
-        if grown > AHEAD_MAX or len(others) >= AHEAD_BLOCKS:
+        if grown > AHEAD_OCTETS or len(others) >= AHEAD_BLOCKS:
             return
         block = near[1][1] if len(near) == 2 and near[1][0] == first else bytearray()
         block += bytes(size - len(block))
@@ -4503,7 +4503,7 @@ class Stack:
             conn.ahead = None
         for at in range(0, len(found), KEPT_MAX):
             if len(conn.unacked) + len(out) > OUT_MAX or len(conn.kept) > KEPT_MAX:
-                break                           # what is not acknowledged comes again (RFC 2018 s8)
+                break                           # it comes again (RFC 2018 s8)
             piece = found[at:at + KEPT_MAX]
             conn.rcv = conn.rcv + len(piece) & MASK32
             out += self.hear(conn, piece)

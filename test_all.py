@@ -20052,7 +20052,7 @@ class Stack(unittest.TestCase):
         self.assertEqual(lengths(started(), (5, 15, 25, 9), b'x' * 9), [9, 19])
         self.assertEqual(lengths(started(), (5,)), [1])
         self.assertEqual(lengths(started(full=True), (5,)), [])
-        with unittest.mock.patch('masscanned.AHEAD_MAX', 30):
+        with unittest.mock.patch('masscanned.AHEAD_OCTETS', 30):
             self.assertEqual(lengths(started(), (5, 16, 37, 27), b'x' * 10), [10, 10, 10])
 
     @unittest.mock.patch('masscanned.KEPT_MAX', 512)
