@@ -7046,6 +7046,7 @@ DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO',
                   16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
                   64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
 DNS_SHOWN_MAX = 16
+SMB_SHOWN_MAX = 16
 SHOWN_FIELDS = {'http': ('http_method', 'url'), 'dns': ('rrtype', 'rrname')}     # of a request
 # As John the Ripper and hashcat read it: what was sent to the client, what came back
 HASH_FORMS = {'mysql': '$mysqlna$%s*%s', 'rfb': '$vnc$*%s*%s'}
@@ -7072,6 +7073,28 @@ def dns_object(data) -> dict:
     return dict(found, **queries[0]) if queries else found
 
 
+def redis_object(data) -> dict:
+    """A command, as array or line -> the object `redis` of an event."""
+    words, _ = parse_redis(data)
+    return {'words': plain(b' '.join(words))} if words else {'request': plain(data[:PAYLOAD])}
+
+
+def smb_object(data) -> dict:
+    """A first message, with its length in front -> the object `smb` of an event."""
+    message = data[NBSS.size:]
+    magic, body = message[:4], message[SMB1_HEAD.size:]
+    if magic == SMB2_MAGIC and not from_octets(message[12:14], 'little'):
+        at = SMB2_HEAD.size + SMB2_NEGOTIATE_REQUEST.size
+        size = 2 * from_octets(message[66:68], 'little')
+        codes = message[at:at + min(size, 2 * SMB_SHOWN_MAX)]
+        names = ['%x.%02x' % (major, minor) for minor, major in zip(codes[::2], codes[1::2])]
+        return {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL', 'client_dialects': names}
+    if magic == SMB1_MAGIC and message[4:5] == bytes((SMB1_NEGOTIATE,)) and body[:1] == b'\0':
+        names = [plain(name[1:]) for name in body[3:-1].split(b'\0')[:SMB_SHOWN_MAX]]
+        return {'command': 'SMB1_COMMAND_NEGOTIATE_PROTOCOL', 'client_dialects': names}
+    return {'request': plain(data[:PAYLOAD])}
+
+
 def ntlmssp_object(domain, user, host, version) -> dict:
     """Who somebody says that he is -> the object `smb`, or of another protocol, of an event."""
     about = {'domain': domain, 'user': user, 'host': host, 'version': version}
@@ -7083,7 +7106,7 @@ def ntlmssp_object(domain, user, host, version) -> dict:
 NOTES = {'ntlmssp': (ntlmssp_object, ('domain', 'user', 'host', 'version')),
          'tls_hello': (tls_object, ('hello',)),
          'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
-ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
+ANSWERED = {'dns': dns_object, 'redis': redis_object, 'smb': smb_object, 'ssh': ssh_object}
 
 
 def source_key(flow, proto=IP_TCP):
@@ -11500,7 +11523,8 @@ class Session:
         if self.stream.record:
             self.stream.record.go_inside()
         cipher, _, _ = self.inner.cipher()
-        self.stream.note('tls', protocol='tls', version=self.inner.version(), cipher=cipher,
+        version = self.inner.version().replace('v1.', ' 1.')    # as EVE has it
+        self.stream.note('tls', protocol='tls', version=version, cipher=cipher,
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:
@@ -17542,7 +17566,7 @@ def answer_http_head(request, end, data, peer):
         page = make_page(request, data[end:end + HTTP_BODY_MAX], peer)
         if isinstance(page, Reply):
             page = make_status(405)
-        note_http(request, data[end:], peer)
+        note_http(request, data[end:], page, peer)
         return shorten_http(pack_http(page, request, peer.second, peer.host),
                             HTTP_UDP_MOST * len(data))
     if not request.length:
@@ -17553,8 +17577,8 @@ def answer_http_head(request, end, data, peer):
 
 def finish_http(request, body, used, peer):
     """A request that is whole, as much of its body as is kept -> Reply."""
-    note_http(request, body, peer)
     page = make_page(request, body, peer)
+    note_http(request, body, page, peer)
     if isinstance(page, Reply):
         return page._replace(used=used)
     return Reply(pack_http(page, request, peer.second, peer.host), used, 0, request.close)
@@ -17575,21 +17599,26 @@ def reply_known(data, second, host, port):
     if callable(page) and not host.http_401:
         return None
     return (Reply(pack_http(page, request, second, host), len(data), 0, request.close),
-            describe_http(request))
+            describe_http(request, page, host))
 
 
-def describe_http(request):
-    """HttpRequest -> the fields of its note."""
-    return {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
-            'host': request.fields.get(b'host', b''),
-            'agent': request.fields.get(b'user-agent', b''), 'head': request.head}
+def describe_http(request, page, host):
+    """HttpRequest, Page that answers it, None: the 401, or a Reply -> the fields of its note."""
+    noted = {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
+             'host': request.fields.get(b'host', b''),
+             'agent': request.fields.get(b'user-agent', b''), 'head': request.head}
+    if not isinstance(page, Reply):
+        noted['status'] = 401 if host.http_401 or not page else page.status
+        noted['length'] = 0 if request.verb == b'HEAD' else len(
+            fill_page(None if host.http_401 else page, host)[1])
+    return noted
 
 
-def note_http(request, body, peer):
-    """Note a request, and what it offers to log in with."""
+def note_http(request, body, page, peer):
+    """Note a request with the Page that answers it, and what it offers to log in with."""
     if peer.host.events is None or request.fault:
         return
-    noted = describe_http(request)
+    noted = describe_http(request, page, peer.host)
     if body:
         noted['body'] = body[:HTTP_NOTED_MAX]
     peer.note('request', **noted)
@@ -18573,6 +18602,8 @@ lines('gopher', 'A selector -> there is none.', port=70, ref='RFC 1436 s3.6, s3.
 # ---- rsync ---------------------------------------------------------------------------
 
 RSYNC_HELLO = b'@RSYNCD: 31.0\n'
+RSYNC_MD5 = re.compile(br'@RSYNCD: [3-9][0-9]\b')       # versions before 30 have MD4
+RSYNC_DIGEST = 16
 
 
 @talk('rsync', sig=(b'@RSYNCD: ', '..'), port=873, size=line, limit=TEXT_MAX, banner=RSYNC_HELLO,
@@ -18581,25 +18612,39 @@ def answer_rsync(message, peer):
     """Version -> ours; #list -> a module; that -> no login.
 
     returns  to the name of the module a challenge, then an error
-    state   True after their version; the module of a login under way
+    state   their version; (module, challenge, version) while a login is under way
     """
     text = message.strip()
     if not peer.state:
         if message == RSYNC_HELLO and peer.dport != 873:
             return None                         # perhaps one of us
-        peer.state = True
+        peer.state = text
         return b'' if peer.greeter else RSYNC_HELLO
-    if isinstance(peer.state, bytes):
+    if isinstance(peer.state, tuple):
+        module, challenge, version = peer.state
         user, _, digest = text.partition(b' ')
-        peer.note('credentials', user=user, digest=digest)
-        return b'@ERROR: auth failed on module %s\n' % peer.state, SHUT
+        peer.note('credentials', user=user, digest=digest, salt=challenge,
+                  **rsync_hash(version, challenge, digest))
+        return b'@ERROR: auth failed on module %s\n' % module, SHUT
     if text in (b'', b'#list'):
         return b'files          \t\n@RSYNCD: EXIT\n', SHUT
     if text != b'files':
         return b"@ERROR: Unknown module '%s'\n" % text[:64], SHUT
-    peer.state = text
     challenge = codecs.encode(peer.host.random(16), 'base64').rstrip(b'=\n')
+    peer.state = text, challenge, peer.state
     return b'@RSYNCD: AUTHREQD %s\n' % challenge
+
+
+def rsync_hash(version, challenge, digest) -> dict:
+    """Answer to a challenge -> {'hash': as hashcat reads it}; {}: nothing that could be tried.
+
+    version     as the client said it: from 30 on MD5 of password and challenge, MD4 before
+    source      rsync(5) s"auth users"; https://hashcat.net/wiki/doku.php?id=example_hashes: 10
+    """
+    proof = read_base64(digest + b'==')
+    if not RSYNC_MD5.match(version) or len(proof) != RSYNC_DIGEST:
+        return {}
+    return {'hash': '%s:%s' % (proof.hex(), challenge.decode())}
 
 
 # ---- svn -----------------------------------------------------------------------------
@@ -18629,7 +18674,7 @@ def svn_size(data):
 def answer_svn(message, peer):
     """Greeting -> a login, please; login -> no.
 
-    state   what is expected: None a greeting, 1 a mechanism, 2 a digest
+    state   what is expected: None a greeting, 1 a mechanism, our challenge: a digest
     """
     if peer.state is None:
         peer.state = 1
@@ -18637,11 +18682,14 @@ def answer_svn(message, peer):
         name = peer.host.host_name
         return hello + b'( success ( ( CRAM-MD5 ) %d:%s ) ) ' % (len(name), name)
     if peer.state == 1:
-        peer.state = 2
         challenge = b'<%s@%s>' % (peer.host.random(8).hex().encode(), peer.host.host_name)
+        peer.state = challenge
         return b'( step ( %d:%s ) ) ' % (len(challenge), challenge)
-    user, _, digest = message.partition(b':')[2].strip().partition(b' ')
-    peer.note('credentials', user=user, digest=digest)
+    answer = message.partition(b':')[2].strip()
+    user, _, digest = answer.partition(b' ')
+    coded = (binascii.b2a_base64(each, newline=False).decode() for each in (peer.state, answer))
+    peer.note('credentials', user=user, digest=digest, salt=peer.state,
+              hash='$cram_md5$%s$%s' % tuple(coded))    # hashcat's example_hashes: 10200
     peer.state = 1                              # whoever has another login may try that
     return b'( failure ( 20:Authorization failed ) ) '
 

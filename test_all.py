@@ -14170,6 +14170,7 @@ BINARY_NOTES = {                            # name of a vector: what is noted of
     'x11 big': dict(user=b'MIT-MAGIC-COOKIE-1', password='55' * 16),
     'dicom association': dict(user=b'ECHO', target=b'ANY'), 'smpp bind': BOB_X,
 }
+RSYNC_LOGIN = dict(user=b'bob', digest=b'00ff', salt=b'EREREREREREREREREREREQ')
 NOTED = [                                   # name, request, fields of the notes
     ('imap', b'a LOGIN "bob" secret\r\na LOGIN {3}\r\nbob {6}\r\nsecret\r\n', [LOGIN] * 2),
     ('imap', b'a AUTHENTICATE PLAIN %s\r\na AUTHENTICATE LOGIN\r\n%s\r\n%s\r\n' % (
@@ -14182,8 +14183,16 @@ NOTED = [                                   # name, request, fields of the notes
     ('smtp', b'AUTH LOGIN %s\r\n%s\r\n' % (BOB, SECRET), [LOGIN]),
     ('distcc', DISTCC_JOB, [dict(words=b'cc -c x.c')]),
     ('ftp', b'user bob\r\npass secret\r\n', [LOGIN]),
-    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [dict(user=b'bob', digest=b'00ff')]),
-    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(user=b'bob', digest=b'00ff')]),
+    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [RSYNC_LOGIN]),
+    ('rsync', b'@RSYNCD: 29.0\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w')]),
+    ('rsync', b'@RSYNCD: 31.0 md5\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w',
+           hash='00112233445566778899aabbccddeeff:EREREREREREREREREREREQ')]),
+    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(
+        user=b'bob', digest=b'00ff', salt=b'<1111111111111111@%s>' % ME, hash='$cram_md5$%s$%s' % (
+            base64.b64encode(b'<1111111111111111@%s>' % ME).decode(),
+            base64.b64encode(b'bob 00ff').decode()))]),
     ('asterisk', b'Action: Login\r\nUsername: bob\r\nSecret: secret\r\n\r\n', [LOGIN]),
     ('irc', b'PASS secret\r\nNICK bob\r\nUSER x\r\n', [LOGIN]),
     ('rtsp', b'DESCRIBE rtsp://x RTSP/1.0\r\nAuthorization: Basic Ym9iOnNlY3JldA==\r\n\r\n', [LOGIN]),
@@ -22836,6 +22845,29 @@ class Events(Case):
             masscanned.dns_object(DNS_QUERY[:end])
             masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
 
+    def test_first_messages(self):
+        """What a client of SMB or Redis says first, whole or cut."""
+        old = smb1('72', dialects(b'NT LM 0.12', b'SMB 2.002'))
+        new = smb2('0000', *negotiate2('0202', '1002', '1103'))
+        for make, data, wanted in (
+                (masscanned.smb_object, old, {'command': 'SMB1_COMMAND_NEGOTIATE_PROTOCOL',
+                                              'client_dialects': ['NT LM 0.12', 'SMB 2.002']}),
+                (masscanned.smb_object, new, {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL',
+                                              'client_dialects': ['2.02', '2.10', '3.11']}),
+                (masscanned.smb_object, b'x', {'request': 'x'}),
+                (masscanned.redis_object, b'*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n', {'words': 'KEYS *'}),
+                (masscanned.redis_object, b'INFO  all\r\n', {'words': 'INFO all'}),
+                (masscanned.redis_object, b'\r\n', {'request': '\r\n'})):
+            self.assertEqual(make(data), wanted)
+            for end in range(len(data)):
+                make(data[:end])
+        log = self.log()
+        for port, data in (445, new), (6379, b'INFO\r\n'):
+            Client(log.stack, port).say(data)
+        self.assertEqual([each[each['event_type']] for each in self.events(log)], [
+            {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL',
+             'client_dialects': ['2.02', '2.10', '3.11']}, {'words': 'INFO'}])
+
     def test_names(self):
         """What tables of events name is registered, and noted somewhere."""
         known = set(masscanned.PROTOCOLS)
@@ -26970,7 +27002,7 @@ class Answerers(unittest.TestCase):
                 self.assertNotIn(b'$', out)
                 self.assertEqual((stream.kept, stream.closing), (b'', False))
 
-    # what is noted: request, [(kind, fields)] besides method, path, host, agent
+    # what is noted: request, [(kind, fields)] besides method, path, host, agent, status, length
     HTTP_NOTED = [
         (GET, [('request', b'GET', b'/', b'a', b'', {})]),
         (b'HEAD /a?b=c HTTP/1.0\r\nUser-Agent:  x y \r\n\r\n',
@@ -27005,9 +27037,11 @@ class Answerers(unittest.TestCase):
                 for pieces in [request], octet_by_octet(request):
                     stream = open_stream('http', TCP)
                     stream.host, host.events = host, []
-                    feed(stream, *pieces)
+                    answer = feed(stream, *pieces)
+                    said = {} if request.startswith((b'CONNECT', UPGRADE)) else dict(
+                        status=int(answer[9:12] or 0), length=len(answer.partition(b'\r\n\r\n')[2]))
                     expected = [(note[0], dict(note[5], method=note[1], path=note[2], host=note[3],
-                                               agent=note[4], head=head)
+                                               agent=note[4], head=head, **said)
                                  if note[0] == 'request' else note[1]) for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
