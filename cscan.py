@@ -4342,6 +4342,18 @@ pcworx          Phoenix Contact  \x81\x01\0\x14
 proconos        ProConOS     \xcc\x01\0.\x40\x42.{7}(<d>[ -~]+)
 s7              -            \x03\0\0[\x0b-\x20].\xd0
 gh0st           -            Gh0st.\0\0\0
+gdb@            -            \+?\$(<d>[^;\#]*)[^\#]*\#[0-9a-f]{2}
+ibm-mq          IBM MQ       TSH[ MP]\0\0..[\x01\x02][\x01-\x0f]
+ibm-mq          IBM MQ       \xe3\xe2\xc8[\x40\xd4\xd7]\0\0..[\x01\x02][\x01-\x0f]
+lcdproc         LCDproc      connect LCDproc (<v>\S+) protocol (<d>\S+)
+nsca@           -            .{132}\Z
+nsclient@       NSClient++   NSClient\+\+ (<v>[\d.]+)
+nsclient@       -            ERROR: (?:Invalid|Wrong) password
+radmin@         Radmin       \x01\0\0\0[\x09-\x7f].{4}\x08
+rustdesk@       RustDesk     [\x08-\x3c]\xaa\x01
+sane@           -            \0\0\0[\0-\x0b]\x01[\0-\x0f]\0[\0-\x0f]
+spamd           -            SPAMD/(<d>[\d.]+) \d
+tor-or          Tor          \0\0\x07\0[\x02-\x40]\0[\x01-\x0f]
 ssl             -            [\x14-\x17]\x03[\0-\x04]\0
 """
 HTTP_PRODUCTS = r"""
@@ -4546,13 +4558,14 @@ def note_banner(events: dict, octets: bytes, probe: str = '', sent: bytes = b'')
 # What is said where the protocol waits for the client: name, ports, octets, with two spaces or
 # more between; \0{9} is nine of them, HOST the target, and a line that begins with spaces goes on.
 # A row without octets only listens: its service says little about itself.  Names are those of rows
-# above.  Nothing here logs in as anybody, writes, or starts what others notice.
+# above.  Nothing here logs in as anybody, writes, or starts what others notice.  The + of gdb says
+# that its answer has come: gdbserver 13 dies of a client that goes without.
 
 PROBE_TABLE = r"""
 http            80,81,591,2375,3000,5000,5601,5984,5985,7001,7070,8000,8008,8080,8081,8086,8088,
                 8090,8161,8180,8500,8888,9000,9080,9090,9200,9999,15672,16010,50070  *
 tls             443,465,563,636,832,853,981,989,990,992,993,994,995,1311,2083,2087,2096,2376,3269,
-                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9091,9443,10443  *
+                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9001,9091,9443,10443  *
 tcpmux          1  HELP\r\n
 echo            7  cscan\r\n
 daytime         13  -
@@ -4588,12 +4601,15 @@ lpd             515  \x04lp\n
 afp             548  \0\x03\0\x01\0{12}
 rtsp            554,8554  OPTIONS rtsp://HOST/ RTSP/1.0\r\nCSeq: 1\r\n\r\n
 giop            683,2481,2809,3528,3700  GIOP\x01\0\0\x03\0\0\0\x10\0\0\0\x07\0\0\0\0\0\0\0\x04name
+spamd           783  PING\x20SPAMC/1.5\r\n\r\n
 crimson         789  \0\x04\x01+\x1b\0
 flash-policy    843  <policy-file-request/>\0
 socks5          1080,9050,9150  \x05\x01\0
 java-rmi        1099,1098  JRMI\0\x02K
 openvpn         1194  \0\x0e8cscancsc\0\0\0\0\0
 icap            1344  OPTIONS icap://HOST/ ICAP/1.0\r\nHost: HOST\r\n\r\n
+ibm-mq          1414  TSH\x20\0\0\0P\x01\x01\x30\0{9}\0\0\x01\x11\x033\0\0ID\x20\x20\0{20}
+                SYSTEM.DEF.SVRCONN\x20\x20\0{8}
 mssql           1433  \x12\x01\0:\0\0\0\0\0\0\x1a\0\x06\x01\0\x20\0\x01\x02\0!\0\x0c\x03\0-\0
                 \x04\x04\x001
                 \0\x01\xff\x01\x08\0\0\0\0\x02MSSQLServer\0\0\0\0\0\0
@@ -4624,10 +4640,12 @@ diameter        3868  \x01\0\x004\x80\0\x01\x01\0\0\0\0cscncscn\0\0\x01\x08@\0\0
 cgminer         4028  {"command":"version"}
 epmd            4369  \0\x01n
 rotctl          4533  _\n
+gdb             1234,2159,2345  $qSupported#37+
 gearman         4730  version\n
 smart-install   4786  \0\0\0\x01\0\0\0\x01\0\0\0\x04\0\0\0\x08\0\0\0\x01\0\0\0\0
 opcua           4840  HELF9\0\0\0\0\0\0\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0\0\0\0\0\x19\0\0
                 \0opc.tcp://127.0.0.1:4840/
+radmin          4899  \x01\0\0\0\x01\0\0\0\x08\x08
 jdwp            5005,8000,8787  JDWP-Handshake\0\0\0\x0b\0\0\0\x01\0\x01\x01
 melsec          5006,5007  P\0\0\xff\xff\x03\0\x06\0\x10\0\x01\x01\0\0
 scpi            5025  *IDN?\n
@@ -4642,12 +4660,14 @@ postgresql      5432,5433,6432  \0\0\0\x08\x04\xd2\x16/
 adb             5555  CNXN\x01\0\0\x01\0\0\x04\0\x07\0\0\x002\x02\0\0\xbc\xb1\xa7\xb1host::\0
 zeromq          5556  \xff\0{7}\x01\x7f\x03\0NULL\0{48}
 nrpe            5666  \0\x04\0\x01CV\xe6\x0b\0\0\0\0\0\0\0\x0c_NRPE_CHECK\0
+nsca            5667  -
 amqp            5672  AMQP\0\0\t\x01
 spice           5930  REDQ\x02\0\0\0\x02\0\0\0\x1a\0\0\0\0\0\0\0\x01\0\x01\0\0\0\x01\0\0\0\x12\0
                 \0\0\x0b\0\0\0\0\0\0\0
 teamviewer      5938  \x17$\x10\x04\0\0\0\0\0
 x11             6000,6001,6002  l\0\x0b\0\0\0\0\0\0\0\0\0
 redis           6379,6380  *2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n
+sane            6566  \0\0\0\0\x01\0\0\x03\0\0\0\x06cscan\0
 pulsar          6650  \0\0\0\x11\0\0\0\r\x08\x02\x12\t\n\x05cscan\x20\x0f
 bittorrent      6881,51413  \x13BitTorrent protocol\0{8}cscancscancscancscan-XX0001-cscancscancs
 weblogic        7001  t3 12.2.1\nAS:255\nHL:19\nMS:10000000\n\n
@@ -4658,6 +4678,7 @@ riak            8087  \0\0\0\x01\x07
 bitcoin         8333,18333  \xf9\xbe\xb4\xd9version\0{5}V\0\0\0\xceY\x9dF\0{86}
 lscp            8888  GET SERVER INFO\r\n
 cassandra       9042  \x04\0\0\0\x05\0\0\0\0
+tor-or          9001  \0\0\x07\0\x06\0\x03\0\x04\0\x05
 tor-control     9051,9151  PROTOCOLINFO\r\n
 thrift          9083,9090  \0\0\0\x11\x80\x01\0\x01\0\0\0\x04cscn\0\0\0\x01\0
 kafka           9092  \0\0\0\x0c\0\x12\0\0cscn\0\x02cs
@@ -4669,9 +4690,12 @@ zabbix          10050,10051  ZBXD\x01\r\0\0\0\0\0\0\0agent.version
 memcached       11211  version\r\n
 couchbase       11210  \x80\x0b\0{22}
 beanstalkd      11300  stats\r\n
+nsclient        12489  None&1\n
+lcdproc         13666  hello\n
 ge-srtp         18245  \0{56}
 dnp3            20000  \x05d\x05\xc9\x01\0\0\0\xde\x8e
 pcom            20256  \0\x01e\0\x08\0/00IDED\r
+rustdesk        21115,21116,21117  \x14\xa2\x01\x02\x08\x01
 proconos        20547  \xcc\x01\0\x0b@\x02\0\0G\xee
 minecraft       25565  \x0f\0/\x09127.0.0.1c\xdd\x01\x01\0
 mongodb         27017,27018  8\0\0\0cscn\0\0\0\0\xdd\x07\0\0\0\0\0\0\0#\0\0\0\x10buildInfo\0\x01
@@ -4961,7 +4985,8 @@ ANYWHERE = ('redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt', 'smb', 'mss
             'socks5')
 # What is said first inside of TLS on these ports; '' = the server is; on others of tls: http
 INSIDE_TLS = {465: '', 563: '', 636: 'ldap', 853: 'dns', 989: '', 990: '', 992: '', 993: '',
-              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt'}
+              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt',
+              9001: 'tor-or'}
 # How servers of HTTP say that they want TLS: with a status of 400, or with an alert of TLS
 WANTS_TLS = re.compile(r'HTTP/1\.[01] 400 .*(?:to an? HTTPS|SSL-enabled|HTTPS port|TLS)', re.S)
 
