@@ -143,6 +143,7 @@ FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 FLAGS = 0x1ff                           # with AE (once NS)
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
 TCP_OPTION_SCALE, TCP_OPTION_SACK, TCP_OPTION_STAMP = 3, 4, 8   # RFC 7323 s2.2, RFC 2018 s2
+TCP_OPTION_SACKS = 5            # RFC 2018 s3
 STAMP_BEGIN = bytes((TCP_OPTION_NOP, TCP_OPTION_NOP, TCP_OPTION_STAMP, 10))     # appendix A
 MASK32 = 0xffffffff
 
@@ -1590,6 +1591,7 @@ MSS_STEP = b''.join(                    # MSS -> the largest step within it, or 
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
 SCALES = 0, 0, 6, 8         # of a client's windows, as 2 bits of a cookie tell it; the first: none
 SCALE_STEP = bytes((1,) * 6 + (2,) * 2 + (3,) * 248)    # scale -> the largest of these within it
+SCALE_SACK = 2              # from this step on the client knows SACK
 MSS_MAX = 65495
 MSS_DEFAULT4, MSS_DEFAULT6 = 536, 1220      # RFC 9293 s3.7.1
 CONNECTIONS_MAX = 65536
@@ -1607,6 +1609,8 @@ REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
 ROOM = 1 << 18              # octets we take where windows are scaled, once the handshake is over
+AHEAD_OCTETS = ROOM         # octets kept of a connection that came beyond a gap
+AHEAD_BLOCKS, AHEAD_COST = 32, 200      # blocks of them, what one takes beside its octets
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
@@ -1733,11 +1737,71 @@ class Timers:
 
 # ---- connections ----
 
+class Ahead:
+    """What came beyond a gap, until that is filled.
+
+    blocks  [(number of the first octet, octets)], of which no two touch; what grew last is first,
+            as RFC 2018 s4 wants them in an ACK
+    size    octets of all
+    """
+    __slots__ = 'blocks', 'size'
+
+    def __init__(self):
+        self.blocks, self.size = [], 0
+
+    def cost(self):
+        """Octets that this takes."""
+        return self.size + AHEAD_COST * len(self.blocks)
+
+    def add(self, rcv, seq, data):
+        """Octets at a number beyond the one expected; what is too much will come again."""
+        start = seq - rcv & MASK32
+        end = start + len(data)
+        near, others = [(start, data)], []
+        for first, octets in self.blocks:
+            at = first - rcv & MASK32
+            if at <= end and start <= at + len(octets):
+                near.append((at, octets))
+            else:
+                others.append((first, octets))
+        first = min([at for at, _ in near])
+        size = max([at + len(octets) for at, octets in near]) - first
+        grown = self.size + size - sum([len(octets) for _, octets in near[1:]])
+        if grown > AHEAD_OCTETS or len(others) >= AHEAD_BLOCKS:
+            return
+        block = near[1][1] if len(near) == 2 and near[1][0] == first else bytearray()
+        block += bytes(size - len(block))
+        for at, octets in near:
+            if octets is not block:
+                block[at - first:at - first + len(octets)] = octets
+        self.blocks, self.size = [(rcv + first & MASK32, block)] + others, grown
+
+    def take(self, rcv):
+        """-> octets that follow the number expected now; what is before it is forgotten."""
+        found, left = b'', []
+        for first, octets in self.blocks:
+            known = rcv - first & MASK32
+            if known >> 31:
+                left.append((first, octets))
+            else:
+                found += octets[known:]
+        self.blocks, self.size = left, sum([len(octets) for _, octets in left])
+        return found
+
+    def option(self, most):
+        """-> the option of TCP that lists so many blocks (RFC 2018 s3)."""
+        edges = [edge for first, octets in self.blocks[:most]
+                 for edge in (first, first + len(octets) & MASK32)]
+        return struct.pack('!BBBB%dI' % len(edges), TCP_OPTION_NOP, TCP_OPTION_NOP,
+                           TCP_OPTION_SACKS, 2 + 4 * len(edges), *edges)
+
+
 class Conn(Stream):
     """A connection whose client has proved itself.
 
     head        of the frames to it: MACs, VLAN tags, EtherType
     rcv         sequence number expected next
+    ahead       Ahead of it; None: nothing
     una         ours, the oldest not acknowledged
     unacked     octets from una on: the first `sent` of them were sent, the others wait
     sent        for room in the client's window
@@ -1759,7 +1823,7 @@ class Conn(Stream):
     """
     __slots__ = ('head', 'rcv', 'una', 'unacked', 'sent', 'window', 'repeats', 'fin', 'ended',
                  'mss', 'seen', 'held', 'wake', 'moved', 'tries', 'resumes', 'deadline', 'terms',
-                 'recent', 'offset')
+                 'recent', 'offset', 'ahead')
 
     def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
         Stream.__init__(self, src, dst, sport, dport, now, host)
@@ -1769,7 +1833,7 @@ class Conn(Stream):
         self.sent = self.repeats = self.held = self.tries = 0
         self.window = 0
         self.wake, self.moved = None, False
-        self.resumes = self.deadline = self.recent = None
+        self.resumes = self.deadline = self.recent = self.ahead = None
         self.offset = 0
 
     def cost(self):
@@ -1779,6 +1843,8 @@ class Conn(Stream):
             size += self.secure.cost()
         if self.record:
             size += self.record.cost()
+        if self.ahead:
+            size += self.ahead.cost()
         return size + kept_by(self.state) if self.state else size
 
     def end_record(self, end):
@@ -2346,7 +2412,7 @@ def find_mss(options: bytes, default: int) -> int:
 
 # What a SYN offers beside its MSS
 #   bits    OFFER_...
-#   scale   what SCALE_STEP says of its window scale; 0: it has none
+#   scale   what SCALE_STEP says of its window scale, at most 1 without SACK; 0: it has none
 #   at      where in the options the value of its timestamp stands; 0: it has none
 Offer = collections.namedtuple('Offer', 'bits scale at')
 OFFER_SACK, OFFER_STAMP, OFFER_SCALE = 1, 2, 4
@@ -2377,7 +2443,7 @@ def parse_offer(options: bytes) -> Offer:
         elif bit == OFFER_SCALE:
             scale = SCALE_STEP[options[at + 2]]
         at += size
-    return Offer(bits, scale, stamp)
+    return Offer(bits, scale if bits & OFFER_SACK else min(scale, SCALE_SACK - 1), stamp)
 
 
 def read_offer(options: bytes) -> 'tuple[Offer, bytes]':
@@ -2447,7 +2513,8 @@ Opening = collections.namedtuple('Opening', 'options window at')
 #   room        octets we take
 #   window      how they stand in a segment
 #   scale       of the client's windows
-Terms = collections.namedtuple('Terms', 'room window scale')
+#   sacks       so many blocks of what came beyond a gap are in an ACK
+Terms = collections.namedtuple('Terms', 'room window scale sacks')
 TERMS_STAMP = 4                 # index of Terms: 2 bits of the scale, and this
 # how the IPv4 identification of a packet is found
 ID_ZERO, ID_COUNT, ID_FLOW = IDENTS = 'zero', 'count', 'flow'
@@ -2521,11 +2588,13 @@ class Face:
 
     def terms(self, index, mss) -> Terms:
         """Index of Terms and our MSS -> what holds for a connection."""
-        if not index & TERMS_STAMP - 1:
-            room = self.opening(OFFER_STAMP if index & TERMS_STAMP else 0, mss).window
-            return Terms(room, room, 0)
+        step, stamped = index & TERMS_STAMP - 1, index & TERMS_STAMP
+        if not step:
+            room = self.opening(OFFER_STAMP if stamped else 0, mss).window
+            return Terms(room, room, 0, 0)
         field = min(ROOM >> self.scale, WINDOW_MAX)
-        return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
+        sacks = (3 if stamped else 4) if step >= SCALE_SACK and self.offers & OFFER_SACK else 0
+        return Terms(field << self.scale, field, SCALES[step], sacks)
 
     def offset(self, draw) -> int:
         """What Cookies have drawn for a connection -> what its timestamps are ahead."""
@@ -4396,7 +4465,7 @@ class Stack:
                 return self.drop('tcp bare ack')
             out = self.answer_acknowledgement(conn, known, flags)
         elif known >> 31:                       # beyond what we expect: a gap
-            out = self.send(conn)
+            out = self.keep_ahead(conn, seq, data)
         elif known >= size:
             out = self.repeat(conn)
         elif conn.stalled and not conn.unacked and len(conn.kept) > KEPT_MAX:
@@ -4408,12 +4477,36 @@ class Stack:
             conn.ended = conn.ended or bool(closing)
             if conn.greeter and data:
                 self.connections.has_spoken(flow)
-            out = self.send(conn, self.hear(conn, data[known:]))
+            out = self.hear(conn, data[known:])
+            if conn.ahead and not closing:
+                out += self.hear_ahead(conn)
+            out = self.send(conn, out)
             if conn.is_over():
                 conn.end_record('fin')
         self.connections.touch(flow, conn, self.now)
         if conn.wake is None or conn.stalled or conn.waits is not None or conn.limit is not None:
             self.set_timer(flow, conn)
+        return out
+
+    def keep_ahead(self, conn, seq, data):
+        """Data beyond a gap, or a FIN, which is to come again -> an ACK that says what is kept."""
+        if data and len(data) + (seq - conn.rcv & MASK32) <= conn.terms.room and (
+                self.connections.held <= self.connections.held_max // 2):
+            conn.ahead = conn.ahead or Ahead()
+            conn.ahead.add(conn.rcv, seq, data)
+        return self.send(conn)
+
+    def hear_ahead(self, conn):
+        """A gap is filled, or smaller -> octets to answer to what follows now."""
+        found, out = conn.ahead.take(conn.rcv), b''
+        if not conn.ahead.blocks:
+            conn.ahead = None
+        for at in range(0, len(found), KEPT_MAX):
+            if len(conn.unacked) + len(out) > OUT_MAX or len(conn.kept) > KEPT_MAX:
+                break                           # it comes again (RFC 2018 s8)
+            piece = found[at:at + KEPT_MAX]
+            conn.rcv = conn.rcv + len(piece) & MASK32
+            out += self.hear(conn, piece)
         return out
 
     def answer_bare(self, flow, conn, seq, ack, closing, window):
@@ -4603,6 +4696,8 @@ class Stack:
     def segments(self, conn, seq, out, closing):
         """-> segments from seq on, at least one; as take_segment() gives them."""
         option, window = self.stamp(conn), conn.terms.window
+        if conn.ahead and not out and conn.terms.sacks:
+            option += conn.ahead.option(conn.terms.sacks)
         if len(out) <= conn.mss:
             return (seq, conn.rcv, ACK | closing | (PSH if out else 0), out, option, window),
         segments = []
