@@ -3029,7 +3029,9 @@ class TalkOut(Out):
     def event(self, kind, code, value):
         events = self.deferred + [(kind, code, value)]
         packed = self.sink.pack_all(self.thread, events)
-        size = self.size + sum(event_size(kind, value) for kind, _, value in events)
+        size = self.size
+        for kind, _, value in events:
+            size += event_size(kind, value)
         if size > ENTRY_MAX:
             raise ValueError('an entry of more than %d octets' % ENTRY_MAX)
         self.size = size
@@ -3328,14 +3330,10 @@ class TalkSocket:
         if code not in OPEN:                # reset after accepting: reading reports it
             raise OSError(code, os.strerror(code))
 
-    def check_time(self, until):
-        """Raises socket.timeout if that time is over."""
-        if self.clock() >= until:
-            raise socket.timeout('timed out')
-
     async def receive(self, limit: int, until: float) -> bytes:
         """What the kernel has; a peer that never rests does not keep others waiting."""
-        self.check_time(until)
+        if self.clock() >= until:
+            raise socket.timeout('timed out')
         self.spree += 1
         if self.spree > SPREE_MAX:
             self.spree = 0
@@ -3347,19 +3345,23 @@ class TalkSocket:
                 self.spree = 0
                 await socket_ready(self.socks, select.POLLIN, until)
 
-    async def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
+    def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
         """What there is, 1 to limit octets; b'' after the peer's end.
 
         wait_ms     how long, if that is sooner than the deadline
         """
-        if self.rest:
-            piece, self.rest = self.rest[:limit], self.rest[limit:]
-            return piece
         until = self.deadline
         if wait_ms != math.inf:
             until = min(until, self.clock() + wait_ms / 1000)
-        if not self.tls:
-            return await self.receive(limit, until)
+        if self.rest or self.tls:
+            return self.read_kept(limit, until)
+        return self.receive(limit, until)       # a coroutine less on the way of most octets
+
+    async def read_kept(self, limit: int, until: float) -> bytes:
+        """The same of what came behind a line, or by TLS."""
+        if self.rest:
+            piece, self.rest = self.rest[:limit], self.rest[limit:]
+            return piece
         try:
             return await self.tls_call(until, self.tls.read, limit)
         except TlsEnd:
@@ -3398,15 +3400,17 @@ class TalkSocket:
                 data += piece
         return bytes(data)
 
-    async def write_all(self, data: bytes):
-        if not self.tls:
-            return await self.write_raw(data)
+    def write_all(self, data: bytes):
+        return self.write_tls(data) if self.tls else self.write_raw(data)
+
+    async def write_tls(self, data):
         while data:
             data = data[await self.tls_call(self.deadline, self.tls.write, data):]
 
     async def write_raw(self, data):
         while data:
-            self.check_time(self.deadline)
+            if self.clock() >= self.deadline:
+                raise socket.timeout('timed out')
             try:
                 data = data[self.own.send(data):]
             except BlockingIOError:
@@ -4338,6 +4342,18 @@ pcworx          Phoenix Contact  \x81\x01\0\x14
 proconos        ProConOS     \xcc\x01\0.\x40\x42.{7}(<d>[ -~]+)
 s7              -            \x03\0\0[\x0b-\x20].\xd0
 gh0st           -            Gh0st.\0\0\0
+gdb@            -            \+?\$(<d>[^;\#]*)[^\#]*\#[0-9a-f]{2}
+ibm-mq          IBM MQ       TSH[ MP]\0\0..[\x01\x02][\x01-\x0f]
+ibm-mq          IBM MQ       \xe3\xe2\xc8[\x40\xd4\xd7]\0\0..[\x01\x02][\x01-\x0f]
+lcdproc         LCDproc      connect LCDproc (<v>\S+) protocol (<d>\S+)
+nsca@           -            .{132}\Z
+nsclient@       NSClient++   NSClient\+\+ (<v>[\d.]+)
+nsclient@       -            ERROR: (?:Invalid|Wrong) password
+radmin@         Radmin       \x01\0\0\0[\x09-\x7f].{4}\x08
+rustdesk@       RustDesk     [\x08-\x3c]\xaa\x01
+sane@           -            \0\0\0[\0-\x0b]\x01[\0-\x0f]\0[\0-\x0f]
+spamd           -            SPAMD/(<d>[\d.]+) \d
+tor-or          Tor          \0\0\x07\0[\x02-\x40]\0[\x01-\x0f]
 ssl             -            [\x14-\x17]\x03[\0-\x04]\0
 """
 HTTP_PRODUCTS = r"""
@@ -4370,6 +4386,35 @@ def compile_row(pattern: str):
     return re.compile(re.sub(r'\(<([vpd])>', r'(?P<\1>', pattern), re.S)
 
 
+TOKEN = re.compile(r'\\x..|\\.|\[\^?(?:\\.|[^\]\\])*\]|\((?:\?:|<.>)?|.', re.S)
+OCTETS = ''.join(map(chr, range(256)))
+
+
+def split_group(pattern: str) -> 'tuple[list[str], str]':
+    """A pattern that begins with a group -> its alternatives, what follows it."""
+    depth, begin, parts = 0, 0, []
+    for token in TOKEN.finditer(pattern):
+        text = token.group()
+        if depth == 1 and text in ('|', ')'):
+            parts.append(pattern[begin:token.start()])
+        depth += text.startswith('(') - (text == ')')
+        if not depth:
+            break
+        if depth == 1 and (text == '|' or not begin):
+            begin = token.end()
+    return parts, pattern[token.end():]
+
+
+def first_octets(pattern: str) -> str:
+    """A pattern of a table -> octets that a match may begin with, '' = any."""
+    token = TOKEN.match(pattern).group() if pattern else '.'
+    parts, rest = split_group(pattern) if token[0] == '(' else ([], pattern[len(token):])
+    if rest[:1] in list('*?{') or token in ('.', '^', '$') or token[:2] in ('\\A', '\\b', '\\Z'):
+        return ''
+    firsts = [first_octets(part) for part in parts] or re.findall(token, OCTETS, re.S)
+    return ''.join(firsts) if all(firsts) else ''
+
+
 @functools.lru_cache(None)
 def service_rows() -> dict:
     """{first octet: [(name, only for the probe of that name, product, what matches)]}.
@@ -4379,15 +4424,10 @@ def service_rows() -> dict:
     """
     rows = []
     for name, product, pattern in table_rows(SERVICE_TABLE):
-        first = re.match(r'\\x(..)|\\(0)|\\([^\w])|([\w "<@:|-])', pattern)
-        octet = ''
-        if first:
-            octet = chr(int(first.group(1), 16)) if first.group(1) else (
-                '\0' if first.group(2) else first.group(3) or first.group(4))
-        rows.append((octet, (name.rstrip('@'), name.endswith('@'), product.strip('-'),
-                             compile_row(pattern).match)))
-    return {key: [row for octet, row in rows if octet in ('', key)]
-            for key in {octet for octet, _ in rows} | {''}}
+        rows.append((first_octets(pattern), (name.rstrip('@'), name.endswith('@'),
+                                             product.strip('-'), compile_row(pattern).match)))
+    return {key: [row for octets, row in rows if not octets or key in octets]
+            for key in list(OCTETS) + ['']}
 
 
 @functools.lru_cache(None)
@@ -4518,13 +4558,14 @@ def note_banner(events: dict, octets: bytes, probe: str = '', sent: bytes = b'')
 # What is said where the protocol waits for the client: name, ports, octets, with two spaces or
 # more between; \0{9} is nine of them, HOST the target, and a line that begins with spaces goes on.
 # A row without octets only listens: its service says little about itself.  Names are those of rows
-# above.  Nothing here logs in as anybody, writes, or starts what others notice.
+# above.  Nothing here logs in as anybody, writes, or starts what others notice.  The + of gdb says
+# that its answer has come: gdbserver 13 dies of a client that goes without.
 
 PROBE_TABLE = r"""
 http            80,81,591,2375,3000,5000,5601,5984,5985,7001,7070,8000,8008,8080,8081,8086,8088,
                 8090,8161,8180,8500,8888,9000,9080,9090,9200,9999,15672,16010,50070  *
 tls             443,465,563,636,832,853,981,989,990,992,993,994,995,1311,2083,2087,2096,2376,3269,
-                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9091,9443,10443  *
+                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9001,9091,9443,10443  *
 tcpmux          1  HELP\r\n
 echo            7  cscan\r\n
 daytime         13  -
@@ -4560,12 +4601,15 @@ lpd             515  \x04lp\n
 afp             548  \0\x03\0\x01\0{12}
 rtsp            554,8554  OPTIONS rtsp://HOST/ RTSP/1.0\r\nCSeq: 1\r\n\r\n
 giop            683,2481,2809,3528,3700  GIOP\x01\0\0\x03\0\0\0\x10\0\0\0\x07\0\0\0\0\0\0\0\x04name
+spamd           783  PING\x20SPAMC/1.5\r\n\r\n
 crimson         789  \0\x04\x01+\x1b\0
 flash-policy    843  <policy-file-request/>\0
 socks5          1080,9050,9150  \x05\x01\0
 java-rmi        1099,1098  JRMI\0\x02K
 openvpn         1194  \0\x0e8cscancsc\0\0\0\0\0
 icap            1344  OPTIONS icap://HOST/ ICAP/1.0\r\nHost: HOST\r\n\r\n
+ibm-mq          1414  TSH\x20\0\0\0P\x01\x01\x30\0{9}\0\0\x01\x11\x033\0\0ID\x20\x20\0{20}
+                SYSTEM.DEF.SVRCONN\x20\x20\0{8}
 mssql           1433  \x12\x01\0:\0\0\0\0\0\0\x1a\0\x06\x01\0\x20\0\x01\x02\0!\0\x0c\x03\0-\0
                 \x04\x04\x001
                 \0\x01\xff\x01\x08\0\0\0\0\x02MSSQLServer\0\0\0\0\0\0
@@ -4596,10 +4640,12 @@ diameter        3868  \x01\0\x004\x80\0\x01\x01\0\0\0\0cscncscn\0\0\x01\x08@\0\0
 cgminer         4028  {"command":"version"}
 epmd            4369  \0\x01n
 rotctl          4533  _\n
+gdb             1234,2159,2345  $qSupported#37+
 gearman         4730  version\n
 smart-install   4786  \0\0\0\x01\0\0\0\x01\0\0\0\x04\0\0\0\x08\0\0\0\x01\0\0\0\0
 opcua           4840  HELF9\0\0\0\0\0\0\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0\0\0\0\0\x19\0\0
                 \0opc.tcp://127.0.0.1:4840/
+radmin          4899  \x01\0\0\0\x01\0\0\0\x08\x08
 jdwp            5005,8000,8787  JDWP-Handshake\0\0\0\x0b\0\0\0\x01\0\x01\x01
 melsec          5006,5007  P\0\0\xff\xff\x03\0\x06\0\x10\0\x01\x01\0\0
 scpi            5025  *IDN?\n
@@ -4614,12 +4660,14 @@ postgresql      5432,5433,6432  \0\0\0\x08\x04\xd2\x16/
 adb             5555  CNXN\x01\0\0\x01\0\0\x04\0\x07\0\0\x002\x02\0\0\xbc\xb1\xa7\xb1host::\0
 zeromq          5556  \xff\0{7}\x01\x7f\x03\0NULL\0{48}
 nrpe            5666  \0\x04\0\x01CV\xe6\x0b\0\0\0\0\0\0\0\x0c_NRPE_CHECK\0
+nsca            5667  -
 amqp            5672  AMQP\0\0\t\x01
 spice           5930  REDQ\x02\0\0\0\x02\0\0\0\x1a\0\0\0\0\0\0\0\x01\0\x01\0\0\0\x01\0\0\0\x12\0
                 \0\0\x0b\0\0\0\0\0\0\0
 teamviewer      5938  \x17$\x10\x04\0\0\0\0\0
 x11             6000,6001,6002  l\0\x0b\0\0\0\0\0\0\0\0\0
 redis           6379,6380  *2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n
+sane            6566  \0\0\0\0\x01\0\0\x03\0\0\0\x06cscan\0
 pulsar          6650  \0\0\0\x11\0\0\0\r\x08\x02\x12\t\n\x05cscan\x20\x0f
 bittorrent      6881,51413  \x13BitTorrent protocol\0{8}cscancscancscancscan-XX0001-cscancscancs
 weblogic        7001  t3 12.2.1\nAS:255\nHL:19\nMS:10000000\n\n
@@ -4630,6 +4678,7 @@ riak            8087  \0\0\0\x01\x07
 bitcoin         8333,18333  \xf9\xbe\xb4\xd9version\0{5}V\0\0\0\xceY\x9dF\0{86}
 lscp            8888  GET SERVER INFO\r\n
 cassandra       9042  \x04\0\0\0\x05\0\0\0\0
+tor-or          9001  \0\0\x07\0\x06\0\x03\0\x04\0\x05
 tor-control     9051,9151  PROTOCOLINFO\r\n
 thrift          9083,9090  \0\0\0\x11\x80\x01\0\x01\0\0\0\x04cscn\0\0\0\x01\0
 kafka           9092  \0\0\0\x0c\0\x12\0\0cscn\0\x02cs
@@ -4641,9 +4690,12 @@ zabbix          10050,10051  ZBXD\x01\r\0\0\0\0\0\0\0agent.version
 memcached       11211  version\r\n
 couchbase       11210  \x80\x0b\0{22}
 beanstalkd      11300  stats\r\n
+nsclient        12489  None&1\n
+lcdproc         13666  hello\n
 ge-srtp         18245  \0{56}
 dnp3            20000  \x05d\x05\xc9\x01\0\0\0\xde\x8e
 pcom            20256  \0\x01e\0\x08\0/00IDED\r
+rustdesk        21115,21116,21117  \x14\xa2\x01\x02\x08\x01
 proconos        20547  \xcc\x01\0\x0b@\x02\0\0G\xee
 minecraft       25565  \x0f\0/\x09127.0.0.1c\xdd\x01\x01\0
 mongodb         27017,27018  8\0\0\0cscn\0\0\0\0\xdd\x07\0\0\0\0\0\0\0#\0\0\0\x10buildInfo\0\x01
@@ -4933,7 +4985,8 @@ ANYWHERE = ('redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt', 'smb', 'mss
             'socks5')
 # What is said first inside of TLS on these ports; '' = the server is; on others of tls: http
 INSIDE_TLS = {465: '', 563: '', 636: 'ldap', 853: 'dns', 989: '', 990: '', 992: '', 993: '',
-              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt'}
+              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt',
+              9001: 'tor-or'}
 # How servers of HTTP say that they want TLS: with a status of 400, or with an alert of TLS
 WANTS_TLS = re.compile(r'HTTP/1\.[01] 400 .*(?:to an? HTTPS|SSL-enabled|HTTPS port|TLS)', re.S)
 
@@ -5065,10 +5118,11 @@ class Visit:
             sent = http_request(self.target, self.options.agent)
         sent = sent.replace(b'HOST', self.target.host.encode())
         self.share()
-        octets, ended = b'', True
-        with contextlib.suppress(OSError):
+        try:
             await self.sock.write_all(sent)
             octets, ended = await hear(self.sock, math.inf, self.options.size)
+        except OSError:
+            octets, ended = b'', True
         self.heard(events, octets, ended, name, sent)
 
     async def tls(self):
@@ -5159,14 +5213,13 @@ def banner_line(target, events: dict) -> str:
     for code, word in BANNER_FAILURES:
         if code in events:
             how = word
-    words = [str(target), how]
-    words += [events[code] for code in (BANNER_TLS_VERSION, BANNER_TLS_FAIL) if code in events]
+    words = [str(target), how, events.get(BANNER_TLS_VERSION), events.get(BANNER_TLS_FAIL)]
     if BANNER_CERTIFICATE in events:
         name = common_name(parse_certificate(events[BANNER_CERTIFICATE]))
         words.append(name and 'CN=' + name)
-    product = ' '.join(events[code] for code in (BANNER_PRODUCT, BANNER_VERSION) if code in events)
-    if product:
-        words.append('[%s]' % product)
+    product, version = events.get(BANNER_PRODUCT), events.get(BANNER_VERSION)
+    if product or version:
+        words.append('[%s]' % ' '.join(filter(None, (product, version))))
     if BANNER_FAVICON in events:
         words.append('favicon:' + events[BANNER_FAVICON])
     text = events.get(BANNER_TEXT, '').rstrip('\r\n')
@@ -6268,6 +6321,8 @@ class Pool:
 
         They stay in the epoll set.
         """
+        if not self.dissolve:
+            self.dissolve = load_dissolve()
         for sock in socks:
             fd = sock.fileno()
             self.lent[fd] = self.socks.pop(fd)
@@ -6275,11 +6330,16 @@ class Pool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def take_home(self, sock):
-        """A talk is over: its socket becomes free, for the scan."""
+        """A talk is over: its socket becomes free, for the scan; see reuse()."""
         fd = sock.fileno()
         self.socks[fd] = self.lent.pop(fd)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
-        self.reuse([sock])
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        uses = self.uses[sock] = self.uses.get(sock, 0) + 1
+        if self.dissolve(fd, UNSPEC, len(UNSPEC)) or uses > REUSES:
+            self.renew(sock)
+        else:
+            self.free.append(sock)
 
     def reuse(self, socks):
         """Sockets that are connected, or were just now, become free: RST, and no other word.
@@ -6988,21 +7048,17 @@ class Engine(Runner):
     # ---- talks, which share our thread ----
 
     def watch(self, talks):
-        """Naps end with their events as well -> the epoll set in which sockets of ours stay."""
+        """Naps end with their events as well -> epoll set of our sockets, those that are lent."""
         self.talks = talks
         self.pool.epoll.register(talks.epoll, select.EPOLLIN)
-        return self.pool.epoll
-
-    def lends(self, sock) -> bool:
-        """Whether a socket of a talk is ours."""
-        return self.pool.lent.get(sock.fileno()) is sock
+        return self.pool.epoll, self.pool.lent
 
     def take_home(self, sock, again):
         """A talk is over: its socket goes back to the pool, if there is room.
 
         again   False: the talk goes on, with a socket that is ours no longer
         """
-        lent = self.lends(sock)
+        lent = self.pool.lent.get(sock.fileno()) is sock
         if lent and again and len(self.pool.socks) < self.brakes.window:
             return self.pool.take_home(sock)
         if lent:
@@ -7263,6 +7319,7 @@ class Talks:
     """
     bucket = scan = None                # with a scan: Bucket of new connections; who sends
     outer = None                        # the epoll set of an Engine
+    lent = {}                           # descriptor -> socket of ours that is in it
 
     def __init__(self):
         self.epoll = select.epoll()
@@ -7310,7 +7367,7 @@ class Talks:
 
     def join(self, scan):
         """Share the thread of an Engine or a Team: our events end its naps, -r counts for both."""
-        self.outer = scan.watch(self)
+        self.outer, self.lent = scan.watch(self)
         self.scan, self.bucket = scan, Bucket(scan.rate(), 1, time.monotonic())
 
     def take_home(self, sock, again=True):
@@ -7433,7 +7490,7 @@ class Talks:
         owner = self.owners.get(fd)
         if owner and owner[0] is sock:
             return
-        if not (self.outer and self.scan.lends(sock)):
+        if self.lent.get(fd) is not sock:
             self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         self.owners[fd] = sock, talk
         talk.sockets += fd,
@@ -8763,6 +8820,7 @@ class Team(Runner):
     def watch(self, talks):
         """Naps end with their events as well; no socket of ours is theirs."""
         self.poll.register(talks.epoll, select.POLLIN)
+        return None, {}
 
     def rate(self):
         """SYNs a second at most of all workers; None = no ceiling."""

@@ -9958,6 +9958,17 @@ class Services(Case):
             self.assertTrue(pattern.startswith(needed), product)
             self.assertNotIn(pattern[len(needed):][:1], list('?*+{'), product)
 
+    def test_first_octets(self):
+        """Where a row stands: under each octet that it may begin with, or under all."""
+        for pattern, octets in (
+                ('ab', 'a'), (r'\x41b', 'A'), (r'\*b', '*'), (r'\0\d', '\0'), ('[a-c]d', 'abc'),
+                (r'[\]x]y', ']x'), ('(?:ab|[cd])e', 'acd'), ('(<v>a|(?:b|c))d', 'abc'),
+                (r'(?:a\)|\||[)b])d', 'a|)b'), ('a+b', 'a'), (r'\d', '0123456789'), ('a?b', ''),
+                ('a*b', ''), ('a{0,2}b', ''), ('(?:ab)*c', ''), ('(?:a|b?)c', ''), ('.b', ''),
+                (r'\Ab', ''), ('', '')):
+            self.assertEqual(''.join(sorted(cscan.first_octets(pattern))),
+                             ''.join(sorted(octets)), pattern)
+
     def test_responder(self):
         """What our own responder answers is named as what it is, or not at all."""
         named = set()
@@ -10015,6 +10026,14 @@ class Services(Case):
         self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
         self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
         self.assertEqual(cscan.recognise(RABBITMQ_START)[:3], ('amqp', 'RabbitMQ', '3.10.8'))
+        for octets, wanted in (                     # captures of servers of Debian 12
+                (b'+$PacketSize=47ff;QPassSignals+#0f', ('gdb', '', '', 'PacketSize=47ff')),
+                (b'connect LCDproc 0.5.9 protocol 0.3 lcd wid 20 hgt 4 cellwid 5 cellhgt 8\n',
+                 ('lcdproc', 'LCDproc', '0.5.9', '0.3')),
+                (b'\0\0\7\0\6\0\3\0\4\0\5\0\0\0\0\x81\5', ('tor-or', 'Tor', '', '')),
+                (b'\0\0\0\0\1\1\0\3', ('sane', '', '', '')),
+                (b'SPAMD/1.5 0 PONG\r\n', ('spamd', '', '', '1.5'))):
+            self.assertEqual(cscan.recognise(octets, wanted[0])[:4], wanted)
         guid = SAMBA_NEGOTIATED[76:92]
         for name, product, details in (
                 (guid, 'Samba', 'dialect 2 or newer, name vm'), (b'0123456789abcdef', '', ''),
@@ -10120,10 +10139,11 @@ class Visits(Case):
     # (tacacs, rexec, rlogin, routeros, rsh, iscsi, h323, skinny, dahua, dvrip, hl7, rcon, sybase);
     # another of ours answers there first (turn, clickhouse, thrift, zookeeper-jute, socks4, http2,
     # sstp, gearman-job, lscp, jdwp, weblogic-t3, aerospike); nobody asks them (msmq, erlang, the
-    # trojans)
+    # trojans); they answer nothing (winbox, darkcomet, poison-ivy)
     UNNAMED = set('tacacs rexec rlogin routeros rsh iscsi h323 skinny dahua dvrip hl7 rcon sybase turn '
                   'clickhouse thrift zookeeper-jute socks4 http2 sstp gearman-job lscp jdwp '
-                  'weblogic-t3 aerospike msmq erlang gh0st mydoom njrat xiongmai'.split())
+                  'weblogic-t3 aerospike msmq erlang gh0st mydoom njrat xiongmai winbox darkcomet '
+                  'poison-ivy'.split())
 
     def test_own_ports(self):
         """Each protocol of the responder is named as itself on its port, or stands above."""
@@ -10134,8 +10154,7 @@ class Visits(Case):
                 name = Services.OTHER_NAMES.get(each.name, each.name)
                 secure = name == 'ssl' and found.get(6)
                 (named if found.get(9) == name or secure else unnamed).add(each.name)
-        self.assertEqual({name for name in unnamed if name in Services.names()} - self.UNNAMED, set())
-        self.assertEqual(named & self.UNNAMED, set())
+        self.assertEqual(unnamed, self.UNNAMED)
         self.assertGreater(len(named), 120)
 
     def test_foreign_ports(self):
@@ -11071,7 +11090,7 @@ class Conversations(TalkCase):
             begun.append(target.port)
         begun, talked, now = [], [], self.fake_time()
         crew = self.make_crew(check)
-        crew.talks.join(types.SimpleNamespace(watch=lambda epoll: None, rate=lambda: 10.0,
+        crew.talks.join(types.SimpleNamespace(watch=lambda talks: (None, {}), rate=lambda: 10.0,
                                               talked=talked.append))
         self.put(crew, *[('10.0.0.1', port) for port in range(1, 5)])
         for count in (1, 2, 3, 4):
@@ -14170,6 +14189,7 @@ BINARY_NOTES = {                            # name of a vector: what is noted of
     'x11 big': dict(user=b'MIT-MAGIC-COOKIE-1', password='55' * 16),
     'dicom association': dict(user=b'ECHO', target=b'ANY'), 'smpp bind': BOB_X,
 }
+RSYNC_LOGIN = dict(user=b'bob', digest=b'00ff', salt=b'EREREREREREREREREREREQ')
 NOTED = [                                   # name, request, fields of the notes
     ('imap', b'a LOGIN "bob" secret\r\na LOGIN {3}\r\nbob {6}\r\nsecret\r\n', [LOGIN] * 2),
     ('imap', b'a AUTHENTICATE PLAIN %s\r\na AUTHENTICATE LOGIN\r\n%s\r\n%s\r\n' % (
@@ -14182,8 +14202,16 @@ NOTED = [                                   # name, request, fields of the notes
     ('smtp', b'AUTH LOGIN %s\r\n%s\r\n' % (BOB, SECRET), [LOGIN]),
     ('distcc', DISTCC_JOB, [dict(words=b'cc -c x.c')]),
     ('ftp', b'user bob\r\npass secret\r\n', [LOGIN]),
-    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [dict(user=b'bob', digest=b'00ff')]),
-    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(user=b'bob', digest=b'00ff')]),
+    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [RSYNC_LOGIN]),
+    ('rsync', b'@RSYNCD: 29.0\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w')]),
+    ('rsync', b'@RSYNCD: 31.0 md5\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w',
+           hash='00112233445566778899aabbccddeeff:EREREREREREREREREREREQ')]),
+    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(
+        user=b'bob', digest=b'00ff', salt=b'<1111111111111111@%s>' % ME, hash='$cram_md5$%s$%s' % (
+            base64.b64encode(b'<1111111111111111@%s>' % ME).decode(),
+            base64.b64encode(b'bob 00ff').decode()))]),
     ('asterisk', b'Action: Login\r\nUsername: bob\r\nSecret: secret\r\n\r\n', [LOGIN]),
     ('irc', b'PASS secret\r\nNICK bob\r\nUSER x\r\n', [LOGIN]),
     ('rtsp', b'DESCRIBE rtsp://x RTSP/1.0\r\nAuthorization: Basic Ym9iOnNlY3JldA==\r\n\r\n', [LOGIN]),
@@ -19926,10 +19954,11 @@ class Stack(unittest.TestCase):
                 answer, = ask(client.stack, client.frame(data, flags, options=client.stamps(age)))
                 self.assertEqual((answer.flags, answer.data, answer.ack), (ACK, b'', client.seq))
                 self.assertEqual(answer.options[8:], client.stamp.to_bytes(4, 'big'))
-            ahead = client.frame(GET, PSH | ACK, client.seq + 9, options=client.stamps(-50))
+            ahead = client.frame(GET, PSH | ACK, client.seq + len(GET), options=client.stamps(-50))
             self.assertEqual([each.data for each in ask(client.stack, ahead)], [b''])
             self.assertEqual(client.conn.recent, client.stamp)      # s4.3: it was not in order
-            self.assertEqual([each.data for each in Client.send(client, GET, PSH | ACK)], [KEEP])
+            self.assertEqual([each.data for each in Client.send(client, GET, PSH | ACK)], [KEEP * 2])
+            client.seq = client.seq + len(GET)
             self.assertEqual(client.talk(GET)[-len(KEEP):], KEEP)
             client.send(b'', RST, None, None, client.stamps(99))    # a RST is of any age
             self.assertIsNone(client.conn)
@@ -19938,10 +19967,12 @@ class Stack(unittest.TestCase):
         """The client's scale comes back with its cookie, rounded down; so does its MSS."""
         face = masscanned.Face(window=(65535, 'whole'), scale=3,
                                options=(('mss',), ('ws',), ('sok', 'ts')))
-        for where, scale, mss in itertools.product(
-                self.WHERES, (None, 0, 1, 5, 6, 7, 8, 14, 15, 255), (64, 536, 1220, 1440)):
+        for where, scale, mss, sok in itertools.product(
+                self.WHERES, (None, 0, 1, 5, 6, 7, 8, 14, 15, 255), (64, 536, 1220, 1440), (True, False)):
+            if not sok and mss != 536:
+                continue
             stack = make_stack(face=face)
-            offer = masscanned.TCP_MSS_OPTION.pack(2, 4, mss)
+            offer = masscanned.TCP_MSS_OPTION.pack(2, 4, mss) + (unhex('04020101') if sok else b'')
             if scale is not None:
                 offer += unhex('010303') + bytes((scale,))
             opening, = stack.answer_frame(tcp(7, 0, SYN, b'', offer, **where))
@@ -19950,12 +19981,133 @@ class Stack(unittest.TestCase):
             room = 1440 * 45 if where else 1460 * 44
             self.assertEqual(opening[at + 14:at + 16], room.to_bytes(2, 'big'))
             answers = stack.answer_frame(tcp(8, ack, PSH | ACK, GET * 40, window=20, **where))
-            known = max([each for each in (0, 6, 8) if each <= (scale or 0)])
+            known = max([each for each in (0, 6, 8) if each <= (scale or 0) * sok])
             self.assertEqual(sum([len(each) - at - 20 for each in answers]),
                              min(len(KEEP) * 40, 20 << known))
             self.assertEqual(len(answers[0]) - at - 20, min(mss, 20 << known))
             field = room if scale is None else masscanned.ROOM >> 3
             self.assertEqual({each[at + 14:at + 16] for each in answers}, {field.to_bytes(2, 'big')})
+
+    # ---- what comes out of order (RFC 2018) --------------------------------------------
+
+    @staticmethod
+    def blocks_of(answer):
+        """Options of an ACK -> [(first, end)] of its SACK blocks."""
+        options = answer.options[12:] if answer.options[2:3] == b'\x08' else answer.options
+        assert not options or options[:4] == bytes((1, 1, 5, len(options) - 2)) and options[4:], options
+        return list(struct.iter_unpack('!II', options[4:]))
+
+    def test_ahead(self):
+        """It is kept, listed in each ACK, what came last first, and heard once, in order."""
+        draw = random.Random(SEED)
+        for where, kind, start in itertools.product(
+                self.WHERES, (Client, StampingClient), (1000, ONES - 400)):
+            stack = make_stack(face=STAMPING)
+            client = kind(stack, seq=start, **where)
+            client.talk(GET)
+            said, base, stream = len(client.got), client.seq, GET * 30
+            cuts = sorted({0, len(stream), *[draw.randrange(len(stream)) for _ in range(40)]})
+            pieces = [(at, stream[at:end + draw.choice((0, 0, 9))]) for at, end in zip(cuts, cuts[1:])]
+            draw.shuffle(pieces)
+            came = bytearray(len(stream) + 9)
+            for at, data in pieces + pieces[:3]:
+                came[at:at + len(data)] = bytes((1,)) * len(data)
+                answers = client.take(client.send(data, PSH | ACK, base + at & ONES))
+                expected = came.find(0)
+                self.assertEqual({each.ack - base & ONES for each in answers}, {expected})
+                if not answers[-1].data and kind is StampingClient:
+                    known = [match.span() for match in re.finditer(b'\1+', came[expected:])]
+                    blocks = [tuple([edge - base - expected & ONES for edge in each])
+                              for each in self.blocks_of(answers[-1])]
+                    self.assertEqual(len(blocks), min(len(known), 3))
+                    self.assertLessEqual(set(blocks), set(known))
+                    if at > expected:
+                        self.assertTrue(blocks[0][0] <= at - expected < blocks[0][1])
+                else:
+                    self.assertEqual(answers[-1].options[12:], b'')
+                client.seq = base + expected & ONES
+                self.assertEqual(stack.connections.held, client.conn.cost())
+                if client.conn.ahead:
+                    self.assertGreater(client.conn.cost(), len(came) - expected - came.count(0))
+                client.acknowledge()
+            self.assertEqual(client.got[said:], KEEP * 30)
+            self.assertIsNone(client.conn.ahead)
+            client.seq = client.conn.rcv
+            client.send(b'beyond', ACK, client.seq + 10 & ONES)
+            answer = client.send(b'in order.', FIN | PSH | ACK)[-1]
+            self.assertEqual(answer.ack, client.seq + 10 & ONES)
+
+    # scale of the client, SACK, Face -> SACK blocks in an ACK, with timestamps and without
+    SACKS = [(7, True, {}, (3, 4)), (14, True, {}, (3, 4)), (7, False, {}, (0, 0)), (5, True, {}, (0, 0)),
+             (7, True, dict(options=(('mss',), ('ts',), ('ws',))), (0, 0)),
+             (7, True, dict(options=(('mss',), ('sok', 'ts')), scale=None), (0, 0))]
+
+    def test_who_knows_sack(self):
+        """No block is sent to who has not offered it; what came is kept all the same."""
+        for where, (scale, sok, face, counts) in itertools.product(self.WHERES, self.SACKS):
+            for stamps, count in zip((unhex('0101080a0000000100000000'), b''), counts):
+                stack = make_stack(face=masscanned.Face(**dict(dict(
+                    scale=0, options=STAMPING.options), **face)))
+                offer = unhex('020405b4 010303') + bytes((scale,)) + unhex('04020101') * sok + stamps
+                client = Client(stack, options=offer, **where)
+                opening, = stack.answer_frame(client.frame(b'', SYN, 1000, 0, offer))
+                at = opening.find(unhex('080a'), 54)
+                echo = unhex('0101080a00000001') + opening[at + 2:at + 6] if at > 0 else b''
+                client.send(GET[:9], PSH | ACK, client.seq, None, echo)
+                for number in range(5, 0, -1):
+                    answer, = client.send(b'a', ACK, client.seq + 9 + 2 * number, None, echo)
+                    self.assertEqual(len(self.blocks_of(answer)), min(count, 6 - number))
+                self.assertEqual(len(client.conn.ahead.blocks), 5)
+
+    def test_ahead_is_bounded(self):
+        """Octets and blocks of a connection, and of all; what is too much comes again."""
+        def lengths(client, seqs, data=b'x'):
+            for seq in seqs:
+                client.send(data, ACK, client.seq + seq & ONES)
+            blocks = client.conn.ahead.blocks if client.conn.ahead else ()
+            return sorted([len(octets) for _, octets in blocks])
+
+        def started(scale=0, full=False):
+            client = StampingClient(make_stack(face=masscanned.Face(
+                scale=scale, options=STAMPING.options)))
+            client.say(GET[:9])
+            if full:
+                client.stack.connections.held_max = 2 * client.stack.connections.held - 1
+            return client
+        room, most = masscanned.WINDOW_MAX, masscanned.AHEAD_BLOCKS
+        self.assertEqual(lengths(started(), range(2, 4 * most, 2)), [1] * most)
+        self.assertEqual(lengths(started(), (room - 1, room, -5)), [1])
+        self.assertEqual(lengths(started(), (5, 15, 25, 9), b'x' * 9), [9, 19])
+        self.assertEqual(lengths(started(), (5,)), [1])
+        self.assertEqual(lengths(started(full=True), (5,)), [])
+        with unittest.mock.patch('masscanned.AHEAD_OCTETS', 30):
+            self.assertEqual(lengths(started(), (5, 16, 37, 27), b'x' * 10), [10, 10, 10])
+
+    @unittest.mock.patch('masscanned.KEPT_MAX', 512)
+    def test_much_ahead(self):
+        """What a gap held back is heard as far as a stream takes it; the rest comes again."""
+        client = StampingClient(make_stack(face=STAMPING))
+        stream, first, step = GET * 200, client.seq, 500
+
+        def send(at):
+            return client.take(client.send(stream[at:at + step], ACK, first + at))
+        for at in range(step, len(stream), step):
+            send(at)
+        self.assertIsNone(client.conn)          # before the first octet nothing is kept
+        client.say(stream[:9])
+        for at in range(9 + step, len(stream), step):
+            send(at)
+        self.assertEqual(client.conn.ahead.size, len(stream) - 9 - step)
+        send(9)
+        self.assertLess(len(client.conn.kept), 4 * masscanned.KEPT_MAX)
+        self.assertIsNone(client.conn.ahead)
+        turns = 0
+        while client.conn.rcv - first < len(stream) and turns < 1000:
+            client.acknowledge()
+            send(client.conn.rcv - first)
+            turns += 1
+        self.assertGreater(turns, 5)
+        self.assertEqual(client.acknowledge().count(KEEP), 200)
 
     # ---- the client's window ---------------------------------------------------------
 
@@ -20498,6 +20650,7 @@ class Twins:
         names -= {'host', 'record', 'at'}       # the last means something only while it is fed
         slots = {name: getattr(conn, name) for name in names}
         state = slots.get('state')
+        slots['ahead'] = slots.get('ahead') and slots['ahead'].blocks
         if not masscanned.is_lasting(state):
             slots['state'] = type(state), masscanned.kept_by(state)
         return slots
@@ -22710,6 +22863,29 @@ class Events(Case):
         for end in range(len(DNS_QUERY)):
             masscanned.dns_object(DNS_QUERY[:end])
             masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_first_messages(self):
+        """What a client of SMB or Redis says first, whole or cut."""
+        old = smb1('72', dialects(b'NT LM 0.12', b'SMB 2.002'))
+        new = smb2('0000', *negotiate2('0202', '1002', '1103'))
+        for make, data, wanted in (
+                (masscanned.smb_object, old, {'command': 'SMB1_COMMAND_NEGOTIATE_PROTOCOL',
+                                              'client_dialects': ['NT LM 0.12', 'SMB 2.002']}),
+                (masscanned.smb_object, new, {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL',
+                                              'client_dialects': ['2.02', '2.10', '3.11']}),
+                (masscanned.smb_object, b'x', {'request': 'x'}),
+                (masscanned.redis_object, b'*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n', {'words': 'KEYS *'}),
+                (masscanned.redis_object, b'INFO  all\r\n', {'words': 'INFO all'}),
+                (masscanned.redis_object, b'\r\n', {'request': '\r\n'})):
+            self.assertEqual(make(data), wanted)
+            for end in range(len(data)):
+                make(data[:end])
+        log = self.log()
+        for port, data in (445, new), (6379, b'INFO\r\n'):
+            Client(log.stack, port).say(data)
+        self.assertEqual([each[each['event_type']] for each in self.events(log)], [
+            {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL',
+             'client_dialects': ['2.02', '2.10', '3.11']}, {'words': 'INFO'}])
 
     def test_names(self):
         """What tables of events name is registered, and noted somewhere."""
@@ -26894,7 +27070,7 @@ class Answerers(unittest.TestCase):
                 self.assertNotIn(b'$', out)
                 self.assertEqual((stream.kept, stream.closing), (b'', False))
 
-    # what is noted: request, [(kind, fields)] besides method, path, host, agent
+    # what is noted: request, [(kind, fields)] besides method, path, host, agent, status, length
     HTTP_NOTED = [
         (GET, [('request', b'GET', b'/', b'a', b'', {})]),
         (b'HEAD /a?b=c HTTP/1.0\r\nUser-Agent:  x y \r\n\r\n',
@@ -26929,9 +27105,11 @@ class Answerers(unittest.TestCase):
                 for pieces in [request], octet_by_octet(request):
                     stream = open_stream('http', TCP)
                     stream.host, host.events = host, []
-                    feed(stream, *pieces)
+                    answer = feed(stream, *pieces)
+                    said = {} if request.startswith((b'CONNECT', UPGRADE)) else dict(
+                        status=int(answer[9:12] or 0), length=len(answer.partition(b'\r\n\r\n')[2]))
                     expected = [(note[0], dict(note[5], method=note[1], path=note[2], host=note[3],
-                                               agent=note[4], head=head)
+                                               agent=note[4], head=head, **said)
                                  if note[0] == 'request' else note[1]) for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
