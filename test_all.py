@@ -23432,7 +23432,7 @@ class Responder(Case):
     def output(self, *command, **options):
         """A client's last words -> (status, text)."""
         process = self.client(*command, **options)
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             text = process.stdout.read().decode('utf-8', 'replace')
         return process.wait(), text
 
@@ -23484,7 +23484,7 @@ class Responder(Case):
             visitors = [self.client(*command.format(null=null).split(), stdin=subprocess.DEVNULL)
                         for command, _, _ in self.VISITS]
             for visitor in visitors:
-                stack.enter_context(killed_after(visitor, 20))
+                stack.enter_context(killed_after(visitor, TIMEOUT_S))
                 visitor.stdout.read()
         self.assertEqual(responder.end(), 0, responder.err())
         self.assertNotIn('fault', responder.err())
@@ -23998,15 +23998,15 @@ print(*words)
 
     def test_clients(self):
         """Each gets what it came for, all at the same time."""
-        self.run_clients(self.CLIENTS, 15)
+        self.run_clients(self.CLIENTS, TIMEOUT_S)
 
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
-        self.run_clients(self.BINARY_CLIENTS, 15)
+        self.run_clients(self.BINARY_CLIENTS, TIMEOUT_S)
 
     def test_web_clients(self):
         """Pages, statuses, protocols inside of others."""
-        self.run_clients(self.WEB_CLIENTS, 15)
+        self.run_clients(self.WEB_CLIENTS, TIMEOUT_S)
 
     def test_pypi_clients(self):
         """The same of those that come from PyPI."""
@@ -24016,7 +24016,7 @@ print(*words)
                 there.append(row)
             else:
                 sys.stderr.write('left out: %s of PyPI is not installed\n' % row[0])
-        self.run_clients(there, 15)
+        self.run_clients(there, TIMEOUT_S)
 
     def test_proxies_dial_nobody(self):
         """A visit to each kind of proxy is granted, and the system is asked for no connection."""
@@ -24050,7 +24050,7 @@ print(*words)
                 self.assertRegex(run.err(), 'password=.*' + SSH_PASSWORDS[name])
 
     def test_ssh_clients(self):
-        self.run_ssh(SSH_CLIENTS, 15)
+        self.run_ssh(SSH_CLIENTS, TIMEOUT_S)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: some 50 clients')
     def test_all_ssh_clients(self):
@@ -24059,11 +24059,11 @@ print(*words)
 
     def test_datagram_clients(self):
         """The same over UDP."""
-        self.run_clients(self.DATAGRAM_CLIENTS, 15)
+        self.run_clients(self.DATAGRAM_CLIENTS, TIMEOUT_S)
 
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
-        self.run_clients(self.TLS_CLIENTS, 15)
+        self.run_clients(self.TLS_CLIENTS, TIMEOUT_S)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
@@ -24073,7 +24073,7 @@ print(*words)
         """nc sends a request in segments of one octet: one answer, then the connection ends."""
         request = b'GET /octets HTTP/1.0\r\nHost: x\r\n\r\n'
         process = self.client('nc', '-w', '10', '10.88.0.40', '80', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             for octet in request:
                 process.stdin.write(bytes((octet,)))
                 process.stdin.flush()
@@ -24097,7 +24097,7 @@ print(*words)
         """Three names and passwords, and we hang up."""
         began = time.monotonic()
         process = self.client('telnet', '10.88.0.61', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             text = b''
             while True:
                 data = os.read(process.stdout.fileno(), 65536)
@@ -24490,7 +24490,7 @@ print(*words)
         with open(script, 'w') as file:
             file.write('cd %s; ip link add w0 type veth peer name w1 2>/dev/null && '
                        'ip link set w0 up && ip link set w1 up && set w1 || set v1\n'
-                       'exec /usr/bin/python3 masscanned.py -i $1 --self-ip-list 10.88.0.174 '
+                       'exec /usr/bin/python3 -S masscanned.py -i $1 --self-ip-list 10.88.0.174 '
                        '--no-announce --workers 2 -o log\n' % folder)
         for name, options, front in self.RIGHTS:
             with self.subTest(name):
@@ -25412,7 +25412,7 @@ class ResponderCli(Case):
                                 **options)
 
     def finish(self, process):
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             out, err = process.communicate()
         return process.returncode, out.decode(), err.decode('utf-8', 'replace')
 
