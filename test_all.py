@@ -11,6 +11,7 @@ import ast
 import atexit
 import base64
 import collections
+import concurrent.futures
 import contextlib
 import ctypes
 import errno
@@ -3752,26 +3753,29 @@ class OutputFormats(Case):
     SERVICES = {                            # format: what it writes of served()
         'csv': ['1795257000,1.2.3.4,443,"banner","PROBE=https TLS_VERSION=TLSv1.3 CERTIFICATE=430 '
                 'bytes 308201aa3082014fa003020102021424 HTTP/1.1 200 OK SERVICE=http PRODUCT=nginx '
-                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200","","http","nginx","1.22.1",'
+                'VERSION=1.22.1 TITLE=B\\xc3\\xbccher & <x> HTTP_STATUS=200 FAVICON=-7","","http","nginx","1.22.1",'
                 '"HTTP/1.1 200 OK","subject: O=Tests, CN=banner.example; issuer: itself; ends: '
                 '2126-10-28 10:05:08","B\\xfccher & <x>",open'],
         'list': ['banner tcp 443 1.2.3.4 1795257000 http HTTP/1.1 200 OK',
                  'banner tcp 443 1.2.3.4 1795257000 http.server nginx 1.22.1',
                  r'banner tcp 443 1.2.3.4 1795257000 title B\xfccher \x26 \x3cx\x3e',
+                 'banner tcp 443 1.2.3.4 1795257000 favicon -7',
                  'banner tcp 443 1.2.3.4 1795257000 X509 PEM'],
         'grepable': ['Host: 1.2.3.4 ()\tPort: 443\tService: http\tBanner: HTTP/1.1 200 OK',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: http.server\tBanner: nginx 1.22.1',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: title\tBanner: '
                      r'B\xfccher \x26 \x3cx\x3e',
+                     'Host: 1.2.3.4 ()\tPort: 443\tService: favicon\tBanner: -7',
                      'Host: 1.2.3.4 ()\tPort: 443\tService: X509\tBanner: PEM'],
         'xml': [XML_HOST % ('1.2.3.4', 443, 'response', '<service name="%s" banner="%s"/>' % pair)
                 for pair in (('http', 'HTTP/1.1 200 OK'), ('http.server', 'nginx 1.22.1'),
-                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('X509', 'PEM'))],
+                             ('title', r'B\xfccher \x26 \x3cx\x3e'), ('favicon', '-7'),
+                             ('X509', 'PEM'))],
         'nmap-xml': [NMAP_HOST % '1.2.3.4', NMAP_PORT % (
             443, '<service name="http" product="nginx" version="1.22.1" tunnel="ssl" '
             'method="probed" conf="10"/><script id="banner" output="HTTP/1.1 200 OK"/>'
-            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/><script id="ssl-cert" '
-            'output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
+            '<script id="http-title" output="B&#252;cher &amp; &lt;x&gt;"/>'
+            '<script id="favicon" output="-7"/><script id="ssl-cert" output="subject: O=Tests, CN=banner.example; issuer: itself; ends: '
             '2126-10-28 10:05:08"/>')],
     }
 
@@ -3784,7 +3788,7 @@ class OutputFormats(Case):
         der = ssl.PEM_cert_to_DER_cert(TLS_PEM[TLS_PEM.index('-----BEGIN CERT'):])
         made.begin(1, CBA_DATA, 7).chunk(1, der).end(1)
         for code, text in ((2, 'HTTP/1.1 200 OK'), (9, 'http'), (10, 'nginx'), (11, '1.22.1'),
-                           (13, 'B\xc3\xbccher & <x>'), (15, '200')):
+                           (13, 'B\xc3\xbccher & <x>'), (15, '200'), (17, '-7')):
             made.event(1, CBA_STR, code, text)
         return self.path('served.cba', made.data), base64.b64encode(der).decode()
 
@@ -3801,7 +3805,7 @@ class OutputFormats(Case):
             {'name': 'http', 'banner': 'HTTP/1.1 200 OK'},
             {'name': 'http.server', 'banner': 'nginx 1.22.1'},
             {'name': 'title', 'banner': r'B\xfccher \x26 \x3cx\x3e'},
-            {'name': 'X509', 'banner': pem}])
+            {'name': 'favicon', 'banner': '-7'}, {'name': 'X509', 'banner': pem}])
         line, = [json.loads(line) for line in self.convert('json', path=path)
                  if 'nginx' in line]
         host, = map(json.loads, self.convert('json', '--group', path=path))
@@ -3810,9 +3814,9 @@ class OutputFormats(Case):
             self.assertEqual(
                 {key: value for key, value in each.items() if key in (
                     'service', 'product', 'version', 'title', 'http_status', 'tls_version', 'banner',
-                    'certificate')},
+                    'certificate', 'favicon')},
                 {'service': 'http', 'product': 'nginx', 'version': '1.22.1', 'http_status': '200',
-                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3',
+                 'title': 'B\xfccher & <x>', 'tls_version': 'TLSv1.3', 'favicon': '-7',
                  'banner': 'HTTP/1.1 200 OK', 'certificate': {
                      'subject': name, 'issuer': name, 'names': [], 'begins': 1795255508,
                      'ends': 4948855508, 'self_signed': True}})
@@ -9948,8 +9952,11 @@ class Services(Case):
         lists = cscan.service_rows()
         found = {id(row) for each in lists.values() for row in each}
         self.assertEqual(len(found), len(rows))
-        for product, pattern in cscan.http_rows():
-            self.assertIsNone(pattern.search(''), product)
+        for product, needed, search in cscan.http_rows():
+            self.assertIsNone(search(''), product)
+            pattern = search.__self__.pattern.replace(r'\n', '\n')
+            self.assertTrue(pattern.startswith(needed), product)
+            self.assertNotIn(pattern[len(needed):][:1], list('?*+{'), product)
 
     def test_responder(self):
         """What our own responder answers is named as what it is, or not at all."""
@@ -10008,6 +10015,14 @@ class Services(Case):
         self.assertEqual(cscan.recognise(refusal % 318767104).version, '19.0.0.0.0')
         self.assertEqual(cscan.recognise(refusal.replace(b'%d', b'x')).version, '')
         self.assertEqual(cscan.recognise(RABBITMQ_START)[:3], ('amqp', 'RabbitMQ', '3.10.8'))
+        for octets, wanted in (                     # captures of servers of Debian 12
+                (b'+$PacketSize=47ff;QPassSignals+#0f', ('gdb', '', '', 'PacketSize=47ff')),
+                (b'connect LCDproc 0.5.9 protocol 0.3 lcd wid 20 hgt 4 cellwid 5 cellhgt 8\n',
+                 ('lcdproc', 'LCDproc', '0.5.9', '0.3')),
+                (b'\0\0\7\0\6\0\3\0\4\0\5\0\0\0\0\x81\5', ('tor-or', 'Tor', '', '')),
+                (b'\0\0\0\0\1\1\0\3', ('sane', '', '', '')),
+                (b'SPAMD/1.5 0 PONG\r\n', ('spamd', '', '', '1.5'))):
+            self.assertEqual(cscan.recognise(octets, wanted[0])[:4], wanted)
         guid = SAMBA_NEGOTIATED[76:92]
         for name, product, details in (
                 (guid, 'Samba', 'dialect 2 or newer, name vm'), (b'0123456789abcdef', '', ''),
@@ -10113,10 +10128,11 @@ class Visits(Case):
     # (tacacs, rexec, rlogin, routeros, rsh, iscsi, h323, skinny, dahua, dvrip, hl7, rcon, sybase);
     # another of ours answers there first (turn, clickhouse, thrift, zookeeper-jute, socks4, http2,
     # sstp, gearman-job, lscp, jdwp, weblogic-t3, aerospike); nobody asks them (msmq, erlang, the
-    # trojans)
+    # trojans); they answer nothing (winbox, darkcomet, poison-ivy)
     UNNAMED = set('tacacs rexec rlogin routeros rsh iscsi h323 skinny dahua dvrip hl7 rcon sybase turn '
                   'clickhouse thrift zookeeper-jute socks4 http2 sstp gearman-job lscp jdwp '
-                  'weblogic-t3 aerospike msmq erlang gh0st mydoom njrat xiongmai'.split())
+                  'weblogic-t3 aerospike msmq erlang gh0st mydoom njrat xiongmai winbox darkcomet '
+                  'poison-ivy'.split())
 
     def test_own_ports(self):
         """Each protocol of the responder is named as itself on its port, or stands above."""
@@ -10127,8 +10143,7 @@ class Visits(Case):
                 name = Services.OTHER_NAMES.get(each.name, each.name)
                 secure = name == 'ssl' and found.get(6)
                 (named if found.get(9) == name or secure else unnamed).add(each.name)
-        self.assertEqual({name for name in unnamed if name in Services.names()} - self.UNNAMED, set())
-        self.assertEqual(named & self.UNNAMED, set())
+        self.assertEqual(unnamed, self.UNNAMED)
         self.assertGreater(len(named), 120)
 
     def test_foreign_ports(self):
@@ -10204,6 +10219,75 @@ class Visits(Case):
         target.drive(cscan.Visit(target, banner_options(tries=20, read_timeout=3000)).run())
         self.assertLess(target.now[0] - NOW, 3.1)
         self.assertGreater(target.now[0] - NOW, 2.9)
+
+    def test_icon_hash(self):
+        """MurmurHash3 by vectors of others, of tails of each length; the icon's is of its base64."""
+        def murmur3(octets):
+            end = len(octets) & ~3
+            return cscan.murmur3_end(cscan.murmur3_mix(0, octets[:end]), octets[end:], len(octets))
+        for text, wanted in ((b'', 0), (b'test', 0xba6bd213), (b'Hello, world!', 0xc0363e43),
+                             (b'The quick brown fox jumps over the lazy dog', 0x2e4ff723)):
+            self.assertEqual(murmur3(text) & 0xffffffff, wanted)
+        for size in (1, 2, 3, 57, 58, 6200, 20000):
+            icon = bytes(range(256)) * 80
+            self.assertEqual(cscan.drive(cscan.icon_hash(icon[:size])),
+                             murmur3(base64.encodebytes(icon[:size])))
+
+    ICON = bytes(range(256)) * 300          # more than a piece
+
+    def asked_site(self, ends, *answers, **changes):
+        """A peer on port 80 that answers so, and ends or not -> (paths that it is asked, entry)."""
+        asked = []
+
+        class Site(Unplugged):
+            def send(self, octets):
+                asked.append(octets.split(b' ')[1].decode())
+                self.stream.closing, self.out = ends, answers[len(asked) - 1]
+                return len(octets)
+
+            def rest(self):
+                return self.stream.closing
+        with patched(sys.modules[__name__], Unplugged=Site):
+            visit = self.visit(HOST, 80, **changes)
+        return asked, visit.best
+
+    def test_icon(self):
+        """A favicon is one connection more, within tries; what is none has no hash."""
+        site, ok = b'HTTP/1.0 200 OK\r\n\r\n<title>x</title>', b'HTTP/1.0 200 OK\r\n'
+        size, wanted = b'Content-Length: %d\r\n\r\n', str(cscan.drive(cscan.icon_hash(self.ICON)))
+        for response, found in (
+                (ok + b'\r\n' + self.ICON, wanted), (ok + size % len(self.ICON) + self.ICON, wanted),
+                (ok + size % len(self.ICON) + self.ICON + b'more', wanted),
+                (ok + b'Content-Type: text/plain\r\n\r\n' + self.ICON, wanted),
+                (ok + size % (len(self.ICON) + 1) + self.ICON, None),
+                (b'HTTP/1.1 404 No\r\n\r\n' + self.ICON, None), (ok + b'\r\n', None), (b'', None),
+                (ok + b'Content-Type: text/html\r\n\r\n' + self.ICON, None),
+                (ok + b'Transfer-Encoding: chunked\r\n\r\n' + self.ICON, None),
+                (ok + b'Content-Encoding: gzip\r\n\r\n' + self.ICON, None),
+                (ok + size % (1 << 18) + bytes(1 << 18), None),
+                (ok + b'\r\n' + bytes(1 << 18), None), (ok + b'x: y\r\n' * 9999 + b'\r\n', None)):
+            with self.subTest(response[:80]):
+                asked, entry = self.asked_site(True, site, response, favicon=1)
+                self.assertEqual(asked, ['/', '/favicon.ico'])
+                self.assertEqual(entry.get(17), found)
+        kept = ok + size % len(self.ICON) + self.ICON
+        self.assertEqual(self.asked_site(False, site, kept, favicon=1)[1][17], wanted)
+        self.assertNotIn(17, self.asked_site(False, site, ok + b'\r\n' + self.ICON, favicon=1)[1])
+        for answer, more in ((site, {}), (site, dict(favicon=1, tries=1)),
+                             (b'SSH-2.0-x_1\r\n', dict(favicon=1))):
+            self.assertEqual(self.asked_site(True, answer, **more)[0], ['/'])
+
+    def test_icon_inside_tls(self):
+        """On a site of HTTPS it is asked inside of TLS."""
+        heard = []
+
+        async def read(sock):
+            heard.append((bool(sock.tls), await sock.read_line()))
+            return b'icon'
+        with patched(cscan, read_icon=read):
+            found = self.visit(HOST, 443, favicon=1).best
+        self.assertEqual((found[5], found[17]), ('https', str(cscan.drive(cscan.icon_hash(b'icon')))))
+        self.assertEqual([(tls, line[:7]) for tls, line in heard], [(True, b'HTTP/1.')])
 
     def test_host_key(self):
         """The fingerprint of the responder's key, by each method that it has."""
@@ -11156,6 +11240,49 @@ class FirstConnection(TalkCase):
                 listener.close()
                 self.assertEqual(self.finish(crew), ([b'hi'], 1, 0))
                 self.assertEqual((engine.opened, engine.sent, len(engine.pool.socks)), (1, 1, 0))
+
+    def test_goes_home(self):
+        """A talk resets its connection, and the socket is the scan's again; not if it was shown."""
+        async def check(target, out, options):
+            sock = await target.connect(5000)
+            socks.append(sock)
+            if happens == 'shown':
+                sock.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 9)
+            self.heard.append(await sock.read_some(100))
+            if happens != 'forgotten':
+                sock.close()
+        for happens, again, free in (
+                ('closed', True, 1), ('forgotten', True, 1), ('worn', False, 1),
+                ('rebound', False, 1), ('no room', False, 0), ('shown', False, 0)):
+            with self.subTest(happens):
+                listener, socks = self.hosts.listener(), []
+                engine, crew = self.scan(listener.getsockname(), check=check)
+                pool = engine.pool
+                lent, = pool.socks.values()
+                for number in range(2):
+                    self.collect(engine)
+                    peer = self.accept(listener, b'hi', ends=False)
+                    if happens == 'rebound':
+                        pool.rebind('127.0.0.1')
+                    elif happens == 'worn':
+                        pool.uses[lent] = cscan.REUSES
+                    elif happens == 'no room':
+                        engine.brakes.window = 0
+                    while crew.talking:
+                        crew.talk(5)
+                    self.assertRaises(ConnectionResetError, peer.recv, 1)
+                    self.assertEqual((len(pool.free), pool.lent, crew.talks.owners), (free, {}, {}))
+                    self.assertEqual(lent in pool.free, again)
+                    for sock in pool.free:
+                        self.assertEqual(255, sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL))
+                    with self.assertRaises(OSError) as caught:
+                        cscan.drive(socks[number].write_all(b'x'))
+                    self.assertEqual(caught.exception.errno, errno.EBADF)
+                    engine.brakes.window = 4
+                    engine.wait_for(listener.getsockname(), 0)
+                    engine.launch(1)
+                self.assertEqual((self.heard, crew.talks.taken), ([b'hi'] * 2, 2))
+                listener.close()
 
     def test_new_one(self):
         """Where it cannot serve the same call makes another."""
@@ -13335,8 +13462,9 @@ HTTP_VECTORS = [
     ('ssh LF', TCP, b'SSH-2.0-x\n', SSH_OPENING, 'masscanned.md'),
     ('ssh empty software', TCP, b'SSH-2.0-\r\n', SSH_OPENING, 'original s15'),
     ('ssh odd version', TCP, b'SSH-2.05..-x\r\n', SSH_OPENING, 'original s15'),
-    ('ssh bad version', TCP, b'SSH-2.0x-x\r\n', BANNER, 'dropbear 2022.83'),
-    ('ssh no dash', TCP, b'SSH-2.0\r\n', BANNER, 'dropbear 2022.83'),
+    ('ssh 2 of whatever kind', TCP, b'SSH-2.x\r\n', SSH_OPENING, 'dropbear 2022.83'),
+    ('ssh no dash', TCP, b'SSH-2.0\r\n', SSH_OPENING, 'dropbear 2022.83'),
+    ('ssh 1.99, no dash', TCP, b'SSH-1.99\r\n', BANNER, 'dropbear 2022.83'),
     ('ssh 1.5', TCP, b'SSH-1.5-x\r\n', BANNER, 'dropbear 2022.83'),
     ('ssh cut', TCP, b'SSH-2.0-OpenSSH', None, 'original s15'),
     ('ssh kexinit', TCP, b'SSH-2.0-x\r\n' + ssh_packet(ssh_kexinit()), SSH_OPENING,
@@ -13346,10 +13474,11 @@ HTTP_VECTORS = [
     ('ssh no packet', TCP, b'SSH-2.0-x\r\nSSH-1.99-y\nSSH-2', SSH_OPENING, 'by hand'),
     ('ssh 1 KiB', TCP, b'SSH-2.0-' + b'x' * 1014 + b'\r\n', SSH_OPENING, 'by hand'),
     ('ssh too long', TCP, b'SSH-2.0-' + b'x' * 1015 + b'\r\n', None, 'by hand'),
-    ('ssh short line', TCP, SSH_SHORT + b'SSH-2.0-x\r\n', BANNER, 'by hand'),
+    ('ssh short line', TCP, SSH_SHORT, SSH_OPENING, 'dropbear 2022.83'),
     ('ssh udp', UDP, b'SSH-2.0-x\r\n', SSH_SHORT, 'original s15'),
     ('ssh udp two', UDP, b'SSH-2.0-x\r\nSSH-2.0-x\r\n', SSH_SHORT, 'by hand'),
     ('ssh udp cut', UDP, b'SSH-2.0-x', None, 'original s15'),
+    ('ssh udp bad version', UDP, b'SSH-2.0x-x\r\n', None, 'original s15'),
     ('ssh udp own answer', UDP, SSH_SHORT, None, 'original s23.2: no loop'),
     # ---- gh0st --------------------------------------------------------------------
     ('gh0st', TCP, b'Gh0st', GH0ST, 'original s16'),
@@ -14049,6 +14178,7 @@ BINARY_NOTES = {                            # name of a vector: what is noted of
     'x11 big': dict(user=b'MIT-MAGIC-COOKIE-1', password='55' * 16),
     'dicom association': dict(user=b'ECHO', target=b'ANY'), 'smpp bind': BOB_X,
 }
+RSYNC_LOGIN = dict(user=b'bob', digest=b'00ff', salt=b'EREREREREREREREREREREQ')
 NOTED = [                                   # name, request, fields of the notes
     ('imap', b'a LOGIN "bob" secret\r\na LOGIN {3}\r\nbob {6}\r\nsecret\r\n', [LOGIN] * 2),
     ('imap', b'a AUTHENTICATE PLAIN %s\r\na AUTHENTICATE LOGIN\r\n%s\r\n%s\r\n' % (
@@ -14061,8 +14191,16 @@ NOTED = [                                   # name, request, fields of the notes
     ('smtp', b'AUTH LOGIN %s\r\n%s\r\n' % (BOB, SECRET), [LOGIN]),
     ('distcc', DISTCC_JOB, [dict(words=b'cc -c x.c')]),
     ('ftp', b'user bob\r\npass secret\r\n', [LOGIN]),
-    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [dict(user=b'bob', digest=b'00ff')]),
-    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(user=b'bob', digest=b'00ff')]),
+    ('rsync', b'@RSYNCD: 30.0\nfiles\nbob 00ff\n', [RSYNC_LOGIN]),
+    ('rsync', b'@RSYNCD: 29.0\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w')]),
+    ('rsync', b'@RSYNCD: 31.0 md5\nfiles\nbob ABEiM0RVZneImaq7zN3u/w\n',
+     [dict(RSYNC_LOGIN, digest=b'ABEiM0RVZneImaq7zN3u/w',
+           hash='00112233445566778899aabbccddeeff:EREREREREREREREREREREQ')]),
+    ('svn', SVN_CLIENT + b'( CRAM-MD5 ( ) ) 8:bob 00ff ', [dict(
+        user=b'bob', digest=b'00ff', salt=b'<1111111111111111@%s>' % ME, hash='$cram_md5$%s$%s' % (
+            base64.b64encode(b'<1111111111111111@%s>' % ME).decode(),
+            base64.b64encode(b'bob 00ff').decode()))]),
     ('asterisk', b'Action: Login\r\nUsername: bob\r\nSecret: secret\r\n\r\n', [LOGIN]),
     ('irc', b'PASS secret\r\nNICK bob\r\nUSER x\r\n', [LOGIN]),
     ('rtsp', b'DESCRIBE rtsp://x RTSP/1.0\r\nAuthorization: Basic Ym9iOnNlY3JldA==\r\n\r\n', [LOGIN]),
@@ -19805,10 +19943,11 @@ class Stack(unittest.TestCase):
                 answer, = ask(client.stack, client.frame(data, flags, options=client.stamps(age)))
                 self.assertEqual((answer.flags, answer.data, answer.ack), (ACK, b'', client.seq))
                 self.assertEqual(answer.options[8:], client.stamp.to_bytes(4, 'big'))
-            ahead = client.frame(GET, PSH | ACK, client.seq + 9, options=client.stamps(-50))
+            ahead = client.frame(GET, PSH | ACK, client.seq + len(GET), options=client.stamps(-50))
             self.assertEqual([each.data for each in ask(client.stack, ahead)], [b''])
             self.assertEqual(client.conn.recent, client.stamp)      # s4.3: it was not in order
-            self.assertEqual([each.data for each in Client.send(client, GET, PSH | ACK)], [KEEP])
+            self.assertEqual([each.data for each in Client.send(client, GET, PSH | ACK)], [KEEP * 2])
+            client.seq = client.seq + len(GET)
             self.assertEqual(client.talk(GET)[-len(KEEP):], KEEP)
             client.send(b'', RST, None, None, client.stamps(99))    # a RST is of any age
             self.assertIsNone(client.conn)
@@ -19817,10 +19956,12 @@ class Stack(unittest.TestCase):
         """The client's scale comes back with its cookie, rounded down; so does its MSS."""
         face = masscanned.Face(window=(65535, 'whole'), scale=3,
                                options=(('mss',), ('ws',), ('sok', 'ts')))
-        for where, scale, mss in itertools.product(
-                self.WHERES, (None, 0, 1, 5, 6, 7, 8, 14, 15, 255), (64, 536, 1220, 1440)):
+        for where, scale, mss, sok in itertools.product(
+                self.WHERES, (None, 0, 1, 5, 6, 7, 8, 14, 15, 255), (64, 536, 1220, 1440), (True, False)):
+            if not sok and mss != 536:
+                continue
             stack = make_stack(face=face)
-            offer = masscanned.TCP_MSS_OPTION.pack(2, 4, mss)
+            offer = masscanned.TCP_MSS_OPTION.pack(2, 4, mss) + (unhex('04020101') if sok else b'')
             if scale is not None:
                 offer += unhex('010303') + bytes((scale,))
             opening, = stack.answer_frame(tcp(7, 0, SYN, b'', offer, **where))
@@ -19829,12 +19970,133 @@ class Stack(unittest.TestCase):
             room = 1440 * 45 if where else 1460 * 44
             self.assertEqual(opening[at + 14:at + 16], room.to_bytes(2, 'big'))
             answers = stack.answer_frame(tcp(8, ack, PSH | ACK, GET * 40, window=20, **where))
-            known = max([each for each in (0, 6, 8) if each <= (scale or 0)])
+            known = max([each for each in (0, 6, 8) if each <= (scale or 0) * sok])
             self.assertEqual(sum([len(each) - at - 20 for each in answers]),
                              min(len(KEEP) * 40, 20 << known))
             self.assertEqual(len(answers[0]) - at - 20, min(mss, 20 << known))
             field = room if scale is None else masscanned.ROOM >> 3
             self.assertEqual({each[at + 14:at + 16] for each in answers}, {field.to_bytes(2, 'big')})
+
+    # ---- what comes out of order (RFC 2018) --------------------------------------------
+
+    @staticmethod
+    def blocks_of(answer):
+        """Options of an ACK -> [(first, end)] of its SACK blocks."""
+        options = answer.options[12:] if answer.options[2:3] == b'\x08' else answer.options
+        assert not options or options[:4] == bytes((1, 1, 5, len(options) - 2)) and options[4:], options
+        return list(struct.iter_unpack('!II', options[4:]))
+
+    def test_ahead(self):
+        """It is kept, listed in each ACK, what came last first, and heard once, in order."""
+        draw = random.Random(SEED)
+        for where, kind, start in itertools.product(
+                self.WHERES, (Client, StampingClient), (1000, ONES - 400)):
+            stack = make_stack(face=STAMPING)
+            client = kind(stack, seq=start, **where)
+            client.talk(GET)
+            said, base, stream = len(client.got), client.seq, GET * 30
+            cuts = sorted({0, len(stream), *[draw.randrange(len(stream)) for _ in range(40)]})
+            pieces = [(at, stream[at:end + draw.choice((0, 0, 9))]) for at, end in zip(cuts, cuts[1:])]
+            draw.shuffle(pieces)
+            came = bytearray(len(stream) + 9)
+            for at, data in pieces + pieces[:3]:
+                came[at:at + len(data)] = bytes((1,)) * len(data)
+                answers = client.take(client.send(data, PSH | ACK, base + at & ONES))
+                expected = came.find(0)
+                self.assertEqual({each.ack - base & ONES for each in answers}, {expected})
+                if not answers[-1].data and kind is StampingClient:
+                    known = [match.span() for match in re.finditer(b'\1+', came[expected:])]
+                    blocks = [tuple([edge - base - expected & ONES for edge in each])
+                              for each in self.blocks_of(answers[-1])]
+                    self.assertEqual(len(blocks), min(len(known), 3))
+                    self.assertLessEqual(set(blocks), set(known))
+                    if at > expected:
+                        self.assertTrue(blocks[0][0] <= at - expected < blocks[0][1])
+                else:
+                    self.assertEqual(answers[-1].options[12:], b'')
+                client.seq = base + expected & ONES
+                self.assertEqual(stack.connections.held, client.conn.cost())
+                if client.conn.ahead:
+                    self.assertGreater(client.conn.cost(), len(came) - expected - came.count(0))
+                client.acknowledge()
+            self.assertEqual(client.got[said:], KEEP * 30)
+            self.assertIsNone(client.conn.ahead)
+            client.seq = client.conn.rcv
+            client.send(b'beyond', ACK, client.seq + 10 & ONES)
+            answer = client.send(b'in order.', FIN | PSH | ACK)[-1]
+            self.assertEqual(answer.ack, client.seq + 10 & ONES)
+
+    # scale of the client, SACK, Face -> SACK blocks in an ACK, with timestamps and without
+    SACKS = [(7, True, {}, (3, 4)), (14, True, {}, (3, 4)), (7, False, {}, (0, 0)), (5, True, {}, (0, 0)),
+             (7, True, dict(options=(('mss',), ('ts',), ('ws',))), (0, 0)),
+             (7, True, dict(options=(('mss',), ('sok', 'ts')), scale=None), (0, 0))]
+
+    def test_who_knows_sack(self):
+        """No block is sent to who has not offered it; what came is kept all the same."""
+        for where, (scale, sok, face, counts) in itertools.product(self.WHERES, self.SACKS):
+            for stamps, count in zip((unhex('0101080a0000000100000000'), b''), counts):
+                stack = make_stack(face=masscanned.Face(**dict(dict(
+                    scale=0, options=STAMPING.options), **face)))
+                offer = unhex('020405b4 010303') + bytes((scale,)) + unhex('04020101') * sok + stamps
+                client = Client(stack, options=offer, **where)
+                opening, = stack.answer_frame(client.frame(b'', SYN, 1000, 0, offer))
+                at = opening.find(unhex('080a'), 54)
+                echo = unhex('0101080a00000001') + opening[at + 2:at + 6] if at > 0 else b''
+                client.send(GET[:9], PSH | ACK, client.seq, None, echo)
+                for number in range(5, 0, -1):
+                    answer, = client.send(b'a', ACK, client.seq + 9 + 2 * number, None, echo)
+                    self.assertEqual(len(self.blocks_of(answer)), min(count, 6 - number))
+                self.assertEqual(len(client.conn.ahead.blocks), 5)
+
+    def test_ahead_is_bounded(self):
+        """Octets and blocks of a connection, and of all; what is too much comes again."""
+        def lengths(client, seqs, data=b'x'):
+            for seq in seqs:
+                client.send(data, ACK, client.seq + seq & ONES)
+            blocks = client.conn.ahead.blocks if client.conn.ahead else ()
+            return sorted([len(octets) for _, octets in blocks])
+
+        def started(scale=0, full=False):
+            client = StampingClient(make_stack(face=masscanned.Face(
+                scale=scale, options=STAMPING.options)))
+            client.say(GET[:9])
+            if full:
+                client.stack.connections.held_max = 2 * client.stack.connections.held - 1
+            return client
+        room, most = masscanned.WINDOW_MAX, masscanned.AHEAD_BLOCKS
+        self.assertEqual(lengths(started(), range(2, 4 * most, 2)), [1] * most)
+        self.assertEqual(lengths(started(), (room - 1, room, -5)), [1])
+        self.assertEqual(lengths(started(), (5, 15, 25, 9), b'x' * 9), [9, 19])
+        self.assertEqual(lengths(started(), (5,)), [1])
+        self.assertEqual(lengths(started(full=True), (5,)), [])
+        with unittest.mock.patch('masscanned.AHEAD_OCTETS', 30):
+            self.assertEqual(lengths(started(), (5, 16, 37, 27), b'x' * 10), [10, 10, 10])
+
+    @unittest.mock.patch('masscanned.KEPT_MAX', 512)
+    def test_much_ahead(self):
+        """What a gap held back is heard as far as a stream takes it; the rest comes again."""
+        client = StampingClient(make_stack(face=STAMPING))
+        stream, first, step = GET * 200, client.seq, 500
+
+        def send(at):
+            return client.take(client.send(stream[at:at + step], ACK, first + at))
+        for at in range(step, len(stream), step):
+            send(at)
+        self.assertIsNone(client.conn)          # before the first octet nothing is kept
+        client.say(stream[:9])
+        for at in range(9 + step, len(stream), step):
+            send(at)
+        self.assertEqual(client.conn.ahead.size, len(stream) - 9 - step)
+        send(9)
+        self.assertLess(len(client.conn.kept), 4 * masscanned.KEPT_MAX)
+        self.assertIsNone(client.conn.ahead)
+        turns = 0
+        while client.conn.rcv - first < len(stream) and turns < 1000:
+            client.acknowledge()
+            send(client.conn.rcv - first)
+            turns += 1
+        self.assertGreater(turns, 5)
+        self.assertEqual(client.acknowledge().count(KEEP), 200)
 
     # ---- the client's window ---------------------------------------------------------
 
@@ -20377,6 +20639,7 @@ class Twins:
         names -= {'host', 'record', 'at'}       # the last means something only while it is fed
         slots = {name: getattr(conn, name) for name in names}
         state = slots.get('state')
+        slots['ahead'] = slots.get('ahead') and slots['ahead'].blocks
         if not masscanned.is_lasting(state):
             slots['state'] = type(state), masscanned.kept_by(state)
         return slots
@@ -22589,6 +22852,29 @@ class Events(Case):
         for end in range(len(DNS_QUERY)):
             masscanned.dns_object(DNS_QUERY[:end])
             masscanned.dns_object(DNS_QUERY[:end] + b'\xc0' * 40)
+
+    def test_first_messages(self):
+        """What a client of SMB or Redis says first, whole or cut."""
+        old = smb1('72', dialects(b'NT LM 0.12', b'SMB 2.002'))
+        new = smb2('0000', *negotiate2('0202', '1002', '1103'))
+        for make, data, wanted in (
+                (masscanned.smb_object, old, {'command': 'SMB1_COMMAND_NEGOTIATE_PROTOCOL',
+                                              'client_dialects': ['NT LM 0.12', 'SMB 2.002']}),
+                (masscanned.smb_object, new, {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL',
+                                              'client_dialects': ['2.02', '2.10', '3.11']}),
+                (masscanned.smb_object, b'x', {'request': 'x'}),
+                (masscanned.redis_object, b'*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n', {'words': 'KEYS *'}),
+                (masscanned.redis_object, b'INFO  all\r\n', {'words': 'INFO all'}),
+                (masscanned.redis_object, b'\r\n', {'request': '\r\n'})):
+            self.assertEqual(make(data), wanted)
+            for end in range(len(data)):
+                make(data[:end])
+        log = self.log()
+        for port, data in (445, new), (6379, b'INFO\r\n'):
+            Client(log.stack, port).say(data)
+        self.assertEqual([each[each['event_type']] for each in self.events(log)], [
+            {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL',
+             'client_dialects': ['2.02', '2.10', '3.11']}, {'words': 'INFO'}])
 
     def test_names(self):
         """What tables of events name is registered, and noted somewhere."""
@@ -26724,7 +27010,7 @@ class Answerers(unittest.TestCase):
                 self.assertNotIn(b'$', out)
                 self.assertEqual((stream.kept, stream.closing), (b'', False))
 
-    # what is noted: request, [(kind, fields)] besides method, path, host, agent
+    # what is noted: request, [(kind, fields)] besides method, path, host, agent, status, length
     HTTP_NOTED = [
         (GET, [('request', b'GET', b'/', b'a', b'', {})]),
         (b'HEAD /a?b=c HTTP/1.0\r\nUser-Agent:  x y \r\n\r\n',
@@ -26759,9 +27045,11 @@ class Answerers(unittest.TestCase):
                 for pieces in [request], octet_by_octet(request):
                     stream = open_stream('http', TCP)
                     stream.host, host.events = host, []
-                    feed(stream, *pieces)
+                    answer = feed(stream, *pieces)
+                    said = {} if request.startswith((b'CONNECT', UPGRADE)) else dict(
+                        status=int(answer[9:12] or 0), length=len(answer.partition(b'\r\n\r\n')[2]))
                     expected = [(note[0], dict(note[5], method=note[1], path=note[2], host=note[3],
-                                               agent=note[4], head=head)
+                                               agent=note[4], head=head, **said)
                                  if note[0] == 'request' else note[1]) for note in notes]
                     for event in host.events:
                         self.assertEqual(event.fields.pop('protocol'), 'http')
@@ -27051,6 +27339,7 @@ class SshClient:
     kinds       their kinds
     """
     VERSION = b'SSH-2.0-client'
+    HELLO = VERSION + b'\r\n'
     SECRET = 0x1234567
 
     def __init__(self, host=HOST, kex=(), stream=None):
@@ -27061,7 +27350,7 @@ class SshClient:
         self.sent = self.received = self.end = 0
         self.kexinit = ssh_kexinit({**{0: b'diffie-hellman-group14-sha256', 1: b'ssh-rsa',
                                        2: b'aes128-ctr', 3: b'aes128-ctr'}, **dict(kex)})
-        self.take(self.stream.feed(self.VERSION + b'\r\n'))
+        self.take(self.stream.feed(self.HELLO))
         self.run()
 
     def run(self):
@@ -27074,7 +27363,7 @@ class SshClient:
         if not self.end:
             self.end = self.inbox.find(b'\n') + 1
             self.inbox = self.inbox[self.end:]
-        while self.end and self.inbox:
+        while self.end and self.inbox and self.inward:
             way = self.inward
             size = way.read_size(self.received, self.inbox[:way.first]) + 4 + way.tag
             packet = way.open(self.received, self.inbox[:size])
@@ -27202,34 +27491,86 @@ def is_open(port) -> bool:
 
 
 class SshSocket:
-    """A real server in the clothes of a Stream; it is taken to be silent after half a second."""
+    """A real server in the clothes of a Stream; what it says is heard by hear()."""
     waits = None
 
-    def __init__(self, port):
-        self.sock = socket.create_connection(('127.0.0.1', port), timeout=10)
-        self.closing, self.quiet_s = False, 0.5
+    def __init__(self, port, source):
+        self.sock = socket.create_connection(('127.0.0.1', port), 30, (source, 0))
+        self.closing = False
 
     def feed(self, octets):
-        out = b''
-        try:
+        with contextlib.suppress(OSError):      # it has closed
             self.sock.sendall(octets)
-            while select.select([self.sock], [], [], self.quiet_s if not out else 0.05)[0]:
-                more = self.sock.recv(65536)
-                if not more:
-                    self.closing = True
-                    break
-                out += more
-        except OSError:
-            self.closing = True
+        return b''
+
+    def hear(self):
+        out = b''
+        with contextlib.suppress(ConnectionError):
+            out = self.sock.recv(65536)
+        self.closing = not out
         return out
+
+
+class SshVisitor(SshClient):
+    """A client that says the same to us and to a real server, and ends by itself.
+
+    counts      messages that have come, after each time that it spoke
+    other       the one that was with us: as many are waited for, and no time
+    greeting    our line, which is there first
+    """
+    ALIVE, END = b'\x31', b'\1' + bytes(12)     # is answered, ends the connection
+
+    def __init__(self, lists, hello=None, port=0, source='', other=None):
+        self.HELLO = hello or self.HELLO
+        self.counts, self.other = [], other
+        stream = SshSocket(port, source) if other else ssh_stream()
+        self.greeting = b'' if other else stream.greet(masscanned.PROTOCOLS['ssh'])
+        SshClient.__init__(self, HOST, lists, stream)
+
+    def run(self):
+        if self.other is None:
+            SshClient.run(self)
+        while self.other and len(self.got) < self.other.counts[len(self.counts)] and (
+                not self.stream.closing):
+            self.take(self.stream.hear())
+        self.counts.append(len(self.got))
+
+    def take(self, octets):
+        SshClient.take(self, self.greeting + octets)
+        self.greeting = b''
+        if self.inbox and not self.inward:      # no keys for it: a message more, of whatever kind
+            self.inbox = b''
+            self.got += [b'\xff'] if self.got[-1] != b'\xff' else []
+
+    def visit(self, payloads, late):
+        """Payloads, after an exchange or not -> what has come, but for what is random."""
+        if late:
+            self.exchange()
+        else:
+            self.keys = lambda way: None
+        guess = self.kexinit[:-5] + b'\1' + bytes(4)
+        for payload in (*payloads, self.ALIVE, self.END):
+            self.say({None: self.kexinit, True: guess}.get(payload, payload))
+        while self.other and not self.stream.closing:
+            self.take(self.stream.hear())
+        random = {20: slice(1, 17), 31: slice(1, None)}     # a cookie; keys and numbers
+        return [payload.replace(payload[random[payload[0]]], b'')
+                if payload[0] in random else payload for payload in self.got]
 
 
 SSH_SERVICE = b'\5' + ssh_string(b'ssh-userauth')
 SSH_FAILED = b'\x33' + ssh_string(b'publickey,password') + b'\0'
 SSH_LOGIN = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
 SSH_STRICT = b'diffie-hellman-group14-sha256,kex-strict-c-v00@openssh.com'
-# Before the exchange: name, lists of the client's KEXINIT, payloads, None for it.  After the
-# exchange: name, payloads
+# Lines.  Before the exchange: name, lists of the client's KEXINIT, payloads, None for it, True for
+# it with a guess.  After the exchange: name, payloads
+SSH_LINE_ERRORS = [
+    b'SSH-2.0-x\n', b'SSH-2.0-x\r\r\n', b'SSH-2.0-\r\n', b'SSH-2.0\r\n', b'SSH-2.1-x\r\n', b'SSH-2.\n',
+    b'SSH-2.0-a\0b\r\n', b'SSH-2.0-1\r\n', b'SSH-2.0-' + b'x' * 246 + b'\r\n', b'SSH-1.99-x\r\n',
+    b'SSH-1.99\r\n', b'SSH-1.5-x\r\n', b'SSH-1.98-x\r\n', b'SSH-3.0-x\r\n', b'ssh-2.0-x\r\n',
+    b'hello\r\nSSH-2.0-x\r\n', b'SSH-2.0-x\nSSH-2.0-x\r\n', b'SSH-2.0-x\nhi\r\n', b'x' * 300,
+    *(b'SSH-2.0-x\n' + size.to_bytes(4, 'big') + b'\4\2' + bytes(10) for size in (0, 4, 11, 12, 13))]
+SSH_TWO = b'\x1e' + ssh_string(b'\2')
 SSH_EARLY_ERRORS = [
     ('no common exchange', {0: b'x'}, [None]), ('no common host key', {1: b'ssh-dss'}, [None]),
     ('no common cipher', {2: b'x'}, [None]), ('no common MAC', {5: b'x'}, [None]),
@@ -27241,7 +27582,32 @@ SSH_EARLY_ERRORS = [
     ('NEWKEYS first', {}, [b'\x15']), ('value first', {}, [b'\x1e' + ssh_string(b'\2')]),
     ('service first', {}, [SSH_SERVICE]), ('login first', {}, [b'\x32']),
     ('NEWKEYS', {}, [None, b'\x15']), ('service', {}, [None, SSH_SERVICE]),
-    ('unknown', {}, [None, b'\xc8']), ('disconnect', {}, [b'\1' + bytes(12)])]
+    ('unknown', {}, [None, b'\xc8']), ('disconnect', {}, [b'\1' + bytes(12)]),
+    ('empty names', {0: b',,diffie-hellman-group14-sha256,'}, [None, SSH_TWO]),
+    ('no exchange', {0: b''}, [None]), ('unknown compression', {6: b'x', 7: b'x'}, [None]),
+    ('languages', {8: b'en', 9: b'x' * 3000}, [None, SSH_TWO]),
+    *(('e of %d octets' % len(octets), {}, [None, b'\x1e' + ssh_string(octets)]) for octets in (
+        b'\x80', b'\0\2', b'\0\0\0\2', b'\1' + bytes(256), b'\1' + bytes(3000))),
+    ('more behind e', {}, [None, SSH_TWO + b'x']), ('e cut', {}, [None, SSH_TWO[:-1]]),
+    ('no e', {}, [None, b'\x1e']), ('e twice', {}, [None, SSH_TWO, SSH_TWO]),
+    *(('X25519, %d octets' % len(octets), {0: b'curve25519-sha256'},
+       [None, b'\x1e' + ssh_string(octets)]) for octets in (
+           bytes(32), b'\x09'.ljust(31, b'\0'), b'\x09'.ljust(33, b'\0'), b'\xff' * 32)),
+    ('P-256, zeros', {0: b'ecdh-sha2-nistp256'}, [None, b'\x1e' + ssh_string(b'\4' + bytes(64))]),
+    ('P-256, neutral', {0: b'ecdh-sha2-nistp256'}, [None, b'\x1e' + ssh_string(b'\0')]),
+    ('KEXINIT twice', {}, [None, None]), ('KEXINIT after the reply', {}, [None, SSH_TWO, None]),
+    *(('%d first' % kind, {}, [bytes((kind,))]) for kind in (
+        0, 2, 3, 4, 6, 7, 8, 22, 29, 31, 49, 51, 60, 80, 192)),
+    *(('%d' % kind, {}, [None, bytes((kind,)), SSH_TWO]) for kind in (0, 2, 3, 4, 6, 7, 22, 31, 50)),
+    *(('%d after the reply' % kind, {}, [None, SSH_TWO, bytes((kind,))]) for kind in (31, 50, 200)),
+    ('strict, unknown', {0: SSH_STRICT}, [None, b'\xc8']),
+    ('strict, EXT_INFO', {0: SSH_STRICT}, [None, b'\7\0\0\0\0']),
+    *(('guess of %s' % names[0].decode(), names, [True, b'\x1e' + ssh_string(b'\1'), SSH_TWO])
+      for names in ({0: b'x,diffie-hellman-group14-sha256'},
+                    {0: b'x,diffie-hellman-group14-sha256,kexguess2@matt.ucc.asn.au'},
+                    {0: b'x,' + SSH_STRICT}, {0: SSH_STRICT, 1: b'x,ssh-rsa'})),
+    ('right guess', {0: SSH_NAMES[0], 1: SSH_NAMES[1]},
+     [True, b'\x1e' + ssh_string(b'\x09'.ljust(32, b'\0'))])]
 SSH_LATE_ERRORS = [
     ('none', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'none')]),
     ('password', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0' + ssh_string(b'x')]),
@@ -27257,7 +27623,21 @@ SSH_LATE_ERRORS = [
     ('unknown service', [b'\5' + ssh_string(b'x')]), ('unknown', [b'\x28']),
     ('ignore, debug', [b'\2\0\0\0\0', b'\4']), ('channel', [b'\x5a']), ('NEWKEYS', [b'\x15']),
     ('EXT_INFO', [b'\7\0\0\0\0']), ('UNIMPLEMENTED', [b'\3\0\0\0\0']), ('response', [b'\x3d']),
-    ('disconnect', [b'\1' + bytes(12)])]
+    ('disconnect', [b'\1' + bytes(12)]),
+    *(('%d' % kind, [bytes((kind,))]) for kind in (0, 1, 5, 6, 8, 30, 31, 49, 50, 51, 60, 66, 80, 192)),
+    ('twice the service', [SSH_SERVICE, SSH_SERVICE]), ('more behind it', [SSH_SERVICE + b'x']),
+    *(('password of %d octets' % size, [
+        SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0' + ssh_string(b'x' * size)])
+      for size in (0, 99, 2000)),
+    *(('user of %d octets' % size, [
+        SSH_SERVICE, b'\x32' + ssh_string(b'\xff' * size) + ssh_string(b'ssh-connection')
+        + ssh_string(b'none')]) for size in (0, 300)),
+    *(('method of %d octets' % size, [SSH_SERVICE, SSH_LOGIN + ssh_string(b'm' * size)])
+      for size in (0, 300)),
+    ('password cut', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'password') + b'\0\0\0\0\1']),
+    ('key cut', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'publickey') + b'\0' + ssh_string(b'ssh-rsa')]),
+    ('key of no kind', [SSH_SERVICE, SSH_LOGIN + ssh_string(b'publickey') + b'\0' + ssh_string(b'x') * 2]),
+    ('login cut', [SSH_SERVICE, SSH_LOGIN])]
 
 
 class SecureShell(unittest.TestCase):
@@ -27286,7 +27666,7 @@ class SecureShell(unittest.TestCase):
         for name, packets in (
                 ('size 0', bytes(16)), ('size 11', unhex('0000000b 04') + bytes(11)),
                 ('no multiple of 8', unhex('0000000d 04') + bytes(13)),
-                ('too long', unhex('00004004')), ('longest', unhex('ffffffff')),
+                ('too long', unhex('00004004 00000000')), ('longest', b'\xff' * 8),
                 ('padding', unhex('0000000c ff 02') + bytes(10)), ('nothing but padding', ssh_packet(b'', 11)),
                 ('KEXINIT of 8 kB', ssh_packet(ssh_kexinit({0: b'x' * 8192}))),
                 ('KEXINIT cut', ssh_packet(ssh_kexinit()[:-1])),
@@ -27678,36 +28058,32 @@ class SecureShell(unittest.TestCase):
                 stderr=subprocess.DEVNULL)
             try:
                 wait_until(lambda: is_open(port))
-                for name, lists, payloads in SSH_EARLY_ERRORS:
-                    with self.subTest(name=name):
-                        self.compare(port, lists, payloads, False)
-                for name, payloads in SSH_LATE_ERRORS:
-                    with self.subTest(after=name):
-                        self.compare(port, {0: SSH_STRICT + b',ext-info-c'}, payloads, True)
+                rows = [(line, {}, line, [], False) for line in SSH_LINE_ERRORS]
+                rows += [(name, lists, None, payloads, False)
+                         for name, lists, payloads in SSH_EARLY_ERRORS]
+                rows += [('after: ' + name, {0: SSH_STRICT + b',ext-info-c'}, None, payloads, True)
+                         for name, payloads in SSH_LATE_ERRORS]
+                with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                    for seen in pool.map(functools.partial(self.compare, port), range(len(rows)), rows):
+                        with self.subTest(name=seen[0]):
+                            self.assertEqual(*seen[1:])
             finally:
                 server.kill()
                 server.wait()
 
-    def compare(self, port, lists, payloads, late):
-        """What dropbear and we say to the same payloads."""
-        seen = []
-        real = SshSocket(port)
-        self.addCleanup(real.sock.close)
-        for stream in real, None:
-            client = SshClient(kex=lists, stream=stream)
-            client.keys = client.keys if late else lambda way: masscanned.SSH_PLAIN
-            if late:
-                client.exchange()
-                client.say(b'\2\0\0\0\0')
-            for payload in payloads:
-                if not client.stream.closing:
-                    client.say(client.kexinit if payload is None else payload)
-            random = {20: slice(1, 17), 31: slice(1, None)}     # a cookie; keys and numbers
-            seen.append(([payload.replace(payload[random[payload[0]]], b'')
-                          if payload[0] in random else payload for payload in client.got],
-                         client.stream.closing))
-            real.sock.close()                   # it takes five of one address
-        self.assertEqual(*seen)
+    @staticmethod
+    def compare(port, number, row):
+        """What we and a real server say to the same -> (name of the row, ours, the server's).
+
+        number      its source address: dropbear takes five connections of one
+        """
+        name, lists, hello, payloads, late = row
+        ours = SshVisitor(lists, hello)
+        first = ours.visit(payloads, late)
+        real = SshVisitor(lists, hello, port, '127.0.1.%d' % (1 + number), ours)
+        second = real.visit(payloads, late)
+        real.stream.sock.close()
+        return name, first, second if first or hello is None else second[1:]    # it says KEXINIT at once
 
     @staticmethod
     def key(stream, draw):
