@@ -3029,7 +3029,9 @@ class TalkOut(Out):
     def event(self, kind, code, value):
         events = self.deferred + [(kind, code, value)]
         packed = self.sink.pack_all(self.thread, events)
-        size = self.size + sum(event_size(kind, value) for kind, _, value in events)
+        size = self.size
+        for kind, _, value in events:
+            size += event_size(kind, value)
         if size > ENTRY_MAX:
             raise ValueError('an entry of more than %d octets' % ENTRY_MAX)
         self.size = size
@@ -3328,14 +3330,10 @@ class TalkSocket:
         if code not in OPEN:                # reset after accepting: reading reports it
             raise OSError(code, os.strerror(code))
 
-    def check_time(self, until):
-        """Raises socket.timeout if that time is over."""
-        if self.clock() >= until:
-            raise socket.timeout('timed out')
-
     async def receive(self, limit: int, until: float) -> bytes:
         """What the kernel has; a peer that never rests does not keep others waiting."""
-        self.check_time(until)
+        if self.clock() >= until:
+            raise socket.timeout('timed out')
         self.spree += 1
         if self.spree > SPREE_MAX:
             self.spree = 0
@@ -3347,19 +3345,23 @@ class TalkSocket:
                 self.spree = 0
                 await socket_ready(self.socks, select.POLLIN, until)
 
-    async def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
+    def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
         """What there is, 1 to limit octets; b'' after the peer's end.
 
         wait_ms     how long, if that is sooner than the deadline
         """
-        if self.rest:
-            piece, self.rest = self.rest[:limit], self.rest[limit:]
-            return piece
         until = self.deadline
         if wait_ms != math.inf:
             until = min(until, self.clock() + wait_ms / 1000)
-        if not self.tls:
-            return await self.receive(limit, until)
+        if self.rest or self.tls:
+            return self.read_kept(limit, until)
+        return self.receive(limit, until)       # a coroutine less on the way of most octets
+
+    async def read_kept(self, limit: int, until: float) -> bytes:
+        """The same of what came behind a line, or by TLS."""
+        if self.rest:
+            piece, self.rest = self.rest[:limit], self.rest[limit:]
+            return piece
         try:
             return await self.tls_call(until, self.tls.read, limit)
         except TlsEnd:
@@ -3398,15 +3400,17 @@ class TalkSocket:
                 data += piece
         return bytes(data)
 
-    async def write_all(self, data: bytes):
-        if not self.tls:
-            return await self.write_raw(data)
+    def write_all(self, data: bytes):
+        return self.write_tls(data) if self.tls else self.write_raw(data)
+
+    async def write_tls(self, data):
         while data:
             data = data[await self.tls_call(self.deadline, self.tls.write, data):]
 
     async def write_raw(self, data):
         while data:
-            self.check_time(self.deadline)
+            if self.clock() >= self.deadline:
+                raise socket.timeout('timed out')
             try:
                 data = data[self.own.send(data):]
             except BlockingIOError:
@@ -4382,6 +4386,35 @@ def compile_row(pattern: str):
     return re.compile(re.sub(r'\(<([vpd])>', r'(?P<\1>', pattern), re.S)
 
 
+TOKEN = re.compile(r'\\x..|\\.|\[\^?(?:\\.|[^\]\\])*\]|\((?:\?:|<.>)?|.', re.S)
+OCTETS = ''.join(map(chr, range(256)))
+
+
+def split_group(pattern: str) -> 'tuple[list[str], str]':
+    """A pattern that begins with a group -> its alternatives, what follows it."""
+    depth, begin, parts = 0, 0, []
+    for token in TOKEN.finditer(pattern):
+        text = token.group()
+        if depth == 1 and text in ('|', ')'):
+            parts.append(pattern[begin:token.start()])
+        depth += text.startswith('(') - (text == ')')
+        if not depth:
+            break
+        if depth == 1 and (text == '|' or not begin):
+            begin = token.end()
+    return parts, pattern[token.end():]
+
+
+def first_octets(pattern: str) -> str:
+    """A pattern of a table -> octets that a match may begin with, '' = any."""
+    token = TOKEN.match(pattern).group() if pattern else '.'
+    parts, rest = split_group(pattern) if token[0] == '(' else ([], pattern[len(token):])
+    if rest[:1] in list('*?{') or token in ('.', '^', '$') or token[:2] in ('\\A', '\\b', '\\Z'):
+        return ''
+    firsts = [first_octets(part) for part in parts] or re.findall(token, OCTETS, re.S)
+    return ''.join(firsts) if all(firsts) else ''
+
+
 @functools.lru_cache(None)
 def service_rows() -> dict:
     """{first octet: [(name, only for the probe of that name, product, what matches)]}.
@@ -4391,15 +4424,10 @@ def service_rows() -> dict:
     """
     rows = []
     for name, product, pattern in table_rows(SERVICE_TABLE):
-        first = re.match(r'\\x(..)|\\(0)|\\([^\w])|([\w "<@:|-])', pattern)
-        octet = ''
-        if first:
-            octet = chr(int(first.group(1), 16)) if first.group(1) else (
-                '\0' if first.group(2) else first.group(3) or first.group(4))
-        rows.append((octet, (name.rstrip('@'), name.endswith('@'), product.strip('-'),
-                             compile_row(pattern).match)))
-    return {key: [row for octet, row in rows if octet in ('', key)]
-            for key in {octet for octet, _ in rows} | {''}}
+        rows.append((first_octets(pattern), (name.rstrip('@'), name.endswith('@'),
+                                             product.strip('-'), compile_row(pattern).match)))
+    return {key: [row for octets, row in rows if not octets or key in octets]
+            for key in list(OCTETS) + ['']}
 
 
 @functools.lru_cache(None)
@@ -5090,10 +5118,11 @@ class Visit:
             sent = http_request(self.target, self.options.agent)
         sent = sent.replace(b'HOST', self.target.host.encode())
         self.share()
-        octets, ended = b'', True
-        with contextlib.suppress(OSError):
+        try:
             await self.sock.write_all(sent)
             octets, ended = await hear(self.sock, math.inf, self.options.size)
+        except OSError:
+            octets, ended = b'', True
         self.heard(events, octets, ended, name, sent)
 
     async def tls(self):
@@ -5184,14 +5213,13 @@ def banner_line(target, events: dict) -> str:
     for code, word in BANNER_FAILURES:
         if code in events:
             how = word
-    words = [str(target), how]
-    words += [events[code] for code in (BANNER_TLS_VERSION, BANNER_TLS_FAIL) if code in events]
+    words = [str(target), how, events.get(BANNER_TLS_VERSION), events.get(BANNER_TLS_FAIL)]
     if BANNER_CERTIFICATE in events:
         name = common_name(parse_certificate(events[BANNER_CERTIFICATE]))
         words.append(name and 'CN=' + name)
-    product = ' '.join(events[code] for code in (BANNER_PRODUCT, BANNER_VERSION) if code in events)
-    if product:
-        words.append('[%s]' % product)
+    product, version = events.get(BANNER_PRODUCT), events.get(BANNER_VERSION)
+    if product or version:
+        words.append('[%s]' % ' '.join(filter(None, (product, version))))
     if BANNER_FAVICON in events:
         words.append('favicon:' + events[BANNER_FAVICON])
     text = events.get(BANNER_TEXT, '').rstrip('\r\n')
@@ -6293,6 +6321,8 @@ class Pool:
 
         They stay in the epoll set.
         """
+        if not self.dissolve:
+            self.dissolve = load_dissolve()
         for sock in socks:
             fd = sock.fileno()
             self.lent[fd] = self.socks.pop(fd)
@@ -6300,11 +6330,16 @@ class Pool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def take_home(self, sock):
-        """A talk is over: its socket becomes free, for the scan."""
+        """A talk is over: its socket becomes free, for the scan; see reuse()."""
         fd = sock.fileno()
         self.socks[fd] = self.lent.pop(fd)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
-        self.reuse([sock])
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        uses = self.uses[sock] = self.uses.get(sock, 0) + 1
+        if self.dissolve(fd, UNSPEC, len(UNSPEC)) or uses > REUSES:
+            self.renew(sock)
+        else:
+            self.free.append(sock)
 
     def reuse(self, socks):
         """Sockets that are connected, or were just now, become free: RST, and no other word.
@@ -7013,21 +7048,17 @@ class Engine(Runner):
     # ---- talks, which share our thread ----
 
     def watch(self, talks):
-        """Naps end with their events as well -> the epoll set in which sockets of ours stay."""
+        """Naps end with their events as well -> epoll set of our sockets, those that are lent."""
         self.talks = talks
         self.pool.epoll.register(talks.epoll, select.EPOLLIN)
-        return self.pool.epoll
-
-    def lends(self, sock) -> bool:
-        """Whether a socket of a talk is ours."""
-        return self.pool.lent.get(sock.fileno()) is sock
+        return self.pool.epoll, self.pool.lent
 
     def take_home(self, sock, again):
         """A talk is over: its socket goes back to the pool, if there is room.
 
         again   False: the talk goes on, with a socket that is ours no longer
         """
-        lent = self.lends(sock)
+        lent = self.pool.lent.get(sock.fileno()) is sock
         if lent and again and len(self.pool.socks) < self.brakes.window:
             return self.pool.take_home(sock)
         if lent:
@@ -7288,6 +7319,7 @@ class Talks:
     """
     bucket = scan = None                # with a scan: Bucket of new connections; who sends
     outer = None                        # the epoll set of an Engine
+    lent = {}                           # descriptor -> socket of ours that is in it
 
     def __init__(self):
         self.epoll = select.epoll()
@@ -7335,7 +7367,7 @@ class Talks:
 
     def join(self, scan):
         """Share the thread of an Engine or a Team: our events end its naps, -r counts for both."""
-        self.outer = scan.watch(self)
+        self.outer, self.lent = scan.watch(self)
         self.scan, self.bucket = scan, Bucket(scan.rate(), 1, time.monotonic())
 
     def take_home(self, sock, again=True):
@@ -7458,7 +7490,7 @@ class Talks:
         owner = self.owners.get(fd)
         if owner and owner[0] is sock:
             return
-        if not (self.outer and self.scan.lends(sock)):
+        if self.lent.get(fd) is not sock:
             self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         self.owners[fd] = sock, talk
         talk.sockets += fd,
@@ -8788,6 +8820,7 @@ class Team(Runner):
     def watch(self, talks):
         """Naps end with their events as well; no socket of ours is theirs."""
         self.poll.register(talks.epoll, select.POLLIN)
+        return None, {}
 
     def rate(self):
         """SYNs a second at most of all workers; None = no ceiling."""

@@ -9958,6 +9958,17 @@ class Services(Case):
             self.assertTrue(pattern.startswith(needed), product)
             self.assertNotIn(pattern[len(needed):][:1], list('?*+{'), product)
 
+    def test_first_octets(self):
+        """Where a row stands: under each octet that it may begin with, or under all."""
+        for pattern, octets in (
+                ('ab', 'a'), (r'\x41b', 'A'), (r'\*b', '*'), (r'\0\d', '\0'), ('[a-c]d', 'abc'),
+                (r'[\]x]y', ']x'), ('(?:ab|[cd])e', 'acd'), ('(<v>a|(?:b|c))d', 'abc'),
+                (r'(?:a\)|\||[)b])d', 'a|)b'), ('a+b', 'a'), (r'\d', '0123456789'), ('a?b', ''),
+                ('a*b', ''), ('a{0,2}b', ''), ('(?:ab)*c', ''), ('(?:a|b?)c', ''), ('.b', ''),
+                (r'\Ab', ''), ('', '')):
+            self.assertEqual(''.join(sorted(cscan.first_octets(pattern))),
+                             ''.join(sorted(octets)), pattern)
+
     def test_responder(self):
         """What our own responder answers is named as what it is, or not at all."""
         named = set()
@@ -11079,7 +11090,7 @@ class Conversations(TalkCase):
             begun.append(target.port)
         begun, talked, now = [], [], self.fake_time()
         crew = self.make_crew(check)
-        crew.talks.join(types.SimpleNamespace(watch=lambda epoll: None, rate=lambda: 10.0,
+        crew.talks.join(types.SimpleNamespace(watch=lambda talks: (None, {}), rate=lambda: 10.0,
                                               talked=talked.append))
         self.put(crew, *[('10.0.0.1', port) for port in range(1, 5)])
         for count in (1, 2, 3, 4):
@@ -23614,6 +23625,9 @@ SSH_CLIENTS = [
      "username='bob',password='asyncssh',known_hosts=None).__aenter__())", 1,
      r'PermissionDenied'),
 ]
+SSH_PYPI_CLIENTS = [
+    ('paramiko-1.17', "paramiko-1.17 -W ignore -c t=__import__('paramiko').Transport('{ssh}');"
+     "t.connect(username='bob',password='paramiko-1.17')", 1, r'AuthenticationException')]
 SSH_SLOW_CLIENTS = [
     ('dbclient', 'env DROPBEAR_PASSWORD=dbclient dbclient -y -y bob@{ssh} true', 1,
      r'Remote closed the connection'),
@@ -23635,7 +23649,13 @@ SSH_SLOW_CLIENTS = [
 
 # What is noted of them; plink does not trust our key
 SSH_PASSWORDS = {'ssh': "bob@.*'s pass", **{name: name for name in (
-    'dbclient', 'hydra', 'medusa', 'ncrack', 'curl', 'paramiko', 'asyncssh')}}
+    'dbclient', 'hydra', 'medusa', 'ncrack', 'curl', 'paramiko', 'paramiko-1.17', 'asyncssh')}}
+# Each login says which process has noted it
+SSH_WORKERS = """
+import os
+note = masscanned.Ssh.note
+masscanned.Ssh.note = lambda *args, **fields: note(*args, worker=os.getpid(), **fields)
+"""
 
 
 class Responder(Case):
@@ -24254,7 +24274,7 @@ print(*words)
         self.assertLessEqual({'OPS', 'WIN', 'ECN', 'T1', 'T7', 'U1', 'IE'}, set(ours))
         self.assertLessEqual({'TI', 'CI', 'II', 'SP', 'GCD', 'ISR'}, set(ours['SEQ']))
 
-    def run_clients(self, clients, seconds):
+    def run_clients(self, clients, seconds=60):
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
@@ -24284,25 +24304,30 @@ print(*words)
 
     def test_clients(self):
         """Each gets what it came for, all at the same time."""
-        self.run_clients(self.CLIENTS, TIMEOUT_S)
+        self.run_clients(self.CLIENTS)
 
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
-        self.run_clients(self.BINARY_CLIENTS, TIMEOUT_S)
+        self.run_clients(self.BINARY_CLIENTS)
 
     def test_web_clients(self):
         """Pages, statuses, protocols inside of others."""
-        self.run_clients(self.WEB_CLIENTS, TIMEOUT_S)
+        self.run_clients(self.WEB_CLIENTS)
 
     def test_pypi_clients(self):
         """The same of those that come from PyPI."""
+        self.run_clients(self.installed(self.PYPI_CLIENTS))
+
+    @staticmethod
+    def installed(rows):
+        """Those of the rows whose client is there."""
         there = []
-        for row in self.PYPI_CLIENTS:
+        for row in rows:
             if shutil.which(row[1].split()[0], path=CLEAN['PATH']):
                 there.append(row)
             else:
                 sys.stderr.write('left out: %s of PyPI is not installed\n' % row[0])
-        self.run_clients(there, TIMEOUT_S)
+        return there
 
     def test_proxies_dial_nobody(self):
         """A visit to each kind of proxy is granted, and the system is asked for no connection."""
@@ -24324,7 +24349,7 @@ print(*words)
         self.assertGreater(len(text.splitlines()), 20)
         self.assertNotRegex(text, r'\bconnect\(|sin6?_port|sun_path')
 
-    def run_ssh(self, clients, seconds):
+    def run_ssh(self, clients, seconds=60):
         """Each is refused, and its password is known."""
         run = self.start('10.88.0.212,fd88::212', '-v',      # all at once, from one network
                          code='masscanned.SshBudget.allows = lambda *peer_cost: True')
@@ -24336,20 +24361,55 @@ print(*words)
                 self.assertRegex(run.err(), 'password=.*' + SSH_PASSWORDS[name])
 
     def test_ssh_clients(self):
-        self.run_ssh(SSH_CLIENTS, TIMEOUT_S)
+        self.run_ssh(SSH_CLIENTS + self.installed(SSH_PYPI_CLIENTS))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: some 10 logins')
+    def test_ssh_of_workers(self):
+        """A login is noted by whichever process has its connection."""
+        run = self.start('10.88.0.213', '-v', '--workers', 2, code=SSH_WORKERS)
+        workers, count = set(), 0
+        while len(workers) < 2 and count < 60:
+            self.run_clients([('curl %d' % at, 'curl -sS -k -u bob:x sftp://10.88.0.213/', 67, '')
+                              for at in range(4)])
+            count += 4
+            noted = re.findall(r'worker=(\d+) password=', wait_until(
+                lambda: run.err().count('password=') >= count and run.err()))
+            self.assertEqual(len(noted), count)
+            workers.update(map(int, noted))
+        self.assertEqual(workers, {run.pid, *child_pids(run.pid)})
+        self.assertEqual(run.end(), 0)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of ssh-audit')
+    def test_ssh_audit(self):
+        """It sees in dropbear 2022.83 what it sees in us."""
+        if not self.installed([('ssh-audit', 'ssh-audit')]):
+            return
+        keys = [self.path(kind) for kind in ('rsa', 'ecdsa', 'ed25519')]
+        for path in keys:
+            self.output('dropbearkey', '-t', os.path.basename(path), '-f', path)
+        self.client('dropbear', '-F', '-E', '-p', '127.0.0.1:22',
+                    *itertools.chain.from_iterable(('-r', path) for path in keys))
+        self.start('10.88.0.214', '-q', code='masscanned.SshBudget.allows = lambda *peer_cost: True')
+        seen = []
+        for address in '127.0.0.1', '10.88.0.214':
+            wait_until(lambda: self.output('nc', '-z', address, '22')[0] == 0)
+            text = self.output('ssh-audit', '-n', address)[1]
+            seen.append(re.findall(r'(?m)^(?:\((?:gen|kex|key|enc|mac)\)|  ).*', text))
+        self.assertEqual(*seen)
+        self.assertGreater(len(seen[0]), 20)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: some 50 clients')
     def test_all_ssh_clients(self):
         for at in range(0, len(SSH_SLOW_CLIENTS), 6):
-            self.run_ssh(SSH_SLOW_CLIENTS[at:at + 6], 40)
+            self.run_ssh(SSH_SLOW_CLIENTS[at:at + 6])
 
     def test_datagram_clients(self):
         """The same over UDP."""
-        self.run_clients(self.DATAGRAM_CLIENTS, TIMEOUT_S)
+        self.run_clients(self.DATAGRAM_CLIENTS)
 
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
-        self.run_clients(self.TLS_CLIENTS, TIMEOUT_S)
+        self.run_clients(self.TLS_CLIENTS)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
