@@ -23389,6 +23389,16 @@ class Reports(Case):
         self.assertEqual(report.visitor_rows(1)[0][-1], 1000)
         self.assertAlmostEqual(report.sources(), 1001, delta=5)
 
+    def test_gone(self):
+        """Visits of forgotten sources still count for their country and AS."""
+        other = self.path('other', b'10.0.0.0,10.0.0.255,PL\n10.0.1.0,10.0.1.255,DE\n')
+        report = masscanned.Report(masscanned.Origins([other], []))
+        with patched(masscanned, TALLY_MAX=20):
+            for number in range(300):
+                report.visit('10.0.%d.%d' % divmod(number, 256), '', 1, None, (), None)
+        self.assertEqual(report.origin_rows(0, 9), [('PL', 256), ('DE', 44)])
+        self.assertEqual(report.origin_rows(1, 9), [('unknown', 300)])
+
     def flow(self, number, payload):
         """Flow of a source -> its line."""
         return json.dumps({
