@@ -163,6 +163,7 @@ ALIKE = (
     (46, 2))                                    # TCP offset and flags
 ALIKE_OPTION = (54, 2)                          # and, if there are options: the first is an MSS
 ALIKE_PORT = (36, 4)                            # and of datagrams: the port that is asked, size
+ALIKE_DPORT = ALIKE_PORT[0], 2                  # of segments: the port
 
 
 # ==== 2 Toolkit =======================================================================
@@ -2926,6 +2927,7 @@ def spread_ident(frame: bytes) -> bytes:
 
 HAS_QUICK_BIG_INTS = sys.implementation.name == 'cpython'
 DATAGRAMS_MIN = 8                       # asking the same: so many are worth columns
+SEGMENTS_MIN = 16 if HAS_QUICK_BIG_INTS else sys.maxsize    # the same of segments of connections
 SOME_MESSAGES = 16                      # that all differ: those behind them will, too
 OPENINGS_MIN = 32 if HAS_QUICK_BIG_INTS else sys.maxsize
 HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
@@ -2941,10 +2943,15 @@ IS_UNICAST_FIRST = bytes(first in UNICAST_FIRSTS for first in range(256))
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
 FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
 DATAGRAM_DEEP = 54                      # octets of a datagram's frame that lanes are made of
+SEGMENT_DEEP = {54: 54, 66: 70}         # the same of a segment, by where its data begins
+SEGMENT_FLAGS = ACK, ACK | PSH, ACK | FIN       # in the order in which they are looked at
+SEGMENT_RANKS = {size << 10 | flags: rank for size in (20, 32)
+                 for rank, flags in enumerate(SEGMENT_FLAGS)}     # by offset and flags
 ID_END = 4                              # of a message: its id stands before, at one of these:
 ALIKE_IDS = frozenset(((0, 0), (0, 2), (2, 4), (0, 4)))
 proto4 = operator.itemgetter(PROTO4_AT)         # a frame -> its protocol, if it is plain
 flags4 = operator.itemgetter(FLAGS4_AT)         # and its flags, if that is TCP
+flow4 = operator.itemgetter(slice(FLOW4_AT, FLOW4_AT + FLOW4.size))     # and addresses and ports
 # a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
 alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
     each for at, size in ALIKE[1:] for each in range(at, at + size)))
@@ -2973,7 +2980,7 @@ def column_masks(*more) -> 'list[tuple[int, int]]':
     """
     rows = [(at + 2, size, mask) for at, size, mask, _ in PLAIN]        # behind two of padding
     rows += [(at + 2, size, (1 << 8 * size) - 1) for at, size in ALIKE + more]
-    words = struct.unpack('!2Q6Q', mask_octets(rows, 64))
+    words = struct.unpack('!2Q7Q', mask_octets(rows, 72))
     return [(at, mask) for at, mask in enumerate(words[2:]) if mask]
 
 
@@ -2984,9 +2991,69 @@ def datagram_masks(id_at, id_end) -> 'list[tuple[int, int]]':
     return column_masks(ALIKE_PORT, (MESSAGE4_AT, id_at), (at, DATAGRAM_DEEP - at))
 
 
+@functools.lru_cache(maxsize=None)
+def segment_masks(at) -> 'list[tuple[int, int]]':
+    """Where the data of segments begins -> column_masks() of them."""
+    deep, stamped = SEGMENT_DEEP[at], (PLAIN4.size, at - PLAIN4.size and len(STAMP_BEGIN))
+    return column_masks(ALIKE_DPORT, stamped, (at, deep - at))
+
+
 PLAIN_OCTETS = mask_octets([row[:3] for row in PLAIN], PLAIN_END)
 PLAIN_MASK, PLAIN_MASKS = int.from_bytes(PLAIN_OCTETS, 'big'), PLAIN_WORDS.unpack(PLAIN_OCTETS)
 ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
+
+
+def group_of_segment(frame) -> 'bytes | None':
+    """A frame -> what it has in common with others, its rank first; None: no Segments are made of it."""
+    rank = SEGMENT_RANKS.get(from_octets(frame[46:48], 'big'))
+    if rank is None or frame[PROTO4_AT] != IP_TCP:
+        return None
+    at = PLAIN4.size - TCP_HEADER.size + (frame[46] >> 4) * 4
+    return b'%c%b%b%b%b' % (rank, frame[:12], frame[16:18], frame[46:48], frame[36:38] + frame[at:]
+                            if rank == 1 else frame[36:38])
+
+
+def group_segments_of_connections(frames) -> 'tuple[list, list]':
+    """Frames of a round -> (places of segments that are alike, a list each, places of the others).
+
+    A client's segments stay in their order if the groups are looked at in theirs, then the others.
+    """
+    groups = collections.defaultdict(list)
+    for place, key in enumerate(map(group_of_segment, frames)):
+        groups[key].append(place)
+    others = groups.pop(None, [])
+    alike = []
+    for key in sorted(groups):
+        (alike.append if len(groups[key]) >= SEGMENTS_MIN else others.extend)(groups[key])
+    if not alike:
+        return [], others
+    flows = list(map(flow4, frames))
+    if len(set(flows)) < len(flows):
+        others += keep_order(alike, flows)
+    return alike, others
+
+
+def keep_order(groups, flows) -> 'list[int]':
+    """Take from groups of places what would overtake another of its flow -> the places of these."""
+    turns = dict.fromkeys(range(len(flows)), len(groups))
+    for turn, places in enumerate(groups):
+        turns.update(dict.fromkeys(places, turn))
+    last, late = {}, set()
+    for place, flow in enumerate(flows):
+        if turns[place] < last.get(flow, 0):
+            late.add(flow)
+        last[flow] = turns[place]
+    return take_late(groups, flows, late)
+
+
+def take_late(groups, flows, late) -> 'list[int]':
+    """Take the places of some flows from groups -> these places."""
+    taken = []
+    if late:
+        for places in groups:
+            taken += [place for place in places if flows[place] in late]
+            places[:] = [place for place in places if flows[place] not in late]
+    return taken
 
 
 def least_alike(flags) -> int:
@@ -3123,15 +3190,17 @@ class Alike:
                 self.distinct(self.ports & half, '!6xH', COLUMN_DST)]
 
     def is_plain(self) -> bool:
-        """Whether all are as plain as the first one is, and alike."""
+        """Whether all are as plain as the first one is, and alike, also behind the lanes."""
         count, head, behind = self.count, self.head, self.head[16:]
+        quads, step = memoryview(self.block).cast('Q'), self.row // 8
         if any(column != head[8 * at:8 * at + 8] * count for at, column in enumerate(self.macs)):
             return False
         for at, mask in self.masks:
             first = int.from_bytes(behind[8 * at:8 * at + 8], 'big')
             if self.lanes[at] & self.each(mask) != self.each(first & mask):
                 return False
-        return True
+        return all(quads[at::step].tobytes() == head[8 * at:8 * at + 8] * count
+                   for at in range((2 + self.deep) // 8, step))
 
     def is_intact(self, trusted) -> bool:
         """Whether the sums of layer 3 hold, and unless trusted those of layer 4."""
@@ -3151,6 +3220,12 @@ class Alike:
         """Whether nobody's address is the one that is asked for."""
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
+
+    def clocks(self, stack):
+        """Our timestamp for each, as of Face.offset(), in lanes."""
+        face, word = stack.face, self.each(MASK32)
+        offsets = (self.src * face.mixes[0] >> 32 & word) + (self.dst * face.mixes[1] >> 32 & word)
+        return offsets + self.each(stack.ticks + face.epoch & MASK32) & word
 
     def octets_of(self, columns) -> 'list[tuple[int, bytes]]':
         """{column: its lanes} -> as of Replies."""
@@ -3235,12 +3310,10 @@ class Openings(Alike):
         return known & self.each(make.hash) | place
 
     def stamps(self, stack):
-        """Our timestamp for each, as of Face.offset(), and its own, in lanes."""
-        face, word, (at, half) = stack.face, self.each(MASK32), divmod(self.offer.at, 8)
-        offsets = (self.src * face.mixes[0] >> 32 & word) + (self.dst * face.mixes[1] >> 32 & word)
-        ours = offsets + self.each(stack.ticks + face.epoch & MASK32) & word
+        """Our timestamp for each and its own, in lanes."""
+        at, half = divmod(self.offer.at, 8)
         at += COLUMN_OPTION
-        return ours, self.second(at) if half else self.first(at)
+        return self.clocks(stack), self.second(at) if half else self.first(at)
 
     def answers(self, stack) -> 'Replies':
         """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
@@ -3305,13 +3378,6 @@ class Datagrams(Alike):
         self.masks = datagram_masks(id_at, id_end)
         self.behind = from_octets(self.head[2 + self.deep:], 'big') % HALF
 
-    def is_plain(self):
-        """As of Alike, and what follows the lanes is the same."""
-        quads, step = memoryview(self.block).cast('Q'), self.row // 8
-        return Alike.is_plain(self) and all(
-            quads[at::step].tobytes() == self.head[8 * at:8 * at + 8] * self.count
-            for at in range((2 + self.deep) // 8, step))
-
     def has_sums(self) -> bool:
         """Whether any has a checksum (RFC 768: it need not)."""
         return self.lanes[COLUMN_SEQ] & self.each(HALF << 32) != 0
@@ -3365,6 +3431,70 @@ class Datagrams(Alike):
         sport, dport = map(rows.number, self.numbers())
         segment = Segment('udp', None, (sport, dport), None)
         return segment, segment._replace(ports=(sport, self.port))
+
+
+class Segments(Alike):
+    """TCP segments to one port, all with the same flags, data, and with or without a timestamp.
+
+    at      octets of a frame before the data; data: these, empty in a bare ACK or FIN
+    flags   all of them
+    """
+    proto = IP_TCP
+
+    def __init__(self, frames, total, at):
+        self.deep, self.at = SEGMENT_DEEP[at], at
+        Alike.__init__(self, frames, total)
+        self.masks = segment_masks(at)
+        self.behind = from_octets(self.head[2 + self.deep:], 'big') % HALF
+        self.data, self.flags = frames[0][at:], frames[0][FLAGS4_AT]
+
+    def rows(self):
+        """-> (flow, seq, ack, window, its timestamp and its echo of ours, or None) of each."""
+        numbers = self.octets[COLUMN_SEQ]
+        stamps = (itertools.repeat(None),) * 2
+        if self.at > PLAIN4.size:
+            stamps = (unpack_rows('!4xI', self.octets[COLUMN_OPTION]),
+                      unpack_rows('!I4x', self.octets[COLUMN_OPTION + 1]))
+        return zip(self.flows(), unpack_rows('!I4x', numbers), unpack_rows('!4xI', numbers),
+                   unpack_rows('!2xH4x', self.octets[COLUMN_FLAGS]), *stamps)
+
+    def answers(self, stack, flags, out, window) -> 'Replies':
+        """Flags, data and window of all answers -> them, as Model.pack_segment() would pack them.
+
+        Each says in turn what its client says: his acknowledgement, and that all has come.
+        """
+        model, each, half, word = stack.segment, self.each, self.each(HALF), self.each(MASK32)
+        option = STAMP_BEGIN + bytes(8) if self.at > PLAIN4.size else b''
+        count = model.face.count
+        first = model.pack_segment(self.head[8:14], 0, 0, 0, 0, 0, 0, flags, out, option, window)
+        model.face.count = count                # it is the first once more
+        seq, sport, dport = self.second(COLUMN_SEQ), self.ports & half, self.ports >> 16 & half
+        ack = self.first(COLUMN_SEQ) + each(len(self.data) + (self.flags & FIN)) & word
+        rest = from_octets(first[46:50], 'big') + len(first) - 34 + model.bare + (
+            from_octets(option + out, 'big') << 8 * (len(out) & 1)) % HALF
+        total4 = self.sums + each(model.bare4 + len(first) - ETHER.size)
+        total = self.sums + sport + dport + seq + ack + each(rest)
+        blank = first[:24] + bytes(10) + first[34:50] + bytes(2) + first[52:]
+        columns, more = {}, {}
+        if option:
+            ours, theirs = self.clocks(stack), self.second(COLUMN_OPTION)
+            total += ours + theirs
+            behind = from_octets(first[66:70].ljust(4, b'\0'), 'big')
+            more = {COLUMN_OPTION: each(from_octets(STAMP_BEGIN, 'big') << 32) | ours,
+                    COLUMN_OPTION + 1: theirs << 32 | each(behind)}
+        if model.varies is not None:
+            idents = self.idents(model)
+            total4 += idents
+            columns[COLUMN_LENGTH] = idents << 16 | each(
+                from_octets(first[14:18] + bytes(2) + first[20:22], 'big'))
+        columns[COLUMN_SRC] = (each(from_octets(first[22:24], 'big') << 48)
+                               | (half ^ self.fold(total4)) << 32 | self.dst)
+        columns[COLUMN_DST] = self.src << 32 | sport << 16 | dport
+        columns[COLUMN_SEQ] = seq << 32 | ack
+        columns[COLUMN_FLAGS] = (each(from_octets(first[46:50], 'big') << 32)
+                                 | (half ^ self.fold(total)) << 16)
+        columns.update(more)
+        return Replies(blank, self.octets_of(columns), self.count)
 
 
 class Replies:
@@ -3858,6 +3988,126 @@ class Stack:
         self.openings, port = columns, dport if kept.port is None else kept.port
         return columns.answers(self.datagram, self.datagram.pack_datagram(
             client, src, our, sport, port, out), port)
+
+    def answer_segments(self, frames, trusted=False) -> 'tuple[list, Replies | tuple] | None':
+        """Plain segments over IPv4, alike -> (places of those answered, the answer to each or none).
+
+        As answer_frame() of each, of those that are as simple as most are.  None: none of them is.
+        """
+        columns = self.line_up_segments(frames, trusted)
+        if columns is None:
+            return None
+        if columns.data:
+            return self.answer_firsts(columns, frames)
+        if columns.flags & FIN:
+            return self.answer_ends(columns, frames)
+        places = [place for place, row in enumerate(columns.rows()) if self.is_simple_ack(row)]
+        self.fate = 'tcp bare ack'
+        return places, ()
+
+    def line_up_segments(self, frames, trusted) -> 'Segments | None':
+        """Frames -> their columns, if all are plain, alike, intact and served."""
+        first = frames[0]
+        if len(first) < PLAIN4.size or self.is_odd(first):
+            return None
+        client, total, proto, _, _, _, dport, _, _, word, _ = PLAIN4.unpack_from(first)
+        end, at = ETHER.size + total, PLAIN4.size - TCP_HEADER.size + (word >> 12) * 4
+        if (proto != IP_TCP or word not in SEGMENT_RANKS or client == self.mac or self.is_closed(TCP, dport)
+                or not at <= end <= min(map(len, frames)) or (end > at) != bool(word & PSH)
+                or (at > PLAIN4.size and not first.startswith(STAMP_BEGIN, PLAIN4.size))):
+            return None
+        columns = Segments([frame[:end] for frame in frames], total, at)
+        if not (columns.is_plain() and self.are_served(columns)
+                and (not self.verify or columns.is_intact(trusted))):
+            return None
+        return columns
+
+    def is_simple_ack(self, row) -> bool:
+        """A row of Segments, a bare ACK -> whether it was taken as take_segment() would do it."""
+        flow, seq, ack, window, value, echo = row
+        conn = self.connections.get(flow)
+        if conn is None:
+            found = self.cookies.read(flow, seq, ack)
+            if not found or found[1] or flow[-2:] in self.greeting or not self.is_ours(flow, echo):
+                return False
+            self.counts['tcp bare ack'] += 1
+            return True
+        if conn.__class__ is not Conn or not self.is_next(conn, seq, value):
+            return False
+        return self.answer_bare(flow, conn, seq, ack, 0, window) is not None
+
+    def is_ours(self, flow, echo) -> bool:
+        """Whether the echo in a segment of no connection is of a timestamp of ours, see read_stamp()."""
+        if echo is None or not self.face.offers & OFFER_STAMP:
+            return True
+        return (self.ticks + self.face.offset(flow) - echo & MASK32) <= 2 * KEY_LIFE_S * 1000
+
+    @staticmethod
+    def is_next(conn, seq, value) -> bool:
+        """As is_in_time(), of the timestamp, None: there is none."""
+        if value is None or conn.recent is None:
+            return True
+        if (value - conn.recent & MASK32) >> 31:
+            return False
+        if not (conn.rcv - seq & MASK32) >> 31:
+            conn.recent = value
+        return True
+
+    def answer_ends(self, columns, frames):
+        """FINs -> as answer_segments()."""
+        places, alike = [], None
+        for place, (flow, seq, ack, window, value, _) in enumerate(columns.rows()):
+            conn = self.connections.get(flow)
+            if conn.__class__ is not Conn or (conn.recent is None) != (value is None):
+                continue
+            look = bool(conn.fin), conn.terms.window
+            if (alike or look) != look or not self.is_next(conn, seq, value):
+                continue
+            if self.answer_bare(flow, conn, seq, ack, FIN, window) is not None:
+                alike = look
+                places.append(place)
+        if not places:
+            return None
+        columns = self.only(columns, frames, places)
+        return places, columns.answers(self, ACK if alike[0] else ACK | FIN, b'', alike[1])
+
+    @staticmethod
+    def only(columns, frames, places):
+        """Columns of frames -> of those at some places."""
+        if len(places) == len(frames):
+            return columns
+        end = ETHER.size + columns.total
+        return Segments([frames[place][:end] for place in places], columns.total, columns.at)
+
+    def answer_firsts(self, columns, frames):
+        """What the Store knows, said first on connections -> as answer_segments()."""
+        head, data = columns.head, columns.data
+        dst, dport = head[32:36], from_octets(head[38:40], 'big')
+        kept, out, doubt = self.store.find(TCP, data, dst, dport) or NOT_KEPT
+        stamped = columns.at > PLAIN4.size
+        if not kept or doubt or not out or kept.by_dst or kept.state is not None or (
+                self.host.events is not None or self.host.keep is not None
+                or stamped and not self.face.offers & OFFER_STAMP):
+            return None
+        places, alike, client, connections = [], None, head[8:14], self.connections
+        for place, (flow, seq, ack, window, value, echo) in enumerate(columns.rows()):
+            if connections.get(flow) is not None:
+                continue
+            found = self.cookies.read(flow, seq, ack)
+            if not found or found[1] or not self.is_ours(flow, echo):
+                continue
+            conn = self.make_conn(flow, seq + len(data) & MASK32, ack, found[0], client, value)
+            conn.window, look = window << conn.terms.scale, conn.terms.window
+            if alike not in (None, look) or len(out) > min(conn.window, conn.mss):
+                continue
+            alike = look
+            connections.add(flow, conn)
+            self.say_again(flow, conn, kept, out)
+            places.append(place)
+        if not places:
+            return None
+        columns = self.only(columns, frames, places)
+        return places, columns.answers(self, ACK | PSH | (FIN if kept.closing else 0), out, alike)
 
     def are_known(self, columns, kept) -> bool:
         """Whether no id makes a datagram another protocol's, see Kept.barred."""
@@ -9609,8 +9859,12 @@ def answer_round(stack, frames, trusted, observers):
 
 def tell_columns(stack, frames, quick, observer):
     """Pass what was answered, or dropped, to an observer, in columns."""
-    if quick:
+    if quick and frames[0][FLAGS4_AT] & SYN:
         observer.openings(stack.now, frames, quick, stack.openings)
+        return
+    for frame, answer in zip(frames, quick):
+        observer.frame(stack.now, frame, None, (answer,))
+    if quick:
         return
     for frame in frames:
         observer.frame(stack.now, frame, stack.fate, ())
@@ -9639,13 +9893,35 @@ def split_round(stack, frames, trusted):
         else:
             others += places
     if others:
+        yield from split_segments(stack, [frames[place] for place in sorted(others)], trusted)
+
+
+def split_segments(stack, frames, trusted):
+    """The same of what has no columns yet: segments of connections, then all else."""
+    if len(frames) < SEGMENTS_MIN:
+        yield frames, None
+        return
+    groups, others = group_segments_of_connections(frames)
+    flows = list(map(flow4, frames)) if groups else ()
+    for number, group in enumerate(groups):
+        part = [frames[place] for place in group]
+        quick = part and try_columns(stack, part, trusted, Stack.answer_segments)
+        done, answers = quick or ((), ())
+        if done:
+            yield [part[each] for each in done], answers
+        if len(done) < len(part):
+            taken = set(done)
+            left = [place for each, place in enumerate(group) if each not in taken]
+            others += left + take_late(groups[number + 1:], flows,
+                                       {flows[place] for place in left})
+    if others:
         yield [frames[place] for place in sorted(others)], None
 
 
-def try_columns(stack, frames, trusted):
-    """Stack.answer_alike(); after a bug of ours None, and they are answered one by one."""
+def try_columns(stack, frames, trusted, answer=Stack.answer_alike):
+    """What Stack.answer_alike() gives; after a bug of ours None: they are answered one by one."""
     try:
-        return stack.answer_alike(frames, trusted)
+        return answer(stack, frames, trusted)
     except Exception as error:
         stack.fault(error, frames[0])
         return None
