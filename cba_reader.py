@@ -2023,7 +2023,7 @@ class Annotations:
                             'cba_reader.py' % ('as-db' if self.as_db else 'country-db')) from None
         try:
             for path in self.as_db:
-                self.fill(numbers, self.systems, system_rows(targets, targets.Database(path)))
+                self.fill(numbers, self.systems, system_rows(targets, path))
             if self.country_db:
                 self.fill(numbers, self.countries, country_rows(targets, self.country_db))
         except targets.UserError as error:
@@ -2047,32 +2047,17 @@ class Annotations:
         return ' '.join(filter(None, self.place(number)))
 
 
-def system_rows(targets, database):
-    """Yield (first, last, AS5617 and its name) of a Database of compile_targets.py."""
-    number_at, name_at = database.as_columns()
-    try:
-        for first, last, row in database:
-            number = targets.parse_as(row[number_at], database)
-            if number:
-                yield first, last, printable('AS%d %s' % (number, row[name_at][:60]))
-    except IndexError:
-        raise database.short() from None
+def system_rows(targets, path):
+    """Yield (first, last, AS5617 and its name) of a file of --as-db."""
+    for first, last, number, name in targets.as_rows(targets.Database(path)):
+        if number:
+            yield first, last, printable('AS%d %s' % (number, name[:60]))
 
 
 def country_rows(targets, paths):
     """Yield (first, last, code or '') of --country-db."""
-    database = targets.Database(paths[0])
-    targets.check_has_countries(database)
-    if (database.form.code is None) != (len(paths) == 2):
-        raise UserError('argument --country-db: %r: %s' % (paths[0], (
-            'LOCATIONS was expected, too, the CSV with country_iso_code'
-            if database.form.code is None else database.form.kind + ' needs no second file')))
-    codes = targets.read_locations(paths[1]) if paths[1:] else {}
-    try:
-        for first, last, code in targets.row_countries(database, codes, paths[-1]):
-            yield first, last, '' if code in targets.NO_COUNTRY else printable(code[:2])
-    except IndexError:
-        raise database.short() from None
+    for first, last, code in targets.country_rows(*targets.open_countries(paths), paths[-1]):
+        yield first, last, '' if code in targets.NO_COUNTRY else printable(code[:2])
 
 
 def reverse_names(numbers) -> 'dict[int, str]':

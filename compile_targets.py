@@ -829,23 +829,54 @@ def read_locations(path: str) -> 'dict[str, str]':
     return codes
 
 
-def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
-    """Yield (first, last, country code or '') of a database's networks.
+def open_countries(paths: 'list[str]', hint: str = ''):
+    """Files of --country-db -> (Database, {geoname_id: country code} for country_rows()).
+
+    paths  BLOCKS and LOCATIONS of GeoLite2, or one file of another maker
+    hint   what to do about a second file where one is enough
+    """
+    database = Database(paths[0])
+    check_has_countries(database)
+    if (database.form.code is None) != (len(paths) == 2):
+        raise UserError('argument --country-db: %r: %s' % (
+            paths[0], 'LOCATIONS was expected as well, the CSV with country_iso_code'
+            if database.form.code is None else
+            '%s needs no second file%s' % (database.form.kind, hint)))
+    return database, read_locations(paths[1]) if paths[1:] else {}
+
+
+def country_rows(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code, or one of NO_COUNTRY) of a database's networks.
 
     codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
            is where it is used (geoname_id), or else where it is registered
     """
     code_at = database.form.code
-    if code_at is not None:
+    try:
+        if code_at is not None:
+            for first, last, row in database:
+                yield first, last, row[code_at].upper()
+            return
+        used_at, registered_at = database.columns(
+            ('geoname_id',), ('registered_country_geoname_id',))
         for first, last, row in database:
-            yield first, last, row[code_at].upper()
-        return
-    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
-    for first, last, row in database:
-        place = row[used_at] or row[registered_at]
-        if place and place not in codes:
-            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
-        yield first, last, codes[place] if place else ''
+            place = row[used_at] or row[registered_at]
+            if place and place not in codes:
+                raise UserError('%s: geoname_id %r: not in %s'
+                                % (database.where(), place, locations))
+            yield first, last, codes[place] if place else ''
+    except IndexError:
+        raise database.short() from None
+
+
+def as_rows(database: Database):
+    """Yield (first, last, AS number, its name) of a database's networks; 0: not routed."""
+    number_at, name_at = database.as_columns()
+    try:
+        for first, last, row in database:
+            yield first, last, parse_as(row[number_at], database), row[name_at]
+    except IndexError:
+        raise database.short() from None
 
 
 def check_has_countries(database: Database):
@@ -898,26 +929,20 @@ class Networks:
 
     def read(self, database):
         """Add the networks of a database."""
-        number_at, name_at = database.as_columns()
         chosen, others, verdicts = self.chosen, self.others, {}
-        try:
-            for first, last, row in database:
-                name = row[name_at]
-                number = parse_as(row[number_at], database)
-                if not number:
-                    database.unrouted += 1
-                    continue
-                if name not in verdicts:
-                    if len(verdicts) >= NAMES_KEPT:
-                        verdicts.clear()
-                    verdicts[name] = self.is_chosen(name)
-                if verdicts[name] or number in self.numbers:
-                    add_span(chosen, first, last, number)
-                    self.names.setdefault(number, name)
-                elif others is not None:
-                    add_span(others, first, last, 0)
-        except IndexError:
-            raise database.short() from None
+        for first, last, number, name in as_rows(database):
+            if not number:
+                database.unrouted += 1
+                continue
+            if name not in verdicts:
+                if len(verdicts) >= NAMES_KEPT:
+                    verdicts.clear()
+                verdicts[name] = self.is_chosen(name)
+            if verdicts[name] or number in self.numbers:
+                add_span(chosen, first, last, number)
+                self.names.setdefault(number, name)
+            elif others is not None:
+                add_span(others, first, last, 0)
         self.missing.difference_update(self.names)
 
     def is_chosen(self, name):
@@ -998,28 +1023,17 @@ def ignore_networks(networks: Networks, gap_size: int, island_size: int):
 
 def choose_countries(paths: 'list[str]', wanted: 'set[str]', negated: bool):
     """Blocks and locations, or one file -> (merged ranges of these countries, what was read)."""
-    database = Database(paths[0])
-    has_codes = database.form.code is not None
-    check_has_countries(database)
-    if has_codes != (len(paths) == 1):
-        raise UserError('argument --country-db: %r: %s' % (
-            paths[0], '%s needs no second file; %s' % (database.form.kind, OUTPUT_FIRST)
-            if has_codes else
-            'LOCATIONS was expected as well, the CSV with country_iso_code'))
-    codes = read_locations(paths[1]) if paths[1:] else {}
+    database, codes = open_countries(paths, '; ' + OUTPUT_FIRST)
     spans = []                      # type: list[int]
     seen, unknown = set(codes.values()), 0
-    try:
-        for first, last, code in row_countries(database, codes, paths[-1]):
-            if code in NO_COUNTRY:
-                unknown += 1
-                continue
-            if has_codes:
-                seen.add(code)
-            if (code in wanted) != negated:
-                add_span(spans, first, last, 0)
-    except IndexError:
-        raise database.short() from None
+    for first, last, code in country_rows(database, codes, paths[-1]):
+        if code in NO_COUNTRY:
+            unknown += 1
+            continue
+        if not codes:
+            seen.add(code)
+        if (code in wanted) != negated:
+            add_span(spans, first, last, 0)
     missing = sorted(wanted - seen)
     if missing:
         raise UserError('argument %s: %s: not in %s, which has codes such as %s' % (

@@ -100,7 +100,7 @@ PATCH_IPV4 = struct.Struct('!6s10sH6sHII')
 PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
 PROTO4_AT = 23                          # where a plain frame has its protocol,
-UDP_OCTET = b'\x11'
+UDP_OCTET, TCP_OCTET = b'\x11', b'\x06'
 MESSAGE4_AT = 42                        # where a datagram's message begins
 FLOW4_AT = 26                           # where addresses and ports are:
 FLOW4 = struct.Struct('!4s4sHH')
@@ -1649,17 +1649,19 @@ class Cookies:
         return hashlib.blake2s(struct.pack('!q', epoch), key=self.secret).digest()
 
     def make(self, flow, offer, initial):
-        """Addresses and ports, what the client offers, his number -> our initial one.
+        """Addresses and ports, what the client offers, his number -> (our initial one, draw).
 
         offer   step of the MSS, and of the window scale 8 times what SCALE_STEP says
+        draw    the other half of the hash, for Face.offset()
         """
         known = flow_hash(self.key + flow)
-        return known & self.hash | known + (initial << self.bits) & self.place ^ offer
+        return (known & self.hash | known + (initial << self.bits) & self.place ^ offer,
+                known >> 32)
 
     def read(self, flow, seq, ack):
-        """Numbers of a segment -> (offer, octets of it beyond the client's first, -1: before it).
+        """Numbers of a segment -> (offer, octets of it beyond the client's first, draw).
 
-        None: no cookie of ours, or too far away.
+        -1 octets: before it; draw: as of make().  None: no cookie of ours, or too far away.
         """
         cookie, bits, place = ack - 1 & MASK32, self.bits, self.place
         for key in (self.key, self.before):
@@ -1669,7 +1671,7 @@ class Cookies:
                 initial = ((cookie ^ offer) - known & place) >> bits
                 beyond = seq - initial & place >> bits          # 0 is the SYN's own number
                 if beyond <= WINDOW_MAX + 1:
-                    return offer, beyond - 1
+                    return offer, beyond - 1, known >> 32
         return None
 
 
@@ -1680,7 +1682,8 @@ def hash_slowly(octets: bytes) -> int:
 
 # The interpreter's own hash of octets is SipHash (PEP 456), a keyed function made for such use,
 # 50 ns instead of 270; our key in front makes it ours even where PYTHONHASHSEED is known.
-flow_hash = hash if sys.hash_info.algorithm.startswith('siphash') else hash_slowly
+IS_SIPHASH = sys.hash_info.algorithm.startswith('siphash') and sys.hash_info.width == 64
+flow_hash = hash if IS_SIPHASH else hash_slowly
 
 
 # ---- timers ----
@@ -1817,19 +1820,19 @@ class Waiting:
     """A completed handshake on a port where we speak first: the client may still do so.
 
     head, rcv, una, seen, wake, terms, recent, offset, mss      as of Conn
-    step        what the client offered, as his cookie says
+    agreed      as of Stack.make_conn()
     window      the client's, as he writes it
     """
-    __slots__ = ('head', 'rcv', 'una', 'step', 'window', 'seen', 'wake', 'terms', 'recent',
+    __slots__ = ('head', 'rcv', 'una', 'agreed', 'window', 'seen', 'wake', 'terms', 'recent',
                  'offset', 'mss')
     held, record = 0, None
     resumes = deadline = secure = None
 
-    def __init__(self, head, rcv, una, step, window, seen, wake):
-        self.head, self.step, self.window = head, step, window
+    def __init__(self, head, rcv, una, window, seen, agreed):
+        self.head, self.window, self.agreed = head, window, agreed
         self.rcv, self.una = rcv, una
-        self.seen, self.wake = seen, wake
-        self.recent = None
+        self.seen = seen
+        self.wake = self.recent = None
         self.offset = self.mss = 0
 
     @staticmethod
@@ -1894,7 +1897,8 @@ class Connections:
         """Something valid came, and what is kept may have changed."""
         conn.seen = now
         self.table.move_to_end(flow)
-        held = conn.cost()
+        bare = conn.state is None and conn.secure is None and conn.record is None
+        held = len(conn.kept) + len(conn.unacked) if bare else conn.cost()
         if held != conn.held:
             self.held += held - conn.held
             conn.held = held
@@ -2256,6 +2260,7 @@ class Store:
 
 
 NOT_KEPT = None, b'', False
+NO_COOKIE = 0, -1, 0            # as one that proves nothing of what comes next
 FRESH_STREAM = Stream(b'', b'', 0, 0, 0.0, None)
 
 
@@ -2461,23 +2466,25 @@ class Face:
     ecn         a SYN that asks for ECN gets it
     odd         segments of odd flags to open ports get a RST, not silence
     code        an echo reply has the code of the request
-    epoch       of our timestamps, in milliseconds; mixes: what makes them differ by address
+    spread      mask of what our timestamps differ by from one connection to the next
+    epoch       of them, in milliseconds
+    mix         what makes identifications differ by address
     count       packets that were counted in an identification
     """
     __slots__ = ('ttl', 'window', 'scale', 'options', 'offers', 'idents', 'fragments', 'reset',
-                 'ecn', 'odd', 'code', 'epoch', 'mixes', 'count')
+                 'ecn', 'odd', 'code', 'spread', 'epoch', 'mix', 'count')
 
     def __init__(self, ttl=64, window=(65535, ''), scale=None, options=(('mss',),),
                  idents=(ID_ZERO,) * 5, fragments=(IPV4_DF,) * 5, reset=WINDOW_MAX, ecn=False,
-                 odd=False, code=True, secret=b''):
+                 odd=False, code=True, spread=MASK32, secret=b''):
         self.ttl, self.window, self.scale = ttl, window, scale
         self.options, self.idents, self.fragments = options, idents, fragments
         self.reset, self.ecn = reset, ecn
-        self.odd, self.code = odd, code
+        self.odd, self.code, self.spread = odd, code, spread
         self.offers = sum([OPTION_NAMES[name] for group in options for name in group])
         key = hashlib.blake2s(b'face', key=secret).digest()
-        self.epoch, *self.mixes, self.count = struct.unpack_from('!IIIIH', key)
-        self.mixes = [each | 1 for each in self.mixes]
+        self.epoch, mix, self.count = struct.unpack_from('!IIH', key)
+        self.mix = mix | 1
 
     def mss(self, mtu, header) -> int:
         """What fits into a packet behind the IP header of a family."""
@@ -2516,15 +2523,9 @@ class Face:
         field = min(ROOM >> self.scale, WINDOW_MAX)
         return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
 
-    def offset(self, flow) -> int:
-        """Addresses and ports -> what our timestamps are ahead between these addresses."""
-        half = (len(flow) - 4) // 2
-        return self.offset4(from_octets(flow[half - 4:half], 'big'),
-                            from_octets(flow[-8:-4], 'big'))
-
-    def offset4(self, src, dst) -> int:
-        """The same of numbers of IPv4, or the last 32 bits of IPv6."""
-        return (src * self.mixes[0] >> 32) + (dst * self.mixes[1] >> 32) + self.epoch & MASK32
+    def offset(self, draw) -> int:
+        """What Cookies have drawn for a connection -> what its timestamps are ahead."""
+        return (draw & self.spread) + self.epoch
 
     def ident(self, kind, src, sport=0) -> int:
         """Kind of a packet to a client, as numbers -> its identification."""
@@ -2532,7 +2533,7 @@ class Face:
         if way == ID_ZERO:
             return 0
         self.count += 1
-        return self.count + (0 if way == ID_COUNT else (src * self.mixes[1] >> 20) + sport) & HALF
+        return self.count + (0 if way == ID_COUNT else (src * self.mix >> 20) + sport) & HALF
 
     def pack_ipv4(self, proto: int, src: bytes, dst: bytes, data: bytes, tos=0) -> bytes:
         """Packet without options around data."""
@@ -2598,6 +2599,7 @@ PERSONAS = {
         window   65535 whole                # segments
         scale    7
         options  mss sok+ts ws              # + without NOPs between
+        clock    connection                 # each has timestamps of its own
         ident    segment=flow icmp=flow     # else zero
         df       syn-ack reset segment udp
         reset    0
@@ -2629,13 +2631,15 @@ PERSONAS = {
         window   mss*20
         scale    5
         options  mss sok+ts ws
+        clock    host
         ident    segment=flow icmp=flow
         df       syn-ack reset segment udp
         reset    0
         ecn      yes
         ''',
 }
-PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ')
+PERSONAS['linux3'] = PERSONAS['linux'].replace('65535 whole ', 'mss*10      ').replace(
+    'connection                 # each has timestamps of its own', 'host')
 PACKET_KINDS = 'syn-ack', 'reset', 'segment', 'udp', 'icmp'
 
 # name of the host: a pattern; identification of SSH, Server of HTTP, both octets; native system
@@ -2762,6 +2766,7 @@ FACE_KEYS = {                           # the same, of the name it has in a Face
     'window': ('window', key_window),
     'scale': ('scale', functools.partial(key_number, least=0, most=14)),
     'options': ('options', key_options),
+    'clock': ('spread', functools.partial(key_choice, connection=MASK32, host=0)),
     'ident': ('idents', key_idents),
     'df': ('fragments', key_fragments),
     'reset': ('reset', functools.partial(key_number, least=0, most=WINDOW_MAX)),
@@ -2945,12 +2950,17 @@ FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
 DATAGRAM_DEEP = 54                      # octets of a datagram's frame that lanes are made of
 SEGMENT_DEEP = {54: 54, 66: 70}         # the same of a segment, by where its data begins
 SEGMENT_FLAGS = ACK, ACK | PSH, ACK | FIN       # in the order in which they are looked at
+ACKS = bytes(SEGMENT_FLAGS)
 SEGMENT_RANKS = {size << 10 | flags: rank for size in (20, 32)
                  for rank, flags in enumerate(SEGMENT_FLAGS)}     # by offset and flags
 ID_END = 4                              # of a message: its id stands before, at one of these:
 ALIKE_IDS = frozenset(((0, 0), (0, 2), (2, 4), (0, 4)))
 proto4 = operator.itemgetter(PROTO4_AT)         # a frame -> its protocol, if it is plain
 flags4 = operator.itemgetter(FLAGS4_AT)         # and its flags, if that is TCP
+# the same of what a frame must have in common with others as a segment of a connection: the data
+# as well, behind all options of those that have some
+segment_octets = operator.itemgetter(slice(*ALIKE[0]), PROTO4_AT, 16, 17, 36, 37, 46, FLAGS4_AT,
+                                     slice(max(SEGMENT_DEEP), None))
 flow4 = operator.itemgetter(slice(FLOW4_AT, FLOW4_AT + FLOW4.size))     # and addresses and ports
 # a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
 alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
@@ -3003,46 +3013,46 @@ PLAIN_MASK, PLAIN_MASKS = int.from_bytes(PLAIN_OCTETS, 'big'), PLAIN_WORDS.unpac
 ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
 
 
-def group_of_segment(frame) -> 'bytes | None':
-    """A frame -> what it has in common with others, its rank first; None: no Segments are made of it."""
-    rank = SEGMENT_RANKS.get(from_octets(frame[46:48], 'big'))
-    if rank is None or frame[PROTO4_AT] != IP_TCP:
-        return None
-    at = PLAIN4.size - TCP_HEADER.size + (frame[46] >> 4) * 4
-    return b'%c%b%b%b%b' % (rank, frame[:12], frame[16:18], frame[46:48], frame[36:38] + frame[at:]
-                            if rank == 1 else frame[36:38])
+def has_segments(frames) -> bool:
+    """Whether it may be worth it to look for segments of connections: 10 ns a frame."""
+    return len(frames) >= SEGMENTS_MIN and any([
+        frame[PROTO4_AT:PROTO4_AT + 1] == TCP_OCTET and frame[FLAGS4_AT:FLAGS4_AT + 1] in ACKS
+        for frame in frames[::8]])
 
 
-def group_segments_of_connections(frames) -> 'tuple[list, list]':
-    """Frames of a round -> (places of segments that are alike, a list each, places of the others).
+def group_connected(frames, flows) -> 'tuple[list, list]':
+    """Frames of a round, their flows -> (places of alike segments, a list each, places of others).
 
     A client's segments stay in their order if the groups are looked at in theirs, then the others.
     """
-    groups = collections.defaultdict(list)
-    for place, key in enumerate(map(group_of_segment, frames)):
+    groups, alike, others = collections.defaultdict(list), [], []
+    if min(map(len, frames)) <= FLAGS4_AT:
+        frames = [frame.ljust(FLAGS4_AT + 1, b'\0') for frame in frames]
+    for place, key in enumerate(map(segment_octets, frames)):
         groups[key].append(place)
-    others = groups.pop(None, [])
-    alike = []
-    for key in sorted(groups):
-        (alike.append if len(groups[key]) >= SEGMENTS_MIN else others.extend)(groups[key])
-    if not alike:
-        return [], others
-    flows = list(map(flow4, frames))
-    if len(set(flows)) < len(flows):
+    for key, places in groups.items():
+        rank = SEGMENT_RANKS.get(key[-3] << 8 | key[-2])
+        if rank is None or len(places) < SEGMENTS_MIN:
+            others += places
+        else:
+            alike.append((rank, places))
+    alike = [places for _, places in sorted(alike)]
+    if alike and len(set(flows)) < len(flows):
         others += keep_order(alike, flows)
     return alike, others
 
 
 def keep_order(groups, flows) -> 'list[int]':
-    """Take from groups of places what would overtake another of its flow -> the places of these."""
-    turns = dict.fromkeys(range(len(flows)), len(groups))
+    """Take from groups of places what would overtake others of its flow -> these places."""
+    turns = [len(groups)] * len(flows)
     for turn, places in enumerate(groups):
-        turns.update(dict.fromkeys(places, turn))
+        for place in places:
+            turns[place] = turn
     last, late = {}, set()
-    for place, flow in enumerate(flows):
-        if turns[place] < last.get(flow, 0):
+    for flow, turn in zip(flows, turns):
+        if turn < last.setdefault(flow, turn):
             late.add(flow)
-        last[flow] = turns[place]
+        last[flow] = turn
     return take_late(groups, flows, late)
 
 
@@ -3221,11 +3231,9 @@ class Alike:
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
 
-    def clocks(self, stack):
-        """Our timestamp for each, as of Face.offset(), in lanes."""
-        face, word = stack.face, self.each(MASK32)
-        offsets = (self.src * face.mixes[0] >> 32 & word) + (self.dst * face.mixes[1] >> 32 & word)
-        return offsets + self.each(stack.ticks + face.epoch & MASK32) & word
+    def pack(self, kind, numbers):
+        """A number for each frame, 64 bits -> lanes."""
+        return from_octets(struct.pack('!%d%s' % (self.count, kind), *numbers), 'big')
 
     def octets_of(self, columns) -> 'list[tuple[int, bytes]]':
         """{column: its lanes} -> as of Replies."""
@@ -3241,7 +3249,7 @@ class Alike:
         face.count += self.count - taken
         idents = count_lanes(self.count) + self.each(start & HALF)
         if face.idents[model.varies] == ID_FLOW:
-            idents += self.src * face.mixes[1] >> 20 & half
+            idents += self.src * face.mix >> 20 & half
             if self.proto == IP_TCP:
                 idents += self.ports >> 16 & half
         return idents & half
@@ -3267,10 +3275,6 @@ class Openings(Alike):
             self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
             self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
 
-    def pack(self, kind, numbers):
-        """A number for each frame, 64 bits -> lanes."""
-        return from_octets(struct.pack('!%d%s' % (self.count, kind), *numbers), 'big')
-
     def is_one_offer(self, face) -> bool:
         """Whether all offer a Face the same behind their MSS; their timestamps may differ."""
         at = ETHER.size + IPV4.size + TCP_HEADER.size + 2
@@ -3294,26 +3298,29 @@ class Openings(Alike):
             return self.each(MSS_STEP[sizes[0]] | scale)
         return self.pack('Q', [MSS_STEP[size] | scale for size in sizes])
 
-    def cookies(self, make):
-        """The sequence number of each flow, not yet mixed with an offer, in lanes: 0.1 us each.
+    def draw(self, key):
+        """The keyed hash of each flow, in lanes: 0.1 us each.
 
-        It is Cookies.make(), without any Python between one hash and the next.
+        As Cookies.make() has it, without any Python between one hash and the next.
         """
-        key = make.key
         block = bytearray((key + bytes(12)) * self.count)
         words, at, step = memoryview(block).cast('I'), len(key) // 4, len(key) // 4 + 3
         src, dst = (memoryview(self.octets[each]).cast('I') for each in (COLUMN_SRC, COLUMN_DST))
         words[at::step], words[at + 1::step], words[at + 2::step] = src[1::2], dst[::2], dst[1::2]
-        hashes = map(flow_hash, cut_rows('%ds' % (4 * step), block))
-        known = self.pack('q', hashes)
+        return self.pack('q', map(flow_hash, cut_rows('%ds' % (4 * step), block)))
+
+    def cookies(self, make, known):
+        """The sequence number of each flow, of its hash, not yet mixed with an offer, in lanes."""
         place = known + (self.first(COLUMN_SEQ) << make.bits) & self.each(make.place)
         return known & self.each(make.hash) | place
 
-    def stamps(self, stack):
-        """Our timestamp for each and its own, in lanes."""
-        at, half = divmod(self.offer.at, 8)
+    def stamps(self, stack, known):
+        """Our timestamp for each, of its hash as of Face.offset(), and its own, in lanes."""
+        face, (at, half) = stack.face, divmod(self.offer.at, 8)
+        clock = stack.ticks + face.epoch & MASK32
+        ours = (known >> 32 & self.each(face.spread)) + self.each(clock)
         at += COLUMN_OPTION
-        return self.clocks(stack), self.second(at) if half else self.first(at)
+        return ours & self.each(MASK32), self.second(at) if half else self.first(at)
 
     def answers(self, stack) -> 'Replies':
         """-> the SYN+ACK to each, as Stack.answer_frame() would pack it.
@@ -3322,12 +3329,13 @@ class Openings(Alike):
         """
         each, ports, half = self.each, self.ports, self.each(HALF)
         model = stack.syn_acks[self.offer.bits]
-        cookies = self.cookies(stack.cookies) ^ self.steps()
+        known = self.draw(stack.cookies.key)
+        cookies = self.cookies(stack.cookies, known) ^ self.steps()
         acks = self.first(COLUMN_SEQ) + self.ones & each(MASK32)
         total4, total = self.sums + each(model.sum4), self.sums + ports + cookies + acks
         more = {}
         if model.stamp:
-            ours, theirs = self.stamps(stack)
+            ours, theirs = self.stamps(stack, known)
             total += ours + theirs
             more = self.stamp_columns(model, ours, theirs)
         if model.varies is not None:
@@ -3458,12 +3466,14 @@ class Segments(Alike):
         return zip(self.flows(), unpack_rows('!I4x', numbers), unpack_rows('!4xI', numbers),
                    unpack_rows('!2xH4x', self.octets[COLUMN_FLAGS]), *stamps)
 
-    def answers(self, stack, flags, out, window) -> 'Replies':
+    def answers(self, model, flags, out, window, clocks) -> 'Replies':
         """Flags, data and window of all answers -> them, as Model.pack_segment() would pack them.
 
         Each says in turn what its client says: his acknowledgement, and that all has come.
+
+        clocks  our timestamp for each, if they have one
         """
-        model, each, half, word = stack.segment, self.each, self.each(HALF), self.each(MASK32)
+        each, half, word = self.each, self.each(HALF), self.each(MASK32)
         option = STAMP_BEGIN + bytes(8) if self.at > PLAIN4.size else b''
         count = model.face.count
         first = model.pack_segment(self.head[8:14], 0, 0, 0, 0, 0, 0, flags, out, option, window)
@@ -3477,7 +3487,7 @@ class Segments(Alike):
         blank = first[:24] + bytes(10) + first[34:50] + bytes(2) + first[52:]
         columns, more = {}, {}
         if option:
-            ours, theirs = self.clocks(stack), self.second(COLUMN_OPTION)
+            ours, theirs = self.pack('Q', clocks), self.second(COLUMN_OPTION)
             total += ours + theirs
             behind = from_octets(first[66:70].ljust(4, b'\0'), 'big')
             more = {COLUMN_OPTION: each(from_octets(STAMP_BEGIN, 'big') << 32) | ours,
@@ -3901,15 +3911,14 @@ class Stack:
         """Plain SYN over IPv4, of no connection -> SYN+ACK; 1.8 us, by the layers 3.4."""
         mss = find_mss(options, MSS_DEFAULT4) if options else MSS_DEFAULT4
         if not self.face.offers:
-            cookie = self.cookies.make(flow, MSS_STEP[mss], seq)
+            cookie, _ = self.cookies.make(flow, MSS_STEP[mss], seq)
             return self.syn_acks[0].pack_opening(client, src, our, sport, dport, cookie,
                                                  seq + 1 & MASK32)
         offer, stamp = self.face.take_offer(options)
         model, stamps = self.syn_acks[offer.bits], None
+        cookie, draw = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
         if model.stamp:
-            stamps = (self.ticks + self.face.offset4(src, our) & MASK32,
-                      from_octets(stamp, 'big'))
-        cookie = self.cookies.make(flow, MSS_STEP[mss] | offer.scale << COOKIE_PLAIN[0], seq)
+            stamps = self.ticks + self.face.offset(draw) & MASK32, from_octets(stamp, 'big')
         return model.pack_opening(client, src, our, sport, dport, cookie, seq + 1 & MASK32, stamps)
 
     def answer_echo4(self, frame, end, trusted, client, src, our):
@@ -3990,20 +3999,25 @@ class Stack:
             client, src, our, sport, port, out), port)
 
     def answer_segments(self, frames, trusted=False) -> 'tuple[list, Replies | tuple] | None':
-        """Plain segments over IPv4, alike -> (places of those answered, the answer to each or none).
+        """Plain TCP segments over IPv4, alike -> (places of those taken, the answer to each or ()).
 
-        As answer_frame() of each, of those that are as simple as most are.  None: none of them is.
+        As answer_frame() takes each that is as simple as most are.  None: none is, and nothing is
+        counted.
         """
-        columns = self.line_up_segments(frames, trusted)
+        columns, self.openings = self.line_up_segments(frames, trusted), None
         if columns is None:
             return None
-        if columns.data:
-            return self.answer_firsts(columns, frames)
-        if columns.flags & FIN:
-            return self.answer_ends(columns, frames)
-        places = [place for place, row in enumerate(columns.rows()) if self.is_simple_ack(row)]
-        self.fate = 'tcp bare ack'
-        return places, ()
+        if not (columns.data or columns.flags & FIN):
+            self.fate = 'tcp bare ack'
+            return self.take_acks(columns), ()
+        found = self.say_known(columns) if columns.data else self.end_all_too(columns)
+        if not found:
+            return None
+        places, clocks, flags, out, window = found
+        if len(places) < len(frames):
+            frames = [frames[place][:ETHER.size + columns.total] for place in places]
+            columns = Segments(frames, columns.total, columns.at)
+        return places, columns.answers(self.segment, flags, out, window, clocks)
 
     def line_up_segments(self, frames, trusted) -> 'Segments | None':
         """Frames -> their columns, if all are plain, alike, intact and served."""
@@ -4012,8 +4026,9 @@ class Stack:
             return None
         client, total, proto, _, _, _, dport, _, _, word, _ = PLAIN4.unpack_from(first)
         end, at = ETHER.size + total, PLAIN4.size - TCP_HEADER.size + (word >> 12) * 4
-        if (proto != IP_TCP or word not in SEGMENT_RANKS or client == self.mac or self.is_closed(TCP, dport)
-                or not at <= end <= min(map(len, frames)) or (end > at) != bool(word & PSH)
+        if (proto != IP_TCP or word not in SEGMENT_RANKS or client == self.mac
+                or self.is_closed(TCP, dport) or not at <= end <= min(map(len, frames))
+                or (end > at) != bool(word & PSH)
                 or (at > PLAIN4.size and not first.startswith(STAMP_BEGIN, PLAIN4.size))):
             return None
         columns = Segments([frame[:end] for frame in frames], total, at)
@@ -4022,92 +4037,87 @@ class Stack:
             return None
         return columns
 
-    def is_simple_ack(self, row) -> bool:
-        """A row of Segments, a bare ACK -> whether it was taken as take_segment() would do it."""
-        flow, seq, ack, window, value, echo = row
-        conn = self.connections.get(flow)
-        if conn is None:
-            found = self.cookies.read(flow, seq, ack)
-            if not found or found[1] or flow[-2:] in self.greeting or not self.is_ours(flow, echo):
-                return False
-            self.counts['tcp bare ack'] += 1
-            return True
-        if conn.__class__ is not Conn or not self.is_next(conn, seq, value):
-            return False
-        return self.answer_bare(flow, conn, seq, ack, 0, window) is not None
+    def take_acks(self, columns) -> 'list[int]':
+        """Bare ACKs -> places of those that were taken as take_segment() would take them."""
+        places, get, greeting, shakes = [], self.connections.get, self.greeting, 0
+        for place, (flow, seq, ack, window, value, echo) in enumerate(columns.rows()):
+            conn = get(flow)
+            if conn is None:
+                if flow[-2:] not in greeting and self.read_agreed(flow, seq, ack, value, echo):
+                    shakes += 1
+                    places.append(place)
+            elif conn.__class__ is Conn and self.is_next(conn, seq, value) and (
+                    self.answer_bare(flow, conn, seq, ack, 0, window) is not None):
+                places.append(place)
+        self.counts['tcp bare ack'] += shakes
+        return places
 
-    def is_ours(self, flow, echo) -> bool:
-        """Whether the echo in a segment of no connection is of a timestamp of ours, see read_stamp()."""
-        if echo is None or not self.face.offers & OFFER_STAMP:
-            return True
-        return (self.ticks + self.face.offset(flow) - echo & MASK32) <= 2 * KEY_LIFE_S * 1000
+    def read_agreed(self, flow, seq, ack, value, echo):
+        """The first segment of a connection -> as of make_conn(); None: it is none, or special."""
+        offer, beyond, draw = self.cookies.read(flow, seq, ack) or NO_COOKIE
+        if beyond:
+            return None
+        if value is None or not self.face.offers & OFFER_STAMP:
+            return offer, None, draw
+        age = self.ticks + self.face.offset(draw) - echo & MASK32
+        return (offer, value, draw) if age <= 2 * KEY_LIFE_S * 1000 else None
 
     @staticmethod
     def is_next(conn, seq, value) -> bool:
-        """As is_in_time(), of the timestamp, None: there is none."""
-        if value is None or conn.recent is None:
+        """As is_in_time(), of a timestamp; None: there is none."""
+        recent = conn.recent
+        if value is None or recent is None:
             return True
-        if (value - conn.recent & MASK32) >> 31:
+        if (value - recent & MASK32) >> 31:
             return False
         if not (conn.rcv - seq & MASK32) >> 31:
             conn.recent = value
         return True
 
-    def answer_ends(self, columns, frames):
-        """FINs -> as answer_segments()."""
-        places, alike = [], None
+    def end_all_too(self, columns) -> tuple:
+        """FINs -> (places of those that are answered, as of Segments.answers()), or ()."""
+        places, clocks, alike = [], [], None
         for place, (flow, seq, ack, window, value, _) in enumerate(columns.rows()):
             conn = self.connections.get(flow)
             if conn.__class__ is not Conn or (conn.recent is None) != (value is None):
                 continue
             look = bool(conn.fin), conn.terms.window
-            if (alike or look) != look or not self.is_next(conn, seq, value):
-                continue
-            if self.answer_bare(flow, conn, seq, ack, FIN, window) is not None:
-                alike = look
-                places.append(place)
-        if not places:
-            return None
-        columns = self.only(columns, frames, places)
-        return places, columns.answers(self, ACK if alike[0] else ACK | FIN, b'', alike[1])
-
-    @staticmethod
-    def only(columns, frames, places):
-        """Columns of frames -> of those at some places."""
-        if len(places) == len(frames):
-            return columns
-        end = ETHER.size + columns.total
-        return Segments([frames[place][:end] for place in places], columns.total, columns.at)
-
-    def answer_firsts(self, columns, frames):
-        """What the Store knows, said first on connections -> as answer_segments()."""
-        head, data = columns.head, columns.data
-        dst, dport = head[32:36], from_octets(head[38:40], 'big')
-        kept, out, doubt = self.store.find(TCP, data, dst, dport) or NOT_KEPT
-        stamped = columns.at > PLAIN4.size
-        if not kept or doubt or not out or kept.by_dst or kept.state is not None or (
-                self.host.events is not None or self.host.keep is not None
-                or stamped and not self.face.offers & OFFER_STAMP):
-            return None
-        places, alike, client, connections = [], None, head[8:14], self.connections
-        for place, (flow, seq, ack, window, value, echo) in enumerate(columns.rows()):
-            if connections.get(flow) is not None:
-                continue
-            found = self.cookies.read(flow, seq, ack)
-            if not found or found[1] or not self.is_ours(flow, echo):
-                continue
-            conn = self.make_conn(flow, seq + len(data) & MASK32, ack, found[0], client, value)
-            conn.window, look = window << conn.terms.scale, conn.terms.window
-            if alike not in (None, look) or len(out) > min(conn.window, conn.mss):
+            if (alike or look) != look or not self.is_next(conn, seq, value) or (
+                    self.answer_bare(flow, conn, seq, ack, FIN, window) is None):
                 continue
             alike = look
+            places.append(place)
+            clocks.append(self.ticks + conn.offset & MASK32)
+        if not places:
+            return ()
+        return places, clocks, ACK if alike[0] else ACK | FIN, b'', alike[1]
+
+    def say_known(self, columns) -> tuple:
+        """What the Store knows, said first on connections -> as end_all_too()."""
+        head, size = columns.head, len(columns.data)
+        dport, connections = from_octets(head[38:40], 'big'), self.connections
+        kept, out, doubt = self.store.find(TCP, columns.data, head[32:36], dport) or NOT_KEPT
+        if not kept or doubt or not out or kept.by_dst or kept.state is not None or (
+                self.host.events is not None or self.host.keep is not None or
+                columns.at > PLAIN4.size and not self.face.offers & OFFER_STAMP):
+            return ()
+        places, clocks, shown = [], [], None
+        for place, (flow, seq, ack, window, value, echo) in enumerate(columns.rows()):
+            if connections.get(flow):
+                continue
+            agreed = self.read_agreed(flow, seq, ack, value, echo)
+            if not agreed:
+                continue
+            conn = self.make_conn(flow, seq + size & MASK32, ack, head[8:14], agreed)
+            conn.window, window = window << conn.terms.scale, conn.terms.window
+            if shown not in (None, window) or len(out) > min(conn.window, conn.mss):
+                continue
+            shown = window
             connections.add(flow, conn)
             self.say_again(flow, conn, kept, out)
             places.append(place)
-        if not places:
-            return None
-        columns = self.only(columns, frames, places)
-        return places, columns.answers(self, ACK | PSH | (FIN if kept.closing else 0), out, alike)
+            clocks.append(self.ticks + conn.offset & MASK32)
+        return places and (places, clocks, ACK | PSH | (FIN if kept.closing else 0), out, shown)
 
     def are_known(self, columns, kept) -> bool:
         """Whether no id makes a datagram another protocol's, see Kept.barred."""
@@ -4494,12 +4504,16 @@ class Stack:
             return b''
         return TCP_STAMP_OPTION.pack(STAMP_BEGIN, self.ticks + conn.offset & MASK32, conn.recent)
 
-    def read_stamp(self, flow, options) -> 'int | None':
-        """A segment of no connection -> its timestamp; None: it has none; -1: of none of ours."""
+    def read_stamp(self, draw, options) -> 'int | None':
+        """The first segment of a connection -> its timestamp; None: it has none; -1: an echo of
+        none of ours.
+
+        draw    as of Cookies.read()
+        """
         stamp = find_stamp(options) if options and self.face.offers & OFFER_STAMP else None
         if stamp is None:
             return None
-        age = self.ticks + self.face.offset(flow) - stamp[1] & MASK32
+        age = self.ticks + self.face.offset(draw) - stamp[1] & MASK32
         return stamp[0] if age <= 2 * KEY_LIFE_S * 1000 else -1
 
     def challenge(self, conn, fate):
@@ -4528,14 +4542,13 @@ class Stack:
         step = MSS_STEP[find_mss(options, MSS_DEFAULT4 if four else MSS_DEFAULT6)]
         offer, stamp = self.face.take_offer(options)
         known, window, at = (self.four if four else self.six).openings[offer.bits]
+        cookie, draw = self.cookies.make(flow, step | offer.scale << COOKIE_PLAIN[0], seq)
         if at:
-            known = (known[:at] + TCP_STAMPS.pack(self.ticks + self.face.offset(flow) & MASK32,
+            known = (known[:at] + TCP_STAMPS.pack(self.ticks + self.face.offset(draw) & MASK32,
                                                   from_octets(stamp, 'big'))
                      + known[at + TCP_STAMPS.size:])
-        step |= offer.scale << COOKIE_PLAIN[0]
         agreed = ECE if self.face.ecn and flags & (ECE | CWR) == ECE | CWR else 0
-        return (self.cookies.make(flow, step, seq), seq + 1, SYN | ACK | agreed, b'', known,
-                window),
+        return (cookie, seq + 1, SYN | ACK | agreed, b'', known, window),
 
     def answer_first(self, flow, seq, ack, flags, window, options, data, head):
         """A segment of no connection: the cookie decides, and shows where it stands.
@@ -4544,22 +4557,23 @@ class Stack:
         """
         bare = not (data or flags & (PSH | FIN))
         found = self.cookies.read(flow, seq, ack)
-        recent = self.read_stamp(flow, options) if found else None
+        step, beyond, draw = found or (0, 0, 0)
+        recent = self.read_stamp(draw, options) if found else None
         if found is None or recent == -1:
             return self.refuse(flow, ack, 0, RST, 'tcp bare ack' if bare else 'tcp cookie')
-        step, beyond = found
+        agreed = step, recent, draw
         closing = flags & FIN
         if bare and beyond >= 0:
             if not beyond and flow[-2:] in self.greeting:
-                return self.await_greeting(flow, seq, ack, step, window, head, recent)
+                return self.await_greeting(flow, seq, ack, window, head, agreed)
             return self.drop('tcp bare ack')
         if not data or (beyond and not self.host.original):     # an end, a gap, or a keep-alive
-            conn = Waiting(head, 0, ack, step, window, self.now, None)
-            self.settle(conn, flow, step, recent)
+            conn = Waiting(head, 0, ack, window, self.now, agreed)
+            self.settle(conn, flow, agreed)
             closing = 0 if beyond else closing
             return (ack, seq + closing - beyond, ACK | closing, b'', self.stamp(conn),
                     conn.terms.window),
-        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, step, head, recent)
+        conn = self.make_conn(flow, seq + len(data) + closing & MASK32, ack, head, agreed)
         self.connections.add(flow, conn)
         conn.window, conn.ended = window << conn.terms.scale, bool(closing)
         known = self.store.find(TCP, data, conn.dst, conn.dport) or NOT_KEPT
@@ -4592,27 +4606,28 @@ class Stack:
             return self.drop(fate)
         return (seq, ack, flags, b'', b'', self.face.reset),
 
-    def make_conn(self, flow, rcv, una, step, head, recent):
+    def make_conn(self, flow, rcv, una, head, agreed):
         """A client that has proved itself -> Conn.
 
-        step    as his cookie says; recent: his timestamp, or None
+        agreed  what his cookie says, and his timestamp or None: (offer, timestamp, draw)
         """
         layout, family = (FLOW4, self.four) if len(flow) == FLOW4.size else (FLOW6, self.six)
         conn = Conn(*layout.unpack(flow), self.now, self.host, head, rcv, una,
-                    min(MSS_STEPS[step & 7], family.mss))
-        self.settle(conn, flow, step, recent)
+                    min(MSS_STEPS[agreed[0] & 7], family.mss))
+        self.settle(conn, flow, agreed)
         if self.host.keep is not None:
             conn.record = Record(flow, TCP, self.now, self.host.keep)
         return conn
 
-    def settle(self, conn, flow, step, recent):
+    def settle(self, conn, flow, agreed):
         """What the handshake has agreed on, as of make_conn()."""
+        step, recent, draw = agreed
         terms = (self.four if len(flow) == FLOW4.size else self.six).terms
         if recent is None:
             conn.terms = terms[step >> 3]
             return
         conn.terms, conn.recent = terms[step >> 3 | TERMS_STAMP], recent
-        conn.offset = self.face.offset(flow)
+        conn.offset = self.face.offset(draw)
         conn.mss = max(conn.mss - TCP_STAMP_OPTION.size, 1)     # RFC 6691 s2
 
     def answer_next(self, flow, conn, seq, ack, flags, window, data):
@@ -4669,11 +4684,12 @@ class Stack:
         conn.window = window << conn.terms.scale
         if closing:
             out = self.end_too(conn, fin)
-        elif fin == 2 and conn.ended:
-            self.connections.drop(flow, 'fin')
-            return self.drop('tcp bare ack')
         else:
-            out = self.drop('tcp bare ack')
+            self.fate, out = 'tcp bare ack', ()
+            self.counts['tcp bare ack'] += 1
+            if fin == 2 and conn.ended:
+                self.connections.drop(flow, 'fin')
+                return out
         self.connections.touch(flow, conn, self.now)
         if conn.wake is None:
             self.set_timer(flow, conn)
@@ -4848,10 +4864,10 @@ class Stack:
 
     # what is due without a frame
 
-    def await_greeting(self, flow, seq, ack, step, window, head, recent):
+    def await_greeting(self, flow, seq, ack, window, head, agreed):
         """A handshake is complete where we speak first: the client has a while to do so."""
-        waiting = Waiting(head, seq, ack, step, window, self.now, None)
-        self.settle(waiting, flow, step, recent)
+        waiting = Waiting(head, seq, ack, window, self.now, agreed)
+        self.settle(waiting, flow, agreed)
         if not self.connections.add_silent(flow, waiting):
             return self.drop('tcp crowd')
         waiting.wake = self.timers.add(self.greet_s, flow, self.now)
@@ -4947,8 +4963,7 @@ class Stack:
 
     def greet(self, flow, waiting):
         """Nothing has come: we speak first."""
-        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.step, waiting.head,
-                              waiting.recent)
+        conn = self.make_conn(flow, waiting.rcv, waiting.una, waiting.head, waiting.agreed)
         conn.window = waiting.window << conn.terms.scale
         self.connections.table[flow] = conn
         if conn.record:
@@ -7861,23 +7876,54 @@ def read_locations(path: str) -> 'dict[str, str]':
     return codes
 
 
-def row_countries(database: Database, codes: 'dict[str, str]', locations: str):
-    """Yield (first, last, country code or '') of a database's networks.
+def open_countries(paths: 'list[str]', hint: str = ''):
+    """Files of --country-db -> (Database, {geoname_id: country code} for country_rows()).
+
+    paths  BLOCKS and LOCATIONS of GeoLite2, or one file of another maker
+    hint   what to do about a second file where one is enough
+    """
+    database = Database(paths[0])
+    check_has_countries(database)
+    if (database.form.code is None) != (len(paths) == 2):
+        raise UserError('argument --country-db: %r: %s' % (
+            paths[0], 'LOCATIONS was expected as well, the CSV with country_iso_code'
+            if database.form.code is None else
+            '%s needs no second file%s' % (database.form.kind, hint)))
+    return database, read_locations(paths[1]) if paths[1:] else {}
+
+
+def country_rows(database: Database, codes: 'dict[str, str]', locations: str):
+    """Yield (first, last, country code, or one of NO_COUNTRY) of a database's networks.
 
     codes  {geoname_id: country code} of a GeoLite2 database, from the file locations; a network
            is where it is used (geoname_id), or else where it is registered
     """
     code_at = database.form.code
-    if code_at is not None:
+    try:
+        if code_at is not None:
+            for first, last, row in database:
+                yield first, last, row[code_at].upper()
+            return
+        used_at, registered_at = database.columns(
+            ('geoname_id',), ('registered_country_geoname_id',))
         for first, last, row in database:
-            yield first, last, row[code_at].upper()
-        return
-    used_at, registered_at = database.columns(('geoname_id',), ('registered_country_geoname_id',))
-    for first, last, row in database:
-        place = row[used_at] or row[registered_at]
-        if place and place not in codes:
-            raise UserError('%s: geoname_id %r: not in %s' % (database.where(), place, locations))
-        yield first, last, codes[place] if place else ''
+            place = row[used_at] or row[registered_at]
+            if place and place not in codes:
+                raise UserError('%s: geoname_id %r: not in %s'
+                                % (database.where(), place, locations))
+            yield first, last, codes[place] if place else ''
+    except IndexError:
+        raise database.short() from None
+
+
+def as_rows(database: Database):
+    """Yield (first, last, AS number, its name) of a database's networks; 0: not routed."""
+    number_at, name_at = database.as_columns()
+    try:
+        for first, last, row in database:
+            yield first, last, parse_as(row[number_at], database), row[name_at]
+    except IndexError:
+        raise database.short() from None
 
 
 def check_has_countries(database: Database):
@@ -7899,48 +7945,44 @@ class Origins:
 
     places      ranges of --country-db, sorted ints as of add_span(): the number is one of codes
     networks    ranges of --as-db, likewise: that of the AS; names: {AS number: name}
+    found       {address: what find() said}: summary, page and tables ask again for the same
     """
 
     def __init__(self, countries, networks):
-        self.places, self.codes, self.networks, self.names = [], [], [], {}
+        self.places, self.codes = [], []
+        self.networks, self.names = [], {}
+        self.found = {}
         if countries:
             self.read_countries(countries)
         for path in networks:
-            self.read_networks(Database(path))
+            self.read_networks(path)
         self.places.sort()
         self.networks.sort()
 
     def read_countries(self, paths):
-        """BLOCKS and LOCATIONS of GeoLite2, or one file of another maker."""
-        database, numbers = Database(paths[0]), {}
-        check_has_countries(database)
-        if (database.form.code is None) != (len(paths) == 2):
-            raise UserError('--country-db: %r: %s' % (
-                paths[0], 'LOCATIONS was expected, too, the CSV with country_iso_code'
-                if database.form.code is None else '%s needs no second file' % database.form.kind))
-        codes = read_locations(paths[1]) if paths[1:] else {}
-        try:
-            for first, last, code in row_countries(database, codes, paths[-1]):
-                if code not in NO_COUNTRY:
-                    add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
-        except IndexError:
-            raise database.short() from None
+        """Files of --country-db."""
+        numbers = {}
+        for first, last, code in country_rows(*open_countries(paths), paths[-1]):
+            if code not in NO_COUNTRY:
+                add_span(self.places, first, last, numbers.setdefault(code, len(numbers)))
         self.codes = list(numbers)
 
-    def read_networks(self, database):
-        """A file of networks by AS."""
-        number_at, name_at = database.as_columns()
-        try:
-            for first, last, row in database:
-                number = parse_as(row[number_at], database)
-                if number:
-                    add_span(self.networks, first, last, number)
-                    self.names.setdefault(number, row[name_at])
-        except IndexError:
-            raise database.short() from None
+    def read_networks(self, path):
+        """A file of --as-db."""
+        for first, last, number, name in as_rows(Database(path)):
+            if number:
+                add_span(self.networks, first, last, number)
+                self.names.setdefault(number, name)
 
     def find(self, address) -> 'tuple[str, str]':
         """Text of an address -> code of its country, number and name of its AS; '': unknown."""
+        known = self.found.get(address)
+        if known is None:
+            known = self.found[address] = self.look_up(address)
+        return known
+
+    def look_up(self, address) -> 'tuple[str, str]':
+        """As find(), in the databases."""
         try:
             ip = from_octets(socket.inet_pton(socket.AF_INET, address), 'big')
         except (OSError, ValueError):
@@ -7966,10 +8008,10 @@ TABLE_ROWS = 25                 # of the page; files have CSV_ROWS
 CSV_ROWS = 10000
 SHOWN_MAX = 160                 # characters of a stranger's words in a table
 REPORT_LINE_MAX = 1 << 22
+REPORT_READ = 1 << 16           # octets: some 60 lines, which JSON reads at once
 SOURCE_BITS = 20                # so many sources can be counted, roughly
 BARS_MAX = 120
 HOUR_S, DAY_S = 3600, 86400
-STAMP_HOUR = re.compile(r'(\d{4})-(\d\d)-(\d\dT\d\d):')
 SUMMARY_ROWS = 3
 
 
@@ -7981,11 +8023,16 @@ class Frequent:
     """
 
     def __init__(self, maximum=TALLY_MAX):
-        self.maximum, self.counts, self.others = maximum, {}, 0
+        self.maximum, self.others = maximum, 0
+        self.counts = collections.defaultdict(int)
 
     def add(self, name, count=1):
         """One more."""
-        self.counts[name] = self.counts.get(name, 0) + count
+        self.counts[name] += count
+        self.trim()
+
+    def trim(self):
+        """Forget what is too many."""
         if len(self.counts) > self.maximum:
             for each, number in self.most()[self.maximum // 2:]:
                 del self.counts[each]
@@ -8005,6 +8052,21 @@ class Visitor:
         self.first = self.last = stamp
         self.tools, self.ports, self.protocols = Frequent(16), Frequent(64), Frequent(16)
 
+    def take(self, stamp, packets, tool, ports, protocol):
+        """A visit; tool, protocol: None = not known."""
+        self.visits += 1
+        self.packets += packets
+        if stamp < self.first:
+            self.first = stamp
+        elif stamp > self.last:
+            self.last = stamp
+        for port in ports:
+            self.ports.add(port)
+        if tool:
+            self.tools.add(tool)
+        if protocol:
+            self.protocols.add(protocol)
+
     def row(self) -> tuple:
         """-> what its table has of it."""
         return (self.packets, self.first, self.last) + tuple(
@@ -8016,7 +8078,9 @@ class Report:
     """Event files -> tables, in bounded memory.
 
     tables      {title: Frequent}; names of several columns are tuples
-    visitors    {address: Visitor}; hours: {'YYYY-MM-DDTHH': visits}
+    counts      {title: {name: how often}} of these; read() forgets what is too many
+    visitors    {address: Visitor, or what it takes of the one visit so far}: most come once
+    hours       {'YYYY-MM-DDTHH': visits}
     met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     origins     Origins; None: no database is given
@@ -8033,25 +8097,42 @@ class Report:
     def __init__(self, origins=None):
         self.origins = origins
         self.tables = {title: Frequent() for title, _ in self.TABLES}
+        self.counts = {title: table.counts for title, table in self.tables.items()}
         self.visitors, self.hours, self.payloads = {}, Frequent(), {}
         self.events = self.damaged = self.visits = self.unnamed = 0
         self.first = self.last = ''
         self.met = bytearray(1 << SOURCE_BITS - 3)
 
-    def add(self, title, name, count=1):
+    def add(self, title, name):
         """One more of a table."""
-        self.tables[title].add(name, count)
+        self.counts[title][name] += 1
 
     def read(self, file, parse):
         """Lines of an event file, octets; what is no event is counted."""
-        while True:
-            line = file.readline(REPORT_LINE_MAX)
-            if not line:
-                return
-            try:
-                self.take(parse(line.decode('utf-8', 'replace')))
-            except (ValueError, TypeError, LookupError, AttributeError):
-                self.damaged += 1
+        rest, data = b'', b'more'
+        while data:
+            data = file.read(REPORT_READ)
+            lines = (rest + data).split(b'\n')
+            rest = lines.pop()
+            if rest and (not data or len(rest) > REPORT_LINE_MAX):
+                lines.append(rest)
+                rest = b''
+            for event in parse_lines(lines, parse):
+                try:
+                    self.take(event)
+                except (ValueError, TypeError, LookupError, AttributeError):
+                    self.damaged += 1
+            self.trim()
+
+    def trim(self):
+        """Forget what is too many."""
+        self.hours.trim()
+        for table in self.tables.values():
+            table.trim()
+        counted = self.counts['Payloads']
+        if len(self.payloads) > len(counted):
+            for digest in self.payloads.keys() - counted.keys():
+                del self.payloads[digest]
 
     def take(self, event):
         """One event, an object of JSON."""
@@ -8071,33 +8152,43 @@ class Report:
         if stamp > self.last:
             self.last = stamp
 
-    def visit(self, event, stamp, packets, tool):
-        """A visit -> its Visitor."""
+    def visit(self, source, stamp, packets, tool, ports, protocol):
+        """A visit; tool: {name, by}, None = not known, as the protocol."""
         self.visits += 1
-        match = STAMP_HOUR.match(stamp)
-        if match:
-            self.hours.add(stamp[:13])
-        source = event['src_ip']
-        visitor = self.visitors.get(source)
-        if visitor is None:
-            if len(self.visitors) >= TALLY_MAX:
-                self.forget_visitors()
-            bit = zlib.crc32(source.encode()) >> 32 - SOURCE_BITS
-            self.met[bit >> 3] |= 1 << (bit & 7)
-            visitor = self.visitors[source] = Visitor(stamp)
-        visitor.visits += 1
-        visitor.packets += packets
-        visitor.first, visitor.last = min(visitor.first, stamp), max(visitor.last, stamp)
+        self.hours.counts[stamp[:13]] += 1
+        name = tool and tool['name']
         if tool:
-            self.add('Tools', (tool['name'], tool['by']))
-            visitor.tools.add(tool['name'])
-        return visitor
+            self.counts['Tools'][name, tool['by']] += 1
+        for port in ports:
+            self.counts['Ports'][port] += 1
+        if protocol:
+            self.counts['Protocols'][protocol] += 1
+        known = self.visitors.get(source)
+        if known is None:
+            self.welcome(source, (stamp, packets, name, ports, protocol))
+            return
+        if isinstance(known, tuple):
+            known = self.visitors[source] = visitor_of(known)
+        known.take(stamp, packets, name, ports, protocol)
+
+    def welcome(self, source, about):
+        """The first visit of a source."""
+        if len(self.visitors) >= TALLY_MAX:
+            self.forget_visitors()
+        bit = zlib.crc32(source.encode()) >> 32 - SOURCE_BITS
+        self.met[bit >> 3] |= 1 << (bit & 7)
+        self.visitors[source] = about
 
     def forget_visitors(self):
         """Too many: the half with the fewest visits goes."""
-        order = sorted(self.visitors, key=lambda each: -self.visitors[each].visits)
+        order = sorted(self.visitors, key=self.visits_of, reverse=True)
         for source in order[TALLY_MAX // 2:]:
             del self.visitors[source]
+
+    def visits_of(self, source) -> int:
+        """How often a source came."""
+        known = self.visitors[source]
+        return 1 if isinstance(known, tuple) else known.visits
 
     def sources(self) -> int:
         """How many sources there were: by the bits that are set, as some of them share one."""
@@ -8107,23 +8198,19 @@ class Report:
 
     def take_flow(self, event, ours, stamp):
         """A conversation."""
-        visitor = self.visit(event, stamp, event['flow']['pkts_toserver'], ours.get('tool'))
         port = '%d/%s' % (event['dest_port'], event['proto'].lower())
-        self.add('Ports', port)
-        visitor.ports.add(port)
-        if 'app_proto' in event:
-            self.add('Protocols', event['app_proto'])
-            visitor.protocols.add(event['app_proto'])
+        self.visit(event['src_ip'], stamp, event['flow']['pkts_toserver'], ours.get('tool'),
+                   (port,), event.get('app_proto'))
         if 'syn' in ours:
-            self.add('SYN signatures', ours['syn']['sig'])
+            self.counts['SYN signatures'][ours['syn']['sig']] += 1
         digest = ours.get('payload_sha256')
         if digest:
             known = self.payloads.get(digest)
-            if known is None and len(self.payloads) < TALLY_MAX:
+            if known is None:
                 known = self.payloads[digest] = [event['payload_printable'][:SHOWN_MAX], set()]
-            if known and len(known[1]) < 8:
+            if len(known[1]) < 8:
                 known[1].add(port)
-            self.add('Payloads', digest)
+            self.counts['Payloads'][digest] += 1
 
     def take_scan(self, event, scan, stamp):
         """A source that only knocked, or a number of them."""
@@ -8132,11 +8219,9 @@ class Report:
             self.unnamed += scan['sources']
             self.hours.add(stamp[:13], scan['sources'])
             return
-        visitor = self.visit(event, stamp, scan['packets'], scan.get('tool'))
-        for number in scan.get('ports', {}).get('first', ()):
-            port = '%d/%s' % (number, event['proto'].lower())
-            self.add('Ports', port)
-            visitor.ports.add(port)
+        form = '%d/' + event['proto'].lower()
+        self.visit(event['src_ip'], stamp, scan['packets'], scan.get('tool'),
+                   tuple(form % number for number in scan.get('ports', {}).get('first', ())), None)
         if 'syn' in scan:
             self.add('SYN signatures', scan['syn']['sig'])
 
@@ -8176,14 +8261,16 @@ class Report:
 
     def visitor_rows(self, most) -> 'list[tuple]':
         """-> the same of the sources."""
-        order = sorted(self.visitors.items(), key=lambda each: (-each[1].visits, each[0]))[:most]
-        return [(source,) + visitor.row() + (visitor.visits,) for source, visitor in order]
+        order = sorted(self.visitors, key=lambda each: (-self.visits_of(each), each))[:most]
+        found = [(source, self.visitors[source]) for source in order]
+        return [(source,) + (visitor_of(each) if isinstance(each, tuple) else each).row()
+                + (self.visits_of(source),) for source, each in found]
 
     def origin_rows(self, place, most) -> 'list[tuple]':
         """-> how many visits came from each country, or AS: 0 or 1."""
         counts = collections.Counter()
-        for source, visitor in self.visitors.items():
-            counts[self.origins.find(source)[place] or 'unknown'] += visitor.visits
+        for source in self.visitors:
+            counts[self.origins.find(source)[place] or 'unknown'] += self.visits_of(source)
         return sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:most]
 
     def all_tables(self, most):
@@ -8201,12 +8288,39 @@ class Report:
             yield title, columns + ('count',), self.rows(title, most)
 
 
+def visitor_of(visit) -> Visitor:
+    """What the first visit was -> Visitor."""
+    visitor = Visitor(visit[0])
+    visitor.take(*visit)
+    return visitor
+
+
+def parse_lines(lines, parse) -> list:
+    """Lines of JSON -> their values, None for what is none: all at once if nothing is wrong."""
+    try:
+        values = parse('[%s]' % b','.join(lines).decode('utf-8', 'replace'))
+        if len(values) == len(lines):
+            return values
+    except (ValueError, RecursionError):
+        pass                                # which of them is it?
+    values = []
+    for line in lines:
+        try:
+            values.append(parse(line.decode('utf-8', 'replace')))
+        except (ValueError, RecursionError):
+            values.append(None)
+    return values
+
+
 def bars_of(hours) -> 'list[tuple[str, int]]':
     """{'YYYY-MM-DDTHH': count} -> [(begin of a bar, count)], none left out, at most BARS_MAX."""
     import calendar
     counts = {}
     for hour, count in hours.items():
-        counts[calendar.timegm(time.strptime(hour, '%Y-%m-%dT%H')) // HOUR_S] = count
+        try:
+            counts[calendar.timegm(time.strptime(hour, '%Y-%m-%dT%H')) // HOUR_S] = count
+        except ValueError:
+            continue                        # no time of ours
     if not counts:
         return []
     first, last = min(counts), max(counts)
@@ -9859,7 +9973,7 @@ def answer_round(stack, frames, trusted, observers):
 
 def tell_columns(stack, frames, quick, observer):
     """Pass what was answered, or dropped, to an observer, in columns."""
-    if quick and frames[0][FLAGS4_AT] & SYN:
+    if quick and stack.openings:
         observer.openings(stack.now, frames, quick, stack.openings)
         return
     for frame, answer in zip(frames, quick):
@@ -9875,7 +9989,7 @@ def split_round(stack, frames, trusted):
     if len(frames) < OPENINGS_MIN:
         yield frames, None
         return
-    quick = try_columns(stack, frames, trusted)
+    quick = try_columns(stack, stack.answer_alike, frames, trusted)
     if quick is not None:                       # a flood: all are alike
         yield frames, quick
         return
@@ -9883,7 +9997,8 @@ def split_round(stack, frames, trusted):
     while groups:
         places = groups.pop()
         part = [frames[place] for place in places]
-        quick = None if len(part) == len(frames) else try_columns(stack, part, trusted)
+        quick = None if len(part) == len(frames) else try_columns(
+            stack, stack.answer_alike, part, trusted)
         half, is_udp = len(places) // 2, part[0][PROTO4_AT] == IP_UDP
         if quick is not None:
             yield part, quick
@@ -9898,30 +10013,27 @@ def split_round(stack, frames, trusted):
 
 def split_segments(stack, frames, trusted):
     """The same of what has no columns yet: segments of connections, then all else."""
-    if len(frames) < SEGMENTS_MIN:
-        yield frames, None
-        return
-    groups, others = group_segments_of_connections(frames)
-    flows = list(map(flow4, frames)) if groups else ()
-    for number, group in enumerate(groups):
+    flows = list(map(flow4, frames)) if has_segments(frames) else []
+    groups, others = group_connected(frames, flows) if flows else ([], frames)
+    for number, group in enumerate(groups, 1):
         part = [frames[place] for place in group]
-        quick = part and try_columns(stack, part, trusted, Stack.answer_segments)
-        done, answers = quick or ((), ())
+        found = part and try_columns(stack, stack.answer_segments, part, trusted)
+        done, answers = found or ((), ())
         if done:
             yield [part[each] for each in done], answers
-        if len(done) < len(part):
-            taken = set(done)
-            left = [place for each, place in enumerate(group) if each not in taken]
-            others += left + take_late(groups[number + 1:], flows,
-                                       {flows[place] for place in left})
+        if len(done) == len(part):
+            continue
+        left = set(range(len(part))).difference(done)
+        others += [group[each] for each in left]
+        others += take_late(groups[number:], flows, {flows[group[each]] for each in left})
     if others:
-        yield [frames[place] for place in sorted(others)], None
+        yield frames if not groups else [frames[place] for place in sorted(others)], None
 
 
-def try_columns(stack, frames, trusted, answer=Stack.answer_alike):
-    """What Stack.answer_alike() gives; after a bug of ours None: they are answered one by one."""
+def try_columns(stack, answer, frames, trusted):
+    """What a method of the Stack answers; after a bug of ours None: it goes on one by one."""
     try:
-        return answer(stack, frames, trusted)
+        return answer(frames, trusted)
     except Exception as error:
         stack.fault(error, frames[0])
         return None
@@ -10667,7 +10779,10 @@ def announce(link, own4, own6, args, place):
         link.name, mac_text(link.mac) if link.ethernet else 'no Ethernet',
         what or 'every address: no list is given, or it is empty',
         ' and %d ranges more' % more if more else ''))
-    if not own and link.ethernet:
+    if link.loopback:
+        say('%s is a loopback: its host answers there itself, and first; '
+            'to try things out: --tap 10.11.12.0/24' % link.name)
+    elif not own and link.ethernet:
         say('every ARP request and neighbour solicitation on this link is answered: '
             'other hosts may lose their addresses; --self-ip-list limits it')
     for network in args.tap:
