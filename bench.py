@@ -1546,7 +1546,7 @@ def to_the_end(bench, command, by_cpu, hosts):
 def banner_command(bench, bits, *more, folder=HERE) -> 'list[str]':
     """argv of a scan of banners; older ones need threads, whose number harms no other."""
     return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', 80, '--once',
-                      '-r', 100000, '-t', 1000, '-m', 1000, '-mt', 100, '-mod', 'banner', *more,
+                      '-ct', 0, '-t', 1000, '-m', 1000, '-mt', 100, '-mod', 'banner', *more,
                       folder=folder)
 
 

@@ -264,7 +264,7 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
 FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
-         'HOST_KEY', 'TLS_VERSION')     # names of codes: strings on what speaks there
+         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
 
 Certificate = collections.namedtuple('Certificate', [
     'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
@@ -628,7 +628,7 @@ def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
     """What a record says, as masscan has it: (name, text) of each banner of the port.
 
     The names of the first and of title, X509 and http.server are masscan's; where the service
-    is not http, what runs it is SERVICE.server.
+    is not http, what runs it is SERVICE.server.  The hash of a favicon is favicon.
     """
     facts = service_facts(record)
     parts = [(masscan_name(record), masscan_text(said_text(record, str)))]
@@ -636,6 +636,8 @@ def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
         parts.append((parts[0][0] + '.server', masscan_text(product_text(facts))))
     if 'title' in facts:
         parts.append(('title', masscan_text(facts['title'])))
+    if 'favicon' in facts:
+        parts.append(('favicon', masscan_text(facts['favicon'])))
     for kind, code, value in record.events:
         if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
             parts.append(('X509', base64.b64encode(value).decode()))
@@ -999,7 +1001,8 @@ def nmap_scripts(record) -> 'list[tuple[str, str]]':
     facts, certificate = service_facts(record), certificate_of(record)
     scripts = [(record.module or 'print', said_text(record, str))]
     scripts += [(name, facts[key]) for name, key in (
-        ('http-title', 'title'), ('ssh-hostkey', 'host_key')) if key in facts]
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('favicon', 'favicon'))
+                if key in facts]
     if certificate:
         scripts.append(('ssl-cert', certificate_text(certificate)))
     return scripts
@@ -1270,7 +1273,7 @@ CODES = {                           # module: {code: name}, to select with --mod
     'banner': {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
                11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
-               16: 'HOST_KEY'},
+               16: 'HOST_KEY', 17: 'FAVICON'},
     STATE_MODULE: STATE_CODES,
     SCOPE_MODULE: SCOPE_CODES,
 }
@@ -2146,7 +2149,8 @@ class PageWriter(FormatWriter):
 
     def words_of(self, records, facts):
         """Product, title and what a port said, no longer in JSON than there is room for."""
-        known = product_text(facts), facts.get('title', '')
+        known = [product_text(facts), facts.get('title', '')]
+        known += ['favicon ' + facts['favicon']] if 'favicon' in facts else []
         words = ' | '.join(filter(None, [printable(each[:PAGE_TEXT]) for each in known]
                                   + [page_text(said_text(each, str)) for each in records]))
         if 6 * len(words) <= self.room:     # a character has six in JSON, if it is \\u1234

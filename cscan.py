@@ -793,7 +793,7 @@ SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the
 MASSCAN_PLAIN = re.compile(r'[^ !#-%\'-;=?-\[\]-~]')        # what its banners escape
 
 FACTS = ('SERVICE', 'PRODUCT', 'VERSION', 'DETAILS', 'TITLE', 'LOCATION', 'HTTP_STATUS',
-         'HOST_KEY', 'TLS_VERSION')     # names of codes: strings on what speaks there
+         'HOST_KEY', 'FAVICON', 'TLS_VERSION')      # names of codes: strings on what speaks there
 
 Certificate = collections.namedtuple('Certificate', [
     'subject', 'issuer',    # [(short name of the attribute, text)], in the certificate's order
@@ -1157,7 +1157,7 @@ def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
     """What a record says, as masscan has it: (name, text) of each banner of the port.
 
     The names of the first and of title, X509 and http.server are masscan's; where the service
-    is not http, what runs it is SERVICE.server.
+    is not http, what runs it is SERVICE.server.  The hash of a favicon is favicon.
     """
     facts = service_facts(record)
     parts = [(masscan_name(record), masscan_text(said_text(record, str)))]
@@ -1165,6 +1165,8 @@ def masscan_parts(record: Record) -> 'list[tuple[str, str]]':
         parts.append((parts[0][0] + '.server', masscan_text(product_text(facts))))
     if 'title' in facts:
         parts.append(('title', masscan_text(facts['title'])))
+    if 'favicon' in facts:
+        parts.append(('favicon', masscan_text(facts['favicon'])))
     for kind, code, value in record.events:
         if kind == CBA_DATA and record.names.get(code) == 'CERTIFICATE':
             parts.append(('X509', base64.b64encode(value).decode()))
@@ -1528,7 +1530,8 @@ def nmap_scripts(record) -> 'list[tuple[str, str]]':
     facts, certificate = service_facts(record), certificate_of(record)
     scripts = [(record.module or 'print', said_text(record, str))]
     scripts += [(name, facts[key]) for name, key in (
-        ('http-title', 'title'), ('ssh-hostkey', 'host_key')) if key in facts]
+        ('http-title', 'title'), ('ssh-hostkey', 'host_key'), ('favicon', 'favicon'))
+                if key in facts]
     if certificate:
         scripts.append(('ssl-cert', certificate_text(certificate)))
     return scripts
@@ -3026,7 +3029,9 @@ class TalkOut(Out):
     def event(self, kind, code, value):
         events = self.deferred + [(kind, code, value)]
         packed = self.sink.pack_all(self.thread, events)
-        size = self.size + sum(event_size(kind, value) for kind, _, value in events)
+        size = self.size
+        for kind, _, value in events:
+            size += event_size(kind, value)
         if size > ENTRY_MAX:
             raise ValueError('an entry of more than %d octets' % ENTRY_MAX)
         self.size = size
@@ -3265,6 +3270,19 @@ def poll_sockets(socks, mask, until) -> 'OSError | None':
     return socket.timeout('timed out')
 
 
+class ClosedSocket:
+    """In the place of a socket that went home: each use is an error, as of a closed one."""
+
+    def close(self):
+        """It is."""
+
+    def __getattr__(self, name):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+CLOSED = ClosedSocket()
+
+
 class TalkSocket:
     """A TCP connection whose reads and writes all share one deadline: coroutines, to be awaited.
 
@@ -3272,13 +3290,16 @@ class TalkSocket:
     timeout_ms  for the connect and the whole conversation after it
     clock       of who drives the coroutines, seconds
     gate        Gate of TLS handshakes; None: there may be any number of them
+    home        takes the socket when the connection ends: it is the scan's; None: it is closed
     raises      socket.timeout when the time is up, ConnectionError, OSError
     """
-    __slots__ = ('sock', 'socks', 'clock', 'gate', 'deadline', 'rest', 'spree', 'tls', 'incoming',
-                 'outgoing', 'piece', 'held')
+    __slots__ = ('own', 'socks', 'clock', 'gate', 'home', 'deadline', 'rest', 'spree', 'tls',
+                 'incoming', 'outgoing', 'piece', 'held')
 
-    def __init__(self, sock, timeout_ms: float, clock=time.monotonic, gate=None):
-        self.sock, self.socks, self.clock, self.gate = sock, (sock,), clock, gate
+    def __init__(self, sock, timeout_ms: float, clock=time.monotonic, gate=None, home=None):
+        self.own = sock
+        self.socks = sock,
+        self.clock, self.gate, self.home = clock, gate, home
         self.extend(timeout_ms)
         self.rest = b''                 # octets that came behind a line, and were not asked for
         self.spree = 0                  # reads in a row that had not to wait
@@ -3288,51 +3309,59 @@ class TalkSocket:
         self.held = None                # of them, until the first message of the peer is whole:
                                         # what the library has not seen; None: it sees all
 
+    @property
+    def sock(self):
+        """The socket.  Who asks for it may change it: the scan does not use it again."""
+        if self.home:
+            self.home(self.own, False)
+            self.home = None
+        return self.own
+
     def extend(self, timeout_ms: float):
         """A new deadline, from now."""
         self.deadline = self.clock() + timeout_ms / 1000
 
     async def connect(self, address):
         """Connect to (host, port)."""
-        code = self.sock.connect_ex(address)
+        code = self.own.connect_ex(address)
         while code in (EINPROGRESS, EALREADY):
             await socket_ready(self.socks, select.POLLOUT, self.deadline)
-            code = self.sock.connect_ex(address)
+            code = self.own.connect_ex(address)
         if code not in OPEN:                # reset after accepting: reading reports it
             raise OSError(code, os.strerror(code))
 
-    def check_time(self, until):
-        """Raises socket.timeout if that time is over."""
-        if self.clock() >= until:
-            raise socket.timeout('timed out')
-
     async def receive(self, limit: int, until: float) -> bytes:
         """What the kernel has; a peer that never rests does not keep others waiting."""
-        self.check_time(until)
+        if self.clock() >= until:
+            raise socket.timeout('timed out')
         self.spree += 1
         if self.spree > SPREE_MAX:
             self.spree = 0
             await socket_ready((), 0, until)
         while True:
             try:
-                return self.sock.recv(limit)
+                return self.own.recv(limit)
             except BlockingIOError:
                 self.spree = 0
                 await socket_ready(self.socks, select.POLLIN, until)
 
-    async def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
+    def read_some(self, limit: int, wait_ms: float = math.inf) -> bytes:
         """What there is, 1 to limit octets; b'' after the peer's end.
 
         wait_ms     how long, if that is sooner than the deadline
         """
-        if self.rest:
-            piece, self.rest = self.rest[:limit], self.rest[limit:]
-            return piece
         until = self.deadline
         if wait_ms != math.inf:
             until = min(until, self.clock() + wait_ms / 1000)
-        if not self.tls:
-            return await self.receive(limit, until)
+        if self.rest or self.tls:
+            return self.read_kept(limit, until)
+        return self.receive(limit, until)       # a coroutine less on the way of most octets
+
+    async def read_kept(self, limit: int, until: float) -> bytes:
+        """The same of what came behind a line, or by TLS."""
+        if self.rest:
+            piece, self.rest = self.rest[:limit], self.rest[limit:]
+            return piece
         try:
             return await self.tls_call(until, self.tls.read, limit)
         except TlsEnd:
@@ -3371,17 +3400,19 @@ class TalkSocket:
                 data += piece
         return bytes(data)
 
-    async def write_all(self, data: bytes):
-        if not self.tls:
-            return await self.write_raw(data)
+    def write_all(self, data: bytes):
+        return self.write_tls(data) if self.tls else self.write_raw(data)
+
+    async def write_tls(self, data):
         while data:
             data = data[await self.tls_call(self.deadline, self.tls.write, data):]
 
     async def write_raw(self, data):
         while data:
-            self.check_time(self.deadline)
+            if self.clock() >= self.deadline:
+                raise socket.timeout('timed out')
             try:
-                data = data[self.sock.send(data):]
+                data = data[self.own.send(data):]
             except BlockingIOError:
                 await socket_ready(self.socks, select.POLLOUT, self.deadline)
 
@@ -3454,7 +3485,12 @@ class TalkSocket:
 
     def close(self):
         """Reset the connection: no TIME_WAIT is left."""
-        self.sock.close()
+        if self.home:
+            self.home(self.own)
+            self.home, self.own = None, CLOSED
+            self.socks = CLOSED,
+        else:
+            self.own.close()
 
     def __enter__(self):
         return self
@@ -3607,7 +3643,7 @@ def module(name, options=None, codes=None, filter=False, aliases=(), entry=None,
 def is_coroutine(each: Module) -> bool:
     """Whether a module is an `async def`."""
     code = getattr(each.check, '__code__', None)
-    return bool(code and code.co_flags & CO_COROUTINE)
+    return code is not None and code.co_flags & CO_COROUTINE != 0
 
 
 class Target:
@@ -3636,13 +3672,16 @@ class TalkTarget(Target):
 
     talks   Talks that drive them; None: a thread does
     sock    the connection that the scan opened, until a module takes it; or None
+    home    takes its socket when it is over; None: it is to be closed
+    taken   TalkSocket of it, from then on
     first   whether the module that runs may take it
     """
-    __slots__ = 'talks', 'sock', 'first'
+    __slots__ = 'talks', 'sock', 'home', 'taken', 'first'
 
     def __init__(self, host, port, source, exclusions=None, talks=None, sock=None):
         super().__init__(host, port, source, exclusions)
         self.talks, self.sock, self.first = talks, sock, False
+        self.home, self.taken = talks.take_home if sock and talks.scan else None, None
 
     @property
     def clock(self):
@@ -3665,18 +3704,20 @@ class TalkTarget(Target):
         gate = self.talks.handshakes if self.talks else None
         if self.first and self.sock:
             sock, self.sock = self.sock, None
+            self.taken = TalkSocket(sock, timeout_ms, self.clock, gate, self.home)
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self.talks.taken += 1
-                return TalkSocket(sock, timeout_ms, self.clock, gate)
-            sock.close()                    # reset since, and with that what had come is lost
+                return self.taken
+            self.taken.close()              # reset since, and with that what had come is lost
         await self.may_connect()
         return await connect_tcp(self.host, self.port, timeout_ms, self.source, self.clock, gate)
 
     def close(self):
-        """No module has taken the connection."""
+        """No connection of the scan stays open, whether a module has taken it or not."""
         if self.sock:
-            self.sock.close()
-            self.sock = None
+            self.taken, self.sock = TalkSocket(self.sock, 0, home=self.home), None
+        if self.taken:
+            self.taken.close()
 
 
 def find_module(name: str) -> Module:
@@ -4081,7 +4122,7 @@ ftp             Pure-FTPd    220[ -][^\n]*Pure-FTPd
 ftp             FileZilla    220[ -]FileZilla Server (?:version )?(<v>[\d.]+)
 ftp             Microsoft    220[ -][^\r\n]*Microsoft FTP Service(?: \(Version (<v>[\d.]+)\))?
 ftp             pyftpdlib    220[ -][^\r\n]*pyftpdlib (<v>[\d.]+)
-smtp            Postfix      220[ -]\S+ ESMTP Postfix(?: \((<d>[^)]*)\))?
+smtp            Postfix      220[ -]\S+ ESMTP Postfix(?: \(?(<v>\d[\w.]*)\)?)?(?: \((<d>[^)]*)\))?
 smtp            Exim         220[ -]\S+ ESMTP Exim (<v>[\w.]+)
 smtp            Sendmail     220[ -]\S+ ESMTP Sendmail (<v>[\d.]+)
 smtp            Exchange     220[ -]\S+ Microsoft ESMTP MAIL Service(?:, Version: (<v>[\d.]+))?
@@ -4203,7 +4244,7 @@ minecraft       -            .{1,6}\{"(?:description|players|version)"
 aerospike       Aerospike    \x02\x01.{6}build\t(<v>[\d.]+)
 amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS.{4}(<p>\w[\w +-]*?)
                              \x08platform.{0,400}?\x07versionS.{4}(<v>[\d.]+)
-amqp            -            \x01\0\0.{4}\0\n\0\n.{0,400}?\x07productS\0\0\0.(<p>
+amqp            -            \x01\0\0.{4}\0\n\0\n.{0,800}?\x07productS\0\0\0.(<p>
                              \w[\w +-]*)\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            \x01\0\0.{4}\0\n\0\n.*?\x07versionS\0\0\0.(<v>[\d.]+)
 amqp            -            (?:\x01\0\0.{4}\0\n\0\n|AMQP[\0-\x03])
@@ -4239,6 +4280,7 @@ msrpc           -            \x05\0[\x0c\x0d]\x03\x10\0\0\0
 smb             -            \0...\xfeSMB
 smb             -            \0...\xffSMB
 rpc             -            \x80\0\0.cscn\0\0\0\x01
+rdp             xrdp         \x03\0\0\x13\x0e\xd0\0\0\x124\0\x02\x01\x08\0[\0\x01]\0\0\0\Z
 rdp             -            \x03\0\0[\x0b\x13].\xd0
 x11             -            [\0\x02].\x0b\0\0\0..(<d>[ -~]*)
 x11             -            \x01\0\x0b\0\0\0..(?:.{32})(<d>[ -~]{4,})
@@ -4300,6 +4342,18 @@ pcworx          Phoenix Contact  \x81\x01\0\x14
 proconos        ProConOS     \xcc\x01\0.\x40\x42.{7}(<d>[ -~]+)
 s7              -            \x03\0\0[\x0b-\x20].\xd0
 gh0st           -            Gh0st.\0\0\0
+gdb@            -            \+?\$(<d>[^;\#]*)[^\#]*\#[0-9a-f]{2}
+ibm-mq          IBM MQ       TSH[ MP]\0\0..[\x01\x02][\x01-\x0f]
+ibm-mq          IBM MQ       \xe3\xe2\xc8[\x40\xd4\xd7]\0\0..[\x01\x02][\x01-\x0f]
+lcdproc         LCDproc      connect LCDproc (<v>\S+) protocol (<d>\S+)
+nsca@           -            .{132}\Z
+nsclient@       NSClient++   NSClient\+\+ (<v>[\d.]+)
+nsclient@       -            ERROR: (?:Invalid|Wrong) password
+radmin@         Radmin       \x01\0\0\0[\x09-\x7f].{4}\x08
+rustdesk@       RustDesk     [\x08-\x3c]\xaa\x01
+sane@           -            \0\0\0[\0-\x0b]\x01[\0-\x0f]\0[\0-\x0f]
+spamd           -            SPAMD/(<d>[\d.]+) \d
+tor-or          Tor          \0\0\x07\0[\x02-\x40]\0[\x01-\x0f]
 ssl             -            [\x14-\x17]\x03[\0-\x04]\0
 """
 HTTP_PRODUCTS = r"""
@@ -4332,51 +4386,86 @@ def compile_row(pattern: str):
     return re.compile(re.sub(r'\(<([vpd])>', r'(?P<\1>', pattern), re.S)
 
 
+TOKEN = re.compile(r'\\x..|\\.|\[\^?(?:\\.|[^\]\\])*\]|\((?:\?:|<.>)?|.', re.S)
+OCTETS = ''.join(map(chr, range(256)))
+
+
+def split_group(pattern: str) -> 'tuple[list[str], str]':
+    """A pattern that begins with a group -> its alternatives, what follows it."""
+    depth, begin, parts = 0, 0, []
+    for token in TOKEN.finditer(pattern):
+        text = token.group()
+        if depth == 1 and text in ('|', ')'):
+            parts.append(pattern[begin:token.start()])
+        depth += text.startswith('(') - (text == ')')
+        if not depth:
+            break
+        if depth == 1 and (text == '|' or not begin):
+            begin = token.end()
+    return parts, pattern[token.end():]
+
+
+def first_octets(pattern: str) -> str:
+    """A pattern of a table -> octets that a match may begin with, '' = any."""
+    token = TOKEN.match(pattern).group() if pattern else '.'
+    parts, rest = split_group(pattern) if token[0] == '(' else ([], pattern[len(token):])
+    if rest[:1] in list('*?{') or token in ('.', '^', '$') or token[:2] in ('\\A', '\\b', '\\Z'):
+        return ''
+    firsts = [first_octets(part) for part in parts] or re.findall(token, OCTETS, re.S)
+    return ''.join(firsts) if all(firsts) else ''
+
+
 @functools.lru_cache(None)
 def service_rows() -> dict:
-    """{first octet: [(name, only for the probe of that name, product, compiled pattern)]}.
+    """{first octet: [(name, only for the probe of that name, product, what matches)]}.
 
     Those that begin with anything are in each list; '' is for octets that no row begins with.
     Compiled at the first banner: 25 ms, 4 us for each after it.
     """
     rows = []
     for name, product, pattern in table_rows(SERVICE_TABLE):
-        first = re.match(r'\\x(..)|\\(0)|\\([^\w])|([\w "<@:|-])', pattern)
-        octet = ''
-        if first:
-            octet = chr(int(first.group(1), 16)) if first.group(1) else (
-                '\0' if first.group(2) else first.group(3) or first.group(4))
-        rows.append((octet, (name.rstrip('@'), name.endswith('@'), product.strip('-'),
-                             compile_row(pattern))))
-    return {key: [row for octet, row in rows if octet in ('', key)]
-            for key in {octet for octet, _ in rows} | {''}}
+        rows.append((first_octets(pattern), (name.rstrip('@'), name.endswith('@'),
+                                             product.strip('-'), compile_row(pattern).match)))
+    return {key: [row for octets, row in rows if not octets or key in octets]
+            for key in list(OCTETS) + ['']}
 
 
 @functools.lru_cache(None)
 def http_rows() -> list:
-    """[(product, compiled pattern)], to be searched in a response."""
-    return [(product.strip('-'), compile_row(pattern))
-            for product, pattern in table_rows(HTTP_PRODUCTS)]
+    """[(product, text without which nothing is found, what searches in a response)]."""
+    rows = []
+    for product, pattern in table_rows(HTTP_PRODUCTS):
+        begin = re.match(r'(?:(?:\\n|[\w :"<-])+(?![?*+{]))?', pattern).group()
+        rows.append((product.strip('-'), begin.replace('\\n', '\n'), compile_row(pattern).search))
+    return rows
+
+
+@functools.lru_cache(None)
+def http_facts() -> list:
+    """[(code of the entry, text without which nothing is found, what searches)]."""
+    return [(BANNER_TITLE, '<', re.compile(
+                r'<title[^>]*>\s*(.*?)\s*(?:</title|\Z)', re.S | re.I).search),
+            (BANNER_LOCATION, '\n', re.compile(
+                r'[^<]*?\nLocation: *([^\r\n]+)', re.S | re.I).match)]
 
 
 def matched(name: str, product: str, match, more=()) -> Service:
     """A match of a row -> the Service."""
-    groups = {key: (value or '').strip() for key, value in match.groupdict().items()}
-    return Service(name, groups.get('p') or product, groups.get('v', ''), groups.get('d', ''),
-                   dict(more))
+    groups = match.groupdict('')
+    return Service(name, groups.get('p', '').strip() or product, groups.get('v', '').strip(),
+                   groups.get('d', '').strip(), dict(more))
 
 
 def http_service(text: str) -> Service:
     """A response of HTTP -> the Service: status, title, where it sends us, product."""
     status = re.match(r'HTTP/[\d.]+ (\d{3})', text)
     more = {BANNER_STATUS: status.group(1)} if status else {}
-    for code, pattern in ((BANNER_TITLE, r'<title[^>]*>\s*(.*?)\s*(?:</title|\Z)'),
-                          (BANNER_LOCATION, r'\A[^<]*?\nLocation: *([^\r\n]+)')):
-        found = re.search(pattern, text, re.S | re.I)
+    for code, needed, search in http_facts():
+        found = needed in text and search(text)
         if found and found.group(1):
             more[code] = ' '.join(found.group(1).split())[:TITLE_MAX]
-    for product, pattern in http_rows():
-        match = pattern.search(text)
+    for product, needed, search in http_rows():
+        match = needed in text and search(text)
         if match:
             return matched('http', product, match, more)
     return Service('http', '', '', '', more)
@@ -4409,6 +4498,19 @@ def smb_dialect(octets: bytes) -> str:
     return 'dialect %d.%d' % (major[0], minor[0] >> 4) if major else ''
 
 
+def smb_service(found: Service, octets: bytes) -> Service:
+    """What stands in an answer to a negotiation besides its name.
+
+    Samba's ServerGuid ([MS-SMB2] s2.2.4) is its NetBIOS name, where others have random octets:
+    own captures.
+    """
+    details = smb_dialect(octets)
+    name = octets[76:92].rstrip(b'\0')
+    if octets[4:8] != b'\xfeSMB' or not re.match(rb'[\w-]{1,15}\Z', name):
+        return found._replace(details=details)
+    return found._replace(product='Samba', details='%s, name %s' % (details, name.decode()))
+
+
 DEEP_VERSIONS = {'mssql': mssql_version, 'oracle': oracle_version}
 TITLE_MAX = 200                     # octets that are kept of a title
 RECOGNISED_MAX = 4096               # octets that are looked at: 2 ms at the worst
@@ -4422,15 +4524,15 @@ def recognise(octets: bytes, probe: str = '', sent: bytes = b'') -> 'Service | N
     """
     text = octets[:RECOGNISED_MAX].decode('latin-1')
     rows = service_rows()
-    for name, bound, product, pattern in rows.get(text[:1], rows['']):
-        match = (not bound or probe == name) and pattern.match(text)
+    for name, bound, product, matches in rows.get(text[:1], rows['']):
+        match = (not bound or probe == name) and matches(text)
         if match and name == 'http' and not product:
             return http_service(text)
         if match:
             found = matched(name, product, match)
             if name in DEEP_VERSIONS:
                 found = found._replace(version=DEEP_VERSIONS[name](octets))
-            return found._replace(details=smb_dialect(octets)) if name == 'smb' else found
+            return smb_service(found, octets) if name == 'smb' else found
     is_echo = len(sent) > 4 and octets.startswith(sent)
     return Service('echo', '', '', '', {}) if is_echo else None
 
@@ -4456,13 +4558,14 @@ def note_banner(events: dict, octets: bytes, probe: str = '', sent: bytes = b'')
 # What is said where the protocol waits for the client: name, ports, octets, with two spaces or
 # more between; \0{9} is nine of them, HOST the target, and a line that begins with spaces goes on.
 # A row without octets only listens: its service says little about itself.  Names are those of rows
-# above.  Nothing here logs in as anybody, writes, or starts what others notice.
+# above.  Nothing here logs in as anybody, writes, or starts what others notice.  The + of gdb says
+# that its answer has come: gdbserver 13 dies of a client that goes without.
 
 PROBE_TABLE = r"""
 http            80,81,591,2375,3000,5000,5601,5984,5985,7001,7070,8000,8008,8080,8081,8086,8088,
                 8090,8161,8180,8500,8888,9000,9080,9090,9200,9999,15672,16010,50070  *
 tls             443,465,563,636,832,853,981,989,990,992,993,994,995,1311,2083,2087,2096,2376,3269,
-                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9091,9443,10443  *
+                4443,5061,5671,5986,6443,6697,7443,8443,8834,8883,9001,9091,9443,10443  *
 tcpmux          1  HELP\r\n
 echo            7  cscan\r\n
 daytime         13  -
@@ -4498,12 +4601,15 @@ lpd             515  \x04lp\n
 afp             548  \0\x03\0\x01\0{12}
 rtsp            554,8554  OPTIONS rtsp://HOST/ RTSP/1.0\r\nCSeq: 1\r\n\r\n
 giop            683,2481,2809,3528,3700  GIOP\x01\0\0\x03\0\0\0\x10\0\0\0\x07\0\0\0\0\0\0\0\x04name
+spamd           783  PING\x20SPAMC/1.5\r\n\r\n
 crimson         789  \0\x04\x01+\x1b\0
 flash-policy    843  <policy-file-request/>\0
 socks5          1080,9050,9150  \x05\x01\0
 java-rmi        1099,1098  JRMI\0\x02K
 openvpn         1194  \0\x0e8cscancsc\0\0\0\0\0
 icap            1344  OPTIONS icap://HOST/ ICAP/1.0\r\nHost: HOST\r\n\r\n
+ibm-mq          1414  TSH\x20\0\0\0P\x01\x01\x30\0{9}\0\0\x01\x11\x033\0\0ID\x20\x20\0{20}
+                SYSTEM.DEF.SVRCONN\x20\x20\0{8}
 mssql           1433  \x12\x01\0:\0\0\0\0\0\0\x1a\0\x06\x01\0\x20\0\x01\x02\0!\0\x0c\x03\0-\0
                 \x04\x04\x001
                 \0\x01\xff\x01\x08\0\0\0\0\x02MSSQLServer\0\0\0\0\0\0
@@ -4534,10 +4640,12 @@ diameter        3868  \x01\0\x004\x80\0\x01\x01\0\0\0\0cscncscn\0\0\x01\x08@\0\0
 cgminer         4028  {"command":"version"}
 epmd            4369  \0\x01n
 rotctl          4533  _\n
+gdb             1234,2159,2345  $qSupported#37+
 gearman         4730  version\n
 smart-install   4786  \0\0\0\x01\0\0\0\x01\0\0\0\x04\0\0\0\x08\0\0\0\x01\0\0\0\0
 opcua           4840  HELF9\0\0\0\0\0\0\0\xff\xff\0\0\xff\xff\0\0\0\0\0\0\0\0\0\0\x19\0\0
                 \0opc.tcp://127.0.0.1:4840/
+radmin          4899  \x01\0\0\0\x01\0\0\0\x08\x08
 jdwp            5005,8000,8787  JDWP-Handshake\0\0\0\x0b\0\0\0\x01\0\x01\x01
 melsec          5006,5007  P\0\0\xff\xff\x03\0\x06\0\x10\0\x01\x01\0\0
 scpi            5025  *IDN?\n
@@ -4552,12 +4660,14 @@ postgresql      5432,5433,6432  \0\0\0\x08\x04\xd2\x16/
 adb             5555  CNXN\x01\0\0\x01\0\0\x04\0\x07\0\0\x002\x02\0\0\xbc\xb1\xa7\xb1host::\0
 zeromq          5556  \xff\0{7}\x01\x7f\x03\0NULL\0{48}
 nrpe            5666  \0\x04\0\x01CV\xe6\x0b\0\0\0\0\0\0\0\x0c_NRPE_CHECK\0
+nsca            5667  -
 amqp            5672  AMQP\0\0\t\x01
 spice           5930  REDQ\x02\0\0\0\x02\0\0\0\x1a\0\0\0\0\0\0\0\x01\0\x01\0\0\0\x01\0\0\0\x12\0
                 \0\0\x0b\0\0\0\0\0\0\0
 teamviewer      5938  \x17$\x10\x04\0\0\0\0\0
 x11             6000,6001,6002  l\0\x0b\0\0\0\0\0\0\0\0\0
 redis           6379,6380  *2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n
+sane            6566  \0\0\0\0\x01\0\0\x03\0\0\0\x06cscan\0
 pulsar          6650  \0\0\0\x11\0\0\0\r\x08\x02\x12\t\n\x05cscan\x20\x0f
 bittorrent      6881,51413  \x13BitTorrent protocol\0{8}cscancscancscancscan-XX0001-cscancscancs
 weblogic        7001  t3 12.2.1\nAS:255\nHL:19\nMS:10000000\n\n
@@ -4568,6 +4678,7 @@ riak            8087  \0\0\0\x01\x07
 bitcoin         8333,18333  \xf9\xbe\xb4\xd9version\0{5}V\0\0\0\xceY\x9dF\0{86}
 lscp            8888  GET SERVER INFO\r\n
 cassandra       9042  \x04\0\0\0\x05\0\0\0\0
+tor-or          9001  \0\0\x07\0\x06\0\x03\0\x04\0\x05
 tor-control     9051,9151  PROTOCOLINFO\r\n
 thrift          9083,9090  \0\0\0\x11\x80\x01\0\x01\0\0\0\x04cscn\0\0\0\x01\0
 kafka           9092  \0\0\0\x0c\0\x12\0\0cscn\0\x02cs
@@ -4579,9 +4690,12 @@ zabbix          10050,10051  ZBXD\x01\r\0\0\0\0\0\0\0agent.version
 memcached       11211  version\r\n
 couchbase       11210  \x80\x0b\0{22}
 beanstalkd      11300  stats\r\n
+nsclient        12489  None&1\n
+lcdproc         13666  hello\n
 ge-srtp         18245  \0{56}
 dnp3            20000  \x05d\x05\xc9\x01\0\0\0\xde\x8e
 pcom            20256  \0\x01e\0\x08\0/00IDED\r
+rustdesk        21115,21116,21117  \x14\xa2\x01\x02\x08\x01
 proconos        20547  \xcc\x01\0\x0b@\x02\0\0G\xee
 minecraft       25565  \x0f\0/\x09127.0.0.1c\xdd\x01\x01\0
 mongodb         27017,27018  8\0\0\0cscn\0\0\0\0\xdd\x07\0\0\0\0\0\0\0#\0\0\0\x10buildInfo\0\x01
@@ -4696,16 +4810,95 @@ def key_fingerprint(kind: bytes, blob: bytes) -> str:
     return '%s SHA256:%s' % (kind.decode('latin-1'), digest)
 
 
+# ---- favicons ----
+
+FAVICON_MAX = 1 << 17               # octets of an icon; what is larger has no hash
+FAVICON_HEAD_MAX = 1 << 14          # octets of what stands before it
+MURMUR_PIECE = 1 << 13              # octets that are hashed in a turn: 2 ms
+MURMUR_1, MURMUR_2 = 0xcc9e2d51, 0x1b873593
+UINT32 = 0xffffffff
+
+
+def murmur3_mix(state: int, octets: bytes) -> int:
+    """Blocks of 4 octets into a state of MurmurHash3_x86_32 -> the next state.
+
+    source  A. Appleby, MurmurHash3.cpp, in the public domain
+    """
+    for block in struct.unpack('<%dI' % (len(octets) // 4), octets):
+        block = block * MURMUR_1 & UINT32
+        state ^= (block << 15 | block >> 17) * MURMUR_2 & UINT32
+        state = ((state << 13 | state >> 19) & UINT32) * 5 + 0xe6546b64 & UINT32
+    return state
+
+
+def murmur3_end(state: int, tail: bytes, size: int) -> int:
+    """The last 0 to 3 octets, and how many there were in all -> the hash, signed."""
+    block = int.from_bytes(tail, 'little') * MURMUR_1 & UINT32
+    state ^= (block << 15 | block >> 17) * MURMUR_2 & UINT32
+    state ^= size
+    state = (state ^ state >> 16) * 0x85ebca6b & UINT32
+    state = (state ^ state >> 13) * 0xc2b2ae35 & UINT32
+    state ^= state >> 16
+    return state - (state >> 31 << 32)
+
+
+async def icon_hash(icon: bytes) -> int:
+    """An icon -> what Shodan has as http.favicon.hash: of its base64 in lines of 76 letters."""
+    text = base64.encodebytes(icon)
+    end = len(text) & ~3
+    state = 0
+    for at in range(0, end, MURMUR_PIECE):
+        state = murmur3_mix(state, text[at:min(at + MURMUR_PIECE, end)])
+        await socket_ready((), 0, 0)                    # others have their turns
+    return murmur3_end(state, text[end:], len(text))
+
+
+def icon_size(head: bytes) -> int:
+    """Head of a response to GET /favicon.ico -> octets of the icon.
+
+    returns  0 = there is none, -1 = all until the end of the connection
+    """
+    if not re.match(rb'HTTP/1\.[01] 200\b', head) or re.search(
+            rb'\n(?:Content-Type: *text/html|Transfer-Encoding:|Content-Encoding:)', head, re.I):
+        return 0
+    size = re.search(rb'\nContent-Length: *(\d{1,9})\r?\n', head, re.I)
+    return int(size.group(1)) if size else -1
+
+
+async def read_icon(sock) -> bytes:
+    """A response to GET /favicon.ico -> the icon, b'' = none, or too large.
+
+    raises  ConnectionError, socket.timeout
+    """
+    head = line = await sock.read_line()
+    while line.strip() and len(head) < FAVICON_HEAD_MAX:
+        line = await sock.read_line()
+        head += line
+    size = 0 if line.strip() else icon_size(head)
+    if size >= 0:
+        return await sock.read_exact(size) if 0 < size <= FAVICON_MAX else b''
+    icon = bytearray()
+    while len(icon) <= FAVICON_MAX:
+        piece = await sock.read_some(FAVICON_MAX)
+        if not piece:
+            return bytes(icon)
+        icon += piece
+    return b''
+
+
 # ---- banner ----
 
 BANNER_LULL_MS = 200                # what comes within this time belongs together
 BANNER_CODES = {1: 'CONN_FAIL', 2: 'BANNER', 3: 'SILENT', 4: 'CLOSED', 5: 'PROBE',
                 6: 'TLS_VERSION', 7: 'CERTIFICATE', 8: 'TLS_FAIL', 9: 'SERVICE', 10: 'PRODUCT',
                 11: 'VERSION', 12: 'DETAILS', 13: 'TITLE', 14: 'LOCATION', 15: 'HTTP_STATUS',
-                16: 'HOST_KEY'}
+                16: 'HOST_KEY', 17: 'FAVICON'}
 (BANNER_CONN_FAIL, BANNER_TEXT, BANNER_SILENT, BANNER_CLOSED, BANNER_PROBE, BANNER_TLS_VERSION,
  BANNER_CERTIFICATE, BANNER_TLS_FAIL, BANNER_SERVICE, BANNER_PRODUCT, BANNER_VERSION,
- BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY) = BANNER_CODES
+ BANNER_DETAILS, BANNER_TITLE, BANNER_LOCATION, BANNER_STATUS, BANNER_HOST_KEY,
+ BANNER_FAVICON) = BANNER_CODES
+BANNER_FAILURES = ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
+                   (BANNER_CLOSED, 'closed'), (BANNER_TLS_FAIL, 'no-tls'))
 HTTP_PORTS = 80, 443                # RFC 9110 s4.2: the port is left out of Host
 
 
@@ -4725,11 +4918,11 @@ async def hear(sock, wait_ms: float, limit: int) -> 'tuple[bytes, bool]':
     return bytes(data), False
 
 
-def http_request(target, agent: str) -> bytes:
+def http_request(target, agent: str, path: str = '/') -> bytes:
     """The request of banner.probe=http: of the past, so that the answer comes in one piece."""
     host = target.host if target.port in HTTP_PORTS else target
-    return ('GET / HTTP/1.0\r\nHost: %s\r\nUser-Agent: %s\r\nAccept: */*\r\n\r\n'
-            % (host, agent)).encode()
+    return ('GET %s HTTP/1.0\r\nHost: %s\r\nUser-Agent: %s\r\nAccept: */*\r\n\r\n'
+            % (path, host, agent)).encode()
 
 
 async def banner_tls(sock, events, size):
@@ -4792,7 +4985,8 @@ ANYWHERE = ('redis', 'rdp', 'mongodb', 'postgresql', 'ldap', 'mqtt', 'smb', 'mss
             'socks5')
 # What is said first inside of TLS on these ports; '' = the server is; on others of tls: http
 INSIDE_TLS = {465: '', 563: '', 636: 'ldap', 853: 'dns', 989: '', 990: '', 992: '', 993: '',
-              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt'}
+              994: '', 995: '', 3269: 'ldap', 5061: 'sip', 5671: 'amqp', 6697: 'irc', 8883: 'mqtt',
+              9001: 'tor-or'}
 # How servers of HTTP say that they want TLS: with a status of 400, or with an alert of TLS
 WANTS_TLS = re.compile(r'HTTP/1\.[01] 400 .*(?:to an? HTTPS|SSL-enabled|HTTPS port|TLS)', re.S)
 
@@ -4811,13 +5005,14 @@ def probes() -> 'tuple[dict, dict]':
     return octets, ports
 
 
-def plan_steps(port: int) -> 'list[str]':
+@functools.lru_cache(256)
+def plan_steps(port: int) -> 'tuple[str]':
     """Port -> names of what is tried there in turn; '' = listen, then http on the connection."""
-    own = list(probes()[1].get(port, ()))
+    own = tuple(probes()[1].get(port, ()))
     if FRAGILE.intersection(own):
         return own
-    more = ['http', 'tls'] if own else ['', 'tls']
-    return own + [name for name in (*more, *ANYWHERE) if name not in own]
+    more = ('http', 'tls') if own else ('', 'tls')
+    return own + tuple(name for name in more + ANYWHERE if name not in own)
 
 
 def worth(events: dict) -> int:
@@ -4840,7 +5035,7 @@ class Visit:
     """
 
     def __init__(self, target, options):
-        self.target, self.options = target, options
+        self.target, self.options, self.clock = target, options, target.clock
         self.deadline = self.sock = None
         self.tries, self.best = options.tries, {}
 
@@ -4852,7 +5047,7 @@ class Visit:
 
     def left_ms(self) -> float:
         """Milliseconds until the deadline of all talks."""
-        return (self.deadline - self.target.clock()) * 1000
+        return (self.deadline - self.clock()) * 1000
 
     async def open(self):
         """A new connection; raises OSError."""
@@ -4863,12 +5058,13 @@ class Visit:
             limit = min(limit, self.left_ms())
         self.sock = await self.target.connect(limit)
         if self.deadline is None:
-            self.deadline = self.target.clock() + self.options.read_timeout / 1000
+            self.deadline = self.clock() + self.options.read_timeout / 1000
 
     def share(self):
         """The next step may take half of the time that is left; the last try all of it."""
-        left = max(self.left_ms(), 0)
-        self.sock.extend(left / 2 if self.tries else left)
+        now = self.clock()
+        left = max(self.deadline - now, 0)
+        self.sock.deadline = now + (left / 2 if self.tries else left)
 
     def heard(self, events, octets, ended, probe='', sent=b''):
         """Octets of a talk -> into its events; the best of all talks is kept."""
@@ -4881,7 +5077,7 @@ class Visit:
 
     async def listen(self, events, probe='') -> bool:
         """What the server says first -> whether it waits for us."""
-        self.sock.extend(max(self.left_ms(), 0))
+        self.sock.deadline = max(self.deadline, self.clock())
         octets, ended = await hear(self.sock, self.options.wait, self.options.size)
         if not octets and not ended:
             return True
@@ -4922,10 +5118,11 @@ class Visit:
             sent = http_request(self.target, self.options.agent)
         sent = sent.replace(b'HOST', self.target.host.encode())
         self.share()
-        octets, ended = b'', True
-        with contextlib.suppress(OSError):
+        try:
             await self.sock.write_all(sent)
             octets, ended = await hear(self.sock, math.inf, self.options.size)
+        except OSError:
+            octets, ended = b'', True
         self.heard(events, octets, ended, name, sent)
 
     async def tls(self):
@@ -4949,6 +5146,21 @@ class Visit:
             await self.listen(events)
         if name:
             await self.ask(name, events)
+
+    async def icon(self):
+        """A site of HTTP: its favicon's hash.  HTTP/1.0 has ended the connection: on a new one."""
+        if self.best.get(BANNER_SERVICE) != 'http' or not self.tries or self.left_ms() <= 0:
+            return
+        with contextlib.suppress(OSError):
+            await self.open()
+            self.sock.extend(self.left_ms())
+            if BANNER_TLS_VERSION in self.best:
+                await self.sock.start_tls()
+            await self.sock.write_all(http_request(self.target, self.options.agent,
+                                                   '/favicon.ico'))
+            icon = await read_icon(self.sock)
+            if icon:
+                self.best[BANNER_FAVICON] = str(await icon_hash(icon))
 
     async def step(self, name):
         """One talk of the plan; raises OSError if there is no connection."""
@@ -4975,7 +5187,7 @@ class Visit:
 
     async def run(self):
         """All talks; raises OSError if there is not even a first connection."""
-        steps = plan_steps(self.target.port)
+        steps = list(plan_steps(self.target.port))
         try:
             while steps and self.tries and (self.deadline is None or self.left_ms() > 0):
                 try:
@@ -4985,6 +5197,8 @@ class Visit:
                         raise
                     return
                 steps = self.next_steps(steps)
+            if self.options.favicon:
+                await self.icon()
         finally:
             self.close()
 
@@ -4996,18 +5210,18 @@ def banner_line(target, events: dict) -> str:
         how = 'unknown'                     # what was said to it is no name of it
     if BANNER_SERVICE in events:
         how = events[BANNER_SERVICE] + 's' * (BANNER_TLS_VERSION in events)
-    for code, word in ((BANNER_CONN_FAIL, 'unreachable'), (BANNER_SILENT, 'silent'),
-                       (BANNER_CLOSED, 'closed'), (BANNER_TLS_FAIL, 'no-tls')):
+    for code, word in BANNER_FAILURES:
         if code in events:
             how = word
-    words = [str(target), how]
-    words += [events[code] for code in (BANNER_TLS_VERSION, BANNER_TLS_FAIL) if code in events]
-    name = common_name(parse_certificate(events.get(BANNER_CERTIFICATE, b'')))
-    if name:
-        words.append('CN=' + name)
-    product = ' '.join(events[code] for code in (BANNER_PRODUCT, BANNER_VERSION) if code in events)
-    if product:
-        words.append('[%s]' % product)
+    words = [str(target), how, events.get(BANNER_TLS_VERSION), events.get(BANNER_TLS_FAIL)]
+    if BANNER_CERTIFICATE in events:
+        name = common_name(parse_certificate(events[BANNER_CERTIFICATE]))
+        words.append(name and 'CN=' + name)
+    product, version = events.get(BANNER_PRODUCT), events.get(BANNER_VERSION)
+    if product or version:
+        words.append('[%s]' % ' '.join(filter(None, (product, version))))
+    if BANNER_FAVICON in events:
+        words.append('favicon:' + events[BANNER_FAVICON])
     text = events.get(BANNER_TEXT, '').rstrip('\r\n')
     words.append(text.encode('latin-1').decode('utf-8', 'backslashreplace'))
     return ' '.join(filter(None, words))
@@ -5032,6 +5246,8 @@ def write_banner(target, out, events: dict):
     'probe': ('auto', 'what is sent if it does not: http, tls, https or none; auto: what fits',
               one_of('auto', 'http', 'tls', 'https', 'none')),
     'tries': (4, 'connections that auto may make to find out what speaks there', whole(1, 20)),
+    'favicon': (0, '1: a connection more to a site of HTTP, for the hash of its /favicon.ico',
+                whole(0, 1)),
     'size': (2048, 'first octets that are kept', whole(1, CBA_STR_MAX)),
     'agent': ('cscan/' + __version__, 'User-Agent of the HTTP request: say who you are')})
 async def check_banner(target, out, options):
@@ -6004,19 +6220,25 @@ class Pool:
     def __init__(self, address, port, local_error):
         self.address, self.port, self.local_error = address, port, local_error
         self.epoll = select.epoll()
-        self.socks = {}                 # descriptor -> socket, all there are
+        self.socks = {}                 # descriptor -> socket, all there are, but those of talks
+        self.lent = {}                  # the same of those that talks have
         self.free = []                  # those that are ready for connect()
-        self.uses = collections.Counter()       # socket -> how many open ports it met
+        self.uses = {}                  # socket -> how many open ports it met
 
     def close(self):
         """All of them; the pool is of no use then."""
         self.epoll.close()
+        self.lent.clear()
         for sock in self.socks.values():
             sock.close()
 
     def rebind(self, address):
-        """Another address of ours: all sockets, none of which is under way, are made anew."""
+        """Another address of ours: all sockets, none of which is under way, are made anew.
+
+        Those of talks are when they come home.
+        """
         self.address = address
+        self.uses.update(dict.fromkeys(self.lent.values(), REUSES))
         self.free.clear()
         for sock in list(self.socks.values()):
             self.renew(sock)
@@ -6036,7 +6258,7 @@ class Pool:
                 sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             if self.port or self.address:
                 sock.bind((self.address, self.port))
-            self.epoll.register(sock, select.EPOLLOUT | select.EPOLLET)
+            self.epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         except OSError:
             sock.close()
             raise
@@ -6088,16 +6310,36 @@ class Pool:
 
     def release(self, sock):
         """It is no longer ours."""
-        del self.socks[sock.fileno()]
+        fd = sock.fileno()
+        if not self.lent.pop(fd, None):
+            del self.socks[fd]
         self.uses.pop(sock, None)
         self.epoll.unregister(sock)
 
     def give(self, socks):
-        """Connected sockets leave the pool, as others would have made them, for a talk."""
+        """Connected sockets leave the pool, as others would have made them, for a talk.
+
+        They stay in the epoll set.
+        """
+        if not self.dissolve:
+            self.dissolve = load_dissolve()
         for sock in socks:
-            self.release(sock)
+            fd = sock.fileno()
+            self.lent[fd] = self.socks.pop(fd)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, -1)       # the system's
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def take_home(self, sock):
+        """A talk is over: its socket becomes free, for the scan; see reuse()."""
+        fd = sock.fileno()
+        self.socks[fd] = self.lent.pop(fd)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        uses = self.uses[sock] = self.uses.get(sock, 0) + 1
+        if self.dissolve(fd, UNSPEC, len(UNSPEC)) or uses > REUSES:
+            self.renew(sock)
+        else:
+            self.free.append(sock)
 
     def reuse(self, socks):
         """Sockets that are connected, or were just now, become free: RST, and no other word.
@@ -6112,8 +6354,9 @@ class Pool:
         for _ in map(SOCKET_OPTION, socks, ONLY_SOCKET, ONLY_ERROR):
             pass
         failed = any(list(map(self.dissolve, map(FILENO, socks), ONLY_UNSPEC, ONLY_SIZE)))
-        self.uses.update(socks)
         uses = self.uses
+        for sock in socks:
+            uses[sock] = uses.get(sock, 0) + 1
         worn = [sock for sock in socks if failed or uses[sock] > REUSES]
         if worn:
             socks = [sock for sock in socks if sock not in worn]
@@ -6243,6 +6486,7 @@ class Engine(Runner):
         self.cohorts = collections.deque()      # in order of due; sockets of them that do not
                                                 # wait in them any more are stale
         self.keeper = None              # --state: what keeps the position
+        self.talks = None               # Talks in our thread
         self.stopping = ''              # why nothing more is sent
         self.error = ''                 # if that is for the user to mend: what, and how
         self.sent = 0                   # connects that sent a SYN
@@ -6457,6 +6701,8 @@ class Engine(Runner):
         attempts, before = self.attempts, len(self.pool.free)
         socks = list(filter(attempts.__contains__,
                             map(self.pool.socks.get, map(DESCRIPTOR_OF, events))))
+        if self.talks and len(socks) < len(events):
+            self.talks.heed(events)
         codes = list(map(CONNECT, socks, itertools.repeat(NOWHERE)))
         refusal = errno.ECONNREFUSED
         refused = codes.count(refusal)      # not in attempts: stray HUPs of a shutdown()
@@ -6801,9 +7047,24 @@ class Engine(Runner):
 
     # ---- talks, which share our thread ----
 
-    def watch(self, epoll):
-        """Naps end with its events as well; the engine does nothing else with them."""
-        self.pool.epoll.register(epoll, select.EPOLLIN)
+    def watch(self, talks):
+        """Naps end with their events as well -> epoll set of our sockets, those that are lent."""
+        self.talks = talks
+        self.pool.epoll.register(talks.epoll, select.EPOLLIN)
+        return self.pool.epoll, self.pool.lent
+
+    def take_home(self, sock, again):
+        """A talk is over: its socket goes back to the pool, if there is room.
+
+        again   False: the talk goes on, with a socket that is ours no longer
+        """
+        lent = self.pool.lent.get(sock.fileno()) is sock
+        if lent and again and len(self.pool.socks) < self.brakes.window:
+            return self.pool.take_home(sock)
+        if lent:
+            self.pool.release(sock)
+        if again:
+            sock.close()
 
     def rate(self):
         """SYNs a second at most, just now; None = no ceiling."""
@@ -7052,13 +7313,17 @@ class Talk:
 class Talks:
     """Coroutines that talk, by thousands in one thread: an event loop of turns.
 
-    One epoll set, edge-triggered, in which a socket stays until it is closed.  A talk has one
-    timer, which moves only when it is due.
+    One epoll set, edge-triggered, in which a socket stays until it is closed.  Sockets of an
+    Engine are in its set, in which ours is as well.  A talk has one timer, which moves only when
+    it is due.
     """
     bucket = scan = None                # with a scan: Bucket of new connections; who sends
+    outer = None                        # the epoll set of an Engine
+    lent = {}                           # descriptor -> socket of ours that is in it
 
     def __init__(self):
         self.epoll = select.epoll()
+        self.rung = False               # it has events, says the outer one
         self.owners = {}                # descriptor -> (its socket, Talk)
         self.timers = []                # heap of (due, serial, Talk)
         self.serial = itertools.count()
@@ -7102,27 +7367,46 @@ class Talks:
 
     def join(self, scan):
         """Share the thread of an Engine or a Team: our events end its naps, -r counts for both."""
-        scan.watch(self.epoll)
+        self.outer, self.lent = scan.watch(self)
         self.scan, self.bucket = scan, Bucket(scan.rate(), 1, time.monotonic())
 
+    def take_home(self, sock, again=True):
+        """A socket of the scan whose connection is over; again: see Engine.take_home."""
+        self.owners.pop(sock.fileno(), None)
+        self.scan.take_home(sock, again)
+
     def look(self, wait_s: float = 0):
-        """Events, times that are over and gates -> ready; wait_s: for the first of them."""
+        """Events, times that are over and gates -> ready; wait_s: for the first of them.
+
+        While an Engine runs, it has looked for us.
+        """
         real = time.monotonic()
         if real - self.looked > STALL_S:
             self.frozen += real - self.looked
-        events = self.epoll.poll(wait_s, 2 * BATCH)
+        if self.outer and wait_s:
+            self.heed(self.outer.poll(wait_s, 2 * BATCH))
+        if self.rung or not self.outer:
+            self.rung = False
+            self.heed(self.epoll.poll(0 if self.outer else wait_s, 2 * BATCH))
         if wait_s:
             real = time.monotonic()
         self.looked = real
-        for fd, event in events:
-            _, talk = self.owners.get(fd, (None, None))
-            if talk and talk.until is not None and event & talk.mask:
-                talk.until = None
-                self.ready.append((talk, None))
-            elif fd == self.alarm:
-                os.read(self.alarm, 1 << 16)
         self.expire(real - self.frozen)
         self.admit(real)
+
+    def heed(self, events):
+        """Those that a talk waits for -> ready; they may be of an Engine, too."""
+        owners, own = self.owners, self.epoll.fileno()
+        for fd, event in events:
+            _, talk = owners.get(fd, (None, None))
+            if talk:
+                if talk.until is not None and event & talk.mask:
+                    talk.until = None
+                    self.ready.append((talk, None))
+            elif fd == own:
+                self.rung = True
+            elif fd == self.alarm:
+                os.read(self.alarm, 1 << 16)
 
     def expire(self, now):
         """Waits that have lasted long enough; timers that were early are set anew."""
@@ -7206,7 +7490,8 @@ class Talks:
         owner = self.owners.get(fd)
         if owner and owner[0] is sock:
             return
-        self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        if self.lent.get(fd) is not sock:
+            self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         self.owners[fd] = sock, talk
         talk.sockets += fd,
 
@@ -7512,8 +7797,12 @@ class Crew:
     def count_word(self, each, found):
         """What a module that is no filter returns."""
         if isinstance(found, tuple):
+            kind, word = found
             with self.lock:
-                self.words.setdefault((each.name, found[0]), collections.Counter())[found[1]] += 1
+                words = self.words.get((each.name, kind))
+                if words is None:
+                    words = self.words[each.name, kind] = collections.Counter()
+                words[word] += 1
 
     def drop(self, reason):
         """A result ends here."""
@@ -7583,7 +7872,7 @@ class TalkCrew(Crew):
                                             # (host, port, its connection)
         self.holding = 0                    # how many such connections wait in it, or are found
         self.first = any(each.first for each in modules)
-        self.hosts = collections.Counter()  # host -> talks to it
+        self.hosts = {}                     # host -> talks to it
         self.crowded = {}                   # host that has TALKS_EACH -> its (number, result)
         self.parked = 0                     # how many those are
         self.most_threads = 1               # writes what would have to wait, in its order
@@ -7663,7 +7952,7 @@ class TalkCrew(Crew):
         while self.waiting and self.talking < self.most_talks:
             number, item = self.waiting.popleft()
             self.holding -= len(item) == 3
-            if self.hosts[item[0]] < TALKS_EACH:
+            if self.hosts.get(item[0], 0) < TALKS_EACH:
                 self.begin(number, item)
             else:
                 self.park(number, item)
@@ -7676,7 +7965,7 @@ class TalkCrew(Crew):
     def park(self, number, item):
         """Its host has enough talks; no connection is kept for so long."""
         if len(item) == 3:
-            item[2].close()
+            self.make_target(*item).close()
             item = item[:2]
         self.crowded.setdefault(item[0], collections.deque()).append((number, item))
         self.parked += 1
@@ -7685,7 +7974,7 @@ class TalkCrew(Crew):
         """A result through the modules, in a talk."""
         out = TalkOut(self.sink, self.LOOP, self.put_entry)
         self.talking += 1
-        self.hosts[item[0]] += 1
+        self.hosts[item[0]] = self.hosts.get(item[0], 0) + 1
         self.talks.begin(self.pass_on(item, out), lambda: self.end(number, item[0]))
 
     def end(self, number, host):
@@ -8528,9 +8817,10 @@ class Team(Runner):
 
     # ---- talks, which share our thread ----
 
-    def watch(self, epoll):
-        """Naps end with its events as well."""
-        self.poll.register(epoll, select.POLLIN)
+    def watch(self, talks):
+        """Naps end with their events as well; no socket of ours is theirs."""
+        self.poll.register(talks.epoll, select.POLLIN)
+        return None, {}
 
     def rate(self):
         """SYNs a second at most of all workers; None = no ceiling."""

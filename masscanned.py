@@ -143,6 +143,7 @@ FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 FLAGS = 0x1ff                           # with AE (once NS)
 TCP_OPTION_END, TCP_OPTION_NOP, TCP_OPTION_MSS = 0, 1, 2
 TCP_OPTION_SCALE, TCP_OPTION_SACK, TCP_OPTION_STAMP = 3, 4, 8   # RFC 7323 s2.2, RFC 2018 s2
+TCP_OPTION_SACKS = 5            # RFC 2018 s3
 STAMP_BEGIN = bytes((TCP_OPTION_NOP, TCP_OPTION_NOP, TCP_OPTION_STAMP, 10))     # appendix A
 MASK32 = 0xffffffff
 
@@ -874,12 +875,14 @@ class Index:
     def __init__(self, protocols):
         entries = sorted((make_signature(octets, each)
                           for each in protocols for octets in map(signature_octets, each.sigs)),
-                         key=lambda entry: (-certainty(entry), entry.each.name))
+                         key=strength)
         fronts = [entry for entry in entries if entry.runs and not entry.runs[0][0]]
         self.begun = frozenset(entry.runs[0][1][:1] for entry in fronts if entry.least > 1)
-        self.lists = {key: with_rivals(entry for entry in fronts
-                                       if key.startswith(entry.runs[0][1][:2]))
-                      for key in {entry.runs[0][1][:2] for entry in fronts}}
+        heads = collections.defaultdict(list)
+        for entry in fronts:
+            heads[entry.runs[0][1][:2]].append(entry)
+        self.lists = {key: with_rivals(sorted(here + heads.get(key[:1], []), key=strength)
+                                       if key[1:] else here) for key, here in heads.items()}
         for key, long in self.lists.items():
             if len(long) > LIST_MAX:
                 self.lists[key] = self.split(long)
@@ -1025,6 +1028,11 @@ def certainty(entry) -> int:
     """
     whole = entry.fixed == entry.least >= LITERAL_MIN
     return entry.fixed + (SIGNATURE_MAX if whole else 0)
+
+
+def strength(entry) -> tuple:
+    """A Signature -> its place in a list: the strongest first."""
+    return -certainty(entry), entry.each.name
 
 
 def with_rivals(entries) -> 'list[Signature]':
@@ -1584,6 +1592,7 @@ MSS_STEP = b''.join(                    # MSS -> the largest step within it, or 
         zip((0,) + MSS_STEPS, MSS_STEPS + (65536,)), -1))
 SCALES = 0, 0, 6, 8         # of a client's windows, as 2 bits of a cookie tell it; the first: none
 SCALE_STEP = bytes((1,) * 6 + (2,) * 2 + (3,) * 248)    # scale -> the largest of these within it
+SCALE_SACK = 2              # from this step on the client knows SACK
 MSS_MAX = 65495
 MSS_DEFAULT4, MSS_DEFAULT6 = 536, 1220      # RFC 9293 s3.7.1
 CONNECTIONS_MAX = 65536
@@ -1601,6 +1610,8 @@ REPEATED_ACKS = 3           # of one number: what follows it was lost
 CHALLENGE_RATE = 100        # ACKs a second to what may be forged
 WINDOW_MAX = 0xffff
 ROOM = 1 << 18              # octets we take where windows are scaled, once the handshake is over
+AHEAD_OCTETS = ROOM         # octets kept of a connection that came beyond a gap
+AHEAD_BLOCKS, AHEAD_COST = 32, 200      # blocks of them, what one takes beside its octets
 CROWD_MAX = 64              # clients of one network that have said nothing
 PREFIXES_MAX = 65536        # UDP source prefixes remembered
 FAULTS_KEPT = 8
@@ -1727,11 +1738,71 @@ class Timers:
 
 # ---- connections ----
 
+class Ahead:
+    """What came beyond a gap, until that is filled.
+
+    blocks  [(number of the first octet, octets)], of which no two touch; what grew last is first,
+            as RFC 2018 s4 wants them in an ACK
+    size    octets of all
+    """
+    __slots__ = 'blocks', 'size'
+
+    def __init__(self):
+        self.blocks, self.size = [], 0
+
+    def cost(self):
+        """Octets that this takes."""
+        return self.size + AHEAD_COST * len(self.blocks)
+
+    def add(self, rcv, seq, data):
+        """Octets at a number beyond the one expected; what is too much will come again."""
+        start = seq - rcv & MASK32
+        end = start + len(data)
+        near, others = [(start, data)], []
+        for first, octets in self.blocks:
+            at = first - rcv & MASK32
+            if at <= end and start <= at + len(octets):
+                near.append((at, octets))
+            else:
+                others.append((first, octets))
+        first = min([at for at, _ in near])
+        size = max([at + len(octets) for at, octets in near]) - first
+        grown = self.size + size - sum([len(octets) for _, octets in near[1:]])
+        if grown > AHEAD_OCTETS or len(others) >= AHEAD_BLOCKS:
+            return
+        block = near[1][1] if len(near) == 2 and near[1][0] == first else bytearray()
+        block += bytes(size - len(block))
+        for at, octets in near:
+            if octets is not block:
+                block[at - first:at - first + len(octets)] = octets
+        self.blocks, self.size = [(rcv + first & MASK32, block)] + others, grown
+
+    def take(self, rcv):
+        """-> octets that follow the number expected now; what is before it is forgotten."""
+        found, left = b'', []
+        for first, octets in self.blocks:
+            known = rcv - first & MASK32
+            if known >> 31:
+                left.append((first, octets))
+            else:
+                found += octets[known:]
+        self.blocks, self.size = left, sum([len(octets) for _, octets in left])
+        return found
+
+    def option(self, most):
+        """-> the option of TCP that lists so many blocks (RFC 2018 s3)."""
+        edges = [edge for first, octets in self.blocks[:most]
+                 for edge in (first, first + len(octets) & MASK32)]
+        return struct.pack('!BBBB%dI' % len(edges), TCP_OPTION_NOP, TCP_OPTION_NOP,
+                           TCP_OPTION_SACKS, 2 + 4 * len(edges), *edges)
+
+
 class Conn(Stream):
     """A connection whose client has proved itself.
 
     head        of the frames to it: MACs, VLAN tags, EtherType
     rcv         sequence number expected next
+    ahead       Ahead of it; None: nothing
     una         ours, the oldest not acknowledged
     unacked     octets from una on: the first `sent` of them were sent, the others wait
     sent        for room in the client's window
@@ -1753,7 +1824,7 @@ class Conn(Stream):
     """
     __slots__ = ('head', 'rcv', 'una', 'unacked', 'sent', 'window', 'repeats', 'fin', 'ended',
                  'mss', 'seen', 'held', 'wake', 'moved', 'tries', 'resumes', 'deadline', 'terms',
-                 'recent', 'offset')
+                 'recent', 'offset', 'ahead')
 
     def __init__(self, src, dst, sport, dport, now, host, head, rcv, una, mss):
         Stream.__init__(self, src, dst, sport, dport, now, host)
@@ -1763,7 +1834,7 @@ class Conn(Stream):
         self.sent = self.repeats = self.held = self.tries = 0
         self.window = 0
         self.wake, self.moved = None, False
-        self.resumes = self.deadline = self.recent = None
+        self.resumes = self.deadline = self.recent = self.ahead = None
         self.offset = 0
 
     def cost(self):
@@ -1773,6 +1844,8 @@ class Conn(Stream):
             size += self.secure.cost()
         if self.record:
             size += self.record.cost()
+        if self.ahead:
+            size += self.ahead.cost()
         return size + kept_by(self.state) if self.state else size
 
     def end_record(self, end):
@@ -2342,7 +2415,7 @@ def find_mss(options: bytes, default: int) -> int:
 
 # What a SYN offers beside its MSS
 #   bits    OFFER_...
-#   scale   what SCALE_STEP says of its window scale; 0: it has none
+#   scale   what SCALE_STEP says of its window scale, at most 1 without SACK; 0: it has none
 #   at      where in the options the value of its timestamp stands; 0: it has none
 Offer = collections.namedtuple('Offer', 'bits scale at')
 OFFER_SACK, OFFER_STAMP, OFFER_SCALE = 1, 2, 4
@@ -2373,7 +2446,7 @@ def parse_offer(options: bytes) -> Offer:
         elif bit == OFFER_SCALE:
             scale = SCALE_STEP[options[at + 2]]
         at += size
-    return Offer(bits, scale, stamp)
+    return Offer(bits, scale if bits & OFFER_SACK else min(scale, SCALE_SACK - 1), stamp)
 
 
 def read_offer(options: bytes) -> 'tuple[Offer, bytes]':
@@ -2443,7 +2516,8 @@ Opening = collections.namedtuple('Opening', 'options window at')
 #   room        octets we take
 #   window      how they stand in a segment
 #   scale       of the client's windows
-Terms = collections.namedtuple('Terms', 'room window scale')
+#   sacks       so many blocks of what came beyond a gap are in an ACK
+Terms = collections.namedtuple('Terms', 'room window scale sacks')
 TERMS_STAMP = 4                 # index of Terms: 2 bits of the scale, and this
 # how the IPv4 identification of a packet is found
 ID_ZERO, ID_COUNT, ID_FLOW = IDENTS = 'zero', 'count', 'flow'
@@ -2517,11 +2591,13 @@ class Face:
 
     def terms(self, index, mss) -> Terms:
         """Index of Terms and our MSS -> what holds for a connection."""
-        if not index & TERMS_STAMP - 1:
-            room = self.opening(OFFER_STAMP if index & TERMS_STAMP else 0, mss).window
-            return Terms(room, room, 0)
+        step, stamped = index & TERMS_STAMP - 1, index & TERMS_STAMP
+        if not step:
+            room = self.opening(OFFER_STAMP if stamped else 0, mss).window
+            return Terms(room, room, 0, 0)
         field = min(ROOM >> self.scale, WINDOW_MAX)
-        return Terms(field << self.scale, field, SCALES[index & TERMS_STAMP - 1])
+        sacks = (3 if stamped else 4) if step >= SCALE_SACK and self.offers & OFFER_SACK else 0
+        return Terms(field << self.scale, field, SCALES[step], sacks)
 
     def offset(self, draw) -> int:
         """What Cookies have drawn for a connection -> what its timestamps are ahead."""
@@ -4645,7 +4721,7 @@ class Stack:
                 return self.drop('tcp bare ack')
             out = self.answer_acknowledgement(conn, known, flags)
         elif known >> 31:                       # beyond what we expect: a gap
-            out = self.send(conn)
+            out = self.keep_ahead(conn, seq, data)
         elif known >= size:
             out = self.repeat(conn)
         elif conn.stalled and not conn.unacked and len(conn.kept) > KEPT_MAX:
@@ -4657,12 +4733,36 @@ class Stack:
             conn.ended = conn.ended or bool(closing)
             if conn.greeter and data:
                 self.connections.has_spoken(flow)
-            out = self.send(conn, self.hear(conn, data[known:]))
+            out = self.hear(conn, data[known:])
+            if conn.ahead and not closing:
+                out += self.hear_ahead(conn)
+            out = self.send(conn, out)
             if conn.is_over():
                 conn.end_record('fin')
         self.connections.touch(flow, conn, self.now)
         if conn.wake is None or conn.stalled or conn.waits is not None or conn.limit is not None:
             self.set_timer(flow, conn)
+        return out
+
+    def keep_ahead(self, conn, seq, data):
+        """Data beyond a gap, or a FIN, which is to come again -> an ACK that says what is kept."""
+        if data and len(data) + (seq - conn.rcv & MASK32) <= conn.terms.room and (
+                self.connections.held <= self.connections.held_max // 2):
+            conn.ahead = conn.ahead or Ahead()
+            conn.ahead.add(conn.rcv, seq, data)
+        return self.send(conn)
+
+    def hear_ahead(self, conn):
+        """A gap is filled, or smaller -> octets to answer to what follows now."""
+        found, out = conn.ahead.take(conn.rcv), b''
+        if not conn.ahead.blocks:
+            conn.ahead = None
+        for at in range(0, len(found), KEPT_MAX):
+            if len(conn.unacked) + len(out) > OUT_MAX or len(conn.kept) > KEPT_MAX:
+                break                           # it comes again (RFC 2018 s8)
+            piece = found[at:at + KEPT_MAX]
+            conn.rcv = conn.rcv + len(piece) & MASK32
+            out += self.hear(conn, piece)
         return out
 
     def answer_bare(self, flow, conn, seq, ack, closing, window):
@@ -4853,6 +4953,8 @@ class Stack:
     def segments(self, conn, seq, out, closing):
         """-> segments from seq on, at least one; as take_segment() gives them."""
         option, window = self.stamp(conn), conn.terms.window
+        if conn.ahead and not out and conn.terms.sacks:
+            option += conn.ahead.option(conn.terms.sacks)
         if len(out) <= conn.mss:
             return (seq, conn.rcv, ACK | closing | (PSH if out else 0), out, option, window),
         segments = []
@@ -7201,6 +7303,7 @@ DNS_TYPE_NAMES = {1: 'A', 2: 'NS', 5: 'CNAME', 6: 'SOA', 12: 'PTR', 13: 'HINFO',
                   16: 'TXT', 28: 'AAAA', 33: 'SRV', 43: 'DS', 46: 'RRSIG', 48: 'DNSKEY',
                   64: 'SVCB', 65: 'HTTPS', 251: 'IXFR', 252: 'AXFR', 255: 'ANY'}
 DNS_SHOWN_MAX = 16
+SMB_SHOWN_MAX = 16
 SHOWN_FIELDS = {'http': ('http_method', 'url'), 'dns': ('rrtype', 'rrname')}     # of a request
 # As John the Ripper and hashcat read it: what was sent to the client, what came back
 HASH_FORMS = {'mysql': '$mysqlna$%s*%s', 'rfb': '$vnc$*%s*%s'}
@@ -7227,6 +7330,28 @@ def dns_object(data) -> dict:
     return dict(found, **queries[0]) if queries else found
 
 
+def redis_object(data) -> dict:
+    """A command, as array or line -> the object `redis` of an event."""
+    words, _ = parse_redis(data)
+    return {'words': plain(b' '.join(words))} if words else {'request': plain(data[:PAYLOAD])}
+
+
+def smb_object(data) -> dict:
+    """A first message, with its length in front -> the object `smb` of an event."""
+    message = data[NBSS.size:]
+    magic, body = message[:4], message[SMB1_HEAD.size:]
+    if magic == SMB2_MAGIC and not from_octets(message[12:14], 'little'):
+        at = SMB2_HEAD.size + SMB2_NEGOTIATE_REQUEST.size
+        size = 2 * from_octets(message[66:68], 'little')
+        codes = message[at:at + min(size, 2 * SMB_SHOWN_MAX)]
+        names = ['%x.%02x' % (major, minor) for minor, major in zip(codes[::2], codes[1::2])]
+        return {'command': 'SMB2_COMMAND_NEGOTIATE_PROTOCOL', 'client_dialects': names}
+    if magic == SMB1_MAGIC and message[4:5] == bytes((SMB1_NEGOTIATE,)) and body[:1] == b'\0':
+        names = [plain(name[1:]) for name in body[3:-1].split(b'\0')[:SMB_SHOWN_MAX]]
+        return {'command': 'SMB1_COMMAND_NEGOTIATE_PROTOCOL', 'client_dialects': names}
+    return {'request': plain(data[:PAYLOAD])}
+
+
 def ntlmssp_object(domain, user, host, version) -> dict:
     """Who somebody says that he is -> the object `smb`, or of another protocol, of an event."""
     about = {'domain': domain, 'user': user, 'host': host, 'version': version}
@@ -7238,7 +7363,7 @@ def ntlmssp_object(domain, user, host, version) -> dict:
 NOTES = {'ntlmssp': (ntlmssp_object, ('domain', 'user', 'host', 'version')),
          'tls_hello': (tls_object, ('hello',)),
          'ssh_kexinit': (ssh_object, ('version', 'kexinit'))}
-ANSWERED = {'dns': dns_object, 'ssh': ssh_object}
+ANSWERED = {'dns': dns_object, 'redis': redis_object, 'smb': smb_object, 'ssh': ssh_object}
 
 
 def source_key(flow, proto=IP_TCP):
@@ -10126,6 +10251,7 @@ def begin_again(code):
     """
     names = globals()
     if ('__file__' not in names or names.get('__spec__', code)      # this is it; or no script
+            or type(names.get('__loader__')).__name__ == 'SourcelessFileLoader'     # compiled
             or sys.implementation.name != 'cpython'
             or not hasattr(os, 'memfd_create')):                    # before Python 3.8
         return
@@ -11678,7 +11804,8 @@ class Session:
         if self.stream.record:
             self.stream.record.go_inside()
         cipher, _, _ = self.inner.cipher()
-        self.stream.note('tls', protocol='tls', version=self.inner.version(), cipher=cipher,
+        version = self.inner.version().replace('v1.', ' 1.')    # as EVE has it
+        self.stream.note('tls', protocol='tls', version=version, cipher=cipher,
                          alpn=self.inner.selected_alpn_protocol() or '')
 
     def talk(self, plain, over) -> bytes:
@@ -15609,7 +15736,7 @@ SSH_MAC_BLOCK = 64              # of SHA-1 and SHA-256 (RFC 2104 s2)
 
 class SshPlain:
     """A way before NEWKEYS."""
-    block, counted, first, tag = 8, 4, 4, 0
+    block, counted, first, tag = 8, 4, 8, 0
 
     @staticmethod
     def read_size(number, data):
@@ -15740,7 +15867,13 @@ SSH_APART_S = 0.01      # our KEXINIT has a segment of its own: some wait for th
 SSH_LOGIN_S = 30                # a client that tries no login in so long is ended
 SSH_DH_OCTETS = 40              # of a secret exponent: RFC 3526 s8 has 320 bits for group 14
 SSH_IGNORED = SSH_MSG_IGNORE, SSH_MSG_UNIMPLEMENTED, SSH_MSG_DEBUG
-SSH_FATAL = SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_KEXINIT    # out of their place
+# Out of their place they end the connection, before NEWKEYS and after it, as with dropbear
+SSH_FATAL = (
+    frozenset((0, SSH_MSG_DISCONNECT, SSH_MSG_SERVICE_REQUEST, SSH_MSG_SERVICE_ACCEPT,
+               SSH_MSG_KEXINIT, *range(SSH_MSG_USERAUTH_REQUEST, 256))),
+    frozenset((SSH_MSG_DISCONNECT, SSH_MSG_KEXINIT, SSH_MSG_NEWKEYS, SSH_MSG_KEXDH_INIT,
+               *range(SSH_MSG_USERAUTH_INFO_RESPONSE, 256))))
+SSH_LOGINS = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
 SSH_GUESS = b'kexguess2@matt.ucc.asn.au'
 SSH_STRICT = b'kex-strict-c-v00@openssh.com', b'kex-strict-s-v00@openssh.com'
 SSH_EXT_INFO = b'ext-info-c'
@@ -16101,12 +16234,11 @@ class Ssh:
                 self.skips = False
                 return Reply()
             return SSH_TAKES[kind](self, payload, peer)
-        if self.strict and SSH_PLAIN in (self.inward, self.outward):
+        if self.strict and self.outward is SSH_PLAIN:       # dropbear looks for no longer
             raise Malformed('message %d in a strict exchange' % kind)
         if kind in SSH_IGNORED:
             return Reply()
-        if kind in SSH_FATAL or kind >= SSH_MSG_USERAUTH_REQUEST or (
-                kind == SSH_MSG_NEWKEYS and self.inward is not SSH_PLAIN):
+        if kind in SSH_FATAL[self.inward is not SSH_PLAIN]:
             raise Malformed('message %d' % kind)
         number = self.received - 1 & MASK32
         unknown = bytes((SSH_MSG_UNIMPLEMENTED,)) + number.to_bytes(4, 'big')
@@ -16203,7 +16335,7 @@ class Ssh:
         self.inward, self.coming = self.coming, None
         if self.strict:
             self.received = 0
-        self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
+        self.expects = SSH_LOGINS
         return Reply()
 
 
@@ -16241,7 +16373,7 @@ def take_ssh_login(self, payload, peer):
         note(algorithm=algorithm, fingerprint=ssh_fingerprint(key))
         return Reply(fail_ssh(self, peer), limit=0)
     if method == b'keyboard-interactive':
-        self.expects = SSH_MSG_USERAUTH_REQUEST, SSH_MSG_USERAUTH_INFO_RESPONSE
+        self.expects = SSH_LOGINS + (SSH_MSG_USERAUTH_INFO_RESPONSE,)
         return Reply(self.say(SSH_QUESTION, peer), limit=0)
     if method == b'password':                   # s8: a boolean, the password
         note(password=read_sized(payload, at + 1, 4)[0])
@@ -16252,7 +16384,7 @@ def take_ssh_login(self, payload, peer):
 
 def take_ssh_response(self, payload, peer):
     """RFC 4256 s3.4: the answer to our question."""
-    self.expects = SSH_MSG_SERVICE_REQUEST, SSH_MSG_USERAUTH_REQUEST
+    self.expects = SSH_LOGINS
     password, _ = read_sized(payload, 5, 4) if payload[1:5] != bytes(4) else (b'', 0)
     self.note(peer, b'keyboard-interactive', password=password)
     return refuse_ssh(self, peer)
@@ -16295,9 +16427,10 @@ SSH_TAKES = {
 
 # ---- ssh -----------------------------------------------------------------------------
 
-SSH_SIGNATURES = b'SSH-2.0', b'SSH-1.99', b'SSH-1.5'    # RFC 4253 s4.2, s5.1
+SSH_SIGNATURES = b'SSH-2.', b'SSH-1.'
 SSH_LINE_MAX = 1 << 10      # s4.2 says 255; some clients brag
-SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')
+SSH_TALKS = b'SSH-2.', b'SSH-1.99-'                     # RFC 4253 s5.1, as dropbear reads it
+SSH_ID = re.compile(br'SSH-(?:2\.0|1\.99)[0-9.]*-')     # as the original reads it
 SSH_SHORT = b'SSH-2.0-1'
 SSH_UDP_MOST = 1.25
 
@@ -16336,18 +16469,17 @@ def answer_ssh(data, peer):
         end = len(data)
     if not (begins and end):
         return Reply(close=True) if peer.greeter else None
-    reply = take_identification(data[:end].rstrip(b'\r\n'), peer)
+    reply = take_identification(data[:end].rstrip(b'\n').replace(b'\r', b''), peer)
     return reply and reply._replace(used=end)
 
 
 def take_identification(version, peer):
     """The client's -> Reply, or None; KEXINIT waits, if our own line goes first."""
     line, greeted = identify_ssh(peer), bool(peer.greeter)
-    fits = SSH_ID.match(version) and version != SSH_SHORT
     peer.greeter = None
     if line == SSH_SHORT + b'\r\n':
-        return Reply(line) if fits else None
-    if not fits:
+        return Reply(line) if SSH_ID.match(version) and version != SSH_SHORT else None
+    if not version.startswith(SSH_TALKS):
         return Reply(b'' if greeted else line, close=True)
     session = peer.state = Ssh(peer.host.share('ssh', SshHost), version)
     if greeted:
@@ -17715,7 +17847,7 @@ def answer_http_head(request, end, data, peer):
         page = make_page(request, data[end:end + HTTP_BODY_MAX], peer)
         if isinstance(page, Reply):
             page = make_status(405)
-        note_http(request, data[end:], peer)
+        note_http(request, data[end:], page, peer)
         return shorten_http(pack_http(page, request, peer.second, peer.host),
                             HTTP_UDP_MOST * len(data))
     if not request.length:
@@ -17726,8 +17858,8 @@ def answer_http_head(request, end, data, peer):
 
 def finish_http(request, body, used, peer):
     """A request that is whole, as much of its body as is kept -> Reply."""
-    note_http(request, body, peer)
     page = make_page(request, body, peer)
+    note_http(request, body, page, peer)
     if isinstance(page, Reply):
         return page._replace(used=used)
     return Reply(pack_http(page, request, peer.second, peer.host), used, 0, request.close)
@@ -17748,21 +17880,26 @@ def reply_known(data, second, host, port):
     if callable(page) and not host.http_401:
         return None
     return (Reply(pack_http(page, request, second, host), len(data), 0, request.close),
-            describe_http(request))
+            describe_http(request, page, host))
 
 
-def describe_http(request):
-    """HttpRequest -> the fields of its note."""
-    return {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
-            'host': request.fields.get(b'host', b''),
-            'agent': request.fields.get(b'user-agent', b''), 'head': request.head}
+def describe_http(request, page, host):
+    """HttpRequest, Page that answers it, None: the 401, or a Reply -> the fields of its note."""
+    noted = {'method': request.verb, 'path': request.target[:HTTP_NOTED_MAX],
+             'host': request.fields.get(b'host', b''),
+             'agent': request.fields.get(b'user-agent', b''), 'head': request.head}
+    if not isinstance(page, Reply):
+        noted['status'] = 401 if host.http_401 or not page else page.status
+        noted['length'] = 0 if request.verb == b'HEAD' else len(
+            fill_page(None if host.http_401 else page, host)[1])
+    return noted
 
 
-def note_http(request, body, peer):
-    """Note a request, and what it offers to log in with."""
+def note_http(request, body, page, peer):
+    """Note a request with the Page that answers it, and what it offers to log in with."""
     if peer.host.events is None or request.fault:
         return
-    noted = describe_http(request)
+    noted = describe_http(request, page, peer.host)
     if body:
         noted['body'] = body[:HTTP_NOTED_MAX]
     peer.note('request', **noted)
@@ -18746,6 +18883,8 @@ lines('gopher', 'A selector -> there is none.', port=70, ref='RFC 1436 s3.6, s3.
 # ---- rsync ---------------------------------------------------------------------------
 
 RSYNC_HELLO = b'@RSYNCD: 31.0\n'
+RSYNC_MD5 = re.compile(br'@RSYNCD: [3-9][0-9]\b')       # versions before 30 have MD4
+RSYNC_DIGEST = 16
 
 
 @talk('rsync', sig=(b'@RSYNCD: ', '..'), port=873, size=line, limit=TEXT_MAX, banner=RSYNC_HELLO,
@@ -18754,25 +18893,39 @@ def answer_rsync(message, peer):
     """Version -> ours; #list -> a module; that -> no login.
 
     returns  to the name of the module a challenge, then an error
-    state   True after their version; the module of a login under way
+    state   their version; (module, challenge, version) while a login is under way
     """
     text = message.strip()
     if not peer.state:
         if message == RSYNC_HELLO and peer.dport != 873:
             return None                         # perhaps one of us
-        peer.state = True
+        peer.state = text
         return b'' if peer.greeter else RSYNC_HELLO
-    if isinstance(peer.state, bytes):
+    if isinstance(peer.state, tuple):
+        module, challenge, version = peer.state
         user, _, digest = text.partition(b' ')
-        peer.note('credentials', user=user, digest=digest)
-        return b'@ERROR: auth failed on module %s\n' % peer.state, SHUT
+        peer.note('credentials', user=user, digest=digest, salt=challenge,
+                  **rsync_hash(version, challenge, digest))
+        return b'@ERROR: auth failed on module %s\n' % module, SHUT
     if text in (b'', b'#list'):
         return b'files          \t\n@RSYNCD: EXIT\n', SHUT
     if text != b'files':
         return b"@ERROR: Unknown module '%s'\n" % text[:64], SHUT
-    peer.state = text
     challenge = codecs.encode(peer.host.random(16), 'base64').rstrip(b'=\n')
+    peer.state = text, challenge, peer.state
     return b'@RSYNCD: AUTHREQD %s\n' % challenge
+
+
+def rsync_hash(version, challenge, digest) -> dict:
+    """Answer to a challenge -> {'hash': as hashcat reads it}; {}: nothing that could be tried.
+
+    version     as the client said it: from 30 on MD5 of password and challenge, MD4 before
+    source      rsync(5) s"auth users"; https://hashcat.net/wiki/doku.php?id=example_hashes: 10
+    """
+    proof = read_base64(digest + b'==')
+    if not RSYNC_MD5.match(version) or len(proof) != RSYNC_DIGEST:
+        return {}
+    return {'hash': '%s:%s' % (proof.hex(), challenge.decode())}
 
 
 # ---- svn -----------------------------------------------------------------------------
@@ -18802,7 +18955,7 @@ def svn_size(data):
 def answer_svn(message, peer):
     """Greeting -> a login, please; login -> no.
 
-    state   what is expected: None a greeting, 1 a mechanism, 2 a digest
+    state   what is expected: None a greeting, 1 a mechanism, our challenge: a digest
     """
     if peer.state is None:
         peer.state = 1
@@ -18810,11 +18963,14 @@ def answer_svn(message, peer):
         name = peer.host.host_name
         return hello + b'( success ( ( CRAM-MD5 ) %d:%s ) ) ' % (len(name), name)
     if peer.state == 1:
-        peer.state = 2
         challenge = b'<%s@%s>' % (peer.host.random(8).hex().encode(), peer.host.host_name)
+        peer.state = challenge
         return b'( step ( %d:%s ) ) ' % (len(challenge), challenge)
-    user, _, digest = message.partition(b':')[2].strip().partition(b' ')
-    peer.note('credentials', user=user, digest=digest)
+    answer = message.partition(b':')[2].strip()
+    user, _, digest = answer.partition(b' ')
+    coded = (binascii.b2a_base64(each, newline=False).decode() for each in (peer.state, answer))
+    peer.note('credentials', user=user, digest=digest, salt=peer.state,
+              hash='$cram_md5$%s$%s' % tuple(coded))    # hashcat's example_hashes: 10200
     peer.state = 1                              # whoever has another login may try that
     return b'( failure ( 20:Authorization failed ) ) '
 
