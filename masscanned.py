@@ -1970,8 +1970,7 @@ class Connections:
         """Something valid came, and what is kept may have changed."""
         conn.seen = now
         self.table.move_to_end(flow)
-        bare = conn.state is None and conn.secure is None and conn.record is None
-        held = len(conn.kept) + len(conn.unacked) if bare else conn.cost()
+        held = conn.cost()
         if held != conn.held:
             self.held += held - conn.held
             conn.held = held
@@ -4075,7 +4074,7 @@ class Stack:
             client, src, our, sport, port, out), port)
 
     def answer_segments(self, frames, trusted=False) -> 'tuple[list, Replies | tuple] | None':
-        """Plain TCP segments over IPv4, alike -> (places of those taken, the answer to each or ()).
+        """Plain TCP segments over IPv4, alike -> (places of those taken, their answers or ()).
 
         As answer_frame() takes each that is as simple as most are.  None: none is, and nothing is
         counted.
