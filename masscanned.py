@@ -8208,6 +8208,7 @@ class Report:
     met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     origins     Origins; None: no database is given
+    gone        {country: visits}, {AS: visits} of visitors that were forgotten
     """
     # Title, columns in front of the number
     TABLES = (
@@ -8223,6 +8224,7 @@ class Report:
         self.tables = {title: Frequent() for title, _ in self.TABLES}
         self.counts = {title: table.counts for title, table in self.tables.items()}
         self.visitors, self.hours, self.payloads = {}, Frequent(), {}
+        self.gone = collections.Counter(), collections.Counter()
         self.events = self.damaged = self.visits = self.unnamed = 0
         self.first = self.last = ''
         self.met = bytearray(1 << SOURCE_BITS - 3)
@@ -8307,6 +8309,9 @@ class Report:
         """Too many: the half with the fewest visits goes."""
         order = sorted(self.visitors, key=self.visits_of, reverse=True)
         for source in order[TALLY_MAX // 2:]:
+            if self.origins:
+                for counts, name in zip(self.gone, self.origins.look_up(source)):
+                    counts[name or 'unknown'] += self.visits_of(source)
             del self.visitors[source]
 
     def visits_of(self, source) -> int:
@@ -8392,7 +8397,7 @@ class Report:
 
     def origin_rows(self, place, most) -> 'list[tuple]':
         """-> how many visits came from each country, or AS: 0 or 1."""
-        counts = collections.Counter()
+        counts = self.gone[place].copy()
         for source in self.visitors:
             counts[self.origins.find(source)[place] or 'unknown'] += self.visits_of(source)
         return sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:most]
@@ -8533,7 +8538,7 @@ def report_page(report) -> str:
                     ' class="wide"' if title in ('Sources', 'Payloads') else '', title, heads,
                     body))
     facts = (('visits', report.visits), ('sources', report.sources()),
-             ('events', report.events), ('lines that are none', report.damaged))
+             ('events', report.events), ('damaged lines', report.damaged))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1"><meta http-equiv="Content-Security-Policy" '

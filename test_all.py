@@ -23535,6 +23535,16 @@ class Reports(Case):
         self.assertEqual(report.visitor_rows(1)[0][-1], 1000)
         self.assertAlmostEqual(report.sources(), 1001, delta=5)
 
+    def test_gone(self):
+        """Visits of forgotten sources still count for their country and AS."""
+        other = self.path('other', b'10.0.0.0,10.0.0.255,PL\n10.0.1.0,10.0.1.255,DE\n')
+        report = masscanned.Report(masscanned.Origins([other], []))
+        with patched(masscanned, TALLY_MAX=20):
+            for number in range(300):
+                report.visit('10.0.%d.%d' % divmod(number, 256), '', 1, None, (), None)
+        self.assertEqual(report.origin_rows(0, 9), [('PL', 256), ('DE', 44)])
+        self.assertEqual(report.origin_rows(1, 9), [('unknown', 300)])
+
     def flow(self, number, payload):
         """Flow of a source -> its line."""
         return json.dumps({
@@ -23771,6 +23781,9 @@ SSH_CLIENTS = [
      "username='bob',password='asyncssh',known_hosts=None).__aenter__())", 1,
      r'PermissionDenied'),
 ]
+SSH_PYPI_CLIENTS = [
+    ('paramiko-1.17', "paramiko-1.17 -W ignore -c t=__import__('paramiko').Transport('{ssh}');"
+     "t.connect(username='bob',password='paramiko-1.17')", 1, r'AuthenticationException')]
 SSH_SLOW_CLIENTS = [
     ('dbclient', 'env DROPBEAR_PASSWORD=dbclient dbclient -y -y bob@{ssh} true', 1,
      r'Remote closed the connection'),
@@ -23792,7 +23805,13 @@ SSH_SLOW_CLIENTS = [
 
 # What is noted of them; plink does not trust our key
 SSH_PASSWORDS = {'ssh': "bob@.*'s pass", **{name: name for name in (
-    'dbclient', 'hydra', 'medusa', 'ncrack', 'curl', 'paramiko', 'asyncssh')}}
+    'dbclient', 'hydra', 'medusa', 'ncrack', 'curl', 'paramiko', 'paramiko-1.17', 'asyncssh')}}
+# Each login says which process has noted it
+SSH_WORKERS = """
+import os
+note = masscanned.Ssh.note
+masscanned.Ssh.note = lambda *args, **fields: note(*args, worker=os.getpid(), **fields)
+"""
 
 
 class Responder(Case):
@@ -23875,7 +23894,7 @@ class Responder(Case):
     def output(self, *command, **options):
         """A client's last words -> (status, text)."""
         process = self.client(*command, **options)
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             text = process.stdout.read().decode('utf-8', 'replace')
         return process.wait(), text
 
@@ -23927,7 +23946,7 @@ class Responder(Case):
             visitors = [self.client(*command.format(null=null).split(), stdin=subprocess.DEVNULL)
                         for command, _, _ in self.VISITS]
             for visitor in visitors:
-                stack.enter_context(killed_after(visitor, 20))
+                stack.enter_context(killed_after(visitor, TIMEOUT_S))
                 visitor.stdout.read()
         self.assertEqual(responder.end(), 0, responder.err())
         self.assertNotIn('fault', responder.err())
@@ -24411,7 +24430,7 @@ print(*words)
         self.assertLessEqual({'OPS', 'WIN', 'ECN', 'T1', 'T7', 'U1', 'IE'}, set(ours))
         self.assertLessEqual({'TI', 'CI', 'II', 'SP', 'GCD', 'ISR'}, set(ours['SEQ']))
 
-    def run_clients(self, clients, seconds):
+    def run_clients(self, clients, seconds=60):
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
@@ -24441,25 +24460,30 @@ print(*words)
 
     def test_clients(self):
         """Each gets what it came for, all at the same time."""
-        self.run_clients(self.CLIENTS, 15)
+        self.run_clients(self.CLIENTS)
 
     def test_binary_clients(self):
         """Each ends as its protocol ends a refused visit."""
-        self.run_clients(self.BINARY_CLIENTS, 15)
+        self.run_clients(self.BINARY_CLIENTS)
 
     def test_web_clients(self):
         """Pages, statuses, protocols inside of others."""
-        self.run_clients(self.WEB_CLIENTS, 15)
+        self.run_clients(self.WEB_CLIENTS)
 
     def test_pypi_clients(self):
         """The same of those that come from PyPI."""
+        self.run_clients(self.installed(self.PYPI_CLIENTS))
+
+    @staticmethod
+    def installed(rows):
+        """Those of the rows whose client is there."""
         there = []
-        for row in self.PYPI_CLIENTS:
+        for row in rows:
             if shutil.which(row[1].split()[0], path=CLEAN['PATH']):
                 there.append(row)
             else:
                 sys.stderr.write('left out: %s of PyPI is not installed\n' % row[0])
-        self.run_clients(there, 15)
+        return there
 
     def test_proxies_dial_nobody(self):
         """A visit to each kind of proxy is granted, and the system is asked for no connection."""
@@ -24481,7 +24505,7 @@ print(*words)
         self.assertGreater(len(text.splitlines()), 20)
         self.assertNotRegex(text, r'\bconnect\(|sin6?_port|sun_path')
 
-    def run_ssh(self, clients, seconds):
+    def run_ssh(self, clients, seconds=60):
         """Each is refused, and its password is known."""
         run = self.start('10.88.0.212,fd88::212', '-v',      # all at once, from one network
                          code='masscanned.SshBudget.allows = lambda *peer_cost: True')
@@ -24493,20 +24517,55 @@ print(*words)
                 self.assertRegex(run.err(), 'password=.*' + SSH_PASSWORDS[name])
 
     def test_ssh_clients(self):
-        self.run_ssh(SSH_CLIENTS, 15)
+        self.run_ssh(SSH_CLIENTS + self.installed(SSH_PYPI_CLIENTS))
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: some 10 logins')
+    def test_ssh_of_workers(self):
+        """A login is noted by whichever process has its connection."""
+        run = self.start('10.88.0.213', '-v', '--workers', 2, code=SSH_WORKERS)
+        workers, count = set(), 0
+        while len(workers) < 2 and count < 60:
+            self.run_clients([('curl %d' % at, 'curl -sS -k -u bob:x sftp://10.88.0.213/', 67, '')
+                              for at in range(4)])
+            count += 4
+            noted = re.findall(r'worker=(\d+) password=', wait_until(
+                lambda: run.err().count('password=') >= count and run.err()))
+            self.assertEqual(len(noted), count)
+            workers.update(map(int, noted))
+        self.assertEqual(workers, {run.pid, *child_pids(run.pid)})
+        self.assertEqual(run.end(), 0)
+
+    @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of ssh-audit')
+    def test_ssh_audit(self):
+        """It sees in dropbear 2022.83 what it sees in us."""
+        if not self.installed([('ssh-audit', 'ssh-audit')]):
+            return
+        keys = [self.path(kind) for kind in ('rsa', 'ecdsa', 'ed25519')]
+        for path in keys:
+            self.output('dropbearkey', '-t', os.path.basename(path), '-f', path)
+        self.client('dropbear', '-F', '-E', '-p', '127.0.0.1:22',
+                    *itertools.chain.from_iterable(('-r', path) for path in keys))
+        self.start('10.88.0.214', '-q', code='masscanned.SshBudget.allows = lambda *peer_cost: True')
+        seen = []
+        for address in '127.0.0.1', '10.88.0.214':
+            wait_until(lambda: self.output('nc', '-z', address, '22')[0] == 0)
+            text = self.output('ssh-audit', '-n', address)[1]
+            seen.append(re.findall(r'(?m)^(?:\((?:gen|kex|key|enc|mac)\)|  ).*', text))
+        self.assertEqual(*seen)
+        self.assertGreater(len(seen[0]), 20)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: some 50 clients')
     def test_all_ssh_clients(self):
         for at in range(0, len(SSH_SLOW_CLIENTS), 6):
-            self.run_ssh(SSH_SLOW_CLIENTS[at:at + 6], 40)
+            self.run_ssh(SSH_SLOW_CLIENTS[at:at + 6])
 
     def test_datagram_clients(self):
         """The same over UDP."""
-        self.run_clients(self.DATAGRAM_CLIENTS, 15)
+        self.run_clients(self.DATAGRAM_CLIENTS)
 
     def test_tls_clients(self):
         """Each ends inside of TLS as it does without."""
-        self.run_clients(self.TLS_CLIENTS, 15)
+        self.run_clients(self.TLS_CLIENTS)
 
     @unittest.skipUnless(TEST_ALL, 'TEST_ALL=1: seconds of nmap')
     def test_slow_clients(self):
@@ -24516,7 +24575,7 @@ print(*words)
         """nc sends a request in segments of one octet: one answer, then the connection ends."""
         request = b'GET /octets HTTP/1.0\r\nHost: x\r\n\r\n'
         process = self.client('nc', '-w', '10', '10.88.0.40', '80', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             for octet in request:
                 process.stdin.write(bytes((octet,)))
                 process.stdin.flush()
@@ -24540,7 +24599,7 @@ print(*words)
         """Three names and passwords, and we hang up."""
         began = time.monotonic()
         process = self.client('telnet', '10.88.0.61', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             text = b''
             while True:
                 data = os.read(process.stdout.fileno(), 65536)
@@ -24933,7 +24992,7 @@ print(*words)
         with open(script, 'w') as file:
             file.write('cd %s; ip link add w0 type veth peer name w1 2>/dev/null && '
                        'ip link set w0 up && ip link set w1 up && set w1 || set v1\n'
-                       'exec /usr/bin/python3 masscanned.py -i $1 --self-ip-list 10.88.0.174 '
+                       'exec /usr/bin/python3 -S masscanned.py -i $1 --self-ip-list 10.88.0.174 '
                        '--no-announce --workers 2 -o log\n' % folder)
         for name, options, front in self.RIGHTS:
             with self.subTest(name):
@@ -25855,7 +25914,7 @@ class ResponderCli(Case):
                                 **options)
 
     def finish(self, process):
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             out, err = process.communicate()
         return process.returncode, out.decode(), err.decode('utf-8', 'replace')
 
