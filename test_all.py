@@ -22517,6 +22517,22 @@ class Events(Case):
                 self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
                 self.assertLess(event['flow_id'], 1 << 53)
 
+    def test_greeted(self):
+        """Who only hears a greeting has heard that protocol; else what is said counts."""
+        for said, app, names in (b'', 'ftp', ['ftp']), (GET, 'http', ['http']):
+            log = self.log()
+            client = Client(log.stack, 21)
+            client.send(b'', ACK)
+            client.take(wake(log.stack, NOW + masscanned.GREET_S))
+            if said:
+                client.say(said)
+            client.send(b'', RST)
+            masscanned.hand_events(log.stack, [log], NOW)
+            event, = self.events(log, 'flow')
+            ours = event['masscanned']
+            self.assertEqual((event['app_proto'], ours['protocols'], ours['greeted'],
+                              'payload' in event), (app, names, True, bool(said)))
+
     def test_burst(self):
         """A request and the end of its connection in one round: both are told of, once."""
         for ends in (FIN | ACK, ACK), (RST,):
