@@ -23764,7 +23764,7 @@ class Responder(Case):
     def output(self, *command, **options):
         """A client's last words -> (status, text)."""
         process = self.client(*command, **options)
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             text = process.stdout.read().decode('utf-8', 'replace')
         return process.wait(), text
 
@@ -23816,7 +23816,7 @@ class Responder(Case):
             visitors = [self.client(*command.format(null=null).split(), stdin=subprocess.DEVNULL)
                         for command, _, _ in self.VISITS]
             for visitor in visitors:
-                stack.enter_context(killed_after(visitor, 20))
+                stack.enter_context(killed_after(visitor, TIMEOUT_S))
                 visitor.stdout.read()
         self.assertEqual(responder.end(), 0, responder.err())
         self.assertNotIn('fault', responder.err())
@@ -24445,7 +24445,7 @@ print(*words)
         """nc sends a request in segments of one octet: one answer, then the connection ends."""
         request = b'GET /octets HTTP/1.0\r\nHost: x\r\n\r\n'
         process = self.client('nc', '-w', '10', '10.88.0.40', '80', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             for octet in request:
                 process.stdin.write(bytes((octet,)))
                 process.stdin.flush()
@@ -24469,7 +24469,7 @@ print(*words)
         """Three names and passwords, and we hang up."""
         began = time.monotonic()
         process = self.client('telnet', '10.88.0.61', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             text = b''
             while True:
                 data = os.read(process.stdout.fileno(), 65536)
@@ -24862,7 +24862,7 @@ print(*words)
         with open(script, 'w') as file:
             file.write('cd %s; ip link add w0 type veth peer name w1 2>/dev/null && '
                        'ip link set w0 up && ip link set w1 up && set w1 || set v1\n'
-                       'exec /usr/bin/python3 masscanned.py -i $1 --self-ip-list 10.88.0.174 '
+                       'exec /usr/bin/python3 -S masscanned.py -i $1 --self-ip-list 10.88.0.174 '
                        '--no-announce --workers 2 -o log\n' % folder)
         for name, options, front in self.RIGHTS:
             with self.subTest(name):
@@ -25784,7 +25784,7 @@ class ResponderCli(Case):
                                 **options)
 
     def finish(self, process):
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             out, err = process.communicate()
         return process.returncode, out.decode(), err.decode('utf-8', 'replace')
 
