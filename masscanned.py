@@ -12953,14 +12953,17 @@ QUIC_LEAST = 1200                       # RFC 9000 s14.1
 
 
 def is_quic(data, peer):
-    """A long head with a version, and connection ids of 20 octets at most."""
+    """A long head with a version, and connection ids of 20 octets at most.
+
+    The type of the packet is known of version 1 alone: others number it anew (RFC 9369 s3.2).
+    """
     size = data[5]
     return (len(data) >= QUIC_LEAST and data[1:5] != bytes(4) and size <= 20
-            and data[6 + size] <= 20)
+            and data[6 + size] <= 20 and (data[0] < 0xd0 or data[1:5] != QUIC_1))
 
 
 @datagram('quic', port=443, check=is_quic,
-          sig=['%02x' % first + ' ..' * 255 for first in range(0xc0, 0xd0)],
+          sig=['%02x' % first + ' ..' * 255 for first in range(0xc0, 0x100)],
           ref='RFC 8999 s6, RFC 9000 s6.1')
 def answer_quic(message, peer):
     """Initial packet -> negotiation of versions: version 1; to that one: no version."""

@@ -15934,6 +15934,10 @@ DATAGRAM_VECTORS = [
      unhex('910000000008020202020202020208010101010101010100000001'), 'ZMap quic_ping; RFC 9000 s6'),
     ('quic version 1', UDP, unhex('c3 00000001 08', '01' * 8, '00').ljust(1200, b'\0'),
      unhex('9100000000000801010101010101010a0a0a0a'), 'aioquic 0.9'),
+    ('quic version 2', UDP, unhex('dc 6b3343cf 08', '01' * 8, '08', '02' * 8).ljust(1200, b'\0'),
+     unhex('91 00000000 08', '02' * 8, '08', '01' * 8, '00000001'), 'aioquic 1.7; RFC 9369 s3.2'),
+    ('quic handshake', UDP, unhex('e3 00000001 08', '01' * 8, '00').ljust(1200, b'\0'), None,
+     'RFC 9000 s17.2.4'),
     ('quic short', UDP, unhex('c0 babababa 08', '01' * 8, '08', '02' * 8).ljust(1199, b'\0'),
      None, 'RFC 9000 s14.1'),
     ('quic negotiation', UDP, unhex('c0 00000000 08', '01' * 8, '08', '02' * 8).ljust(1200, b'\0'),
@@ -24099,6 +24103,16 @@ async def visit():
     print(it.close_code)
 asyncio.run(visit())
 '''
+    QUIC_CLIENT = '''
+import asyncio
+from aioquic.asyncio.client import connect
+from aioquic.quic.configuration import QuicConfiguration
+async def visit():
+    async with connect('10.88.0.62', 443, configuration=QuicConfiguration(
+            supported_versions=[0x6b3343cf])):
+        pass
+asyncio.run(visit())
+'''
     IPP_ASKED = '''{ OPERATION Get-Printer-Attributes
         GROUP operation-attributes-tag ATTR charset attributes-charset utf-8
         ATTR language attributes-natural-language en ATTR uri printer-uri $uri
@@ -24142,6 +24156,7 @@ asyncio.run(visit())
          r'BadUserAccessDenied'),
         ('aiocoap', 'aiocoap-client coap://10.88.0.62/.well-known/core', 0, r'</>'),
         ('aiocoap of none', 'aiocoap-client coap://10.88.0.62/x', 1, r'4\.04'),
+        ('aioquic', '/opt/aioquic/bin/python {quic}', 1, r'Could not find a common protocol version'),
     ]
     S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
     TLS_CLIENTS = [
@@ -24304,11 +24319,12 @@ print(*words)
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
+        quic = self.path('quic', self.QUIC_CLIENT.encode())
         tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, tds=tds,
+                command = command.format(post=post, ipp=ipp, ws=ws, quic=quic, tds=tds,
                                          py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
