@@ -1562,7 +1562,7 @@ def to_the_end(bench, command, by, hosts, *servers):
 def banner_command(bench, bits, *more, folder=HERE, port=80) -> 'list[str]':
     """argv of a scan of banners; older ones need threads, whose number harms no other."""
     return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', port,
-                      '--once', '-ct', 0, '-t', 1000, '-m', 1000, '-mt', 100, '-mod', 'banner', *more,
+                      '--once', '-ct', 0, '-t', 1000, '-m', 1000, '-mt', 100, '-mod',
                       folder=folder)
 
 
