@@ -7952,6 +7952,7 @@ class Report:
     met         a bit for the hash of each source; unnamed: how many other sources
     payloads    {digest: [printable beginning, ports]}
     origins     Origins; None: no database is given
+    gone        {country: visits}, {AS: visits} of visitors that were forgotten
     """
     # Title, columns in front of the number
     TABLES = (
@@ -7967,6 +7968,7 @@ class Report:
         self.tables = {title: Frequent() for title, _ in self.TABLES}
         self.counts = {title: table.counts for title, table in self.tables.items()}
         self.visitors, self.hours, self.payloads = {}, Frequent(), {}
+        self.gone = collections.Counter(), collections.Counter()
         self.events = self.damaged = self.visits = self.unnamed = 0
         self.first = self.last = ''
         self.met = bytearray(1 << SOURCE_BITS - 3)
@@ -8051,6 +8053,9 @@ class Report:
         """Too many: the half with the fewest visits goes."""
         order = sorted(self.visitors, key=self.visits_of, reverse=True)
         for source in order[TALLY_MAX // 2:]:
+            if self.origins:
+                for counts, name in zip(self.gone, self.origins.look_up(source)):
+                    counts[name or 'unknown'] += self.visits_of(source)
             del self.visitors[source]
 
     def visits_of(self, source) -> int:
@@ -8136,7 +8141,7 @@ class Report:
 
     def origin_rows(self, place, most) -> 'list[tuple]':
         """-> how many visits came from each country, or AS: 0 or 1."""
-        counts = collections.Counter()
+        counts = self.gone[place].copy()
         for source in self.visitors:
             counts[self.origins.find(source)[place] or 'unknown'] += self.visits_of(source)
         return sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:most]
@@ -8277,7 +8282,7 @@ def report_page(report) -> str:
                     ' class="wide"' if title in ('Sources', 'Payloads') else '', title, heads,
                     body))
     facts = (('visits', report.visits), ('sources', report.sources()),
-             ('events', report.events), ('lines that are none', report.damaged))
+             ('events', report.events), ('damaged lines', report.damaged))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1"><meta http-equiv="Content-Security-Policy" '
@@ -12945,14 +12950,17 @@ QUIC_LEAST = 1200                       # RFC 9000 s14.1
 
 
 def is_quic(data, peer):
-    """A long head with a version, and connection ids of 20 octets at most."""
+    """A long head with a version, and connection ids of 20 octets at most.
+
+    The type of the packet is known of version 1 alone: others number it anew (RFC 9369 s3.2).
+    """
     size = data[5]
     return (len(data) >= QUIC_LEAST and data[1:5] != bytes(4) and size <= 20
-            and data[6 + size] <= 20)
+            and data[6 + size] <= 20 and (data[0] < 0xd0 or data[1:5] != QUIC_1))
 
 
 @datagram('quic', port=443, check=is_quic,
-          sig=['%02x' % first + ' ..' * 255 for first in range(0xc0, 0xd0)],
+          sig=['%02x' % first + ' ..' * 255 for first in range(0xc0, 0x100)],
           ref='RFC 8999 s6, RFC 9000 s6.1')
 def answer_quic(message, peer):
     """Initial packet -> negotiation of versions: version 1; to that one: no version."""

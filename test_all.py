@@ -15934,6 +15934,10 @@ DATAGRAM_VECTORS = [
      unhex('910000000008020202020202020208010101010101010100000001'), 'ZMap quic_ping; RFC 9000 s6'),
     ('quic version 1', UDP, unhex('c3 00000001 08', '01' * 8, '00').ljust(1200, b'\0'),
      unhex('9100000000000801010101010101010a0a0a0a'), 'aioquic 0.9'),
+    ('quic version 2', UDP, unhex('dc 6b3343cf 08', '01' * 8, '08', '02' * 8).ljust(1200, b'\0'),
+     unhex('91 00000000 08', '02' * 8, '08', '01' * 8, '00000001'), 'aioquic 1.7; RFC 9369 s3.2'),
+    ('quic handshake', UDP, unhex('e3 00000001 08', '01' * 8, '00').ljust(1200, b'\0'), None,
+     'RFC 9000 s17.2.4'),
     ('quic short', UDP, unhex('c0 babababa 08', '01' * 8, '08', '02' * 8).ljust(1199, b'\0'),
      None, 'RFC 9000 s14.1'),
     ('quic negotiation', UDP, unhex('c0 00000000 08', '01' * 8, '08', '02' * 8).ljust(1200, b'\0'),
@@ -23389,6 +23393,16 @@ class Reports(Case):
         self.assertEqual(report.visitor_rows(1)[0][-1], 1000)
         self.assertAlmostEqual(report.sources(), 1001, delta=5)
 
+    def test_gone(self):
+        """Visits of forgotten sources still count for their country and AS."""
+        other = self.path('other', b'10.0.0.0,10.0.0.255,PL\n10.0.1.0,10.0.1.255,DE\n')
+        report = masscanned.Report(masscanned.Origins([other], []))
+        with patched(masscanned, TALLY_MAX=20):
+            for number in range(300):
+                report.visit('10.0.%d.%d' % divmod(number, 256), '', 1, None, (), None)
+        self.assertEqual(report.origin_rows(0, 9), [('PL', 256), ('DE', 44)])
+        self.assertEqual(report.origin_rows(1, 9), [('unknown', 300)])
+
     def flow(self, number, payload):
         """Flow of a source -> its line."""
         return json.dumps({
@@ -23738,7 +23752,7 @@ class Responder(Case):
     def output(self, *command, **options):
         """A client's last words -> (status, text)."""
         process = self.client(*command, **options)
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             text = process.stdout.read().decode('utf-8', 'replace')
         return process.wait(), text
 
@@ -23790,7 +23804,7 @@ class Responder(Case):
             visitors = [self.client(*command.format(null=null).split(), stdin=subprocess.DEVNULL)
                         for command, _, _ in self.VISITS]
             for visitor in visitors:
-                stack.enter_context(killed_after(visitor, 20))
+                stack.enter_context(killed_after(visitor, TIMEOUT_S))
                 visitor.stdout.read()
         self.assertEqual(responder.end(), 0, responder.err())
         self.assertNotIn('fault', responder.err())
@@ -24073,6 +24087,16 @@ async def visit():
     print(it.close_code)
 asyncio.run(visit())
 '''
+    QUIC_CLIENT = '''
+import asyncio
+from aioquic.asyncio.client import connect
+from aioquic.quic.configuration import QuicConfiguration
+async def visit():
+    async with connect('10.88.0.62', 443, configuration=QuicConfiguration(
+            supported_versions=[0x6b3343cf])):
+        pass
+asyncio.run(visit())
+'''
     IPP_ASKED = '''{ OPERATION Get-Printer-Attributes
         GROUP operation-attributes-tag ATTR charset attributes-charset utf-8
         ATTR language attributes-natural-language en ATTR uri printer-uri $uri
@@ -24116,6 +24140,7 @@ asyncio.run(visit())
          r'BadUserAccessDenied'),
         ('aiocoap', 'aiocoap-client coap://10.88.0.62/.well-known/core', 0, r'</>'),
         ('aiocoap of none', 'aiocoap-client coap://10.88.0.62/x', 1, r'4\.04'),
+        ('aioquic', '/opt/aioquic/bin/python {quic}', 1, r'Could not find a common protocol version'),
     ]
     S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
     TLS_CLIENTS = [
@@ -24278,11 +24303,12 @@ print(*words)
         """All at once; each has its own subTest and so many seconds."""
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
+        quic = self.path('quic', self.QUIC_CLIENT.encode())
         tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, tds=tds,
+                command = command.format(post=post, ipp=ipp, ws=ws, quic=quic, tds=tds,
                                          py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
@@ -24419,7 +24445,7 @@ print(*words)
         """nc sends a request in segments of one octet: one answer, then the connection ends."""
         request = b'GET /octets HTTP/1.0\r\nHost: x\r\n\r\n'
         process = self.client('nc', '-w', '10', '10.88.0.40', '80', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             for octet in request:
                 process.stdin.write(bytes((octet,)))
                 process.stdin.flush()
@@ -24443,7 +24469,7 @@ print(*words)
         """Three names and passwords, and we hang up."""
         began = time.monotonic()
         process = self.client('telnet', '10.88.0.61', stdin=subprocess.PIPE)
-        with killed_after(process, 15):
+        with killed_after(process, TIMEOUT_S):
             text = b''
             while True:
                 data = os.read(process.stdout.fileno(), 65536)
@@ -24836,7 +24862,7 @@ print(*words)
         with open(script, 'w') as file:
             file.write('cd %s; ip link add w0 type veth peer name w1 2>/dev/null && '
                        'ip link set w0 up && ip link set w1 up && set w1 || set v1\n'
-                       'exec /usr/bin/python3 masscanned.py -i $1 --self-ip-list 10.88.0.174 '
+                       'exec /usr/bin/python3 -S masscanned.py -i $1 --self-ip-list 10.88.0.174 '
                        '--no-announce --workers 2 -o log\n' % folder)
         for name, options, front in self.RIGHTS:
             with self.subTest(name):
@@ -25758,7 +25784,7 @@ class ResponderCli(Case):
                                 **options)
 
     def finish(self, process):
-        with killed_after(process, 20):
+        with killed_after(process, TIMEOUT_S):
             out, err = process.communicate()
         return process.returncode, out.decode(), err.decode('utf-8', 'replace')
 
