@@ -1523,7 +1523,8 @@ SERVERS
 }
 """
 NGINX_SERVER = 'server { listen 0.0.0.0:%s backlog=16384; location / { return 200 "hello"; } }'
-NGINX_TLS = 'server { listen 0.0.0.0:%d ssl backlog=16384; ssl_certificate %s; ssl_certificate_key %s; }'
+NGINX_TLS = ('server { listen 0.0.0.0:%d ssl backlog=16384; '
+             'ssl_certificate %s; ssl_certificate_key %s; }')
 BANNER_NET = '127.128.0.0', 18          # addresses of nginx on the near side's loopback
 
 
@@ -1560,8 +1561,8 @@ def to_the_end(bench, command, by, hosts, *servers):
 
 def banner_command(bench, bits, *more, folder=HERE, port=80) -> 'list[str]':
     """argv of a scan of banners; older ones need threads, whose number harms no other."""
-    return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', port, '--once',
-                      '-ct', 0, '-t', 1000, '-m', 1000, '-mt', 100, '-mod', 'banner', *more,
+    return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', port,
+                      '--once', '-ct', 0, '-t', 1000, '-m', 1000, '-mt', 100, '-mod',
                       folder=folder)
 
 
@@ -1652,7 +1653,7 @@ def time_of_s_time(bench, seconds, servers):
 
 @measure('scan-banner-memory', 'MB for 10,000 conversations', 'bare', rounds=1)
 def scan_banner_memory(bench, lab):
-    """Memory of hosts that say nothing: what 10,000 take more than 100, or fewer, in proportion."""
+    """Memory of hosts that say nothing: what 10,000, or as many as fit, take more than 100."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = min(10000, hard // 4 - 100) if hard > 0 else 10000
 
