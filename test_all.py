@@ -25642,11 +25642,11 @@ masscanned.RingLink = refuse''')
         wire.send(ip_packet('10.88.0.220', '10.88.0.210', 1, echo(7)))
         wire.send(arp_request(NEAR_MAC, '10.88.0.220', '10.88.0.210'), kind=0x806)
         flows, ours = collections.Counter(), (live_packed('10.88.0.220'), live_packed('fd88::220'))
-        end = time.monotonic() + 3
+        end = time.monotonic() + 10
         while time.monotonic() < end:
             frames = [frame for frame in wire.frames(0.3, both=True)
                       if any(each in frame for each in ours)]
-            if not frames:
+            if not frames and len(flows) > 10:
                 break
             for frame in frames:
                 six = frame[12:14] == b'\x86\xdd'
@@ -26633,7 +26633,7 @@ class TlsTalks(Case):
         self.assertEqual((noted['hello'], noted['server_name'], noted['alpn']),
                          (octets[5:], b'a.example', b'h2,http/1.1'))
         self.assertEqual((events[1].fields['version'], events[1].fields['alpn']),
-                         (client.inner.version(), 'http/1.1'))
+                         (client.inner.version().replace('v1.', ' 1.'), 'http/1.1'))    # EVE's
         self.assertEqual((events[2].fields['data'], events[2].fields['octets']), (GET, len(KEEP)))
         self.assertEqual(kinds[3:], [('tls_hello', 'tls'), ('tls', 'tls')])
         self.assertIn('NO_SHARED_CIPHER', events[4].fields['error'])
