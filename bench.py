@@ -775,6 +775,15 @@ def accept_all(port, backlog):
             listener.accept()[0].close()
 
 
+def hear_none(port, backlog):
+    """Listen on every address; whoever connects waits in the backlog, and hears nothing."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(('0.0.0.0', int(port)))
+    listener.listen(int(backlog))
+    signal.pause()
+
+
 def add_up(data: bytes) -> int:
     """Internet checksum of data, of even size (RFC 1071)."""
     return 0xffff - (sum(struct.unpack('!%dH' % (len(data) // 2), data)) % 0xffff or 0xffff)
@@ -1510,50 +1519,57 @@ events { worker_connections 20000; }
 http {
     access_log off; client_body_temp_path PATH; proxy_temp_path PATH; fastcgi_temp_path PATH;
     uwsgi_temp_path PATH; scgi_temp_path PATH;
-    server { listen 0.0.0.0:80 backlog=16384; location / { return 200 "hello"; } }
+SERVERS
 }
 """
+NGINX_SERVER = 'server { listen 0.0.0.0:%s backlog=16384; location / { return 200 "hello"; } }'
+NGINX_TLS = ('server { listen 0.0.0.0:%d ssl backlog=16384; '
+             'ssl_certificate %s; ssl_certificate_key %s; }')
 BANNER_NET = '127.128.0.0', 18          # addresses of nginx on the near side's loopback
 
 
 @contextlib.contextmanager
-def serving_http(bench):
-    """nginx on all loopback addresses of the near side."""
+def serving_http(bench, servers=NGINX_SERVER % 80):
+    """nginx on all loopback addresses of the near side; servers: of its configuration."""
     path = bench.path('nginx')
     os.makedirs(path, exist_ok=True)
     with open(os.path.join(path, 'conf'), 'w') as file:
-        file.write(NGINX.replace('PATH', path))
+        file.write(NGINX.replace('PATH', path).replace('SERVERS', servers))
     command = ['nginx', '-p', path, '-c', os.path.join(path, 'conf')]
     with accepting(bench.lab, 'near', command, bench.last, 'nginx'):
         yield
 
 
-def to_the_end(bench, command, by_cpu, hosts):
-    """A command that ends by itself -> a function: hosts a second, of CPU time or of a clock."""
+def to_the_end(bench, command, by, hosts, *servers):
+    """A command that ends by itself -> a function: hosts a second.
+
+    by      of 'cpu' time, 'user' time, or a 'clock'
+    """
     def take():
         running = bench.lab.running('near', command, bench.first, stdout=subprocess.DEVNULL)
-        with serving_http(bench), running as process:
+        with serving_http(bench, *servers), running as process:
             begun = time.monotonic()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = status
             if status:
                 raise Failed('status %d' % status)
-            taken = time.monotonic() - begun
-            return hosts / (usage.ru_utime + usage.ru_stime if by_cpu else taken)
+            seconds = {'clock': time.monotonic() - begun, 'user': usage.ru_utime,
+                       'cpu': usage.ru_utime + usage.ru_stime}
+            return hosts / seconds[by]
     return take
 
 
-def banner_command(bench, bits, *more, folder=HERE) -> 'list[str]':
+def banner_command(bench, bits, *more, folder=HERE, port=80) -> 'list[str]':
     """argv of a scan of banners; older ones need threads, whose number harms no other."""
-    return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', 80, '--once',
-                      '-ct', 0, '-t', 1000, '-m', 1000, '-mt', 100, '-mod', 'banner', *more,
+    return bench.tool('cscan.py', '-q', '-f', '%s/%d' % (BANNER_NET[0], bits), '-p', port,
+                      '--once', '-ct', 0, '-t', 1000, '-m', 1000, '-mt', 100, '-mod',
                       folder=folder)
 
 
 @measure('scan-banner', 'hosts a second of CPU time', 'bare')
 def scan_banner(bench, _):
     """HTTP banners of loopback hosts, with the scan; nginx on another core, if there is one."""
-    bits = bench.size(BANNER_NET[1], 22)
+    bits = bench.size(BANNER_NET[1], 19)        # so many that the start of Python does not count
     hosts = 1 << 32 - bits
     missing, loop = have('nginx', 'nginx'), 'C epoll client'
     if missing:
@@ -1562,11 +1578,11 @@ def scan_banner(bench, _):
 
     def ours(folder):
         command = banner_command(bench, bits, '-mcfg', 'banner.wait=5', folder=folder)
-        return to_the_end(bench, command, True, hosts)
+        return to_the_end(bench, command, 'cpu', hosts)
     rows = bench.both('cscan.py', '', ours)
     if bench.yardstick:
         client = [bench.yardstick, 'banner', BANNER_NET[0], bits, 200, hosts]
-        yield Figure(loop, to_the_end(bench, client, True, hosts), '')
+        yield Figure(loop, to_the_end(bench, client, 'cpu', hosts), '')
         rows = [row._replace(base=row.base or loop) for row in rows]
     yield from rows
 
@@ -1580,7 +1596,88 @@ def scan_banner_wait(bench, _):
         yield missing
         return
     yield from bench.both('cscan.py', '', lambda folder: to_the_end(
-        bench, banner_command(bench, bits, folder=folder), False, 1 << 32 - bits))
+        bench, banner_command(bench, bits, folder=folder), 'clock', 1 << 32 - bits))
+
+
+KEYS = (('RSA-2048', ('rsa:2048',)), ('P-256', ('ec', '-pkeyopt', 'ec_paramgen_curve:P-256')))
+
+
+def certify(bench, name, words) -> str:
+    """A key and its certificate, made by openssl -> path of the file with both."""
+    path = bench.path('%s.pem' % name)
+    if not os.path.exists(path):
+        made = subprocess.run(
+            ['openssl', 'req', '-x509', '-newkey', *words, '-nodes', '-days', '9', '-subj',
+             '/CN=bench.example', '-keyout', path + '.key', '-out', path],
+            env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if made.returncode:
+            raise Failed('openssl req: ' + made.stdout.decode().strip().split('\n')[-1])
+        with open(path, 'a') as file:
+            file.write(read_text(path + '.key'))
+    return path
+
+
+@measure('scan-tls', 'connections a second of user CPU time', 'bare')
+def scan_tls(bench, _):
+    """Certificates of loopback hosts, with the scan, against openssl s_time -new."""
+    missing = have('nginx', 'nginx') or have('openssl s_time', 'openssl')
+    if missing:
+        yield missing
+        return
+    bits = bench.size(20, 21)
+    for name, words in KEYS:
+        path, theirs = certify(bench, name, words), 'openssl s_time -new, ' + name
+        servers = NGINX_TLS % (443, path, path)
+        yield Figure(theirs, time_of_s_time(bench, bench.size(4, 1), servers), '')
+        for row in bench.both('cscan.py, ' + name, theirs, lambda folder: to_the_end(
+                bench, banner_command(bench, bits, '-mcfg', 'banner.wait=5,banner.probe=tls',
+                                      folder=folder, port=443),
+                'user', 1 << 32 - bits, servers)):
+            yield row._replace(base=theirs)
+
+
+def time_of_s_time(bench, seconds, servers):
+    """-> a function: connections/user sec that openssl s_time reports."""
+    command = ['openssl', 's_time', '-new', '-connect', '127.128.0.1:443', '-time', seconds]
+
+    def take():
+        running = bench.lab.running('near', command, bench.first, stdout=subprocess.PIPE)
+        with serving_http(bench, servers), running as process:
+            text = process.stdout.read().decode()
+        found = re.search(r'([\d.]+) connections/user sec', text)
+        if not found:
+            raise Failed('it reports no connections')
+        return float(found.group(1))
+    return take
+
+
+@measure('scan-banner-memory', 'MB for 10,000 conversations', 'bare', rounds=1)
+def scan_banner_memory(bench, lab):
+    """Memory of hosts that say nothing: what 10,000, or as many as fit, take more than 100."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = min(10000, hard // 4 - 100) if hard > 0 else 10000
+
+    def peak(hosts):
+        last = cscan.ip_text(cscan.ip_number(BANNER_NET[0]) + hosts - 1)
+        command = bench.tool(
+            'cscan.py', '-q', '-f', '%s-%s' % (BANNER_NET[0], last), '-p', 80, '--once',
+            '-ct', 0, '-t', 1000, '-m', 1000, '--talks', most, '-mod', 'banner', '-mcfg',
+            'banner.probe=none,banner.wait=600000,banner.read_timeout=600000')
+        silent = own(hear_none, 80, BACKLOG)
+        with accepting(lab, 'near', silent, bench.last, 'the silent server'), \
+                lab.running('near', command, bench.first) as process:
+            end = time.monotonic() + 60
+            while len(os.listdir('/proc/%d/fd' % process.pid)) < hosts:
+                if time.monotonic() > end or process.poll() is not None:
+                    raise Failed('%d hosts are not under way' % hosts)
+                time.sleep(0.1)
+            return memory_kb(process.pid, 'VmHWM') / 1024
+
+    def take():
+        if most < 10000:
+            bench.note('the limit of descriptors allows {:,} at once'.format(most))
+        return (peak(most) - peak(100)) * 10000 / (most - 100)
+    yield Figure('cscan.py', take, '')
 
 
 @measure('scan-open-cores', 'connects/s', 'kernel')

@@ -1700,11 +1700,16 @@ const TESTS = {
 function test(word) {
   const colon = word.indexOf(':'), make = TESTS[word.slice(0, Math.max(colon, 0))];
   if (make && colon < word.length - 1) return make(word.slice(colon + 1));
-  return row => {
-    row.lower = row.lower || [dotted(row.ip) + ':' + row.port, row.names, row.network,
-      row.service, status(row), row.text].join(' ').toLowerCase();
-    return row.lower.includes(word);
-  };
+  return row => lower(row).includes(word);
+}
+function lower(row) {               // all that a word may be found in
+  row.lower = row.lower || [dotted(row.ip) + ':' + row.port, row.names, row.network,
+    row.service, status(row), row.text].join(' ').toLowerCase();
+  return row.lower;
+}
+function prepare(next) {            // in pieces, so that the first search does not wait for all
+  rows.slice(next, next + 2000).forEach(lower);
+  if (next < rows.length) setTimeout(prepare, 10, next + 2000);
 }
 function arrange(found) {
   const compare = COLUMNS[sorted][2], turned = down ? (a, b) => compare(b, a) : compare;
@@ -1874,6 +1879,7 @@ matchMedia('(prefers-color-scheme: dark)').onchange = paint;
 at('map').hidden = at('results').hidden = false;
 at('search').value = decodeURIComponent(location.hash.slice(1));
 choose();
+setTimeout(prepare, 100, 0);
 go(...begin());
 """
 

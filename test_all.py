@@ -8823,7 +8823,7 @@ class Cli(Case):
         self.assertRegex(err, r'cscan\.py -p 22 -r 1000 -f default\n$')
 
     def test_everything_open_is_found(self):
-        """16,384 addresses x 2 ports, seven open: exactly those; also with 64 descriptors."""
+        """16,384 addresses x 2 ports, seven open: exactly those; a quarter with 64 descriptors."""
         a, b = self.hosts.open()[1], self.hosts.open('127.0.17.9')[1]
         expected = {'127.0.0.1:%d' % a, '127.0.17.9:%d' % b}
         for host, port in (('127.0.0.0', a), ('127.0.63.255', b), ('127.0.3.4', a),
@@ -8832,8 +8832,9 @@ class Cli(Case):
             expected.add('%s:%d' % (host, port))
         args = ['-f', '127.0.0.0/18', '-p', '%d,%d' % (a, b), '--once', '-ct', 0]
         self.assertEqual(self.lines(*args), sorted(expected))
-        status, out, err = self.scan(*args, preexec_fn=low_descriptors)
-        self.assertEqual((status, sorted(out.split())), (0, sorted(expected)))
+        few = sorted(found for found in expected if int(found.split('.')[2]) < 16)
+        status, out, err = self.scan('-f', '127.0.0.0/20', *args[2:], preexec_fn=low_descriptors)
+        self.assertEqual((len(few), status, sorted(out.split())), (3, 0, few))
         self.assertIn('64 descriptors', err)
 
     def test_orders(self):
@@ -23787,9 +23788,9 @@ class Responder(Case):
         ('zmap -q -p 80 -i v0 -G 02:00:00:88:00:02 -S 10.88.0.98 -c 1 -o {null} -b {null} '
          '10.88.0.157/32', 'zmap', None)]
 
-    def read_packets(self, path, *fields, only=''):
+    def read_packets(self, path, *fields):
         """tshark on a capture -> rows of fields, those that are not empty."""
-        command = ['tshark', '-r', path, '-T', 'fields'] + (['-Y', only] if only else [])
+        command = ['tshark', '-r', path, '-T', 'fields']
         for field in fields:
             command += ['-e', field]
         status, text = self.output(*command, stdin=subprocess.DEVNULL)
@@ -23834,23 +23835,23 @@ class Responder(Case):
         self.assertRegex(login['hash'], r'\Abob::WORKGROUP:[0-9a-f]{16}:[0-9a-f]{32}:[0-9a-f]{90,}\Z')
         about, = [each['smb']['ntlmssp'] for each in lines if 'ntlmssp' in each.get('smb', {})]
         self.assertEqual((about['user'], about['domain']), ('bob', 'WORKGROUP'))
-        self.compare_fingerprints(lines, flows, capture)
+        rows = self.read_packets(capture, 'frame.protocols', 'frame.comment', 'http.request.uri',
+                                 'tls.handshake.ja3', 'ssh.kex.hassh')
+        self.compare_fingerprints(lines, flows, capture, rows)
         readable = hasattr(ssl.SSLContext, 'keylog_filename')       # CPython 3.8 or newer
-        self.assertEqual(self.read_packets(capture, 'http.request.uri', only='tls and http.request'),
-                         [['/secret']] if readable else [])
-        comments = {row[0] for row in self.read_packets(capture, 'frame.comment')}
+        self.assertEqual([row[2] for row in rows if row[2] and ':tls' in row[0]],
+                         ['/secret'] if readable else [])
+        comments = {row[1] for row in rows}
         self.assertLessEqual({'answered: http', 'answered: ssh', 'not answered: tcp reset'}, comments)
         self.assertEqual(self.output('capinfos', capture)[0], 0)
 
-    def compare_fingerprints(self, lines, flows, capture):
+    def compare_fingerprints(self, lines, flows, capture, rows):
         """JA3 and HASSH as tshark has them, SYNs as p0f."""
         tls, = [each['tls'] for each in lines if 'ja3' in each.get('tls', {})]
-        self.assertEqual(self.read_packets(capture, 'tls.handshake.ja3', only='tls.handshake.ja3'),
-                         [[tls['ja3']['hash']]])
+        self.assertEqual([row[3] for row in rows if row[3]], [tls['ja3']['hash']])
         hassh, = [each['ssh']['client']['hassh'] for each in lines
                   if 'hassh' in each.get('ssh', {}).get('client', {})]
-        self.assertEqual(self.read_packets(capture, 'ssh.kex.hassh', only='ssh.kex.hassh'),
-                         [[hassh['hash']]])
+        self.assertEqual([row[4] for row in rows if row[4]], [hassh['hash']])
         log = self.path('p0f.log')
         self.output('p0f', '-r', capture, '-o', log, stdin=subprocess.DEVNULL)
         with open(log) as file:
@@ -23977,9 +23978,6 @@ class Responder(Case):
         ('rlpr', 'rlpr -N -H 10.88.0.60 -P lp {post}', 0, r''),
         ('nc daytime', 'nc -w 5 10.88.0.60 13', 0, r'\A20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\r\n\Z'),
         ('nc hddtemp over IPv6', 'nc -w 5 fd88::60 7634', 0, r'\A\|/dev/sda\|DISK\|30\|C\|\Z'),
-        # one thread: of several, two draw the same port at times (of 512), and take the other's answer
-        ('nmap -sU', 'nmap -n -Pn -sU -sV --script-args rpc-grind.threads=1 -p 111 10.88.0.28', 0,
-         r'111/udp open +rpcbind 2-4'),
     ]
     # of databases, queues, directories, remote access and proxies; {py}: Debian's own Python
     BINARY_CLIENTS = [
@@ -23990,10 +23988,6 @@ class Responder(Case):
          r'OperationalError: \(1045, '),
         ('psql', 'psql postgresql://bob:sesame@10.88.0.61/x', 2,
          r'FATAL: +password authentication failed'),
-        ('pg8000', "{py}__import__('pg8000').connect(host='10.88.0.61',user='bob',password='x')", 1,
-         r"'28P01'"),
-        ('pymongo', "{py}__import__('pymongo').MongoClient('10.88.0.61').list_database_names()", 1,
-         r'OperationFailure: not authorized'),
         ('pymongo login', "{py}__import__('pymongo').MongoClient('mongodb://bob:x@10.88.0.61')"
          ".list_database_names()", 1, r'OperationFailure: authentication failed'),
         ('redis-cli', 'redis-cli -h 10.88.0.61 info', 0, r'role:master'),
@@ -24002,14 +23996,9 @@ class Responder(Case):
          r'bad user name or password'),
         ('mosquitto 5', 'mosquitto_pub -V 5 -h 10.88.0.61 -t a -m b -u bob -P x', 134,
          r'Bad User Name or Password'),
-        ('python-tds', "{py}__import__('pytds').connect('10.88.0.61',user='sa',password='x')", 1,
-         r'OperationalError: Login failed'),
         ('pika', "{py}__import__('pika').BlockingConnection(__import__('pika').URLParameters("
          "'amqp://bob:x@10.88.0.61'))", 1, r"\(403\) 'ACCESS_REFUSED'"),
         ('kcat', 'kcat -L -b 10.88.0.61 -m 4', 0, r'broker 0 at 10\.88\.0\.61:9092'),
-        ('cassandra-driver', "{py}__import__('cassandra.cluster').cluster.Cluster(['10.88.0.61'],"
-         "auth_provider=__import__('cassandra.auth').auth.PlainTextAuthProvider('bob','x'))"
-         ".connect()", 1, r'AuthenticationFailed.*code=0100'),
         ('kazoo', "{py}k=__import__('kazoo.client').client.KazooClient('10.88.0.61');k.start(4);"
          "k.get('/')", 1, r'NoAuthError'),
         ('oracledb', "{py}__import__('oracledb').connect(user='bob',password='x',"
@@ -24046,8 +24035,6 @@ class Responder(Case):
         ('tsql inside of TLS', 'env FREETDSCONF={tds} tsql -S secure -U bob -P x', 1, r'Msg 18456'),
         ('xfreerdp', 'xvfb-run -a xfreerdp /v:10.88.0.61 /u:bob /d:DOM /p:x /cert:ignore', 134,
          r'STATUS_LOGON_FAILURE'),
-        ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
-         "password='x').execute('x')", 1, r'Code: 516\.'),
         ('pymodbus', "{py}c=__import__('pymodbus.client').client.ModbusTcpClient('10.88.0.61');"
          "print(c.read_holding_registers(0,2,slave=1).registers,c.write_coil(1,True,slave=1))", 0,
          r'\[0, 0\] Exception Response\(133, 5, IllegalFunction\)'),
@@ -24217,6 +24204,20 @@ client.disconnect()
          r'111/tcp open +rpcbind 2-4 .*100000 +2,3,4 +111/tcp +rpcbind'),
         ('nmap -sV of many', 'nmap -n -Pn -sV -p 22,53,80,111,445,3478 10.88.0.31', 0,
          r'80/tcp +open +(http|webdav)'),
+        ('pg8000', "{py}__import__('pg8000').connect(host='10.88.0.61',user='bob',password='x')", 1,
+         r"'28P01'"),
+        ('pymongo', "{py}__import__('pymongo').MongoClient('10.88.0.61').list_database_names()", 1,
+         r'OperationFailure: not authorized'),
+        ('python-tds', "{py}__import__('pytds').connect('10.88.0.61',user='sa',password='x')", 1,
+         r'OperationalError: Login failed'),
+        ('cassandra-driver', "{py}__import__('cassandra.cluster').cluster.Cluster(['10.88.0.61'],"
+         "auth_provider=__import__('cassandra.auth').auth.PlainTextAuthProvider('bob','x'))"
+         ".connect()", 1, r'AuthenticationFailed.*code=0100'),
+        ('clickhouse-driver', "{py}__import__('clickhouse_driver').Client('10.88.0.61',user='bob',"
+         "password='x').execute('x')", 1, r'Code: 516\.'),
+        # one thread: of several, two draw the same port at times (of 512), and take the other's answer
+        ('nmap -sU', 'nmap -n -Pn -sU -sV --script-args rpc-grind.threads=1 -p 111 10.88.0.28', 0,
+         r'111/udp open +rpcbind 2-4'),
     ]
 
     # what nmap -O says of SEQ is chance but for classes of identifications, and for how many digits
