@@ -6834,7 +6834,10 @@ class EventLog(JournalObserver):
         if not self.may_write(now):
             self.suppress(record)
             return
-        app, names = spoken_texts(tuple(record.spoken), record.length > 0, self.text)
+        spoken = tuple(record.spoken)
+        if record.greeted and not record.length:        # nobody else spoke
+            spoken = self.stack.host.registry.greeters[from_octets(record.flow[-2:], 'big')].name,
+        app, names = spoken_texts(spoken, record.length > 0, self.text)
         payload, digest = self.payload_texts(record)
         syn, tool = describe_syn(record.syn) if record.syn else ('', None)
         tool = tool_of_payload(record.payload) or tool

@@ -22528,6 +22528,22 @@ class Events(Case):
                 self.assertEqual(event['flow_id'], self.events(log, 'http')[0]['flow_id'])
                 self.assertLess(event['flow_id'], 1 << 53)
 
+    def test_greeted(self):
+        """Who only hears a greeting has heard that protocol; else what is said counts."""
+        for said, app, names in (b'', 'ftp', ['ftp']), (GET, 'http', ['http']):
+            log = self.log()
+            client = Client(log.stack, 21)
+            client.send(b'', ACK)
+            client.take(wake(log.stack, NOW + masscanned.GREET_S))
+            if said:
+                client.say(said)
+            client.send(b'', RST)
+            masscanned.hand_events(log.stack, [log], NOW)
+            event, = self.events(log, 'flow')
+            ours = event['masscanned']
+            self.assertEqual((event['app_proto'], ours['protocols'], ours['greeted'],
+                              'payload' in event), (app, names, True, bool(said)))
+
     def test_burst(self):
         """A request and the end of its connection in one round: both are told of, once."""
         for ends in (FIN | ACK, ACK), (RST,):
@@ -24163,7 +24179,7 @@ client.disconnect()
         ('openssl no cipher', S_CLIENT + '443 -tls1_2 -cipher aNULL+kDHE:@SECLEVEL=0', 1,
          r'handshake failure'),
         ('curl https', 'curl -ksSi https://10.88.0.62/', 0, r'^HTTP/1\.1 200 .*</html>'),
-        ('curl https over IPv6', 'curl -ksSi https://[fd88::62]:993/', 0, r'^HTTP/1\.1 200 .*</html>'),
+        ('curl https over IPv6', 'curl -ksSi https://[fd88::62]:9443/', 0, r'^HTTP/1\.1 200 .*</html>'),
         ('curl https of 100 kB', 'curl -ksS -w _%{{http_code}}_%{{size_upload}}_ --data-binary @{post} '
          'https://10.88.0.62:8443/', 0, r'_200_100000_$'),
         ('curl ftps', 'curl -ksSv -u bob:secret ftps://10.88.0.62/', 67, r'530 Login incorrect'),
@@ -28118,7 +28134,7 @@ class SecureShell(unittest.TestCase):
     def test_fuzz(self):
         """Mutated conversations, before NEWKEYS and after with the right keys: no exception, no
         word after the end."""
-        draw, slowest = random.Random(SEED), 0
+        draw, took = random.Random(SEED), []
         host = self.host()
         key = ssh_string(b'ssh-ed25519') + ssh_string(bytes(32))
         login = b'\x32' + ssh_string(b'bob') + ssh_string(b'ssh-connection')
@@ -28147,9 +28163,10 @@ class SecureShell(unittest.TestCase):
                         packet = mutate(packet, draw)
                     over, began = stream.closing or stream.deaf, time.process_time()
                     said = feed(stream, packet)
-                    slowest = max(slowest, time.process_time() - began)
+                    took.append(time.process_time() - began)
                     self.assertFalse(over and said, (SEED, number))
-        self.assertLess(slowest, 0.05 if TEST_ALL else 1)
+        if TEST_ALL:                            # but for what the machine itself does now and then
+            self.assertLess(sorted(took)[-5], 0.025)
 
     @unittest.skipUnless(TEST_ALL and (REQUIRED or shutil.which('dropbear')),
                          'TEST_ALL=1: half a minute with dropbear')
