@@ -20975,6 +20975,152 @@ class Stored(unittest.TestCase):
                 ack = answer.seq + len(answer.data) + (answer.flags & FIN)
 
 
+class Rounds:
+    """Clients of two stacks, both asked the same in rounds: one by one, and as a round."""
+    ASKS = b'GET / HTTP/1.1\r\nHost: a\r\n\r\n', b'GET /b HTTP/1.0\r\n\r\n', b'hello', b'*1\r\n$4\r\nPING\r\n'
+    TURNS = ('syn', 'ack', 'ask', 'ack', 'fin', 'ack')
+
+    def __init__(self, case, draw, face, **options):
+        self.case, self.draw, self.stacks = case, draw, []
+        for _ in range(2):
+            host = masscanned.Host(Twins.random(), NOW - 1000, ())
+            host.registry = HOST.registry
+            persona = dict(masscanned.load_persona(face).face if face else {}, ttl=64)
+            persona.pop('idents', None)         # which count, in another order
+            self.stacks.append(make_stack('192.0.0.0/24', host=host, deny='172.16.0.0/12',
+                                          store=masscanned.Store(1), face=masscanned.Face(
+                                              secret=b'face', **persona), **options))
+        self.now, self.clients = NOW, []
+
+    def client(self):
+        """A client that is about to knock, at a port at which we may speak first as well."""
+        where = dict(src=bytes((9, 9, *self.draw.choices(range(256), k=2))),
+                     dst=bytes((192, 0, 0, self.draw.randrange(1, 4))),
+                     dport=self.draw.choice((80, 80, 80, 80, 81, 22)), sport=self.draw.randrange(65536))
+        return dict(where=where, seq=self.draw.getrandbits(32), ack=0, at=0, echo=0,
+                    stamp=self.draw.getrandbits(32), stamps=self.draw.random() < 0.8,
+                    ask=self.draw.choice(self.ASKS[:1] * 6 + self.ASKS))
+
+    def frame(self, each, turn):
+        """What a client says at a turn, now and then not quite so."""
+        draw = self.draw
+        if turn == 'syn':
+            options = unhex('020405b4 0402 080a') + struct.pack('!II', each['stamp'], 0) + unhex('01030307')
+            return tcp(each['seq'] - 1, 0, SYN, b'', options if each['stamps'] else b'', **each['where'])
+        change = draw.random() if draw.random() < 0.2 else 1
+        seq, ack, window = each['seq'], each['ack'], 65535
+        options = struct.pack('!IIIHH', 0x0101080a, each['stamp'] - (9 if change < 0.1 else 0) & ONES,
+                              each['echo'] + (1 << 30 if 0.1 < change < 0.2 else 0) & ONES, 0, 0)[:12]
+        options = options if each['stamps'] and not 0.2 < change < 0.25 else b''
+        if 0.25 < change < 0.35:
+            seq += draw.choice((-1, 1, 70000))
+        if 0.35 < change < 0.45:
+            ack += draw.choice((-1, 1, 70000, 1 << 31))
+        if 0.45 < change < 0.55:
+            window = draw.choice((0, 1, 99, 600))
+        more = draw.choice((PSH, FIN, RST, URG, ECE, SYN)) if 0.55 < change < 0.7 else 0
+        data = each['ask'] if turn == 'ask' else b''
+        flags = ACK | (PSH if data else 0) | (FIN if turn == 'fin' else 0)
+        frame = tcp(seq, ack, flags ^ more, data, options, window=window, **each['where'])
+        if 0.7 < change < 0.8:
+            frame = spoil(frame, draw.choice((0, 6, 14, 20, 23, 24, 30, 50, len(frame) - 1)))
+        if 0.8 < change < 0.9:
+            frame += b'\0' * 6
+        each['seq'] = each['seq'] + len(data) + (turn == 'fin') & ONES
+        return frame
+
+    def round(self, trusted):
+        """Each client goes on or not, some twice -> what both stacks have said, compared."""
+        draw, frames = self.draw, []
+        self.clients += [self.client() for _ in range(40 - len(self.clients))]
+        turn = draw.randrange(len(self.TURNS))
+        for each in self.clients:
+            most = 2 if draw.random() < 0.3 else 1
+            while most and each['at'] < len(self.TURNS) and (draw.random() < 0.9) == (
+                    each['at'] <= turn) and (each['ack'] or not each['at']):
+                frames.append((each['at'] if draw.random() < 0.97 else draw.random(),
+                               self.frame(each, self.TURNS[each['at']])))
+                each['at'] += 1
+                most -= 1
+        frames = [frame for _, frame in sorted(frames, key=lambda row: row[0])]
+        self.now += draw.choice((0, 0, 0.1))
+        self.same([sorted(stack.tick(self.now)) for stack in self.stacks])
+        self.compare(frames, trusted)
+        self.clients = [each for each in self.clients if each['at'] < len(self.TURNS)]
+
+    def compare(self, frames, trusted):
+        """Have a round answered both ways."""
+        one, all_ = self.stacks
+        seen = [], []
+        for stack, answer, rows in (one, masscanned.answer_watched, seen[0]), (
+                all_, masscanned.answer_round, seen[1]):
+            observer = masscanned.Observer()
+            observer.frame = lambda now, frame, fate, answers: rows.append(
+                (frame, fate, [*answers]))
+            sent = answer(stack, frames, trusted, [observer])
+            rows.sort(key=repr)
+            self.case.assertEqual(sorted(sent), sorted(
+                answer for _, _, answers in rows for answer in answers))
+        self.same(seen)
+        for frame in sent:
+            self.hear(frame)
+        self.same([(stack.counts, stack.spoken, stack.faults, stack.challenges) for stack in self.stacks])
+        self.same([self.kept(stack) for stack in self.stacks])
+
+    def kept(self, stack):
+        """What a stack keeps of connections; which of a round was the last is left to it."""
+        connections = stack.connections
+        return ({flow: Twins.slots_of(conn) for flow, conn in connections.table.items()},
+                connections.held, set(connections.silent), connections.crowds,
+                {wait: sorted(rows) for wait, rows in stack.timers.lists.items() if rows})
+
+    def hear(self, frame):
+        """An answer -> who asked for it knows what to acknowledge."""
+        seq, begin = struct.unpack_from('!I', frame, 38)[0], 34 + (frame[46] >> 4) * 4
+        size = len(frame) - begin + bool(frame[47] & (SYN | FIN))
+        stamp = masscanned.find_stamp(frame[54:begin])
+        for each in self.clients:
+            where = each['where']
+            if frame[26:38] == where['dst'] + where['src'] + struct.pack(
+                    '!HH', where['dport'], where['sport']):
+                each['ack'], each['echo'] = seq + size & ONES, stamp[0] if stamp else 0
+                each['stamps'] = each['stamps'] and stamp is not None
+
+    def same(self, pair):
+        self.case.assertEqual(*pair)
+
+
+class Connected(unittest.TestCase):
+    """Segments of connections are answered together as one by one."""
+
+    def visit(self, seed, rounds, face, **options):
+        """Rounds of visits -> how many frames went in columns."""
+        count = []
+        usual = masscanned.Stack.answer_segments
+
+        def answer(stack, frames, trusted=False):
+            found = usual(stack, frames, trusted)
+            count.append((frames[0][47], len(found[0]) if found else 0))
+            return found
+        draw = random.Random(seed)
+        with unittest.mock.patch.multiple(masscanned, SEGMENTS_MIN=3, OPENINGS_MIN=9), \
+                unittest.mock.patch.object(masscanned.Stack, 'answer_segments', answer):
+            visits = Rounds(self, draw, face, **options)
+            for _ in range(rounds):
+                visits.round(draw.random() < 0.5)
+        return collections.Counter({flags: sum(size for each, size in count if each == flags)
+                                    for flags in (ACK, ACK | PSH, ACK | FIN)})
+
+    def test_visits(self):
+        """With all faces; also without verifying, and where ports are closed."""
+        for face, options in (('', {}), ('linux', {}), ('windows', {}), ('', dict(verify=False)),
+                              ('linux', dict(ports={TCP: frozenset((80, 22))}))):
+            with self.subTest(face=face, seed=SEED, **options):
+                found = self.visit(1, 12, face, **options)
+                self.assertTrue(all(found.values()), found)
+                self.visit(SEED, 200 if TEST_ALL else 2, face, **options)
+
+
 class StoredInColumns(unittest.TestCase):
     """Datagrams that ask one thing are answered together as one by one."""
     ECHOES = {None: None, (0, 2): lambda message, transport: (0, 2),
