@@ -15026,6 +15026,12 @@ INDUSTRIAL_VECTORS = [
      + b'PLC                 '
      + unhex('00c0560100000300002102f080320700000003000c0004000112081284010000')
      + unhex('00d4010a000000'), 'python-snap7 3.3'),
+    ('s7 blocks', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300001d02f080320700')
+     + unhex('0000030008000400011204114301000a0000000300001502f080320700000003')
+     + unhex('0004000000011204'),
+     unhex('0300001611d00001000100c1020100c2020101c0010a0300002102f080320700')
+     + unhex('000003000c000400011208128301000000d4010a0000000300002102f0803207')
+     + unhex('00000003000c000400011208128000000000d4010a000000'), 'python-snap7 3.3; by hand'),
     ('s7 read', TCP, unhex('0300001611e00000000100c1020100c2020101c0010a0300003702f080320100')
      + unhex('000005002600000403120a10020008000184000000120a100100010000830000')
      + unhex('00120a10020fff000184000000'),
@@ -24169,6 +24175,9 @@ class Responder(Case):
          "'impacket.dcerpc.v5.transport').dcerpc.v5.transport.DCERPCTransportFactory("
          "'ncacn_ip_tcp:10.88.0.61[135]').get_dce_rpc();t.connect();t.bind(r.epm.MSRPC_UUID_PORTMAP);"
          "r.epm.hept_lookup(None,dce=t)", 1, r'rpc_s_access_denied'),
+        ('impacket kerberos', "{py}__import__('impacket.krb5.kerberosv5').krb5.kerberosv5.getKerberosTGT("
+         "__import__('impacket.krb5.types').krb5.types.Principal('bob',type=1),'x','EXAMPLE.ORG',"
+         "b'',b'',b'',kdcHost='10.88.0.61')", 1, r'KDC_ERR_C_PRINCIPAL_UNKNOWN'),
         ('vncsnapshot', 'vncsnapshot -passwd {post} 10.88.0.61:0 /dev/null', 1,
          r'VNC authentication failed'),
         ('xdpyinfo', 'xdpyinfo -display 10.88.0.61:0', 1, r'Not authorized\.'),
@@ -24246,6 +24255,18 @@ async def visit():
         pass
 asyncio.run(visit())
 '''
+    S7_CLIENT = '''
+import snap7
+client = snap7.client.Client()
+client.connect('10.88.0.62', 0, 1)
+print(client.get_connected(), client.db_read(1, 0, 4))
+for ask in client.list_blocks, client.plc_stop:
+    try:
+        ask()
+    except Exception as error:
+        print(error)
+client.disconnect()
+'''
     IPP_ASKED = '''{ OPERATION Get-Printer-Attributes
         GROUP operation-attributes-tag ATTR charset attributes-charset utf-8
         ATTR language attributes-natural-language en ATTR uri printer-uri $uri
@@ -24289,6 +24310,8 @@ asyncio.run(visit())
          r'BadUserAccessDenied'),
         ('aiocoap', 'aiocoap-client coap://10.88.0.62/.well-known/core', 0, r'</>'),
         ('aiocoap of none', 'aiocoap-client coap://10.88.0.62/x', 1, r'4\.04'),
+        ('python-snap7', '/opt/python-snap7/bin/python {s7}', 0,
+         r'True.*Information function unavailable.*not implemented'),
         ('aioquic', '/opt/aioquic/bin/python {quic}', 1, r'Could not find a common protocol version'),
     ]
     S_CLIENT = 'openssl s_client -cipher ALL:@SECLEVEL=0 -connect 10.88.0.62:'
@@ -24467,11 +24490,12 @@ print(*words)
         post, ipp = self.path('post', b'p' * 100000), self.path('ipp', self.IPP_ASKED.encode())
         ws = self.path('ws', self.WEBSOCKET_CLIENT.encode())
         quic = self.path('quic', self.QUIC_CLIENT.encode())
+        s7 = self.path('s7', self.S7_CLIENT.encode())
         tds = self.path('tds', self.FREETDS.encode())
         started = []
         for name, command, status, pattern in clients:
             with self.subTest(name):
-                command = command.format(post=post, ipp=ipp, ws=ws, quic=quic, tds=tds,
+                command = command.format(post=post, ipp=ipp, ws=ws, quic=quic, s7=s7, tds=tds,
                                          py='/usr/bin/python3 -c ', state=state_folder().name)
                 started.append((name, self.client(*command.split(),
                                                   stdin=subprocess.DEVNULL), status, pattern))
