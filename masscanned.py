@@ -21110,8 +21110,9 @@ def pack_s7(kind, reference, parameters, data=b''):
 
 
 def read_s7_list(asked, data):
-    """Userdata: list of the system's state -> parameters, data."""
-    wanted, index = struct.unpack_from('!HH', data, 4)
+    """Userdata: list of the system's state -> parameters, data; other functions are refused."""
+    asked = asked.ljust(8, b'\0')
+    wanted, index = struct.unpack_from('!HH', data.ljust(8, b'\0'), 4)
     head = b'\0\1\x12\x08\x12' + bytes((asked[5] & 0x0f | 0x80, asked[6], asked[7], 0, 0))
     if asked[5:7] != b'\x44\1' or wanted not in S7_LISTS:
         return head + b'\xd4\1', b'\x0a\0\0\0'
