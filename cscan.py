@@ -48,6 +48,7 @@ import heapq
 import io
 import itertools
 import json
+import marshal
 import math
 import mmap
 import operator
@@ -782,6 +783,7 @@ TEXT_STEP = 16                      # texts begin at multiples, so that a column
 TEXT_PIECE = 1 << 16                # octets that are written at a time
 HELD_MAX = 5000000                  # results of a HostTable
 HELD_RUN = 1 << 16                  # of them are sorted at a time: boxed numbers take memory
+MARSHAL_PLAIN = 2                   # its format without references: equal things, equal octets
 REASONS_MAX = 1000                  # of a HostTable: a file of strangers may have any number
 BANNER_NAME = 'BANNER'              # of a code: its string is what a server said, as it is
 SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the group's name
@@ -1354,9 +1356,7 @@ class HostTable:
 
     def keep(self, record) -> int:
         """The text of a record -> its place."""
-        text = json.dumps([record.module, [
-            (kind, code, value.decode('latin-1') if kind == CBA_DATA else value)
-            for kind, code, value in record.events]]).encode()
+        text = marshal.dumps((record.module, record.events), MARSHAL_PLAIN)
         place = (self.spilled + len(self.buffer)) // TEXT_STEP
         self.buffer += TEXT_LENGTH.pack(len(text)) + text
         self.buffer += bytes(-len(self.buffer) - self.spilled & TEXT_STEP - 1)
@@ -1391,10 +1391,8 @@ class HostTable:
 
     def unpack(self, text, time) -> Record:
         """A text -> the Record that it was."""
-        module, events = json.loads(text.decode())
-        return Record(None, module, [
-            (kind, code, value.encode('latin-1') if kind == CBA_DATA else value)
-            for kind, code, value in events], self.names(module), time)
+        module, events = marshal.loads(text)
+        return Record(None, module, events, self.names(module), time)
 
     def full(self) -> str:
         """'' or why what is held should be written before more comes."""
@@ -6220,6 +6218,7 @@ class Pool:
     def __init__(self, address, port, local_error):
         self.address, self.port, self.local_error = address, port, local_error
         self.epoll = select.epoll()
+        self.mask = select.EPOLLOUT | select.EPOLLET
         self.socks = {}                 # descriptor -> socket, all there are, but those of talks
         self.lent = {}                  # the same of those that talks have
         self.free = []                  # those that are ready for connect()
@@ -6258,7 +6257,7 @@ class Pool:
                 sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             if self.port or self.address:
                 sock.bind((self.address, self.port))
-            self.epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+            self.epoll.register(sock, self.mask)
         except OSError:
             sock.close()
             raise
@@ -6315,6 +6314,12 @@ class Pool:
             del self.socks[fd]
         self.uses.pop(sock, None)
         self.epoll.unregister(sock)
+
+    def hear(self):
+        """From now on there are talks, which wait for octets as well."""
+        self.mask |= select.EPOLLIN
+        for fd in self.socks:
+            self.epoll.modify(fd, self.mask)
 
     def give(self, socks):
         """Connected sockets leave the pool, as others would have made them, for a talk.
@@ -7051,6 +7056,7 @@ class Engine(Runner):
         """Naps end with their events as well -> epoll set of our sockets, those that are lent."""
         self.talks = talks
         self.pool.epoll.register(talks.epoll, select.EPOLLIN)
+        self.pool.hear()
         return self.pool.epoll, self.pool.lent
 
     def take_home(self, sock, again):
