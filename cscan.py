@@ -6220,6 +6220,7 @@ class Pool:
     def __init__(self, address, port, local_error):
         self.address, self.port, self.local_error = address, port, local_error
         self.epoll = select.epoll()
+        self.mask = select.EPOLLOUT | select.EPOLLET
         self.socks = {}                 # descriptor -> socket, all there are, but those of talks
         self.lent = {}                  # the same of those that talks have
         self.free = []                  # those that are ready for connect()
@@ -6258,7 +6259,7 @@ class Pool:
                 sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             if self.port or self.address:
                 sock.bind((self.address, self.port))
-            self.epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+            self.epoll.register(sock, self.mask)
         except OSError:
             sock.close()
             raise
@@ -6315,6 +6316,12 @@ class Pool:
             del self.socks[fd]
         self.uses.pop(sock, None)
         self.epoll.unregister(sock)
+
+    def hear(self):
+        """From now on there are talks, which wait for octets as well."""
+        self.mask |= select.EPOLLIN
+        for fd in self.socks:
+            self.epoll.modify(fd, self.mask)
 
     def give(self, socks):
         """Connected sockets leave the pool, as others would have made them, for a talk.
@@ -7051,6 +7058,7 @@ class Engine(Runner):
         """Naps end with their events as well -> epoll set of our sockets, those that are lent."""
         self.talks = talks
         self.pool.epoll.register(talks.epoll, select.EPOLLIN)
+        self.pool.hear()
         return self.pool.epoll, self.pool.lent
 
     def take_home(self, sock, again):

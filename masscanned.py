@@ -100,7 +100,7 @@ PATCH_IPV4 = struct.Struct('!6s10sH6sHII')
 PATCH_SYN_ACK4 = struct.Struct('!6s18sHIIHHIIIH2x')
 PATCH_UDP4 = struct.Struct('!6s10sH6sHIIHHHH')
 PROTO4_AT = 23                          # where a plain frame has its protocol,
-UDP_OCTET = b'\x11'
+UDP_OCTET, TCP_OCTET = b'\x11', b'\x06'
 MESSAGE4_AT = 42                        # where a datagram's message begins
 FLOW4_AT = 26                           # where addresses and ports are:
 FLOW4 = struct.Struct('!4s4sHH')
@@ -164,6 +164,7 @@ ALIKE = (
     (46, 2))                                    # TCP offset and flags
 ALIKE_OPTION = (54, 2)                          # and, if there are options: the first is an MSS
 ALIKE_PORT = (36, 4)                            # and of datagrams: the port that is asked, size
+ALIKE_DPORT = ALIKE_PORT[0], 2                  # of segments: the port
 
 
 # ==== 2 Toolkit =======================================================================
@@ -2331,6 +2332,7 @@ class Store:
 
 
 NOT_KEPT = None, b'', False
+NO_COOKIE = 0, -1, 0            # as one that proves nothing of what comes next
 FRESH_STREAM = Stream(b'', b'', 0, 0, 0.0, None)
 
 
@@ -3005,6 +3007,7 @@ def spread_ident(frame: bytes) -> bytes:
 
 HAS_QUICK_BIG_INTS = sys.implementation.name == 'cpython'
 DATAGRAMS_MIN = 8                       # asking the same: so many are worth columns
+SEGMENTS_MIN = 16 if HAS_QUICK_BIG_INTS else sys.maxsize    # the same of segments of connections
 SOME_MESSAGES = 16                      # that all differ: those behind them will, too
 OPENINGS_MIN = 32 if HAS_QUICK_BIG_INTS else sys.maxsize
 HALF, ONE_LANE = 0xffff, struct.pack('!Q', 1)
@@ -3020,10 +3023,20 @@ IS_UNICAST_FIRST = bytes(first in UNICAST_FIRSTS for first in range(256))
 COLUMN_LENGTH, COLUMN_SRC, COLUMN_DST, COLUMN_SEQ, COLUMN_FLAGS, COLUMN_OPTION = range(6)
 FLAGS_ALIKE = bytes((SYN, RST, RST | ACK))    # of what goes in columns
 DATAGRAM_DEEP = 54                      # octets of a datagram's frame that lanes are made of
+SEGMENT_DEEP = {54: 54, 66: 70}         # the same of a segment, by where its data begins
+SEGMENT_FLAGS = ACK, ACK | PSH, ACK | FIN       # in the order in which they are looked at
+ACKS = bytes(SEGMENT_FLAGS)
+SEGMENT_RANKS = {size << 10 | flags: rank for size in (20, 32)
+                 for rank, flags in enumerate(SEGMENT_FLAGS)}     # by offset and flags
 ID_END = 4                              # of a message: its id stands before, at one of these:
 ALIKE_IDS = frozenset(((0, 0), (0, 2), (2, 4), (0, 4)))
 proto4 = operator.itemgetter(PROTO4_AT)         # a frame -> its protocol, if it is plain
 flags4 = operator.itemgetter(FLAGS4_AT)         # and its flags, if that is TCP
+# the same of what a frame must have in common with others as a segment of a connection: the data
+# as well, behind all options of those that have some
+segment_octets = operator.itemgetter(slice(*ALIKE[0]), PROTO4_AT, 16, 17, 36, 37, 46, FLAGS4_AT,
+                                     slice(max(SEGMENT_DEEP), None))
+flow4 = operator.itemgetter(slice(FLOW4_AT, FLOW4_AT + FLOW4.size))     # and addresses and ports
 # a frame -> what it must have in common with others: both MACs, octets of the others in ALIKE
 alike_octets = operator.itemgetter(slice(*ALIKE[0]), *(
     each for at, size in ALIKE[1:] for each in range(at, at + size)))
@@ -3052,7 +3065,7 @@ def column_masks(*more) -> 'list[tuple[int, int]]':
     """
     rows = [(at + 2, size, mask) for at, size, mask, _ in PLAIN]        # behind two of padding
     rows += [(at + 2, size, (1 << 8 * size) - 1) for at, size in ALIKE + more]
-    words = struct.unpack('!2Q6Q', mask_octets(rows, 64))
+    words = struct.unpack('!2Q7Q', mask_octets(rows, 72))
     return [(at, mask) for at, mask in enumerate(words[2:]) if mask]
 
 
@@ -3063,9 +3076,69 @@ def datagram_masks(id_at, id_end) -> 'list[tuple[int, int]]':
     return column_masks(ALIKE_PORT, (MESSAGE4_AT, id_at), (at, DATAGRAM_DEEP - at))
 
 
+@functools.lru_cache(maxsize=None)
+def segment_masks(at) -> 'list[tuple[int, int]]':
+    """Where the data of segments begins -> column_masks() of them."""
+    deep, stamped = SEGMENT_DEEP[at], (PLAIN4.size, at - PLAIN4.size and len(STAMP_BEGIN))
+    return column_masks(ALIKE_DPORT, stamped, (at, deep - at))
+
+
 PLAIN_OCTETS = mask_octets([row[:3] for row in PLAIN], PLAIN_END)
 PLAIN_MASK, PLAIN_MASKS = int.from_bytes(PLAIN_OCTETS, 'big'), PLAIN_WORDS.unpack(PLAIN_OCTETS)
 ALIKE_MASKS, ALIKE_OPTION_MASKS = column_masks(), column_masks(ALIKE_OPTION)
+
+
+def has_segments(frames) -> bool:
+    """Whether it may be worth it to look for segments of connections: 10 ns a frame."""
+    return len(frames) >= SEGMENTS_MIN and any([
+        frame[PROTO4_AT:PROTO4_AT + 1] == TCP_OCTET and frame[FLAGS4_AT:FLAGS4_AT + 1] in ACKS
+        for frame in frames[::8]])
+
+
+def group_connected(frames, flows) -> 'tuple[list, list]':
+    """Frames of a round, their flows -> (places of alike segments, a list each, places of others).
+
+    A client's segments stay in their order if the groups are looked at in theirs, then the others.
+    """
+    groups, alike, others = collections.defaultdict(list), [], []
+    if min(map(len, frames)) <= FLAGS4_AT:
+        frames = [frame.ljust(FLAGS4_AT + 1, b'\0') for frame in frames]
+    for place, key in enumerate(map(segment_octets, frames)):
+        groups[key].append(place)
+    for key, places in groups.items():
+        rank = SEGMENT_RANKS.get(key[-3] << 8 | key[-2])
+        if rank is None or len(places) < SEGMENTS_MIN:
+            others += places
+        else:
+            alike.append((rank, places))
+    alike = [places for _, places in sorted(alike)]
+    if alike and len(set(flows)) < len(flows):
+        others += keep_order(alike, flows)
+    return alike, others
+
+
+def keep_order(groups, flows) -> 'list[int]':
+    """Take from groups of places what would overtake others of its flow -> these places."""
+    turns = [len(groups)] * len(flows)
+    for turn, places in enumerate(groups):
+        for place in places:
+            turns[place] = turn
+    last, late = {}, set()
+    for flow, turn in zip(flows, turns):
+        if turn < last.setdefault(flow, turn):
+            late.add(flow)
+        last[flow] = turn
+    return take_late(groups, flows, late)
+
+
+def take_late(groups, flows, late) -> 'list[int]':
+    """Take the places of some flows from groups -> these places."""
+    taken = []
+    if late:
+        for places in groups:
+            taken += [place for place in places if flows[place] in late]
+            places[:] = [place for place in places if flows[place] not in late]
+    return taken
 
 
 def least_alike(flags) -> int:
@@ -3202,15 +3275,17 @@ class Alike:
                 self.distinct(self.ports & half, '!6xH', COLUMN_DST)]
 
     def is_plain(self) -> bool:
-        """Whether all are as plain as the first one is, and alike."""
+        """Whether all are as plain as the first one is, and alike, also behind the lanes."""
         count, head, behind = self.count, self.head, self.head[16:]
+        quads, step = memoryview(self.block).cast('Q'), self.row // 8
         if any(column != head[8 * at:8 * at + 8] * count for at, column in enumerate(self.macs)):
             return False
         for at, mask in self.masks:
             first = int.from_bytes(behind[8 * at:8 * at + 8], 'big')
             if self.lanes[at] & self.each(mask) != self.each(first & mask):
                 return False
-        return True
+        return all(quads[at::step].tobytes() == head[8 * at:8 * at + 8] * count
+                   for at in range((2 + self.deep) // 8, step))
 
     def is_intact(self, trusted) -> bool:
         """Whether the sums of layer 3 hold, and unless trusted those of layer 4."""
@@ -3230,6 +3305,10 @@ class Alike:
         """Whether nobody's address is the one that is asked for."""
         carry = self.each(MASK32 + 1)
         return (self.src ^ self.dst) + self.each(MASK32) & carry == carry
+
+    def pack(self, kind, numbers):
+        """A number for each frame, 64 bits -> lanes."""
+        return from_octets(struct.pack('!%d%s' % (self.count, kind), *numbers), 'big')
 
     def octets_of(self, columns) -> 'list[tuple[int, bytes]]':
         """{column: its lanes} -> as of Replies."""
@@ -3270,10 +3349,6 @@ class Openings(Alike):
         return Alike.numbers(self) + [
             self.distinct(self.first(COLUMN_SEQ), '!I4x', COLUMN_SEQ),
             self.distinct(self.second(COLUMN_SEQ), '!4xI', COLUMN_SEQ)]
-
-    def pack(self, kind, numbers):
-        """A number for each frame, 64 bits -> lanes."""
-        return from_octets(struct.pack('!%d%s' % (self.count, kind), *numbers), 'big')
 
     def is_one_offer(self, face) -> bool:
         """Whether all offer a Face the same behind their MSS; their timestamps may differ."""
@@ -3386,13 +3461,6 @@ class Datagrams(Alike):
         self.masks = datagram_masks(id_at, id_end)
         self.behind = from_octets(self.head[2 + self.deep:], 'big') % HALF
 
-    def is_plain(self):
-        """As of Alike, and what follows the lanes is the same."""
-        quads, step = memoryview(self.block).cast('Q'), self.row // 8
-        return Alike.is_plain(self) and all(
-            quads[at::step].tobytes() == self.head[8 * at:8 * at + 8] * self.count
-            for at in range((2 + self.deep) // 8, step))
-
     def has_sums(self) -> bool:
         """Whether any has a checksum (RFC 768: it need not)."""
         return self.lanes[COLUMN_SEQ] & self.each(HALF << 32) != 0
@@ -3446,6 +3514,72 @@ class Datagrams(Alike):
         sport, dport = map(rows.number, self.numbers())
         segment = Segment('udp', None, (sport, dport), None)
         return segment, segment._replace(ports=(sport, self.port))
+
+
+class Segments(Alike):
+    """TCP segments to one port, all with the same flags, data, and with or without a timestamp.
+
+    at      octets of a frame before the data; data: these, empty in a bare ACK or FIN
+    flags   all of them
+    """
+    proto = IP_TCP
+
+    def __init__(self, frames, total, at):
+        self.deep, self.at = SEGMENT_DEEP[at], at
+        Alike.__init__(self, frames, total)
+        self.masks = segment_masks(at)
+        self.behind = from_octets(self.head[2 + self.deep:], 'big') % HALF
+        self.data, self.flags = frames[0][at:], frames[0][FLAGS4_AT]
+
+    def rows(self):
+        """-> (flow, seq, ack, window, its timestamp and its echo of ours, or None) of each."""
+        numbers = self.octets[COLUMN_SEQ]
+        stamps = (itertools.repeat(None),) * 2
+        if self.at > PLAIN4.size:
+            stamps = (unpack_rows('!4xI', self.octets[COLUMN_OPTION]),
+                      unpack_rows('!I4x', self.octets[COLUMN_OPTION + 1]))
+        return zip(self.flows(), unpack_rows('!I4x', numbers), unpack_rows('!4xI', numbers),
+                   unpack_rows('!2xH4x', self.octets[COLUMN_FLAGS]), *stamps)
+
+    def answers(self, model, flags, out, window, clocks) -> 'Replies':
+        """Flags, data and window of all answers -> them, as Model.pack_segment() would pack them.
+
+        Each says in turn what its client says: his acknowledgement, and that all has come.
+
+        clocks  our timestamp for each, if they have one
+        """
+        each, half, word = self.each, self.each(HALF), self.each(MASK32)
+        option = STAMP_BEGIN + bytes(8) if self.at > PLAIN4.size else b''
+        count = model.face.count
+        first = model.pack_segment(self.head[8:14], 0, 0, 0, 0, 0, 0, flags, out, option, window)
+        model.face.count = count                # it is the first once more
+        seq, sport, dport = self.second(COLUMN_SEQ), self.ports & half, self.ports >> 16 & half
+        ack = self.first(COLUMN_SEQ) + each(len(self.data) + (self.flags & FIN)) & word
+        rest = from_octets(first[46:50], 'big') + len(first) - 34 + model.bare + (
+            from_octets(option + out, 'big') << 8 * (len(out) & 1)) % HALF
+        total4 = self.sums + each(model.bare4 + len(first) - ETHER.size)
+        total = self.sums + sport + dport + seq + ack + each(rest)
+        blank = first[:24] + bytes(10) + first[34:50] + bytes(2) + first[52:]
+        columns, more = {}, {}
+        if option:
+            ours, theirs = self.pack('Q', clocks), self.second(COLUMN_OPTION)
+            total += ours + theirs
+            behind = from_octets(first[66:70].ljust(4, b'\0'), 'big')
+            more = {COLUMN_OPTION: each(from_octets(STAMP_BEGIN, 'big') << 32) | ours,
+                    COLUMN_OPTION + 1: theirs << 32 | each(behind)}
+        if model.varies is not None:
+            idents = self.idents(model)
+            total4 += idents
+            columns[COLUMN_LENGTH] = idents << 16 | each(
+                from_octets(first[14:18] + bytes(2) + first[20:22], 'big'))
+        columns[COLUMN_SRC] = (each(from_octets(first[22:24], 'big') << 48)
+                               | (half ^ self.fold(total4)) << 32 | self.dst)
+        columns[COLUMN_DST] = self.src << 32 | sport << 16 | dport
+        columns[COLUMN_SEQ] = seq << 32 | ack
+        columns[COLUMN_FLAGS] = (each(from_octets(first[46:50], 'big') << 32)
+                                 | (half ^ self.fold(total)) << 16)
+        columns.update(more)
+        return Replies(blank, self.octets_of(columns), self.count)
 
 
 class Replies:
@@ -3938,6 +4072,127 @@ class Stack:
         self.openings, port = columns, dport if kept.port is None else kept.port
         return columns.answers(self.datagram, self.datagram.pack_datagram(
             client, src, our, sport, port, out), port)
+
+    def answer_segments(self, frames, trusted=False) -> 'tuple[list, Replies | tuple] | None':
+        """Plain TCP segments over IPv4, alike -> (places of those taken, their answers or ()).
+
+        As answer_frame() takes each that is as simple as most are.  None: none is, and nothing is
+        counted.
+        """
+        columns, self.openings = self.line_up_segments(frames, trusted), None
+        if columns is None:
+            return None
+        if not (columns.data or columns.flags & FIN):
+            self.fate = 'tcp bare ack'
+            return self.take_acks(columns), ()
+        found = self.say_known(columns) if columns.data else self.end_all_too(columns)
+        if not found:
+            return None
+        places, clocks, flags, out, window = found
+        if len(places) < len(frames):
+            frames = [frames[place][:ETHER.size + columns.total] for place in places]
+            columns = Segments(frames, columns.total, columns.at)
+        return places, columns.answers(self.segment, flags, out, window, clocks)
+
+    def line_up_segments(self, frames, trusted) -> 'Segments | None':
+        """Frames -> their columns, if all are plain, alike, intact and served."""
+        first = frames[0]
+        if len(first) < PLAIN4.size or self.is_odd(first):
+            return None
+        client, total, proto, _, _, _, dport, _, _, word, _ = PLAIN4.unpack_from(first)
+        end, at = ETHER.size + total, PLAIN4.size - TCP_HEADER.size + (word >> 12) * 4
+        if (proto != IP_TCP or word not in SEGMENT_RANKS or client == self.mac
+                or self.is_closed(TCP, dport) or not at <= end <= min(map(len, frames))
+                or (end > at) != bool(word & PSH)
+                or (at > PLAIN4.size and not first.startswith(STAMP_BEGIN, PLAIN4.size))):
+            return None
+        columns = Segments([frame[:end] for frame in frames], total, at)
+        if not (columns.is_plain() and self.are_served(columns)
+                and (not self.verify or columns.is_intact(trusted))):
+            return None
+        return columns
+
+    def take_acks(self, columns) -> 'list[int]':
+        """Bare ACKs -> places of those that were taken as take_segment() would take them."""
+        places, get, greeting, shakes = [], self.connections.get, self.greeting, 0
+        for place, (flow, seq, ack, window, value, echo) in enumerate(columns.rows()):
+            conn = get(flow)
+            if conn is None:
+                if flow[-2:] not in greeting and self.read_agreed(flow, seq, ack, value, echo):
+                    shakes += 1
+                    places.append(place)
+            elif conn.__class__ is Conn and self.is_next(conn, seq, value) and (
+                    self.answer_bare(flow, conn, seq, ack, 0, window) is not None):
+                places.append(place)
+        self.counts['tcp bare ack'] += shakes
+        return places
+
+    def read_agreed(self, flow, seq, ack, value, echo):
+        """The first segment of a connection -> as of make_conn(); None: it is none, or special."""
+        offer, beyond, draw = self.cookies.read(flow, seq, ack) or NO_COOKIE
+        if beyond:
+            return None
+        if value is None or not self.face.offers & OFFER_STAMP:
+            return offer, None, draw
+        age = self.ticks + self.face.offset(draw) - echo & MASK32
+        return (offer, value, draw) if age <= 2 * KEY_LIFE_S * 1000 else None
+
+    @staticmethod
+    def is_next(conn, seq, value) -> bool:
+        """As is_in_time(), of a timestamp; None: there is none."""
+        recent = conn.recent
+        if value is None or recent is None:
+            return True
+        if (value - recent & MASK32) >> 31:
+            return False
+        if not (conn.rcv - seq & MASK32) >> 31:
+            conn.recent = value
+        return True
+
+    def end_all_too(self, columns) -> tuple:
+        """FINs -> (places of those that are answered, as of Segments.answers()), or ()."""
+        places, clocks, alike = [], [], None
+        for place, (flow, seq, ack, window, value, _) in enumerate(columns.rows()):
+            conn = self.connections.get(flow)
+            if conn.__class__ is not Conn or (conn.recent is None) != (value is None):
+                continue
+            look = bool(conn.fin), conn.terms.window
+            if (alike or look) != look or not self.is_next(conn, seq, value) or (
+                    self.answer_bare(flow, conn, seq, ack, FIN, window) is None):
+                continue
+            alike = look
+            places.append(place)
+            clocks.append(self.ticks + conn.offset & MASK32)
+        if not places:
+            return ()
+        return places, clocks, ACK if alike[0] else ACK | FIN, b'', alike[1]
+
+    def say_known(self, columns) -> tuple:
+        """What the Store knows, said first on connections -> as end_all_too()."""
+        head, size = columns.head, len(columns.data)
+        dport, connections = from_octets(head[38:40], 'big'), self.connections
+        kept, out, doubt = self.store.find(TCP, columns.data, head[32:36], dport) or NOT_KEPT
+        if not kept or doubt or not out or kept.by_dst or kept.state is not None or (
+                self.host.events is not None or self.host.keep is not None or
+                columns.at > PLAIN4.size and not self.face.offers & OFFER_STAMP):
+            return ()
+        places, clocks, shown = [], [], None
+        for place, (flow, seq, ack, window, value, echo) in enumerate(columns.rows()):
+            if connections.get(flow):
+                continue
+            agreed = self.read_agreed(flow, seq, ack, value, echo)
+            if not agreed:
+                continue
+            conn = self.make_conn(flow, seq + size & MASK32, ack, head[8:14], agreed)
+            conn.window, window = window << conn.terms.scale, conn.terms.window
+            if shown not in (None, window) or len(out) > min(conn.window, conn.mss):
+                continue
+            shown = window
+            connections.add(flow, conn)
+            self.say_again(flow, conn, kept, out)
+            places.append(place)
+            clocks.append(self.ticks + conn.offset & MASK32)
+        return places and (places, clocks, ACK | PSH | (FIN if kept.closing else 0), out, shown)
 
     def are_known(self, columns, kept) -> bool:
         """Whether no id makes a datagram another protocol's, see Kept.barred."""
@@ -4528,11 +4783,12 @@ class Stack:
         conn.window = window << conn.terms.scale
         if closing:
             out = self.end_too(conn, fin)
-        elif fin == 2 and conn.ended:
-            self.connections.drop(flow, 'fin')
-            return self.drop('tcp bare ack')
         else:
-            out = self.drop('tcp bare ack')
+            self.fate, out = 'tcp bare ack', ()
+            self.counts['tcp bare ack'] += 1
+            if fin == 2 and conn.ended:
+                self.connections.drop(flow, 'fin')
+                return out
         self.connections.touch(flow, conn, self.now)
         if conn.wake is None:
             self.set_timer(flow, conn)
@@ -9849,8 +10105,12 @@ def answer_round(stack, frames, trusted, observers):
 
 def tell_columns(stack, frames, quick, observer):
     """Pass what was answered, or dropped, to an observer, in columns."""
-    if quick:
+    if quick and stack.openings:
         observer.openings(stack.now, frames, quick, stack.openings)
+        return
+    for frame, answer in zip(frames, quick):
+        observer.frame(stack.now, frame, None, (answer,))
+    if quick:
         return
     for frame in frames:
         observer.frame(stack.now, frame, stack.fate, ())
@@ -9861,7 +10121,7 @@ def split_round(stack, frames, trusted):
     if len(frames) < OPENINGS_MIN:
         yield frames, None
         return
-    quick = try_columns(stack, frames, trusted)
+    quick = try_columns(stack, stack.answer_alike, frames, trusted)
     if quick is not None:                       # a flood: all are alike
         yield frames, quick
         return
@@ -9869,7 +10129,8 @@ def split_round(stack, frames, trusted):
     while groups:
         places = groups.pop()
         part = [frames[place] for place in places]
-        quick = None if len(part) == len(frames) else try_columns(stack, part, trusted)
+        quick = None if len(part) == len(frames) else try_columns(
+            stack, stack.answer_alike, part, trusted)
         half, is_udp = len(places) // 2, part[0][PROTO4_AT] == IP_UDP
         if quick is not None:
             yield part, quick
@@ -9879,13 +10140,32 @@ def split_round(stack, frames, trusted):
         else:
             others += places
     if others:
-        yield [frames[place] for place in sorted(others)], None
+        yield from split_segments(stack, [frames[place] for place in sorted(others)], trusted)
 
 
-def try_columns(stack, frames, trusted):
-    """Stack.answer_alike(); after a bug of ours None, and they are answered one by one."""
+def split_segments(stack, frames, trusted):
+    """The same of what has no columns yet: segments of connections, then all else."""
+    flows = list(map(flow4, frames)) if has_segments(frames) else []
+    groups, others = group_connected(frames, flows) if flows else ([], frames)
+    for number, group in enumerate(groups, 1):
+        part = [frames[place] for place in group]
+        found = part and try_columns(stack, stack.answer_segments, part, trusted)
+        done, answers = found or ((), ())
+        if done:
+            yield [part[each] for each in done], answers
+        if len(done) == len(part):
+            continue
+        left = set(range(len(part))).difference(done)
+        others += [group[each] for each in left]
+        others += take_late(groups[number:], flows, {flows[group[each]] for each in left})
+    if others:
+        yield frames if not groups else [frames[place] for place in sorted(others)], None
+
+
+def try_columns(stack, answer, frames, trusted):
+    """What a method of the Stack answers; after a bug of ours None: it goes on one by one."""
     try:
-        return stack.answer_alike(frames, trusted)
+        return answer(frames, trusted)
     except Exception as error:
         stack.fault(error, frames[0])
         return None
@@ -20831,8 +21111,9 @@ def pack_s7(kind, reference, parameters, data=b''):
 
 
 def read_s7_list(asked, data):
-    """Userdata: list of the system's state -> parameters, data."""
-    wanted, index = struct.unpack_from('!HH', data, 4)
+    """Userdata: list of the system's state -> parameters, data; other functions are refused."""
+    asked = asked.ljust(8, b'\0')
+    wanted, index = struct.unpack_from('!HH', data.ljust(8, b'\0'), 4)
     head = b'\0\1\x12\x08\x12' + bytes((asked[5] & 0x0f | 0x80, asked[6], asked[7], 0, 0))
     if asked[5:7] != b'\x44\1' or wanted not in S7_LISTS:
         return head + b'\xd4\1', b'\x0a\0\0\0'
