@@ -29,6 +29,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import marshal
 import os
 import re
 import shlex
@@ -253,6 +254,7 @@ TEXT_STEP = 16                      # texts begin at multiples, so that a column
 TEXT_PIECE = 1 << 16                # octets that are written at a time
 HELD_MAX = 5000000                  # results of a HostTable
 HELD_RUN = 1 << 16                  # of them are sorted at a time: boxed numbers take memory
+MARSHAL_PLAIN = 2                   # its format without references: equal things, equal octets
 REASONS_MAX = 1000                  # of a HostTable: a file of strangers may have any number
 BANNER_NAME = 'BANNER'              # of a code: its string is what a server said, as it is
 SERVICE_NAMES = re.compile(         # how a banner begins -> the service, by the group's name
@@ -825,9 +827,7 @@ class HostTable:
 
     def keep(self, record) -> int:
         """The text of a record -> its place."""
-        text = json.dumps([record.module, [
-            (kind, code, value.decode('latin-1') if kind == CBA_DATA else value)
-            for kind, code, value in record.events]]).encode()
+        text = marshal.dumps((record.module, record.events), MARSHAL_PLAIN)
         place = (self.spilled + len(self.buffer)) // TEXT_STEP
         self.buffer += TEXT_LENGTH.pack(len(text)) + text
         self.buffer += bytes(-len(self.buffer) - self.spilled & TEXT_STEP - 1)
@@ -862,10 +862,8 @@ class HostTable:
 
     def unpack(self, text, time) -> Record:
         """A text -> the Record that it was."""
-        module, events = json.loads(text.decode())
-        return Record(None, module, [
-            (kind, code, value.encode('latin-1') if kind == CBA_DATA else value)
-            for kind, code, value in events], self.names(module), time)
+        module, events = marshal.loads(text)
+        return Record(None, module, events, self.names(module), time)
 
     def full(self) -> str:
         """'' or why what is held should be written before more comes."""

@@ -11959,10 +11959,10 @@ def is_dns_query(message, parsed):
 
 def check_dns(data, peer):
     """Datagram -> is it a query?  What was read of it stays in the state."""
+    if peer.dport in DNS_PORTS:
+        return not data[2] << 8 & DNS_QR        # as is_dns_head() would say
     if not is_dns_head(data, 0, len(data), peer.dport):
         return False
-    if peer.dport in DNS_PORTS:
-        return True
     try:
         peer.state = parse_dns(data)
     except Malformed:
@@ -11997,8 +11997,8 @@ def parse_dns_name(message, at):
     raises   Malformed
     source   RFC 1035 s4.1.4
     """
-    begin, labels = at, []
-    while at < len(message):
+    begin, labels, end = at, [], len(message)
+    while at < end:
         size = message[at]
         if size >= 0xc0:
             pointer, = unpack_dns(DNS_POINTER, message, at)
@@ -12016,14 +12016,15 @@ def parse_dns_questions(message, count):
     """Question section -> ([(offset of the name, type, class)], next)."""
     if not 0 < count <= DNS_QUESTIONS_MAX:
         raise Malformed('%d questions' % count)
-    questions, at, known = [], DNS_HEAD.size, set()
+    questions, at, known = [], DNS_HEAD.size, ()
     for _ in range(count):
         labels, pointer, after = parse_dns_name(message, at)
         if pointer is not None and pointer not in known or after > 0x3fff:
             # Only to labels of earlier questions, so that no name can loop; and each name
             # must lie where a pointer of ours reaches.
             raise Malformed('pointer to %d' % pointer)
-        known.update(labels)
+        if count > 1:                           # nearly all ask one thing
+            known = {*known, *labels}
         kind, family = unpack_dns(DNS_QUESTION, message, after)
         questions.append((at, kind, family))
         at = after + DNS_QUESTION.size
@@ -12085,13 +12086,11 @@ def pack_dns_record(message, at, kind, family, peer):
 
 
 def is_dns_for_us(message, questions, peer):
-    """Whether these names may be answered where neighbours are asked for them.
+    """Whether these names may be answered where neighbours are asked for them, not at port 53.
 
     Who was asked among many answers for its own name only; and nobody finds a proxy or a router
     in us (RFC 6762 s6, RFC 4795 s2).
     """
-    if peer.dport == 53 and not peer.to_group:
-        return True
     names = [message[at:at + 32].lower() for at, _, _ in questions]
     if not peer.to_group:
         return not any(name.startswith(DNS_NEVER) for name in names)
@@ -12110,14 +12109,17 @@ def pack_dns_answer(message, peer, questions, end, opt):
         room = min(max(size, DNS_UDP_MIN), DNS_UDP_MAX)
         rcode = DNS_BADVERS if version else 0
         tail = DNS_OPT.pack(DNS_TYPE_OPT, DNS_UDP_MAX, rcode >> 4, 0, flags & DNS_DO)
-    if not rcode and any([kind in DNS_TRANSFERS for _, kind, _ in questions]):
-        rcode = DNS_REFUSED
+    for _, kind, _ in () if rcode else questions:
+        if kind in DNS_TRANSFERS:
+            rcode = DNS_REFUSED
     room = 0xffff if peer.transport == TCP else min(room, DNS_UDP_MOST * len(message))
     # RFC 6762 s5.4: on the mDNS port the top bit asks for what we do anyway, unicast
     mask = 0x7fff if peer.dport == DNS_MDNS else 0xffff
-    records = [] if rcode else list(filter(None, [
-        pack_dns_record(message, at, kind, family & mask, peer)
-        for at, kind, family in questions]))
+    records = []
+    for at, kind, family in () if rcode else questions:
+        record = pack_dns_record(message, at, kind, family & mask, peer)
+        if record:
+            records.append(record)
     asked, found, count = message[DNS_HEAD.size:end], b''.join(records), len(questions)
     additional = 1 if opt else 0
     if DNS_HEAD.size + len(asked + found + tail) <= room:
@@ -12145,7 +12147,7 @@ def answer_dns_message(message, peer):
         questions, end, opt, _ = peer.state or parse_dns(message)
     except Malformed:
         return pack_dns_head(message, DNS_FORMERR) if plain and not peer.to_group else None
-    if not is_dns_for_us(message, questions, peer):
+    if (peer.to_group or peer.dport != 53) and not is_dns_for_us(message, questions, peer):
         return None
     return pack_dns_answer(message, peer, questions, end, opt)
 
