@@ -1300,12 +1300,14 @@ class Record:
 
 SECRET_FIELDS = 'password', 'hash', 'digest'
 SECRET_HEADERS = re.compile(br'^((?:proxy-)?authorization|cookie)(:[ \t]*)[^\r\n]*', re.I | re.M)
+SECRET_WORDS = re.compile(br'((?:auth|pass|secret|token)\S{0,32}[\s=:]{1,4})\S+', re.I)
 
 
 def hide_secrets(event) -> Event:
     """An Event -> the same with a SHA-256 in place of passwords and hashes: --no-secrets.
 
-    What may have them without being named so is left out: octets, bodies, some headers.
+    What may have them without being named so is left out: octets, bodies, some headers, and in
+    commands the word after `password` and its like.
     """
     fields = dict(event.fields)
     for name in SECRET_FIELDS if event.kind == 'credentials' else ():
@@ -1318,6 +1320,8 @@ def hide_secrets(event) -> Event:
             fields[name] = b''
     if 'head' in fields:
         fields['head'] = SECRET_HEADERS.sub(br'\1\2-', fields['head'])
+    if isinstance(fields.get('words'), bytes):
+        fields['words'] = SECRET_WORDS.sub(br'\1-', fields['words'])
     return event._replace(fields=fields)
 
 

@@ -23016,11 +23016,13 @@ class Events(Case):
                        b'Authorization: Basic Ym9iOmh1bnRlcjI=\r\n\r\n')
             client.conn.note('credentials', user=b'bob', password='hunter2', digest=b'')
             client.conn.note('request', head=b'', body=b'pw=hunter2', path=b'/')
+            client.conn.note('command', words=b'CONFIG SET requirepass hunter2')
             client.send(b'', RST)
         text = ''.join(map(json.dumps, self.events(log)))
         self.assertFalse(re.search('hunter2|Ym9iO|aHVudGVyMg', text))
         self.assertIn(hashlib.sha256(b'hunter2').hexdigest(), text)
         self.assertIn('"Authorization", "value": "-"', text)
+        self.assertIn('CONFIG SET requirepass -', text)
         self.assertNotIn('payload"', text)
         self.assertIn('payload_length', text)
 
