@@ -4599,7 +4599,7 @@ print(hosts, table.full(), end=' ')
                 'each.service, each.banner, each.tunnel, len(each.scripts_results)')), path],
             timeout=60)
         self.assertEqual(found.decode(), '1.2.3.4 443 tcp open http product: nginx version: '
-                                         '1.22.1 ssl 3\n')
+                                         '1.22.1 ssl 4\n')
 
     # ---- hosts by name
 
