@@ -9428,9 +9428,9 @@ class Cli(Case):
     def test_canary_again_and_again(self):
         """-ce: a bit for each failure in the file, one note, and the final line."""
         path = self.path('canary.cba')
-        status, _, err = run('cscan.py', '-f', '127.0.0.0/26', '-p', 9, '--once', '-ct', 5000,
+        status, _, err = run('cscan.py', '-f', '127.0.0.0/25', '-p', 9, '--once', '-ct', 5000,
                              '-t', 300, '-c', '127.0.0.1', '-cp', self.hosts.closed()[1],
-                             '-ca', 5, '-ce', 10, '-o', path, *self.base, '-r', 300, '-bt', 5)
+                             '-ca', 5, '-ce', 10, '-o', path, *self.base, '-r', 100, '-bt', 5)
         self.assertEqual(status, 0)
         self.assertEqual(err.count('not open\n'), 2, err)       # the note, the final line
         failed, ended = re.search(r'canary (\d+) of (\d+) failed, last: not open\n$', err).groups()
