@@ -16025,6 +16025,7 @@ SSH_CIPHERS = {b'chacha20-poly1305@openssh.com': 64, b'aes128-ctr': 16, b'aes256
 SSH_MACS = {b'hmac-sha1': 'sha1', b'hmac-sha2-256': 'sha256'}
 SSH_COMPRESSIONS = b'zlib@openssh.com', b'none'     # the former begins after a login: never
 SSH_LISTS = 10
+SSH_NAMES_MAX = 50      # of a list that is read; dropbear takes no more
 SSH_SECRET = 32 + 40    # octets of which the keys of the curves are made
 SSH_FILE = 'ssh-keys'   # of --state-dir, that keeps them
 
@@ -16056,6 +16057,8 @@ def choose_algorithms(theirs, ours) -> 'list[bytes]':
     """A client's lists, ours -> the first of each that we know, too."""
     chosen = []
     for names, known in zip(theirs, ours):
+        if len(names) > SSH_NAMES_MAX or any(b'\0' in name for name in names):
+            raise Malformed('names')
         found = [name for name in names if name in known and name not in SSH_NO_KEX]
         if not found:
             raise Malformed('no common algorithm')

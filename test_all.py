@@ -27796,7 +27796,7 @@ class SshVisitor(SshClient):
     def __init__(self, lists, hello=None, port=0, source='', other=None):
         self.HELLO = hello or self.HELLO
         self.counts, self.other = [], other
-        stream = SshSocket(port, source) if other else ssh_stream()
+        stream = SshSocket(port, source) if other else ssh_stream(SecureShell.host())
         self.greeting = b'' if other else stream.greet(masscanned.PROTOCOLS['ssh'])
         SshClient.__init__(self, HOST, lists, stream)
 
@@ -27859,6 +27859,10 @@ SSH_EARLY_ERRORS = [
     ('empty names', {0: b',,diffie-hellman-group14-sha256,'}, [None, SSH_TWO]),
     ('no exchange', {0: b''}, [None]), ('unknown compression', {6: b'x', 7: b'x'}, [None]),
     ('languages', {8: b'en', 9: b'x' * 3000}, [None, SSH_TWO]),
+    ('50 names', {2: b'aes128-ctr' + b',x' * 49}, [None, SSH_TWO]),
+    ('51 names', {2: b'aes128-ctr' + b',x' * 50}, [None, SSH_TWO]),
+    ('NUL in a name', {5: b'hmac-sha1,\0'}, [None, SSH_TWO]),
+    ('51 languages', {8: b'x,' * 50 + b'x\0'}, [None, SSH_TWO]),
     *(('e of %d octets' % len(octets), {}, [None, b'\x1e' + ssh_string(octets)]) for octets in (
         b'\x80', b'\0\2', b'\0\0\0\2', b'\1' + bytes(256), b'\1' + bytes(3000))),
     ('more behind e', {}, [None, SSH_TWO + b'x']), ('e cut', {}, [None, SSH_TWO[:-1]]),
@@ -27928,7 +27932,7 @@ class SecureShell(unittest.TestCase):
     def test_kexinit(self):
         """The client's is noted, whatever comes of it."""
         for names in ({}, {0: b'x'}, {0: b'kexguess2@matt.ucc.asn.au'}, {1: b'rsa-sha2-512'},
-                      {2: b''}):
+                      {2: b''}, {3: b'aes128-ctr' + b',x' * 50}, {4: b'hmac-sha1,\0'}):
             stream, kexinit = ssh_stream(), ssh_kexinit(names, cookie=b'c' * 16)
             self.assertEqual(feed(stream, self.LINE, ssh_packet(kexinit)), SSH_OPENING)
             self.assertEqual((stream.noted, stream.closing), ([('ssh_kexinit', {
