@@ -6326,8 +6326,6 @@ class Pool:
 
         They stay in the epoll set.
         """
-        if not self.dissolve:
-            self.dissolve = load_dissolve()
         for sock in socks:
             fd = sock.fileno()
             self.lent[fd] = self.socks.pop(fd)
@@ -6335,16 +6333,11 @@ class Pool:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def take_home(self, sock):
-        """A talk is over: its socket becomes free, for the scan; see reuse()."""
+        """A talk is over: its socket becomes free, for the scan."""
         fd = sock.fileno()
         self.socks[fd] = self.lent.pop(fd)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        uses = self.uses[sock] = self.uses.get(sock, 0) + 1
-        if self.dissolve(fd, UNSPEC, len(UNSPEC)) or uses > REUSES:
-            self.renew(sock)
-        else:
-            self.free.append(sock)
+        self.reuse([sock])
 
     def reuse(self, socks):
         """Sockets that are connected, or were just now, become free: RST, and no other word.

@@ -4138,20 +4138,7 @@ class Stack:
             return None
         if value is None or not self.face.offers & OFFER_STAMP:
             return offer, None, draw
-        age = self.ticks + self.face.offset(draw) - echo & MASK32
-        return (offer, value, draw) if age <= 2 * KEY_LIFE_S * 1000 else None
-
-    @staticmethod
-    def is_next(conn, seq, value) -> bool:
-        """As is_in_time(), of a timestamp; None: there is none."""
-        recent = conn.recent
-        if value is None or recent is None:
-            return True
-        if (value - recent & MASK32) >> 31:
-            return False
-        if not (conn.rcv - seq & MASK32) >> 31:
-            conn.recent = value
-        return True
+        return (offer, value, draw) if self.is_echo(draw, echo) else None
 
     def end_all_too(self, columns) -> tuple:
         """FINs -> (places of those that are answered, as of Segments.answers()), or ()."""
@@ -4561,21 +4548,31 @@ class Stack:
             return self.challenge(conn, 'tcp timestamp')
         return self.answer_next(flow, conn, seq, ack, flags, window, data)
 
+    def is_in_time(self, conn, seq, options) -> bool:
+        """As is_next(), of the options of a segment."""
+        stamp = find_stamp(options)
+        return self.is_next(conn, seq, stamp and stamp[0])
+
     @staticmethod
-    def is_in_time(conn, seq, options) -> bool:
+    def is_next(conn, seq, value) -> bool:
         """Whether a segment is not from before the last one; its timestamp is remembered.
 
-        One without a timestamp is taken, as Linux takes it.
+        value   None: it has none, and is taken, as Linux takes it
         source  RFC 7323 s4.3, s5.3
         """
-        stamp = find_stamp(options)
-        if stamp is None:
+        recent = conn.recent
+        if value is None or recent is None:
             return True
-        if (stamp[0] - conn.recent & MASK32) >> 31:
+        if (value - recent & MASK32) >> 31:
             return False
         if not (conn.rcv - seq & MASK32) >> 31:
-            conn.recent = stamp[0]
+            conn.recent = value
         return True
+
+    def is_echo(self, draw, echo) -> bool:
+        """Whether a timestamp is one of ours, of a handshake not long ago; draw: of its cookie."""
+        age = self.ticks + self.face.offset(draw) - echo & MASK32
+        return age <= 2 * KEY_LIFE_S * 1000
 
     def stamp(self, conn) -> bytes:
         """The option of a segment to a connection."""
@@ -4592,8 +4589,7 @@ class Stack:
         stamp = find_stamp(options) if options and self.face.offers & OFFER_STAMP else None
         if stamp is None:
             return None
-        age = self.ticks + self.face.offset(draw) - stamp[1] & MASK32
-        return stamp[0] if age <= 2 * KEY_LIFE_S * 1000 else -1
+        return stamp[0] if self.is_echo(draw, stamp[1]) else -1
 
     def challenge(self, conn, fate):
         """What may be forged changes nothing and gets an ACK, if not too often (RFC 5961 s3-5)."""
