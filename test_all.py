@@ -18742,8 +18742,8 @@ class Stack(unittest.TestCase):
             options.insert(2, options[1])
             for offer, expected in zip(self.OFFERS, options):
                 stack = make_stack(face=masscanned.Face(**given))
-                frames = [tcp(draw.randrange(1 << 32), 0, SYN, b'', unhex(offer),
-                              sport=draw.randrange(65536)) for _ in range(40)]
+                frames = [tcp(draw.randrange(1 << 32), 0, SYN, b'', unhex(offer), sport=sport)
+                          for sport in draw.sample(range(65536), 40)]
                 layers = [each for frame in frames for each in stack.answer_ether(frame, False)]
                 self.assertEqual([each for frame in frames for each in stack.answer_frame(frame)],
                                  layers)
